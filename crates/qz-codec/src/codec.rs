@@ -1,0 +1,41 @@
+//! What a codec can be asked.
+
+use qz_tensor::DataType;
+
+/// What an encoder does with importance weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImportanceUse {
+    /// Encodes the same bytes with and without.
+    Ignored,
+    /// Searches differently with them.
+    Optional,
+    /// The result is useless without them.
+    Required,
+}
+
+/// A codec's fixed facts.
+#[derive(Debug)]
+pub struct CodecSpec {
+    /// The element type it reads and writes.
+    pub data_type: DataType,
+    /// What its encoder does with importance weights.
+    pub importance: ImportanceUse,
+}
+
+/// Turns weights into the bytes of one element type and back.
+pub trait Codec: Send + Sync {
+    /// The codec's fixed facts.
+    fn spec(&self) -> &CodecSpec;
+
+    /// Decodes whole blocks. `out` holds exactly the elements of `bytes`.
+    fn decode(&self, bytes: &[u8], out: &mut [f32]);
+
+    /// Encodes whole rows of `columns` weights with the reference search.
+    /// `importance` has one non-negative weight per column, shared by all rows;
+    /// `out` holds exactly the bytes of `weights`. Weights are finite.
+    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]);
+
+    /// The first block that holds a number which is not finite (a scale that
+    /// overflowed while encoding, or damage).
+    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize>;
+}

@@ -1,0 +1,27 @@
+//! Weight codecs: which values a weight may take in an element type, how a block
+//! of them is packed, and the reference program's own search for them.
+//!
+//! What belongs here: the scalar definition of every codec. Its `encode` gives
+//! llama.cpp's bytes on x86-64 (`ggml_quantize_chunk`), bit for bit, whatever
+//! the machine: no fused multiply-add, the reference's order of every sum, C's
+//! float-to-integer casts. What does not belong here: SIMD (`qz-kernels`),
+//! files, threads, which tensor gets which codec (`qz-plan`).
+//!
+//! Layer 1: depends on `qz-tensor` only. A new codec is one file and one line in
+//! [`CODECS`].
+
+#![forbid(unsafe_code)]
+
+mod codec;
+
+pub use codec::{Codec, CodecSpec, ImportanceUse};
+
+use qz_tensor::DataType;
+
+/// Every codec. Tests, tables and the command line walk this list.
+pub static CODECS: &[&dyn Codec] = &[];
+
+/// The codec of an element type, if there is one.
+pub fn codec_for(data_type: DataType) -> Option<&'static dyn Codec> {
+    CODECS.iter().copied().find(|codec| codec.spec().data_type == data_type)
+}

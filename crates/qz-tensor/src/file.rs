@@ -1,0 +1,234 @@
+//! Input files, read by position. Never mapped: a file that is cut short while
+//! it is mapped kills the process, a positioned read returns an error.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::diagnosis::{Diagnose, Diagnosis, FaultClass, Location};
+
+/// A regular file opened for reading.
+#[derive(Debug)]
+pub struct SourceFile {
+    path: Arc<Path>,
+    file: File,
+    identity: FileIdentity,
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// Bytes.
+    pub length: u64,
+    /// Last change of the content, if the file system knows.
+    pub modified: Option<SystemTime>,
+    /// Device and inode, where the platform has them.
+    pub inode: Option<(u64, u64)>,
+}
+
+/// A fault of an input file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// Opening or reading failed.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// No such file.
+    #[error("{}: no such file", .0.display())]
+    Missing(PathBuf),
+    /// A folder, pipe, socket or device where a file is needed.
+    #[error("{}: not a regular file", .0.display())]
+    NotRegular(PathBuf),
+    /// The file ends before bytes that it had when it was opened.
+    #[error("{}: at byte {offset}: the file ends at byte {length}, {wanted} bytes are needed here", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Where the read began.
+        offset: u64,
+        /// How many bytes were to be read.
+        wanted: u64,
+        /// The file's length.
+        length: u64,
+    },
+}
+
+impl Diagnose for FileError {
+    fn diagnosis(&self) -> Diagnosis {
+        let (class, location, rule) = match self {
+            Self::Io { path, .. } => (FaultClass::Environment, Location::file(path), "io"),
+            Self::Missing(path) => (FaultClass::BadInput, Location::file(path), "file-missing"),
+            Self::NotRegular(path) => {
+                (FaultClass::BadInput, Location::file(path), "not-a-regular-file")
+            }
+            Self::Truncated { path, offset, .. } => {
+                (FaultClass::BadInput, Location::file(path).offset(*offset), "truncated")
+            }
+        };
+        Diagnosis { class, location, rule }
+    }
+}
+
+impl SourceFile {
+    /// Opens a regular file. A pipe or device is refused without blocking on it.
+    ///
+    /// # Errors
+    /// If there is no such file, it is not a regular one, or it cannot be opened.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
+        let path = path.as_ref();
+        let io_error =
+            |action| move |source| FileError::Io { path: path.to_owned(), action, source };
+        let file = open_without_blocking(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => FileError::Missing(path.to_owned()),
+            _ => io_error("open")(source),
+        })?;
+        let identity = FileIdentity::of(&file)
+            .map_err(io_error("read the length"))?
+            .ok_or_else(|| FileError::NotRegular(path.to_owned()))?;
+        Ok(Self { path: path.into(), file, identity })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+
+    /// Its length in bytes when it was opened.
+    pub fn len(&self) -> u64 {
+        self.identity.length
+    }
+
+    /// True for a file of no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its identity when it was opened.
+    pub fn identity(&self) -> &FileIdentity {
+        &self.identity
+    }
+
+    /// True if the file has been written to, cut or replaced since it was opened.
+    ///
+    /// # Errors
+    /// If the file system does not answer.
+    pub fn has_changed(&self) -> Result<bool, FileError> {
+        let now = FileIdentity::of(&self.file).map_err(|source| FileError::Io {
+            path: self.path.to_path_buf(),
+            action: "read the length",
+            source,
+        })?;
+        Ok(now.as_ref() != Some(&self.identity))
+    }
+
+    /// Fills `out` from byte `offset` on.
+    ///
+    /// # Errors
+    /// If the file ends before, or cannot be read.
+    pub fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
+        positioned_read(&self.file, offset, out).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => FileError::Truncated {
+                path: self.path.to_path_buf(),
+                offset,
+                wanted: out.len() as u64,
+                length: self.file.metadata().map_or(self.len(), |metadata| metadata.len()),
+            },
+            _ => FileError::Io { path: self.path.to_path_buf(), action: "read", source },
+        })
+    }
+}
+
+impl FileIdentity {
+    /// The identity of an open file; `None` if it is not a regular file.
+    fn of(file: &File) -> io::Result<Option<Self>> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        #[cfg(unix)]
+        let inode = {
+            use std::os::unix::fs::MetadataExt;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        #[cfg(not(unix))]
+        let inode = None;
+        Ok(Some(Self { length: metadata.len(), modified: metadata.modified().ok(), inode }))
+    }
+}
+
+fn open_without_blocking(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Opening a pipe for reading waits for a writer; with O_NONBLOCK it
+        // returns, and the type check then refuses it. No effect on files.
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    }
+    options.open(path)
+}
+
+#[cfg(unix)]
+fn positioned_read(file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
+}
+
+#[cfg(windows)]
+fn positioned_read(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, out, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                out = &mut out[count..];
+                offset += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_by_position_and_notices_a_cut() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("data");
+        std::fs::write(&path, b"0123456789").expect("written");
+        let file = SourceFile::open(&path).expect("opened");
+        let mut out = [0; 4];
+        file.read_exact_at(3, &mut out).expect("read");
+        assert_eq!(&out, b"3456");
+        assert!(!file.has_changed().expect("answered"));
+
+        std::fs::write(&path, b"01234").expect("written");
+        assert!(file.has_changed().expect("answered"));
+        let error = file.read_exact_at(3, &mut out).expect_err("too short");
+        assert_eq!(error.diagnosis().location.offset, Some(3));
+        assert_eq!(error.diagnosis().class, FaultClass::BadInput);
+    }
+
+    #[test]
+    fn refuses_what_is_no_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let check = |path: &Path, rule: &str| {
+            let error = SourceFile::open(path).expect_err("refused");
+            assert_eq!(error.diagnosis().rule, rule);
+        };
+        check(folder.path(), "not-a-regular-file");
+        check(&folder.path().join("absent"), "file-missing");
+    }
+}

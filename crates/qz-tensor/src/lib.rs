@@ -1,0 +1,29 @@
+//! The vocabulary every other crate speaks: element types, shapes with checked
+//! sizes, typed metadata, named tensors, and files that are read by position
+//! and written atomically.
+//!
+//! What belongs here: facts about bytes and names that hold for every container
+//! and every codec. What does not: how any codec packs its bits (`qz-codec`),
+//! how any container lays out its header (`formats/*`), what a name means
+//! (`qz-models`).
+//!
+//! Layer 0: depends on nothing of ours; everything may depend on it. It never
+//! prints, never reads the environment, and never maps a file.
+
+#![forbid(unsafe_code)]
+
+mod data_type;
+mod diagnosis;
+mod file;
+mod metadata;
+mod output;
+mod shape;
+mod tensor;
+
+pub use data_type::{DATA_TYPES, DataType, GgmlTypeId, TypeSpec};
+pub use diagnosis::{Diagnose, Diagnosis, FaultClass, Location};
+pub use file::{FileError, FileIdentity, SourceFile};
+pub use metadata::{Array, Metadata, Value, ValueKind};
+pub use output::{OutputError, OutputOptions, StagedFile};
+pub use shape::{MAX_RANK, Shape, SizeError};
+pub use tensor::{SinkTensor, TensorIndex, TensorInfo, TensorSink, TensorSource};

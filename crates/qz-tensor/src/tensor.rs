@@ -1,0 +1,87 @@
+//! Named tensors, where they come from and where they go.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::data_type::DataType;
+use crate::diagnosis::Location;
+use crate::file::FileError;
+use crate::metadata::Metadata;
+use crate::shape::Shape;
+
+/// A tensor's place in its source's or sink's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorIndex(pub usize);
+
+/// A tensor of a source. `bytes` and `offset` have been checked against the
+/// file's length when the source was opened.
+#[derive(Clone, Debug)]
+pub struct TensorInfo {
+    /// The name in the container.
+    pub name: String,
+    /// How its elements are stored.
+    pub data_type: DataType,
+    /// Its dimensions, outermost first.
+    pub shape: Shape,
+    /// The file that holds it.
+    pub file: Arc<Path>,
+    /// The first byte, from the start of the file.
+    pub offset: u64,
+    /// How many bytes: `shape.byte_size(data_type)`.
+    pub bytes: u64,
+}
+
+impl TensorInfo {
+    /// The place of the tensor's byte `offset`, for messages.
+    pub fn location(&self, offset: u64) -> Location {
+        Location::file(self.file.as_ref()).tensor(&self.name).offset(self.offset + offset)
+    }
+}
+
+/// A container opened for reading: a list of tensors, metadata, and bytes by
+/// position. Reads are safe from several threads.
+pub trait TensorSource: Send + Sync {
+    /// The tensors, in the container's order.
+    fn tensors(&self) -> &[TensorInfo];
+
+    /// The container's own metadata.
+    fn metadata(&self) -> &Metadata;
+
+    /// Fills `out` with the tensor's bytes from `offset` on. Callers ask for row
+    /// tiles; a whole large tensor is never wanted at once.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has become shorter since it was opened.
+    fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError>;
+}
+
+/// A tensor that a sink is going to receive.
+#[derive(Clone, Debug)]
+pub struct SinkTensor {
+    /// The name it will have.
+    pub name: String,
+    /// How its elements will be stored.
+    pub data_type: DataType,
+    /// Its dimensions, outermost first.
+    pub shape: Shape,
+}
+
+/// A container being written. Types, shapes and metadata are fixed when the sink
+/// is made; `put` may come in any order; nothing shows at the final path before
+/// `finish` returns.
+pub trait TensorSink: Send {
+    /// What the sink fails with.
+    type Error;
+
+    /// Writes bytes of one tensor, from `offset` within the tensor.
+    ///
+    /// # Errors
+    /// If the disk refuses them.
+    fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), Self::Error>;
+
+    /// Completes the artifact and moves it to its final path.
+    ///
+    /// # Errors
+    /// If the disk refuses the last bytes, the flush or the move.
+    fn finish(self) -> Result<(), Self::Error>;
+}
