@@ -1,0 +1,147 @@
+//! What a tensor's GGUF name says about how sensitive it is.
+
+use qz_tensor::Shape;
+
+/// The classes of tensors that the mixtures tell apart
+/// (llama-quant.cpp, `tensor_category`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TensorCategory {
+    /// The output matrix.
+    Output,
+    /// The token embedding.
+    TokenEmbedding,
+    /// Values, or a matrix that contains them (fused q/k/v, latent k/v).
+    AttentionValue,
+    /// Keys.
+    AttentionKey,
+    /// Queries.
+    AttentionQuery,
+    /// The projection after attention.
+    AttentionOutput,
+    /// The feed-forward network's up projection, experts included.
+    FeedForwardUp,
+    /// Its gate.
+    FeedForwardGate,
+    /// Its down projection.
+    FeedForwardDown,
+    /// Anything else.
+    Other,
+}
+
+/// Substrings in the order in which they decide. `attn_qkv` and `attn_kv_b`
+/// count as values; they stand first because a name could contain both.
+const BY_SUBSTRING: &[(&str, TensorCategory)] = &[
+    ("attn_qkv.weight", TensorCategory::AttentionValue),
+    ("attn_kv_b.weight", TensorCategory::AttentionValue),
+    ("attn_v.weight", TensorCategory::AttentionValue),
+    ("attn_k.weight", TensorCategory::AttentionKey),
+    ("attn_q.weight", TensorCategory::AttentionQuery),
+    ("attn_output.weight", TensorCategory::AttentionOutput),
+    ("ffn_up", TensorCategory::FeedForwardUp),
+    ("ffn_gate", TensorCategory::FeedForwardGate),
+    ("ffn_down", TensorCategory::FeedForwardDown),
+];
+
+impl TensorCategory {
+    /// The category of the tensor that GGUF calls `name`.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "output.weight" => Self::Output,
+            "token_embd.weight" | "per_layer_token_embd.weight" => Self::TokenEmbedding,
+            _ => BY_SUBSTRING
+                .iter()
+                .find(|(part, _)| name.contains(part))
+                .map_or(Self::Other, |(_, category)| *category),
+        }
+    }
+}
+
+/// Names that stay in their source's precision although they are matrices: they
+/// are small, or a small error in them is a large one in the result
+/// (llama-quant.cpp, `tensor_allows_quantization`).
+const NEVER_QUANTIZED: &[&str] = &[
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_tid2eid.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w0.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_v0.weight",
+    "time_mix_v1.weight",
+    "time_mix_v2.weight",
+    "time_mix_a0.weight",
+    "time_mix_a1.weight",
+    "time_mix_a2.weight",
+    "time_mix_g1.weight",
+    "time_mix_g2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight",
+    ".position_embd",
+    "sam.pos_embd",
+    "sam.neck.",
+    "sam.net_",
+    ".rel_pos",
+    ".patch_embd",
+    ".patch_merger",
+    "a.rvq.codebook",
+    "mm.a.code_embd",
+];
+
+/// Full names of BERT's position and token type embeddings.
+const NEVER_QUANTIZED_EXACT: &[&str] = &["position_embd.weight", "token_types.weight"];
+
+/// True if a file type may change this tensor's element type.
+pub fn is_quantizable(name: &str, shape: &Shape) -> bool {
+    // Trailing dimensions of one do not make a matrix (`ggml_n_dims`).
+    let outer = shape.dimensions().iter().rev().skip(1).any(|dimension| *dimension != 1);
+    outer
+        && name.ends_with("weight")
+        && !NEVER_QUANTIZED_EXACT.contains(&name)
+        && !NEVER_QUANTIZED.iter().any(|part| name.contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn categories() {
+        let check = |name: &str, expected| assert_eq!(TensorCategory::of(name), expected, "{name}");
+        check("output.weight", TensorCategory::Output);
+        check("token_embd.weight", TensorCategory::TokenEmbedding);
+        check("blk.3.attn_v.weight", TensorCategory::AttentionValue);
+        check("blk.3.attn_qkv.weight", TensorCategory::AttentionValue);
+        check("blk.3.attn_k.weight", TensorCategory::AttentionKey);
+        check("blk.3.attn_output.weight", TensorCategory::AttentionOutput);
+        check("blk.3.ffn_down_exps.weight", TensorCategory::FeedForwardDown);
+        check("blk.3.attn_v.bias", TensorCategory::Other);
+        check("output_norm.weight", TensorCategory::Other);
+    }
+
+    #[test]
+    fn quantizable() {
+        let check = |name: &str, dimensions: &[u64], expected: bool| {
+            let shape = Shape::new(dimensions).expect("fits");
+            assert_eq!(is_quantizable(name, &shape), expected, "{name} {shape}");
+        };
+        check("blk.0.attn_q.weight", &[256, 256], true);
+        check("blk.0.ffn_up_exps.weight", &[8, 256, 256], true);
+        check("blk.0.attn_q.bias", &[256], false);
+        check("blk.0.attn_norm.weight", &[256], false);
+        check("blk.0.attn_q_norm.weight", &[4, 64], false);
+        check("blk.0.ffn_gate_inp.weight", &[8, 256], false);
+        check("rope_freqs.weight", &[32], false);
+        check("token_embd.weight", &[1, 256], false);
+    }
+}
