@@ -48,6 +48,16 @@ pub enum FileError {
     /// A folder, pipe, socket or device where a file is needed.
     #[error("{}: not a regular file", .0.display())]
     NotRegular(PathBuf),
+    /// A file that is read whole is larger than any real one of its kind.
+    #[error("{}: {length} bytes, at most {limit} are read", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The file's length.
+        length: u64,
+        /// The most that is read.
+        limit: u64,
+    },
     /// The file ends before bytes that it had when it was opened.
     #[error("{}: at byte {offset}: the file ends at byte {length}, {wanted} bytes are needed here", path.display())]
     Truncated {
@@ -70,6 +80,7 @@ impl Diagnose for FileError {
             Self::NotRegular(path) => {
                 (FaultClass::BadInput, Location::file(path), "not-a-regular-file")
             }
+            Self::TooLarge { path, .. } => (FaultClass::BadInput, Location::file(path), "too-large"),
             Self::Truncated { path, offset, .. } => {
                 (FaultClass::BadInput, Location::file(path).offset(*offset), "truncated")
             }

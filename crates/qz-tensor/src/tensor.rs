@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::data_type::DataType;
 use crate::diagnosis::Location;
-use crate::file::FileError;
+use crate::file::{FileError, SourceFile};
 use crate::metadata::Metadata;
 use crate::shape::Shape;
 
@@ -46,6 +46,9 @@ pub trait TensorSource: Send + Sync {
 
     /// The container's own metadata.
     fn metadata(&self) -> &Metadata;
+
+    /// The files behind it, to tell whether they changed.
+    fn files(&self) -> Vec<&SourceFile>;
 
     /// Fills `out` with the tensor's bytes from `offset` on. Callers ask for row
     /// tiles; a whole large tensor is never wanted at once.
