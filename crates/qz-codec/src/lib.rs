@@ -12,14 +12,30 @@
 
 #![forbid(unsafe_code)]
 
+mod block;
 mod codec;
+mod codecs;
+pub mod number;
+mod pack;
+pub mod search;
+mod six_bit;
 
 pub use codec::{Codec, CodecSpec, ImportanceUse};
 
 use qz_tensor::DataType;
 
 /// Every codec. Tests, tables and the command line walk this list.
-pub static CODECS: &[&dyn Codec] = &[];
+pub static CODECS: &[&dyn Codec] = &[
+    &codecs::f32::F32,
+    &codecs::f16::F16,
+    &codecs::bf16::Bf16,
+    &codecs::q8_0::Q8_0,
+    &codecs::q6_k::Q6K,
+    &codecs::q5_k::Q5K,
+    &codecs::q4_k::Q4K,
+    &codecs::q3_k::Q3K,
+    &codecs::q2_k::Q2K,
+];
 
 /// The codec of an element type, if there is one.
 pub fn codec_for(data_type: DataType) -> Option<&'static dyn Codec> {

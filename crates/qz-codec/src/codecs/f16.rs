@@ -1,0 +1,38 @@
+//! F16: little-endian binary16.
+
+use qz_tensor::DataType;
+
+use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::number::{f16_from_f32, f16_is_non_finite, f32_from_f16};
+
+pub(crate) struct F16;
+
+static SPEC: CodecSpec = CodecSpec { data_type: DataType::F16, importance: ImportanceUse::Ignored };
+
+impl Codec for F16 {
+    fn spec(&self) -> &CodecSpec {
+        &SPEC
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+            *value = f32_from_f16(u16::from_le_bytes(*bytes));
+        }
+    }
+
+    fn encode(
+        &self,
+        weights: &[f32],
+        _columns: usize,
+        _importance: Option<&[f32]>,
+        out: &mut [u8],
+    ) {
+        for (bytes, weight) in out.as_chunks_mut().0.iter_mut().zip(weights) {
+            *bytes = f16_from_f32(*weight).to_le_bytes();
+        }
+    }
+
+    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
+        bytes.as_chunks().0.iter().position(|bytes| f16_is_non_finite(u16::from_le_bytes(*bytes)))
+    }
+}

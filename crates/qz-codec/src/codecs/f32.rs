@@ -1,0 +1,37 @@
+//! F32: little-endian binary32, copied.
+
+use qz_tensor::DataType;
+
+use crate::codec::{Codec, CodecSpec, ImportanceUse};
+
+pub(crate) struct F32;
+
+static SPEC: CodecSpec = CodecSpec { data_type: DataType::F32, importance: ImportanceUse::Ignored };
+
+impl Codec for F32 {
+    fn spec(&self) -> &CodecSpec {
+        &SPEC
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+    }
+
+    fn encode(
+        &self,
+        weights: &[f32],
+        _columns: usize,
+        _importance: Option<&[f32]>,
+        out: &mut [u8],
+    ) {
+        for (bytes, weight) in out.as_chunks_mut().0.iter_mut().zip(weights) {
+            *bytes = weight.to_le_bytes();
+        }
+    }
+
+    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
+        bytes.as_chunks().0.iter().position(|bytes| !f32::from_le_bytes(*bytes).is_finite())
+    }
+}

@@ -1,0 +1,60 @@
+//! Q4_K: 256 weights as 4-bit levels, with a 6-bit scale and a 6-bit minimum for
+//! every 32.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..16 | scales and minimums, see [`crate::six_bit`] |
+//! | 16..144 | levels |
+
+use qz_tensor::DataType;
+
+use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_super_block};
+use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::pack::{pack_nibbles, unpack_nibbles};
+use crate::search::affine::AffineSearch;
+use crate::six_bit::{self, HEADER, SixBit};
+
+const BYTES: usize = HEADER + SUPER_BLOCK / 2;
+
+/// ggml-quants.c, `quantize_row_q4_K_ref` and `quantize_row_q4_K_impl`.
+static ENCODER: SixBit = SixBit {
+    plain: AffineSearch { top: 15, first: -1.0, step: 0.1, last: 20, absolute: false },
+    with_importance: AffineSearch { top: 15, first: -0.9, step: 0.05, last: 36, absolute: false },
+    bound_scales: false,
+};
+
+pub(crate) struct Q4K;
+
+static SPEC: CodecSpec =
+    CodecSpec { data_type: DataType::Q4_K, importance: ImportanceUse::Optional };
+
+impl Codec for Q4K {
+    fn spec(&self) -> &CodecSpec {
+        &SPEC
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
+            let mut levels = [0; SUPER_BLOCK];
+            unpack_nibbles(&block[HEADER..], &mut levels);
+            six_bit::decode(block, &levels, out);
+        }
+    }
+
+    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+        for_each_super_block::<BYTES>(
+            weights,
+            columns,
+            importance,
+            out,
+            |weights, importance, block| {
+                let levels = ENCODER.encode(weights, importance, block);
+                pack_nibbles(&levels, &mut block[HEADER..]);
+            },
+        );
+    }
+
+    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
+        first_non_finite_scale::<BYTES>(bytes, &[0, 2])
+    }
+}

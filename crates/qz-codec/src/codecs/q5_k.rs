@@ -1,0 +1,64 @@
+//! Q5_K: 256 weights as 5-bit levels, with a 6-bit scale and a 6-bit minimum for
+//! every 32.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..16 | scales and minimums, see [`crate::six_bit`] |
+//! | 16..48 | the levels' upper bits |
+//! | 48..176 | the levels' lower four bits |
+
+use qz_tensor::DataType;
+
+use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_super_block};
+use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::pack::{pack_bits, pack_nibbles, unpack_bits, unpack_nibbles};
+use crate::search::affine::AffineSearch;
+use crate::six_bit::{self, HEADER, SixBit};
+
+const LOW: usize = HEADER + SUPER_BLOCK / 8;
+const BYTES: usize = LOW + SUPER_BLOCK / 2;
+
+/// ggml-quants.c, `quantize_row_q5_K_ref` and `quantize_row_q5_K_impl`.
+static ENCODER: SixBit = SixBit {
+    plain: AffineSearch { top: 31, first: -0.5, step: 0.1, last: 15, absolute: false },
+    with_importance: AffineSearch { top: 31, first: -0.9, step: 0.05, last: 36, absolute: false },
+    bound_scales: true,
+};
+
+pub(crate) struct Q5K;
+
+static SPEC: CodecSpec =
+    CodecSpec { data_type: DataType::Q5_K, importance: ImportanceUse::Optional };
+
+impl Codec for Q5K {
+    fn spec(&self) -> &CodecSpec {
+        &SPEC
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
+            let mut levels = [0; SUPER_BLOCK];
+            unpack_nibbles(&block[LOW..], &mut levels);
+            unpack_bits(&block[HEADER..LOW], 4, &mut levels);
+            six_bit::decode(block, &levels, out);
+        }
+    }
+
+    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+        for_each_super_block::<BYTES>(
+            weights,
+            columns,
+            importance,
+            out,
+            |weights, importance, block| {
+                let levels = ENCODER.encode(weights, importance, block);
+                pack_bits(&levels, 4, &mut block[HEADER..LOW]);
+                pack_nibbles(&levels, &mut block[LOW..]);
+            },
+        );
+    }
+
+    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
+        first_non_finite_scale::<BYTES>(bytes, &[0, 2])
+    }
+}

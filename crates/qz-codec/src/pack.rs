@@ -1,0 +1,121 @@
+//! Where the bits of levels and scales go.
+
+use crate::block::SUPER_BLOCK;
+
+/// The low two bits of each level: byte `l` of each half super-block holds levels
+/// `l`, `l + 32`, `l + 64`, `l + 96` of that half, lowest first.
+pub(crate) fn pack_crumbs(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
+    let halves = levels.as_chunks::<128>().0.iter();
+    for (levels, out) in halves.zip(out.as_chunks_mut::<32>().0) {
+        for (l, byte) in out.iter_mut().enumerate() {
+            *byte = levels[l] & 3
+                | (levels[l + 32] & 3) << 2
+                | (levels[l + 64] & 3) << 4
+                | levels[l + 96] << 6;
+        }
+    }
+}
+
+/// Undoes [`pack_crumbs`].
+pub(crate) fn unpack_crumbs(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
+    let halves = levels.as_chunks_mut::<128>().0.iter_mut();
+    for (levels, bytes) in halves.zip(bytes.as_chunks::<32>().0) {
+        for (quarter, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (level, byte) in levels.iter_mut().zip(bytes) {
+                *level = byte >> (2 * quarter) & 3;
+            }
+        }
+    }
+}
+
+/// The low four bits of each level: byte `l` of each quarter super-block holds levels `l`
+/// and `l + 32` of that quarter.
+pub(crate) fn pack_nibbles(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
+    let quarters = levels.as_chunks::<64>().0.iter();
+    for (levels, out) in quarters.zip(out.as_chunks_mut::<32>().0) {
+        for (l, byte) in out.iter_mut().enumerate() {
+            *byte = levels[l] & 15 | levels[l + 32] << 4;
+        }
+    }
+}
+
+/// Undoes [`pack_nibbles`].
+pub(crate) fn unpack_nibbles(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
+    let quarters = levels.as_chunks_mut::<64>().0.iter_mut();
+    for (levels, bytes) in quarters.zip(bytes.as_chunks::<32>().0) {
+        let (low, high) = levels.split_at_mut(32);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+            *low = byte & 15;
+            *high = byte >> 4;
+        }
+    }
+}
+
+/// Bit `plane` of each level, moved to byte `l % 32`, bit `l / 32`.
+pub(crate) fn pack_bits(levels: &[u8; SUPER_BLOCK], plane: u32, out: &mut [u8]) {
+    out.fill(0);
+    for (position, levels) in levels.as_chunks::<32>().0.iter().enumerate() {
+        for (byte, level) in out.iter_mut().zip(levels) {
+            *byte |= (level >> plane & 1) << position;
+        }
+    }
+}
+
+/// Sets bit `plane` of each level from what [`pack_bits`] stored.
+pub(crate) fn unpack_bits(bytes: &[u8], plane: u32, levels: &mut [u8; SUPER_BLOCK]) {
+    for (position, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        for (level, byte) in levels.iter_mut().zip(bytes) {
+            *level |= (byte >> position & 1) << plane;
+        }
+    }
+}
+
+/// Eight 6-bit scales and eight 6-bit minimums in twelve bytes: the first four of
+/// each in the low bits of bytes 0..4 and 4..8; the others' low nibbles share
+/// bytes 8..12, and their upper two bits top bytes 0..8 (ggml-quants.c,
+/// `get_scale_min_k4`). Excess bits of the first four are kept, as there.
+pub(crate) fn pack_six_bits(scales: &[u8; 8], minimums: &[u8; 8]) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    for j in 0..4 {
+        bytes[j] = scales[j] | scales[j + 4] >> 4 << 6;
+        bytes[j + 4] = minimums[j] | minimums[j + 4] >> 4 << 6;
+        bytes[j + 8] = scales[j + 4] & 15 | minimums[j + 4] << 4;
+    }
+    bytes
+}
+
+/// Undoes [`pack_six_bits`]: scales, then minimums.
+pub(crate) fn unpack_six_bits(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
+    let (mut scales, mut minimums) = ([0; 8], [0; 8]);
+    for j in 0..4 {
+        scales[j] = bytes[j] & 63;
+        scales[j + 4] = bytes[j + 8] & 15 | bytes[j] >> 6 << 4;
+        minimums[j] = bytes[j + 4] & 63;
+        minimums[j + 4] = bytes[j + 8] >> 4 | bytes[j + 4] >> 6 << 4;
+    }
+    (scales, minimums)
+}
+
+/// Sixteen 6-bit scales in twelve bytes: low nibbles of scales `j` and `j + 8` in
+/// byte `j`, upper two bits of scales `j`, `j + 4`, `j + 8`, `j + 12` in byte
+/// `8 + j` (ggml-quants.c, `dequantize_row_q3_K`).
+pub(crate) fn pack_sixteen_scales(scales: &[u8; 16]) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    for (j, byte) in bytes[..8].iter_mut().enumerate() {
+        *byte = scales[j] & 15 | scales[j + 8] << 4;
+    }
+    for (j, scale) in scales.iter().enumerate() {
+        bytes[8 + j % 4] |= scale >> 4 << (2 * (j / 4));
+    }
+    bytes
+}
+
+/// Undoes [`pack_sixteen_scales`].
+pub(crate) fn unpack_sixteen_scales(bytes: &[u8]) -> [u8; 16] {
+    let mut scales = [0; 16];
+    for (j, scale) in scales.iter_mut().enumerate() {
+        let low = bytes[j % 8] >> (4 * (j / 8)) & 15;
+        *scale = low | (bytes[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
+    }
+    scales
+}
