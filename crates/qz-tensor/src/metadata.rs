@@ -1,6 +1,8 @@
 //! Typed key-value metadata, in order. The value kinds are GGUF's, which
 //! contain those of every other container.
 
+use std::collections::HashSet;
+
 /// One metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -175,6 +177,20 @@ impl Metadata {
         Self::default()
     }
 
+    /// All of `entries`, in order. Unlike repeated [`Metadata::set`] this takes
+    /// time proportional to their number, which a hostile file chooses.
+    ///
+    /// # Errors
+    /// The first key that occurs twice.
+    pub fn from_unique(entries: Vec<(String, Value)>) -> Result<Self, String> {
+        let mut keys = HashSet::with_capacity(entries.len());
+        let repeated = entries.iter().find(|(key, _)| !keys.insert(key.as_str()));
+        match repeated {
+            Some((key, _)) => Err(key.clone()),
+            None => Ok(Self { entries }),
+        }
+    }
+
     /// Sets `key`: in place if it exists, else at the end.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         let (key, value) = (key.into(), value.into());
@@ -241,5 +257,19 @@ impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Metadata {
             metadata.set(key, value);
         }
         metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unique_entries_keep_their_order() {
+        let entries = vec![("b".to_owned(), Value::U8(1)), ("a".to_owned(), Value::U8(2))];
+        let metadata = Metadata::from_unique(entries.clone()).expect("no key occurs twice");
+        assert!(metadata.iter().map(|(key, _)| key).eq(["b", "a"]));
+        let repeated = [entries, vec![("b".to_owned(), Value::Bool(true))]].concat();
+        assert_eq!(Metadata::from_unique(repeated), Err("b".to_owned()));
     }
 }

@@ -1,0 +1,33 @@
+//! GGUF files: bytes to named tensors and metadata, and back. See `SPEC.md` for
+//! the format as it is read and written here, and the limits.
+//!
+//! What belongs here: the layout of GGUF and the rules a file has to keep. What
+//! does not: how an element type packs its bits (`qz-codec`), what keys and
+//! tensor names mean (`qz-models`), sets of split files beyond recognising one.
+//!
+//! Format layer: uses `qz-tensor` and `qz-codec` only. The pipeline and the
+//! statistics files (`qz-calib`) may depend on it; codecs, methods and models
+//! may not.
+//!
+//! Invariants:
+//! - Every count and length is compared with the bytes that are left before
+//!   memory is set aside for it.
+//! - A [`GgufFile`] that opened has every tensor's bytes inside the file.
+//! - A file written here opens here, and a file read here and written again
+//!   without a change is the same bytes (version 3, zero padding).
+
+#![forbid(unsafe_code)]
+
+mod cursor;
+mod encode;
+mod error;
+mod metadata;
+mod reader;
+mod rules;
+mod sink;
+mod tensors;
+
+pub use error::{Error, Fault};
+pub use reader::{GgufFile, Split};
+pub use rules::{DEFAULT_ALIGNMENT, MAX_ALIGNMENT, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, VERSION};
+pub use sink::GgufSink;

@@ -1,0 +1,125 @@
+//! Reading the key-value section.
+
+use std::collections::HashMap;
+
+use qz_tensor::{Array, Metadata, Value, ValueKind};
+
+use crate::cursor::Cursor;
+use crate::error::{Error, Fault};
+use crate::rules::{MAX_HEADER, MAX_KEY, check_key};
+
+/// A pair is at least a key of one byte with its length, a kind and one byte.
+pub(crate) const MIN_PAIR: u64 = 8 + 1 + 4 + 1;
+
+/// A string is at least its length.
+const MIN_STRING: u64 = 8;
+
+/// Reads `count` pairs; also returns where each key is.
+pub(crate) fn read(
+    cursor: &mut Cursor<'_>,
+    count: usize,
+) -> Result<(Metadata, HashMap<String, u64>), Error> {
+    let mut entries = Vec::new();
+    let mut offsets = HashMap::new();
+    for _ in 0..count {
+        let offset = cursor.position();
+        let key = read_key(cursor)?;
+        if let Some(first) = offsets.insert(key.clone(), offset) {
+            return Err(cursor.error(offset, Fault::DuplicateKey { first }).inside(&key));
+        }
+        let value = read_value(cursor).map_err(|error| error.inside(&key))?;
+        entries.push((key, value));
+    }
+    // Cannot fail: a key that occurs twice was refused above, with its place.
+    let metadata = Metadata::from_unique(entries).unwrap_or_default();
+    Ok((metadata, offsets))
+}
+
+fn read_key(cursor: &mut Cursor<'_>) -> Result<String, Error> {
+    let offset = cursor.position();
+    let key = cursor.string("metadata key", MAX_KEY, Fault::LongKey)?;
+    check_key(&key).map_err(|fault| cursor.error(offset, fault))?;
+    Ok(key)
+}
+
+fn read_value(cursor: &mut Cursor<'_>) -> Result<Value, Error> {
+    Ok(match read_kind(cursor, "value")? {
+        ValueKind::U8 => Value::U8(cursor.u8()?),
+        ValueKind::I8 => Value::I8(cursor.number(i8::from_le_bytes)?),
+        ValueKind::U16 => Value::U16(cursor.number(u16::from_le_bytes)?),
+        ValueKind::I16 => Value::I16(cursor.number(i16::from_le_bytes)?),
+        ValueKind::U32 => Value::U32(cursor.u32()?),
+        ValueKind::I32 => Value::I32(cursor.number(i32::from_le_bytes)?),
+        ValueKind::F32 => Value::F32(cursor.number(f32::from_le_bytes)?),
+        ValueKind::Bool => Value::Bool(read_bool(cursor)?),
+        ValueKind::String => Value::String(read_string(cursor)?),
+        ValueKind::Array => Value::Array(read_array(cursor)?),
+        ValueKind::U64 => Value::U64(cursor.u64()?),
+        ValueKind::I64 => Value::I64(cursor.number(i64::from_le_bytes)?),
+        ValueKind::F64 => Value::F64(cursor.number(f64::from_le_bytes)?),
+    })
+}
+
+fn read_kind(cursor: &mut Cursor<'_>, what: &'static str) -> Result<ValueKind, Error> {
+    let offset = cursor.position();
+    let kind = cursor.u32()?;
+    ValueKind::from_number(kind).ok_or_else(|| cursor.error(offset, Fault::Kind { what, kind }))
+}
+
+fn read_bool(cursor: &mut Cursor<'_>) -> Result<bool, Error> {
+    let offset = cursor.position();
+    match cursor.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(cursor.error(offset, Fault::Bool(other))),
+    }
+}
+
+fn read_string(cursor: &mut Cursor<'_>) -> Result<String, Error> {
+    cursor.string("metadata value", MAX_HEADER, |_| Fault::HeaderTooLong)
+}
+
+fn read_array(cursor: &mut Cursor<'_>) -> Result<Array, Error> {
+    let kind_offset = cursor.position();
+    let kind = read_kind(cursor, "array element")?;
+    let minimum = match kind {
+        ValueKind::U8 | ValueKind::I8 | ValueKind::Bool => 1,
+        ValueKind::U16 | ValueKind::I16 => 2,
+        ValueKind::U32 | ValueKind::I32 | ValueKind::F32 => 4,
+        ValueKind::U64 | ValueKind::I64 | ValueKind::F64 => 8,
+        ValueKind::String => MIN_STRING,
+        ValueKind::Array => return Err(cursor.error(kind_offset, Fault::NestedArray)),
+    };
+    let offset = cursor.position();
+    let count = cursor.u64()?;
+    let count = cursor.count(offset, count, minimum, "array elements")?;
+    Ok(match kind {
+        ValueKind::U8 => Array::U8(cursor.numbers(count, u8::from_le_bytes)?),
+        ValueKind::I8 => Array::I8(cursor.numbers(count, i8::from_le_bytes)?),
+        ValueKind::U16 => Array::U16(cursor.numbers(count, u16::from_le_bytes)?),
+        ValueKind::I16 => Array::I16(cursor.numbers(count, i16::from_le_bytes)?),
+        ValueKind::U32 => Array::U32(cursor.numbers(count, u32::from_le_bytes)?),
+        ValueKind::I32 => Array::I32(cursor.numbers(count, i32::from_le_bytes)?),
+        ValueKind::F32 => Array::F32(cursor.numbers(count, f32::from_le_bytes)?),
+        ValueKind::U64 => Array::U64(cursor.numbers(count, u64::from_le_bytes)?),
+        ValueKind::I64 => Array::I64(cursor.numbers(count, i64::from_le_bytes)?),
+        ValueKind::F64 => Array::F64(cursor.numbers(count, f64::from_le_bytes)?),
+        ValueKind::Bool => Array::Bool(read_items(cursor, count, read_bool)?),
+        ValueKind::String => Array::String(read_items(cursor, count, read_string)?),
+        ValueKind::Array => return Err(cursor.error(kind_offset, Fault::NestedArray)),
+    })
+}
+
+/// Items whose memory may be larger than their bytes: the list grows as they
+/// are read, so that it is never larger than what the file really holds.
+fn read_items<T>(
+    cursor: &mut Cursor<'_>,
+    count: usize,
+    mut read: impl FnMut(&mut Cursor<'_>) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    let mut out = Vec::new();
+    for _ in 0..count {
+        out.push(read(cursor)?);
+    }
+    Ok(out)
+}

@@ -1,0 +1,139 @@
+//! An opened GGUF file.
+
+use std::path::Path;
+
+use qz_tensor::{
+    FileError, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource, recognise,
+};
+
+use crate::cursor::Cursor;
+use crate::error::{Error, Fault};
+use crate::rules::{ALIGNMENT_KEY, MAGIC, VERSION, alignment, padded};
+use crate::{metadata, tensors};
+
+/// A GGUF file, version 2 or 3, little-endian. Its header is in memory; its
+/// tensors are read by position.
+#[derive(Debug)]
+pub struct GgufFile {
+    file: SourceFile,
+    version: u32,
+    alignment: u32,
+    data_offset: u64,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+}
+
+/// A file's place in a set of files that together hold one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Which file of the set, from 0.
+    pub number: u64,
+    /// How many files the set has.
+    pub count: u64,
+    /// How many tensors the whole set has, if the file says.
+    pub tensors: Option<u64>,
+}
+
+impl GgufFile {
+    /// Opens `path` and checks its whole structure: when this returns, every
+    /// tensor's bytes lie inside the file.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or breaks a rule of the format ([`Fault`]).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let file = SourceFile::open(path)?;
+        let mut cursor = Cursor::new(&file);
+        check_magic(&mut cursor, &file)?;
+        let version = read_version(&mut cursor)?;
+        let tensor_count = read_count(&mut cursor, tensors::MIN_TENSOR, "tensors")?;
+        let pair_count = read_count(&mut cursor, metadata::MIN_PAIR, "metadata pairs")?;
+        let (metadata, key_offsets) = metadata::read(&mut cursor, pair_count)?;
+        let alignment = alignment(&metadata).map_err(|fault| {
+            let offset = key_offsets.get(ALIGNMENT_KEY).copied().unwrap_or_default();
+            cursor.error(offset, fault).inside(ALIGNMENT_KEY)
+        })?;
+        let list = tensors::read(&mut cursor, &file, tensor_count)?;
+        // Cannot overflow: the header is inside the file.
+        let data_offset = padded(cursor.position(), alignment).unwrap_or(u64::MAX);
+        let tensors = list.placed(&file, data_offset, alignment)?;
+        Ok(Self { version, alignment, data_offset, metadata, tensors, file })
+    }
+
+    /// The format's version: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Tensor data begins at multiples of this many bytes.
+    pub fn alignment(&self) -> u32 {
+        self.alignment
+    }
+
+    /// Where the tensor data begins, in bytes from the start of the file.
+    pub fn data_offset(&self) -> u64 {
+        self.data_offset
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &SourceFile {
+        &self.file
+    }
+
+    /// The file's place in a set of more than one file, by its `split.*` keys.
+    /// Such a file holds a part of a model only.
+    pub fn split(&self) -> Option<Split> {
+        let unsigned = |key| self.metadata.unsigned(key);
+        let count = unsigned("split.count").filter(|count| *count > 1)?;
+        let number = unsigned("split.no").unwrap_or_default();
+        Some(Split { number, count, tensors: unsigned("split.tensors.count") })
+    }
+}
+
+impl TensorSource for GgufFile {
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// # Panics
+    /// If there is no such tensor, or it does not have the bytes asked for.
+    fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
+        let info = &self.tensors[tensor.0];
+        let inside = offset.checked_add(out.len() as u64).is_some_and(|end| end <= info.bytes);
+        assert!(inside, "bytes {offset}.. of {} are outside its {}", info.name, info.bytes);
+        self.file.read_exact_at(info.offset + offset, out)
+    }
+}
+
+fn check_magic(cursor: &mut Cursor<'_>, file: &SourceFile) -> Result<(), Error> {
+    // No longer than the file, so the cast is exact.
+    let mut start = vec![0; file.len().min(64) as usize];
+    file.read_exact_at(0, &mut start)?;
+    if start.starts_with(&MAGIC) {
+        return cursor.take(MAGIC.len() as u64).map(|_| ());
+    }
+    let looks_like = recognise(&start);
+    start.truncate(MAGIC.len());
+    Err(cursor.error(0, Fault::NotGguf { start, looks_like }))
+}
+
+fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, Error> {
+    let offset = cursor.position();
+    let version = cursor.u32()?;
+    let fault = match version {
+        2 | VERSION => return Ok(version),
+        // No version needs more than 16 bits: these are swapped.
+        1.. if version & 0xFFFF == 0 => Fault::BigEndian { version: version.swap_bytes() },
+        _ => Fault::Version(version),
+    };
+    Err(cursor.error(offset, fault))
+}
+
+fn read_count(cursor: &mut Cursor<'_>, minimum: u64, items: &'static str) -> Result<usize, Error> {
+    let offset = cursor.position();
+    let count = cursor.u64()?;
+    cursor.count(offset, count, minimum, items)
+}

@@ -1,0 +1,141 @@
+//! Reading the tensor list and checking where the data lies.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use qz_tensor::{DataType, GgmlTypeId, Shape, SourceFile, TensorInfo};
+
+use crate::cursor::Cursor;
+use crate::error::{Error, Fault};
+use crate::rules::{MAX_DIMENSIONS, MAX_NAME, check_name, padded};
+
+/// A tensor is at least a name of one byte with its length, a number of
+/// dimensions, a type and an offset.
+pub(crate) const MIN_TENSOR: u64 = 8 + 1 + 4 + 4 + 8;
+
+/// One tensor of the list, and where its data offset is written.
+struct Listed {
+    info: TensorInfo,
+    offset_position: u64,
+}
+
+/// A tensor list whose offsets have not been checked yet: they count from the
+/// end of the list, which is known only once the list has been read.
+pub(crate) struct TensorList(Vec<Listed>);
+
+/// Reads `count` tensors.
+pub(crate) fn read(
+    cursor: &mut Cursor<'_>,
+    file: &SourceFile,
+    count: usize,
+) -> Result<TensorList, Error> {
+    let mut list = Vec::new();
+    let mut places = HashMap::new();
+    for second in 0..count {
+        let begin = cursor.position();
+        let name = cursor.string("tensor name", MAX_NAME, Fault::LongName)?;
+        check_name(&name).map_err(|fault| cursor.error(begin, fault))?;
+        if let Some(first) = places.insert(name.clone(), second) {
+            let fault = Fault::DuplicateName { first, second };
+            return Err(cursor.error(begin, fault).inside(&name));
+        }
+        let listed =
+            read_tensor(cursor, file.path(), &name).map_err(|error| error.inside(&name))?;
+        list.push(listed);
+    }
+    Ok(TensorList(list))
+}
+
+/// Reads what follows a tensor's name. `info.offset` is left as the file has it.
+fn read_tensor(
+    cursor: &mut Cursor<'_>,
+    path: &Arc<std::path::Path>,
+    name: &str,
+) -> Result<Listed, Error> {
+    let shape_position = cursor.position();
+    let dimensions = read_dimensions(cursor)?;
+    let type_position = cursor.position();
+    let id = cursor.u32()?;
+    let data_type = known_type(id).map_err(|fault| cursor.error(type_position, fault))?;
+    let offset_position = cursor.position();
+    let offset = cursor.u64()?;
+    let (shape, bytes) =
+        sized(&dimensions, data_type).map_err(|fault| cursor.error(shape_position, fault))?;
+    let info =
+        TensorInfo { name: name.to_owned(), data_type, shape, file: path.clone(), offset, bytes };
+    Ok(Listed { info, offset_position })
+}
+
+/// The dimensions in file order, innermost first.
+fn read_dimensions(cursor: &mut Cursor<'_>) -> Result<Vec<u64>, Error> {
+    let offset = cursor.position();
+    let rank = cursor.u32()?;
+    if rank > MAX_DIMENSIONS {
+        return Err(cursor.error(offset, Fault::Dimensions(u64::from(rank))));
+    }
+    (0..rank).map(|_| cursor.u64()).collect()
+}
+
+fn known_type(id: u32) -> Result<DataType, Fault> {
+    let id = GgmlTypeId(id);
+    DataType::from_ggml(id).ok_or_else(|| match DataType::removed_ggml_name(id) {
+        Some(name) => Fault::RemovedType { id: id.0, name },
+        None => Fault::UnknownType(id.0),
+    })
+}
+
+/// Shape and bytes of a tensor with these dimensions, innermost first.
+fn sized(dimensions: &[u64], data_type: DataType) -> Result<(Shape, u64), Fault> {
+    let outermost_first: Vec<u64> = dimensions.iter().rev().copied().collect();
+    Shape::new(outermost_first)
+        .and_then(|shape| shape.byte_size(data_type).map(|bytes| (shape, bytes)))
+        .map_err(|source| Fault::Size { dimensions: dimensions.to_vec(), source })
+}
+
+impl TensorList {
+    /// Checks that the tensors lie one after the other from `data_offset` to the
+    /// end of the file, and gives their places from the start of the file.
+    pub(crate) fn placed(
+        self,
+        file: &SourceFile,
+        data_offset: u64,
+        alignment: u32,
+    ) -> Result<Vec<TensorInfo>, Error> {
+        let mut tensors = Vec::with_capacity(self.0.len());
+        let mut expected = 0;
+        let mut end = data_offset;
+        for Listed { mut info, offset_position } in self.0 {
+            let fail = |fault| Error::at(file.path(), offset_position, fault).inside(&info.name);
+            if info.offset != expected {
+                return Err(fail(Fault::DataOffset { found: info.offset, expected }));
+            }
+            expected = expected
+                .checked_add(info.bytes)
+                .and_then(|end| padded(end, alignment))
+                .ok_or_else(|| fail(Fault::TotalSize))?;
+            info.offset =
+                data_offset.checked_add(info.offset).ok_or_else(|| fail(Fault::TotalSize))?;
+            end = info.offset.checked_add(info.bytes).ok_or_else(|| fail(Fault::TotalSize))?;
+            if end > file.len() && info.bytes > 0 {
+                return Err(fail(missing(&info, end, file.len())));
+            }
+            tensors.push(info);
+        }
+        check_end(file, end, alignment)?;
+        Ok(tensors)
+    }
+}
+
+fn missing(info: &TensorInfo, end: u64, length: u64) -> Fault {
+    Fault::DataMissing { data_type: info.data_type, shape: info.shape.clone(), end, length }
+}
+
+/// After the last tensor there may be its padding, and nothing else.
+fn check_end(file: &SourceFile, end: u64, alignment: u32) -> Result<(), Error> {
+    let padded_end = padded(end, alignment).unwrap_or(end);
+    if file.len() > padded_end {
+        let fault = Fault::TrailingBytes { end: padded_end, length: file.len() };
+        return Err(Error::at(file.path(), padded_end, fault));
+    }
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The crate's tests, as one program.
+
+mod bad_input;
+mod golden;
+mod properties;
+mod support;
+mod writing;
