@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Writes the golden encodings of llama.cpp's own library.
+
+    make.py path/to/libggml-base.so > encodings.txt
+
+The library must be an x86-64 release build: its searches are plain C that a
+compiler may contract to fused multiply-adds on other machines. One line for
+each case:
+
+    type input importance seed rows columns bytes digest
+
+`input` and `importance` name kinds of inputs.rs, which this script makes again;
+importance is made with seed + 1, and is "none" where there is none. `bytes` is
+what ggml_quantize_chunk wrote, in hex. `digest` is the 64-bit FNV-1a hash of
+what the library's dequantizer makes of them, as little-endian f32. A case on
+which the library ended the process has the word "aborts" for its bytes.
+
+In a release build ggml_quantize_chunk ends the process only for calls that make
+no sense: a start that is no multiple of the block or the row (GGML_ASSERT), an
+importance matrix missing where a type requires one (none of these types does),
+zero columns (division by zero). No finite weight or importance makes it. A debug
+build also asserts in nearest_int that the rounded number is below 2^22, which
+overflowed sums violate, and that rows fill whole blocks.
+"""
+
+import ctypes
+import struct
+import subprocess
+import sys
+
+MASK = (1 << 64) - 1
+
+# Type: (ggml_type, block elements, block bytes, dequantizer).
+TYPES = {
+    "F32": (0, 1, 4, None),
+    "F16": (1, 1, 2, "ggml_fp16_to_fp32_row"),
+    "BF16": (30, 1, 2, "ggml_bf16_to_fp32_row"),
+    "Q8_0": (8, 32, 34, "dequantize_row_q8_0"),
+    "Q2_K": (10, 256, 84, "dequantize_row_q2_K"),
+    "Q3_K": (11, 256, 110, "dequantize_row_q3_K"),
+    "Q4_K": (12, 256, 144, "dequantize_row_q4_K"),
+    "Q5_K": (13, 256, 176, "dequantize_row_q5_K"),
+    "Q6_K": (14, 256, 210, "dequantize_row_q6_K"),
+}
+
+
+class Random:
+    def __init__(self, seed):
+        self.state = seed
+        self.kept = 0
+
+    def next(self):
+        self.state = (self.state + 0x9E3779B97F4A7C15) & MASK
+        z = self.state
+        z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & MASK
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & MASK
+        return z ^ z >> 31
+
+    def even(self):
+        return ((self.next() >> 40) - 2**23) * 2.0**-23
+
+    def positive(self):
+        return ((self.next() >> 40) + 1) * 2.0**-24
+
+    def heavy(self):
+        bits = self.next()
+        zeros = (bits & -bits).bit_length() - 1 if bits else 64
+        return 2.0 ** min(zeros, 20)
+
+
+def from_bits(bits):
+    return struct.unpack("<f", struct.pack("<I", bits))[0]
+
+
+def subnormal(r, _):
+    bits = r.next()
+    return from_bits((bits >> 63) << 31 | bits >> 32 & 1023)
+
+
+def sixteens(r, i):
+    if i % 16 == 0:
+        r.kept = r.next() >> 59
+    return r.even() * 2.0**-r.kept
+
+
+def any_bits(r, _):
+    bits = r.next() >> 32
+    return from_bits(bits ^ 1 << 30 if bits >> 23 & 255 == 255 else bits)
+
+
+# Products are exact: a few bits times a power of two.
+WEIGHTS = {
+    "even": lambda r, i: r.even(),
+    "bell": lambda r, i: (sum(r.next() >> 42 for _ in range(4)) - 2**23) * 2.0**-23,
+    "heavy": lambda r, i: r.even() * r.heavy(),
+    "constant": lambda r, i: 0.75,
+    "constant-negative": lambda r, i: -0.75,
+    "positive": lambda r, i: r.positive(),
+    "negative": lambda r, i: -r.positive(),
+    "offset": lambda r, i: to_f32(1.0 + r.even() * 2.0**-8),
+    "one-step": lambda r, i: 0.75 + 2.0**-24 if i % 32 == 31 else 0.75,
+    "zero": lambda r, i: 0.0,
+    "subnormal": subnormal,
+    "least-normal": lambda r, i: r.even() * 2.0**-120,
+    "tiny": lambda r, i: r.even() * 2.0**-66,
+    "at-zero-limit": lambda r, i: r.even() * 2.0**-49,
+    "half-subnormal": lambda r, i: r.even() * 2.0**-20,
+    "half-overflow": lambda r, i: r.even() * 2.0**22,
+    "huge": lambda r, i: r.even() * 2.0**100,
+    "enormous": lambda r, i: r.even() * 2.0**127,
+    "outlier": lambda r, i: 8.0 if i % 256 == 77 else r.even() * 2.0**-10,
+    "alternating": lambda r, i: 0.5 if i % 2 == 0 else -0.5,
+    "sparse": lambda r, i: r.even() if r.next() >> 61 == 0 else 0.0,
+    "ramp": lambda r, i: i % 256 - 128.0,
+    "quarters": lambda r, i: ((r.next() >> 61) - 4) * 0.25,
+    "sixteens": sixteens,
+    "any-bits": any_bits,
+}
+
+IMPORTANCE = {
+    "positive": lambda r, i: r.positive(),
+    "heavy": lambda r, i: r.positive() * r.heavy(),
+    "some-zero": lambda r, i: 0.0 if r.next() % 3 == 0 else r.positive(),
+    "ones": lambda r, i: 1.0,
+    "zero": lambda r, i: 0.0,
+    "tiny": lambda r, i: r.positive() * 2.0**-100,
+    "huge": lambda r, i: r.positive() * 2.0**100,
+}
+
+
+def to_f32(value):
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def values(kind, seed, count):
+    random = Random(seed)
+    return (ctypes.c_float * count)(*(kind(random, i) for i in range(count)))
+
+
+def digest(data):
+    result = 0xCBF29CE484222325
+    for byte in bytes(data):
+        result = ((result ^ byte) * 0x100000001B3) & MASK
+    return result
+
+
+def cases():
+    """(type, input, importance, seed, rows, columns)"""
+    seed = 0
+    for name, (_, block, _, _) in TYPES.items():
+        for position, kind in enumerate(WEIGHTS):
+            chosen = ["none"]
+            if block == 256:
+                kinds = list(IMPORTANCE)
+                turns = range(7) if kind == "bell" else (0, 2, 5)
+                chosen += [kinds[(position + turn) % 7] for turn in turns]
+            for importance in chosen:
+                seed += 2
+                rows, columns = 1, max(block, 32)
+                if importance == "positive" and kind in ("even", "bell", "heavy"):
+                    rows, columns = 2, 2 * block
+                yield name, kind, importance, seed, rows, columns
+
+
+def load(path):
+    library = ctypes.CDLL(path)
+    library.ggml_version.restype = ctypes.c_char_p
+    library.ggml_commit.restype = ctypes.c_char_p
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = (
+        [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
+    )
+    return library
+
+
+def run(path, name, kind, importance, seed, rows, columns):
+    """Runs one case in this process."""
+    library = load(path)
+    ggml_type, block, block_bytes, dequantizer = TYPES[name]
+    count = rows * columns
+    weights = values(WEIGHTS[kind], seed, count)
+    matrix = None if importance == "none" else values(IMPORTANCE[importance], seed + 1, columns)
+    encoded = (ctypes.c_uint8 * (count // block * block_bytes))()
+    library.ggml_quantize_chunk(ggml_type, weights, encoded, 0, rows, columns, matrix)
+    decoded = (ctypes.c_float * count)()
+    if dequantizer is None:
+        ctypes.memmove(decoded, encoded, 4 * count)
+    else:
+        function = getattr(library, dequantizer)
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        function(encoded, decoded, count)
+    print(f"{bytes(encoded).hex()} {digest(decoded):016x}")
+
+
+def main():
+    path = sys.argv[1]
+    if len(sys.argv) > 2:
+        name, kind, importance, seed, rows, columns = sys.argv[2:]
+        run(path, name, kind, importance, int(seed), int(rows), int(columns))
+        return
+    library = load(path)
+    version, commit = library.ggml_version().decode(), library.ggml_commit().decode()
+    # A build from an unpacked archive calls its commit dirty.
+    print(f"# ggml {version}, llama.cpp commit {commit.removesuffix('-dirty')}; made by make.py")
+    for case in cases():
+        fields = [str(field) for field in case]
+        result = subprocess.run([sys.executable, __file__, path] + fields, stdout=subprocess.PIPE)
+        line = result.stdout.decode().strip() if result.returncode == 0 else "aborts -"
+        print(" ".join(fields), line)
+
+
+main()
