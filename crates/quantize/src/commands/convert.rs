@@ -1,0 +1,94 @@
+//! `quantize convert`
+
+use std::path::{Path, PathBuf};
+
+use qz_pipeline::{ConvertOptions, ConvertReport, Model, Output, Target, convert};
+use serde::Serialize;
+
+use super::{print_json, print_line};
+use crate::cli::{Convert, Global};
+use crate::exit::{Outcome, UsageError};
+use crate::interrupt;
+use crate::progress::Progress;
+use crate::render::{bytes, table};
+
+#[derive(Serialize)]
+struct Report {
+    source: PathBuf,
+    outputs: Vec<ConvertReport>,
+}
+
+pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcome> {
+    let outputs = outputs(&arguments.source, &arguments.to, &arguments.output)?;
+    let cancel = interrupt::install()?;
+    let model = Model::open(&arguments.source, &arguments.read.options())?;
+    let options = ConvertOptions {
+        threads: global.thread_count(),
+        replace: arguments.force,
+        allow_requantize: arguments.allow_requantize,
+    };
+    let mut progress = Progress::new(global);
+    let reports = convert(&model, &outputs, options, &cancel, &mut progress)?;
+    drop(progress);
+    if arguments.json {
+        print_json(&Report { source: arguments.source.clone(), outputs: reports })?;
+    } else if !global.quiet {
+        print_line(&summary(&reports))?;
+    }
+    Ok(Outcome::Ok)
+}
+
+/// One target: the path as given. Several: files in a folder of that path.
+fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<Vec<Output>> {
+    if let [target] = targets {
+        return Ok(vec![Output { target: *target, path: output.to_owned() }]);
+    }
+    let mut names: Vec<&str> = targets.iter().map(|target| target.file_type.name).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(UsageError(format!("target {} is given twice", pair[0])).into());
+    }
+    std::fs::create_dir_all(output)
+        .map_err(|error| anyhow::anyhow!("{}: cannot create the folder: {error}", output.display()))?;
+    let stem = stem(source);
+    let path = |target: &Target| output.join(target.file_name(&stem));
+    Ok(targets.iter().map(|target| Output { target: *target, path: path(target) }).collect())
+}
+
+/// The source's own name: a folder's, or a file's without `.gguf`.
+fn stem(source: &Path) -> String {
+    let resolved = source.canonicalize().unwrap_or_else(|_| source.to_owned());
+    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
+    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn summary(reports: &[ConvertReport]) -> String {
+    let row = |report: &ConvertReport| {
+        vec![
+            report.target.clone(),
+            bytes(report.bytes),
+            format!("{:.3}", report.bits_per_weight),
+            types(report),
+            report.path.display().to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
+    table(&["target", "size", "bits per weight", "tensors", "file"], &rows)
+}
+
+/// `Q4_K 96, Q6_K 17, F32 33`: how many tensors of each type, most bytes first.
+fn types(report: &ConvertReport) -> String {
+    let mut types: Vec<(&str, usize, u64)> = Vec::new();
+    for tensor in &report.tensors {
+        match types.iter_mut().find(|(name, ..)| *name == tensor.data_type) {
+            Some((_, tensors, bytes)) => {
+                *tensors += 1;
+                *bytes += tensor.bytes;
+            }
+            None => types.push((tensor.data_type, 1, tensor.bytes)),
+        }
+    }
+    types.sort_by_key(|(.., bytes)| std::cmp::Reverse(*bytes));
+    let types: Vec<String> = types.iter().map(|(name, tensors, _)| format!("{name} {tensors}")).collect();
+    types.join(", ")
+}

@@ -1,0 +1,78 @@
+//! `quantize inspect`
+
+use qz_pipeline::{InspectedTensor, Inspection, TypeShare, inspect};
+
+use super::{print_json, print_line};
+use crate::cli::{Global, Inspect};
+use crate::exit::Outcome;
+use crate::render::{bytes, count, table};
+
+pub(crate) fn run(arguments: &Inspect, _: &Global) -> anyhow::Result<Outcome> {
+    let inspection = inspect(&arguments.model, &arguments.read.options())?;
+    if arguments.json {
+        print_json(&inspection)?;
+    } else {
+        print_line(&text(&inspection, arguments.tensors))?;
+    }
+    Ok(Outcome::Ok)
+}
+
+fn text(inspection: &Inspection, with_tensors: bool) -> String {
+    let unknown = || "unknown".to_owned();
+    let facts = [
+        ("model", inspection.name.clone().unwrap_or_else(unknown)),
+        ("architecture", inspection.architecture.clone().unwrap_or_else(unknown)),
+        ("container", inspection.container.to_owned()),
+        ("weights", count(inspection.weights)),
+        ("size", bytes(inspection.tensor_bytes)),
+        ("bits per weight", format!("{:.3}", inspection.bits_per_weight)),
+    ];
+    let mut parts: Vec<String> = Vec::new();
+    parts.push(facts.map(|(key, value)| format!("{key:<16}{value}")).join("\n"));
+    parts.push(types(&inspection.types));
+    parts.push(metadata(&inspection.metadata));
+    if with_tensors {
+        parts.push(tensors(&inspection.tensors));
+    }
+    parts.extend(inspection.warnings.iter().map(|warning| format!("warning: {warning}")));
+    parts.join("\n\n")
+}
+
+fn types(shares: &[TypeShare]) -> String {
+    let row = |share: &TypeShare| {
+        vec![
+            share.data_type.to_owned(),
+            share.tensors.to_string(),
+            count(share.weights),
+            bytes(share.bytes),
+        ]
+    };
+    let rows: Vec<Vec<String>> = shares.iter().map(row).collect();
+    table(&["type", "tensors", "weights", "size"], &rows)
+}
+
+/// Metadata in one line each; long values (a chat template) are cut.
+fn metadata(entries: &[(String, String)]) -> String {
+    const WIDTH: usize = 100;
+    let line = |(key, value): &(String, String)| {
+        let value = value.escape_debug().to_string();
+        let shown: String = value.chars().take(WIDTH).collect();
+        let cut = if shown.len() < value.len() { "…" } else { "" };
+        format!("{key} = {shown}{cut}")
+    };
+    entries.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn tensors(tensors: &[InspectedTensor]) -> String {
+    let row = |tensor: &InspectedTensor| {
+        let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+        vec![
+            tensor.name.escape_debug().to_string(),
+            tensor.data_type.to_owned(),
+            shape.join(" x "),
+            bytes(tensor.bytes),
+        ]
+    };
+    let rows: Vec<Vec<String>> = tensors.iter().map(row).collect();
+    table(&["tensor", "type", "shape", "size"], &rows)
+}

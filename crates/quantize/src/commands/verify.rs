@@ -1,0 +1,87 @@
+//! `quantize verify`
+
+use qz_pipeline::{TensorCheck, Verification, VerifyOptions, verify};
+
+use super::{print_json, print_line};
+use crate::cli::{Global, Verify};
+use crate::exit::Outcome;
+use crate::progress::Progress;
+use crate::render::table;
+
+pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome> {
+    let options = VerifyOptions {
+        source: arguments.source.clone(),
+        open: arguments.read.options(),
+        max_relative_error: arguments.max_relative_error,
+        threads: global.thread_count(),
+    };
+    let mut progress = Progress::new(global);
+    let verification = verify(&arguments.model, &options, &mut progress)?;
+    drop(progress);
+    if arguments.json {
+        print_json(&verification)?;
+    } else {
+        print_line(&text(&verification, global.verbose))?;
+    }
+    Ok(if verification.passed { Outcome::Ok } else { Outcome::CheckFailed })
+}
+
+/// Findings, then the measured errors: the worst tensor of each type, or all.
+pub(crate) fn text(verification: &Verification, all: bool) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for finding in &verification.findings {
+        let tensor = finding.tensor.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
+        parts.push(format!("failed: {tensor}{} [{}]", finding.message, finding.rule));
+    }
+    let measured: Vec<&TensorCheck> =
+        verification.tensors.iter().filter(|check| check.relative_error.is_some()).collect();
+    if !measured.is_empty() {
+        parts.push(if all { errors(&measured) } else { worst_of_each_type(&measured) });
+    }
+    let tensors = verification.tensors.len();
+    let verdict = match (verification.passed, measured.len()) {
+        (false, _) => format!("FAILED: {} findings", verification.findings.len()),
+        (true, 0) => format!("ok: {tensors} tensors, structure only"),
+        (true, compared) => format!("ok: {tensors} tensors, {compared} compared with their source"),
+    };
+    parts.push(verdict);
+    parts.join("\n")
+}
+
+fn errors(checks: &[&TensorCheck]) -> String {
+    let row = |check: &&TensorCheck| {
+        vec![
+            check.name.clone(),
+            check.data_type.to_owned(),
+            format!("{:.6}", check.relative_error.unwrap_or_default()),
+            check.vanished.unwrap_or_default().to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = checks.iter().map(row).collect();
+    table(&["tensor", "type", "relative error", "vanished"], &rows)
+}
+
+fn worst_of_each_type(checks: &[&TensorCheck]) -> String {
+    let mut worst: Vec<(&TensorCheck, usize)> = Vec::new();
+    for check in checks {
+        match worst.iter_mut().find(|(known, _)| known.data_type == check.data_type) {
+            Some((known, tensors)) => {
+                *tensors += 1;
+                if check.relative_error > known.relative_error {
+                    *known = check;
+                }
+            }
+            None => worst.push((check, 1)),
+        }
+    }
+    let row = |(check, tensors): &(&TensorCheck, usize)| {
+        vec![
+            check.data_type.to_owned(),
+            tensors.to_string(),
+            format!("{:.6}", check.relative_error.unwrap_or_default()),
+            check.name.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = worst.iter().map(row).collect();
+    table(&["type", "tensors", "largest relative error", "of tensor"], &rows)
+}

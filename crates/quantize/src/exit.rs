@@ -1,0 +1,104 @@
+//! How a run ends: the exit codes, and what is said about a failure.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+
+use qz_pipeline::Error;
+use qz_tensor::{Diagnose, FaultClass};
+use serde_json::json;
+
+/// The version of everything `--json` prints.
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+
+/// What a command that ran to its end found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    /// A check or threshold failed.
+    CheckFailed,
+}
+
+const CHECK_FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const BAD_INPUT: u8 = 3;
+const ENVIRONMENT: u8 = 4;
+const REFUSED: u8 = 5;
+const NUMERIC: u8 = 6;
+const INTERNAL: u8 = 70;
+
+/// Runs a command and turns whatever comes of it into an exit code.
+pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCode {
+    // The command's state is not looked at again after a panic.
+    match panic::catch_unwind(AssertUnwindSafe(command)) {
+        Ok(Ok(Outcome::Ok)) => ExitCode::SUCCESS,
+        Ok(Ok(Outcome::CheckFailed)) => CHECK_FAILED.into(),
+        Ok(Err(error)) => fail(&error, as_json).into(),
+        Err(_) => {
+            eprintln!("error: internal error; please report it with the message above");
+            INTERNAL.into()
+        }
+    }
+}
+
+/// A command line that parsed but makes no sense.
+#[derive(Debug)]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if error.is::<UsageError>() {
+        return USAGE;
+    }
+    match error.downcast_ref::<Error>() {
+        Some(Error::Interrupted) => crate::interrupt::exit_code(),
+        Some(error) => match error.diagnosis().class {
+            FaultClass::BadInput => BAD_INPUT,
+            FaultClass::Environment => ENVIRONMENT,
+            FaultClass::Refused => REFUSED,
+            FaultClass::Numeric => NUMERIC,
+        },
+        // Only file system calls of this crate end here.
+        None => ENVIRONMENT,
+    }
+}
+
+fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
+    let code = code_of(error);
+    let broken_pipe = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    });
+    if broken_pipe {
+        // Whoever read our output has seen enough.
+        return 0;
+    }
+    if as_json {
+        let diagnosis = error.downcast_ref::<Error>().map(Diagnose::diagnosis);
+        let location = diagnosis.as_ref().map(|diagnosis| &diagnosis.location);
+        let report = json!({
+            "schema_version": SCHEMA_VERSION,
+            "error": {
+                "code": code,
+                "file": location.and_then(|location| location.file.as_ref()),
+                "tensor": location.and_then(|location| location.tensor.as_ref()),
+                "offset": location.and_then(|location| location.offset),
+                "rule": diagnosis.as_ref().map(|diagnosis| diagnosis.rule),
+                "message": format!("{error:#}"),
+            },
+        });
+        println!("{report}");
+    }
+    eprintln!("error: {error:#}");
+    if matches!(error.downcast_ref(), Some(Error::Output(qz_tensor::OutputError::Exists(_)))) {
+        eprintln!("hint: --force replaces it");
+    }
+    code
+}

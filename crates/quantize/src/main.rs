@@ -1,0 +1,31 @@
+//! The `quantize` command: arguments in, a job from `qz-pipeline`, text or JSON
+//! out, an exit code.
+//!
+//! What belongs here: everything a person sees. What does not: any knowledge of
+//! formats, codecs or models. Layer 7: nothing depends on it.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+
+mod cli;
+mod commands;
+mod exit;
+mod interrupt;
+mod progress;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    exit::run(arguments.command.wants_json(), || match &arguments.command {
+        Command::Convert(convert) => commands::convert::run(convert, &arguments.global),
+        Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
+        Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
+        Command::Demo(demo) => commands::demo::run(demo, &arguments.global),
+    })
+}

@@ -1,0 +1,76 @@
+//! Numbers and tables as people read them.
+
+/// A size: `4.58 GiB`.
+pub(crate) fn bytes(size: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if size < 1024 {
+        return format!("{size} B");
+    }
+    let mut value = size as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.2} {}", UNITS[unit])
+}
+
+/// A count: `1.24 G`.
+pub(crate) fn count(number: u64) -> String {
+    let value = number as f64;
+    match number {
+        0..1_000 => number.to_string(),
+        1_000..1_000_000 => format!("{:.1} k", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} M", value / 1e6),
+        _ => format!("{:.2} G", value / 1e9),
+    }
+}
+
+/// Columns aligned; a column whose cells are all numbers, or units, to the right.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+    };
+    let is_number = |column: usize| {
+        rows.iter().all(|row| row.get(column).is_none_or(|cell| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit())))
+    };
+    let columns: Vec<(usize, bool)> =
+        (0..header.len()).map(|column| (width(column), is_number(column))).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.zip(&columns).map(|(cell, (width, right))| {
+            if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut text = line(&mut header.iter().copied());
+    for row in rows {
+        text.push('\n');
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_counts() {
+        let check = |size, expected| assert_eq!(bytes(size), expected);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1536, "1.50 KiB");
+        check(4_917_698_560, "4.58 GiB");
+        let check = |number, expected| assert_eq!(count(number), expected);
+        check(999, "999");
+        check(5_800_000, "5.8 M");
+        check(1_240_000_000, "1.24 G");
+    }
+
+    #[test]
+    fn tables_align() {
+        let rows = [vec!["Q4_K".to_owned(), "112".to_owned()], vec!["F32".to_owned(), "7".to_owned()]];
+        assert_eq!(table(&["type", "tensors"], &rows), "type  tensors\nQ4_K      112\nF32         7");
+    }
+}

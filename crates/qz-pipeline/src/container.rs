@@ -1,0 +1,155 @@
+//! The containers a model can come in, as a list to walk.
+
+use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
+
+use qz_gguf::GgufFile;
+use qz_safetensors::SafetensorsModel;
+use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
+
+use crate::error::Error;
+use crate::model::{Model, OpenOptions};
+
+/// A kind of model on disk.
+pub struct Container {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// What a person would look for, for the message when nothing fits.
+    pub looks_like: &'static str,
+    detect: fn(&Path) -> bool,
+    open: fn(&Path, &OpenOptions) -> Result<Model, Error>,
+}
+
+/// Every container that can be read. The first that recognises a path opens it.
+pub static CONTAINERS: &[Container] = &[
+    Container {
+        name: "gguf",
+        looks_like: "a .gguf file",
+        detect: |path| path.is_file() && starts_with(path, b"GGUF"),
+        open: open_gguf,
+    },
+    Container {
+        name: "huggingface",
+        looks_like: "a folder with config.json and safetensors files",
+        detect: |path| path.is_dir() && path.join("config.json").exists(),
+        open: open_hugging_face,
+    },
+];
+
+impl Container {
+    /// Opens the model at `path`, whatever its container.
+    ///
+    /// # Errors
+    /// If nothing is there, nothing recognises it, or it is malformed.
+    pub fn open_any(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
+        if fs::metadata(path).is_err() {
+            return Err(FileError::Missing(path.to_owned()).into());
+        }
+        match CONTAINERS.iter().find(|container| (container.detect)(path)) {
+            Some(container) => (container.open)(path, options),
+            // A file that claims to be GGUF by name gets GGUF's own complaint.
+            None if path.extension().is_some_and(|extension| extension == "gguf") => {
+                open_gguf(path, options)
+            }
+            None => Err(Error::UnknownContainer {
+                path: path.to_owned(),
+                detail: format!("not a model; expected {}", known()),
+            }),
+        }
+    }
+}
+
+fn known() -> String {
+    let kinds: Vec<&str> = CONTAINERS.iter().map(|container| container.looks_like).collect();
+    kinds.join(" or ")
+}
+
+fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
+    let mut head = [0; 4];
+    SourceFile::open(path).is_ok_and(|file| file.read_exact_at(0, &mut head).is_ok())
+        && head == *magic
+}
+
+fn open_gguf(path: &Path, _: &OpenOptions) -> Result<Model, Error> {
+    let file = GgufFile::open(path)?;
+    Ok(Model::from_gguf(path, Box::new(file)))
+}
+
+fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
+    let source = SafetensorsModel::open_folder(path)?;
+    let folder = Folder::new(path);
+    let convert = qz_models::ConvertOptions {
+        pre_tokenizer: options.pre_tokenizer.clone(),
+        model_name: options.model_name.clone(),
+    };
+    let description = qz_models::describe(&folder, source.tensors(), &convert)?;
+    Ok(Model::from_description(path, Box::new(source), description))
+}
+
+/// A checkpoint folder's small files.
+struct Folder {
+    path: PathBuf,
+    name: Option<String>,
+}
+
+/// No configuration or tokenizer comes near this; a larger one is not read.
+const SIDE_FILE_LIMIT: u64 = 256 << 20;
+
+impl Folder {
+    fn new(path: &Path) -> Self {
+        // `.` and `..` have a name only once resolved.
+        let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned());
+        Self { path: path.to_owned(), name }
+    }
+
+    /// Names come from our own code, but one day one may not.
+    fn join(&self, name: &str) -> Option<PathBuf> {
+        let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        inside.then(|| self.path.join(name))
+    }
+}
+
+impl SideFiles for Folder {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
+        let Some(path) = self.join(name) else { return Ok(None) };
+        let file = match SourceFile::open(&path) {
+            Err(FileError::Missing(_)) => return Ok(None),
+            file => file?,
+        };
+        if file.len() > SIDE_FILE_LIMIT {
+            return Err(FileError::TooLarge { path, length: file.len(), limit: SIDE_FILE_LIMIT });
+        }
+        let mut bytes = vec![0; usize::try_from(file.len()).unwrap_or(usize::MAX)];
+        file.read_exact_at(0, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, FileError> {
+        let Some(path) = self.join(folder) else { return Ok(Vec::new()) };
+        let listing = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            listing => listing,
+        };
+        let names = listing.and_then(|entries| {
+            let mut names = Vec::new();
+            for entry in entries {
+                let entry = entry?;
+                if entry.path().is_file() {
+                    names.extend(entry.file_name().into_string());
+                }
+            }
+            names.sort_unstable();
+            Ok(names)
+        });
+        names.map_err(|source| FileError::Io { path, action: "list", source })
+    }
+
+    fn folder_name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}

@@ -1,0 +1,327 @@
+//! `convert`: one read of a model, any number of outputs.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use qz_gguf::GgufSink;
+use qz_plan::{ModelFacts, PlannedTensor};
+use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorSink};
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::event::{Event, Observer};
+use crate::model::{Model, ModelTensor};
+use crate::stream::{self, Cancel, Step, Work, index};
+use crate::target::Target;
+
+/// One artifact to write.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// What it holds.
+    pub target: Target,
+    /// Its final path.
+    pub path: PathBuf,
+}
+
+/// How to convert.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvertOptions {
+    /// Encoding threads.
+    pub threads: usize,
+    /// Replace outputs that exist.
+    pub replace: bool,
+    /// Quantize tensors that are quantized already.
+    pub allow_requantize: bool,
+}
+
+/// What came of one output.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ConvertReport {
+    /// The final path.
+    pub path: PathBuf,
+    /// The target's name.
+    pub target: String,
+    /// The file's size.
+    pub bytes: u64,
+    /// Bits per weight over all tensors.
+    pub bits_per_weight: f64,
+    /// The tensors, in file order.
+    pub tensors: Vec<ConvertedTensor>,
+    /// Tensors whose type is not the one the rules name first. Rows that do not
+    /// fit are refused for now, so there are none.
+    pub fallbacks: Vec<String>,
+}
+
+/// One tensor of an output.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ConvertedTensor {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions, outermost first.
+    pub shape: Vec<u64>,
+    /// The type it came in.
+    pub from: &'static str,
+    /// The type it has.
+    #[serde(rename = "type")]
+    pub data_type: &'static str,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Converts `model` into every output in one read of it.
+///
+/// # Errors
+/// If the model does not fit a target, a weight is not finite, an output exists
+/// or is an input, the disk refuses, or `cancel` was set. On any error no output
+/// changes; after a cancel the staging folders stay, and the same call continues.
+pub fn convert(
+    model: &Model,
+    outputs: &[Output],
+    options: ConvertOptions,
+    cancel: &Cancel,
+    observer: &mut dyn Observer,
+) -> Result<Vec<ConvertReport>, Error> {
+    for warning in model.warnings() {
+        observer.observe(Event::Warning(warning));
+    }
+    let plans = plan_all(model, outputs, options)?;
+    let mut sinks = Sinks::create(model, outputs, &plans, options, observer)?;
+    let work = sinks.remaining_work(model, &plans);
+    let weights = work.iter().map(|work| work.tensor.shape.elements()).sum();
+    observer.observe(Event::Started { job: "convert", tensors: work.len(), weights });
+    let positions: Vec<usize> =
+        (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
+
+    let outcome = stream::run(model, &work, options.threads, cancel, |step| match step {
+        Step::Piece(piece) => {
+            let sink = &mut sinks.sinks[piece.output];
+            Ok(sink.put(index(positions[piece.work]), piece.offset, &piece.bytes)?)
+        }
+        Step::TileDone { work: position, weights, is_last } => {
+            observer.observe(Event::Advanced { weights });
+            if is_last {
+                sinks.complete(positions[position], &work[position])?;
+                let to: Vec<DataType> = plans.iter().map(|plan| plan[positions[position]]).collect();
+                let tensor = work[position].tensor;
+                let from = tensor.source_type;
+                observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
+            }
+            Ok(())
+        }
+    });
+    match outcome.and_then(|()| model.check_unchanged()) {
+        Ok(()) => sinks.finish(model, outputs, &plans, observer),
+        Err(Error::Interrupted) => {
+            sinks.keep()?;
+            Err(Error::Interrupted)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The type of every tensor in every output, after all checks that need no data.
+fn plan_all(
+    model: &Model,
+    outputs: &[Output],
+    options: ConvertOptions,
+) -> Result<Vec<Vec<DataType>>, Error> {
+    let planned = |tensor: &ModelTensor| PlannedTensor {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        unquantized: tensor.unquantized,
+    };
+    let tensors: Vec<PlannedTensor> = model.tensors.iter().map(planned).collect();
+    let facts = ModelFacts::from_metadata(&model.metadata);
+    outputs
+        .iter()
+        .map(|output| {
+            let plan = qz_plan::assign(output.target.file_type, &facts, &tensors)?;
+            for (tensor, data_type) in model.tensors.iter().zip(&plan) {
+                check_conversion(model, tensor, *data_type, options)?;
+            }
+            Ok(plan)
+        })
+        .collect()
+}
+
+/// Refuses what could only fail, or do harm, later.
+fn check_conversion(
+    model: &Model,
+    tensor: &ModelTensor,
+    wanted: DataType,
+    options: ConvertOptions,
+) -> Result<(), Error> {
+    let from = tensor.source_type;
+    if from == wanted {
+        return Ok(());
+    }
+    if from.is_block() && !options.allow_requantize {
+        let location = model.location(tensor, 0);
+        return Err(Error::Requantize { location, data_type: from });
+    }
+    for missing in [from, wanted] {
+        if qz_codec::codec_for(missing).is_none() {
+            let location = model.location(tensor, 0);
+            return Err(Error::NoCodec { location, data_type: from, target: wanted, missing });
+        }
+    }
+    Ok(())
+}
+
+/// The outputs being written.
+struct Sinks {
+    sinks: Vec<GgufSink>,
+    /// For each output, which tensors an interrupted run had finished.
+    done: Vec<Vec<bool>>,
+}
+
+impl Sinks {
+    fn create(
+        model: &Model,
+        outputs: &[Output],
+        plans: &[Vec<DataType>],
+        options: ConvertOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, Error> {
+        let mut sinks = Vec::with_capacity(outputs.len());
+        let mut done = Vec::with_capacity(outputs.len());
+        for (output, plan) in outputs.iter().zip(plans) {
+            check_not_an_input(model, &output.path)?;
+            let metadata = metadata_of(model, output.target);
+            let tensors: Vec<SinkTensor> = model
+                .tensors
+                .iter()
+                .zip(plan)
+                .map(|(tensor, data_type)| SinkTensor {
+                    name: tensor.name.clone(),
+                    data_type: *data_type,
+                    shape: tensor.shape.clone(),
+                })
+                .collect();
+            let fingerprint = fingerprint(model, &metadata, &tensors);
+            let replace = OutputOptions { replace: options.replace };
+            let sink =
+                GgufSink::create(&output.path, &metadata, &tensors, &fingerprint, replace)?;
+            let mut finished = vec![false; tensors.len()];
+            sink.completed().iter().for_each(|tensor| finished[tensor.0] = true);
+            let resumed = finished.iter().filter(|finished| **finished).count();
+            if resumed > 0 {
+                observer.observe(Event::Resumed { path: &output.path, tensors: resumed });
+            }
+            sinks.push(sink);
+            done.push(finished);
+        }
+        Ok(Self { sinks, done })
+    }
+
+    fn is_wanted(&self, position: usize) -> bool {
+        self.done.iter().any(|done| !done[position])
+    }
+
+    fn remaining_work<'a>(&self, model: &'a Model, plans: &[Vec<DataType>]) -> Vec<Work<'a>> {
+        let wanted = |position: usize| {
+            plans.iter().zip(&self.done).map(|(plan, done)| (!done[position]).then_some(plan[position])).collect()
+        };
+        model
+            .tensors
+            .iter()
+            .enumerate()
+            .filter(|(position, _)| self.is_wanted(*position))
+            .map(|(position, tensor)| Work { tensor, wanted: wanted(position) })
+            .collect()
+    }
+
+    fn complete(&mut self, position: usize, work: &Work<'_>) -> Result<(), Error> {
+        for (sink, wanted) in self.sinks.iter_mut().zip(&work.wanted) {
+            if wanted.is_some() {
+                sink.record_complete(index(position))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(self) -> Result<(), Error> {
+        self.sinks.into_iter().try_for_each(|sink| Ok(sink.keep()?))
+    }
+
+    fn finish(
+        self,
+        model: &Model,
+        outputs: &[Output],
+        plans: &[Vec<DataType>],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<ConvertReport>, Error> {
+        let mut reports = Vec::with_capacity(outputs.len());
+        for ((sink, output), plan) in self.sinks.into_iter().zip(outputs).zip(plans) {
+            let bytes = sink.size();
+            sink.finish()?;
+            observer.observe(Event::Written { path: &output.path, bytes });
+            reports.push(report(model, output, plan, bytes));
+        }
+        Ok(reports)
+    }
+}
+
+fn report(model: &Model, output: &Output, plan: &[DataType], bytes: u64) -> ConvertReport {
+    let size = |shape: &Shape, data_type| shape.byte_size(data_type).unwrap_or_default();
+    let tensors: Vec<ConvertedTensor> = model
+        .tensors
+        .iter()
+        .zip(plan)
+        .map(|(tensor, data_type)| ConvertedTensor {
+            name: tensor.name.clone(),
+            shape: tensor.shape.dimensions().to_vec(),
+            from: tensor.source_type.name(),
+            data_type: data_type.name(),
+            bytes: size(&tensor.shape, *data_type),
+        })
+        .collect();
+    let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
+    ConvertReport {
+        path: output.path.clone(),
+        target: output.target.to_string(),
+        bytes,
+        bits_per_weight: tensor_bytes as f64 * 8.0 / (model.weights().max(1)) as f64,
+        tensors,
+        fallbacks: Vec::new(),
+    }
+}
+
+/// The model's metadata with the entries that name the file type, in place where
+/// they stand already, as llama-quantize leaves them.
+fn metadata_of(model: &Model, target: Target) -> Metadata {
+    /// `GGML_QNT_VERSION`: the block layouts have not changed since.
+    const QUANTIZATION_VERSION: u32 = 2;
+    let mut metadata = model.metadata.clone();
+    metadata.set("general.quantization_version", QUANTIZATION_VERSION);
+    metadata.set("general.file_type", target.file_type.id);
+    metadata
+}
+
+fn check_not_an_input(model: &Model, path: &Path) -> Result<(), Error> {
+    let Ok(output) = qz_tensor::SourceFile::open(path) else { return Ok(()) };
+    let inode = output.identity().inode;
+    let is_input =
+        inode.is_some() && model.source.files().iter().any(|file| file.identity().inode == inode);
+    if is_input { Err(Error::OutputIsInput(path.to_owned())) } else { Ok(()) }
+}
+
+/// One line that tells this job from any other: a staging folder may be
+/// continued only by a job with the same line.
+fn fingerprint(model: &Model, metadata: &Metadata, tensors: &[SinkTensor]) -> String {
+    let mut text = format!("quantize {}\n", env!("CARGO_PKG_VERSION"));
+    for file in model.source.files() {
+        let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
+    }
+    for (key, value) in metadata.iter() {
+        let _ = writeln!(text, "{key} {value:?}");
+    }
+    for tensor in tensors {
+        let _ = writeln!(text, "{} {} {}", tensor.name, tensor.data_type, tensor.shape);
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

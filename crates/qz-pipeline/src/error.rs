@@ -1,0 +1,141 @@
+//! Everything that can end a job.
+
+use std::path::PathBuf;
+
+use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, OutputError};
+
+/// Why a job ended without its result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An input file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A GGUF file breaks its format, or cannot be written.
+    #[error(transparent)]
+    Gguf(#[from] qz_gguf::Error),
+    /// A safetensors file or index breaks its format.
+    #[error(transparent)]
+    Safetensors(#[from] qz_safetensors::Error),
+    /// The checkpoint is not a model we know, or contradicts itself.
+    #[error(transparent)]
+    Model(#[from] qz_models::Error),
+    /// The target's types do not fit the model.
+    #[error(transparent)]
+    Plan(#[from] qz_plan::Error),
+    /// An output cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// Nothing here that any container reader knows.
+    #[error("{}: {detail}", path.display())]
+    UnknownContainer {
+        /// The path given.
+        path: PathBuf,
+        /// What was looked for.
+        detail: String,
+    },
+    /// A weight that is no number.
+    #[error("{location}: weight {index} is {value}")]
+    NonFiniteWeight {
+        /// File, tensor and byte.
+        location: Location,
+        /// Its position in the source tensor, in storage order.
+        index: u64,
+        /// `NaN`, `inf` or `-inf`.
+        value: f32,
+    },
+    /// A stored block whose scale is no number.
+    #[error("{location}: block {block} of {data_type} has a scale that is not finite")]
+    NonFiniteBlock {
+        /// File, tensor and byte.
+        location: Location,
+        /// The block's position in the tensor.
+        block: u64,
+        /// The stored type.
+        data_type: DataType,
+    },
+    /// A weight too large for the target type.
+    #[error(
+        "{location}: row {row} holds a weight up to {largest:e}, which overflows {data_type}; use bf16 or f32"
+    )]
+    Overflow {
+        /// File and tensor.
+        location: Location,
+        /// The output row.
+        row: u64,
+        /// The row's largest magnitude.
+        largest: f32,
+        /// The type that cannot hold it.
+        data_type: DataType,
+    },
+    /// A type that can be carried but not decoded or encoded.
+    #[error("{location}: {data_type} cannot be converted to {target}: no codec for {missing}")]
+    NoCodec {
+        /// File and tensor.
+        location: Location,
+        /// The stored type.
+        data_type: DataType,
+        /// The wanted type.
+        target: DataType,
+        /// The one without a codec.
+        missing: DataType,
+    },
+    /// A quantized tensor would be quantized again.
+    #[error(
+        "{location}: the tensor is quantized already ({data_type}); quantizing it again loses quality, --allow-requantize does it all the same"
+    )]
+    Requantize {
+        /// File and tensor.
+        location: Location,
+        /// The stored type.
+        data_type: DataType,
+    },
+    /// An output path is one of the inputs.
+    #[error("{}: the output is one of the inputs", .0.display())]
+    OutputIsInput(PathBuf),
+    /// An input was written to while the job read it.
+    #[error("{}: the file changed while it was being read", .0.display())]
+    InputChanged(PathBuf),
+    /// The operating system gave no threads.
+    #[error("cannot start threads: {0}")]
+    Threads(String),
+    /// The caller asked the job to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Diagnose for Error {
+    fn diagnosis(&self) -> Diagnosis {
+        let (class, location, rule) = match self {
+            Self::File(error) => return error.diagnosis(),
+            Self::Gguf(error) => return error.diagnosis(),
+            Self::Safetensors(error) => return error.diagnosis(),
+            Self::Model(error) => return error.diagnosis(),
+            Self::Plan(error) => return error.diagnosis(),
+            Self::Output(error) => return error.diagnosis(),
+            Self::UnknownContainer { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "unknown-container")
+            }
+            Self::NonFiniteWeight { location, .. } => {
+                (FaultClass::Numeric, location.clone(), "non-finite-weight")
+            }
+            Self::NonFiniteBlock { location, .. } => {
+                (FaultClass::Numeric, location.clone(), "non-finite-block")
+            }
+            Self::Overflow { location, .. } => (FaultClass::Numeric, location.clone(), "overflow"),
+            Self::NoCodec { location, .. } => (FaultClass::BadInput, location.clone(), "no-codec"),
+            Self::Requantize { location, .. } => {
+                (FaultClass::Refused, location.clone(), "requantize")
+            }
+            Self::OutputIsInput(path) => {
+                (FaultClass::Refused, Location::file(path), "output-is-input")
+            }
+            Self::InputChanged(path) => {
+                (FaultClass::Environment, Location::file(path), "input-changed")
+            }
+            Self::Threads(_) => (FaultClass::Environment, Location::default(), "threads"),
+            Self::Interrupted => (FaultClass::Environment, Location::default(), "interrupted"),
+        };
+        Diagnosis { class, location, rule }
+    }
+}

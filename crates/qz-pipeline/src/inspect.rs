@@ -1,0 +1,162 @@
+//! `inspect`: what a model is, without reading its weights.
+
+use std::path::{Path, PathBuf};
+
+use qz_tensor::{Array, Metadata, Value};
+
+use crate::error::Error;
+use crate::model::{Model, OpenOptions};
+
+/// What a model is.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Inspection {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The container it came in.
+    pub container: &'static str,
+    /// `general.architecture`.
+    pub architecture: Option<String>,
+    /// `general.name`.
+    pub name: Option<String>,
+    /// Weights over all tensors.
+    pub weights: u64,
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+    /// Bits per weight over all tensors.
+    pub bits_per_weight: f64,
+    /// How the weights are stored, largest share first.
+    pub types: Vec<TypeShare>,
+    /// Metadata, long arrays shortened.
+    pub metadata: Vec<(String, String)>,
+    /// The tensors.
+    pub tensors: Vec<InspectedTensor>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// The tensors of one element type.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TypeShare {
+    /// The type.
+    #[serde(rename = "type")]
+    pub data_type: &'static str,
+    /// How many tensors.
+    pub tensors: usize,
+    /// Their weights.
+    pub weights: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// One tensor.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct InspectedTensor {
+    /// Its GGUF name.
+    pub name: String,
+    /// Its dimensions, outermost first.
+    pub shape: Vec<u64>,
+    /// How it is stored.
+    #[serde(rename = "type")]
+    pub data_type: &'static str,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// Describes the model at `path`.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> {
+    let model = Model::open(path, options)?;
+    let tensors: Vec<InspectedTensor> = model
+        .tensors
+        .iter()
+        .map(|tensor| InspectedTensor {
+            name: tensor.name.clone(),
+            shape: tensor.shape.dimensions().to_vec(),
+            data_type: tensor.source_type.name(),
+            bytes: tensor.shape.byte_size(tensor.source_type).unwrap_or_default(),
+        })
+        .collect();
+    let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
+    let weights = model.weights();
+    Ok(Inspection {
+        path: path.to_owned(),
+        container: model.container,
+        architecture: model.metadata.string("general.architecture").map(str::to_owned),
+        name: model.metadata.string("general.name").map(str::to_owned),
+        weights,
+        tensor_bytes,
+        bits_per_weight: tensor_bytes as f64 * 8.0 / weights.max(1) as f64,
+        types: shares(&model),
+        metadata: shown(&model.metadata),
+        tensors,
+        warnings: model.warnings,
+    })
+}
+
+fn shares(model: &Model) -> Vec<TypeShare> {
+    let mut shares: Vec<TypeShare> = Vec::new();
+    for tensor in &model.tensors {
+        let data_type = tensor.source_type.name();
+        let position = shares.iter().position(|share| share.data_type == data_type);
+        let position = position.unwrap_or_else(|| {
+            shares.push(TypeShare { data_type, tensors: 0, weights: 0, bytes: 0 });
+            shares.len() - 1
+        });
+        let share = &mut shares[position];
+        share.tensors += 1;
+        share.weights += tensor.shape.elements();
+        share.bytes += tensor.shape.byte_size(tensor.source_type).unwrap_or_default();
+    }
+    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    shares
+}
+
+fn shown(metadata: &Metadata) -> Vec<(String, String)> {
+    metadata.iter().map(|(key, value)| (key.to_owned(), show(value))).collect()
+}
+
+/// A value in one line; of long arrays the length and the first elements.
+fn show(value: &Value) -> String {
+    match value {
+        Value::U8(value) => value.to_string(),
+        Value::I8(value) => value.to_string(),
+        Value::U16(value) => value.to_string(),
+        Value::I16(value) => value.to_string(),
+        Value::U32(value) => value.to_string(),
+        Value::I32(value) => value.to_string(),
+        Value::U64(value) => value.to_string(),
+        Value::I64(value) => value.to_string(),
+        Value::F32(value) => value.to_string(),
+        Value::F64(value) => value.to_string(),
+        Value::Bool(value) => value.to_string(),
+        Value::String(value) => value.clone(),
+        Value::Array(array) => show_array(array),
+    }
+}
+
+fn show_array(array: &Array) -> String {
+    const SHOWN: usize = 6;
+    macro_rules! first {
+        ($elements:expr) => {
+            $elements.iter().take(SHOWN).map(|element| format!("{element:?}")).collect::<Vec<_>>()
+        };
+    }
+    let first = match array {
+        Array::U8(elements) => first!(elements),
+        Array::I8(elements) => first!(elements),
+        Array::U16(elements) => first!(elements),
+        Array::I16(elements) => first!(elements),
+        Array::U32(elements) => first!(elements),
+        Array::I32(elements) => first!(elements),
+        Array::U64(elements) => first!(elements),
+        Array::I64(elements) => first!(elements),
+        Array::F32(elements) => first!(elements),
+        Array::F64(elements) => first!(elements),
+        Array::Bool(elements) => first!(elements),
+        Array::String(elements) => first!(elements),
+    };
+    let rest = if array.len() > SHOWN { format!(", … {} in all", array.len()) } else { String::new() };
+    format!("[{}{rest}]", first.join(", "))
+}

@@ -1,0 +1,36 @@
+//! Jobs: convert, inspect, verify. A job opens a model, plans, streams tiles
+//! from its source through codecs into sinks, and reports.
+//!
+//! What belongs here: the container registry, the streaming engine, the order of
+//! steps and what is checked between them. What does not: byte layouts
+//! (`formats/*`), searches (`qz-codec`), names of tensors (`qz-models`), type
+//! rules (`qz-plan`), anything a person sees (the binary).
+//!
+//! Layer 6: uses every layer below; used by the binary only. It never prints and
+//! never reads the environment; what happens is told to an [`Observer`].
+//!
+//! Invariant: data flows one way, source → plan → codec → sink, and a job holds
+//! tiles of rows, never a whole tensor.
+
+#![forbid(unsafe_code)]
+
+mod container;
+mod convert;
+mod error;
+mod event;
+mod inspect;
+mod model;
+mod stream;
+mod target;
+mod verify;
+
+pub use container::{CONTAINERS, Container};
+pub use convert::{ConvertOptions, ConvertReport, ConvertedTensor, Output, convert};
+pub use error::Error;
+pub use event::{Event, Observer, Silent};
+pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
+pub use model::{Model, ModelTensor, OpenOptions};
+pub use qz_models::LayerIndex;
+pub use stream::Cancel;
+pub use target::{Target, UnknownTarget};
+pub use verify::{Finding, TensorCheck, Verification, VerifyOptions, verify};

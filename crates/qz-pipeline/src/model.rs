@@ -1,0 +1,173 @@
+//! A model as it will be written: GGUF names, shapes and metadata, whatever
+//! container it came in.
+
+use std::path::{Path, PathBuf};
+
+use qz_models::{ModelDescription, RowOrder, TensorOrigin};
+use qz_tensor::{DataType, Location, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
+
+use crate::container::Container;
+use crate::error::Error;
+
+/// How a model is to be read.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// The pre-tokenizer's GGUF name, instead of the one tokenizer.json implies.
+    pub pre_tokenizer: Option<String>,
+    /// The model's name, instead of the one its files imply.
+    pub model_name: Option<String>,
+}
+
+/// An opened model. Its tensors are in the order they will be written.
+pub struct Model {
+    pub(crate) path: PathBuf,
+    pub(crate) container: &'static str,
+    pub(crate) metadata: Metadata,
+    pub(crate) tensors: Vec<ModelTensor>,
+    pub(crate) ignored: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) source: Box<dyn TensorSource>,
+}
+
+/// One tensor of the model to be written.
+#[derive(Clone, Debug)]
+pub struct ModelTensor {
+    /// Its GGUF name.
+    pub name: String,
+    /// Its dimensions, outermost first.
+    pub shape: Shape,
+    /// The element type it comes in.
+    pub source_type: DataType,
+    /// The type it gets where the target says nothing about it: f32 from a
+    /// checkpoint (as the reference's converter does), its own from a GGUF file.
+    pub unquantized: DataType,
+    pub(crate) origin: TensorOrigin,
+}
+
+impl ModelTensor {
+    /// Rows and columns as they are moved and encoded: of a vector of plain
+    /// elements each element is a row, since row orders move elements there.
+    pub(crate) fn grid(&self) -> (u64, u64) {
+        if self.shape.rank() <= 1 && !self.source_type.is_block() {
+            (self.shape.elements(), 1)
+        } else {
+            (self.shape.rows(), self.shape.columns())
+        }
+    }
+
+    /// Bytes of one row of the grid; the planner has checked that rows fit blocks.
+    pub(crate) fn row_bytes(&self, data_type: DataType) -> usize {
+        let (_, columns) = self.grid();
+        data_type.byte_size(columns).map_or(0, to_usize)
+    }
+}
+
+/// Sizes of buffers and tiles: they have been checked against a file or a limit.
+pub(crate) fn to_usize(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+impl Model {
+    /// Opens the model at `path`, whatever its container.
+    ///
+    /// # Errors
+    /// If nothing is there, nothing recognises it, or it is malformed.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, Error> {
+        Container::open_any(path, options)
+    }
+
+    pub(crate) fn from_gguf(path: &Path, source: Box<dyn TensorSource>) -> Self {
+        let as_stored = |(position, info): (usize, &TensorInfo)| ModelTensor {
+            name: info.name.clone(),
+            shape: info.shape.clone(),
+            source_type: info.data_type,
+            unquantized: info.data_type,
+            origin: TensorOrigin::Source {
+                tensor: TensorIndex(position),
+                row_order: RowOrder::AsStored,
+            },
+        };
+        let tensors = source.tensors().iter().enumerate().map(as_stored).collect();
+        let metadata = source.metadata().clone();
+        Self::ordered(path, "gguf", metadata, tensors, source)
+    }
+
+    pub(crate) fn from_description(
+        path: &Path,
+        source: Box<dyn TensorSource>,
+        description: ModelDescription,
+    ) -> Self {
+        let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
+            source_type: match &recipe.origin {
+                TensorOrigin::Source { tensor, .. } => source.tensors()[tensor.0].data_type,
+                TensorOrigin::Computed(_) => DataType::F32,
+            },
+            name: recipe.name,
+            shape: recipe.shape,
+            unquantized: DataType::F32,
+            origin: recipe.origin,
+        };
+        let tensors = description.tensors.into_iter().map(tensor).collect();
+        let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
+        model.ignored = description.ignored;
+        model.warnings = description.warnings.iter().map(ToString::to_string).collect();
+        model
+    }
+
+    fn ordered(
+        path: &Path,
+        container: &'static str,
+        metadata: Metadata,
+        mut tensors: Vec<ModelTensor>,
+        source: Box<dyn TensorSource>,
+    ) -> Self {
+        tensors.sort_by(|a, b| qz_plan::layer_then_name(&a.name, &b.name));
+        Self {
+            path: path.to_owned(),
+            container,
+            metadata,
+            tensors,
+            ignored: Vec::new(),
+            warnings: Vec::new(),
+            source,
+        }
+    }
+
+    /// Its GGUF metadata.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Its tensors, in the order they are written.
+    pub fn tensors(&self) -> &[ModelTensor] {
+        &self.tensors
+    }
+
+    /// What a person should know about it.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Weights over all tensors.
+    pub fn weights(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.shape.elements()).sum()
+    }
+
+    /// Where a tensor's bytes lie, for messages; a computed one lies nowhere.
+    pub(crate) fn location(&self, tensor: &ModelTensor, offset: u64) -> Location {
+        match &tensor.origin {
+            TensorOrigin::Source { tensor, .. } => self.source.tensors()[tensor.0].location(offset),
+            TensorOrigin::Computed(_) => Location::file(&self.path).tensor(&tensor.name),
+        }
+    }
+
+    /// Fails if an input file was written to since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
+        for file in self.source.files() {
+            if file.has_changed()? {
+                return Err(Error::InputChanged(file.path().to_path_buf()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,403 @@
+//! The engine: tiles of rows flow from one reading thread through encoding
+//! threads to one writing thread, over bounded queues.
+//!
+//! Invariants:
+//! - A tile is whole rows of one tensor, about [`TILE_WEIGHTS`] weights, so the
+//!   memory in flight does not depend on the model.
+//! - Every row is encoded alone, so the bytes do not depend on tiles or threads.
+//! - Of several faults the one in the first tile is reported, so the message does
+//!   not depend on threads either: a fault skips only the tiles after it.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use qz_codec::Codec;
+use qz_models::{RowOrder, TensorOrigin};
+use qz_tensor::{DataType, Location, TensorIndex};
+
+use crate::error::Error;
+use crate::model::{Model, ModelTensor, to_usize};
+
+/// Weights in a tile: large enough that queues and system calls cost nothing,
+/// small enough that dozens of threads stay far below the memory promise.
+const TILE_WEIGHTS: u64 = 512 * 1024;
+
+/// Weights decoded at a time: their f32 form stays in a core's second cache.
+const CHUNK_WEIGHTS: usize = 32 * 1024;
+
+/// Set from outside to stop a job between tiles.
+pub type Cancel = AtomicBool;
+
+/// A tensor and what is to become of it.
+pub(crate) struct Work<'a> {
+    pub(crate) tensor: &'a ModelTensor,
+    /// The type wanted by each output; `None` where the output has the tensor
+    /// already.
+    pub(crate) wanted: Vec<Option<DataType>>,
+}
+
+/// Encoded rows of one tensor for one output.
+pub(crate) struct Piece {
+    /// Position in the list of work.
+    pub(crate) work: usize,
+    /// Position in the list of outputs.
+    pub(crate) output: usize,
+    /// Where the bytes go, from the start of the tensor.
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What the writing side hears of.
+pub(crate) enum Step {
+    /// Bytes for an output.
+    Piece(Piece),
+    /// A tile is through for every output; `is_last` closes its tensor.
+    TileDone { work: usize, weights: u64, is_last: bool },
+}
+
+/// The first tile that failed; those after it need no work.
+struct TileLimit(AtomicUsize);
+
+impl Default for TileLimit {
+    fn default() -> Self {
+        Self(AtomicUsize::new(usize::MAX))
+    }
+}
+
+impl TileLimit {
+    fn lower_to(&self, number: usize) {
+        self.0.fetch_min(number, Ordering::Relaxed);
+    }
+
+    fn excludes(&self, number: usize) -> bool {
+        number > self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Tile {
+    number: usize,
+    work: usize,
+    rows: Range<u64>,
+}
+
+struct LoadedTile {
+    tile: Tile,
+    bytes: Vec<u8>,
+}
+
+/// Runs all work on `threads` encoding threads; `write` is called on this thread
+/// for every step. Steps of one tile are together, tiles come in any order.
+pub(crate) fn run(
+    model: &Model,
+    work: &[Work<'_>],
+    threads: usize,
+    cancel: &Cancel,
+    mut write: impl FnMut(Step) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let threads = threads.max(1);
+    let limit = TileLimit::default();
+    let tiles = tiles(work);
+    let mut open_tiles: Vec<usize> = vec![0; work.len()];
+    tiles.iter().for_each(|tile| open_tiles[tile.work] += 1);
+
+    let (to_encode, loaded) = bounded::<LoadedTile>(threads);
+    let (to_write, encoded) = bounded::<Encoded>(threads);
+    let (give_back, spare) = bounded::<Vec<u8>>(4 * threads + 4);
+    let mut fault: Option<(usize, Error)> = None;
+
+    thread::scope(|scope| {
+        let reader = Reader { model, work, limit: &limit, cancel, spare: &spare };
+        let failed = to_write.clone();
+        scope.spawn(move || reader.read_all(tiles, &to_encode, &failed));
+        for _ in 0..threads {
+            let encoder = Encoder { model, work, limit: &limit, give_back: give_back.clone() };
+            let (loaded, to_write) = (loaded.clone(), to_write.clone());
+            scope.spawn(move || encoder.encode_all(&loaded, &to_write));
+        }
+        drop((loaded, to_write));
+        for Encoded { number, outcome } in encoded {
+            let written = outcome.and_then(|tile| {
+                if limit.excludes(number) {
+                    return Ok(());
+                }
+                open_tiles[tile.work] -= 1;
+                let is_last = open_tiles[tile.work] == 0;
+                for piece in tile.pieces {
+                    write(Step::Piece(piece))?;
+                }
+                write(Step::TileDone { work: tile.work, weights: tile.weights, is_last })
+            });
+            if let Err(error) = written {
+                limit.lower_to(number);
+                if fault.as_ref().is_none_or(|(first, _)| number < *first) {
+                    fault = Some((number, error));
+                }
+            }
+        }
+    });
+    fault.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// All tiles of all work, in order.
+fn tiles(work: &[Work<'_>]) -> Vec<Tile> {
+    let mut tiles = Vec::new();
+    for (position, item) in work.iter().enumerate() {
+        let ((rows, _), step) = (item.tensor.grid(), tile_rows(item.tensor));
+        let mut start = 0;
+        while start < rows {
+            let end = rows.min(start.saturating_add(step));
+            tiles.push(Tile { number: tiles.len(), work: position, rows: start..end });
+            start = end;
+        }
+    }
+    tiles
+}
+
+/// Rows in a tile: whole units of the row order, at least one.
+fn tile_rows(tensor: &ModelTensor) -> u64 {
+    let unit = match &tensor.origin {
+        TensorOrigin::Source { row_order, .. } => row_order.unit(),
+        TensorOrigin::Computed(_) => 1,
+    };
+    let unit = unit.max(1);
+    let rows = TILE_WEIGHTS / tensor.grid().1.max(1);
+    (rows / unit).max(1) * unit
+}
+
+struct Encoded {
+    number: usize,
+    outcome: Result<EncodedTile, Error>,
+}
+
+struct EncodedTile {
+    work: usize,
+    weights: u64,
+    pieces: Vec<Piece>,
+}
+
+struct Reader<'a> {
+    model: &'a Model,
+    work: &'a [Work<'a>],
+    limit: &'a TileLimit,
+    cancel: &'a Cancel,
+    spare: &'a Receiver<Vec<u8>>,
+}
+
+impl Reader<'_> {
+    /// Hands every tile's bytes on, until the end, a fault, or a stop.
+    fn read_all(&self, tiles: Vec<Tile>, to: &Sender<LoadedTile>, failed: &Sender<Encoded>) {
+        for tile in tiles {
+            let number = tile.number;
+            if self.limit.excludes(number) {
+                return;
+            }
+            let bytes = if self.cancel.load(Ordering::Relaxed) {
+                Err(Error::Interrupted)
+            } else {
+                self.read(&tile)
+            };
+            match bytes {
+                Ok(bytes) => {
+                    if to.send(LoadedTile { tile, bytes }).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.limit.lower_to(number);
+                    // The writing side may be gone already; then so is the need.
+                    let _ = failed.send(Encoded { number, outcome: Err(error) });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn read(&self, tile: &Tile) -> Result<Vec<u8>, Error> {
+        let tensor = self.work[tile.work].tensor;
+        let row_bytes = tensor.row_bytes(tensor.source_type);
+        let mut bytes = self.spare.try_recv().unwrap_or_default();
+        bytes.resize(row_bytes * to_usize(tile.rows.end - tile.rows.start), 0);
+        match &tensor.origin {
+            TensorOrigin::Source { tensor, .. } => {
+                self.model.source.read(*tensor, tile.rows.start * row_bytes as u64, &mut bytes)?;
+            }
+            TensorOrigin::Computed(values) => {
+                let start = to_usize(tile.rows.start * tensor.grid().1);
+                for (out, value) in bytes.chunks_exact_mut(4).zip(&values[start..]) {
+                    out.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+struct Encoder<'a> {
+    model: &'a Model,
+    work: &'a [Work<'a>],
+    limit: &'a TileLimit,
+    give_back: Sender<Vec<u8>>,
+}
+
+impl Encoder<'_> {
+    fn encode_all(&self, from: &Receiver<LoadedTile>, to: &Sender<Encoded>) {
+        let mut scratch = Scratch::default();
+        for LoadedTile { tile, bytes } in from {
+            if self.limit.excludes(tile.number) {
+                continue;
+            }
+            let outcome = self.encode(&tile, bytes, &mut scratch);
+            if outcome.is_err() {
+                self.limit.lower_to(tile.number);
+            }
+            if to.send(Encoded { number: tile.number, outcome }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn encode(
+        &self,
+        tile: &Tile,
+        bytes: Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<EncodedTile, Error> {
+        let work = &self.work[tile.work];
+        let rows = TileRows { model: self.model, tensor: work.tensor, rows: tile.rows.clone() };
+        let bytes = rows.in_output_order(bytes, scratch);
+        rows.check_finite(&bytes)?;
+        let mut pieces = Vec::with_capacity(work.wanted.len());
+        let mut input = Some(bytes);
+        let copies = |wanted: &Option<DataType>| *wanted == Some(work.tensor.source_type);
+        let last_copy = work.wanted.iter().rposition(copies);
+        for (output, wanted) in work.wanted.iter().enumerate() {
+            let Some(wanted) = *wanted else { continue };
+            let offset = tile.rows.start * work.tensor.row_bytes(wanted) as u64;
+            let stored = input.as_deref().unwrap_or_default();
+            let bytes = if wanted != work.tensor.source_type {
+                rows.convert(stored, wanted, scratch)?
+            } else if last_copy == Some(output) && output + 1 == work.wanted.len() {
+                input.take().unwrap_or_default()
+            } else {
+                stored.to_vec()
+            };
+            pieces.push(Piece { work: tile.work, output, offset, bytes });
+        }
+        if let Some(bytes) = input {
+            // A full pool means the reader has enough; then this one is freed.
+            let _ = self.give_back.try_send(bytes);
+        }
+        let weights = (tile.rows.end - tile.rows.start) * work.tensor.grid().1;
+        Ok(EncodedTile { work: tile.work, weights, pieces })
+    }
+}
+
+/// Buffers that an encoding thread keeps.
+#[derive(Default)]
+struct Scratch {
+    weights: Vec<f32>,
+    reordered: Vec<u8>,
+}
+
+/// One tile's rows at work.
+struct TileRows<'a> {
+    model: &'a Model,
+    tensor: &'a ModelTensor,
+    rows: Range<u64>,
+}
+
+impl TileRows<'_> {
+    /// The rows as the output wants them. Row orders stay within units, and a
+    /// tile holds whole units.
+    fn in_output_order(&self, bytes: Vec<u8>, scratch: &mut Scratch) -> Vec<u8> {
+        let TensorOrigin::Source { row_order, .. } = &self.tensor.origin else { return bytes };
+        if *row_order == RowOrder::AsStored {
+            return bytes;
+        }
+        let row_bytes = self.tensor.row_bytes(self.tensor.source_type);
+        scratch.reordered.resize(bytes.len(), 0);
+        for (row, out) in self.rows.clone().zip(scratch.reordered.chunks_exact_mut(row_bytes)) {
+            let start = to_usize(row_order.source_row(row) - self.rows.start) * row_bytes;
+            out.copy_from_slice(&bytes[start..start + row_bytes]);
+        }
+        std::mem::replace(&mut scratch.reordered, bytes)
+    }
+
+    fn check_finite(&self, bytes: &[u8]) -> Result<(), Error> {
+        let data_type = self.tensor.source_type;
+        let Some(codec) = qz_codec::codec_for(data_type) else { return Ok(()) };
+        let Some(block) = codec.first_non_finite_block(bytes) else { return Ok(()) };
+        let blocks_per_row = to_usize(self.tensor.grid().1) / data_type.block_elements();
+        let row = self.rows.start + (block / blocks_per_row) as u64;
+        let block_in_row = (block % blocks_per_row) as u64;
+        let source_row = match &self.tensor.origin {
+            TensorOrigin::Source { row_order, .. } => row_order.source_row(row),
+            TensorOrigin::Computed(_) => row,
+        };
+        let stored = source_row * blocks_per_row as u64 + block_in_row;
+        let size = data_type.block_bytes();
+        let location = self.model.location(self.tensor, stored * size as u64);
+        if data_type.is_block() {
+            return Err(Error::NonFiniteBlock { location, block: stored, data_type });
+        }
+        let mut value = [0.0];
+        codec.decode(&bytes[block * size..(block + 1) * size], &mut value);
+        Err(Error::NonFiniteWeight { location, index: stored, value: value[0] })
+    }
+
+    /// Decodes and encodes the rows, a chunk at a time.
+    fn convert(
+        &self,
+        stored: &[u8],
+        wanted: DataType,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<u8>, Error> {
+        let decoder = self.codec(self.tensor.source_type, wanted)?;
+        let encoder = self.codec(wanted, wanted)?;
+        let columns = to_usize(self.tensor.grid().1);
+        let (row_in, row_out) =
+            (self.tensor.row_bytes(self.tensor.source_type), self.tensor.row_bytes(wanted));
+        let chunk_rows = (CHUNK_WEIGHTS / columns).max(1);
+        let rows = to_usize(self.rows.end - self.rows.start);
+        let mut bytes = vec![0; rows * row_out];
+        scratch.weights.resize(chunk_rows.min(rows) * columns, 0.0);
+        let chunks = stored.chunks(chunk_rows * row_in).zip(bytes.chunks_mut(chunk_rows * row_out));
+        for (chunk, (stored, out)) in chunks.enumerate() {
+            let weights = &mut scratch.weights[..stored.len() / row_in * columns];
+            decoder.decode(stored, weights);
+            encoder.encode(weights, columns, None, out);
+            if let Some(block) = encoder.first_non_finite_block(out) {
+                let row = chunk * chunk_rows + block / (columns / wanted.block_elements());
+                return Err(self.overflow(row, wanted, &weights[row % chunk_rows * columns..][..columns]));
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn codec(&self, data_type: DataType, target: DataType) -> Result<&'static dyn Codec, Error> {
+        qz_codec::codec_for(data_type).ok_or_else(|| Error::NoCodec {
+            location: self.model.location(self.tensor, 0),
+            data_type: self.tensor.source_type,
+            target,
+            missing: data_type,
+        })
+    }
+
+    fn overflow(&self, row_in_tile: usize, data_type: DataType, weights: &[f32]) -> Error {
+        let location: Location = self.model.location(self.tensor, 0);
+        let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
+        Error::Overflow {
+            location: Location { offset: None, ..location },
+            row: self.rows.start + row_in_tile as u64,
+            largest,
+            data_type,
+        }
+    }
+}
+
+/// The position of a tensor in an output, for readability at the call.
+pub(crate) fn index(position: usize) -> TensorIndex {
+    TensorIndex(position)
+}

@@ -1,0 +1,66 @@
+//! What a conversion can be asked for: `format:scheme`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use qz_plan::{FILE_TYPES, FileType};
+
+/// A container format and the types its tensors get. `gguf:` may be left out.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The GGUF file type.
+    pub file_type: &'static FileType,
+}
+
+/// A target that does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("no such target: {given}; there are: {}", known.join(", "))]
+pub struct UnknownTarget {
+    given: String,
+    known: Vec<&'static str>,
+}
+
+impl Target {
+    /// All of them, as they are written on the command line.
+    pub fn names() -> Vec<&'static str> {
+        FILE_TYPES.iter().map(|file_type| file_type.name).collect()
+    }
+
+    /// The file's name for a model called `stem`: `stem-Q4_K_M.gguf`.
+    pub fn file_name(&self, stem: &str) -> String {
+        format!("{stem}-{}.gguf", self.file_type.name.to_uppercase())
+    }
+}
+
+impl FromStr for Target {
+    type Err = UnknownTarget;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTarget> {
+        let scheme = text.strip_prefix("gguf:").unwrap_or(text);
+        FileType::from_name(scheme)
+            .map(|file_type| Self { file_type })
+            .ok_or_else(|| UnknownTarget { given: text.to_owned(), known: Self::names() })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.file_type.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(text.parse::<Target>().ok().map(|target| target.to_string()), expected.map(str::to_owned));
+        };
+        check("q4_k_m", Some("q4_k_m"));
+        check("gguf:Q6_K", Some("q6_k"));
+        check("gptq:w4", None);
+        check("", None);
+    }
+}

@@ -1,0 +1,352 @@
+//! `verify`: is an artifact whole, and does it hold the weights it claims to?
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use qz_codec::{Codec, codec_for};
+use qz_models::{RowOrder, TensorOrigin};
+use qz_plan::FileType;
+use qz_tensor::{DataType, Diagnose};
+use rayon::prelude::*;
+
+use crate::error::Error;
+use crate::event::{Event, Observer};
+use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
+
+/// What to compare with.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyOptions {
+    /// The model the artifact claims to come from.
+    pub source: Option<PathBuf>,
+    /// How the source is read.
+    pub open: OpenOptions,
+    /// The largest relative error a tensor may have, instead of its type's own.
+    pub max_relative_error: Option<f64>,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// What was found.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Verification {
+    /// The artifact.
+    pub path: PathBuf,
+    /// What it was compared with.
+    pub source: Option<PathBuf>,
+    /// True without findings.
+    pub passed: bool,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Every tensor of the artifact.
+    pub tensors: Vec<TensorCheck>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Finding {
+    /// The rule's stable name.
+    pub rule: &'static str,
+    /// The tensor or key, if it is about one.
+    pub tensor: Option<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What was measured of one tensor.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TensorCheck {
+    /// Its name.
+    pub name: String,
+    /// How it is stored.
+    #[serde(rename = "type")]
+    pub data_type: &'static str,
+    /// ‖W − Ŵ‖ / ‖W‖ over the whole tensor; `None` without a source.
+    pub relative_error: Option<f64>,
+    /// Weights that are not zero in the source and zero in the artifact.
+    pub vanished: Option<u64>,
+}
+
+/// Rows compared at a time; results of the parts are summed in order.
+const PART_WEIGHTS: u64 = 256 * 1024;
+
+/// Checks the artifact at `path`.
+///
+/// # Errors
+/// If the artifact or the source cannot be read at all. What is merely wrong is
+/// a finding.
+pub fn verify(
+    path: &Path,
+    options: &VerifyOptions,
+    observer: &mut dyn Observer,
+) -> Result<Verification, Error> {
+    let artifact = Model::open(path, &OpenOptions::default())?;
+    let source =
+        options.source.as_deref().map(|path| Model::open(path, &options.open)).transpose()?;
+    let mut findings = structure(&artifact);
+    let pairs = match &source {
+        Some(source) => pair(&artifact, source, &mut findings),
+        None => HashMap::new(),
+    };
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .build()
+        .map_err(|error| Error::Threads(error.to_string()))?;
+    let (count, weights) = (artifact.tensors.len(), artifact.weights());
+    observer.observe(Event::Started { job: "verify", tensors: count, weights });
+    let mut tensors = Vec::with_capacity(count);
+    for tensor in &artifact.tensors {
+        let original = pairs.get(tensor.name.as_str()).and_then(|original| Some((source.as_ref()?, *original)));
+        let check = pool.install(|| check_tensor(&artifact, tensor, original));
+        tensors.push(judge(tensor, check, options, &mut findings)?);
+        observer.observe(Event::Advanced { weights: tensor.shape.elements() });
+    }
+    Ok(Verification {
+        path: path.to_owned(),
+        source: options.source.clone(),
+        passed: findings.is_empty(),
+        findings,
+        tensors,
+    })
+}
+
+/// What can be said without reading weights.
+fn structure(artifact: &Model) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut find = |rule, key: &str, message: String| {
+        findings.push(Finding { rule, tensor: Some(key.to_owned()), message });
+    };
+    let metadata = &artifact.metadata;
+    let Some(architecture) = metadata.string("general.architecture") else {
+        find("metadata-missing", "general.architecture", "the file names no architecture".into());
+        return findings;
+    };
+    for key in ["context_length", "embedding_length", "block_count", "attention.head_count"] {
+        let key = format!("{architecture}.{key}");
+        if metadata.unsigned(&key).is_none() && metadata.get(&key).is_none() {
+            find("metadata-missing", &key, format!("{key} is missing; engines refuse the file"));
+        }
+    }
+    if let Some(file_type) = metadata.unsigned("general.file_type") {
+        let known = u32::try_from(file_type).ok().and_then(FileType::from_id);
+        let quantized = |base: DataType| {
+            artifact.tensors.iter().any(|tensor| tensor.source_type == base)
+        };
+        if let Some(known) = known.filter(|known| !quantized(known.base)) {
+            let message = format!("the file calls itself {}, but no tensor is {}", known.name, known.base);
+            find("file-type", "general.file_type", message);
+        }
+    }
+    let layers = metadata.unsigned(&format!("{architecture}.block_count")).unwrap_or(0);
+    for layer in 0..layers.min(artifact.tensors.len() as u64 + 1) {
+        let prefix = format!("blk.{layer}.");
+        if !artifact.tensors.iter().any(|tensor| tensor.name.starts_with(&prefix)) {
+            find("layer-missing", &prefix, format!("layer {layer} of {layers} has no tensors"));
+        }
+    }
+    for name in ["token_embd.weight", "output_norm.weight"] {
+        if !artifact.tensors.iter().any(|tensor| tensor.name == name) {
+            find("tensor-missing", name, format!("{name} is missing"));
+        }
+    }
+    findings
+}
+
+/// The source's tensor for each of the artifact's; differences become findings.
+fn pair<'a>(
+    artifact: &'a Model,
+    source: &'a Model,
+    findings: &mut Vec<Finding>,
+) -> HashMap<&'a str, &'a ModelTensor> {
+    let originals: HashMap<&str, &ModelTensor> =
+        source.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let mut pairs = HashMap::new();
+    let mut find = |rule, name: &str, message| {
+        findings.push(Finding { rule, tensor: Some(name.to_owned()), message });
+    };
+    for tensor in &artifact.tensors {
+        match originals.get(tensor.name.as_str()) {
+            None => find("tensor-extra", &tensor.name, "the source has no such tensor".to_owned()),
+            // A vector is compared element by element, a vector of blocks cannot be.
+            Some(original) if original.shape != tensor.shape || original.grid() != tensor.grid() => {
+                let message = format!("shape {}, the source has {}", tensor.shape, original.shape);
+                find("shape", &tensor.name, message);
+            }
+            Some(original) => {
+                pairs.insert(tensor.name.as_str(), *original);
+            }
+        }
+    }
+    for tensor in &source.tensors {
+        if !artifact.tensors.iter().any(|written| written.name == tensor.name) {
+            find("tensor-missing", &tensor.name, "the source has it, the artifact lacks it".to_owned());
+        }
+    }
+    pairs
+}
+
+/// Sums over a tensor.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    error: f64,
+    energy: f64,
+    vanished: u64,
+}
+
+enum Check {
+    /// Nothing to compare with, or no codec: the blocks were checked as far as
+    /// they can be.
+    Blocks,
+    Compared(Sums),
+}
+
+fn check_tensor(
+    artifact: &Model,
+    tensor: &ModelTensor,
+    original: Option<(&Model, &ModelTensor)>,
+) -> Result<Check, Error> {
+    let Some(codec) = codec_for(tensor.source_type) else { return Ok(Check::Blocks) };
+    let original = original.and_then(|(model, original)| {
+        Some((model, original, codec_for(original.source_type)?))
+    });
+    let parts: Vec<Result<Sums, Error>> = parts(tensor, original.map(|(_, original, _)| original))
+        .into_par_iter()
+        .map(|rows| {
+            let written = decode_rows(artifact, tensor, codec, rows.clone())?;
+            match original {
+                None => Ok(Sums::default()),
+                Some((model, original, codec)) => {
+                    let wanted = decode_rows(model, original, codec, rows)?;
+                    Ok(sums(&wanted, &written))
+                }
+            }
+        })
+        .collect();
+    // In order of the parts, so that the figures do not depend on threads.
+    let total = parts.into_iter().try_fold(Sums::default(), |total, part| {
+        let part = part?;
+        Ok::<_, Error>(Sums {
+            error: total.error + part.error,
+            energy: total.energy + part.energy,
+            vanished: total.vanished + part.vanished,
+        })
+    })?;
+    Ok(if original.is_some() { Check::Compared(total) } else { Check::Blocks })
+}
+
+/// Row ranges that hold whole units of the source's row order.
+fn parts(tensor: &ModelTensor, original: Option<&ModelTensor>) -> Vec<Range<u64>> {
+    let unit = match original.map(|original| &original.origin) {
+        Some(TensorOrigin::Source { row_order, .. }) => row_order.unit().max(1),
+        _ => 1,
+    };
+    let (rows, columns) = tensor.grid();
+    let step = (PART_WEIGHTS / columns.max(1) / unit).max(1) * unit;
+    (0..rows.div_ceil(step)).map(|part| part * step..rows.min((part + 1) * step)).collect()
+}
+
+/// The rows' weights in output order.
+fn decode_rows(
+    model: &Model,
+    tensor: &ModelTensor,
+    codec: &dyn Codec,
+    rows: Range<u64>,
+) -> Result<Vec<f32>, Error> {
+    let columns = to_usize(tensor.grid().1);
+    let count = to_usize(rows.end - rows.start);
+    let row_bytes = tensor.row_bytes(tensor.source_type);
+    let (index, row_order) = match &tensor.origin {
+        TensorOrigin::Computed(values) => {
+            let start = to_usize(rows.start) * columns;
+            return Ok(values[start..start + count * columns].to_vec());
+        }
+        TensorOrigin::Source { tensor, row_order } => (*tensor, row_order),
+    };
+    let mut bytes = vec![0; count * row_bytes];
+    model.source.read(index, rows.start * row_bytes as u64, &mut bytes)?;
+    if let Some(block) = codec.first_non_finite_block(&bytes) {
+        let offset = rows.start * row_bytes as u64 + (block * tensor.source_type.block_bytes()) as u64;
+        return Err(Error::NonFiniteBlock {
+            location: model.location(tensor, offset),
+            block: offset / tensor.source_type.block_bytes() as u64,
+            data_type: tensor.source_type,
+        });
+    }
+    let mut stored = vec![0.0; count * columns];
+    codec.decode(&bytes, &mut stored);
+    if *row_order == RowOrder::AsStored {
+        return Ok(stored);
+    }
+    let source_row = |row| to_usize(row_order.source_row(row) - rows.start);
+    let ordered = rows.clone().flat_map(|row| {
+        let start = source_row(row) * columns;
+        stored[start..start + columns].iter().copied()
+    });
+    Ok(ordered.collect())
+}
+
+fn sums(wanted: &[f32], written: &[f32]) -> Sums {
+    let mut sums = Sums::default();
+    for (wanted, written) in wanted.iter().zip(written) {
+        let difference = f64::from(wanted - written);
+        sums.error += difference * difference;
+        sums.energy += f64::from(*wanted) * f64::from(*wanted);
+        sums.vanished += u64::from(*wanted != 0.0 && *written == 0.0);
+    }
+    sums
+}
+
+/// Turns a measurement into a row of the report, and a bad one into a finding.
+fn judge(
+    tensor: &ModelTensor,
+    check: Result<Check, Error>,
+    options: &VerifyOptions,
+    findings: &mut Vec<Finding>,
+) -> Result<TensorCheck, Error> {
+    let mut row = TensorCheck {
+        name: tensor.name.clone(),
+        data_type: tensor.source_type.name(),
+        relative_error: None,
+        vanished: None,
+    };
+    match check {
+        Ok(Check::Blocks) => {}
+        Ok(Check::Compared(sums)) => {
+            let relative_error = if sums.error == 0.0 { 0.0 } else { (sums.error / sums.energy).sqrt() };
+            let limit = options.max_relative_error.unwrap_or_else(|| error_limit(tensor.source_type));
+            if relative_error.is_nan() || relative_error > limit {
+                findings.push(Finding {
+                    rule: "relative-error",
+                    tensor: Some(tensor.name.clone()),
+                    message: format!(
+                        "relative error {relative_error:.4}, more than {limit:.4} for {}",
+                        tensor.source_type
+                    ),
+                });
+            }
+            row.relative_error = Some(relative_error);
+            row.vanished = Some(sums.vanished);
+        }
+        Err(error @ (Error::NonFiniteBlock { .. } | Error::NonFiniteWeight { .. })) => {
+            let rule = error.diagnosis().rule;
+            let tensor = Some(tensor.name.clone());
+            findings.push(Finding { rule, tensor, message: error.to_string() });
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(row)
+}
+
+/// The relative error no honest encoding exceeds: about three times what the
+/// type's own search leaves of Gaussian weights. Weights of another tensor, or
+/// rows in another order, give about 1.4.
+fn error_limit(data_type: DataType) -> f64 {
+    match data_type {
+        // Rounding to a 24, 11 or 8 bit significand; halved once more for f16,
+        // whose small numbers have fewer bits.
+        DataType::F32 => 0.0,
+        DataType::F16 => 2f64.powi(-10),
+        DataType::BF16 => 2f64.powi(-8),
+        _ => 2f64.powf(2.5 - data_type.bits_per_weight()),
+    }
+}

@@ -1,0 +1,153 @@
+//! What `convert` promises beyond the reference's bytes.
+
+use std::fs;
+
+use qz_gguf::GgufFile;
+use qz_tensor::{
+    DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink, TensorSource,
+    Value,
+};
+
+use crate::support::{copy_of, fixtures, names, quantize, scratch, text};
+
+const FIXTURE: &str = "tiny/llama-tied";
+
+#[test]
+fn several_targets_from_one_read_equal_single_conversions() {
+    let folder = scratch();
+    let source = fixtures().join(FIXTURE);
+    let many = folder.path().join("many");
+    quantize(&["convert", text(&source), "--to", "bf16,q4_k_m,q6_k", "-o", text(&many)]).expect_success();
+    let written = ["llama-tied-BF16.gguf", "llama-tied-Q4_K_M.gguf", "llama-tied-Q6_K.gguf"];
+    assert_eq!(names(&many), written);
+    for (target, name) in ["bf16", "q4_k_m", "q6_k"].into_iter().zip(written) {
+        let single = folder.path().join("single.gguf");
+        quantize(&["convert", text(&source), "--to", target, "-o", text(&single)]).expect_success();
+        assert!(fs::read(&single).expect("read") == fs::read(many.join(name)).expect("read"), "{target}");
+        fs::remove_file(single).expect("removed");
+    }
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_threads() {
+    let folder = scratch();
+    let source = fixtures().join(FIXTURE);
+    let convert = |threads: &str| {
+        let output = folder.path().join(format!("{threads}.gguf"));
+        let arguments = ["convert", text(&source), "--to", "q4_k_m", "-o", text(&output), "--threads", threads];
+        quantize(&arguments).expect_success();
+        fs::read(output).expect("read")
+    };
+    let one = convert("1");
+    for threads in ["2", "3", "8"] {
+        assert!(convert(threads) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_gguf_source_gives_the_bytes_of_its_checkpoint() {
+    let folder = scratch();
+    let source = fixtures().join(FIXTURE);
+    let [bf16, direct, through] = ["bf16.gguf", "direct.gguf", "through.gguf"].map(|name| folder.path().join(name));
+    quantize(&["convert", text(&source), "--to", "bf16", "-o", text(&bf16)]).expect_success();
+    quantize(&["convert", text(&source), "--to", "q5_k_m", "-o", text(&direct)]).expect_success();
+    quantize(&["convert", text(&bf16), "--to", "q5_k_m", "-o", text(&through)]).expect_success();
+    assert!(fs::read(direct).expect("read") == fs::read(through).expect("read"));
+}
+
+/// A GGUF file of an architecture nobody knows, with a key and a tensor nobody
+/// knows, of a type that has no codec.
+fn strange_gguf(path: &std::path::Path) {
+    let metadata: Metadata = [
+        ("general.architecture", Value::from("unheard-of")),
+        ("some.private.key", Value::from(vec!["kept".to_owned()])),
+        ("general.file_type", 0u32.into()),
+    ]
+    .into_iter()
+    .collect();
+    let tensor = |name: &str, data_type, dimensions: &[u64]| SinkTensor {
+        name: name.into(),
+        data_type,
+        shape: Shape::new(dimensions).expect("fits"),
+    };
+    let tensors = [
+        tensor("blk.0.attn_q.weight", DataType::F32, &[2, 256]),
+        tensor("some.private.table", DataType::IQ2_XS, &[3, 256]),
+    ];
+    let mut sink = qz_gguf::GgufSink::create(path, &metadata, &tensors, "test", OutputOptions::default())
+        .expect("created");
+    let weights: Vec<u8> = (0..512u16).flat_map(|i| (f32::from(i) / 512.0 - 0.5).to_le_bytes()).collect();
+    sink.put(TensorIndex(0), 0, &weights).expect("put");
+    sink.put(TensorIndex(1), 0, &[7; 3 * 74]).expect("put");
+    sink.finish().expect("finished");
+}
+
+#[test]
+fn unknown_keys_and_tensors_survive() {
+    let folder = scratch();
+    let [input, output] = ["in.gguf", "out.gguf"].map(|name| folder.path().join(name));
+    strange_gguf(&input);
+    quantize(&["convert", text(&input), "--to", "q8_0", "-o", text(&output)]).expect_success();
+    let file = GgufFile::open(&output).expect("opens");
+    let kept = Value::from(vec!["kept".to_owned()]);
+    assert_eq!(file.metadata().get("some.private.key"), Some(&kept));
+    let table = &file.tensors()[1];
+    assert_eq!((table.name.as_str(), table.data_type), ("some.private.table", DataType::IQ2_XS));
+    let mut bytes = vec![0; table.bytes as usize];
+    file.read(TensorIndex(1), 0, &mut bytes).expect("read");
+    assert!(bytes.iter().all(|byte| *byte == 7));
+    assert_eq!(file.tensors()[0].data_type, DataType::Q8_0);
+}
+
+#[test]
+fn quantizing_twice_needs_leave() {
+    let folder = scratch();
+    let [first, second] = ["first.gguf", "second.gguf"].map(|name| folder.path().join(name));
+    let source = fixtures().join(FIXTURE);
+    quantize(&["convert", text(&source), "--to", "q8_0", "-o", text(&first)]).expect_success();
+    let again = ["convert", text(&first), "--to", "q4_k_m", "-o", text(&second), "--json"];
+    let run = quantize(&again);
+    assert_eq!((run.code, &run.json()["error"]["rule"]), (5, &"requantize".into()));
+    assert!(!second.exists());
+    quantize(&[&again[..], &["--allow-requantize"]].concat()).expect_success();
+}
+
+#[test]
+fn an_existing_output_is_kept_without_force() {
+    let folder = scratch();
+    let output = folder.path().join("out.gguf");
+    fs::write(&output, "precious").expect("written");
+    let source = fixtures().join(FIXTURE);
+    let arguments = ["convert", text(&source), "--to", "q8_0", "-o", text(&output)];
+    let run = quantize(&arguments);
+    assert_eq!(run.code, 5, "{}", run.stderr);
+    assert!(run.stderr.contains("--force"), "{}", run.stderr);
+    assert_eq!(fs::read(&output).expect("read"), b"precious");
+    quantize(&[&arguments[..], &["--force"]].concat()).expect_success();
+    assert_eq!(&fs::read(&output).expect("read")[..4], b"GGUF");
+    assert_eq!(names(folder.path()), ["out.gguf"]);
+}
+
+#[test]
+fn the_input_is_never_the_output() {
+    let folder = scratch();
+    let path = folder.path().join("model.gguf");
+    strange_gguf(&path);
+    let before = fs::read(&path).expect("read");
+    let run = quantize(&["convert", text(&path), "--to", "f16", "-o", text(&path), "--force"]);
+    assert_eq!(run.code, 5, "{}", run.stderr);
+    assert!(fs::read(&path).expect("read") == before);
+}
+
+#[test]
+fn a_sharded_checkpoint_equals_its_single_file() {
+    // The same weights in one file: read back from our own GGUF.
+    let folder = scratch();
+    let source = fixtures().join("tiny/sharded");
+    let [whole, again] = ["whole.gguf", "again.gguf"].map(|name| folder.path().join(name));
+    quantize(&["convert", text(&source), "--to", "f32", "-o", text(&whole)]).expect_success();
+    let copy = copy_of("tiny/sharded", folder.path());
+    quantize(&["convert", text(&copy), "--to", "f32", "-o", text(&again), "--model-name", "x"]).expect_success();
+    let verify = quantize(&["verify", text(&again), "--source", text(&whole)]);
+    verify.expect_success();
+}

@@ -1,0 +1,150 @@
+//! Everything llama.cpp wrote from the committed checkpoints, we write too:
+//! `golden.json` beside each (made by `fixtures/make/golden_conversion.py`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use qz_codec::codec_for;
+use qz_gguf::GgufFile;
+use qz_tensor::{Array, DataType, Metadata, TensorIndex, TensorInfo, TensorSource, Value};
+use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
+
+use crate::support::{checkpoints, names, quantize, scratch, text};
+
+fn golden(checkpoint: &Path) -> Json {
+    let path = checkpoint.join("golden.json");
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).expect("JSON")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Name to type, shape and digest, as the golden files hold them. The reference
+/// converter writes tensors in the checkpoint's order, we in the quantizer's.
+fn tensors_of(file: &GgufFile) -> BTreeMap<String, Json> {
+    let describe = |(position, info): (usize, &TensorInfo)| {
+        let mut bytes = vec![0; info.bytes as usize];
+        file.read(TensorIndex(position), 0, &mut bytes).expect("read");
+        let shape: Vec<u64> = info.shape.dimensions().iter().rev().copied().collect();
+        let data_type = info.data_type.name().to_lowercase();
+        (info.name.clone(), json!({"type": data_type, "shape": shape, "sha256": hex(&bytes)}))
+    };
+    file.tensors().iter().enumerate().map(describe).collect()
+}
+
+fn tensors_in(golden: &Json) -> BTreeMap<String, Json> {
+    let describe = |tensor: &Json| {
+        let mut tensor = tensor.clone();
+        let fields = tensor.as_object_mut().expect("an object");
+        let name = fields.remove("name").expect("a name");
+        (name.as_str().expect("a string").to_owned(), tensor)
+    };
+    golden["tensors"].as_array().expect("a list").iter().map(describe).collect()
+}
+
+fn convert(checkpoint: &Path, target: &str, output: &Path) -> GgufFile {
+    quantize(&["convert", text(checkpoint), "--to", target, "-o", text(output)]).expect_success();
+    GgufFile::open(output).expect("what we write opens")
+}
+
+#[test]
+fn tensors_equal_the_reference_converter() {
+    let folder = scratch();
+    for checkpoint in checkpoints() {
+        for (target, expected) in golden(&checkpoint)["converted"].as_object().expect("an object") {
+            let output = folder.path().join("out.gguf");
+            let file = convert(&checkpoint, target, &output);
+            let context = format!("{} to {target}", checkpoint.display());
+            assert_eq!(tensors_of(&file), tensors_in(expected), "{context}");
+            std::fs::remove_file(output).expect("removed");
+        }
+    }
+}
+
+#[test]
+fn tensors_equal_the_reference_quantizer() {
+    let folder = scratch();
+    for checkpoint in checkpoints() {
+        for (target, expected) in golden(&checkpoint)["quantized"].as_object().expect("an object") {
+            let expected = tensors_in(expected);
+            let known = |tensor: &Json| {
+                let name = tensor["type"].as_str().expect("a string");
+                DataType::from_name(name).and_then(codec_for).is_some()
+            };
+            let context = format!("{} to {target}", checkpoint.display());
+            let output = folder.path().join("out.gguf");
+            if expected.values().all(known) {
+                assert_eq!(tensors_of(&convert(&checkpoint, target, &output)), expected, "{context}");
+                std::fs::remove_file(output).expect("removed");
+            } else {
+                // The reference falls back to types with smaller blocks.
+                let arguments = ["convert", text(&checkpoint), "--to", target, "-o", text(&output), "--json"];
+                let run = quantize(&arguments);
+                assert_eq!(run.code, 3, "{context}");
+                assert_eq!(run.json()["error"]["rule"], "row-does-not-fit", "{context}");
+                assert!(names(folder.path()).is_empty(), "{context}");
+            }
+        }
+    }
+}
+
+#[test]
+fn metadata_equals_the_reference_converter() {
+    let folder = scratch();
+    for checkpoint in checkpoints() {
+        let golden = golden(&checkpoint);
+        let file = convert(&checkpoint, "f16", &folder.path().join("out.gguf"));
+        let expected = golden["converted"]["f16"]["metadata"].as_array().expect("a list");
+        let entries: Vec<Json> = entries(file.metadata());
+        for (ours, theirs) in entries.iter().zip(expected) {
+            assert_eq!(ours, &rounded(theirs), "{}", checkpoint.display());
+        }
+        assert_eq!(entries.len(), expected.len(), "{}", checkpoint.display());
+        std::fs::remove_file(folder.path().join("out.gguf")).expect("removed");
+    }
+}
+
+/// JSON holds numbers in double precision; compare floats as the file has them.
+fn rounded(entry: &Json) -> Json {
+    let mut entry = entry.clone();
+    if entry["type"] == "float32" {
+        entry["value"] = json!(entry["value"].as_f64().expect("a number") as f32);
+    }
+    entry
+}
+
+fn entries(metadata: &Metadata) -> Vec<Json> {
+    metadata.iter().map(|(key, value)| entry(key, value)).collect()
+}
+
+/// One entry in the form of `golden_conversion.py`.
+fn entry(key: &str, value: &Value) -> Json {
+    let simple = |kind: &str, value: Json| json!({"key": key, "type": kind, "value": value});
+    match value {
+        Value::U32(value) => simple("uint32", json!(value)),
+        Value::I32(value) => simple("int32", json!(value)),
+        Value::U64(value) => simple("uint64", json!(value)),
+        Value::F32(value) => simple("float32", json!(value)),
+        Value::Bool(value) => simple("bool", json!(value)),
+        Value::String(value) => simple("string", json!(value)),
+        Value::Array(Array::String(values)) => list(key, "string", json!(values), values.len()),
+        Value::Array(Array::I32(values)) => list(key, "int32", json!(values), values.len()),
+        Value::Array(Array::F32(values)) => list(key, "float32", json!(values), values.len()),
+        Value::Array(Array::Bool(values)) => list(key, "bool", json!(values), values.len()),
+        Value::Array(Array::U32(values)) => list(key, "uint32", json!(values), values.len()),
+        other => panic!("{key}: the reference writes no {:?}", other.kind()),
+    }
+}
+
+fn list(key: &str, element_type: &str, values: Json, length: usize) -> Json {
+    const LONGEST: usize = 16;
+    if length <= LONGEST {
+        json!({"key": key, "type": "array", "element_type": element_type, "value": values})
+    } else {
+        let digest = hex(values.to_string().as_bytes());
+        json!({"key": key, "type": "array", "element_type": element_type, "length": length, "sha256": digest})
+    }
+}

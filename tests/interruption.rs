@@ -1,0 +1,126 @@
+//! Killed, starved or raced, it never leaves a wrong file.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{command, fixtures, names, quantize, scratch, text};
+
+fn demo() -> std::path::PathBuf {
+    fixtures().join("demo-llama")
+}
+
+fn converted(output: &Path) -> Vec<u8> {
+    let source = demo();
+    quantize(&["convert", text(&source), "--to", "q6_k", "-o", text(output)]).expect_success();
+    fs::read(output).expect("read")
+}
+
+/// Killed after any time, a rerun gives the same file.
+#[test]
+fn a_killed_run_is_finished_by_the_next() {
+    let folder = scratch();
+    let expected = converted(&folder.path().join("expected.gguf"));
+    let (source, output) = (demo(), folder.path().join("out.gguf"));
+    let arguments = ["convert", text(&source), "--to", "q6_k", "-o", text(&output)];
+    for milliseconds in [1, 5, 10, 20, 40, 80, 160] {
+        let mut child = command(&arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        thread::sleep(Duration::from_millis(milliseconds));
+        let _ = child.kill();
+        child.wait().expect("waited");
+        if output.exists() {
+            assert!(fs::read(&output).expect("read") == expected, "after {milliseconds} ms");
+            fs::remove_file(&output).expect("removed");
+        }
+    }
+    quantize(&arguments).expect_success();
+    assert!(fs::read(&output).expect("read") == expected);
+    assert_eq!(names(folder.path()), ["expected.gguf", "out.gguf"]);
+}
+
+/// An interrupt keeps what is done for the next run, and says so by its code.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_is_not_an_error_and_not_a_file() {
+    let folder = scratch();
+    let (source, output) = (demo(), folder.path().join("out.gguf"));
+    for signal in ["INT", "TERM"] {
+        let child = command(&["convert", text(&source), "--to", "q2_k", "-o", text(&output), "--threads", "1"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        thread::sleep(Duration::from_millis(60));
+        let id = child.id().to_string();
+        let sent = std::process::Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(sent.is_ok());
+        let code = child.wait_with_output().expect("waited").status.code();
+        let expected = if signal == "INT" { 130 } else { 143 };
+        // The run may have been faster than the signal, or not yet listening.
+        assert!([Some(0), Some(expected), None].contains(&code), "{signal}: {code:?}");
+        if code == Some(0) {
+            fs::remove_file(&output).expect("removed");
+        }
+        assert!(!output.exists());
+    }
+}
+
+/// A limit on file sizes stands in for a full disk: the operating system refuses
+/// the room before any work.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_nothing() {
+    let folder = scratch();
+    let (source, output) = (demo(), folder.path().join("out.gguf"));
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 100; exec '{}' convert '{}' --to q8_0 -o '{}' --json",
+        env!("CARGO_BIN_EXE_quantize"),
+        text(&source),
+        text(&output)
+    );
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash runs");
+    let run = crate::support::finish(output);
+    assert_eq!(run.code, 4, "{}", run.stderr);
+    assert!(run.stderr.contains("out.gguf"), "{}", run.stderr);
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    let folder = scratch();
+    let (source, output) = (demo(), folder.path().join("absent/out.gguf"));
+    let run = quantize(&["convert", text(&source), "--to", "q8_0", "-o", text(&output)]);
+    assert_eq!(run.code, 4, "{}", run.stderr);
+    assert!(run.stderr.contains("absent"), "{}", run.stderr);
+}
+
+/// Of several writers one makes the file; the others say who holds it, or find it.
+#[test]
+fn concurrent_writers_do_not_mix() {
+    let folder = scratch();
+    let expected = converted(&folder.path().join("expected.gguf"));
+    let (source, output) = (demo(), folder.path().join("out.gguf"));
+    for _ in 0..3 {
+        let arguments = ["convert", text(&source), "--to", "q6_k", "-o", text(&output)];
+        let children: Vec<_> = (0..3)
+            .map(|_| {
+                command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs")
+            })
+            .collect();
+        let codes: Vec<Option<i32>> = children
+            .into_iter()
+            .map(|child| child.wait_with_output().expect("waited").status.code())
+            .collect();
+        assert!(codes.contains(&Some(0)), "{codes:?}");
+        assert!(codes.iter().all(|code| [Some(0), Some(4), Some(5)].contains(code)), "{codes:?}");
+        assert!(fs::read(&output).expect("read") == expected);
+        fs::remove_file(&output).expect("removed");
+        assert_eq!(names(folder.path()), ["expected.gguf"]);
+    }
+}

@@ -1,0 +1,9 @@
+//! The binary as its users see it: real commands on the committed checkpoints.
+//! One test binary; each module is one question.
+
+mod bad_input;
+mod convert;
+mod golden;
+mod interruption;
+mod reports;
+mod support;

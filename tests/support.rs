@@ -1,0 +1,128 @@
+//! Runs the binary, finds fixtures, bends checkpoints.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What came of a run.
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Run {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.stdout, self.stderr))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_success(self) -> Self {
+        assert_eq!(self.code, 0, "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+/// `quantize` with these arguments.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quantize"));
+    command.args(arguments);
+    command
+}
+
+pub(crate) fn quantize(arguments: &[&str]) -> Run {
+    finish(command(arguments).output().expect("the binary runs"))
+}
+
+pub(crate) fn finish(output: Output) -> Run {
+    Run {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+/// The committed checkpoints: the trained one and the tiny ones.
+pub(crate) fn checkpoints() -> Vec<PathBuf> {
+    let tiny = fs::read_dir(fixtures().join("tiny")).expect("fixtures/tiny");
+    let mut folders: Vec<PathBuf> = tiny.map(|entry| entry.expect("an entry").path()).collect();
+    folders.sort();
+    folders.push(fixtures().join("demo-llama"));
+    folders
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
+
+/// A folder that goes away with the value.
+pub(crate) fn scratch() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// The names in a folder, sorted.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("listed");
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        entry.expect("an entry").file_name().into_string().expect("UTF-8")
+    };
+    let mut names: Vec<String> = entries.map(name).collect();
+    names.sort();
+    names
+}
+
+/// A copy of a committed checkpoint, to be bent.
+pub(crate) fn copy_of(fixture: &str, into: &Path) -> PathBuf {
+    let from = fixtures().join(fixture);
+    let to = into.join("checkpoint");
+    fs::create_dir(&to).expect("created");
+    for name in names(&from) {
+        if from.join(&name).is_file() {
+            fs::copy(from.join(&name), to.join(&name)).expect("copied");
+        }
+    }
+    to
+}
+
+/// Changes a JSON file in place.
+pub(crate) fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).expect("read")).expect("JSON");
+    edit(&mut value);
+    fs::write(path, value.to_string()).expect("written");
+}
+
+/// A safetensors file taken apart: header and data.
+pub(crate) struct Safetensors {
+    pub(crate) header: Value,
+    pub(crate) data: Vec<u8>,
+}
+
+impl Safetensors {
+    pub(crate) fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).expect("read");
+        let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+        let header = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+        Self { header, data: bytes[8 + length..].to_vec() }
+    }
+
+    pub(crate) fn write(&self, path: &Path) {
+        let header = self.header.to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(&self.data);
+        fs::write(path, bytes).expect("written");
+    }
+
+    /// The tensor's first byte in `data`.
+    pub(crate) fn start(&self, tensor: &str) -> usize {
+        self.header[tensor]["data_offsets"][0].as_u64().expect("an offset") as usize
+    }
+}

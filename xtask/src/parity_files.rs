@@ -1,0 +1,195 @@
+//! Whole files against llama.cpp: for every checkpoint and file type the tensors
+//! we write from the checkpoint itself, and those that llama.cpp's converter and
+//! quantizer write through an f32 intermediate.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use qz_gguf::GgufFile;
+use qz_plan::FILE_TYPES;
+use qz_tensor::{TensorIndex, TensorInfo, TensorSource};
+
+/// Where the reference and the subject are.
+pub struct Programs {
+    /// Folder with `llama-quantize` and `llama-perplexity`.
+    pub binaries: PathBuf,
+    /// llama.cpp's source tree, for its converter.
+    pub source: PathBuf,
+    /// A Python with what the converter needs.
+    pub python: PathBuf,
+    /// Our binary.
+    pub quantize: PathBuf,
+}
+
+/// One checkpoint and the name of its pre-tokenizer, which the reference must be
+/// told for vocabularies it has not seen.
+pub struct Checkpoint {
+    pub folder: PathBuf,
+    pub pre_tokenizer: String,
+}
+
+/// Compares every file type on every checkpoint; `text` is for perplexities.
+pub fn run(programs: &Programs, checkpoints: &[Checkpoint], text: Option<&Path>) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let mut differing = 0;
+    println!("{:<16} {:<8} {:>7} {:>9}  metadata that differs", "checkpoint", "type", "tensors", "differing");
+    for checkpoint in checkpoints {
+        let name = checkpoint.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let intermediate = scratch.path().join("reference-f32.gguf");
+        convert_by_reference(programs, checkpoint, &intermediate)?;
+        for file_type in FILE_TYPES {
+            let theirs = scratch.path().join("theirs.gguf");
+            quantize_by_reference(programs, &intermediate, &theirs, file_type.name)?;
+            let ours = scratch.path().join("ours.gguf");
+            match convert_by_us(programs, checkpoint, &ours, file_type.name)? {
+                None => println!("{name:<16} {:<8} refused: a row does not fit its blocks", file_type.name),
+                Some(()) => {
+                    let comparison = compare(&ours, &theirs)?;
+                    differing += comparison.differing.len();
+                    comparison.print(&name, file_type.name);
+                    if let Some(text) = text {
+                        compare_perplexity(programs, &ours, &theirs, text)?;
+                    }
+                    fs::remove_file(&ours)?;
+                }
+            }
+            fs::remove_file(&theirs)?;
+        }
+        fs::remove_file(&intermediate)?;
+    }
+    ensure!(differing == 0, "{differing} tensors differ from the reference's");
+    Ok(())
+}
+
+struct Comparison {
+    tensors: usize,
+    differing: Vec<String>,
+    metadata: Vec<String>,
+}
+
+impl Comparison {
+    fn print(&self, checkpoint: &str, file_type: &str) {
+        let (tensors, differing) = (self.tensors, self.differing.len());
+        let metadata = if self.metadata.is_empty() { "none".into() } else { self.metadata.join(", ") };
+        println!("{checkpoint:<16} {file_type:<8} {tensors:>7} {differing:>9}  {metadata}");
+        self.differing.iter().for_each(|tensor| println!("    {tensor}"));
+    }
+}
+
+fn compare(ours: &Path, theirs: &Path) -> Result<Comparison> {
+    let (ours, theirs) = (GgufFile::open(ours)?, GgufFile::open(theirs)?);
+    let (our_tensors, their_tensors) = (by_name(&ours), by_name(&theirs));
+    let mut differing = Vec::new();
+    for (name, (index, info)) in &their_tensors {
+        match our_tensors.get(name) {
+            None => differing.push(format!("{name}: missing")),
+            Some((_, own)) if own.data_type != info.data_type || own.shape != info.shape => {
+                let (own_type, own_shape) = (own.data_type, &own.shape);
+                differing.push(format!(
+                    "{name}: {own_type} {own_shape}, the reference has {} {}",
+                    info.data_type, info.shape
+                ));
+            }
+            Some((own, _)) => {
+                if read(&ours, *own)? != read(&theirs, *index)? {
+                    differing.push(format!("{name}: other bytes"));
+                }
+            }
+        }
+    }
+    let extra = our_tensors.keys().filter(|name| !their_tensors.contains_key(*name));
+    differing.extend(extra.map(|name| format!("{name}: the reference has no such tensor")));
+    let in_order = ours.tensors().iter().map(|info| &info.name).eq(theirs.tensors().iter().map(|info| &info.name));
+    if !in_order {
+        differing.push("the tensors' order".into());
+    }
+    Ok(Comparison { tensors: their_tensors.len(), differing, metadata: metadata_differences(&ours, &theirs) })
+}
+
+fn by_name(file: &GgufFile) -> BTreeMap<&str, (TensorIndex, &TensorInfo)> {
+    let tensors = file.tensors().iter().enumerate();
+    tensors.map(|(position, info)| (info.name.as_str(), (TensorIndex(position), info))).collect()
+}
+
+fn read(file: &GgufFile, index: TensorIndex) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.tensors()[index.0].bytes)?];
+    file.read(index, 0, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn metadata_differences(ours: &GgufFile, theirs: &GgufFile) -> Vec<String> {
+    let (ours, theirs) = (ours.metadata(), theirs.metadata());
+    let mut differences: Vec<String> = theirs
+        .iter()
+        .filter(|(key, value)| ours.get(key) != Some(value))
+        .map(|(key, _)| key.to_owned())
+        .collect();
+    let extra = ours.iter().filter(|(key, _)| theirs.get(key).is_none());
+    differences.extend(extra.map(|(key, _)| format!("+{key}")));
+    if differences.is_empty() && !ours.iter().map(|(key, _)| key).eq(theirs.iter().map(|(key, _)| key)) {
+        differences.push("order".into());
+    }
+    differences
+}
+
+fn convert_by_reference(programs: &Programs, checkpoint: &Checkpoint, output: &Path) -> Result<()> {
+    let driver = crate::workspace().join("fixtures/make/reference_convert.py");
+    let mut command = Command::new(&programs.python);
+    command.arg(driver).arg("--llama-cpp").arg(&programs.source).args(["--pre", &checkpoint.pre_tokenizer]);
+    command.args(["--outtype", "f32", "--outfile"]).arg(output).arg(&checkpoint.folder);
+    succeed(command)
+}
+
+fn quantize_by_reference(programs: &Programs, input: &Path, output: &Path, file_type: &str) -> Result<()> {
+    let mut command = Command::new(programs.binaries.join("llama-quantize"));
+    command.arg(input).arg(output).arg(file_type.to_uppercase());
+    succeed(command)
+}
+
+/// `None` if we refuse because rows do not fit (the reference falls back).
+fn convert_by_us(
+    programs: &Programs,
+    checkpoint: &Checkpoint,
+    output: &Path,
+    file_type: &str,
+) -> Result<Option<()>> {
+    let mut command = Command::new(&programs.quantize);
+    command.arg("convert").arg(&checkpoint.folder).args(["--to", file_type, "--json", "-o"]).arg(output);
+    let result = command.output().context("cannot run our own binary")?;
+    if result.status.success() {
+        return Ok(Some(()));
+    }
+    let report: serde_json::Value = serde_json::from_slice(&result.stdout).unwrap_or_default();
+    if report["error"]["rule"] == "row-does-not-fit" {
+        return Ok(None);
+    }
+    bail!("{}: {}", checkpoint.folder.display(), String::from_utf8_lossy(&result.stderr))
+}
+
+fn compare_perplexity(programs: &Programs, ours: &Path, theirs: &Path, text: &Path) -> Result<()> {
+    let (our_line, their_line) = (perplexity(programs, ours, text)?, perplexity(programs, theirs, text)?);
+    println!("    perplexity by llama.cpp: ours {our_line}, theirs {their_line}");
+    ensure!(our_line == their_line, "llama.cpp gives another perplexity with our file");
+    Ok(())
+}
+
+/// The estimate llama-perplexity prints, as it prints it.
+fn perplexity(programs: &Programs, model: &Path, text: &Path) -> Result<String> {
+    let mut command = Command::new(programs.binaries.join("llama-perplexity"));
+    command.arg("-m").arg(model).arg("-f").arg(text).args(["-c", "256", "-t", "2"]);
+    let result = command.output().context("cannot run llama-perplexity")?;
+    let output = [result.stdout, result.stderr].concat();
+    let output = String::from_utf8_lossy(&output);
+    let line = output.lines().find_map(|line| line.split_once("Final estimate: "));
+    let (_, estimate) = line.with_context(|| format!("llama.cpp cannot use {}:\n{output}", model.display()))?;
+    Ok(estimate.trim().to_owned())
+}
+
+fn succeed(mut command: Command) -> Result<()> {
+    let result = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(result.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&result.stderr));
+    Ok(())
+}

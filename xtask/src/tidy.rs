@@ -1,0 +1,186 @@
+//! Keeps the architecture true: the layers, the places where `unsafe` may stand,
+//! what libraries may use. Run by `cargo xtask tidy` and as a test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// Every crate's layer. An edge must point to a lower one. `formats/*` stand at
+/// layer 2, with the two crates they may use as their only exception below.
+const LAYERS: &[(&str, u32)] = &[
+    ("qz-tensor", 0),
+    ("qz-codec", 1),
+    ("qz-gguf", 2),
+    ("qz-safetensors", 2),
+    ("qz-tokenize", 2),
+    ("qz-models", 3),
+    ("qz-plan", 5),
+    ("qz-pipeline", 6),
+    ("quantize", 7),
+];
+
+/// What a container format may use of ours.
+const FORMATS_MAY_USE: &[&str] = &["qz-tensor", "qz-codec"];
+
+/// What `qz-models` must not see: containers, and whatever draws or parses for a
+/// person.
+const MODELS_MUST_NOT_USE: &[&str] = &["qz-gguf", "qz-safetensors", "clap"];
+
+/// Only the binary and xtask speak to people.
+const NOT_IN_LIBRARIES: &[&str] = &["anyhow", "indicatif", "clap", "eyre"];
+
+/// Crates that may hold `unsafe`. None yet.
+const MAY_BE_UNSAFE: &[&str] = &[];
+
+/// A longer file is probably two rooms.
+const MAX_LINES: usize = 620;
+
+/// Files that are long because they are tables.
+const TABLES: &[&str] = &["pre_tokenizer_table.rs"];
+
+struct Package {
+    name: String,
+    root: PathBuf,
+    dependencies: Vec<String>,
+}
+
+/// Checks everything and reports all of it at once.
+pub fn check(workspace: &Path) -> Result<()> {
+    let packages = packages(workspace)?;
+    let mut faults = Vec::new();
+    for package in packages.iter().filter(|package| package.name != "xtask") {
+        check_edges(package, &mut faults);
+        check_sources(package, workspace, &mut faults)?;
+    }
+    if !faults.is_empty() {
+        bail!("the architecture does not hold:\n  {}", faults.join("\n  "));
+    }
+    Ok(())
+}
+
+fn packages(workspace: &Path) -> Result<Vec<Package>> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(workspace)
+        .output()
+        .context("cannot run cargo metadata")?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let package = |package: &Value| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let manifest = PathBuf::from(text(&package["manifest_path"]));
+        let normal = |dependency: &&Value| dependency["kind"].is_null();
+        let dependencies = package["dependencies"].as_array().into_iter().flatten();
+        Package {
+            name: text(&package["name"]),
+            root: manifest.parent().unwrap_or(workspace).to_owned(),
+            dependencies: dependencies.filter(normal).map(|found| text(&found["name"])).collect(),
+        }
+    };
+    Ok(metadata["packages"].as_array().into_iter().flatten().map(package).collect())
+}
+
+fn layer(name: &str) -> Option<u32> {
+    LAYERS.iter().find(|(known, _)| *known == name).map(|(_, layer)| *layer)
+}
+
+fn check_edges(package: &Package, faults: &mut Vec<String>) {
+    let name = &package.name;
+    let Some(own) = layer(name) else {
+        faults.push(format!("{name}: has no layer; add it to LAYERS and to ARCHITECTURE.md"));
+        return;
+    };
+    let is_format = package.root.parent().is_some_and(|parent| parent.ends_with("formats"));
+    for dependency in &package.dependencies {
+        if layer(dependency).is_some_and(|layer| layer >= own) {
+            faults.push(format!("{name} (layer {own}) must not use {dependency}"));
+        }
+        let ours = layer(dependency).is_some();
+        if is_format && ours && !FORMATS_MAY_USE.contains(&dependency.as_str()) {
+            faults.push(format!("{name} is a format and must not use {dependency}"));
+        }
+        if name == "qz-models" && MODELS_MUST_NOT_USE.contains(&dependency.as_str()) {
+            faults.push(format!("{name} must not use {dependency}"));
+        }
+        if name != "quantize" && NOT_IN_LIBRARIES.contains(&dependency.as_str()) {
+            faults.push(format!("{name} is a library and must not use {dependency}"));
+        }
+    }
+}
+
+fn check_sources(package: &Package, workspace: &Path, faults: &mut Vec<String>) -> Result<()> {
+    let source = package.root.join("src");
+    let root = ["lib.rs", "main.rs"].map(|name| source.join(name));
+    let root = root.iter().find(|path| path.exists()).context("a crate without a root")?;
+    let text = fs::read_to_string(root)?;
+    if !text.starts_with("//!") {
+        faults.push(format!("{}: must open with what belongs here", package.name));
+    }
+    let is_safe = text.contains("#![forbid(unsafe_code)]");
+    if !is_safe && !MAY_BE_UNSAFE.contains(&package.name.as_str()) {
+        faults.push(format!("{}: must forbid unsafe code", package.name));
+    }
+    for file in rust_files(&source)? {
+        let lines = fs::read_to_string(&file)?.lines().count();
+        let is_table = TABLES.iter().any(|table| file.ends_with(table));
+        if lines > MAX_LINES && !is_table {
+            let path = file.strip_prefix(workspace).unwrap_or(&file);
+            faults.push(format!("{}: {lines} lines, two rooms?", path.display()));
+        }
+    }
+    Ok(())
+}
+
+fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_architecture_holds() {
+        check(crate::workspace()).expect("tidy");
+    }
+
+    #[test]
+    fn the_code_is_formatted() {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let status = Command::new(cargo)
+            .args(["fmt", "--all", "--", "--check", "--quiet"])
+            .current_dir(crate::workspace())
+            .status()
+            .expect("cargo fmt runs");
+        assert!(status.success(), "run `cargo fmt`");
+    }
+
+    #[test]
+    fn a_wrong_edge_is_found() {
+        let check = |name: &str, folder: &str, dependency: &str, expected: usize| {
+            let root = PathBuf::from(folder).join(name);
+            let dependencies = vec![dependency.to_owned()];
+            let mut faults = Vec::new();
+            check_edges(&Package { name: name.to_owned(), root, dependencies }, &mut faults);
+            assert_eq!(faults.len(), expected, "{name} -> {dependency}: {faults:?}");
+        };
+        check("qz-codec", "crates", "qz-tensor", 0);
+        check("qz-codec", "crates", "qz-plan", 1);
+        check("qz-gguf", "formats", "qz-plan", 2);
+        check("qz-pipeline", "crates", "anyhow", 1);
+        check("quantize", "crates", "anyhow", 0);
+        check("qz-new", "crates", "serde", 1);
+    }
+}
