@@ -77,6 +77,23 @@ pub struct Diagnosis {
     pub rule: &'static str,
 }
 
+/// Something a person should know although the work went on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Where.
+    pub location: Location,
+    /// A short, stable name, for scripts ("auto-map-ignored").
+    pub rule: &'static str,
+    /// What was found and what was done about it.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.location, self.message)
+    }
+}
+
 /// Implemented by every library error.
 pub trait Diagnose: std::error::Error {
     /// Class, place and rule.

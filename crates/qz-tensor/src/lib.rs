@@ -19,13 +19,15 @@ mod metadata;
 mod output;
 mod shape;
 mod signature;
+mod side_files;
 mod tensor;
 
 pub use data_type::{DATA_TYPES, DataType, GgmlTypeId, TypeSpec};
-pub use diagnosis::{Diagnose, Diagnosis, FaultClass, Location};
+pub use diagnosis::{Diagnose, Diagnosis, FaultClass, Location, Warning};
 pub use file::{FileError, FileIdentity, SourceFile};
 pub use metadata::{Array, Metadata, Value, ValueKind};
 pub use output::{OutputError, OutputOptions, StagedFile};
 pub use shape::{MAX_RANK, Shape, SizeError};
 pub use signature::recognise;
+pub use side_files::SideFiles;
 pub use tensor::{SinkTensor, TensorIndex, TensorInfo, TensorSink, TensorSource};

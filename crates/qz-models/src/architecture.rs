@@ -1,0 +1,64 @@
+//! What a model architecture has to say for itself.
+
+use qz_tensor::Metadata;
+
+use crate::config::ConfigDefaults;
+use crate::hyperparameters::ModelConfig;
+use crate::row_order::RowOrder;
+use crate::rules::{Dimension, Role, TensorRule, Transform};
+
+/// A tensor that no checkpoint stores.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComputedTensor {
+    /// Its name in GGUF.
+    pub name: &'static str,
+    /// What it does.
+    pub role: Role,
+    /// Its values; it is a vector.
+    pub values: Vec<f32>,
+}
+
+/// A decoder architecture. The provided methods are what the reference does for
+/// every text model; an architecture says where it differs.
+pub trait Architecture: Send + Sync {
+    /// The classes that `architectures` in `config.json` may name.
+    fn class_names(&self) -> &'static [&'static str];
+
+    /// `general.architecture`, and the prefix of the model's metadata keys.
+    fn gguf_name(&self) -> &'static str;
+
+    /// What transformers assumes where `config.json` is silent.
+    fn defaults(&self) -> &'static ConfigDefaults;
+
+    /// Its tensors.
+    fn tensor_rules(&self) -> &'static [TensorRule];
+
+    /// Tensors that follow from the configuration alone, in the reference's order.
+    fn computed_tensors(&self, _config: &ModelConfig) -> Vec<ComputedTensor> {
+        Vec::new()
+    }
+
+    /// Metadata keys after `general.file_type`.
+    fn write_own_metadata(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
+
+    /// True if the reference writes `add_prefix_space` of `tokenizer_config.json`
+    /// as a key of its own, ahead of the vocabulary.
+    fn writes_add_space_prefix(&self) -> bool {
+        false
+    }
+
+    /// Changes to the vocabulary's keys once they are there.
+    fn adjust_vocabulary(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
+}
+
+impl TensorRule {
+    /// The order of the tensor's rows in GGUF.
+    pub fn row_order(&self, config: &ModelConfig) -> RowOrder {
+        match self.transform {
+            Transform::Keep => RowOrder::AsStored,
+            Transform::PairRotaryHalves => {
+                RowOrder::InterleavedHalves { head_rows: config.dimension(Dimension::HeadSize) }
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Tensors that most decoders share, under the names that Llama gave them
+//! (`gguf-py/gguf/tensor_mapping.py`).
+
+use crate::rules::Dimension::{HeadSize, Hidden, Intermediate, KeyValues, Queries, Vocabulary};
+use crate::rules::{Dimension, Presence, Role, TensorRule};
+
+/// A rule of a layer's weight.
+macro_rules! layer_weight {
+    ($role:expr, $hugging_face:literal, $gguf:literal, $shape:expr) => {
+        TensorRule::weight(
+            $role,
+            concat!("model.layers.{layer}.", $hugging_face, ".weight"),
+            concat!("blk.{layer}.", $gguf, ".weight"),
+            $shape,
+        )
+    };
+}
+
+/// A rule of a layer's bias.
+macro_rules! layer_bias {
+    ($role:expr, $hugging_face:literal, $gguf:literal, $shape:expr) => {
+        TensorRule::bias(
+            $role,
+            concat!("model.layers.{layer}.", $hugging_face, ".bias"),
+            concat!("blk.{layer}.", $gguf, ".bias"),
+            $shape,
+        )
+    };
+}
+
+const NORM: &[Dimension] = &[Hidden];
+
+pub(super) const TOKEN_EMBEDDING: TensorRule = TensorRule::weight(
+    Role::TokenEmbedding,
+    "model.embed_tokens.weight",
+    "token_embd.weight",
+    &[Vocabulary, Hidden],
+);
+pub(super) const OUTPUT_NORM: TensorRule =
+    TensorRule::weight(Role::OutputNorm, "model.norm.weight", "output_norm.weight", NORM);
+/// Written whenever it is there, tied or not, as the reference does.
+pub(super) const OUTPUT: TensorRule =
+    TensorRule::weight(Role::Output, "lm_head.weight", "output.weight", &[Vocabulary, Hidden])
+        .when(Presence::UnlessTrue("tie_word_embeddings"));
+
+pub(super) const ATTENTION_NORM: TensorRule =
+    layer_weight!(Role::AttentionNorm, "input_layernorm", "attn_norm", NORM);
+pub(super) const QUERY: TensorRule =
+    layer_weight!(Role::AttentionQuery, "self_attn.q_proj", "attn_q", &[Queries, Hidden]);
+pub(super) const KEY: TensorRule =
+    layer_weight!(Role::AttentionKey, "self_attn.k_proj", "attn_k", &[KeyValues, Hidden]);
+pub(super) const VALUE: TensorRule =
+    layer_weight!(Role::AttentionValue, "self_attn.v_proj", "attn_v", &[KeyValues, Hidden]);
+pub(super) const ATTENTION_OUTPUT: TensorRule =
+    layer_weight!(Role::AttentionOutput, "self_attn.o_proj", "attn_output", &[Hidden, Queries]);
+pub(super) const QUERY_NORM: TensorRule =
+    layer_weight!(Role::AttentionQueryNorm, "self_attn.q_norm", "attn_q_norm", &[HeadSize]);
+pub(super) const KEY_NORM: TensorRule =
+    layer_weight!(Role::AttentionKeyNorm, "self_attn.k_norm", "attn_k_norm", &[HeadSize]);
+pub(super) const QUERY_BIAS: TensorRule =
+    layer_bias!(Role::AttentionQuery, "self_attn.q_proj", "attn_q", &[Queries]);
+pub(super) const KEY_BIAS: TensorRule =
+    layer_bias!(Role::AttentionKey, "self_attn.k_proj", "attn_k", &[KeyValues]);
+pub(super) const VALUE_BIAS: TensorRule =
+    layer_bias!(Role::AttentionValue, "self_attn.v_proj", "attn_v", &[KeyValues]);
+pub(super) const ATTENTION_OUTPUT_BIAS: TensorRule =
+    layer_bias!(Role::AttentionOutput, "self_attn.o_proj", "attn_output", &[Hidden]);
+
+pub(super) const FEED_FORWARD_NORM: TensorRule =
+    layer_weight!(Role::FeedForwardNorm, "post_attention_layernorm", "ffn_norm", NORM);
+pub(super) const GATE: TensorRule =
+    layer_weight!(Role::FeedForwardGate, "mlp.gate_proj", "ffn_gate", &[Intermediate, Hidden]);
+pub(super) const UP: TensorRule =
+    layer_weight!(Role::FeedForwardUp, "mlp.up_proj", "ffn_up", &[Intermediate, Hidden]);
+pub(super) const DOWN: TensorRule =
+    layer_weight!(Role::FeedForwardDown, "mlp.down_proj", "ffn_down", &[Hidden, Intermediate]);
+pub(super) const GATE_BIAS: TensorRule =
+    layer_bias!(Role::FeedForwardGate, "mlp.gate_proj", "ffn_gate", &[Intermediate]);
+pub(super) const UP_BIAS: TensorRule =
+    layer_bias!(Role::FeedForwardUp, "mlp.up_proj", "ffn_up", &[Intermediate]);
+pub(super) const DOWN_BIAS: TensorRule =
+    layer_bias!(Role::FeedForwardDown, "mlp.down_proj", "ffn_down", &[Hidden]);
+
+/// A bias of the three attention inputs.
+pub(super) const ATTENTION_BIAS: Presence = Presence::WhenTrue("attention_bias");
+/// The bias of the attention's output: checkpoints with biases on the three
+/// inputs only are common, and llama.cpp does not ask for this one.
+pub(super) const ATTENTION_OUTPUT_BIAS_ALLOWED: Presence =
+    Presence::AllowedWhenTrue("attention_bias");
+/// A bias of the feed-forward network.
+pub(super) const MLP_BIAS: Presence = Presence::WhenTrue("mlp_bias");

@@ -1,0 +1,93 @@
+//! Llama 1 to 3 (`LlamaModel` in `conversion/llama.py`).
+
+use qz_tensor::{Metadata, Value};
+
+use super::decoder;
+use crate::architecture::{Architecture, ComputedTensor};
+use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::hyperparameters::ModelConfig;
+use crate::rules::{Role, TensorRule};
+
+/// Llama 1 to 3.
+pub(super) struct Llama;
+
+/// Tensors of Llama and of Mistral, which stores the same ones.
+pub(super) static RULES: &[TensorRule] = &[
+    decoder::TOKEN_EMBEDDING,
+    decoder::OUTPUT_NORM,
+    decoder::OUTPUT,
+    decoder::ATTENTION_NORM,
+    decoder::QUERY.paired(),
+    decoder::KEY.paired(),
+    decoder::VALUE,
+    decoder::ATTENTION_OUTPUT,
+    decoder::QUERY_BIAS.paired().when(decoder::ATTENTION_BIAS),
+    decoder::KEY_BIAS.paired().when(decoder::ATTENTION_BIAS),
+    decoder::VALUE_BIAS.when(decoder::ATTENTION_BIAS),
+    decoder::ATTENTION_OUTPUT_BIAS.when(decoder::ATTENTION_OUTPUT_BIAS_ALLOWED),
+    decoder::FEED_FORWARD_NORM,
+    decoder::GATE,
+    decoder::UP,
+    decoder::DOWN,
+    decoder::GATE_BIAS.when(decoder::MLP_BIAS),
+    decoder::UP_BIAS.when(decoder::MLP_BIAS),
+    decoder::DOWN_BIAS.when(decoder::MLP_BIAS),
+];
+
+static DEFAULTS: ConfigDefaults = ConfigDefaults {
+    model_type: "llama",
+    numbers: &[
+        ("vocab_size", 32_000),
+        ("hidden_size", 4096),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("max_position_embeddings", 2048),
+    ],
+    head_size: DefaultHeadSize::Quotient,
+};
+
+impl Architecture for Llama {
+    fn class_names(&self) -> &'static [&'static str] {
+        &["LlamaForCausalLM", "LLaMAForCausalLM"]
+    }
+
+    fn gguf_name(&self) -> &'static str {
+        "llama"
+    }
+
+    fn defaults(&self) -> &'static ConfigDefaults {
+        &DEFAULTS
+    }
+
+    fn tensor_rules(&self) -> &'static [TensorRule] {
+        RULES
+    }
+
+    fn computed_tensors(&self, config: &ModelConfig) -> Vec<ComputedTensor> {
+        let factors = config.rope.llama3_factors(config.head_size);
+        let tensor = factors.map(|values| ComputedTensor {
+            name: "rope_freqs.weight",
+            role: Role::RopeFrequencies,
+            values,
+        });
+        tensor.into_iter().collect()
+    }
+
+    fn write_own_metadata(&self, config: &ModelConfig, metadata: &mut Metadata) {
+        metadata.set("llama.vocab_size", config.vocabulary as u32);
+        metadata.set("llama.rope.dimension_count", config.head_size as u32);
+    }
+
+    fn writes_add_space_prefix(&self) -> bool {
+        true
+    }
+
+    fn adjust_vocabulary(&self, config: &ModelConfig, metadata: &mut Metadata) {
+        // The reference's rule for small Granite models, which goes by their
+        // vocabulary's size and so holds for SmolLM too.
+        if config.vocabulary == 49_152 {
+            metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
+        }
+    }
+}

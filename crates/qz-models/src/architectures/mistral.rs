@@ -1,0 +1,61 @@
+//! Mistral. GGUF knows it as Llama; the sliding window is not written, as in the
+//! reference (`LlamaModel` in `conversion/llama.py`).
+
+use qz_tensor::Metadata;
+
+use super::llama::{self, Llama};
+use crate::architecture::{Architecture, ComputedTensor};
+use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::hyperparameters::ModelConfig;
+use crate::rules::TensorRule;
+
+/// Mistral.
+pub(super) struct Mistral;
+
+static DEFAULTS: ConfigDefaults = ConfigDefaults {
+    model_type: "mistral",
+    numbers: &[
+        ("vocab_size", 32_000),
+        ("hidden_size", 4096),
+        ("intermediate_size", 14_336),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("num_key_value_heads", 8),
+        ("max_position_embeddings", 131_072),
+    ],
+    head_size: DefaultHeadSize::Quotient,
+};
+
+impl Architecture for Mistral {
+    fn class_names(&self) -> &'static [&'static str] {
+        &["MistralForCausalLM"]
+    }
+
+    fn gguf_name(&self) -> &'static str {
+        Llama.gguf_name()
+    }
+
+    fn defaults(&self) -> &'static ConfigDefaults {
+        &DEFAULTS
+    }
+
+    fn tensor_rules(&self) -> &'static [TensorRule] {
+        llama::RULES
+    }
+
+    fn computed_tensors(&self, config: &ModelConfig) -> Vec<ComputedTensor> {
+        Llama.computed_tensors(config)
+    }
+
+    fn write_own_metadata(&self, config: &ModelConfig, metadata: &mut Metadata) {
+        Llama.write_own_metadata(config, metadata);
+    }
+
+    fn writes_add_space_prefix(&self) -> bool {
+        Llama.writes_add_space_prefix()
+    }
+
+    fn adjust_vocabulary(&self, config: &ModelConfig, metadata: &mut Metadata) {
+        Llama.adjust_vocabulary(config, metadata);
+    }
+}

@@ -1,0 +1,13 @@
+//! The architectures, one file each.
+
+mod decoder;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+
+use crate::architecture::Architecture;
+
+/// Every architecture. Tests, messages and the command line walk this list.
+pub static ARCHITECTURES: &[&dyn Architecture] =
+    &[&llama::Llama, &mistral::Mistral, &qwen2::Qwen2, &qwen3::Qwen3];

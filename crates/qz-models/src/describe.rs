@@ -1,0 +1,333 @@
+//! From a checkpoint's files to everything a GGUF file of it says.
+
+use qz_tensor::{
+    FileError, Location, Metadata, Shape, SideFiles, TensorIndex, TensorInfo, Warning,
+};
+use serde_json::Value;
+
+use crate::architecture::Architecture;
+use crate::architectures::ARCHITECTURES;
+use crate::checkpoint::{MatchedTensors, match_tensors};
+use crate::config::{JsonObject, shown};
+use crate::error::Error;
+use crate::general::{Authorship, read_card, size_label, write_sampling};
+use crate::hyperparameters::ModelConfig;
+use crate::row_order::RowOrder;
+use crate::rules::{LayerIndex, Part, Role};
+
+/// What a person may decide instead of the checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct ConvertOptions {
+    /// `tokenizer.ggml.pre`, a name that llama.cpp knows.
+    pub pre_tokenizer: Option<String>,
+    /// `general.name`.
+    pub model_name: Option<String>,
+}
+
+/// Everything a GGUF file of a checkpoint says, and where its tensors come from.
+pub struct ModelDescription {
+    /// What the model is.
+    pub architecture: &'static dyn Architecture,
+    /// Its sizes.
+    pub config: ModelConfig,
+    /// The metadata in the reference's order. `general.file_type` is there as a
+    /// `u32` 0, for the caller to set.
+    pub metadata: Metadata,
+    /// What the GGUF file will hold, in the reference's order.
+    pub tensors: Vec<TensorRecipe>,
+    /// Source tensors that are rightly not written.
+    pub ignored: Vec<String>,
+    /// What a person should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// A tensor of the GGUF file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorRecipe {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub role: Role,
+    /// Whether it is the role's weight or its bias.
+    pub part: Part,
+    /// Its layer.
+    pub layer: Option<LayerIndex>,
+    /// Its dimensions, outermost first.
+    pub shape: Shape,
+    /// Where its values come from.
+    pub origin: TensorOrigin,
+}
+
+/// Where a tensor's values come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorOrigin {
+    /// From one tensor of the checkpoint.
+    Source {
+        /// Which: its place in the list that `describe` was given.
+        tensor: TensorIndex,
+        /// In which order its rows are written.
+        row_order: RowOrder,
+    },
+    /// From the configuration; always written as `F32`.
+    Computed(Vec<f32>),
+}
+
+/// Describes a checkpoint.
+///
+/// # Errors
+/// If its files contradict each other or ask for what this program does not know.
+pub fn describe(
+    files: &dyn SideFiles,
+    tensors: &[TensorInfo],
+    options: &ConvertOptions,
+) -> Result<ModelDescription, Error> {
+    let json = read_object(files, "config.json")?
+        .ok_or_else(|| Error::MissingFile(files.path("config.json")))?;
+    let mut warnings = Vec::new();
+    refuse_quantized(&json)?;
+    warn_of_code(files, &json, &mut warnings)?;
+    let architecture = architecture_of(&json)?;
+    let config = ModelConfig::read(&json, config_defaults(&json, architecture)?)?;
+    warn_of_lost_scaling(&json, &config, &mut warnings);
+
+    let MatchedTensors { recipes, ignored } = match_tensors(architecture, &config, &json, tensors)?;
+    let tensors = with_computed(architecture, &config, recipes)?;
+    let parameters = tensors
+        .iter()
+        .try_fold(0u64, |sum, tensor| sum.checked_add(tensor.shape.elements()))
+        .ok_or_else(|| json.fault("(root)", "the model has more than 2^64 weights"))?;
+
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", architecture.gguf_name());
+    metadata.set("general.type", "model");
+    write_general(files, &json, options, parameters, &mut metadata, &mut warnings)?;
+    write_model(architecture, &config, &mut metadata);
+    write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
+    Ok(ModelDescription { architecture, config, metadata, tensors, ignored, warnings })
+}
+
+/// The architecture that `config.json` names: the first of `architectures`, as
+/// in the reference.
+fn architecture_of(json: &JsonObject) -> Result<&'static dyn Architecture, Error> {
+    let name = match json.get("architectures") {
+        Some(Value::Array(names)) => match names.first() {
+            Some(Value::String(name)) => name,
+            _ => return Err(json.fault("architectures", "names no class")),
+        },
+        Some(value) => {
+            let problem = format!("is {}, expected a list of class names", shown(value));
+            return Err(json.fault("architectures", problem));
+        }
+        None => return Err(json.fault("architectures", "is missing")),
+    };
+    let known = ARCHITECTURES.iter().copied();
+    known
+        .clone()
+        .find(|architecture| architecture.class_names().contains(&name.as_str()))
+        .ok_or_else(|| Error::UnsupportedArchitecture {
+            path: json.path().to_owned(),
+            name: shown(&Value::String(name.clone())),
+            known: known
+                .filter_map(|architecture| architecture.class_names().first().copied())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}
+
+/// The defaults of the `model_type`, whatever the architecture; of the
+/// architecture if there is no `model_type`; none if it is one we do not know.
+fn config_defaults(
+    json: &JsonObject,
+    architecture: &'static dyn Architecture,
+) -> Result<Option<&'static crate::config::ConfigDefaults>, Error> {
+    let Some(model_type) = json.string("model_type")? else {
+        return Ok(Some(architecture.defaults()));
+    };
+    Ok(ARCHITECTURES
+        .iter()
+        .map(|architecture| architecture.defaults())
+        .find(|defaults| defaults.model_type == model_type))
+}
+
+fn with_computed(
+    architecture: &dyn Architecture,
+    config: &ModelConfig,
+    recipes: Vec<TensorRecipe>,
+) -> Result<Vec<TensorRecipe>, Error> {
+    let mut tensors = Vec::with_capacity(recipes.len() + 1);
+    for computed in architecture.computed_tensors(config) {
+        let Ok(shape) = Shape::new([computed.values.len() as u64]) else { continue };
+        tensors.push(TensorRecipe {
+            name: computed.name.to_owned(),
+            role: computed.role,
+            part: Part::Weight,
+            layer: None,
+            shape,
+            origin: TensorOrigin::Computed(computed.values),
+        });
+    }
+    tensors.extend(recipes);
+    Ok(tensors)
+}
+
+fn write_general(
+    files: &dyn SideFiles,
+    json: &JsonObject,
+    options: &ConvertOptions,
+    parameters: u64,
+    metadata: &mut Metadata,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Error> {
+    let mut authorship = Authorship::default();
+    if let Some(readme) = files.read("README.md")? {
+        match read_card(&readme) {
+            Ok(card) => authorship.read_card(&card, parameters),
+            Err(problem) => warnings.push(Warning {
+                location: Location::file(files.path("README.md")),
+                rule: "model-card-unreadable",
+                message: format!("the model card is ignored: {problem}"),
+            }),
+        }
+    }
+    // A path on somebody's machine says nothing; a model id has one slash.
+    if let Some(Value::String(id)) = json.get("_name_or_path")
+        && id.matches('/').count() <= 1
+    {
+        authorship.read_id(id, parameters);
+    }
+    if let Some(folder) = files.folder_name() {
+        authorship.read_id(folder, parameters);
+    }
+    if let Some(name) = &options.model_name {
+        authorship.name = Some(name.clone());
+    }
+    if parameters > 0 {
+        authorship.size_label.get_or_insert_with(|| size_label(parameters));
+    }
+    if let Some(generation) = read_generation_config(files, warnings)? {
+        write_sampling(&generation, metadata)?;
+    }
+    authorship.write(metadata);
+    Ok(())
+}
+
+/// Unreadable recommendations are no reason to stop, as in the reference.
+fn read_generation_config(
+    files: &dyn SideFiles,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<JsonObject>, Error> {
+    let name = "generation_config.json";
+    match read_object(files, name) {
+        Err(Error::Json { source, .. }) => {
+            warnings.push(Warning {
+                location: Location::file(files.path(name)),
+                rule: "generation-config-unreadable",
+                message: format!("the file is ignored: not valid JSON: {source}"),
+            });
+            Ok(None)
+        }
+        result => result,
+    }
+}
+
+/// The model's own keys, in the order of `TextModel.set_gguf_parameters`
+/// (`conversion/base.py`).
+fn write_model(architecture: &dyn Architecture, config: &ModelConfig, metadata: &mut Metadata) {
+    let name = architecture.gguf_name();
+    let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
+    set("block_count", config.layers.into());
+    if let Some(context) = config.context {
+        set("context_length", (context as u32).into());
+    }
+    set("embedding_length", (config.hidden as u32).into());
+    set("feed_forward_length", (config.intermediate as u32).into());
+    set("attention.head_count", (config.heads as u32).into());
+    if config.key_value_heads_stated {
+        set("attention.head_count_kv", (config.key_value_heads as u32).into());
+    }
+    if !config.causal {
+        set("attention.causal", false.into());
+    }
+    config.rope.write_scaling(name, metadata);
+    config.rope.write_bases(name, metadata);
+    let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
+    if let Some(epsilon) = config.rms_epsilon {
+        set("attention.layer_norm_rms_epsilon", (epsilon as f32).into());
+    }
+    if let Some(epsilon) = config.layer_norm_epsilon {
+        set("attention.layer_norm_epsilon", (epsilon as f32).into());
+    }
+    if config.head_size_stated {
+        set("attention.key_length", (config.head_size as u32).into());
+        set("attention.value_length", (config.head_size as u32).into());
+    }
+    metadata.set("general.file_type", 0u32);
+    architecture.write_own_metadata(config, metadata);
+    metadata.set("general.quantization_version", 2u32);
+}
+
+fn write_vocabulary(
+    _files: &dyn SideFiles,
+    _architecture: &dyn Architecture,
+    _config: &ModelConfig,
+    _options: &ConvertOptions,
+    _metadata: &mut Metadata,
+    _warnings: &mut Vec<Warning>,
+) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Weights stored quantized have names and shapes of their own; without this
+/// they would come out as hundreds of unknown tensors.
+fn refuse_quantized(json: &JsonObject) -> Result<(), Error> {
+    let Some(quantization) = json.object("quantization_config")? else { return Ok(()) };
+    let method =
+        quantization.get("quant_method").map_or_else(|| "an unnamed method".to_owned(), shown);
+    Err(Error::Quantized { path: json.path().to_owned(), method })
+}
+
+/// Code that a checkpoint brings along is never run; that can change what the
+/// model computes, so it is said.
+fn warn_of_code(
+    files: &dyn SideFiles,
+    config: &JsonObject,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Error> {
+    if config.has("auto_map") {
+        warnings.push(auto_map_warning(files, "config.json"));
+    }
+    for name in ["tokenizer_config.json", "generation_config.json"] {
+        let object = match read_object(files, name) {
+            Ok(object) => object,
+            Err(Error::Json { .. } | Error::Key { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if object.is_some_and(|object| object.has("auto_map")) {
+            warnings.push(auto_map_warning(files, name));
+        }
+    }
+    Ok(())
+}
+
+fn auto_map_warning(files: &dyn SideFiles, name: &str) -> Warning {
+    Warning {
+        location: Location::file(files.path(name)).tensor("auto_map"),
+        rule: "auto-map-ignored",
+        message: "names code of the checkpoint's own, which is not run".to_owned(),
+    }
+}
+
+fn warn_of_lost_scaling(json: &JsonObject, config: &ModelConfig, warnings: &mut Vec<Warning>) {
+    if let Some(kind) = config.rope.lost_in_gguf() {
+        warnings.push(Warning {
+            location: Location::file(json.path()).tensor("rope_scaling"),
+            rule: "rope-scaling-lost",
+            message: format!("{kind}: GGUF files of this architecture cannot say this"),
+        });
+    }
+}
+
+fn read_object(files: &dyn SideFiles, name: &str) -> Result<Option<JsonObject>, Error> {
+    let bytes: Option<Vec<u8>> = files.read(name).map_err(|error: FileError| Error::File(error))?;
+    bytes.map(|bytes| JsonObject::parse(files.path(name), &bytes)).transpose()
+}

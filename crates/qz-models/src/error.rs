@@ -1,0 +1,226 @@
+//! What can be wrong with a checkpoint's description of itself.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use qz_tensor::{Diagnose, Diagnosis, FaultClass, FileError, Location, Shape};
+
+/// How many tensors of a kind a message lists.
+const LISTED: usize = 10;
+
+/// A fault of a checkpoint's side files or tensor list.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A side file could not be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A side file that must be there is not.
+    #[error("{}: no such file in the checkpoint", .0.display())]
+    MissingFile(PathBuf),
+    /// A side file is not the JSON it should be.
+    #[error("{}: not valid JSON: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and column.
+        source: serde_json::Error,
+    },
+    /// A key of a JSON file has a value that cannot be.
+    #[error("{}: {key}: {problem}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key, with dots for nesting.
+        key: String,
+        /// What is wrong with its value.
+        problem: String,
+    },
+    /// The model is of a kind this program does not know.
+    #[error("{}: architectures: {name} is not supported; supported are {known}", path.display())]
+    UnsupportedArchitecture {
+        /// The file.
+        path: PathBuf,
+        /// The class that `config.json` names.
+        name: String,
+        /// The classes that are known.
+        known: String,
+    },
+    /// The tensors are not those of the architecture.
+    #[error("{}", .0)]
+    Tensors(Box<TensorFaults>),
+    /// A weight is stored quantized, in a layout of its own.
+    #[error("{}: quantization_config: weights quantized by {method} are not supported; convert the unquantized checkpoint", path.display())]
+    Quantized {
+        /// The file.
+        path: PathBuf,
+        /// The method that `config.json` names.
+        method: String,
+    },
+    /// The vocabulary cannot be converted.
+    #[error(transparent)]
+    Vocabulary(#[from] qz_tokenize::Error),
+}
+
+/// One tensor that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TensorFault {
+    /// Not in the checkpoint.
+    Missing {
+        /// Its name.
+        name: String,
+        /// The shape it should have.
+        expected: Shape,
+        /// The keys of `config.json` that ask for it.
+        keys: String,
+    },
+    /// In the checkpoint, and no part of the architecture.
+    Unknown {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        shape: Shape,
+        /// Why, if it is a tensor of the architecture elsewhere.
+        reason: Option<String>,
+    },
+    /// Of another shape than `config.json` says.
+    Shape {
+        /// Its name.
+        name: String,
+        /// The shape it has.
+        found: Shape,
+        /// The shape it should have.
+        expected: Shape,
+        /// The keys of `config.json` that fix it.
+        keys: String,
+    },
+    /// In the checkpoint twice.
+    Duplicate {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl TensorFault {
+    /// The tensor's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Missing { name, .. }
+            | Self::Unknown { name, .. }
+            | Self::Shape { name, .. }
+            | Self::Duplicate { name } => name,
+        }
+    }
+}
+
+impl fmt::Display for TensorFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name().escape_debug();
+        match self {
+            Self::Missing { expected, keys, .. } => {
+                write!(f, "{name} is missing, expected {expected} ({keys})")
+            }
+            Self::Unknown { shape, reason, .. } => {
+                write!(f, "{name} {shape} is unknown")?;
+                reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
+            }
+            Self::Shape { found, expected, keys, .. } => {
+                write!(f, "{name} is {found}, config.json says {expected} ({keys})")
+            }
+            Self::Duplicate { .. } => write!(f, "{name} is there twice"),
+        }
+    }
+}
+
+/// Every tensor that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorFaults {
+    /// The config that was checked against.
+    pub config: PathBuf,
+    /// The architecture that was checked against.
+    pub architecture: &'static str,
+    /// The faults, never empty; at most [`TensorFaults::KEPT`] are kept.
+    pub faults: Vec<TensorFault>,
+    /// How many faults there are in all.
+    pub total: u64,
+}
+
+impl TensorFaults {
+    /// Faults of which the details are kept.
+    pub const KEPT: usize = 1000;
+
+    fn kinds(&self) -> [Vec<&TensorFault>; 3] {
+        let mut kinds = [Vec::new(), Vec::new(), Vec::new()];
+        for fault in &self.faults {
+            let kind = match fault {
+                TensorFault::Missing { .. } => 0,
+                TensorFault::Unknown { .. } | TensorFault::Duplicate { .. } => 1,
+                TensorFault::Shape { .. } => 2,
+            };
+            kinds[kind].push(fault);
+        }
+        kinds
+    }
+}
+
+impl fmt::Display for TensorFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: the checkpoint's tensors are not those of a {} model: ",
+            self.config.display(),
+            self.architecture
+        )?;
+        let mut listed = 0u64;
+        let mut separator = "";
+        for kind in self.kinds() {
+            for fault in kind.iter().take(LISTED) {
+                write!(f, "{separator}{fault}")?;
+                separator = "; ";
+                listed += 1;
+            }
+        }
+        match self.total.saturating_sub(listed) {
+            0 => Ok(()),
+            more => write!(f, "{separator}and {more} more"),
+        }
+    }
+}
+
+impl Diagnose for Error {
+    fn diagnosis(&self) -> Diagnosis {
+        let bad = |location: Location, rule: &'static str| Diagnosis {
+            class: FaultClass::BadInput,
+            location,
+            rule,
+        };
+        match self {
+            Self::File(error) => error.diagnosis(),
+            Self::MissingFile(path) => bad(Location::file(path), "file-missing"),
+            Self::Json { path, .. } => bad(Location::file(path), "invalid-json"),
+            Self::Key { path, key, .. } => {
+                bad(Location::file(path).tensor(key), "bad-config-value")
+            }
+            Self::UnsupportedArchitecture { path, .. } => {
+                bad(Location::file(path).tensor("architectures"), "unsupported-architecture")
+            }
+            Self::Tensors(faults) => {
+                let location = Location::file(&faults.config);
+                let rule = match faults.faults.first() {
+                    Some(TensorFault::Missing { .. }) => "missing-tensor",
+                    Some(TensorFault::Unknown { .. }) => "unknown-tensor",
+                    Some(TensorFault::Duplicate { .. }) => "duplicate-tensor",
+                    Some(TensorFault::Shape { .. }) | None => "tensor-shape",
+                };
+                match faults.faults.first() {
+                    Some(fault) => bad(location.tensor(fault.name()), rule),
+                    None => bad(location, rule),
+                }
+            }
+            Self::Quantized { path, .. } => {
+                bad(Location::file(path).tensor("quantization_config"), "quantized-checkpoint")
+            }
+            Self::Vocabulary(error) => error.diagnosis(),
+        }
+    }
+}

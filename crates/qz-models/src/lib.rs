@@ -1,0 +1,43 @@
+//! What a checkpoint's files mean: which architecture it is, which tensors it
+//! must have and what they are called in GGUF, how their rows are ordered there,
+//! and the metadata that a GGUF file of it carries.
+//!
+//! What belongs here: everything llama.cpp's `convert_hf_to_gguf.py` knows about
+//! a model apart from its vocabulary (`qz-tokenize`). What does not: opening
+//! files or containers (the caller hands over the side files and the tensor
+//! list), element types (`qz-plan`), weights (`qz-pipeline`).
+//!
+//! Layer 3. A new architecture is one file under `architectures/` and one line
+//! in [`ARCHITECTURES`].
+//!
+//! Invariants:
+//! - Nothing from a checkpoint is executed or rendered; templates are copied.
+//! - Every tensor of the checkpoint ends in [`ModelDescription::tensors`], in
+//!   [`ModelDescription::ignored`], or in an error.
+//! - The reference is llama.cpp at commit 0c1e57098 (llama-cpp-python 0.3.36)
+//!   with transformers 5.23.0; where we differ on purpose, a comment says so.
+
+#![forbid(unsafe_code)]
+
+mod architecture;
+mod architectures;
+mod checkpoint;
+mod config;
+mod describe;
+mod error;
+mod general;
+mod hyperparameters;
+mod rope;
+mod row_order;
+mod rules;
+
+pub use architecture::{Architecture, ComputedTensor};
+pub use architectures::ARCHITECTURES;
+pub use config::ConfigDefaults;
+pub use describe::{ConvertOptions, ModelDescription, TensorOrigin, TensorRecipe, describe};
+pub use error::{Error, TensorFault, TensorFaults};
+pub use hyperparameters::ModelConfig;
+pub use qz_tensor::SideFiles;
+pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
+pub use row_order::RowOrder;
+pub use rules::{Dimension, LayerIndex, NamePattern, Part, Presence, Role, TensorRule, Transform};

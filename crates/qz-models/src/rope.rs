@@ -1,0 +1,258 @@
+//! Rotary position embedding: its parameters, the metadata that carries them,
+//! and the frequency factors that Llama 3 stores as a tensor.
+
+use qz_tensor::Metadata;
+
+use crate::config::{DEFAULT_ROPE_THETA, JsonObject};
+use crate::error::Error;
+
+/// The rotary embedding's parameters.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Rope {
+    /// Base of the frequencies, if stated (10000 otherwise).
+    pub theta: Option<f64>,
+    /// Base in sliding-window layers, where it differs.
+    pub sliding_theta: Option<f64>,
+    /// How positions past the trained context are handled.
+    pub scaling: RopeScaling,
+}
+
+/// How positions past the trained context are handled.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All positions divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// The base grows with the sequence. GGUF has no word for it.
+    Dynamic,
+    /// YaRN.
+    Yarn(YarnScaling),
+    /// One factor per frequency, from the configuration.
+    LongRope,
+    /// One factor per frequency, from a formula.
+    Llama3(Llama3Scaling),
+    /// A kind this program does not know; GGUF files then say nothing.
+    Unknown(String),
+}
+
+/// YaRN's parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct YarnScaling {
+    /// How many times the trained context.
+    pub factor: f64,
+    /// The trained context.
+    pub original_context: u64,
+    /// Weight of the extrapolated part.
+    pub extrapolation_factor: Option<f64>,
+    /// Scale of the attention logits.
+    pub attention_factor: Option<f64>,
+    /// Rotations above which nothing is scaled.
+    pub beta_fast: Option<f64>,
+    /// Rotations below which everything is scaled.
+    pub beta_slow: Option<f64>,
+}
+
+/// Llama 3's parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Llama3Scaling {
+    /// The divisor of low frequencies.
+    pub factor: f64,
+    /// Below this many periods in the trained context a frequency is low.
+    pub low_frequency_factor: f64,
+    /// Above this many a frequency is high, and is left alone.
+    pub high_frequency_factor: f64,
+    /// The trained context.
+    pub original_context: u64,
+}
+
+impl Rope {
+    /// Reads `rope_parameters`, or `rope_scaling` with `rope_theta` beside it.
+    pub(crate) fn read(config: &JsonObject) -> Result<Self, Error> {
+        let outer = match config.object("rope_parameters")? {
+            Some(rope) => rope,
+            None => match config.object("rope_scaling")? {
+                Some(rope) => rope,
+                None => config.empty_child("rope_parameters"),
+            },
+        };
+        let nested = outer.get("full_attention").is_some_and(serde_json::Value::is_object);
+        let rope = if nested { outer.object("full_attention")? } else { None };
+        let rope = rope.as_ref().unwrap_or(&outer);
+        let sliding = match outer.get("sliding_attention") {
+            Some(value) if value.is_object() => outer.object("sliding_attention")?,
+            _ => None,
+        };
+        let theta = match rope.positive_number("rope_theta")? {
+            None if !nested => config.positive_number("rope_theta")?,
+            theta => theta,
+        };
+        Ok(Self {
+            theta,
+            sliding_theta: sliding
+                .map(|rope| rope.positive_number("rope_theta"))
+                .transpose()?
+                .flatten(),
+            scaling: RopeScaling::read(rope)?,
+        })
+    }
+
+    /// Adds the keys of `TextModel.set_gguf_parameters` (`conversion/base.py`)
+    /// up to and without the frequency base.
+    pub(crate) fn write_scaling(&self, architecture: &str, metadata: &mut Metadata) {
+        let mut set = |key: &str, value: qz_tensor::Value| {
+            metadata.set(format!("{architecture}.rope.scaling.{key}"), value);
+        };
+        match &self.scaling {
+            RopeScaling::Linear { factor } => {
+                set("type", "linear".into());
+                set("factor", (*factor as f32).into());
+            }
+            RopeScaling::Yarn(yarn) => {
+                set("type", "yarn".into());
+                set("factor", (yarn.factor as f32).into());
+                set("original_context_length", (yarn.original_context as u32).into());
+                for (key, value) in [
+                    ("yarn_ext_factor", yarn.extrapolation_factor),
+                    ("yarn_attn_factor", yarn.attention_factor),
+                    ("yarn_beta_fast", yarn.beta_fast),
+                    ("yarn_beta_slow", yarn.beta_slow),
+                ] {
+                    if let Some(value) = value {
+                        set(key, (value as f32).into());
+                    }
+                }
+            }
+            RopeScaling::LongRope => set("type", "longrope".into()),
+            RopeScaling::None
+            | RopeScaling::Dynamic
+            | RopeScaling::Llama3(_)
+            | RopeScaling::Unknown(_) => {}
+        }
+    }
+
+    /// Adds the frequency bases.
+    pub(crate) fn write_bases(&self, architecture: &str, metadata: &mut Metadata) {
+        if let Some(theta) = self.theta {
+            metadata.set(format!("{architecture}.rope.freq_base"), theta as f32);
+        }
+        if let Some(theta) = self.sliding_theta {
+            metadata.set(format!("{architecture}.rope.freq_base_swa"), theta as f32);
+        }
+    }
+
+    /// What a GGUF file cannot say about the scaling, if there is such a thing.
+    pub(crate) fn lost_in_gguf(&self) -> Option<String> {
+        match &self.scaling {
+            RopeScaling::Dynamic => Some("dynamic".to_owned()),
+            RopeScaling::LongRope => Some("longrope factors".to_owned()),
+            RopeScaling::Unknown(kind) => Some(kind.clone()),
+            _ => None,
+        }
+    }
+
+    /// The frequency factors that Llama 3 stores as `rope_freqs.weight`, one per
+    /// pair of a head's elements.
+    ///
+    /// The arithmetic is that of `LlamaModel.generate_extra_tensors`
+    /// (`conversion/llama.py`): 32-bit floats, where torch divides a number by a
+    /// tensor by multiplying with the reciprocal. torch's 32-bit power is not
+    /// correctly rounded and differs in the last bit between its vector units;
+    /// here it is rounded from 64 bits.
+    pub fn llama3_factors(&self, head_size: u64) -> Option<Vec<f32>> {
+        let RopeScaling::Llama3(scaling) = &self.scaling else { return None };
+        let base = f64::from(self.theta.unwrap_or(DEFAULT_ROPE_THETA) as f32);
+        let factors = (0..head_size.div_ceil(2)).map(|pair| {
+            let exponent = (2 * pair) as f32 / head_size as f32;
+            let frequency = 1.0 / (base.powf(f64::from(exponent)) as f32);
+            scaling.factor_of(frequency)
+        });
+        Some(factors.collect())
+    }
+}
+
+impl Llama3Scaling {
+    fn factor_of(&self, frequency: f32) -> f32 {
+        let context = self.original_context as f64;
+        let longest_high = (context / self.high_frequency_factor) as f32;
+        let longest_low = (context / self.low_frequency_factor) as f32;
+        let wavelength = (1.0 / frequency) * (std::f64::consts::TAU as f32);
+        if wavelength < longest_high {
+            1.0
+        } else if wavelength > longest_low {
+            self.factor as f32
+        } else {
+            let periods = (1.0 / wavelength) * (context as f32);
+            let span = (self.high_frequency_factor - self.low_frequency_factor) as f32;
+            let smooth = (periods - self.low_frequency_factor as f32) / span;
+            1.0 / ((1.0 - smooth) / (self.factor as f32) + smooth)
+        }
+    }
+}
+
+impl RopeScaling {
+    fn read(rope: &JsonObject) -> Result<Self, Error> {
+        let kind = match rope.string("rope_type")? {
+            Some(kind) => kind,
+            None => match rope.string("type")? {
+                Some(kind) => kind,
+                None => return Ok(Self::None),
+            },
+        };
+        let factor = rope.positive_number("factor")?;
+        match (kind, factor) {
+            ("default", _) => Ok(Self::None),
+            ("linear", Some(factor)) => Ok(Self::Linear { factor }),
+            ("yarn", Some(factor)) => YarnScaling::read(rope, factor).map(Self::Yarn),
+            ("su" | "longrope", _) => Ok(Self::LongRope),
+            ("dynamic", _) => Ok(Self::Dynamic),
+            _ if kind.eq_ignore_ascii_case("llama3") => Llama3Scaling::read(rope).map(Self::Llama3),
+            ("linear" | "yarn", None) => Err(rope.fault("factor", "is missing")),
+            _ => Ok(Self::Unknown(kind.to_owned())),
+        }
+    }
+}
+
+const LONGEST_CONTEXT: u64 = u32::MAX as u64;
+
+impl YarnScaling {
+    fn read(rope: &JsonObject, factor: f64) -> Result<Self, Error> {
+        let attention_key =
+            if rope.has("attention_factor") { "attention_factor" } else { "attn_factor" };
+        Ok(Self {
+            factor,
+            original_context: rope
+                .required_integer("original_max_position_embeddings", 1..=LONGEST_CONTEXT)?,
+            extrapolation_factor: rope.number("extrapolation_factor")?,
+            attention_factor: rope.number(attention_key)?,
+            beta_fast: rope.number("beta_fast")?,
+            beta_slow: rope.number("beta_slow")?,
+        })
+    }
+}
+
+impl Llama3Scaling {
+    fn read(rope: &JsonObject) -> Result<Self, Error> {
+        let key = "original_max_position_embeddings";
+        let original_context = rope.integer(key, 1..=LONGEST_CONTEXT)?.unwrap_or(8192);
+        let scaling = Self {
+            factor: rope.positive_number("factor")?.unwrap_or(8.0),
+            low_frequency_factor: rope.positive_number("low_freq_factor")?.unwrap_or(1.0),
+            high_frequency_factor: rope.positive_number("high_freq_factor")?.unwrap_or(4.0),
+            original_context,
+        };
+        if scaling.high_frequency_factor <= scaling.low_frequency_factor {
+            let problem = format!(
+                "is {}, expected more than low_freq_factor {}",
+                scaling.high_frequency_factor, scaling.low_frequency_factor
+            );
+            return Err(rope.fault("high_freq_factor", problem));
+        }
+        Ok(scaling)
+    }
+}

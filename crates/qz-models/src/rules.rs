@@ -1,0 +1,220 @@
+//! Tensor rules: what a tensor is called on both sides, what it does in the
+//! model, and how its rows move between them. Everything that asks "which
+//! weight is this" asks for the [`Role`], never for a name.
+
+use std::fmt;
+
+/// A decoder layer, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayerIndex(pub u32);
+
+impl fmt::Display for LayerIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a tensor does in the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum Role {
+    TokenEmbedding,
+    Output,
+    OutputNorm,
+    AttentionNorm,
+    AttentionQuery,
+    AttentionKey,
+    AttentionValue,
+    AttentionOutput,
+    AttentionQueryNorm,
+    AttentionKeyNorm,
+    FeedForwardNorm,
+    FeedForwardGate,
+    FeedForwardUp,
+    FeedForwardDown,
+    RopeFrequencies,
+}
+
+/// Which tensor of a role: its weight or the bias added to its product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Part {
+    Weight,
+    Bias,
+}
+
+/// A tensor name with at most one `{layer}` in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamePattern(pub &'static str);
+
+const LAYER: &str = "{layer}";
+
+impl NamePattern {
+    /// True if the name contains a layer number.
+    pub fn has_layer(self) -> bool {
+        self.0.contains(LAYER)
+    }
+
+    /// The name in `layer`; the number is left out if the pattern has none.
+    pub fn name(self, layer: Option<LayerIndex>) -> String {
+        match layer {
+            Some(layer) => self.0.replacen(LAYER, &layer.to_string(), 1),
+            None => self.0.to_owned(),
+        }
+    }
+
+    /// If `name` fits, its layer number (`Some(None)` for a pattern without).
+    /// Numbers are plain decimals: `007` and `+7` fit nothing.
+    pub fn matches(self, name: &str) -> Option<Option<LayerIndex>> {
+        let Some((before, after)) = self.0.split_once(LAYER) else {
+            return (name == self.0).then_some(None);
+        };
+        let digits = name.strip_prefix(before)?.strip_suffix(after)?;
+        let canonical = digits == "0" || !digits.starts_with('0');
+        if !canonical || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        Some(Some(LayerIndex(digits.parse().ok()?)))
+    }
+}
+
+/// A size that `config.json` fixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Dimension {
+    Vocabulary,
+    Hidden,
+    Intermediate,
+    HeadSize,
+    /// Rows of the query projection: heads times head size.
+    Queries,
+    /// Rows of the key and value projections.
+    KeyValues,
+}
+
+impl Dimension {
+    /// The keys of `config.json` that fix it, for messages.
+    pub fn keys(self) -> &'static str {
+        match self {
+            Self::Vocabulary => "vocab_size",
+            Self::Hidden => "hidden_size",
+            Self::Intermediate => "intermediate_size",
+            Self::HeadSize => "head_dim",
+            Self::Queries => "num_attention_heads x head_dim",
+            Self::KeyValues => "num_key_value_heads x head_dim",
+        }
+    }
+}
+
+/// Whether a checkpoint must have a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Always.
+    Required,
+    /// If this boolean of `config.json` is true; it must not be there if the
+    /// config says false, and may be there if the config says nothing.
+    WhenTrue(&'static str),
+    /// May be there unless this boolean of `config.json` is false.
+    AllowedWhenTrue(&'static str),
+    /// Unless this boolean of `config.json` is true; it may be there even then.
+    UnlessTrue(&'static str),
+}
+
+/// How the tensor in a GGUF file follows from the one in the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transform {
+    /// The same rows in the same order.
+    Keep,
+    /// Within each query head, the two halves interleaved: Hugging Face's rotary
+    /// embedding pairs row `i` with row `i + half`, llama.cpp's "llama" graph
+    /// pairs neighbours (`LlamaModel.permute` in `conversion/llama.py`).
+    PairRotaryHalves,
+}
+
+/// One tensor of an architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorRule {
+    /// Its name in a Hugging Face checkpoint.
+    pub hugging_face: NamePattern,
+    /// Its name in a GGUF file.
+    pub gguf: NamePattern,
+    /// What it does.
+    pub role: Role,
+    /// Weight or bias.
+    pub part: Part,
+    /// Its dimensions, outermost first.
+    pub shape: &'static [Dimension],
+    /// Whether it must be there.
+    pub presence: Presence,
+    /// How its rows move.
+    pub transform: Transform,
+}
+
+impl TensorRule {
+    /// A required weight whose rows keep their order.
+    pub const fn weight(
+        role: Role,
+        hugging_face: &'static str,
+        gguf: &'static str,
+        shape: &'static [Dimension],
+    ) -> Self {
+        Self {
+            hugging_face: NamePattern(hugging_face),
+            gguf: NamePattern(gguf),
+            role,
+            part: Part::Weight,
+            shape,
+            presence: Presence::Required,
+            transform: Transform::Keep,
+        }
+    }
+
+    /// A required bias whose elements keep their order.
+    pub const fn bias(
+        role: Role,
+        hugging_face: &'static str,
+        gguf: &'static str,
+        shape: &'static [Dimension],
+    ) -> Self {
+        let mut rule = Self::weight(role, hugging_face, gguf, shape);
+        rule.part = Part::Bias;
+        rule
+    }
+
+    /// The same rule with another presence.
+    pub const fn when(mut self, presence: Presence) -> Self {
+        self.presence = presence;
+        self
+    }
+
+    /// The same rule with rotary halves paired.
+    pub const fn paired(mut self) -> Self {
+        self.transform = Transform::PairRotaryHalves;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_both_ways() {
+        let pattern = NamePattern("model.layers.{layer}.mlp.up_proj.weight");
+        let check = |name: &str, expected: Option<u32>| {
+            assert_eq!(pattern.matches(name), expected.map(|n| Some(LayerIndex(n))), "{name}");
+        };
+        check("model.layers.0.mlp.up_proj.weight", Some(0));
+        check("model.layers.41.mlp.up_proj.weight", Some(41));
+        check("model.layers.04.mlp.up_proj.weight", None);
+        check("model.layers.+4.mlp.up_proj.weight", None);
+        check("model.layers..mlp.up_proj.weight", None);
+        check("model.layers.4294967296.mlp.up_proj.weight", None);
+        check("model.layers.4.mlp.up_proj.weight.scale", None);
+        check("x.model.layers.4.mlp.up_proj.weight", None);
+        assert_eq!(pattern.name(Some(LayerIndex(7))), "model.layers.7.mlp.up_proj.weight");
+        assert_eq!(NamePattern("lm_head.weight").matches("lm_head.weight"), Some(None));
+        assert_eq!(NamePattern("lm_head.weight").matches("lm_head.bias"), None);
+    }
+}

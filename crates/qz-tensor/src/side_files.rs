@@ -1,0 +1,30 @@
+//! The small files beside a checkpoint's weights.
+
+use std::path::PathBuf;
+
+use crate::file::FileError;
+
+/// The small files of a checkpoint folder (`config.json`, `tokenizer.json`,
+/// `README.md`, ...), read by name. Names are relative, with `/` between folder
+/// and file. Whoever implements it bounds the size of what it reads and keeps
+/// inside the folder; whoever calls it never learns where the bytes came from.
+pub trait SideFiles {
+    /// The whole file, or `None` if there is no such file.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError>;
+
+    /// Names of the regular files directly in `folder`, sorted; none if there is
+    /// no such folder.
+    ///
+    /// # Errors
+    /// If the folder is there and cannot be listed.
+    fn list(&self, folder: &str) -> Result<Vec<String>, FileError>;
+
+    /// The checkpoint's own name: that of its folder, if it has one.
+    fn folder_name(&self) -> Option<&str>;
+
+    /// Where `name` lies, for messages.
+    fn path(&self, name: &str) -> PathBuf;
+}
