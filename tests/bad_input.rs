@@ -49,13 +49,19 @@ fn a_missing_shard_is_named() {
     let shard = |checkpoint: &Path| {
         names(checkpoint).into_iter().find(|name| name.starts_with("model-00002")).expect("a shard")
     };
-    check("tiny/sharded", |at| fs::remove_file(at.join(shard(at))).expect("removed"), BAD_INPUT, &["model-00002"]);
+    check(
+        "tiny/sharded",
+        |at| fs::remove_file(at.join(shard(at))).expect("removed"),
+        BAD_INPUT,
+        &["model-00002"],
+    );
 }
 
 #[test]
 fn a_truncated_file_is_found_at_once() {
     let cut = |checkpoint: &Path, by: u64| {
-        let file = fs::OpenOptions::new().write(true).open(checkpoint.join(WEIGHTS)).expect("opened");
+        let file =
+            fs::OpenOptions::new().write(true).open(checkpoint.join(WEIGHTS)).expect("opened");
         let length = file.metadata().expect("a length").len();
         file.set_len(length - by).expect("cut");
     };
@@ -80,17 +86,42 @@ fn a_header_that_lies_is_found_at_once() {
         bend_weights(at, |file| file.header[name]["data_offsets"] = json!([0, end]));
     };
     check(LLAMA, |at| offsets(at, 1 << 50), BAD_INPUT, &[WEIGHTS]);
-    check(LLAMA, |at| bend_weights(at, |file| file.header[name]["dtype"] = json!("F5")), BAD_INPUT, &[WEIGHTS, "F5"]);
+    check(
+        LLAMA,
+        |at| bend_weights(at, |file| file.header[name]["dtype"] = json!("F5")),
+        BAD_INPUT,
+        &[WEIGHTS, "F5"],
+    );
 }
 
 #[test]
 fn a_shape_that_contradicts_the_configuration_is_named() {
     let name = "model.layers.0.mlp.up_proj.weight";
     check(LLAMA, |at| bend_config(at, "intermediate_size", json!(512)), BAD_INPUT, &[name, "512"]);
-    check(LLAMA, |at| bend_config(at, "hidden_size", json!(1 << 40)), BAD_INPUT, &["hidden_size"]);
-    check(LLAMA, |at| bend_config(at, "num_hidden_layers", json!(5)), BAD_INPUT, &["model.layers."]);
-    check(LLAMA, |at| bend_config(at, "num_hidden_layers", json!(0)), BAD_INPUT, &["num_hidden_layers"]);
-    check(LLAMA, |at| bend_config(at, "num_attention_heads", json!(-4)), BAD_INPUT, &["num_attention_heads"]);
+    check(
+        LLAMA,
+        |at| bend_config(at, "hidden_size", json!(1u64 << 40)),
+        BAD_INPUT,
+        &["hidden_size"],
+    );
+    check(
+        LLAMA,
+        |at| bend_config(at, "num_hidden_layers", json!(5)),
+        BAD_INPUT,
+        &["model.layers."],
+    );
+    check(
+        LLAMA,
+        |at| bend_config(at, "num_hidden_layers", json!(0)),
+        BAD_INPUT,
+        &["num_hidden_layers"],
+    );
+    check(
+        LLAMA,
+        |at| bend_config(at, "num_attention_heads", json!(-4)),
+        BAD_INPUT,
+        &["num_attention_heads"],
+    );
 }
 
 #[test]
@@ -98,7 +129,8 @@ fn a_tensor_too_few_or_too_many_is_named() {
     let name = "model.norm.weight";
     let rename = |at: &Path| {
         bend_weights(at, |file| {
-            let entry = file.header.as_object_mut().expect("an object").remove(name).expect("a tensor");
+            let entry =
+                file.header.as_object_mut().expect("an object").remove(name).expect("a tensor");
             file.header["model.unheard.of"] = entry;
         });
     };
@@ -147,18 +179,51 @@ fn a_path_out_of_the_folder_is_refused() {
             *map.values_mut().next().expect("a shard") = json!(to);
         });
     };
-    for path in ["../secret.safetensors", "/etc/secret.safetensors", "sub/x.safetensors", "a\\..\\b.safetensors"] {
+    for path in [
+        "../secret.safetensors",
+        "/etc/secret.safetensors",
+        "sub/x.safetensors",
+        "a\\..\\b.safetensors",
+    ] {
         check("tiny/sharded", |at| point(at, path), REFUSED, &[index]);
     }
 }
 
 #[test]
 fn what_is_no_model_is_named() {
-    check(LLAMA, |at| fs::write(at.join(WEIGHTS), "version https://git-lfs.github.com/spec/v1\n").expect("written"), BAD_INPUT, &[WEIGHTS, "LFS"]);
-    check(LLAMA, |at| fs::remove_file(at.join(WEIGHTS)).expect("removed"), BAD_INPUT, &["safetensors"]);
-    check(LLAMA, |at| fs::write(at.join("config.json"), "{").expect("written"), BAD_INPUT, &["config.json"]);
-    check(LLAMA, |at| fs::remove_file(at.join("config.json")).expect("removed"), BAD_INPUT, &["config.json"]);
-    check(LLAMA, |at| bend_config(at, "architectures", json!(["FancyForCausalLM"])), BAD_INPUT, &["FancyForCausalLM"]);
+    check(
+        LLAMA,
+        |at| {
+            fs::write(at.join(WEIGHTS), "version https://git-lfs.github.com/spec/v1\n")
+                .expect("written")
+        },
+        BAD_INPUT,
+        &[WEIGHTS, "LFS"],
+    );
+    check(
+        LLAMA,
+        |at| fs::remove_file(at.join(WEIGHTS)).expect("removed"),
+        BAD_INPUT,
+        &["safetensors"],
+    );
+    check(
+        LLAMA,
+        |at| fs::write(at.join("config.json"), "{").expect("written"),
+        BAD_INPUT,
+        &["config.json"],
+    );
+    check(
+        LLAMA,
+        |at| fs::remove_file(at.join("config.json")).expect("removed"),
+        BAD_INPUT,
+        &["config.json"],
+    );
+    check(
+        LLAMA,
+        |at| bend_config(at, "architectures", json!(["FancyForCausalLM"])),
+        BAD_INPUT,
+        &["FancyForCausalLM"],
+    );
 }
 
 #[test]
@@ -170,7 +235,12 @@ fn a_tokenizer_nobody_knows_shows_its_definition() {
         });
     };
     check(LLAMA, bend, BAD_INPUT, &[regex, "--pre-tokenizer"]);
-    check(LLAMA, |at| fs::remove_file(at.join("tokenizer.json")).expect("removed"), BAD_INPUT, &["tokenizer.json"]);
+    check(
+        LLAMA,
+        |at| fs::remove_file(at.join("tokenizer.json")).expect("removed"),
+        BAD_INPUT,
+        &["tokenizer.json"],
+    );
 }
 
 #[test]
@@ -178,8 +248,16 @@ fn a_named_pre_tokenizer_overrides_the_definition() {
     let folder = scratch();
     let checkpoint = copy_of(LLAMA, folder.path());
     let output = folder.path().join("out.gguf");
-    let arguments =
-        ["convert", text(&checkpoint), "--to", "f16", "-o", text(&output), "--pre-tokenizer", "qwen2"];
+    let arguments = [
+        "convert",
+        text(&checkpoint),
+        "--to",
+        "f16",
+        "-o",
+        text(&output),
+        "--pre-tokenizer",
+        "qwen2",
+    ];
     quantize(&arguments).expect_success();
     let file = qz_gguf::GgufFile::open(&output).expect("opens");
     use qz_tensor::TensorSource;

@@ -51,11 +51,20 @@ fn an_interrupt_is_not_an_error_and_not_a_file() {
     let folder = scratch();
     let (source, output) = (demo(), folder.path().join("out.gguf"));
     for signal in ["INT", "TERM"] {
-        let child = command(&["convert", text(&source), "--to", "q2_k", "-o", text(&output), "--threads", "1"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
+        let child = command(&[
+            "convert",
+            text(&source),
+            "--to",
+            "q2_k",
+            "-o",
+            text(&output),
+            "--threads",
+            "1",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
         thread::sleep(Duration::from_millis(60));
         let id = child.id().to_string();
         let sent = std::process::Command::new("kill").args(["-s", signal, &id]).status();
@@ -84,7 +93,8 @@ fn a_full_disk_leaves_nothing() {
         text(&source),
         text(&output)
     );
-    let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash runs");
+    let output =
+        std::process::Command::new("bash").args(["-c", &script]).output().expect("bash runs");
     let run = crate::support::finish(output);
     assert_eq!(run.code, 4, "{}", run.stderr);
     assert!(run.stderr.contains("out.gguf"), "{}", run.stderr);
@@ -110,7 +120,11 @@ fn concurrent_writers_do_not_mix() {
         let arguments = ["convert", text(&source), "--to", "q6_k", "-o", text(&output)];
         let children: Vec<_> = (0..3)
             .map(|_| {
-                command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs")
+                command(&arguments)
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .expect("runs")
             })
             .collect();
         let codes: Vec<Option<i32>> = children

@@ -16,7 +16,11 @@ fn a_conversion_as_json() {
     assert_eq!(result["path"], json!(text(&output)));
     assert_eq!(result["bytes"], json!(std::fs::metadata(&output).expect("written").len()));
     assert_eq!(result["fallbacks"], json!([]));
-    let embedding = result["tensors"].as_array().expect("a list").iter().find(|t| t["name"] == "token_embd.weight");
+    let embedding = result["tensors"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|t| t["name"] == "token_embd.weight");
     assert_eq!(embedding.expect("an embedding")["type"], "Q6_K");
 }
 
@@ -30,7 +34,10 @@ fn inspect_tells_the_same_of_a_checkpoint_and_its_gguf() {
     for key in ["architecture", "name", "weights"] {
         assert_eq!(before[key], after[key], "{key}");
     }
-    assert_eq!((&before["container"], &after["container"]), (&json!("huggingface"), &json!("gguf")));
+    assert_eq!(
+        (&before["container"], &after["container"]),
+        (&json!("huggingface"), &json!("gguf"))
+    );
     let text = quantize(&["inspect", text(&output), "--tensors"]).expect_success().stdout;
     for expected in ["qwen3", "BF16", "token_embd.weight", "qwen3.block_count"] {
         assert!(text.contains(expected), "{expected} is not in\n{text}");
@@ -82,7 +89,12 @@ fn verify_finds_damage() {
     let info = qz_gguf::GgufFile::open(&output).expect("opens");
     let last = {
         use qz_tensor::TensorSource;
-        info.tensors().iter().filter(|info| info.data_type.name() == "Q8_0").next_back().expect("one").clone()
+        info.tensors()
+            .iter()
+            .filter(|info| info.data_type.name() == "Q8_0")
+            .next_back()
+            .expect("one")
+            .clone()
     };
     let block = usize::try_from(last.offset + last.bytes).expect("small") - 34;
     bytes[block..block + 2].copy_from_slice(&0x7c00u16.to_le_bytes());
@@ -102,7 +114,8 @@ fn the_demonstration_passes() {
 
 #[test]
 fn usage_errors_have_their_own_code() {
-    for arguments in [&["convert"][..], &["convert", "x", "--to", "q9", "-o", "y"], &["frobnicate"]] {
+    for arguments in [&["convert"][..], &["convert", "x", "--to", "q9", "-o", "y"], &["frobnicate"]]
+    {
         assert_eq!(quantize(arguments).code, 2, "{arguments:?}");
     }
 }

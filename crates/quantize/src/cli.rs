@@ -84,7 +84,10 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn options(&self) -> OpenOptions {
-        OpenOptions { pre_tokenizer: self.pre_tokenizer.clone(), model_name: self.model_name.clone() }
+        OpenOptions {
+            pre_tokenizer: self.pre_tokenizer.clone(),
+            model_name: self.model_name.clone(),
+        }
     }
 }
 
@@ -106,6 +109,9 @@ pub(crate) struct Convert {
     /// Quantize tensors that are quantized already
     #[arg(long)]
     pub(crate) allow_requantize: bool,
+    /// Fail if a tensor's rows do not fill its type's blocks, instead of giving it another type
+    #[arg(long)]
+    pub(crate) no_fallback: bool,
     /// Write the result as JSON
     #[arg(long)]
     pub(crate) json: bool,

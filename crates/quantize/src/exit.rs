@@ -69,6 +69,10 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
+fn rule_of(error: &anyhow::Error) -> Option<&'static str> {
+    error.downcast_ref::<Error>().map(|error| error.diagnosis().rule)
+}
+
 fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
     let code = code_of(error);
     let broken_pipe = error.chain().any(|cause| {
@@ -97,7 +101,7 @@ fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
         println!("{report}");
     }
     eprintln!("error: {error:#}");
-    if matches!(error.downcast_ref(), Some(Error::Output(qz_tensor::OutputError::Exists(_)))) {
+    if rule_of(error) == Some("output-exists") {
         eprintln!("hint: --force replaces it");
     }
     code

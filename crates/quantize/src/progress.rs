@@ -1,6 +1,7 @@
 //! Tells a person how far a job is: a bar on a terminal, plain lines otherwise.
 
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qz_pipeline::{Event, Observer};
@@ -16,9 +17,12 @@ pub(crate) struct Progress {
     job: &'static str,
     weights: u64,
     done: u64,
-    /// Tenths of the work that plain lines have told of.
-    told: u64,
+    /// When a plain line last told how far the job is.
+    told: Instant,
 }
+
+/// Time between plain lines: a log wants to see that a long job lives.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 impl Progress {
     pub(crate) fn new(global: &Global) -> Self {
@@ -30,12 +34,12 @@ impl Progress {
             job: "",
             weights: 0,
             done: 0,
-            told: 0,
+            told: Instant::now(),
         }
     }
 
     fn start(&mut self, job: &'static str, tensors: usize, weights: u64) {
-        (self.job, self.weights, self.done, self.told) = (job, weights, 0, 0);
+        (self.job, self.weights, self.done, self.told) = (job, weights, 0, Instant::now());
         if self.bar.is_some() {
             let bar = ProgressBar::new(weights);
             let template = "{msg} {wide_bar} {percent:>3} %  {eta} left";
@@ -58,12 +62,10 @@ impl Progress {
                     bar.finish_and_clear();
                 }
             }
-            None if !self.quiet => {
-                let tenths = self.done * 10 / self.weights.max(1);
-                if tenths > self.told {
-                    self.told = tenths;
-                    eprintln!("{}: {} %", self.job, tenths * 10);
-                }
+            None if !self.quiet && self.told.elapsed() >= INTERVAL => {
+                self.told = Instant::now();
+                let percent = self.done * 100 / self.weights.max(1);
+                eprintln!("{}: {percent} %", self.job);
             }
             None => {}
         }

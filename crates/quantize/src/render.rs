@@ -33,7 +33,11 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         cells.chain([header[column].chars().count()]).max().unwrap_or(0)
     };
     let is_number = |column: usize| {
-        rows.iter().all(|row| row.get(column).is_none_or(|cell| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit())))
+        rows.iter().all(|row| {
+            row.get(column).is_none_or(|cell| {
+                cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit())
+            })
+        })
     };
     let columns: Vec<(usize, bool)> =
         (0..header.len()).map(|column| (width(column), is_number(column))).collect();
@@ -70,7 +74,11 @@ mod tests {
 
     #[test]
     fn tables_align() {
-        let rows = [vec!["Q4_K".to_owned(), "112".to_owned()], vec!["F32".to_owned(), "7".to_owned()]];
-        assert_eq!(table(&["type", "tensors"], &rows), "type  tensors\nQ4_K      112\nF32         7");
+        let rows =
+            [vec!["Q4_K".to_owned(), "112".to_owned()], vec!["F32".to_owned(), "7".to_owned()]];
+        assert_eq!(
+            table(&["type", "tensors"], &rows),
+            "type  tensors\nQ4_K      112\nF32         7"
+        );
     }
 }

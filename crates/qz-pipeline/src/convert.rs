@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufSink;
-use qz_plan::{ModelFacts, PlannedTensor};
+use qz_plan::{Assignment, Fallback, ModelFacts, PlannedTensor};
 use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorSink};
 use sha2::{Digest, Sha256};
 
@@ -32,6 +32,8 @@ pub struct ConvertOptions {
     pub replace: bool,
     /// Quantize tensors that are quantized already.
     pub allow_requantize: bool,
+    /// Whether rows that do not fill their type's blocks may get another type.
+    pub fallback: Fallback,
 }
 
 /// What came of one output.
@@ -47,9 +49,21 @@ pub struct ConvertReport {
     pub bits_per_weight: f64,
     /// The tensors, in file order.
     pub tensors: Vec<ConvertedTensor>,
-    /// Tensors whose type is not the one the rules name first. Rows that do not
-    /// fit are refused for now, so there are none.
-    pub fallbacks: Vec<String>,
+    /// Tensors whose rows do not fill the blocks of the type the rules name.
+    pub fallbacks: Vec<FallbackTensor>,
+}
+
+/// A tensor that got another type than the rules name.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct FallbackTensor {
+    /// Its name.
+    pub tensor: String,
+    /// Weights in a row.
+    pub columns: u64,
+    /// The type the rules name.
+    pub from: &'static str,
+    /// The type it got.
+    pub to: &'static str,
 }
 
 /// One tensor of an output.
@@ -101,7 +115,8 @@ pub fn convert(
             observer.observe(Event::Advanced { weights });
             if is_last {
                 sinks.complete(positions[position], &work[position])?;
-                let to: Vec<DataType> = plans.iter().map(|plan| plan[positions[position]]).collect();
+                let to: Vec<DataType> =
+                    plans.iter().map(|plan| plan[positions[position]].data_type).collect();
                 let tensor = work[position].tensor;
                 let from = tensor.source_type;
                 observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
@@ -124,7 +139,7 @@ fn plan_all(
     model: &Model,
     outputs: &[Output],
     options: ConvertOptions,
-) -> Result<Vec<Vec<DataType>>, Error> {
+) -> Result<Vec<Vec<Assignment>>, Error> {
     let planned = |tensor: &ModelTensor| PlannedTensor {
         name: tensor.name.clone(),
         shape: tensor.shape.clone(),
@@ -135,9 +150,10 @@ fn plan_all(
     outputs
         .iter()
         .map(|output| {
-            let plan = qz_plan::assign(output.target.file_type, &facts, &tensors)?;
-            for (tensor, data_type) in model.tensors.iter().zip(&plan) {
-                check_conversion(model, tensor, *data_type, options)?;
+            let plan =
+                qz_plan::assign(output.target.file_type, &facts, &tensors, options.fallback)?;
+            for (tensor, assignment) in model.tensors.iter().zip(&plan) {
+                check_conversion(model, tensor, assignment.data_type, options)?;
             }
             Ok(plan)
         })
@@ -179,7 +195,7 @@ impl Sinks {
     fn create(
         model: &Model,
         outputs: &[Output],
-        plans: &[Vec<DataType>],
+        plans: &[Vec<Assignment>],
         options: ConvertOptions,
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
@@ -192,16 +208,15 @@ impl Sinks {
                 .tensors
                 .iter()
                 .zip(plan)
-                .map(|(tensor, data_type)| SinkTensor {
+                .map(|(tensor, assignment)| SinkTensor {
                     name: tensor.name.clone(),
-                    data_type: *data_type,
+                    data_type: assignment.data_type,
                     shape: tensor.shape.clone(),
                 })
                 .collect();
             let fingerprint = fingerprint(model, &metadata, &tensors);
             let replace = OutputOptions { replace: options.replace };
-            let sink =
-                GgufSink::create(&output.path, &metadata, &tensors, &fingerprint, replace)?;
+            let sink = GgufSink::create(&output.path, &metadata, &tensors, &fingerprint, replace)?;
             let mut finished = vec![false; tensors.len()];
             sink.completed().iter().for_each(|tensor| finished[tensor.0] = true);
             let resumed = finished.iter().filter(|finished| **finished).count();
@@ -218,9 +233,13 @@ impl Sinks {
         self.done.iter().any(|done| !done[position])
     }
 
-    fn remaining_work<'a>(&self, model: &'a Model, plans: &[Vec<DataType>]) -> Vec<Work<'a>> {
+    fn remaining_work<'a>(&self, model: &'a Model, plans: &[Vec<Assignment>]) -> Vec<Work<'a>> {
         let wanted = |position: usize| {
-            plans.iter().zip(&self.done).map(|(plan, done)| (!done[position]).then_some(plan[position])).collect()
+            plans
+                .iter()
+                .zip(&self.done)
+                .map(|(plan, done)| (!done[position]).then_some(plan[position].data_type))
+                .collect()
         };
         model
             .tensors
@@ -248,7 +267,7 @@ impl Sinks {
         self,
         model: &Model,
         outputs: &[Output],
-        plans: &[Vec<DataType>],
+        plans: &[Vec<Assignment>],
         observer: &mut dyn Observer,
     ) -> Result<Vec<ConvertReport>, Error> {
         let mut reports = Vec::with_capacity(outputs.len());
@@ -262,18 +281,18 @@ impl Sinks {
     }
 }
 
-fn report(model: &Model, output: &Output, plan: &[DataType], bytes: u64) -> ConvertReport {
+fn report(model: &Model, output: &Output, plan: &[Assignment], bytes: u64) -> ConvertReport {
     let size = |shape: &Shape, data_type| shape.byte_size(data_type).unwrap_or_default();
     let tensors: Vec<ConvertedTensor> = model
         .tensors
         .iter()
         .zip(plan)
-        .map(|(tensor, data_type)| ConvertedTensor {
+        .map(|(tensor, assignment)| ConvertedTensor {
             name: tensor.name.clone(),
             shape: tensor.shape.dimensions().to_vec(),
             from: tensor.source_type.name(),
-            data_type: data_type.name(),
-            bytes: size(&tensor.shape, *data_type),
+            data_type: assignment.data_type.name(),
+            bytes: size(&tensor.shape, assignment.data_type),
         })
         .collect();
     let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
@@ -283,8 +302,20 @@ fn report(model: &Model, output: &Output, plan: &[DataType], bytes: u64) -> Conv
         bytes,
         bits_per_weight: tensor_bytes as f64 * 8.0 / (model.weights().max(1)) as f64,
         tensors,
-        fallbacks: Vec::new(),
+        fallbacks: fallbacks(model, plan),
     }
+}
+
+fn fallbacks(model: &Model, plan: &[Assignment]) -> Vec<FallbackTensor> {
+    let fallback = |(tensor, assignment): (&ModelTensor, &Assignment)| {
+        Some(FallbackTensor {
+            tensor: tensor.name.clone(),
+            columns: tensor.shape.columns(),
+            from: assignment.fallback_from?.name(),
+            to: assignment.data_type.name(),
+        })
+    };
+    model.tensors.iter().zip(plan).filter_map(fallback).collect()
 }
 
 /// The model's metadata with the entries that name the file type, in place where

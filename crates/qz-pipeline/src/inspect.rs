@@ -157,6 +157,7 @@ fn show_array(array: &Array) -> String {
         Array::Bool(elements) => first!(elements),
         Array::String(elements) => first!(elements),
     };
-    let rest = if array.len() > SHOWN { format!(", … {} in all", array.len()) } else { String::new() };
+    let rest =
+        if array.len() > SHOWN { format!(", … {} in all", array.len()) } else { String::new() };
     format!("[{}{rest}]", first.join(", "))
 }

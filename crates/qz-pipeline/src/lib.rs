@@ -25,12 +25,14 @@ mod target;
 mod verify;
 
 pub use container::{CONTAINERS, Container};
-pub use convert::{ConvertOptions, ConvertReport, ConvertedTensor, Output, convert};
+pub use convert::{
+    ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
+};
 pub use error::Error;
 pub use event::{Event, Observer, Silent};
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
 pub use model::{Model, ModelTensor, OpenOptions};
-pub use qz_models::LayerIndex;
+pub use qz_plan::Fallback;
 pub use stream::Cancel;
 pub use target::{Target, UnknownTarget};
 pub use verify::{Finding, TensorCheck, Verification, VerifyOptions, verify};

@@ -370,7 +370,11 @@ impl TileRows<'_> {
             encoder.encode(weights, columns, None, out);
             if let Some(block) = encoder.first_non_finite_block(out) {
                 let row = chunk * chunk_rows + block / (columns / wanted.block_elements());
-                return Err(self.overflow(row, wanted, &weights[row % chunk_rows * columns..][..columns]));
+                return Err(self.overflow(
+                    row,
+                    wanted,
+                    &weights[row % chunk_rows * columns..][..columns],
+                ));
             }
         }
         Ok(bytes)

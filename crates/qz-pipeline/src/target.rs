@@ -56,7 +56,10 @@ mod tests {
     #[test]
     fn targets() {
         let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(text.parse::<Target>().ok().map(|target| target.to_string()), expected.map(str::to_owned));
+            assert_eq!(
+                text.parse::<Target>().ok().map(|target| target.to_string()),
+                expected.map(str::to_owned)
+            );
         };
         check("q4_k_m", Some("q4_k_m"));
         check("gguf:Q6_K", Some("q6_k"));

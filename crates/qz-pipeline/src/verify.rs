@@ -96,7 +96,9 @@ pub fn verify(
     observer.observe(Event::Started { job: "verify", tensors: count, weights });
     let mut tensors = Vec::with_capacity(count);
     for tensor in &artifact.tensors {
-        let original = pairs.get(tensor.name.as_str()).and_then(|original| Some((source.as_ref()?, *original)));
+        let original = pairs
+            .get(tensor.name.as_str())
+            .and_then(|original| Some((source.as_ref()?, *original)));
         let check = pool.install(|| check_tensor(&artifact, tensor, original));
         tensors.push(judge(tensor, check, options, &mut findings)?);
         observer.observe(Event::Advanced { weights: tensor.shape.elements() });
@@ -129,11 +131,11 @@ fn structure(artifact: &Model) -> Vec<Finding> {
     }
     if let Some(file_type) = metadata.unsigned("general.file_type") {
         let known = u32::try_from(file_type).ok().and_then(FileType::from_id);
-        let quantized = |base: DataType| {
-            artifact.tensors.iter().any(|tensor| tensor.source_type == base)
-        };
+        let quantized =
+            |base: DataType| artifact.tensors.iter().any(|tensor| tensor.source_type == base);
         if let Some(known) = known.filter(|known| !quantized(known.base)) {
-            let message = format!("the file calls itself {}, but no tensor is {}", known.name, known.base);
+            let message =
+                format!("the file calls itself {}, but no tensor is {}", known.name, known.base);
             find("file-type", "general.file_type", message);
         }
     }
@@ -168,7 +170,9 @@ fn pair<'a>(
         match originals.get(tensor.name.as_str()) {
             None => find("tensor-extra", &tensor.name, "the source has no such tensor".to_owned()),
             // A vector is compared element by element, a vector of blocks cannot be.
-            Some(original) if original.shape != tensor.shape || original.grid() != tensor.grid() => {
+            Some(original)
+                if original.shape != tensor.shape || original.grid() != tensor.grid() =>
+            {
                 let message = format!("shape {}, the source has {}", tensor.shape, original.shape);
                 find("shape", &tensor.name, message);
             }
@@ -179,7 +183,11 @@ fn pair<'a>(
     }
     for tensor in &source.tensors {
         if !artifact.tensors.iter().any(|written| written.name == tensor.name) {
-            find("tensor-missing", &tensor.name, "the source has it, the artifact lacks it".to_owned());
+            find(
+                "tensor-missing",
+                &tensor.name,
+                "the source has it, the artifact lacks it".to_owned(),
+            );
         }
     }
     pairs
@@ -206,9 +214,8 @@ fn check_tensor(
     original: Option<(&Model, &ModelTensor)>,
 ) -> Result<Check, Error> {
     let Some(codec) = codec_for(tensor.source_type) else { return Ok(Check::Blocks) };
-    let original = original.and_then(|(model, original)| {
-        Some((model, original, codec_for(original.source_type)?))
-    });
+    let original = original
+        .and_then(|(model, original)| Some((model, original, codec_for(original.source_type)?)));
     let parts: Vec<Result<Sums, Error>> = parts(tensor, original.map(|(_, original, _)| original))
         .into_par_iter()
         .map(|rows| {
@@ -265,7 +272,8 @@ fn decode_rows(
     let mut bytes = vec![0; count * row_bytes];
     model.source.read(index, rows.start * row_bytes as u64, &mut bytes)?;
     if let Some(block) = codec.first_non_finite_block(&bytes) {
-        let offset = rows.start * row_bytes as u64 + (block * tensor.source_type.block_bytes()) as u64;
+        let offset =
+            rows.start * row_bytes as u64 + (block * tensor.source_type.block_bytes()) as u64;
         return Err(Error::NonFiniteBlock {
             location: model.location(tensor, offset),
             block: offset / tensor.source_type.block_bytes() as u64,
@@ -312,8 +320,10 @@ fn judge(
     match check {
         Ok(Check::Blocks) => {}
         Ok(Check::Compared(sums)) => {
-            let relative_error = if sums.error == 0.0 { 0.0 } else { (sums.error / sums.energy).sqrt() };
-            let limit = options.max_relative_error.unwrap_or_else(|| error_limit(tensor.source_type));
+            let relative_error =
+                if sums.error == 0.0 { 0.0 } else { (sums.error / sums.energy).sqrt() };
+            let limit =
+                options.max_relative_error.unwrap_or_else(|| error_limit(tensor.source_type));
             if relative_error.is_nan() || relative_error > limit {
                 findings.push(Finding {
                     rule: "relative-error",
@@ -341,12 +351,10 @@ fn judge(
 /// type's own search leaves of Gaussian weights. Weights of another tensor, or
 /// rows in another order, give about 1.4.
 fn error_limit(data_type: DataType) -> f64 {
-    match data_type {
-        // Rounding to a 24, 11 or 8 bit significand; halved once more for f16,
-        // whose small numbers have fewer bits.
-        DataType::F32 => 0.0,
-        DataType::F16 => 2f64.powi(-10),
-        DataType::BF16 => 2f64.powi(-8),
-        _ => 2f64.powf(2.5 - data_type.bits_per_weight()),
-    }
+    // Rounding to an 11 or 8 bit significand; once more the same for f16, whose
+    // small numbers have fewer bits.
+    const EXACT: &[(DataType, f64)] =
+        &[(DataType::F32, 0.0), (DataType::F16, 1.0 / 1024.0), (DataType::BF16, 1.0 / 256.0)];
+    let known = EXACT.iter().find(|(known, _)| *known == data_type).map(|(_, limit)| *limit);
+    known.unwrap_or_else(|| 2f64.powf(2.5 - data_type.bits_per_weight()))
 }

@@ -17,5 +17,5 @@ mod order;
 
 pub use category::{TensorCategory, is_quantizable};
 pub use file_type::{Condition, FILE_TYPES, FileType, Rule};
-pub use mixture::{Error, ModelFacts, PlannedTensor, assign};
+pub use mixture::{Assignment, Error, Fallback, ModelFacts, PlannedTensor, assign};
 pub use order::layer_then_name;

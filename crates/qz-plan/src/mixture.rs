@@ -63,12 +63,21 @@ pub struct PlannedTensor {
     pub unquantized: DataType,
 }
 
+/// What a tensor gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The type it will have.
+    pub data_type: DataType,
+    /// The type the rules named first, whose blocks its rows do not fill.
+    pub fallback_from: Option<DataType>,
+}
+
 /// Why a plan cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A row does not fill whole blocks.
-    #[error("{tensor}: a row of {columns} weights does not fill blocks of {} ({data_type}); choose a type with smaller blocks, such as q8_0 or f16", data_type.block_elements())]
+    /// A row does not fill whole blocks, and no other type may stand in.
+    #[error("{tensor}: a row of {columns} weights does not fill blocks of {} ({data_type}), and falling back to another type is not allowed", data_type.block_elements())]
     RowDoesNotFit {
         /// The tensor.
         tensor: String,
@@ -101,32 +110,73 @@ impl Diagnose for Error {
     }
 }
 
+/// How strictly a plan follows its file type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Rows that do not fit get llama.cpp's stand-in type.
+    Allowed,
+    /// Rows that do not fit are an error (`--no-fallback`).
+    Refused,
+}
+
 /// The type of each tensor, in the order given. Tensors must come in the order of
 /// [`crate::layer_then_name`]: the rules count them.
 ///
 /// # Errors
-/// If a tensor's rows do not fit the blocks of its type.
+/// If a tensor's rows do not fit the blocks of its type and may not fall back, or
+/// a size overflows.
 pub fn assign(
     file_type: &FileType,
     facts: &ModelFacts,
     tensors: &[PlannedTensor],
-) -> Result<Vec<DataType>, Error> {
+    fallback: Fallback,
+) -> Result<Vec<Assignment>, Error> {
     let mut mixture = Mixture::new(file_type, facts, tensors);
     tensors
         .iter()
         .map(|tensor| {
-            let data_type = mixture.data_type(tensor);
-            match tensor.shape.byte_size(data_type) {
-                Ok(_) => Ok(data_type),
-                Err(SizeError::PartialBlock { .. }) => Err(Error::RowDoesNotFit {
+            let first = mixture.data_type(tensor);
+            let data_type = fitting(first, &tensor.shape);
+            if data_type != first && fallback == Fallback::Refused {
+                return Err(Error::RowDoesNotFit {
                     tensor: tensor.name.clone(),
                     columns: tensor.shape.columns(),
-                    data_type,
-                }),
-                Err(source) => Err(Error::Size { tensor: tensor.name.clone(), source }),
+                    data_type: first,
+                });
             }
+            let size = tensor.shape.byte_size(data_type);
+            size.map_err(|source| Error::Size { tensor: tensor.name.clone(), source })?;
+            Ok(Assignment { data_type, fallback_from: (data_type != first).then_some(first) })
         })
         .collect()
+}
+
+/// Types with smaller blocks that stand in for those with larger ones
+/// (llama-quant.cpp, `tensor_type_fallback`).
+const STAND_INS: &[(DataType, DataType)] = &[
+    (DataType::IQ1_S, DataType::IQ4_NL),
+    (DataType::IQ1_M, DataType::IQ4_NL),
+    (DataType::IQ2_XXS, DataType::IQ4_NL),
+    (DataType::IQ2_XS, DataType::IQ4_NL),
+    (DataType::IQ2_S, DataType::IQ4_NL),
+    (DataType::IQ3_XXS, DataType::IQ4_NL),
+    (DataType::IQ3_S, DataType::IQ4_NL),
+    (DataType::IQ4_XS, DataType::IQ4_NL),
+    (DataType::Q2_0, DataType::Q4_0),
+    (DataType::Q2_K, DataType::Q4_0),
+    (DataType::Q3_K, DataType::Q4_0),
+    (DataType::TQ1_0, DataType::Q4_0),
+    (DataType::TQ2_0, DataType::Q4_0),
+    (DataType::Q4_K, DataType::Q5_0),
+    (DataType::Q5_K, DataType::Q5_1),
+    (DataType::Q6_K, DataType::Q8_0),
+];
+
+/// `data_type` if the rows fill its blocks, else its stand-in, else f16.
+fn fitting(data_type: DataType, shape: &Shape) -> DataType {
+    let fits = |data_type: &DataType| shape.row_bytes(*data_type).is_ok();
+    let stand_in = STAND_INS.iter().find(|(from, _)| *from == data_type).map(|(_, to)| *to);
+    [Some(data_type), stand_in].into_iter().flatten().find(fits).unwrap_or(DataType::F16)
 }
 
 /// A file type at work on one model: rules refer to the how-manieth tensor of a
@@ -265,7 +315,8 @@ mod tests {
     fn exceptions(name: &str, facts: &ModelFacts, is_tied: bool) -> Vec<String> {
         let file_type = FileType::from_name(name).expect("known");
         let tensors = model(facts.layers, is_tied);
-        let types = assign(file_type, facts, &tensors).expect("fits");
+        let types = assign(file_type, facts, &tensors, Fallback::Refused).expect("fits");
+        let types = types.iter().map(|assignment| assignment.data_type);
         let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (tensor, data_type) in tensors.iter().zip(types).filter(|(_, t)| *t != file_type.base) {
             let part = tensor.name.split('.').rev().nth(1).expect("a part");
@@ -347,16 +398,27 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_does_not_fit_is_named() {
-        let shape = Shape::new([16, 300]).expect("fits");
-        let tensor = PlannedTensor {
-            name: "blk.0.ffn_down.weight".into(),
-            shape,
-            unquantized: DataType::F32,
+    fn rows_that_do_not_fit_fall_back_or_are_named() {
+        let name = "blk.0.ffn_up.weight";
+        let assign_one = |file_type: &str, columns: u64, fallback| {
+            let shape = Shape::new([16, columns]).expect("fits");
+            let tensor = PlannedTensor { name: name.into(), shape, unquantized: DataType::F32 };
+            let file_type = FileType::from_name(file_type).expect("known");
+            assign(file_type, &DENSE, &[tensor], fallback)
         };
-        let file_type = FileType::from_name("q4_k_s").expect("known");
-        let error = assign(file_type, &DENSE, &[tensor]).expect_err("300 is no multiple of 256");
-        assert_eq!(error.diagnosis().location.tensor.as_deref(), Some("blk.0.ffn_down.weight"));
+        let check = |file_type: &str, columns: u64, expected: DataType, from: Option<DataType>| {
+            let types = assign_one(file_type, columns, Fallback::Allowed).expect("falls back");
+            assert_eq!(types, [Assignment { data_type: expected, fallback_from: from }]);
+        };
+        check("q4_k_s", 512, DataType::Q4_K, None);
+        check("q4_k_s", 96, DataType::Q5_0, Some(DataType::Q4_K));
+        check("q5_k_s", 96, DataType::Q5_1, Some(DataType::Q5_K));
+        check("q2_k", 96, DataType::Q4_0, Some(DataType::Q2_K));
+        check("q6_k", 96, DataType::Q8_0, Some(DataType::Q6_K));
+        check("q6_k", 100, DataType::F16, Some(DataType::Q6_K));
+        check("q8_0", 100, DataType::F16, Some(DataType::Q8_0));
+        let error = assign_one("q4_k_s", 96, Fallback::Refused).expect_err("may not fall back");
+        assert_eq!(error.diagnosis().location.tensor.as_deref(), Some(name));
         assert_eq!(error.diagnosis().rule, "row-does-not-fit");
     }
 

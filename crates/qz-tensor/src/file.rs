@@ -80,7 +80,9 @@ impl Diagnose for FileError {
             Self::NotRegular(path) => {
                 (FaultClass::BadInput, Location::file(path), "not-a-regular-file")
             }
-            Self::TooLarge { path, .. } => (FaultClass::BadInput, Location::file(path), "too-large"),
+            Self::TooLarge { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "too-large")
+            }
             Self::Truncated { path, offset, .. } => {
                 (FaultClass::BadInput, Location::file(path).offset(*offset), "truncated")
             }

@@ -18,8 +18,8 @@ mod file;
 mod metadata;
 mod output;
 mod shape;
-mod signature;
 mod side_files;
+mod signature;
 mod tensor;
 
 pub use data_type::{DATA_TYPES, DataType, GgmlTypeId, TypeSpec};
@@ -28,6 +28,6 @@ pub use file::{FileError, FileIdentity, SourceFile};
 pub use metadata::{Array, Metadata, Value, ValueKind};
 pub use output::{OutputError, OutputOptions, StagedFile};
 pub use shape::{MAX_RANK, Shape, SizeError};
-pub use signature::recognise;
 pub use side_files::SideFiles;
+pub use signature::recognise;
 pub use tensor::{SinkTensor, TensorIndex, TensorInfo, TensorSink, TensorSource};

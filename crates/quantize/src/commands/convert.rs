@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use qz_pipeline::{ConvertOptions, ConvertReport, Model, Output, Target, convert};
+use qz_pipeline::{
+    ConvertOptions, ConvertReport, Fallback, FallbackTensor, Model, Output, Target, convert,
+};
 use serde::Serialize;
 
 use super::{print_json, print_line};
@@ -26,6 +28,7 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
         threads: global.thread_count(),
         replace: arguments.force,
         allow_requantize: arguments.allow_requantize,
+        fallback: if arguments.no_fallback { Fallback::Refused } else { Fallback::Allowed },
     };
     let mut progress = Progress::new(global);
     let reports = convert(&model, &outputs, options, &cancel, &mut progress)?;
@@ -48,8 +51,9 @@ fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<V
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(UsageError(format!("target {} is given twice", pair[0])).into());
     }
-    std::fs::create_dir_all(output)
-        .map_err(|error| anyhow::anyhow!("{}: cannot create the folder: {error}", output.display()))?;
+    std::fs::create_dir_all(output).map_err(|error| {
+        anyhow::anyhow!("{}: cannot create the folder: {error}", output.display())
+    })?;
     let stem = stem(source);
     let path = |target: &Target| output.join(target.file_name(&stem));
     Ok(targets.iter().map(|target| Output { target: *target, path: path(target) }).collect())
@@ -73,7 +77,20 @@ fn summary(reports: &[ConvertReport]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
-    table(&["target", "size", "bits per weight", "tensors", "file"], &rows)
+    let mut text = table(&["target", "size", "bits per weight", "tensors", "file"], &rows);
+    for report in reports {
+        text.push_str(&fallbacks(report));
+    }
+    text
+}
+
+/// One line for each tensor whose rows do not fill its type's blocks.
+fn fallbacks(report: &ConvertReport) -> String {
+    let line = |fallback: &FallbackTensor| {
+        let FallbackTensor { tensor, columns, from, to } = fallback;
+        format!("\n{}: {tensor}: rows of {columns} do not fill {from}, {to} instead", report.target)
+    };
+    report.fallbacks.iter().map(line).collect()
 }
 
 /// `Q4_K 96, Q6_K 17, F32 33`: how many tensors of each type, most bytes first.
@@ -89,6 +106,7 @@ fn types(report: &ConvertReport) -> String {
         }
     }
     types.sort_by_key(|(.., bytes)| std::cmp::Reverse(*bytes));
-    let types: Vec<String> = types.iter().map(|(name, tensors, _)| format!("{name} {tensors}")).collect();
+    let types: Vec<String> =
+        types.iter().map(|(name, tensors, _)| format!("{name} {tensors}")).collect();
     types.join(", ")
 }

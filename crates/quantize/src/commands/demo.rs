@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use qz_pipeline::{
-    ConvertOptions, ConvertReport, Model, Observer, OpenOptions, Output, Target, Verification,
-    VerifyOptions, convert, verify,
+    ConvertOptions, ConvertReport, Fallback, Model, Observer, OpenOptions, Output, Target,
+    Verification, VerifyOptions, convert, verify,
 };
 use serde::Serialize;
 
@@ -20,10 +20,16 @@ use crate::render::{bytes, table};
 /// tells how.
 const CHECKPOINT: &[(&str, &[u8])] = &[
     ("config.json", include_bytes!("../../../../fixtures/demo-llama/config.json")),
-    ("generation_config.json", include_bytes!("../../../../fixtures/demo-llama/generation_config.json")),
+    (
+        "generation_config.json",
+        include_bytes!("../../../../fixtures/demo-llama/generation_config.json"),
+    ),
     ("model.safetensors", include_bytes!("../../../../fixtures/demo-llama/model.safetensors")),
     ("tokenizer.json", include_bytes!("../../../../fixtures/demo-llama/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../../../../fixtures/demo-llama/tokenizer_config.json")),
+    (
+        "tokenizer_config.json",
+        include_bytes!("../../../../fixtures/demo-llama/tokenizer_config.json"),
+    ),
 ];
 
 const TARGETS: [&str; 7] = ["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"];
@@ -87,8 +93,12 @@ fn convert_all(
         })
         .collect::<anyhow::Result<Vec<Output>>>()?;
     // The demonstration owns its files' names.
-    let options =
-        ConvertOptions { threads: global.thread_count(), replace: true, allow_requantize: false };
+    let options = ConvertOptions {
+        threads: global.thread_count(),
+        replace: true,
+        allow_requantize: false,
+        fallback: Fallback::Refused,
+    };
     Ok(convert(&model, &outputs, options, &cancel, progress)?)
 }
 
