@@ -1,5 +1,7 @@
 //! Files built by hand, so that every rule can be broken alone.
 
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 use qz_safetensors::{Error, SafetensorsFile};
@@ -40,8 +42,32 @@ pub(crate) fn bytes_named(tensors: &[(&str, u64)]) -> Vec<u8> {
 
 /// Opens `bytes` as a file.
 pub(crate) fn open(bytes: &[u8]) -> Result<SafetensorsFile, Error> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    SafetensorsFile::open(write(folder.path(), "model.safetensors", bytes))
+    Scratch::new().open(bytes)
+}
+
+/// One file for many contents. Written over in place: making and removing a file
+/// for each of thousands takes most of a test's time.
+pub(crate) struct Scratch {
+    pub(crate) path: PathBuf,
+    file: File,
+    _folder: tempfile::TempDir,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("model.safetensors");
+        let file = File::create(&path).expect("created");
+        Self { path, file, _folder: folder }
+    }
+
+    /// Opens `bytes` as a file.
+    pub(crate) fn open(&self, bytes: &[u8]) -> Result<SafetensorsFile, Error> {
+        let mut file = &self.file;
+        file.rewind().and_then(|()| file.write_all(bytes)).expect("written");
+        file.set_len(bytes.len() as u64).expect("cut");
+        SafetensorsFile::open(&self.path)
+    }
 }
 
 /// Writes a file and returns its path.
