@@ -36,7 +36,8 @@ pub fn recognise(start: &[u8]) -> Option<&'static str> {
 /// A plausible header length, then a JSON object.
 fn looks_like_safetensors(start: &[u8]) -> bool {
     let Some((length, json)) = start.split_first_chunk::<8>() else { return false };
-    u64::from_le_bytes(*length) <= 100_000_000 && json.trim_ascii_start().starts_with(b"{")
+    (1..=100_000_000).contains(&u64::from_le_bytes(*length))
+        && json.trim_ascii_start().starts_with(b"{")
 }
 
 #[cfg(test)]

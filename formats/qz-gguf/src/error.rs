@@ -24,7 +24,7 @@ pub enum Error {
         /// The file, the key or tensor, and the byte.
         location: Location,
         /// The broken rule.
-        fault: Fault,
+        fault: Box<Fault>,
     },
 }
 
@@ -222,7 +222,7 @@ impl Fault {
 impl Error {
     /// `fault` in `file`, at byte `offset`.
     pub(crate) fn at(file: &Path, offset: u64, fault: Fault) -> Self {
-        Self::Malformed { location: Location::file(file).offset(offset), fault }
+        Self::Malformed { location: Location::file(file).offset(offset), fault: Box::new(fault) }
     }
 
     /// The same error with the key or tensor it lies in, if none is named yet.

@@ -162,7 +162,7 @@ impl Tensor {
 
 fn malformed(target: &Path, (name, fault): NamedFault) -> Error {
     let location = Location { tensor: name, ..Location::file(target) };
-    Error::Malformed { location, fault }
+    Error::Malformed { location, fault: Box::new(fault) }
 }
 
 /// A tensor's journal record. Escaped, since a record is one line.

@@ -1,6 +1,8 @@
 //! Files built by hand, byte by byte, so that every rule can be broken alone.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
 
 use qz_gguf::{Error, GgufFile, GgufSink};
 use qz_tensor::{
@@ -77,10 +79,32 @@ pub(crate) fn valid() -> Vec<u8> {
 
 /// Opens `bytes` as a file.
 pub(crate) fn open(bytes: &[u8]) -> Result<GgufFile, Error> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("model.gguf");
-    std::fs::write(&path, bytes).expect("written");
-    GgufFile::open(path)
+    Scratch::new().open(bytes)
+}
+
+/// One file for many contents. Written over in place: making and removing a file
+/// for each of thousands takes most of a test's time.
+pub(crate) struct Scratch {
+    pub(crate) path: PathBuf,
+    file: File,
+    _folder: tempfile::TempDir,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("model.gguf");
+        let file = File::create(&path).expect("created");
+        Self { path, file, _folder: folder }
+    }
+
+    /// Opens `bytes` as a file.
+    pub(crate) fn open(&self, bytes: &[u8]) -> Result<GgufFile, Error> {
+        let mut file = &self.file;
+        file.rewind().and_then(|()| file.write_all(bytes)).expect("written");
+        file.set_len(bytes.len() as u64).expect("cut");
+        GgufFile::open(&self.path)
+    }
 }
 
 /// All bytes of one tensor.

@@ -1,0 +1,119 @@
+//! One opened safetensors file.
+
+use std::path::Path;
+
+use qz_tensor::{FileError, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource};
+
+use crate::error::{Error, Fault};
+use crate::header::{self, Header};
+
+/// A safetensors file. Its header is in memory; its tensors, in the order of
+/// their data, are read by position. Metadata is the header's `__metadata__`.
+#[derive(Debug)]
+pub struct SafetensorsFile {
+    file: SourceFile,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+}
+
+impl SafetensorsFile {
+    /// Opens `path` and checks its whole structure: when this returns, every
+    /// tensor's bytes lie inside the file.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or breaks a rule of the format ([`Fault`]).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let file = SourceFile::open(path)?;
+        let Header { metadata, mut tensors, data_start } = header::read(&file)?;
+        // An empty tensor lies before the one that begins where it does.
+        tensors.sort_unstable_by(|a, b| {
+            (a.offset, a.bytes, &a.name).cmp(&(b.offset, b.bytes, &b.name))
+        });
+        let end = check_order(&file, &tensors, data_start)?;
+        check_end(&file, data_start, end, tensors.last())?;
+        // Cannot overflow: the data is inside the file.
+        tensors.iter_mut().for_each(|tensor| tensor.offset += data_start);
+        Ok(Self { file, metadata, tensors })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &SourceFile {
+        &self.file
+    }
+
+    pub(crate) fn into_parts(self) -> (SourceFile, Metadata, Vec<TensorInfo>) {
+        (self.file, self.metadata, self.tensors)
+    }
+}
+
+impl TensorSource for SafetensorsFile {
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// # Panics
+    /// If there is no such tensor, or it does not have the bytes asked for.
+    fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
+        read_tensor(&self.file, &self.tensors[tensor.0], offset, out)
+    }
+}
+
+/// Reads bytes of `info`, which lies in `file`.
+pub(crate) fn read_tensor(
+    file: &SourceFile,
+    info: &TensorInfo,
+    offset: u64,
+    out: &mut [u8],
+) -> Result<(), FileError> {
+    let inside = offset.checked_add(out.len() as u64).is_some_and(|end| end <= info.bytes);
+    assert!(inside, "bytes {offset}.. of {} are outside its {}", info.name, info.bytes);
+    file.read_exact_at(info.offset + offset, out)
+}
+
+/// Checks that each tensor begins where the one before ends, and returns where
+/// the last one does. Offsets count from the header's end.
+fn check_order(file: &SourceFile, tensors: &[TensorInfo], data_start: u64) -> Result<u64, Error> {
+    let mut end = 0;
+    let mut previous: Option<&TensorInfo> = None;
+    for tensor in tensors {
+        let begin = tensor.offset;
+        if begin != end {
+            let fault = match previous {
+                Some(previous) if begin < end => {
+                    Fault::Overlap { begin, end, other: previous.name.clone() }
+                }
+                _ => Fault::Hole { begin, end },
+            };
+            let place = data_start.saturating_add(begin.min(end));
+            return Err(Error::at(file.path(), place, fault).inside(Some(tensor.name.clone())));
+        }
+        // Cannot overflow: it is the tensor's second data offset.
+        end = begin + tensor.bytes;
+        previous = Some(tensor);
+    }
+    Ok(end)
+}
+
+/// Checks that data and file end together.
+fn check_end(
+    file: &SourceFile,
+    data_start: u64,
+    end: u64,
+    last: Option<&TensorInfo>,
+) -> Result<(), Error> {
+    let expected = data_start.saturating_add(end);
+    let found = file.len();
+    let fail = |fault| Err(Error::at(file.path(), expected.min(found), fault));
+    if expected < found {
+        fail(Fault::TrailingBytes { expected, found })
+    } else if expected > found {
+        fail(Fault::DataMissing { expected, found })
+            .map_err(|error| error.inside(last.map(|tensor| tensor.name.clone())))
+    } else {
+        Ok(())
+    }
+}

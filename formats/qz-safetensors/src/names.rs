@@ -1,0 +1,112 @@
+//! Which names a tensor and a shard may have.
+
+use crate::error::{Fault, shown};
+
+/// Checks a tensor name. It never becomes a path, so any printable text will do;
+/// what would not print could fake or hide a message.
+pub(crate) fn check_tensor(name: &str) -> Result<(), Fault> {
+    if name.is_empty() || name.chars().any(|c| c.is_control() || changes_direction(c)) {
+        return Err(Fault::Name(format!("\"{}\"", shown(name))));
+    }
+    Ok(())
+}
+
+/// Marks that reorder the text around them (Unicode's `Bidi_Control`).
+fn changes_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Checks a shard's name: a plain file name under the rules of every system, so
+/// that a checkpoint is accepted everywhere or nowhere.
+pub(crate) fn check_shard(name: &str) -> Result<(), Fault> {
+    let separates = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
+    let relative = matches!(name, "" | "." | "..");
+    // Windows drops dots and spaces at the end, and opens devices by name.
+    if relative || name.contains(separates) || name.ends_with(['.', ' ']) || is_device(name) {
+        return Err(Fault::OutsideFolder(format!("\"{}\"", shown(name))));
+    }
+    Ok(())
+}
+
+/// Names that Windows gives to devices, with any extension.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
+    let numbered = |prefix: &str| {
+        stem.strip_prefix(prefix).is_some_and(|rest| matches!(rest.as_bytes(), [b'0'..=b'9']))
+    };
+    matches!(stem.as_str(), "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt")
+}
+
+/// Two places in `names` whose names differ in case only or not at all, the
+/// smaller place first.
+pub(crate) fn find_alike(names: &[&str]) -> Option<(usize, usize)> {
+    let folded = |place: usize| names[place].chars().flat_map(char::to_lowercase);
+    let mut order: Vec<usize> = (0..names.len()).collect();
+    // Names are folded as they are compared: a folded copy of each would double
+    // what the largest models take.
+    order.sort_unstable_by(|a, b| folded(*a).cmp(folded(*b)).then(a.cmp(b)));
+    order.windows(2).find_map(|pair| match *pair {
+        [first, second] if folded(first).eq(folded(second)) => Some((first, second)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_plain_file_names() {
+        let check = |name: &str, expected: bool| {
+            assert_eq!(check_shard(name).is_ok(), expected, "{name}");
+        };
+        check("model-00001-of-00002.safetensors", true);
+        check("..model", true);
+        check("console.safetensors", true);
+        check("", false);
+        check(".", false);
+        check("..", false);
+        check("../x.safetensors", false);
+        check("/etc/passwd", false);
+        check("sub/x.safetensors", false);
+        check("C:\\x", false);
+        check("C:x", false);
+        check("\\\\host\\share", false);
+        check("a\\..\\b", false);
+        check("x.safetensors:stream", false);
+        check("x.safetensors.", false);
+        check("x.safetensors ", false);
+        check("NUL", false);
+        check("com1.safetensors", false);
+        check("a\0b", false);
+        check("a\nb", false);
+    }
+
+    #[test]
+    fn tensor_names_print() {
+        let check = |name: &str, expected: bool| {
+            assert_eq!(check_tensor(name).is_ok(), expected, "{name:?}");
+        };
+        check("model.layers.0.weight", true);
+        check("../../x", true);
+        check("重み", true);
+        check(&"long".repeat(1 << 14), true);
+        check("", false);
+        check("a\0b", false);
+        check("a\u{1b}[2J", false);
+        check("a\u{202e}b", false);
+        check("a\u{2066}b", false);
+    }
+
+    #[test]
+    fn case_is_not_enough() {
+        let check = |names: &[&str], expected: Option<(usize, usize)>| {
+            assert_eq!(find_alike(names), expected);
+        };
+        check(&[], None);
+        check(&["a", "b", "ab"], None);
+        check(&["x", "layer.W", "y", "layer.w"], Some((1, 3)));
+        check(&["É", "é"], Some((0, 1)));
+        check(&["b", "a", "b"], Some((0, 2)));
+    }
+}
