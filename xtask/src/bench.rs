@@ -11,19 +11,19 @@ use anyhow::{Context, Result, ensure};
 use crate::parity_files::Programs;
 
 /// What to convert.
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// A Hugging Face folder of at least 1B parameters (`fixtures/make/big_random.py`).
-    pub checkpoint: PathBuf,
+    pub(crate) checkpoint: PathBuf,
     /// The same weights as a bf16 GGUF file.
-    pub gguf: PathBuf,
+    pub(crate) gguf: PathBuf,
     /// The pre-tokenizer's name, for the reference converter.
-    pub pre_tokenizer: String,
+    pub(crate) pre_tokenizer: String,
     /// A folder with room for the outputs.
-    pub scratch: PathBuf,
+    pub(crate) scratch: PathBuf,
     /// Encoding threads of both sides.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// Pairs per case.
-    pub pairs: usize,
+    pub(crate) pairs: usize,
 }
 
 /// One run: how long, and the largest resident set of any of its processes.
@@ -34,7 +34,7 @@ struct Measured {
 }
 
 /// Runs every case and prints a table.
-pub fn run(programs: &Programs, inputs: &Inputs) -> Result<()> {
+pub(crate) fn run(programs: &Programs, inputs: &Inputs) -> Result<()> {
     fs::create_dir_all(&inputs.scratch)?;
     println!(
         "{:<34} {:>9} {:>9} {:>16} {:>22}",
@@ -104,7 +104,8 @@ fn pairs(inputs: &Inputs, name: &str, mut run: impl FnMut(Side) -> Result<Measur
     }
     let ratios = ours.iter().zip(&theirs).map(|(a, b)| b.time.as_secs_f64() / a.time.as_secs_f64());
     let ratios = sorted(ratios);
-    let seconds = |runs: &[Measured]| median(&sorted(runs.iter().map(|run| run.time.as_secs_f64())));
+    let seconds =
+        |runs: &[Measured]| median(&sorted(runs.iter().map(|run| run.time.as_secs_f64())));
     let peak = |runs: &[Measured]| runs.iter().map(|run| run.peak_kib).max().unwrap_or(0) / 1024;
     println!(
         "{name:<34} {:>9.2} {:>9.2} {:>16} {:>22}",
@@ -130,7 +131,13 @@ fn outputs(inputs: &Inputs) -> [PathBuf; 2] {
     ["ours.gguf", "theirs.gguf"].map(|name| inputs.scratch.join(name))
 }
 
-fn convert(programs: &Programs, inputs: &Inputs, source: &Path, target: &str, output: &Path) -> Command {
+fn convert(
+    programs: &Programs,
+    inputs: &Inputs,
+    source: &Path,
+    target: &str,
+    output: &Path,
+) -> Command {
     let mut command = Command::new(&programs.quantize);
     command.arg("convert").arg(source).args(["--to", target, "--force", "--quiet", "--threads"]);
     command.arg(inputs.threads.to_string()).arg("-o").arg(output);
@@ -196,7 +203,8 @@ fn same_tensors(ours: &Path, theirs: &Path) -> Result<bool> {
     use std::io::{BufRead, BufReader, Seek, SeekFrom};
     a.0.seek(SeekFrom::Start(a.1))?;
     b.0.seek(SeekFrom::Start(b.1))?;
-    let (mut a, mut b) = (BufReader::with_capacity(1 << 20, a.0), BufReader::with_capacity(1 << 20, b.0));
+    let (mut a, mut b) =
+        (BufReader::with_capacity(1 << 20, a.0), BufReader::with_capacity(1 << 20, b.0));
     loop {
         let (left, right) = (a.fill_buf()?, b.fill_buf()?);
         let length = left.len().min(right.len());

@@ -1,10 +1,21 @@
-//! Development tasks: `cargo xtask <task>`.
+//! Development tasks: `cargo xtask <task>`. What runs here needs programs that a
+//! newcomer does not have (an installed llama.cpp), or enforces the architecture;
+//! nothing of the product depends on it.
 
+#![allow(clippy::print_stdout, missing_docs)]
+
+mod bench;
 mod parity_codec;
+mod parity_files;
+mod tidy;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::bench::Inputs;
+use crate::parity_files::{Checkpoint, Programs};
 
 #[derive(Parser)]
 struct Arguments {
@@ -14,26 +25,125 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Compare the codecs with llama.cpp's own library, bit for bit.
+    /// Check layers, unsafe code and file sizes
+    Tidy,
+    /// Compare the codecs with llama.cpp's own library, bit for bit
     Parity {
-        /// A release build of libggml-base for x86-64.
+        /// A release build of libggml-base for x86-64
         #[arg(long)]
         library: PathBuf,
-        /// How many different seeds.
+        /// How many different seeds
         #[arg(long, default_value_t = 1)]
         rounds: u64,
     },
-    /// Time the encoders beside llama.cpp's own, on one thread.
+    /// Compare whole files with llama.cpp's converter and quantizer
+    ParityFiles {
+        #[command(flatten)]
+        programs: ProgramArguments,
+        /// Compare perplexities on this text, too
+        #[arg(long)]
+        text: Option<PathBuf>,
+        /// Checkpoints as FOLDER=PRE_TOKENIZER [default: all with a golden.json in fixtures]
+        checkpoints: Vec<String>,
+    },
+    /// Time the encoders beside llama.cpp's own, on one thread
     EncodeSpeed {
-        /// A release build of libggml-base for x86-64.
+        /// A release build of libggml-base for x86-64
         #[arg(long)]
         library: PathBuf,
     },
+    /// Time whole conversions beside llama.cpp's, in pairs
+    Bench {
+        #[command(flatten)]
+        programs: ProgramArguments,
+        /// A Hugging Face folder (fixtures/make/big_random.py makes one)
+        #[arg(long)]
+        checkpoint: PathBuf,
+        /// The same weights as a bf16 GGUF file
+        #[arg(long)]
+        gguf: PathBuf,
+        /// The checkpoint's pre-tokenizer, for the reference converter
+        #[arg(long, default_value = "llama-bpe")]
+        pre_tokenizer: String,
+        /// A folder with room for the outputs
+        #[arg(long)]
+        scratch: PathBuf,
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+        #[arg(long, default_value_t = 5)]
+        pairs: usize,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
+#[derive(Args)]
+struct ProgramArguments {
+    /// Folder with llama-quantize and llama-perplexity
+    #[arg(long)]
+    binaries: PathBuf,
+    /// llama.cpp's source tree
+    #[arg(long)]
+    source: PathBuf,
+    /// A Python with torch, transformers and what else the converter needs
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
+    /// Our binary
+    #[arg(long, default_value = "target/release/quantize")]
+    quantize: PathBuf,
+}
+
+impl From<ProgramArguments> for Programs {
+    fn from(arguments: ProgramArguments) -> Self {
+        let ProgramArguments { binaries, source, python, quantize } = arguments;
+        Self { binaries, source, python, quantize }
+    }
+}
+
+/// The workspace's root.
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+fn main() -> Result<()> {
     match Arguments::parse().task {
+        Task::Tidy => tidy::check(workspace()),
         Task::Parity { library, rounds } => parity_codec::run(&library, rounds),
         Task::EncodeSpeed { library } => parity_codec::speed(&library),
+        Task::ParityFiles { programs, text, checkpoints } => {
+            let checkpoints = match checkpoints.is_empty() {
+                true => fixtures()?,
+                false => checkpoints.iter().map(|text| parse(text)).collect::<Result<_>>()?,
+            };
+            parity_files::run(&programs.into(), &checkpoints, text.as_deref())
+        }
+        Task::Bench { programs, checkpoint, gguf, pre_tokenizer, scratch, threads, pairs } => {
+            let inputs = Inputs { checkpoint, gguf, pre_tokenizer, scratch, threads, pairs };
+            bench::run(&programs.into(), &inputs)
+        }
     }
+}
+
+fn parse(text: &str) -> Result<Checkpoint> {
+    let (folder, pre) = text.split_once('=').context("expected FOLDER=PRE_TOKENIZER")?;
+    Ok(Checkpoint { folder: folder.into(), pre_tokenizer: pre.to_owned() })
+}
+
+/// The committed checkpoints; their goldens name their pre-tokenizers.
+fn fixtures() -> Result<Vec<Checkpoint>> {
+    let root = workspace().join("fixtures");
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for parent in [root.clone(), root.join("tiny")] {
+        for entry in std::fs::read_dir(parent)? {
+            folders.push(entry?.path());
+        }
+    }
+    folders.sort();
+    let with_golden = folders.into_iter().filter(|folder| folder.join("golden.json").exists());
+    with_golden
+        .map(|folder| {
+            let golden: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(folder.join("golden.json"))?)?;
+            let pre = golden["pre_tokenizer"].as_str().context("no pre_tokenizer")?.to_owned();
+            Ok(Checkpoint { folder, pre_tokenizer: pre })
+        })
+        .collect()
 }

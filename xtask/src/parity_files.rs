@@ -13,29 +13,32 @@ use qz_plan::FILE_TYPES;
 use qz_tensor::{TensorIndex, TensorInfo, TensorSource};
 
 /// Where the reference and the subject are.
-pub struct Programs {
+pub(crate) struct Programs {
     /// Folder with `llama-quantize` and `llama-perplexity`.
-    pub binaries: PathBuf,
+    pub(crate) binaries: PathBuf,
     /// llama.cpp's source tree, for its converter.
-    pub source: PathBuf,
+    pub(crate) source: PathBuf,
     /// A Python with what the converter needs.
-    pub python: PathBuf,
+    pub(crate) python: PathBuf,
     /// Our binary.
-    pub quantize: PathBuf,
+    pub(crate) quantize: PathBuf,
 }
 
 /// One checkpoint and the name of its pre-tokenizer, which the reference must be
 /// told for vocabularies it has not seen.
-pub struct Checkpoint {
-    pub folder: PathBuf,
-    pub pre_tokenizer: String,
+pub(crate) struct Checkpoint {
+    pub(crate) folder: PathBuf,
+    pub(crate) pre_tokenizer: String,
 }
 
 /// Compares every file type on every checkpoint; `text` is for perplexities.
-pub fn run(programs: &Programs, checkpoints: &[Checkpoint], text: Option<&Path>) -> Result<()> {
+pub(crate) fn run(programs: &Programs, checkpoints: &[Checkpoint], text: Option<&Path>) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let mut differing = 0;
-    println!("{:<16} {:<8} {:>7} {:>9}  metadata that differs", "checkpoint", "type", "tensors", "differing");
+    println!(
+        "{:<16} {:<8} {:>7} {:>9}  metadata that differs",
+        "checkpoint", "type", "tensors", "differing"
+    );
     for checkpoint in checkpoints {
         let name = checkpoint.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let intermediate = scratch.path().join("reference-f32.gguf");
@@ -45,7 +48,10 @@ pub fn run(programs: &Programs, checkpoints: &[Checkpoint], text: Option<&Path>)
             quantize_by_reference(programs, &intermediate, &theirs, file_type.name)?;
             let ours = scratch.path().join("ours.gguf");
             match convert_by_us(programs, checkpoint, &ours, file_type.name)? {
-                None => println!("{name:<16} {:<8} refused: a row does not fit its blocks", file_type.name),
+                None => println!(
+                    "{name:<16} {:<8} refused: a row does not fit its blocks",
+                    file_type.name
+                ),
                 Some(()) => {
                     let comparison = compare(&ours, &theirs)?;
                     differing += comparison.differing.len();
@@ -73,7 +79,8 @@ struct Comparison {
 impl Comparison {
     fn print(&self, checkpoint: &str, file_type: &str) {
         let (tensors, differing) = (self.tensors, self.differing.len());
-        let metadata = if self.metadata.is_empty() { "none".into() } else { self.metadata.join(", ") };
+        let metadata =
+            if self.metadata.is_empty() { "none".into() } else { self.metadata.join(", ") };
         println!("{checkpoint:<16} {file_type:<8} {tensors:>7} {differing:>9}  {metadata}");
         self.differing.iter().for_each(|tensor| println!("    {tensor}"));
     }
@@ -102,11 +109,19 @@ fn compare(ours: &Path, theirs: &Path) -> Result<Comparison> {
     }
     let extra = our_tensors.keys().filter(|name| !their_tensors.contains_key(*name));
     differing.extend(extra.map(|name| format!("{name}: the reference has no such tensor")));
-    let in_order = ours.tensors().iter().map(|info| &info.name).eq(theirs.tensors().iter().map(|info| &info.name));
+    let in_order = ours
+        .tensors()
+        .iter()
+        .map(|info| &info.name)
+        .eq(theirs.tensors().iter().map(|info| &info.name));
     if !in_order {
         differing.push("the tensors' order".into());
     }
-    Ok(Comparison { tensors: their_tensors.len(), differing, metadata: metadata_differences(&ours, &theirs) })
+    Ok(Comparison {
+        tensors: their_tensors.len(),
+        differing,
+        metadata: metadata_differences(&ours, &theirs),
+    })
 }
 
 fn by_name(file: &GgufFile) -> BTreeMap<&str, (TensorIndex, &TensorInfo)> {
@@ -129,7 +144,9 @@ fn metadata_differences(ours: &GgufFile, theirs: &GgufFile) -> Vec<String> {
         .collect();
     let extra = ours.iter().filter(|(key, _)| theirs.get(key).is_none());
     differences.extend(extra.map(|(key, _)| format!("+{key}")));
-    if differences.is_empty() && !ours.iter().map(|(key, _)| key).eq(theirs.iter().map(|(key, _)| key)) {
+    if differences.is_empty()
+        && !ours.iter().map(|(key, _)| key).eq(theirs.iter().map(|(key, _)| key))
+    {
         differences.push("order".into());
     }
     differences
@@ -138,12 +155,21 @@ fn metadata_differences(ours: &GgufFile, theirs: &GgufFile) -> Vec<String> {
 fn convert_by_reference(programs: &Programs, checkpoint: &Checkpoint, output: &Path) -> Result<()> {
     let driver = crate::workspace().join("fixtures/make/reference_convert.py");
     let mut command = Command::new(&programs.python);
-    command.arg(driver).arg("--llama-cpp").arg(&programs.source).args(["--pre", &checkpoint.pre_tokenizer]);
+    command
+        .arg(driver)
+        .arg("--llama-cpp")
+        .arg(&programs.source)
+        .args(["--pre", &checkpoint.pre_tokenizer]);
     command.args(["--outtype", "f32", "--outfile"]).arg(output).arg(&checkpoint.folder);
     succeed(command)
 }
 
-fn quantize_by_reference(programs: &Programs, input: &Path, output: &Path, file_type: &str) -> Result<()> {
+fn quantize_by_reference(
+    programs: &Programs,
+    input: &Path,
+    output: &Path,
+    file_type: &str,
+) -> Result<()> {
     let mut command = Command::new(programs.binaries.join("llama-quantize"));
     command.arg(input).arg(output).arg(file_type.to_uppercase());
     succeed(command)
@@ -157,7 +183,11 @@ fn convert_by_us(
     file_type: &str,
 ) -> Result<Option<()>> {
     let mut command = Command::new(&programs.quantize);
-    command.arg("convert").arg(&checkpoint.folder).args(["--to", file_type, "--json", "-o"]).arg(output);
+    command
+        .arg("convert")
+        .arg(&checkpoint.folder)
+        .args(["--to", file_type, "--json", "-o"])
+        .arg(output);
     let result = command.output().context("cannot run our own binary")?;
     if result.status.success() {
         return Ok(Some(()));
@@ -170,7 +200,8 @@ fn convert_by_us(
 }
 
 fn compare_perplexity(programs: &Programs, ours: &Path, theirs: &Path, text: &Path) -> Result<()> {
-    let (our_line, their_line) = (perplexity(programs, ours, text)?, perplexity(programs, theirs, text)?);
+    let (our_line, their_line) =
+        (perplexity(programs, ours, text)?, perplexity(programs, theirs, text)?);
     println!("    perplexity by llama.cpp: ours {our_line}, theirs {their_line}");
     ensure!(our_line == their_line, "llama.cpp gives another perplexity with our file");
     Ok(())
@@ -184,7 +215,8 @@ fn perplexity(programs: &Programs, model: &Path, text: &Path) -> Result<String> 
     let output = [result.stdout, result.stderr].concat();
     let output = String::from_utf8_lossy(&output);
     let line = output.lines().find_map(|line| line.split_once("Final estimate: "));
-    let (_, estimate) = line.with_context(|| format!("llama.cpp cannot use {}:\n{output}", model.display()))?;
+    let (_, estimate) =
+        line.with_context(|| format!("llama.cpp cannot use {}:\n{output}", model.display()))?;
     Ok(estimate.trim().to_owned())
 }
 

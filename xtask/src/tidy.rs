@@ -48,7 +48,7 @@ struct Package {
 }
 
 /// Checks everything and reports all of it at once.
-pub fn check(workspace: &Path) -> Result<()> {
+pub(crate) fn check(workspace: &Path) -> Result<()> {
     let packages = packages(workspace)?;
     let mut faults = Vec::new();
     for package in packages.iter().filter(|package| package.name != "xtask") {
