@@ -1,5 +1,6 @@
 //! What people and scripts read.
 
+use qz_tensor::{DataType, TensorInfo, TensorSource};
 use serde_json::json;
 
 use crate::support::{Safetensors, copy_of, fixtures, quantize, scratch, text};
@@ -87,15 +88,8 @@ fn verify_finds_damage() {
     // The last tensor's last block gets an infinite scale.
     let mut bytes = std::fs::read(&output).expect("read");
     let info = qz_gguf::GgufFile::open(&output).expect("opens");
-    let last = {
-        use qz_tensor::TensorSource;
-        info.tensors()
-            .iter()
-            .filter(|info| info.data_type.name() == "Q8_0")
-            .next_back()
-            .expect("one")
-            .clone()
-    };
+    let is_target = |info: &&TensorInfo| info.data_type == DataType::Q8_0;
+    let last = info.tensors().iter().rfind(is_target).expect("one");
     let block = usize::try_from(last.offset + last.bytes).expect("small") - 34;
     bytes[block..block + 2].copy_from_slice(&0x7c00u16.to_le_bytes());
     std::fs::write(&output, bytes).expect("written");

@@ -55,6 +55,10 @@ impl TensorSource for SafetensorsFile {
         &self.metadata
     }
 
+    fn files(&self) -> Vec<&SourceFile> {
+        vec![&self.file]
+    }
+
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {

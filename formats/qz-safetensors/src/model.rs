@@ -180,6 +180,10 @@ impl TensorSource for SafetensorsModel {
         &self.metadata
     }
 
+    fn files(&self) -> Vec<&SourceFile> {
+        self.shards.iter().map(|shard| &shard.file).collect()
+    }
+
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
