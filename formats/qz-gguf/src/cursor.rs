@@ -104,11 +104,13 @@ impl<'a> Cursor<'a> {
         minimum: u64,
         items: &'static str,
     ) -> Result<usize, Error> {
-        let left = self.remaining();
-        match usize::try_from(count) {
-            Ok(fits) if count <= left / minimum => Ok(fits),
-            _ => Err(self.error(offset, Fault::Count { items, count, left })),
-        }
+        let left = self.file.len().saturating_sub(self.position());
+        let fault = match usize::try_from(count) {
+            Ok(fits) if count <= self.remaining() / minimum => return Ok(fits),
+            _ if count <= left / minimum => Fault::HeaderTooLong,
+            _ => Fault::Count { items, count, left },
+        };
+        Err(self.error(offset, fault))
     }
 
     /// A string: its length, at most `longest`, then its bytes, which must be

@@ -17,9 +17,9 @@ pub const DEFAULT_ALIGNMENT: u32 = 32;
 /// small file claim large gaps.
 pub const MAX_ALIGNMENT: u32 = 1 << 16;
 
-/// Largest header (everything before the tensor data) in bytes. The largest
-/// tokenizers take some tens of megabytes.
-pub const MAX_HEADER: u64 = 256 << 20;
+/// Largest header (everything before the tensor data) in bytes. The largest known
+/// take some tens of millions; in memory a header is a few times as large.
+pub const MAX_HEADER: u64 = 128 << 20;
 
 /// Longest metadata key in bytes (the format's own limit).
 pub(crate) const MAX_KEY: u64 = 65_535;

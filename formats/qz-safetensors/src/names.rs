@@ -1,5 +1,7 @@
 //! Which names a tensor and a shard may have.
 
+use std::hash::{DefaultHasher, Hasher};
+
 use crate::error::{Fault, shown};
 
 /// Checks a tensor name. It never becomes a path, so any printable text will do;
@@ -40,15 +42,30 @@ fn is_device(name: &str) -> bool {
 /// Two places in `names` whose names differ in case only or not at all, the
 /// smaller place first.
 pub(crate) fn find_alike(names: &[&str]) -> Option<(usize, usize)> {
-    let folded = |place: usize| names[place].chars().flat_map(char::to_lowercase);
-    let mut order: Vec<usize> = (0..names.len()).collect();
-    // Names are folded as they are compared: a folded copy of each would double
-    // what the largest models take.
-    order.sort_unstable_by(|a, b| folded(*a).cmp(folded(*b)).then(a.cmp(b)));
-    order.windows(2).find_map(|pair| match *pair {
-        [first, second] if folded(first).eq(folded(second)) => Some((first, second)),
-        _ => None,
-    })
+    // By hash, not by folded copies: those would double what the largest headers
+    // take, and comparing names costs more than reading them did.
+    let mut places: Vec<(u64, usize)> =
+        names.iter().enumerate().map(|(place, name)| (folded_hash(name), place)).collect();
+    places.sort_unstable();
+    places.chunk_by(|a, b| a.0 == b.0).find_map(|alike| first_pair(names, alike))
+}
+
+/// The first pair that is alike, not just in its hash.
+fn first_pair(names: &[&str], candidates: &[(u64, usize)]) -> Option<(usize, usize)> {
+    let mut pairs = candidates.iter().enumerate().flat_map(|(position, (_, first))| {
+        candidates[position + 1..].iter().map(move |(_, second)| (*first, *second))
+    });
+    pairs.find(|(first, second)| folded(names[*first]).eq(folded(names[*second])))
+}
+
+fn folded(name: &str) -> impl Iterator<Item = char> {
+    name.chars().flat_map(char::to_lowercase)
+}
+
+fn folded_hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    folded(name).for_each(|c| hasher.write_u32(c.into()));
+    hasher.finish()
 }
 
 #[cfg(test)]

@@ -263,6 +263,29 @@ fn bytes_behind_the_data() {
 }
 
 #[test]
+fn headers_that_are_too_long() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("model.gguf");
+    // A file with room for everything, of which only the beginning is written.
+    let check = |pairs: u64, pair: &[u8]| {
+        let bytes = [start(3, 0, pairs), pair.to_vec()].concat();
+        std::fs::write(&path, bytes).expect("written");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+        file.set_len(1 << 40).expect("lengthened");
+        let error = qz_gguf::GgufFile::open(&path).expect_err("refused");
+        assert_eq!(error.diagnosis().rule, "header-too-long", "{error}");
+        assert!(error.to_string().contains("134217728"), "{error}");
+    };
+    check(1 << 30, &[]);
+    check(1, &pair("k", 8, &(1u64 << 30).to_le_bytes()));
+    check(1, &pair("k", 9, &array(4, 1 << 28, &[])));
+    check(1, &(1u64 << 30).to_le_bytes());
+    // The first pair leaves four bytes for the second.
+    let most = array(0, qz_gguf::MAX_HEADER - (24 + 25) - 4, &[]);
+    check(2, &pair("k", 9, &most));
+}
+
+#[test]
 fn what_is_no_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let rule = |path: &std::path::Path| {
