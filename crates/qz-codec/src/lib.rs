@@ -15,6 +15,7 @@
 mod block;
 mod codec;
 mod codecs;
+pub mod lanes;
 pub mod number;
 mod pack;
 pub mod search;
