@@ -182,7 +182,7 @@ impl<const N: usize> Mask<N> {
 /// Turns `N` sub-blocks of `LENGTH` values into `LENGTH` rows of one value each.
 #[inline(always)]
 pub fn transpose<const N: usize, const LENGTH: usize>(
-    sub_blocks: &[[f32; LENGTH]; N],
+    sub_blocks: &[&[f32; LENGTH]; N],
 ) -> [Lanes<N>; LENGTH] {
     let mut rows = [Lanes::ZERO; LENGTH];
     for (position, row) in rows.iter_mut().enumerate() {

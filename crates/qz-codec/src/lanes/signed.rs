@@ -14,6 +14,23 @@ pub struct SignedFit<const N: usize> {
     pub zero: Mask<N>,
 }
 
+impl<const N: usize> SignedFit<N> {
+    /// The levels that go with the scales, plus `half`.
+    #[inline(always)]
+    pub fn levels<const LENGTH: usize>(
+        &self,
+        half: u8,
+        values: &[Lanes<N>; LENGTH],
+    ) -> [Lanes<N>; LENGTH] {
+        let mut levels = *values;
+        for level in &mut levels {
+            let stored = round(half, self.inverse * *level) + Lanes::splat(f32::from(half));
+            *level = self.zero.select(Lanes::ZERO, stored);
+        }
+        levels
+    }
+}
+
 /// Finds the scale of each sub-block.
 #[inline(always)]
 pub fn search<const N: usize, const LENGTH: usize>(

@@ -6,8 +6,8 @@ mod inputs;
 
 use super::{Lanes, affine, descent, positive, signed, transpose};
 use crate::number::nearest_integer;
+use crate::search;
 use crate::search::affine::AffineSearch;
-use crate::search::{self};
 use inputs::{IMPORTANCE, WEIGHTS, find, values};
 
 const LANES: usize = 16;
@@ -43,7 +43,8 @@ fn assert_same(label: &str, lane: usize, ours: f32, expected: f32) {
 
 fn check_affine<const LENGTH: usize>(wanted: AffineSearch) {
     on_every_kind::<LENGTH>(|label, x, weights| {
-        let fit = affine::search(&wanted, &transpose(x), &transpose(weights));
+        let fit =
+            affine::search(&wanted, &transpose(&x.each_ref()), &transpose(&weights.each_ref()));
         for lane in 0..LANES {
             let mut levels = [0; LENGTH];
             let expected = search::affine::search(&wanted, &x[lane], &weights[lane], &mut levels);
@@ -67,15 +68,14 @@ fn affine() {
 fn signed() {
     for half in [4, 32] {
         on_every_kind::<16>(|label, x, weights| {
-            let fit = signed::search(half, &transpose(x), &transpose(weights));
+            let rows = transpose(&x.each_ref());
+            let fit = signed::search(half, &rows, &transpose(&weights.each_ref()));
+            let fit_levels = fit.levels(half, &rows);
             for lane in 0..LANES {
                 let mut levels = [0; 16];
                 let expected = search::signed::search(half, &x[lane], &weights[lane], &mut levels);
                 assert_same(label, lane, fit.scale.0[lane], expected);
-                let ours = x[lane].map(|x| {
-                    let level = search::signed::round(half, fit.inverse.0[lane], x);
-                    if fit.zero.0[lane] { 0 } else { (level + i32::from(half)) as u8 }
-                });
+                let ours = fit_levels.map(|level| level.0[lane] as u8);
                 assert_eq!(ours, levels, "{label}, lane {lane}");
             }
         });
@@ -85,9 +85,9 @@ fn signed() {
 #[test]
 fn descent() {
     on_every_kind::<16>(|label, x, _| {
-        let scale = descent::search(4, &transpose(x));
-        for lane in 0..LANES {
-            let expected = search::descent::search(4, &x[lane], &mut [0; 16]);
+        let scale = descent::search(4, &transpose(&x.each_ref()));
+        for (lane, x) in x.iter().enumerate() {
+            let expected = search::descent::search(4, x, &mut [0; 16]);
             assert_same(label, lane, scale.0[lane], expected);
         }
     });
@@ -95,7 +95,8 @@ fn descent() {
 
 fn check_positive<const LENGTH: usize>(top: u8) {
     on_every_kind::<LENGTH>(|label, x, weights| {
-        let (scale, levels) = positive::search(top, &transpose(x), &transpose(weights));
+        let (scale, levels) =
+            positive::search(top, &transpose(&x.each_ref()), &transpose(&weights.each_ref()));
         for lane in 0..LANES {
             let mut expected_levels = [0; LENGTH];
             let expected =
@@ -120,10 +121,10 @@ fn rounding() {
         let bits = [0, 1, 0x0fff, 0x8000, 0xffff].map(|lower| upper << 16 | lower);
         let rounded = Lanes(bits.map(f32::from_bits)).nearest_integer();
         let bytes = rounded.lowest_byte();
-        for lane in 0..bits.len() {
-            let expected = nearest_integer(f32::from_bits(bits[lane]));
-            assert_eq!(rounded.0[lane], expected as f32, "{:#010x}", bits[lane]);
-            assert_eq!(bytes.0[lane], f32::from(expected as u8), "{:#010x}", bits[lane]);
+        for (lane, bits) in bits.into_iter().enumerate() {
+            let expected = nearest_integer(f32::from_bits(bits));
+            assert_eq!(rounded.0[lane], expected as f32, "{bits:#010x}");
+            assert_eq!(bytes.0[lane], f32::from(expected as u8), "{bits:#010x}");
         }
     }
 }
