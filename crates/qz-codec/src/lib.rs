@@ -12,9 +12,11 @@
 
 #![forbid(unsafe_code)]
 
+mod affine_fits;
 mod block;
 mod codec;
 mod codecs;
+pub mod lanes;
 pub mod number;
 mod pack;
 pub mod search;
@@ -23,6 +25,12 @@ mod six_bit;
 pub use codec::{Codec, CodecSpec, ImportanceUse};
 
 use qz_tensor::DataType;
+
+/// The bodies of the codecs' functions, to be compiled for more instructions than
+/// the ones here: each is `#[inline(always)]`, and does the same whatever they are.
+pub mod body {
+    pub use crate::codecs::{bf16, f16, f32, q2_k, q3_k, q4_k, q5_k, q6_k, q8_0};
+}
 
 /// Every codec. Tests, tables and the command line walk this list.
 pub static CODECS: &[&dyn Codec] = &[

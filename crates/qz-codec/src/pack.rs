@@ -4,6 +4,7 @@ use crate::block::SUPER_BLOCK;
 
 /// The low two bits of each level: byte `l` of each half super-block holds levels
 /// `l`, `l + 32`, `l + 64`, `l + 96` of that half, lowest first.
+#[inline(always)]
 pub(crate) fn pack_crumbs(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     let halves = levels.as_chunks::<128>().0.iter();
     for (levels, out) in halves.zip(out.as_chunks_mut::<32>().0) {
@@ -17,6 +18,7 @@ pub(crate) fn pack_crumbs(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
 }
 
 /// Undoes [`pack_crumbs`].
+#[inline(always)]
 pub(crate) fn unpack_crumbs(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
     let halves = levels.as_chunks_mut::<128>().0.iter_mut();
     for (levels, bytes) in halves.zip(bytes.as_chunks::<32>().0) {
@@ -30,6 +32,7 @@ pub(crate) fn unpack_crumbs(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
 
 /// The low four bits of each level: byte `l` of each quarter super-block holds levels `l`
 /// and `l + 32` of that quarter.
+#[inline(always)]
 pub(crate) fn pack_nibbles(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     let quarters = levels.as_chunks::<64>().0.iter();
     for (levels, out) in quarters.zip(out.as_chunks_mut::<32>().0) {
@@ -40,6 +43,7 @@ pub(crate) fn pack_nibbles(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
 }
 
 /// Undoes [`pack_nibbles`].
+#[inline(always)]
 pub(crate) fn unpack_nibbles(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
     let quarters = levels.as_chunks_mut::<64>().0.iter_mut();
     for (levels, bytes) in quarters.zip(bytes.as_chunks::<32>().0) {
@@ -52,6 +56,7 @@ pub(crate) fn unpack_nibbles(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
 }
 
 /// Bit `plane` of each level, moved to byte `l % 32`, bit `l / 32`.
+#[inline(always)]
 pub(crate) fn pack_bits(levels: &[u8; SUPER_BLOCK], plane: u32, out: &mut [u8]) {
     out.fill(0);
     for (position, levels) in levels.as_chunks::<32>().0.iter().enumerate() {
@@ -62,6 +67,7 @@ pub(crate) fn pack_bits(levels: &[u8; SUPER_BLOCK], plane: u32, out: &mut [u8]) 
 }
 
 /// Sets bit `plane` of each level from what [`pack_bits`] stored.
+#[inline(always)]
 pub(crate) fn unpack_bits(bytes: &[u8], plane: u32, levels: &mut [u8; SUPER_BLOCK]) {
     for (position, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         for (level, byte) in levels.iter_mut().zip(bytes) {
@@ -74,6 +80,7 @@ pub(crate) fn unpack_bits(bytes: &[u8], plane: u32, levels: &mut [u8; SUPER_BLOC
 /// each in the low bits of bytes 0..4 and 4..8; the others' low nibbles share
 /// bytes 8..12, and their upper two bits top bytes 0..8 (ggml-quants.c,
 /// `get_scale_min_k4`). Excess bits of the first four are kept, as there.
+#[inline(always)]
 pub(crate) fn pack_six_bits(scales: &[u8; 8], minimums: &[u8; 8]) -> [u8; 12] {
     let mut bytes = [0; 12];
     for j in 0..4 {
@@ -85,6 +92,7 @@ pub(crate) fn pack_six_bits(scales: &[u8; 8], minimums: &[u8; 8]) -> [u8; 12] {
 }
 
 /// Undoes [`pack_six_bits`]: scales, then minimums.
+#[inline(always)]
 pub(crate) fn unpack_six_bits(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
     let (mut scales, mut minimums) = ([0; 8], [0; 8]);
     for j in 0..4 {
@@ -99,6 +107,7 @@ pub(crate) fn unpack_six_bits(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
 /// Sixteen 6-bit scales in twelve bytes: low nibbles of scales `j` and `j + 8` in
 /// byte `j`, upper two bits of scales `j`, `j + 4`, `j + 8`, `j + 12` in byte
 /// `8 + j` (ggml-quants.c, `dequantize_row_q3_K`).
+#[inline(always)]
 pub(crate) fn pack_sixteen_scales(scales: &[u8; 16]) -> [u8; 12] {
     let mut bytes = [0; 12];
     for (j, byte) in bytes[..8].iter_mut().enumerate() {
@@ -111,6 +120,7 @@ pub(crate) fn pack_sixteen_scales(scales: &[u8; 16]) -> [u8; 12] {
 }
 
 /// Undoes [`pack_sixteen_scales`].
+#[inline(always)]
 pub(crate) fn unpack_sixteen_scales(bytes: &[u8]) -> [u8; 16] {
     let mut scales = [0; 16];
     for (j, scale) in scales.iter_mut().enumerate() {

@@ -7,11 +7,14 @@
 //! | 2..4 | what one unit of a minimum is worth, binary16 |
 //! | 4..16 | scales and minimums, see [`pack_six_bits`] |
 
-use crate::block::{SUPER_BLOCK, half_at, importance_weights, set_half_at, sum, sum_of_squares};
+use crate::affine_fits::{AffineFits, Units};
+use crate::block::{
+    BATCH, Derived, SUPER_BLOCK, SuperBlocks, half_at, importance_weights, set_half_at,
+    sums_of_squares,
+};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{pack_six_bits, unpack_six_bits};
 use crate::search::affine::{self, Affine, AffineSearch};
-use crate::search::positive;
 
 /// Bytes in front of the levels.
 pub(crate) const HEADER: usize = 16;
@@ -33,113 +36,80 @@ pub(crate) struct SixBit {
     pub bound_scales: bool,
 }
 
-/// A super-block between search and storage.
-struct Fit {
-    scales: [f32; COUNT],
-    minimums: [f32; COUNT],
-    weight_sums: [f32; COUNT],
-    levels: [u8; SUPER_BLOCK],
-}
-
 impl SixBit {
-    /// Finds a super-block's scales and levels, and stores the header.
-    pub(crate) fn encode(
+    /// Finds scales and levels of a batch; hands each block's header and levels
+    /// to `store`.
+    #[inline(always)]
+    pub(crate) fn encode<const BYTES: usize>(
         &self,
-        values: &[f32; SUPER_BLOCK],
-        importance: Option<&[f32; SUPER_BLOCK]>,
-        header: &mut [u8],
-    ) -> [u8; SUPER_BLOCK] {
-        let (search, mut fit) = match importance {
+        values: &SuperBlocks,
+        importance: Option<&SuperBlocks>,
+        blocks: &mut [[u8; BYTES]],
+        store_levels: impl Fn(&[u8; SUPER_BLOCK], &mut [u8; BYTES]),
+    ) {
+        let (search, weights, units);
+        match importance {
             None => {
-                let fit = fit(&self.plain, values, &plain_weights(values));
-                store_by_largest(&fit, header);
-                (&self.plain, fit)
+                (search, weights) = (&self.plain, plain_weights(values));
+                let fits = AffineFits::find::<LENGTH>(search, values, &weights, blocks.len());
+                // A negative number wraps to a large byte, and so to the largest.
+                units = fits.units_by_largest(LARGEST, |inverse, values| {
+                    values.map(|value| (nearest_integer(inverse * value) as u8).min(LARGEST))
+                });
             }
             Some(importance) => {
-                let sigma2 = 2.0 * sum_of_squares(values) / SUPER_BLOCK as f32;
-                let weights = importance_weights(values, importance, sigma2);
-                let fit = fit(&self.with_importance, values, &weights);
-                self.store_by_search(&fit, header);
-                (&self.with_importance, fit)
+                search = &self.with_importance;
+                weights = importance_weights(values, importance, 2.0);
+                let fits = AffineFits::find::<LENGTH>(search, values, &weights, blocks.len());
+                units = fits.units_by_search(LARGEST).map(|units| self.bound(units));
             }
-        };
-        round_to_stored(header, search.top, values, &mut fit.levels);
-        fit.levels
+        }
+        for (position, block) in blocks.iter_mut().enumerate() {
+            store_units(&units[position], block);
+            let levels = round_to_stored(block, search, values[position], &weights[position]);
+            store_levels(&levels, block);
+        }
     }
 
-    fn store_by_search(&self, fit: &Fit, header: &mut [u8]) {
-        let (mut scales, mut minimums) = ([0; COUNT], [0; COUNT]);
-        let unit = positive::search(LARGEST, &fit.scales, &fit.weight_sums, &mut scales);
-        let minimum_unit =
-            positive::search(LARGEST, &fit.minimums, &fit.weight_sums, &mut minimums);
+    #[inline(always)]
+    fn bound(&self, mut units: Units<COUNT>) -> Units<COUNT> {
         if self.bound_scales {
-            scales = scales.map(|scale| scale.min(LARGEST));
-            minimums = minimums.map(|minimum| minimum.min(LARGEST));
+            units.scales = units.scales.map(|scale| scale.min(LARGEST));
+            units.minimums = units.minimums.map(|minimum| minimum.min(LARGEST));
         }
-        store(header, unit, minimum_unit, &scales, &minimums);
+        units
     }
 }
 
 /// Without importance a weight counts by its magnitude plus its sub-block's root
 /// mean square.
-fn plain_weights(values: &[f32; SUPER_BLOCK]) -> [f32; SUPER_BLOCK] {
-    let mut weights = [0.0; SUPER_BLOCK];
-    let sub_blocks = values.as_chunks::<LENGTH>().0.iter();
-    for (values, weights) in sub_blocks.zip(weights.as_chunks_mut::<LENGTH>().0) {
-        let root_mean_square = (sum_of_squares(values) / LENGTH as f32).sqrt();
-        for (weight, value) in weights.iter_mut().zip(values) {
-            *weight = root_mean_square + value.abs();
+#[inline(always)]
+fn plain_weights(values: &SuperBlocks) -> Derived {
+    let mut derived = [[0.0; SUPER_BLOCK]; BATCH];
+    for (weights, values) in derived.iter_mut().zip(values) {
+        let sub_blocks: [&[f32; LENGTH]; COUNT] =
+            std::array::from_fn(|position| &values.as_chunks().0[position]);
+        let sums = sums_of_squares(&sub_blocks);
+        let weights = weights.as_chunks_mut::<LENGTH>().0.iter_mut();
+        for ((weights, values), sum) in weights.zip(sub_blocks).zip(sums) {
+            let root_mean_square = (sum / LENGTH as f32).sqrt();
+            for (weight, value) in weights.iter_mut().zip(values) {
+                *weight = root_mean_square + value.abs();
+            }
         }
     }
-    weights
+    derived
 }
 
-fn fit(search: &AffineSearch, values: &[f32; SUPER_BLOCK], weights: &[f32; SUPER_BLOCK]) -> Fit {
-    let mut fit = Fit {
-        scales: [0.0; COUNT],
-        minimums: [0.0; COUNT],
-        weight_sums: [0.0; COUNT],
-        levels: [0; SUPER_BLOCK],
-    };
-    let values = values.as_chunks::<LENGTH>().0.iter();
-    let weights = weights.as_chunks::<LENGTH>().0;
-    let levels = fit.levels.as_chunks_mut::<LENGTH>().0;
-    for (position, ((values, weights), levels)) in values.zip(weights).zip(levels).enumerate() {
-        let Affine { scale, minimum } = affine::search(search, values, weights, levels);
-        fit.scales[position] = scale;
-        fit.minimums[position] = minimum;
-        fit.weight_sums[position] = sum(weights);
-    }
-    fit
-}
-
-/// Scales relative to the largest one.
-fn store_by_largest(fit: &Fit, header: &mut [u8]) {
-    let units = |values: &[f32; COUNT]| {
-        let largest = values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
-        let inverse = if largest > 0.0 { f32::from(LARGEST) / largest } else { 0.0 };
-        // A negative number wraps to a large byte, and so to the largest scale.
-        let units = values.map(|value| (nearest_integer(inverse * value) as u8).min(LARGEST));
-        (largest / f32::from(LARGEST), units)
-    };
-    let (unit, scales) = units(&fit.scales);
-    let (minimum_unit, minimums) = units(&fit.minimums);
-    store(header, unit, minimum_unit, &scales, &minimums);
-}
-
-fn store(
-    header: &mut [u8],
-    unit: f32,
-    minimum_unit: f32,
-    scales: &[u8; COUNT],
-    minimums: &[u8; COUNT],
-) {
-    set_half_at(header, 0, f16_from_f32(unit));
-    set_half_at(header, 2, f16_from_f32(minimum_unit));
-    header[4..HEADER].copy_from_slice(&pack_six_bits(scales, minimums));
+#[inline(always)]
+fn store_units(units: &Units<COUNT>, header: &mut [u8]) {
+    set_half_at(header, 0, f16_from_f32(units.unit));
+    set_half_at(header, 2, f16_from_f32(units.minimum_unit));
+    header[4..HEADER].copy_from_slice(&pack_six_bits(&units.scales, &units.minimums));
 }
 
 /// Each sub-block's scale and minimum, as decoders see them.
+#[inline(always)]
 fn stored(header: &[u8]) -> [Affine; COUNT] {
     let unit = f32_from_f16(half_at(header, 0));
     let minimum_unit = f32_from_f16(half_at(header, 2));
@@ -150,27 +120,26 @@ fn stored(header: &[u8]) -> [Affine; COUNT] {
     })
 }
 
-/// Rounds the values again, to the scales as stored. Where the stored scale is
-/// zero the levels of the search stay, though they mean nothing any more.
+/// Rounds the values to the scales as stored. Where the stored scale is zero the
+/// levels of the search stay, though they mean nothing any more.
+#[inline(always)]
 fn round_to_stored(
     header: &[u8],
-    top: u8,
+    search: &AffineSearch,
     values: &[f32; SUPER_BLOCK],
-    levels: &mut [u8; SUPER_BLOCK],
-) {
-    let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(levels.as_chunks_mut::<LENGTH>().0);
-    for ((values, levels), Affine { scale, minimum }) in sub_blocks.zip(stored(header)) {
-        if scale == 0.0 {
-            continue;
-        }
-        for (level, value) in levels.iter_mut().zip(values) {
-            let nearest = nearest_integer((value + minimum) / scale);
-            *level = nearest.clamp(0, i32::from(top)) as u8;
-        }
+    weights: &[f32; SUPER_BLOCK],
+) -> [u8; SUPER_BLOCK] {
+    let mut levels = [0; SUPER_BLOCK];
+    let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
+    let sub_blocks = sub_blocks.zip(levels.as_chunks_mut::<LENGTH>().0);
+    for (((values, weights), levels), stored) in sub_blocks.zip(stored(header)) {
+        affine::round_to_stored::<LENGTH>(search, &stored, values, weights, levels);
     }
+    levels
 }
 
 /// Decodes a super-block's levels.
+#[inline(always)]
 pub(crate) fn decode(header: &[u8], levels: &[u8; SUPER_BLOCK], out: &mut [f32; SUPER_BLOCK]) {
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
     for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(stored(header)) {

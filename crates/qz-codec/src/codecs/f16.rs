@@ -15,24 +15,30 @@ impl Codec for F16 {
     }
 
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-            *value = f32_from_f16(u16::from_le_bytes(*bytes));
-        }
+        decode(bytes, out);
     }
 
-    fn encode(
-        &self,
-        weights: &[f32],
-        _columns: usize,
-        _importance: Option<&[f32]>,
-        out: &mut [u8],
-    ) {
-        for (bytes, weight) in out.as_chunks_mut().0.iter_mut().zip(weights) {
-            *bytes = f16_from_f32(*weight).to_le_bytes();
-        }
+    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
         bytes.as_chunks().0.iter().position(|bytes| f16_is_non_finite(u16::from_le_bytes(*bytes)))
+    }
+}
+
+/// The body of [`Codec::decode`].
+#[inline(always)]
+pub fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *value = f32_from_f16(u16::from_le_bytes(*bytes));
+    }
+}
+
+/// The body of [`Codec::encode`].
+#[inline(always)]
+pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
+    for (bytes, weight) in out.as_chunks_mut().0.iter_mut().zip(weights) {
+        *bytes = f16_from_f32(*weight).to_le_bytes();
     }
 }

@@ -10,10 +10,12 @@
 use qz_tensor::DataType;
 
 use crate::block::{
-    SUPER_BLOCK, first_non_finite_scale, for_each_super_block, half_at, importance_weights,
-    set_half_at, sum, sum_of_squares,
+    BATCH, Derived, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, for_each_batch, half_at,
+    importance_weights, set_half_at,
 };
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::lanes::signed::SignedFit;
+use crate::lanes::{self, Lanes};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{
     pack_bits, pack_crumbs, pack_sixteen_scales, unpack_bits, unpack_crumbs, unpack_sixteen_scales,
@@ -44,13 +46,11 @@ impl Codec for Q3K {
     }
 
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-            decode_block(block, out);
-        }
+        decode(bytes, out);
     }
 
     fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        for_each_super_block(weights, columns, importance, out, encode_block);
+        encode(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
@@ -58,13 +58,29 @@ impl Codec for Q3K {
     }
 }
 
+/// The body of [`Codec::decode`].
+#[inline(always)]
+pub fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
+        decode_block(block, out);
+    }
+}
+
+/// The body of [`Codec::encode`].
+#[inline(always)]
+pub fn encode(weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+    for_each_batch(weights, columns, importance, out, encode_batch);
+}
+
 /// Each sub-block's scale, as decoders see it.
+#[inline(always)]
 fn stored(block: &[u8; BYTES]) -> [f32; COUNT] {
     let unit = f32_from_f16(half_at(block, UNIT));
     unpack_sixteen_scales(&block[SCALES..UNIT])
         .map(|scale| unit * (f32::from(scale) - f32::from(SCALE_HALF)))
 }
 
+#[inline(always)]
 fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[LOW..SCALES], &mut levels);
@@ -77,88 +93,104 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     }
 }
 
+/// A super-block's scales in units, and what the unit is worth.
+#[derive(Clone, Copy)]
+struct Units {
+    unit: f32,
+    scales: [u8; COUNT],
+}
+
 /// ggml-quants.c, `quantize_row_q3_K_ref` and `quantize_row_q3_K_impl`.
-fn encode_block(
-    values: &[f32; SUPER_BLOCK],
-    importance: Option<&[f32; SUPER_BLOCK]>,
-    block: &mut [u8; BYTES],
+#[inline(always)]
+fn encode_batch(
+    values: &SuperBlocks,
+    importance: Option<&SuperBlocks>,
+    blocks: &mut [[u8; BYTES]],
 ) {
-    let mut levels = [0; SUPER_BLOCK];
-    let (unit, scales) = match importance {
-        None => units_by_largest(&fit(values, &mut levels)),
+    let (weights, units) = match importance {
+        None => (None, units_by_largest(values, blocks.len())),
         Some(importance) => {
-            let sigma2 = 2.0 * sum_of_squares(values) / SUPER_BLOCK as f32;
-            let weights = importance_weights(values, importance, sigma2);
-            let (scales, weight_sums) = fit_weighted(values, &weights, &mut levels);
-            let mut units = [0; COUNT];
-            let unit = signed::search(SCALE_HALF, &scales, &weight_sums, &mut units);
-            (unit, units)
+            let weights = importance_weights(values, importance, 2.0);
+            let units = units_by_search(values, &weights, blocks.len());
+            (Some(weights), units)
         }
     };
-    block[SCALES..UNIT].copy_from_slice(&pack_sixteen_scales(&scales));
-    set_half_at(block, UNIT, f16_from_f32(unit));
-    round_to_stored(block, values, &mut levels);
-    pack_bits(&levels, 2, &mut block[..LOW]);
-    pack_crumbs(&levels, &mut block[LOW..SCALES]);
-}
-
-fn fit(values: &[f32; SUPER_BLOCK], levels: &mut [u8; SUPER_BLOCK]) -> [f32; COUNT] {
-    let mut scales = [0.0; COUNT];
-    let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(levels.as_chunks_mut::<LENGTH>().0);
-    for (scale, (values, levels)) in scales.iter_mut().zip(sub_blocks) {
-        *scale = descent::search(HALF, values, levels);
+    for (position, block) in blocks.iter_mut().enumerate() {
+        let Units { unit, scales } = &units[position];
+        block[SCALES..UNIT].copy_from_slice(&pack_sixteen_scales(scales));
+        set_half_at(block, UNIT, f16_from_f32(*unit));
+        let weights = weights.as_ref().map(|weights| &weights[position]);
+        let levels = round_to_stored(block, values[position], weights);
+        pack_bits(&levels, 2, &mut block[..LOW]);
+        pack_crumbs(&levels, &mut block[LOW..SCALES]);
     }
-    scales
 }
 
-/// Scales, and sums of weights.
-fn fit_weighted(
-    values: &[f32; SUPER_BLOCK],
-    weights: &[f32; SUPER_BLOCK],
-    levels: &mut [u8; SUPER_BLOCK],
-) -> ([f32; COUNT], [f32; COUNT]) {
-    let (mut scales, mut weight_sums) = ([0.0; COUNT], [0.0; COUNT]);
-    let values = values.as_chunks::<LENGTH>().0.iter();
-    let weights = weights.as_chunks::<LENGTH>().0;
-    let levels = levels.as_chunks_mut::<LENGTH>().0;
-    for (position, ((values, weights), levels)) in values.zip(weights).zip(levels).enumerate() {
-        scales[position] = signed::search(HALF, values, weights, levels);
-        weight_sums[position] = sum(weights);
+/// The unit lets the scale of largest magnitude be -32 units.
+#[inline(always)]
+fn units_by_largest(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
+    let mut units = [Units { unit: 0.0, scales: [0; COUNT] }; BATCH];
+    for (units, values) in units.iter_mut().zip(values).take(blocks) {
+        let scales = lanes::descent::search(HALF, &transpose_super_block(values)).0;
+        let extreme = signed::extreme(&scales);
+        if extreme == 0.0 {
+            continue;
+        }
+        let inverse = -f32::from(SCALE_HALF) / extreme;
+        units.unit = 1.0 / inverse;
+        units.scales = scales.map(|scale| {
+            // A byte before it is clamped, as in the reference.
+            let scale = nearest_integer(inverse * scale) as i8;
+            (scale.clamp(-32, 31) + 32) as u8
+        });
     }
-    (scales, weight_sums)
+    units
 }
 
-/// The unit that lets the scale of largest magnitude be -32 units, and the scales
-/// in units, plus 32.
-fn units_by_largest(scales: &[f32; COUNT]) -> (f32, [u8; COUNT]) {
-    let extreme = signed::extreme(scales);
-    if extreme == 0.0 {
-        return (0.0, [0; COUNT]);
+/// Units by the reference's search, which weighs a scale by its sub-block.
+#[inline(always)]
+fn units_by_search(values: &SuperBlocks, weights: &Derived, blocks: usize) -> [Units; BATCH] {
+    let (mut scales, mut sums) = ([Lanes::ZERO; COUNT], [Lanes::ZERO; COUNT]);
+    for block in 0..blocks {
+        let weights = transpose_super_block(&weights[block]);
+        let fit = lanes::signed::search(HALF, &transpose_super_block(values[block]), &weights);
+        let sum = weights.into_iter().fold(Lanes::ZERO, |sum, weight| sum + weight);
+        for position in 0..COUNT {
+            scales[position].0[block] = fit.scale.0[position];
+            sums[position].0[block] = sum.0[position];
+        }
     }
-    let inverse = -f32::from(SCALE_HALF) / extreme;
-    let units = scales.map(|scale| {
-        // A byte before it is clamped, as in the reference.
-        let units = nearest_integer(inverse * scale) as i8;
-        (units.clamp(-32, 31) + 32) as u8
-    });
-    (1.0 / inverse, units)
+    let fit: SignedFit<BATCH> = lanes::signed::search(SCALE_HALF, &scales, &sums);
+    let levels = fit.levels(SCALE_HALF, &scales);
+    std::array::from_fn(|block| Units {
+        unit: fit.scale.0[block],
+        scales: levels.map(|level| level.0[block] as u8),
+    })
 }
 
-/// Rounds the values again, to the scales as stored. Where the stored scale is
-/// zero the levels of the search stay, though they mean nothing any more.
+#[inline(always)]
+fn transpose_super_block(values: &[f32; SUPER_BLOCK]) -> [Lanes<COUNT>; LENGTH] {
+    lanes::transpose(&std::array::from_fn(|position| &values.as_chunks().0[position]))
+}
+
+#[inline(always)]
 fn round_to_stored(
     block: &[u8; BYTES],
     values: &[f32; SUPER_BLOCK],
-    levels: &mut [u8; SUPER_BLOCK],
-) {
-    let half = i32::from(HALF);
-    let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(levels.as_chunks_mut::<LENGTH>().0);
-    for ((values, levels), scale) in sub_blocks.zip(stored(block)) {
-        if scale == 0.0 {
-            continue;
-        }
-        for (level, value) in levels.iter_mut().zip(values) {
-            *level = (nearest_integer(value / scale).clamp(-half, half - 1) + half) as u8;
+    weights: Option<&[f32; SUPER_BLOCK]>,
+) -> [u8; SUPER_BLOCK] {
+    let mut levels = [0; SUPER_BLOCK];
+    let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(levels.as_chunks_mut().0);
+    for (position, ((values, levels), scale)) in sub_blocks.zip(stored(block)).enumerate() {
+        if scale != 0.0 {
+            signed::round_to_stored(HALF, scale, values, levels);
+        } else if let Some(weights) = weights {
+            // Levels that mean nothing any more stay those of the search. Found
+            // again: it is rare, and the lanes do not keep them.
+            signed::search(HALF, values, &weights.as_chunks::<LENGTH>().0[position], levels);
+        } else {
+            descent::search(HALF, values, levels);
         }
     }
+    levels
 }

@@ -8,7 +8,7 @@
 
 use qz_tensor::DataType;
 
-use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_super_block};
+use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_batch};
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
 use crate::pack::{pack_nibbles, unpack_nibbles};
 use crate::search::affine::AffineSearch;
@@ -17,7 +17,7 @@ use crate::six_bit::{self, HEADER, SixBit};
 const BYTES: usize = HEADER + SUPER_BLOCK / 2;
 
 /// ggml-quants.c, `quantize_row_q4_K_ref` and `quantize_row_q4_K_impl`.
-static ENCODER: SixBit = SixBit {
+const ENCODER: SixBit = SixBit {
     plain: AffineSearch { top: 15, first: -1.0, step: 0.1, last: 20, absolute: false },
     with_importance: AffineSearch { top: 15, first: -0.9, step: 0.05, last: 36, absolute: false },
     bound_scales: false,
@@ -34,27 +34,34 @@ impl Codec for Q4K {
     }
 
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-            let mut levels = [0; SUPER_BLOCK];
-            unpack_nibbles(&block[HEADER..], &mut levels);
-            six_bit::decode(block, &levels, out);
-        }
+        decode(bytes, out);
     }
 
     fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        for_each_super_block::<BYTES>(
-            weights,
-            columns,
-            importance,
-            out,
-            |weights, importance, block| {
-                let levels = ENCODER.encode(weights, importance, block);
-                pack_nibbles(&levels, &mut block[HEADER..]);
-            },
-        );
+        encode(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
         first_non_finite_scale::<BYTES>(bytes, &[0, 2])
     }
+}
+
+/// The body of [`Codec::decode`].
+#[inline(always)]
+pub fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
+        let mut levels = [0; SUPER_BLOCK];
+        unpack_nibbles(&block[HEADER..], &mut levels);
+        six_bit::decode(block, &levels, out);
+    }
+}
+
+/// The body of [`Codec::encode`].
+#[inline(always)]
+pub fn encode(weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+    for_each_batch::<BYTES>(weights, columns, importance, out, |weights, importance, blocks| {
+        ENCODER.encode(weights, importance, blocks, |levels, block| {
+            pack_nibbles(levels, &mut block[HEADER..]);
+        });
+    });
 }

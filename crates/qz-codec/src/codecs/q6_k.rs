@@ -9,10 +9,9 @@
 
 use qz_tensor::DataType;
 
-use crate::block::{
-    SUPER_BLOCK, first_non_finite_scale, for_each_super_block, half_at, set_half_at,
-};
+use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_batch, half_at, set_half_at};
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::lanes;
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{pack_crumbs, unpack_crumbs};
 use crate::search::{ZERO_BELOW, signed};
@@ -40,13 +39,11 @@ impl Codec for Q6K {
     }
 
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-            decode_block(block, out);
-        }
+        decode(bytes, out);
     }
 
     fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        for_each_super_block(weights, columns, importance, out, encode_block);
+        encode(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
@@ -54,12 +51,35 @@ impl Codec for Q6K {
     }
 }
 
+/// The body of [`Codec::decode`].
+#[inline(always)]
+pub fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
+        decode_block(block, out);
+    }
+}
+
+/// The body of [`Codec::encode`].
+#[inline(always)]
+pub fn encode(weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+    for_each_batch(weights, columns, importance, out, |weights, importance, blocks| {
+        for (position, block) in blocks.iter_mut().enumerate() {
+            let weights = weights[position];
+            let importance = importance.map(|importance| importance[position]);
+            let squares = weights.map(|weight| weight * weight);
+            encode_block(weights, importance.unwrap_or(&squares), block);
+        }
+    });
+}
+
 /// Each sub-block's scale, as decoders see it.
+#[inline(always)]
 fn stored(block: &[u8; BYTES]) -> [f32; COUNT] {
     let unit = f32_from_f16(half_at(block, UNIT));
     std::array::from_fn(|position| unit * f32::from(block[SCALES + position] as i8))
 }
 
+#[inline(always)]
 fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let levels = unpack(block);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
@@ -72,66 +92,60 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
 
 /// ggml-quants.c, `quantize_row_q6_K_ref` and `quantize_row_q6_K_impl`, which
 /// differ only in what the search weighs the values by.
+#[inline(always)]
 fn encode_block(
     values: &[f32; SUPER_BLOCK],
-    importance: Option<&[f32; SUPER_BLOCK]>,
+    weights: &[f32; SUPER_BLOCK],
     block: &mut [u8; BYTES],
 ) {
-    let squares = values.map(|value| value * value);
-    let mut levels = [0; SUPER_BLOCK];
-    let scales = fit(values, importance.unwrap_or(&squares), &mut levels);
-    let extreme = signed::extreme(&scales);
+    let fit = lanes::signed::search(
+        HALF,
+        &lanes::transpose::<COUNT, LENGTH>(&sub_blocks(values)),
+        &lanes::transpose(&sub_blocks(weights)),
+    );
+    let extreme = signed::extreme(&fit.scale.0);
     if extreme.abs() < ZERO_BELOW {
         block.fill(0);
         return;
     }
     let inverse = -128.0 / extreme;
-    for (byte, scale) in block[SCALES..UNIT].iter_mut().zip(scales) {
+    for (byte, scale) in block[SCALES..UNIT].iter_mut().zip(fit.scale.0) {
         *byte = nearest_integer(inverse * scale).min(127) as u8;
     }
     set_half_at(block, UNIT, f16_from_f32(1.0 / inverse));
-    round_to_stored(block, values, &mut levels);
+    let levels = round_to_stored(block, values, weights);
     pack(&levels, block);
 }
 
-fn fit(
-    values: &[f32; SUPER_BLOCK],
-    weights: &[f32; SUPER_BLOCK],
-    levels: &mut [u8; SUPER_BLOCK],
-) -> [f32; COUNT] {
-    let mut scales = [0.0; COUNT];
-    let values = values.as_chunks::<LENGTH>().0.iter();
-    let weights = weights.as_chunks::<LENGTH>().0;
-    let levels = levels.as_chunks_mut::<LENGTH>().0;
-    for (scale, ((values, weights), levels)) in
-        scales.iter_mut().zip(values.zip(weights).zip(levels))
-    {
-        *scale = signed::search(HALF, values, weights, levels);
-    }
-    scales
+#[inline(always)]
+fn sub_blocks(values: &[f32; SUPER_BLOCK]) -> [&[f32; LENGTH]; COUNT] {
+    std::array::from_fn(|position| &values.as_chunks().0[position])
 }
 
-/// Rounds the values again, to the scales as stored. Where the stored scale is
-/// zero the levels of the search stay, though they mean nothing any more.
+#[inline(always)]
 fn round_to_stored(
     block: &[u8; BYTES],
     values: &[f32; SUPER_BLOCK],
-    levels: &mut [u8; SUPER_BLOCK],
-) {
-    let half = i32::from(HALF);
-    let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(levels.as_chunks_mut::<LENGTH>().0);
-    for ((values, levels), scale) in sub_blocks.zip(stored(block)) {
-        if scale == 0.0 {
-            continue;
-        }
-        for (level, value) in levels.iter_mut().zip(values) {
-            *level = (nearest_integer(value / scale).clamp(-half, half - 1) + half) as u8;
+    weights: &[f32; SUPER_BLOCK],
+) -> [u8; SUPER_BLOCK] {
+    let mut levels = [0; SUPER_BLOCK];
+    let sub_blocks = sub_blocks(values).into_iter().zip(sub_blocks(weights));
+    let sub_blocks = sub_blocks.zip(levels.as_chunks_mut().0);
+    for (((values, weights), levels), scale) in sub_blocks.zip(stored(block)) {
+        if scale != 0.0 {
+            signed::round_to_stored(HALF, scale, values, levels);
+        } else {
+            // Levels that mean nothing any more stay those of the search. Found
+            // again: it is rare, and the lanes do not keep them.
+            signed::search(HALF, values, weights, levels);
         }
     }
+    levels
 }
 
 /// In each half super-block, byte `l` of the lower bits holds levels `l` and
 /// `l + 64`.
+#[inline(always)]
 fn pack(levels: &[u8; SUPER_BLOCK], block: &mut [u8; BYTES]) {
     let halves = levels.as_chunks::<128>().0.iter();
     for (levels, low) in halves.zip(block[..HIGH].as_chunks_mut::<64>().0) {
@@ -143,6 +157,7 @@ fn pack(levels: &[u8; SUPER_BLOCK], block: &mut [u8; BYTES]) {
 }
 
 /// Undoes [`pack`].
+#[inline(always)]
 fn unpack(block: &[u8; BYTES]) -> [u8; SUPER_BLOCK] {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[HIGH..SCALES], &mut levels);

@@ -25,21 +25,11 @@ impl Codec for Q8_0 {
     }
 
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-            decode_block(block, out);
-        }
+        decode(bytes, out);
     }
 
-    fn encode(
-        &self,
-        weights: &[f32],
-        _columns: usize,
-        _importance: Option<&[f32]>,
-        out: &mut [u8],
-    ) {
-        for (weights, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-            encode_block(weights, block);
-        }
+    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
@@ -47,6 +37,23 @@ impl Codec for Q8_0 {
     }
 }
 
+/// The body of [`Codec::decode`].
+#[inline(always)]
+pub fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        decode_block(block, out);
+    }
+}
+
+/// The body of [`Codec::encode`].
+#[inline(always)]
+pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
+    for (weights, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        encode_block(weights, block);
+    }
+}
+
+#[inline(always)]
 fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
     let scale = f32_from_f16(u16::from_le_bytes([block[0], block[1]]));
     for (value, level) in out.iter_mut().zip(&block[2..]) {

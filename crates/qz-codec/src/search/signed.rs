@@ -42,6 +42,7 @@ pub(crate) fn divisions(half: u8, number: i8) -> f32 {
 }
 
 /// The first value of largest magnitude.
+#[inline(always)]
 pub(crate) fn extreme(values: &[f32]) -> f32 {
     let (mut extreme, mut largest) = (0.0, 0.0f32);
     for &value in values {
@@ -67,4 +68,18 @@ fn sums(half: u8, inverse: f32, values: &[f32], weights: &[f32]) -> (f32, f32) {
         sum_l2 += weight * level * level;
     }
     (sum_xl, sum_l2)
+}
+
+/// Levels, plus `half`, for the scale as it was stored.
+#[inline(always)]
+pub(crate) fn round_to_stored<const LENGTH: usize>(
+    half: u8,
+    scale: f32,
+    values: &[f32; LENGTH],
+    levels: &mut [u8; LENGTH],
+) {
+    let half = i32::from(half);
+    for (level, value) in levels.iter_mut().zip(values) {
+        *level = (nearest_integer(value / scale).clamp(-half, half - 1) + half) as u8;
+    }
 }
