@@ -3,6 +3,7 @@
 use qz_tensor::{
     FileError, Location, Metadata, Shape, SideFiles, TensorIndex, TensorInfo, Warning,
 };
+use qz_tokenize::VocabularyOptions;
 use serde_json::Value;
 
 use crate::architecture::Architecture;
@@ -18,7 +19,7 @@ use crate::rules::{LayerIndex, Part, Role};
 /// What a person may decide instead of the checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct ConvertOptions {
-    /// `tokenizer.ggml.pre`, a name that llama.cpp knows.
+    /// `tokenizer.ggml.pre`, one of [`qz_tokenize::pre_tokenizer_names`].
     pub pre_tokenizer: Option<String>,
     /// `general.name`.
     pub model_name: Option<String>,
@@ -267,13 +268,24 @@ fn write_model(architecture: &dyn Architecture, config: &ModelConfig, metadata: 
 }
 
 fn write_vocabulary(
-    _files: &dyn SideFiles,
-    _architecture: &dyn Architecture,
-    _config: &ModelConfig,
-    _options: &ConvertOptions,
-    _metadata: &mut Metadata,
-    _warnings: &mut Vec<Warning>,
+    files: &dyn SideFiles,
+    architecture: &dyn Architecture,
+    config: &ModelConfig,
+    options: &ConvertOptions,
+    metadata: &mut Metadata,
+    warnings: &mut Vec<Warning>,
 ) -> Result<(), Error> {
+    let options = VocabularyOptions {
+        size: Some(config.vocabulary),
+        pre_tokenizer: options.pre_tokenizer.as_deref(),
+        write_add_space_prefix: architecture.writes_add_space_prefix(),
+    };
+    let vocabulary = qz_tokenize::vocabulary(files, options)?;
+    warnings.extend(vocabulary.warnings);
+    for (key, value) in vocabulary.metadata {
+        metadata.set(key, value);
+    }
+    architecture.adjust_vocabulary(config, metadata);
     Ok(())
 }
 

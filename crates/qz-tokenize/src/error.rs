@@ -1,6 +1,8 @@
 //! What can be wrong with a checkpoint's tokenizer.
 
-use qz_tensor::{Diagnose, Diagnosis, FileError};
+use std::path::PathBuf;
+
+use qz_tensor::{Diagnose, Diagnosis, FaultClass, FileError, Location};
 
 /// A fault of a checkpoint's tokenizer files.
 #[derive(Debug, thiserror::Error)]
@@ -9,12 +11,89 @@ pub enum Error {
     /// A file could not be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// There is no `tokenizer.json`.
+    #[error("{}: no such file in the checkpoint", .0.display())]
+    MissingFile(PathBuf),
+    /// A file is not the JSON it should be.
+    #[error("{}: not a valid tokenizer file: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and column.
+        source: serde_json::Error,
+    },
+    /// A file that must be text is not.
+    #[error("{}: not valid UTF-8: {source}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Where it stops being text.
+        source: std::str::Utf8Error,
+    },
+    /// A value that cannot be.
+    #[error("{}: {key}: {problem}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key, with dots for nesting.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A kind of tokenizer that this program does not convert.
+    #[error("{}: {kind} vocabularies are not supported yet", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The kind.
+        kind: String,
+    },
+    /// A pre-tokenizer that llama.cpp has no known name for.
+    #[error(
+        "{}: pre_tokenizer: llama.cpp has no pre-tokenizer that is known to split text like this: {definition}; \
+         if one of its pre-tokenizers fits, name it with --pre-tokenizer NAME",
+        path.display()
+    )]
+    UnknownPreTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The definition, as JSON, shortened.
+        definition: String,
+    },
+    /// A pre-tokenizer name that llama.cpp does not know.
+    #[error("--pre-tokenizer {name}: llama.cpp knows no such pre-tokenizer; it knows {known}")]
+    UnknownPreTokenizerName {
+        /// The name.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
 }
 
 impl Diagnose for Error {
     fn diagnosis(&self) -> Diagnosis {
-        match self {
-            Self::File(error) => error.diagnosis(),
-        }
+        let (class, location, rule) = match self {
+            Self::File(error) => return error.diagnosis(),
+            Self::MissingFile(path) => (FaultClass::BadInput, Location::file(path), "file-missing"),
+            Self::Json { path, .. } => (FaultClass::BadInput, Location::file(path), "invalid-json"),
+            Self::Text { path, source } => {
+                let location = Location::file(path).offset(source.valid_up_to() as u64);
+                (FaultClass::BadInput, location, "invalid-utf-8")
+            }
+            Self::Key { path, key, .. } => {
+                (FaultClass::BadInput, Location::file(path).tensor(key), "bad-tokenizer-value")
+            }
+            Self::Unsupported { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "unsupported-tokenizer")
+            }
+            Self::UnknownPreTokenizer { path, .. } => {
+                let location = Location::file(path).tensor("pre_tokenizer");
+                (FaultClass::BadInput, location, "unknown-pre-tokenizer")
+            }
+            Self::UnknownPreTokenizerName { .. } => {
+                (FaultClass::BadInput, Location::default(), "unknown-pre-tokenizer-name")
+            }
+        };
+        Diagnosis { class, location, rule }
     }
 }

@@ -1,0 +1,280 @@
+//! Tokens on top of the model's own: which there are, with which ids, and which
+//! of them are special.
+//!
+//! transformers gathers them from four files (`_from_pretrained` in
+//! `tokenization_utils_base.py`, `TokenizersBackend.__init__` and `_post_init`
+//! in `tokenization_utils_tokenizers.py`), later ones overriding the flags of
+//! earlier ones:
+//! 1. `added_tokens` of `tokenizer.json`;
+//! 2. `added_tokens_decoder` of `tokenizer_config.json`, or without it
+//!    `special_tokens_map.json` and `added_tokens.json`;
+//! 3. every token that a `*_token` key names, and the lists of further special
+//!    tokens: all of them become special.
+//!
+//! tokenizers gives a token that the model knows the model's id and any other
+//! the next free one, whatever the files say; where they say otherwise, the
+//! embedding's rows would not be those of their tokens, so that is an error.
+
+use std::collections::HashMap;
+
+use qz_tensor::{Location, SideFiles, Warning};
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+use crate::json::{fault, read_object, token_content};
+use crate::tokenizer_file::{self, DeclaredToken, MOST_TOKENS, TokenId, TokenizerFile};
+
+/// The keys that name a token in every tokenizer class.
+const NAMED: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A token on top of the model's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AddedToken {
+    pub(crate) content: String,
+    pub(crate) id: TokenId,
+    pub(crate) special: bool,
+    pub(crate) normalized: bool,
+}
+
+/// The tokens on top of the model's own.
+#[derive(Debug, Default)]
+pub(crate) struct AddedTokens {
+    tokens: Vec<AddedToken>,
+    by_content: HashMap<String, usize>,
+    /// The id that the next token unknown to the model gets.
+    next: u32,
+}
+
+impl AddedTokens {
+    /// Gathers them. `limit` is the vocabulary's size if `config.json` gives it:
+    /// a token that is only named and lies past it is left out with a warning,
+    /// because the model has no embedding for it.
+    pub(crate) fn gather(
+        files: &dyn SideFiles,
+        file: &TokenizerFile,
+        config: Option<&Map<String, Value>>,
+        limit: Option<u64>,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, Error> {
+        let vocab = &file.model.vocab.ids;
+        let mut added =
+            Self { next: u32::try_from(vocab.len()).unwrap_or(u32::MAX), ..Self::default() };
+        for (position, token) in file.added_tokens.iter().enumerate() {
+            let key = format!("added_tokens[{position}]");
+            added.declare(files, file, (tokenizer_file::NAME, &key), token)?;
+        }
+        let mut settings = config.cloned().unwrap_or_default();
+        let declared = match settings.get("added_tokens_decoder") {
+            Some(Value::Object(tokens)) => added.declare_decoder(files, file, tokens)?,
+            _ => added.declare_legacy(files, file, &mut settings)?,
+        };
+        let named = named_tokens(&settings, file);
+        for content in named {
+            added.name(files, file, &content, &declared, limit, warnings);
+        }
+        Ok(added)
+    }
+
+    /// The token with this content.
+    pub(crate) fn get(&self, content: &str) -> Option<&AddedToken> {
+        self.by_content.get(content).map(|place| &self.tokens[*place])
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &AddedToken> {
+        self.tokens.iter()
+    }
+
+    /// Takes a token that a file declares with an id and flags.
+    fn declare(
+        &mut self,
+        files: &dyn SideFiles,
+        file: &TokenizerFile,
+        place: (&str, &str),
+        token: &DeclaredToken,
+    ) -> Result<(), Error> {
+        if token.content.is_empty() {
+            return Ok(());
+        }
+        let id = self.id_of(file, &token.content);
+        if id != token.id {
+            let problem = format!(
+                "{:?} has id {}, but it would be given {}: {}",
+                token.content,
+                token.id.0,
+                id.0,
+                if file.model.vocab.ids.contains_key(&token.content) {
+                    "that is its id in model.vocab"
+                } else {
+                    "added tokens follow the model's tokens without a gap"
+                }
+            );
+            return Err(fault(files, place.0, place.1, problem));
+        }
+        self.put(AddedToken {
+            content: token.content.clone(),
+            id,
+            special: token.special,
+            normalized: token.normalized.unwrap_or(!token.special),
+        });
+        Ok(())
+    }
+
+    /// `added_tokens_decoder`: flags by id, in order of the ids. Returns the
+    /// contents it declares.
+    fn declare_decoder(
+        &mut self,
+        files: &dyn SideFiles,
+        file: &TokenizerFile,
+        tokens: &Map<String, Value>,
+    ) -> Result<Vec<String>, Error> {
+        let name = "tokenizer_config.json";
+        let mut sorted = Vec::new();
+        for (id, token) in tokens {
+            let key = format!("added_tokens_decoder.{id}");
+            let wrong = |problem: &str| fault(files, name, &key, problem);
+            let number = id
+                .parse::<u32>()
+                .ok()
+                .filter(|id| u64::from(*id) < MOST_TOKENS)
+                .ok_or_else(|| wrong("is not a token's id"))?;
+            let content = token_content(token).ok_or_else(|| wrong("has no content"))?;
+            let flag = |flag: &str| token.get(flag).and_then(Value::as_bool);
+            let special = flag("special").unwrap_or(false);
+            let token = DeclaredToken {
+                id: TokenId(number),
+                content: content.to_owned(),
+                special,
+                normalized: Some(flag("normalized").unwrap_or(!special)),
+            };
+            sorted.push((key, token));
+        }
+        sorted.sort_by_key(|(_, token)| token.id);
+        for (key, token) in &sorted {
+            self.declare(files, file, (name, key), token)?;
+        }
+        Ok(sorted.into_iter().map(|(_, token)| token.content).collect())
+    }
+
+    /// Without `added_tokens_decoder`: `special_tokens_map.json` overrides the
+    /// named tokens, `added_tokens.json` adds tokens by content.
+    fn declare_legacy(
+        &mut self,
+        files: &dyn SideFiles,
+        file: &TokenizerFile,
+        settings: &mut Map<String, Value>,
+    ) -> Result<Vec<String>, Error> {
+        if let Some(map) = read_object(files, "special_tokens_map.json")? {
+            settings.extend(map);
+        }
+        let named = named_tokens(settings, file);
+        let name = "added_tokens.json";
+        let mut sorted = Vec::new();
+        for (content, id) in read_object(files, name)?.unwrap_or_default() {
+            let id =
+                id.as_u64().filter(|id| *id < MOST_TOKENS).and_then(|id| u32::try_from(id).ok());
+            let id = id.ok_or_else(|| fault(files, name, &content, "is not a token's id"))?;
+            sorted.push((id, content));
+        }
+        sorted.sort();
+        for (id, content) in sorted {
+            // tokenizer.json has the last word on the tokens it lists.
+            if self.by_content.contains_key(&content) {
+                continue;
+            }
+            let special = named.contains(&content);
+            let token = DeclaredToken {
+                id: TokenId(id),
+                content: content.clone(),
+                special,
+                normalized: Some(!special),
+            };
+            self.declare(files, file, (name, &content), &token)?;
+        }
+        Ok(self.tokens.iter().map(|token| token.content.clone()).collect())
+    }
+
+    /// Makes a token special because a key names it.
+    fn name(
+        &mut self,
+        files: &dyn SideFiles,
+        file: &TokenizerFile,
+        content: &str,
+        declared: &[String],
+        limit: Option<u64>,
+        warnings: &mut Vec<Warning>,
+    ) {
+        if content.is_empty() {
+            return;
+        }
+        let id = self.id_of(file, content);
+        if limit.is_some_and(|limit| u64::from(id.0) >= limit) {
+            warnings.push(Warning {
+                location: Location::file(files.path("tokenizer_config.json")),
+                rule: "token-without-embedding",
+                message: format!(
+                    "{content:?} is named as a special token but is in no vocabulary, and the model has no room for it; it is left out"
+                ),
+            });
+            return;
+        }
+        let keeps_flag = declared.iter().any(|known| known == content);
+        let normalized = keeps_flag && self.get(content).is_some_and(|token| token.normalized);
+        self.put(AddedToken { content: content.to_owned(), id, special: true, normalized });
+    }
+
+    fn id_of(&self, file: &TokenizerFile, content: &str) -> TokenId {
+        match (self.get(content), file.model.vocab.ids.get(content)) {
+            (Some(token), _) => token.id,
+            (None, Some(id)) => *id,
+            (None, None) => TokenId(self.next),
+        }
+    }
+
+    /// Adds a token or replaces its flags.
+    fn put(&mut self, token: AddedToken) {
+        if let Some(place) = self.by_content.get(&token.content) {
+            self.tokens[*place] = token;
+            return;
+        }
+        if token.id.0 >= self.next {
+            self.next = token.id.0.saturating_add(1);
+        }
+        self.by_content.insert(token.content.clone(), self.tokens.len());
+        self.tokens.push(token);
+    }
+}
+
+/// Every token that a key names, in the order transformers goes through them.
+fn named_tokens(settings: &Map<String, Value>, file: &TokenizerFile) -> Vec<String> {
+    let mut named = Vec::new();
+    for key in NAMED {
+        let value = settings.get(key);
+        named.extend(value.and_then(token_content).map(str::to_owned));
+        // The padding of tokenizer.json names the padding token if nothing else does.
+        if key == "pad_token" && value.is_none() {
+            named.extend(file.padding.get("pad_token").and_then(token_content).map(str::to_owned));
+        }
+    }
+    for (key, value) in settings {
+        if key.ends_with("_token") && !NAMED.contains(&key.as_str()) {
+            named.extend(token_content(value).map(str::to_owned));
+        }
+    }
+    let lists = ["extra_special_tokens", "additional_special_tokens"];
+    if let Some(list) =
+        lists.iter().filter_map(|key| settings.get(*key)).find(|list| !list.is_null())
+    {
+        match list {
+            Value::Array(tokens) => {
+                named.extend(tokens.iter().filter_map(token_content).map(str::to_owned));
+            }
+            Value::Object(tokens) => {
+                named.extend(tokens.values().filter_map(token_content).map(str::to_owned));
+            }
+            _ => {}
+        }
+    }
+    named
+}

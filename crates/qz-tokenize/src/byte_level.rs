@@ -1,0 +1,57 @@
+//! The alphabet of byte-level tokens: every byte has a printable character
+//! (`bytes_to_unicode` of GPT-2).
+
+/// The byte that a character of the alphabet stands for. Printable Latin-1
+/// characters stand for themselves; the other 68 bytes follow from U+0100 on, in
+/// order.
+fn byte_of(letter: char) -> Option<u8> {
+    let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    match u32::from(letter) {
+        code @ 0..=0xff => u8::try_from(code).ok().filter(|byte| printable(*byte)),
+        code @ 0x100..=0x143 => {
+            let place = usize::try_from(code - 0x100).ok()?;
+            (0..=u8::MAX).filter(|byte| !printable(*byte)).nth(place)
+        }
+        _ => None,
+    }
+}
+
+/// The text of one token, as the `ByteLevel` decoder of tokenizers gives it: a
+/// token with any character outside the alphabet is taken as it is, and bytes
+/// that are no UTF-8 become replacement characters.
+pub(crate) fn decode_token(token: &str) -> String {
+    let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+    match bytes {
+        Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        None => token.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_decode_as_the_reference_does() {
+        // From tokenizers 0.23.3, `decode(encode(token))`.
+        let check = |token: &str, expected: &str| assert_eq!(decode_token(token), expected);
+        check("<|im_start|>", "<|im_start|>");
+        check("\u{120}foo", " foo");
+        check("a\u{120}b", "a b");
+        check("\u{10a}", "\n");
+        check("\u{e9}", "\u{fffd}");
+        check("\u{c3}\u{a9}", "\u{e9}");
+        check(" sp", " sp");
+        check("<\u{ff5c}x\u{ff5c}>", "<\u{ff5c}x\u{ff5c}>");
+        check("\u{143}", "\u{fffd}");
+        check("\u{144}", "\u{144}");
+    }
+
+    #[test]
+    fn every_byte_has_one_character() {
+        let mut bytes: Vec<u8> =
+            (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..=u8::MAX).collect::<Vec<u8>>());
+    }
+}

@@ -1,0 +1,121 @@
+//! Chat templates: copied byte for byte, never rendered.
+
+use qz_tensor::{Array, Location, Metadata, SideFiles, Warning};
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+use crate::json::{read_object, read_text};
+
+const FOLDER: &str = "additional_chat_templates";
+const EXTENSION: &str = ".jinja";
+
+/// Templates larger than this are no templates.
+const LARGE: usize = 1 << 20;
+/// What a template needs only to reach outside of its sandbox.
+const SUSPICIOUS: &[&str] =
+    &["__class__", "__globals__", "__builtins__", "__import__", "__subclasses__", "popen"];
+
+/// One template, or several by name.
+enum Templates {
+    One(String),
+    Named(Vec<(String, String)>),
+}
+
+/// Adds the templates of `tokenizer_config.json`, or failing that of the files
+/// beside it.
+pub(crate) fn write_chat_templates(
+    files: &dyn SideFiles,
+    config: &Map<String, Value>,
+    metadata: &mut Metadata,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Error> {
+    let templates = match config.get("chat_template").filter(|value| !value.is_null()) {
+        Some(value) => from_json(value),
+        None => from_files(files)?,
+    };
+    let texts: Vec<&str> = match &templates {
+        None => return Ok(()),
+        Some(Templates::One(text)) => vec![text],
+        Some(Templates::Named(named)) => named.iter().map(|(_, text)| text.as_str()).collect(),
+    };
+    if texts
+        .iter()
+        .any(|text| text.len() > LARGE || SUSPICIOUS.iter().any(|word| text.contains(word)))
+    {
+        warnings.push(Warning {
+            location: Location::file(files.path("tokenizer_config.json")).tensor("chat_template"),
+            rule: "chat-template-suspicious",
+            message: "the template is unusually large or reaches for Python internals; it is copied, not run".to_owned(),
+        });
+    }
+    match templates {
+        Some(Templates::One(text)) => set(metadata, "tokenizer.chat_template".to_owned(), text),
+        Some(Templates::Named(named)) => write_named(named, metadata),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Named templates first, then the list of their names, then the default one
+/// (`GGUFWriter.add_chat_template`).
+fn write_named(named: Vec<(String, String)>, metadata: &mut Metadata) {
+    let mut names: Vec<String> = Vec::new();
+    let mut default = None;
+    for (name, text) in named {
+        let name: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        if name == "default" {
+            default = Some(text);
+        } else if !name.is_empty() {
+            set(metadata, format!("tokenizer.chat_template.{name}"), text);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    if !names.is_empty() {
+        metadata.set("tokenizer.chat_templates", Array::String(names));
+    }
+    if let Some(text) = default {
+        set(metadata, "tokenizer.chat_template".to_owned(), text);
+    }
+}
+
+fn set(metadata: &mut Metadata, key: String, text: String) {
+    if !text.is_empty() {
+        metadata.set(key, text);
+    }
+}
+
+fn from_json(value: &Value) -> Option<Templates> {
+    match value {
+        Value::String(text) => Some(Templates::One(text.clone())),
+        Value::Array(list) => {
+            let text = |entry: &Value, key: &str| Some(entry.get(key)?.as_str()?.to_owned());
+            let named = list
+                .iter()
+                .filter_map(|entry| Some((text(entry, "name")?, text(entry, "template")?)));
+            Some(Templates::Named(named.collect()))
+        }
+        _ => None,
+    }
+}
+
+fn from_files(files: &dyn SideFiles) -> Result<Option<Templates>, Error> {
+    if let Some(text) = read_text(files, "chat_template.jinja")? {
+        let mut named = vec![("default".to_owned(), text)];
+        for file in files.list(FOLDER)? {
+            if let Some(name) = file.strip_suffix(EXTENSION)
+                && let Some(text) = read_text(files, &format!("{FOLDER}/{file}"))?
+            {
+                named.push((name.to_owned(), text));
+            }
+        }
+        return Ok(match <[_; 1]>::try_from(named) {
+            Ok([(_, text)]) => Some(Templates::One(text)),
+            Err(named) => Some(Templates::Named(named)),
+        });
+    }
+    let json = read_object(files, "chat_template.json")?;
+    Ok(json.and_then(|json| json.get("chat_template").and_then(from_json)))
+}

@@ -1,0 +1,69 @@
+//! Side files as JSON, with the truth values of Python: the reference's rules
+//! speak of them.
+
+use qz_tensor::SideFiles;
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+
+/// A side file as a JSON object; `None` if there is no such file.
+pub(crate) fn read_object(
+    files: &dyn SideFiles,
+    name: &str,
+) -> Result<Option<Map<String, Value>>, Error> {
+    let Some(bytes) = files.read(name)? else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(object)) => Ok(Some(object)),
+        Ok(_) => Err(fault(files, name, "(root)", "is not a JSON object")),
+        Err(source) => Err(Error::Json { path: files.path(name), source }),
+    }
+}
+
+/// A side file as text; `None` if there is no such file.
+pub(crate) fn read_text(files: &dyn SideFiles, name: &str) -> Result<Option<String>, Error> {
+    let Some(bytes) = files.read(name)? else { return Ok(None) };
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) => Err(Error::Text { path: files.path(name), source: error.utf8_error() }),
+    }
+}
+
+/// The error that `key` of the file `name` is wrong.
+pub(crate) fn fault(
+    files: &dyn SideFiles,
+    name: &str,
+    key: impl Into<String>,
+    problem: impl Into<String>,
+) -> Error {
+    Error::Key { path: files.path(name), key: key.into(), problem: problem.into() }
+}
+
+/// Python's truth value.
+pub(crate) fn truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(values) => !values.is_empty(),
+    }
+}
+
+/// The content of a token that is written as a string or as an object.
+pub(crate) fn token_content(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        Value::Object(token) => token.get("content")?.as_str(),
+        _ => None,
+    }
+}
+
+/// A JSON value in a message, at most `longest` characters of it.
+pub(crate) fn shown(value: &Value, longest: usize) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,153 @@
+//! Ids of the tokens that have a job, and whether they are added to a text
+//! (`SpecialVocab` in `gguf-py/gguf/vocab.py`).
+
+use qz_tensor::{Location, Metadata, SideFiles, Warning};
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+use crate::json::{fault, read_object, token_content};
+use crate::post_processor::Named;
+use crate::tokenizer_file::TokenizerFile;
+
+/// The jobs a token may have, and the key that tells its id. The last entries
+/// count only where the post-processor brings them up.
+const ID_KEYS: &[(&str, &str)] = &[
+    ("bos", "bos_token_id"),
+    ("eos", "eos_token_id"),
+    ("unk", "unknown_token_id"),
+    // The spelling is the format's.
+    ("sep", "seperator_token_id"),
+    ("pad", "padding_token_id"),
+    ("mask", "mask_token_id"),
+    ("eot", "eot_token_id"),
+    ("eom", "eom_token_id"),
+];
+
+/// Jobs with a key that tells whether the token is added.
+const ADD_KEYS: &[&str] = &["bos", "eos", "sep"];
+
+/// The jobs looked for, in order.
+#[derive(Debug)]
+pub(crate) struct Kinds(Vec<&'static str>);
+
+impl Kinds {
+    /// Looks for another job too; false if it is looked for already.
+    pub(crate) fn add(&mut self, kind: &'static str) -> bool {
+        let is_new = !self.0.contains(&kind);
+        if is_new {
+            self.0.push(kind);
+        }
+        is_new
+    }
+}
+
+/// Whether tokens are added, in the order in which that became known.
+#[derive(Debug, Default)]
+pub(crate) struct AddFlags(Vec<(&'static str, bool)>);
+
+impl AddFlags {
+    pub(crate) fn set(&mut self, kind: &'static str, value: bool) {
+        match self.0.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((kind, value)),
+        }
+    }
+
+    pub(crate) fn set_default(&mut self, kind: &'static str, value: bool) {
+        if !self.0.iter().any(|(known, _)| *known == kind) {
+            self.0.push((kind, value));
+        }
+    }
+}
+
+/// Ids and flags.
+#[derive(Debug)]
+pub(crate) struct SpecialTokens {
+    ids: Vec<(&'static str, u32)>,
+    flags: AddFlags,
+}
+
+impl SpecialTokens {
+    /// Finds them in `tokenizer.json`, `tokenizer_config.json` and `config.json`,
+    /// in that order. `size` is the vocabulary's.
+    pub(crate) fn find(
+        files: &dyn SideFiles,
+        file: &TokenizerFile,
+        config: Option<&Map<String, Value>>,
+        size: u64,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, Error> {
+        let mut kinds = Kinds(vec!["bos", "eos", "unk", "sep", "pad", "cls", "mask"]);
+        let mut special = Self { ids: Vec::new(), flags: AddFlags::default() };
+        let mut config = config.cloned().unwrap_or_default();
+        Named::new(&mut config).read(&file.post_processor, &mut special.flags, &mut kinds);
+        for kind in &kinds.0 {
+            if let Some(add) = config.get(&format!("add_{kind}_token")).and_then(Value::as_bool) {
+                special.flags.set_default(kind, add);
+            }
+            let content = config.get(&format!("{kind}_token")).and_then(token_content);
+            let token = content.and_then(|content| {
+                file.added_tokens.iter().find(|token| token.content == content)
+            });
+            if let Some(token) = token {
+                special.set_id(kind, token.id.0);
+            }
+        }
+        special.read_model_config(files, &kinds, size, warnings)?;
+        Ok(special)
+    }
+
+    /// `*_token_id` of `config.json`, or of its `text_config`.
+    fn read_model_config(
+        &mut self,
+        files: &dyn SideFiles,
+        kinds: &Kinds,
+        size: u64,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<(), Error> {
+        let name = "config.json";
+        let Some(model) = read_object(files, name)? else { return Ok(()) };
+        for kind in &kinds.0 {
+            let key = format!("{kind}_token_id");
+            let nested = || model.get("text_config")?.get(&key);
+            let value = model.get(&key).filter(|value| !value.is_null()).or_else(nested);
+            // A list, as eos_token_id often is, names no single token.
+            let Some(Value::Number(id)) = value else { continue };
+            match id.as_u64() {
+                Some(id) if id < size => self.set_id(kind, u32::try_from(id).unwrap_or(u32::MAX)),
+                // Old configurations say -1 for none.
+                None if id.as_i64() == Some(-1) => warnings.push(Warning {
+                    location: Location::file(files.path(name)).tensor(&key),
+                    rule: "special-token-ignored",
+                    message: "is -1, which is taken for none".to_owned(),
+                }),
+                _ => {
+                    let problem = format!("is {id}, expected an integer from 0 to {}", size - 1);
+                    return Err(fault(files, name, key, problem));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first place that gives an id counts.
+    fn set_id(&mut self, kind: &'static str, id: u32) {
+        if !self.ids.iter().any(|(known, _)| *known == kind) {
+            self.ids.push((kind, id));
+        }
+    }
+
+    /// Adds the keys. Jobs without a key (`cls`) are left out.
+    pub(crate) fn write(&self, metadata: &mut Metadata) {
+        for (kind, id) in &self.ids {
+            if let Some((_, key)) = ID_KEYS.iter().find(|(known, _)| known == kind) {
+                metadata.set(format!("tokenizer.ggml.{key}"), *id);
+            }
+        }
+        for (kind, add) in &self.flags.0 {
+            if ADD_KEYS.contains(kind) {
+                metadata.set(format!("tokenizer.ggml.add_{kind}_token"), *add);
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! `tokenizer.json`, read into what a GGUF vocabulary needs. Vocabulary and
+//! merges go straight into their final form: as generic JSON a large vocabulary
+//! would take ten times the memory.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use qz_tensor::SideFiles;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::json::fault;
+
+/// The file's name.
+pub(crate) const NAME: &str = "tokenizer.json";
+
+/// More tokens than any vocabulary has (the largest today has 262 144).
+pub(crate) const MOST_TOKENS: u64 = 1 << 24;
+
+/// What `tokenizer.json` says.
+#[derive(Debug, Deserialize)]
+pub(crate) struct TokenizerFile {
+    #[serde(default)]
+    pub(crate) added_tokens: Vec<DeclaredToken>,
+    #[serde(default)]
+    pub(crate) normalizer: Value,
+    #[serde(default)]
+    pub(crate) pre_tokenizer: Value,
+    #[serde(default)]
+    pub(crate) post_processor: Value,
+    #[serde(default)]
+    pub(crate) decoder: Value,
+    #[serde(default)]
+    pub(crate) padding: Value,
+    pub(crate) model: Model,
+}
+
+/// An entry of `added_tokens`.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct DeclaredToken {
+    pub(crate) id: TokenId,
+    pub(crate) content: String,
+    #[serde(default)]
+    pub(crate) special: bool,
+    /// Whether it is searched for in normalized text. tokenizers' own default.
+    pub(crate) normalized: Option<bool>,
+}
+
+/// The model.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Model {
+    /// Old files leave it out.
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
+    #[serde(default)]
+    pub(crate) byte_fallback: Option<bool>,
+    #[serde(default)]
+    pub(crate) ignore_merges: Option<bool>,
+    #[serde(default)]
+    pub(crate) vocab: Tokens,
+    #[serde(default)]
+    pub(crate) merges: Merges,
+}
+
+/// A token's id. Below [`MOST_TOKENS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TokenId(pub(crate) u32);
+
+impl<'de> Deserialize<'de> for TokenId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        value
+            .as_u64()
+            .filter(|id| *id < MOST_TOKENS)
+            .and_then(|id| u32::try_from(id).ok())
+            .map(TokenId)
+            .ok_or_else(|| {
+                de::Error::custom(format!(
+                    "a token's id is {value}, expected an integer from 0 to {}",
+                    MOST_TOKENS - 1
+                ))
+            })
+    }
+}
+
+/// The model's own tokens with their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens {
+    /// By id and by content; both unique.
+    pub(crate) ids: HashMap<String, TokenId>,
+    /// True for a list of tokens with scores, which is another kind of model.
+    pub(crate) is_scored_list: bool,
+}
+
+impl<'de> Deserialize<'de> for Tokens {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TokensVisitor;
+        impl<'de> Visitor<'de> for TokensVisitor {
+            type Value = Tokens;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tokens with their ids")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tokens, A::Error> {
+                let mut ids = HashMap::new();
+                while let Some((token, id)) = map.next_entry::<String, TokenId>()? {
+                    if let Some(first) = ids.insert(token.clone(), id) {
+                        return Err(de::Error::custom(format!(
+                            "model.vocab: the token {token:?} is there twice, with ids {} and {}",
+                            first.0, id.0
+                        )));
+                    }
+                }
+                Ok(Tokens { ids, is_scored_list: false })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tokens, A::Error> {
+                while list.next_element::<de::IgnoredAny>()?.is_some() {}
+                Ok(Tokens { ids: HashMap::new(), is_scored_list: true })
+            }
+        }
+        deserializer.deserialize_any(TokensVisitor)
+    }
+}
+
+/// Merges as GGUF stores them: two tokens with a space between, and spaces
+/// inside a token written as U+0120.
+#[derive(Debug, Default)]
+pub(crate) struct Merges {
+    pub(crate) lines: Vec<String>,
+}
+
+/// One merge, in either of the two forms.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Line(String),
+    Pair([String; 2]),
+}
+
+impl<'de> Deserialize<'de> for Merges {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MergesVisitor;
+        impl<'de> Visitor<'de> for MergesVisitor {
+            type Value = Merges;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of merges, each \"a b\" or [\"a\", \"b\"]")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Merges, E> {
+                Ok(Merges::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Merges, A::Error> {
+                let mut lines = Vec::new();
+                while let Some(merge) = list.next_element::<Merge>()? {
+                    lines.push(match merge {
+                        Merge::Line(line) => line,
+                        Merge::Pair([left, right]) => {
+                            format!("{} {}", spaces_mapped(&left), spaces_mapped(&right))
+                        }
+                    });
+                }
+                Ok(Merges { lines })
+            }
+        }
+        deserializer.deserialize_any(MergesVisitor)
+    }
+}
+
+fn spaces_mapped(token: &str) -> String {
+    token.replace(' ', "\u{120}")
+}
+
+impl TokenizerFile {
+    /// Reads `tokenizer.json`, which must hold a byte-level BPE vocabulary.
+    pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
+        let Some(bytes) = files.read(NAME)? else {
+            return Err(match files.read("tokenizer.model")? {
+                Some(_) => Error::Unsupported {
+                    path: files.path("tokenizer.model"),
+                    kind: "SentencePiece".to_owned(),
+                },
+                None => Error::MissingFile(files.path(NAME)),
+            });
+        };
+        let file: Self = serde_json::from_slice(&bytes)
+            .map_err(|source| Error::Json { path: files.path(NAME), source })?;
+        drop(bytes);
+        file.refuse_other_kinds(files)?;
+        file.check_vocabulary(files)?;
+        Ok(file)
+    }
+
+    fn refuse_other_kinds(&self, files: &dyn SideFiles) -> Result<(), Error> {
+        let unsupported =
+            |kind: &str| Err(Error::Unsupported { path: files.path(NAME), kind: kind.to_owned() });
+        match self.model.kind.as_deref() {
+            _ if self.model.vocab.is_scored_list => unsupported("SentencePiece (Unigram)"),
+            Some("BPE") | None if self.model.byte_fallback == Some(true) => {
+                unsupported("SentencePiece (BPE with byte_fallback)")
+            }
+            Some("BPE") | None => Ok(()),
+            Some(kind) => unsupported(kind),
+        }
+    }
+
+    fn check_vocabulary(&self, files: &dyn SideFiles) -> Result<(), Error> {
+        let vocab = &self.model.vocab.ids;
+        if vocab.is_empty() {
+            return Err(fault(files, NAME, "model.vocab", "has no tokens"));
+        }
+        if self.model.merges.lines.is_empty() {
+            return Err(fault(files, NAME, "model.merges", "has no merges"));
+        }
+        let mut owners: HashMap<TokenId, &str> = HashMap::with_capacity(vocab.len());
+        for (token, id) in vocab {
+            if let Some(other) = owners.insert(*id, token) {
+                let (first, second) = if other < token.as_str() {
+                    (other, token.as_str())
+                } else {
+                    (token.as_str(), other)
+                };
+                let problem = format!("{first:?} and {second:?} have the same id {}", id.0);
+                return Err(fault(files, NAME, "model.vocab", problem));
+            }
+        }
+        drop(owners);
+        self.check_merges(files)
+    }
+
+    /// A merge joins two tokens of the vocabulary to a third; tokenizers refuses
+    /// a file where one of them is missing.
+    fn check_merges(&self, files: &dyn SideFiles) -> Result<(), Error> {
+        let vocab = &self.model.vocab.ids;
+        let known = |token: &str| {
+            vocab.contains_key(token)
+                || (token.contains('\u{120}') && vocab.contains_key(&token.replace('\u{120}', " ")))
+        };
+        for (position, line) in self.model.merges.lines.iter().enumerate() {
+            let problem = match line.split_once(' ') {
+                Some((left, right)) if !right.contains(' ') => {
+                    let joined = format!("{left}{right}");
+                    [left, right, &joined].into_iter().find(|token| !known(token)).map(|token| {
+                        format!("{line:?} needs the token {token:?}, which model.vocab lacks")
+                    })
+                }
+                _ => Some(format!("{line:?} is not two tokens with a space between")),
+            };
+            if let Some(problem) = problem {
+                return Err(fault(files, NAME, format!("model.merges[{position}]"), problem));
+            }
+        }
+        Ok(())
+    }
+}
