@@ -32,7 +32,11 @@ pub(crate) struct Checkpoint {
 }
 
 /// Compares every file type on every checkpoint; `text` is for perplexities.
-pub(crate) fn run(programs: &Programs, checkpoints: &[Checkpoint], text: Option<&Path>) -> Result<()> {
+pub(crate) fn run(
+    programs: &Programs,
+    checkpoints: &[Checkpoint],
+    text: Option<&Path>,
+) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let mut differing = 0;
     println!(
