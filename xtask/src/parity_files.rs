@@ -53,7 +53,7 @@ pub(crate) fn run(
             let ours = scratch.path().join("ours.gguf");
             match convert_by_us(programs, checkpoint, &ours, file_type.name)? {
                 None => println!(
-                    "{name:<16} {:<8} refused: a row does not fit its blocks",
+                    "{name:<16} {:<8} refused: a stand-in type has no codec yet",
                     file_type.name
                 ),
                 Some(()) => {
@@ -179,7 +179,7 @@ fn quantize_by_reference(
     succeed(command)
 }
 
-/// `None` if we refuse because rows do not fit (the reference falls back).
+/// `None` if the reference falls back to a type that we cannot write.
 fn convert_by_us(
     programs: &Programs,
     checkpoint: &Checkpoint,
@@ -197,7 +197,7 @@ fn convert_by_us(
         return Ok(Some(()));
     }
     let report: serde_json::Value = serde_json::from_slice(&result.stdout).unwrap_or_default();
-    if report["error"]["rule"] == "row-does-not-fit" {
+    if report["error"]["rule"] == "no-codec" {
         return Ok(None);
     }
     bail!("{}: {}", checkpoint.folder.display(), String::from_utf8_lossy(&result.stderr))
