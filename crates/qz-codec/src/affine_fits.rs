@@ -1,11 +1,8 @@
 //! Scales and minimums of a batch, between the search and their storage.
 
 use crate::block::{BATCH, Derived, SUPER_BLOCK, SuperBlocks};
-use crate::lanes::{self, Lanes, transpose};
+use crate::lanes::{self, LANES, Lanes, transpose};
 use crate::search::affine::AffineSearch;
-
-/// Sub-blocks searched at once: the 16 of one super-block, or 8 of two.
-const LANES: usize = 16;
 
 /// What the search found for `COUNT` sub-blocks of each super-block.
 pub(crate) struct AffineFits<const COUNT: usize> {
@@ -26,13 +23,16 @@ pub(crate) struct Units<const COUNT: usize> {
 impl<const COUNT: usize> AffineFits<COUNT> {
     /// Searches the first `blocks` super-blocks, in sub-blocks of `LENGTH`.
     #[inline(always)]
-    pub(crate) fn find<const LENGTH: usize>(
+    pub(crate) fn find<L: Lanes, const LENGTH: usize>(
         search: &AffineSearch,
         values: &SuperBlocks,
         weights: &Derived,
         blocks: usize,
     ) -> Self {
-        const { assert!(COUNT * LENGTH == SUPER_BLOCK && LANES.is_multiple_of(COUNT)) };
+        const {
+            assert!(COUNT * LENGTH == SUPER_BLOCK && LANES.is_multiple_of(COUNT));
+            assert!(2 * BATCH == LANES);
+        };
         let mut fits = Self {
             scales: [[0.0; COUNT]; BATCH],
             minimums: [[0.0; COUNT]; BATCH],
@@ -40,41 +40,39 @@ impl<const COUNT: usize> AffineFits<COUNT> {
         };
         let weights = weights.each_ref();
         for first in (0..blocks).step_by(LANES / COUNT) {
-            let fit = lanes::affine::search::<LANES, LENGTH>(
+            let fit = lanes::affine::search::<L, LENGTH>(
                 search,
                 &transpose(&sub_blocks(values, first)),
                 &transpose(&sub_blocks(&weights, first)),
             );
-            for lane in 0..LANES {
-                let (block, position) = (first + lane / COUNT, lane % COUNT);
-                fits.scales[block][position] = fit.scale.0[lane];
-                fits.minimums[block][position] = fit.minimum.0[lane];
-                fits.sum_weights[block][position] = fit.sum_weights.0[lane];
-            }
+            // The lanes are the sub-blocks in order, of as many blocks as they fill.
+            store_lanes(fit.scale, &mut fits.scales[first..]);
+            store_lanes(fit.minimum, &mut fits.minimums[first..]);
+            store_lanes(fit.sum_weights, &mut fits.sum_weights[first..]);
         }
         fits
     }
 
     /// Units by the reference's search, which weighs a scale by its sub-block.
     #[inline(always)]
-    pub(crate) fn units_by_search(&self, largest: u8) -> [Units<COUNT>; BATCH] {
+    pub(crate) fn units_by_search<L: Lanes>(&self, largest: u8) -> [Units<COUNT>; BATCH] {
         // Scales in the lower lanes, minimums in the upper ones.
-        let (mut values, mut weights) = ([Lanes::ZERO; COUNT], [Lanes::ZERO; COUNT]);
-        for position in 0..COUNT {
-            for block in 0..BATCH {
-                values[position].0[block] = self.scales[block][position];
-                values[position].0[BATCH + block] = self.minimums[block][position];
-                weights[position].0[block] = self.sum_weights[block][position];
-                weights[position].0[BATCH + block] = self.sum_weights[block][position];
-            }
-        }
-        let (unit, levels) =
-            lanes::positive::search::<{ 2 * BATCH }, COUNT>(largest, &values, &weights);
+        let values = std::array::from_fn(|position| {
+            L::load(&std::array::from_fn(|lane| match lane.checked_sub(BATCH) {
+                None => self.scales[lane][position],
+                Some(block) => self.minimums[block][position],
+            }))
+        });
+        let weights = std::array::from_fn(|position| {
+            L::load(&std::array::from_fn(|lane| self.sum_weights[lane % BATCH][position]))
+        });
+        let (unit, levels) = lanes::positive::search::<L, COUNT>(largest, &values, &weights);
+        let (unit, levels) = (unit.store(), levels.map(L::store));
         std::array::from_fn(|block| Units {
-            unit: unit.0[block],
-            minimum_unit: unit.0[BATCH + block],
-            scales: levels.map(|level| level.0[block] as u8),
-            minimums: levels.map(|level| level.0[BATCH + block] as u8),
+            unit: unit[block],
+            minimum_unit: unit[BATCH + block],
+            scales: levels.map(|level| level[block] as u8),
+            minimums: levels.map(|level| level[BATCH + block] as u8),
         })
     }
 
@@ -97,6 +95,13 @@ impl<const COUNT: usize> AffineFits<COUNT> {
             let (minimum_unit, minimums) = relative(&self.minimums[block]);
             Units { unit, minimum_unit, scales, minimums }
         })
+    }
+}
+
+#[inline(always)]
+fn store_lanes<L: Lanes, const COUNT: usize>(lanes: L, blocks: &mut [[f32; COUNT]]) {
+    for (block, numbers) in blocks.iter_mut().zip(lanes.store().as_chunks().0) {
+        *block = *numbers;
     }
 }
 

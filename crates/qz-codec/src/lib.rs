@@ -27,7 +27,8 @@ pub use codec::{Codec, CodecSpec, ImportanceUse};
 use qz_tensor::DataType;
 
 /// The bodies of the codecs' functions, to be compiled for more instructions than
-/// the ones here: each is `#[inline(always)]`, and does the same whatever they are.
+/// the ones here, and for other [`lanes`]: each is `#[inline(always)]`, and its
+/// results do not depend on either.
 pub mod body {
     pub use crate::codecs::{bf16, f16, f32, q2_k, q3_k, q4_k, q5_k, q6_k, q8_0};
 }

@@ -12,6 +12,7 @@ use crate::block::{
     BATCH, Derived, SUPER_BLOCK, SuperBlocks, half_at, importance_weights, set_half_at,
     sums_of_squares,
 };
+use crate::lanes::Lanes;
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{pack_six_bits, unpack_six_bits};
 use crate::search::affine::{self, Affine, AffineSearch};
@@ -40,7 +41,7 @@ impl SixBit {
     /// Finds scales and levels of a batch; hands each block's header and levels
     /// to `store`.
     #[inline(always)]
-    pub(crate) fn encode<const BYTES: usize>(
+    pub(crate) fn encode<L: Lanes, const BYTES: usize>(
         &self,
         values: &SuperBlocks,
         importance: Option<&SuperBlocks>,
@@ -51,7 +52,7 @@ impl SixBit {
         match importance {
             None => {
                 (search, weights) = (&self.plain, plain_weights(values));
-                let fits = AffineFits::find::<LENGTH>(search, values, &weights, blocks.len());
+                let fits = AffineFits::find::<L, LENGTH>(search, values, &weights, blocks.len());
                 // A negative number wraps to a large byte, and so to the largest.
                 units = fits.units_by_largest(LARGEST, |inverse, values| {
                     values.map(|value| (nearest_integer(inverse * value) as u8).min(LARGEST))
@@ -60,8 +61,8 @@ impl SixBit {
             Some(importance) => {
                 search = &self.with_importance;
                 weights = importance_weights(values, importance, 2.0);
-                let fits = AffineFits::find::<LENGTH>(search, values, &weights, blocks.len());
-                units = fits.units_by_search(LARGEST).map(|units| self.bound(units));
+                let fits = AffineFits::find::<L, LENGTH>(search, values, &weights, blocks.len());
+                units = fits.units_by_search::<L>(LARGEST).map(|units| self.bound(units));
             }
         }
         for (position, block) in blocks.iter_mut().enumerate() {

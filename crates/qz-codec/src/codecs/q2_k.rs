@@ -16,6 +16,7 @@ use crate::block::{
     set_half_at,
 };
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::lanes::{Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{pack_crumbs, unpack_crumbs};
 use crate::search::affine::{self, Affine, AffineSearch};
@@ -56,7 +57,7 @@ impl Codec for Q2K {
     }
 
     fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
+        encode::<Portable>(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
@@ -72,10 +73,15 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`Codec::encode`], with lanes of type `L`.
 #[inline(always)]
-pub fn encode(weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    for_each_batch(weights, columns, importance, out, encode_batch);
+pub fn encode<L: Lanes>(
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    for_each_batch(weights, columns, importance, out, encode_batch::<L>);
 }
 
 /// Each sub-block's scale and minimum, as decoders see them.
@@ -102,7 +108,7 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
 }
 
 #[inline(always)]
-fn encode_batch(
+fn encode_batch<L: Lanes>(
     values: &SuperBlocks,
     importance: Option<&SuperBlocks>,
     blocks: &mut [[u8; BYTES]],
@@ -111,7 +117,7 @@ fn encode_batch(
     match importance {
         None => {
             (search, weights) = (&PLAIN, values.map(|values| values.map(f32::abs)));
-            let fits = AffineFits::find::<LENGTH>(search, values, &weights, blocks.len());
+            let fits = AffineFits::find::<L, LENGTH>(search, values, &weights, blocks.len());
             // Negative ones wrap, and run into the minimum beside them.
             units = fits.units_by_largest(LARGEST, |inverse, values| {
                 values.map(|value| nearest_integer(inverse * value) as u8)
@@ -119,8 +125,8 @@ fn encode_batch(
         }
         Some(importance) => {
             (search, weights) = (&WITH_IMPORTANCE, importance_weights(values, importance, 1.0));
-            let fits = AffineFits::find::<LENGTH>(search, values, &weights, blocks.len());
-            units = fits.units_by_search(LARGEST);
+            let fits = AffineFits::find::<L, LENGTH>(search, values, &weights, blocks.len());
+            units = fits.units_by_search::<L>(LARGEST);
         }
     }
     for (position, block) in blocks.iter_mut().enumerate() {

@@ -14,8 +14,7 @@ use crate::block::{
     importance_weights, set_half_at,
 };
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::lanes::signed::SignedFit;
-use crate::lanes::{self, Lanes};
+use crate::lanes::{self, LANES, Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{
     pack_bits, pack_crumbs, pack_sixteen_scales, unpack_bits, unpack_crumbs, unpack_sixteen_scales,
@@ -50,7 +49,7 @@ impl Codec for Q3K {
     }
 
     fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
+        encode::<Portable>(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
@@ -66,10 +65,15 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`Codec::encode`], with lanes of type `L`.
 #[inline(always)]
-pub fn encode(weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    for_each_batch(weights, columns, importance, out, encode_batch);
+pub fn encode<L: Lanes>(
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    for_each_batch(weights, columns, importance, out, encode_batch::<L>);
 }
 
 /// Each sub-block's scale, as decoders see it.
@@ -102,16 +106,16 @@ struct Units {
 
 /// ggml-quants.c, `quantize_row_q3_K_ref` and `quantize_row_q3_K_impl`.
 #[inline(always)]
-fn encode_batch(
+fn encode_batch<L: Lanes>(
     values: &SuperBlocks,
     importance: Option<&SuperBlocks>,
     blocks: &mut [[u8; BYTES]],
 ) {
     let (weights, units) = match importance {
-        None => (None, units_by_largest(values, blocks.len())),
+        None => (None, units_by_largest::<L>(values, blocks.len())),
         Some(importance) => {
             let weights = importance_weights(values, importance, 2.0);
-            let units = units_by_search(values, &weights, blocks.len());
+            let units = units_by_search::<L>(values, &weights, blocks.len());
             (Some(weights), units)
         }
     };
@@ -128,10 +132,11 @@ fn encode_batch(
 
 /// The unit lets the scale of largest magnitude be -32 units.
 #[inline(always)]
-fn units_by_largest(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
+fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
     let mut units = [Units { unit: 0.0, scales: [0; COUNT] }; BATCH];
     for (units, values) in units.iter_mut().zip(values).take(blocks) {
-        let scales = lanes::descent::search(HALF, &transpose_super_block(values)).0;
+        let rows = transpose_super_block::<L>(values);
+        let scales = lanes::descent::search(HALF, &rows).store();
         let extreme = signed::extreme(&scales);
         if extreme == 0.0 {
             continue;
@@ -149,27 +154,31 @@ fn units_by_largest(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
 
 /// Units by the reference's search, which weighs a scale by its sub-block.
 #[inline(always)]
-fn units_by_search(values: &SuperBlocks, weights: &Derived, blocks: usize) -> [Units; BATCH] {
-    let (mut scales, mut sums) = ([Lanes::ZERO; COUNT], [Lanes::ZERO; COUNT]);
+fn units_by_search<L: Lanes>(
+    values: &SuperBlocks,
+    weights: &Derived,
+    blocks: usize,
+) -> [Units; BATCH] {
+    let (mut scales, mut sums) = ([[0.0; COUNT]; LANES], [[0.0; COUNT]; LANES]);
     for block in 0..blocks {
+        let rows = transpose_super_block::<L>(values[block]);
         let weights = transpose_super_block(&weights[block]);
-        let fit = lanes::signed::search(HALF, &transpose_super_block(values[block]), &weights);
-        let sum = weights.into_iter().fold(Lanes::ZERO, |sum, weight| sum + weight);
-        for position in 0..COUNT {
-            scales[position].0[block] = fit.scale.0[position];
-            sums[position].0[block] = sum.0[position];
-        }
+        scales[block] = lanes::signed::search(HALF, &rows, &weights).scale.store();
+        sums[block] = weights.into_iter().fold(L::zero(), |sum, weight| sum + weight).store();
     }
-    let fit: SignedFit<BATCH> = lanes::signed::search(SCALE_HALF, &scales, &sums);
-    let levels = fit.levels(SCALE_HALF, &scales);
+    // Now a super-block in each lane; those from `BATCH` on are idle.
+    let scales = lanes::transpose::<L, COUNT>(&scales.each_ref());
+    let fit = lanes::signed::search(SCALE_HALF, &scales, &lanes::transpose(&sums.each_ref()));
+    let levels = fit.levels(SCALE_HALF, &scales).map(L::store);
+    let unit = fit.scale.store();
     std::array::from_fn(|block| Units {
-        unit: fit.scale.0[block],
-        scales: levels.map(|level| level.0[block] as u8),
+        unit: unit[block],
+        scales: levels.map(|level| level[block] as u8),
     })
 }
 
 #[inline(always)]
-fn transpose_super_block(values: &[f32; SUPER_BLOCK]) -> [Lanes<COUNT>; LENGTH] {
+fn transpose_super_block<L: Lanes>(values: &[f32; SUPER_BLOCK]) -> [L; LENGTH] {
     lanes::transpose(&std::array::from_fn(|position| &values.as_chunks().0[position]))
 }
 

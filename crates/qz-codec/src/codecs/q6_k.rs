@@ -11,7 +11,7 @@ use qz_tensor::DataType;
 
 use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_batch, half_at, set_half_at};
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::lanes;
+use crate::lanes::{self, Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{pack_crumbs, unpack_crumbs};
 use crate::search::{ZERO_BELOW, signed};
@@ -43,7 +43,7 @@ impl Codec for Q6K {
     }
 
     fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
+        encode::<Portable>(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
@@ -59,15 +59,20 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`Codec::encode`], with lanes of type `L`.
 #[inline(always)]
-pub fn encode(weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn encode<L: Lanes>(
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
     for_each_batch(weights, columns, importance, out, |weights, importance, blocks| {
         for (position, block) in blocks.iter_mut().enumerate() {
             let weights = weights[position];
             let importance = importance.map(|importance| importance[position]);
             let squares = weights.map(|weight| weight * weight);
-            encode_block(weights, importance.unwrap_or(&squares), block);
+            encode_block::<L>(weights, importance.unwrap_or(&squares), block);
         }
     });
 }
@@ -93,23 +98,21 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
 /// ggml-quants.c, `quantize_row_q6_K_ref` and `quantize_row_q6_K_impl`, which
 /// differ only in what the search weighs the values by.
 #[inline(always)]
-fn encode_block(
+fn encode_block<L: Lanes>(
     values: &[f32; SUPER_BLOCK],
     weights: &[f32; SUPER_BLOCK],
     block: &mut [u8; BYTES],
 ) {
-    let fit = lanes::signed::search(
-        HALF,
-        &lanes::transpose::<COUNT, LENGTH>(&sub_blocks(values)),
-        &lanes::transpose(&sub_blocks(weights)),
-    );
-    let extreme = signed::extreme(&fit.scale.0);
+    let rows = lanes::transpose::<L, LENGTH>(&sub_blocks(values));
+    let weight_rows = lanes::transpose(&sub_blocks(weights));
+    let scales = lanes::signed::search(HALF, &rows, &weight_rows).scale.store();
+    let extreme = signed::extreme(&scales);
     if extreme.abs() < ZERO_BELOW {
         block.fill(0);
         return;
     }
     let inverse = -128.0 / extreme;
-    for (byte, scale) in block[SCALES..UNIT].iter_mut().zip(fit.scale.0) {
+    for (byte, scale) in block[SCALES..UNIT].iter_mut().zip(scales) {
         *byte = nearest_integer(inverse * scale).min(127) as u8;
     }
     set_half_at(block, UNIT, f16_from_f32(1.0 / inverse));

@@ -4,32 +4,32 @@ use super::{Lanes, Mask};
 use crate::search::affine::AffineSearch;
 
 /// What the search finds; the levels follow from the scales as they are stored.
-pub struct AffineFit<const N: usize> {
+pub struct AffineFit<L: Lanes> {
     /// What one level is worth.
-    pub scale: Lanes<N>,
+    pub scale: L,
     /// What is subtracted.
-    pub minimum: Lanes<N>,
+    pub minimum: L,
     /// The sum of the sub-block's weights.
-    pub sum_weights: Lanes<N>,
+    pub sum_weights: L,
 }
 
 /// Finds scale and minimum of each sub-block.
 #[inline(always)]
-pub fn search<const N: usize, const LENGTH: usize>(
+pub fn search<L: Lanes, const LENGTH: usize>(
     search: &AffineSearch,
-    values: &[Lanes<N>; LENGTH],
-    weights: &[Lanes<N>; LENGTH],
-) -> AffineFit<N> {
+    values: &[L; LENGTH],
+    weights: &[L; LENGTH],
+) -> AffineFit<L> {
     let moments = Moments::of(values, weights);
     let Moments { maximum, mut minimum, sum_weights, .. } = moments;
     let flat = maximum.equal(minimum);
-    let top = Lanes::splat(f32::from(search.top));
+    let top = L::splat(f32::from(search.top));
     let inverse = top / (maximum - minimum);
-    let mut scale = Lanes::splat(1.0) / inverse;
+    let mut scale = L::splat(1.0) / inverse;
     let (_, mut levels) = round(top, inverse, minimum, values, weights);
     let mut best = error(search.absolute, scale, minimum, values, weights, &levels);
     for number in 0..=search.last {
-        let inverse = Lanes::splat(search.divisions(number)) / (maximum - minimum);
+        let inverse = L::splat(search.divisions(number)) / (maximum - minimum);
         let sums;
         (sums, levels) = round(top, inverse, minimum, values, weights);
         let (solvable, new_scale, new_minimum) = moments.solve(&sums);
@@ -39,22 +39,22 @@ pub fn search<const N: usize, const LENGTH: usize>(
         scale = better.select(new_scale, scale);
         minimum = better.select(new_minimum, minimum);
     }
-    let scale = flat.select(Lanes::ZERO, scale);
+    let scale = flat.select(L::zero(), scale);
     let minimum = -flat.select(moments.minimum, minimum);
     AffineFit { scale, minimum, sum_weights }
 }
 
 /// What the fit needs to know of the values, whatever their levels.
-struct Moments<const N: usize> {
-    minimum: Lanes<N>,
-    maximum: Lanes<N>,
-    sum_weights: Lanes<N>,
-    sum_values: Lanes<N>,
+struct Moments<L: Lanes> {
+    minimum: L,
+    maximum: L,
+    sum_weights: L,
+    sum_values: L,
 }
 
-impl<const N: usize> Moments<N> {
+impl<L: Lanes> Moments<L> {
     #[inline(always)]
-    fn of<const LENGTH: usize>(values: &[Lanes<N>; LENGTH], weights: &[Lanes<N>; LENGTH]) -> Self {
+    fn of<const LENGTH: usize>(values: &[L; LENGTH], weights: &[L; LENGTH]) -> Self {
         let (mut minimum, mut maximum) = (values[0], values[0]);
         let mut sum_weights = weights[0];
         let mut sum_values = sum_weights * values[0];
@@ -64,42 +64,42 @@ impl<const N: usize> Moments<N> {
             sum_weights = sum_weights + weight;
             sum_values = sum_values + weight * value;
         }
-        let minimum = minimum.greater(Lanes::ZERO).select(Lanes::ZERO, minimum);
+        let minimum = minimum.greater(L::zero()).select(L::zero(), minimum);
         Self { minimum, maximum, sum_weights, sum_values }
     }
 
     #[inline(always)]
-    fn solve(&self, sums: &Sums<N>) -> (Mask<N>, Lanes<N>, Lanes<N>) {
+    fn solve(&self, sums: &Sums<L>) -> (L::Mask, L, L) {
         let Sums { l, l2, xl } = *sums;
         let determinant = self.sum_weights * l2 - l * l;
         let scale = (self.sum_weights * xl - self.sum_values * l) / determinant;
         let minimum = (l2 * self.sum_values - l * xl) / determinant;
-        let positive = minimum.greater(Lanes::ZERO);
+        let positive = minimum.greater(L::zero());
         let scale = positive.select(xl / l2, scale);
-        (determinant.greater(Lanes::ZERO), scale, positive.select(Lanes::ZERO, minimum))
+        (determinant.greater(L::zero()), scale, positive.select(L::zero(), minimum))
     }
 }
 
 /// Weighted sums of levels, of their squares, of their products with the values.
-struct Sums<const N: usize> {
-    l: Lanes<N>,
-    l2: Lanes<N>,
-    xl: Lanes<N>,
+struct Sums<L: Lanes> {
+    l: L,
+    l2: L,
+    xl: L,
 }
 
 #[inline(always)]
-fn round<const N: usize, const LENGTH: usize>(
-    top: Lanes<N>,
-    inverse: Lanes<N>,
-    minimum: Lanes<N>,
-    values: &[Lanes<N>; LENGTH],
-    weights: &[Lanes<N>; LENGTH],
-) -> (Sums<N>, [Lanes<N>; LENGTH]) {
-    let (mut l, mut l2, mut xl) = (Lanes::ZERO, Lanes::ZERO, Lanes::ZERO);
-    let mut levels = [Lanes::ZERO; LENGTH];
+fn round<L: Lanes, const LENGTH: usize>(
+    top: L,
+    inverse: L,
+    minimum: L,
+    values: &[L; LENGTH],
+    weights: &[L; LENGTH],
+) -> (Sums<L>, [L; LENGTH]) {
+    let (mut l, mut l2, mut xl) = (L::zero(), L::zero(), L::zero());
+    let mut levels = [L::zero(); LENGTH];
     for ((&value, &weight), stored) in values.iter().zip(weights).zip(&mut levels) {
         let nearest = (inverse * (value - minimum)).nearest_integer();
-        let level = nearest.min(top).max(Lanes::ZERO);
+        let level = nearest.min(top).max(L::zero());
         *stored = level;
         let weighted = weight * level;
         l = l + weighted;
@@ -110,15 +110,15 @@ fn round<const N: usize, const LENGTH: usize>(
 }
 
 #[inline(always)]
-fn error<const N: usize, const LENGTH: usize>(
+fn error<L: Lanes, const LENGTH: usize>(
     absolute: bool,
-    scale: Lanes<N>,
-    minimum: Lanes<N>,
-    values: &[Lanes<N>; LENGTH],
-    weights: &[Lanes<N>; LENGTH],
-    levels: &[Lanes<N>; LENGTH],
-) -> Lanes<N> {
-    let mut sum = Lanes::ZERO;
+    scale: L,
+    minimum: L,
+    values: &[L; LENGTH],
+    weights: &[L; LENGTH],
+    levels: &[L; LENGTH],
+) -> L {
+    let mut sum = L::zero();
     for ((&value, &weight), &level) in values.iter().zip(weights).zip(levels) {
         let difference = scale * level + minimum - value;
         sum = sum + weight * if absolute { difference.abs() } else { difference * difference };
