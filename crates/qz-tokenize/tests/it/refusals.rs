@@ -124,6 +124,11 @@ fn broken_and_other_files() {
     let message = "SentencePiece vocabularies are not supported yet";
     let files = Files::small().without("tokenizer.json").write("tokenizer.model", "x");
     refused(&files, "unsupported-tokenizer", &format!("tokenizer.model: {message}"));
+    for (name, kind) in [("tekken.json", "Tekken"), ("vocab.json", "vocab.json with merges.txt")] {
+        let files = Files::small().without("tokenizer.json").write(name, "{}");
+        let message = format!("{name}: {kind} vocabularies are not supported yet");
+        refused(&files, "unsupported-tokenizer", &message);
+    }
     let unigram = json!({"type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.5]]});
     refused(
         &Files::small().tokenizer(|file| file["model"] = unigram),
