@@ -10,11 +10,11 @@
 use qz_tensor::DataType;
 
 use crate::block::{
-    BATCH, Derived, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, for_each_batch, half_at,
+    BATCH, Batch, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
     importance_weights, set_half_at,
 };
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::lanes::{self, LANES, Lanes, Portable};
+use crate::lanes::{self, LANES, Lanes, Portable, store_rows};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{
     pack_bits, pack_crumbs, pack_sixteen_scales, unpack_bits, unpack_crumbs, unpack_sixteen_scales,
@@ -73,7 +73,11 @@ pub fn encode<L: Lanes>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    for_each_batch(weights, columns, importance, out, encode_batch::<L>);
+    let rows = Rows::new(weights, columns, importance);
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(BATCH).enumerate() {
+        let batch = rows.batch(number * BATCH);
+        encode_batch::<L>(&batch, blocks);
+    }
 }
 
 /// Each sub-block's scale, as decoders see it.
@@ -104,21 +108,23 @@ struct Units {
     scales: [u8; COUNT],
 }
 
+impl Units {
+    const ZERO: Self = Self { unit: 0.0, scales: [0; COUNT] };
+}
+
 /// ggml-quants.c, `quantize_row_q3_K_ref` and `quantize_row_q3_K_impl`.
 #[inline(always)]
-fn encode_batch<L: Lanes>(
-    values: &SuperBlocks,
-    importance: Option<&SuperBlocks>,
-    blocks: &mut [[u8; BYTES]],
-) {
-    let (weights, units) = match importance {
-        None => (None, units_by_largest::<L>(values, blocks.len())),
-        Some(importance) => {
-            let weights = importance_weights(values, importance, 2.0);
-            let units = units_by_search::<L>(values, &weights, blocks.len());
-            (Some(weights), units)
-        }
-    };
+fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
+    let values = &batch.weights;
+    let (weights, units);
+    if let Some(importance) = &batch.importance {
+        let searched = importance_weights(values, importance, 2.0);
+        units = units_by_search::<L>(values, &searched, blocks.len());
+        weights = Some(searched);
+    } else {
+        units = units_by_largest::<L>(values, blocks.len());
+        weights = None;
+    }
     for (position, block) in blocks.iter_mut().enumerate() {
         let Units { unit, scales } = &units[position];
         block[SCALES..UNIT].copy_from_slice(&pack_sixteen_scales(scales));
@@ -133,7 +139,7 @@ fn encode_batch<L: Lanes>(
 /// The unit lets the scale of largest magnitude be -32 units.
 #[inline(always)]
 fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
-    let mut units = [Units { unit: 0.0, scales: [0; COUNT] }; BATCH];
+    let mut units = [Units::ZERO; BATCH];
     for (units, values) in units.iter_mut().zip(values).take(blocks) {
         let rows = transpose_super_block::<L>(values);
         let scales = lanes::descent::search(HALF, &rows).store();
@@ -143,11 +149,11 @@ fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BA
         }
         let inverse = -f32::from(SCALE_HALF) / extreme;
         units.unit = 1.0 / inverse;
-        units.scales = scales.map(|scale| {
+        for (units, scale) in units.scales.iter_mut().zip(scales) {
             // A byte before it is clamped, as in the reference.
             let scale = nearest_integer(inverse * scale) as i8;
-            (scale.clamp(-32, 31) + 32) as u8
-        });
+            *units = (scale.clamp(-32, 31) + 32) as u8;
+        }
     }
     units
 }
@@ -164,17 +170,25 @@ fn units_by_search<L: Lanes>(
         let rows = transpose_super_block::<L>(values[block]);
         let weights = transpose_super_block(&weights[block]);
         scales[block] = lanes::signed::search(HALF, &rows, &weights).scale.store();
-        sums[block] = weights.into_iter().fold(L::zero(), |sum, weight| sum + weight).store();
+        let mut sum = L::zero();
+        for weight in weights {
+            sum = sum + weight;
+        }
+        sums[block] = sum.store();
     }
     // Now a super-block in each lane; those from `BATCH` on are idle.
     let scales = lanes::transpose::<L, COUNT>(&scales.each_ref());
     let fit = lanes::signed::search(SCALE_HALF, &scales, &lanes::transpose(&sums.each_ref()));
-    let levels = fit.levels(SCALE_HALF, &scales).map(L::store);
+    let levels = store_rows(&fit.levels(SCALE_HALF, &scales));
     let unit = fit.scale.store();
-    std::array::from_fn(|block| Units {
-        unit: unit[block],
-        scales: levels.map(|level| level[block] as u8),
-    })
+    let mut units = [Units::ZERO; BATCH];
+    for (block, units) in units.iter_mut().enumerate() {
+        units.unit = unit[block];
+        for (units, level) in units.scales.iter_mut().zip(&levels) {
+            *units = level[block] as u8;
+        }
+    }
+    units
 }
 
 #[inline(always)]

@@ -5,7 +5,8 @@
 //! what they select does. The searches are written for any type that is
 //! [`Lanes`], here the plain arrays of [`Portable`]; vector registers are such
 //! types too. Everything is `#[inline(always)]`, so that a caller compiled for
-//! more instructions gets the searches in terms of those.
+//! more instructions gets the searches in terms of those; nothing here or in the
+//! encoders hands lanes to a closure, which would not be.
 
 pub mod affine;
 pub mod descent;
@@ -106,4 +107,16 @@ pub fn transpose<L: Lanes, const LENGTH: usize>(
         *row = L::load(&numbers);
     }
     rows
+}
+
+/// The numbers of many rows.
+#[inline(always)]
+pub(crate) fn store_rows<L: Lanes, const LENGTH: usize>(
+    rows: &[L; LENGTH],
+) -> [[f32; LANES]; LENGTH] {
+    let mut numbers = [[0.0; LANES]; LENGTH];
+    for (numbers, row) in numbers.iter_mut().zip(rows) {
+        *numbers = row.store();
+    }
+    numbers
 }
