@@ -1,7 +1,7 @@
 //! Scales and minimums of a batch, between the search and their storage.
 
 use crate::block::{BATCH, Derived, SUPER_BLOCK, SuperBlocks};
-use crate::lanes::{self, LANES, Lanes, store_rows, transpose};
+use crate::lanes::{self, LANES, Lanes, transpose};
 use crate::number::nearest_integer;
 use crate::search::affine::AffineSearch;
 
@@ -66,14 +66,17 @@ impl<const COUNT: usize> AffineFits<COUNT> {
         let values = transpose::<L, COUNT>(&values.each_ref());
         let weights = transpose(&weights.each_ref());
         let (unit, levels) = lanes::positive::search(largest, &values, &weights);
-        let (unit, levels) = (unit.store(), store_rows(&levels));
+        let unit = unit.store();
         let mut units = [Units::ZERO; BATCH];
         for (block, units) in units.iter_mut().enumerate() {
             units.unit = unit[block];
             units.minimum_unit = unit[BATCH + block];
-            for (position, level) in levels.iter().enumerate() {
-                units.scales[position] = level[block] as u8;
-                units.minimums[position] = level[BATCH + block] as u8;
+        }
+        for (position, levels) in levels.into_iter().enumerate() {
+            let levels = levels.to_bytes();
+            for (block, units) in units.iter_mut().enumerate() {
+                units.scales[position] = levels[block];
+                units.minimums[position] = levels[BATCH + block];
             }
         }
         units

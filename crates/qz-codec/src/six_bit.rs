@@ -12,10 +12,10 @@ use crate::block::{
     BATCH, Batch, Derived, SUPER_BLOCK, SuperBlocks, half_at, importance_weights, set_half_at,
     sums_of_squares,
 };
-use crate::lanes::Lanes;
+use crate::lanes::{self, Lanes};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_six_bits, unpack_six_bits};
-use crate::search::affine::{self, Affine, AffineSearch};
+use crate::search::affine::{Affine, AffineSearch};
 
 /// Bytes in front of the levels.
 pub(crate) const HEADER: usize = 16;
@@ -63,7 +63,7 @@ impl SixBit {
         for (position, block) in blocks.iter_mut().enumerate() {
             store_units(&units[position], block);
             let values = batch.weights[position];
-            round_to_stored(block, search, values, &weights[position], &mut levels[position]);
+            round_to_stored::<L>(block, search, values, &weights[position], &mut levels[position]);
         }
         levels
     }
@@ -119,10 +119,8 @@ fn stored(header: &[u8]) -> [Affine; COUNT] {
     })
 }
 
-/// Rounds the values to the scales as stored. Where the stored scale is zero the
-/// levels of the search stay, though they mean nothing any more.
 #[inline(always)]
-fn round_to_stored(
+fn round_to_stored<L: Lanes>(
     header: &[u8],
     search: &AffineSearch,
     values: &[f32; SUPER_BLOCK],
@@ -132,7 +130,7 @@ fn round_to_stored(
     let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut::<LENGTH>().0);
     for (((values, weights), levels), stored) in sub_blocks.zip(stored(header)) {
-        affine::round_to_stored::<LENGTH>(search, &stored, values, weights, levels);
+        lanes::affine::round_to_stored::<L, LENGTH>(search, &stored, values, weights, levels);
     }
 }
 

@@ -16,10 +16,10 @@ use crate::block::{
     importance_weights, set_half_at,
 };
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::lanes::{Lanes, Portable};
+use crate::lanes::{self, Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_crumbs, unpack_crumbs};
-use crate::search::affine::{self, Affine, AffineSearch};
+use crate::search::affine::{Affine, AffineSearch};
 
 /// Weights in a sub-block.
 const LENGTH: usize = 16;
@@ -127,7 +127,8 @@ fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
     }
     for (position, block) in blocks.iter_mut().enumerate() {
         store_units(&units[position], block);
-        let levels = round_to_stored(block, search, batch.weights[position], &weights[position]);
+        let levels =
+            round_to_stored::<L>(block, search, batch.weights[position], &weights[position]);
         pack_crumbs(&levels, &mut block[LEVELS..UNIT]);
     }
 }
@@ -153,7 +154,7 @@ fn store_units(units: &Units<COUNT>, block: &mut [u8; BYTES]) {
 }
 
 #[inline(always)]
-fn round_to_stored(
+fn round_to_stored<L: Lanes>(
     block: &[u8; BYTES],
     search: &AffineSearch,
     values: &[f32; SUPER_BLOCK],
@@ -163,7 +164,7 @@ fn round_to_stored(
     let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut::<LENGTH>().0);
     for (((values, weights), levels), stored) in sub_blocks.zip(stored(block)) {
-        affine::round_to_stored::<LENGTH>(search, &stored, values, weights, levels);
+        lanes::affine::round_to_stored::<L, LENGTH>(search, &stored, values, weights, levels);
     }
     levels
 }

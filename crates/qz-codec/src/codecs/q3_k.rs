@@ -130,23 +130,47 @@ fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
         block[SCALES..UNIT].copy_from_slice(&pack_sixteen_scales(scales));
         set_half_at(block, UNIT, f16_from_f32(*unit));
         let weights = weights.as_ref().map(|weights| &weights[position]);
-        let levels = round_to_stored(block, values[position], weights);
+        let levels = round_to_stored::<L>(block, values[position], weights);
         pack_bits(&levels, 2, &mut block[..LOW]);
         pack_crumbs(&levels, &mut block[LOW..SCALES]);
     }
 }
 
-/// The unit lets the scale of largest magnitude be -32 units.
 #[inline(always)]
 fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
+    match L::REGISTERS {
+        1 => units_by_largest_in_groups::<L, 4>(values, blocks),
+        2 => units_by_largest_in_groups::<L, 2>(values, blocks),
+        _ => units_by_largest_in_groups::<L, 1>(values, blocks),
+    }
+}
+
+/// Searches `GROUPS` super-blocks at once.
+#[inline(always)]
+fn units_by_largest_in_groups<L: Lanes, const GROUPS: usize>(
+    values: &SuperBlocks,
+    blocks: usize,
+) -> [Units; BATCH] {
     let mut units = [Units::ZERO; BATCH];
-    for (units, values) in units.iter_mut().zip(values).take(blocks) {
-        let rows = transpose_super_block::<L>(values);
-        let scales = lanes::descent::search(HALF, &rows).store();
-        let extreme = signed::extreme(&scales);
-        if extreme == 0.0 {
-            continue;
+    for first in (0..blocks).step_by(GROUPS) {
+        let mut rows = [[L::zero(); LENGTH]; GROUPS];
+        for (rows, values) in rows.iter_mut().zip(&values[first..]) {
+            *rows = transpose_super_block(values);
         }
+        let scales = store_rows(&lanes::descent::search(HALF, &rows));
+        for (units, scales) in units[first..].iter_mut().zip(&scales) {
+            *units = relative_to_extreme(scales);
+        }
+    }
+    units
+}
+
+/// The unit lets the scale of largest magnitude be -32 units.
+#[inline(always)]
+fn relative_to_extreme(scales: &[f32; COUNT]) -> Units {
+    let mut units = Units::ZERO;
+    let extreme = signed::extreme(scales);
+    if extreme != 0.0 {
         let inverse = -f32::from(SCALE_HALF) / extreme;
         units.unit = 1.0 / inverse;
         for (units, scale) in units.scales.iter_mut().zip(scales) {
@@ -167,26 +191,30 @@ fn units_by_search<L: Lanes>(
 ) -> [Units; BATCH] {
     let (mut scales, mut sums) = ([[0.0; COUNT]; LANES], [[0.0; COUNT]; LANES]);
     for block in 0..blocks {
-        let rows = transpose_super_block::<L>(values[block]);
+        let rows = transpose_super_block(values[block]);
         let weights = transpose_super_block(&weights[block]);
-        scales[block] = lanes::signed::search(HALF, &rows, &weights).scale.store();
+        let fit = lanes::signed::search::<L, LENGTH, true>(HALF, &rows, &weights);
+        scales[block] = fit.scale.store();
         let mut sum = L::zero();
         for weight in weights {
             sum = sum + weight;
         }
         sums[block] = sum.store();
     }
-    // Now a super-block in each lane; those from `BATCH` on are idle.
-    let scales = lanes::transpose::<L, COUNT>(&scales.each_ref());
-    let fit = lanes::signed::search(SCALE_HALF, &scales, &lanes::transpose(&sums.each_ref()));
-    let levels = store_rows(&fit.levels(SCALE_HALF, &scales));
+    // Now a super-block in each lane; those from `BATCH` on are idle. A scale may
+    // be infinite.
+    let scales = lanes::transpose(&scales.each_ref());
+    let sums = lanes::transpose(&sums.each_ref());
+    let fit = lanes::signed::search::<L, COUNT, false>(SCALE_HALF, &scales, &sums);
     let unit = fit.scale.store();
     let mut units = [Units::ZERO; BATCH];
-    for (block, units) in units.iter_mut().enumerate() {
-        units.unit = unit[block];
-        for (units, level) in units.scales.iter_mut().zip(&levels) {
-            *units = level[block] as u8;
+    for (position, levels) in fit.levels(SCALE_HALF, &scales).into_iter().enumerate() {
+        for (units, level) in units.iter_mut().zip(levels.to_bytes()) {
+            units.scales[position] = level;
         }
+    }
+    for (units, unit) in units.iter_mut().zip(unit) {
+        units.unit = unit;
     }
     units
 }
@@ -197,7 +225,7 @@ fn transpose_super_block<L: Lanes>(values: &[f32; SUPER_BLOCK]) -> [L; LENGTH] {
 }
 
 #[inline(always)]
-fn round_to_stored(
+fn round_to_stored<L: Lanes>(
     block: &[u8; BYTES],
     values: &[f32; SUPER_BLOCK],
     weights: Option<&[f32; SUPER_BLOCK]>,
@@ -206,7 +234,7 @@ fn round_to_stored(
     let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(levels.as_chunks_mut().0);
     for (position, ((values, levels), scale)) in sub_blocks.zip(stored(block)).enumerate() {
         if scale != 0.0 {
-            signed::round_to_stored(HALF, scale, values, levels);
+            lanes::signed::round_to_stored::<L>(HALF, scale, values, levels);
         } else if let Some(weights) = weights {
             // Levels that mean nothing any more stay those of the search. Found
             // again: it is rare, and the lanes do not keep them.

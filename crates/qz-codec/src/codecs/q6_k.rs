@@ -116,9 +116,10 @@ fn encode_block<L: Lanes>(
     weights: &[f32; SUPER_BLOCK],
     block: &mut [u8; BYTES],
 ) {
-    let rows = lanes::transpose::<L, LENGTH>(&sub_blocks(values));
+    let rows = lanes::transpose(&sub_blocks(values));
     let weight_rows = lanes::transpose(&sub_blocks(weights));
-    let scales = lanes::signed::search(HALF, &rows, &weight_rows).scale.store();
+    let fit = lanes::signed::search::<L, LENGTH, true>(HALF, &rows, &weight_rows);
+    let scales = fit.scale.store();
     let extreme = signed::extreme(&scales);
     if extreme.abs() < ZERO_BELOW {
         block.fill(0);
@@ -129,7 +130,7 @@ fn encode_block<L: Lanes>(
         *byte = nearest_integer(inverse * scale).min(127) as u8;
     }
     set_half_at(block, UNIT, f16_from_f32(1.0 / inverse));
-    let levels = round_to_stored(block, values, weights);
+    let levels = round_to_stored::<L>(block, values, weights);
     pack(&levels, block);
 }
 
@@ -139,7 +140,7 @@ fn sub_blocks(values: &[f32; SUPER_BLOCK]) -> [&[f32; LENGTH]; COUNT] {
 }
 
 #[inline(always)]
-fn round_to_stored(
+fn round_to_stored<L: Lanes>(
     block: &[u8; BYTES],
     values: &[f32; SUPER_BLOCK],
     weights: &[f32; SUPER_BLOCK],
@@ -149,7 +150,7 @@ fn round_to_stored(
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut().0);
     for (((values, weights), levels), scale) in sub_blocks.zip(stored(block)) {
         if scale != 0.0 {
-            signed::round_to_stored(HALF, scale, values, levels);
+            lanes::signed::round_to_stored::<L>(HALF, scale, values, levels);
         } else {
             // Levels that mean nothing any more stay those of the search. Found
             // again: it is rare, and the lanes do not keep them.
