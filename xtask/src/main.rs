@@ -23,8 +23,8 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         rounds: u64,
     },
-    /// Time the encoders beside llama.cpp's own, on one thread.
-    EncodeSpeed {
+    /// Time the codecs beside llama.cpp's own, on one thread.
+    CodecSpeed {
         /// A release build of libggml-base for x86-64.
         #[arg(long)]
         library: PathBuf,
@@ -34,6 +34,6 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Parity { library, rounds } => parity_codec::run(&library, rounds),
-        Task::EncodeSpeed { library } => parity_codec::speed(&library),
+        Task::CodecSpeed { library } => parity_codec::speed(&library),
     }
 }

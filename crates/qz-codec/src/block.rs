@@ -55,6 +55,7 @@ pub(crate) struct Batch<'a> {
 impl<'a> Rows<'a> {
     #[inline(always)]
     pub(crate) fn new(weights: &'a [f32], columns: usize, importance: Option<&'a [f32]>) -> Self {
+        debug_assert!(columns.is_multiple_of(SUPER_BLOCK) && weights.len().is_multiple_of(columns));
         let importance = importance.map(|importance| importance[..columns].as_chunks().0);
         Self { weights: weights.as_chunks().0, importance }
     }

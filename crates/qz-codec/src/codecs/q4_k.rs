@@ -3,7 +3,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0..16 | scales and minimums, see [`crate::six_bit`] |
+//! | 0..16 | scales and minimums, see `six_bit.rs` |
 //! | 16..144 | levels |
 
 use qz_tensor::DataType;

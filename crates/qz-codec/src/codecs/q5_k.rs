@@ -3,7 +3,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0..16 | scales and minimums, see [`crate::six_bit`] |
+//! | 0..16 | scales and minimums, see `six_bit.rs` |
 //! | 16..48 | the levels' upper bits |
 //! | 48..176 | the levels' lower four bits |
 

@@ -55,8 +55,9 @@ pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out
 
 #[inline(always)]
 fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = f32_from_f16(u16::from_le_bytes([block[0], block[1]]));
-    for (value, level) in out.iter_mut().zip(&block[2..]) {
+    let [low, high, levels @ ..] = block;
+    let scale = f32_from_f16(u16::from_le_bytes([*low, *high]));
+    for (value, level) in out.iter_mut().zip(levels) {
         *value = f32::from(*level as i8) * scale;
     }
 }
@@ -66,8 +67,9 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
 fn encode_block(weights: &[f32; ELEMENTS], block: &mut [u8; BYTES]) {
     let scale = largest_magnitude(weights) / 127.0;
     let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-    block[..2].copy_from_slice(&f16_from_f32(scale).to_le_bytes());
-    let levels = block[2..].iter_mut().zip(weights);
+    let [low, high, levels @ ..] = block;
+    [*low, *high] = f16_from_f32(scale).to_le_bytes();
+    let levels = levels.iter_mut().zip(weights);
     if inverse == f32::INFINITY {
         // The scale is subnormal.
         for (level, weight) in levels {
