@@ -62,6 +62,19 @@ impl GgufSink {
         Ok(sink)
     }
 
+    /// Bytes of the file that `create` would begin, without touching the disk.
+    ///
+    /// # Errors
+    /// If GGUF cannot hold a key, name, type or shape.
+    pub fn size_of(
+        target: &Path,
+        metadata: &Metadata,
+        tensors: &[SinkTensor],
+    ) -> Result<u64, Error> {
+        let layout = layout(metadata, tensors).map_err(|fault| malformed(target, fault))?;
+        Ok(layout.size)
+    }
+
     /// Takes over what an interrupted run left. A fresh file is zeros already; in
     /// one that is continued the padding is written again.
     fn continue_earlier_run(&mut self) -> Result<(), Error> {
