@@ -1,0 +1,5 @@
+//! One file per way to store the scales of a unit.
+
+pub(super) mod k_quants;
+pub(super) mod plain;
+mod sub_scaled;
