@@ -2,14 +2,14 @@
 
 /// The splitmix64 generator (Steele, Lea, Flood: "Fast splittable pseudorandom
 /// number generators").
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,29 +18,29 @@ impl Random {
     }
 
     /// In 0..1.
-    pub fn even(&mut self) -> f64 {
+    pub(crate) fn even(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Nearly normal: a sum of twelve.
-    pub fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.even()).sum::<f64>() - 6.0
     }
 
     /// Student's t with four degrees of freedom, nearly.
-    pub fn heavy(&mut self) -> f64 {
+    pub(crate) fn heavy(&mut self) -> f64 {
         let square: f64 = (0..4).map(|_| self.normal().powi(2)).sum();
         self.normal() / (square / 4.0).sqrt()
     }
 }
 
 /// Rows to be quantized, and the second moments of their inputs.
-pub struct Problem {
-    pub rows: usize,
-    pub columns: usize,
-    pub weights: Vec<f32>,
+pub(crate) struct Problem {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) weights: Vec<f32>,
     /// Symmetric, `columns` times `columns`.
-    pub hessian: Vec<f64>,
+    pub(crate) hessian: Vec<f64>,
 }
 
 const RANK: usize = 48;
@@ -48,7 +48,7 @@ const RANK: usize = 48;
 impl Problem {
     /// Heavy-tailed weights; inputs of low rank plus noise, in channels some of which
     /// are much louder than others.
-    pub fn correlated(seed: u64, rows: usize, columns: usize) -> Self {
+    pub(crate) fn correlated(seed: u64, rows: usize, columns: usize) -> Self {
         let mut random = Random::new(seed);
         let weights = (0..rows * columns).map(|_| (0.02 * random.heavy()) as f32).collect();
         let loud: Vec<f64> = (0..columns).map(|_| random.heavy().abs().max(0.3)).collect();
@@ -68,22 +68,22 @@ impl Problem {
     }
 
     /// The Hessian's diagonal.
-    pub fn importance(&self) -> Vec<f32> {
+    pub(crate) fn importance(&self) -> Vec<f32> {
         (0..self.columns).map(|at| self.hessian[at * (self.columns + 1)] as f32).collect()
     }
 
-    pub fn row(&self, row: usize) -> &[f32] {
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
         &self.weights[row * self.columns..][..self.columns]
     }
 
     /// `e H eᵀ` of one row.
-    pub fn row_loss(&self, row: usize, values: &[f32]) -> f64 {
+    pub(crate) fn row_loss(&self, row: usize, values: &[f32]) -> f64 {
         let errors = differences(self.row(row), values);
         inner(&errors, &multiply(&self.hessian, &errors))
     }
 
     /// `tr(E H Eᵀ)`, as a part of what all zeros would lose.
-    pub fn loss<'a>(&self, values: impl Fn(usize) -> &'a [f32]) -> f64 {
+    pub(crate) fn loss<'a>(&self, values: impl Fn(usize) -> &'a [f32]) -> f64 {
         let zero = vec![0.0; self.columns];
         let all: f64 = (0..self.rows).map(|row| self.row_loss(row, &zero)).sum();
         let lost: f64 = (0..self.rows).map(|row| self.row_loss(row, values(row))).sum();
@@ -91,16 +91,16 @@ impl Problem {
     }
 }
 
-pub fn differences(a: &[f32], b: &[f32]) -> Vec<f64> {
+pub(crate) fn differences(a: &[f32], b: &[f32]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect()
 }
 
-pub fn inner(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn inner(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// A symmetric matrix times a vector.
-pub fn multiply(matrix: &[f64], vector: &[f64]) -> Vec<f64> {
+pub(crate) fn multiply(matrix: &[f64], vector: &[f64]) -> Vec<f64> {
     let mut product = vec![0.0; vector.len()];
     for (row, factor) in matrix.chunks(vector.len()).zip(vector).filter(|(_, f)| **f != 0.0) {
         for (sum, entry) in product.iter_mut().zip(row) {

@@ -12,10 +12,10 @@ use crate::factor;
 /// Decreases smaller than this part of the loss do not count.
 const LEAST_GAIN: f64 = 1e-9;
 
-pub struct Driver<'a> {
-    pub grid: &'a dyn Grid,
-    pub problem: &'a Problem,
-    pub batch: RowBatch,
+pub(crate) struct Driver<'a> {
+    pub(crate) grid: &'a dyn Grid,
+    pub(crate) problem: &'a Problem,
+    pub(crate) batch: RowBatch,
     /// The Hessian's diagonal.
     importance: Vec<f32>,
     /// The errors times the Hessian, row by row; kept by `descend` and `step`.
@@ -23,13 +23,13 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    pub fn new(grid: &'a dyn Grid, problem: &'a Problem) -> Self {
+    pub(crate) fn new(grid: &'a dyn Grid, problem: &'a Problem) -> Self {
         let batch = RowBatch::new(grid.spec(), problem.rows, problem.columns);
         let importance = problem.importance();
         Self { grid, problem, batch, importance, pull: vec![0.0; problem.weights.len()] }
     }
 
-    pub fn loss(&self) -> f64 {
+    pub(crate) fn loss(&self) -> f64 {
         self.problem.loss(|row| self.batch.values(row))
     }
 
@@ -38,7 +38,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Fits and rounds every unit by the Hessian's diagonal, without feedback.
-    pub fn fit_and_round(&mut self) {
+    pub(crate) fn fit_and_round(&mut self) {
         let (facts, columns) = (self.facts(), self.grid.spec().unit_columns);
         for unit in 0..self.batch.units_per_row() {
             let first = unit * columns;
@@ -58,7 +58,7 @@ impl<'a> Driver<'a> {
 
     /// Rounds from left to right, each lane taking up the errors before it; a unit is
     /// fitted to the weights as they are when its first lane comes, and then kept.
-    pub fn feed_back(&mut self, damping: f64) {
+    pub(crate) fn feed_back(&mut self, damping: f64) {
         let Problem { rows, columns, ref hessian, .. } = *self.problem;
         let spec = self.grid.spec();
         let damped = factor::damped(hessian, columns, damping);
@@ -144,7 +144,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Visits every lane and moves it to the best code with all others kept.
-    pub fn descend(&mut self, cycles: usize) {
+    pub(crate) fn descend(&mut self, cycles: usize) {
         self.measure_pull();
         for _ in 0..cycles {
             for row in 0..self.problem.rows {
@@ -224,7 +224,7 @@ impl<'a> Driver<'a> {
 
     /// Solves for the parameters of all units of a row at once, codes kept. Taken only
     /// if the loss decreases once they are rounded.
-    pub fn refit(&mut self) {
+    pub(crate) fn refit(&mut self) {
         for row in 0..self.problem.rows {
             let Some(units) = self.refitted(row) else { continue };
             let mut values = vec![0.0; self.problem.columns];
@@ -285,7 +285,7 @@ impl<'a> Driver<'a> {
 
     /// Tries every step of every group's sub-scales, each with its codes rounded again;
     /// kept if the loss decreases.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         self.measure_pull();
         let mut steps = Vec::new();
         for row in 0..self.problem.rows {

@@ -4,7 +4,7 @@
 /// row, `e H eᵀ = |e R|²`: component `k` holds the errors of columns up to `k` only,
 /// so columns can be rounded from left to right, each taking up what the earlier
 /// ones lost (Chee et al., "QuIP", section 3: LDLQ, which is GPTQ).
-pub fn upper(matrix: &[f64], size: usize) -> Option<Vec<f64>> {
+pub(crate) fn upper(matrix: &[f64], size: usize) -> Option<Vec<f64>> {
     let mut upper = vec![0.0; size * size];
     for k in (0..size).rev() {
         for i in (0..=k).rev() {
@@ -24,7 +24,7 @@ pub fn upper(matrix: &[f64], size: usize) -> Option<Vec<f64>> {
 }
 
 /// The matrix with a part of its mean diagonal added to its diagonal.
-pub fn damped(matrix: &[f64], size: usize, part: f64) -> Vec<f64> {
+pub(crate) fn damped(matrix: &[f64], size: usize, part: f64) -> Vec<f64> {
     let mean = (0..size).map(|at| matrix[at * (size + 1)]).sum::<f64>() / size as f64;
     let mut damped = matrix.to_vec();
     for at in 0..size {
@@ -34,7 +34,7 @@ pub fn damped(matrix: &[f64], size: usize, part: f64) -> Vec<f64> {
 }
 
 /// Solves `x A = b` for symmetric positive definite `A`; none if it is not.
-pub fn solve(matrix: &[f64], right: &[f64]) -> Option<Vec<f64>> {
+pub(crate) fn solve(matrix: &[f64], right: &[f64]) -> Option<Vec<f64>> {
     let size = right.len();
     let upper = upper(matrix, size)?;
     // R Rᵀ x = b: first R y = b, from below; then Rᵀ x = y, from above.
