@@ -17,10 +17,6 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn through_zero(scale: f32) -> Self {
-        Self { scale, shift: 0.0, offset: 0.0 }
-    }
-
     #[inline(always)]
     pub(super) fn value(self, level: f32) -> f32 {
         self.scale * (level - self.shift) - self.offset
@@ -78,6 +74,11 @@ impl Levels {
 
     pub(super) fn highest(&self) -> f64 {
         f64::from(self.at_rank(self.ascending.len() - 1))
+    }
+
+    pub(super) fn gap(&self) -> f64 {
+        let last = self.ascending.len() - 1;
+        self.highest() - f64::from(self.at_rank(last - 1))
     }
 
     #[inline(always)]
@@ -142,13 +143,13 @@ impl Levels {
 
 /// The nearest binary16 that is finite and, for numbers other than zero, not zero:
 /// a scale that vanishes could not be stepped back.
-pub(super) fn stored_half(value: f64) -> f32 {
+pub(super) fn stored_half(value: f64) -> f64 {
     let least = f64::from(f32_from_f16(1));
     let most = f64::from(f32_from_f16(0x7bff));
     if value == 0.0 || value.is_nan() {
         return 0.0;
     }
-    round_to_half(value.abs().clamp(least, most).copysign(value) as f32)
+    f64::from(round_to_half(value.abs().clamp(least, most).copysign(value) as f32))
 }
 
 /// The nearest binary16, infinite where it overflows.

@@ -26,6 +26,8 @@ mod types;
 
 use qz_tensor::DataType;
 
+pub use families::float_scaled::scaled_nvfp4;
+pub use families::integer::{IntegerFormat, integers};
 pub use types::{
     Code, Emphasis, EmphasisRule, FitProblem, GridSpec, GroupIndex, LaneIndex, MOST_GROUPS,
     MOST_PARAMETERS, Metric, ParameterIndex, RowBatch, RowFacts, Rows, Unit, Unrepresentable,
@@ -98,7 +100,15 @@ pub static GRIDS: &[fn() -> &'static dyn Grid] = &[
     families::k_quants::q4_k,
     families::k_quants::q5_k,
     families::k_quants::q6_k,
+    families::k_quants::iq4_xs,
+    families::plain::q4_0,
+    families::plain::q4_1,
+    families::plain::q5_0,
+    families::plain::q5_1,
     families::plain::q8_0,
+    families::plain::iq4_nl,
+    families::float_scaled::mxfp4,
+    families::float_scaled::nvfp4,
 ];
 
 /// The grid of an element type, if there is one.

@@ -14,6 +14,9 @@ pub(super) trait Alphabet: Send + Sync {
     fn lowest(&self) -> f64;
     /// The highest level.
     fn highest(&self) -> f64;
+    /// The distance from the last level to the one before, by which scales to try
+    /// are told apart.
+    fn gap(&self) -> f64;
     /// Rounds `(value + offset) / scale` to levels; the scale is not zero.
     fn round(&self, line: RealLine, group: Group<'_>, levels: &mut [f64]);
 }
@@ -25,6 +28,10 @@ impl Alphabet for Levels {
 
     fn highest(&self) -> f64 {
         Levels::highest(self)
+    }
+
+    fn gap(&self) -> f64 {
+        Levels::gap(self)
     }
 
     fn round(&self, line: RealLine, group: Group<'_>, levels: &mut [f64]) {
@@ -143,8 +150,8 @@ pub(super) fn round(alphabet: &dyn Alphabet, line: RealLine, group: Group<'_>, l
     }
 }
 
-/// Scales are tried for which the largest value is this many levels further out
-/// than the last level: below 0 it comes closer, above it is cut off.
+/// Scales are tried for which the largest value is this many gaps further out than
+/// the last level: below 0 it comes closer, above it is cut off.
 const TRIES: [f64; 19] = [
     -0.9, -0.75, -0.6, -0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.2, 1.35,
     1.5, 1.65, 1.8,
@@ -166,14 +173,14 @@ pub(super) fn scale(
 ) -> f64 {
     let (low, high) = group.range();
     let (lowest, highest) = (alphabet.lowest(), alphabet.highest());
-    let forward = (high / highest).max(low / lowest);
-    let backward = (high / -lowest).max(low / -highest);
+    let mut starts = vec![start((high, highest), (low, lowest))];
+    if signs == Signs::Both && lowest != -highest {
+        starts.push(start((high, lowest), (low, highest)));
+    }
     let mut best = (0.0, 0.0);
-    let starts = [(1.0, forward), (-1.0, backward)];
-    let tried = if signs == Signs::Both && lowest != -highest { 2 } else { 1 };
-    for (sign, start) in starts.into_iter().take(tried).filter(|(_, start)| *start > 0.0) {
+    for (plain, level) in starts.into_iter().filter(|(plain, _)| *plain != 0.0) {
         for try_ in TRIES {
-            let scale = sign * start * highest / (highest + try_);
+            let scale = plain * level / (level + try_ * alphabet.gap());
             best = better_scale(alphabet, signs, group, scale, best, levels);
         }
     }
@@ -183,6 +190,14 @@ pub(super) fn scale(
         }
     }
     best.1
+}
+
+/// The scale that lets the value that reaches further go to its level, and that
+/// level's magnitude. A level of zero reaches nothing.
+fn start(high: (f64, f64), low: (f64, f64)) -> (f64, f64) {
+    let reach = |(value, level): (f64, f64)| if level == 0.0 { 0.0 } else { value / level };
+    let (plain, level) = if reach(high).abs() >= reach(low).abs() { high } else { low };
+    (reach((plain, level)), level.abs())
 }
 
 /// Rounds with a scale and solves for the next; keeps the one that explains more.
@@ -243,4 +258,34 @@ pub(super) fn line(
         }
     }
     best.1
+}
+
+/// Rounds a line to what is stored, `rounded`, and the values to that; then solves
+/// again for the levels they went to. Gives the best found and its error.
+pub(super) fn settle(
+    alphabet: &dyn Alphabet,
+    with_offset: bool,
+    group: Group<'_>,
+    mut line: RealLine,
+    levels: &mut [f64],
+    rounded: impl Fn(f64) -> f64,
+) -> (f64, RealLine) {
+    // Where no level is zero and the scale underflows, nothing is better than zeros.
+    let zero = RealLine::default();
+    let mut best = (group.error(zero, levels), zero);
+    for _ in 0..3 {
+        let stored = RealLine { scale: rounded(line.scale), offset: rounded(line.offset) };
+        round(alphabet, stored, group, levels);
+        let error = group.error(stored, levels);
+        if error < best.0 {
+            best = (error, stored);
+        }
+        let moments = Moments::of(group, levels);
+        line = if with_offset {
+            moments.line(true)
+        } else {
+            RealLine { scale: moments.scale(), offset: 0.0 }
+        };
+    }
+    best
 }

@@ -1,12 +1,11 @@
 //! Packing is decoding's inverse, whatever the method did; fits stand what weights
 //! and importance may be.
 
-use qz_codec::codec_for;
 use qz_codec::grid::{Emphasis, FitProblem, Grid, Metric, RowBatch, RowFacts, Rows};
 
 use crate::data::{Problem, Random, differences, inner, multiply};
 use crate::driver::Driver;
-use crate::{all_grids, decode};
+use crate::subjects::{self, decode};
 
 /// Packs and decodes a whole batch, and compares with its values bit for bit.
 pub(crate) fn check_packing(grid: &dyn Grid, batch: &RowBatch) {
@@ -63,8 +62,8 @@ fn emphasised_error(grid: &dyn Grid, row: &[f32], importance: &[f32], values: &[
 fn fits_are_better_than_the_reference_search_by_its_own_measure() {
     let problem = Problem::correlated(2, 16, 512);
     let importance = problem.importance();
-    for grid in all_grids() {
-        let Some(codec) = grid.spec().data_type.and_then(codec_for) else { continue };
+    for grid in subjects::all() {
+        let Some(codec) = subjects::codec(grid) else { continue };
         let rows = Rows::dense(&problem.weights, problem.columns);
         let batch = round(grid, rows, &importance, Emphasis::Magnitude);
         let mut bytes = vec![0; 512 / grid.spec().unit_columns * grid.spec().unit_bytes];
@@ -86,7 +85,7 @@ fn fits_are_better_than_the_reference_search_by_its_own_measure() {
 fn a_block_metric_fits_the_block_better() {
     let problem = Problem::correlated(3, 4, 512);
     let hessian: Vec<f32> = problem.hessian.iter().map(|entry| *entry as f32).collect();
-    for grid in all_grids() {
+    for grid in subjects::all() {
         let columns = grid.spec().unit_columns;
         let importance = problem.importance();
         let block = Rows::new(&hessian, problem.columns, columns);
@@ -155,7 +154,7 @@ fn hard_importance() -> Vec<(&'static str, Vec<f32>)> {
 
 #[test]
 fn hard_rows_stay_finite_and_pack() {
-    for grid in all_grids() {
+    for grid in subjects::all() {
         for (kind, row) in hard_rows() {
             for (importance_kind, importance) in hard_importance() {
                 for emphasis in [Emphasis::None, Emphasis::Magnitude] {
@@ -179,7 +178,7 @@ fn hard_rows_stay_finite_and_pack() {
 
 #[test]
 fn columns_that_do_not_count_do_not_spoil_the_method() {
-    for grid in all_grids() {
+    for grid in subjects::all() {
         let mut problem = Problem::correlated(4, 4, 512);
         for dead in (0..512).filter(|column| column % 5 == 0) {
             for other in 0..512 {

@@ -1,10 +1,10 @@
 //! What each step of a method gains on each grid.
 
-use qz_codec::codec_for;
-use qz_codec::grid::{GRIDS, Grid};
+use qz_codec::grid::Grid;
 
 use crate::data::Problem;
 use crate::driver::Driver;
+use crate::subjects;
 
 /// Losses after each stage, as a part of what all zeros lose.
 struct Stages {
@@ -16,7 +16,7 @@ struct Stages {
 }
 
 fn encoded(grid: &dyn Grid, problem: &Problem) -> Option<f64> {
-    let codec = codec_for(grid.spec().data_type?)?;
+    let codec = subjects::codec(grid)?;
     let importance = problem.importance();
     let bytes = problem.weights.len() / grid.spec().unit_columns * grid.spec().unit_bytes;
     let mut bytes = vec![0; bytes];
@@ -58,12 +58,11 @@ fn run(grid: &dyn Grid, problem: &Problem) -> Stages {
 #[test]
 fn every_stage_lowers_the_loss() {
     let problem = Problem::correlated(1, 32, 512);
-    for grid in GRIDS {
-        let grid = grid();
+    for grid in subjects::all() {
         let now = std::time::Instant::now();
         let stages = run(grid, &problem);
         eprintln!(
-            "{:8} {:.6} {:.6} {:.6} {:.6} {:.6} {:?}",
+            "{:16} {:.6} {:.6} {:.6} {:.6} {:.6} {:?}",
             grid.spec().name,
             stages.plain.unwrap_or(f64::NAN),
             stages.rounded,

@@ -1,4 +1,4 @@
-//! Q2_K to Q6_K: 256 weights with integer scales for every 16 or 32.
+//! Q2_K to Q6_K and IQ4_XS: 256 weights with integer scales for every 16 or 32.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,9 @@ use qz_tensor::DataType;
 use super::super::level_grid::LevelGrid;
 use super::super::levels::Levels;
 use super::super::packing::k_quants::{Q2K, Q3K, Q4K, Q5K, Q6K};
+use super::super::packing::plain::Iq4Xs;
 use super::super::{EmphasisRule, Grid, GridSpec};
+use super::plain::NON_LINEAR;
 use super::sub_scaled::SubScaled;
 use crate::block::SUPER_BLOCK;
 
@@ -59,6 +61,13 @@ static GRID_Q6_K: LazyLock<LevelGrid<SubScaled, Q6K>> = LazyLock::new(|| LevelGr
     packing: Q6K,
 });
 
+static GRID_IQ4_XS: LazyLock<LevelGrid<SubScaled, Iq4Xs>> = LazyLock::new(|| LevelGrid {
+    spec: spec(DataType::IQ4_XS, 32, 1, 2.0),
+    levels: Levels::table(&NON_LINEAR),
+    family: SubScaled::signed(-32, 31),
+    packing: Iq4Xs,
+});
+
 pub(in super::super) fn q2_k() -> &'static dyn Grid {
     &*GRID_Q2_K
 }
@@ -77,4 +86,8 @@ pub(in super::super) fn q5_k() -> &'static dyn Grid {
 
 pub(in super::super) fn q6_k() -> &'static dyn Grid {
     &*GRID_Q6_K
+}
+
+pub(in super::super) fn iq4_xs() -> &'static dyn Grid {
+    &*GRID_IQ4_XS
 }

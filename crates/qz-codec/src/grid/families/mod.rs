@@ -1,5 +1,7 @@
 //! One file per way to store the scales of a unit.
 
+pub(super) mod float_scaled;
+pub(super) mod integer;
 pub(super) mod k_quants;
 pub(super) mod plain;
 mod sub_scaled;

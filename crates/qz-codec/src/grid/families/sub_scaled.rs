@@ -132,12 +132,14 @@ impl SubScaled {
             .split(group_columns)
             .map(|group| self.first_level(alphabet, group, &mut levels))
             .collect();
-        let mut best: Option<Trial> = None;
+        let zero = RealLine::default();
+        let error = parts.iter().map(|part| part.group.error(zero, &levels)).sum();
+        let mut best = Trial { unit: Unit::default(), error };
         for (step, offset_step) in self.starts(&parts) {
             let mut parts = parts.clone();
             self.descend(alphabet, (step, offset_step), &mut parts, &mut levels, &mut best);
         }
-        best.map_or_else(Unit::default, |trial| trial.unit)
+        best.unit
     }
 
     /// A group alone, as if its line could be stored as it is.
@@ -204,23 +206,23 @@ impl SubScaled {
         (mut step, mut offset_step): (f64, f64),
         parts: &mut [Part<'_>],
         levels: &mut [f64],
-        best: &mut Option<Trial>,
+        best: &mut Trial,
     ) {
         for _ in 0..3 {
             let stored = [stored_half(step), stored_half(offset_step)];
-            let mut unit = Unit { parameters: stored, ..Unit::default() };
+            let parameters = stored.map(|value| value as f32);
+            let mut unit = Unit { parameters, ..Unit::default() };
             let mut error = 0.0;
             for (position, part) in parts.iter_mut().enumerate() {
                 error += self.choose(alphabet, &mut unit, position, part, levels);
             }
-            let before = best.as_ref().map_or(f64::INFINITY, |trial| trial.error);
-            if error < before {
-                *best = Some(Trial { unit, error });
-            } else if error >= before * 1.05 {
+            if error < best.error {
+                *best = Trial { unit, error };
+            } else if error >= best.error * 1.05 {
                 return;
             }
             let solved = self.solve(&unit, parts);
-            if solved == (f64::from(stored[0]), f64::from(stored[1])) {
+            if solved == (stored[0], stored[1]) {
                 return;
             }
             (step, offset_step) = solved;

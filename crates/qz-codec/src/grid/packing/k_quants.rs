@@ -3,8 +3,8 @@
 
 use super::super::Unit;
 use super::super::level_grid::Packing;
-use crate::block::{SUPER_BLOCK, half_at, set_half_at};
-use crate::number::{f16_from_f32, f32_from_f16};
+use super::{parameter, set_parameter};
+use crate::block::SUPER_BLOCK;
 use crate::pack;
 
 /// The codes of a super-block.
@@ -15,16 +15,6 @@ fn whole(codes: &[u8]) -> &[u8; SUPER_BLOCK] {
 /// The codes of a super-block.
 fn whole_mut(codes: &mut [u8]) -> &mut [u8; SUPER_BLOCK] {
     &mut codes.as_chunks_mut().0[0]
-}
-
-/// Reads a parameter.
-fn parameter(bytes: &[u8], offset: usize) -> f32 {
-    f32_from_f16(half_at(bytes, offset))
-}
-
-/// Writes a parameter; it is rounded to 16 bits already.
-fn set_parameter(bytes: &mut [u8], offset: usize, value: f32) {
-    set_half_at(bytes, offset, f16_from_f32(value));
 }
 
 pub(in super::super) struct Q2K;
