@@ -30,6 +30,12 @@ impl Line {
     }
 }
 
+/// The integer nearest to a position between two.
+#[inline(always)]
+pub(super) fn bounded_integer(position: f64, lowest: f64, highest: f64) -> f64 {
+    (position.clamp(lowest, highest) + ROUNDING_OFFSET) - ROUNDING_OFFSET
+}
+
 /// The levels that codes stand for. All are small integers.
 #[derive(Clone, Debug)]
 pub(super) struct Levels {
@@ -97,8 +103,8 @@ impl Levels {
     fn rank_near(&self, position: f64) -> usize {
         let position = if position.is_nan() { 0.0 } else { position };
         if self.midpoints.is_empty() {
-            let bounded = position.clamp(self.lowest(), self.highest());
-            ((bounded + ROUNDING_OFFSET) - ROUNDING_OFFSET - self.lowest()) as usize
+            let lowest = self.lowest();
+            (bounded_integer(position, lowest, self.highest()) - lowest) as usize
         } else {
             self.midpoints.iter().map(|midpoint| usize::from(position > *midpoint)).sum()
         }
@@ -108,8 +114,7 @@ impl Levels {
     #[inline(always)]
     pub(super) fn level_near(&self, position: f64) -> f64 {
         if self.midpoints.is_empty() {
-            let bounded = position.clamp(self.lowest(), self.highest());
-            (bounded + ROUNDING_OFFSET) - ROUNDING_OFFSET
+            bounded_integer(position, self.lowest(), self.highest())
         } else {
             f64::from(self.at_rank(self.rank_near(position)))
         }

@@ -6,7 +6,7 @@
 //! in what they try, and not in bytes: both signs of an asymmetric range are
 //! tried, and the winner is rounded and solved again until nothing moves.
 
-use super::levels::Levels;
+use super::levels::{Levels, bounded_integer};
 
 /// What values can be rounded to, for a search.
 pub(super) trait Alphabet: Send + Sync {
@@ -38,6 +38,35 @@ impl Alphabet for Levels {
         let inverse = 1.0 / line.scale;
         for (level, value) in levels.iter_mut().zip(group.values) {
             *level = self.level_near((f64::from(*value) + line.offset) * inverse);
+        }
+    }
+}
+
+/// All integers between two.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Integers {
+    pub lowest: f64,
+    pub highest: f64,
+}
+
+impl Alphabet for Integers {
+    fn lowest(&self) -> f64 {
+        self.lowest
+    }
+
+    fn highest(&self) -> f64 {
+        self.highest
+    }
+
+    fn gap(&self) -> f64 {
+        1.0
+    }
+
+    fn round(&self, line: RealLine, group: Group<'_>, levels: &mut [f64]) {
+        let inverse = 1.0 / line.scale;
+        for (level, value) in levels.iter_mut().zip(group.values) {
+            let position = (f64::from(*value) + line.offset) * inverse;
+            *level = bounded_integer(position, self.lowest, self.highest);
         }
     }
 }
@@ -152,9 +181,10 @@ pub(super) fn round(alphabet: &dyn Alphabet, line: RealLine, group: Group<'_>, l
 
 /// Scales are tried for which the largest value is this many gaps further out than
 /// the last level: below 0 it comes closer, above it is cut off.
-const TRIES: [f64; 19] = [
-    -0.9, -0.75, -0.6, -0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05, 1.2, 1.35,
-    1.5, 1.65, 1.8,
+const TRIES: [f64; 37] = [
+    -0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7,
+    0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6,
+    2.7,
 ];
 
 /// Which signs a scale may have.

@@ -60,7 +60,7 @@ impl Problem {
             for (j, entry) in row.iter_mut().enumerate() {
                 let pairs = mixing[i * RANK..][..RANK].iter().zip(&mixing[j * RANK..][..RANK]);
                 let common: f64 = pairs.map(|(a, b)| a * b).sum();
-                let noise = if i == j { 0.3 } else { 0.0 };
+                let noise = if i == j { 2.0 } else { 0.0 };
                 *entry = loud[i] * loud[j] * (common + noise);
             }
         }

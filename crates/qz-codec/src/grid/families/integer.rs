@@ -72,7 +72,8 @@ impl Family for ZeroPoint {
         let mut room = vec![0.0; group_columns];
         let mut best = (f64::INFINITY, Unit::default());
         for zero in self.near(unit) {
-            let levels = Levels::consecutive(-zero, self.top as usize + 1);
+            let [lowest, highest] = [-zero, self.top - zero].map(f64::from);
+            let levels = search::Integers { lowest, highest };
             let scale = search::scale(&levels, Signs::Positive, unit, &mut room);
             let line = RealLine { scale, offset: 0.0 };
             let positive = |scale: f64| stored_half(scale).max(0.0);
