@@ -101,6 +101,7 @@ pub static GRIDS: &[fn() -> &'static dyn Grid] = &[
     families::k_quants::q5_k,
     families::k_quants::q6_k,
     families::k_quants::iq4_xs,
+    families::iq3_xxs::iq3_xxs,
     families::plain::q4_0,
     families::plain::q4_1,
     families::plain::q5_0,

@@ -76,7 +76,6 @@ fn fits_are_better_than_the_reference_search_by_its_own_measure() {
             theirs += emphasised_error(grid, weights, &importance, &values);
             ours += emphasised_error(grid, weights, &importance, batch.values(row));
         }
-        println!("{:8} {:.4}", grid.spec().name, ours / theirs);
         assert!(ours <= theirs, "{}: {ours} instead of {theirs}", grid.spec().name);
     }
 }
@@ -108,7 +107,6 @@ fn a_block_metric_fits_the_block_better() {
         let by_diagonal = error(Metric::Diagonal(&importance[..columns]));
         let by_block = error(Metric::Block(block));
         let name = &grid.spec().name;
-        println!("{name:8} {:.4}", by_block / by_diagonal);
         assert!(by_block <= by_diagonal, "{name}: {by_block} instead of {by_diagonal}");
     }
 }

@@ -6,6 +6,9 @@ use qz_codec::grid::{GRIDS, Grid, IntegerFormat, integers, scaled_nvfp4};
 use qz_codec::number::f32_from_f16;
 use qz_codec::{Codec, codec_for};
 
+#[path = "../../src/grid/families/iq3_xxs_words.rs"]
+mod iq3_xxs_words;
+
 /// The largest weight of [`crate::data::Problem::correlated`] is about 6 * 448 of
 /// these.
 const TENSOR_SCALE: f32 = 1.0 / 4096.0;
@@ -60,6 +63,7 @@ pub(crate) fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
         }
         "IQ4_NL" => &|b, at| half(b, 0) * f32::from(NON_LINEAR[usize::from(nibble(&b[2..], at))]),
         "IQ4_XS" => &iq4_xs,
+        "IQ3_XXS" => &iq3_xxs,
         "MXFP4" => &mxfp4,
         "NVFP4" => &|block, at| nvfp4(block, at, 1.0),
         name if name.starts_with("int") => {
@@ -99,6 +103,22 @@ fn iq4_xs(block: &[u8], at: usize) -> f32 {
     let low = block[4 + group / 2] >> (4 * (group % 2)) & 15;
     let scale = half(block, 0) * (f32::from(low) + 16.0 * f32::from(high) - 32.0);
     scale * f32::from(NON_LINEAR[usize::from(nibble(&block[8 + 16 * group..], at % 32))])
+}
+
+fn iq3_xxs(block: &[u8], at: usize) -> f32 {
+    let group = at / 32;
+    let word = |position| u32::from(block[66 + 4 * group + position]) << (8 * position);
+    let word: u32 = (0..4).map(word).sum();
+    let scale = half(block, 0) * (0.5 + (word >> 28) as f32) * 0.5;
+    let signs = word >> (7 * (at / 8 % 4)) & 127;
+    let negative = match at % 8 {
+        7 => signs.count_ones() % 2 == 1,
+        column => signs >> column & 1 == 1,
+    };
+    let codeword = iq3_xxs_words::WORDS[usize::from(block[2 + at / 4])];
+    let digit = codeword >> (3 * (3 - at % 4)) & 7;
+    let magnitude = f32::from(iq3_xxs_words::MAGNITUDES[usize::from(digit)]);
+    scale * magnitude * if negative { -1.0 } else { 1.0 }
 }
 
 fn mxfp4(block: &[u8], at: usize) -> f32 {

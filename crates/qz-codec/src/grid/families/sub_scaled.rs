@@ -325,8 +325,9 @@ fn best_step(
         );
     let mut found = Vec::new();
     for end in [ends.0, ends.1] {
-        let reachable = end != 0.0 && extreme != 0.0 && (ends.0 < 0.0 || extreme * end > 0.0);
-        if !reachable {
+        // Without negative multiples only the largest one is an end.
+        let reaches = extreme != 0.0 && (ends.0 < 0.0 || (end == ends.1 && extreme > 0.0));
+        if !reaches {
             continue;
         }
         let tried = (-6..=6)
