@@ -69,9 +69,14 @@ impl<'a> Driver<'a> {
         for unit in 0..self.batch.units_per_row() {
             let first = unit * spec.unit_columns;
             let updated = self.updated(&upper, &carried, first, spec.unit_columns);
+            // What a column's error still counts once later columns have taken up what
+            // they can; a little better than the Hessian's own diagonal.
+            let remaining: Vec<f32> = (first..first + spec.unit_columns)
+                .map(|column| upper[column * (columns + 1)].powi(2) as f32)
+                .collect();
             let problem = FitProblem {
                 rows: Rows::dense(&updated, spec.unit_columns),
-                metric: Metric::Diagonal(&self.importance[first..][..spec.unit_columns]),
+                metric: Metric::Diagonal(&remaining),
                 facts: &facts,
                 emphasis: Emphasis::None,
             };
