@@ -30,6 +30,7 @@ mod affine_fits;
 mod block;
 mod codec;
 mod codecs;
+pub mod grid;
 pub mod lanes;
 pub mod number;
 mod pack;
