@@ -80,10 +80,6 @@ impl Family for SubScaled {
         }
     }
 
-    fn allows(&self, _parameter: usize, _value: f32) -> bool {
-        true
-    }
-
     fn group_steps(&self, unit: &Unit, group: usize, out: &mut Vec<Unit>) {
         let scale_steps = if self.least < self.most { -1..=1 } else { 0..=0 };
         let offset_steps = if self.most_offset.is_some() { -1..=1 } else { 0..=0 };
