@@ -32,7 +32,11 @@ pub(crate) struct Checkpoint {
 }
 
 /// Compares every file type on every checkpoint; `text` is for perplexities.
-pub(crate) fn run(programs: &Programs, checkpoints: &[Checkpoint], text: Option<&Path>) -> Result<()> {
+pub(crate) fn run(
+    programs: &Programs,
+    checkpoints: &[Checkpoint],
+    text: Option<&Path>,
+) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let mut differing = 0;
     println!(
@@ -49,7 +53,7 @@ pub(crate) fn run(programs: &Programs, checkpoints: &[Checkpoint], text: Option<
             let ours = scratch.path().join("ours.gguf");
             match convert_by_us(programs, checkpoint, &ours, file_type.name)? {
                 None => println!(
-                    "{name:<16} {:<8} refused: a row does not fit its blocks",
+                    "{name:<16} {:<8} refused: a stand-in type has no codec yet",
                     file_type.name
                 ),
                 Some(()) => {
@@ -175,7 +179,7 @@ fn quantize_by_reference(
     succeed(command)
 }
 
-/// `None` if we refuse because rows do not fit (the reference falls back).
+/// `None` if the reference falls back to a type that we cannot write.
 fn convert_by_us(
     programs: &Programs,
     checkpoint: &Checkpoint,
@@ -193,31 +197,40 @@ fn convert_by_us(
         return Ok(Some(()));
     }
     let report: serde_json::Value = serde_json::from_slice(&result.stdout).unwrap_or_default();
-    if report["error"]["rule"] == "row-does-not-fit" {
+    if report["error"]["rule"] == "no-codec" {
         return Ok(None);
     }
     bail!("{}: {}", checkpoint.folder.display(), String::from_utf8_lossy(&result.stderr))
 }
 
+/// Fewest chunks that say anything.
+const MIN_CHUNKS: usize = 8;
+
 fn compare_perplexity(programs: &Programs, ours: &Path, theirs: &Path, text: &Path) -> Result<()> {
-    let (our_line, their_line) =
-        (perplexity(programs, ours, text)?, perplexity(programs, theirs, text)?);
-    println!("    perplexity by llama.cpp: ours {our_line}, theirs {their_line}");
-    ensure!(our_line == their_line, "llama.cpp gives another perplexity with our file");
+    let (ours, theirs) =
+        (perplexities(programs, ours, text)?, perplexities(programs, theirs, text)?);
+    // The program's log is cut at its exit now and then; what both printed counts.
+    let chunks = ours.len().min(theirs.len());
+    let last = chunks.checked_sub(1).filter(|_| chunks >= MIN_CHUNKS).context("no perplexity")?;
+    println!("    perplexity by llama.cpp over {chunks} chunks: {}, {}", ours[last], theirs[last]);
+    ensure!(ours[..chunks] == theirs[..chunks], "llama.cpp gives another perplexity with our file");
     Ok(())
 }
 
-/// The estimate llama-perplexity prints, as it prints it.
-fn perplexity(programs: &Programs, model: &Path, text: &Path) -> Result<String> {
+/// The running estimates llama-perplexity prints after each chunk (`[3]12.345,`),
+/// as it prints them.
+fn perplexities(programs: &Programs, model: &Path, text: &Path) -> Result<Vec<String>> {
     let mut command = Command::new(programs.binaries.join("llama-perplexity"));
     command.arg("-m").arg(model).arg("-f").arg(text).args(["-c", "256", "-t", "2"]);
     let result = command.output().context("cannot run llama-perplexity")?;
-    let output = [result.stdout, result.stderr].concat();
-    let output = String::from_utf8_lossy(&output);
-    let line = output.lines().find_map(|line| line.split_once("Final estimate: "));
-    let (_, estimate) =
-        line.with_context(|| format!("llama.cpp cannot use {}:\n{output}", model.display()))?;
-    Ok(estimate.trim().to_owned())
+    ensure!(result.status.success(), "llama.cpp cannot use {}", model.display());
+    let output = String::from_utf8_lossy(&result.stdout).into_owned();
+    let start = output.find("[1]").context("no perplexity")?;
+    let estimates = output[start..].split(',').map_while(|part| {
+        let (number, estimate) = part.strip_prefix('[')?.split_once(']')?;
+        number.parse::<u32>().ok().map(|_| estimate.to_owned())
+    });
+    Ok(estimates.collect())
 }
 
 fn succeed(mut command: Command) -> Result<()> {

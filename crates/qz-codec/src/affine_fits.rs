@@ -1,11 +1,9 @@
 //! Scales and minimums of a batch, between the search and their storage.
 
 use crate::block::{BATCH, Derived, SUPER_BLOCK, SuperBlocks};
-use crate::lanes::{self, Lanes, transpose};
+use crate::lanes::{self, LANES, Lanes, transpose};
+use crate::number::nearest_integer;
 use crate::search::affine::AffineSearch;
-
-/// Sub-blocks searched at once: the 16 of one super-block, or 8 of two.
-const LANES: usize = 16;
 
 /// What the search found for `COUNT` sub-blocks of each super-block.
 pub(crate) struct AffineFits<const COUNT: usize> {
@@ -26,13 +24,16 @@ pub(crate) struct Units<const COUNT: usize> {
 impl<const COUNT: usize> AffineFits<COUNT> {
     /// Searches the first `blocks` super-blocks, in sub-blocks of `LENGTH`.
     #[inline(always)]
-    pub(crate) fn find<const LENGTH: usize>(
+    pub(crate) fn find<L: Lanes, const LENGTH: usize>(
         search: &AffineSearch,
         values: &SuperBlocks,
         weights: &Derived,
         blocks: usize,
     ) -> Self {
-        const { assert!(COUNT * LENGTH == SUPER_BLOCK && LANES.is_multiple_of(COUNT)) };
+        const {
+            assert!(COUNT * LENGTH == SUPER_BLOCK && LANES.is_multiple_of(COUNT));
+            assert!(2 * BATCH == LANES);
+        };
         let mut fits = Self {
             scales: [[0.0; COUNT]; BATCH],
             minimums: [[0.0; COUNT]; BATCH],
@@ -40,63 +41,90 @@ impl<const COUNT: usize> AffineFits<COUNT> {
         };
         let weights = weights.each_ref();
         for first in (0..blocks).step_by(LANES / COUNT) {
-            let fit = lanes::affine::search::<LANES, LENGTH>(
+            let fit = lanes::affine::search::<L, LENGTH>(
                 search,
                 &transpose(&sub_blocks(values, first)),
                 &transpose(&sub_blocks(&weights, first)),
             );
-            for lane in 0..LANES {
-                let (block, position) = (first + lane / COUNT, lane % COUNT);
-                fits.scales[block][position] = fit.scale.0[lane];
-                fits.minimums[block][position] = fit.minimum.0[lane];
-                fits.sum_weights[block][position] = fit.sum_weights.0[lane];
-            }
+            // The lanes are the sub-blocks in order, of as many blocks as they fill.
+            store_lanes(fit.scale, &mut fits.scales[first..]);
+            store_lanes(fit.minimum, &mut fits.minimums[first..]);
+            store_lanes(fit.sum_weights, &mut fits.sum_weights[first..]);
         }
         fits
     }
 
     /// Units by the reference's search, which weighs a scale by its sub-block.
     #[inline(always)]
-    pub(crate) fn units_by_search(&self, largest: u8) -> [Units<COUNT>; BATCH] {
+    pub(crate) fn units_by_search<L: Lanes>(&self, largest: u8) -> [Units<COUNT>; BATCH] {
         // Scales in the lower lanes, minimums in the upper ones.
-        let (mut values, mut weights) = ([Lanes::ZERO; COUNT], [Lanes::ZERO; COUNT]);
-        for position in 0..COUNT {
-            for block in 0..BATCH {
-                values[position].0[block] = self.scales[block][position];
-                values[position].0[BATCH + block] = self.minimums[block][position];
-                weights[position].0[block] = self.sum_weights[block][position];
-                weights[position].0[BATCH + block] = self.sum_weights[block][position];
+        let (mut values, mut weights) = ([[0.0; COUNT]; LANES], [[0.0; COUNT]; LANES]);
+        values[..BATCH].copy_from_slice(&self.scales);
+        values[BATCH..].copy_from_slice(&self.minimums);
+        weights[..BATCH].copy_from_slice(&self.sum_weights);
+        weights[BATCH..].copy_from_slice(&self.sum_weights);
+        let values = transpose::<L, COUNT>(&values.each_ref());
+        let weights = transpose(&weights.each_ref());
+        let (unit, levels) = lanes::positive::search(largest, &values, &weights);
+        let unit = unit.store();
+        let mut units = [Units::ZERO; BATCH];
+        for (block, units) in units.iter_mut().enumerate() {
+            units.unit = unit[block];
+            units.minimum_unit = unit[BATCH + block];
+        }
+        for (position, levels) in levels.into_iter().enumerate() {
+            let levels = levels.to_bytes();
+            for (block, units) in units.iter_mut().enumerate() {
+                units.scales[position] = levels[block];
+                units.minimums[position] = levels[BATCH + block];
             }
         }
-        let (unit, levels) =
-            lanes::positive::search::<{ 2 * BATCH }, COUNT>(largest, &values, &weights);
-        std::array::from_fn(|block| Units {
-            unit: unit.0[block],
-            minimum_unit: unit.0[BATCH + block],
-            scales: levels.map(|level| level.0[block] as u8),
-            minimums: levels.map(|level| level.0[BATCH + block] as u8),
-        })
+        units
     }
 
     /// Units that make the largest scale, and the largest minimum, `largest` of
-    /// them. `units` turns scales into units, given the unit's inverse.
+    /// them. The units of a negative number wrap to a byte, and that is kept at or
+    /// below `bound`.
     #[inline(always)]
-    pub(crate) fn units_by_largest(
-        &self,
-        largest: u8,
-        units: impl Fn(f32, &[f32; COUNT]) -> [u8; COUNT],
-    ) -> [Units<COUNT>; BATCH] {
-        let largest = f32::from(largest);
-        let relative = |values: &[f32; COUNT]| {
-            let maximum = values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
-            let inverse = if maximum > 0.0 { largest / maximum } else { 0.0 };
-            (maximum / largest, units(inverse, values))
-        };
-        std::array::from_fn(|block| {
-            let (unit, scales) = relative(&self.scales[block]);
-            let (minimum_unit, minimums) = relative(&self.minimums[block]);
-            Units { unit, minimum_unit, scales, minimums }
-        })
+    pub(crate) fn units_by_largest(&self, largest: u8, bound: u8) -> [Units<COUNT>; BATCH] {
+        let mut units = [Units::ZERO; BATCH];
+        for (block, units) in units.iter_mut().enumerate() {
+            (units.unit, units.scales) = relative(largest, bound, &self.scales[block]);
+            (units.minimum_unit, units.minimums) = relative(largest, bound, &self.minimums[block]);
+        }
+        units
+    }
+}
+
+impl<const COUNT: usize> Units<COUNT> {
+    const ZERO: Self =
+        Self { unit: 0.0, minimum_unit: 0.0, scales: [0; COUNT], minimums: [0; COUNT] };
+}
+
+/// What a unit is worth, and the values in units.
+#[inline(always)]
+fn relative<const COUNT: usize>(
+    largest: u8,
+    bound: u8,
+    values: &[f32; COUNT],
+) -> (f32, [u8; COUNT]) {
+    let largest = f32::from(largest);
+    let mut maximum = 0.0;
+    for &value in values {
+        maximum = if value > maximum { value } else { maximum };
+    }
+    let inverse = if maximum > 0.0 { largest / maximum } else { 0.0 };
+    let mut units = [0; COUNT];
+    for (units, value) in units.iter_mut().zip(values) {
+        *units = (nearest_integer(inverse * value) as u8).min(bound);
+    }
+    (maximum / largest, units)
+}
+
+#[inline(always)]
+fn store_lanes<L: Lanes, const COUNT: usize>(lanes: L, blocks: &mut [[f32; COUNT]]) {
+    for (block, numbers) in blocks.iter_mut().zip(lanes.store().as_chunks().0) {
+        *block = *numbers;
     }
 }
 

@@ -3,13 +3,14 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0..16 | scales and minimums, see [`crate::six_bit`] |
+//! | 0..16 | scales and minimums, see `six_bit.rs` |
 //! | 16..144 | levels |
 
 use qz_tensor::DataType;
 
-use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_batch};
+use crate::block::{BATCH, Rows, SUPER_BLOCK, first_non_finite_scale};
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::lanes::{Lanes, Portable};
 use crate::pack::{pack_nibbles, unpack_nibbles};
 use crate::search::affine::AffineSearch;
 use crate::six_bit::{self, HEADER, SixBit};
@@ -38,7 +39,7 @@ impl Codec for Q4K {
     }
 
     fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
+        encode::<Portable>(weights, columns, importance, out);
     }
 
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
@@ -56,12 +57,20 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`Codec::encode`], with lanes of type `L`.
 #[inline(always)]
-pub fn encode(weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-    for_each_batch::<BYTES>(weights, columns, importance, out, |weights, importance, blocks| {
-        ENCODER.encode(weights, importance, blocks, |levels, block| {
+pub fn encode<L: Lanes>(
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    let rows = Rows::new(weights, columns, importance);
+    for (number, blocks) in out.as_chunks_mut::<BYTES>().0.chunks_mut(BATCH).enumerate() {
+        let batch = rows.batch(number * BATCH);
+        let levels = ENCODER.encode::<L, BYTES>(&batch, blocks);
+        for (block, levels) in blocks.iter_mut().zip(&levels) {
             pack_nibbles(levels, &mut block[HEADER..]);
-        });
-    });
+        }
+    }
 }

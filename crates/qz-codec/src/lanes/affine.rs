@@ -1,37 +1,37 @@
 //! [`crate::search::affine`] in lanes.
 
 use super::{Lanes, Mask};
-use crate::search::affine::AffineSearch;
+use crate::search::affine::{self, Affine, AffineSearch};
 
 /// What the search finds; the levels follow from the scales as they are stored.
-pub struct AffineFit<const N: usize> {
+pub struct AffineFit<L: Lanes> {
     /// What one level is worth.
-    pub scale: Lanes<N>,
+    pub scale: L,
     /// What is subtracted.
-    pub minimum: Lanes<N>,
+    pub minimum: L,
     /// The sum of the sub-block's weights.
-    pub sum_weights: Lanes<N>,
+    pub sum_weights: L,
 }
 
 /// Finds scale and minimum of each sub-block.
 #[inline(always)]
-pub fn search<const N: usize, const LENGTH: usize>(
+pub fn search<L: Lanes, const LENGTH: usize>(
     search: &AffineSearch,
-    values: &[Lanes<N>; LENGTH],
-    weights: &[Lanes<N>; LENGTH],
-) -> AffineFit<N> {
+    values: &[L; LENGTH],
+    weights: &[L; LENGTH],
+) -> AffineFit<L> {
     let moments = Moments::of(values, weights);
     let Moments { maximum, mut minimum, sum_weights, .. } = moments;
     let flat = maximum.equal(minimum);
-    let top = Lanes::splat(f32::from(search.top));
+    let top = L::splat(f32::from(search.top));
     let inverse = top / (maximum - minimum);
-    let mut scale = Lanes::splat(1.0) / inverse;
-    let (_, mut levels) = round(top, inverse, minimum, values, weights);
+    let mut scale = L::splat(1.0) / inverse;
+    let mut levels = [L::zero(); LENGTH];
+    moments.round(top, inverse, minimum, values, weights, &mut levels);
     let mut best = error(search.absolute, scale, minimum, values, weights, &levels);
     for number in 0..=search.last {
-        let inverse = Lanes::splat(search.divisions(number)) / (maximum - minimum);
-        let sums;
-        (sums, levels) = round(top, inverse, minimum, values, weights);
+        let inverse = L::splat(search.divisions(number)) / (maximum - minimum);
+        let sums = moments.round(top, inverse, minimum, values, weights, &mut levels);
         let (solvable, new_scale, new_minimum) = moments.solve(&sums);
         let error = error(search.absolute, new_scale, new_minimum, values, weights, &levels);
         let better = solvable & error.less(best);
@@ -39,22 +39,46 @@ pub fn search<const N: usize, const LENGTH: usize>(
         scale = better.select(new_scale, scale);
         minimum = better.select(new_minimum, minimum);
     }
-    let scale = flat.select(Lanes::ZERO, scale);
+    let scale = flat.select(L::zero(), scale);
     let minimum = -flat.select(moments.minimum, minimum);
     AffineFit { scale, minimum, sum_weights }
 }
 
-/// What the fit needs to know of the values, whatever their levels.
-struct Moments<const N: usize> {
-    minimum: Lanes<N>,
-    maximum: Lanes<N>,
-    sum_weights: Lanes<N>,
-    sum_values: Lanes<N>,
+/// The levels of one sub-block for its scale and minimum as they were stored.
+/// Where the stored scale is zero the levels of the search stay, though they mean
+/// nothing any more.
+#[inline(always)]
+pub(crate) fn round_to_stored<L: Lanes, const LENGTH: usize>(
+    search: &AffineSearch,
+    stored: &Affine,
+    values: &[f32; LENGTH],
+    weights: &[f32; LENGTH],
+    levels: &mut [u8; LENGTH],
+) {
+    if stored.scale == 0.0 {
+        // Found again: it is rare, and the lanes do not keep them.
+        affine::search(search, values, weights, levels);
+        return;
+    }
+    let (scale, minimum) = (L::splat(stored.scale), L::splat(stored.minimum));
+    let top = L::splat(f32::from(search.top));
+    for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0) {
+        let nearest = ((L::load(values) + minimum) / scale).nearest_integer();
+        *levels = nearest.min(top).max(L::zero()).to_bytes();
+    }
 }
 
-impl<const N: usize> Moments<N> {
+/// What the fit needs to know of the values, whatever their levels.
+struct Moments<L: Lanes> {
+    minimum: L,
+    maximum: L,
+    sum_weights: L,
+    sum_values: L,
+}
+
+impl<L: Lanes> Moments<L> {
     #[inline(always)]
-    fn of<const LENGTH: usize>(values: &[Lanes<N>; LENGTH], weights: &[Lanes<N>; LENGTH]) -> Self {
+    fn of<const LENGTH: usize>(values: &[L; LENGTH], weights: &[L; LENGTH]) -> Self {
         let (mut minimum, mut maximum) = (values[0], values[0]);
         let mut sum_weights = weights[0];
         let mut sum_values = sum_weights * values[0];
@@ -64,61 +88,87 @@ impl<const N: usize> Moments<N> {
             sum_weights = sum_weights + weight;
             sum_values = sum_values + weight * value;
         }
-        let minimum = minimum.greater(Lanes::ZERO).select(Lanes::ZERO, minimum);
+        let minimum = minimum.greater(L::zero()).select(L::zero(), minimum);
         Self { minimum, maximum, sum_weights, sum_values }
     }
 
+    /// Rounds to levels, the quick way where that is the same.
     #[inline(always)]
-    fn solve(&self, sums: &Sums<N>) -> (Mask<N>, Lanes<N>, Lanes<N>) {
+    fn round<const LENGTH: usize>(
+        &self,
+        top: L,
+        inverse: L,
+        minimum: L,
+        values: &[L; LENGTH],
+        weights: &[L; LENGTH],
+        levels: &mut [L; LENGTH],
+    ) -> Sums<L> {
+        // No value is farther from the minimum than the lowest and the highest,
+        // and rounded arithmetic keeps that order.
+        let reach = (self.minimum - minimum).abs().max((self.maximum - minimum).abs());
+        let largest = inverse.abs() * reach;
+        let far = largest.greater(L::splat(4_194_303.0)) | largest.unequal(largest);
+        if far.any() {
+            round::<L, LENGTH, false>(top, inverse, minimum, values, weights, levels)
+        } else {
+            round::<L, LENGTH, true>(top, inverse, minimum, values, weights, levels)
+        }
+    }
+
+    #[inline(always)]
+    fn solve(&self, sums: &Sums<L>) -> (L::Mask, L, L) {
         let Sums { l, l2, xl } = *sums;
         let determinant = self.sum_weights * l2 - l * l;
         let scale = (self.sum_weights * xl - self.sum_values * l) / determinant;
         let minimum = (l2 * self.sum_values - l * xl) / determinant;
-        let positive = minimum.greater(Lanes::ZERO);
+        let positive = minimum.greater(L::zero());
         let scale = positive.select(xl / l2, scale);
-        (determinant.greater(Lanes::ZERO), scale, positive.select(Lanes::ZERO, minimum))
+        (determinant.greater(L::zero()), scale, positive.select(L::zero(), minimum))
     }
 }
 
 /// Weighted sums of levels, of their squares, of their products with the values.
-struct Sums<const N: usize> {
-    l: Lanes<N>,
-    l2: Lanes<N>,
-    xl: Lanes<N>,
+struct Sums<L: Lanes> {
+    l: L,
+    l2: L,
+    xl: L,
 }
 
+/// Rounds to levels; all quotients are below 2^22 if they are `SMALL`.
 #[inline(always)]
-fn round<const N: usize, const LENGTH: usize>(
-    top: Lanes<N>,
-    inverse: Lanes<N>,
-    minimum: Lanes<N>,
-    values: &[Lanes<N>; LENGTH],
-    weights: &[Lanes<N>; LENGTH],
-) -> (Sums<N>, [Lanes<N>; LENGTH]) {
-    let (mut l, mut l2, mut xl) = (Lanes::ZERO, Lanes::ZERO, Lanes::ZERO);
-    let mut levels = [Lanes::ZERO; LENGTH];
-    for ((&value, &weight), stored) in values.iter().zip(weights).zip(&mut levels) {
-        let nearest = (inverse * (value - minimum)).nearest_integer();
-        let level = nearest.min(top).max(Lanes::ZERO);
+fn round<L: Lanes, const LENGTH: usize, const SMALL: bool>(
+    top: L,
+    inverse: L,
+    minimum: L,
+    values: &[L; LENGTH],
+    weights: &[L; LENGTH],
+    levels: &mut [L; LENGTH],
+) -> Sums<L> {
+    let (mut l, mut l2, mut xl) = (L::zero(), L::zero(), L::zero());
+    for ((&value, &weight), stored) in values.iter().zip(weights).zip(levels) {
+        let quotient = inverse * (value - minimum);
+        let nearest =
+            if SMALL { quotient.nearest_small_integer() } else { quotient.nearest_integer() };
+        let level = nearest.min(top).max(L::zero());
         *stored = level;
         let weighted = weight * level;
         l = l + weighted;
         l2 = l2 + weighted * level;
         xl = xl + weighted * value;
     }
-    (Sums { l, l2, xl }, levels)
+    Sums { l, l2, xl }
 }
 
 #[inline(always)]
-fn error<const N: usize, const LENGTH: usize>(
+fn error<L: Lanes, const LENGTH: usize>(
     absolute: bool,
-    scale: Lanes<N>,
-    minimum: Lanes<N>,
-    values: &[Lanes<N>; LENGTH],
-    weights: &[Lanes<N>; LENGTH],
-    levels: &[Lanes<N>; LENGTH],
-) -> Lanes<N> {
-    let mut sum = Lanes::ZERO;
+    scale: L,
+    minimum: L,
+    values: &[L; LENGTH],
+    weights: &[L; LENGTH],
+    levels: &[L; LENGTH],
+) -> L {
+    let mut sum = L::zero();
     for ((&value, &weight), &level) in values.iter().zip(weights).zip(levels) {
         let difference = scale * level + minimum - value;
         sum = sum + weight * if absolute { difference.abs() } else { difference * difference };

@@ -5,65 +5,76 @@ use super::{Lanes, Mask};
 use crate::search::ZERO_BELOW;
 use crate::search::descent::PASSES;
 
-/// Finds the scale of each sub-block.
+/// Finds the scale of each sub-block, of `GROUPS` times sixteen: a step of one
+/// group waits for the step before, and another group's can be done meanwhile.
 #[inline(always)]
-pub fn search<const N: usize, const LENGTH: usize>(
+pub fn search<L: Lanes, const LENGTH: usize, const GROUPS: usize>(
     half: u8,
-    values: &[Lanes<N>; LENGTH],
-) -> Lanes<N> {
-    let extreme = extreme(values);
-    let inverse = Lanes::splat(-f32::from(half)) / extreme;
-    let mut levels = [Lanes::ZERO; LENGTH];
-    let mut sums = Sums { xl: Lanes::ZERO, l2: Lanes::ZERO };
-    for (level, &value) in levels.iter_mut().zip(values) {
-        *level = round(half, inverse * value);
-        sums = sums.with(value, *level);
+    values: &[[L; LENGTH]; GROUPS],
+) -> [L; GROUPS] {
+    let mut zero = [L::zero().less(L::zero()); GROUPS];
+    let mut levels = [[L::zero(); GROUPS]; LENGTH];
+    let mut sums = [Sums { xl: L::zero(), l2: L::zero() }; GROUPS];
+    for (group, values) in values.iter().enumerate() {
+        let extreme = extreme(values);
+        zero[group] = extreme.abs().less(L::splat(ZERO_BELOW));
+        let inverse = L::splat(-f32::from(half)) / extreme;
+        for (levels, &value) in levels.iter_mut().zip(values) {
+            levels[group] = round(half, inverse * value);
+            sums[group] = sums[group].with(value, levels[group]);
+        }
     }
     // A lane that a pass leaves alone is left alone by the next one too, so lanes
     // need not stop on their own.
     for _ in 0..PASSES {
-        let mut changed = Mask::NONE;
-        for (level, &value) in levels.iter_mut().zip(values) {
-            changed = changed | sums.improve(half, value, level);
+        let mut changed = L::zero().less(L::zero());
+        for (position, levels) in levels.iter_mut().enumerate() {
+            for (group, level) in levels.iter_mut().enumerate() {
+                changed = changed | sums[group].improve(half, values[group][position], level);
+            }
         }
         if !changed.any() {
             break;
         }
     }
-    let zero = extreme.abs().less(Lanes::splat(ZERO_BELOW));
-    let solved = sums.l2.greater(Lanes::ZERO).select(sums.xl / sums.l2, Lanes::ZERO);
-    zero.select(Lanes::ZERO, solved)
+    let mut scales = [L::zero(); GROUPS];
+    for (group, scale) in scales.iter_mut().enumerate() {
+        let Sums { xl, l2 } = sums[group];
+        let solved = l2.greater(L::zero()).select(xl / l2, L::zero());
+        *scale = zero[group].select(L::zero(), solved);
+    }
+    scales
 }
 
 /// Weighted sums of products of values and levels, and of squared levels.
 #[derive(Clone, Copy)]
-struct Sums<const N: usize> {
-    xl: Lanes<N>,
-    l2: Lanes<N>,
+struct Sums<L: Lanes> {
+    xl: L,
+    l2: L,
 }
 
-impl<const N: usize> Sums<N> {
+impl<L: Lanes> Sums<L> {
     #[inline(always)]
-    fn with(self, value: Lanes<N>, level: Lanes<N>) -> Self {
+    fn with(self, value: L, level: L) -> Self {
         let weight = value * value;
         Self { xl: self.xl + weight * value * level, l2: self.l2 + weight * level * level }
     }
 
     #[inline(always)]
-    fn without(self, value: Lanes<N>, level: Lanes<N>) -> Self {
+    fn without(self, value: L, level: L) -> Self {
         let weight = value * value;
         Self { xl: self.xl - weight * value * level, l2: self.l2 - weight * level * level }
     }
 
     /// Moves a value to its best level, the others kept, where that fits better.
     #[inline(always)]
-    fn improve(&mut self, half: u8, value: Lanes<N>, level: &mut Lanes<N>) -> Mask<N> {
+    fn improve(&mut self, half: u8, value: L, level: &mut L) -> L::Mask {
         let others = self.without(value, *level);
         let new_level = round(half, value * others.l2 / others.xl);
         let new = others.with(value, new_level);
-        let better = others.xl.greater(Lanes::ZERO)
+        let better = others.xl.greater(L::zero())
             & new_level.unequal(*level)
-            & new.l2.greater(Lanes::ZERO)
+            & new.l2.greater(L::zero())
             & (new.xl * new.xl * self.l2).greater(self.xl * self.xl * new.l2);
         *level = better.select(new_level, *level);
         self.xl = better.select(new.xl, self.xl);

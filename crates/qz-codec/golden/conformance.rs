@@ -1,0 +1,193 @@
+//! What every type of lanes has to do, checked against the searches of one
+//! sub-block, bit for bit. Included by path where there is such a type.
+
+use qz_codec::lanes::{LANES, Lanes, Mask, affine, descent, positive, signed, transpose};
+use qz_codec::number::nearest_integer;
+use qz_codec::search;
+use qz_codec::search::affine::AffineSearch;
+
+use super::inputs::{IMPORTANCE, WEIGHTS, values};
+
+/// Runs all checks on lanes of type `L`.
+pub(crate) fn check<L: Lanes>() {
+    check_arithmetic::<L>();
+    check_comparisons::<L>();
+    check_rounding::<L>();
+    let plain = AffineSearch { top: 15, first: -1.0, step: 0.1, last: 20, absolute: false };
+    check_affine::<L, 32>(plain);
+    check_affine::<L, 32>(AffineSearch { top: 31, ..plain });
+    let few = AffineSearch { top: 3, first: -0.5, step: 0.1, last: 15, absolute: true };
+    check_affine::<L, 16>(few);
+    check_affine::<L, 16>(AffineSearch { absolute: false, ..few });
+    check_signed::<L, true>(4);
+    check_signed::<L, true>(32);
+    check_signed::<L, false>(32);
+    check_descent::<L>();
+    check_positive::<L, 8>(63);
+    check_positive::<L, 16>(15);
+}
+
+/// Numbers on which operations tend to differ; as many as there are lanes.
+const NUMBERS: [f32; LANES] = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.5,
+    0.1,
+    2.5,
+    1e-45,
+    -1e-39,
+    f32::MIN_POSITIVE,
+    1e30,
+    f32::MAX,
+    f32::MIN,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+    12_582_912.0,
+];
+
+#[track_caller]
+fn assert_same(label: &str, ours: f32, expected: f32) {
+    // Rust leaves the sign of a NaN to the machine.
+    if !(ours.is_nan() && expected.is_nan()) {
+        assert_eq!(ours.to_bits(), expected.to_bits(), "{label}: {ours:e} {expected:e}");
+    }
+}
+
+fn check_one<L: Lanes>(label: &str, lanes: impl Fn(L) -> L, one: impl Fn(f32) -> f32) {
+    let ours = lanes(L::load(&NUMBERS)).store();
+    for (number, ours) in NUMBERS.into_iter().zip(ours) {
+        assert_same(&format!("{label} of {number:e}"), ours, one(number));
+    }
+}
+
+fn check_two<L: Lanes>(label: &str, lanes: impl Fn(L, L) -> L, one: impl Fn(f32, f32) -> f32) {
+    for b in NUMBERS {
+        let ours = lanes(L::load(&NUMBERS), L::splat(b)).store();
+        for (a, ours) in NUMBERS.into_iter().zip(ours) {
+            assert_same(&format!("{a:e} {label} {b:e}"), ours, one(a, b));
+        }
+    }
+}
+
+fn check_arithmetic<L: Lanes>() {
+    check_two::<L>("+", |a, b| a + b, |a, b| a + b);
+    check_two::<L>("-", |a, b| a - b, |a, b| a - b);
+    check_two::<L>("*", |a, b| a * b, |a, b| a * b);
+    check_two::<L>("/", |a, b| a / b, |a, b| a / b);
+    check_two::<L>("min", L::min, |a, b| if a < b { a } else { b });
+    check_two::<L>("max", L::max, |a, b| if a > b { a } else { b });
+    check_one::<L>("minus", |a| -a, |a| -a);
+    check_one::<L>("magnitude", L::abs, f32::abs);
+}
+
+fn check_comparisons<L: Lanes>() {
+    let chosen = |mask: L::Mask| mask.select(L::splat(1.0), L::zero());
+    let number = |decision: bool| f32::from(u8::from(decision));
+    check_two::<L>("<", |a, b| chosen(a.less(b)), |a, b| number(a < b));
+    check_two::<L>(">", |a, b| chosen(a.greater(b)), |a, b| number(a > b));
+    check_two::<L>("==", |a, b| chosen(a.equal(b)), |a, b| number(a == b));
+    check_two::<L>("!=", |a, b| chosen(a.unequal(b)), |a, b| number(a != b));
+    let both = |a: L, b: L| chosen(a.less(b) & a.greater(L::zero()));
+    check_two::<L>("both", both, |a, b| number(a < b && a > 0.0));
+    let either = |a: L, b: L| chosen(a.less(b) | a.greater(L::zero()));
+    check_two::<L>("either", either, |a, b| number(a < b || a > 0.0));
+    for lane in 0..LANES {
+        let mut numbers = [1.0; LANES];
+        assert!(!L::load(&numbers).less(L::splat(0.5)).any());
+        numbers[lane] = 0.0;
+        assert!(L::load(&numbers).less(L::splat(0.5)).any(), "lane {lane}");
+    }
+}
+
+fn check_rounding<L: Lanes>() {
+    // Every exponent, both signs, several mantissas.
+    for upper in 0..=u32::from(u16::MAX) {
+        let lower = std::array::from_fn::<u32, LANES, _>(|lane| [0, 1, 0x8000, 0xffff][lane % 4]);
+        let numbers = lower.map(|lower| f32::from_bits(upper << 16 | lower));
+        let rounded = L::load(&numbers).nearest_integer();
+        let expected = numbers.map(nearest_integer);
+        assert_eq!(rounded.store(), expected.map(|integer| integer as f32), "{upper:#x}");
+        let lowest = expected.map(|integer| integer as u8);
+        assert_eq!(rounded.lowest_byte().store(), lowest.map(f32::from), "{upper:#x}");
+        assert_eq!(rounded.to_bytes(), lowest, "{upper:#x}");
+    }
+}
+
+/// Runs a check on sub-blocks of every kind of values, with every kind of weights:
+/// those kinds of importance, and the values' own squares.
+fn on_every_kind<const LENGTH: usize>(
+    mut check: impl FnMut(&str, &[[f32; LENGTH]; LANES], &[[f32; LENGTH]; LANES]),
+) {
+    for (seed, kind) in (100..).zip(WEIGHTS) {
+        for round in 0..4 {
+            let count = LENGTH * LANES;
+            let x = values(kind, seed << 8 | round, count);
+            let squares: Vec<f32> = x.iter().map(|x| x * x).collect();
+            let sub_blocks = |values: &[f32]| *values.as_chunks().0.first_chunk().expect("all");
+            check(kind.0, &sub_blocks(&x), &sub_blocks(&squares));
+            for importance in IMPORTANCE {
+                let weights = values(importance, seed << 8 | round | 128, count);
+                let label = format!("{} {}", kind.0, importance.0);
+                check(&label, &sub_blocks(&x), &sub_blocks(&weights));
+            }
+        }
+    }
+}
+
+fn rows<L: Lanes, const LENGTH: usize>(sub_blocks: &[[f32; LENGTH]; LANES]) -> [L; LENGTH] {
+    transpose(&sub_blocks.each_ref())
+}
+
+fn check_affine<L: Lanes, const LENGTH: usize>(wanted: AffineSearch) {
+    on_every_kind::<LENGTH>(|label, x, weights| {
+        let fit = affine::search::<L, LENGTH>(&wanted, &rows(x), &rows(weights));
+        let (scale, minimum) = (fit.scale.store(), fit.minimum.store());
+        for lane in 0..LANES {
+            let mut levels = [0; LENGTH];
+            let expected = search::affine::search(&wanted, &x[lane], &weights[lane], &mut levels);
+            assert_same(label, scale[lane], expected.scale);
+            assert_same(label, minimum[lane], expected.minimum);
+        }
+    });
+}
+
+fn check_signed<L: Lanes, const FINITE: bool>(half: u8) {
+    on_every_kind::<16>(|label, x, weights| {
+        let rows_of_x = rows(x);
+        let fit = signed::search::<L, 16, FINITE>(half, &rows_of_x, &rows(weights));
+        let scale = fit.scale.store();
+        let levels = fit.levels(half, &rows_of_x).map(L::store);
+        for lane in 0..LANES {
+            let mut expected_levels = [0; 16];
+            let expected =
+                search::signed::search(half, &x[lane], &weights[lane], &mut expected_levels);
+            assert_same(label, scale[lane], expected);
+            assert_eq!(levels.map(|level| level[lane] as u8), expected_levels, "{label}");
+        }
+    });
+}
+
+fn check_descent<L: Lanes>() {
+    on_every_kind::<16>(|label, x, y| {
+        let scales = descent::search::<L, 16, 2>(4, &[rows(x), rows(y)]).map(L::store);
+        for (scale, x) in scales.into_iter().flatten().zip(x.iter().chain(y)) {
+            assert_same(label, scale, search::descent::search(4, x, &mut [0; 16]));
+        }
+    });
+}
+
+fn check_positive<L: Lanes, const LENGTH: usize>(top: u8) {
+    on_every_kind::<LENGTH>(|label, x, weights| {
+        let (scale, levels) = positive::search::<L, LENGTH>(top, &rows(x), &rows(weights));
+        let (scale, levels) = (scale.store(), levels.map(L::store));
+        for lane in 0..LANES {
+            let mut expected_levels = [0; LENGTH];
+            let expected =
+                search::positive::search(top, &x[lane], &weights[lane], &mut expected_levels);
+            assert_same(label, scale[lane], expected);
+            assert_eq!(levels.map(|level| level[lane] as u8), expected_levels, "{label}");
+        }
+    });
+}
