@@ -46,8 +46,8 @@ enum Task {
         /// Checkpoints as FOLDER=PRE_TOKENIZER [default: all with a golden.json in fixtures]
         checkpoints: Vec<String>,
     },
-    /// Time the encoders beside llama.cpp's own, on one thread
-    EncodeSpeed {
+    /// Time the codecs beside llama.cpp's own, on one thread
+    CodecSpeed {
         /// A release build of libggml-base for x86-64
         #[arg(long)]
         library: PathBuf,
@@ -107,7 +107,7 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::check(workspace()),
         Task::Parity { library, rounds } => parity_codec::run(&library, rounds),
-        Task::EncodeSpeed { library } => parity_codec::speed(&library),
+        Task::CodecSpeed { library } => parity_codec::speed(&library),
         Task::ParityFiles { programs, text, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {
                 true => fixtures()?,

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("qz-safetensors", 2),
     ("qz-tokenize", 2),
     ("qz-models", 3),
+    ("qz-calib", 4),
     ("qz-plan", 5),
     ("qz-pipeline", 6),
     ("quantize", 7),

@@ -2,8 +2,15 @@
 
 use std::path::PathBuf;
 
+use std::sync::Arc;
+
+use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use qz_pipeline::{OpenOptions, Target};
+use qz_pipeline::{
+    Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides, PlanOptions, Target,
+    TensorOverride, element_type,
+};
+use qz_tensor::DataType;
 
 /// Turns a language-model checkpoint into a smaller one that is as good as its
 /// size allows, and proves it.
@@ -51,12 +58,16 @@ impl Global {
 pub(crate) enum Command {
     /// Convert a model to other formats and precisions in one read of it
     Convert(Convert),
+    /// Show what `convert` would write: types, sizes, time and memory
+    Plan(Plan),
     /// Show what a model is: architecture, sizes, types, metadata
     Inspect(Inspect),
     /// Check an artifact: its structure, and its weights against their source
     Verify(Verify),
     /// Convert, quantize and verify the bundled checkpoint
     Demo(Demo),
+    /// Write completions for a shell to standard output
+    Completions(Completions),
 }
 
 impl Command {
@@ -64,9 +75,11 @@ impl Command {
     pub(crate) fn wants_json(&self) -> bool {
         match self {
             Self::Convert(Convert { json, .. })
+            | Self::Plan(Plan { json, .. })
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
+            Self::Completions(_) => false,
         }
     }
 }
@@ -91,32 +104,123 @@ impl Source {
     }
 }
 
+/// What is to be written, and how its types are decided.
 #[derive(Debug, Args)]
-pub(crate) struct Convert {
+pub(crate) struct Recipe {
     /// A Hugging Face folder or a .gguf file
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
-    /// What to write: one or more of f32, f16, bf16, q8_0, q2_k, q3_k_s, q3_k_m, q3_k_l, q4_k_s,
-    /// q4_k_m, q5_k_s, q5_k_m, q6_k
+    /// What to write: one or more, divided by commas
     #[arg(long, value_name = "TARGET", value_delimiter = ',', required = true)]
+    #[arg(value_parser = TargetParser)]
     pub(crate) to: Vec<Target>,
-    /// The file to write; with several targets, a folder
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) output: PathBuf,
-    /// Replace outputs that exist
+    /// Weigh the errors of each column with its importance, from a file of llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    pub(crate) imatrix: Option<PathBuf>,
+    /// Give tensors in whose name the pattern is found this element type (repeatable; the first
+    /// that is found decides)
+    #[arg(long, value_name = "REGEX=TYPE")]
+    pub(crate) tensor_type: Vec<TensorOverride>,
+    /// The element type of the output matrix
+    #[arg(long, value_name = "TYPE", value_parser = parse_element_type)]
+    pub(crate) output_tensor_type: Option<DataType>,
+    /// The element type of the token embedding
+    #[arg(long, value_name = "TYPE", value_parser = parse_element_type)]
+    pub(crate) token_embedding_type: Option<DataType>,
+    /// Leave the output matrix in its source's precision
     #[arg(long)]
-    pub(crate) force: bool,
+    pub(crate) leave_output_tensor: bool,
+    /// Give every tensor the file type's base, without its mixture
+    #[arg(long)]
+    pub(crate) pure: bool,
+    /// Set a metadata entry; types are int (written as u32), float, bool and str (repeatable)
+    #[arg(long, value_name = "KEY=TYPE:VALUE")]
+    pub(crate) override_kv: Vec<MetadataOverride>,
     /// Quantize tensors that are quantized already
     #[arg(long)]
     pub(crate) allow_requantize: bool,
     /// Fail if a tensor's rows do not fill its type's blocks, instead of giving it another type
     #[arg(long)]
     pub(crate) no_fallback: bool,
+    #[command(flatten)]
+    pub(crate) read: Source,
+}
+
+impl Recipe {
+    /// The options, with the importance matrix opened.
+    pub(crate) fn options(&self) -> Result<PlanOptions, qz_pipeline::Error> {
+        let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
+        Ok(PlanOptions {
+            allow_requantize: self.allow_requantize,
+            fallback: if self.no_fallback { Fallback::Refused } else { Fallback::Allowed },
+            overrides: Overrides {
+                tensors: self.tensor_type.clone(),
+                output: self.output_tensor_type,
+                token_embedding: self.token_embedding_type,
+                leave_output: self.leave_output_tensor,
+                pure: self.pure,
+            },
+            metadata: self.override_kv.clone(),
+            importance: importance.map(Arc::new),
+        })
+    }
+}
+
+fn parse_element_type(name: &str) -> Result<DataType, String> {
+    element_type(name).map_err(|error| error.to_string())
+}
+
+/// Targets by name; help and completions list those that can be written.
+#[derive(Clone)]
+struct TargetParser;
+
+impl TypedValueParser for TargetParser {
+    type Value = Target;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Target, clap::Error> {
+        // The parser of any type with `FromStr`, for its messages.
+        (|text: &str| text.parse::<Target>()).parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Target::names().into_iter().map(PossibleValue::new)))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    #[command(flatten)]
+    pub(crate) recipe: Recipe,
+    /// The file to write; with several targets, a folder
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Replace outputs that exist
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Write the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
     #[command(flatten)]
-    pub(crate) read: Source,
+    pub(crate) recipe: Recipe,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]

@@ -24,8 +24,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     exit::run(arguments.command.wants_json(), || match &arguments.command {
         Command::Convert(convert) => commands::convert::run(convert, &arguments.global),
+        Command::Plan(plan) => commands::plan::run(plan, &arguments.global),
         Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
         Command::Demo(demo) => commands::demo::run(demo, &arguments.global),
+        Command::Completions(completions) => commands::completions::run(completions),
     })
 }

@@ -26,6 +26,19 @@ pub(crate) fn count(number: u64) -> String {
     }
 }
 
+/// A time: `2 min 5 s`.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        ..1.0 => format!("{:.0} ms", seconds * 1e3),
+        ..60.0 => format!("{seconds:.1} s"),
+        // Whole seconds, far below the largest integer.
+        _ => match seconds.min(1e12) as u64 {
+            whole @ ..3600 => format!("{} min {} s", whole / 60, whole % 60),
+            whole => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        },
+    }
+}
+
 /// Columns aligned; a column whose cells are all numbers, or units, to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -70,6 +83,11 @@ mod tests {
         check(999, "999");
         check(5_800_000, "5.8 M");
         check(1_240_000_000, "1.24 G");
+        let check = |seconds, expected| assert_eq!(duration(seconds), expected);
+        check(0.0421, "42 ms");
+        check(59.94, "59.9 s");
+        check(125.0, "2 min 5 s");
+        check(7260.0, "2 h 1 min");
     }
 
     #[test]

@@ -4,14 +4,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufSink;
-use qz_plan::{Assignment, Fallback, ModelFacts, PlannedTensor};
+use qz_plan::Assignment;
 use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorSink};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::model::{Model, ModelTensor};
-use crate::stream::{self, Cancel, Step, Work, index};
+use crate::planning::{PlanOptions, TargetPlan, importance_of, plan_all};
+use crate::stream::{self, Cancel, Importance, Step, Work, index};
 use crate::target::Target;
 
 /// One artifact to write.
@@ -24,16 +25,14 @@ pub struct Output {
 }
 
 /// How to convert.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConvertOptions {
     /// Encoding threads.
     pub threads: usize,
     /// Replace outputs that exist.
     pub replace: bool,
-    /// Quantize tensors that are quantized already.
-    pub allow_requantize: bool,
-    /// Whether rows that do not fill their type's blocks may get another type.
-    pub fallback: Fallback,
+    /// What decides about types and metadata.
+    pub plan: PlanOptions,
 }
 
 /// What came of one output.
@@ -91,16 +90,22 @@ pub struct ConvertedTensor {
 pub fn convert(
     model: &Model,
     outputs: &[Output],
-    options: ConvertOptions,
+    options: &ConvertOptions,
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<ConvertReport>, Error> {
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
-    let plans = plan_all(model, outputs, options)?;
-    let mut sinks = Sinks::create(model, outputs, &plans, options, observer)?;
-    let work = sinks.remaining_work(model, &plans);
+    let targets: Vec<Target> = outputs.iter().map(|output| output.target).collect();
+    let planning = plan_all(model, &targets, &options.plan)?;
+    for warning in &planning.warnings {
+        observer.observe(Event::Warning(warning));
+    }
+    planning.check_importance()?;
+    let plans = &planning.targets;
+    let mut sinks = Sinks::create(model, outputs, plans, options, observer)?;
+    let work = sinks.remaining_work(model, plans, &options.plan);
     let weights = work.iter().map(|work| work.tensor.shape.elements()).sum();
     observer.observe(Event::Started { job: "convert", tensors: work.len(), weights });
     let positions: Vec<usize> =
@@ -114,9 +119,11 @@ pub fn convert(
         Step::TileDone { work: position, weights, is_last } => {
             observer.observe(Event::Advanced { weights });
             if is_last {
-                sinks.complete(positions[position], &work[position])?;
-                let to: Vec<DataType> =
-                    plans.iter().map(|plan| plan[positions[position]].data_type).collect();
+                sinks.complete(positions[position], &work[position]);
+                let to: Vec<DataType> = plans
+                    .iter()
+                    .map(|plan| plan.assignments[positions[position]].data_type)
+                    .collect();
                 let tensor = work[position].tensor;
                 let from = tensor.source_type;
                 observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
@@ -124,64 +131,14 @@ pub fn convert(
             Ok(())
         }
     });
-    match outcome.and_then(|()| model.check_unchanged()) {
-        Ok(()) => sinks.finish(model, outputs, &plans, observer),
+    match outcome.and_then(|()| check_unchanged(model, &options.plan)) {
+        Ok(()) => sinks.finish(model, outputs, plans, observer),
         Err(Error::Interrupted) => {
             sinks.keep()?;
             Err(Error::Interrupted)
         }
         Err(error) => Err(error),
     }
-}
-
-/// The type of every tensor in every output, after all checks that need no data.
-fn plan_all(
-    model: &Model,
-    outputs: &[Output],
-    options: ConvertOptions,
-) -> Result<Vec<Vec<Assignment>>, Error> {
-    let planned = |tensor: &ModelTensor| PlannedTensor {
-        name: tensor.name.clone(),
-        shape: tensor.shape.clone(),
-        unquantized: tensor.unquantized,
-    };
-    let tensors: Vec<PlannedTensor> = model.tensors.iter().map(planned).collect();
-    let facts = ModelFacts::from_metadata(&model.metadata);
-    outputs
-        .iter()
-        .map(|output| {
-            let plan =
-                qz_plan::assign(output.target.file_type, &facts, &tensors, options.fallback)?;
-            for (tensor, assignment) in model.tensors.iter().zip(&plan) {
-                check_conversion(model, tensor, assignment.data_type, options)?;
-            }
-            Ok(plan)
-        })
-        .collect()
-}
-
-/// Refuses what could only fail, or do harm, later.
-fn check_conversion(
-    model: &Model,
-    tensor: &ModelTensor,
-    wanted: DataType,
-    options: ConvertOptions,
-) -> Result<(), Error> {
-    let from = tensor.source_type;
-    if from == wanted {
-        return Ok(());
-    }
-    if from.is_block() && !options.allow_requantize {
-        let location = model.location(tensor, 0);
-        return Err(Error::Requantize { location, data_type: from });
-    }
-    for missing in [from, wanted] {
-        if qz_codec::codec_for(missing).is_none() {
-            let location = model.location(tensor, 0);
-            return Err(Error::NoCodec { location, data_type: from, target: wanted, missing });
-        }
-    }
-    Ok(())
 }
 
 /// The outputs being written.
@@ -195,28 +152,19 @@ impl Sinks {
     fn create(
         model: &Model,
         outputs: &[Output],
-        plans: &[Vec<Assignment>],
-        options: ConvertOptions,
+        plans: &[TargetPlan],
+        options: &ConvertOptions,
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let mut sinks = Vec::with_capacity(outputs.len());
         let mut done = Vec::with_capacity(outputs.len());
         for (output, plan) in outputs.iter().zip(plans) {
             check_not_an_input(model, &output.path)?;
-            let metadata = metadata_of(model, output.target);
-            let tensors: Vec<SinkTensor> = model
-                .tensors
-                .iter()
-                .zip(plan)
-                .map(|(tensor, assignment)| SinkTensor {
-                    name: tensor.name.clone(),
-                    data_type: assignment.data_type,
-                    shape: tensor.shape.clone(),
-                })
-                .collect();
-            let fingerprint = fingerprint(model, &metadata, &tensors);
+            let metadata = &plan.metadata;
+            let tensors = sink_tensors(model, &plan.assignments);
+            let fingerprint = fingerprint(model, metadata, &tensors, &options.plan);
             let replace = OutputOptions { replace: options.replace };
-            let sink = GgufSink::create(&output.path, &metadata, &tensors, &fingerprint, replace)?;
+            let sink = GgufSink::create(&output.path, metadata, &tensors, &fingerprint, replace)?;
             let mut finished = vec![false; tensors.len()];
             sink.completed().iter().for_each(|tensor| finished[tensor.0] = true);
             let resumed = finished.iter().filter(|finished| **finished).count();
@@ -233,30 +181,37 @@ impl Sinks {
         self.done.iter().any(|done| !done[position])
     }
 
-    fn remaining_work<'a>(&self, model: &'a Model, plans: &[Vec<Assignment>]) -> Vec<Work<'a>> {
+    fn remaining_work<'a>(
+        &self,
+        model: &'a Model,
+        plans: &[TargetPlan],
+        options: &'a PlanOptions,
+    ) -> Vec<Work<'a>> {
         let wanted = |position: usize| {
-            plans
-                .iter()
-                .zip(&self.done)
-                .map(|(plan, done)| (!done[position]).then_some(plan[position].data_type))
-                .collect()
+            let of = |(plan, done): (&TargetPlan, &Vec<bool>)| {
+                (!done[position]).then_some(plan.assignments[position].data_type)
+            };
+            plans.iter().zip(&self.done).map(of).collect()
         };
         model
             .tensors
             .iter()
             .enumerate()
             .filter(|(position, _)| self.is_wanted(*position))
-            .map(|(position, tensor)| Work { tensor, wanted: wanted(position) })
+            .map(|(position, tensor)| Work {
+                tensor,
+                wanted: wanted(position),
+                importance: importance(options, tensor),
+            })
             .collect()
     }
 
-    fn complete(&mut self, position: usize, work: &Work<'_>) -> Result<(), Error> {
+    fn complete(&mut self, position: usize, work: &Work<'_>) {
         for (sink, wanted) in self.sinks.iter_mut().zip(&work.wanted) {
             if wanted.is_some() {
-                sink.record_complete(index(position))?;
+                sink.record_complete(index(position));
             }
         }
-        Ok(())
     }
 
     fn keep(self) -> Result<(), Error> {
@@ -267,7 +222,7 @@ impl Sinks {
         self,
         model: &Model,
         outputs: &[Output],
-        plans: &[Vec<Assignment>],
+        plans: &[TargetPlan],
         observer: &mut dyn Observer,
     ) -> Result<Vec<ConvertReport>, Error> {
         let mut reports = Vec::with_capacity(outputs.len());
@@ -275,9 +230,37 @@ impl Sinks {
             let bytes = sink.size();
             sink.finish()?;
             observer.observe(Event::Written { path: &output.path, bytes });
-            reports.push(report(model, output, plan, bytes));
+            reports.push(report(model, output, &plan.assignments, bytes));
         }
         Ok(reports)
+    }
+}
+
+/// The tensors of an output as its sink wants them.
+pub(crate) fn sink_tensors(model: &Model, assignments: &[Assignment]) -> Vec<SinkTensor> {
+    let sink_tensor = |(tensor, assignment): (&ModelTensor, &Assignment)| SinkTensor {
+        name: tensor.name.clone(),
+        data_type: assignment.data_type,
+        shape: tensor.shape.clone(),
+    };
+    model.tensors.iter().zip(assignments).map(sink_tensor).collect()
+}
+
+pub(crate) fn importance<'a>(
+    options: &'a PlanOptions,
+    tensor: &ModelTensor,
+) -> Option<Importance<'a>> {
+    let (matrix, entry) = (options.importance.as_ref()?, importance_of(options, tensor)?);
+    Some(Importance { matrix, entry })
+}
+
+fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<(), Error> {
+    model.check_unchanged()?;
+    match &options.importance {
+        Some(matrix) if matrix.file().has_changed()? => {
+            Err(Error::InputChanged(matrix.path().to_owned()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -306,7 +289,7 @@ fn report(model: &Model, output: &Output, plan: &[Assignment], bytes: u64) -> Co
     }
 }
 
-fn fallbacks(model: &Model, plan: &[Assignment]) -> Vec<FallbackTensor> {
+pub(crate) fn fallbacks(model: &Model, plan: &[Assignment]) -> Vec<FallbackTensor> {
     let fallback = |(tensor, assignment): (&ModelTensor, &Assignment)| {
         Some(FallbackTensor {
             tensor: tensor.name.clone(),
@@ -318,17 +301,6 @@ fn fallbacks(model: &Model, plan: &[Assignment]) -> Vec<FallbackTensor> {
     model.tensors.iter().zip(plan).filter_map(fallback).collect()
 }
 
-/// The model's metadata with the entries that name the file type, in place where
-/// they stand already, as llama-quantize leaves them.
-fn metadata_of(model: &Model, target: Target) -> Metadata {
-    /// `GGML_QNT_VERSION`: the block layouts have not changed since.
-    const QUANTIZATION_VERSION: u32 = 2;
-    let mut metadata = model.metadata.clone();
-    metadata.set("general.quantization_version", QUANTIZATION_VERSION);
-    metadata.set("general.file_type", target.file_type.id);
-    metadata
-}
-
 fn check_not_an_input(model: &Model, path: &Path) -> Result<(), Error> {
     let Ok(output) = qz_tensor::SourceFile::open(path) else { return Ok(()) };
     let inode = output.identity().inode;
@@ -338,8 +310,14 @@ fn check_not_an_input(model: &Model, path: &Path) -> Result<(), Error> {
 }
 
 /// One line that tells this job from any other: a staging folder may be
-/// continued only by a job with the same line.
-fn fingerprint(model: &Model, metadata: &Metadata, tensors: &[SinkTensor]) -> String {
+/// continued only by a job with the same line. Overrides are in it through the
+/// types and the metadata that came of them.
+fn fingerprint(
+    model: &Model,
+    metadata: &Metadata,
+    tensors: &[SinkTensor],
+    options: &PlanOptions,
+) -> String {
     let mut text = format!("quantize {}\n", env!("CARGO_PKG_VERSION"));
     for file in model.source.files() {
         let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
@@ -349,6 +327,9 @@ fn fingerprint(model: &Model, metadata: &Metadata, tensors: &[SinkTensor]) -> St
     }
     for tensor in tensors {
         let _ = writeln!(text, "{} {} {}", tensor.name, tensor.data_type, tensor.shape);
+    }
+    if let Some(matrix) = &options.importance {
+        let _ = writeln!(text, "importance {}", matrix.digest());
     }
     let digest = Sha256::digest(text.as_bytes());
     digest.iter().fold(String::with_capacity(64), |mut hex, byte| {

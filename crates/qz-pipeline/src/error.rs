@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, OutputError};
 
+use crate::planning::shortened;
+
 /// Why a job ended without its result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -23,6 +25,9 @@ pub enum Error {
     /// The target's types do not fit the model.
     #[error(transparent)]
     Plan(#[from] qz_plan::Error),
+    /// The importance matrix cannot be read.
+    #[error(transparent)]
+    Calibration(#[from] qz_calib::Error),
     /// An output cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -90,6 +95,21 @@ pub enum Error {
         /// The stored type.
         data_type: DataType,
     },
+    /// Tensors whose result would be useless without importance have none.
+    #[error("{}", missing_importance(.0))]
+    MissingImportance(Vec<Uncovered>),
+    /// An importance entry that does not fit its tensor.
+    #[error(
+        "{location}: {found} importance values, the tensor needs {expected}; the importance matrix belongs to another model"
+    )]
+    ImportanceWidth {
+        /// The importance matrix and the tensor.
+        location: Location,
+        /// Values in the entry.
+        found: u64,
+        /// Columns of the tensor, times its matrices.
+        expected: u64,
+    },
     /// An output path is one of the inputs.
     #[error("{}: the output is one of the inputs", .0.display())]
     OutputIsInput(PathBuf),
@@ -104,6 +124,28 @@ pub enum Error {
     Interrupted,
 }
 
+/// A tensor that needs importance weights and has none.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Uncovered {
+    /// Its name.
+    pub tensor: String,
+    /// The type it is to get.
+    #[serde(rename = "type", serialize_with = "type_name")]
+    pub data_type: DataType,
+}
+
+fn type_name<S: serde::Serializer>(data_type: &DataType, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(data_type.name())
+}
+
+fn missing_importance(uncovered: &[Uncovered]) -> String {
+    let describe = |one: &Uncovered| format!("{} ({})", one.tensor, one.data_type);
+    let names: Vec<String> = uncovered.iter().map(describe).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let list = shortened(&names).unwrap_or_default();
+    format!("the result is useless without importance weights (--imatrix) for {list}")
+}
+
 impl Diagnose for Error {
     fn diagnosis(&self) -> Diagnosis {
         let (class, location, rule) = match self {
@@ -112,6 +154,7 @@ impl Diagnose for Error {
             Self::Safetensors(error) => return error.diagnosis(),
             Self::Model(error) => return error.diagnosis(),
             Self::Plan(error) => return error.diagnosis(),
+            Self::Calibration(error) => return error.diagnosis(),
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")
@@ -126,6 +169,16 @@ impl Diagnose for Error {
             Self::NoCodec { location, .. } => (FaultClass::BadInput, location.clone(), "no-codec"),
             Self::Requantize { location, .. } => {
                 (FaultClass::Refused, location.clone(), "requantize")
+            }
+            Self::MissingImportance(uncovered) => {
+                let location = Location::default();
+                let first = uncovered.first();
+                let location =
+                    first.map_or(location.clone(), |first| location.tensor(&first.tensor));
+                (FaultClass::BadInput, location, "missing-importance")
+            }
+            Self::ImportanceWidth { location, .. } => {
+                (FaultClass::BadInput, location.clone(), "importance-width")
             }
             Self::OutputIsInput(path) => {
                 (FaultClass::Refused, Location::file(path), "output-is-input")

@@ -17,9 +17,13 @@
 mod container;
 mod convert;
 mod error;
+mod estimate;
 mod event;
 mod inspect;
+mod metadata_override;
 mod model;
+mod plan;
+mod planning;
 mod stream;
 mod target;
 mod verify;
@@ -28,11 +32,15 @@ pub use container::{CONTAINERS, Container};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
-pub use error::Error;
+pub use error::{Error, Uncovered};
 pub use event::{Event, Observer, Silent};
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
+pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};
 pub use model::{Model, ModelTensor, OpenOptions};
-pub use qz_plan::Fallback;
+pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
+pub use planning::PlanOptions;
+pub use qz_calib::ImportanceMatrix;
+pub use qz_plan::{Fallback, Overrides, TensorOverride, element_type};
 pub use stream::Cancel;
 pub use target::{Target, UnknownTarget};
 pub use verify::{Finding, TensorCheck, Verification, VerifyOptions, verify};

@@ -55,6 +55,15 @@ impl ModelTensor {
         }
     }
 
+    /// Rows of one of the matrices stacked in the tensor; all rows if it is one.
+    pub(crate) fn rows_per_matrix(&self) -> u64 {
+        match self.shape.dimensions() {
+            [.., rows, _] => *rows,
+            _ => u64::MAX,
+        }
+        .max(1)
+    }
+
     /// Bytes of one row of the grid; the planner has checked that rows fit blocks.
     pub(crate) fn row_bytes(&self, data_type: DataType) -> usize {
         let (_, columns) = self.grid();
@@ -131,6 +140,12 @@ impl Model {
             warnings: Vec::new(),
             source,
         }
+    }
+
+    /// True if it comes from a checkpoint, not from a file that llama-quantize
+    /// could read, too.
+    pub(crate) fn is_checkpoint(&self) -> bool {
+        self.container != "gguf"
     }
 
     /// Its GGUF metadata.

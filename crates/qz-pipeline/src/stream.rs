@@ -4,7 +4,8 @@
 //! Invariants:
 //! - A tile is whole rows of one tensor, about [`TILE_WEIGHTS`] weights, so the
 //!   memory in flight does not depend on the model.
-//! - Every row is encoded alone, so the bytes do not depend on tiles or threads.
+//! - Every row is encoded alone, with the importance of its own matrix, so the
+//!   bytes do not depend on tiles or threads.
 //! - Of several faults the one in the first tile is reported, so the message does
 //!   not depend on threads either: a fault skips only the tiles after it.
 
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use qz_calib::{Entry, ImportanceMatrix};
 use qz_codec::Codec;
 use qz_models::{RowOrder, TensorOrigin};
 use qz_tensor::{DataType, Location, TensorIndex};
@@ -36,6 +38,15 @@ pub(crate) struct Work<'a> {
     /// The type wanted by each output; `None` where the output has the tensor
     /// already.
     pub(crate) wanted: Vec<Option<DataType>>,
+    /// What weighs the errors of its columns; the entry fits the tensor.
+    pub(crate) importance: Option<Importance<'a>>,
+}
+
+/// One tensor's entry in an importance matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct Importance<'a> {
+    pub(crate) matrix: &'a ImportanceMatrix,
+    pub(crate) entry: &'a Entry,
 }
 
 /// Encoded rows of one tensor for one output.
@@ -166,6 +177,27 @@ fn tile_rows(tensor: &ModelTensor) -> u64 {
     (rows / unit).max(1) * unit
 }
 
+/// The most bytes of buffers that [`run`] holds at once, give or take what the
+/// allocator keeps. On `threads` threads there are that many loaded tiles waiting,
+/// one being loaded, and one with each thread, which also keeps a buffer to put
+/// rows in order; and as many encoded tiles waiting, one with each thread and one
+/// being written.
+pub(crate) fn peak_memory(work: &[Work<'_>], threads: usize) -> u64 {
+    let threads = threads.max(1) as u64;
+    let tile = |work: &Work<'_>| {
+        let rows = tile_rows(work.tensor).min(work.tensor.grid().0);
+        let bytes = |data_type| rows * work.tensor.row_bytes(data_type) as u64;
+        (bytes(work.tensor.source_type), work.wanted.iter().flatten().copied().map(bytes).sum())
+    };
+    let (mut loaded, mut encoded): (u64, u64) = (0, 0);
+    for (input, output) in work.iter().map(tile) {
+        (loaded, encoded) = (loaded.max(input), encoded.max(output));
+    }
+    let widest = work.iter().map(|work| work.tensor.grid().1).max().unwrap_or(0);
+    let chunk = widest.max(CHUNK_WEIGHTS as u64) * size_of::<f32>() as u64;
+    (3 * threads + 1) * loaded + (2 * threads + 1) * encoded + 2 * threads * chunk
+}
+
 struct Encoded {
     number: usize,
     outcome: Result<EncodedTile, Error>,
@@ -265,7 +297,12 @@ impl Encoder<'_> {
         scratch: &mut Scratch,
     ) -> Result<EncodedTile, Error> {
         let work = &self.work[tile.work];
-        let rows = TileRows { model: self.model, tensor: work.tensor, rows: tile.rows.clone() };
+        let rows = TileRows {
+            model: self.model,
+            tensor: work.tensor,
+            rows: tile.rows.clone(),
+            importance: work.importance,
+        };
         let bytes = rows.in_output_order(bytes, scratch);
         rows.check_finite(&bytes)?;
         let mut pieces = Vec::with_capacity(work.wanted.len());
@@ -298,7 +335,15 @@ impl Encoder<'_> {
 #[derive(Default)]
 struct Scratch {
     weights: Vec<f32>,
+    importance: Vec<f32>,
     reordered: Vec<u8>,
+}
+
+/// Rows that are encoded in one call, counted from the tile's first.
+struct Chunk {
+    rows: Range<usize>,
+    /// Which of the stacked matrices they belong to.
+    matrix: u64,
 }
 
 /// One tile's rows at work.
@@ -306,6 +351,7 @@ struct TileRows<'a> {
     model: &'a Model,
     tensor: &'a ModelTensor,
     rows: Range<u64>,
+    importance: Option<Importance<'a>>,
 }
 
 impl TileRows<'_> {
@@ -359,25 +405,48 @@ impl TileRows<'_> {
         let columns = to_usize(self.tensor.grid().1);
         let (row_in, row_out) =
             (self.tensor.row_bytes(self.tensor.source_type), self.tensor.row_bytes(wanted));
-        let chunk_rows = (CHUNK_WEIGHTS / columns).max(1);
-        let rows = to_usize(self.rows.end - self.rows.start);
-        let mut bytes = vec![0; rows * row_out];
-        scratch.weights.resize(chunk_rows.min(rows) * columns, 0.0);
-        let chunks = stored.chunks(chunk_rows * row_in).zip(bytes.chunks_mut(chunk_rows * row_out));
-        for (chunk, (stored, out)) in chunks.enumerate() {
-            let weights = &mut scratch.weights[..stored.len() / row_in * columns];
-            decoder.decode(stored, weights);
-            encoder.encode(weights, columns, None, out);
+        let mut bytes = vec![0; stored.len() / row_in * row_out];
+        let mut matrix = None;
+        for Chunk { rows, matrix: of } in self.chunks() {
+            if self.importance.is_some() && matrix.replace(of) != Some(of) {
+                self.read_importance(of, &mut scratch.importance)?;
+            }
+            scratch.weights.resize(rows.len() * columns, 0.0);
+            decoder.decode(&stored[rows.start * row_in..rows.end * row_in], &mut scratch.weights);
+            let out = &mut bytes[rows.start * row_out..rows.end * row_out];
+            let importance = self.importance.map(|_| &*scratch.importance);
+            encoder.encode(&scratch.weights, columns, importance, out);
             if let Some(block) = encoder.first_non_finite_block(out) {
-                let row = chunk * chunk_rows + block / (columns / wanted.block_elements());
-                return Err(self.overflow(
-                    row,
-                    wanted,
-                    &weights[row % chunk_rows * columns..][..columns],
-                ));
+                let row = block / (columns / wanted.block_elements());
+                let weights = &scratch.weights[row * columns..][..columns];
+                return Err(self.overflow(rows.start + row, wanted, weights));
             }
         }
         Ok(bytes)
+    }
+
+    /// The tile's rows in chunks; those of a chunk belong to one of the matrices
+    /// stacked in the tensor, since each has importance of its own.
+    fn chunks(&self) -> impl Iterator<Item = Chunk> + use<> {
+        let most = (CHUNK_WEIGHTS as u64 / self.tensor.grid().1.max(1)).max(1);
+        let matrix_rows = self.tensor.rows_per_matrix();
+        let (first, end) = (self.rows.start, self.rows.end);
+        let mut start = first;
+        std::iter::from_fn(move || {
+            let matrix = start / matrix_rows;
+            let stop = end.min(start + most).min((matrix + 1) * matrix_rows);
+            let rows = to_usize(start - first)..to_usize(stop - first);
+            start = stop;
+            (!rows.is_empty()).then_some(Chunk { rows, matrix })
+        })
+    }
+
+    /// Reads what weighs the columns of one of the stacked matrices.
+    fn read_importance(&self, matrix: u64, out: &mut Vec<f32>) -> Result<(), Error> {
+        let Some(importance) = self.importance else { return Ok(()) };
+        let columns = self.tensor.grid().1;
+        out.resize(to_usize(columns), 0.0);
+        Ok(importance.matrix.read(importance.entry, matrix * columns, out)?)
     }
 
     fn codec(&self, data_type: DataType, target: DataType) -> Result<&'static dyn Codec, Error> {

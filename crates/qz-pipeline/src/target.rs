@@ -21,9 +21,12 @@ pub struct UnknownTarget {
 }
 
 impl Target {
-    /// All of them, as they are written on the command line.
+    /// All that can be written, as they are called on the command line. Others
+    /// are known, but want a type for which there is no codec yet.
     pub fn names() -> Vec<&'static str> {
-        FILE_TYPES.iter().map(|file_type| file_type.name).collect()
+        let has_codec = |data_type| qz_codec::codec_for(data_type).is_some();
+        let is_writable = |file_type: &&FileType| file_type.data_types().all(has_codec);
+        FILE_TYPES.iter().filter(is_writable).map(|file_type| file_type.name).collect()
     }
 
     /// The file's name for a model called `stem`: `stem-Q4_K_M.gguf`.
@@ -63,7 +66,19 @@ mod tests {
         };
         check("q4_k_m", Some("q4_k_m"));
         check("gguf:Q6_K", Some("q6_k"));
+        check("iq3_xxs", Some("iq3_xxs"));
         check("gptq:w4", None);
         check("", None);
+    }
+
+    #[test]
+    fn what_is_listed_can_be_written() {
+        let names = Target::names();
+        assert!(names.contains(&"q4_k_m"), "{names:?}");
+        for name in names {
+            let target: Target = name.parse().expect("known");
+            let codecs = target.file_type.data_types().map(qz_codec::codec_for);
+            assert!(codecs.into_iter().all(|codec| codec.is_some()), "{name}");
+        }
     }
 }

@@ -55,6 +55,22 @@ impl TensorCategory {
                 .map_or(Self::Other, |(_, category)| *category),
         }
     }
+
+    /// What GGUF names have in common in this category, for reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Output => "output",
+            Self::TokenEmbedding => "token_embd",
+            Self::AttentionValue => "attn_v",
+            Self::AttentionKey => "attn_k",
+            Self::AttentionQuery => "attn_q",
+            Self::AttentionOutput => "attn_output",
+            Self::FeedForwardUp => "ffn_up",
+            Self::FeedForwardGate => "ffn_gate",
+            Self::FeedForwardDown => "ffn_down",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// Names that stay in their source's precision although they are matrices: they
@@ -101,14 +117,50 @@ const NEVER_QUANTIZED: &[&str] = &[
 /// Full names of BERT's position and token type embeddings.
 const NEVER_QUANTIZED_EXACT: &[&str] = &["position_embd.weight", "token_types.weight"];
 
+/// What one architecture adds to [`NEVER_QUANTIZED`].
+const NEVER_QUANTIZED_IN: &[(&str, &[&str])] = &[(
+    "glm5-next",
+    &[
+        "hc_",
+        "indexer.attn_q_b",
+        "indexer.attn_k",
+        "indexer.proj",
+        "indexer_compressor_gate",
+        "indexer_compressor_ape",
+        "ssm_f_a.weight",
+        "ssm_f_b.weight",
+        "ssm_g_a.weight",
+        "ssm_g_b.weight",
+        "ssm_beta.weight",
+        "attn_kv_a_mqa.weight",
+        "attn_k_b.weight",
+        "attn_v_b.weight",
+    ],
+)];
+
+/// Names that one architecture keeps at Q8_0 whatever the file type's rules say.
+const ALWAYS_EIGHT_BITS_IN: &[(&str, &[&str])] =
+    &[("glm5-next", &["attn_q_a", "attn_q_b", "nextn.eh_proj"])];
+
 /// True if a file type may change this tensor's element type.
-pub fn is_quantizable(name: &str, shape: &Shape) -> bool {
+pub fn is_quantizable(architecture: &str, name: &str, shape: &Shape) -> bool {
     // Trailing dimensions of one do not make a matrix (`ggml_n_dims`).
     let outer = shape.dimensions().iter().rev().skip(1).any(|dimension| *dimension != 1);
     outer
         && name.ends_with("weight")
         && !NEVER_QUANTIZED_EXACT.contains(&name)
         && !NEVER_QUANTIZED.iter().any(|part| name.contains(part))
+        && !contains_part_of(NEVER_QUANTIZED_IN, architecture, name)
+}
+
+/// True if the rules of every file type leave this tensor at Q8_0.
+pub(crate) fn is_always_eight_bits(architecture: &str, name: &str) -> bool {
+    contains_part_of(ALWAYS_EIGHT_BITS_IN, architecture, name)
+}
+
+fn contains_part_of(table: &[(&str, &[&str])], architecture: &str, name: &str) -> bool {
+    let own = table.iter().filter(|(known, _)| *known == architecture);
+    own.flat_map(|(_, parts)| *parts).any(|part| name.contains(part))
 }
 
 #[cfg(test)]
@@ -133,7 +185,7 @@ mod tests {
     fn quantizable() {
         let check = |name: &str, dimensions: &[u64], expected: bool| {
             let shape = Shape::new(dimensions).expect("fits");
-            assert_eq!(is_quantizable(name, &shape), expected, "{name} {shape}");
+            assert_eq!(is_quantizable("llama", name, &shape), expected, "{name} {shape}");
         };
         check("blk.0.attn_q.weight", &[256, 256], true);
         check("blk.0.ffn_up_exps.weight", &[8, 256, 256], true);
@@ -143,5 +195,15 @@ mod tests {
         check("blk.0.ffn_gate_inp.weight", &[8, 256], false);
         check("rope_freqs.weight", &[32], false);
         check("token_embd.weight", &[1, 256], false);
+    }
+
+    #[test]
+    fn architectures_add_their_own() {
+        let shape = Shape::new([256, 256]).expect("fits");
+        let name = "blk.0.indexer.proj.weight";
+        assert!(is_quantizable("llama", name, &shape));
+        assert!(!is_quantizable("glm5-next", name, &shape));
+        assert!(is_always_eight_bits("glm5-next", "blk.0.attn_q_a.weight"));
+        assert!(!is_always_eight_bits("deepseek2", "blk.0.attn_q_a.weight"));
     }
 }

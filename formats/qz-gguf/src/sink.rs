@@ -62,6 +62,19 @@ impl GgufSink {
         Ok(sink)
     }
 
+    /// Bytes of the file that `create` would begin, without touching the disk.
+    ///
+    /// # Errors
+    /// If GGUF cannot hold a key, name, type or shape.
+    pub fn size_of(
+        target: &Path,
+        metadata: &Metadata,
+        tensors: &[SinkTensor],
+    ) -> Result<u64, Error> {
+        let layout = layout(metadata, tensors).map_err(|fault| malformed(target, fault))?;
+        Ok(layout.size)
+    }
+
     /// Takes over what an interrupted run left. A fresh file is zeros already; in
     /// one that is continued the padding is written again.
     fn continue_earlier_run(&mut self) -> Result<(), Error> {
@@ -99,14 +112,11 @@ impl GgufSink {
     /// Notes that all of a tensor has been put: a run that continues this one
     /// need not do it again.
     ///
-    /// # Errors
-    /// If the disk refuses a flush.
-    ///
     /// # Panics
     /// If bytes of the tensor are missing.
-    pub fn record_complete(&mut self, tensor: TensorIndex) -> Result<(), Error> {
+    pub fn record_complete(&mut self, tensor: TensorIndex) {
         self.tensors[tensor.0].assert_complete();
-        Ok(self.staged.record(record(tensor, &self.tensors[tensor.0].name))?)
+        self.staged.record(record(tensor, &self.tensors[tensor.0].name));
     }
 
     /// Leaves the unfinished file for a later run to continue.

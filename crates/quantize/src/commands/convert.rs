@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qz_pipeline::{
-    ConvertOptions, ConvertReport, Fallback, FallbackTensor, Model, Output, Target, convert,
-};
+use qz_pipeline::{ConvertOptions, ConvertReport, FallbackTensor, Model, Output, Target, convert};
 use serde::Serialize;
 
 use super::{print_json, print_line};
@@ -21,20 +19,20 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcome> {
-    let outputs = outputs(&arguments.source, &arguments.to, &arguments.output)?;
+    let recipe = &arguments.recipe;
+    let outputs = outputs(&recipe.source, &recipe.to, &arguments.output)?;
     let cancel = interrupt::install()?;
-    let model = Model::open(&arguments.source, &arguments.read.options())?;
+    let model = Model::open(&recipe.source, &recipe.read.options())?;
     let options = ConvertOptions {
         threads: global.thread_count(),
         replace: arguments.force,
-        allow_requantize: arguments.allow_requantize,
-        fallback: if arguments.no_fallback { Fallback::Refused } else { Fallback::Allowed },
+        plan: recipe.options()?,
     };
     let mut progress = Progress::new(global);
-    let reports = convert(&model, &outputs, options, &cancel, &mut progress)?;
+    let reports = convert(&model, &outputs, &options, &cancel, &mut progress)?;
     drop(progress);
     if arguments.json {
-        print_json(&Report { source: arguments.source.clone(), outputs: reports })?;
+        print_json(&Report { source: recipe.source.clone(), outputs: reports })?;
     } else if !global.quiet {
         print_line(&summary(&reports))?;
     }
@@ -79,18 +77,18 @@ fn summary(reports: &[ConvertReport]) -> String {
     let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
     let mut text = table(&["target", "size", "bits per weight", "tensors", "file"], &rows);
     for report in reports {
-        text.push_str(&fallbacks(report));
+        text.push_str(&fallbacks(&report.target, &report.fallbacks));
     }
     text
 }
 
 /// One line for each tensor whose rows do not fill its type's blocks.
-fn fallbacks(report: &ConvertReport) -> String {
+pub(super) fn fallbacks(target: &str, fallbacks: &[FallbackTensor]) -> String {
     let line = |fallback: &FallbackTensor| {
         let FallbackTensor { tensor, columns, from, to } = fallback;
-        format!("\n{}: {tensor}: rows of {columns} do not fill {from}, {to} instead", report.target)
+        format!("\n{target}: {tensor}: rows of {columns} do not fill {from}, {to} instead")
     };
-    report.fallbacks.iter().map(line).collect()
+    fallbacks.iter().map(line).collect()
 }
 
 /// `Q4_K 96, Q6_K 17, F32 33`: how many tensors of each type, most bytes first.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use qz_pipeline::{
-    ConvertOptions, ConvertReport, Fallback, Model, Observer, OpenOptions, Output, Target,
-    Verification, VerifyOptions, convert, verify,
+    ConvertOptions, ConvertReport, Fallback, Model, Observer, OpenOptions, Output, PlanOptions,
+    Target, Verification, VerifyOptions, convert, verify,
 };
 use serde::Serialize;
 
@@ -96,10 +96,9 @@ fn convert_all(
     let options = ConvertOptions {
         threads: global.thread_count(),
         replace: true,
-        allow_requantize: false,
-        fallback: Fallback::Refused,
+        plan: PlanOptions { fallback: Fallback::Refused, ..PlanOptions::default() },
     };
-    Ok(convert(&model, &outputs, options, &cancel, progress)?)
+    Ok(convert(&model, &outputs, &options, &cancel, progress)?)
 }
 
 fn summary(outputs: &[ConvertReport], verifications: &[Verification]) -> String {

@@ -1,8 +1,10 @@
 //! One file per command: arguments to a job, the job's report to text or JSON.
 
+pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod inspect;
+pub(crate) mod plan;
 pub(crate) mod verify;
 
 use std::io::Write;

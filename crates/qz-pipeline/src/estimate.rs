@@ -1,0 +1,86 @@
+//! How long encoding will take: each pair of types is tried on this machine, on
+//! a few thousand made-up weights, and the model's weights are counted.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use qz_codec::codec_for;
+use qz_tensor::DataType;
+
+use crate::stream::Work;
+
+/// Columns and rows of the made-up matrix: whole blocks of every type.
+const COLUMNS: usize = 2048;
+const ROWS: usize = 8;
+
+/// A trial is repeated until it took this long.
+const TRIAL: Duration = Duration::from_millis(15);
+
+/// Seconds of encoding on `threads` threads that share the work evenly. Reading
+/// and writing go on beside it and are not counted; nor are tensors that are
+/// copied.
+pub(crate) fn encoding_seconds(work: &[Work<'_>], threads: usize) -> f64 {
+    let mut speeds: HashMap<(DataType, DataType, bool), f64> = HashMap::new();
+    let mut seconds = 0.0;
+    for work in work {
+        let (from, weighed) = (work.tensor.source_type, work.importance.is_some());
+        for to in work.wanted.iter().flatten().copied().filter(|to| *to != from) {
+            let per_weight =
+                speeds.entry((from, to, weighed)).or_insert_with(|| trial(from, to, weighed));
+            seconds += work.tensor.shape.elements() as f64 * *per_weight;
+        }
+    }
+    seconds / threads.max(1) as f64
+}
+
+/// Seconds to turn one weight of one type into another.
+fn trial(from: DataType, to: DataType, weighed: bool) -> f64 {
+    let (Some(decoder), Some(encoder)) = (codec_for(from), codec_for(to)) else { return 0.0 };
+    let mut weights = made_up();
+    let importance: Vec<f32> = weights[..COLUMNS].iter().map(|weight| weight * weight).collect();
+    let bytes = |data_type: DataType| {
+        vec![0; weights.len() / data_type.block_elements() * data_type.block_bytes()]
+    };
+    let (mut stored, mut encoded) = (bytes(from), bytes(to));
+    decoder.encode(&weights, COLUMNS, None, &mut stored);
+    let (start, mut rounds) = (Instant::now(), 0);
+    while rounds == 0 || start.elapsed() < TRIAL {
+        decoder.decode(&stored, &mut weights);
+        encoder.encode(&weights, COLUMNS, weighed.then_some(&importance[..]), &mut encoded);
+        rounds += 1;
+    }
+    start.elapsed().as_secs_f64() / (f64::from(rounds) * weights.len() as f64)
+}
+
+/// Weights in a bell around zero, the same every time: each the sum of four draws
+/// of a linear congruential generator (Knuth's MMIX constants).
+fn made_up() -> Vec<f32> {
+    let mut state = 1u64;
+    let mut draw = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5
+    };
+    (0..ROWS * COLUMNS).map(|_| (draw() + draw() + draw() + draw()) * 0.05).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trials_take_time() {
+        for to in [DataType::F16, DataType::Q8_0, DataType::Q4_K] {
+            let seconds = trial(DataType::BF16, to, to == DataType::Q4_K);
+            assert!(seconds > 0.0 && seconds < 1e-3, "{to}: {seconds}");
+        }
+    }
+
+    #[test]
+    fn made_up_weights_are_a_bell() {
+        let weights = made_up();
+        let mean = weights.iter().sum::<f32>() / weights.len() as f32;
+        assert!(mean.abs() < 0.002, "{mean}");
+        assert!(weights.iter().all(|weight| weight.abs() <= 0.1));
+    }
+}

@@ -1,0 +1,172 @@
+//! `plan`: what `convert` would write, without reading a weight.
+
+use std::path::Path;
+
+use qz_gguf::GgufSink;
+use qz_plan::{Assignment, Reason};
+use qz_tensor::DataType;
+
+use crate::convert::{FallbackTensor, fallbacks, importance, sink_tensors};
+use crate::error::{Error, Uncovered};
+use crate::estimate;
+use crate::model::{Model, ModelTensor};
+use crate::planning::{PlanOptions, TargetPlan, plan_all};
+use crate::stream::{self, Work};
+use crate::target::Target;
+
+/// What a conversion would do.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PlanReport {
+    /// Encoding threads that time and memory are for.
+    pub threads: usize,
+    /// Seconds of encoding all outputs; the disk may take longer.
+    pub seconds: Measured,
+    /// The most memory the conversion holds at once, estimated from its buffers.
+    pub peak_memory_bytes: u64,
+    /// The outputs, in the order asked for.
+    pub outputs: Vec<PlannedOutput>,
+    /// Tensors whose result would be useless without an importance matrix;
+    /// `convert` refuses them.
+    pub missing_importance: Vec<Uncovered>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// A figure that was measured.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Measured {
+    /// The figure.
+    pub value: f64,
+}
+
+/// One file that would be written.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PlannedOutput {
+    /// The target's name.
+    pub target: String,
+    /// The file's size.
+    pub bytes: u64,
+    /// Bits per weight over all tensors.
+    pub bits_per_weight: f64,
+    /// The tensors, in file order.
+    pub tensors: Vec<TensorPlan>,
+    /// Tensors whose rows do not fill the blocks of the type decided on.
+    pub fallbacks: Vec<FallbackTensor>,
+}
+
+/// One tensor of a file that would be written.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TensorPlan {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions, outermost first.
+    pub shape: Vec<u64>,
+    /// The type it comes in.
+    pub from: &'static str,
+    /// The type it would have.
+    #[serde(rename = "type")]
+    pub data_type: &'static str,
+    /// Its size.
+    pub bytes: u64,
+    /// What decided, in a word: `base`, `rule`, `override`, ...
+    pub reason: &'static str,
+    /// The rule or the override itself.
+    pub detail: Option<String>,
+    /// The type decided on, if its blocks do not fit the rows.
+    pub fallback_from: Option<&'static str>,
+    /// True if importance would weigh its errors.
+    pub importance: bool,
+}
+
+/// Plans the conversion of `model` to all `targets` in one read of it.
+///
+/// # Errors
+/// If `convert` would fail before its first weight, but for missing importance.
+pub fn plan(
+    model: &Model,
+    targets: &[Target],
+    options: &PlanOptions,
+    threads: usize,
+) -> Result<PlanReport, Error> {
+    let planning = plan_all(model, targets, options)?;
+    let work = work(model, &planning.targets, options);
+    let outputs = targets
+        .iter()
+        .zip(&planning.targets)
+        .map(|(target, plan)| output(model, *target, plan, options))
+        .collect::<Result<_, Error>>()?;
+    let warnings = model.warnings().iter().chain(&planning.warnings).cloned().collect();
+    Ok(PlanReport {
+        threads,
+        seconds: Measured { value: estimate::encoding_seconds(&work, threads) },
+        peak_memory_bytes: PROGRAM_MEMORY + stream::peak_memory(&work, threads),
+        outputs,
+        missing_importance: planning.uncovered,
+        warnings,
+    })
+}
+
+/// The program itself, a vocabulary and a header, measured.
+const PROGRAM_MEMORY: u64 = 24 << 20;
+
+fn work<'a>(model: &'a Model, plans: &[TargetPlan], options: &'a PlanOptions) -> Vec<Work<'a>> {
+    let wanted =
+        |position: usize| plans.iter().map(move |plan| Some(plan.assignments[position].data_type));
+    model
+        .tensors
+        .iter()
+        .enumerate()
+        .map(|(position, tensor)| Work {
+            tensor,
+            wanted: wanted(position).collect(),
+            importance: importance(options, tensor),
+        })
+        .collect()
+}
+
+fn output(
+    model: &Model,
+    target: Target,
+    plan: &TargetPlan,
+    options: &PlanOptions,
+) -> Result<PlannedOutput, Error> {
+    let name = target.to_string();
+    let sink_tensors = sink_tensors(model, &plan.assignments);
+    let bytes = GgufSink::size_of(Path::new(&name), &plan.metadata, &sink_tensors)?;
+    let both = model.tensors.iter().zip(&plan.assignments);
+    let tensors: Vec<TensorPlan> =
+        both.map(|(tensor, assignment)| tensor_plan(tensor, assignment, options)).collect();
+    let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
+    Ok(PlannedOutput {
+        target: name,
+        bytes,
+        bits_per_weight: tensor_bytes as f64 * 8.0 / model.weights().max(1) as f64,
+        tensors,
+        fallbacks: fallbacks(model, &plan.assignments),
+    })
+}
+
+fn tensor_plan(tensor: &ModelTensor, assignment: &Assignment, options: &PlanOptions) -> TensorPlan {
+    let Assignment { data_type, reason, fallback_from, .. } = *assignment;
+    let detail = match reason {
+        Reason::Rule(rule) => Some(rule.to_string()),
+        Reason::Override(position) => {
+            options.overrides.tensors.get(position).map(ToString::to_string)
+        }
+        _ => None,
+    };
+    let is_encoded = data_type != tensor.source_type;
+    TensorPlan {
+        name: tensor.name.clone(),
+        shape: tensor.shape.dimensions().to_vec(),
+        from: tensor.source_type.name(),
+        data_type: data_type.name(),
+        bytes: tensor.shape.byte_size(data_type).unwrap_or_default(),
+        reason: reason.name(),
+        detail,
+        fallback_from: fallback_from.map(DataType::name),
+        importance: is_encoded
+            && importance(options, tensor).is_some()
+            && crate::planning::is_weighed(data_type),
+    }
+}

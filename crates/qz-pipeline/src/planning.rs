@@ -1,0 +1,289 @@
+//! What every tensor of every output will be, decided and checked before any
+//! weight is read: the common beginning of `convert` and `plan`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use qz_calib::{Entry, ImportanceMatrix};
+use qz_codec::{ImportanceUse, codec_for};
+use qz_plan::{Assignment, Fallback, ModelFacts, Overrides, PlannedTensor, Reason, Request};
+use qz_tensor::{DataType, Location, Metadata, Value};
+
+use crate::error::{Error, Uncovered};
+use crate::metadata_override::MetadataOverride;
+use crate::model::{Model, ModelTensor};
+use crate::target::Target;
+
+/// What decides about types and metadata, apart from the target.
+#[derive(Clone, Debug)]
+pub struct PlanOptions {
+    /// Quantize tensors that are quantized already.
+    pub allow_requantize: bool,
+    /// Whether rows that do not fill their type's blocks may get another type.
+    pub fallback: Fallback,
+    /// Types that a person wants.
+    pub overrides: Overrides,
+    /// Metadata that a person wants.
+    pub metadata: Vec<MetadataOverride>,
+    /// What weighs the encoders' errors.
+    pub importance: Option<Arc<ImportanceMatrix>>,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self {
+            allow_requantize: false,
+            fallback: Fallback::Allowed,
+            overrides: Overrides::default(),
+            metadata: Vec::new(),
+            importance: None,
+        }
+    }
+}
+
+/// One output, decided.
+pub(crate) struct TargetPlan {
+    /// Of each tensor of the model.
+    pub(crate) assignments: Vec<Assignment>,
+    pub(crate) metadata: Metadata,
+}
+
+/// All outputs, decided.
+pub(crate) struct Planning {
+    pub(crate) targets: Vec<TargetPlan>,
+    /// What a person should know.
+    pub(crate) warnings: Vec<String>,
+    /// Tensors whose result is useless without importance, and that have none.
+    pub(crate) uncovered: Vec<Uncovered>,
+}
+
+impl Planning {
+    /// Fails if a result would be useless.
+    pub(crate) fn check_importance(&self) -> Result<(), Error> {
+        match self.uncovered.is_empty() {
+            true => Ok(()),
+            false => Err(Error::MissingImportance(self.uncovered.clone())),
+        }
+    }
+}
+
+/// Decides everything that needs no weights.
+///
+/// # Errors
+/// If a tensor cannot become what it is to become.
+pub(crate) fn plan_all(
+    model: &Model,
+    targets: &[Target],
+    options: &PlanOptions,
+) -> Result<Planning, Error> {
+    let tensors: Vec<PlannedTensor> = model.tensors.iter().map(planned).collect();
+    let targets: Vec<TargetPlan> = targets
+        .iter()
+        .map(|target| {
+            let metadata = metadata_of(model, *target, options);
+            let request = Request {
+                file_type: target.file_type,
+                facts: &ModelFacts::from_metadata(&metadata),
+                has_importance: options.importance.is_some(),
+                overrides: &options.overrides,
+                fallback: options.fallback,
+            };
+            let assignments = qz_plan::assign(&request, &tensors)?;
+            for (tensor, assignment) in model.tensors.iter().zip(&assignments) {
+                check_conversion(model, tensor, assignment.data_type, options)?;
+            }
+            Ok(TargetPlan { assignments, metadata })
+        })
+        .collect::<Result<_, Error>>()?;
+    let mut warnings = idle_overrides(model, &targets, options);
+    let uncovered = check_coverage(model, &targets, options, &mut warnings)?;
+    Ok(Planning { targets, warnings, uncovered })
+}
+
+fn planned(tensor: &ModelTensor) -> PlannedTensor {
+    let is_writable = tensor.source_type.spec().ggml.is_some();
+    PlannedTensor {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        unquantized: tensor.unquantized,
+        source_type: if is_writable { tensor.source_type } else { tensor.unquantized },
+    }
+}
+
+/// Refuses what could only fail, or do harm, later.
+fn check_conversion(
+    model: &Model,
+    tensor: &ModelTensor,
+    wanted: DataType,
+    options: &PlanOptions,
+) -> Result<(), Error> {
+    let from = tensor.source_type;
+    if from == wanted {
+        return Ok(());
+    }
+    if from.is_block() && !options.allow_requantize {
+        let location = model.location(tensor, 0);
+        return Err(Error::Requantize { location, data_type: from });
+    }
+    for missing in [from, wanted] {
+        if codec_for(missing).is_none() {
+            let location = model.location(tensor, 0);
+            return Err(Error::NoCodec { location, data_type: from, target: wanted, missing });
+        }
+    }
+    Ok(())
+}
+
+/// A warning for each pattern that decides no tensor in any output.
+fn idle_overrides(model: &Model, targets: &[TargetPlan], options: &PlanOptions) -> Vec<String> {
+    let decided: HashSet<usize> = targets
+        .iter()
+        .flat_map(|target| &target.assignments)
+        .filter_map(|assignment| match assignment.reason {
+            Reason::Override(position) => Some(position),
+            _ => None,
+        })
+        .collect();
+    let idle = options.overrides.tensors.iter().enumerate();
+    idle.filter(|(position, _)| !decided.contains(position))
+        .map(|(_, wish)| {
+            let is_found = model.tensors.iter().any(|tensor| wish.matches(&tensor.name));
+            let why = if is_found {
+                "the tensors it matches are not quantized, or decided by something before it"
+            } else {
+                "it matches no tensor"
+            };
+            format!("--tensor-type {wish} has no effect: {why}")
+        })
+        .collect()
+}
+
+/// Statistics do not cover these, and a width that does not fit them is no fault:
+/// a token embedding is looked up, not multiplied.
+fn is_embedding(name: &str) -> bool {
+    matches!(name, "token_embd.weight" | "per_layer_token_embd.weight")
+}
+
+/// The entry that weighs the errors of `tensor`, if there is one and it fits.
+pub(crate) fn importance_of<'a>(
+    options: &'a PlanOptions,
+    tensor: &ModelTensor,
+) -> Option<&'a Entry> {
+    let entry = options.importance.as_ref()?.entry(&tensor.name)?;
+    (entry.len() == importance_width(tensor)).then_some(entry)
+}
+
+/// One value per column, for each matrix stacked in the tensor.
+fn importance_width(tensor: &ModelTensor) -> u64 {
+    let matrices = tensor.shape.dimensions().iter().rev().skip(2);
+    // A shape's elements were counted without overflow.
+    tensor.shape.columns() * matrices.product::<u64>()
+}
+
+/// Compares the importance matrix with what will be encoded: an entry of another
+/// width is an error, a missing one a warning, or listed where it is required.
+fn check_coverage(
+    model: &Model,
+    targets: &[TargetPlan],
+    options: &PlanOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Uncovered>, Error> {
+    let (mut missing, mut uncovered) = (Vec::new(), Vec::new());
+    for (position, tensor) in model.tensors.iter().enumerate() {
+        let encoded: Vec<&Assignment> = targets
+            .iter()
+            .map(|target| &target.assignments[position])
+            .filter(|assignment| assignment.data_type != tensor.source_type)
+            .collect();
+        if encoded.is_empty() || importance_of(options, tensor).is_some() {
+            continue;
+        }
+        let unfit = options.importance.as_ref().and_then(|matrix| matrix.entry(&tensor.name));
+        if let (Some(entry), Some(matrix)) = (unfit, &options.importance) {
+            let (found, expected) = (entry.len(), importance_width(tensor));
+            if !is_embedding(&tensor.name) {
+                let location = Location::file(matrix.path()).tensor(&tensor.name);
+                return Err(Error::ImportanceWidth { location, found, expected });
+            }
+        }
+        if let Some(required) = encoded.iter().find(|assignment| assignment.requires_importance) {
+            let data_type = required.data_type;
+            uncovered.push(Uncovered { tensor: tensor.name.clone(), data_type });
+        } else if encoded.iter().any(|assignment| is_weighed(assignment.data_type))
+            && !is_embedding(&tensor.name)
+            && tensor.name != "output.weight"
+        {
+            missing.push(&*tensor.name);
+        }
+    }
+    if let Some(matrix) = &options.importance {
+        warnings.extend(uncovered_warning(&missing));
+        warnings.extend(unused_warning(model, matrix));
+    }
+    Ok(uncovered)
+}
+
+pub(crate) fn is_weighed(data_type: DataType) -> bool {
+    codec_for(data_type).is_some_and(|codec| codec.spec().importance != ImportanceUse::Ignored)
+}
+
+fn uncovered_warning(names: &[&str]) -> Option<String> {
+    let list = shortened(names)?;
+    Some(format!("no importance for {list}: encoded as without an importance matrix"))
+}
+
+fn unused_warning(model: &Model, matrix: &ImportanceMatrix) -> Option<String> {
+    let known: HashSet<&str> = model.tensors.iter().map(|tensor| &*tensor.name).collect();
+    let unused: Vec<&str> = matrix.names().filter(|name| !known.contains(name)).collect();
+    let list = shortened(&unused)?;
+    Some(format!("{}: the model has no {list}", matrix.path().display()))
+}
+
+/// Names as a message lists them: the first, and how many more.
+pub(crate) fn shortened(names: &[&str]) -> Option<String> {
+    const LISTED: usize = 8;
+    let shown: Vec<String> =
+        names.iter().take(LISTED).map(|name| name.escape_debug().to_string()).collect();
+    let more = names.len().saturating_sub(LISTED);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!names.is_empty()).then(|| shown.join(", ") + &rest)
+}
+
+/// The output's metadata: the model's, the file type, what a person wants, and
+/// where importance came from, in llama-quantize's order.
+fn metadata_of(model: &Model, target: Target, options: &PlanOptions) -> Metadata {
+    /// `GGML_QNT_VERSION`: the block layouts have not changed since.
+    const QUANTIZATION_VERSION: u32 = 2;
+    let mut metadata = model.metadata.clone();
+    // llama-quantize removes a key and appends it (gguf.cpp, `gguf_set_val_u32`);
+    // the converter, which writes plain files from checkpoints, does not.
+    let is_converters = model.is_checkpoint() && !target.file_type.base.is_block();
+    let mut set = |key: &str, value: Value, in_place: bool| {
+        if !in_place {
+            metadata.remove(key);
+        }
+        metadata.set(key, value);
+    };
+    set("general.quantization_version", QUANTIZATION_VERSION.into(), is_converters);
+    set("general.file_type", target.file_type.id.into(), is_converters);
+    for MetadataOverride { key, value } in &options.metadata {
+        set(key, value.clone(), false);
+    }
+    for (key, value) in options.importance.iter().flat_map(|matrix| provenance(matrix)) {
+        set(key, value, false);
+    }
+    metadata
+}
+
+/// What llama-quantize notes about an importance matrix (quantize.cpp).
+fn provenance(matrix: &ImportanceMatrix) -> Vec<(&'static str, Value)> {
+    let path = matrix.path().to_string_lossy().into_owned();
+    let entries = u32::try_from(matrix.len()).unwrap_or(u32::MAX);
+    let mut notes = vec![("quantize.imatrix.file", Value::from(path))];
+    let dataset = matrix.datasets().first();
+    notes.extend(dataset.map(|name| ("quantize.imatrix.dataset", Value::from(&**name))));
+    notes.push(("quantize.imatrix.entries_count", entries.into()));
+    let chunks = Some(matrix.chunks()).filter(|chunks| *chunks > 0);
+    notes.extend(chunks.map(|chunks| ("quantize.imatrix.chunks_count", chunks.into())));
+    notes
+}

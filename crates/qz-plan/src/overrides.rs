@@ -1,0 +1,138 @@
+//! What a person says about types, over the file type's rules; the options and
+//! their order of precedence are llama-quantize's.
+
+use std::fmt;
+use std::str::FromStr;
+
+use qz_tensor::DataType;
+use regex::Regex;
+
+/// Wishes over a file type's rules.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The first whose pattern is found in a tensor's name decides, instead of the
+    /// rules. Without effect on file types that are not made of blocks.
+    pub tensors: Vec<TensorOverride>,
+    /// The output matrix's type, or that of a token embedding standing for it.
+    pub output: Option<DataType>,
+    /// The token embedding's type.
+    pub token_embedding: Option<DataType>,
+    /// Leave `output.weight` in its source's precision.
+    pub leave_output: bool,
+    /// Give every tensor the base type, whatever the rules say.
+    pub pure: bool,
+}
+
+impl Overrides {
+    /// The first pattern found in `name`: its position and its type.
+    pub(crate) fn first_match(&self, name: &str) -> Option<(usize, DataType)> {
+        let position = self.tensors.iter().position(|tensor| tensor.pattern.is_match(name))?;
+        Some((position, self.tensors[position].data_type))
+    }
+}
+
+/// `REGEX=TYPE`: tensors in whose name the pattern is found get the type.
+#[derive(Clone, Debug)]
+pub struct TensorOverride {
+    pattern: Regex,
+    data_type: DataType,
+}
+
+impl TensorOverride {
+    /// True if the pattern is found in `name`.
+    pub fn matches(&self, name: &str) -> bool {
+        self.pattern.is_match(name)
+    }
+}
+
+impl fmt::Display for TensorOverride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.pattern, self.data_type)
+    }
+}
+
+/// Why a text is no override.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidOverride {
+    /// Not of the form.
+    #[error("expected REGEX=TYPE")]
+    Form,
+    /// The pattern does not compile.
+    #[error("{0}")]
+    Pattern(#[from] regex::Error),
+    /// No element type of GGUF has this name.
+    #[error(transparent)]
+    Type(#[from] UnknownType),
+}
+
+/// No element type of GGUF has this name.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no such element type: {0} (types are q4_k, iq4_xs, bf16, ...; q4_k_m is a file type)")]
+pub struct UnknownType(String);
+
+/// The element type called `name`, if GGUF has it.
+///
+/// # Errors
+/// If there is none.
+pub fn element_type(name: &str) -> Result<DataType, UnknownType> {
+    DataType::from_name(name)
+        .filter(|data_type| data_type.spec().ggml.is_some())
+        .ok_or_else(|| UnknownType(name.to_owned()))
+}
+
+impl FromStr for TensorOverride {
+    type Err = InvalidOverride;
+
+    /// The last `=` divides, so that the pattern may hold one. The pattern is
+    /// taken as it is; llama-quantize makes it lower-case, which turns `\D` into
+    /// `\d`.
+    fn from_str(text: &str) -> Result<Self, InvalidOverride> {
+        let (pattern, name) = text.rsplit_once('=').ok_or(InvalidOverride::Form)?;
+        if pattern.is_empty() {
+            return Err(InvalidOverride::Form);
+        }
+        Ok(Self { pattern: Regex::new(pattern)?, data_type: element_type(name)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        let check = |text: &str, expected: Result<&str, &str>| {
+            let parsed = text.parse::<TensorOverride>();
+            match expected {
+                Ok(shown) => assert_eq!(parsed.expect("parses").to_string(), shown),
+                Err(part) => {
+                    let message = parsed.expect_err("refused").to_string();
+                    assert!(message.contains(part), "{text}: {message}");
+                }
+            }
+        };
+        check("attn_v=q8_0", Ok("attn_v=Q8_0"));
+        check(r"^blk\.(\d+)\.ffn=IQ4_XS", Ok(r"^blk\.(\d+)\.ffn=IQ4_XS"));
+        check("a=b=q4_k", Ok("a=b=Q4_K"));
+        check("attn_v", Err("REGEX=TYPE"));
+        check("=q8_0", Err("REGEX=TYPE"));
+        check("attn_v=q4_k_m", Err("file type"));
+        check("attn_v=u32", Err("no such element type"));
+        check("(=q8_0", Err("unclosed group"));
+    }
+
+    #[test]
+    fn patterns_are_searched_for_and_the_first_wins() {
+        let overrides = Overrides {
+            tensors: ["attn_v=q8_0", "attn=q6_k", "V=q2_k"]
+                .map(|text| text.parse().expect("parses"))
+                .into(),
+            ..Overrides::default()
+        };
+        let check = |name: &str, expected| assert_eq!(overrides.first_match(name), expected);
+        check("blk.0.attn_v.weight", Some((0, DataType::Q8_0)));
+        check("blk.0.attn_q.weight", Some((1, DataType::Q6_K)));
+        check("blk.0.ffn_up.weight", None);
+    }
+}
