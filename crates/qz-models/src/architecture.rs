@@ -1,6 +1,7 @@
 //! What a model architecture has to say for itself.
 
 use qz_tensor::{Metadata, SideFiles, Warning};
+use qz_tokenize::VocabularyRules;
 
 use crate::config::ConfigDefaults;
 use crate::error::Error;
@@ -68,10 +69,9 @@ pub trait Architecture: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// True if the reference writes `add_prefix_space` of `tokenizer_config.json`
-    /// as a key of its own, ahead of the vocabulary.
-    fn writes_add_space_prefix(&self) -> bool {
-        false
+    /// How its vocabulary is looked for.
+    fn vocabulary_rules(&self) -> VocabularyRules {
+        VocabularyRules::Common
     }
 
     /// Changes to the vocabulary's keys once they are there.

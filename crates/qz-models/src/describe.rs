@@ -287,7 +287,7 @@ fn write_vocabulary(
     let options = VocabularyOptions {
         size: Some(config.vocabulary),
         pre_tokenizer: options.pre_tokenizer.as_deref(),
-        write_add_space_prefix: architecture.writes_add_space_prefix(),
+        rules: architecture.vocabulary_rules(),
     };
     let vocabulary = qz_tokenize::vocabulary(files, options)?;
     warnings.extend(vocabulary.warnings);

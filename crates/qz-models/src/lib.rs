@@ -38,6 +38,7 @@ pub use describe::{ConvertOptions, ModelDescription, TensorOrigin, TensorRecipe,
 pub use error::{Error, TensorFault, TensorFaults};
 pub use hyperparameters::ModelConfig;
 pub use qz_tensor::SideFiles;
+pub use qz_tokenize::VocabularyRules;
 pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
 pub use row_order::RowOrder;
 pub use rules::{Dimension, LayerIndex, NamePattern, Part, Presence, Role, TensorRule, Transform};

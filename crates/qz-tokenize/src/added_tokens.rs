@@ -16,7 +16,7 @@
 //! the next free one, whatever the files say; where they say otherwise, the
 //! embedding's rows would not be those of their tokens, so that is an error.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use qz_tensor::{Location, SideFiles, Warning};
 use serde_json::{Map, Value};
@@ -43,6 +43,8 @@ pub(crate) struct AddedToken {
 pub(crate) struct AddedTokens {
     tokens: Vec<AddedToken>,
     by_content: HashMap<String, usize>,
+    /// The contents that are named as special, whether or not they are here.
+    named: HashSet<String>,
     /// The id that the next token unknown to the model gets.
     next: u32,
 }
@@ -61,17 +63,22 @@ impl AddedTokens {
         let vocab = &file.model.vocab.ids;
         let mut added =
             Self { next: u32::try_from(vocab.len()).unwrap_or(u32::MAX), ..Self::default() };
-        for (position, token) in file.added_tokens.iter().enumerate() {
+        for (position, token) in file.surroundings.added_tokens.iter().enumerate() {
             let key = format!("added_tokens[{position}]");
             added.declare(files, file, (tokenizer_file::NAME, &key), token)?;
         }
         let rebuilt = is_rebuilt(settings);
+        let class_names = class_names(settings, file);
         let mut settings = settings.tokenizer.clone();
         let declared = match settings.get("added_tokens_decoder") {
             Some(Value::Object(tokens)) => added.declare_decoder(files, file, tokens)?,
             _ => added.declare_legacy(files, file, &mut settings)?,
         };
+        for (key, content) in class_names {
+            settings.entry(*key).or_insert_with(|| Value::from(*content));
+        }
         for token in named_tokens(&settings, file) {
+            added.named.insert(token.content.clone());
             let marks = rebuilt || (token.by_key && declared.contains(&token.content));
             added.name(files, file, token, marks, limit, warnings);
         }
@@ -81,6 +88,11 @@ impl AddedTokens {
     /// The token with this content.
     pub(crate) fn get(&self, content: &str) -> Option<&AddedToken> {
         self.by_content.get(content).map(|place| &self.tokens[*place])
+    }
+
+    /// True if a key or a list names this content as special.
+    pub(crate) fn is_named(&self, content: &str) -> bool {
+        self.named.contains(content)
     }
 
     /// All of them.
@@ -282,6 +294,40 @@ fn is_rebuilt(settings: &Settings) -> bool {
         Some("Qwen2Tokenizer") => true,
         Some(_) => model_type == Some("qwen2"),
         None => matches!(model_type, Some("qwen2" | "qwen3")),
+    }
+}
+
+/// The tokens that a tokenizer class names where the file is silent.
+type ClassNames = &'static [(&'static str, &'static str)];
+
+const LLAMA_NAMES: ClassNames =
+    &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")];
+
+const CODE_LLAMA_NAMES: ClassNames = &[
+    ("unk_token", "<unk>"),
+    ("bos_token", "<s>"),
+    ("eos_token", "</s>"),
+    ("prefix_token", "\u{2581}<PRE>"),
+    ("middle_token", "\u{2581}<MID>"),
+    ("suffix_token", "\u{2581}<SUF>"),
+    ("eot_token", "\u{2581}<EOT>"),
+    ("fill_token", "<FILL_ME>"),
+];
+
+/// The names of the class that transformers takes for a vocabulary with byte
+/// tokens (`models/llama/tokenization_llama.py`,
+/// `models/code_llama/tokenization_code_llama.py`): the one that the settings
+/// name, but for the model types that it reads from `tokenizer.json` alone.
+fn class_names(settings: &Settings, file: &TokenizerFile) -> ClassNames {
+    let model_type = settings.model.get("model_type").and_then(Value::as_str);
+    if file.model.byte_fallback != Some(true) || matches!(model_type, Some("mistral" | "mixtral")) {
+        return &[];
+    }
+    let class = settings.tokenizer.get("tokenizer_class").and_then(Value::as_str);
+    match class.map(|class| class.trim_end_matches("Fast")) {
+        Some("LlamaTokenizer") => LLAMA_NAMES,
+        Some("CodeLlamaTokenizer") => CODE_LLAMA_NAMES,
+        _ => &[],
     }
 }
 

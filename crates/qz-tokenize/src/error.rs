@@ -40,6 +40,16 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// `tokenizer.model` is not the SentencePiece model it should be.
+    #[error("{}: at byte {offset}: not a SentencePiece model: {problem}", path.display())]
+    SentencePiece {
+        /// The file.
+        path: PathBuf,
+        /// Where it goes wrong.
+        offset: u64,
+        /// What is wrong.
+        problem: String,
+    },
     /// A kind of tokenizer that this program does not convert.
     #[error("{}: {kind} vocabularies are not supported yet", path.display())]
     Unsupported {
@@ -82,6 +92,10 @@ impl Diagnose for Error {
             }
             Self::Key { path, key, .. } => {
                 (FaultClass::BadInput, Location::file(path).tensor(key), "bad-tokenizer-value")
+            }
+            Self::SentencePiece { path, offset, .. } => {
+                let location = Location::file(path).offset(*offset);
+                (FaultClass::BadInput, location, "bad-sentencepiece-model")
             }
             Self::Unsupported { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unsupported-tokenizer")

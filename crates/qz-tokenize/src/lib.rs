@@ -1,35 +1,42 @@
 //! A checkpoint's tokenizer files as the vocabulary metadata of a GGUF file.
 //!
-//! What belongs here: `tokenizer.json` and the files around it, read as JSON,
-//! and the `tokenizer.*` keys that llama.cpp's converter makes of them
-//! (`_set_vocab_gpt2` in `conversion/base.py`, `SpecialVocab` in
-//! `gguf-py/gguf/vocab.py`, both on top of transformers' tokenizer classes).
-//! What does not: encoding text, rendering templates, SentencePiece (not yet).
+//! What belongs here: `tokenizer.json`, `tokenizer.model` and the files around
+//! them, and the `tokenizer.*` keys that llama.cpp's converter makes of them
+//! (`_set_vocab_gpt2`, `_set_vocab_sentencepiece` and `_set_vocab_llama_hf` in
+//! `conversion/base.py`, `SpecialVocab` in `gguf-py/gguf/vocab.py`, partly on top
+//! of transformers' tokenizer classes). What does not: encoding text, rendering
+//! templates.
 //!
 //! Layer 3: depends on `qz-tensor` only.
 //!
 //! Invariants:
 //! - Token ids are dense in the output: every id from 0 to the vocabulary's size
 //!   has exactly one token, made up as `[PAD{id}]` where the checkpoint has none.
+//! - No token is there twice where llama.cpp would end because of it.
 //! - Nothing from a checkpoint is executed or rendered; templates are copied.
 //! - The pre-tokenizer's name follows from `tokenizer.json`'s own definition, so
 //!   a vocabulary that nobody has seen before is no obstacle.
 //! - The reference is llama.cpp at commit 0c1e57098 (llama-cpp-python 0.3.36)
-//!   with transformers 5.23.0 and tokenizers 0.23.3.
+//!   with transformers 5.23.0, tokenizers 0.23.3 and sentencepiece 0.2.3.
 
 #![forbid(unsafe_code)]
 
 mod added_tokens;
 mod byte_level;
+mod byte_level_tokens;
 mod chat_template;
 mod error;
 mod json;
 mod post_processor;
 mod pre_tokenizer;
+mod protobuf;
+mod scored_tokens;
+mod sentencepiece;
 mod special_tokens;
+mod token_types;
 mod tokenizer_file;
 mod vocabulary;
 
 pub use error::Error;
 pub use pre_tokenizer::pre_tokenizer_names;
-pub use vocabulary::{Vocabulary, VocabularyOptions, vocabulary};
+pub use vocabulary::{Vocabulary, VocabularyOptions, VocabularyRules, vocabulary};

@@ -2,12 +2,12 @@
 //! (`SpecialVocab` in `gguf-py/gguf/vocab.py`).
 
 use qz_tensor::{Location, Metadata, SideFiles, Warning};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::json::{Settings, fault, token_content};
 use crate::post_processor::Named;
-use crate::tokenizer_file::TokenizerFile;
+use crate::tokenizer_file::Surroundings;
 
 /// The jobs a token may have, and the key that tells its id. The last entries
 /// count only where the post-processor brings them up.
@@ -60,6 +60,26 @@ impl AddFlags {
     }
 }
 
+/// What becomes of an id past the vocabulary's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PastEnd {
+    /// It is an error.
+    Refused,
+    /// It is left out with a warning, as in the reference.
+    LeftOut,
+}
+
+/// Where to look for special tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Search<'a> {
+    pub(crate) files: &'a dyn SideFiles,
+    pub(crate) surroundings: &'a Surroundings,
+    pub(crate) settings: &'a Settings,
+    /// The vocabulary's size.
+    pub(crate) size: u64,
+    pub(crate) past_end: PastEnd,
+}
+
 /// Ids and flags.
 #[derive(Debug)]
 pub(crate) struct SpecialTokens {
@@ -69,44 +89,68 @@ pub(crate) struct SpecialTokens {
 
 impl SpecialTokens {
     /// Finds them in `tokenizer.json`, `tokenizer_config.json` and `config.json`,
-    /// in that order. `size` is the vocabulary's.
-    pub(crate) fn find(
-        files: &dyn SideFiles,
-        file: &TokenizerFile,
-        settings: &Settings,
-        size: u64,
+    /// in that order.
+    pub(crate) fn find(search: &Search<'_>, warnings: &mut Vec<Warning>) -> Result<Self, Error> {
+        let kinds = Kinds(vec!["bos", "eos", "unk", "sep", "pad", "cls", "mask"]);
+        Self::find_kinds(search, kinds, warnings)
+    }
+
+    /// Code Llama's tokens for filling in, at its own ids unless a file gives
+    /// others. Of these only the end of an infill has a key that is still
+    /// written; the flags come along once more.
+    pub(crate) fn find_infilling(
+        search: &Search<'_>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Error> {
-        let mut kinds = Kinds(vec!["bos", "eos", "unk", "sep", "pad", "cls", "mask"]);
+        let kinds = Kinds(vec!["prefix", "suffix", "middle", "eot"]);
+        let mut special = Self::find_kinds(search, kinds, warnings)?;
+        special.set_id("eot", 32_010);
+        Ok(special)
+    }
+
+    fn find_kinds(
+        search: &Search<'_>,
+        mut kinds: Kinds,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, Error> {
         let mut special = Self { ids: Vec::new(), flags: AddFlags::default() };
-        let mut config = settings.tokenizer.clone();
-        Named::new(&mut config).read(&file.post_processor, &mut special.flags, &mut kinds);
+        let mut config = search.settings.tokenizer.clone();
+        let post_processor = &search.surroundings.post_processor;
+        Named::new(&mut config).read(post_processor, &mut special.flags, &mut kinds);
         for kind in &kinds.0 {
             if let Some(add) = config.get(&format!("add_{kind}_token")).and_then(Value::as_bool) {
                 special.flags.set_default(kind, add);
             }
             let content = config.get(&format!("{kind}_token")).and_then(token_content);
-            let token = content.and_then(|content| {
-                file.added_tokens.iter().find(|token| token.content == content)
-            });
-            if let Some(token) = token {
+            let declared = &search.surroundings.added_tokens;
+            let token =
+                content.and_then(|content| declared.iter().find(|token| token.content == content));
+            if let Some(token) = token
+                && u64::from(token.id.0) < search.size
+            {
                 special.set_id(kind, token.id.0);
             }
         }
-        special.read_model_config(files, &settings.model, &kinds, size, warnings)?;
+        special.read_model_config(search, &kinds, warnings)?;
         Ok(special)
     }
 
     /// `*_token_id` of `config.json`, or of its `text_config`.
     fn read_model_config(
         &mut self,
-        files: &dyn SideFiles,
-        model: &Map<String, Value>,
+        search: &Search<'_>,
         kinds: &Kinds,
-        size: u64,
         warnings: &mut Vec<Warning>,
     ) -> Result<(), Error> {
         let name = "config.json";
+        let model = &search.settings.model;
+        let mut ignore = |key: &str, message: String| {
+            warnings.push(Warning {
+                location: Location::file(search.files.path(name)).tensor(key),
+                rule: "special-token-ignored",
+                message,
+            });
+        };
         for kind in &kinds.0 {
             let key = format!("{kind}_token_id");
             let nested = || model.get("text_config")?.get(&key);
@@ -114,16 +158,20 @@ impl SpecialTokens {
             // A list, as eos_token_id often is, names no single token.
             let Some(Value::Number(id)) = value else { continue };
             match id.as_u64() {
-                Some(id) if id < size => self.set_id(kind, u32::try_from(id).unwrap_or(u32::MAX)),
+                Some(id) if id < search.size => {
+                    self.set_id(kind, u32::try_from(id).unwrap_or(u32::MAX));
+                }
+                Some(id) if search.past_end == PastEnd::LeftOut => {
+                    ignore(&key, format!("is {id}, but there are {} tokens", search.size));
+                }
                 // Old configurations say -1 for none.
-                None if id.as_i64() == Some(-1) => warnings.push(Warning {
-                    location: Location::file(files.path(name)).tensor(&key),
-                    rule: "special-token-ignored",
-                    message: "is -1, which is taken for none".to_owned(),
-                }),
+                None if id.as_i64() == Some(-1) => {
+                    ignore(&key, "is -1, which is taken for none".to_owned());
+                }
                 _ => {
-                    let problem = format!("is {id}, expected an integer from 0 to {}", size - 1);
-                    return Err(fault(files, name, key, problem));
+                    let last = search.size.saturating_sub(1);
+                    let problem = format!("is {id}, expected an integer from 0 to {last}");
+                    return Err(fault(search.files, name, key, problem));
                 }
             }
         }

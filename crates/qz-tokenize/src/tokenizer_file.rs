@@ -21,20 +21,55 @@ pub(crate) const MOST_TOKENS: u64 = 1 << 24;
 
 /// What `tokenizer.json` says.
 #[derive(Debug, Deserialize)]
+#[serde(from = "Fields")]
 pub(crate) struct TokenizerFile {
+    pub(crate) surroundings: Surroundings,
+    pub(crate) pre_tokenizer: Value,
+    pub(crate) decoder: Value,
+    pub(crate) padding: Value,
+    pub(crate) model: Model,
+}
+
+/// What of `tokenizer.json` counts for a vocabulary from any file.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Surroundings {
     #[serde(default)]
     pub(crate) added_tokens: Vec<DeclaredToken>,
     #[serde(default)]
     pub(crate) normalizer: Value,
     #[serde(default)]
-    pub(crate) pre_tokenizer: Value,
-    #[serde(default)]
     pub(crate) post_processor: Value,
+}
+
+/// The fields as they stand in the file.
+#[derive(Deserialize)]
+struct Fields {
     #[serde(default)]
-    pub(crate) decoder: Value,
+    added_tokens: Vec<DeclaredToken>,
     #[serde(default)]
-    pub(crate) padding: Value,
-    pub(crate) model: Model,
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    #[serde(default)]
+    padding: Value,
+    model: Model,
+}
+
+impl From<Fields> for TokenizerFile {
+    fn from(fields: Fields) -> Self {
+        let Fields { added_tokens, normalizer, pre_tokenizer, post_processor, .. } = fields;
+        Self {
+            surroundings: Surroundings { added_tokens, normalizer, post_processor },
+            pre_tokenizer,
+            decoder: fields.decoder,
+            padding: fields.padding,
+            model: fields.model,
+        }
+    }
 }
 
 /// An entry of `added_tokens`.
@@ -178,11 +213,7 @@ fn spaces_mapped(token: &str) -> String {
 
 /// The error that there is no `tokenizer.json`, with what there is instead.
 fn missing(files: &dyn SideFiles) -> Result<Error, Error> {
-    for (name, kind) in [
-        ("tokenizer.model", "SentencePiece"),
-        ("tekken.json", "Tekken"),
-        ("vocab.json", "vocab.json with merges.txt"),
-    ] {
+    for (name, kind) in [("tekken.json", "Tekken"), ("vocab.json", "vocab.json with merges.txt")] {
         if files.read(name)?.is_some() {
             return Ok(Error::Unsupported { path: files.path(name), kind: kind.to_owned() });
         }
@@ -190,25 +221,50 @@ fn missing(files: &dyn SideFiles) -> Result<Error, Error> {
     Ok(Error::MissingFile(files.path(NAME)))
 }
 
+impl Surroundings {
+    /// Reads them alone: the model in the file may be of any kind. Empty if there
+    /// is no such file.
+    pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
+        let Some(bytes) = files.read(NAME)? else { return Ok(Self::default()) };
+        serde_json::from_slice(&bytes)
+            .map_err(|source| Error::Json { path: files.path(NAME), source })
+    }
+}
+
 impl TokenizerFile {
-    /// Reads `tokenizer.json`, which must hold a byte-level BPE vocabulary.
+    /// Reads `tokenizer.json`.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
         let Some(bytes) = files.read(NAME)? else { return Err(missing(files)?) };
         let file: Self = serde_json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })?;
         drop(bytes);
-        file.refuse_other_kinds(files)?;
-        file.check_vocabulary(files)?;
+        if file.is_bpe() {
+            file.check_vocabulary(files)?;
+        }
         Ok(file)
     }
 
-    fn refuse_other_kinds(&self, files: &dyn SideFiles) -> Result<(), Error> {
+    fn is_bpe(&self) -> bool {
+        matches!(self.model.kind.as_deref(), Some("BPE") | None) && !self.model.vocab.is_scored_list
+    }
+
+    /// True for what the reference takes for a Llama vocabulary
+    /// (`LlamaHfVocab.__init__` in `gguf-py/gguf/vocab.py`).
+    pub(crate) fn is_llama_with_byte_tokens(&self) -> bool {
+        self.is_bpe()
+            && self.model.kind.is_some()
+            && self.model.byte_fallback == Some(true)
+            && self.decoder.get("type").and_then(Value::as_str) == Some("Sequence")
+    }
+
+    /// Refuses what is not a byte-level BPE vocabulary.
+    pub(crate) fn refuse_other_kinds(&self, files: &dyn SideFiles) -> Result<(), Error> {
         let unsupported =
             |kind: &str| Err(Error::Unsupported { path: files.path(NAME), kind: kind.to_owned() });
         match self.model.kind.as_deref() {
             _ if self.model.vocab.is_scored_list => unsupported("SentencePiece (Unigram)"),
             Some("BPE") | None if self.model.byte_fallback == Some(true) => {
-                unsupported("SentencePiece (BPE with byte_fallback)")
+                unsupported("BPE with byte_fallback")
             }
             Some("BPE") | None => Ok(()),
             Some(kind) => unsupported(kind),

@@ -1,18 +1,18 @@
 //! The vocabulary as metadata.
 
-use std::collections::HashMap;
-
-use qz_tensor::{Array, Metadata, SideFiles, Warning};
+use qz_tensor::{Array, Location, Metadata, SideFiles, Warning};
 use serde_json::Value;
 
-use crate::added_tokens::{AddedToken, AddedTokens};
-use crate::byte_level::decode_token;
+use crate::added_tokens::AddedTokens;
+use crate::byte_level_tokens::byte_level_tokens;
 use crate::chat_template::write_chat_templates;
 use crate::error::Error;
 use crate::json::{Settings, fault, read_object};
-use crate::pre_tokenizer::{self, Evidence};
-use crate::special_tokens::SpecialTokens;
-use crate::tokenizer_file::{self, MOST_TOKENS, TokenizerFile};
+use crate::pre_tokenizer;
+use crate::scored_tokens::{byte_fallback_tokens, sentencepiece_tokens};
+use crate::sentencepiece;
+use crate::special_tokens::{PastEnd, Search, SpecialTokens};
+use crate::tokenizer_file::{self, MOST_TOKENS, Surroundings, TokenizerFile};
 
 /// What the caller knows beside the tokenizer's files.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,9 +21,26 @@ pub struct VocabularyOptions<'a> {
     pub size: Option<u64>,
     /// The pre-tokenizer's name, decided by a person.
     pub pre_tokenizer: Option<&'a str>,
-    /// Write `add_prefix_space` of `tokenizer_config.json` as a key of its own.
-    pub write_add_space_prefix: bool,
+    /// The architecture's rules.
+    pub rules: VocabularyRules,
 }
+
+/// What the reference's model classes do differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VocabularyRules {
+    /// `tokenizer.model`, else a byte-level `tokenizer.json`
+    /// (`Qwen2Model.set_vocab` in `conversion/qwen.py`).
+    #[default]
+    Common,
+    /// Between the two a `tokenizer.json` with byte tokens; `add_prefix_space`
+    /// of `tokenizer_config.json` gets a key of its own, ahead of the
+    /// vocabulary; Code Llama's infilling tokens are known by its vocabulary's
+    /// size (`LlamaModel.set_vocab` in `conversion/llama.py`).
+    Llama,
+}
+
+/// Code Llama's vocabulary with infilling tokens.
+const CODE_LLAMA_SIZE: u64 = 32_016;
 
 /// A vocabulary as a GGUF file stores it.
 #[derive(Debug)]
@@ -34,13 +51,21 @@ pub struct Vocabulary {
     pub warnings: Vec<Warning>,
 }
 
-/// Token types of GGUF (`TokenType` in `gguf-py/gguf/constants.py`).
-const NORMAL: i32 = 1;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
+/// A vocabulary's tokens, whatever file they came from. All lists are equally
+/// long, but for the merges.
+pub(crate) struct TokenTable {
+    /// `tokenizer.ggml.model`.
+    pub(crate) model: &'static str,
+    /// `tokenizer.ggml.pre`.
+    pub(crate) pre_tokenizer: String,
+    pub(crate) tokens: Vec<String>,
+    pub(crate) scores: Option<Vec<f32>>,
+    pub(crate) types: Vec<i32>,
+    pub(crate) merges: Option<Vec<String>>,
+    pub(crate) surroundings: Surroundings,
+}
 
-/// Reads a byte-level BPE vocabulary.
+/// Reads a vocabulary.
 ///
 /// # Errors
 /// If a file is missing, broken, contradicts another one, or describes a
@@ -52,45 +77,97 @@ pub fn vocabulary(
     if let Some(name) = options.pre_tokenizer {
         pre_tokenizer::check_name(name)?;
     }
-    let file = TokenizerFile::read(files)?;
     let settings = Settings {
         tokenizer: read_object(files, "tokenizer_config.json")?.unwrap_or_default(),
         model: read_object(files, "config.json")?.unwrap_or_default(),
     };
     let mut warnings = Vec::new();
-    let added = AddedTokens::gather(files, &file, &settings, options.size, &mut warnings)?;
-    let size = size(files, &file, &added, options.size)?;
-
-    let pre_tokenizer = match options.pre_tokenizer {
-        Some(name) => name,
-        None => pre_tokenizer::identify(files, &file, &Evidence::new(&file, &added))?,
-    };
-    let special = SpecialTokens::find(files, &file, &settings, size, &mut warnings)?;
-    let normalizer = file.normalizer.clone();
-    let (tokens, types) = token_table(&file, &added, size);
-
     let mut metadata = Metadata::new();
-    if options.write_add_space_prefix
+    if options.rules == VocabularyRules::Llama
         && let Some(Value::Bool(add)) = settings.tokenizer.get("add_prefix_space")
     {
         metadata.set("tokenizer.ggml.add_space_prefix", *add);
     }
-    metadata.set("tokenizer.ggml.model", "gpt2");
-    metadata.set("tokenizer.ggml.pre", pre_tokenizer);
-    metadata.set("tokenizer.ggml.tokens", Array::String(tokens));
-    metadata.set("tokenizer.ggml.token_type", Array::I32(types));
-    metadata.set("tokenizer.ggml.merges", Array::String(file.model.merges.lines));
+    let table = token_table(files, &settings, options, &mut warnings)?;
+    let search = Search {
+        files,
+        surroundings: &table.surroundings,
+        settings: &settings,
+        size: table.tokens.len() as u64,
+        past_end: if table.merges.is_some() { PastEnd::Refused } else { PastEnd::LeftOut },
+    };
+    let special = SpecialTokens::find(&search, &mut warnings)?;
+    let infilling = (options.rules == VocabularyRules::Llama
+        && options.size == Some(CODE_LLAMA_SIZE))
+    .then(|| SpecialTokens::find_infilling(&search, &mut warnings))
+    .transpose()?;
+
+    metadata.set("tokenizer.ggml.model", table.model);
+    metadata.set("tokenizer.ggml.pre", table.pre_tokenizer);
+    metadata.set("tokenizer.ggml.tokens", Array::String(table.tokens));
+    if let Some(scores) = table.scores {
+        metadata.set("tokenizer.ggml.scores", Array::F32(scores));
+    }
+    metadata.set("tokenizer.ggml.token_type", Array::I32(table.types));
+    if let Some(merges) = table.merges {
+        metadata.set("tokenizer.ggml.merges", Array::String(merges));
+    }
     special.write(&mut metadata);
     if !settings.tokenizer.is_empty() {
         write_chat_templates(files, &settings.tokenizer, &mut metadata, &mut warnings)?;
     }
-    write_normalizer(&normalizer, &mut metadata);
+    write_normalizer(&table.surroundings.normalizer, &mut metadata);
+    if let Some(infilling) = infilling {
+        infilling.write(&mut metadata);
+    }
     Ok(Vocabulary { metadata, warnings })
+}
+
+/// The tokens of the file that the reference would take.
+fn token_table(
+    files: &dyn SideFiles,
+    settings: &Settings,
+    options: VocabularyOptions<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<TokenTable, Error> {
+    let is_llama = options.rules == VocabularyRules::Llama;
+    let tekken = "tekken.json";
+    if is_llama && files.read(tokenizer_file::NAME)?.is_none() && files.read(tekken)?.is_some() {
+        return Err(Error::Unsupported { path: files.path(tekken), kind: "Tekken".to_owned() });
+    }
+    if let Some(model) = files.read(sentencepiece::NAME)? {
+        warn_of_pre_tokenizer(files, options, sentencepiece::NAME, warnings);
+        return sentencepiece_tokens(files, &model, settings, options.size, warnings);
+    }
+    let file = TokenizerFile::read(files)?;
+    if is_llama && file.is_llama_with_byte_tokens() {
+        warn_of_pre_tokenizer(files, options, tokenizer_file::NAME, warnings);
+        return byte_fallback_tokens(files, file, settings, options.size, warnings);
+    }
+    file.refuse_other_kinds(files)?;
+    byte_level_tokens(files, file, settings, options, warnings)
+}
+
+fn warn_of_pre_tokenizer(
+    files: &dyn SideFiles,
+    options: VocabularyOptions<'_>,
+    name: &str,
+    warnings: &mut Vec<Warning>,
+) {
+    if let Some(pre_tokenizer) = options.pre_tokenizer {
+        warnings.push(Warning {
+            location: Location::file(files.path(name)),
+            rule: "pre-tokenizer-ignored",
+            message: format!(
+                "SentencePiece vocabularies have no pre-tokenizer; {pre_tokenizer} is ignored"
+            ),
+        });
+    }
 }
 
 /// How many tokens there are: as many as the model has room for, and no token's
 /// id is past them.
-fn size(
+pub(crate) fn size_of(
     files: &dyn SideFiles,
     file: &TokenizerFile,
     added: &AddedTokens,
@@ -113,12 +190,7 @@ fn size(
         count += 1;
         last = last.max(Some((token.id, token.content.as_str())));
     }
-    let size = stated.unwrap_or(count);
-    if size > MOST_TOKENS {
-        let problem =
-            format!("is {size}, more than the {MOST_TOKENS} tokens a vocabulary may have");
-        return Err(fault(files, "config.json", "vocab_size", problem));
-    }
+    let size = check_size(files, stated.unwrap_or(count))?;
     match last {
         Some((id, token)) if u64::from(id.0) >= size => {
             let problem = format!(
@@ -131,61 +203,14 @@ fn size(
     }
 }
 
-/// Content and type of every id, as `get_vocab_base` in `conversion/base.py`
-/// makes them.
-fn token_table(file: &TokenizerFile, added: &AddedTokens, size: u64) -> (Vec<String>, Vec<i32>) {
-    let mut by_id: HashMap<u32, &str> = HashMap::with_capacity(file.model.vocab.ids.len());
-    by_id.extend(file.model.vocab.ids.iter().map(|(token, id)| (id.0, token.as_str())));
-    by_id.extend(added.iter().map(|token| (token.id.0, token.content.as_str())));
-    let (mut tokens, mut types) = (Vec::new(), Vec::new());
-    for id in 0..u32::try_from(size).unwrap_or(u32::MAX) {
-        let (token, kind) = match by_id.get(&id) {
-            None => (format!("[PAD{id}]"), UNUSED),
-            Some(content) => match added.get(content) {
-                None => ((*content).to_owned(), NORMAL),
-                Some(token) => added_entry(token, &file.decoder),
-            },
-        };
-        tokens.push(token);
-        types.push(kind);
+/// Refuses a size that no vocabulary has.
+pub(crate) fn check_size(files: &dyn SideFiles, size: u64) -> Result<u64, Error> {
+    if size > MOST_TOKENS {
+        let problem =
+            format!("is {size}, more than the {MOST_TOKENS} tokens a vocabulary may have");
+        return Err(fault(files, "config.json", "vocab_size", problem));
     }
-    (tokens, types)
-}
-
-/// llama.cpp looks for added tokens in the text as it stands, so a token that is
-/// matched before normalization is written as it decodes.
-fn added_entry(token: &AddedToken, decoder: &Value) -> (String, i32) {
-    let text = if token.normalized || !decodes_bytes(decoder) {
-        token.content.clone()
-    } else {
-        decode_token(&token.content)
-    };
-    if token.special || looks_special(&text) {
-        (text, CONTROL)
-    } else {
-        (text.replace('\u{2581}', " "), USER_DEFINED)
-    }
-}
-
-fn decodes_bytes(decoder: &Value) -> bool {
-    match decoder.get("type").and_then(Value::as_str) {
-        Some("ByteLevel") => true,
-        Some("Sequence") => decoder
-            .get("decoders")
-            .and_then(Value::as_array)
-            .is_some_and(|decoders| decoders.iter().any(decodes_bytes)),
-        _ => false,
-    }
-}
-
-/// Tokens that checkpoints forget to mark as special
-/// (`does_token_look_special` in `conversion/base.py`).
-fn looks_special(token: &str) -> bool {
-    let between = |start: &str, end: &str| token.starts_with(start) && token.ends_with(end);
-    matches!(token, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
-        || between("<|", "|>")
-        || between("<\u{ff5c}", "\u{ff5c}>")
-        || between("<unused", ">")
+    Ok(size)
 }
 
 /// Normalizers that llama.cpp has a key for.

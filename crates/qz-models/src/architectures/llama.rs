@@ -1,6 +1,7 @@
 //! Llama 1 to 3 (`LlamaModel` in `conversion/llama.py`).
 
 use qz_tensor::{Metadata, Value};
+use qz_tokenize::VocabularyRules;
 
 use super::decoder;
 use crate::architecture::{Architecture, ComputedTensor, Model};
@@ -81,8 +82,8 @@ impl Architecture for Llama {
         Ok(())
     }
 
-    fn writes_add_space_prefix(&self) -> bool {
-        true
+    fn vocabulary_rules(&self) -> VocabularyRules {
+        VocabularyRules::Llama
     }
 
     fn adjust_vocabulary(&self, config: &ModelConfig, metadata: &mut Metadata) {

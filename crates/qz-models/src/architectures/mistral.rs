@@ -2,6 +2,7 @@
 //! reference (`LlamaModel` in `conversion/llama.py`).
 
 use qz_tensor::Metadata;
+use qz_tokenize::VocabularyRules;
 
 use super::llama::{self, Llama};
 use crate::architecture::{Architecture, ComputedTensor, Model};
@@ -52,8 +53,8 @@ impl Architecture for Mistral {
         Llama.write_own_metadata(model, metadata)
     }
 
-    fn writes_add_space_prefix(&self) -> bool {
-        Llama.writes_add_space_prefix()
+    fn vocabulary_rules(&self) -> VocabularyRules {
+        Llama.vocabulary_rules()
     }
 
     fn adjust_vocabulary(&self, config: &ModelConfig, metadata: &mut Metadata) {

@@ -69,11 +69,12 @@ pub(crate) fn identify(
     file: &TokenizerFile,
     evidence: &Evidence<'_>,
 ) -> Result<&'static str, Error> {
-    let known = steps_of(&file.pre_tokenizer).filter(|_| is_known_normalizer(&file.normalizer));
+    let known = steps_of(&file.pre_tokenizer)
+        .filter(|_| is_known_normalizer(&file.surroundings.normalizer));
     known.and_then(|steps| name_of(&steps, evidence)).ok_or_else(|| {
         let definition = serde_json::json!({
             "pre_tokenizer": file.pre_tokenizer,
-            "normalizer": file.normalizer,
+            "normalizer": file.surroundings.normalizer,
         });
         Error::UnknownPreTokenizer {
             path: files.path(tokenizer_file::NAME),

@@ -3,5 +3,6 @@
 
 mod pre_tokenizers;
 mod refusals;
+mod scored;
 mod support;
 mod vocabularies;

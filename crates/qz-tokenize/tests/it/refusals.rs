@@ -121,9 +121,6 @@ fn broken_and_other_files() {
     refused(&Files::small().write("tokenizer.json", b"\xff"), "invalid-json", "");
     refused(&Files::small().write("tokenizer_config.json", "[]"), "bad-tokenizer-value", "(root)");
     refused(&Files::small().without("tokenizer.json"), "file-missing", "tokenizer.json");
-    let message = "SentencePiece vocabularies are not supported yet";
-    let files = Files::small().without("tokenizer.json").write("tokenizer.model", "x");
-    refused(&files, "unsupported-tokenizer", &format!("tokenizer.model: {message}"));
     for (name, kind) in [("tekken.json", "Tekken"), ("vocab.json", "vocab.json with merges.txt")] {
         let files = Files::small().without("tokenizer.json").write(name, "{}");
         let message = format!("{name}: {kind} vocabularies are not supported yet");

@@ -1,0 +1,263 @@
+//! The tokens of the vocabularies that llama.cpp calls "llama": SentencePiece's
+//! pieces with their scores, from `tokenizer.model`
+//! (`_create_vocab_sentencepiece` in `conversion/base.py`), or from a
+//! `tokenizer.json` that was made of one (`LlamaHfVocab` in
+//! `gguf-py/gguf/vocab.py`).
+
+use std::collections::HashMap;
+
+use qz_tensor::{Location, SideFiles, Warning};
+use serde_json::Value;
+
+use crate::added_tokens::AddedTokens;
+use crate::error::Error;
+use crate::json::{Settings, fault, read_object, truthy};
+use crate::sentencepiece::{self, Piece, PieceKind, byte_of, read_pieces};
+use crate::token_types::{
+    BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, looks_special, padding, with_spaces,
+};
+use crate::tokenizer_file::{self, Surroundings, TokenizerFile};
+use crate::vocabulary::{TokenTable, check_size, size_of};
+
+/// The score of an id without a token.
+const PADDING_SCORE: f32 = -10_000.0;
+/// The score of a token that has none of its own.
+const UNSCORED: f32 = -1000.0;
+
+/// What stands at each id.
+struct Entries {
+    tokens: Vec<String>,
+    scores: Vec<f32>,
+    types: Vec<i32>,
+}
+
+impl Entries {
+    /// `size` ids without a token.
+    fn padded(size: u64) -> Self {
+        let tokens: Vec<String> = (0..size).map(padding).collect();
+        let count = tokens.len();
+        Self { tokens, scores: vec![PADDING_SCORE; count], types: vec![UNUSED; count] }
+    }
+
+    /// The place of an id; `None` past the end.
+    fn place(&self, id: u64) -> Option<usize> {
+        usize::try_from(id).ok().filter(|place| *place < self.tokens.len())
+    }
+
+    fn put(&mut self, place: usize, token: String, score: f32, kind: i32) {
+        self.tokens[place] = token;
+        self.scores[place] = score;
+        self.types[place] = kind;
+    }
+
+    /// Refuses a token that is there twice: llama.cpp ends when it loads one.
+    fn check_unique(&self, files: &dyn SideFiles, name: &str) -> Result<(), Error> {
+        let mut first_ids: HashMap<&str, usize> = HashMap::with_capacity(self.tokens.len());
+        for (id, token) in self.tokens.iter().enumerate() {
+            if let Some(first) = first_ids.insert(token, id) {
+                let problem = format!("{token:?} has two ids, {first} and {id}");
+                return Err(fault(files, name, "tokens", problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn into_table(self, surroundings: Surroundings) -> TokenTable {
+        TokenTable {
+            model: "llama",
+            pre_tokenizer: "default".to_owned(),
+            tokens: self.tokens,
+            scores: Some(self.scores),
+            types: self.types,
+            merges: None,
+            surroundings,
+        }
+    }
+}
+
+/// The table for `model`, the bytes of `tokenizer.model`, and the tokens that
+/// the files beside it add. `stated` is the size that the model has room for.
+pub(crate) fn sentencepiece_tokens(
+    files: &dyn SideFiles,
+    model: &[u8],
+    settings: &Settings,
+    stated: Option<u64>,
+    warnings: &mut Vec<Warning>,
+) -> Result<TokenTable, Error> {
+    let pieces = read_pieces(files, model)?;
+    let size = check_size(files, stated.unwrap_or(pieces.len() as u64))?;
+    let mut entries = Entries::padded(size);
+    let mut past_end = PastEnd::new(sentencepiece::NAME);
+    for (id, piece) in (0u64..).zip(&pieces) {
+        match entries.place(id) {
+            Some(place) => put_piece(&mut entries, place, piece),
+            None => past_end.count(id),
+        }
+    }
+    past_end.warn(files, size, warnings);
+    drop(pieces);
+    add_tokens_file(files, &mut entries, warnings)?;
+    add_tokens_decoder(files, settings, &mut entries, warnings)?;
+    entries.check_unique(files, sentencepiece::NAME)?;
+    Ok(entries.into_table(Surroundings::read(files)?))
+}
+
+fn put_piece(entries: &mut Entries, place: usize, piece: &Piece<'_>) {
+    let kind = match piece.kind {
+        // The reference asks for neither, and neither is anything else.
+        PieceKind::Normal | PieceKind::UserDefined => NORMAL,
+        PieceKind::Unknown => UNKNOWN,
+        PieceKind::Control => CONTROL,
+        PieceKind::Unused => UNUSED,
+        PieceKind::Byte => BYTE,
+    };
+    entries.put(place, piece.text.to_owned(), piece.score, kind);
+}
+
+/// `added_tokens.json`: ids by content.
+fn add_tokens_file(
+    files: &dyn SideFiles,
+    entries: &mut Entries,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Error> {
+    let name = "added_tokens.json";
+    let mut past_end = PastEnd::new(name);
+    let mut owners: HashMap<u64, String> = HashMap::new();
+    for (content, id) in read_object(files, name)?.unwrap_or_default() {
+        let Some(id) = id.as_u64() else {
+            return Err(fault(files, name, content, format!("is {id}, expected a token's id")));
+        };
+        if let Some(other) = owners.insert(id, content.clone()) {
+            let problem = format!("{other:?} has the same id {id}");
+            return Err(fault(files, name, content, problem));
+        }
+        match entries.place(id) {
+            Some(place) => entries.put(place, content, UNSCORED, USER_DEFINED),
+            None => past_end.count(id),
+        }
+    }
+    past_end.warn(files, entries.tokens.len() as u64, warnings);
+    Ok(())
+}
+
+/// `added_tokens_decoder` of `tokenizer_config.json`: tokens by id. It has the
+/// last word: a piece with another text at the same id is replaced.
+fn add_tokens_decoder(
+    files: &dyn SideFiles,
+    settings: &Settings,
+    entries: &mut Entries,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Error> {
+    let name = "tokenizer_config.json";
+    let mut past_end = PastEnd::new(name);
+    let decoder = settings.tokenizer.get("added_tokens_decoder").and_then(Value::as_object);
+    for (key, token) in decoder.into_iter().flatten() {
+        let wrong =
+            |problem: &str| fault(files, name, format!("added_tokens_decoder.{key}"), problem);
+        let id = key.parse::<u64>().map_err(|_| wrong("is not a token's id"))?;
+        let content = token.get("content").and_then(Value::as_str);
+        let content =
+            content.filter(|text| !text.is_empty()).ok_or_else(|| wrong("has no content"))?;
+        let Some(place) = entries.place(id) else {
+            past_end.count(id);
+            continue;
+        };
+        if entries.types[place] != UNUSED && entries.tokens[place] != content {
+            warnings.push(Warning {
+                location: Location::file(files.path(name))
+                    .tensor(format!("added_tokens_decoder.{key}")),
+                rule: "token-replaced",
+                message: format!("{:?} is replaced by {content:?}", entries.tokens[place]),
+            });
+        }
+        if token.get("special").is_some_and(truthy) || looks_special(content) {
+            entries.put(place, content.to_owned(), UNSCORED, CONTROL);
+        } else {
+            entries.put(place, with_spaces(content), UNSCORED, USER_DEFINED);
+        }
+    }
+    past_end.warn(files, entries.tokens.len() as u64, warnings);
+    Ok(())
+}
+
+/// Tokens of a file that the model has no room for: they are left out, as in the
+/// reference, and told of once.
+struct PastEnd {
+    name: &'static str,
+    count: u64,
+    first: u64,
+}
+
+impl PastEnd {
+    fn new(name: &'static str) -> Self {
+        Self { name, count: 0, first: u64::MAX }
+    }
+
+    fn count(&mut self, id: u64) {
+        self.count += 1;
+        self.first = self.first.min(id);
+    }
+
+    fn warn(&self, files: &dyn SideFiles, size: u64, warnings: &mut Vec<Warning>) {
+        if self.count > 0 {
+            warnings.push(Warning {
+                location: Location::file(files.path(self.name)),
+                rule: "token-without-embedding",
+                message: format!(
+                    "{} tokens from id {} on are left out: the model has {size} tokens (vocab_size)",
+                    self.count, self.first
+                ),
+            });
+        }
+    }
+}
+
+/// The table for `file`, which holds a BPE vocabulary with byte tokens.
+///
+/// The reference fails for ids without a token, and writes fewer tokens than the
+/// model has rows if `tokenizer.json` has fewer; llama.cpp does not load such a
+/// file. Here both get padding.
+pub(crate) fn byte_fallback_tokens(
+    files: &dyn SideFiles,
+    file: TokenizerFile,
+    settings: &Settings,
+    stated: Option<u64>,
+    warnings: &mut Vec<Warning>,
+) -> Result<TokenTable, Error> {
+    let added = AddedTokens::gather(files, &file, settings, stated, warnings)?;
+    let size = size_of(files, &file, &added, stated)?;
+    let mut entries = Entries::padded(size);
+    for (token, id) in &file.model.vocab.ids {
+        if let Some(place) = entries.place(id.0.into()) {
+            let kind = match byte_of(token) {
+                Some(_) => BYTE,
+                None if added.is_named(token) => CONTROL,
+                None => NORMAL,
+            };
+            entries.put(place, token.clone(), UNSCORED, kind);
+        }
+    }
+    for token in added.iter().filter(|token| !file.model.vocab.ids.contains_key(&token.content)) {
+        if let Some(place) = entries.place(token.id.0.into()) {
+            let kind = if added.is_named(&token.content) { CONTROL } else { USER_DEFINED };
+            entries.put(place, token.content.clone(), UNSCORED, kind);
+        }
+    }
+    check_bytes(files, &entries)?;
+    entries.check_unique(files, tokenizer_file::NAME)?;
+    Ok(entries.into_table(file.surroundings))
+}
+
+/// Refuses two tokens for the same byte, such as `<0xab>` and `<0xAB>`.
+fn check_bytes(files: &dyn SideFiles, entries: &Entries) -> Result<(), Error> {
+    let mut first = HashMap::new();
+    for (token, kind) in entries.tokens.iter().zip(&entries.types) {
+        if *kind == BYTE
+            && let Some(other) = first.insert(byte_of(token), token)
+        {
+            let problem = format!("{other:?} and {token:?} are the same byte");
+            return Err(fault(files, tokenizer_file::NAME, "model.vocab", problem));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! SentencePiece's `tokenizer.model`: the few fields of `ModelProto` that say
+//! which pieces there are (`src/sentencepiece_model.proto`), with the checks that
+//! SentencePiece makes when it loads one (`ModelInterface::InitializePieces` in
+//! `src/model_interface.cc`).
+
+use qz_tensor::SideFiles;
+
+use crate::error::Error;
+use crate::protobuf::{Field, Malformed, Message};
+use crate::tokenizer_file::MOST_TOKENS;
+
+/// The file's name.
+pub(crate) const NAME: &str = "tokenizer.model";
+
+/// Field numbers of `ModelProto`.
+const PIECES: u64 = 1;
+const TRAINER_SPEC: u64 = 2;
+/// Field numbers of `ModelProto.SentencePiece`.
+const PIECE: u64 = 1;
+const SCORE: u64 = 2;
+const TYPE: u64 = 3;
+/// Field numbers of `TrainerSpec`.
+const BYTE_FALLBACK: u64 = 35;
+
+/// What a piece is (`ModelProto.SentencePiece.Type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PieceKind {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Unused,
+    Byte,
+}
+
+/// One piece; its id is its place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Piece<'a> {
+    pub(crate) text: &'a str,
+    /// Finite.
+    pub(crate) score: f32,
+    pub(crate) kind: PieceKind,
+}
+
+/// The pieces of the model in `bytes`, which are those of `tokenizer.model`.
+pub(crate) fn read_pieces<'a>(
+    files: &dyn SideFiles,
+    bytes: &'a [u8],
+) -> Result<Vec<Piece<'a>>, Error> {
+    read_model(bytes).map_err(|Malformed { offset, problem }| Error::SentencePiece {
+        path: files.path(NAME),
+        offset,
+        problem,
+    })
+}
+
+fn read_model(bytes: &[u8]) -> Result<Vec<Piece<'_>>, Malformed> {
+    let mut reader = PieceReader::default();
+    let mut byte_fallback = None;
+    for field in Message::whole(bytes) {
+        let field = field?;
+        match field.number {
+            PIECES => reader.add(&field)?,
+            // A message that comes twice is merged: the last value counts.
+            TRAINER_SPEC => byte_fallback = Some(reads_byte_fallback(field.message()?)?),
+            _ => {}
+        }
+    }
+    reader.finish(byte_fallback, bytes.len() as u64)
+}
+
+fn reads_byte_fallback(trainer: Message<'_>) -> Result<bool, Malformed> {
+    let mut byte_fallback = false;
+    for field in trainer {
+        let field = field?;
+        if field.number == BYTE_FALLBACK {
+            byte_fallback = field.integer()? != 0;
+        }
+    }
+    Ok(byte_fallback)
+}
+
+/// Collects the pieces and what must be true of all of them together.
+#[derive(Default)]
+struct PieceReader<'a> {
+    pieces: Vec<Piece<'a>>,
+    has_unknown: bool,
+    /// Where the first byte piece is in the file.
+    first_byte: Option<u64>,
+    bytes_seen: [u64; 4],
+}
+
+impl<'a> PieceReader<'a> {
+    fn add(&mut self, field: &Field<'a>) -> Result<(), Malformed> {
+        if self.pieces.len() as u64 >= MOST_TOKENS {
+            return Err(field.malformed(format!("more than {MOST_TOKENS} pieces")));
+        }
+        let piece = read_piece(field)?;
+        match piece.kind {
+            PieceKind::Unknown if self.has_unknown => {
+                return Err(field.malformed(format!("{:?} is a second unknown piece", piece.text)));
+            }
+            PieceKind::Unknown => self.has_unknown = true,
+            PieceKind::Byte => self.add_byte(field, piece.text)?,
+            _ => {}
+        }
+        self.pieces.push(piece);
+        Ok(())
+    }
+
+    fn add_byte(&mut self, field: &Field<'_>, text: &str) -> Result<(), Malformed> {
+        let upper_case = !text.bytes().any(|letter| matches!(letter, b'a'..=b'f'));
+        let Some(byte) = byte_of(text).filter(|_| upper_case) else {
+            let problem = format!("{text:?} is a byte piece, expected <0x00> to <0xFF>");
+            return Err(field.malformed(problem));
+        };
+        let (word, bit) = (usize::from(byte / 64), 1 << (byte % 64));
+        if self.bytes_seen[word] & bit != 0 {
+            return Err(field.malformed(format!("{text:?} is there twice")));
+        }
+        self.bytes_seen[word] |= bit;
+        self.first_byte.get_or_insert(field.offset);
+        Ok(())
+    }
+
+    fn finish(self, byte_fallback: Option<bool>, length: u64) -> Result<Vec<Piece<'a>>, Malformed> {
+        let at_end = |problem: String| Err(Malformed { offset: length, problem });
+        let seen: u32 = self.bytes_seen.iter().map(|word| word.count_ones()).sum();
+        let Some(byte_fallback) = byte_fallback else {
+            // It follows the pieces: a file without it has lost its end.
+            return at_end(format!("no trainer_spec after {} pieces", self.pieces.len()));
+        };
+        if let Some(offset) = self.first_byte.filter(|_| !byte_fallback) {
+            let problem = "a byte piece, but trainer_spec.byte_fallback is false".to_owned();
+            return Err(Malformed { offset, problem });
+        }
+        if byte_fallback && seen != 256 {
+            return at_end(format!("byte_fallback needs 256 byte pieces, there are {seen}"));
+        }
+        if !self.has_unknown {
+            return at_end("no piece for unknown text".to_owned());
+        }
+        Ok(self.pieces)
+    }
+}
+
+fn read_piece<'a>(piece: &Field<'a>) -> Result<Piece<'a>, Malformed> {
+    let (mut text, mut score, mut kind) = ("", 0.0, PieceKind::Normal);
+    for field in piece.message()? {
+        let field = field?;
+        match field.number {
+            PIECE => text = field.text()?,
+            SCORE => {
+                score = field.float()?;
+                if !score.is_finite() {
+                    return Err(field.malformed(format!("the score is {score}")));
+                }
+            }
+            TYPE => kind = piece_kind(&field)?,
+            _ => {}
+        }
+    }
+    if text.is_empty() {
+        return Err(piece.malformed("an empty piece"));
+    }
+    Ok(Piece { text, score, kind })
+}
+
+fn piece_kind(field: &Field<'_>) -> Result<PieceKind, Malformed> {
+    Ok(match field.integer()? {
+        1 => PieceKind::Normal,
+        2 => PieceKind::Unknown,
+        3 => PieceKind::Control,
+        4 => PieceKind::UserDefined,
+        5 => PieceKind::Unused,
+        6 => PieceKind::Byte,
+        kind => return Err(field.malformed(format!("a piece of the unknown type {kind}"))),
+    })
+}
+
+/// The byte that a text such as `<0x0A>` stands for.
+pub(crate) fn byte_of(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    let is_number = digits.len() == 2 && digits.bytes().all(|letter| letter.is_ascii_hexdigit());
+    u8::from_str_radix(digits, 16).ok().filter(|_| is_number)
+}
