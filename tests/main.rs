@@ -7,3 +7,4 @@ mod golden;
 mod interruption;
 mod reports;
 mod support;
+mod text;

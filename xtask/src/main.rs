@@ -57,8 +57,8 @@ enum Task {
         /// with a golden.json in fixtures]
         checkpoints: Vec<String>,
     },
-    /// Time the encoders beside llama.cpp's own, on one thread
-    EncodeSpeed {
+    /// Time the codecs beside llama.cpp's own, on one thread
+    CodecSpeed {
         /// A release build of libggml-base for x86-64
         #[arg(long)]
         library: PathBuf,
@@ -119,7 +119,7 @@ fn main() -> Result<()> {
         Task::Tidy => tidy::check(workspace()),
         Task::Parity { library, rounds } => parity_codec::run(&library, rounds),
         Task::Snapshots { source } => snapshots::run(&source),
-        Task::EncodeSpeed { library } => parity_codec::speed(&library),
+        Task::CodecSpeed { library } => parity_codec::speed(&library),
         Task::ParityFiles { programs, text, options, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {
                 true => fixtures()?,

@@ -237,25 +237,34 @@ fn convert_by_reference(programs: &Programs, checkpoint: &Checkpoint, output: &P
     succeed(command)
 }
 
+/// Fewest chunks that say anything.
+const MIN_CHUNKS: usize = 8;
+
 fn compare_perplexity(programs: &Programs, ours: &Path, theirs: &Path, text: &Path) -> Result<()> {
-    let (our_line, their_line) =
-        (perplexity(programs, ours, text)?, perplexity(programs, theirs, text)?);
-    println!("    perplexity by llama.cpp: ours {our_line}, theirs {their_line}");
-    ensure!(our_line == their_line, "llama.cpp gives another perplexity with our file");
+    let (ours, theirs) =
+        (perplexities(programs, ours, text)?, perplexities(programs, theirs, text)?);
+    // The program's log is cut at its exit now and then; what both printed counts.
+    let chunks = ours.len().min(theirs.len());
+    let last = chunks.checked_sub(1).filter(|_| chunks >= MIN_CHUNKS).context("no perplexity")?;
+    println!("    perplexity by llama.cpp over {chunks} chunks: {}, {}", ours[last], theirs[last]);
+    ensure!(ours[..chunks] == theirs[..chunks], "llama.cpp gives another perplexity with our file");
     Ok(())
 }
 
-/// The estimate llama-perplexity prints, as it prints it.
-fn perplexity(programs: &Programs, model: &Path, text: &Path) -> Result<String> {
+/// The running estimates llama-perplexity prints after each chunk (`[3]12.345,`),
+/// as it prints them.
+fn perplexities(programs: &Programs, model: &Path, text: &Path) -> Result<Vec<String>> {
     let mut command = Command::new(programs.binaries.join("llama-perplexity"));
     command.arg("-m").arg(model).arg("-f").arg(text).args(["-c", "256", "-t", "2"]);
     let result = command.output().context("cannot run llama-perplexity")?;
-    let output = [result.stdout, result.stderr].concat();
-    let output = String::from_utf8_lossy(&output);
-    let line = output.lines().find_map(|line| line.split_once("Final estimate: "));
-    let (_, estimate) =
-        line.with_context(|| format!("llama.cpp cannot use {}:\n{output}", model.display()))?;
-    Ok(estimate.trim().to_owned())
+    ensure!(result.status.success(), "llama.cpp cannot use {}", model.display());
+    let output = String::from_utf8_lossy(&result.stdout).into_owned();
+    let start = output.find("[1]").context("no perplexity")?;
+    let estimates = output[start..].split(',').map_while(|part| {
+        let (number, estimate) = part.strip_prefix('[')?.split_once(']')?;
+        number.parse::<u32>().ok().map(|_| estimate.to_owned())
+    });
+    Ok(estimates.collect())
 }
 
 fn succeed(mut command: Command) -> Result<()> {

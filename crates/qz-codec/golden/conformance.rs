@@ -19,8 +19,9 @@ pub(crate) fn check<L: Lanes>() {
     let few = AffineSearch { top: 3, first: -0.5, step: 0.1, last: 15, absolute: true };
     check_affine::<L, 16>(few);
     check_affine::<L, 16>(AffineSearch { absolute: false, ..few });
-    check_signed::<L>(4);
-    check_signed::<L>(32);
+    check_signed::<L, true>(4);
+    check_signed::<L, true>(32);
+    check_signed::<L, false>(32);
     check_descent::<L>();
     check_positive::<L, 8>(63);
     check_positive::<L, 16>(15);
@@ -106,12 +107,11 @@ fn check_rounding<L: Lanes>() {
         let lower = std::array::from_fn::<u32, LANES, _>(|lane| [0, 1, 0x8000, 0xffff][lane % 4]);
         let numbers = lower.map(|lower| f32::from_bits(upper << 16 | lower));
         let rounded = L::load(&numbers).nearest_integer();
-        let bytes = rounded.lowest_byte().store();
-        for (number, (rounded, byte)) in numbers.iter().zip(rounded.store().iter().zip(bytes)) {
-            let expected = nearest_integer(*number);
-            assert_same("rounded", *rounded, expected as f32);
-            assert_same("lowest byte", byte, f32::from(expected as u8));
-        }
+        let expected = numbers.map(nearest_integer);
+        assert_eq!(rounded.store(), expected.map(|integer| integer as f32), "{upper:#x}");
+        let lowest = expected.map(|integer| integer as u8);
+        assert_eq!(rounded.lowest_byte().store(), lowest.map(f32::from), "{upper:#x}");
+        assert_eq!(rounded.to_bytes(), lowest, "{upper:#x}");
     }
 }
 
@@ -153,10 +153,10 @@ fn check_affine<L: Lanes, const LENGTH: usize>(wanted: AffineSearch) {
     });
 }
 
-fn check_signed<L: Lanes>(half: u8) {
+fn check_signed<L: Lanes, const FINITE: bool>(half: u8) {
     on_every_kind::<16>(|label, x, weights| {
         let rows_of_x = rows(x);
-        let fit = signed::search::<L, 16>(half, &rows_of_x, &rows(weights));
+        let fit = signed::search::<L, 16, FINITE>(half, &rows_of_x, &rows(weights));
         let scale = fit.scale.store();
         let levels = fit.levels(half, &rows_of_x).map(L::store);
         for lane in 0..LANES {
@@ -170,9 +170,9 @@ fn check_signed<L: Lanes>(half: u8) {
 }
 
 fn check_descent<L: Lanes>() {
-    on_every_kind::<16>(|label, x, _| {
-        let scale = descent::search::<L, 16>(4, &rows(x)).store();
-        for (scale, x) in scale.into_iter().zip(x) {
+    on_every_kind::<16>(|label, x, y| {
+        let scales = descent::search::<L, 16, 2>(4, &[rows(x), rows(y)]).map(L::store);
+        for (scale, x) in scales.into_iter().flatten().zip(x.iter().chain(y)) {
             assert_same(label, scale, search::descent::search(4, x, &mut [0; 16]));
         }
     });

@@ -2,6 +2,7 @@
 
 use crate::block::{BATCH, Derived, SUPER_BLOCK, SuperBlocks};
 use crate::lanes::{self, LANES, Lanes, transpose};
+use crate::number::nearest_integer;
 use crate::search::affine::AffineSearch;
 
 /// What the search found for `COUNT` sub-blocks of each super-block.
@@ -57,45 +58,67 @@ impl<const COUNT: usize> AffineFits<COUNT> {
     #[inline(always)]
     pub(crate) fn units_by_search<L: Lanes>(&self, largest: u8) -> [Units<COUNT>; BATCH] {
         // Scales in the lower lanes, minimums in the upper ones.
-        let values = std::array::from_fn(|position| {
-            L::load(&std::array::from_fn(|lane| match lane.checked_sub(BATCH) {
-                None => self.scales[lane][position],
-                Some(block) => self.minimums[block][position],
-            }))
-        });
-        let weights = std::array::from_fn(|position| {
-            L::load(&std::array::from_fn(|lane| self.sum_weights[lane % BATCH][position]))
-        });
-        let (unit, levels) = lanes::positive::search::<L, COUNT>(largest, &values, &weights);
-        let (unit, levels) = (unit.store(), levels.map(L::store));
-        std::array::from_fn(|block| Units {
-            unit: unit[block],
-            minimum_unit: unit[BATCH + block],
-            scales: levels.map(|level| level[block] as u8),
-            minimums: levels.map(|level| level[BATCH + block] as u8),
-        })
+        let (mut values, mut weights) = ([[0.0; COUNT]; LANES], [[0.0; COUNT]; LANES]);
+        values[..BATCH].copy_from_slice(&self.scales);
+        values[BATCH..].copy_from_slice(&self.minimums);
+        weights[..BATCH].copy_from_slice(&self.sum_weights);
+        weights[BATCH..].copy_from_slice(&self.sum_weights);
+        let values = transpose::<L, COUNT>(&values.each_ref());
+        let weights = transpose(&weights.each_ref());
+        let (unit, levels) = lanes::positive::search(largest, &values, &weights);
+        let unit = unit.store();
+        let mut units = [Units::ZERO; BATCH];
+        for (block, units) in units.iter_mut().enumerate() {
+            units.unit = unit[block];
+            units.minimum_unit = unit[BATCH + block];
+        }
+        for (position, levels) in levels.into_iter().enumerate() {
+            let levels = levels.to_bytes();
+            for (block, units) in units.iter_mut().enumerate() {
+                units.scales[position] = levels[block];
+                units.minimums[position] = levels[BATCH + block];
+            }
+        }
+        units
     }
 
     /// Units that make the largest scale, and the largest minimum, `largest` of
-    /// them. `units` turns scales into units, given the unit's inverse.
+    /// them. The units of a negative number wrap to a byte, and that is kept at or
+    /// below `bound`.
     #[inline(always)]
-    pub(crate) fn units_by_largest(
-        &self,
-        largest: u8,
-        units: impl Fn(f32, &[f32; COUNT]) -> [u8; COUNT],
-    ) -> [Units<COUNT>; BATCH] {
-        let largest = f32::from(largest);
-        let relative = |values: &[f32; COUNT]| {
-            let maximum = values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
-            let inverse = if maximum > 0.0 { largest / maximum } else { 0.0 };
-            (maximum / largest, units(inverse, values))
-        };
-        std::array::from_fn(|block| {
-            let (unit, scales) = relative(&self.scales[block]);
-            let (minimum_unit, minimums) = relative(&self.minimums[block]);
-            Units { unit, minimum_unit, scales, minimums }
-        })
+    pub(crate) fn units_by_largest(&self, largest: u8, bound: u8) -> [Units<COUNT>; BATCH] {
+        let mut units = [Units::ZERO; BATCH];
+        for (block, units) in units.iter_mut().enumerate() {
+            (units.unit, units.scales) = relative(largest, bound, &self.scales[block]);
+            (units.minimum_unit, units.minimums) = relative(largest, bound, &self.minimums[block]);
+        }
+        units
     }
+}
+
+impl<const COUNT: usize> Units<COUNT> {
+    const ZERO: Self =
+        Self { unit: 0.0, minimum_unit: 0.0, scales: [0; COUNT], minimums: [0; COUNT] };
+}
+
+/// What a unit is worth, and the values in units.
+#[inline(always)]
+fn relative<const COUNT: usize>(
+    largest: u8,
+    bound: u8,
+    values: &[f32; COUNT],
+) -> (f32, [u8; COUNT]) {
+    let largest = f32::from(largest);
+    let mut maximum = 0.0;
+    for &value in values {
+        maximum = if value > maximum { value } else { maximum };
+    }
+    let inverse = if maximum > 0.0 { largest / maximum } else { 0.0 };
+    let mut units = [0; COUNT];
+    for (units, value) in units.iter_mut().zip(values) {
+        *units = (nearest_integer(inverse * value) as u8).min(bound);
+    }
+    (maximum / largest, units)
 }
 
 #[inline(always)]

@@ -39,31 +39,41 @@ pub(crate) fn first_non_finite_scale<const BYTES: usize>(
         .position(|block| offsets.iter().any(|offset| f16_is_non_finite(half_at(block, *offset))))
 }
 
-/// Walks rows of super-blocks, a batch at a time: weights, their columns'
-/// importance, and the blocks to write. The last batch may have fewer blocks; the
-/// weights without a block are zeros.
-#[inline(always)]
-pub(crate) fn for_each_batch<const BYTES: usize>(
-    weights: &[f32],
-    columns: usize,
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-    mut encode: impl FnMut(&SuperBlocks, Option<&SuperBlocks>, &mut [[u8; BYTES]]),
-) {
-    static ZEROS: [f32; SUPER_BLOCK] = [0.0; SUPER_BLOCK];
-    let per_row = columns / SUPER_BLOCK;
-    let weights = weights.as_chunks().0;
-    let importance = importance.map(|importance| importance.as_chunks().0);
-    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(BATCH).enumerate() {
-        let (mut batch, mut batch_importance) = ([&ZEROS; BATCH], [&ZEROS; BATCH]);
-        for position in 0..blocks.len() {
-            let index = number * BATCH + position;
-            batch[position] = &weights[index];
-            if let Some(importance) = importance {
-                batch_importance[position] = &importance[index % per_row];
-            }
+/// Rows of super-blocks, to be taken a batch at a time.
+pub(crate) struct Rows<'a> {
+    weights: &'a [[f32; SUPER_BLOCK]],
+    /// Of one row, which all rows share.
+    importance: Option<&'a [[f32; SUPER_BLOCK]]>,
+}
+
+/// Super-blocks to encode together, with their columns' importance.
+pub(crate) struct Batch<'a> {
+    pub weights: SuperBlocks<'a>,
+    pub importance: Option<SuperBlocks<'a>>,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    pub(crate) fn new(weights: &'a [f32], columns: usize, importance: Option<&'a [f32]>) -> Self {
+        debug_assert!(columns.is_multiple_of(SUPER_BLOCK) && weights.len().is_multiple_of(columns));
+        let importance = importance.map(|importance| importance[..columns].as_chunks().0);
+        Self { weights: weights.as_chunks().0, importance }
+    }
+
+    /// The super-blocks from `first` on; zeros where there are no more.
+    #[inline(always)]
+    pub(crate) fn batch(&self, first: usize) -> Batch<'a> {
+        static ZEROS: [f32; SUPER_BLOCK] = [0.0; SUPER_BLOCK];
+        let mut weights = [&ZEROS; BATCH];
+        for (batch, weights) in weights.iter_mut().zip(&self.weights[first..]) {
+            *batch = weights;
         }
-        encode(&batch, importance.is_some().then_some(&batch_importance), blocks);
+        let Some(row) = self.importance else { return Batch { weights, importance: None } };
+        let mut importance = [&ZEROS; BATCH];
+        for (position, importance) in importance.iter_mut().enumerate() {
+            *importance = &row[(first + position) % row.len()];
+        }
+        Batch { weights, importance: Some(importance) }
     }
 }
 

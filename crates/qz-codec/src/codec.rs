@@ -2,6 +2,8 @@
 
 use qz_tensor::DataType;
 
+use crate::grid::{Grid, grid_for};
+
 /// What an encoder does with importance weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportanceUse {
@@ -38,4 +40,10 @@ pub trait Codec: Send + Sync {
     /// The first block that holds a number which is not finite (a scale that
     /// overflowed while encoding, or damage).
     fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize>;
+
+    /// The values it can represent, for methods that choose among them themselves.
+    /// None where every value of a wide type is one, and where no grid is written yet.
+    fn grid(&self) -> Option<&'static dyn Grid> {
+        grid_for(self.spec().data_type)
+    }
 }

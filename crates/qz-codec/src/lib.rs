@@ -1,14 +1,31 @@
 //! Weight codecs: which values a weight may take in an element type, how a block
 //! of them is packed, and the reference program's own search for them.
 //!
-//! What belongs here: the scalar definition of every codec. Its `encode` gives
-//! llama.cpp's bytes on x86-64 (`ggml_quantize_chunk`), bit for bit, whatever
-//! the machine: no fused multiply-add, the reference's order of every sum, C's
-//! float-to-integer casts. What does not belong here: SIMD (`qz-kernels`),
-//! files, threads, which tensor gets which codec (`qz-plan`).
+//! An encoder gives llama.cpp's bytes on x86-64 (`ggml_quantize_chunk`), bit for
+//! bit, whatever the machine: no fused multiply-add, the reference's order of
+//! every sum, C's float-to-integer casts.
+//!
+//! | where | what |
+//! |---|---|
+//! | [`CODECS`] | every codec |
+//! | `codecs/` | a file per codec: its blocks' layout, how they are made and read |
+//! | [`search`] | the searches for scales, one sub-block at a time: the definition |
+//! | [`lanes`] | the same searches on sixteen sub-blocks: what the encoders run |
+//! | [`number`] | rounding and number formats, down to what overflows do |
+//! | [`body`] | encoders and decoders to compile for more instructions |
+//! | `golden/` | what the reference library wrote, and the inputs it was given |
+//!
+//! Tests hold the encoders to the goldens and the lanes to the searches; `cargo
+//! xtask parity` compares millions of blocks with the library itself.
+//!
+//! What does not belong here: instructions that not every machine has
+//! (`qz-kernels`), files, threads, which tensor gets which codec (`qz-plan`).
+//!
+//! [`grid`] is the other view of the same values: for methods that choose among them
+//! themselves, instead of running the reference's search.
 //!
 //! Layer 1: depends on `qz-tensor` only. A new codec is one file and one line in
-//! [`CODECS`].
+//! [`CODECS`]; its grid is one more in [`grid::GRIDS`].
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +33,7 @@ mod affine_fits;
 mod block;
 mod codec;
 mod codecs;
+pub mod grid;
 pub mod lanes;
 pub mod number;
 mod pack;

@@ -9,13 +9,13 @@
 
 use crate::affine_fits::{AffineFits, Units};
 use crate::block::{
-    BATCH, Derived, SUPER_BLOCK, SuperBlocks, half_at, importance_weights, set_half_at,
+    BATCH, Batch, Derived, SUPER_BLOCK, SuperBlocks, half_at, importance_weights, set_half_at,
     sums_of_squares,
 };
-use crate::lanes::Lanes;
-use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
+use crate::lanes::{self, Lanes};
+use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_six_bits, unpack_six_bits};
-use crate::search::affine::{self, Affine, AffineSearch};
+use crate::search::affine::{Affine, AffineSearch};
 
 /// Bytes in front of the levels.
 pub(crate) const HEADER: usize = 16;
@@ -38,47 +38,45 @@ pub(crate) struct SixBit {
 }
 
 impl SixBit {
-    /// Finds scales and levels of a batch; hands each block's header and levels
-    /// to `store`.
+    /// Finds scales and levels of a batch and stores the headers; the levels are
+    /// left to the type.
     #[inline(always)]
     pub(crate) fn encode<L: Lanes, const BYTES: usize>(
         &self,
-        values: &SuperBlocks,
-        importance: Option<&SuperBlocks>,
+        batch: &Batch,
         blocks: &mut [[u8; BYTES]],
-        store_levels: impl Fn(&[u8; SUPER_BLOCK], &mut [u8; BYTES]),
-    ) {
+    ) -> [[u8; SUPER_BLOCK]; BATCH] {
         let (search, weights, units);
-        match importance {
-            None => {
-                (search, weights) = (&self.plain, plain_weights(values));
-                let fits = AffineFits::find::<L, LENGTH>(search, values, &weights, blocks.len());
-                // A negative number wraps to a large byte, and so to the largest.
-                units = fits.units_by_largest(LARGEST, |inverse, values| {
-                    values.map(|value| (nearest_integer(inverse * value) as u8).min(LARGEST))
-                });
-            }
-            Some(importance) => {
-                search = &self.with_importance;
-                weights = importance_weights(values, importance, 2.0);
-                let fits = AffineFits::find::<L, LENGTH>(search, values, &weights, blocks.len());
-                units = fits.units_by_search::<L>(LARGEST).map(|units| self.bound(units));
-            }
+        if let Some(importance) = &batch.importance {
+            search = &self.with_importance;
+            weights = importance_weights(&batch.weights, importance, 2.0);
+            let fits =
+                AffineFits::find::<L, LENGTH>(search, &batch.weights, &weights, blocks.len());
+            units = self.bound(fits.units_by_search::<L>(LARGEST));
+        } else {
+            (search, weights) = (&self.plain, plain_weights(&batch.weights));
+            let fits =
+                AffineFits::find::<L, LENGTH>(search, &batch.weights, &weights, blocks.len());
+            units = fits.units_by_largest(LARGEST, LARGEST);
         }
+        let mut levels = [[0; SUPER_BLOCK]; BATCH];
         for (position, block) in blocks.iter_mut().enumerate() {
             store_units(&units[position], block);
-            let levels = round_to_stored(block, search, values[position], &weights[position]);
-            store_levels(&levels, block);
+            let values = batch.weights[position];
+            round_to_stored::<L>(block, search, values, &weights[position], &mut levels[position]);
         }
+        levels
     }
 
     #[inline(always)]
-    fn bound(&self, mut units: Units<COUNT>) -> Units<COUNT> {
+    fn bound(&self, mut batch: [Units<COUNT>; BATCH]) -> [Units<COUNT>; BATCH] {
         if self.bound_scales {
-            units.scales = units.scales.map(|scale| scale.min(LARGEST));
-            units.minimums = units.minimums.map(|minimum| minimum.min(LARGEST));
+            for units in &mut batch {
+                units.scales = units.scales.map(|scale| scale.min(LARGEST));
+                units.minimums = units.minimums.map(|minimum| minimum.min(LARGEST));
+            }
         }
-        units
+        batch
     }
 }
 
@@ -121,22 +119,19 @@ fn stored(header: &[u8]) -> [Affine; COUNT] {
     })
 }
 
-/// Rounds the values to the scales as stored. Where the stored scale is zero the
-/// levels of the search stay, though they mean nothing any more.
 #[inline(always)]
-fn round_to_stored(
+fn round_to_stored<L: Lanes>(
     header: &[u8],
     search: &AffineSearch,
     values: &[f32; SUPER_BLOCK],
     weights: &[f32; SUPER_BLOCK],
-) -> [u8; SUPER_BLOCK] {
-    let mut levels = [0; SUPER_BLOCK];
+    levels: &mut [u8; SUPER_BLOCK],
+) {
     let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut::<LENGTH>().0);
     for (((values, weights), levels), stored) in sub_blocks.zip(stored(header)) {
-        affine::round_to_stored::<LENGTH>(search, &stored, values, weights, levels);
+        lanes::affine::round_to_stored::<L, LENGTH>(search, &stored, values, weights, levels);
     }
-    levels
 }
 
 /// Decodes a super-block's levels.

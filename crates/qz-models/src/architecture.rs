@@ -1,8 +1,9 @@
 //! What a model architecture has to say for itself.
 
-use qz_tensor::Metadata;
+use qz_tensor::{Metadata, SideFiles, Warning};
 
 use crate::config::ConfigDefaults;
+use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::row_order::RowOrder;
 use crate::rules::{Dimension, Role, TensorRule, Transform};
@@ -16,6 +17,15 @@ pub struct ComputedTensor {
     pub role: Role,
     /// Its values; it is a vector.
     pub values: Vec<f32>,
+}
+
+/// A model under conversion.
+#[derive(Clone, Copy)]
+pub struct Model<'a> {
+    /// Its sizes.
+    pub config: &'a ModelConfig,
+    /// The files beside its weights.
+    pub files: &'a dyn SideFiles,
 }
 
 /// A decoder architecture. The provided methods are what the reference does for
@@ -39,7 +49,24 @@ pub trait Architecture: Send + Sync {
     }
 
     /// Metadata keys after `general.file_type`.
-    fn write_own_metadata(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
+    ///
+    /// # Errors
+    /// If a side file that has a say in them is broken.
+    fn write_own_metadata(
+        &self,
+        _model: &Model<'_>,
+        _metadata: &mut Metadata,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// What a person should know about this model's conversion.
+    ///
+    /// # Errors
+    /// If a side file that has a say in it cannot be read.
+    fn warnings(&self, _model: &Model<'_>) -> Result<Vec<Warning>, Error> {
+        Ok(Vec::new())
+    }
 
     /// True if the reference writes `add_prefix_space` of `tokenizer_config.json`
     /// as a key of its own, ahead of the vocabulary.

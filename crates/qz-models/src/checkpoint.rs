@@ -147,7 +147,7 @@ impl Matcher<'_> {
                 Presence::Required => true,
                 Presence::WhenTrue(key) => self.config.switch(key) == Some(true),
                 Presence::AllowedWhenTrue(_) => false,
-                Presence::UnlessTrue(key) => self.config.switch(key) != Some(true),
+                Presence::WhenFalse(key) => self.config.switch(key) == Some(false),
             };
             if !wanted {
                 continue;
@@ -167,7 +167,7 @@ impl Matcher<'_> {
     fn missing(&mut self, rule: &TensorRule, name: String) -> Result<(), Error> {
         let keys = match rule.presence {
             Presence::WhenTrue(key) => format!("{key} is true"),
-            Presence::UnlessTrue(key) => format!("{key} is not true"),
+            Presence::WhenFalse(key) => format!("{key} is false"),
             _ if rule.hugging_face.has_layer() => {
                 format!("num_hidden_layers is {}", self.config.layers)
             }
@@ -189,7 +189,7 @@ impl Matcher<'_> {
             Presence::WhenTrue(key) | Presence::AllowedWhenTrue(key) => {
                 (self.config.switch(key) == Some(false)).then(|| format!("{key} is false"))
             }
-            Presence::Required | Presence::UnlessTrue(_) => None,
+            Presence::Required | Presence::WhenFalse(_) => None,
         }
     }
 

@@ -6,7 +6,7 @@ use qz_tensor::{
 use qz_tokenize::VocabularyOptions;
 use serde_json::Value;
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, Model};
 use crate::architectures::ARCHITECTURES;
 use crate::checkpoint::{MatchedTensors, match_tensors};
 use crate::config::{JsonObject, shown};
@@ -102,7 +102,10 @@ pub fn describe(
     metadata.set("general.architecture", architecture.gguf_name());
     metadata.set("general.type", "model");
     write_general(files, &json, options, parameters, &mut metadata, &mut warnings)?;
-    write_model(architecture, &config, &mut metadata);
+    let model = Model { config: &config, files };
+    write_model(architecture, &model, &mut metadata)?;
+    warnings.extend(architecture.warnings(&model)?);
+    warn_of_missing_output(&json, &config, &tensors, &mut warnings);
     write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
     Ok(ModelDescription { architecture, config, metadata, tensors, ignored, warnings })
 }
@@ -233,7 +236,12 @@ fn read_generation_config(
 
 /// The model's own keys, in the order of `TextModel.set_gguf_parameters`
 /// (`conversion/base.py`).
-fn write_model(architecture: &dyn Architecture, config: &ModelConfig, metadata: &mut Metadata) {
+fn write_model(
+    architecture: &dyn Architecture,
+    model: &Model<'_>,
+    metadata: &mut Metadata,
+) -> Result<(), Error> {
+    let config = model.config;
     let name = architecture.gguf_name();
     let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
     set("block_count", config.layers.into());
@@ -263,8 +271,9 @@ fn write_model(architecture: &dyn Architecture, config: &ModelConfig, metadata: 
         set("attention.value_length", (config.head_size as u32).into());
     }
     metadata.set("general.file_type", 0u32);
-    architecture.write_own_metadata(config, metadata);
+    architecture.write_own_metadata(model, metadata)?;
     metadata.set("general.quantization_version", 2u32);
+    Ok(())
 }
 
 fn write_vocabulary(
@@ -335,6 +344,26 @@ fn warn_of_lost_scaling(json: &JsonObject, config: &ModelConfig, warnings: &mut 
             location: Location::file(json.path()).tensor("rope_scaling"),
             rule: "rope-scaling-lost",
             message: format!("{kind}: GGUF files of this architecture cannot say this"),
+        });
+    }
+}
+
+/// A configuration that does not say whether embeddings are tied, and a
+/// checkpoint without output weights: llama.cpp will use the embeddings.
+fn warn_of_missing_output(
+    json: &JsonObject,
+    config: &ModelConfig,
+    tensors: &[TensorRecipe],
+    warnings: &mut Vec<Warning>,
+) {
+    let key = "tie_word_embeddings";
+    if config.switch(key).is_none() && !tensors.iter().any(|tensor| tensor.role == Role::Output) {
+        warnings.push(Warning {
+            location: Location::file(json.path()).tensor(key),
+            rule: "output-weights-assumed-tied",
+            message: "is missing, and so are the output weights; the token embeddings take their \
+                      place"
+                .to_owned(),
         });
     }
 }

@@ -65,9 +65,13 @@ impl ModelConfig {
         defaults: Option<&ConfigDefaults>,
     ) -> Result<Self, Error> {
         let mut config = config.clone();
-        if let Some(defaults) = defaults {
-            fill_gaps(&mut config, defaults)?;
-        }
+        let rope = match defaults {
+            Some(defaults) => {
+                fill_gaps(&mut config, defaults)?;
+                standard_rope(&config)?
+            }
+            None => stated_rope(&config)?,
+        };
         refuse_experts(&config)?;
         let size = |key| config.required_integer(key, 1..=LARGEST_SIZE);
         let layers = config.required_integer("num_hidden_layers", 1..=MOST_LAYERS)?;
@@ -98,7 +102,7 @@ impl ModelConfig {
             layer_norm_epsilon: layer_norm_epsilon(&config)?,
             tied_embeddings: config.boolean("tie_word_embeddings")?.unwrap_or(false),
             causal: config.boolean("is_causal")?.unwrap_or(true),
-            rope: Rope::read(&config)?,
+            rope: Rope::read(&config, &rope)?,
             switches,
         };
         model.check_heads(&config)?;
@@ -166,10 +170,22 @@ fn fill_gaps(config: &mut JsonObject, defaults: &ConfigDefaults) -> Result<(), E
             config.set_default("head_dim", quotient_head_size(config, hidden, heads)?);
         }
     }
-    fill_rope_gaps(config)
+    Ok(())
 }
 
-fn fill_rope_gaps(config: &mut JsonObject) -> Result<(), Error> {
+/// The rotary parameters as they stand: the new form if there is one.
+fn stated_rope(config: &JsonObject) -> Result<JsonObject, Error> {
+    Ok(match config.object("rope_parameters")? {
+        Some(rope) => rope,
+        None => {
+            config.object("rope_scaling")?.unwrap_or_else(|| config.empty_child("rope_parameters"))
+        }
+    })
+}
+
+/// The rotary parameters in transformers' normal form: the old form goes before
+/// the new one, and every gap is filled.
+fn standard_rope(config: &JsonObject) -> Result<JsonObject, Error> {
     let old_form = config.object("rope_scaling")?.filter(|object| !object.is_empty());
     let mut rope = match old_form {
         Some(rope) => rope,
@@ -181,22 +197,21 @@ fn fill_rope_gaps(config: &mut JsonObject) -> Result<(), Error> {
     let nested = ["full_attention", "sliding_attention"];
     let is_nested = nested.iter().any(|key| rope.get(key).is_some_and(Value::is_object));
     if !is_nested {
-        fill_rope_object(config, &mut rope, theta);
+        fill_rope_object(config, &mut rope, theta)?;
     } else {
         for key in nested {
             if let Some(mut inner) = rope.object(key)? {
-                fill_rope_object(config, &mut inner, theta);
+                fill_rope_object(config, &mut inner, theta)?;
                 rope.set(key, inner.into_value());
             }
         }
     }
-    config.set("rope_parameters", rope.into_value());
-    Ok(())
+    Ok(rope)
 }
 
-fn fill_rope_object(config: &JsonObject, rope: &mut JsonObject, theta: f64) {
+fn fill_rope_object(config: &JsonObject, rope: &mut JsonObject, theta: f64) -> Result<(), Error> {
     rope.set_default("rope_theta", theta);
-    let kind = rope.get("type").cloned().unwrap_or_else(|| "default".into());
+    let kind = rope.string("type")?.unwrap_or("default").to_owned();
     rope.set_default("rope_type", kind);
     let scaled = ["llama3", "yarn", "longrope"];
     if rope.get("rope_type").and_then(Value::as_str).is_some_and(|kind| scaled.contains(&kind))
@@ -204,6 +219,7 @@ fn fill_rope_object(config: &JsonObject, rope: &mut JsonObject, theta: f64) {
     {
         rope.set_default("original_max_position_embeddings", context.clone());
     }
+    Ok(())
 }
 
 fn quotient_head_size(config: &JsonObject, hidden: u64, heads: u64) -> Result<u64, Error> {

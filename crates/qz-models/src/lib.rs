@@ -31,9 +31,9 @@ mod rope;
 mod row_order;
 mod rules;
 
-pub use architecture::{Architecture, ComputedTensor};
+pub use architecture::{Architecture, ComputedTensor, Model};
 pub use architectures::ARCHITECTURES;
-pub use config::ConfigDefaults;
+pub use config::{ConfigDefaults, DefaultHeadSize};
 pub use describe::{ConvertOptions, ModelDescription, TensorOrigin, TensorRecipe, describe};
 pub use error::{Error, TensorFault, TensorFaults};
 pub use hyperparameters::ModelConfig;

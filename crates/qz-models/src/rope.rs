@@ -72,18 +72,11 @@ pub struct Llama3Scaling {
 }
 
 impl Rope {
-    /// Reads `rope_parameters`, or `rope_scaling` with `rope_theta` beside it.
-    pub(crate) fn read(config: &JsonObject) -> Result<Self, Error> {
-        let outer = match config.object("rope_parameters")? {
-            Some(rope) => rope,
-            None => match config.object("rope_scaling")? {
-                Some(rope) => rope,
-                None => config.empty_child("rope_parameters"),
-            },
-        };
+    /// Reads the rotary parameters; `config` is what they lie in.
+    pub(crate) fn read(config: &JsonObject, outer: &JsonObject) -> Result<Self, Error> {
         let nested = outer.get("full_attention").is_some_and(serde_json::Value::is_object);
         let rope = if nested { outer.object("full_attention")? } else { None };
-        let rope = rope.as_ref().unwrap_or(&outer);
+        let rope = rope.as_ref().unwrap_or(outer);
         let sliding = match outer.get("sliding_attention") {
             Some(value) if value.is_object() => outer.object("sliding_attention")?,
             _ => None,
@@ -254,5 +247,40 @@ impl Llama3Scaling {
             return Err(rope.fault("high_freq_factor", problem));
         }
         Ok(scaling)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The factors of Llama 3.1 8B and 3.2 1B as the reference computes them
+    /// (llama.cpp 0c1e57098, torch 2.15.0, AVX-512): how many are 1, then the
+    /// bits of those between, then how many are the scaling factor.
+    #[test]
+    fn llama_3_factors_have_the_reference_bits() {
+        let check = |head_size: u64, factor: f64, ones: usize, between: &[u32], scaled: usize| {
+            let scaling = Llama3Scaling {
+                factor,
+                low_frequency_factor: 1.0,
+                high_frequency_factor: 4.0,
+                original_context: 8192,
+            };
+            let rope = Rope {
+                theta: Some(500_000.0),
+                sliding_theta: None,
+                scaling: RopeScaling::Llama3(scaling),
+            };
+            let factors = rope.llama3_factors(head_size).expect("a Llama 3");
+            let bits: Vec<u32> = factors.iter().map(|factor| factor.to_bits()).collect();
+            let mut expected = vec![1f32.to_bits(); ones];
+            expected.extend(between);
+            expected.extend(vec![(factor as f32).to_bits(); scaled]);
+            assert_eq!(bits, expected);
+        };
+        let llama_3_1 =
+            [0x3f9a_8ed5, 0x3fc6_d64a, 0x4001_af1d, 0x402c_732e, 0x406b_cace, 0x40a8_3c06];
+        check(128, 8.0, 29, &llama_3_1, 29);
+        check(64, 32.0, 15, &[0x3fd3_5ec2, 0x4052_b46f, 0x411a_aaee], 14);
     }
 }

@@ -117,8 +117,8 @@ pub enum Presence {
     WhenTrue(&'static str),
     /// May be there unless this boolean of `config.json` is false.
     AllowedWhenTrue(&'static str),
-    /// Unless this boolean of `config.json` is true; it may be there even then.
-    UnlessTrue(&'static str),
+    /// If this boolean of `config.json` is false; it may be there in any case.
+    WhenFalse(&'static str),
 }
 
 /// How the tensor in a GGUF file follows from the one in the checkpoint.

@@ -119,7 +119,7 @@ pub fn convert(
         Step::TileDone { work: position, weights, is_last } => {
             observer.observe(Event::Advanced { weights });
             if is_last {
-                sinks.complete(positions[position], &work[position])?;
+                sinks.complete(positions[position], &work[position]);
                 let to: Vec<DataType> = plans
                     .iter()
                     .map(|plan| plan.assignments[positions[position]].data_type)
@@ -206,13 +206,12 @@ impl Sinks {
             .collect()
     }
 
-    fn complete(&mut self, position: usize, work: &Work<'_>) -> Result<(), Error> {
+    fn complete(&mut self, position: usize, work: &Work<'_>) {
         for (sink, wanted) in self.sinks.iter_mut().zip(&work.wanted) {
             if wanted.is_some() {
-                sink.record_complete(index(position))?;
+                sink.record_complete(index(position));
             }
         }
-        Ok(())
     }
 
     fn keep(self) -> Result<(), Error> {

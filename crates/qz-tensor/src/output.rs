@@ -15,11 +15,14 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use crate::diagnosis::{Diagnose, Diagnosis, FaultClass, Location};
 
-/// Bytes written between two flushes of the data with their journal records.
-const CHECKPOINT_BYTES: u64 = 512 << 20;
+/// Bytes written before a flush of the data, with its journal records, begins.
+/// Small enough that the disk is busy from the start and the last flush is short.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 /// How an output may be placed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +84,7 @@ pub struct StagedFile {
     target: PathBuf,
     folder: PathBuf,
     data: File,
-    journal: File,
+    flusher: Flusher,
     completed: Vec<String>,
     pending: Vec<String>,
     unflushed: u64,
@@ -156,8 +159,8 @@ impl StagedFile {
         Ok(Self {
             target: target.to_owned(),
             folder,
+            flusher: Flusher::start(target, &data, journal)?,
             data,
-            journal,
             completed,
             pending: Vec::new(),
             unflushed: 0,
@@ -178,43 +181,32 @@ impl StagedFile {
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OutputError> {
         positioned_write(&self.data, offset, bytes).map_err(io_error(&self.target, "write"))?;
         self.unflushed += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Notes (one line) that a piece is complete. It reaches the journal with the
-    /// next flush.
-    ///
-    /// # Errors
-    /// If the disk refuses the flush.
-    pub fn record(&mut self, piece: String) -> Result<(), OutputError> {
-        self.pending.push(piece);
-        if self.unflushed >= CHECKPOINT_BYTES { self.checkpoint() } else { Ok(()) }
-    }
-
-    /// Flushes the data and journals what is complete.
-    ///
-    /// # Errors
-    /// If the disk refuses.
-    pub fn checkpoint(&mut self) -> Result<(), OutputError> {
-        if self.pending.is_empty() {
-            return Ok(());
+        if self.unflushed >= CHECKPOINT_BYTES {
+            self.checkpoint();
         }
-        self.data.sync_data().map_err(io_error(&self.target, "flush"))?;
-        let mut text = self.pending.join("\n");
-        text.push('\n');
-        self.journal
-            .write_all(text.as_bytes())
-            .map_err(io_error(&self.folder, "write the journal"))?;
-        self.pending.clear();
-        self.unflushed = 0;
         Ok(())
+    }
+
+    /// Notes (one line) that a piece is complete. It reaches the journal after the
+    /// next flush.
+    pub fn record(&mut self, piece: String) {
+        self.pending.push(piece);
+    }
+
+    /// Begins a flush unless one is under way; then the next call tries again.
+    fn checkpoint(&mut self) {
+        match self.flusher.begin(std::mem::take(&mut self.pending)) {
+            Ok(()) => self.unflushed = 0,
+            Err(pending) => self.pending = pending,
+        }
     }
 
     /// Flushes the file and moves it to its final path.
     ///
     /// # Errors
     /// If the disk refuses the flush or the move.
-    pub fn commit(self) -> Result<(), OutputError> {
+    pub fn commit(mut self) -> Result<(), OutputError> {
+        self.flusher.finish(Vec::new())?;
         self.data.sync_all().map_err(io_error(&self.target, "flush"))?;
         fs::rename(self.folder.join("data"), &self.target)
             .map_err(io_error(&self.target, "move the finished file here"))?;
@@ -228,12 +220,66 @@ impl StagedFile {
     /// If the disk refuses the flush.
     pub fn keep(mut self) -> Result<(), OutputError> {
         self.keep = true;
-        self.checkpoint()
+        let pending = std::mem::take(&mut self.pending);
+        self.flusher.finish(pending)
+    }
+}
+
+/// Flushes data beside the work that writes it, and journals what the flushed
+/// data completes.
+#[derive(Debug)]
+struct Flusher {
+    target: PathBuf,
+    /// Holds one request: a thread that is behind is not asked again.
+    requests: Option<SyncSender<Vec<String>>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Flusher {
+    fn start(target: &Path, data: &File, mut journal: File) -> Result<Self, OutputError> {
+        let data = data.try_clone().map_err(io_error(target, "flush"))?;
+        let (requests, received) = sync_channel::<Vec<String>>(0);
+        let thread = thread::spawn(move || {
+            for records in received {
+                data.sync_data()?;
+                let text: String =
+                    records.iter().flat_map(|record| [record.as_str(), "\n"]).collect();
+                journal.write_all(text.as_bytes())?;
+            }
+            Ok(())
+        });
+        Ok(Self { target: target.to_owned(), requests: Some(requests), thread: Some(thread) })
+    }
+
+    /// Begins a flush after which `records` hold; gives them back if the thread is
+    /// busy. A thread that failed is found out by `finish`.
+    fn begin(&self, records: Vec<String>) -> Result<(), Vec<String>> {
+        match &self.requests {
+            Some(requests) => requests.try_send(records).map_err(|error| match error {
+                TrySendError::Full(records) | TrySendError::Disconnected(records) => records,
+            }),
+            None => Err(records),
+        }
+    }
+
+    /// Flushes a last time if there are records, and waits for the thread.
+    fn finish(&mut self, records: Vec<String>) -> Result<(), OutputError> {
+        let requests = self.requests.take();
+        if let (Some(requests), false) = (&requests, records.is_empty()) {
+            // Fails only if the thread has failed, which is reported below.
+            let _ = requests.send(records);
+        }
+        drop(requests);
+        let outcome = self.thread.take().map_or(Ok(Ok(())), JoinHandle::join);
+        let outcome =
+            outcome.unwrap_or_else(|_| Err(io::Error::other("the flushing thread failed")));
+        outcome.map_err(io_error(&self.target, "flush"))
     }
 }
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
+        let _ = self.flusher.finish(Vec::new());
         if !self.keep {
             let _ = fs::remove_dir_all(&self.folder);
         }
@@ -392,7 +438,7 @@ mod tests {
             let mut staged = create(&target, fingerprint).expect("created");
             let found = staged.completed().to_vec();
             staged.write_at(0, b"1234").expect("written");
-            staged.record("first half".to_owned()).expect("recorded");
+            staged.record("first half".to_owned());
             staged.keep().expect("kept");
             found
         };

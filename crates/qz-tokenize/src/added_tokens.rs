@@ -8,8 +8,9 @@
 //! 1. `added_tokens` of `tokenizer.json`;
 //! 2. `added_tokens_decoder` of `tokenizer_config.json`, or without it
 //!    `special_tokens_map.json` and `added_tokens.json`;
-//! 3. every token that a `*_token` key names, and the lists of further special
-//!    tokens: all of them become special.
+//! 3. every token that a `*_token` key names becomes special, if 2. declares it
+//!    or nothing does; and so do those of the lists of further special tokens
+//!    that nothing declares.
 //!
 //! tokenizers gives a token that the model knows the model's id and any other
 //! the next free one, whatever the files say; where they say otherwise, the
@@ -21,7 +22,7 @@ use qz_tensor::{Location, SideFiles, Warning};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
-use crate::json::{fault, read_object, token_content};
+use crate::json::{Settings, fault, read_object, token_content};
 use crate::tokenizer_file::{self, DeclaredToken, MOST_TOKENS, TokenId, TokenizerFile};
 
 /// The keys that name a token in every tokenizer class.
@@ -53,7 +54,7 @@ impl AddedTokens {
     pub(crate) fn gather(
         files: &dyn SideFiles,
         file: &TokenizerFile,
-        config: Option<&Map<String, Value>>,
+        settings: &Settings,
         limit: Option<u64>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Error> {
@@ -64,14 +65,15 @@ impl AddedTokens {
             let key = format!("added_tokens[{position}]");
             added.declare(files, file, (tokenizer_file::NAME, &key), token)?;
         }
-        let mut settings = config.cloned().unwrap_or_default();
+        let rebuilt = is_rebuilt(settings);
+        let mut settings = settings.tokenizer.clone();
         let declared = match settings.get("added_tokens_decoder") {
             Some(Value::Object(tokens)) => added.declare_decoder(files, file, tokens)?,
             _ => added.declare_legacy(files, file, &mut settings)?,
         };
-        let named = named_tokens(&settings, file);
-        for content in named {
-            added.name(files, file, &content, &declared, limit, warnings);
+        for token in named_tokens(&settings, file) {
+            let marks = rebuilt || (token.by_key && declared.contains(&token.content));
+            added.name(files, file, token, marks, limit, warnings);
         }
         Ok(added)
     }
@@ -183,7 +185,7 @@ impl AddedTokens {
             if self.by_content.contains_key(&content) {
                 continue;
             }
-            let special = named.contains(&content);
+            let special = named.iter().any(|token| token.content == content);
             let token = DeclaredToken {
                 id: TokenId(id),
                 content: content.clone(),
@@ -195,33 +197,39 @@ impl AddedTokens {
         Ok(self.tokens.iter().map(|token| token.content.clone()).collect())
     }
 
-    /// Makes a token special because a key names it.
+    /// Takes a token that is named as special. `marks` tells whether that
+    /// changes a token that is there already.
     fn name(
         &mut self,
         files: &dyn SideFiles,
         file: &TokenizerFile,
-        content: &str,
-        declared: &[String],
+        token: NamedToken,
+        marks: bool,
         limit: Option<u64>,
         warnings: &mut Vec<Warning>,
     ) {
-        if content.is_empty() {
+        if let Some(place) = self.by_content.get(&token.content) {
+            self.tokens[*place].special |= marks;
             return;
         }
-        let id = self.id_of(file, content);
+        let id = self.id_of(file, &token.content);
         if limit.is_some_and(|limit| u64::from(id.0) >= limit) {
             warnings.push(Warning {
                 location: Location::file(files.path("tokenizer_config.json")),
                 rule: "token-without-embedding",
                 message: format!(
-                    "{content:?} is named as a special token but is in no vocabulary, and the model has no room for it; it is left out"
+                    "{:?} is named as a special token but is in no vocabulary, and the model has no room for it; it is left out",
+                    token.content
                 ),
             });
             return;
         }
-        let keeps_flag = declared.iter().any(|known| known == content);
-        let normalized = keeps_flag && self.get(content).is_some_and(|token| token.normalized);
-        self.put(AddedToken { content: content.to_owned(), id, special: true, normalized });
+        self.put(AddedToken {
+            content: token.content,
+            id,
+            special: true,
+            normalized: token.normalized,
+        });
     }
 
     fn id_of(&self, file: &TokenizerFile, content: &str) -> TokenId {
@@ -246,35 +254,61 @@ impl AddedTokens {
     }
 }
 
-/// Every token that a key names, in the order transformers goes through them.
-fn named_tokens(settings: &Map<String, Value>, file: &TokenizerFile) -> Vec<String> {
+/// A token that is named as special.
+#[derive(Debug)]
+struct NamedToken {
+    content: String,
+    normalized: bool,
+    /// By a key of its own, not in a list.
+    by_key: bool,
+}
+
+impl NamedToken {
+    fn new(value: &Value, by_key: bool) -> Option<Self> {
+        let content = token_content(value).filter(|content| !content.is_empty())?;
+        let normalized = value.get("normalized").and_then(Value::as_bool).unwrap_or(false);
+        Some(Self { content: content.to_owned(), normalized, by_key })
+    }
+}
+
+/// True for the tokenizer class that transformers builds anew, with all named
+/// tokens, and not from `tokenizer.json` (`models/qwen2/tokenization_qwen2.py`).
+/// It takes that class for every Qwen 2, and for a Qwen 3 that names no other
+/// (`models/auto/tokenization_auto.py`).
+fn is_rebuilt(settings: &Settings) -> bool {
+    let class = settings.tokenizer.get("tokenizer_class").and_then(Value::as_str);
+    let model_type = settings.model.get("model_type").and_then(Value::as_str);
+    match class.map(|class| class.trim_end_matches("Fast")) {
+        Some("Qwen2Tokenizer") => true,
+        Some(_) => model_type == Some("qwen2"),
+        None => matches!(model_type, Some("qwen2" | "qwen3")),
+    }
+}
+
+/// Every token that is named as special, in the order transformers goes through
+/// them.
+fn named_tokens(settings: &Map<String, Value>, file: &TokenizerFile) -> Vec<NamedToken> {
     let mut named = Vec::new();
     for key in NAMED {
-        let value = settings.get(key);
-        named.extend(value.and_then(token_content).map(str::to_owned));
         // The padding of tokenizer.json names the padding token if nothing else does.
-        if key == "pad_token" && value.is_none() {
-            named.extend(file.padding.get("pad_token").and_then(token_content).map(str::to_owned));
-        }
+        let padding = || file.padding.get("pad_token").filter(|_| key == "pad_token");
+        let value = settings.get(key).or_else(padding);
+        named.extend(value.and_then(|value| NamedToken::new(value, true)));
     }
     for (key, value) in settings {
         if key.ends_with("_token") && !NAMED.contains(&key.as_str()) {
-            named.extend(token_content(value).map(str::to_owned));
+            named.extend(NamedToken::new(value, true));
         }
     }
     let lists = ["extra_special_tokens", "additional_special_tokens"];
-    if let Some(list) =
-        lists.iter().filter_map(|key| settings.get(*key)).find(|list| !list.is_null())
-    {
-        match list {
-            Value::Array(tokens) => {
-                named.extend(tokens.iter().filter_map(token_content).map(str::to_owned));
-            }
-            Value::Object(tokens) => {
-                named.extend(tokens.values().filter_map(token_content).map(str::to_owned));
-            }
-            _ => {}
+    match lists.iter().filter_map(|key| settings.get(*key)).find(|list| !list.is_null()) {
+        Some(Value::Array(tokens)) => {
+            named.extend(tokens.iter().filter_map(|value| NamedToken::new(value, false)));
         }
+        Some(Value::Object(tokens)) => {
+            named.extend(tokens.values().filter_map(|value| NamedToken::new(value, true)));
+        }
+        _ => {}
     }
     named
 }

@@ -6,6 +6,15 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 
+/// The settings beside `tokenizer.json`; empty where there is no such file.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    /// `tokenizer_config.json`.
+    pub(crate) tokenizer: Map<String, Value>,
+    /// `config.json`.
+    pub(crate) model: Map<String, Value>,
+}
+
 /// A side file as a JSON object; `None` if there is no such file.
 pub(crate) fn read_object(
     files: &dyn SideFiles,

@@ -5,7 +5,7 @@ use qz_tensor::{Location, Metadata, SideFiles, Warning};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
-use crate::json::{fault, read_object, token_content};
+use crate::json::{Settings, fault, token_content};
 use crate::post_processor::Named;
 use crate::tokenizer_file::TokenizerFile;
 
@@ -73,13 +73,13 @@ impl SpecialTokens {
     pub(crate) fn find(
         files: &dyn SideFiles,
         file: &TokenizerFile,
-        config: Option<&Map<String, Value>>,
+        settings: &Settings,
         size: u64,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Error> {
         let mut kinds = Kinds(vec!["bos", "eos", "unk", "sep", "pad", "cls", "mask"]);
         let mut special = Self { ids: Vec::new(), flags: AddFlags::default() };
-        let mut config = config.cloned().unwrap_or_default();
+        let mut config = settings.tokenizer.clone();
         Named::new(&mut config).read(&file.post_processor, &mut special.flags, &mut kinds);
         for kind in &kinds.0 {
             if let Some(add) = config.get(&format!("add_{kind}_token")).and_then(Value::as_bool) {
@@ -93,7 +93,7 @@ impl SpecialTokens {
                 special.set_id(kind, token.id.0);
             }
         }
-        special.read_model_config(files, &kinds, size, warnings)?;
+        special.read_model_config(files, &settings.model, &kinds, size, warnings)?;
         Ok(special)
     }
 
@@ -101,12 +101,12 @@ impl SpecialTokens {
     fn read_model_config(
         &mut self,
         files: &dyn SideFiles,
+        model: &Map<String, Value>,
         kinds: &Kinds,
         size: u64,
         warnings: &mut Vec<Warning>,
     ) -> Result<(), Error> {
         let name = "config.json";
-        let Some(model) = read_object(files, name)? else { return Ok(()) };
         for kind in &kinds.0 {
             let key = format!("{kind}_token_id");
             let nested = || model.get("text_config")?.get(&key);

@@ -176,18 +176,24 @@ fn spaces_mapped(token: &str) -> String {
     token.replace(' ', "\u{120}")
 }
 
+/// The error that there is no `tokenizer.json`, with what there is instead.
+fn missing(files: &dyn SideFiles) -> Result<Error, Error> {
+    for (name, kind) in [
+        ("tokenizer.model", "SentencePiece"),
+        ("tekken.json", "Tekken"),
+        ("vocab.json", "vocab.json with merges.txt"),
+    ] {
+        if files.read(name)?.is_some() {
+            return Ok(Error::Unsupported { path: files.path(name), kind: kind.to_owned() });
+        }
+    }
+    Ok(Error::MissingFile(files.path(NAME)))
+}
+
 impl TokenizerFile {
     /// Reads `tokenizer.json`, which must hold a byte-level BPE vocabulary.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
-        let Some(bytes) = files.read(NAME)? else {
-            return Err(match files.read("tokenizer.model")? {
-                Some(_) => Error::Unsupported {
-                    path: files.path("tokenizer.model"),
-                    kind: "SentencePiece".to_owned(),
-                },
-                None => Error::MissingFile(files.path(NAME)),
-            });
-        };
+        let Some(bytes) = files.read(NAME)? else { return Err(missing(files)?) };
         let file: Self = serde_json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })?;
         drop(bytes);

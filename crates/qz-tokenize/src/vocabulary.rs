@@ -9,7 +9,7 @@ use crate::added_tokens::{AddedToken, AddedTokens};
 use crate::byte_level::decode_token;
 use crate::chat_template::write_chat_templates;
 use crate::error::Error;
-use crate::json::{fault, read_object};
+use crate::json::{Settings, fault, read_object};
 use crate::pre_tokenizer::{self, Evidence};
 use crate::special_tokens::SpecialTokens;
 use crate::tokenizer_file::{self, MOST_TOKENS, TokenizerFile};
@@ -53,25 +53,27 @@ pub fn vocabulary(
         pre_tokenizer::check_name(name)?;
     }
     let file = TokenizerFile::read(files)?;
-    let config = read_object(files, "tokenizer_config.json")?;
+    let settings = Settings {
+        tokenizer: read_object(files, "tokenizer_config.json")?.unwrap_or_default(),
+        model: read_object(files, "config.json")?.unwrap_or_default(),
+    };
     let mut warnings = Vec::new();
-    let added = AddedTokens::gather(files, &file, config.as_ref(), options.size, &mut warnings)?;
+    let added = AddedTokens::gather(files, &file, &settings, options.size, &mut warnings)?;
     let size = size(files, &file, &added, options.size)?;
 
     let pre_tokenizer = match options.pre_tokenizer {
         Some(name) => name,
         None => pre_tokenizer::identify(files, &file, &Evidence::new(&file, &added))?,
     };
-    let special = SpecialTokens::find(files, &file, config.as_ref(), size, &mut warnings)?;
+    let special = SpecialTokens::find(files, &file, &settings, size, &mut warnings)?;
     let normalizer = file.normalizer.clone();
     let (tokens, types) = token_table(&file, &added, size);
 
     let mut metadata = Metadata::new();
     if options.write_add_space_prefix
-        && let Some(add) =
-            config.as_ref().and_then(|config| config.get("add_prefix_space")?.as_bool())
+        && let Some(Value::Bool(add)) = settings.tokenizer.get("add_prefix_space")
     {
-        metadata.set("tokenizer.ggml.add_space_prefix", add);
+        metadata.set("tokenizer.ggml.add_space_prefix", *add);
     }
     metadata.set("tokenizer.ggml.model", "gpt2");
     metadata.set("tokenizer.ggml.pre", pre_tokenizer);
@@ -79,8 +81,8 @@ pub fn vocabulary(
     metadata.set("tokenizer.ggml.token_type", Array::I32(types));
     metadata.set("tokenizer.ggml.merges", Array::String(file.model.merges.lines));
     special.write(&mut metadata);
-    if let Some(config) = config.filter(|config| !config.is_empty()) {
-        write_chat_templates(files, &config, &mut metadata, &mut warnings)?;
+    if !settings.tokenizer.is_empty() {
+        write_chat_templates(files, &settings.tokenizer, &mut metadata, &mut warnings)?;
     }
     write_normalizer(&normalizer, &mut metadata);
     Ok(Vocabulary { metadata, warnings })
@@ -95,13 +97,21 @@ fn size(
     stated: Option<u64>,
 ) -> Result<u64, Error> {
     let vocab = &file.model.vocab.ids;
-    let of_model = vocab.iter().map(|(token, id)| (*id, token.as_str()));
-    let further = added.iter().filter(|token| !vocab.contains_key(&token.content));
-    let all = of_model.chain(further.map(|token| (token.id, token.content.as_str())));
-    let (mut last, mut count) = (None, 0u64);
-    for (id, token) in all {
+    let further = || added.iter().filter(|token| !vocab.contains_key(&token.content));
+    let mut last = vocab.iter().map(|(token, id)| (*id, token.as_str())).max();
+    let last_of_model = last;
+    let mut count = vocab.len() as u64;
+    for token in further() {
+        // Only a vocabulary with gaps can have its ids given away again.
+        if last_of_model.is_some_and(|(id, _)| token.id <= id)
+            && let Some((other, _)) = vocab.iter().find(|(_, id)| **id == token.id)
+        {
+            let problem =
+                format!("{other:?} and {:?} have the same id {}", token.content, token.id.0);
+            return Err(fault(files, tokenizer_file::NAME, "added_tokens", problem));
+        }
         count += 1;
-        last = last.max(Some((id, token)));
+        last = last.max(Some((token.id, token.content.as_str())));
     }
     let size = stated.unwrap_or(count);
     if size > MOST_TOKENS {

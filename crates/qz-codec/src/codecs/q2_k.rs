@@ -12,14 +12,14 @@ use qz_tensor::DataType;
 
 use crate::affine_fits::{AffineFits, Units};
 use crate::block::{
-    SUPER_BLOCK, SuperBlocks, first_non_finite_scale, for_each_batch, half_at, importance_weights,
-    set_half_at,
+    BATCH, Batch, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
+    importance_weights, set_half_at,
 };
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::lanes::{Lanes, Portable};
-use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
+use crate::lanes::{self, Lanes, Portable};
+use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_crumbs, unpack_crumbs};
-use crate::search::affine::{self, Affine, AffineSearch};
+use crate::search::affine::{Affine, AffineSearch};
 
 /// Weights in a sub-block.
 const LENGTH: usize = 16;
@@ -81,7 +81,11 @@ pub fn encode<L: Lanes>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    for_each_batch(weights, columns, importance, out, encode_batch::<L>);
+    let rows = Rows::new(weights, columns, importance);
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(BATCH).enumerate() {
+        let batch = rows.batch(number * BATCH);
+        encode_batch::<L>(&batch, blocks);
+    }
 }
 
 /// Each sub-block's scale and minimum, as decoders see them.
@@ -108,32 +112,36 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
 }
 
 #[inline(always)]
-fn encode_batch<L: Lanes>(
-    values: &SuperBlocks,
-    importance: Option<&SuperBlocks>,
-    blocks: &mut [[u8; BYTES]],
-) {
+fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
     let (search, weights, units);
-    match importance {
-        None => {
-            (search, weights) = (&PLAIN, values.map(|values| values.map(f32::abs)));
-            let fits = AffineFits::find::<L, LENGTH>(search, values, &weights, blocks.len());
-            // Negative ones wrap, and run into the minimum beside them.
-            units = fits.units_by_largest(LARGEST, |inverse, values| {
-                values.map(|value| nearest_integer(inverse * value) as u8)
-            });
-        }
-        Some(importance) => {
-            (search, weights) = (&WITH_IMPORTANCE, importance_weights(values, importance, 1.0));
-            let fits = AffineFits::find::<L, LENGTH>(search, values, &weights, blocks.len());
-            units = fits.units_by_search::<L>(LARGEST);
-        }
+    if let Some(importance) = &batch.importance {
+        search = &WITH_IMPORTANCE;
+        weights = importance_weights(&batch.weights, importance, 1.0);
+        let fits = AffineFits::find::<L, LENGTH>(search, &batch.weights, &weights, blocks.len());
+        units = fits.units_by_search::<L>(LARGEST);
+    } else {
+        (search, weights) = (&PLAIN, magnitudes(&batch.weights));
+        let fits = AffineFits::find::<L, LENGTH>(search, &batch.weights, &weights, blocks.len());
+        // Units that wrapped run into the minimum beside them.
+        units = fits.units_by_largest(LARGEST, u8::MAX);
     }
     for (position, block) in blocks.iter_mut().enumerate() {
         store_units(&units[position], block);
-        let levels = round_to_stored(block, search, values[position], &weights[position]);
+        let levels =
+            round_to_stored::<L>(block, search, batch.weights[position], &weights[position]);
         pack_crumbs(&levels, &mut block[LEVELS..UNIT]);
     }
+}
+
+#[inline(always)]
+fn magnitudes(values: &SuperBlocks) -> Derived {
+    let mut derived = [[0.0; SUPER_BLOCK]; BATCH];
+    for (weights, values) in derived.iter_mut().zip(values) {
+        for (weight, value) in weights.iter_mut().zip(*values) {
+            *weight = value.abs();
+        }
+    }
+    derived
 }
 
 #[inline(always)]
@@ -146,7 +154,7 @@ fn store_units(units: &Units<COUNT>, block: &mut [u8; BYTES]) {
 }
 
 #[inline(always)]
-fn round_to_stored(
+fn round_to_stored<L: Lanes>(
     block: &[u8; BYTES],
     search: &AffineSearch,
     values: &[f32; SUPER_BLOCK],
@@ -156,7 +164,7 @@ fn round_to_stored(
     let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut::<LENGTH>().0);
     for (((values, weights), levels), stored) in sub_blocks.zip(stored(block)) {
-        affine::round_to_stored::<LENGTH>(search, &stored, values, weights, levels);
+        lanes::affine::round_to_stored::<L, LENGTH>(search, &stored, values, weights, levels);
     }
     levels
 }

@@ -10,11 +10,11 @@
 use qz_tensor::DataType;
 
 use crate::block::{
-    BATCH, Derived, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, for_each_batch, half_at,
+    BATCH, Batch, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
     importance_weights, set_half_at,
 };
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::lanes::{self, LANES, Lanes, Portable};
+use crate::lanes::{self, LANES, Lanes, Portable, store_rows};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{
     pack_bits, pack_crumbs, pack_sixteen_scales, unpack_bits, unpack_crumbs, unpack_sixteen_scales,
@@ -73,7 +73,11 @@ pub fn encode<L: Lanes>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    for_each_batch(weights, columns, importance, out, encode_batch::<L>);
+    let rows = Rows::new(weights, columns, importance);
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(BATCH).enumerate() {
+        let batch = rows.batch(number * BATCH);
+        encode_batch::<L>(&batch, blocks);
+    }
 }
 
 /// Each sub-block's scale, as decoders see it.
@@ -104,50 +108,76 @@ struct Units {
     scales: [u8; COUNT],
 }
 
+impl Units {
+    const ZERO: Self = Self { unit: 0.0, scales: [0; COUNT] };
+}
+
 /// ggml-quants.c, `quantize_row_q3_K_ref` and `quantize_row_q3_K_impl`.
 #[inline(always)]
-fn encode_batch<L: Lanes>(
-    values: &SuperBlocks,
-    importance: Option<&SuperBlocks>,
-    blocks: &mut [[u8; BYTES]],
-) {
-    let (weights, units) = match importance {
-        None => (None, units_by_largest::<L>(values, blocks.len())),
-        Some(importance) => {
-            let weights = importance_weights(values, importance, 2.0);
-            let units = units_by_search::<L>(values, &weights, blocks.len());
-            (Some(weights), units)
-        }
-    };
+fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
+    let values = &batch.weights;
+    let (weights, units);
+    if let Some(importance) = &batch.importance {
+        let searched = importance_weights(values, importance, 2.0);
+        units = units_by_search::<L>(values, &searched, blocks.len());
+        weights = Some(searched);
+    } else {
+        units = units_by_largest::<L>(values, blocks.len());
+        weights = None;
+    }
     for (position, block) in blocks.iter_mut().enumerate() {
         let Units { unit, scales } = &units[position];
         block[SCALES..UNIT].copy_from_slice(&pack_sixteen_scales(scales));
         set_half_at(block, UNIT, f16_from_f32(*unit));
         let weights = weights.as_ref().map(|weights| &weights[position]);
-        let levels = round_to_stored(block, values[position], weights);
+        let levels = round_to_stored::<L>(block, values[position], weights);
         pack_bits(&levels, 2, &mut block[..LOW]);
         pack_crumbs(&levels, &mut block[LOW..SCALES]);
     }
 }
 
-/// The unit lets the scale of largest magnitude be -32 units.
 #[inline(always)]
 fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
-    let mut units = [Units { unit: 0.0, scales: [0; COUNT] }; BATCH];
-    for (units, values) in units.iter_mut().zip(values).take(blocks) {
-        let rows = transpose_super_block::<L>(values);
-        let scales = lanes::descent::search(HALF, &rows).store();
-        let extreme = signed::extreme(&scales);
-        if extreme == 0.0 {
-            continue;
+    match L::REGISTERS {
+        1 => units_by_largest_in_groups::<L, 4>(values, blocks),
+        2 => units_by_largest_in_groups::<L, 2>(values, blocks),
+        _ => units_by_largest_in_groups::<L, 1>(values, blocks),
+    }
+}
+
+/// Searches `GROUPS` super-blocks at once.
+#[inline(always)]
+fn units_by_largest_in_groups<L: Lanes, const GROUPS: usize>(
+    values: &SuperBlocks,
+    blocks: usize,
+) -> [Units; BATCH] {
+    let mut units = [Units::ZERO; BATCH];
+    for first in (0..blocks).step_by(GROUPS) {
+        let mut rows = [[L::zero(); LENGTH]; GROUPS];
+        for (rows, values) in rows.iter_mut().zip(&values[first..]) {
+            *rows = transpose_super_block(values);
         }
+        let scales = store_rows(&lanes::descent::search(HALF, &rows));
+        for (units, scales) in units[first..].iter_mut().zip(&scales) {
+            *units = relative_to_extreme(scales);
+        }
+    }
+    units
+}
+
+/// The unit lets the scale of largest magnitude be -32 units.
+#[inline(always)]
+fn relative_to_extreme(scales: &[f32; COUNT]) -> Units {
+    let mut units = Units::ZERO;
+    let extreme = signed::extreme(scales);
+    if extreme != 0.0 {
         let inverse = -f32::from(SCALE_HALF) / extreme;
         units.unit = 1.0 / inverse;
-        units.scales = scales.map(|scale| {
+        for (units, scale) in units.scales.iter_mut().zip(scales) {
             // A byte before it is clamped, as in the reference.
             let scale = nearest_integer(inverse * scale) as i8;
-            (scale.clamp(-32, 31) + 32) as u8
-        });
+            *units = (scale.clamp(-32, 31) + 32) as u8;
+        }
     }
     units
 }
@@ -161,20 +191,32 @@ fn units_by_search<L: Lanes>(
 ) -> [Units; BATCH] {
     let (mut scales, mut sums) = ([[0.0; COUNT]; LANES], [[0.0; COUNT]; LANES]);
     for block in 0..blocks {
-        let rows = transpose_super_block::<L>(values[block]);
+        let rows = transpose_super_block(values[block]);
         let weights = transpose_super_block(&weights[block]);
-        scales[block] = lanes::signed::search(HALF, &rows, &weights).scale.store();
-        sums[block] = weights.into_iter().fold(L::zero(), |sum, weight| sum + weight).store();
+        let fit = lanes::signed::search::<L, LENGTH, true>(HALF, &rows, &weights);
+        scales[block] = fit.scale.store();
+        let mut sum = L::zero();
+        for weight in weights {
+            sum = sum + weight;
+        }
+        sums[block] = sum.store();
     }
-    // Now a super-block in each lane; those from `BATCH` on are idle.
-    let scales = lanes::transpose::<L, COUNT>(&scales.each_ref());
-    let fit = lanes::signed::search(SCALE_HALF, &scales, &lanes::transpose(&sums.each_ref()));
-    let levels = fit.levels(SCALE_HALF, &scales).map(L::store);
+    // Now a super-block in each lane; those from `BATCH` on are idle. A scale may
+    // be infinite.
+    let scales = lanes::transpose(&scales.each_ref());
+    let sums = lanes::transpose(&sums.each_ref());
+    let fit = lanes::signed::search::<L, COUNT, false>(SCALE_HALF, &scales, &sums);
     let unit = fit.scale.store();
-    std::array::from_fn(|block| Units {
-        unit: unit[block],
-        scales: levels.map(|level| level[block] as u8),
-    })
+    let mut units = [Units::ZERO; BATCH];
+    for (position, levels) in fit.levels(SCALE_HALF, &scales).into_iter().enumerate() {
+        for (units, level) in units.iter_mut().zip(levels.to_bytes()) {
+            units.scales[position] = level;
+        }
+    }
+    for (units, unit) in units.iter_mut().zip(unit) {
+        units.unit = unit;
+    }
+    units
 }
 
 #[inline(always)]
@@ -183,7 +225,7 @@ fn transpose_super_block<L: Lanes>(values: &[f32; SUPER_BLOCK]) -> [L; LENGTH] {
 }
 
 #[inline(always)]
-fn round_to_stored(
+fn round_to_stored<L: Lanes>(
     block: &[u8; BYTES],
     values: &[f32; SUPER_BLOCK],
     weights: Option<&[f32; SUPER_BLOCK]>,
@@ -192,7 +234,7 @@ fn round_to_stored(
     let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(levels.as_chunks_mut().0);
     for (position, ((values, levels), scale)) in sub_blocks.zip(stored(block)).enumerate() {
         if scale != 0.0 {
-            signed::round_to_stored(HALF, scale, values, levels);
+            lanes::signed::round_to_stored::<L>(HALF, scale, values, levels);
         } else if let Some(weights) = weights {
             // Levels that mean nothing any more stay those of the search. Found
             // again: it is rare, and the lanes do not keep them.

@@ -3,13 +3,13 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0..16 | scales and minimums, see [`crate::six_bit`] |
+//! | 0..16 | scales and minimums, see `six_bit.rs` |
 //! | 16..48 | the levels' upper bits |
 //! | 48..176 | the levels' lower four bits |
 
 use qz_tensor::DataType;
 
-use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_batch};
+use crate::block::{BATCH, Rows, SUPER_BLOCK, first_non_finite_scale};
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
 use crate::lanes::{Lanes, Portable};
 use crate::pack::{pack_bits, pack_nibbles, unpack_bits, unpack_nibbles};
@@ -68,10 +68,13 @@ pub fn encode<L: Lanes>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    for_each_batch::<BYTES>(weights, columns, importance, out, |weights, importance, blocks| {
-        ENCODER.encode::<L, BYTES>(weights, importance, blocks, |levels, block| {
+    let rows = Rows::new(weights, columns, importance);
+    for (number, blocks) in out.as_chunks_mut::<BYTES>().0.chunks_mut(BATCH).enumerate() {
+        let batch = rows.batch(number * BATCH);
+        let levels = ENCODER.encode::<L, BYTES>(&batch, blocks);
+        for (block, levels) in blocks.iter_mut().zip(&levels) {
             pack_bits(levels, 4, &mut block[HEADER..LOW]);
             pack_nibbles(levels, &mut block[LOW..]);
-        });
-    });
+        }
+    }
 }

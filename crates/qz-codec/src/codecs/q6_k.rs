@@ -9,7 +9,7 @@
 
 use qz_tensor::DataType;
 
-use crate::block::{SUPER_BLOCK, first_non_finite_scale, for_each_batch, half_at, set_half_at};
+use crate::block::{BATCH, Rows, SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at};
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
 use crate::lanes::{self, Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
@@ -67,14 +67,27 @@ pub fn encode<L: Lanes>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    for_each_batch(weights, columns, importance, out, |weights, importance, blocks| {
+    let rows = Rows::new(weights, columns, importance);
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(BATCH).enumerate() {
+        let batch = rows.batch(number * BATCH);
         for (position, block) in blocks.iter_mut().enumerate() {
-            let weights = weights[position];
-            let importance = importance.map(|importance| importance[position]);
-            let squares = weights.map(|weight| weight * weight);
-            encode_block::<L>(weights, importance.unwrap_or(&squares), block);
+            let weights = batch.weights[position];
+            if let Some(importance) = &batch.importance {
+                encode_block::<L>(weights, importance[position], block);
+            } else {
+                encode_block::<L>(weights, &squares(weights), block);
+            }
         }
-    });
+    }
+}
+
+#[inline(always)]
+fn squares(values: &[f32; SUPER_BLOCK]) -> [f32; SUPER_BLOCK] {
+    let mut squares = *values;
+    for square in &mut squares {
+        *square *= *square;
+    }
+    squares
 }
 
 /// Each sub-block's scale, as decoders see it.
@@ -103,9 +116,10 @@ fn encode_block<L: Lanes>(
     weights: &[f32; SUPER_BLOCK],
     block: &mut [u8; BYTES],
 ) {
-    let rows = lanes::transpose::<L, LENGTH>(&sub_blocks(values));
+    let rows = lanes::transpose(&sub_blocks(values));
     let weight_rows = lanes::transpose(&sub_blocks(weights));
-    let scales = lanes::signed::search(HALF, &rows, &weight_rows).scale.store();
+    let fit = lanes::signed::search::<L, LENGTH, true>(HALF, &rows, &weight_rows);
+    let scales = fit.scale.store();
     let extreme = signed::extreme(&scales);
     if extreme.abs() < ZERO_BELOW {
         block.fill(0);
@@ -116,7 +130,7 @@ fn encode_block<L: Lanes>(
         *byte = nearest_integer(inverse * scale).min(127) as u8;
     }
     set_half_at(block, UNIT, f16_from_f32(1.0 / inverse));
-    let levels = round_to_stored(block, values, weights);
+    let levels = round_to_stored::<L>(block, values, weights);
     pack(&levels, block);
 }
 
@@ -126,7 +140,7 @@ fn sub_blocks(values: &[f32; SUPER_BLOCK]) -> [&[f32; LENGTH]; COUNT] {
 }
 
 #[inline(always)]
-fn round_to_stored(
+fn round_to_stored<L: Lanes>(
     block: &[u8; BYTES],
     values: &[f32; SUPER_BLOCK],
     weights: &[f32; SUPER_BLOCK],
@@ -136,7 +150,7 @@ fn round_to_stored(
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut().0);
     for (((values, weights), levels), scale) in sub_blocks.zip(stored(block)) {
         if scale != 0.0 {
-            signed::round_to_stored(HALF, scale, values, levels);
+            lanes::signed::round_to_stored::<L>(HALF, scale, values, levels);
         } else {
             // Levels that mean nothing any more stay those of the search. Found
             // again: it is rare, and the lanes do not keep them.
@@ -156,7 +170,11 @@ fn pack(levels: &[u8; SUPER_BLOCK], block: &mut [u8; BYTES]) {
             *byte = levels[l] & 15 | levels[l + 64] << 4;
         }
     }
-    pack_crumbs(&levels.map(|level| level >> 4), &mut block[HIGH..SCALES]);
+    let mut high = *levels;
+    for level in &mut high {
+        *level >>= 4;
+    }
+    pack_crumbs(&high, &mut block[HIGH..SCALES]);
 }
 
 /// Undoes [`pack`].

@@ -9,7 +9,7 @@ use qz_tensor::DataType;
 
 use crate::block::first_non_finite_scale;
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::number::{f16_from_f32, f32_from_f16, truncate_to_i8};
+use crate::number::{ROUNDING_OFFSET, f16_from_f32, f32_from_f16, truncate_to_i8};
 
 const ELEMENTS: usize = 32;
 const BYTES: usize = 2 + ELEMENTS;
@@ -55,8 +55,9 @@ pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out
 
 #[inline(always)]
 fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = f32_from_f16(u16::from_le_bytes([block[0], block[1]]));
-    for (value, level) in out.iter_mut().zip(&block[2..]) {
+    let [low, high, levels @ ..] = block;
+    let scale = f32_from_f16(u16::from_le_bytes([*low, *high]));
+    for (value, level) in out.iter_mut().zip(levels) {
         *value = f32::from(*level as i8) * scale;
     }
 }
@@ -64,17 +65,62 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
 /// ggml-quants.c, `quantize_row_q8_0_ref`.
 #[inline(always)]
 fn encode_block(weights: &[f32; ELEMENTS], block: &mut [u8; BYTES]) {
-    // The comparison's side decides what a NaN does: a later number replaces it.
-    let largest = weights.iter().fold(0.0f32, |largest, weight| {
-        let magnitude = weight.abs();
-        if largest > magnitude { largest } else { magnitude }
-    });
-    let scale = largest / 127.0;
-    // A subnormal scale has an infinite inverse.
+    let scale = largest_magnitude(weights) / 127.0;
     let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-    block[..2].copy_from_slice(&f16_from_f32(scale).to_le_bytes());
-    for (level, weight) in block[2..].iter_mut().zip(weights) {
-        // Halves away from zero, unlike everywhere else.
-        *level = truncate_to_i8((weight * inverse).round()) as u8;
+    let [low, high, levels @ ..] = block;
+    [*low, *high] = f16_from_f32(scale).to_le_bytes();
+    let levels = levels.iter_mut().zip(weights);
+    if inverse == f32::INFINITY {
+        // The scale is subnormal.
+        for (level, weight) in levels {
+            *level = truncate_to_i8((weight * inverse).round()) as u8;
+        }
+    } else {
+        for (level, weight) in levels {
+            *level = round_half_away(weight * inverse);
+        }
+    }
+}
+
+/// In eight parts, whose order does not matter as weights are finite.
+#[inline(always)]
+fn largest_magnitude(weights: &[f32; ELEMENTS]) -> f32 {
+    let mut parts = [0.0f32; 8];
+    for weights in weights.as_chunks::<8>().0 {
+        for (part, weight) in parts.iter_mut().zip(weights) {
+            *part = if *part > weight.abs() { *part } else { weight.abs() };
+        }
+    }
+    let mut largest = 0.0;
+    for part in parts {
+        largest = if part > largest { part } else { largest };
+    }
+    largest
+}
+
+/// The nearest integer, halves away from zero unlike everywhere else, for numbers
+/// between -128 and 128; only its lowest byte. Adding the offset rounds halves to
+/// even; what is left of the number shows where that was towards zero.
+#[inline(always)]
+fn round_half_away(value: f32) -> u8 {
+    let even = value + ROUNDING_OFFSET - ROUNDING_OFFSET;
+    let short_by_half = value - even == 0.5f32.copysign(value);
+    let nearest = even + if short_by_half { 1.0f32.copysign(value) } else { 0.0 };
+    (nearest + ROUNDING_OFFSET).to_bits() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round_half_away;
+
+    #[test]
+    fn rounds_as_c_does() {
+        // Every half and its neighbours, and what lies between.
+        for eighths in -1019..=1019i16 {
+            let value = f32::from(eighths) / 8.0;
+            for value in [value, value.next_up(), value.next_down()] {
+                assert_eq!(round_half_away(value) as i8, value.round() as i8, "{value}");
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! [`crate::search::affine`] in lanes.
 
 use super::{Lanes, Mask};
-use crate::search::affine::AffineSearch;
+use crate::search::affine::{self, Affine, AffineSearch};
 
 /// What the search finds; the levels follow from the scales as they are stored.
 pub struct AffineFit<L: Lanes> {
@@ -26,12 +26,12 @@ pub fn search<L: Lanes, const LENGTH: usize>(
     let top = L::splat(f32::from(search.top));
     let inverse = top / (maximum - minimum);
     let mut scale = L::splat(1.0) / inverse;
-    let (_, mut levels) = round(top, inverse, minimum, values, weights);
+    let mut levels = [L::zero(); LENGTH];
+    moments.round(top, inverse, minimum, values, weights, &mut levels);
     let mut best = error(search.absolute, scale, minimum, values, weights, &levels);
     for number in 0..=search.last {
         let inverse = L::splat(search.divisions(number)) / (maximum - minimum);
-        let sums;
-        (sums, levels) = round(top, inverse, minimum, values, weights);
+        let sums = moments.round(top, inverse, minimum, values, weights, &mut levels);
         let (solvable, new_scale, new_minimum) = moments.solve(&sums);
         let error = error(search.absolute, new_scale, new_minimum, values, weights, &levels);
         let better = solvable & error.less(best);
@@ -42,6 +42,30 @@ pub fn search<L: Lanes, const LENGTH: usize>(
     let scale = flat.select(L::zero(), scale);
     let minimum = -flat.select(moments.minimum, minimum);
     AffineFit { scale, minimum, sum_weights }
+}
+
+/// The levels of one sub-block for its scale and minimum as they were stored.
+/// Where the stored scale is zero the levels of the search stay, though they mean
+/// nothing any more.
+#[inline(always)]
+pub(crate) fn round_to_stored<L: Lanes, const LENGTH: usize>(
+    search: &AffineSearch,
+    stored: &Affine,
+    values: &[f32; LENGTH],
+    weights: &[f32; LENGTH],
+    levels: &mut [u8; LENGTH],
+) {
+    if stored.scale == 0.0 {
+        // Found again: it is rare, and the lanes do not keep them.
+        affine::search(search, values, weights, levels);
+        return;
+    }
+    let (scale, minimum) = (L::splat(stored.scale), L::splat(stored.minimum));
+    let top = L::splat(f32::from(search.top));
+    for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0) {
+        let nearest = ((L::load(values) + minimum) / scale).nearest_integer();
+        *levels = nearest.min(top).max(L::zero()).to_bytes();
+    }
 }
 
 /// What the fit needs to know of the values, whatever their levels.
@@ -68,6 +92,29 @@ impl<L: Lanes> Moments<L> {
         Self { minimum, maximum, sum_weights, sum_values }
     }
 
+    /// Rounds to levels, the quick way where that is the same.
+    #[inline(always)]
+    fn round<const LENGTH: usize>(
+        &self,
+        top: L,
+        inverse: L,
+        minimum: L,
+        values: &[L; LENGTH],
+        weights: &[L; LENGTH],
+        levels: &mut [L; LENGTH],
+    ) -> Sums<L> {
+        // No value is farther from the minimum than the lowest and the highest,
+        // and rounded arithmetic keeps that order.
+        let reach = (self.minimum - minimum).abs().max((self.maximum - minimum).abs());
+        let largest = inverse.abs() * reach;
+        let far = largest.greater(L::splat(4_194_303.0)) | largest.unequal(largest);
+        if far.any() {
+            round::<L, LENGTH, false>(top, inverse, minimum, values, weights, levels)
+        } else {
+            round::<L, LENGTH, true>(top, inverse, minimum, values, weights, levels)
+        }
+    }
+
     #[inline(always)]
     fn solve(&self, sums: &Sums<L>) -> (L::Mask, L, L) {
         let Sums { l, l2, xl } = *sums;
@@ -87,18 +134,21 @@ struct Sums<L: Lanes> {
     xl: L,
 }
 
+/// Rounds to levels; all quotients are below 2^22 if they are `SMALL`.
 #[inline(always)]
-fn round<L: Lanes, const LENGTH: usize>(
+fn round<L: Lanes, const LENGTH: usize, const SMALL: bool>(
     top: L,
     inverse: L,
     minimum: L,
     values: &[L; LENGTH],
     weights: &[L; LENGTH],
-) -> (Sums<L>, [L; LENGTH]) {
+    levels: &mut [L; LENGTH],
+) -> Sums<L> {
     let (mut l, mut l2, mut xl) = (L::zero(), L::zero(), L::zero());
-    let mut levels = [L::zero(); LENGTH];
-    for ((&value, &weight), stored) in values.iter().zip(weights).zip(&mut levels) {
-        let nearest = (inverse * (value - minimum)).nearest_integer();
+    for ((&value, &weight), stored) in values.iter().zip(weights).zip(levels) {
+        let quotient = inverse * (value - minimum);
+        let nearest =
+            if SMALL { quotient.nearest_small_integer() } else { quotient.nearest_integer() };
         let level = nearest.min(top).max(L::zero());
         *stored = level;
         let weighted = weight * level;
@@ -106,7 +156,7 @@ fn round<L: Lanes, const LENGTH: usize>(
         l2 = l2 + weighted * level;
         xl = xl + weighted * value;
     }
-    (Sums { l, l2, xl }, levels)
+    Sums { l, l2, xl }
 }
 
 #[inline(always)]

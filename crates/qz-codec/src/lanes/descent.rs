@@ -5,31 +5,45 @@ use super::{Lanes, Mask};
 use crate::search::ZERO_BELOW;
 use crate::search::descent::PASSES;
 
-/// Finds the scale of each sub-block.
+/// Finds the scale of each sub-block, of `GROUPS` times sixteen: a step of one
+/// group waits for the step before, and another group's can be done meanwhile.
 #[inline(always)]
-pub fn search<L: Lanes, const LENGTH: usize>(half: u8, values: &[L; LENGTH]) -> L {
-    let extreme = extreme(values);
-    let inverse = L::splat(-f32::from(half)) / extreme;
-    let mut levels = [L::zero(); LENGTH];
-    let mut sums = Sums { xl: L::zero(), l2: L::zero() };
-    for (level, &value) in levels.iter_mut().zip(values) {
-        *level = round(half, inverse * value);
-        sums = sums.with(value, *level);
+pub fn search<L: Lanes, const LENGTH: usize, const GROUPS: usize>(
+    half: u8,
+    values: &[[L; LENGTH]; GROUPS],
+) -> [L; GROUPS] {
+    let mut zero = [L::zero().less(L::zero()); GROUPS];
+    let mut levels = [[L::zero(); GROUPS]; LENGTH];
+    let mut sums = [Sums { xl: L::zero(), l2: L::zero() }; GROUPS];
+    for (group, values) in values.iter().enumerate() {
+        let extreme = extreme(values);
+        zero[group] = extreme.abs().less(L::splat(ZERO_BELOW));
+        let inverse = L::splat(-f32::from(half)) / extreme;
+        for (levels, &value) in levels.iter_mut().zip(values) {
+            levels[group] = round(half, inverse * value);
+            sums[group] = sums[group].with(value, levels[group]);
+        }
     }
     // A lane that a pass leaves alone is left alone by the next one too, so lanes
     // need not stop on their own.
     for _ in 0..PASSES {
         let mut changed = L::zero().less(L::zero());
-        for (level, &value) in levels.iter_mut().zip(values) {
-            changed = changed | sums.improve(half, value, level);
+        for (position, levels) in levels.iter_mut().enumerate() {
+            for (group, level) in levels.iter_mut().enumerate() {
+                changed = changed | sums[group].improve(half, values[group][position], level);
+            }
         }
         if !changed.any() {
             break;
         }
     }
-    let zero = extreme.abs().less(L::splat(ZERO_BELOW));
-    let solved = sums.l2.greater(L::zero()).select(sums.xl / sums.l2, L::zero());
-    zero.select(L::zero(), solved)
+    let mut scales = [L::zero(); GROUPS];
+    for (group, scale) in scales.iter_mut().enumerate() {
+        let Sums { xl, l2 } = sums[group];
+        let solved = l2.greater(L::zero()).select(xl / l2, L::zero());
+        *scale = zero[group].select(L::zero(), solved);
+    }
+    scales
 }
 
 /// Weighted sums of products of values and levels, and of squared levels.

@@ -5,7 +5,8 @@
 //! what they select does. The searches are written for any type that is
 //! [`Lanes`], here the plain arrays of [`Portable`]; vector registers are such
 //! types too. Everything is `#[inline(always)]`, so that a caller compiled for
-//! more instructions gets the searches in terms of those.
+//! more instructions gets the searches in terms of those; nothing here or in the
+//! encoders hands lanes to a closure, which would not be.
 
 pub mod affine;
 pub mod descent;
@@ -16,6 +17,8 @@ pub mod signed;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 pub use portable::Portable;
+
+use crate::number::ROUNDING_OFFSET;
 
 /// How many lanes there are: the sub-blocks of one super-block, or of two, or the
 /// scales and minimums of a batch of super-blocks.
@@ -32,6 +35,10 @@ pub trait Lanes:
     + Div<Output = Self>
     + Neg<Output = Self>
 {
+    /// How many registers the lanes take: with few, a search does well to have
+    /// several groups of sub-blocks under way.
+    const REGISTERS: usize;
+
     /// One decision for each lane.
     type Mask: Mask<Self>;
 
@@ -50,8 +57,17 @@ pub trait Lanes:
     /// [`crate::number::nearest_integer`] as a float, equal for every bit pattern.
     fn nearest_integer(self) -> Self;
 
+    /// The nearest integer, ties to even, for magnitudes below 2^22.
+    #[inline(always)]
+    fn nearest_small_integer(self) -> Self {
+        self + Self::splat(ROUNDING_OFFSET) - Self::splat(ROUNDING_OFFSET)
+    }
+
     /// The lowest byte of an integer between -2^22 and 2^22, as a float.
     fn lowest_byte(self) -> Self;
+
+    /// The lowest bytes of integers between -2^22 and 2^22.
+    fn to_bytes(self) -> [u8; LANES];
 
     /// This if it is less, else the other: the other where they are equal or
     /// either is a NaN.
@@ -106,4 +122,16 @@ pub fn transpose<L: Lanes, const LENGTH: usize>(
         *row = L::load(&numbers);
     }
     rows
+}
+
+/// The numbers of many rows.
+#[inline(always)]
+pub(crate) fn store_rows<L: Lanes, const LENGTH: usize>(
+    rows: &[L; LENGTH],
+) -> [[f32; LANES]; LENGTH] {
+    let mut numbers = [[0.0; LANES]; LENGTH];
+    for (numbers, row) in numbers.iter_mut().zip(rows) {
+        *numbers = row.store();
+    }
+    numbers
 }

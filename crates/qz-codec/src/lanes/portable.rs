@@ -73,6 +73,8 @@ impl Neg for Portable {
 }
 
 impl Lanes for Portable {
+    const REGISTERS: usize = LANES;
+
     type Mask = PortableMask;
 
     #[inline(always)]
@@ -106,6 +108,15 @@ impl Lanes for Portable {
             let bits = (a + ROUNDING_OFFSET).to_bits();
             f32::from_bits(bits & 0x0000_00ff | 0x4b00_0000) - 8_388_608.0
         }
+    }
+
+    #[inline(always)]
+    fn to_bytes(self) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        for (byte, number) in bytes.iter_mut().zip(self.0) {
+            *byte = (number + ROUNDING_OFFSET).to_bits() as u8;
+        }
+        bytes
     }
 
     in_every_lane! { min(a, b) -> Self if a < b { a } else { b } }

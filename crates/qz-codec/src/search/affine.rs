@@ -141,24 +141,3 @@ fn error(
     }
     sum
 }
-
-/// Levels for the scale and minimum as they were stored. Where the stored scale
-/// is zero the levels of the search stay, though they mean nothing any more.
-#[inline(always)]
-pub(crate) fn round_to_stored<const LENGTH: usize>(
-    wanted: &AffineSearch,
-    stored: &Affine,
-    values: &[f32; LENGTH],
-    weights: &[f32; LENGTH],
-    levels: &mut [u8; LENGTH],
-) {
-    if stored.scale == 0.0 {
-        // Found again: it is rare, and the lanes do not keep them.
-        search(wanted, values, weights, levels);
-        return;
-    }
-    for (level, value) in levels.iter_mut().zip(values) {
-        let nearest = nearest_integer((value + stored.minimum) / stored.scale);
-        *level = nearest.clamp(0, i32::from(wanted.top)) as u8;
-    }
-}

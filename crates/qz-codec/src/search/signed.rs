@@ -69,17 +69,3 @@ fn sums(half: u8, inverse: f32, values: &[f32], weights: &[f32]) -> (f32, f32) {
     }
     (sum_xl, sum_l2)
 }
-
-/// Levels, plus `half`, for the scale as it was stored.
-#[inline(always)]
-pub(crate) fn round_to_stored<const LENGTH: usize>(
-    half: u8,
-    scale: f32,
-    values: &[f32; LENGTH],
-    levels: &mut [u8; LENGTH],
-) {
-    let half = i32::from(half);
-    for (level, value) in levels.iter_mut().zip(values) {
-        *level = (nearest_integer(value / scale).clamp(-half, half - 1) + half) as u8;
-    }
-}

@@ -41,7 +41,7 @@ pub(super) const OUTPUT_NORM: TensorRule =
 /// Written whenever it is there, tied or not, as the reference does.
 pub(super) const OUTPUT: TensorRule =
     TensorRule::weight(Role::Output, "lm_head.weight", "output.weight", &[Vocabulary, Hidden])
-        .when(Presence::UnlessTrue("tie_word_embeddings"));
+        .when(Presence::WhenFalse("tie_word_embeddings"));
 
 pub(super) const ATTENTION_NORM: TensorRule =
     layer_weight!(Role::AttentionNorm, "input_layernorm", "attn_norm", NORM);

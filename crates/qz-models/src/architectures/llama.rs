@@ -3,8 +3,9 @@
 use qz_tensor::{Metadata, Value};
 
 use super::decoder;
-use crate::architecture::{Architecture, ComputedTensor};
+use crate::architecture::{Architecture, ComputedTensor, Model};
 use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::{Role, TensorRule};
 
@@ -74,9 +75,10 @@ impl Architecture for Llama {
         tensor.into_iter().collect()
     }
 
-    fn write_own_metadata(&self, config: &ModelConfig, metadata: &mut Metadata) {
-        metadata.set("llama.vocab_size", config.vocabulary as u32);
-        metadata.set("llama.rope.dimension_count", config.head_size as u32);
+    fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {
+        metadata.set("llama.vocab_size", model.config.vocabulary as u32);
+        metadata.set("llama.rope.dimension_count", model.config.head_size as u32);
+        Ok(())
     }
 
     fn writes_add_space_prefix(&self) -> bool {

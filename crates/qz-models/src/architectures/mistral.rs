@@ -4,8 +4,9 @@
 use qz_tensor::Metadata;
 
 use super::llama::{self, Llama};
-use crate::architecture::{Architecture, ComputedTensor};
+use crate::architecture::{Architecture, ComputedTensor, Model};
 use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::TensorRule;
 
@@ -47,8 +48,8 @@ impl Architecture for Mistral {
         Llama.computed_tensors(config)
     }
 
-    fn write_own_metadata(&self, config: &ModelConfig, metadata: &mut Metadata) {
-        Llama.write_own_metadata(config, metadata);
+    fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {
+        Llama.write_own_metadata(model, metadata)
     }
 
     fn writes_add_space_prefix(&self) -> bool {

@@ -3,8 +3,10 @@
 mod decoder;
 mod llama;
 mod mistral;
+mod pooling;
 mod qwen2;
 mod qwen3;
+mod reranker;
 
 use crate::architecture::Architecture;
 

@@ -1,9 +1,12 @@
 //! Qwen 1.5 to 2.5 (`Qwen2Model` in `conversion/qwen.py`). Its graph pairs
 //! rotary halves as Hugging Face does, so rows keep their order.
 
-use super::decoder;
-use crate::architecture::Architecture;
+use qz_tensor::Metadata;
+
+use super::{decoder, pooling};
+use crate::architecture::{Architecture, Model};
 use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::error::Error;
 use crate::rules::TensorRule;
 
 /// Qwen 1.5 to 2.5.
@@ -56,5 +59,9 @@ impl Architecture for Qwen2 {
 
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
+    }
+
+    fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {
+        pooling::write_pooling_type(self.gguf_name(), model, metadata)
     }
 }

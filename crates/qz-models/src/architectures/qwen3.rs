@@ -1,9 +1,12 @@
 //! Qwen 3, dense (`Qwen3Model` in `conversion/qwen.py`): norms on queries and
 //! keys, no biases unless the configuration says so.
 
-use super::decoder;
-use crate::architecture::Architecture;
+use qz_tensor::{Metadata, Warning};
+
+use super::{decoder, pooling, reranker};
+use crate::architecture::{Architecture, Model};
 use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::error::Error;
 use crate::rules::TensorRule;
 
 /// Qwen 3, dense.
@@ -59,5 +62,13 @@ impl Architecture for Qwen3 {
 
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
+    }
+
+    fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {
+        pooling::write_pooling_type(self.gguf_name(), model, metadata)
+    }
+
+    fn warnings(&self, model: &Model<'_>) -> Result<Vec<Warning>, Error> {
+        reranker::warnings(model)
     }
 }

@@ -217,3 +217,74 @@ fn capitalized(word: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From `Metadata.get_model_id_components` of llama.cpp 0c1e57098: full name,
+    /// organization, basename, finetune, version, size; empty for none.
+    #[test]
+    fn parts_follow_the_reference() {
+        let check = |id: &str, parameters: u64, expected: [&str; 6]| {
+            let parts = NameParts::of(id, parameters);
+            let found = [
+                parts.full_name,
+                parts.organization,
+                parts.basename,
+                parts.finetune,
+                parts.version,
+                parts.size_label,
+            ];
+            assert_eq!(found.map(Option::unwrap_or_default), expected, "{id}");
+        };
+        check(
+            "meta-llama/Llama-3.1-8B-Instruct",
+            8_030_261_248,
+            ["Llama-3.1-8B-Instruct", "meta-llama", "Llama-3.1", "Instruct", "", "8B"],
+        );
+        check(
+            "Qwen2.5-0.5B-Instruct",
+            494_032_768,
+            ["Qwen2.5-0.5B-Instruct", "", "Qwen2.5", "Instruct", "", "0.5B"],
+        );
+        check(
+            "Mixtral-8x7B-v0.1",
+            46_702_792_704,
+            ["Mixtral-8x7B-v0.1", "", "Mixtral", "", "v0.1", "8x7B"],
+        );
+        check("bloom-7b1", 7_069_016_064, ["bloom-7b1", "", "bloom", "", "", "7.1B"]);
+        check(
+            "Phi-3-mini-4k-instruct",
+            3_821_079_552,
+            ["Phi-3-mini-4k-instruct", "", "Phi-3", "4k-instruct", "", "mini"],
+        );
+        check("a human sentence", 1, ["a human sentence", "", "", "", "", ""]);
+        check("./x-1B", 1_000_000_000, ["x-1B", "", "x", "", "", "1B"]);
+        check("foo", 1, ["foo", "", "", "", "", ""]);
+        check("foo-small-275k", 275_000, ["foo-small-275k", "", "foo-small", "", "", "275K"]);
+        check("foo-small", 275_000, ["foo-small", "", "foo", "", "", "small"]);
+        check("SmolLM2_135M", 135_000_000, ["SmolLM2_135M", "", "", "", "", ""]);
+        check("x-iter100-q4_k_m-fp16", 5, ["x-iter100-q4_k_m-fp16", "", "", "", "", ""]);
+        check("A-B-A3B-30B", 30_000_000_000, ["A-B-A3B-30B", "", "A-B", "", "", "A3B-30B"]);
+        check("3-model-v1", 0, ["3-model-v1", "", "3-model", "", "v1", ""]);
+        check("NAME-XL-v1-v2", 0, ["NAME-XL-v1-v2", "", "NAME", "", "v1-v2", "XL"]);
+        check("o1-mini-128k", 1_000_000_000, ["o1-mini-128k", "", "o1", "128k", "", "mini"]);
+        check("-x--1b-", 1_000_000_000, ["-x--1b-", "", "x", "", "", "1B"]);
+        check("Llama-2-7b-hf", 6_738_415_616, ["Llama-2-7b-hf", "", "Llama-2", "hf", "", "7B"]);
+        check("", 1, [""; 6]);
+    }
+
+    #[test]
+    fn titles_follow_the_reference() {
+        let check = |id: &str, expected: &str| assert_eq!(title(id), expected);
+        check("tiny-llama-v1.1", "Tiny Llama v1.1");
+        check("Llama-3-8b-instruct", "Llama 3 8b Instruct");
+        check("  x  y-z ", "X Y Z");
+        check("don't-stop", "Don'T Stop");
+        check("v2-thing", "v2 Thing");
+        check("8b1x", "8b1x");
+        check("o1-MINI", "O1 MINI");
+        check("\u{e9}a-b2c", "\u{c9}a B2C");
+    }
+}

@@ -1,0 +1,9 @@
+//! What every grid promises, checked of each: see `qz_codec::grid`.
+
+mod conformance;
+mod data;
+mod driver;
+mod factor;
+mod properties;
+mod subjects;
+mod table;

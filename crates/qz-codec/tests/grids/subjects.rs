@@ -1,0 +1,148 @@
+//! The grids under test, and decoders that know nothing of grids.
+
+use std::sync::LazyLock;
+
+use qz_codec::grid::{GRIDS, Grid, IntegerFormat, integers, scaled_nvfp4};
+use qz_codec::number::f32_from_f16;
+use qz_codec::{Codec, codec_for};
+
+#[path = "../../src/grid/families/iq3_xxs_words.rs"]
+mod iq3_xxs_words;
+
+/// The largest weight of [`crate::data::Problem::correlated`] is about 6 * 448 of
+/// these.
+const TENSOR_SCALE: f32 = 1.0 / 4096.0;
+
+static OWN: LazyLock<Vec<Box<dyn Grid>>> = LazyLock::new(|| {
+    let integer = |bits, symmetric, group_columns| -> Box<dyn Grid> {
+        Box::new(integers(IntegerFormat { bits, symmetric, group_columns }))
+    };
+    vec![
+        integer(2, false, 64),
+        integer(3, true, 128),
+        integer(3, false, 128),
+        integer(4, true, 128),
+        integer(4, false, 32),
+        integer(4, false, 512),
+        integer(5, true, 64),
+        integer(6, false, 128),
+        integer(7, true, 32),
+        integer(8, true, 512),
+        integer(8, false, 128),
+        Box::new(scaled_nvfp4(TENSOR_SCALE)),
+    ]
+});
+
+/// Every grid of an element type, and some of the others.
+pub(crate) fn all() -> Vec<&'static dyn Grid> {
+    GRIDS.iter().map(|grid| grid()).chain(OWN.iter().map(|grid| &**grid)).collect()
+}
+
+/// The codec of a grid's element type.
+pub(crate) fn codec(grid: &dyn Grid) -> Option<&'static dyn Codec> {
+    grid.spec().data_type.and_then(codec_for)
+}
+
+/// Decodes by the codec, or for types that have none by what is written of them in
+/// ggml-quants.c (`dequantize_row_*`).
+pub(crate) fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
+    let spec = grid.spec();
+    if let Some(codec) = codec(grid) {
+        codec.decode(bytes, out);
+        return;
+    }
+    let decode_block: &dyn Fn(&[u8], usize) -> f32 = match &*spec.name {
+        "NVFP4 scaled" => &|block, at| nvfp4(block, at, TENSOR_SCALE),
+        "Q4_0" => &|b, at| (f32::from(nibble(&b[2..], at)) - 8.0) * half(b, 0),
+        "Q4_1" => &|b, at| f32::from(nibble(&b[4..], at)) * half(b, 0) + half(b, 2),
+        "Q5_0" => {
+            &|b, at| (f32::from(nibble(&b[6..], at) | fifth(&b[2..], at)) - 16.0) * half(b, 0)
+        }
+        "Q5_1" => {
+            &|b, at| f32::from(nibble(&b[8..], at) | fifth(&b[4..], at)) * half(b, 0) + half(b, 2)
+        }
+        "IQ4_NL" => &|b, at| half(b, 0) * f32::from(NON_LINEAR[usize::from(nibble(&b[2..], at))]),
+        "IQ4_XS" => &iq4_xs,
+        "IQ3_XXS" => &iq3_xxs,
+        "MXFP4" => &mxfp4,
+        "NVFP4" => &|block, at| nvfp4(block, at, 1.0),
+        name if name.starts_with("int") => {
+            let bits: usize = name[3..4].parse().expect("a digit");
+            &move |block, at| integer(block, at, bits)
+        }
+        other => panic!("no decoder of {other}"),
+    };
+    let blocks = bytes.chunks(spec.unit_bytes).zip(out.chunks_mut(spec.unit_columns));
+    for (block, out) in blocks {
+        for (at, value) in out.iter_mut().enumerate() {
+            *value = decode_block(block, at);
+        }
+    }
+}
+
+const NON_LINEAR: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+fn half(block: &[u8], offset: usize) -> f32 {
+    f32_from_f16(u16::from_le_bytes([block[offset], block[offset + 1]]))
+}
+
+/// Of 32: the first half low, the second high.
+fn nibble(bytes: &[u8], at: usize) -> u8 {
+    bytes[at % 16] >> (4 * (at / 16)) & 15
+}
+
+fn fifth(word: &[u8], at: usize) -> u8 {
+    (word[at / 8] >> (at % 8) & 1) << 4
+}
+
+fn iq4_xs(block: &[u8], at: usize) -> f32 {
+    let group = at / 32;
+    let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * group) & 3;
+    let low = block[4 + group / 2] >> (4 * (group % 2)) & 15;
+    let scale = half(block, 0) * (f32::from(low) + 16.0 * f32::from(high) - 32.0);
+    scale * f32::from(NON_LINEAR[usize::from(nibble(&block[8 + 16 * group..], at % 32))])
+}
+
+fn iq3_xxs(block: &[u8], at: usize) -> f32 {
+    let group = at / 32;
+    let word = |position| u32::from(block[66 + 4 * group + position]) << (8 * position);
+    let word: u32 = (0..4).map(word).sum();
+    let scale = half(block, 0) * (0.5 + (word >> 28) as f32) * 0.5;
+    let signs = word >> (7 * (at / 8 % 4)) & 127;
+    let negative = match at % 8 {
+        7 => signs.count_ones() % 2 == 1,
+        column => signs >> column & 1 == 1,
+    };
+    let codeword = iq3_xxs_words::WORDS[usize::from(block[2 + at / 4])];
+    let digit = codeword >> (3 * (3 - at % 4)) & 7;
+    let magnitude = f32::from(iq3_xxs_words::MAGNITUDES[usize::from(digit)]);
+    scale * magnitude * if negative { -1.0 } else { 1.0 }
+}
+
+fn mxfp4(block: &[u8], at: usize) -> f32 {
+    // Half of 2^(byte - 127), exact in f64 and in f32.
+    let scale = 2f64.powi(i32::from(block[0]) - 128) as f32;
+    f32::from(E2M1[usize::from(nibble(&block[1..], at))]) * scale
+}
+
+fn nvfp4(block: &[u8], at: usize, tensor_scale: f32) -> f32 {
+    let (group, within) = (at / 16, at % 16);
+    let byte = block[group];
+    let mantissa = f64::from(byte & 7);
+    let scale = match byte >> 3 & 15 {
+        _ if byte == 0x7f => 0.0,
+        0 => mantissa / 512.0,
+        exponent => (1.0 + mantissa / 8.0) * 2f64.powi(i32::from(exponent) - 7),
+    };
+    let code = block[4 + 8 * group + within % 8] >> (4 * (within / 8)) & 15;
+    f32::from(E2M1[usize::from(code)]) * ((scale * 0.5) as f32 * tensor_scale)
+}
+
+fn integer(block: &[u8], at: usize, bits: usize) -> f32 {
+    let bit = |number: usize| u32::from(block[number / 8] >> (number % 8) & 1);
+    let code: u32 = (0..bits).map(|number| bit(at * bits + number) << number).sum();
+    let (scale, zero) = block.split_at(block.len() - 1);
+    half(scale, scale.len() - 2) * (code as f32 - f32::from(zero[0]))
+}

@@ -1,0 +1,63 @@
+//! What an encoder makes of a row does not depend on the rows beside it.
+
+#[allow(dead_code, reason = "shared with other programs")]
+#[path = "../golden/inputs.rs"]
+mod inputs;
+
+use qz_codec::{CODECS, Codec, ImportanceUse};
+
+const ROWS: usize = 7;
+
+fn encode(
+    codec: &dyn Codec,
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+) -> Vec<u8> {
+    let data_type = codec.spec().data_type;
+    let blocks = weights.len() / data_type.block_elements();
+    let mut bytes = vec![0xa5; blocks * data_type.block_bytes()];
+    codec.encode(weights, columns, importance, &mut bytes);
+    bytes
+}
+
+fn values(kinds: &[inputs::Kind], name: &str, count: usize) -> Vec<f32> {
+    inputs::values(inputs::find(kinds, name).expect("a kind"), 1, count)
+}
+
+#[test]
+fn rows_are_encoded_alone() {
+    for codec in CODECS {
+        for blocks in [1, 3, 8, 9] {
+            let columns = codec.spec().data_type.block_elements() * blocks;
+            let weights = values(inputs::WEIGHTS, "heavy", columns * ROWS);
+            let matrix = values(inputs::IMPORTANCE, "positive", columns);
+            for importance in [None, Some(&matrix[..])] {
+                let together = encode(*codec, &weights, columns, importance);
+                let alone = weights.chunks(columns);
+                let alone = alone.flat_map(|row| encode(*codec, row, columns, importance));
+                assert!(together.iter().copied().eq(alone), "{:?}, {blocks}", codec.spec());
+            }
+        }
+    }
+}
+
+#[test]
+fn importance_matters_only_where_it_is_said_to() {
+    for codec in CODECS {
+        let columns = codec.spec().data_type.block_elements() * 4;
+        let weights = values(inputs::WEIGHTS, "bell", columns);
+        let matrix = values(inputs::IMPORTANCE, "heavy", columns);
+        let same = encode(*codec, &weights, columns, None)
+            == encode(*codec, &weights, columns, Some(&matrix));
+        assert_eq!(same, codec.spec().importance == ImportanceUse::Ignored, "{:?}", codec.spec());
+    }
+}
+
+#[test]
+fn nothing_is_encoded_as_nothing() {
+    for codec in CODECS {
+        let columns = codec.spec().data_type.block_elements();
+        assert!(encode(*codec, &[], columns, None).is_empty());
+    }
+}

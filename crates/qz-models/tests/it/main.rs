@@ -1,0 +1,6 @@
+//! Checkpoints against the reference's output, and broken ones against the
+//! errors they must give. Everything is in memory or under `tests/data`.
+
+mod reference;
+mod refusals;
+mod support;

@@ -1,0 +1,119 @@
+//! What the reference wrote is what we describe: every key, its type, its value
+//! and its place; every tensor, its shape and the order of its rows.
+
+use qz_models::{TensorOrigin, TensorRecipe};
+use qz_tensor::{Array, Value};
+use serde_json::{Value as Json, json};
+
+use crate::support::Checkpoint;
+
+fn check(name: &str) {
+    let checkpoint = Checkpoint::load(name);
+    let expected = checkpoint.json("expected.json");
+    let description = checkpoint.describe().unwrap_or_else(|error| panic!("{name}: {error}"));
+    let metadata: Vec<Json> = description
+        .metadata
+        .iter()
+        .map(|(key, value)| {
+            let (kind, value) = shown(value);
+            json!([key, kind, value])
+        })
+        .collect();
+    for (position, expected) in entries(&expected["metadata"]).iter().enumerate() {
+        assert_eq!(metadata.get(position), Some(expected), "{name}: entry {position}");
+    }
+    assert_eq!(metadata.len(), entries(&expected["metadata"]).len(), "{name}");
+    let tensors: Vec<Json> = description.tensors.iter().map(tensor).collect();
+    for (position, expected) in entries(&expected["tensors"]).iter().enumerate() {
+        assert_eq!(tensors.get(position), Some(expected), "{name}: tensor {position}");
+    }
+    assert_eq!(tensors.len(), entries(&expected["tensors"]).len(), "{name}");
+    assert_eq!(description.warnings, [], "{name}");
+}
+
+fn entries(list: &Json) -> &[Json] {
+    list.as_array().expect("a list")
+}
+
+fn shown(value: &Value) -> (&'static str, Json) {
+    match value {
+        Value::U32(value) => ("uint32", json!(value)),
+        Value::I32(value) => ("int32", json!(value)),
+        Value::F32(value) => ("float32", json!(f64::from(*value))),
+        Value::Bool(value) => ("bool", json!(value)),
+        Value::String(value) => ("string", json!(value)),
+        Value::Array(Array::String(values)) => ("array of string", json!(values)),
+        Value::Array(Array::I32(values)) => ("array of int32", json!(values)),
+        other => panic!("unexpected {:?}", other.kind()),
+    }
+}
+
+/// Name, shape and first column, where the source's elements are row numbers.
+fn tensor(recipe: &TensorRecipe) -> Json {
+    let dimensions = recipe.shape.dimensions();
+    let column: Vec<f64> = match &recipe.origin {
+        TensorOrigin::Computed(values) => values.iter().map(|value| f64::from(*value)).collect(),
+        TensorOrigin::Source { row_order, .. } => {
+            (0..dimensions[0]).map(|row| row_order.source_row(row) as f64).collect()
+        }
+    };
+    json!([recipe.name, dimensions, column])
+}
+
+#[test]
+fn llama_3() {
+    check("Tiny-Llama-3-8B-Instruct-v1.1");
+}
+
+#[test]
+fn mistral() {
+    check("mistral");
+}
+
+#[test]
+fn qwen_2() {
+    check("Qwen2-tiny");
+}
+
+#[test]
+fn qwen_3() {
+    check("qwen3");
+}
+
+#[test]
+fn configuration_of_an_unknown_kind() {
+    check("unknown-model-type");
+}
+
+#[test]
+fn names_of_a_bare_decoder_mean_the_same() {
+    let checkpoint = Checkpoint::load("qwen3");
+    let whole = checkpoint.describe().expect("described");
+    let mut bare = Checkpoint::load("qwen3");
+    for (name, _) in &mut bare.tensors {
+        *name = name.trim_start_matches("model.").to_owned();
+    }
+    let bare = bare.describe().expect("described");
+    let names = |tensors: &[TensorRecipe]| {
+        let mut names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&bare.tensors), names(&whole.tensors));
+}
+
+#[test]
+fn buffers_are_ignored() {
+    let mut checkpoint = Checkpoint::load("mistral");
+    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    checkpoint.tensors.push((name.to_owned(), vec![4]));
+    assert_eq!(checkpoint.describe().expect("described").ignored, [name]);
+}
+
+#[test]
+fn a_model_name_can_be_given() {
+    let options =
+        qz_models::ConvertOptions { model_name: Some("Mine".to_owned()), ..Default::default() };
+    let description = Checkpoint::load("mistral").describe_with(&options).expect("described");
+    assert_eq!(description.metadata.string("general.name"), Some("Mine"));
+}

@@ -1,0 +1,7 @@
+//! Tokenizer files and the vocabularies, names and errors they give. All files
+//! are in memory.
+
+mod pre_tokenizers;
+mod refusals;
+mod support;
+mod vocabularies;
