@@ -4,7 +4,10 @@
 mod bad_input;
 mod convert;
 mod golden;
+mod importance;
 mod interruption;
+mod overrides;
+mod plan;
 mod reports;
 mod support;
 mod text;
