@@ -83,6 +83,9 @@ enum Task {
         threads: usize,
         #[arg(long, default_value_t = 5)]
         pairs: usize,
+        /// Only cases whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
     },
 }
 
@@ -128,8 +131,17 @@ fn main() -> Result<()> {
             let options = options.split_whitespace().map(str::to_owned).collect();
             parity_files::run(&programs.into(), &checkpoints, &Settings { text, options })
         }
-        Task::Bench { programs, checkpoint, gguf, pre_tokenizer, scratch, threads, pairs } => {
-            let inputs = Inputs { checkpoint, gguf, pre_tokenizer, scratch, threads, pairs };
+        Task::Bench {
+            programs,
+            checkpoint,
+            gguf,
+            pre_tokenizer,
+            scratch,
+            threads,
+            pairs,
+            only,
+        } => {
+            let inputs = Inputs { checkpoint, gguf, pre_tokenizer, scratch, threads, pairs, only };
             bench::run(&programs.into(), &inputs)
         }
     }
