@@ -19,8 +19,11 @@ pub(crate) fn check<L: Lanes>() {
     let few = AffineSearch { top: 3, first: -0.5, step: 0.1, last: 15, absolute: true };
     check_affine::<L, 16>(few);
     check_affine::<L, 16>(AffineSearch { absolute: false, ..few });
-    check_signed::<L>(4);
-    check_signed::<L>(32);
+    check_affine::<L, 32>(AffineSearch { first: -0.9, step: 0.05, last: 36, ..plain });
+    check_signed::<L, 16>(4);
+    check_signed::<L, 16>(32);
+    check_signed::<L, 32>(8);
+    check_signed::<L, 32>(16);
     check_descent::<L>();
     check_positive::<L, 8>(63);
     check_positive::<L, 16>(15);
@@ -142,25 +145,29 @@ fn rows<L: Lanes, const LENGTH: usize>(sub_blocks: &[[f32; LENGTH]; LANES]) -> [
 
 fn check_affine<L: Lanes, const LENGTH: usize>(wanted: AffineSearch) {
     on_every_kind::<LENGTH>(|label, x, weights| {
-        let fit = affine::search::<L, LENGTH>(&wanted, &rows(x), &rows(weights));
+        let rows_of_x = rows(x);
+        let fit = affine::search::<L, LENGTH>(&wanted, &rows_of_x, &rows(weights));
         let (scale, minimum) = (fit.scale.store(), fit.minimum.store());
+        let levels = fit.levels(wanted.top, &rows_of_x).map(L::store);
         for lane in 0..LANES {
-            let mut levels = [0; LENGTH];
-            let expected = search::affine::search(&wanted, &x[lane], &weights[lane], &mut levels);
+            let mut expected_levels = [0; LENGTH];
+            let expected =
+                search::affine::search(&wanted, &x[lane], &weights[lane], &mut expected_levels);
             assert_same(label, scale[lane], expected.scale);
             assert_same(label, minimum[lane], expected.minimum);
+            assert_eq!(levels.map(|level| level[lane] as u8), expected_levels, "{label}");
         }
     });
 }
 
-fn check_signed<L: Lanes>(half: u8) {
-    on_every_kind::<16>(|label, x, weights| {
+fn check_signed<L: Lanes, const LENGTH: usize>(half: u8) {
+    on_every_kind::<LENGTH>(|label, x, weights| {
         let rows_of_x = rows(x);
-        let fit = signed::search::<L, 16>(half, &rows_of_x, &rows(weights));
+        let fit = signed::search::<L, LENGTH>(half, &rows_of_x, &rows(weights));
         let scale = fit.scale.store();
         let levels = fit.levels(half, &rows_of_x).map(L::store);
         for lane in 0..LANES {
-            let mut expected_levels = [0; 16];
+            let mut expected_levels = [0; LENGTH];
             let expected =
                 search::signed::search(half, &x[lane], &weights[lane], &mut expected_levels);
             assert_same(label, scale[lane], expected);

@@ -41,7 +41,14 @@ TYPES = {
     "Q4_K": (12, 256, 144, "dequantize_row_q4_K"),
     "Q5_K": (13, 256, 176, "dequantize_row_q5_K"),
     "Q6_K": (14, 256, 210, "dequantize_row_q6_K"),
+    "Q4_0": (2, 32, 18, "dequantize_row_q4_0"),
+    "Q4_1": (3, 32, 20, "dequantize_row_q4_1"),
+    "Q5_0": (6, 32, 22, "dequantize_row_q5_0"),
+    "Q5_1": (7, 32, 24, "dequantize_row_q5_1"),
 }
+
+# Types whose encoders do not look at importance.
+IGNORE_IMPORTANCE = ("F32", "F16", "BF16", "Q8_0")
 
 
 class Random:
@@ -150,7 +157,7 @@ def cases():
     for name, (_, block, _, _) in TYPES.items():
         for position, kind in enumerate(WEIGHTS):
             chosen = ["none"]
-            if block == 256:
+            if name not in IGNORE_IMPORTANCE:
                 kinds = list(IMPORTANCE)
                 turns = range(7) if kind == "bell" else (0, 2, 5)
                 chosen += [kinds[(position + turn) % 7] for turn in turns]

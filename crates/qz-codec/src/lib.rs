@@ -20,6 +20,7 @@ pub mod lanes;
 pub mod number;
 mod pack;
 pub mod search;
+mod short_block;
 mod six_bit;
 
 pub use codec::{Codec, CodecSpec, ImportanceUse};
@@ -30,7 +31,9 @@ use qz_tensor::DataType;
 /// the ones here, and for other [`lanes`]: each is `#[inline(always)]`, and its
 /// results do not depend on either.
 pub mod body {
-    pub use crate::codecs::{bf16, f16, f32, q2_k, q3_k, q4_k, q5_k, q6_k, q8_0};
+    pub use crate::codecs::{
+        bf16, f16, f32, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
+    };
 }
 
 /// Every codec. Tests, tables and the command line walk this list.
@@ -44,6 +47,10 @@ pub static CODECS: &[&dyn Codec] = &[
     &codecs::q4_k::Q4K,
     &codecs::q3_k::Q3K,
     &codecs::q2_k::Q2K,
+    &codecs::q4_0::Q4_0,
+    &codecs::q4_1::Q4_1,
+    &codecs::q5_0::Q5_0,
+    &codecs::q5_1::Q5_1,
 ];
 
 /// The codec of an element type, if there is one.
