@@ -1,7 +1,9 @@
 //! What every type of lanes has to do, checked against the searches of one
 //! sub-block, bit for bit. Included by path where there is such a type.
 
-use qz_codec::lanes::{LANES, Lanes, Mask, affine, descent, positive, signed, transpose};
+use qz_codec::lanes::{
+    LANES, Lanes, Mask, affine, descent, nonlinear, positive, signed, transpose,
+};
 use qz_codec::number::nearest_integer;
 use qz_codec::search;
 use qz_codec::search::affine::AffineSearch;
@@ -25,6 +27,7 @@ pub(crate) fn check<L: Lanes>() {
     check_signed::<L, 32>(8);
     check_signed::<L, 32>(16);
     check_descent::<L>();
+    check_nonlinear::<L>();
     check_positive::<L, 8>(63);
     check_positive::<L, 16>(15);
 }
@@ -181,6 +184,16 @@ fn check_descent<L: Lanes>() {
         let scale = descent::search::<L, 16>(4, &rows(x)).store();
         for (scale, x) in scale.into_iter().zip(x) {
             assert_same(label, scale, search::descent::search(4, x, &mut [0; 16]));
+        }
+    });
+}
+
+fn check_nonlinear<L: Lanes>() {
+    on_every_kind::<32>(|label, x, weights| {
+        let scale = nonlinear::search::<L, 32>(&rows(x), &rows(weights)).store();
+        for lane in 0..LANES {
+            let expected = search::nonlinear::search(&x[lane], &weights[lane]);
+            assert_same(label, scale[lane], expected);
         }
     });
 }

@@ -32,7 +32,8 @@ use qz_tensor::DataType;
 /// results do not depend on either.
 pub mod body {
     pub use crate::codecs::{
-        bf16, f16, f32, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
+        bf16, f16, f32, iq4_nl, iq4_xs, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0,
+        q5_1, q5_k, q6_k, q8_0,
     };
 }
 
@@ -51,6 +52,8 @@ pub static CODECS: &[&dyn Codec] = &[
     &codecs::q4_1::Q4_1,
     &codecs::q5_0::Q5_0,
     &codecs::q5_1::Q5_1,
+    &codecs::iq4_nl::Iq4Nl,
+    &codecs::iq4_xs::Iq4Xs,
 ];
 
 /// The codec of an element type, if there is one.

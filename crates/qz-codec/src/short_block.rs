@@ -1,5 +1,5 @@
-//! Blocks of 32 weights that stand for themselves: how Q4_0 and Q5_0 find one
-//! scale, Q4_1 and Q5_1 a scale and a minimum, and their levels.
+//! Blocks of 32 weights that stand for themselves: how they are walked, how Q4_0 and
+//! Q5_0 find one scale, Q4_1 and Q5_1 a scale and a minimum, and their levels.
 
 use crate::lanes::{self, LANES, Lanes, transpose};
 use crate::number::truncate_to_i8;
@@ -13,10 +13,66 @@ pub(crate) const ELEMENTS: usize = 32;
 pub(crate) type Levels = [u8; ELEMENTS];
 
 /// Blocks that are searched together, one in each lane.
-type Batch<'a> = [&'a [f32; ELEMENTS]; LANES];
+pub(crate) struct Batch<'a> {
+    /// The number of the first one.
+    first: usize,
+    pub values: [&'a [f32; ELEMENTS]; LANES],
+    /// Their columns' importance.
+    importance: Option<[&'a [f32; ELEMENTS]; LANES]>,
+}
 
 /// Numbers made from a batch.
 type Derived = [[f32; ELEMENTS]; LANES];
+
+impl Batch<'_> {
+    /// What a search weighs the values by: their squares without importance; with it,
+    /// the importance times the root of sigma² plus the square. `sigma2` is given a
+    /// block's number and values.
+    #[inline(always)]
+    pub(crate) fn weights(&self, sigma2: impl Fn(usize, &[f32; ELEMENTS]) -> f32) -> Derived {
+        let Some(importance) = self.importance else {
+            return self.values.map(|values| values.map(|value| value * value));
+        };
+        let mut derived = [[0.0; ELEMENTS]; LANES];
+        for (lane, weights) in derived.iter_mut().enumerate() {
+            let sigma2 = sigma2(self.first + lane, self.values[lane]);
+            let inputs = self.values[lane].iter().zip(importance[lane]);
+            for (weight, (value, importance)) in weights.iter_mut().zip(inputs) {
+                *weight = importance * (sigma2 + value * value).sqrt();
+            }
+        }
+        derived
+    }
+}
+
+/// Walks blocks, a batch at a time, with the bytes to write. The last batch may have
+/// fewer blocks; the values without a block are zeros.
+#[inline(always)]
+pub(crate) fn for_each_batch<const BYTES: usize>(
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+    mut encode: impl FnMut(&Batch, &mut [[u8; BYTES]]),
+) {
+    static ZEROS: [f32; ELEMENTS] = [0.0; ELEMENTS];
+    let per_row = columns / ELEMENTS;
+    let weights = weights.as_chunks().0;
+    let importance = importance.map(|importance| importance.as_chunks().0);
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
+        let first = number * LANES;
+        let values = std::array::from_fn(|lane| weights.get(first + lane).unwrap_or(&ZEROS));
+        let importance = importance
+            .map(|importance| std::array::from_fn(|lane| &importance[(first + lane) % per_row]));
+        encode(&Batch { first, values, importance }, blocks);
+    }
+}
+
+/// The sum of squares, in order.
+#[inline(always)]
+pub(crate) fn sum_of_squares(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |sum, value| sum + value * value)
+}
 
 /// Encodes blocks of one scale and levels stored plus `half`; `store` writes a
 /// block's scale and levels. ggml-quants.c, `quantize_row_q4_0_ref`,
@@ -30,15 +86,17 @@ pub(crate) fn encode_signed<L: Lanes, const BYTES: usize>(
     out: &mut [u8],
     store: impl Fn(f32, &Levels, &mut [u8; BYTES]),
 ) {
-    let Some(importance) = importance else {
+    if importance.is_none() {
         for (values, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
             let (scale, levels) = signed_by_extreme(half, values);
             store(scale, &levels, block);
         }
         return;
-    };
-    for_each_batch(weights, columns, importance, out, |values, weights, blocks| {
-        let rows = transpose::<L, ELEMENTS>(values);
+    }
+    let sigma2 = row_mean_squares(weights, columns);
+    for_each_batch(weights, columns, importance, out, |batch, blocks| {
+        let weights = batch.weights(|block, _| sigma2(block));
+        let rows = transpose::<L, ELEMENTS>(&batch.values);
         let fit = lanes::signed::search(half, &rows, &transpose(&weights.each_ref()));
         let scales = fit.scale.store();
         let levels = by_block(&fit.levels(half, &rows));
@@ -59,15 +117,17 @@ pub(crate) fn encode_affine<L: Lanes, const BYTES: usize>(
     out: &mut [u8],
     store: impl Fn(Affine, &Levels, &mut [u8; BYTES]),
 ) {
-    let Some(importance) = importance else {
+    if importance.is_none() {
         for (values, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
             let (affine, levels) = affine_by_range(search.top, values);
             store(affine, &levels, block);
         }
         return;
-    };
-    for_each_batch(weights, columns, importance, out, |values, weights, blocks| {
-        let rows = transpose::<L, ELEMENTS>(values);
+    }
+    let sigma2 = row_mean_squares(weights, columns);
+    for_each_batch(weights, columns, importance, out, |batch, blocks| {
+        let weights = batch.weights(|block, _| sigma2(block));
+        let rows = transpose::<L, ELEMENTS>(&batch.values);
         let weight_rows = transpose(&weights.each_ref());
         let fit = lanes::affine::search(search, &rows, &weight_rows);
         let (scales, minimums) = (fit.scale.store(), fit.minimum.store());
@@ -127,45 +187,11 @@ fn by_block<L: Lanes>(levels: &[L; ELEMENTS]) -> [Levels; LANES] {
     blocks
 }
 
-/// Walks blocks, a batch at a time: their values, what the search weighs these by,
-/// and the bytes to write. The last batch may have fewer blocks; the values without
-/// a block are zeros. A value's weight is its importance times the root of its
-/// square plus its whole row's mean square.
+/// The mean square of a block's whole row, given the block's number; zero past the
+/// last one.
 #[inline(always)]
-fn for_each_batch<const BYTES: usize>(
-    weights: &[f32],
-    columns: usize,
-    importance: &[f32],
-    out: &mut [u8],
-    mut encode: impl FnMut(&Batch, &Derived, &mut [[u8; BYTES]]),
-) {
-    static ZEROS: [f32; ELEMENTS] = [0.0; ELEMENTS];
-    let per_row = columns / ELEMENTS;
-    let blocks_of_importance = importance.as_chunks::<ELEMENTS>().0;
-    let mut sigma2 = 0.0;
-    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
-        let (mut batch, mut derived) = ([&ZEROS; LANES], [[0.0; ELEMENTS]; LANES]);
-        for position in 0..blocks.len() {
-            let index = number * LANES + position;
-            if index.is_multiple_of(per_row) {
-                sigma2 = mean_square(&weights[index * ELEMENTS..][..columns]);
-            }
-            let values = &weights.as_chunks().0[index];
-            batch[position] = values;
-            let inputs = values.iter().zip(&blocks_of_importance[index % per_row]);
-            for (weight, (value, importance)) in derived[position].iter_mut().zip(inputs) {
-                *weight = importance * (sigma2 + value * value).sqrt();
-            }
-        }
-        encode(&batch, &derived, blocks);
-    }
-}
-
-#[inline(always)]
-fn mean_square(row: &[f32]) -> f32 {
-    let mut sum = 0.0f32;
-    for value in row {
-        sum += value * value;
-    }
-    sum / row.len() as f32
+fn row_mean_squares(weights: &[f32], columns: usize) -> impl Fn(usize) -> f32 {
+    let rows = weights.chunks_exact(columns);
+    let mean_squares: Vec<f32> = rows.map(|row| sum_of_squares(row) / columns as f32).collect();
+    move |block| mean_squares.get(block * ELEMENTS / columns).copied().unwrap_or(0.0)
 }

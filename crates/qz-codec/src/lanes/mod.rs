@@ -9,6 +9,7 @@
 
 pub mod affine;
 pub mod descent;
+pub mod nonlinear;
 mod portable;
 pub mod positive;
 pub mod signed;
