@@ -48,6 +48,11 @@ TYPES = {
     "Q5_1": (7, 32, 24, "dequantize_row_q5_1"),
     "IQ4_NL": (20, 32, 18, "dequantize_row_iq4_nl"),
     "IQ4_XS": (23, 256, 136, "dequantize_row_iq4_xs"),
+    "TQ1_0": (34, 256, 54, "dequantize_row_tq1_0"),
+    "TQ2_0": (35, 256, 66, "dequantize_row_tq2_0"),
+    "MXFP4": (39, 32, 17, "dequantize_row_mxfp4"),
+    "NVFP4": (40, 64, 36, "dequantize_row_nvfp4"),
+    "Q8_K": (15, 256, 292, "dequantize_row_q8_K"),
 }
 
 # Types whose encoders do not look at importance.

@@ -16,12 +16,14 @@ mod affine_fits;
 mod block;
 mod codec;
 mod codecs;
+mod four_bit_float;
 pub mod lanes;
 pub mod number;
 mod pack;
 pub mod search;
 mod short_block;
 mod six_bit;
+mod ternary;
 
 pub use codec::{Codec, CodecSpec, ImportanceUse};
 
@@ -32,8 +34,8 @@ use qz_tensor::DataType;
 /// results do not depend on either.
 pub mod body {
     pub use crate::codecs::{
-        bf16, f16, f32, iq4_nl, iq4_xs, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0,
-        q5_1, q5_k, q6_k, q8_0,
+        bf16, f16, f32, iq4_nl, iq4_xs, mxfp4, nvfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0,
+        q5_1, q5_k, q6_k, q8_0, q8_k, tq1_0, tq2_0,
     };
 }
 
@@ -54,6 +56,11 @@ pub static CODECS: &[&dyn Codec] = &[
     &codecs::q5_1::Q5_1,
     &codecs::iq4_nl::Iq4Nl,
     &codecs::iq4_xs::Iq4Xs,
+    &codecs::tq1_0::Tq1_0,
+    &codecs::tq2_0::Tq2_0,
+    &codecs::mxfp4::Mxfp4,
+    &codecs::nvfp4::Nvfp4,
+    &codecs::q8_k::Q8K,
 ];
 
 /// The codec of an element type, if there is one.
