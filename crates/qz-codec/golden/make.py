@@ -53,6 +53,7 @@ TYPES = {
     "MXFP4": (39, 32, 17, "dequantize_row_mxfp4"),
     "NVFP4": (40, 64, 36, "dequantize_row_nvfp4"),
     "Q8_K": (15, 256, 292, "dequantize_row_q8_K"),
+    "IQ3_XXS": (18, 256, 98, "dequantize_row_iq3_xxs"),
 }
 
 # Types whose encoders do not look at importance.

@@ -3,6 +3,7 @@
 pub mod bf16;
 pub mod f16;
 pub mod f32;
+pub mod iq3_xxs;
 pub mod iq4_nl;
 pub mod iq4_xs;
 pub mod mxfp4;
