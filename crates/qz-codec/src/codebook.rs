@@ -81,8 +81,8 @@ impl Codebook {
         values: &[f32; 4],
         weights: &[f32; 4],
     ) -> Found {
-        let place = (0..4).map(|position| usize::from(levels[position]) << (3 * position)).sum();
-        let place: usize = place;
+        let [a, b, c, d] = levels.map(usize::from);
+        let place = a | b << 3 | c << 6 | d << 9;
         let (first, count) = match self.places[place] {
             Place::Point(number) => return Found { number, exact: true },
             Place::Between { first, count } => (first as usize, count as usize),

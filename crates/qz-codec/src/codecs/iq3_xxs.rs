@@ -195,6 +195,9 @@ impl Fit {
     const ZERO: Self = Self { scale: 0.0, numbers: [0; POINTS], signs: 0 };
 }
 
+/// The first point, at the lowest levels: what a search ends with that finds nothing.
+const NOTHING_FOUND: Found = Found { number: 0, exact: true };
+
 #[inline(always)]
 fn search(grid: &Codebook, values: &[f32; LENGTH], weights: &[f32; LENGTH]) -> Fit {
     let (magnitudes, signs) = split_signs(values, weights);
@@ -206,7 +209,7 @@ fn search(grid: &Codebook, values: &[f32; LENGTH], weights: &[f32; LENGTH]) -> F
     }
     let target = Target { grid, values: &magnitudes, weights, roots: &weights.map(f32::sqrt) };
     let mut scale = largest / LARGEST;
-    let mut found = [Found { number: 0, exact: true }; POINTS];
+    let mut found = [NOTHING_FOUND; POINTS];
     let mut best = 0.0;
     for number in -TRIES..=TRIES {
         let inverse = (LARGEST + f32::from(number) * 0.2) / largest;
@@ -269,7 +272,11 @@ impl Target<'_> {
     /// The points of all values, for levels of the inverse scale.
     #[inline(always)]
     fn points(&self, inverse: f32, scale: f32) -> [Found; POINTS] {
-        std::array::from_fn(|position| self.point(position, inverse, scale))
+        let mut found = [NOTHING_FOUND; POINTS];
+        for (position, found) in found.iter_mut().enumerate() {
+            *found = self.point(position, inverse, scale);
+        }
+        found
     }
 
     #[inline(always)]

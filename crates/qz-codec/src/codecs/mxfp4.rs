@@ -88,5 +88,12 @@ fn encode_block(weights: &[f32; ELEMENTS], block: &mut [u8; BYTES]) {
     // converts a negative number to a byte on x86-64.
     let exponent = if largest > 0.0 { floor_of_logarithm(largest) - 2 + 127 } else { 0 };
     block[0] = exponent as u8;
-    pack_halves(&nearest(half_scale(block[0]), weights), &mut block[1..]);
+    let scale = half_scale(block[0]);
+    // In two parts, because compilers keep no more errors in registers.
+    let mut numbers = [0; ELEMENTS];
+    for (numbers, weights) in numbers.as_chunks_mut::<16>().0.iter_mut().zip(weights.as_chunks().0)
+    {
+        *numbers = nearest(scale, weights);
+    }
+    pack_halves(&numbers, &mut block[1..]);
 }
