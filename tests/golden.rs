@@ -10,10 +10,14 @@ use qz_tensor::{Array, DataType, Metadata, TensorIndex, TensorInfo, TensorSource
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{checkpoints, names, quantize, scratch, text};
+use crate::support::{checkpoints, command, finish, names, quantize, scratch, text};
 
 fn golden(checkpoint: &Path) -> Json {
-    let path = checkpoint.join("golden.json");
+    record(checkpoint, "golden.json")
+}
+
+fn record(checkpoint: &Path, name: &str) -> Json {
+    let path = checkpoint.join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&bytes).expect("JSON")
 }
@@ -70,13 +74,9 @@ fn tensors_equal_the_reference_quantizer() {
     for checkpoint in checkpoints() {
         for (target, expected) in golden(&checkpoint)["quantized"].as_object().expect("an object") {
             let expected = tensors_in(expected);
-            let known = |tensor: &Json| {
-                let name = tensor["type"].as_str().expect("a string");
-                DataType::from_name(name).and_then(codec_for).is_some()
-            };
             let context = format!("{} to {target}", checkpoint.display());
             let output = folder.path().join("out.gguf");
-            if expected.values().all(known) {
+            if can_be_written(&expected) {
                 assert_eq!(
                     tensors_of(&convert(&checkpoint, target, &output)),
                     expected,
@@ -94,6 +94,65 @@ fn tensors_equal_the_reference_quantizer() {
             }
         }
     }
+}
+
+/// True if every tensor is of a type that can be written.
+fn can_be_written(tensors: &BTreeMap<String, Json>) -> bool {
+    tensors.values().all(|tensor| {
+        let name = tensor["type"].as_str().expect("a string");
+        DataType::from_name(name).and_then(codec_for).is_some()
+    })
+}
+
+#[test]
+fn files_equal_the_reference_quantizer() {
+    let folder = scratch();
+    for checkpoint in checkpoints() {
+        for (target, expected) in golden(&checkpoint)["quantized"].as_object().expect("an object") {
+            // Files of plain types keep the order of the converter's metadata.
+            let is_quantized = !matches!(&**target, "f16" | "bf16");
+            if is_quantized && can_be_written(&tensors_in(expected)) {
+                let output = folder.path().join("out.gguf");
+                convert(&checkpoint, target, &output);
+                let bytes = std::fs::read(&output).expect("read");
+                let context = format!("{} to {target}", checkpoint.display());
+                assert_eq!(json!(hex(&bytes)), expected["sha256"], "{context}");
+                std::fs::remove_file(output).expect("removed");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_with_importance_equal_the_reference_quantizer() {
+    let folder = scratch();
+    let checkpoint = crate::support::fixtures().join("demo-llama");
+    let record = record(&checkpoint, "golden-importance.json");
+    let mut compared = 0;
+    for (target, expected) in record["quantized"].as_object().expect("an object") {
+        if !can_be_written(&tensors_in(expected)) {
+            continue;
+        }
+        let output = folder.path().join("out.gguf");
+        let arguments = ["convert", text(&checkpoint), "--to", target, "-o", text(&output)];
+        let mut command = command(&[&arguments[..], &["--imatrix", "importance.gguf"]].concat());
+        // The path of the importance matrix becomes metadata as it is given.
+        let run = finish(command.current_dir(&checkpoint).output().expect("the binary runs"));
+        run.expect_success();
+        let file = GgufFile::open(&output).expect("what we write opens");
+        let added: Vec<Json> = entries(file.metadata()).into_iter().filter(is_importance).collect();
+        assert_eq!(json!(added), expected["metadata"], "{target}");
+        assert_eq!(tensors_of(&file), tensors_in(expected), "{target}");
+        let bytes = std::fs::read(&output).expect("read");
+        assert_eq!(json!(hex(&bytes)), expected["sha256"], "{target}");
+        std::fs::remove_file(output).expect("removed");
+        compared += 1;
+    }
+    assert!(compared >= 12, "only {compared} targets");
+}
+
+fn is_importance(entry: &Json) -> bool {
+    entry["key"].as_str().is_some_and(|key| key.starts_with("quantize.imatrix."))
 }
 
 #[test]

@@ -4,6 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use qz_gguf::{GgufFile, GgufSink};
+use qz_tensor::{
+    DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink, TensorSource,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -125,4 +129,33 @@ impl Safetensors {
     pub(crate) fn start(&self, tensor: &str) -> usize {
         self.header[tensor]["data_offsets"][0].as_u64().expect("an offset") as usize
     }
+}
+
+/// A GGUF file of f32 tensors: name, dimensions outermost first, values.
+pub(crate) fn write_gguf(path: &Path, metadata: &Metadata, tensors: &[(&str, &[u64], &[f32])]) {
+    let infos: Vec<SinkTensor> = tensors
+        .iter()
+        .map(|(name, dimensions, _)| SinkTensor {
+            name: (*name).into(),
+            data_type: DataType::F32,
+            shape: Shape::new(*dimensions).expect("fits"),
+        })
+        .collect();
+    let mut sink = GgufSink::create(path, metadata, &infos, "test", OutputOptions::default())
+        .expect("created");
+    for (position, (.., values)) in tensors.iter().enumerate() {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        sink.put(TensorIndex(position), 0, &bytes).expect("put");
+    }
+    sink.finish().expect("finished");
+}
+
+/// A tensor's type and bytes in a GGUF file.
+pub(crate) fn tensor(path: &Path, name: &str) -> (DataType, Vec<u8>) {
+    let file = GgufFile::open(path).expect("opens");
+    let position = file.tensors().iter().position(|info| info.name == name).expect("a tensor");
+    let info = &file.tensors()[position];
+    let mut bytes = vec![0; usize::try_from(info.bytes).expect("small")];
+    file.read(TensorIndex(position), 0, &mut bytes).expect("read");
+    (info.data_type, bytes)
 }

@@ -24,7 +24,13 @@ pub(crate) struct Inputs {
     pub(crate) threads: usize,
     /// Pairs per case.
     pub(crate) pairs: usize,
+    /// Only cases whose name contains this.
+    pub(crate) only: String,
 }
+
+const GGUF_TO_Q4_K_M: &str = "bf16 GGUF -> q4_k_m";
+const CHECKPOINT_TO_Q4_K_M: &str = "checkpoint -> q4_k_m";
+const CHECKPOINT_TO_BF16: &str = "checkpoint -> bf16, against cp+sync";
 
 /// One run: how long, and the largest resident set of any of its processes.
 #[derive(Clone, Copy)]
@@ -40,14 +46,19 @@ pub(crate) fn run(programs: &Programs, inputs: &Inputs) -> Result<()> {
         "{:<34} {:>9} {:>9} {:>16} {:>22}",
         "case", "ours s", "theirs s", "theirs/ours", "peak MiB ours/theirs"
     );
-    gguf_to_q4_k_m(programs, inputs)?;
-    checkpoint_to_q4_k_m(programs, inputs)?;
-    checkpoint_to_bf16(programs, inputs)
+    type Case = fn(&Programs, &Inputs) -> Result<()>;
+    let cases: [(&str, Case); 3] = [
+        (GGUF_TO_Q4_K_M, gguf_to_q4_k_m),
+        (CHECKPOINT_TO_Q4_K_M, checkpoint_to_q4_k_m),
+        (CHECKPOINT_TO_BF16, checkpoint_to_bf16),
+    ];
+    let wanted = cases.iter().filter(|(name, _)| name.contains(&inputs.only));
+    wanted.into_iter().try_for_each(|(_, case)| case(programs, inputs))
 }
 
 fn gguf_to_q4_k_m(programs: &Programs, inputs: &Inputs) -> Result<()> {
     let [ours, theirs] = outputs(inputs);
-    pairs(inputs, "bf16 GGUF -> q4_k_m", |side| match side {
+    pairs(inputs, GGUF_TO_Q4_K_M, |side| match side {
         Side::Ours => measure(&mut convert(programs, inputs, &inputs.gguf, "q4_k_m", &ours)),
         Side::Theirs => measure(&mut llama_quantize(programs, inputs, &inputs.gguf, &theirs)),
     })?;
@@ -59,7 +70,7 @@ fn gguf_to_q4_k_m(programs: &Programs, inputs: &Inputs) -> Result<()> {
 fn checkpoint_to_q4_k_m(programs: &Programs, inputs: &Inputs) -> Result<()> {
     let [ours, theirs] = outputs(inputs);
     let between = inputs.scratch.join("between-bf16.gguf");
-    pairs(inputs, "checkpoint -> q4_k_m", |side| match side {
+    pairs(inputs, CHECKPOINT_TO_Q4_K_M, |side| match side {
         Side::Ours => measure(&mut convert(programs, inputs, &inputs.checkpoint, "q4_k_m", &ours)),
         Side::Theirs => {
             let first = measure(&mut reference_convert(programs, inputs, &between))?;
@@ -75,7 +86,7 @@ fn checkpoint_to_q4_k_m(programs: &Programs, inputs: &Inputs) -> Result<()> {
 fn checkpoint_to_bf16(programs: &Programs, inputs: &Inputs) -> Result<()> {
     let [ours, theirs] = outputs(inputs);
     let folder = theirs.with_extension("copy");
-    pairs(inputs, "checkpoint -> bf16, against cp+fsync", |side| match side {
+    pairs(inputs, CHECKPOINT_TO_BF16, |side| match side {
         Side::Ours => measure(&mut convert(programs, inputs, &inputs.checkpoint, "bf16", &ours)),
         Side::Theirs => {
             let script = format!(

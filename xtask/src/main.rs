@@ -7,6 +7,7 @@
 mod bench;
 mod parity_codec;
 mod parity_files;
+mod snapshots;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::Inputs;
-use crate::parity_files::{Checkpoint, Programs};
+use crate::parity_files::{Checkpoint, Programs, Settings};
 
 #[derive(Parser)]
 struct Arguments {
@@ -36,6 +37,12 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         rounds: u64,
     },
+    /// Compare the file types' rules with llama.cpp's own record of its choices
+    Snapshots {
+        /// llama.cpp's source tree
+        #[arg(long)]
+        source: PathBuf,
+    },
     /// Compare whole files with llama.cpp's converter and quantizer
     ParityFiles {
         #[command(flatten)]
@@ -43,7 +50,11 @@ enum Task {
         /// Compare perplexities on this text, too
         #[arg(long)]
         text: Option<PathBuf>,
-        /// Checkpoints as FOLDER=PRE_TOKENIZER [default: all with a golden.json in fixtures]
+        /// Options for both quantizers, in one string ("--pure --tensor-type attn_v=q8_0")
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
+        options: String,
+        /// Checkpoints as FOLDER=PRE_TOKENIZER[=IMATRIX] or FILE.gguf[==IMATRIX] [default: all
+        /// with a golden.json in fixtures]
         checkpoints: Vec<String>,
     },
     /// Time the codecs beside llama.cpp's own, on one thread
@@ -72,6 +83,9 @@ enum Task {
         threads: usize,
         #[arg(long, default_value_t = 5)]
         pairs: usize,
+        /// Only cases whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
     },
 }
 
@@ -107,24 +121,40 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::check(workspace()),
         Task::Parity { library, rounds } => parity_codec::run(&library, rounds),
+        Task::Snapshots { source } => snapshots::run(&source),
         Task::CodecSpeed { library } => parity_codec::speed(&library),
-        Task::ParityFiles { programs, text, checkpoints } => {
+        Task::ParityFiles { programs, text, options, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {
                 true => fixtures()?,
                 false => checkpoints.iter().map(|text| parse(text)).collect::<Result<_>>()?,
             };
-            parity_files::run(&programs.into(), &checkpoints, text.as_deref())
+            let options = options.split_whitespace().map(str::to_owned).collect();
+            parity_files::run(&programs.into(), &checkpoints, &Settings { text, options })
         }
-        Task::Bench { programs, checkpoint, gguf, pre_tokenizer, scratch, threads, pairs } => {
-            let inputs = Inputs { checkpoint, gguf, pre_tokenizer, scratch, threads, pairs };
+        Task::Bench {
+            programs,
+            checkpoint,
+            gguf,
+            pre_tokenizer,
+            scratch,
+            threads,
+            pairs,
+            only,
+        } => {
+            let inputs = Inputs { checkpoint, gguf, pre_tokenizer, scratch, threads, pairs, only };
             bench::run(&programs.into(), &inputs)
         }
     }
 }
 
 fn parse(text: &str) -> Result<Checkpoint> {
-    let (folder, pre) = text.split_once('=').context("expected FOLDER=PRE_TOKENIZER")?;
-    Ok(Checkpoint { folder: folder.into(), pre_tokenizer: pre.to_owned() })
+    let mut parts = text.splitn(3, '=');
+    let path = PathBuf::from(parts.next().unwrap_or_default());
+    let pre_tokenizer = parts.next().unwrap_or_default().to_owned();
+    let importance = parts.next().map(PathBuf::from);
+    let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
+    anyhow::ensure!(is_gguf || !pre_tokenizer.is_empty(), "{text}: expected FOLDER=PRE_TOKENIZER");
+    Ok(Checkpoint { path, pre_tokenizer, importance })
 }
 
 /// The committed checkpoints; their goldens name their pre-tokenizers.
@@ -143,7 +173,7 @@ fn fixtures() -> Result<Vec<Checkpoint>> {
             let golden: serde_json::Value =
                 serde_json::from_slice(&std::fs::read(folder.join("golden.json"))?)?;
             let pre = golden["pre_tokenizer"].as_str().context("no pre_tokenizer")?.to_owned();
-            Ok(Checkpoint { folder, pre_tokenizer: pre })
+            Ok(Checkpoint { path: folder, pre_tokenizer: pre, importance: None })
         })
         .collect()
 }

@@ -24,54 +24,123 @@ pub(crate) struct Programs {
     pub(crate) quantize: PathBuf,
 }
 
-/// One checkpoint and the name of its pre-tokenizer, which the reference must be
-/// told for vocabularies it has not seen.
+/// One checkpoint, or a GGUF file that both quantize.
 pub(crate) struct Checkpoint {
-    pub(crate) folder: PathBuf,
+    pub(crate) path: PathBuf,
+    /// The name of a checkpoint's pre-tokenizer, which the reference must be told
+    /// for vocabularies it has not seen.
     pub(crate) pre_tokenizer: String,
+    /// An importance matrix of the model.
+    pub(crate) importance: Option<PathBuf>,
 }
 
-/// Compares every file type on every checkpoint; `text` is for perplexities.
+impl Checkpoint {
+    fn is_gguf(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == "gguf")
+    }
+}
+
+/// What is the same for all checkpoints and file types.
+#[derive(Default)]
+pub(crate) struct Settings {
+    /// Perplexities are compared on this text.
+    pub(crate) text: Option<PathBuf>,
+    /// Given to both quantizers; they are called the same in both.
+    pub(crate) options: Vec<String>,
+}
+
+/// Compares every file type on every checkpoint.
 pub(crate) fn run(
     programs: &Programs,
     checkpoints: &[Checkpoint],
-    text: Option<&Path>,
+    settings: &Settings,
 ) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let mut differing = 0;
     println!(
-        "{:<16} {:<8} {:>7} {:>9}  metadata that differs",
+        "{:<16} {:<9} {:>7} {:>9}  metadata that differs",
         "checkpoint", "type", "tensors", "differing"
     );
     for checkpoint in checkpoints {
-        let name = checkpoint.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let intermediate = scratch.path().join("reference-f32.gguf");
-        convert_by_reference(programs, checkpoint, &intermediate)?;
-        for file_type in FILE_TYPES {
-            let theirs = scratch.path().join("theirs.gguf");
-            quantize_by_reference(programs, &intermediate, &theirs, file_type.name)?;
-            let ours = scratch.path().join("ours.gguf");
-            match convert_by_us(programs, checkpoint, &ours, file_type.name)? {
-                None => println!(
-                    "{name:<16} {:<8} refused: a stand-in type has no codec yet",
-                    file_type.name
-                ),
-                Some(()) => {
-                    let comparison = compare(&ours, &theirs)?;
-                    differing += comparison.differing.len();
-                    comparison.print(&name, file_type.name);
-                    if let Some(text) = text {
-                        compare_perplexity(programs, &ours, &theirs, text)?;
-                    }
-                    fs::remove_file(&ours)?;
-                }
-            }
-            fs::remove_file(&theirs)?;
+        let mut intermediate = checkpoint.path.clone();
+        if !checkpoint.is_gguf() {
+            intermediate = scratch.path().join("reference-f32.gguf");
+            convert_by_reference(programs, checkpoint, &intermediate)?;
         }
-        fs::remove_file(&intermediate)?;
+        for file_type in FILE_TYPES {
+            let job = Job { programs, checkpoint, settings, file_type: file_type.name };
+            differing += job.compare(&intermediate, scratch.path())?;
+        }
     }
     ensure!(differing == 0, "{differing} tensors differ from the reference's");
     Ok(())
+}
+
+/// One file type from one checkpoint, by both programs.
+struct Job<'a> {
+    programs: &'a Programs,
+    checkpoint: &'a Checkpoint,
+    settings: &'a Settings,
+    file_type: &'static str,
+}
+
+impl Job<'_> {
+    /// How many tensors differ.
+    fn compare(&self, intermediate: &Path, scratch: &Path) -> Result<usize> {
+        let [ours, theirs] = ["ours.gguf", "theirs.gguf"].map(|name| scratch.join(name));
+        let name = self.checkpoint.path.file_stem().unwrap_or_default().to_string_lossy();
+        if let Some(rule) = self.convert_by_us(&ours)? {
+            let also = rule == "no-codec" || !self.quantize_by_reference(intermediate, &theirs)?.0;
+            ensure!(also, "{name} {}: refused ({rule}), not by the reference", self.file_type);
+            println!("{name:<16} {:<9} refused: {rule}", self.file_type);
+            return Ok(0);
+        }
+        let (is_written, messages) = self.quantize_by_reference(intermediate, &theirs)?;
+        ensure!(is_written, "the reference refuses {name} {}:\n{messages}", self.file_type);
+        let comparison = compare(&ours, &theirs)?;
+        comparison.print(&name, self.file_type);
+        if let Some(text) = &self.settings.text {
+            compare_perplexity(self.programs, &ours, &theirs, text)?;
+        }
+        fs::remove_file(&ours)?;
+        fs::remove_file(&theirs)?;
+        Ok(comparison.differing.len())
+    }
+
+    /// What both programs take, and call the same.
+    fn add_options(&self, command: &mut Command) {
+        command.args(&self.settings.options);
+        if let Some(importance) = &self.checkpoint.importance {
+            command.arg("--imatrix").arg(importance);
+        }
+    }
+
+    /// Whether it wrote the file, and what it said.
+    fn quantize_by_reference(&self, input: &Path, output: &Path) -> Result<(bool, String)> {
+        let mut command = Command::new(self.programs.binaries.join("llama-quantize"));
+        self.add_options(&mut command);
+        command.arg(input).arg(output).arg(self.file_type.to_uppercase());
+        let result = command.output().context("cannot run llama-quantize")?;
+        Ok((result.status.success(), String::from_utf8_lossy(&result.stderr).into_owned()))
+    }
+
+    /// The rule by which we refuse, if we do for a reason that can be shared.
+    fn convert_by_us(&self, output: &Path) -> Result<Option<String>> {
+        const SHARED: [&str; 3] = ["no-codec", "missing-importance", "row-does-not-fit"];
+        let mut command = Command::new(&self.programs.quantize);
+        command.arg("convert").arg(&self.checkpoint.path);
+        command.args(["--to", self.file_type, "--json", "-o"]).arg(output);
+        self.add_options(&mut command);
+        let result = command.output().context("cannot run our own binary")?;
+        if result.status.success() {
+            return Ok(None);
+        }
+        let report: serde_json::Value = serde_json::from_slice(&result.stdout).unwrap_or_default();
+        match report["error"]["rule"].as_str() {
+            Some(rule) if SHARED.contains(&rule) => Ok(Some(rule.to_owned())),
+            _ => bail!("{}", String::from_utf8_lossy(&result.stderr)),
+        }
+    }
 }
 
 struct Comparison {
@@ -85,7 +154,7 @@ impl Comparison {
         let (tensors, differing) = (self.tensors, self.differing.len());
         let metadata =
             if self.metadata.is_empty() { "none".into() } else { self.metadata.join(", ") };
-        println!("{checkpoint:<16} {file_type:<8} {tensors:>7} {differing:>9}  {metadata}");
+        println!("{checkpoint:<16} {file_type:<9} {tensors:>7} {differing:>9}  {metadata}");
         self.differing.iter().for_each(|tensor| println!("    {tensor}"));
     }
 }
@@ -164,43 +233,8 @@ fn convert_by_reference(programs: &Programs, checkpoint: &Checkpoint, output: &P
         .arg("--llama-cpp")
         .arg(&programs.source)
         .args(["--pre", &checkpoint.pre_tokenizer]);
-    command.args(["--outtype", "f32", "--outfile"]).arg(output).arg(&checkpoint.folder);
+    command.args(["--outtype", "f32", "--outfile"]).arg(output).arg(&checkpoint.path);
     succeed(command)
-}
-
-fn quantize_by_reference(
-    programs: &Programs,
-    input: &Path,
-    output: &Path,
-    file_type: &str,
-) -> Result<()> {
-    let mut command = Command::new(programs.binaries.join("llama-quantize"));
-    command.arg(input).arg(output).arg(file_type.to_uppercase());
-    succeed(command)
-}
-
-/// `None` if the reference falls back to a type that we cannot write.
-fn convert_by_us(
-    programs: &Programs,
-    checkpoint: &Checkpoint,
-    output: &Path,
-    file_type: &str,
-) -> Result<Option<()>> {
-    let mut command = Command::new(&programs.quantize);
-    command
-        .arg("convert")
-        .arg(&checkpoint.folder)
-        .args(["--to", file_type, "--json", "-o"])
-        .arg(output);
-    let result = command.output().context("cannot run our own binary")?;
-    if result.status.success() {
-        return Ok(Some(()));
-    }
-    let report: serde_json::Value = serde_json::from_slice(&result.stdout).unwrap_or_default();
-    if report["error"]["rule"] == "no-codec" {
-        return Ok(None);
-    }
-    bail!("{}: {}", checkpoint.folder.display(), String::from_utf8_lossy(&result.stderr))
 }
 
 /// Fewest chunks that say anything.

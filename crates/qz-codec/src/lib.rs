@@ -21,8 +21,11 @@
 //! What does not belong here: instructions that not every machine has
 //! (`qz-kernels`), files, threads, which tensor gets which codec (`qz-plan`).
 //!
+//! [`grid`] is the other view of the same values: for methods that choose among them
+//! themselves, instead of running the reference's search.
+//!
 //! Layer 1: depends on `qz-tensor` only. A new codec is one file and one line in
-//! [`CODECS`].
+//! [`CODECS`]; its grid is one more in [`grid::GRIDS`].
 
 #![forbid(unsafe_code)]
 

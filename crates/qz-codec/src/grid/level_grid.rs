@@ -17,7 +17,9 @@ pub(super) trait Family: Send + Sync {
     fn coefficient(&self, unit: &Unit, group: usize, level: f32, parameter: usize) -> f32;
 
     /// Whether a parameter may have this (finite) value.
-    fn allows(&self, parameter: usize, value: f32) -> bool;
+    fn allows(&self, _parameter: usize, _value: f32) -> bool {
+        true
+    }
 
     /// Units with one group's stored integers changed by one.
     fn group_steps(&self, unit: &Unit, group: usize, out: &mut Vec<Unit>);

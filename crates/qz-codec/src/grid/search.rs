@@ -92,12 +92,18 @@ impl<'a> Group<'a> {
             .map(|(value, weight)| (f64::from(*value), f64::from(*weight)))
     }
 
-    /// The least and the greatest value, with zero between them.
-    pub(super) fn range(self) -> (f64, f64) {
-        self.values.iter().fold((0.0, 0.0), |(low, high), value| {
-            let value = f64::from(*value);
-            (if value < low { value } else { low }, if value > high { value } else { high })
+    /// The least and the greatest value.
+    fn extremes(self) -> (f64, f64) {
+        let values = self.values.iter().map(|value| f64::from(*value));
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
         })
+    }
+
+    /// The same, with zero between them.
+    pub(super) fn range(self) -> (f64, f64) {
+        let (low, high) = self.extremes();
+        (low.min(0.0), high.max(0.0))
     }
 
     /// The weighted squared error of levels on a line.
@@ -155,14 +161,14 @@ impl Moments {
         if self.w > 0.0 { (scale * self.l - self.x) / self.w } else { 0.0 }
     }
 
-    /// The best line; through zero if `negative_offset` is not allowed and would be
-    /// better, or if the levels are all equal.
-    pub(super) fn line(&self, negative_offset: bool) -> RealLine {
+    /// The best line. Through zero if the levels are all equal, or if the best offset
+    /// is negative and not `any_offset` is allowed.
+    pub(super) fn line(&self, any_offset: bool) -> RealLine {
         let determinant = self.w * self.ll - self.l * self.l;
         if determinant > 1e-12 * self.w * self.ll {
             let scale = (self.w * self.xl - self.x * self.l) / determinant;
             let offset = self.offset(scale);
-            if offset >= 0.0 || negative_offset {
+            if offset >= 0.0 || any_offset {
                 return RealLine { scale, offset };
             }
         }
@@ -247,47 +253,58 @@ fn better_scale(
     if allowed && explained > best.0 { (explained, solved) } else { best }
 }
 
-/// The best scale and offset.
+/// The best scale and offset. Levels begin at zero; the scale is positive.
 pub(super) fn line(
     alphabet: &dyn Alphabet,
-    negative_offset: bool,
+    any_offset: bool,
     group: Group<'_>,
     levels: &mut [f64],
 ) -> RealLine {
-    let (mut low, high) = group.range();
-    if negative_offset {
-        low = group.values.iter().fold(f64::INFINITY, |low, value| low.min(f64::from(*value)));
-    }
-    let span = if negative_offset {
-        group.values.iter().fold(f64::NEG_INFINITY, |top, value| top.max(f64::from(*value))) - low
-    } else {
-        high - low
-    };
-    let top = alphabet.highest();
+    let (low, high) = if any_offset { group.extremes() } else { group.range() };
+    let (span, top) = (high - low, alphabet.highest());
+    let mut best = Solved { error: f64::INFINITY, line: RealLine { scale: 0.0, offset: -low } };
     if span <= 0.0 {
-        return RealLine { scale: 0.0, offset: -low };
+        return best.line;
     }
-    let mut best = (f64::INFINITY, RealLine::default());
-    let mut consider = |line: RealLine, best: (f64, RealLine)| {
-        alphabet.round(line, group, levels);
-        let solved = Moments::of(group, levels).line(negative_offset);
-        let error = group.error(solved, levels);
-        if error < best.0 && solved.scale > 0.0 { (error, solved) } else { best }
-    };
     for try_ in TRIES {
-        best = consider(RealLine { scale: span / (top + try_), offset: -low }, best);
-        // Cut off on both sides instead of above only.
+        let scale = span / (top + try_);
+        best.consider(RealLine { scale, offset: -low }, alphabet, any_offset, group, levels);
         if try_ > 0.0 {
-            let scale = span / (top + try_);
-            best = consider(RealLine { scale, offset: -low - scale * try_ / 2.0 }, best);
+            // Cut off on both sides instead of above only.
+            let line = RealLine { scale, offset: -low - scale * try_ / 2.0 };
+            best.consider(line, alphabet, any_offset, group, levels);
         }
     }
     for _ in 0..3 {
-        if best.1.scale > 0.0 {
-            best = consider(best.1, best);
+        best.consider(best.line, alphabet, any_offset, group, levels);
+    }
+    best.line
+}
+
+/// The best line so far.
+#[derive(Clone, Copy)]
+struct Solved {
+    error: f64,
+    line: RealLine,
+}
+
+impl Solved {
+    /// Rounds to a line and solves for the next; takes that if it is better.
+    fn consider(
+        &mut self,
+        line: RealLine,
+        alphabet: &dyn Alphabet,
+        any_offset: bool,
+        group: Group<'_>,
+        levels: &mut [f64],
+    ) {
+        round(alphabet, line, group, levels);
+        let line = Moments::of(group, levels).line(any_offset);
+        let error = group.error(line, levels);
+        if error < self.error && line.scale > 0.0 {
+            *self = Self { error, line };
         }
     }
-    best.1
 }
 
 /// Rounds a line to what is stored, `rounded`, and the values to that; then solves

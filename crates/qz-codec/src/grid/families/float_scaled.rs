@@ -84,10 +84,6 @@ impl Family for FloatScaled {
         0.0
     }
 
-    fn allows(&self, _parameter: usize, _value: f32) -> bool {
-        true
-    }
-
     fn group_steps(&self, unit: &Unit, group: usize, out: &mut Vec<Unit>) {
         for step in [-1, 1] {
             let mut stepped = *unit;

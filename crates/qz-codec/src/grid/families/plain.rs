@@ -33,10 +33,6 @@ impl Family for Plain {
         if parameter == 0 { level } else { 1.0 }
     }
 
-    fn allows(&self, _parameter: usize, _value: f32) -> bool {
-        true
-    }
-
     fn group_steps(&self, _unit: &Unit, _group: usize, _out: &mut Vec<Unit>) {}
 
     fn fit(&self, levels: &Levels, group_columns: usize, unit: Group<'_>) -> Unit {

@@ -80,10 +80,6 @@ impl Family for SubScaled {
         }
     }
 
-    fn allows(&self, _parameter: usize, _value: f32) -> bool {
-        true
-    }
-
     fn group_steps(&self, unit: &Unit, group: usize, out: &mut Vec<Unit>) {
         let scale_steps = if self.least < self.most { -1..=1 } else { 0..=0 };
         let offset_steps = if self.most_offset.is_some() { -1..=1 } else { 0..=0 };
@@ -245,7 +241,7 @@ impl SubScaled {
         for scale in near.saturating_sub(1).max(self.least)..=near.saturating_add(1).min(self.most)
         {
             let offset = part.moments.offset(step * f64::from(self.multiplier(scale)));
-            for offset in self.offsets_near(offset / offset_step) {
+            for offset in self.offsets_near(offset, offset_step) {
                 unit.scales[position] = scale;
                 unit.offsets[position] = offset;
                 let error = part.error(self.real_line(unit, position), alphabet, levels);
@@ -260,11 +256,15 @@ impl SubScaled {
         error
     }
 
-    fn offsets_near(&self, exact: f64) -> std::ops::RangeInclusive<i16> {
-        let Some(most) = self.most_offset else { return 0..=0 };
-        let bounded = exact.clamp(0.0, f64::from(most));
-        let near = if bounded.is_nan() { 0 } else { bounded.round() as i16 };
-        (near - 1).max(0)..=(near + 1).min(most)
+    /// Integers whose multiple of `step` is near `offset`; zero if the step is.
+    fn offsets_near(&self, offset: f64, step: f64) -> std::ops::RangeInclusive<i16> {
+        match self.most_offset {
+            Some(most) if step != 0.0 => {
+                let near = (offset / step).clamp(0.0, f64::from(most)).round() as i16;
+                (near - 1).max(0)..=(near + 1).min(most)
+            }
+            _ => 0..=0,
+        }
     }
 
     fn real_line(&self, unit: &Unit, group: usize) -> RealLine {
@@ -289,7 +289,7 @@ impl SubScaled {
         if determinant > 1e-9 * ss * oo {
             ((oo * sx - so * ox) / determinant, (ss * ox - so * sx) / determinant)
         } else if ss > 0.0 {
-            (sx / ss, f64::from(unit.parameters[1]))
+            ((sx - so * f64::from(unit.parameters[1])) / ss, f64::from(unit.parameters[1]))
         } else {
             (f64::from(unit.parameters[0]), if oo > 0.0 { ox / oo } else { 0.0 })
         }
@@ -316,13 +316,8 @@ fn best_step(
     ends: (f64, f64),
     multiple: impl Fn(f64, f64) -> f64,
 ) -> Vec<(f64, f64)> {
-    let extreme =
-        values.iter().fold(
-            0.0,
-            |extreme: f64, (value, _)| {
-                if value.abs() > extreme.abs() { *value } else { extreme }
-            },
-        );
+    let values_only = values.iter().map(|(value, _)| *value);
+    let extreme = values_only.max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(0.0);
     let mut found = Vec::new();
     for end in [ends.0, ends.1] {
         // Without negative multiples only the largest one is an end.
