@@ -140,8 +140,7 @@ fn files_with_importance_equal_the_reference_quantizer() {
         let run = finish(command.current_dir(&checkpoint).output().expect("the binary runs"));
         run.expect_success();
         let file = GgufFile::open(&output).expect("what we write opens");
-        let added: Vec<Json> =
-            entries(file.metadata()).into_iter().filter(is_importance).collect();
+        let added: Vec<Json> = entries(file.metadata()).into_iter().filter(is_importance).collect();
         assert_eq!(json!(added), expected["metadata"], "{target}");
         assert_eq!(tensors_of(&file), tensors_in(expected), "{target}");
         let bytes = std::fs::read(&output).expect("read");
