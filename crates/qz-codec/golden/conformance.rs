@@ -1,7 +1,9 @@
 //! What every type of lanes has to do, checked against the searches of one
 //! sub-block, bit for bit. Included by path where there is such a type.
 
-use qz_codec::lanes::{LANES, Lanes, Mask, affine, descent, positive, signed, transpose};
+use qz_codec::lanes::{
+    LANES, Lanes, Mask, affine, descent, nonlinear, positive, signed, transpose,
+};
 use qz_codec::number::nearest_integer;
 use qz_codec::search;
 use qz_codec::search::affine::AffineSearch;
@@ -19,10 +21,14 @@ pub(crate) fn check<L: Lanes>() {
     let few = AffineSearch { top: 3, first: -0.5, step: 0.1, last: 15, absolute: true };
     check_affine::<L, 16>(few);
     check_affine::<L, 16>(AffineSearch { absolute: false, ..few });
-    check_signed::<L, true>(4);
-    check_signed::<L, true>(32);
-    check_signed::<L, false>(32);
+    check_affine::<L, 32>(AffineSearch { first: -0.9, step: 0.05, last: 36, ..plain });
+    check_signed::<L, 16, true>(4);
+    check_signed::<L, 16, true>(32);
+    check_signed::<L, 16, false>(32);
+    check_signed::<L, 32, false>(8);
+    check_signed::<L, 32, false>(16);
     check_descent::<L>();
+    check_nonlinear::<L>();
     check_positive::<L, 8>(63);
     check_positive::<L, 16>(15);
 }
@@ -142,25 +148,29 @@ fn rows<L: Lanes, const LENGTH: usize>(sub_blocks: &[[f32; LENGTH]; LANES]) -> [
 
 fn check_affine<L: Lanes, const LENGTH: usize>(wanted: AffineSearch) {
     on_every_kind::<LENGTH>(|label, x, weights| {
-        let fit = affine::search::<L, LENGTH>(&wanted, &rows(x), &rows(weights));
+        let rows_of_x = rows(x);
+        let fit = affine::search::<L, LENGTH>(&wanted, &rows_of_x, &rows(weights));
         let (scale, minimum) = (fit.scale.store(), fit.minimum.store());
+        let levels = fit.levels(wanted.top, &rows_of_x).map(L::store);
         for lane in 0..LANES {
-            let mut levels = [0; LENGTH];
-            let expected = search::affine::search(&wanted, &x[lane], &weights[lane], &mut levels);
+            let mut expected_levels = [0; LENGTH];
+            let expected =
+                search::affine::search(&wanted, &x[lane], &weights[lane], &mut expected_levels);
             assert_same(label, scale[lane], expected.scale);
             assert_same(label, minimum[lane], expected.minimum);
+            assert_eq!(levels.map(|level| level[lane] as u8), expected_levels, "{label}");
         }
     });
 }
 
-fn check_signed<L: Lanes, const FINITE: bool>(half: u8) {
-    on_every_kind::<16>(|label, x, weights| {
+fn check_signed<L: Lanes, const LENGTH: usize, const FINITE: bool>(half: u8) {
+    on_every_kind::<LENGTH>(|label, x, weights| {
         let rows_of_x = rows(x);
-        let fit = signed::search::<L, 16, FINITE>(half, &rows_of_x, &rows(weights));
+        let fit = signed::search::<L, LENGTH, FINITE>(half, &rows_of_x, &rows(weights));
         let scale = fit.scale.store();
         let levels = fit.levels(half, &rows_of_x).map(L::store);
         for lane in 0..LANES {
-            let mut expected_levels = [0; 16];
+            let mut expected_levels = [0; LENGTH];
             let expected =
                 search::signed::search(half, &x[lane], &weights[lane], &mut expected_levels);
             assert_same(label, scale[lane], expected);
@@ -174,6 +184,16 @@ fn check_descent<L: Lanes>() {
         let scales = descent::search::<L, 16, 2>(4, &[rows(x), rows(y)]).map(L::store);
         for (scale, x) in scales.into_iter().flatten().zip(x.iter().chain(y)) {
             assert_same(label, scale, search::descent::search(4, x, &mut [0; 16]));
+        }
+    });
+}
+
+fn check_nonlinear<L: Lanes>() {
+    on_every_kind::<32>(|label, x, weights| {
+        let scale = nonlinear::search::<L, 32>(&rows(x), &rows(weights)).store();
+        for lane in 0..LANES {
+            let expected = search::nonlinear::search(&x[lane], &weights[lane]);
+            assert_same(label, scale[lane], expected);
         }
     });
 }

@@ -18,8 +18,9 @@ which the library ended the process has the word "aborts" for its bytes.
 In a release build ggml_quantize_chunk ends the process only for calls that make
 no sense: a start that is no multiple of the block or the row (GGML_ASSERT), an
 importance matrix missing where a type requires one (none of these types does),
-zero columns (division by zero). No finite weight or importance makes it. A debug
-build also asserts in nearest_int that the rounded number is below 2^22, which
+zero columns (division by zero). Of these types only IQ3_XXS does so for finite
+weights and importance: where products of them overflow, no point of its codebook
+has an error below the largest float, or a scale is not a number. A debug build also asserts in nearest_int that the rounded number is below 2^22, which
 overflowed sums violate, and that rows fill whole blocks.
 """
 
@@ -41,7 +42,22 @@ TYPES = {
     "Q4_K": (12, 256, 144, "dequantize_row_q4_K"),
     "Q5_K": (13, 256, 176, "dequantize_row_q5_K"),
     "Q6_K": (14, 256, 210, "dequantize_row_q6_K"),
+    "Q4_0": (2, 32, 18, "dequantize_row_q4_0"),
+    "Q4_1": (3, 32, 20, "dequantize_row_q4_1"),
+    "Q5_0": (6, 32, 22, "dequantize_row_q5_0"),
+    "Q5_1": (7, 32, 24, "dequantize_row_q5_1"),
+    "IQ4_NL": (20, 32, 18, "dequantize_row_iq4_nl"),
+    "IQ4_XS": (23, 256, 136, "dequantize_row_iq4_xs"),
+    "TQ1_0": (34, 256, 54, "dequantize_row_tq1_0"),
+    "TQ2_0": (35, 256, 66, "dequantize_row_tq2_0"),
+    "MXFP4": (39, 32, 17, "dequantize_row_mxfp4"),
+    "NVFP4": (40, 64, 36, "dequantize_row_nvfp4"),
+    "Q8_K": (15, 256, 292, "dequantize_row_q8_K"),
+    "IQ3_XXS": (18, 256, 98, "dequantize_row_iq3_xxs"),
 }
+
+# Types whose encoders do not look at importance.
+IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K".split()
 
 
 class Random:
@@ -150,7 +166,7 @@ def cases():
     for name, (_, block, _, _) in TYPES.items():
         for position, kind in enumerate(WEIGHTS):
             chosen = ["none"]
-            if block == 256:
+            if name not in IGNORE_IMPORTANCE:
                 kinds = list(IMPORTANCE)
                 turns = range(7) if kind == "bell" else (0, 2, 5)
                 chosen += [kinds[(position + turn) % 7] for turn in turns]
@@ -181,7 +197,12 @@ def run(path, name, kind, importance, seed, rows, columns):
     weights = values(WEIGHTS[kind], seed, count)
     matrix = None if importance == "none" else values(IMPORTANCE[importance], seed + 1, columns)
     encoded = (ctypes.c_uint8 * (count // block * block_bytes))()
-    library.ggml_quantize_chunk(ggml_type, weights, encoded, 0, rows, columns, matrix)
+    if name == "Q8_K":
+        # A type of activations, that no chunk can have.
+        library.quantize_row_q8_K_ref.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        library.quantize_row_q8_K_ref(weights, encoded, count)
+    else:
+        library.ggml_quantize_chunk(ggml_type, weights, encoded, 0, rows, columns, matrix)
     decoded = (ctypes.c_float * count)()
     if dequantizer is None:
         ctypes.memmove(decoded, encoded, 4 * count)

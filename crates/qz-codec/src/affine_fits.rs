@@ -1,6 +1,6 @@
 //! Scales and minimums of a batch, between the search and their storage.
 
-use crate::block::{BATCH, Derived, SUPER_BLOCK, SuperBlocks};
+use crate::block::{BATCH, Derived, SUPER_BLOCK, SuperBlocks, sub_blocks};
 use crate::lanes::{self, LANES, Lanes, transpose};
 use crate::number::nearest_integer;
 use crate::search::affine::AffineSearch;
@@ -121,19 +121,10 @@ fn relative<const COUNT: usize>(
     (maximum / largest, units)
 }
 
+/// Hands the numbers of sub-blocks that were searched together to their blocks.
 #[inline(always)]
-fn store_lanes<L: Lanes, const COUNT: usize>(lanes: L, blocks: &mut [[f32; COUNT]]) {
+pub(crate) fn store_lanes<L: Lanes, const COUNT: usize>(lanes: L, blocks: &mut [[f32; COUNT]]) {
     for (block, numbers) in blocks.iter_mut().zip(lanes.store().as_chunks().0) {
         *block = *numbers;
     }
-}
-
-/// The sub-blocks that are searched with super-block `first`.
-#[inline(always)]
-fn sub_blocks<'a, const LENGTH: usize>(
-    batch: &SuperBlocks<'a>,
-    first: usize,
-) -> [&'a [f32; LENGTH]; LANES] {
-    let count = SUPER_BLOCK / LENGTH;
-    std::array::from_fn(|lane| &batch[first + lane / count].as_chunks().0[lane % count])
 }

@@ -1,5 +1,6 @@
 //! What the block codecs share.
 
+use crate::lanes::LANES;
 use crate::number::f16_is_non_finite;
 
 /// Weights in a super-block (ggml-common.h, `QK_K`).
@@ -75,6 +76,16 @@ impl<'a> Rows<'a> {
         }
         Batch { weights, importance: Some(importance) }
     }
+}
+
+/// The sub-blocks that are searched with super-block `first`.
+#[inline(always)]
+pub(crate) fn sub_blocks<'a, const LENGTH: usize>(
+    batch: &SuperBlocks<'a>,
+    first: usize,
+) -> [&'a [f32; LENGTH]; LANES] {
+    let count = SUPER_BLOCK / LENGTH;
+    std::array::from_fn(|lane| &batch[first + lane / count].as_chunks().0[lane % count])
 }
 
 /// For each weight its importance times the root of sigma² plus its square: the

@@ -31,14 +31,19 @@
 
 mod affine_fits;
 mod block;
+mod codebook;
 mod codec;
 mod codecs;
+mod four_bit_float;
 pub mod grid;
+mod iq3_xxs_words;
 pub mod lanes;
 pub mod number;
 mod pack;
 pub mod search;
+mod short_block;
 mod six_bit;
+mod ternary;
 
 pub use codec::{Codec, CodecSpec, ImportanceUse};
 
@@ -48,7 +53,10 @@ use qz_tensor::DataType;
 /// the ones here, and for other [`lanes`]: each is `#[inline(always)]`, and its
 /// results do not depend on either.
 pub mod body {
-    pub use crate::codecs::{bf16, f16, f32, q2_k, q3_k, q4_k, q5_k, q6_k, q8_0};
+    pub use crate::codecs::{
+        bf16, f16, f32, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0,
+        q5_1, q5_k, q6_k, q8_0, q8_k, tq1_0, tq2_0,
+    };
 }
 
 /// Every codec. Tests, tables and the command line walk this list.
@@ -62,6 +70,18 @@ pub static CODECS: &[&dyn Codec] = &[
     &codecs::q4_k::Q4K,
     &codecs::q3_k::Q3K,
     &codecs::q2_k::Q2K,
+    &codecs::q4_0::Q4_0,
+    &codecs::q4_1::Q4_1,
+    &codecs::q5_0::Q5_0,
+    &codecs::q5_1::Q5_1,
+    &codecs::iq4_nl::Iq4Nl,
+    &codecs::iq4_xs::Iq4Xs,
+    &codecs::iq3_xxs::Iq3Xxs,
+    &codecs::tq1_0::Tq1_0,
+    &codecs::tq2_0::Tq2_0,
+    &codecs::mxfp4::Mxfp4,
+    &codecs::nvfp4::Nvfp4,
+    &codecs::q8_k::Q8K,
 ];
 
 /// The codec of an element type, if there is one.

@@ -24,6 +24,38 @@ pub fn truncate_to_i8(value: f32) -> i8 {
     if value < 2_147_483_648.0 { value as i32 as i8 } else { 0 }
 }
 
+/// The largest integer that is not above the base-2 logarithm of a positive number,
+/// that logarithm being rounded to binary32 first, as C's `floorf(log2f(value))` has
+/// it. So a number just below a power of two counts as that power where the
+/// logarithm's neighbour below is too far away.
+#[inline(always)]
+pub(crate) fn floor_of_logarithm(value: f32) -> i32 {
+    // Scaling by 2^24 makes subnormal numbers normal.
+    let subnormal = value < f32::MIN_POSITIVE;
+    let bits = (if subnormal { value * 16_777_216.0 } else { value }).to_bits();
+    let exponent = (bits >> 23) as i32 - if subnormal { 127 + 24 } else { 127 };
+    let next = exponent + 1;
+    // How far below 2^next the value is, in 2^-24 of that: its logarithm is below
+    // `next` by that many times 2^-24 / ln 2.
+    let below = (1 << 23) - (bits & 0x007f_ffff) as i32;
+    // Half of the distance from `next` to its neighbour below, in 2^-24.
+    let half_distance = match next {
+        0 => 0.0,
+        // Between the binary logarithms of floats lie 2^-23 of their power of two.
+        next => power_below(next),
+    };
+    if below as f32 <= half_distance * std::f32::consts::LN_2 { next } else { exponent }
+}
+
+/// The largest power of two that is at most the magnitude of a non-zero integer, or,
+/// for a positive one, below it.
+#[inline(always)]
+fn power_below(integer: i32) -> f32 {
+    let magnitude = if integer > 0 { integer - 1 } else { -integer };
+    // Below 1, floats are twice as dense as above.
+    if magnitude == 0 { 0.5 } else { f32::from_bits((magnitude as f32).to_bits() & 0x7f80_0000) }
+}
+
 /// The nearest binary16, ties to even; every NaN becomes the quiet NaN of its
 /// sign (ggml-impl.h, `ggml_compute_fp32_to_fp16`). The `half` crate keeps NaN
 /// payloads, and picks an instruction at run time for each number.
@@ -124,6 +156,27 @@ mod tests {
         check(-2_147_483_648.0, 0);
         check(f32::INFINITY, 0);
         check(f32::NAN, 0);
+    }
+
+    #[test]
+    fn logarithms() {
+        let check = |value: f32, expected: i32| {
+            assert_eq!(floor_of_logarithm(value), expected, "{value:e}");
+        };
+        check(1.0, 0);
+        check(1.5, 0);
+        check(1.0f32.next_down(), -1);
+        check(2.0f32.next_down(), 0);
+        check(4.0f32.next_down(), 1);
+        check(8.0f32.next_down(), 3);
+        check(8.0f32.next_down().next_down(), 2);
+        check(0.5f32.next_down(), -2);
+        check(0.25f32.next_down(), -2);
+        check(0.25f32.next_down().next_down(), -3);
+        check(f32::MAX, 128);
+        check(f32::MIN_POSITIVE, -126);
+        check(f32::from_bits(1), -149);
+        check(f32::from_bits(3), -148);
     }
 
     #[test]

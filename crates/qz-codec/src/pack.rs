@@ -55,6 +55,45 @@ pub(crate) fn unpack_nibbles(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
     }
 }
 
+/// Two levels in a byte: byte `l` holds level `l` and the one half of all levels
+/// later. Levels lie below 16.
+#[inline(always)]
+pub(crate) fn pack_halves(levels: &[u8], out: &mut [u8]) {
+    let (low, high) = levels.split_at(levels.len() / 2);
+    for (byte, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
+        *byte = low & 15 | high << 4;
+    }
+}
+
+/// Undoes [`pack_halves`].
+#[inline(always)]
+pub(crate) fn unpack_halves(bytes: &[u8], levels: &mut [u8]) {
+    let (low, high) = levels.split_at_mut(levels.len() / 2);
+    for (byte, (low, high)) in bytes.iter().zip(low.iter_mut().zip(high)) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+}
+
+/// The fifth bit of each level: bit `l` of a little-endian number is that of level
+/// `l`.
+#[inline(always)]
+pub(crate) fn pack_fifth_bits(levels: &[u8; 32]) -> [u8; 4] {
+    let mut bits = 0u32;
+    for (position, level) in levels.iter().enumerate() {
+        bits |= u32::from(level >> 4 & 1) << position;
+    }
+    bits.to_le_bytes()
+}
+
+/// Sets the fifth bits from what [`pack_fifth_bits`] stored.
+#[inline(always)]
+pub(crate) fn unpack_fifth_bits(bytes: [u8; 4], levels: &mut [u8; 32]) {
+    let bits = u32::from_le_bytes(bytes);
+    for (position, level) in levels.iter_mut().enumerate() {
+        *level |= (bits >> position & 1) as u8 * 16;
+    }
+}
+
 /// Bit `plane` of each level, moved to byte `l % 32`, bit `l / 32`.
 #[inline(always)]
 pub(crate) fn pack_bits(levels: &[u8; SUPER_BLOCK], plane: u32, out: &mut [u8]) {

@@ -8,6 +8,10 @@ mod inputs;
 use qz_codec::{CODECS, Codec, codec_for};
 use qz_tensor::DataType;
 
+/// The bytes of a case on which the reference ended the process. Ours have to be
+/// known for useless.
+const ABORTS: &str = "aborts";
+
 /// A line of the golden file.
 struct Golden<'a> {
     codec: &'static dyn Codec,
@@ -70,20 +74,26 @@ fn digest(values: &[f32]) -> String {
 #[test]
 fn encodes_the_reference_bytes() {
     for (label, golden) in goldens() {
-        let mut bytes = vec![0xa5; golden.bytes.len() / 2];
+        let data_type = golden.codec.spec().data_type;
+        let blocks = golden.weights.len() / data_type.block_elements();
+        let mut bytes = vec![0xa5; blocks * data_type.block_bytes()];
         golden.codec.encode(
             &golden.weights,
             golden.columns,
             golden.importance.as_deref(),
             &mut bytes,
         );
-        assert_eq!(hex(&bytes), golden.bytes, "{label}");
+        if golden.bytes == ABORTS {
+            assert!(golden.codec.first_non_finite_block(&bytes).is_some(), "{label}");
+        } else {
+            assert_eq!(hex(&bytes), golden.bytes, "{label}");
+        }
     }
 }
 
 #[test]
 fn decodes_the_reference_values() {
-    for (label, golden) in goldens() {
+    for (label, golden) in goldens().filter(|(_, golden)| golden.bytes != ABORTS) {
         let mut values = vec![f32::NAN; golden.weights.len()];
         golden.codec.decode(&from_hex(golden.bytes), &mut values);
         assert_eq!(digest(&values), golden.digest, "{label}");
@@ -98,6 +108,10 @@ fn every_codec_has_goldens() {
         assert!(count >= inputs::WEIGHTS.len(), "{data_type}: {count}");
     }
 }
+
+/// Types whose scales hold large numbers, or hold a bound in their place.
+const LARGE_EXPONENTS: [DataType; 5] =
+    [DataType::F32, DataType::BF16, DataType::MXFP4, DataType::NVFP4, DataType::Q8_K];
 
 #[test]
 fn finds_blocks_that_are_not_finite() {
@@ -115,7 +129,7 @@ fn finds_blocks_that_are_not_finite() {
             assert_eq!(codec.first_non_finite_block(&bytes), expected, "{data_type}");
         };
         check(1.0, None);
-        let has_small_exponent = ![DataType::F32, DataType::BF16].contains(&data_type);
+        let has_small_exponent = !LARGE_EXPONENTS.contains(&data_type);
         check(1e9, has_small_exponent.then_some(2));
     }
 }

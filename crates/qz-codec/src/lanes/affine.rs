@@ -3,7 +3,7 @@
 use super::{Lanes, Mask};
 use crate::search::affine::{self, Affine, AffineSearch};
 
-/// What the search finds; the levels follow from the scales as they are stored.
+/// What the search finds.
 pub struct AffineFit<L: Lanes> {
     /// What one level is worth.
     pub scale: L,
@@ -11,6 +11,26 @@ pub struct AffineFit<L: Lanes> {
     pub minimum: L,
     /// The sum of the sub-block's weights.
     pub sum_weights: L,
+    /// What makes levels of values, less `base`.
+    inverse: L,
+    /// The minimum that the best try started from; its levels led to the other one.
+    base: L,
+    /// Sub-blocks whose levels are 0.
+    flat: L::Mask,
+}
+
+impl<L: Lanes> AffineFit<L> {
+    /// The levels of the search, for types that do not round again to the scales as
+    /// they are stored.
+    #[inline(always)]
+    pub fn levels<const LENGTH: usize>(&self, top: u8, values: &[L; LENGTH]) -> [L; LENGTH] {
+        let mut levels = *values;
+        for level in &mut levels {
+            let nearest = level_of(L::splat(f32::from(top)), self.inverse, self.base, *level);
+            *level = self.flat.select(L::zero(), nearest);
+        }
+        levels
+    }
 }
 
 /// Finds scale and minimum of each sub-block.
@@ -29,6 +49,7 @@ pub fn search<L: Lanes, const LENGTH: usize>(
     let mut levels = [L::zero(); LENGTH];
     moments.round(top, inverse, minimum, values, weights, &mut levels);
     let mut best = error(search.absolute, scale, minimum, values, weights, &levels);
+    let (mut best_inverse, mut base) = (inverse, minimum);
     for number in 0..=search.last {
         let inverse = L::splat(search.divisions(number)) / (maximum - minimum);
         let sums = moments.round(top, inverse, minimum, values, weights, &mut levels);
@@ -36,12 +57,14 @@ pub fn search<L: Lanes, const LENGTH: usize>(
         let error = error(search.absolute, new_scale, new_minimum, values, weights, &levels);
         let better = solvable & error.less(best);
         best = better.select(error, best);
+        best_inverse = better.select(inverse, best_inverse);
+        base = better.select(minimum, base);
         scale = better.select(new_scale, scale);
         minimum = better.select(new_minimum, minimum);
     }
     let scale = flat.select(L::zero(), scale);
     let minimum = -flat.select(moments.minimum, minimum);
-    AffineFit { scale, minimum, sum_weights }
+    AffineFit { scale, minimum, sum_weights, inverse: best_inverse, base, flat }
 }
 
 /// The levels of one sub-block for its scale and minimum as they were stored.
@@ -132,6 +155,11 @@ struct Sums<L: Lanes> {
     l: L,
     l2: L,
     xl: L,
+}
+
+#[inline(always)]
+fn level_of<L: Lanes>(top: L, inverse: L, minimum: L, value: L) -> L {
+    (inverse * (value - minimum)).nearest_integer().min(top).max(L::zero())
 }
 
 /// Rounds to levels; all quotients are below 2^22 if they are `SMALL`.

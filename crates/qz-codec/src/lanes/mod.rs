@@ -10,6 +10,7 @@
 
 pub mod affine;
 pub mod descent;
+pub mod nonlinear;
 mod portable;
 pub mod positive;
 pub mod signed;

@@ -7,6 +7,7 @@
 
 pub mod affine;
 pub mod descent;
+pub mod nonlinear;
 pub mod positive;
 pub mod signed;
 

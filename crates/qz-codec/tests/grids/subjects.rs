@@ -6,9 +6,6 @@ use qz_codec::grid::{GRIDS, Grid, IntegerFormat, integers, scaled_nvfp4};
 use qz_codec::number::f32_from_f16;
 use qz_codec::{Codec, codec_for};
 
-#[path = "../../src/grid/families/iq3_xxs_words.rs"]
-mod iq3_xxs_words;
-
 /// The largest weight of [`crate::data::Problem::correlated`] is about 6 * 448 of
 /// these.
 const TENSOR_SCALE: f32 = 1.0 / 4096.0;
@@ -43,8 +40,8 @@ pub(crate) fn codec(grid: &dyn Grid) -> Option<&'static dyn Codec> {
     grid.spec().data_type.and_then(codec_for)
 }
 
-/// Decodes by the codec, or for types that have none by what is written of them in
-/// ggml-quants.c (`dequantize_row_*`).
+/// Decodes by the codec, or for grids of no element type by what is written of
+/// their packing.
 pub(crate) fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
     let spec = grid.spec();
     if let Some(codec) = codec(grid) {
@@ -53,19 +50,6 @@ pub(crate) fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
     }
     let decode_block: &dyn Fn(&[u8], usize) -> f32 = match &*spec.name {
         "NVFP4 scaled" => &|block, at| nvfp4(block, at, TENSOR_SCALE),
-        "Q4_0" => &|b, at| (f32::from(nibble(&b[2..], at)) - 8.0) * half(b, 0),
-        "Q4_1" => &|b, at| f32::from(nibble(&b[4..], at)) * half(b, 0) + half(b, 2),
-        "Q5_0" => {
-            &|b, at| (f32::from(nibble(&b[6..], at) | fifth(&b[2..], at)) - 16.0) * half(b, 0)
-        }
-        "Q5_1" => {
-            &|b, at| f32::from(nibble(&b[8..], at) | fifth(&b[4..], at)) * half(b, 0) + half(b, 2)
-        }
-        "IQ4_NL" => &|b, at| half(b, 0) * f32::from(NON_LINEAR[usize::from(nibble(&b[2..], at))]),
-        "IQ4_XS" => &iq4_xs,
-        "IQ3_XXS" => &iq3_xxs,
-        "MXFP4" => &mxfp4,
-        "NVFP4" => &|block, at| nvfp4(block, at, 1.0),
         name if name.starts_with("int") => {
             let bits: usize = name[3..4].parse().expect("a digit");
             &move |block, at| integer(block, at, bits)
@@ -80,51 +64,10 @@ pub(crate) fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-const NON_LINEAR: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 fn half(block: &[u8], offset: usize) -> f32 {
     f32_from_f16(u16::from_le_bytes([block[offset], block[offset + 1]]))
-}
-
-/// Of 32: the first half low, the second high.
-fn nibble(bytes: &[u8], at: usize) -> u8 {
-    bytes[at % 16] >> (4 * (at / 16)) & 15
-}
-
-fn fifth(word: &[u8], at: usize) -> u8 {
-    (word[at / 8] >> (at % 8) & 1) << 4
-}
-
-fn iq4_xs(block: &[u8], at: usize) -> f32 {
-    let group = at / 32;
-    let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * group) & 3;
-    let low = block[4 + group / 2] >> (4 * (group % 2)) & 15;
-    let scale = half(block, 0) * (f32::from(low) + 16.0 * f32::from(high) - 32.0);
-    scale * f32::from(NON_LINEAR[usize::from(nibble(&block[8 + 16 * group..], at % 32))])
-}
-
-fn iq3_xxs(block: &[u8], at: usize) -> f32 {
-    let group = at / 32;
-    let word = |position| u32::from(block[66 + 4 * group + position]) << (8 * position);
-    let word: u32 = (0..4).map(word).sum();
-    let scale = half(block, 0) * (0.5 + (word >> 28) as f32) * 0.5;
-    let signs = word >> (7 * (at / 8 % 4)) & 127;
-    let negative = match at % 8 {
-        7 => signs.count_ones() % 2 == 1,
-        column => signs >> column & 1 == 1,
-    };
-    let codeword = iq3_xxs_words::WORDS[usize::from(block[2 + at / 4])];
-    let digit = codeword >> (3 * (3 - at % 4)) & 7;
-    let magnitude = f32::from(iq3_xxs_words::MAGNITUDES[usize::from(digit)]);
-    scale * magnitude * if negative { -1.0 } else { 1.0 }
-}
-
-fn mxfp4(block: &[u8], at: usize) -> f32 {
-    // Half of 2^(byte - 127), exact in f64 and in f32.
-    let scale = 2f64.powi(i32::from(block[0]) - 128) as f32;
-    f32::from(E2M1[usize::from(nibble(&block[1..], at))]) * scale
 }
 
 fn nvfp4(block: &[u8], at: usize, tensor_scale: f32) -> f32 {

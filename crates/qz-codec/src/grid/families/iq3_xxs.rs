@@ -13,9 +13,9 @@ use super::super::{
     Rows, Unit, Unrepresentable, polish,
 };
 use super::codebook::{Choice, Codebook, LANE};
-use super::iq3_xxs_words::{MAGNITUDES, WORDS};
 use super::sub_scaled::SubScaled;
 use crate::block::SUPER_BLOCK;
+use crate::iq3_xxs_words::{MAGNITUDES, WORDS};
 
 const GROUP: usize = 32;
 /// Where the words, and where the signs and scales begin.

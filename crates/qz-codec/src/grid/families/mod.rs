@@ -4,7 +4,6 @@ mod codebook;
 pub(super) mod float_scaled;
 pub(super) mod integer;
 pub(super) mod iq3_xxs;
-mod iq3_xxs_words;
 pub(super) mod k_quants;
 pub(super) mod plain;
 mod sub_scaled;

@@ -1,7 +1,8 @@
 //! The codewords of IQ3_XXS (ggml-common.h, `iq3xxs_grid`; MIT licence, The ggml
 //! authors): four digits each, column by column, that number [`MAGNITUDES`].
 
-/// What the digits stand for.
+/// What the digits stand for: four times what the encoder takes them for (1, 3, 5
+/// to 15), but for the last.
 pub(crate) const MAGNITUDES: [u8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
 
 /// By codeword.

@@ -1,0 +1,100 @@
+//! TQ1_0: 256 weights as ternary levels times one scale, five levels to a byte.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..32 | levels `l`, `l + 32`, `l + 64`, `l + 96`, `l + 128` in byte `l` |
+//! | 32..48 | likewise 16 apart, of the next 80 levels |
+//! | 48..52 | likewise 4 apart, of the last 16, so four to a byte |
+//! | 52..54 | scale, binary16 |
+//!
+//! A byte is the five levels as the digits of a fraction with base 3, the first one
+//! highest, in 256ths and rounded up: multiplied by a power of 3, its overflow says
+//! the next digit.
+
+use qz_tensor::DataType;
+
+use crate::block::{SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at};
+use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::number::{f16_from_f32, f32_from_f16};
+use crate::ternary::ternary;
+
+const SCALE: usize = 52;
+const BYTES: usize = SCALE + 2;
+
+/// Powers of 3, which move a digit to the front.
+const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+
+pub(crate) struct Tq1_0;
+
+static SPEC: CodecSpec =
+    CodecSpec { data_type: DataType::TQ1_0, importance: ImportanceUse::Ignored };
+
+impl Codec for Tq1_0 {
+    fn spec(&self) -> &CodecSpec {
+        &SPEC
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        decode(bytes, out);
+    }
+
+    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+        encode(weights, columns, importance, out);
+    }
+
+    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
+        first_non_finite_scale::<BYTES>(bytes, &[SCALE])
+    }
+}
+
+/// The body of [`Codec::decode`].
+#[inline(always)]
+pub fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        decode_block(block, out);
+    }
+}
+
+/// The body of [`Codec::encode`].
+#[inline(always)]
+pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
+    for (weights, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        encode_block(weights, block);
+    }
+}
+
+/// Where the three parts' bytes begin, and their levels; how many bytes they have.
+const PARTS: [(usize, usize, usize); 3] = [(0, 0, 32), (32, 160, 16), (48, 240, 4)];
+
+#[inline(always)]
+fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+    let scale = f32_from_f16(half_at(block, SCALE));
+    for (first_byte, first_level, count) in PARTS {
+        let bytes = &block[first_byte..first_byte + count];
+        let digits = out[first_level..].chunks_exact_mut(count).zip(POWERS);
+        for (out, power) in digits {
+            for (value, byte) in out.iter_mut().zip(bytes) {
+                let digit = (u16::from(byte.wrapping_mul(power)) * 3) >> 8;
+                *value = (f32::from(digit) - 1.0) * scale;
+            }
+        }
+    }
+}
+
+/// ggml-quants.c, `quantize_row_tq1_0_ref`.
+#[inline(always)]
+fn encode_block(weights: &[f32; SUPER_BLOCK], block: &mut [u8; BYTES]) {
+    let (scale, levels) = ternary(weights);
+    set_half_at(block, SCALE, f16_from_f32(scale));
+    for (first_byte, first_level, count) in PARTS {
+        for position in 0..count {
+            let mut number = 0u16;
+            for digit in 0..5 {
+                // The last part has no fifth digit.
+                let level = levels.get(first_level + digit * count + position);
+                number = number * 3 + u16::from(level.copied().unwrap_or(0));
+            }
+            block[first_byte + position] = (number * 256).div_ceil(243) as u8;
+        }
+    }
+}
