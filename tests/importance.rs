@@ -158,7 +158,7 @@ fn missing_importance_is_told_or_refused() {
 }
 
 #[test]
-fn another_importance_matrix_is_another_job() {
+fn importance_changes_what_a_checkpoint_becomes() {
     let folder = scratch();
     let source = fixtures().join("demo-llama");
     let plain = folder.path().join("plain.gguf");

@@ -6,6 +6,9 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use qz_gguf::GgufFile;
+use qz_tensor::TensorSource;
+
 use crate::support::{command, fixtures, names, quantize, scratch, text};
 
 fn demo() -> std::path::PathBuf {
@@ -42,6 +45,47 @@ fn a_killed_run_is_finished_by_the_next() {
     quantize(&arguments).expect_success();
     assert!(fs::read(&output).expect("read") == expected);
     assert_eq!(names(folder.path()), ["expected.gguf", "out.gguf"]);
+}
+
+/// A run that was killed is not continued with another importance matrix, even one
+/// of the same name and size.
+#[test]
+fn another_importance_matrix_starts_over() {
+    let folder = scratch();
+    let [matrix, output] = ["matrix.gguf", "out.gguf"].map(|name| folder.path().join(name));
+    let source = demo();
+    let arguments = ["convert", text(&source), "--to", "q4_k_m", "-o", text(&output)];
+    let arguments = [&arguments[..], &["--imatrix", text(&matrix)]].concat();
+    let first = fs::read(source.join("importance.gguf")).expect("read");
+    let second = with_reversed_sums(&source.join("importance.gguf"));
+    fs::write(&matrix, &second).expect("written");
+    quantize(&arguments).expect_success();
+    let expected = fs::read(&output).expect("read");
+    fs::remove_file(&output).expect("removed");
+    for milliseconds in [20, 60, 100, 140] {
+        fs::write(&matrix, &first).expect("written");
+        let mut child = command(&arguments).stderr(Stdio::null()).spawn().expect("runs");
+        thread::sleep(Duration::from_millis(milliseconds));
+        let _ = child.kill();
+        child.wait().expect("waited");
+        let _ = fs::remove_file(&output);
+        fs::write(&matrix, &second).expect("written");
+        quantize(&arguments).expect_success();
+        assert!(fs::read(&output).expect("read") == expected, "after {milliseconds} ms");
+        fs::remove_file(&output).expect("removed");
+    }
+}
+
+/// The file with every tensor's sums in the opposite order.
+fn with_reversed_sums(path: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(path).expect("read");
+    let file = GgufFile::open(path).expect("opens");
+    for info in file.tensors().iter().filter(|info| info.name.ends_with(".in_sum2")) {
+        let start = usize::try_from(info.offset).expect("small");
+        let length = usize::try_from(info.bytes).expect("small");
+        bytes[start..start + length].as_chunks_mut::<4>().0.reverse();
+    }
+    bytes
 }
 
 /// An interrupt keeps what is done for the next run, and says so by its code.

@@ -173,8 +173,7 @@ fn tile_rows(tensor: &ModelTensor) -> u64 {
     (rows / unit).max(1) * unit
 }
 
-/// The most bytes of buffers that [`run`] holds at once, give or take what the
-/// allocator keeps. On `threads` threads there are that many loaded tiles waiting,
+/// The most bytes of buffers that [`run`] holds at once. On `threads` threads there are that many loaded tiles waiting,
 /// one being loaded, and one with each thread, which also keeps a buffer to put
 /// rows in order; and as many encoded tiles waiting, one with each thread and one
 /// being written.
