@@ -108,7 +108,7 @@ fn files_with_importance_equal_the_reference_quantizer() {
     let record = record(&checkpoint, "golden-importance.json");
     for (target, expected) in record["quantized"].as_object().expect("an object") {
         if !can_be_written(expected) {
-            assert_eq!(target, "iq3_xxs", "the only type whose mixture needs more codecs");
+            assert!(target.starts_with("iq3_"), "{target}: only these need more codecs");
             continue;
         }
         let output = folder.path().join("out.gguf");
