@@ -8,13 +8,13 @@ use serde_json::json;
 
 use crate::support::{Safetensors, copy_of, edit_json, names, quantize, scratch, text};
 
-const BAD_INPUT: i32 = 3;
+pub(crate) const BAD_INPUT: i32 = 3;
 const REFUSED: i32 = 5;
-const NUMERIC: i32 = 6;
+pub(crate) const NUMERIC: i32 = 6;
 
 /// Bends a copy of `fixture`, converts it, and compares code and message.
 #[track_caller]
-fn check(fixture: &str, bend: impl FnOnce(&Path), code: i32, expected: &[&str]) {
+pub(crate) fn check(fixture: &str, bend: impl FnOnce(&Path), code: i32, expected: &[&str]) {
     check_target("q8_0", fixture, bend, code, expected);
 }
 
@@ -42,16 +42,16 @@ fn check_target(
 }
 
 const LLAMA: &str = "tiny/llama-tied";
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 
-fn bend_weights(checkpoint: &Path, bend: impl FnOnce(&mut Safetensors)) {
+pub(crate) fn bend_weights(checkpoint: &Path, bend: impl FnOnce(&mut Safetensors)) {
     let path = checkpoint.join(WEIGHTS);
     let mut file = Safetensors::read(&path);
     bend(&mut file);
     file.write(&path);
 }
 
-fn bend_config(checkpoint: &Path, key: &str, value: serde_json::Value) {
+pub(crate) fn bend_config(checkpoint: &Path, key: &str, value: serde_json::Value) {
     edit_json(&checkpoint.join("config.json"), |config| config[key] = value);
 }
 

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod convert;
+mod experts;
 mod golden;
 mod importance;
 mod interruption;

@@ -44,6 +44,16 @@ pub trait Architecture: Send + Sync {
     /// Its tensors.
     fn tensor_rules(&self) -> &'static [TensorRule];
 
+    /// Its tensors in other layouts that checkpoints have.
+    fn other_layouts(&self) -> &'static [&'static [TensorRule]] {
+        &[]
+    }
+
+    /// True if its layers are mixtures of experts.
+    fn mixes_experts(&self) -> bool {
+        false
+    }
+
     /// Tensors that follow from the configuration alone, in the reference's order.
     fn computed_tensors(&self, _config: &ModelConfig) -> Vec<ComputedTensor> {
         Vec::new()
@@ -82,7 +92,9 @@ impl TensorRule {
     /// The order of the tensor's rows in GGUF.
     pub fn row_order(&self, config: &ModelConfig) -> RowOrder {
         match self.transform {
-            Transform::Keep => RowOrder::AsStored,
+            Transform::Keep | Transform::StackExperts | Transform::TakeHalf(_) => {
+                RowOrder::AsStored
+            }
             Transform::PairRotaryHalves => {
                 RowOrder::InterleavedHalves { head_rows: config.dimension(Dimension::HeadSize) }
             }

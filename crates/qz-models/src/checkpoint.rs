@@ -7,10 +7,13 @@ use qz_tensor::{Shape, TensorIndex, TensorInfo};
 
 use crate::architecture::Architecture;
 use crate::config::JsonObject;
-use crate::describe::{TensorOrigin, TensorRecipe};
 use crate::error::{Error, TensorFault, TensorFaults};
+use crate::experts::FoundExperts;
 use crate::hyperparameters::ModelConfig;
-use crate::rules::{LayerIndex, Presence, TensorRule};
+use crate::recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
+use crate::rules::{
+    Dimension, ExpertIndex, Half, LayerIndex, NameNumbers, Presence, TensorRule, Transform,
+};
 
 /// Buffers that old checkpoints store and no model needs: rotary frequencies and
 /// attention masks (`ModelBase.prepare_tensors` in `conversion/base.py`).
@@ -32,12 +35,16 @@ pub(crate) fn match_tensors(
     json: &JsonObject,
     tensors: &[TensorInfo],
 ) -> Result<MatchedTensors, Error> {
+    let bare = is_bare(tensors);
+    let rules = layout_of(architecture, tensors, bare);
     let mut matcher = Matcher {
-        rules: architecture.tensor_rules(),
+        rules,
         config,
         json,
-        bare: is_bare(tensors),
+        tensors,
+        bare,
         seen: HashSet::new(),
+        experts: FoundExperts::new(rules, config.dimension(Dimension::Experts)),
         faults: Vec::new(),
         fault_count: 0,
     };
@@ -47,7 +54,7 @@ pub(crate) fn match_tensors(
         if IGNORED.iter().any(|ending| tensor.name.ends_with(ending)) {
             matched.ignored.push(tensor.name.clone());
         } else {
-            matched.recipes.extend(matcher.place(tensor, TensorIndex(position))?);
+            matcher.place(tensor, TensorIndex(position), &mut matched.recipes)?;
         }
     }
     matcher.find_missing()?;
@@ -60,6 +67,28 @@ pub(crate) fn match_tensors(
         faults: matcher.faults,
         total: matcher.fault_count,
     })))
+}
+
+/// The rules of the layout that knows most of the tensors.
+fn layout_of(
+    architecture: &dyn Architecture,
+    tensors: &[TensorInfo],
+    bare: bool,
+) -> &'static [TensorRule] {
+    let known = |rules: &[TensorRule]| {
+        let is_known = |tensor: &&TensorInfo| {
+            let name = rule_name(&tensor.name, bare);
+            rules.iter().any(|rule| rule.hugging_face.matches(&name).is_some())
+        };
+        tensors.iter().filter(is_known).count()
+    };
+    let mut best = architecture.tensor_rules();
+    for rules in architecture.other_layouts() {
+        if known(rules) > known(best) {
+            best = rules;
+        }
+    }
+    best
 }
 
 /// The reference writes files in order of their names, and tensors of a file in
@@ -85,64 +114,159 @@ struct Matcher<'a> {
     rules: &'static [TensorRule],
     config: &'a ModelConfig,
     json: &'a JsonObject,
+    tensors: &'a [TensorInfo],
     bare: bool,
     /// Names as the rules have them.
     seen: HashSet<String>,
+    experts: FoundExperts,
     faults: Vec<TensorFault>,
     fault_count: u64,
 }
 
 impl Matcher<'_> {
+    /// Adds what becomes of a tensor to `recipes`.
     fn place(
         &mut self,
         tensor: &TensorInfo,
         index: TensorIndex,
-    ) -> Result<Option<TensorRecipe>, Error> {
-        let name = self.rule_name(&tensor.name).into_owned();
+        recipes: &mut Vec<TensorRecipe>,
+    ) -> Result<(), Error> {
+        let name = rule_name(&tensor.name, self.bare).into_owned();
         if !self.seen.insert(name.clone()) {
-            self.fault(TensorFault::Duplicate { name: tensor.name.clone() });
-            return Ok(None);
+            self.fault(|| TensorFault::Duplicate { name: tensor.name.clone() });
+            return Ok(());
         }
-        let found =
-            self.rules.iter().find_map(|rule| Some((rule, rule.hugging_face.matches(&name)?)));
-        let Some((rule, layer)) = found else {
-            self.fault(TensorFault::Unknown {
-                name: tensor.name.clone(),
-                shape: tensor.shape.clone(),
-                reason: None,
-            });
-            return Ok(None);
-        };
-        if let Some(reason) = self.contradiction(rule, layer) {
-            self.fault(TensorFault::Unknown {
-                name: tensor.name.clone(),
-                shape: tensor.shape.clone(),
-                reason: Some(reason),
-            });
-            return Ok(None);
+        let mut is_known = false;
+        for (position, rule) in self.rules.iter().enumerate() {
+            let Some(numbers) = rule.hugging_face.matches(&name) else { continue };
+            let was_known = std::mem::replace(&mut is_known, true);
+            if self.fits(rule, numbers, tensor, was_known)? {
+                self.use_rule(position, numbers, index, recipes)?;
+            } else if let (Some(layer), Some(expert)) = (numbers.layer, numbers.expert) {
+                self.experts.refuse(position, layer, expert);
+            }
+        }
+        if !is_known {
+            self.unknown(tensor, None);
+        }
+        Ok(())
+    }
+
+    /// True if the configuration allows the tensor, in its shape. Faults are
+    /// told once, for the first rule.
+    fn fits(
+        &mut self,
+        rule: &TensorRule,
+        numbers: NameNumbers,
+        tensor: &TensorInfo,
+        is_told: bool,
+    ) -> Result<bool, Error> {
+        if let Some(reason) = self.contradiction(rule, numbers) {
+            if !is_told {
+                self.unknown(tensor, Some(reason));
+            }
+            return Ok(false);
         }
         let expected = self.shape(rule)?;
-        if tensor.shape != expected {
-            self.fault(TensorFault::Shape {
+        if tensor.shape == expected {
+            return Ok(true);
+        }
+        if !is_told {
+            self.fault(|| TensorFault::Shape {
                 name: tensor.name.clone(),
                 found: tensor.shape.clone(),
                 expected,
                 keys: shape_keys(rule),
             });
-            return Ok(None);
         }
-        Ok(Some(TensorRecipe {
-            name: rule.gguf.name(layer),
-            role: rule.role,
-            part: rule.part,
-            layer,
-            shape: tensor.shape.clone(),
-            origin: TensorOrigin::Source { tensor: index, row_order: rule.row_order(self.config) },
-        }))
+        Ok(false)
+    }
+
+    /// Adds what a rule makes of a tensor that fits it.
+    fn use_rule(
+        &mut self,
+        position: usize,
+        numbers: NameNumbers,
+        index: TensorIndex,
+        recipes: &mut Vec<TensorRecipe>,
+    ) -> Result<(), Error> {
+        let rule = &self.rules[position];
+        let layer = numbers.layer;
+        match (rule.transform, layer, numbers.expert) {
+            (Transform::StackExperts, Some(layer), Some(expert)) => {
+                let Some(stacks) = self.experts.add(position, layer, expert, index) else {
+                    return Ok(());
+                };
+                for (position, stack) in stacks {
+                    recipes.extend(self.stack(&self.rules[position], layer, &stack)?);
+                    self.check_types(&stack);
+                }
+            }
+            (Transform::TakeHalf(half), ..) => {
+                recipes.extend(self.half(rule, layer, half, index)?);
+            }
+            _ => {
+                let row_order = rule.row_order(self.config);
+                let origin = TensorOrigin::Source { tensor: index, row_order };
+                recipes.push(recipe(rule, layer, self.shape(rule)?, origin));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor that a layer's experts make together.
+    fn stack(
+        &self,
+        rule: &TensorRule,
+        layer: LayerIndex,
+        stack: &[TensorIndex],
+    ) -> Result<Option<TensorRecipe>, Error> {
+        let sizes: Vec<u64> =
+            rule.shape.iter().map(|dimension| self.config.dimension(*dimension)).collect();
+        let shape = self.checked_shape(rule, [&[stack.len() as u64], &sizes[..]].concat())?;
+        let slices = stack.iter().map(|tensor| RowSlice { tensor: *tensor, first_row: 0 });
+        let rows = sizes.first().copied().unwrap_or(1);
+        let stacked = StackedRows::new(rows, slices.collect());
+        Ok(stacked.map(|rows| recipe(rule, Some(layer), shape, TensorOrigin::Stacked(rows))))
+    }
+
+    /// One half of the rows of each matrix.
+    fn half(
+        &self,
+        rule: &TensorRule,
+        layer: Option<LayerIndex>,
+        half: Half,
+        tensor: TensorIndex,
+    ) -> Result<Option<TensorRecipe>, Error> {
+        let mut sizes = self.shape(rule)?.dimensions().to_vec();
+        let [matrices, rows, _] = sizes.as_mut_slice() else { return Ok(None) };
+        *rows /= 2;
+        let (matrices, rows) = (*matrices, *rows);
+        let skipped = if half == Half::First { 0 } else { rows };
+        let slices = (0..matrices)
+            .map(|matrix| RowSlice { tensor, first_row: 2 * matrix * rows + skipped })
+            .collect();
+        let shape = self.checked_shape(rule, sizes)?;
+        let stacked = StackedRows::new(rows, slices);
+        Ok(stacked.map(|rows| recipe(rule, layer, shape, TensorOrigin::Stacked(rows))))
+    }
+
+    /// The parts of a stack are read as one tensor, so they have one type.
+    fn check_types(&mut self, stack: &[TensorIndex]) {
+        let tensors = self.tensors;
+        let mut types = stack.iter().map(|tensor| &tensors[tensor.0]);
+        let Some(first) = types.next() else { return };
+        for other in types.filter(|other| other.data_type != first.data_type) {
+            self.fault(|| TensorFault::Type {
+                name: other.name.clone(),
+                found: other.data_type,
+                expected: first.data_type,
+            });
+        }
     }
 
     fn find_missing(&mut self) -> Result<(), Error> {
-        for rule in self.rules {
+        for (position, rule) in self.rules.iter().enumerate() {
             let wanted = match rule.presence {
                 Presence::Required => true,
                 Presence::WhenTrue(key) => self.config.switch(key) == Some(true),
@@ -152,38 +276,66 @@ impl Matcher<'_> {
             if !wanted {
                 continue;
             }
+            let expected = self.shape(rule)?;
             let layers = if rule.hugging_face.has_layer() { self.config.layers } else { 1 };
             for layer in 0..layers {
                 let layer = rule.hugging_face.has_layer().then_some(LayerIndex(layer));
-                let name = rule.hugging_face.name(layer);
-                if !self.seen.contains(&name) {
-                    self.missing(rule, name)?;
+                match (rule.transform, layer) {
+                    (Transform::StackExperts, Some(layer)) => {
+                        self.find_missing_experts(position, layer, &expected);
+                    }
+                    // Both halves come from one tensor, told of with the first.
+                    (Transform::TakeHalf(Half::Second), _) => {}
+                    _ => self.find_missing_tensor(rule, layer, &expected),
                 }
             }
         }
         Ok(())
     }
 
-    fn missing(&mut self, rule: &TensorRule, name: String) -> Result<(), Error> {
-        let keys = match rule.presence {
-            Presence::WhenTrue(key) => format!("{key} is true"),
-            Presence::WhenFalse(key) => format!("{key} is false"),
-            _ if rule.hugging_face.has_layer() => {
-                format!("num_hidden_layers is {}", self.config.layers)
-            }
-            _ => shape_keys(rule),
-        };
-        let expected = self.shape(rule)?;
-        self.fault(TensorFault::Missing { name, expected, keys });
-        Ok(())
+    fn find_missing_tensor(
+        &mut self,
+        rule: &TensorRule,
+        layer: Option<LayerIndex>,
+        expected: &Shape,
+    ) {
+        let name = rule.hugging_face.name(layer);
+        if self.seen.contains(&name) {
+            return;
+        }
+        let layers = self.config.layers;
+        self.fault(|| {
+            let keys = match rule.presence {
+                Presence::WhenTrue(key) => format!("{key} is true"),
+                Presence::WhenFalse(key) => format!("{key} is false"),
+                _ if rule.hugging_face.has_layer() => format!("num_hidden_layers is {layers}"),
+                _ => shape_keys(rule),
+            };
+            TensorFault::Missing { name, expected: expected.clone(), keys }
+        });
+    }
+
+    fn find_missing_experts(&mut self, position: usize, layer: LayerIndex, expected: &Shape) {
+        let pattern = self.rules[position].hugging_face;
+        let experts = self.config.dimension(Dimension::Experts);
+        let missing: Vec<ExpertIndex> = self.experts.missing(position, layer).collect();
+        for expert in missing {
+            self.fault(|| TensorFault::Missing {
+                name: pattern.name_of_expert(Some(layer), expert),
+                expected: expected.clone(),
+                keys: format!("num_local_experts is {experts}"),
+            });
+        }
     }
 
     /// Why the configuration does not allow a tensor that the rules know.
-    fn contradiction(&self, rule: &TensorRule, layer: Option<LayerIndex>) -> Option<String> {
-        if let Some(layer) = layer
-            && layer.0 >= self.config.layers
-        {
+    fn contradiction(&self, rule: &TensorRule, numbers: NameNumbers) -> Option<String> {
+        let experts = self.config.dimension(Dimension::Experts);
+        if numbers.layer.is_some_and(|layer| layer.0 >= self.config.layers) {
             return Some(format!("num_hidden_layers is {}", self.config.layers));
+        }
+        if numbers.expert.is_some_and(|expert| u64::from(expert.0) >= experts) {
+            return Some(format!("num_local_experts is {experts}"));
         }
         match rule.presence {
             Presence::WhenTrue(key) | Presence::AllowedWhenTrue(key) => {
@@ -195,24 +347,46 @@ impl Matcher<'_> {
 
     /// The shape a rule asks for.
     fn shape(&self, rule: &TensorRule) -> Result<Shape, Error> {
-        let sizes: Vec<u64> =
-            rule.shape.iter().map(|dimension| self.config.dimension(*dimension)).collect();
+        let sizes = rule.shape.iter().map(|dimension| self.config.dimension(*dimension));
+        self.checked_shape(rule, sizes.collect())
+    }
+
+    fn checked_shape(&self, rule: &TensorRule, sizes: Vec<u64>) -> Result<Shape, Error> {
         Shape::new(sizes).map_err(|error| self.json.fault(&shape_keys(rule), error.to_string()))
     }
 
-    fn rule_name<'n>(&self, name: &'n str) -> Cow<'n, str> {
-        if self.bare && !name.starts_with("lm_head.") {
-            Cow::Owned(format!("{DECODER_PREFIX}{name}"))
-        } else {
-            Cow::Borrowed(name)
-        }
+    fn unknown(&mut self, tensor: &TensorInfo, reason: Option<String>) {
+        self.fault(|| TensorFault::Unknown {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            reason,
+        });
     }
 
-    fn fault(&mut self, fault: TensorFault) {
+    fn fault(&mut self, fault: impl FnOnce() -> TensorFault) {
         self.fault_count += 1;
         if self.faults.len() < TensorFaults::KEPT {
-            self.faults.push(fault);
+            self.faults.push(fault());
         }
+    }
+}
+
+fn recipe(
+    rule: &TensorRule,
+    layer: Option<LayerIndex>,
+    shape: Shape,
+    origin: TensorOrigin,
+) -> TensorRecipe {
+    let name = rule.gguf.name(layer);
+    TensorRecipe { name, role: rule.role, part: rule.part, layer, shape, origin }
+}
+
+/// A tensor's name as the rules have it.
+fn rule_name(name: &str, bare: bool) -> Cow<'_, str> {
+    if bare && !name.starts_with("lm_head.") {
+        Cow::Owned(format!("{DECODER_PREFIX}{name}"))
+    } else {
+        Cow::Borrowed(name)
     }
 }
 

@@ -18,6 +18,10 @@ pub struct ConfigDefaults {
     pub numbers: &'static [(&'static str, u64)],
     /// What `head_dim` is if missing.
     pub head_size: DefaultHeadSize,
+    /// What `rms_norm_eps` is if missing.
+    pub rms_epsilon: f64,
+    /// The base of the rotary frequencies if missing.
+    pub rope_theta: f64,
 }
 
 /// What `head_dim` is if `config.json` does not say.
@@ -32,9 +36,9 @@ pub enum DefaultHeadSize {
     Fixed(u64),
 }
 
-/// The root mean square norm's epsilon in every configuration class we know.
+/// The root mean square norm's epsilon in most configuration classes.
 pub(crate) const DEFAULT_RMS_EPSILON: f64 = 1e-6;
-/// The base of the rotary frequencies in every configuration class we know.
+/// The base of the rotary frequencies in most configuration classes.
 pub(crate) const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
 /// A JSON object of a side file, with its path for messages.

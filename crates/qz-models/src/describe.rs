@@ -1,8 +1,6 @@
 //! From a checkpoint's files to everything a GGUF file of it says.
 
-use qz_tensor::{
-    FileError, Location, Metadata, Shape, SideFiles, TensorIndex, TensorInfo, Warning,
-};
+use qz_tensor::{FileError, Location, Metadata, Shape, SideFiles, TensorInfo, Warning};
 use qz_tokenize::VocabularyOptions;
 use serde_json::Value;
 
@@ -11,10 +9,10 @@ use crate::architectures::ARCHITECTURES;
 use crate::checkpoint::{MatchedTensors, match_tensors};
 use crate::config::{JsonObject, shown};
 use crate::error::Error;
-use crate::general::{Authorship, read_card, size_label, write_sampling};
+use crate::general::{Authorship, ParameterCount, read_card, write_sampling};
 use crate::hyperparameters::ModelConfig;
-use crate::row_order::RowOrder;
-use crate::rules::{LayerIndex, Part, Role};
+use crate::recipe::{TensorOrigin, TensorRecipe};
+use crate::rules::{Part, Role};
 
 /// What a person may decide instead of the checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -42,37 +40,6 @@ pub struct ModelDescription {
     pub warnings: Vec<Warning>,
 }
 
-/// A tensor of the GGUF file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TensorRecipe {
-    /// Its name.
-    pub name: String,
-    /// What it does.
-    pub role: Role,
-    /// Whether it is the role's weight or its bias.
-    pub part: Part,
-    /// Its layer.
-    pub layer: Option<LayerIndex>,
-    /// Its dimensions, outermost first.
-    pub shape: Shape,
-    /// Where its values come from.
-    pub origin: TensorOrigin,
-}
-
-/// Where a tensor's values come from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TensorOrigin {
-    /// From one tensor of the checkpoint.
-    Source {
-        /// Which: its place in the list that `describe` was given.
-        tensor: TensorIndex,
-        /// In which order its rows are written.
-        row_order: RowOrder,
-    },
-    /// From the configuration; always written as `F32`.
-    Computed(Vec<f32>),
-}
-
 /// Describes a checkpoint.
 ///
 /// # Errors
@@ -88,20 +55,19 @@ pub fn describe(
     refuse_quantized(&json)?;
     warn_of_code(files, &json, &mut warnings)?;
     let architecture = architecture_of(&json)?;
-    let config = ModelConfig::read(&json, config_defaults(&json, architecture)?)?;
+    let defaults = config_defaults(&json, architecture)?;
+    let config = ModelConfig::read(&json, defaults, architecture.mixes_experts())?;
     warn_of_lost_scaling(&json, &config, &mut warnings);
 
     let MatchedTensors { recipes, ignored } = match_tensors(architecture, &config, &json, tensors)?;
     let tensors = with_computed(architecture, &config, recipes)?;
-    let parameters = tensors
-        .iter()
-        .try_fold(0u64, |sum, tensor| sum.checked_add(tensor.shape.elements()))
+    let parameters = ParameterCount::of(&tensors)
         .ok_or_else(|| json.fault("(root)", "the model has more than 2^64 weights"))?;
 
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", architecture.gguf_name());
     metadata.set("general.type", "model");
-    write_general(files, &json, options, parameters, &mut metadata, &mut warnings)?;
+    write_general(files, &json, options, &parameters, &mut metadata, &mut warnings)?;
     let model = Model { config: &config, files };
     write_model(architecture, &model, &mut metadata)?;
     warnings.extend(architecture.warnings(&model)?);
@@ -178,14 +144,15 @@ fn write_general(
     files: &dyn SideFiles,
     json: &JsonObject,
     options: &ConvertOptions,
-    parameters: u64,
+    parameters: &ParameterCount,
     metadata: &mut Metadata,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), Error> {
+    let total = parameters.total;
     let mut authorship = Authorship::default();
     if let Some(readme) = files.read("README.md")? {
         match read_card(&readme) {
-            Ok(card) => authorship.read_card(&card, parameters),
+            Ok(card) => authorship.read_card(&card, total),
             Err(problem) => warnings.push(Warning {
                 location: Location::file(files.path("README.md")),
                 rule: "model-card-unreadable",
@@ -197,16 +164,16 @@ fn write_general(
     if let Some(Value::String(id)) = json.get("_name_or_path")
         && id.matches('/').count() <= 1
     {
-        authorship.read_id(id, parameters);
+        authorship.read_id(id, total);
     }
     if let Some(folder) = files.folder_name() {
-        authorship.read_id(folder, parameters);
+        authorship.read_id(folder, total);
     }
     if let Some(name) = &options.model_name {
         authorship.name = Some(name.clone());
     }
-    if parameters > 0 {
-        authorship.size_label.get_or_insert_with(|| size_label(parameters));
+    if total > 0 {
+        authorship.size_label.get_or_insert_with(|| parameters.label());
     }
     if let Some(generation) = read_generation_config(files, warnings)? {
         write_sampling(&generation, metadata)?;
@@ -265,6 +232,12 @@ fn write_model(
     }
     if let Some(epsilon) = config.layer_norm_epsilon {
         set("attention.layer_norm_epsilon", (epsilon as f32).into());
+    }
+    if let Some(experts) = config.experts {
+        set("expert_count", (experts as u32).into());
+    }
+    if let Some(experts) = config.experts_used {
+        set("expert_used_count", (experts as u32).into());
     }
     if config.head_size_stated {
         set("attention.key_length", (config.head_size as u32).into());

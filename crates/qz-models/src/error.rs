@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use qz_tensor::{Diagnose, Diagnosis, FaultClass, FileError, Location, Shape};
+use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, Shape};
 
 /// How many tensors of a kind a message lists.
 const LISTED: usize = 10;
@@ -94,6 +94,15 @@ pub enum TensorFault {
         /// The keys of `config.json` that fix it.
         keys: String,
     },
+    /// Of another element type than the tensors it is to be one with.
+    Type {
+        /// Its name.
+        name: String,
+        /// The type it has.
+        found: DataType,
+        /// The type of the first one.
+        expected: DataType,
+    },
     /// In the checkpoint twice.
     Duplicate {
         /// Its name.
@@ -108,6 +117,7 @@ impl TensorFault {
             Self::Missing { name, .. }
             | Self::Unknown { name, .. }
             | Self::Shape { name, .. }
+            | Self::Type { name, .. }
             | Self::Duplicate { name } => name,
         }
     }
@@ -126,6 +136,9 @@ impl fmt::Display for TensorFault {
             }
             Self::Shape { found, expected, keys, .. } => {
                 write!(f, "{name} is {found}, config.json says {expected} ({keys})")
+            }
+            Self::Type { found, expected, .. } => {
+                write!(f, "{name} is {found}, the layer's other experts are {expected}")
             }
             Self::Duplicate { .. } => write!(f, "{name} is there twice"),
         }
@@ -155,7 +168,7 @@ impl TensorFaults {
             let kind = match fault {
                 TensorFault::Missing { .. } => 0,
                 TensorFault::Unknown { .. } | TensorFault::Duplicate { .. } => 1,
-                TensorFault::Shape { .. } => 2,
+                TensorFault::Shape { .. } | TensorFault::Type { .. } => 2,
             };
             kinds[kind].push(fault);
         }
@@ -210,6 +223,7 @@ impl Diagnose for Error {
                     Some(TensorFault::Missing { .. }) => "missing-tensor",
                     Some(TensorFault::Unknown { .. }) => "unknown-tensor",
                     Some(TensorFault::Duplicate { .. }) => "duplicate-tensor",
+                    Some(TensorFault::Type { .. }) => "tensor-type",
                     Some(TensorFault::Shape { .. }) | None => "tensor-shape",
                 };
                 match faults.faults.first() {

@@ -4,15 +4,15 @@
 
 use serde_json::Value;
 
-use crate::config::{
-    ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, JsonObject, shown,
-};
+use crate::config::{ConfigDefaults, DefaultHeadSize, JsonObject, shown};
 use crate::error::Error;
 use crate::rope::Rope;
 use crate::rules::Dimension;
 
 /// More layers than any model has, few enough to list their tensors.
 const MOST_LAYERS: u64 = 10_000;
+/// The most experts that llama.cpp takes (`LLAMA_MAX_EXPERTS`).
+const MOST_EXPERTS: u64 = 1024;
 /// Sizes fit llama.cpp's 32-bit hyperparameters with their sign.
 const LARGEST_SIZE: u64 = i32::MAX as u64;
 
@@ -48,6 +48,11 @@ pub struct ModelConfig {
     pub tied_embeddings: bool,
     /// False for a model that attends in both directions.
     pub causal: bool,
+    /// Experts of a layer, if the configuration says; at most 1024, and 0 for an
+    /// architecture without.
+    pub experts: Option<u64>,
+    /// How many of them a token is given to, if the configuration says.
+    pub experts_used: Option<u64>,
     /// Rotary position embedding.
     pub rope: Rope,
     /// Booleans that rules ask for, as far as the configuration states them.
@@ -59,20 +64,23 @@ const SWITCHES: &[&str] = &["tie_word_embeddings", "attention_bias", "mlp_bias"]
 
 impl ModelConfig {
     /// Reads the configuration. `defaults` are those of its `model_type`; without
-    /// them only what the file states counts, as in the reference.
+    /// them only what the file states counts, as in the reference. `mixes_experts`
+    /// tells whether the architecture has experts.
     pub(crate) fn read(
         config: &JsonObject,
         defaults: Option<&ConfigDefaults>,
+        mixes_experts: bool,
     ) -> Result<Self, Error> {
         let mut config = config.clone();
         let rope = match defaults {
             Some(defaults) => {
                 fill_gaps(&mut config, defaults)?;
-                standard_rope(&config)?
+                standard_rope(&config, defaults)?
             }
             None => stated_rope(&config)?,
         };
-        refuse_experts(&config)?;
+        let (experts, experts_used) =
+            if mixes_experts { read_experts(&config)? } else { refuse_experts(&config)? };
         let size = |key| config.required_integer(key, 1..=LARGEST_SIZE);
         let layers = config.required_integer("num_hidden_layers", 1..=MOST_LAYERS)?;
         let hidden = size("hidden_size")?;
@@ -102,6 +110,8 @@ impl ModelConfig {
             layer_norm_epsilon: layer_norm_epsilon(&config)?,
             tied_embeddings: config.boolean("tie_word_embeddings")?.unwrap_or(false),
             causal: config.boolean("is_causal")?.unwrap_or(true),
+            experts,
+            experts_used,
             rope: Rope::read(&config, &rope)?,
             switches,
         };
@@ -114,7 +124,7 @@ impl ModelConfig {
         self.switches.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
     }
 
-    /// How large a dimension is: below 2^31.
+    /// How large a dimension is: below 2^32.
     pub fn dimension(&self, dimension: Dimension) -> u64 {
         match dimension {
             Dimension::Vocabulary => self.vocabulary,
@@ -123,6 +133,8 @@ impl ModelConfig {
             Dimension::HeadSize => self.head_size,
             Dimension::Queries => self.heads * self.head_size,
             Dimension::KeyValues => self.key_value_heads * self.head_size,
+            Dimension::Experts => self.experts.unwrap_or(0),
+            Dimension::GateAndUp => 2 * self.intermediate,
         }
     }
 
@@ -134,7 +146,6 @@ impl ModelConfig {
             );
             return Err(config.fault("num_key_value_heads", problem));
         }
-        // Then a product of any two dimensions fits 63 bits: all shapes exist.
         if self.heads * self.head_size > LARGEST_SIZE {
             let problem = format!("is {}, too much for {} heads", self.head_size, self.heads);
             return Err(config.fault("head_dim", problem));
@@ -158,7 +169,7 @@ fn fill_gaps(config: &mut JsonObject, defaults: &ConfigDefaults) -> Result<(), E
             config.set_default(key, *number);
         }
     }
-    config.set_default("rms_norm_eps", DEFAULT_RMS_EPSILON);
+    config.set_default("rms_norm_eps", defaults.rms_epsilon);
     let heads = config.required_integer("num_attention_heads", 1..=LARGEST_SIZE)?;
     config.set_default("num_key_value_heads", heads);
     match defaults.head_size {
@@ -185,7 +196,7 @@ fn stated_rope(config: &JsonObject) -> Result<JsonObject, Error> {
 
 /// The rotary parameters in transformers' normal form: the old form goes before
 /// the new one, and every gap is filled.
-fn standard_rope(config: &JsonObject) -> Result<JsonObject, Error> {
+fn standard_rope(config: &JsonObject, defaults: &ConfigDefaults) -> Result<JsonObject, Error> {
     let old_form = config.object("rope_scaling")?.filter(|object| !object.is_empty());
     let mut rope = match old_form {
         Some(rope) => rope,
@@ -193,7 +204,7 @@ fn standard_rope(config: &JsonObject) -> Result<JsonObject, Error> {
             .object("rope_parameters")?
             .unwrap_or_else(|| config.empty_child("rope_parameters")),
     };
-    let theta = config.number("rope_theta")?.unwrap_or(DEFAULT_ROPE_THETA);
+    let theta = config.number("rope_theta")?.unwrap_or(defaults.rope_theta);
     let nested = ["full_attention", "sliding_attention"];
     let is_nested = nested.iter().any(|key| rope.get(key).is_some_and(Value::is_object));
     if !is_nested {
@@ -240,16 +251,36 @@ fn layer_norm_epsilon(config: &JsonObject) -> Result<Option<f64>, Error> {
     Ok(None)
 }
 
-fn refuse_experts(config: &JsonObject) -> Result<(), Error> {
-    for key in ["num_local_experts", "num_experts", "n_routed_experts"] {
+/// Experts of a layer, and how many a token is given to.
+type Experts = (Option<u64>, Option<u64>);
+
+/// The keys that may say how many experts a layer has; the first that is there
+/// counts, as in the reference.
+const EXPERT_KEYS: [&str; 3] = ["num_local_experts", "num_experts", "n_routed_experts"];
+const EXPERTS_USED: &str = "num_experts_per_tok";
+
+fn read_experts(config: &JsonObject) -> Result<Experts, Error> {
+    let key = EXPERT_KEYS.into_iter().find(|key| config.get(key).is_some());
+    // llama.cpp takes one expert for none.
+    let experts = config.required_integer(key.unwrap_or(EXPERT_KEYS[0]), 2..=MOST_EXPERTS)?;
+    Ok((Some(experts), Some(config.required_integer(EXPERTS_USED, 1..=experts)?)))
+}
+
+fn refuse_experts(config: &JsonObject) -> Result<Experts, Error> {
+    for key in EXPERT_KEYS {
         match config.get(key) {
             None => {}
             Some(value) if value.as_u64() == Some(0) => {}
             Some(value) => {
-                let problem = format!("is {}; mixtures of experts are not supported", shown(value));
+                let problem = format!(
+                    "is {}; this architecture is supported without experts only",
+                    shown(value)
+                );
                 return Err(config.fault(key, problem));
             }
         }
     }
-    Ok(())
+    let is_zero = EXPERT_KEYS.iter().any(|key| config.get(key).is_some());
+    let experts = is_zero.then_some(0);
+    Ok((experts, config.integer(EXPERTS_USED, 0..=MOST_EXPERTS)?))
 }

@@ -25,8 +25,10 @@ mod checkpoint;
 mod config;
 mod describe;
 mod error;
+mod experts;
 mod general;
 mod hyperparameters;
+mod recipe;
 mod rope;
 mod row_order;
 mod rules;
@@ -34,11 +36,15 @@ mod rules;
 pub use architecture::{Architecture, ComputedTensor, Model};
 pub use architectures::ARCHITECTURES;
 pub use config::{ConfigDefaults, DefaultHeadSize};
-pub use describe::{ConvertOptions, ModelDescription, TensorOrigin, TensorRecipe, describe};
+pub use describe::{ConvertOptions, ModelDescription, describe};
 pub use error::{Error, TensorFault, TensorFaults};
 pub use hyperparameters::ModelConfig;
 pub use qz_tensor::SideFiles;
 pub use qz_tokenize::VocabularyRules;
+pub use recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
 pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
 pub use row_order::RowOrder;
-pub use rules::{Dimension, LayerIndex, NamePattern, Part, Presence, Role, TensorRule, Transform};
+pub use rules::{
+    Dimension, ExpertIndex, Half, LayerIndex, NameNumbers, NamePattern, Part, Presence, Role,
+    TensorRule, Transform,
+};

@@ -14,6 +14,19 @@ impl fmt::Display for LayerIndex {
     }
 }
 
+/// An expert of a layer, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExpertIndex(pub u32);
+
+/// The numbers in a tensor's name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NameNumbers {
+    /// Its layer.
+    pub layer: Option<LayerIndex>,
+    /// Its expert.
+    pub expert: Option<ExpertIndex>,
+}
+
 /// What a tensor does in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -33,6 +46,7 @@ pub enum Role {
     FeedForwardGate,
     FeedForwardUp,
     FeedForwardDown,
+    ExpertRouter,
     RopeFrequencies,
 }
 
@@ -44,11 +58,13 @@ pub enum Part {
     Bias,
 }
 
-/// A tensor name with at most one `{layer}` in it.
+/// A tensor name with at most one `{layer}` in it, and after that at most one
+/// `{expert}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NamePattern(pub &'static str);
 
 const LAYER: &str = "{layer}";
+const EXPERT: &str = "{expert}";
 
 impl NamePattern {
     /// True if the name contains a layer number.
@@ -64,19 +80,33 @@ impl NamePattern {
         }
     }
 
-    /// If `name` fits, its layer number (`Some(None)` for a pattern without).
-    /// Numbers are plain decimals: `007` and `+7` fit nothing.
-    pub fn matches(self, name: &str) -> Option<Option<LayerIndex>> {
-        let Some((before, after)) = self.0.split_once(LAYER) else {
-            return (name == self.0).then_some(None);
-        };
-        let digits = name.strip_prefix(before)?.strip_suffix(after)?;
-        let canonical = digits == "0" || !digits.starts_with('0');
-        if !canonical || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        Some(Some(LayerIndex(digits.parse().ok()?)))
+    /// The name of an expert's tensor in `layer`.
+    pub fn name_of_expert(self, layer: Option<LayerIndex>, expert: ExpertIndex) -> String {
+        self.name(layer).replacen(EXPERT, &expert.0.to_string(), 1)
     }
+
+    /// If `name` fits, the numbers in it.
+    pub fn matches(self, name: &str) -> Option<NameNumbers> {
+        let Some((before, rest)) = self.0.split_once(LAYER) else {
+            return (name == self.0).then(NameNumbers::default);
+        };
+        let name = name.strip_prefix(before)?;
+        let Some((between, after)) = rest.split_once(EXPERT) else {
+            let layer = Some(LayerIndex(plain_number(name.strip_suffix(rest)?)?));
+            return Some(NameNumbers { layer, expert: None });
+        };
+        let (layer, name) = name.split_once(between)?;
+        let layer = Some(LayerIndex(plain_number(layer)?));
+        let expert = Some(ExpertIndex(plain_number(name.strip_suffix(after)?)?));
+        Some(NameNumbers { layer, expert })
+    }
+}
+
+/// A plain decimal: `007` and `+7` are none.
+fn plain_number(digits: &str) -> Option<u32> {
+    let canonical = digits == "0" || !digits.starts_with('0');
+    let is_number = canonical && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number)
 }
 
 /// A size that `config.json` fixes.
@@ -91,6 +121,10 @@ pub enum Dimension {
     Queries,
     /// Rows of the key and value projections.
     KeyValues,
+    /// Experts of a layer.
+    Experts,
+    /// Rows of a gate and of an up projection behind it.
+    GateAndUp,
 }
 
 impl Dimension {
@@ -103,6 +137,8 @@ impl Dimension {
             Self::HeadSize => "head_dim",
             Self::Queries => "num_attention_heads x head_dim",
             Self::KeyValues => "num_key_value_heads x head_dim",
+            Self::Experts => "num_local_experts",
+            Self::GateAndUp => "2 x intermediate_size",
         }
     }
 }
@@ -130,6 +166,19 @@ pub enum Transform {
     /// embedding pairs row `i` with row `i + half`, llama.cpp's "llama" graph
     /// pairs neighbours (`LlamaModel.permute` in `conversion/llama.py`).
     PairRotaryHalves,
+    /// The matrices of a layer's experts, each a tensor of its own in the
+    /// checkpoint, one behind the other.
+    StackExperts,
+    /// One half of the rows of each matrix in the tensor.
+    TakeHalf(Half),
+}
+
+/// Which rows of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Half {
+    First,
+    Second,
 }
 
 /// One tensor of an architecture.
@@ -143,7 +192,7 @@ pub struct TensorRule {
     pub role: Role,
     /// Weight or bias.
     pub part: Part,
-    /// Its dimensions, outermost first.
+    /// Its dimensions in the checkpoint, outermost first.
     pub shape: &'static [Dimension],
     /// Whether it must be there.
     pub presence: Presence,
@@ -189,8 +238,13 @@ impl TensorRule {
     }
 
     /// The same rule with rotary halves paired.
-    pub const fn paired(mut self) -> Self {
-        self.transform = Transform::PairRotaryHalves;
+    pub const fn paired(self) -> Self {
+        self.transformed(Transform::PairRotaryHalves)
+    }
+
+    /// The same rule with another transform.
+    pub const fn transformed(mut self, transform: Transform) -> Self {
+        self.transform = transform;
         self
     }
 }
@@ -203,7 +257,8 @@ mod tests {
     fn names_match_both_ways() {
         let pattern = NamePattern("model.layers.{layer}.mlp.up_proj.weight");
         let check = |name: &str, expected: Option<u32>| {
-            assert_eq!(pattern.matches(name), expected.map(|n| Some(LayerIndex(n))), "{name}");
+            let found = pattern.matches(name).map(|numbers| (numbers.layer, numbers.expert));
+            assert_eq!(found, expected.map(|n| (Some(LayerIndex(n)), None)), "{name}");
         };
         check("model.layers.0.mlp.up_proj.weight", Some(0));
         check("model.layers.41.mlp.up_proj.weight", Some(41));
@@ -214,7 +269,26 @@ mod tests {
         check("model.layers.4.mlp.up_proj.weight.scale", None);
         check("x.model.layers.4.mlp.up_proj.weight", None);
         assert_eq!(pattern.name(Some(LayerIndex(7))), "model.layers.7.mlp.up_proj.weight");
-        assert_eq!(NamePattern("lm_head.weight").matches("lm_head.weight"), Some(None));
+        let none = NameNumbers::default();
+        assert_eq!(NamePattern("lm_head.weight").matches("lm_head.weight"), Some(none));
         assert_eq!(NamePattern("lm_head.weight").matches("lm_head.bias"), None);
+    }
+
+    #[test]
+    fn names_of_experts_match_both_ways() {
+        let pattern = NamePattern("model.layers.{layer}.experts.{expert}.w1.weight");
+        let check = |name: &str, expected: Option<(u32, u32)>| {
+            let found = pattern.matches(name).map(|numbers| (numbers.layer, numbers.expert));
+            let expected = expected
+                .map(|(layer, expert)| (Some(LayerIndex(layer)), Some(ExpertIndex(expert))));
+            assert_eq!(found, expected, "{name}");
+        };
+        check("model.layers.3.experts.12.w1.weight", Some((3, 12)));
+        check("model.layers.3.experts.012.w1.weight", None);
+        check("model.layers.3.experts..w1.weight", None);
+        check("model.layers.3.experts.1.experts.1.w1.weight", None);
+        check("model.layers.3.experts.w1.weight", None);
+        let name = pattern.name_of_expert(Some(LayerIndex(3)), ExpertIndex(12));
+        assert_eq!(name, "model.layers.3.experts.12.w1.weight");
     }
 }

@@ -66,7 +66,7 @@ pub enum Error {
     Overflow {
         /// File and tensor.
         location: Location,
-        /// The output row.
+        /// The row in the stored tensor.
         row: u64,
         /// The row's largest magnitude.
         largest: f32,

@@ -24,6 +24,7 @@ mod metadata_override;
 mod model;
 mod plan;
 mod planning;
+mod source_rows;
 mod stream;
 mod target;
 mod verify;

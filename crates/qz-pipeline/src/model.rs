@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use qz_models::{ModelDescription, RowOrder, TensorOrigin};
-use qz_tensor::{DataType, Location, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
+use qz_tensor::{DataType, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
 
 use crate::container::Container;
 use crate::error::Error;
@@ -109,6 +109,10 @@ impl Model {
         let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
             source_type: match &recipe.origin {
                 TensorOrigin::Source { tensor, .. } => source.tensors()[tensor.0].data_type,
+                // All slices have the same type: `describe` has checked that.
+                TensorOrigin::Stacked(stack) => {
+                    source.tensors()[stack.locate(0).0.tensor.0].data_type
+                }
                 TensorOrigin::Computed(_) => DataType::F32,
             },
             name: recipe.name,
@@ -166,14 +170,6 @@ impl Model {
     /// Weights over all tensors.
     pub fn weights(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.shape.elements()).sum()
-    }
-
-    /// Where a tensor's bytes lie, for messages; a computed one lies nowhere.
-    pub(crate) fn location(&self, tensor: &ModelTensor, offset: u64) -> Location {
-        match &tensor.origin {
-            TensorOrigin::Source { tensor, .. } => self.source.tensors()[tensor.0].location(offset),
-            TensorOrigin::Computed(_) => Location::file(&self.path).tensor(&tensor.name),
-        }
     }
 
     /// Fails if an input file was written to since it was opened.

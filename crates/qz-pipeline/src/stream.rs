@@ -16,7 +16,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use qz_calib::{Entry, ImportanceMatrix};
 use qz_codec::Codec;
-use qz_models::{RowOrder, TensorOrigin};
+use qz_models::RowOrder;
 use qz_tensor::{DataType, Location, TensorIndex};
 
 use crate::error::Error;
@@ -168,11 +168,7 @@ fn tiles(work: &[Work<'_>]) -> Vec<Tile> {
 
 /// Rows in a tile: whole units of the row order, at least one.
 fn tile_rows(tensor: &ModelTensor) -> u64 {
-    let unit = match &tensor.origin {
-        TensorOrigin::Source { row_order, .. } => row_order.unit(),
-        TensorOrigin::Computed(_) => 1,
-    };
-    let unit = unit.max(1);
+    let unit = tensor.row_order().unit().max(1);
     let rows = TILE_WEIGHTS / tensor.grid().1.max(1);
     (rows / unit).max(1) * unit
 }
@@ -250,17 +246,7 @@ impl Reader<'_> {
         let row_bytes = tensor.row_bytes(tensor.source_type);
         let mut bytes = self.spare.try_recv().unwrap_or_default();
         bytes.resize(row_bytes * to_usize(tile.rows.end - tile.rows.start), 0);
-        match &tensor.origin {
-            TensorOrigin::Source { tensor, .. } => {
-                self.model.source.read(*tensor, tile.rows.start * row_bytes as u64, &mut bytes)?;
-            }
-            TensorOrigin::Computed(values) => {
-                let start = to_usize(tile.rows.start * tensor.grid().1);
-                for (out, value) in bytes.chunks_exact_mut(4).zip(&values[start..]) {
-                    out.copy_from_slice(&value.to_le_bytes());
-                }
-            }
-        }
+        self.model.read_rows(tensor, tile.rows.clone(), &mut bytes)?;
         Ok(bytes)
     }
 }
@@ -357,8 +343,8 @@ impl TileRows<'_> {
     /// The rows as the output wants them. Row orders stay within units, and a
     /// tile holds whole units.
     fn in_output_order(&self, bytes: Vec<u8>, scratch: &mut Scratch) -> Vec<u8> {
-        let TensorOrigin::Source { row_order, .. } = &self.tensor.origin else { return bytes };
-        if *row_order == RowOrder::AsStored {
+        let row_order = self.tensor.row_order();
+        if row_order == RowOrder::AsStored {
             return bytes;
         }
         let row_bytes = self.tensor.row_bytes(self.tensor.source_type);
@@ -377,13 +363,12 @@ impl TileRows<'_> {
         let blocks_per_row = to_usize(self.tensor.grid().1) / data_type.block_elements();
         let row = self.rows.start + (block / blocks_per_row) as u64;
         let block_in_row = (block % blocks_per_row) as u64;
-        let source_row = match &self.tensor.origin {
-            TensorOrigin::Source { row_order, .. } => row_order.source_row(row),
-            TensorOrigin::Computed(_) => row,
-        };
-        let stored = source_row * blocks_per_row as u64 + block_in_row;
+        let source_row = self.tensor.row_order().source_row(row);
         let size = data_type.block_bytes();
-        let location = self.model.location(self.tensor, stored * size as u64);
+        let offset = (source_row * blocks_per_row as u64 + block_in_row) * size as u64;
+        let location = self.model.location(self.tensor, offset);
+        let place = self.model.source_of(self.tensor, offset);
+        let stored = place.map_or(offset, |(_, offset)| offset) / size as u64;
         if data_type.is_block() {
             return Err(Error::NonFiniteBlock { location, block: stored, data_type });
         }
@@ -462,11 +447,14 @@ impl TileRows<'_> {
     }
 
     fn overflow(&self, row_in_tile: usize, data_type: DataType, weights: &[f32]) -> Error {
-        let location: Location = self.model.location(self.tensor, 0);
+        let stored = self.tensor.row_order().source_row(self.rows.start + row_in_tile as u64);
+        let row_bytes = self.tensor.row_bytes(self.tensor.source_type) as u64;
+        let location: Location = self.model.location(self.tensor, stored * row_bytes);
+        let place = self.model.source_of(self.tensor, stored * row_bytes);
         let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
         Error::Overflow {
             location: Location { offset: None, ..location },
-            row: self.rows.start + row_in_tile as u64,
+            row: place.map_or(stored, |(_, offset)| offset / row_bytes.max(1)),
             largest,
             data_type,
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qz_codec::{Codec, codec_for};
-use qz_models::{RowOrder, TensorOrigin};
+use qz_models::RowOrder;
 use qz_plan::FileType;
 use qz_tensor::{DataType, Diagnose};
 use rayon::prelude::*;
@@ -243,10 +243,7 @@ fn check_tensor(
 
 /// Row ranges that hold whole units of the source's row order.
 fn parts(tensor: &ModelTensor, original: Option<&ModelTensor>) -> Vec<Range<u64>> {
-    let unit = match original.map(|original| &original.origin) {
-        Some(TensorOrigin::Source { row_order, .. }) => row_order.unit().max(1),
-        _ => 1,
-    };
+    let unit = original.map_or(1, |original| original.row_order().unit().max(1));
     let (rows, columns) = tensor.grid();
     let step = (PART_WEIGHTS / columns.max(1) / unit).max(1) * unit;
     (0..rows.div_ceil(step)).map(|part| part * step..rows.min((part + 1) * step)).collect()
@@ -262,27 +259,22 @@ fn decode_rows(
     let columns = to_usize(tensor.grid().1);
     let count = to_usize(rows.end - rows.start);
     let row_bytes = tensor.row_bytes(tensor.source_type);
-    let (index, row_order) = match &tensor.origin {
-        TensorOrigin::Computed(values) => {
-            let start = to_usize(rows.start) * columns;
-            return Ok(values[start..start + count * columns].to_vec());
-        }
-        TensorOrigin::Source { tensor, row_order } => (*tensor, row_order),
-    };
     let mut bytes = vec![0; count * row_bytes];
-    model.source.read(index, rows.start * row_bytes as u64, &mut bytes)?;
+    model.read_rows(tensor, rows.clone(), &mut bytes)?;
     if let Some(block) = codec.first_non_finite_block(&bytes) {
         let offset =
             rows.start * row_bytes as u64 + (block * tensor.source_type.block_bytes()) as u64;
+        let stored = model.source_of(tensor, offset).map_or(offset, |(_, offset)| offset);
         return Err(Error::NonFiniteBlock {
             location: model.location(tensor, offset),
-            block: offset / tensor.source_type.block_bytes() as u64,
+            block: stored / tensor.source_type.block_bytes() as u64,
             data_type: tensor.source_type,
         });
     }
     let mut stored = vec![0.0; count * columns];
     codec.decode(&bytes, &mut stored);
-    if *row_order == RowOrder::AsStored {
+    let row_order = tensor.row_order();
+    if row_order == RowOrder::AsStored {
         return Ok(stored);
     }
     let source_row = |row| to_usize(row_order.source_row(row) - rows.start);

@@ -5,7 +5,7 @@ use qz_tokenize::VocabularyRules;
 
 use super::decoder;
 use crate::architecture::{Architecture, ComputedTensor, Model};
-use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::{Role, TensorRule};
@@ -47,6 +47,8 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
         ("max_position_embeddings", 2048),
     ],
     head_size: DefaultHeadSize::Quotient,
+    rms_epsilon: DEFAULT_RMS_EPSILON,
+    rope_theta: DEFAULT_ROPE_THETA,
 };
 
 impl Architecture for Llama {

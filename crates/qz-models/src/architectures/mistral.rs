@@ -6,7 +6,7 @@ use qz_tokenize::VocabularyRules;
 
 use super::llama::{self, Llama};
 use crate::architecture::{Architecture, ComputedTensor, Model};
-use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::TensorRule;
@@ -26,6 +26,8 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
         ("max_position_embeddings", 131_072),
     ],
     head_size: DefaultHeadSize::Quotient,
+    rms_epsilon: DEFAULT_RMS_EPSILON,
+    rope_theta: DEFAULT_ROPE_THETA,
 };
 
 impl Architecture for Mistral {

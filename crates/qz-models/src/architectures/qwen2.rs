@@ -5,7 +5,7 @@ use qz_tensor::Metadata;
 
 use super::{decoder, pooling};
 use crate::architecture::{Architecture, Model};
-use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize};
 use crate::error::Error;
 use crate::rules::TensorRule;
 
@@ -42,6 +42,8 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
         ("max_position_embeddings", 32_768),
     ],
     head_size: DefaultHeadSize::Implied,
+    rms_epsilon: DEFAULT_RMS_EPSILON,
+    rope_theta: DEFAULT_ROPE_THETA,
 };
 
 impl Architecture for Qwen2 {

@@ -12,4 +12,4 @@ mod size_label;
 pub(crate) use authorship::Authorship;
 pub(crate) use card::read_card;
 pub(crate) use sampling::write_sampling;
-pub(crate) use size_label::size_label;
+pub(crate) use size_label::ParameterCount;

@@ -1,8 +1,51 @@
 //! `general.size_label` from the number of weights.
 
+use crate::recipe::TensorRecipe;
+
+/// How many weights a model has (`get_total_parameter_count` in
+/// `gguf-py/gguf/gguf_writer.py`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ParameterCount {
+    pub(crate) total: u64,
+    /// Those outside of experts.
+    shared: u64,
+    /// Those of the first, second, ... expert of all layers.
+    of_one_expert: u64,
+    /// Experts of a layer; 0 in a model without.
+    experts: u64,
+}
+
+impl ParameterCount {
+    /// Counts them; `None` if there are too many to count.
+    pub(crate) fn of(tensors: &[TensorRecipe]) -> Option<Self> {
+        let mut count = Self::default();
+        for tensor in tensors {
+            let elements = tensor.shape.elements();
+            count.total = count.total.checked_add(elements)?;
+            match tensor.shape.dimensions() {
+                [experts, _, _] if tensor.name.contains("_exps.") => {
+                    count.experts = *experts;
+                    count.of_one_expert += elements.checked_div(*experts).unwrap_or(0);
+                }
+                _ => count.shared += elements,
+            }
+        }
+        Some(count)
+    }
+
+    /// The size, or that of a model with one expert a layer and their number
+    /// before it (`size_label` in `gguf-py/gguf/utility.py`).
+    pub(crate) fn label(&self) -> String {
+        match self.experts {
+            0 => size_label(self.total),
+            experts => format!("{experts}x{}", size_label(self.shared + self.of_one_expert)),
+        }
+    }
+}
+
 /// Two significant digits or more, with the largest fitting suffix
 /// (`model_weight_count_rounded_notation` in `gguf-py/gguf/utility.py`).
-pub(crate) fn size_label(parameters: u64) -> String {
+fn size_label(parameters: u64) -> String {
     let parameters = parameters as f64;
     let (scaled, suffix) = if parameters > 1e12 {
         (parameters * 1e-12, "T")
@@ -43,5 +86,16 @@ mod tests {
         check(8_030_261_248, "8.0B");
         check(70_553_706_496, "71B");
         check(1_026_000_000_000, "1.0T");
+    }
+
+    #[test]
+    fn experts_are_a_factor() {
+        let count = ParameterCount {
+            total: 46_702_792_704,
+            shared: 1_605_640_192,
+            of_one_expert: 5_637_144_576,
+            experts: 8,
+        };
+        assert_eq!(count.label(), "8x7.2B");
     }
 }

@@ -43,6 +43,10 @@ fn shown(value: &Value) -> (&'static str, Json) {
         Value::Bool(value) => ("bool", json!(value)),
         Value::String(value) => ("string", json!(value)),
         Value::Array(Array::String(values)) => ("array of string", json!(values)),
+        Value::Array(Array::F32(values)) => {
+            let values: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+            ("array of float32", json!(values))
+        }
         Value::Array(Array::I32(values)) => ("array of int32", json!(values)),
         other => panic!("unexpected {:?}", other.kind()),
     }
@@ -53,6 +57,10 @@ fn tensor(recipe: &TensorRecipe) -> Json {
     let dimensions = recipe.shape.dimensions();
     let column: Vec<f64> = match &recipe.origin {
         TensorOrigin::Computed(values) => values.iter().map(|value| f64::from(*value)).collect(),
+        TensorOrigin::Stacked(stack) => {
+            let rows = dimensions[0] * dimensions[1];
+            (0..rows).map(|row| stack.locate(row).0.first_row as f64).collect()
+        }
         TensorOrigin::Source { row_order, .. } => {
             (0..dimensions[0]).map(|row| row_order.source_row(row) as f64).collect()
         }
@@ -71,6 +79,11 @@ fn mistral() {
 }
 
 #[test]
+fn mixtral_with_six_experts() {
+    check("Mixtral-tiny-v0.1");
+}
+
+#[test]
 fn qwen_2() {
     check("Qwen2-tiny");
 }
@@ -78,6 +91,65 @@ fn qwen_2() {
 #[test]
 fn qwen_3() {
     check("qwen3");
+}
+
+/// The tensors that a stack takes rows from, with the first row of each run.
+fn slices(tensors: &[TensorRecipe], name: &str) -> Vec<(usize, u64)> {
+    let recipe = tensors.iter().find(|tensor| tensor.name == name).expect("a tensor");
+    match &recipe.origin {
+        TensorOrigin::Stacked(stack) => {
+            stack.slices().iter().map(|slice| (slice.tensor.0, slice.first_row)).collect()
+        }
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn experts_come_from_their_own_tensors() {
+    let checkpoint = Checkpoint::load("Mixtral-tiny-v0.1");
+    let description = checkpoint.describe().expect("described");
+    for (gguf, hugging_face) in [("gate", "w1"), ("down", "w2"), ("up", "w3")] {
+        let found = slices(&description.tensors, &format!("blk.0.ffn_{gguf}_exps.weight"));
+        let names: Vec<&str> =
+            found.iter().map(|(tensor, _)| checkpoint.tensors[*tensor].0.as_str()).collect();
+        let expected: Vec<String> = (0..6)
+            .map(|expert| {
+                format!("model.layers.0.block_sparse_moe.experts.{expert}.{hugging_face}.weight")
+            })
+            .collect();
+        assert_eq!(names, expected);
+        assert!(found.iter().all(|(_, first_row)| *first_row == 0));
+    }
+}
+
+#[test]
+fn fused_experts_are_cut_in_halves() {
+    let mut checkpoint = Checkpoint::load("Mixtral-tiny-v0.1");
+    checkpoint.tensors.retain(|(name, _)| !name.contains("block_sparse_moe"));
+    let fused = checkpoint.tensors.len();
+    for (name, shape) in [
+        ("experts.gate_up_proj", vec![6, 16, 16]),
+        ("experts.down_proj", vec![6, 16, 8]),
+        ("gate.weight", vec![6, 16]),
+    ] {
+        checkpoint.tensors.push((format!("model.layers.0.mlp.{name}"), shape));
+    }
+    let description = checkpoint.describe().expect("described");
+    let runs = |skipped: u64| (0..6).map(|expert| (fused, expert * 16 + skipped)).collect();
+    let halves: [Vec<(usize, u64)>; 2] = [runs(0), runs(8)];
+    assert_eq!(slices(&description.tensors, "blk.0.ffn_gate_exps.weight"), halves[0]);
+    assert_eq!(slices(&description.tensors, "blk.0.ffn_up_exps.weight"), halves[1]);
+    let names = |description: &qz_models::ModelDescription| {
+        let mut names: Vec<(String, Vec<u64>)> = description
+            .tensors
+            .iter()
+            .map(|tensor| (tensor.name.clone(), tensor.shape.dimensions().to_vec()))
+            .collect();
+        names.sort();
+        names
+    };
+    let plain = Checkpoint::load("Mixtral-tiny-v0.1").describe().expect("described");
+    assert_eq!(names(&description), names(&plain));
 }
 
 #[test]

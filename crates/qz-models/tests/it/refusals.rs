@@ -46,7 +46,11 @@ fn config_numbers_have_ranges() {
     check("rms_norm_eps", json!(1e300), "is 1e+300, expected a finite number");
     check("max_position_embeddings", json!(0), "is 0, expected an integer from 1");
     check("attention_bias", json!("no"), "is \"no\", expected true or false");
-    check("num_local_experts", json!(8), "is 8; mixtures of experts are not supported");
+    check(
+        "num_local_experts",
+        json!(8),
+        "is 8; this architecture is supported without experts only",
+    );
     check("rope_scaling", json!(3), "is 3, expected an object");
     check("architectures", json!([]), "names no class");
     check("architectures", json!("Llama"), "is \"Llama\", expected a list of class names");
@@ -87,7 +91,7 @@ fn files_that_are_missing_or_broken() {
         &with("architectures", json!(["T5ForConditionalGeneration"])),
         "unsupported-architecture",
         "\"T5ForConditionalGeneration\" is not supported; supported are LlamaForCausalLM, \
-         MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
+         MistralForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
     );
 }
 

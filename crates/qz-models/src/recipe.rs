@@ -1,0 +1,99 @@
+//! What a tensor of the GGUF file is, and which rows of the checkpoint it takes.
+
+use qz_tensor::{Shape, TensorIndex};
+
+use crate::row_order::RowOrder;
+use crate::rules::{LayerIndex, Part, Role};
+
+/// A tensor of the GGUF file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorRecipe {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub role: Role,
+    /// Whether it is the role's weight or its bias.
+    pub part: Part,
+    /// Its layer.
+    pub layer: Option<LayerIndex>,
+    /// Its dimensions, outermost first.
+    pub shape: Shape,
+    /// Where its values come from.
+    pub origin: TensorOrigin,
+}
+
+/// Where a tensor's values come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorOrigin {
+    /// From one tensor of the checkpoint.
+    Source {
+        /// Which: its place in the list that `describe` was given.
+        tensor: TensorIndex,
+        /// In which order its rows are written.
+        row_order: RowOrder,
+    },
+    /// From runs of rows that lie in several places, in their order.
+    Stacked(StackedRows),
+    /// From the configuration; always written as `F32`.
+    Computed(Vec<f32>),
+}
+
+/// Runs of rows, all equally long, one behind the other. Their tensors have the
+/// same element type and the same columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackedRows {
+    /// Rows of each run; at least 1.
+    rows: u64,
+    /// Where they begin; at least one.
+    slices: Vec<RowSlice>,
+}
+
+/// Where a run of rows begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowSlice {
+    /// The tensor of the checkpoint.
+    pub tensor: TensorIndex,
+    /// The first of its rows.
+    pub first_row: u64,
+}
+
+impl StackedRows {
+    /// Runs of `rows` rows each; `None` if there are none.
+    pub fn new(rows: u64, slices: Vec<RowSlice>) -> Option<Self> {
+        (rows > 0 && !slices.is_empty()).then_some(Self { rows, slices })
+    }
+
+    /// Where each run begins.
+    pub fn slices(&self) -> &[RowSlice] {
+        &self.slices
+    }
+
+    /// Where row `row` of the whole lies, and how many rows of its run there are
+    /// from it on. A row past the end is taken for one of the last run.
+    pub fn locate(&self, row: u64) -> (RowSlice, u64) {
+        let last = self.slices.len().saturating_sub(1);
+        let run = usize::try_from(row / self.rows).unwrap_or(last).min(last);
+        let within = row - run as u64 * self.rows;
+        let RowSlice { tensor, first_row } = self.slices[run];
+        let slice = RowSlice { tensor, first_row: first_row + within };
+        (slice, self.rows.saturating_sub(within))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_stack_have_a_place() {
+        let slice = |tensor, first_row| RowSlice { tensor: TensorIndex(tensor), first_row };
+        let stack = StackedRows::new(3, vec![slice(7, 0), slice(2, 10)]).expect("rows");
+        let check = |row: u64, expected: (RowSlice, u64)| assert_eq!(stack.locate(row), expected);
+        check(0, (slice(7, 0), 3));
+        check(2, (slice(7, 2), 1));
+        check(3, (slice(2, 10), 3));
+        check(5, (slice(2, 12), 1));
+        assert_eq!(StackedRows::new(0, vec![slice(0, 0)]), None);
+        assert_eq!(StackedRows::new(1, Vec::new()), None);
+    }
+}
