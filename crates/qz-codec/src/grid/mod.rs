@@ -15,18 +15,22 @@
 //! - values are linear in the unit's parameters, with [`Grid::basis`] as columns.
 //! - units that [`Grid::fit`], [`Grid::set_parameters`] and [`Grid::group_steps`]
 //!   give can be packed as they are.
+//!
+//! [`rounding`] encodes and decodes with any grid and no method: integers and scaled
+//! NVFP4, which are no element types, have no other encoder.
 
 mod families;
 mod level_grid;
 mod levels;
 mod packing;
 mod polish;
+pub mod rounding;
 mod search;
 mod types;
 
 use qz_tensor::DataType;
 
-pub use families::float_scaled::scaled_nvfp4;
+pub use families::float_scaled::{nvfp4_tensor_scale, scaled_nvfp4};
 pub use families::integer::{IntegerFormat, integers};
 pub use types::{
     Code, Emphasis, EmphasisRule, FitProblem, GridSpec, GroupIndex, LaneIndex, MOST_GROUPS,

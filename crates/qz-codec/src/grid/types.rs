@@ -111,6 +111,16 @@ impl<'a> Rows<'a> {
         Self::new(values, columns, columns)
     }
 
+    /// Some columns of all rows.
+    ///
+    /// # Panics
+    /// If the rows do not have these columns.
+    pub fn slice(&self, first: usize, columns: usize) -> Rows<'a> {
+        assert!(first + columns <= self.columns, "no such columns");
+        let values = self.values.get(first..).unwrap_or_default();
+        Rows::new(values, self.stride, columns)
+    }
+
     /// How many rows there are.
     pub fn count(&self) -> usize {
         self.values.len().div_ceil(self.stride)

@@ -5,5 +5,6 @@ mod data;
 mod driver;
 mod factor;
 mod properties;
+mod rounding;
 mod subjects;
 mod table;

@@ -70,7 +70,7 @@ fn half(block: &[u8], offset: usize) -> f32 {
     f32_from_f16(u16::from_le_bytes([block[offset], block[offset + 1]]))
 }
 
-fn nvfp4(block: &[u8], at: usize, tensor_scale: f32) -> f32 {
+pub(crate) fn nvfp4(block: &[u8], at: usize, tensor_scale: f32) -> f32 {
     let (group, within) = (at / 16, at % 16);
     let byte = block[group];
     let mantissa = f64::from(byte & 7);
@@ -83,7 +83,7 @@ fn nvfp4(block: &[u8], at: usize, tensor_scale: f32) -> f32 {
     f32::from(E2M1[usize::from(code)]) * ((scale * 0.5) as f32 * tensor_scale)
 }
 
-fn integer(block: &[u8], at: usize, bits: usize) -> f32 {
+pub(crate) fn integer(block: &[u8], at: usize, bits: usize) -> f32 {
     let bit = |number: usize| u32::from(block[number / 8] >> (number % 8) & 1);
     let code: u32 = (0..bits).map(|number| bit(at * bits + number) << number).sum();
     let (scale, zero) = block.split_at(block.len() - 1);

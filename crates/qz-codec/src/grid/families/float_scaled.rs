@@ -149,3 +149,30 @@ pub fn scaled_nvfp4(tensor_scale: f32) -> impl Grid {
     grid.spec.data_type = None;
     grid
 }
+
+/// The scale of a tensor for [`scaled_nvfp4`]: with it the largest weight is E2M1's
+/// largest number, 6, times E4M3's, 448, so that the groups' scales use all of E4M3's
+/// range. ModelOpt stores this number (`NVFP4QTensor.get_weights_scaling_factor_2`:
+/// `amax / (6.0 * 448.0)`), compressed-tensors its inverse (`generate_gparam`:
+/// `448 * 6 / amax`).
+///
+/// Tensors that a runtime multiplies as one (q, k and v; gate and up) have to share a
+/// scale (llm-compressor, `update_fused_layer_weight_global_scales`): give the largest
+/// of their magnitudes. The largest of their scales is not the same, since a tensor of
+/// zeros has the scale 1.
+///
+/// The scale, its inverse and the grid's values are finite, and the first two not
+/// subnormal: for very small weights the scale stays at the least normal number, and
+/// the groups' scales become smaller instead.
+pub fn nvfp4_tensor_scale(largest_magnitude: f32) -> f32 {
+    const LARGEST_FLOAT: f32 = 6.0;
+    const LARGEST_SCALE: f32 = 448.0;
+    if largest_magnitude.is_nan() || largest_magnitude <= 0.0 {
+        return 1.0;
+    }
+    let scale = largest_magnitude.min(f32::MAX) / (LARGEST_FLOAT * LARGEST_SCALE);
+    // As decoding multiplies, with halved scales and doubled floats.
+    let largest_value = scale * (LARGEST_SCALE / 2.0) * (LARGEST_FLOAT * 2.0);
+    let scale = if largest_value.is_finite() { scale } else { scale.next_down() };
+    scale.max(f32::MIN_POSITIVE)
+}
