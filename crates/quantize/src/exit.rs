@@ -73,6 +73,11 @@ fn rule_of(error: &anyhow::Error) -> Option<&'static str> {
     error.downcast_ref::<Error>().map(|error| error.diagnosis().rule)
 }
 
+/// Our own errors say their causes themselves; of others the whole chain is said.
+fn message(error: &anyhow::Error) -> String {
+    if error.is::<Error>() { error.to_string() } else { format!("{error:#}") }
+}
+
 fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
     let code = code_of(error);
     let broken_pipe = error.chain().any(|cause| {
@@ -95,12 +100,12 @@ fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
                 "tensor": location.and_then(|location| location.tensor.as_ref()),
                 "offset": location.and_then(|location| location.offset),
                 "rule": diagnosis.as_ref().map(|diagnosis| diagnosis.rule),
-                "message": format!("{error:#}"),
+                "message": message(error),
             },
         });
         println!("{report}");
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", message(error));
     if rule_of(error) == Some("output-exists") {
         eprintln!("hint: --force replaces it");
     }

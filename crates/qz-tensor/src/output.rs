@@ -116,8 +116,11 @@ impl StagedFile {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => result.map_err(io_error(&folder, "create the folder"))?,
         }
-        let lock = take_lock(target, &folder.join("lock"))?;
-        let staged = Self::open_data(target, folder.clone(), size, fingerprint, lock);
+        let lock_path = folder.join("lock");
+        let lock = take_lock(target, &lock_path)?;
+        let staged = name_holder(&lock)
+            .map_err(io_error(&lock_path, "write"))
+            .and_then(|()| Self::open_data(target, folder.clone(), size, fingerprint, lock));
         if staged.is_err() {
             // The folder is ours: the lock is held.
             let _ = fs::remove_dir_all(&folder);
@@ -313,10 +316,13 @@ fn take_lock(target: &Path, path: &Path) -> Result<File, OutputError> {
         }
         Err(TryLockError::Error(source)) => return Err(io_error(path, "lock")(source)),
     }
-    lock.set_len(0)
-        .and_then(|()| write!(lock, "{}", std::process::id()))
-        .map_err(io_error(path, "write"))?;
     Ok(lock)
+}
+
+/// Writes who holds the lock, for those who do not get it.
+fn name_holder(mut lock: &File) -> io::Result<()> {
+    lock.set_len(0)?;
+    write!(lock, "{}", std::process::id())
 }
 
 /// The records of a journal that was begun for `fingerprint`. A last line
