@@ -23,7 +23,7 @@ fn record(checkpoint: &Path, name: &str) -> Json {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// Name to type, shape and digest, as the golden files hold them. The reference

@@ -2,7 +2,6 @@
 //! multiplied with each of its columns.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use qz_tensor::{FileError, Location, SourceFile};
@@ -177,10 +176,7 @@ fn digest(file: &SourceFile) -> Result<String, FileError> {
         digest.update(&bytes[..length]);
         start += length as u64;
     }
-    Ok(digest.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    }))
+    Ok(format!("{:x}", digest.finalize()))
 }
 
 #[cfg(test)]

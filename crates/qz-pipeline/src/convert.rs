@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufSink;
 use qz_plan::Assignment;
-use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorSink};
+use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, TargetPlan, importance_of, plan_all};
-use crate::stream::{self, Cancel, Importance, Step, Work, index};
+use crate::stream::{self, Cancel, Importance, Step, Work};
 use crate::target::Target;
 
 /// One artifact to write.
@@ -114,7 +114,7 @@ pub fn convert(
     let outcome = stream::run(model, &work, options.threads, cancel, |step| match step {
         Step::Piece(piece) => {
             let sink = &mut sinks.sinks[piece.output];
-            Ok(sink.put(index(positions[piece.work]), piece.offset, &piece.bytes)?)
+            Ok(sink.put(TensorIndex(positions[piece.work]), piece.offset, &piece.bytes)?)
         }
         Step::TileDone { work: position, weights, is_last } => {
             observer.observe(Event::Advanced { weights });
@@ -209,7 +209,7 @@ impl Sinks {
     fn complete(&mut self, position: usize, work: &Work<'_>) {
         for (sink, wanted) in self.sinks.iter_mut().zip(&work.wanted) {
             if wanted.is_some() {
-                sink.record_complete(index(position));
+                sink.record_complete(TensorIndex(position));
             }
         }
     }
@@ -331,9 +331,5 @@ fn fingerprint(
     if let Some(matrix) = &options.importance {
         let _ = writeln!(text, "importance {}", matrix.digest());
     }
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    format!("{:x}", Sha256::digest(text.as_bytes()))
 }

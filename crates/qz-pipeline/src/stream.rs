@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use qz_calib::{Entry, ImportanceMatrix};
 use qz_codec::Codec;
 use qz_models::RowOrder;
-use qz_tensor::{DataType, Location, TensorIndex};
+use qz_tensor::{DataType, Location};
 
 use crate::error::Error;
 use crate::model::{Model, ModelTensor, to_usize};
@@ -469,9 +469,4 @@ fn row_past_searches(weights: &[f32], columns: usize, wanted: DataType) -> Optio
         |row: &[f32]| row.iter().fold(0.0f32, |most, weight| most.max(weight.abs())) > LARGEST;
     let searched = wanted.is_block() && past(weights);
     searched.then(|| weights.chunks(columns).position(past)).flatten()
-}
-
-/// The position of a tensor in an output, for readability at the call.
-pub(crate) fn index(position: usize) -> TensorIndex {
-    TensorIndex(position)
 }
