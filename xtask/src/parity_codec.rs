@@ -21,7 +21,7 @@ use inputs::{IMPORTANCE, Kind, Random, WEIGHTS};
 /// columns, importance; returns the bytes written.
 type QuantizeChunk =
     unsafe extern "C" fn(u32, *const f32, *mut c_void, i64, i64, i64, *const f32) -> usize;
-/// `quantize_row_q8_K_ref` (ggml-quants.h): weights, blocks, elements.
+/// `quantize_row_*_ref` (ggml-quants.h): weights, blocks, elements.
 type QuantizeRow = unsafe extern "C" fn(*const f32, *mut c_void, i64);
 /// `dequantize_row_*` (ggml-quants.h): blocks, output, elements.
 type Dequantize = unsafe extern "C" fn(*const c_void, *mut f32, i64);
@@ -29,7 +29,6 @@ type Dequantize = unsafe extern "C" fn(*const c_void, *mut f32, i64);
 struct Reference {
     library: Library,
     quantize_chunk: QuantizeChunk,
-    quantize_q8_k: QuantizeRow,
 }
 
 impl Reference {
@@ -40,30 +39,35 @@ impl Reference {
             .with_context(|| format!("cannot load {}", path.display()))?;
         // SAFETY: the declaration above is that of ggml.h.
         let quantize_chunk = unsafe { *library.get::<QuantizeChunk>(b"ggml_quantize_chunk\0")? };
+        Ok(Self { library, quantize_chunk })
+    }
+
+    /// The library's function for a type of activations, that no chunk can have.
+    fn activations(&self, data_type: DataType) -> anyhow::Result<Option<QuantizeRow>> {
+        let symbol: &[u8] = match data_type.name() {
+            "Q8_1" => b"quantize_row_q8_1_ref",
+            "Q8_K" => b"quantize_row_q8_K_ref",
+            _ => return Ok(None),
+        };
         // SAFETY: the declaration above is that of ggml-quants.h.
-        let quantize_q8_k = unsafe { *library.get::<QuantizeRow>(b"quantize_row_q8_K_ref\0")? };
-        Ok(Self { library, quantize_chunk, quantize_q8_k })
+        Ok(Some(*unsafe { self.library.get::<QuantizeRow>(symbol)? }))
     }
 
     fn encode(
         &self,
         id: GgmlTypeId,
+        activations: Option<QuantizeRow>,
         weights: &[f32],
         columns: usize,
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) {
-        if DataType::from_ggml(id) == Some(DataType::Q8_K) {
-            // A type of activations, that no chunk can have. The sums of a zero block
-            // are left as they were.
+        if let Some(quantize) = activations {
+            // The sums of a zero block of Q8_K are left as they were.
             out.fill(0);
             // SAFETY: `out` has the bytes of all weights.
             unsafe {
-                (self.quantize_q8_k)(
-                    weights.as_ptr(),
-                    out.as_mut_ptr().cast(),
-                    weights.len() as i64,
-                );
+                quantize(weights.as_ptr(), out.as_mut_ptr().cast(), weights.len() as i64);
             }
             return;
         }
@@ -88,10 +92,11 @@ impl Reference {
         assert_eq!(written, out.len());
     }
 
-    /// The library's decoder; none for F32, which it does not need.
+    /// The library's decoder; none for F32, which needs none, and for Q8_1, which it
+    /// only multiplies.
     fn decoder(&self, data_type: DataType) -> anyhow::Result<Option<Dequantize>> {
         let symbol = match data_type.name() {
-            "F32" => return Ok(None),
+            "F32" | "Q8_1" => return Ok(None),
             "F16" => "ggml_fp16_to_fp32_row".to_owned(),
             "BF16" => "ggml_bf16_to_fp32_row".to_owned(),
             name => format!("dequantize_row_{}", name.to_lowercase().replace("_k", "_K")),
@@ -116,6 +121,7 @@ struct Comparison<'a> {
     reference: &'a Reference,
     codec: &'static dyn Codec,
     id: GgmlTypeId,
+    activations: Option<QuantizeRow>,
     decoder: Option<Dequantize>,
 }
 
@@ -132,7 +138,8 @@ pub(crate) fn run(library: &Path, rounds: u64) -> anyhow::Result<()> {
         let data_type = codec.spec().data_type;
         let id = data_type.spec().ggml.context("a type without a GGUF id")?;
         let decoder = reference.decoder(data_type)?;
-        let comparison = Comparison { reference: &reference, codec, id, decoder };
+        let activations = reference.activations(data_type)?;
+        let comparison = Comparison { reference: &reference, codec, id, activations, decoder };
         for weights in WEIGHTS {
             for importance in importance_kinds(codec) {
                 let count = comparison.inputs(weights, importance, rounds);
@@ -229,7 +236,8 @@ impl Comparison<'_> {
         let size = weights.len() / data_type.block_elements() * data_type.block_bytes();
         let (mut ours, mut theirs) = (vec![0xa5; size], vec![0x5a; size]);
         self.codec.encode(weights, columns, importance, &mut ours);
-        self.reference.encode(self.id, weights, columns, importance, &mut theirs);
+        let (id, activations) = (self.id, self.activations);
+        self.reference.encode(id, activations, weights, columns, importance, &mut theirs);
         count.encoded += different_chunks(&ours, &theirs, data_type.block_bytes());
         self.compare_decoders(&theirs, count);
     }
@@ -310,11 +318,12 @@ fn time_encoders(
     let weights = inputs::values(bell, 1, ROWS * COLUMNS);
     let importance = importance.map(|kind| inputs::values(kind, 2, COLUMNS));
     let importance = importance.as_deref();
+    let activations = reference.activations(data_type)?;
     out.resize(weights.len() / data_type.block_elements() * data_type.block_bytes(), 0);
     let mut theirs = out.clone();
     Ok(time_pairs(
         || codec.encode(&weights, COLUMNS, importance, out),
-        || reference.encode(id, &weights, COLUMNS, importance, &mut theirs),
+        || reference.encode(id, activations, &weights, COLUMNS, importance, &mut theirs),
     ))
 }
 

@@ -54,10 +54,22 @@ TYPES = {
     "NVFP4": (40, 64, 36, "dequantize_row_nvfp4"),
     "Q8_K": (15, 256, 292, "dequantize_row_q8_K"),
     "IQ3_XXS": (18, 256, 98, "dequantize_row_iq3_xxs"),
+    "Q8_1": (9, 32, 36, "dequantize_row_q8_0"),
+    "Q1_0": (41, 128, 18, "dequantize_row_q1_0"),
+    "Q2_0": (42, 64, 18, "dequantize_row_q2_0"),
 }
 
 # Types whose encoders do not look at importance.
-IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K".split()
+IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K Q8_1 Q1_0 Q2_0".split()
+
+# Types of activations, that no chunk can have.
+ACTIVATIONS = {"Q8_K": "quantize_row_q8_K_ref", "Q8_1": "quantize_row_q8_1_ref"}
+
+
+def without_sums(encoded):
+    """Blocks of Q8_1, which has no dequantizer, as blocks of Q8_0."""
+    data = bytes(encoded)
+    return b"".join(data[at : at + 2] + data[at + 4 : at + 36] for at in range(0, len(data), 36))
 
 
 class Random:
@@ -197,10 +209,10 @@ def run(path, name, kind, importance, seed, rows, columns):
     weights = values(WEIGHTS[kind], seed, count)
     matrix = None if importance == "none" else values(IMPORTANCE[importance], seed + 1, columns)
     encoded = (ctypes.c_uint8 * (count // block * block_bytes))()
-    if name == "Q8_K":
-        # A type of activations, that no chunk can have.
-        library.quantize_row_q8_K_ref.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        library.quantize_row_q8_K_ref(weights, encoded, count)
+    if name in ACTIVATIONS:
+        function = getattr(library, ACTIVATIONS[name])
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        function(weights, encoded, count)
     else:
         library.ggml_quantize_chunk(ggml_type, weights, encoded, 0, rows, columns, matrix)
     decoded = (ctypes.c_float * count)()
@@ -209,7 +221,7 @@ def run(path, name, kind, importance, seed, rows, columns):
     else:
         function = getattr(library, dequantizer)
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        function(encoded, decoded, count)
+        function(without_sums(encoded) if name == "Q8_1" else encoded, decoded, count)
     print(f"{bytes(encoded).hex()} {digest(decoded):016x}")
 
 

@@ -7,12 +7,13 @@
 
 use qz_tensor::DataType;
 
-use crate::block::first_non_finite_scale;
+use crate::block::{first_non_finite_scale, largest_magnitude, set_half_at};
 use crate::codec::{Codec, CodecSpec, ImportanceUse};
 use crate::number::{ROUNDING_OFFSET, f16_from_f32, f32_from_f16, truncate_to_i8};
 
 const ELEMENTS: usize = 32;
-const BYTES: usize = 2 + ELEMENTS;
+const LEVELS: usize = 2;
+const BYTES: usize = LEVELS + ELEMENTS;
 
 pub(crate) struct Q8_0;
 
@@ -65,37 +66,23 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
 /// ggml-quants.c, `quantize_row_q8_0_ref`.
 #[inline(always)]
 fn encode_block(weights: &[f32; ELEMENTS], block: &mut [u8; BYTES]) {
-    let scale = largest_magnitude(weights) / 127.0;
-    let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-    let [low, high, levels @ ..] = block;
-    [*low, *high] = f16_from_f32(scale).to_le_bytes();
-    let levels = levels.iter_mut().zip(weights);
-    if inverse == f32::INFINITY {
-        // The scale is subnormal.
-        for (level, weight) in levels {
-            *level = truncate_to_i8((weight * inverse).round()) as u8;
-        }
-    } else {
-        for (level, weight) in levels {
-            *level = round_half_away(weight * inverse);
-        }
-    }
+    let (scale, levels) = levels_by_magnitude(weights);
+    set_half_at(block, 0, f16_from_f32(scale));
+    block[LEVELS..].copy_from_slice(&levels);
 }
 
-/// In eight parts, whose order does not matter as weights are finite.
+/// The scale at which the largest magnitude is level 127, and the levels.
 #[inline(always)]
-fn largest_magnitude(weights: &[f32; ELEMENTS]) -> f32 {
-    let mut parts = [0.0f32; 8];
-    for weights in weights.as_chunks::<8>().0 {
-        for (part, weight) in parts.iter_mut().zip(weights) {
-            *part = if *part > weight.abs() { *part } else { weight.abs() };
-        }
-    }
-    let mut largest = 0.0;
-    for part in parts {
-        largest = if part > largest { part } else { largest };
-    }
-    largest
+pub(crate) fn levels_by_magnitude(weights: &[f32; ELEMENTS]) -> (f32, [u8; ELEMENTS]) {
+    let scale = largest_magnitude(weights) / 127.0;
+    let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
+    let levels = if inverse == f32::INFINITY {
+        // The scale is subnormal.
+        weights.map(|weight| truncate_to_i8((weight * inverse).round()) as u8)
+    } else {
+        weights.map(|weight| round_half_away(weight * inverse))
+    };
+    (scale, levels)
 }
 
 /// The nearest integer, halves away from zero unlike everywhere else, for numbers
