@@ -24,7 +24,7 @@ impl Target {
     /// All that can be written, as they are called on the command line. Others
     /// are known, but want a type for which there is no codec yet.
     pub fn names() -> Vec<&'static str> {
-        let has_codec = |data_type| qz_codec::codec_for(data_type).is_some();
+        let has_codec = |data_type| qz_codec::encoder_for(data_type).is_some();
         let is_writable = |file_type: &&FileType| file_type.data_types().all(has_codec);
         FILE_TYPES.iter().filter(is_writable).map(|file_type| file_type.name).collect()
     }
@@ -77,7 +77,7 @@ mod tests {
         assert!(names.contains(&"q4_k_m"), "{names:?}");
         for name in names {
             let target: Target = name.parse().expect("known");
-            let codecs = target.file_type.data_types().map(qz_codec::codec_for);
+            let codecs = target.file_type.data_types().map(qz_codec::encoder_for);
             assert!(codecs.into_iter().all(|codec| codec.is_some()), "{name}");
         }
     }
