@@ -36,7 +36,6 @@ mod codec;
 mod codecs;
 mod four_bit_float;
 pub mod grid;
-mod iq3_xxs_words;
 pub mod lanes;
 pub mod number;
 mod pack;
@@ -44,6 +43,7 @@ pub mod search;
 mod short_block;
 mod six_bit;
 mod ternary;
+mod words;
 
 pub use codec::{Codec, CodecSpec, ImportanceUse};
 

@@ -119,6 +119,14 @@ impl Lanes for Portable {
         bytes
     }
 
+    #[inline(always)]
+    fn pattern_bits(mut self, shift: u32, mask: u32) -> Self {
+        for lane in &mut self.0 {
+            *lane = (lane.to_bits() >> shift & mask) as i32 as f32;
+        }
+        self
+    }
+
     in_every_lane! { min(a, b) -> Self if a < b { a } else { b } }
 
     in_every_lane! { max(a, b) -> Self if a > b { a } else { b } }

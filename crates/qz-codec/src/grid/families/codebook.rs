@@ -53,11 +53,11 @@ fn squares(a: &[f64; WORD], b: &[f64; WORD]) -> f64 {
 }
 
 impl Codebook {
-    /// A codebook from words of four octal digits, column by column.
+    /// A codebook from words of four octal digits, the first column's lowest.
     pub(super) fn new(magnitudes: [u8; 8], words: &[u16]) -> Self {
         let magnitudes = magnitudes.map(f64::from);
         let digits = |word: u16| -> [f64; WORD] {
-            std::array::from_fn(|column| magnitudes[usize::from(word >> (9 - 3 * column) & 7)])
+            std::array::from_fn(|column| magnitudes[usize::from(word >> (3 * column) & 7)])
         };
         let words: Vec<_> = words.iter().map(|word| digits(*word)).collect();
         let nearest = |point: &[f64; WORD]| {
@@ -114,7 +114,7 @@ impl Codebook {
 
     /// The combination of magnitudes nearest to a target.
     fn cell(&self, target: &[f64; WORD]) -> usize {
-        target.iter().fold(0, |cell, value| {
+        target.iter().rev().fold(0, |cell, value| {
             let above =
                 self.magnitudes.windows(2).filter(|pair| 2.0 * value.abs() > pair[0] + pair[1]);
             cell << 3 | above.count()

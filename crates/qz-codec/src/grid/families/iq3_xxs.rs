@@ -15,7 +15,7 @@ use super::super::{
 use super::codebook::{Choice, Codebook, LANE};
 use super::sub_scaled::SubScaled;
 use crate::block::SUPER_BLOCK;
-use crate::iq3_xxs_words::{MAGNITUDES, WORDS};
+use crate::words::{IQ3_XXS, IQ3_XXS_MAGNITUDES};
 
 const GROUP: usize = 32;
 /// Where the words, and where the signs and scales begin.
@@ -191,7 +191,7 @@ static GRID: LazyLock<Iq3Xxs> = LazyLock::new(|| Iq3Xxs {
         unit_bytes: DataType::IQ3_XXS.block_bytes(),
         emphasis: EmphasisRule { factor: 2.0, whole_row: false },
     },
-    book: Codebook::new(MAGNITUDES, &WORDS),
+    book: Codebook::new(IQ3_XXS_MAGNITUDES, &IQ3_XXS),
 });
 
 pub(in super::super) fn iq3_xxs() -> &'static dyn Grid {
