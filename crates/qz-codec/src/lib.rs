@@ -43,6 +43,7 @@ pub mod search;
 mod short_block;
 mod six_bit;
 mod ternary;
+mod three_levels;
 mod words;
 
 pub use codec::{Codec, CodecSpec, ImportanceUse};
@@ -54,8 +55,8 @@ use qz_tensor::DataType;
 /// results do not depend on either.
 pub mod body {
     pub use crate::codecs::{
-        bf16, f16, f32, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q1_0, q2_0, q2_k, q3_k, q4_0, q4_1,
-        q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_1, q8_k, tq1_0, tq2_0,
+        bf16, f16, f32, iq1_m, iq1_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q1_0, q2_0, q2_k,
+        q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_1, q8_k, tq1_0, tq2_0,
     };
 }
 
@@ -86,6 +87,8 @@ pub static CODECS: &[&dyn Codec] = &[
     &codecs::q8_k::Q8K,
     &codecs::q1_0::Q1_0,
     &codecs::q2_0::Q2_0,
+    &codecs::iq1_s::Iq1S,
+    &codecs::iq1_m::Iq1M,
 ];
 
 /// The codecs of numbers that no weights become: to read, report and copy.

@@ -3,6 +3,8 @@
 pub mod bf16;
 pub mod f16;
 pub mod f32;
+pub mod iq1_m;
+pub mod iq1_s;
 pub mod iq3_xxs;
 pub mod iq4_nl;
 pub mod iq4_xs;
