@@ -17,16 +17,17 @@ which the library ended the process has the word "aborts" for its bytes.
 
 In a release build ggml_quantize_chunk ends the process only for calls that make
 no sense: a start that is no multiple of the block or the row (GGML_ASSERT), an
-importance matrix missing where a type requires one (none of these types does),
-zero columns (division by zero). Of these types only IQ3_XXS does so for finite
-weights and importance: where products of them overflow, no point of its codebook
-has an error below the largest float, or a scale is not a number. A debug build also asserts in nearest_int that the rounded number is below 2^22, which
-overflowed sums violate, and that rows fill whole blocks.
+importance matrix missing where a type requires one, zero columns (division by
+zero). Of these types only those with codebooks do so for finite weights and
+importance: where products of them overflow, no point of a codebook has an error
+below the largest float, or a scale is not a number. A debug build also asserts in
+nearest_int that the rounded number is below 2^22, which overflowed sums violate,
+and that rows fill whole blocks.
 """
 
 import ctypes
+import os
 import struct
-import subprocess
 import sys
 
 MASK = (1 << 64) - 1
@@ -54,10 +55,17 @@ TYPES = {
     "NVFP4": (40, 64, 36, "dequantize_row_nvfp4"),
     "Q8_K": (15, 256, 292, "dequantize_row_q8_K"),
     "IQ3_XXS": (18, 256, 98, "dequantize_row_iq3_xxs"),
+    "IQ2_XXS": (16, 256, 66, "dequantize_row_iq2_xxs"),
+    "IQ2_XS": (17, 256, 74, "dequantize_row_iq2_xs"),
+    "IQ2_S": (22, 256, 82, "dequantize_row_iq2_s"),
+    "IQ3_S": (21, 256, 110, "dequantize_row_iq3_s"),
 }
 
 # Types whose encoders do not look at importance.
 IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K".split()
+
+# Types whose encoders refuse to go without.
+REQUIRE_IMPORTANCE = "IQ2_XXS IQ2_XS".split()
 
 
 class Random:
@@ -165,7 +173,7 @@ def cases():
     seed = 0
     for name, (_, block, _, _) in TYPES.items():
         for position, kind in enumerate(WEIGHTS):
-            chosen = ["none"]
+            chosen = [] if name in REQUIRE_IMPORTANCE else ["none"]
             if name not in IGNORE_IMPORTANCE:
                 kinds = list(IMPORTANCE)
                 turns = range(7) if kind == "bell" else (0, 2, 5)
@@ -186,12 +194,14 @@ def load(path):
     library.ggml_quantize_chunk.argtypes = (
         [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
     )
+    # Codebooks are made once, here, not in every case's process.
+    for ggml_type, *_ in TYPES.values():
+        library.ggml_quantize_init(ggml_type)
     return library
 
 
-def run(path, name, kind, importance, seed, rows, columns):
-    """Runs one case in this process."""
-    library = load(path)
+def run(library, name, kind, importance, seed, rows, columns):
+    """What the library writes, and the digest of what it reads."""
     ggml_type, block, block_bytes, dequantizer = TYPES[name]
     count = rows * columns
     weights = values(WEIGHTS[kind], seed, count)
@@ -210,24 +220,34 @@ def run(path, name, kind, importance, seed, rows, columns):
         function = getattr(library, dequantizer)
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         function(encoded, decoded, count)
-    print(f"{bytes(encoded).hex()} {digest(decoded):016x}")
+    return f"{bytes(encoded).hex()} {digest(decoded):016x}"
+
+
+def run_apart(library, case):
+    """Runs one case in a process of its own, which the library may end."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # The library's last words are not wanted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        os.write(writer, run(library, *case).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        line = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return line if status == 0 else "aborts -"
 
 
 def main():
-    path = sys.argv[1]
-    if len(sys.argv) > 2:
-        name, kind, importance, seed, rows, columns = sys.argv[2:]
-        run(path, name, kind, importance, int(seed), int(rows), int(columns))
-        return
-    library = load(path)
+    library = load(sys.argv[1])
     version, commit = library.ggml_version().decode(), library.ggml_commit().decode()
     # A build from an unpacked archive calls its commit dirty.
     print(f"# ggml {version}, llama.cpp commit {commit.removesuffix('-dirty')}; made by make.py")
     for case in cases():
-        fields = [str(field) for field in case]
-        result = subprocess.run([sys.executable, __file__, path] + fields, stdout=subprocess.PIPE)
-        line = result.stdout.decode().strip() if result.returncode == 0 else "aborts -"
-        print(" ".join(fields), line)
+        line = run_apart(library, case)
+        print(" ".join(str(field) for field in case), line, flush=True)
 
 
 main()

@@ -3,6 +3,10 @@
 pub mod bf16;
 pub mod f16;
 pub mod f32;
+pub mod iq2_s;
+pub mod iq2_xs;
+pub mod iq2_xxs;
+pub mod iq3_s;
 pub mod iq3_xxs;
 pub mod iq4_nl;
 pub mod iq4_xs;
