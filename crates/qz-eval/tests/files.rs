@@ -95,13 +95,15 @@ fn check<T>(
     assert!(diagnosis.location.offset.is_some());
 }
 
+type Bend = Box<dyn FnOnce(&mut Vec<u8>)>;
+
 fn set(at: usize, value: u32) -> impl FnOnce(&mut Vec<u8>) {
     move |bytes| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes())
 }
 
 #[test]
 fn bad_logits_files() {
-    let check = |bend: Box<dyn FnOnce(&mut Vec<u8>)>, rule| {
+    let check = |bend: Bend, rule| {
         check(write_logits, LogitsFile::open, bend, rule);
     };
     check(Box::new(|bytes| bytes.clear()), "not-logits");
@@ -119,7 +121,7 @@ fn bad_logits_files() {
 
 #[test]
 fn bad_leading_files() {
-    let check = |bend: Box<dyn FnOnce(&mut Vec<u8>)>, rule| {
+    let check = |bend: Bend, rule| {
         check(write_leading, LeadingFile::open, bend, rule);
     };
     check(Box::new(|bytes| bytes.truncate(20)), "not-logits");
