@@ -12,7 +12,7 @@ pub enum Error {
     /// A file cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// A file of a reference's probabilities breaks its format.
+    /// A file of a reference's probabilities, or of tasks, breaks its format.
     #[error("{location}: {fault}")]
     Malformed {
         /// File and byte.
@@ -35,7 +35,7 @@ pub enum Error {
     Context(usize),
 }
 
-/// What is wrong with a file of probabilities.
+/// What is wrong with a file of probabilities or tasks.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -73,6 +73,45 @@ pub enum Fault {
     /// A record with a number that is none.
     #[error("a record holds a number that is not finite")]
     NonFiniteRecord,
+    /// A file of tasks without any.
+    #[error("no tasks")]
+    NoTasks,
+    /// More than any set of tasks has.
+    #[error("{0} bytes are too many for a file of tasks")]
+    TasksTooLarge(u64),
+    /// A binary file that ends too early, or is something else.
+    #[error(
+        "{wanted} bytes are needed here, {left} are left; neither JSON lines nor llama.cpp's file of multiple-choice tasks, or cut short"
+    )]
+    TasksTruncated {
+        /// Bytes that the item takes.
+        wanted: usize,
+        /// Bytes to the end of the file.
+        left: usize,
+    },
+    /// A line that is no JSON object.
+    #[error("{0}")]
+    Json(String),
+    /// A task without something, or with something else in its place.
+    #[error("the task's {0} is missing, or nothing that fits")]
+    Field(&'static str),
+    /// An answer without text.
+    #[error("one of the task's answers is empty")]
+    EmptyChoice,
+    /// Nothing to choose from.
+    #[error("a task with {0} answers")]
+    FewChoices(usize),
+    /// More answers than there can be.
+    #[error("a task with {0} answers; the most are 100")]
+    ManyChoices(u32),
+    /// The right answer is none of those there are.
+    #[error("answer {correct} is right, counted from 0, but there are {choices}")]
+    NoSuchChoice {
+        /// The right one.
+        correct: usize,
+        /// How many there are.
+        choices: usize,
+    },
 }
 
 impl Fault {
@@ -83,6 +122,14 @@ impl Fault {
             Self::Length { .. } => "logits-length",
             Self::Token { .. } => "logits-token",
             Self::NonFiniteRecord => "logits-non-finite",
+            Self::NoTasks => "no-tasks",
+            Self::TasksTooLarge(_) => "tasks-too-large",
+            Self::TasksTruncated { .. } => "tasks-truncated",
+            Self::Json(_) => "tasks-json",
+            Self::Field(_) | Self::EmptyChoice => "task-field",
+            Self::FewChoices(_) | Self::ManyChoices(_) | Self::NoSuchChoice { .. } => {
+                "task-choices"
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | [`comparison`] | one position, seen by a model and its reference |
 //! | [`statistics`] | the figures that all positions give, with confidence intervals |
 //! | [`logits_file`], [`leading_file`] | a reference's probabilities on disk: llama.cpp's file and the compact one |
+//! | [`tasks`] | multiple-choice tasks and their score |
 //!
 //! What does not belong here: computing logits (the forward pass), tokens (`qz-tokenize`),
 //! printing.
@@ -25,6 +26,7 @@ pub mod log_probability;
 pub mod logits_file;
 mod random;
 pub mod statistics;
+pub mod tasks;
 #[cfg(test)]
 mod test_support;
 pub mod text;
