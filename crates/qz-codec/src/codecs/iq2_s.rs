@@ -11,8 +11,6 @@
 
 use std::sync::LazyLock;
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
     importance_weights, sums_of_squares,
@@ -20,7 +18,7 @@ use crate::block::{
 use crate::codebook::scales::{four_bit_scales, four_bits_at, pack_scales};
 use crate::codebook::signs::{Magnitudes, write_signed};
 use crate::codebook::{Again, Codebook2, Found, PointSearch, Tries};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
 use crate::number::f32_from_f16;
 use crate::words::{self, IQ2_MAGNITUDES, IQ2_S};
@@ -55,27 +53,12 @@ static LEVELS: [[u8; 8]; 1024] = words::levels(&IQ2_S, &IQ2_MAGNITUDES);
 /// The codebook for encoding.
 static BOOK: LazyLock<Codebook2> = LazyLock::new(|| Codebook2::new(&IQ2_S, 1));
 
-pub(crate) struct Iq2S;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ2_S, importance: ImportanceUse::Optional };
-
-impl Codec for Iq2S {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq2S: DataType::IQ2_S,
+    importance: Optional,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

@@ -12,8 +12,6 @@
 
 use std::sync::LazyLock;
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, ONES, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
     importance_weights,
@@ -21,7 +19,7 @@ use crate::block::{
 use crate::codebook::scales::{four_bit_scales, four_bits_at, pack_scales};
 use crate::codebook::signs::{Magnitudes, with_eighth_sign, write_signed};
 use crate::codebook::{Again, Codebook2, Found, PointSearch, Tries};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
 use crate::number::f32_from_f16;
 use crate::search::ZERO_BELOW;
@@ -55,27 +53,12 @@ static LEVELS: [[u8; 8]; 512] = words::levels(&IQ2_XS, &IQ2_MAGNITUDES);
 /// The codebook for encoding.
 static BOOK: LazyLock<Codebook2> = LazyLock::new(|| Codebook2::new(&IQ2_XS, 2));
 
-pub(crate) struct Iq2Xs;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ2_XS, importance: ImportanceUse::Required };
-
-impl Codec for Iq2Xs {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq2Xs: DataType::IQ2_XS,
+    importance: Required,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

@@ -11,8 +11,6 @@
 
 use std::sync::LazyLock;
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, ONES, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
     importance_weights,
@@ -20,7 +18,7 @@ use crate::block::{
 use crate::codebook::scales::four_bit_scales;
 use crate::codebook::signs::{Magnitudes, four_times_seven, with_eighth_sign, write_signed};
 use crate::codebook::{Again, Codebook2, Found, PointFit, SubBlock, Tries};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{LANES, Lanes, Portable, positive, transpose};
 use crate::number::f32_from_f16;
 use crate::search::ZERO_BELOW;
@@ -53,27 +51,12 @@ static LEVELS: [[u8; 8]; 256] = words::levels(&IQ2_XXS, &IQ2_MAGNITUDES);
 /// The codebook for encoding.
 static BOOK: LazyLock<Codebook2> = LazyLock::new(|| Codebook2::new(&IQ2_XXS, 2));
 
-pub(crate) struct Iq2Xxs;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ2_XXS, importance: ImportanceUse::Required };
-
-impl Codec for Iq2Xxs {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq2Xxs: DataType::IQ2_XXS,
+    importance: Required,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].
@@ -124,9 +107,10 @@ fn encode_batch<L: Lanes>(
     let book = &*BOOK;
     let parts = values.as_chunks::<AT_ONCE>().0.iter().zip(weights.as_chunks::<AT_ONCE>().0);
     for (blocks, (values, weights)) in blocks.chunks_mut(AT_ONCE).zip(parts) {
-        let [first, second] =
-            [0, 1].map(|at| Magnitudes::with_even_signs(values[at], &weights[at]));
-        let magnitudes = [first, second];
+        let magnitudes = [
+            Magnitudes::with_even_signs(values[0], &weights[0]),
+            Magnitudes::with_even_signs(values[1], &weights[1]),
+        ];
         let scales = first_scales::<L>(&magnitudes);
         for (at, block) in blocks.iter_mut().enumerate() {
             let scales = &scales.as_chunks().0[at];

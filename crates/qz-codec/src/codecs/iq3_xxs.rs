@@ -12,15 +12,13 @@
 
 use std::sync::LazyLock;
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at, importance_weights,
 };
 use crate::codebook::scales::four_bit_scales;
 use crate::codebook::signs::{Magnitudes, four_times_seven, with_eighth_sign, write_signed};
 use crate::codebook::{Again, Codebook3, Found, PointSearch, Tries};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
 use crate::number::f32_from_f16;
 use crate::words::{self, IQ3_XXS, IQ3_XXS_MAGNITUDES};
@@ -53,27 +51,12 @@ static LEVELS: [[u8; 4]; 256] = words::levels(&IQ3_XXS, &IQ3_XXS_MAGNITUDES);
 /// The codebook for encoding.
 static BOOK: LazyLock<Codebook3> = LazyLock::new(|| Codebook3::new(&IQ3_XXS, 2));
 
-pub(crate) struct Iq3Xxs;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ3_XXS, importance: ImportanceUse::Optional };
-
-impl Codec for Iq3Xxs {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq3Xxs: DataType::IQ3_XXS,
+    importance: Optional,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].
