@@ -17,11 +17,12 @@ which the library ended the process has the word "aborts" for its bytes.
 
 In a release build ggml_quantize_chunk ends the process only for calls that make
 no sense: a start that is no multiple of the block or the row (GGML_ASSERT), an
-importance matrix missing where a type requires one (none of these types does),
-zero columns (division by zero). Of these types only IQ3_XXS does so for finite
-weights and importance: where products of them overflow, no point of its codebook
-has an error below the largest float, or a scale is not a number. A debug build also asserts in nearest_int that the rounded number is below 2^22, which
-overflowed sums violate, and that rows fill whole blocks.
+importance matrix missing where a type requires one, zero columns (division by
+zero). Of these types only those with codebooks do so for finite weights and
+importance: where products of them overflow, no point of a codebook has an error
+below the largest float, or a scale is not a number. A debug build also asserts in
+nearest_int that the rounded number is below 2^22, which overflowed sums violate,
+and that rows fill whole blocks.
 """
 
 import ctypes
@@ -54,6 +55,10 @@ TYPES = {
     "NVFP4": (40, 64, 36, "dequantize_row_nvfp4"),
     "Q8_K": (15, 256, 292, "dequantize_row_q8_K"),
     "IQ3_XXS": (18, 256, 98, "dequantize_row_iq3_xxs"),
+    "IQ2_XXS": (16, 256, 66, "dequantize_row_iq2_xxs"),
+    "IQ2_XS": (17, 256, 74, "dequantize_row_iq2_xs"),
+    "IQ2_S": (22, 256, 82, "dequantize_row_iq2_s"),
+    "IQ3_S": (21, 256, 110, "dequantize_row_iq3_s"),
     "Q8_1": (9, 32, 36, "dequantize_row_q8_0"),
     "Q1_0": (41, 128, 18, "dequantize_row_q1_0"),
     "Q2_0": (42, 64, 18, "dequantize_row_q2_0"),
@@ -65,7 +70,7 @@ TYPES = {
 IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K Q8_1 Q1_0 Q2_0".split()
 
 # Types that have no encoding without importance.
-REQUIRE_IMPORTANCE = "IQ1_S".split()
+REQUIRE_IMPORTANCE = "IQ2_XXS IQ2_XS IQ1_S".split()
 
 # Types of activations, that no chunk can have.
 ACTIVATIONS = {"Q8_K": "quantize_row_q8_K_ref", "Q8_1": "quantize_row_q8_1_ref"}
@@ -203,6 +208,9 @@ def load(path):
     library.ggml_quantize_chunk.argtypes = (
         [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
     )
+    # Codebooks are made once, here, not in every case's process.
+    for ggml_type, *_ in TYPES.values():
+        library.ggml_quantize_init(ggml_type)
     return library
 
 

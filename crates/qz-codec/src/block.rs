@@ -13,6 +13,9 @@ pub(crate) const BATCH: usize = 8;
 /// A batch of weights or of importance.
 pub(crate) type SuperBlocks<'a> = [&'a [f32; SUPER_BLOCK]; BATCH];
 
+/// The importance of columns that matter alike, for encoders that cannot do without.
+pub(crate) static ONES: SuperBlocks = [&[1.0; SUPER_BLOCK]; BATCH];
+
 /// A batch of numbers made from one.
 pub(crate) type Derived = [[f32; SUPER_BLOCK]; BATCH];
 

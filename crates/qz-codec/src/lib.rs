@@ -55,8 +55,9 @@ use qz_tensor::DataType;
 /// results do not depend on either.
 pub mod body {
     pub use crate::codecs::{
-        bf16, f16, f32, iq1_m, iq1_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q1_0, q2_0, q2_k,
-        q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_1, q8_k, tq1_0, tq2_0,
+        bf16, f16, f32, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs,
+        mxfp4, nvfp4, q1_0, q2_0, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_1,
+        q8_k, tq1_0, tq2_0,
     };
 }
 
@@ -78,7 +79,11 @@ pub static CODECS: &[&dyn Codec] = &[
     &codecs::q5_1::Q5_1,
     &codecs::iq4_nl::Iq4Nl,
     &codecs::iq4_xs::Iq4Xs,
+    &codecs::iq3_s::Iq3S,
     &codecs::iq3_xxs::Iq3Xxs,
+    &codecs::iq2_s::Iq2S,
+    &codecs::iq2_xs::Iq2Xs,
+    &codecs::iq2_xxs::Iq2Xxs,
     &codecs::tq1_0::Tq1_0,
     &codecs::tq2_0::Tq2_0,
     &codecs::mxfp4::Mxfp4,

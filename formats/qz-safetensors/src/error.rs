@@ -182,9 +182,9 @@ pub enum Fault {
     /// A tensor that two shards hold.
     #[error("the tensor is also in {0}")]
     TensorInTwoShards(String),
-    /// Names that only case tells apart.
-    #[error("the name differs from {0:?} in case only")]
-    CaseOnly(String),
+    /// Names that only case or Unicode form tells apart.
+    #[error("the name differs from {0:?} in case or Unicode form only")]
+    AlikeName(String),
 }
 
 /// Some of many names, for a message.
@@ -278,7 +278,7 @@ impl Fault {
             Self::MissingShards(_) => "missing-shards",
             Self::IndexMismatch { .. } => "index-mismatch",
             Self::TensorInTwoShards(_) => "tensor-in-two-shards",
-            Self::CaseOnly(_) => "case-only-names",
+            Self::AlikeName(_) => "alike-names",
         }
     }
 

@@ -120,7 +120,7 @@ impl SafetensorsModel {
         Ok(model)
     }
 
-    /// Checks that names differ, in more than case.
+    /// Checks that names differ, in more than case or Unicode form.
     fn check_names(&self) -> Result<(), Error> {
         let names: Vec<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         let Some((first, second)) = find_alike(&names) else { return Ok(()) };
@@ -128,7 +128,7 @@ impl SafetensorsModel {
         let fault = if first.name == second.name {
             Fault::TensorInTwoShards(first.file.display().to_string())
         } else {
-            Fault::CaseOnly(first.name.clone())
+            Fault::AlikeName(first.name.clone())
         };
         Err(Error::Malformed { location: second.location(0), fault: Box::new(fault) })
     }

@@ -2,6 +2,8 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
+use unicode_normalization::UnicodeNormalization;
+
 use crate::error::{Fault, shown};
 
 /// Checks a tensor name. It never becomes a path, so any printable text will do;
@@ -39,8 +41,8 @@ fn is_device(name: &str) -> bool {
     matches!(stem.as_str(), "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt")
 }
 
-/// Two places in `names` whose names differ in case only or not at all, the
-/// smaller place first.
+/// Two places in `names` whose names differ in case or Unicode form only or not at
+/// all, the smaller place first.
 pub(crate) fn find_alike(names: &[&str]) -> Option<(usize, usize)> {
     // By hash, not by folded copies: those would double what the largest headers
     // take, and comparing names costs more than reading them did.
@@ -58,8 +60,10 @@ fn first_pair(names: &[&str], candidates: &[(u64, usize)]) -> Option<(usize, usi
     pairs.find(|(first, second)| folded(names[*first]).eq(folded(names[*second])))
 }
 
+/// In the composed form, as most systems write it; file systems and people take names
+/// for the same that differ only in it.
 fn folded(name: &str) -> impl Iterator<Item = char> {
-    name.chars().flat_map(char::to_lowercase)
+    name.nfc().flat_map(char::to_lowercase)
 }
 
 fn folded_hash(name: &str) -> u64 {
@@ -116,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn case_is_not_enough() {
+    fn neither_case_nor_unicode_form_is_enough() {
         let check = |names: &[&str], expected: Option<(usize, usize)>| {
             assert_eq!(find_alike(names), expected);
         };
@@ -124,6 +128,7 @@ mod tests {
         check(&["a", "b", "ab"], None);
         check(&["x", "layer.W", "y", "layer.w"], Some((1, 3)));
         check(&["É", "é"], Some((0, 1)));
+        check(&["\u{e9}", "e\u{301}"], Some((0, 1)));
         check(&["b", "a", "b"], Some((0, 2)));
     }
 }

@@ -11,7 +11,7 @@ pub(crate) mod scales;
 pub(crate) mod signs;
 mod tries;
 
-pub(crate) use tries::{Again, PointFit, PointSearch, SubBlock, Tries, largest};
+pub(crate) use tries::{Again, PointFit, PointSearch, SubBlock, Tries};
 
 use crate::lanes::{LANES, Lanes, Mask};
 

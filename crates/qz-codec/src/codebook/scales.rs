@@ -40,3 +40,17 @@ pub(crate) fn odd_multiples<const COUNT: usize>(
     }
     Some((unit, bits))
 }
+
+/// One of the scales that are stored two to a byte.
+#[inline(always)]
+pub(crate) fn four_bits_at(bytes: &[u8], position: usize) -> u8 {
+    bytes[position / 2] >> (4 * (position % 2)) & 15
+}
+
+/// Stores scales two to a byte, the first in the lower half.
+#[inline(always)]
+pub(crate) fn pack_scales(scales: &[u8], bytes: &mut [u8]) {
+    for (byte, pair) in bytes.iter_mut().zip(scales.as_chunks::<2>().0) {
+        *byte = pair[0] | pair[1] << 4;
+    }
+}

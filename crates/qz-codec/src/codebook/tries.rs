@@ -27,6 +27,18 @@ pub(crate) struct SubBlock<'a, const LENGTH: usize> {
     pub roots: &'a [f32; LENGTH],
 }
 
+impl<const LENGTH: usize> SubBlock<'_, LENGTH> {
+    /// The largest value.
+    #[inline(always)]
+    pub(crate) fn largest(&self) -> f32 {
+        let mut largest = self.values[0];
+        for &value in self.values {
+            largest = if largest > value { largest } else { value };
+        }
+        largest
+    }
+}
+
 /// A sub-block's scale and points.
 #[derive(Clone, Copy)]
 pub(crate) struct PointFit<const POINTS: usize> {
@@ -43,16 +55,27 @@ pub(crate) enum Again {
     All,
 }
 
+impl<const POINTS: usize> PointFit<POINTS> {
+    /// The scale's magnitude, and what it does to the signs: their bits are inverted if
+    /// it was negative.
+    #[inline(always)]
+    pub(crate) fn positive_scale(&self) -> (f32, u8) {
+        if self.scale < 0.0 { (-self.scale, 0xff) } else { (self.scale, 0) }
+    }
+}
+
 /// How a sub-block's scale and points are sought.
 pub(crate) struct PointSearch {
+    /// A sub-block with no larger value is zero.
+    pub zero_below: f32,
     pub tries: Tries,
     pub again: Again,
+    /// All points, where no try is better than none.
+    pub undecided: Found,
 }
 
 impl PointSearch {
-    /// The fit of a sub-block with this largest value, which is not zero. Points are
-    /// sought again if some are inexact, or if no try was better than no point at all
-    /// and `undecided` is not exact.
+    /// The fit of a sub-block; none if it is zero.
     #[inline(always)]
     pub(crate) fn fit<
         L: Lanes,
@@ -63,12 +86,14 @@ impl PointSearch {
     >(
         &self,
         book: &Codebook<DIM, LEVELS>,
-        undecided: Found,
-        largest: f32,
         target: &SubBlock<LENGTH>,
-    ) -> PointFit<POINTS> {
+    ) -> Option<PointFit<POINTS>> {
+        let largest = target.largest();
+        if largest < self.zero_below {
+            return None;
+        }
         let scale = largest / Codebook::<DIM, LEVELS>::LARGEST;
-        let mut fit = PointFit { scale, points: [undecided; POINTS] };
+        let mut fit = PointFit { scale, points: [self.undecided; POINTS] };
         book.try_scales::<L, LENGTH, POINTS>(self.tries, largest, target, &mut fit);
         let mut exact = true;
         for found in &fit.points {
@@ -77,18 +102,8 @@ impl PointSearch {
         if fit.scale > 0.0 && !exact {
             book.seek_again::<L, LENGTH, POINTS>(self.again, target, &mut fit);
         }
-        fit
+        Some(fit)
     }
-}
-
-/// The largest of some values.
-#[inline(always)]
-pub(crate) fn largest(values: &[f32]) -> f32 {
-    let mut largest = values[0];
-    for &value in values {
-        largest = if largest > value { largest } else { value };
-    }
-    largest
 }
 
 /// Sixteen tries.

@@ -7,15 +7,13 @@
 //! | 32..48 | a nibble for each word: the upper three bits of its number, and a bit that is set if its levels are shifted down |
 //! | 48..56 | four 16-bit numbers: four scales each, and in the upper four bits a nibble of what a scale is worth, binary16 |
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, Rows, SUPER_BLOCK, first_non_finite_by, half_at, importance_weights, set_half_at,
     sub_blocks,
 };
 use crate::codebook::scales::odd_multiples;
 use crate::codebook::{Codebook2, Line};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{LANES, Lanes, Mask, Portable};
 use crate::number::{f16_from_f32, f16_is_non_finite, f32_from_f16};
 use crate::three_levels::{
@@ -51,27 +49,12 @@ type Shifts = [bool; WORDS];
 /// In the order in which they are tried.
 const SHIFTS: [Shifts; 4] = [[false, false], [false, true], [true, false], [true, true]];
 
-pub(crate) struct Iq1M;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ1_M, importance: ImportanceUse::Optional };
-
-impl Codec for Iq1M {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_by(bytes, |block: &[u8; BYTES]| f16_is_non_finite(unit(block)))
-    }
+codec! {
+    Iq1M: DataType::IQ1_M,
+    importance: Optional,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_by(bytes, |block: &[u8; BYTES]| f16_is_non_finite(unit(block))),
 }
 
 /// The body of [`Codec::decode`].

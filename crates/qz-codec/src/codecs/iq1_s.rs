@@ -7,15 +7,13 @@
 //! | 2..34 | the lowest eight bits of the words' numbers |
 //! | 34..50 | for every 32 weights: four times the upper three bits of a word's number, the scale, and a bit that is set if the levels are shifted down |
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, Batch, Derived, Rows, SUPER_BLOCK, first_non_finite_scale, half_at, importance_weights,
     set_half_at, sub_blocks,
 };
 use crate::codebook::Codebook2;
 use crate::codebook::scales::odd_multiples;
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{LANES, Lanes, Mask, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::three_levels::{
@@ -47,27 +45,12 @@ const ZERO_BELOW: f32 = 1e-12;
 /// What makes the error a little smaller, on average.
 const FACTOR: f32 = 1.125;
 
-pub(crate) struct Iq1S;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ1_S, importance: ImportanceUse::Required };
-
-impl Codec for Iq1S {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq1S: DataType::IQ1_S,
+    importance: Required,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

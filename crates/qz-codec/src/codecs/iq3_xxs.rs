@@ -12,15 +12,13 @@
 
 use std::sync::LazyLock;
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at, importance_weights,
 };
 use crate::codebook::scales::four_bit_scales;
-use crate::codebook::signs::{split_even, with_eighth_sign, write_signed};
-use crate::codebook::{Again, Codebook3, Found, PointSearch, SubBlock, Tries, largest};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codebook::signs::{Magnitudes, four_times_seven, with_eighth_sign, write_signed};
+use crate::codebook::{Again, Codebook3, Found, PointSearch, Tries};
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
 use crate::number::f32_from_f16;
 use crate::words::{self, IQ3_XXS, IQ3_XXS_MAGNITUDES};
@@ -36,13 +34,13 @@ const NUMBERS: usize = 2;
 const SIGNS: usize = NUMBERS + SUPER_BLOCK / 4;
 const BYTES: usize = SIGNS + 4 * COUNT;
 
-/// A sub-block with no larger magnitude is zero (ggml-quants.c,
-/// `GROUP_MAX_EPS_IQ3_XXS`).
-const ZERO_BELOW: f32 = 1e-8;
-
 /// ggml-quants.c, `quantize_row_iq3_xxs_impl`.
-const SEARCH: PointSearch =
-    PointSearch { tries: Tries { count: 15, step: 0.2 }, again: Again::Inexact };
+const SEARCH: PointSearch = PointSearch {
+    zero_below: 1e-8,
+    tries: Tries { count: 15, step: 0.2 },
+    again: Again::Inexact,
+    undecided: Found::LOWEST,
+};
 
 /// Makes the error a little smaller, on average.
 const UNIT_FACTOR: f32 = 1.0125;
@@ -53,27 +51,12 @@ static LEVELS: [[u8; 4]; 256] = words::levels(&IQ3_XXS, &IQ3_XXS_MAGNITUDES);
 /// The codebook for encoding.
 static BOOK: LazyLock<Codebook3> = LazyLock::new(|| Codebook3::new(&IQ3_XXS, 2));
 
-pub(crate) struct Iq3Xxs;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ3_XXS, importance: ImportanceUse::Optional };
-
-impl Codec for Iq3Xxs {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq3Xxs: DataType::IQ3_XXS,
+    importance: Optional,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].
@@ -142,49 +125,27 @@ fn encode_block<L: Lanes>(
     block: &mut [u8; BYTES],
 ) {
     block.fill(0);
+    let magnitudes = Magnitudes::with_even_signs(values, weights);
     let mut scales = [0.0; COUNT];
-    let mut words = [0; COUNT];
-    let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
-    let numbers = block[NUMBERS..SIGNS].as_chunks_mut().0.iter_mut();
-    let stored = numbers.zip(scales.iter_mut().zip(&mut words));
-    for ((numbers, (scale, word)), (values, weights)) in stored.zip(sub_blocks) {
-        (*scale, *word) = encode_sub_block::<L>(book, values, weights, numbers);
+    let mut signs = [0; COUNT];
+    let numbers = block[NUMBERS..SIGNS].as_chunks_mut::<POINTS>().0.iter_mut();
+    for (position, numbers) in numbers.enumerate() {
+        let target = magnitudes.sub_block::<LENGTH>(position);
+        let Some(fit) = SEARCH.fit::<L, 4, 8, LENGTH, POINTS>(book, &target) else { continue };
+        for (number, found) in numbers.iter_mut().zip(&fit.points) {
+            *number = book.number(found.code) as u8;
+        }
+        let (scale, flips) = fit.positive_scale();
+        scales[position] = scale;
+        let sub_block = magnitudes.signs.as_chunks::<4>().0[position];
+        signs[position] = four_times_seven(sub_block, flips);
     }
     let Some(scales) = four_bit_scales(&scales, UNIT_FACTOR, block) else {
         block.fill(0);
         return;
     };
     let stored = block[SIGNS..].as_chunks_mut().0.iter_mut();
-    for (stored, (scale, word)) in stored.zip(scales.into_iter().zip(words)) {
-        *stored = (word | u32::from(scale) << 28).to_le_bytes();
+    for (stored, (scale, signs)) in stored.zip(scales.into_iter().zip(signs)) {
+        *stored = (signs | u32::from(scale) << 28).to_le_bytes();
     }
-}
-
-/// The scale and the signs.
-#[inline(always)]
-fn encode_sub_block<L: Lanes>(
-    book: &Codebook3,
-    values: &[f32; LENGTH],
-    weights: &[f32; LENGTH],
-    numbers: &mut [u8; POINTS],
-) -> (f32, u32) {
-    let mut magnitudes = [0.0; LENGTH];
-    let mut signs = 0;
-    let eights = values.as_chunks().0.iter().zip(weights.as_chunks().0);
-    for (position, (values, weights)) in eights.enumerate() {
-        let (eight, negative) = split_even(values, weights);
-        magnitudes.as_chunks_mut().0[position] = eight;
-        signs |= u32::from(negative & 127) << (7 * position);
-    }
-    let largest = largest(&magnitudes);
-    if largest < ZERO_BELOW {
-        return (0.0, 0);
-    }
-    let roots = weights.map(f32::sqrt);
-    let target = SubBlock { values: &magnitudes, weights, roots: &roots };
-    let fit = SEARCH.fit::<L, 4, 8, LENGTH, POINTS>(book, Found::LOWEST, largest, &target);
-    for (number, found) in numbers.iter_mut().zip(&fit.points) {
-        *number = book.number(found.code) as u8;
-    }
-    if fit.scale < 0.0 { (-fit.scale, !signs & 0x0fff_ffff) } else { (fit.scale, signs) }
 }

@@ -8,14 +8,12 @@
 //! | 4..8 | their lower four bits |
 //! | 8..136 | numbers of levels |
 
-use qz_tensor::DataType;
-
 use crate::affine_fits::store_lanes;
 use crate::block::{
     BATCH, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at, set_half_at,
     sub_blocks, sums_of_squares,
 };
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{self, LANES, Lanes, Portable, transpose};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{pack_halves, unpack_halves};
@@ -34,27 +32,12 @@ const SCALES_LOW: usize = SCALES_HIGH + 2;
 const NUMBERS: usize = SCALES_LOW + COUNT / 2;
 const BYTES: usize = NUMBERS + SUPER_BLOCK / 2;
 
-pub(crate) struct Iq4Xs;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ4_XS, importance: ImportanceUse::Optional };
-
-impl Codec for Iq4Xs {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq4Xs: DataType::IQ4_XS,
+    importance: Optional,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

@@ -5,9 +5,7 @@
 //! | 0 | the power's exponent plus 127 |
 //! | 1..17 | floats |
 
-use qz_tensor::DataType;
-
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::four_bit_float::{VALUES, largest_magnitude, nearest};
 use crate::number::floor_of_logarithm;
 use crate::pack::{pack_halves, unpack_halves};
@@ -18,28 +16,17 @@ const BYTES: usize = 1 + ELEMENTS / 2;
 /// The exponent that is no number.
 const NOT_A_NUMBER: u8 = 255;
 
-pub(crate) struct Mxfp4;
+codec! {
+    Mxfp4: DataType::MXFP4,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: first_non_finite_block,
+}
 
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::MXFP4, importance: ImportanceUse::Ignored };
-
-impl Codec for Mxfp4 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        let blocks = bytes.as_chunks::<BYTES>().0;
-        blocks.iter().position(|block| block[0] == NOT_A_NUMBER)
-    }
+fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
+    let blocks = bytes.as_chunks::<BYTES>().0;
+    blocks.iter().position(|block| block[0] == NOT_A_NUMBER)
 }
 
 /// The body of [`Codec::decode`].

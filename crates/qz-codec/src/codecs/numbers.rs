@@ -4,46 +4,30 @@
 //! read, reported and copied. Encoding gives the nearest number, ties to even, and
 //! the nearest end of the range beyond it.
 
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 
-/// Defines the codec of a primitive type.
+/// Declares the codec of a primitive type.
 macro_rules! number {
     ($codec:ident = $number:ident, nearest: $nearest:expr, is_finite: $is_finite:expr) => {
-        pub(crate) struct $codec;
-
-        impl Codec for $codec {
-            fn spec(&self) -> &CodecSpec {
-                static SPEC: CodecSpec = CodecSpec {
-                    data_type: qz_tensor::DataType::$codec,
-                    importance: ImportanceUse::Ignored,
-                };
-                &SPEC
-            }
-
-            fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        codec! {
+            $codec: DataType::$codec,
+            importance: Ignored,
+            decode: |bytes: &[u8], out: &mut [f32]| {
                 for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
                     *value = $number::from_le_bytes(*bytes) as f32;
                 }
-            }
-
-            fn encode(
-                &self,
-                weights: &[f32],
-                _columns: usize,
-                _importance: Option<&[f32]>,
-                out: &mut [u8],
-            ) {
+            },
+            encode: |weights: &[f32], _, _, out: &mut [u8]| {
+                let nearest: fn(f32) -> $number = $nearest;
                 for (bytes, weight) in out.as_chunks_mut().0.iter_mut().zip(weights) {
-                    let nearest: fn(f32) -> $number = $nearest;
                     *bytes = nearest(*weight).to_le_bytes();
                 }
-            }
-
-            fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
+            },
+            first_non_finite_block: |bytes| {
                 let is_finite: fn($number) -> bool = $is_finite;
                 let mut numbers = bytes.as_chunks().0.iter();
                 numbers.position(|bytes| !is_finite($number::from_le_bytes(*bytes)))
-            }
+            },
         }
     };
 }
@@ -57,6 +41,7 @@ number! { I64 = i64, nearest: |value| value.round_ties_even() as i64, is_finite:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Codec;
 
     #[test]
     fn numbers_are_read() {

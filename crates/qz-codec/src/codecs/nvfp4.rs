@@ -6,9 +6,7 @@
 //! | 0..4 | scales: four exponent bits, three mantissa bits |
 //! | 4..36 | floats |
 
-use qz_tensor::DataType;
-
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::four_bit_float::{VALUES, largest_magnitude, nearest};
 use crate::pack::{pack_halves, unpack_halves};
 
@@ -20,28 +18,17 @@ const LENGTH: usize = 16;
 const COUNT: usize = ELEMENTS / LENGTH;
 const BYTES: usize = COUNT + ELEMENTS / 2;
 
-pub(crate) struct Nvfp4;
+codec! {
+    Nvfp4: DataType::NVFP4,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: first_non_finite_block,
+}
 
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::NVFP4, importance: ImportanceUse::Ignored };
-
-impl Codec for Nvfp4 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, _bytes: &[u8]) -> Option<usize> {
-        // Scales beyond the largest one become that; the one that is no number is zero.
-        None
-    }
+fn first_non_finite_block(_bytes: &[u8]) -> Option<usize> {
+    // Scales beyond the largest one become that; the one that is no number is zero.
+    None
 }
 
 /// The body of [`Codec::decode`].

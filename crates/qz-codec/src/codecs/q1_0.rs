@@ -5,10 +5,8 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..18 | a bit for each weight, set where it is not negative, lowest first |
 
-use qz_tensor::DataType;
-
 use crate::block::{first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_sign_bits, unpack_sign_bits};
 
@@ -22,27 +20,12 @@ const BYTES: usize = SIGNS + ELEMENTS / 8;
 /// blocks' sums have not.
 const BATCH: usize = 16;
 
-pub(crate) struct Q1_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q1_0, importance: ImportanceUse::Ignored };
-
-impl Codec for Q1_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Q1_0: DataType::Q1_0,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

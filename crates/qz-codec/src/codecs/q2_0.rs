@@ -6,10 +6,8 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..18 | levels plus 1 |
 
-use qz_tensor::DataType;
-
 use crate::block::{first_non_finite_scale, half_at, largest_magnitude, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_fours, unpack_fours};
 
@@ -19,27 +17,12 @@ const ELEMENTS: usize = 64;
 const LEVELS: usize = 2;
 const BYTES: usize = LEVELS + ELEMENTS / 4;
 
-pub(crate) struct Q2_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q2_0, importance: ImportanceUse::Ignored };
-
-impl Codec for Q2_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Q2_0: DataType::Q2_0,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

@@ -5,10 +5,8 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..18 | levels |
 
-use qz_tensor::DataType;
-
 use crate::block::{first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_halves, unpack_halves};
@@ -20,27 +18,12 @@ const HALF: u8 = 8;
 const LEVELS: usize = 2;
 const BYTES: usize = LEVELS + ELEMENTS / 2;
 
-pub(crate) struct Q4_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q4_0, importance: ImportanceUse::Optional };
-
-impl Codec for Q4_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Q4_0: DataType::Q4_0,
+    importance: Optional,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

@@ -6,10 +6,8 @@
 //! | 2..4 | minimum, binary16 |
 //! | 4..20 | levels |
 
-use qz_tensor::DataType;
-
 use crate::block::{first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_halves, unpack_halves};
@@ -24,27 +22,12 @@ const MINIMUM: usize = 2;
 const LEVELS: usize = 4;
 const BYTES: usize = LEVELS + ELEMENTS / 2;
 
-pub(crate) struct Q4_1;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q4_1, importance: ImportanceUse::Optional };
-
-impl Codec for Q4_1 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0, MINIMUM])
-    }
+codec! {
+    Q4_1: DataType::Q4_1,
+    importance: Optional,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, MINIMUM]),
 }
 
 /// The body of [`Codec::decode`].

@@ -6,10 +6,8 @@
 //! | 2..6 | the levels' fifth bits |
 //! | 6..22 | the levels' lower four bits |
 
-use qz_tensor::DataType;
-
 use crate::block::{first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_fifth_bits, pack_halves, unpack_fifth_bits, unpack_halves};
@@ -22,27 +20,12 @@ const HIGH: usize = 2;
 const LOW: usize = HIGH + 4;
 const BYTES: usize = LOW + ELEMENTS / 2;
 
-pub(crate) struct Q5_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q5_0, importance: ImportanceUse::Optional };
-
-impl Codec for Q5_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Q5_0: DataType::Q5_0,
+    importance: Optional,
+    decode: decode,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

@@ -5,37 +5,20 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..34 | levels |
 
-use qz_tensor::DataType;
-
 use crate::block::{first_non_finite_scale, largest_magnitude, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::number::{ROUNDING_OFFSET, f16_from_f32, f32_from_f16, truncate_to_i8};
 
 const ELEMENTS: usize = 32;
 const LEVELS: usize = 2;
 const BYTES: usize = LEVELS + ELEMENTS;
 
-pub(crate) struct Q8_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q8_0, importance: ImportanceUse::Ignored };
-
-impl Codec for Q8_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Q8_0: DataType::Q8_0,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

@@ -7,11 +7,9 @@
 //! | 2..4 | the sum of the levels times the scale, binary16 |
 //! | 4..36 | levels |
 
-use qz_tensor::DataType;
-
 use super::q8_0::levels_by_magnitude;
 use crate::block::{first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::short_block::ELEMENTS;
 
@@ -19,27 +17,12 @@ const SUM: usize = 2;
 const LEVELS: usize = 4;
 const BYTES: usize = LEVELS + ELEMENTS;
 
-pub(crate) struct Q8_1;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q8_1, importance: ImportanceUse::Ignored };
-
-impl Codec for Q8_1 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0, SUM])
-    }
+codec! {
+    Q8_1: DataType::Q8_1,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, SUM]),
 }
 
 /// The body of [`Codec::decode`].

@@ -7,10 +7,8 @@
 //! | 4..260 | levels |
 //! | 260..292 | the sum of every 16 levels, 16 bits |
 
-use qz_tensor::DataType;
-
 use crate::block::SUPER_BLOCK;
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::number::nearest_integer;
 use crate::search::signed::extreme;
 
@@ -18,27 +16,16 @@ const LEVELS: usize = 4;
 const SUMS: usize = LEVELS + SUPER_BLOCK;
 const BYTES: usize = SUMS + SUPER_BLOCK / 16 * 2;
 
-pub(crate) struct Q8K;
+codec! {
+    Q8K: DataType::Q8_K,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: first_non_finite_block,
+}
 
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q8_K, importance: ImportanceUse::Ignored };
-
-impl Codec for Q8K {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        bytes.as_chunks().0.iter().position(|block| !scale(block).is_finite())
-    }
+fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
+    bytes.as_chunks().0.iter().position(|block| !scale(block).is_finite())
 }
 
 /// The body of [`Codec::decode`].

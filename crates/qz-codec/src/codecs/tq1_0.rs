@@ -11,10 +11,8 @@
 //! highest, in 256ths and rounded up: multiplied by a power of 3, its overflow says
 //! the next digit.
 
-use qz_tensor::DataType;
-
 use crate::block::{SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::ternary::ternary;
 
@@ -24,27 +22,12 @@ const BYTES: usize = SCALE + 2;
 /// Powers of 3, which move a digit to the front.
 const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 
-pub(crate) struct Tq1_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::TQ1_0, importance: ImportanceUse::Ignored };
-
-impl Codec for Tq1_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[SCALE])
-    }
+codec! {
+    Tq1_0: DataType::TQ1_0,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[SCALE]),
 }
 
 /// The body of [`Codec::decode`].

@@ -3,7 +3,7 @@
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 use super::{LANES, Lanes, Mask};
-use crate::number::ROUNDING_OFFSET;
+use crate::number::{ROUNDING_OFFSET, truncate_to_i8};
 
 /// An array of numbers, whose operations are loops that a compiler may turn into
 /// vector instructions.
@@ -125,6 +125,15 @@ impl Lanes for Portable {
             *lane = (lane.to_bits() >> shift & mask) as i32 as f32;
         }
         self
+    }
+
+    #[inline(always)]
+    fn to_truncated_bytes(self) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        for (byte, number) in bytes.iter_mut().zip(self.0) {
+            *byte = truncate_to_i8(number) as u8;
+        }
+        bytes
     }
 
     in_every_lane! { min(a, b) -> Self if a < b { a } else { b } }

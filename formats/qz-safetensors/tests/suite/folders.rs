@@ -233,9 +233,9 @@ fn tensors_of_one_name() {
 
     write(folder.path(), INDEX, index(&[("a", "1.safetensors"), ("A", "2.safetensors")]));
     write(folder.path(), "2.safetensors", bytes_named(&[("A", 1)]));
-    check(folder.path(), "case-only-names");
+    check(folder.path(), "alike-names");
     let single = write(folder.path(), "single.safetensors", bytes_named(&[("w", 1), ("W", 1)]));
-    check(&single, "case-only-names");
+    check(&single, "alike-names");
 }
 
 #[test]
