@@ -3,7 +3,9 @@
 mod codebook;
 pub(super) mod float_scaled;
 pub(super) mod integer;
+pub(super) mod iq1;
 pub(super) mod iq3_xxs;
 pub(super) mod k_quants;
 pub(super) mod plain;
 mod sub_scaled;
+mod three_levels;
