@@ -5,3 +5,5 @@
 //!
 //! Layer 2: depends on `qz-tensor` and `qz-codec`. The only crate that may hold unsafe
 //! code, for vector instructions; every use says why it is sound.
+
+pub mod backend;
