@@ -19,6 +19,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("qz-tokenize", 2),
     ("qz-models", 3),
     ("qz-calib", 4),
+    ("qz-eval", 4),
     ("qz-plan", 5),
     ("qz-pipeline", 6),
     ("quantize", 7),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides, PlanOptions, Target,
-    TensorOverride, element_type,
+    EvalData, EvalOptions, Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides,
+    PlanOptions, Rounding, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
 
@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Check an artifact: its structure, and its weights against their source
     Verify(Verify),
+    /// Measure how well a model foretells a text: its perplexity
+    Eval(Eval),
     /// Convert, quantize and verify the bundled checkpoint
     Demo(Demo),
     /// Write completions for a shell to standard output
@@ -78,6 +80,7 @@ impl Command {
             | Self::Plan(Plan { json, .. })
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
+            | Self::Eval(Eval { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
             Self::Completions(_) => false,
         }
@@ -257,6 +260,105 @@ pub(crate) struct Verify {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// A Hugging Face folder or a .gguf file
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// The text, as token ids: numbers divided by anything else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: PathBuf,
+    /// Tokens that the model sees together
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) ctx: usize,
+    /// Score at most so many chunks of the text [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) chunks: Option<u32>,
+    /// Score overlapping chunks that begin so many tokens apart
+    #[arg(long, value_name = "N")]
+    pub(crate) stride: Option<usize>,
+    /// Round activations as llama.cpp does for each weight type, or not at all
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Activations::Engine)]
+    pub(crate) activations: Activations,
+    /// The type keys and values are kept in [default: f16; f32 with --activations f32]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub(crate) kv_type: Option<KvType>,
+    /// Memory to stay within where there is a choice; hidden states beyond it go to disk
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = parse_size)]
+    pub(crate) max_memory: u64,
+    /// Fail (exit code 1) if the perplexity is larger
+    #[arg(long, value_name = "X")]
+    pub(crate) max_ppl: Option<f64>,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) read: Source,
+}
+
+/// What becomes of activations before products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Activations {
+    Engine,
+    F32,
+}
+
+/// The type keys and values are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum KvType {
+    F32,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl Eval {
+    pub(crate) fn options(&self, global: &Global) -> EvalOptions {
+        let rounding = match self.activations {
+            Activations::Engine => Rounding::Engine,
+            Activations::F32 => Rounding::Exact,
+        };
+        let default = if rounding == Rounding::Exact { KvType::F32 } else { KvType::F16 };
+        EvalOptions {
+            open: self.read.options(),
+            data: EvalData::Tokens(self.tokens.clone()),
+            context: self.ctx,
+            chunks: self.chunks.map(|chunks| chunks as usize),
+            stride: self.stride,
+            rounding,
+            cache_type: match self.kv_type.unwrap_or(default) {
+                KvType::F32 => DataType::F32,
+                KvType::F16 => DataType::F16,
+                KvType::Q8_0 => DataType::Q8_0,
+                KvType::Q4_0 => DataType::Q4_0,
+            },
+            max_memory: self.max_memory,
+            spill_folder: std::env::temp_dir(),
+            threads: global.thread_count(),
+            max_perplexity: self.max_ppl,
+        }
+    }
+}
+
+/// A size in bytes, with a unit or without: `512MiB`, `2G`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err(format!("{unit:?} is no unit; use KiB, MiB, GiB or TiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a number and a unit".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Keep the checkpoint and the results in this folder
     #[arg(short, long, value_name = "DIR")]
@@ -275,6 +377,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(parse_size(text).ok(), expected, "{text}");
+        };
+        check("123", Some(123));
+        check("2GiB", Some(2 << 30));
+        check("512m", Some(512 << 20));
+        check("1.5G", None);
+        check("G", None);
+        check("99999999999T", None);
     }
 
     #[test]

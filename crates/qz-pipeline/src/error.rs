@@ -28,6 +28,17 @@ pub enum Error {
     /// The importance matrix cannot be read.
     #[error(transparent)]
     Calibration(#[from] qz_calib::Error),
+    /// The text cannot be evaluated.
+    #[error(transparent)]
+    Evaluation(#[from] qz_eval::Error),
+    /// A number that is no token id.
+    #[error("{}: {token} is no token id", path.display())]
+    TokenId {
+        /// The file of token ids.
+        path: PathBuf,
+        /// The number.
+        token: String,
+    },
     /// An output cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -155,6 +166,8 @@ impl Diagnose for Error {
             Self::Model(error) => return error.diagnosis(),
             Self::Plan(error) => return error.diagnosis(),
             Self::Calibration(error) => return error.diagnosis(),
+            Self::Evaluation(error) => return error.diagnosis(),
+            Self::TokenId { path, .. } => (FaultClass::BadInput, Location::file(path), "token-id"),
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")

@@ -27,6 +27,8 @@ pub struct Model {
     pub(crate) ignored: Vec<String>,
     pub(crate) warnings: Vec<String>,
     pub(crate) source: Box<dyn TensorSource>,
+    /// The sliding window that a checkpoint's configuration states.
+    pub(crate) sliding_window: Option<u64>,
 }
 
 /// One tensor of the model to be written.
@@ -122,6 +124,7 @@ impl Model {
         };
         let tensors = description.tensors.into_iter().map(tensor).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
+        model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model
@@ -143,7 +146,13 @@ impl Model {
             ignored: Vec::new(),
             warnings: Vec::new(),
             source,
+            sliding_window: None,
         }
+    }
+
+    /// How many positions back a token sees, if a checkpoint's configuration limits it.
+    pub fn sliding_window(&self) -> Option<u64> {
+        self.sliding_window
     }
 
     /// True if it comes from a checkpoint, not from a file that llama-quantize

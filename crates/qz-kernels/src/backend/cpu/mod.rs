@@ -41,6 +41,11 @@ impl CpuBackend {
         Ok(Self { pool, products: Products::best() })
     }
 
+    /// Calls `work` on this backend's threads, so that parallel work in it runs there.
+    pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
+    }
+
     /// Calls `work` with matching parts of both, on all threads.
     fn for_parts(&self, to: &mut [f32], from: &[f32], work: impl Fn(&mut [f32], &[f32]) + Sync) {
         self.pool.install(|| {
