@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides, PlanOptions, Target,
+    Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides, PlanOptions, Target,
     TensorOverride, element_type,
 };
 use qz_tensor::DataType;
@@ -43,6 +43,10 @@ pub(crate) struct Global {
     /// No progress bar, even on a terminal
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
+    /// The instruction set of the codecs: baseline, avx2 or avx512; with each the bytes are the
+    /// same [default: the fastest of this machine]
+    #[arg(long, global = true, value_name = "ISA", value_parser = parse_instruction_set)]
+    pub(crate) isa: Option<Isa>,
 }
 
 impl Global {
@@ -163,6 +167,15 @@ impl Recipe {
             metadata: self.override_kv.clone(),
             importance: importance.map(Arc::new),
         })
+    }
+}
+
+/// An instruction set of this machine.
+fn parse_instruction_set(name: &str) -> Result<Isa, String> {
+    let isa: Isa = name.parse().map_err(|error: qz_pipeline::IsaError| error.to_string())?;
+    match isa.is_supported() {
+        true => Ok(isa),
+        false => Err(qz_pipeline::IsaError::Unsupported(isa).to_string()),
     }
 }
 

@@ -87,7 +87,7 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[LEVELS..UNIT], &mut levels);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(stored(block)) {
+    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(&stored(block)) {
         for (value, level) in out.iter_mut().zip(levels) {
             *value = scale * f32::from(*level) - minimum;
         }

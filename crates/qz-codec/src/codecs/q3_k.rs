@@ -122,8 +122,8 @@ fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
 #[inline(always)]
 fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
     match L::REGISTERS {
-        1 => units_by_largest_in_groups::<L, 4>(values, blocks),
-        2 => units_by_largest_in_groups::<L, 2>(values, blocks),
+        1 => units_by_largest_in_groups::<L, 8>(values, blocks),
+        2 => units_by_largest_in_groups::<L, 4>(values, blocks),
         _ => units_by_largest_in_groups::<L, 1>(values, blocks),
     }
 }

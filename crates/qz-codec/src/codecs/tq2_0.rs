@@ -43,8 +43,8 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let scale = f32_from_f16(half_at(block, SCALE));
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[..SCALE], &mut levels);
-    for (value, level) in out.iter_mut().zip(levels) {
-        *value = (f32::from(level) - 1.0) * scale;
+    for (value, level) in out.iter_mut().zip(&levels) {
+        *value = (f32::from(*level) - 1.0) * scale;
     }
 }
 

@@ -74,6 +74,16 @@ pub trait Lanes:
     /// [`crate::number::truncate_to_i8`], equal for every bit pattern.
     fn to_truncated_bytes(self) -> [u8; LANES];
 
+    /// What a table has at each number; numbers are below 16.
+    #[inline(always)]
+    fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
+        let mut found = [0; LANES];
+        for (found, number) in found.iter_mut().zip(numbers) {
+            *found = table[usize::from(number & 15)];
+        }
+        found
+    }
+
     /// Turns sixteen times sixteen numbers into rows of one number each.
     #[inline(always)]
     fn transpose_square(blocks: &[&[f32; LANES]; LANES]) -> [Self; LANES] {

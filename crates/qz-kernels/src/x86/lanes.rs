@@ -100,6 +100,12 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
+            fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
+                // SAFETY: the caller has the instructions.
+                unsafe { super::look_up(table, numbers) }
+            }
+
+            #[inline(always)]
             fn transpose_square(blocks: &[&[f32; LANES]; LANES]) -> [Self; LANES] {
                 let mut rows = [Self::zero(); LANES];
                 for (quarter, rows) in rows.as_chunks_mut::<4>().0.iter_mut().enumerate() {
