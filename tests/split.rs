@@ -82,12 +82,12 @@ fn a_set_is_one_model() {
         let part = |name: char| at(&format!("{name}-{number:05}-of-00003.gguf"));
         assert_eq!(digest(&part('b')), digest(&part('c')));
     }
-    let verify = ["verify", &text(&at("b-00002-of-00003.gguf")), "--source", text(&whole)];
-    quantize(&verify).expect_success();
+    let part = at("b-00002-of-00003.gguf");
+    quantize(&["verify", text(&part), "--source", text(&whole)]).expect_success();
     // Several targets are named after the model, not after its part.
-    let targets = ["convert", &text(&at("a-00002-of-00003.gguf")), "--to", "q8_0,copy"];
-    quantize(&[&targets[..], &["-o", text(&at("several"))]].concat()).expect_success();
-    assert_eq!(names(&at("several")), ["a-COPY.gguf", "a-Q8_0.gguf"]);
+    let (part, several) = (at("a-00002-of-00003.gguf"), at("several"));
+    quantize(&["convert", text(&part), "--to", "q8_0,copy", "-o", text(&several)]).expect_success();
+    assert_eq!(names(&several), ["a-COPY.gguf", "a-Q8_0.gguf"]);
 }
 
 #[test]
@@ -101,8 +101,8 @@ fn the_first_file_may_hold_the_metadata_alone() {
     let first = qz_gguf::GgufFile::open(folder.path().join(&parts[0])).expect("opens");
     use qz_tensor::TensorSource;
     assert!(first.tensors().is_empty() && first.metadata().len() > 10);
-    let verify = ["verify", &text(&folder.path().join(&parts[1])), "--source", text(&whole)];
-    quantize(&verify).expect_success();
+    let second = folder.path().join(&parts[1]);
+    quantize(&["verify", text(&second), "--source", text(&whole)]).expect_success();
 }
 
 #[test]
