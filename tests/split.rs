@@ -164,11 +164,7 @@ fn a_set_that_is_not_whole_is_refused() {
         "a-00003-of-00003.gguf",
     );
     check(&|at| rename(at(2), at(3)), "split-part-missing", "a-00002-of-00003.gguf");
-    check(
-        &|at| drop(fs::copy(at(2), at(3)).expect("copied")),
-        "split-number",
-        "a-00003-of-00003.gguf",
-    );
+    check(&|at| assert!(fs::copy(at(2), at(3)).is_ok()), "split-number", "a-00003-of-00003.gguf");
     let cut = |at: &dyn Fn(u32) -> PathBuf| {
         let file = fs::OpenOptions::new().write(true).open(at(2)).expect("opened");
         let length = file.metadata().expect("a length").len();
