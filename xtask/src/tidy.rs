@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Every crate's layer. An edge must point to a lower one. `formats/*` stand at
-/// layer 2, with the two crates they may use as their only exception below.
+/// layer 2, with the crates they may use as their only exception below.
 const LAYERS: &[(&str, u32)] = &[
     ("qz-tensor", 0),
     ("qz-codec", 1),
+    ("qz-shards", 1),
     ("qz-gguf", 2),
     ("qz-safetensors", 2),
     ("qz-kernels", 2),
@@ -25,7 +26,7 @@ const LAYERS: &[(&str, u32)] = &[
 ];
 
 /// What a container format may use of ours.
-const FORMATS_MAY_USE: &[&str] = &["qz-tensor", "qz-codec"];
+const FORMATS_MAY_USE: &[&str] = &["qz-tensor", "qz-codec", "qz-shards"];
 
 /// What `qz-models` must not see: containers, and whatever draws or parses for a
 /// person.
