@@ -9,6 +9,7 @@ mod importance;
 mod interruption;
 mod overrides;
 mod plan;
+mod pytorch;
 mod reports;
 mod support;
 mod text;

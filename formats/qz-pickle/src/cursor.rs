@@ -27,10 +27,6 @@ impl<'f> Cursor<'f> {
         Self { file, position: start, end, buffer: Vec::new(), buffered_from: start }
     }
 
-    pub(crate) fn file(&self) -> &'f SourceFile {
-        self.file
-    }
-
     /// The offset of the next byte.
     pub(crate) fn position(&self) -> u64 {
         self.position

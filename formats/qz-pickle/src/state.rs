@@ -265,10 +265,9 @@ fn check_inside(offset: u64, shape: &[u64], strides: &[u64], elements: u64) -> R
     if shape.contains(&0) {
         return if offset <= elements { Ok(()) } else { outside(offset.into()) };
     }
-    let steps = shape.iter().zip(strides);
-    // At most eight products of two 63-bit numbers: they fit.
-    let reach: u128 = steps.map(|(size, stride)| u128::from(size - 1) * u128::from(*stride)).sum();
-    let last = u128::from(offset) + reach;
+    let last = shape.iter().zip(strides).fold(u128::from(offset), |last, (size, stride)| {
+        last.saturating_add(u128::from(size - 1) * u128::from(*stride))
+    });
     if last < u128::from(elements) { Ok(()) } else { outside(last) }
 }
 
