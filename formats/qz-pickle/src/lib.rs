@@ -14,7 +14,7 @@
 //! Invariants:
 //! - Nothing is executed. The pickle's program builds numbers, texts, tuples,
 //!   lists and dictionaries; a tensor is a note of its arguments; whatever is not
-//!   in the list of [`globals`] ends the reading.
+//!   in the list of `globals` ends the reading.
 //! - Values refer to each other by number: no depth of nesting recurses, and
 //!   copying one copies 16 bytes.
 //! - A [`TorchFile`] that opened has every element of every tensor inside its
