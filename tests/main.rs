@@ -10,6 +10,7 @@ mod importance;
 mod interruption;
 mod overrides;
 mod plan;
+mod pytorch;
 mod reports;
 mod split;
 mod support;

@@ -19,6 +19,9 @@ pub enum Error {
     /// A safetensors file or index breaks its format.
     #[error(transparent)]
     Safetensors(#[from] qz_safetensors::Error),
+    /// A PyTorch file or index breaks its format.
+    #[error(transparent)]
+    Pickle(#[from] qz_pickle::Error),
     /// The checkpoint is not a model we know, or contradicts itself.
     #[error(transparent)]
     Model(#[from] qz_models::Error),
@@ -38,6 +41,14 @@ pub enum Error {
         path: PathBuf,
         /// What was looked for.
         detail: String,
+    },
+    /// A checkpoint without its weights.
+    #[error("{}: {detail}", path.display())]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// What is there, or is not.
+        detail: &'static str,
     },
     /// A weight that is no number.
     #[error("{location}: weight {index} is {value}")]
@@ -170,12 +181,16 @@ impl Diagnose for Error {
             Self::File(error) => return error.diagnosis(),
             Self::Gguf(error) => return error.diagnosis(),
             Self::Safetensors(error) => return error.diagnosis(),
+            Self::Pickle(error) => return error.diagnosis(),
             Self::Model(error) => return error.diagnosis(),
             Self::Plan(error) => return error.diagnosis(),
             Self::Calibration(error) => return error.diagnosis(),
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")
+            }
+            Self::NoWeights { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "no-weights")
             }
             Self::NonFiniteWeight { location, .. } => {
                 (FaultClass::Numeric, location.clone(), "non-finite-weight")
