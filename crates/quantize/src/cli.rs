@@ -1,14 +1,14 @@
 //! The command line, as types.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
-
 use std::sync::Arc;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    EvalData, EvalOptions, Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides,
-    PlanOptions, Rounding, Target, TensorOverride, element_type,
+    EvalData, EvalOptions, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides, PlanOptions, Rounding,
+    SplitOptions, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
 
@@ -43,6 +43,10 @@ pub(crate) struct Global {
     /// No progress bar, even on a terminal
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
+    /// The instruction set of the codecs: baseline, avx2 or avx512; with each the bytes are the
+    /// same [default: the fastest of this machine]
+    #[arg(long, global = true, value_name = "ISA", value_parser = parse_instruction_set)]
+    pub(crate) isa: Option<Isa>,
 }
 
 impl Global {
@@ -145,8 +149,52 @@ pub(crate) struct Recipe {
     /// Fail if a tensor's rows do not fill its type's blocks, instead of giving it another type
     #[arg(long)]
     pub(crate) no_fallback: bool,
+    /// Quantize a GGUF model of an unknown architecture by its tensors' names and shapes alone
+    #[arg(long)]
+    pub(crate) generic: bool,
+    #[command(flatten)]
+    pub(crate) split: SplitArguments,
     #[command(flatten)]
     pub(crate) read: Source,
+}
+
+/// Whether, and where, outputs are cut into several files.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct SplitArguments {
+    /// Write files of at most so many bytes of tensors: NAME-00001-of-0000N.gguf
+    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_size)]
+    split_max_size: Option<NonZeroU64>,
+    /// Write files of at most so many tensors
+    #[arg(long, value_name = "N")]
+    split_max_tensors: Option<NonZeroU32>,
+    /// Write the metadata alone into the first file
+    #[arg(long)]
+    no_tensor_first_split: bool,
+}
+
+impl SplitArguments {
+    fn options(self) -> Option<SplitOptions> {
+        let options = SplitOptions {
+            max_bytes: self.split_max_size,
+            max_tensors: self.split_max_tensors,
+            first_without_tensors: self.no_tensor_first_split,
+        };
+        (options != SplitOptions::default()).then_some(options)
+    }
+}
+
+/// A size as llama.cpp's converter takes it: a number, or thousands, millions or
+/// thousand millions.
+fn parse_size(text: &str) -> Result<NonZeroU64, String> {
+    let (number, unit) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let wanted = "expected a positive number of bytes, or one with K, M or G";
+    size.and_then(NonZeroU64::new).ok_or_else(|| wanted.to_owned())
 }
 
 impl Recipe {
@@ -165,7 +213,18 @@ impl Recipe {
             },
             metadata: self.override_kv.clone(),
             importance: importance.map(Arc::new),
+            generic: self.generic,
+            split: self.split.options(),
         })
+    }
+}
+
+/// An instruction set of this machine.
+fn parse_instruction_set(name: &str) -> Result<Isa, String> {
+    let isa: Isa = name.parse().map_err(|error: qz_pipeline::IsaError| error.to_string())?;
+    match isa.is_supported() {
+        true => Ok(isa),
+        false => Err(qz_pipeline::IsaError::Unsupported(isa).to_string()),
     }
 }
 
@@ -264,9 +323,12 @@ pub(crate) struct Eval {
     /// A Hugging Face folder or a .gguf file
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
-    /// The text, as token ids: numbers divided by anything else
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tokens: PathBuf,
+    /// The text
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens")]
+    pub(crate) data: Option<PathBuf>,
+    /// The text as token ids instead: numbers divided by anything else
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub(crate) tokens: Option<PathBuf>,
     /// Tokens that the model sees together
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) ctx: usize,
@@ -283,8 +345,8 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "TYPE", value_enum)]
     pub(crate) kv_type: Option<KvType>,
     /// Memory to stay within where there is a choice; hidden states beyond it go to disk
-    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = parse_size)]
-    pub(crate) max_memory: u64,
+    #[arg(long, value_name = "N[K|M|G]", default_value = "2G", value_parser = parse_size)]
+    pub(crate) max_memory: NonZeroU64,
     /// Fail (exit code 1) if the perplexity is larger
     #[arg(long, value_name = "X")]
     pub(crate) max_ppl: Option<f64>,
@@ -323,7 +385,10 @@ impl Eval {
         let default = if rounding == Rounding::Exact { KvType::F32 } else { KvType::F16 };
         EvalOptions {
             open: self.read.options(),
-            data: EvalData::Tokens(self.tokens.clone()),
+            data: match (&self.tokens, &self.data) {
+                (Some(tokens), _) => EvalData::Tokens(tokens.clone()),
+                (None, data) => EvalData::Text(data.clone().unwrap_or_default()),
+            },
             context: self.ctx,
             chunks: self.chunks.map(|chunks| chunks as usize),
             stride: self.stride,
@@ -334,28 +399,12 @@ impl Eval {
                 KvType::Q8_0 => DataType::Q8_0,
                 KvType::Q4_0 => DataType::Q4_0,
             },
-            max_memory: self.max_memory,
+            max_memory: self.max_memory.get(),
             spill_folder: std::env::temp_dir(),
             threads: global.thread_count(),
             max_perplexity: self.max_ppl,
         }
     }
-}
-
-/// A size in bytes, with a unit or without: `512MiB`, `2G`.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        _ => return Err(format!("{unit:?} is no unit; use KiB, MiB, GiB or TiB")),
-    };
-    let number: u64 = number.parse().map_err(|_| "expected a number and a unit".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -382,14 +431,20 @@ mod tests {
     #[test]
     fn sizes() {
         let check = |text: &str, expected: Option<u64>| {
-            assert_eq!(parse_size(text).ok(), expected, "{text}");
+            assert_eq!(parse_size(text).ok().map(NonZeroU64::get), expected, "{text}");
         };
-        check("123", Some(123));
-        check("2GiB", Some(2 << 30));
-        check("512m", Some(512 << 20));
+        check("7", Some(7));
+        check("2K", Some(2_000));
+        check("300M", Some(300_000_000));
+        check("48G", Some(48_000_000_000));
+        check("0", None);
+        check("0G", None);
+        check("-1M", None);
         check("1.5G", None);
+        check("2T", None);
         check("G", None);
-        check("99999999999T", None);
+        check("", None);
+        check("18446744073709551615G", None);
     }
 
     #[test]

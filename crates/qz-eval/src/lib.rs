@@ -1,21 +1,34 @@
-//! What a model's logits say about its quality: which tokens of a text are scored, and
-//! the figures that follow.
+//! How good a model is: perplexity, and its KL divergence from a reference.
 //!
-//! What belongs here: windows over a text, statistics of logits. What does not: how
-//! logits come about (`qz-models`), files, text to tokens (`qz-tokenize`).
+//! | where | what |
+//! |---|---|
+//! | [`text`] | a text in chunks, and which of their positions are scored |
+//! | [`comparison`] | one position, seen by a model and its reference |
+//! | [`statistics`] | the figures that all positions give, with confidence intervals |
+//! | [`logits_file`], [`leading_file`] | a reference's probabilities on disk: llama.cpp's file and the compact one |
+//! | [`tasks`] | multiple-choice tasks and their score |
 //!
-//! Layer 4. Figures are defined as `llama-perplexity` defines them
-//! (`tools/perplexity/perplexity.cpp`, llama.cpp 0c1e57098).
+//! What does not belong here: computing logits (the forward pass), tokens (`qz-tokenize`),
+//! printing.
 //!
-//! Invariant: results do not depend on the number of threads; work on the rows of a tile
-//! is divided among rayon's current pool, sums are formed in the order of the text.
+//! Layer 4; used by `qz-pipeline`.
+//!
+//! Invariant: the same positions give the same figures, whatever the number of threads.
 
 #![forbid(unsafe_code)]
 
+pub mod bootstrap;
+pub mod comparison;
 mod error;
-mod perplexity;
-mod windows;
+pub mod leading;
+pub mod leading_file;
+pub mod log_probability;
+pub mod logits_file;
+mod random;
+pub mod statistics;
+pub mod tasks;
+#[cfg(test)]
+mod test_support;
+pub mod text;
 
-pub use error::Error;
-pub use perplexity::{Measured, Perplexity, PerplexitySum, negative_log_likelihood};
-pub use windows::{WindowOptions, Windows};
+pub use error::{Error, Fault};

@@ -29,7 +29,7 @@ fn text(evaluation: &Evaluation) -> String {
         found.perplexity.value,
         found.perplexity.stderr,
         found.tokens,
-        found.chunks.len(),
+        found.chunks,
         evaluation.context,
     )
 }

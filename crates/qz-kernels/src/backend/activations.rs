@@ -1,8 +1,9 @@
 //! How an engine rounds activations before it multiplies them with weights.
 
-use qz_codec::codec_for;
 use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_tensor::DataType;
+
+use crate::codec_for;
 
 /// What becomes of activations before a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,6 @@ mod products;
 
 use std::ops::Range;
 
-use qz_codec::codec_for;
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
@@ -15,6 +14,7 @@ use super::{
     Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding, activation_type,
     round_activations,
 };
+use crate::codec_for;
 use attention::Cache;
 use matmul::Matrix;
 use products::Products;

@@ -12,6 +12,8 @@ use std::arch::x86_64::{
     _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
+use crate::isa::Isa;
+
 /// Rows that are taken together on each side.
 pub(super) const TOGETHER: usize = 4;
 
@@ -46,9 +48,18 @@ impl Products {
         sets.into_iter().map(Self).collect()
     }
 
-    /// The widest.
+    /// The widest that the instruction set in use allows.
     pub(super) fn best() -> Self {
-        Self::available().pop().unwrap_or(Self(Set::Portable))
+        let chosen = Isa::chosen();
+        let allowed = |products: &Self| match products.0 {
+            Set::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => chosen >= Isa::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => chosen >= Isa::Avx512,
+        };
+        let available = Self::available();
+        available.into_iter().rfind(allowed).unwrap_or(Self(Set::Portable))
     }
 
     /// The products of each of `a` with each of `b`; rows of one length.
