@@ -7,6 +7,7 @@
 mod bench;
 mod parity_codec;
 mod parity_files;
+mod parity_tokens;
 mod snapshots;
 mod tidy;
 
@@ -56,6 +57,20 @@ enum Task {
         /// Checkpoints as FOLDER=PRE_TOKENIZER[=IMATRIX] or FILE.gguf[==IMATRIX] [default: all
         /// with a golden.json in fixtures]
         checkpoints: Vec<String>,
+    },
+    /// Compare token ids with llama.cpp's test sets, and with llama-tokenize on whole texts
+    ParityTokens {
+        /// llama.cpp's source tree
+        #[arg(long)]
+        source: PathBuf,
+        /// Folder with llama-tokenize
+        #[arg(long)]
+        binaries: Option<PathBuf>,
+        /// A text to compare for every vocabulary; repeatable
+        #[arg(long)]
+        text: Vec<PathBuf>,
+        /// GGUF files with further vocabularies
+        vocabularies: Vec<PathBuf>,
     },
     /// Time the codecs beside llama.cpp's own, on one thread
     CodecSpeed {
@@ -122,6 +137,9 @@ fn main() -> Result<()> {
         Task::Tidy => tidy::check(workspace()),
         Task::Parity { library, rounds } => parity_codec::run(&library, rounds),
         Task::Snapshots { source } => snapshots::run(&source),
+        Task::ParityTokens { source, binaries, text, vocabularies } => {
+            parity_tokens::run(&source, binaries.as_deref(), &text, &vocabularies)
+        }
         Task::CodecSpeed { library } => parity_codec::speed(&library),
         Task::ParityFiles { programs, text, options, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {

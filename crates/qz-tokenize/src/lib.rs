@@ -25,6 +25,7 @@ mod added_tokens;
 mod byte_level;
 mod byte_level_tokens;
 mod chat_template;
+mod encode;
 mod error;
 mod json;
 mod post_processor;
@@ -37,6 +38,7 @@ mod token_types;
 mod tokenizer_file;
 mod vocabulary;
 
+pub use encode::{EncodeOptions, Tokenizer, pre_tokenizer_names};
 pub use error::Error;
-pub use pre_tokenizer::pre_tokenizer_names;
+pub use tokenizer_file::TokenId;
 pub use vocabulary::{Vocabulary, VocabularyOptions, VocabularyRules, vocabulary};
