@@ -1,15 +1,18 @@
 //! Byte-pair encoding: pairs merge in the order in which the vocabulary lists
 //! them (`llm_tokenizer_bpe_session` in `src/llama-vocab.cpp`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
 
 use super::merge::{Merger, Merges, NO_SYMBOL, Node};
 use super::metadata::{Entries, fault};
 use super::pre_tokenizer::{Alphabet, PreTokenizer, Whole};
+use super::session::Session;
 use super::space::{SPACE, Spaces};
 use super::split::piece_lengths;
 use super::tokens::Tokens;
-use super::words::Words;
 use crate::byte_level::letter_of;
 use crate::error::Error;
 use crate::tokenizer_file::TokenId;
@@ -24,10 +27,10 @@ pub(super) struct BytePair {
 }
 
 /// Rank and product of pairs of numbers.
-struct MergeTable(HashMap<(u32, u32), (u32, u32)>);
+struct MergeTable(HashMap<(u32, u32), (u32, u32), RandomState>);
 
 impl Merges for MergeTable {
-    fn merge(&self, _: &str, left: &Node, right: &Node) -> Option<(u32, u32)> {
+    fn merge(&self, _: &[u8], left: &Node, right: &Node) -> Option<(u32, u32)> {
         self.0.get(&(left.symbol, right.symbol)).copied()
     }
 }
@@ -39,7 +42,8 @@ impl MergeTable {
             None if is_needed => return Err(fault(KEY, "is missing")),
             merges => merges.unwrap_or_default(),
         };
-        let mut table = HashMap::with_capacity(merges.len());
+        let mut table = HashMap::with_capacity_and_hasher(merges.len(), RandomState::default());
+        let mut product = String::new();
         for (rank, merge) in (0u32..).zip(merges) {
             let wrong = || fault(KEY, format!("{merge:?} is not two parts with a space between"));
             // A space in the first place is a part.
@@ -48,8 +52,9 @@ impl MergeTable {
             let (left, right) = (&merge[..space], &merge[space + 1..]);
             let mut number = |text: &str| tokens.add_part(text).ok_or_else(wrong);
             let pair = (number(left)?, number(right)?);
-            let product = number(&[left, right].concat())?;
-            table.entry(pair).or_insert((rank, product));
+            product.clear();
+            product.extend([left, right]);
+            table.entry(pair).or_insert((rank, number(&product)?));
         }
         Ok(Self(table))
     }
@@ -70,29 +75,37 @@ impl BytePair {
         Ok(Self { pre_tokenizer, merges, bytes, spaces })
     }
 
-    /// Adds the tokens of `text`.
-    pub(super) fn encode(&self, tokens: &Tokens, text: &str, output: &mut Vec<TokenId>) {
-        let escaped = match self.pre_tokenizer.alphabet {
-            Alphabet::Escaped => Some(text.replace(' ', SPACE)),
-            Alphabet::Bytes | Alphabet::Plain => None,
-        };
-        let text = escaped.as_deref().unwrap_or(text);
-        let mut words = Words::default();
-        let mut merger = Merger::default();
+    /// The text in the letters of the tokens, but for the alphabet of bytes.
+    pub(super) fn prepare<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match self.pre_tokenizer.alphabet {
+            Alphabet::Escaped => text.replace(' ', SPACE).into(),
+            Alphabet::Bytes | Alphabet::Plain => text.into(),
+        }
+    }
+
+    /// Adds the tokens of `text`, which was prepared.
+    pub(super) fn encode<'a>(
+        &self,
+        tokens: &Tokens,
+        text: &'a str,
+        session: &mut Session<'a>,
+        output: &mut Vec<TokenId>,
+    ) {
+        let Session { words, merger } = session;
         let mut rest = text;
         for length in piece_lengths(text, self.pre_tokenizer.steps) {
             let (piece, after) = rest.split_at(length);
             rest = after;
             if self.pre_tokenizer.alphabet == Alphabet::Bytes {
                 words.encode(piece, output, |output| {
-                    self.encode_bytes(tokens, piece, &mut merger, output);
+                    self.encode_bytes(tokens, piece, merger, output);
                 });
             } else if let Some(token) = self.whole(tokens, piece) {
                 output.push(token);
             } else {
                 for word in self.spaces.words(piece) {
                     words.encode(word, output, |output| {
-                        self.encode_letters(tokens, word, &mut merger, output);
+                        self.encode_letters(tokens, word, merger, output);
                     });
                 }
             }
@@ -125,13 +138,15 @@ impl BytePair {
             }
         }
         let symbols = piece.bytes().map(|byte| (self.bytes[usize::from(byte)], 1));
-        merger.merge(piece, symbols, &self.merges, |node, _| match tokens.token(node.symbol) {
-            Some(token) => output.push(token),
-            None if node.symbol == NO_SYMBOL => {}
-            // A part that is no token: what there is of its letters.
-            None => {
-                let letters = tokens.part(node.symbol).chars().filter(char::is_ascii);
-                output.extend(letters.filter_map(|c| tokens.find(c.encode_utf8(&mut [0; 4]))));
+        merger.merge(piece.as_bytes(), symbols, &self.merges, |node, _| {
+            match tokens.token(node.symbol) {
+                Some(token) => output.push(token),
+                None if node.symbol == NO_SYMBOL => {}
+                // A part that is no token: what there is of its letters.
+                None => {
+                    let letters = tokens.part(node.symbol).chars().filter(char::is_ascii);
+                    output.extend(letters.filter_map(|c| tokens.find(c.encode_utf8(&mut [0; 4]))));
+                }
             }
         });
     }
@@ -148,9 +163,11 @@ impl BytePair {
             let length = letter.len_utf8();
             (tokens.number(&word[start..start + length]).unwrap_or(NO_SYMBOL), length)
         });
-        merger.merge(word, symbols, &self.merges, |node, part| match tokens.token(node.symbol) {
-            Some(token) => output.push(token),
-            None => output.extend(part.bytes().filter_map(|byte| tokens.find_byte(byte))),
+        merger.merge(word.as_bytes(), symbols, &self.merges, |node, part| {
+            match tokens.token(node.symbol) {
+                Some(token) => output.push(token),
+                None => output.extend(part.iter().filter_map(|byte| tokens.find_byte(*byte))),
+            }
         });
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 pub(super) trait Merges {
     /// How well `left` and `right` merge, smaller is better, and into what.
     /// They stand side by side in `text`.
-    fn merge(&self, text: &str, left: &Node, right: &Node) -> Option<(u32, u32)>;
+    fn merge(&self, text: &[u8], left: &Node, right: &Node) -> Option<(u32, u32)>;
 }
 
 /// A part of a word.
@@ -66,10 +66,10 @@ impl Merger {
     /// For n symbols there are at most 3n candidates.
     pub(super) fn merge<'t>(
         &mut self,
-        mut text: &'t str,
+        mut text: &'t [u8],
         mut symbols: impl Iterator<Item = (u32, usize)>,
         merges: &impl Merges,
-        mut output: impl FnMut(&Node, &'t str),
+        mut output: impl FnMut(&Node, &'t [u8]),
     ) {
         while self.take_nodes(&mut symbols) {
             self.run(text, merges);
@@ -96,7 +96,7 @@ impl Merger {
         !self.nodes.is_empty()
     }
 
-    fn run(&mut self, text: &str, merges: &impl Merges) {
+    fn run(&mut self, text: &[u8], merges: &impl Merges) {
         self.queue.clear();
         for left in 0..self.nodes.len() as u32 {
             self.propose(text, left, self.nodes[left as usize].next, merges);
@@ -117,7 +117,7 @@ impl Merger {
         }
     }
 
-    fn propose(&mut self, text: &str, left: u32, right: u32, merges: &impl Merges) {
+    fn propose(&mut self, text: &[u8], left: u32, right: u32, merges: &impl Merges) {
         if left == NO_NODE || right == NO_NODE {
             return;
         }

@@ -10,6 +10,7 @@ mod pieces;
 mod pre_tokenizer;
 mod prefixes;
 mod sentence_piece;
+mod session;
 mod space;
 mod special;
 mod split;
@@ -19,7 +20,6 @@ mod unicode;
 mod unicode_table;
 mod unigram;
 mod word_piece;
-mod words;
 
 pub use pre_tokenizer::pre_tokenizer_names;
 pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -11,9 +11,9 @@ use crate::tokenizer_file::TokenId;
 
 /// A part of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fragment<'a> {
+pub(super) enum Fragment<T> {
     Token(TokenId),
-    Text(&'a str),
+    Text(T),
 }
 
 /// The special tokens of a vocabulary.
@@ -43,7 +43,7 @@ impl Partition {
         tokens: &Tokens,
         text: &'a str,
         parse_special: bool,
-    ) -> Vec<Fragment<'a>> {
+    ) -> Vec<Fragment<&'a str>> {
         let mut fragments = Vec::new();
         fragments.extend((!text.is_empty()).then_some(Fragment::Text(text)));
         let hidden = Kinds::CONTROL.or(Kinds::UNKNOWN);
@@ -73,11 +73,11 @@ impl Partition {
 }
 
 fn cut<'a>(
-    fragments: Vec<Fragment<'a>>,
+    fragments: Vec<Fragment<&'a str>>,
     id: TokenId,
     token: &str,
     kinds: Kinds,
-) -> Vec<Fragment<'a>> {
+) -> Vec<Fragment<&'a str>> {
     let mut parts = Vec::with_capacity(fragments.len());
     for fragment in fragments {
         let Fragment::Text(mut rest) = fragment else {

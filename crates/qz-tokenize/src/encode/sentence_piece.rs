@@ -2,9 +2,9 @@
 //! score first (`llm_tokenizer_spm_session` in `src/llama-vocab.cpp`).
 
 use super::merge::{Merger, Merges, NO_SYMBOL, Node};
+use super::session::Session;
 use super::space::{SPACE, Spaces};
 use super::tokens::Tokens;
-use super::words::Words;
 use crate::tokenizer_file::TokenId;
 
 /// What SentencePiece's merging needs beside the tokens.
@@ -17,12 +17,12 @@ pub(super) struct SentencePiece {
 struct ByScore<'a>(&'a Tokens);
 
 impl Merges for ByScore<'_> {
-    fn merge(&self, text: &str, left: &Node, right: &Node) -> Option<(u32, u32)> {
+    fn merge(&self, text: &[u8], left: &Node, right: &Node) -> Option<(u32, u32)> {
         let bytes = left.bytes().start..right.bytes().end;
         if bytes.len() > self.0.longest() {
             return None;
         }
-        let token = self.0.find(&text[bytes])?;
+        let token = self.0.find(str::from_utf8(&text[bytes]).ok()?)?;
         Some((rank_of(self.0.scores[token.0 as usize]), token.0))
     }
 }
@@ -40,26 +40,29 @@ impl SentencePiece {
         Self { adds_space, spaces: Spaces::of(tokens.texts()) }
     }
 
-    /// Adds the tokens of `text`, which follows a special token or begins
-    /// everything if `is_start` is set.
-    pub(super) fn encode(
-        &self,
-        tokens: &Tokens,
-        text: &str,
-        is_start: bool,
-        unknown: Option<TokenId>,
-        output: &mut Vec<TokenId>,
-    ) {
+    /// The text with U+2581 for spaces, and one in front if it begins everything
+    /// or follows a special token.
+    pub(super) fn prepare(&self, text: &str, is_start: bool) -> String {
         let mut escaped = String::with_capacity(text.len() * 3 / 2);
         if self.adds_space && is_start {
             escaped.push_str(SPACE);
         }
         escaped.push_str(&text.replace(' ', SPACE));
-        let mut words = Words::default();
-        let mut merger = Merger::default();
-        for word in self.spaces.words(&escaped) {
-            words.encode(word, output, |output| {
-                encode_word(tokens, word, unknown, &mut merger, output);
+        escaped
+    }
+
+    /// Adds the tokens of `text`, which was prepared.
+    pub(super) fn encode<'a>(
+        &self,
+        tokens: &Tokens,
+        text: &'a str,
+        unknown: Option<TokenId>,
+        session: &mut Session<'a>,
+        output: &mut Vec<TokenId>,
+    ) {
+        for word in self.spaces.words(text) {
+            session.words.encode(word, output, |output| {
+                encode_word(tokens, word, unknown, &mut session.merger, output);
             });
         }
     }
@@ -76,11 +79,13 @@ fn encode_word(
         let length = letter.len_utf8();
         (tokens.number(&word[start..start + length]).unwrap_or(NO_SYMBOL), length)
     });
-    merger.merge(word, symbols, &ByScore(tokens), |node, part| match tokens.token(node.symbol) {
-        Some(token) => output.push(token),
-        // Where there is no token for a byte the reference ends.
-        None => {
-            output.extend(part.bytes().filter_map(|byte| tokens.find_byte(byte).or(unknown)));
+    merger.merge(word.as_bytes(), symbols, &ByScore(tokens), |node, part| {
+        match tokens.token(node.symbol) {
+            Some(token) => output.push(token),
+            // Where there is no token for a byte the reference ends.
+            None => {
+                output.extend(part.iter().filter_map(|byte| tokens.find_byte(*byte).or(unknown)));
+            }
         }
     });
 }

@@ -11,6 +11,7 @@ use super::partition::{Fragment, Partition};
 use super::pieces::piece;
 use super::pre_tokenizer::{self, Alphabet, Bos, PreTokenizer};
 use super::sentence_piece::SentencePiece;
+use super::session::Session;
 use super::special::{Defaults, Special, set_stripping};
 use super::tokens::Tokens;
 use super::unigram::Unigram;
@@ -173,29 +174,51 @@ impl Tokenizer {
     /// The token ids of `text`. Takes time and memory in proportion to its length,
     /// but for merging within a word, which takes n log n.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<TokenId> {
-        let tokens = &self.tokens;
+        let fragments = self.prepared(text, options.parse_special);
+        let mut session = Session::default();
         let mut output = Vec::new();
         output.extend(self.first.filter(|_| options.add_special));
-        let mut follows_special = true;
-        for fragment in self.partition.split(tokens, text, options.parse_special) {
-            match (fragment, &self.model) {
-                (Fragment::Token(id), _) => output.push(id),
-                (Fragment::Text(text), Model::BytePair(model)) => {
-                    model.encode(tokens, text, &mut output);
-                }
-                (Fragment::Text(text), Model::SentencePiece(model)) => {
-                    let unknown = self.special.unknown;
-                    model.encode(tokens, text, follows_special, unknown, &mut output);
-                }
-                (Fragment::Text(text), Model::WordPiece(model)) => {
-                    model.encode(tokens, text, &mut output);
-                }
-                (Fragment::Text(text), Model::Unigram(model)) => model.encode(text, &mut output),
+        for fragment in &fragments {
+            match fragment {
+                Fragment::Token(id) => output.push(*id),
+                Fragment::Text(text) => self.encode_text(text, &mut session, &mut output),
             }
-            follows_special = matches!(fragment, Fragment::Token(_));
         }
         output.extend(self.last.filter(|_| options.add_special));
         output
+    }
+
+    /// The special tokens in a text, and what is between them as the model wants it.
+    fn prepared<'a>(&self, text: &'a str, parse_special: bool) -> Vec<Fragment<Cow<'a, str>>> {
+        let mut follows_special = true;
+        let prepare = |fragment| match fragment {
+            Fragment::Token(id) => {
+                follows_special = true;
+                Fragment::Token(id)
+            }
+            Fragment::Text(text) => {
+                let is_start = std::mem::replace(&mut follows_special, false);
+                Fragment::Text(match &self.model {
+                    Model::BytePair(model) => model.prepare(text),
+                    Model::SentencePiece(model) => model.prepare(text, is_start).into(),
+                    Model::WordPiece(_) | Model::Unigram(_) => text.into(),
+                })
+            }
+        };
+        let fragments = self.partition.split(&self.tokens, text, parse_special);
+        fragments.into_iter().map(prepare).collect()
+    }
+
+    fn encode_text<'a>(&self, text: &'a str, session: &mut Session<'a>, output: &mut Vec<TokenId>) {
+        let tokens = &self.tokens;
+        match &self.model {
+            Model::BytePair(model) => model.encode(tokens, text, session, output),
+            Model::SentencePiece(model) => {
+                model.encode(tokens, text, self.special.unknown, session, output);
+            }
+            Model::WordPiece(model) => model.encode(tokens, text, output),
+            Model::Unigram(model) => model.encode(text, output),
+        }
     }
 
     /// The bytes of one token, of control tokens the name. Nothing for an id that

@@ -1,5 +1,6 @@
 //! The tokens of a vocabulary: text, score, and what kind of token each is.
 
+use foldhash::fast::RandomState;
 use indexmap::IndexSet;
 
 use super::metadata::{Entries, fault};
@@ -41,10 +42,6 @@ impl Kinds {
         Self(self.0 | other.0)
     }
 
-    pub(super) const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-
     /// True if it is one of `wanted`.
     pub(super) fn is(self, wanted: Self) -> bool {
         self.0 & wanted.0 != 0
@@ -54,7 +51,7 @@ impl Kinds {
 /// The tokens in the order of their ids. Behind them stand texts that are no
 /// tokens but parts of some: the numbers below are of both, ids only of tokens.
 pub(super) struct Tokens {
-    texts: IndexSet<String>,
+    texts: IndexSet<String, RandomState>,
     count: usize,
     longest: usize,
     pub(super) kinds: Vec<Kinds>,
@@ -65,7 +62,7 @@ impl Tokens {
     pub(super) fn read(entries: Entries<'_>) -> Result<Self, Error> {
         let tokens = entries.tokens()?;
         let count = tokens.len();
-        let mut texts = IndexSet::with_capacity(count);
+        let mut texts = IndexSet::with_capacity_and_hasher(count, RandomState::default());
         for (id, token) in tokens.iter().enumerate() {
             // As the reference calls it.
             let text = if token.is_empty() { format!("[EMPTY_{id}]") } else { token.clone() };

@@ -45,10 +45,8 @@ impl Unigram {
             merges_spaces: false,
             unknown,
             map,
-            tokens: Prefixes::new(of_kinds(matched).map(|id| (tokens.text(id).into(), value(id)))),
-            kept: Prefixes::new(
-                of_kinds(Kinds::USER_DEFINED).map(|id| (tokens.text(id).into(), ())),
-            ),
+            tokens: Prefixes::new(of_kinds(matched).map(|id| (tokens.text(id), value(id)))),
+            kept: Prefixes::new(of_kinds(Kinds::USER_DEFINED).map(|id| (tokens.text(id), ()))),
             unknown_score: f64::from(lowest - UNKNOWN_PENALTY),
         }
     }

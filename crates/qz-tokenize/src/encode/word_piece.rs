@@ -2,10 +2,10 @@
 //! that fit from its left (`llm_tokenizer_wpm_session` in
 //! `src/llama-vocab.cpp`).
 
+use super::session::Words;
 use super::space::SPACE;
 use super::tokens::Tokens;
 use super::unicode::{Class, base_letter, lowercase};
-use super::words::Words;
 use crate::tokenizer_file::TokenId;
 
 /// What WordPiece needs beside the tokens.

@@ -16,7 +16,7 @@ use span::{Letters, Span};
 use words::{SpaceRun, Words};
 
 /// One regular expression.
-pub(super) enum Step {
+pub(in crate::encode) enum Step {
     /// Where the match at a place ends; `None` if there is none.
     Matches(fn(Span<'_>, usize) -> Option<usize>),
     /// One of the patterns that split text into words.

@@ -32,13 +32,13 @@ impl Letters {
 
 /// One piece of the text; nothing before or after it can be seen.
 #[derive(Clone, Copy)]
-pub(super) struct Span<'a> {
+pub(in crate::encode) struct Span<'a> {
     letters: &'a [char],
     classes: &'a [Class],
 }
 
 /// Which letters belong to a run.
-pub(super) type Test = fn(char, Class) -> bool;
+pub(in crate::encode) type Test = fn(char, Class) -> bool;
 
 impl Span<'_> {
     pub(super) fn len(self) -> usize {

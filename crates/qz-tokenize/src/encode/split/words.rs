@@ -7,7 +7,7 @@ use super::super::unicode::{Class, is_han};
 use super::span::{Span, Test};
 
 /// One pattern of the family.
-pub(super) struct Words {
+pub(in crate::encode) struct Words {
     /// What goes before everything else.
     pub(super) first: First,
     pub(super) contractions: Contractions,
@@ -23,7 +23,7 @@ pub(super) struct Words {
     pub(super) spaces: Spaces,
 }
 
-pub(super) enum First {
+pub(in crate::encode) enum First {
     Nothing,
     /// `\p{Han}+`
     Han,
@@ -33,7 +33,7 @@ pub(super) enum First {
 
 /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)`
 #[derive(PartialEq, Eq)]
-pub(super) enum Contractions {
+pub(in crate::encode) enum Contractions {
     None,
     /// As pieces of their own, before words are looked for.
     Own,
@@ -41,7 +41,7 @@ pub(super) enum Contractions {
     EndOfWord,
 }
 
-pub(super) enum Word {
+pub(in crate::encode) enum Word {
     /// A run of such letters.
     Run(Test),
     /// A run that ends where lower case turns to upper case. Letters outside
@@ -52,7 +52,7 @@ pub(super) enum Word {
 }
 
 /// What belongs to the punctuation before it.
-pub(super) enum Tail {
+pub(in crate::encode) enum Tail {
     Nothing,
     /// `[\r\n]*`
     Breaks,
@@ -63,7 +63,7 @@ pub(super) enum Tail {
 }
 
 #[derive(PartialEq, Eq)]
-pub(super) enum Breaks {
+pub(in crate::encode) enum Breaks {
     /// `\s*[\r\n]+`; `\s*[\r\n]` is the same, for `\s` takes line breaks, too.
     WithSpaces,
     /// `[\r\n]`
@@ -71,7 +71,7 @@ pub(super) enum Breaks {
 }
 
 #[derive(PartialEq, Eq)]
-pub(super) enum Spaces {
+pub(in crate::encode) enum Spaces {
     /// `\s+(?!\S)|\s+`: all of a run but the last, which goes to the word after.
     Run,
     /// `\s{512}(?!\S)|\s{256}(?!\S)|...|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}`

@@ -1,13 +1,23 @@
-//! Words that were encoded before.
+//! What the parts of one text share: words that were encoded before, and buffers.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+use foldhash::fast::RandomState;
+
+use super::merge::Merger;
 use crate::tokenizer_file::TokenId;
+
+/// One call's memory.
+#[derive(Default)]
+pub(super) struct Session<'a> {
+    pub(super) words: Words<'a>,
+    pub(super) merger: Merger,
+}
 
 /// Where in the output each word's tokens stand.
 #[derive(Default)]
-pub(super) struct Words<'a>(HashMap<&'a str, Range<usize>>);
+pub(super) struct Words<'a>(HashMap<&'a str, Range<usize>, RandomState>);
 
 impl<'a> Words<'a> {
     /// Adds the tokens of `word`: those it had before, or what `encode` adds.
