@@ -241,7 +241,6 @@ pub(crate) static PRE_TOKENIZERS: &[PreTokenizer] = &[
         alphabet: Alphabet::Escaped,
         whole: Whole::LineBreaks,
         bos: Bos::Forced,
-        ..DEFAULT
     },
     PreTokenizer {
         names: &["sarvam-moe"],

@@ -15,15 +15,16 @@ struct Golden {
     sets: Vec<Set>,
 }
 
-/// The ids of every text, with special tokens and without.
+/// The ids of every text, with special tokens and without. Null where the
+/// reference ends.
 #[derive(Deserialize)]
 struct Set {
     vocabulary: String,
     /// The pre-tokenizers that give these ids; none where there is no choice.
     names: Vec<String>,
-    special: Vec<Vec<u32>>,
+    special: Vec<Option<Vec<u32>>>,
     #[serde(default)]
-    plain: Vec<Vec<u32>>,
+    plain: Vec<Option<Vec<u32>>>,
 }
 
 fn folder() -> PathBuf {
@@ -67,9 +68,13 @@ fn ids_equal_the_references() {
             let adds = tokenizer.adds_bos();
             for (place, text) in golden.texts.iter().enumerate() {
                 let what = format!("{} {name:?} {text:?}", set.vocabulary);
-                assert_eq!(ids(&tokenizer, text, adds, true), set.special[place], "{what}");
-                if let Some(plain) = set.plain.get(place) {
-                    assert_eq!(&ids(&tokenizer, text, false, false), plain, "{what}");
+                let special = ids(&tokenizer, text, adds, true);
+                if let Some(wanted) = &set.special[place] {
+                    assert_eq!(&special, wanted, "{what}");
+                }
+                let plain = ids(&tokenizer, text, false, false);
+                if let Some(Some(wanted)) = set.plain.get(place) {
+                    assert_eq!(&plain, wanted, "{what}");
                 }
             }
         }
