@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod convert;
+mod eval;
 mod experts;
 mod generic;
 mod golden;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    EvalData, EvalOptions, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides, PlanOptions, Rounding,
-    SplitOptions, Target, TensorOverride, element_type,
+    EvalData, EvalOptions, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions,
+    Overrides, PlanOptions, Rounding, SplitOptions, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
 

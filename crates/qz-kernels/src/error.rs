@@ -41,4 +41,3 @@ pub enum Error {
     #[error("cannot start threads: {0}")]
     Threads(String),
 }
-

@@ -107,8 +107,7 @@ pub fn eval(
         max_memory: options.max_memory,
         spill_folder: options.spill_folder.clone(),
     };
-    let forward =
-        Forward::new(&backend, &weights, &model.metadata, model.sliding_window, compute)?;
+    let forward = Forward::new(&backend, &weights, &model.metadata, model.sliding_window, compute)?;
     // With a stride the reference sets it too late to have an effect.
     let adds = tokenizer.adds_bos() && options.stride.is_none();
     let first = tokenizer.bos().filter(|_| adds).map(|token| token.0);
