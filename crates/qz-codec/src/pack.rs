@@ -89,10 +89,7 @@ pub(crate) fn decode_numbers<L: Lanes>(
         (*low, *high) = (byte & 15, byte >> 4);
     }
     for (out, numbers) in out.as_chunks_mut::<LANES>().0.iter_mut().zip([&low, &high]) {
-        let entries = L::look_up(table, numbers);
-        for (value, entry) in out.iter_mut().zip(&entries) {
-            *value = f32::from(*entry) * scale;
-        }
+        *out = (L::from_signed_bytes(&L::look_up(table, numbers)) * L::splat(scale)).store();
     }
 }
 
