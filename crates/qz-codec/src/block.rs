@@ -133,20 +133,3 @@ pub(crate) fn sums_of_squares<const N: usize, const LENGTH: usize>(
     }
     sums
 }
-
-/// The largest magnitude, in eight parts, whose order does not matter as weights are
-/// finite.
-#[inline(always)]
-pub(crate) fn largest_magnitude<const N: usize>(weights: &[f32; N]) -> f32 {
-    let mut parts = [0.0f32; 8];
-    for weights in weights.as_chunks::<8>().0 {
-        for (part, weight) in parts.iter_mut().zip(weights) {
-            *part = if *part > weight.abs() { *part } else { weight.abs() };
-        }
-    }
-    let mut largest = 0.0;
-    for part in parts {
-        largest = if part > largest { part } else { largest };
-    }
-    largest
-}

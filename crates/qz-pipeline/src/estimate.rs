@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qz_codec::{codec_for, encoder_for};
+use qz_kernels::codec_for;
 use qz_tensor::DataType;
 
 use crate::stream::Work;
@@ -40,7 +40,7 @@ pub(crate) fn encoding_seconds(work: &[Work<'_>], threads: usize) -> f64 {
 
 /// Seconds to turn one weight of one type into another.
 fn trial(from: DataType, to: DataType, weighed: bool) -> f64 {
-    let (Some(decoder), Some(encoder)) = (codec_for(from), encoder_for(to)) else { return 0.0 };
+    let (Some(decoder), Some(encoder)) = (codec_for(from), codec_for(to)) else { return 0.0 };
     let mut weights = made_up();
     let importance: Vec<f32> = weights[..COLUMNS].iter().map(|weight| weight * weight).collect();
     let bytes = |data_type: DataType| {

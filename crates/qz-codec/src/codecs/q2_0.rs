@@ -6,8 +6,9 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..18 | levels plus 1 |
 
-use crate::block::{first_non_finite_scale, half_at, largest_magnitude, set_half_at};
+use crate::block::{first_non_finite_scale, half_at, set_half_at};
 use crate::codec::codec;
+use crate::four_bit_float::largest_magnitude;
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_fours, unpack_fours};
 
