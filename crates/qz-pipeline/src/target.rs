@@ -25,13 +25,9 @@ pub struct UnknownTarget {
 }
 
 impl Target {
-    /// All that can be written, as they are called on the command line. Others
-    /// are known, but want a type for which there is no codec yet.
+    /// All of them, as they are called on the command line.
     pub fn names() -> Vec<&'static str> {
-        let has_codec = |data_type| qz_codec::encoder_for(data_type).is_some();
-        let is_writable = |file_type: &&FileType| file_type.data_types().all(has_codec);
-        let names = FILE_TYPES.iter().filter(is_writable).map(|file_type| file_type.name);
-        names.chain([COPY]).collect()
+        FILE_TYPES.iter().map(|file_type| file_type.name).chain([COPY]).collect()
     }
 
     /// Its name.
