@@ -100,8 +100,7 @@ fn unknown_keys_and_tensors_survive() {
     let kept = Value::from(vec!["kept".to_owned()]);
     assert_eq!(file.metadata().get("some.private.key"), Some(&kept));
     let types: Vec<_> = file.tensors().iter().map(|info| (&*info.name, info.data_type)).collect();
-    let expected =
-        [("some.private.table", DataType::I32), ("blk.0.attn_q.weight", DataType::Q8_0)];
+    let expected = [("some.private.table", DataType::I32), ("blk.0.attn_q.weight", DataType::Q8_0)];
     assert_eq!(types, expected);
     let mut bytes = [0; 3 * 1024];
     file.read(TensorIndex(0), 0, &mut bytes).expect("read");
