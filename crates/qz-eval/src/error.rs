@@ -33,6 +33,14 @@ pub enum Error {
     /// Chunks in which nothing would be scored.
     #[error("chunks of {0} tokens are too short; the smallest have 4")]
     Context(usize),
+    /// More tokens would be scored than a chunk has.
+    #[error("a stride of {stride} is nothing that chunks of {context} tokens can be apart")]
+    Stride {
+        /// Tokens between chunks.
+        stride: usize,
+        /// Tokens in a chunk.
+        context: usize,
+    },
 }
 
 /// What is wrong with a file of probabilities or tasks.
@@ -154,6 +162,7 @@ impl Diagnose for Error {
             },
             Self::TooShort { .. } => bad_input("text-too-short"),
             Self::Context(_) => bad_input("context-too-short"),
+            Self::Stride { .. } => bad_input("stride"),
         }
     }
 }

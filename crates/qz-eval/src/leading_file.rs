@@ -16,7 +16,7 @@
 
 use std::path::Path;
 
-use qz_tensor::{OutputOptions, SourceFile, StagedFile};
+use qz_tensor::{Artifact, OutputOptions, SourceFile, StagedArtifact};
 
 use crate::error::{Error, Fault};
 use crate::leading::Leading;
@@ -140,7 +140,7 @@ impl LeadingFile {
 /// Writes a file, record by record in the order of positions.
 #[derive(Debug)]
 pub struct LeadingWriter {
-    staged: StagedFile,
+    staged: StagedArtifact,
     format: Format,
     offset: u64,
 }
@@ -165,8 +165,8 @@ impl LeadingWriter {
         }
         head.extend(text.to_bytes());
         let size = head.len() as u64 + (text.positions() * format.record_size()) as u64;
-        let mut staged = StagedFile::create(path, size, "leading", options)?;
-        staged.write_at(0, &head)?;
+        let mut staged = StagedArtifact::create(Artifact::file(path, size), "leading", options)?;
+        staged.write_at(0, 0, &head)?;
         Ok(Self { staged, format, offset: head.len() as u64 })
     }
 
@@ -176,7 +176,7 @@ impl LeadingWriter {
     /// If the disk refuses.
     pub fn write(&mut self, logits: &[f32], next: usize) -> Result<(), Error> {
         let record = pack(self.format, &Leading::of(logits, next, self.format.count));
-        self.staged.write_at(self.offset, &record)?;
+        self.staged.write_at(0, self.offset, &record)?;
         self.offset += record.len() as u64;
         Ok(())
     }

@@ -14,7 +14,7 @@
 
 use std::path::Path;
 
-use qz_tensor::{OutputOptions, SourceFile, StagedFile};
+use qz_tensor::{Artifact, OutputOptions, SourceFile, StagedArtifact};
 
 use crate::error::{Error, Fault};
 use crate::log_probability::LogSoftmax;
@@ -166,7 +166,7 @@ impl LogitsFile {
 /// Writes a file, record by record in the order of positions.
 #[derive(Debug)]
 pub struct LogitsWriter {
-    staged: StagedFile,
+    staged: StagedArtifact,
     offset: u64,
 }
 
@@ -189,8 +189,8 @@ impl LogitsWriter {
         head.extend(text.to_bytes());
         let size = head.len() as u64 + text.positions() as u64 * record_size(vocabulary) as u64;
         // Never continued: a reference is computed in one go.
-        let mut staged = StagedFile::create(path, size, "logits", options)?;
-        staged.write_at(0, &head)?;
+        let mut staged = StagedArtifact::create(Artifact::file(path, size), "logits", options)?;
+        staged.write_at(0, 0, &head)?;
         Ok(Self { staged, offset: head.len() as u64 })
     }
 
@@ -200,7 +200,7 @@ impl LogitsWriter {
     /// If the disk refuses.
     pub fn write(&mut self, logits: &[f32]) -> Result<(), Error> {
         let record = Levels::round(logits);
-        self.staged.write_at(self.offset, &record.0)?;
+        self.staged.write_at(0, self.offset, &record.0)?;
         self.offset += record.0.len() as u64;
         Ok(())
     }

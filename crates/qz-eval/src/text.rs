@@ -10,6 +10,8 @@ use crate::error::{Error, Fault};
 pub struct Text {
     context: usize,
     tokens: Vec<u32>,
+    /// Positions at the end of a chunk that are scored.
+    scored: usize,
 }
 
 impl Text {
@@ -28,7 +30,37 @@ impl Text {
             return Err(Error::TooShort { tokens: tokens.len(), context });
         }
         let chunks = limit.map_or(chunks, |limit| chunks.min(limit.max(1)));
-        Ok(Self { context, tokens: tokens[..chunks * context].to_vec() })
+        Ok(Self::halves(context, tokens[..chunks * context].to_vec()))
+    }
+
+    fn halves(context: usize, tokens: Vec<u32>) -> Self {
+        Self { context, tokens, scored: context - context / 2 - 1 }
+    }
+
+    /// Chunks that begin `stride` tokens apart, of which as many are scored, the last
+    /// ones. As the reference program does it, a chunk grows by half a stride
+    /// (`perplexity_v2` in perplexity.cpp).
+    ///
+    /// # Errors
+    /// If more would be scored than a chunk has, or the text is too short.
+    pub fn overlapping(
+        tokens: &[u32],
+        context: usize,
+        stride: usize,
+        limit: Option<usize>,
+    ) -> Result<Self, Error> {
+        let length = context.saturating_add(stride / 2);
+        if stride == 0 || stride >= length {
+            return Err(Error::Stride { stride, context });
+        }
+        if tokens.len() < length.saturating_mul(2) {
+            return Err(Error::TooShort { tokens: tokens.len(), context: length });
+        }
+        let fitting = (tokens.len() - length).div_ceil(stride);
+        let chunks = limit.map_or(fitting, |limit| fitting.min(limit.max(1)));
+        let starts = (0..chunks).map(|chunk| chunk * stride);
+        let tokens = starts.flat_map(|start| &tokens[start..start + length]).copied().collect();
+        Ok(Self { context: length, tokens, scored: stride })
     }
 
     pub(crate) fn read(
@@ -57,7 +89,7 @@ impl Text {
             let fault = Fault::Token { token: tokens[place], vocabulary };
             return Err(Error::at(file, offset + 4 * place as u64, fault));
         }
-        Ok(Self { context: context as usize, tokens })
+        Ok(Self::halves(context as usize, tokens))
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
@@ -83,10 +115,19 @@ impl Text {
         &self.tokens[number * self.context..(number + 1) * self.context]
     }
 
-    /// The positions of a chunk whose next token is scored: its second half but for the
-    /// last one, whose next token belongs to another chunk.
+    /// The positions of a chunk whose next token is scored: its second half, or as many
+    /// as chunks are apart, but for the last one, whose next token belongs to another
+    /// chunk.
     pub fn scored(&self) -> std::ops::Range<usize> {
-        self.context / 2..self.context - 1
+        let end = self.context - 1;
+        end - self.scored..end
+    }
+
+    /// The token that position `row` should foretell, scored positions counted over all
+    /// chunks.
+    pub fn next_token(&self, row: usize) -> u32 {
+        let scored = self.scored();
+        self.chunk(row / scored.len())[scored.start + row % scored.len() + 1]
     }
 
     /// Scored positions of all chunks.
@@ -112,6 +153,24 @@ mod tests {
         check(1535, 512, None, 2, 255);
         check(1536, 512, Some(1), 1, 255);
         check(14, 7, None, 2, 3);
+    }
+
+    #[test]
+    fn the_tokens_after_scored_positions() {
+        let tokens: Vec<u32> = (100..125).collect();
+        let check = |text: Text, expected: &[u32]| {
+            let next: Vec<u32> = (0..text.positions()).map(|row| text.next_token(row)).collect();
+            assert_eq!(next, expected);
+        };
+        let halves = Text::new(&tokens, 8, None).expect("long enough");
+        check(halves, &[105, 106, 107, 113, 114, 115, 121, 122, 123]);
+        let overlapping = Text::overlapping(&tokens, 8, 4, Some(2)).expect("long enough");
+        assert_eq!((overlapping.context(), overlapping.chunk(1)[0]), (10, 104));
+        check(overlapping, &[106, 107, 108, 109, 110, 111, 112, 113]);
+        let all = Text::overlapping(&tokens, 8, 4, None).expect("long enough");
+        assert_eq!(all.chunks(), 4);
+        assert!(Text::overlapping(&tokens, 8, 16, None).is_err());
+        assert!(Text::overlapping(&tokens[..19], 8, 4, None).is_err());
     }
 
     #[test]

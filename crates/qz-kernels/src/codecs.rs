@@ -4,37 +4,37 @@ use qz_codec::{Codec, CodecSpec};
 use qz_tensor::DataType;
 
 /// Hands the list of codecs to a macro, behind what it is given itself: each codec's
-/// module in [`qz_codec::body`], its element type, and its encoder, with the name of the
-/// lanes where it wants some.
+/// module in [`qz_codec::body`], its element type, its decoder and its encoder, with the
+/// name of the lanes where they want some.
 macro_rules! for_every_codec {
     ($macro:ident! { $($given:tt)* }) => {
         $macro! {
             $($given)*
-            f32: F32, encode;
-            f16: F16, encode;
-            bf16: BF16, encode;
-            q8_0: Q8_0, encode;
-            q6_k: Q6_K, encode::<L>;
-            q5_k: Q5_K, encode::<L>;
-            q4_k: Q4_K, encode::<L>;
-            q3_k: Q3_K, encode::<L>;
-            q2_k: Q2_K, encode::<L>;
-            q4_0: Q4_0, encode::<L>;
-            q4_1: Q4_1, encode::<L>;
-            q5_0: Q5_0, encode::<L>;
-            q5_1: Q5_1, encode::<L>;
-            iq4_nl: IQ4_NL, encode::<L>;
-            iq4_xs: IQ4_XS, encode::<L>;
-            iq3_s: IQ3_S, encode::<L>;
-            iq3_xxs: IQ3_XXS, encode::<L>;
-            iq2_s: IQ2_S, encode::<L>;
-            iq2_xs: IQ2_XS, encode::<L>;
-            iq2_xxs: IQ2_XXS, encode::<L>;
-            tq1_0: TQ1_0, encode;
-            tq2_0: TQ2_0, encode;
-            mxfp4: MXFP4, encode;
-            nvfp4: NVFP4, encode;
-            q8_k: Q8_K, encode;
+            f32: F32, decode, encode;
+            f16: F16, decode, encode;
+            bf16: BF16, decode, encode;
+            q8_0: Q8_0, decode::<L>, encode::<L>;
+            q6_k: Q6_K, decode::<L>, encode::<L>;
+            q5_k: Q5_K, decode::<L>, encode::<L>;
+            q4_k: Q4_K, decode::<L>, encode::<L>;
+            q3_k: Q3_K, decode::<L>, encode::<L>;
+            q2_k: Q2_K, decode::<L>, encode::<L>;
+            q4_0: Q4_0, decode::<L>, encode::<L>;
+            q4_1: Q4_1, decode::<L>, encode::<L>;
+            q5_0: Q5_0, decode::<L>, encode::<L>;
+            q5_1: Q5_1, decode::<L>, encode::<L>;
+            iq4_nl: IQ4_NL, decode::<L>, encode::<L>;
+            iq4_xs: IQ4_XS, decode::<L>, encode::<L>;
+            iq3_s: IQ3_S, decode, encode::<L>;
+            iq3_xxs: IQ3_XXS, decode, encode::<L>;
+            iq2_s: IQ2_S, decode, encode::<L>;
+            iq2_xs: IQ2_XS, decode, encode::<L>;
+            iq2_xxs: IQ2_XXS, decode, encode::<L>;
+            tq1_0: TQ1_0, decode::<L>, encode;
+            tq2_0: TQ2_0, decode::<L>, encode;
+            mxfp4: MXFP4, decode::<L>, encode;
+            nvfp4: NVFP4, decode::<L>, encode;
+            q8_k: Q8_K, decode::<L>, encode::<L>;
         }
     };
 }
@@ -45,9 +45,12 @@ pub(crate) use for_every_codec;
 /// has it.
 pub(crate) struct Compiled {
     pub(crate) data_type: DataType,
-    pub(crate) decode: unsafe fn(&[u8], &mut [f32]),
-    pub(crate) encode: unsafe fn(&[f32], usize, Option<&[f32]>, &mut [u8]),
+    pub(crate) decode: Decode,
+    pub(crate) encode: Encode,
 }
+
+type Decode = unsafe fn(&[u8], &mut [f32]);
+type Encode = unsafe fn(&[f32], usize, Option<&[f32]>, &mut [u8]);
 
 /// A codec whose body is compiled for instructions that the machine has; the rest is
 /// the codec's own.

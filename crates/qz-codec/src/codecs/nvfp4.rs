@@ -8,6 +8,7 @@
 
 use crate::codec::codec;
 use crate::four_bit_float::{VALUES, largest_magnitude, nearest};
+use crate::lanes::{Lanes, Portable};
 use crate::pack::{pack_halves, unpack_halves};
 
 /// Weights in a block.
@@ -21,7 +22,7 @@ const BYTES: usize = COUNT + ELEMENTS / 2;
 codec! {
     Nvfp4: DataType::NVFP4,
     importance: Ignored,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode,
     first_non_finite_block: first_non_finite_block,
 }
@@ -31,11 +32,11 @@ fn first_non_finite_block(_bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with look-ups of `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -48,7 +49,7 @@ pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
     let (scales, floats) = block.split_at(COUNT);
     let sub_blocks = floats.as_chunks::<{ LENGTH / 2 }>().0.iter();
     let sub_blocks = sub_blocks.zip(out.as_chunks_mut::<LENGTH>().0);
@@ -56,9 +57,7 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
         let scale = half_scale(*scale);
         let mut numbers = [0; LENGTH];
         unpack_halves(bytes, &mut numbers);
-        for (value, number) in out.iter_mut().zip(numbers) {
-            *value = f32::from(VALUES[usize::from(number)]) * scale;
-        }
+        *out = (L::from_signed_bytes(&L::look_up(&VALUES, &numbers)) * L::splat(scale)).store();
     }
 }
 
@@ -69,8 +68,9 @@ fn encode_block(weights: &[f32; ELEMENTS], block: &mut [u8; BYTES]) {
     let sub_blocks = weights.as_chunks::<LENGTH>().0.iter();
     let sub_blocks = sub_blocks.zip(floats.as_chunks_mut::<{ LENGTH / 2 }>().0);
     for ((weights, bytes), scale) in sub_blocks.zip(scales) {
-        *scale = scale_from_f32(largest_magnitude(weights) / 6.0);
-        pack_halves(&nearest(half_scale(*scale), weights), bytes);
+        let largest = largest_magnitude(weights);
+        *scale = scale_from_f32(largest / 6.0);
+        pack_halves(&nearest(half_scale(*scale), largest, weights), bytes);
     }
 }
 

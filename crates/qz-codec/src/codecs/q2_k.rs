@@ -43,16 +43,16 @@ const WITH_IMPORTANCE: AffineSearch =
 codec! {
     Q2K: DataType::Q2_K,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT, MINIMUM_UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -83,14 +83,12 @@ fn stored(block: &[u8; BYTES]) -> [Affine; COUNT] {
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[LEVELS..UNIT], &mut levels);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * f32::from(*level) - minimum;
-        }
+    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(&stored(block)) {
+        *out = (L::splat(*scale) * L::from_bytes(levels) - L::splat(*minimum)).store();
     }
 }
 

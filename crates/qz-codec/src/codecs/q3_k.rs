@@ -35,16 +35,16 @@ const BYTES: usize = UNIT + 2;
 codec! {
     Q3K: DataType::Q3_K,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -72,15 +72,14 @@ fn stored(block: &[u8; BYTES]) -> [f32; COUNT] {
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[LOW..SCALES], &mut levels);
     unpack_bits(&block[..LOW], 2, &mut levels);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), scale) in sub_blocks.zip(stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * (f32::from(*level) - f32::from(HALF));
-        }
+    for ((levels, out), scale) in sub_blocks.zip(&stored(block)) {
+        let centred = L::from_bytes(levels) - L::splat(f32::from(HALF));
+        *out = (L::splat(*scale) * centred).store();
     }
 }
 
@@ -122,8 +121,8 @@ fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
 #[inline(always)]
 fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
     match L::REGISTERS {
-        1 => units_by_largest_in_groups::<L, 4>(values, blocks),
-        2 => units_by_largest_in_groups::<L, 2>(values, blocks),
+        1 => units_by_largest_in_groups::<L, 8>(values, blocks),
+        2 => units_by_largest_in_groups::<L, 4>(values, blocks),
         _ => units_by_largest_in_groups::<L, 1>(values, blocks),
     }
 }

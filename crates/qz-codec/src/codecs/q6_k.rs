@@ -29,16 +29,16 @@ const BYTES: usize = UNIT + 2;
 codec! {
     Q6K: DataType::Q6_K,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -81,13 +81,12 @@ fn stored(block: &[u8; BYTES]) -> [f32; COUNT] {
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let levels = unpack(block);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), scale) in sub_blocks.zip(stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * (f32::from(*level) - f32::from(HALF));
-        }
+    for ((levels, out), scale) in sub_blocks.zip(&stored(block)) {
+        let centred = L::from_bytes(levels) - L::splat(f32::from(HALF));
+        *out = (L::splat(*scale) * centred).store();
     }
 }
 

@@ -19,7 +19,7 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 pub use portable::Portable;
 
-use crate::number::ROUNDING_OFFSET;
+use crate::number::{ROUNDING_OFFSET, f32_from_f16};
 
 /// How many lanes there are: the sub-blocks of one super-block, or of two, or the
 /// scales and minimums of a batch of super-blocks.
@@ -90,6 +90,71 @@ pub trait Lanes:
     /// The lowest bytes of the numbers cut to integers:
     /// [`crate::number::truncate_to_i8`], equal for every bit pattern.
     fn to_truncated_bytes(self) -> [u8; LANES];
+
+    /// The numbers cut to integers, which lie in 0..128; zeros for NaNs and infinities.
+    #[inline(always)]
+    fn to_levels(self) -> [u8; LANES] {
+        self.to_truncated_bytes()
+    }
+
+    /// Bytes as numbers.
+    fn from_bytes(bytes: &[u8; LANES]) -> Self;
+
+    /// Signed bytes as numbers.
+    fn from_signed_bytes(bytes: &[i8; LANES]) -> Self;
+
+    /// The number that a binary16 stands for: [`crate::number::f32_from_f16`].
+    #[inline(always)]
+    fn from_half(half: u16) -> f32 {
+        f32_from_f16(half)
+    }
+
+    /// The top bit of each byte, the first one's lowest.
+    #[inline(always)]
+    fn top_bits(bytes: &[u8; LANES]) -> u16 {
+        let mut bits = 0;
+        for (position, byte) in bytes.iter().enumerate() {
+            bits |= u16::from(byte >> 7) << position;
+        }
+        bits
+    }
+
+    /// Of each of sixteen rows the least number. None is a NaN; of zeros with both
+    /// signs it may be either.
+    #[inline(always)]
+    fn least_of_each(rows: &[Self; LANES]) -> Self {
+        let mut least = [0.0; LANES];
+        for (least, row) in least.iter_mut().zip(rows) {
+            *least = f32::INFINITY;
+            for number in row.store() {
+                *least = if number < *least { number } else { *least };
+            }
+        }
+        Self::load(&least)
+    }
+
+    /// Of each of sixteen rows the greatest number, likewise.
+    #[inline(always)]
+    fn greatest_of_each(rows: &[Self; LANES]) -> Self {
+        let mut greatest = [0.0; LANES];
+        for (greatest, row) in greatest.iter_mut().zip(rows) {
+            *greatest = f32::NEG_INFINITY;
+            for number in row.store() {
+                *greatest = if number > *greatest { number } else { *greatest };
+            }
+        }
+        Self::load(&greatest)
+    }
+
+    /// What a table has at each number; numbers are below 16.
+    #[inline(always)]
+    fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
+        let mut found = [0; LANES];
+        for (found, number) in found.iter_mut().zip(numbers) {
+            *found = table[usize::from(number & 15)];
+        }
+        found
+    }
 
     /// Turns sixteen times sixteen numbers into rows of one number each.
     #[inline(always)]

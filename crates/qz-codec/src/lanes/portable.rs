@@ -136,6 +136,24 @@ impl Lanes for Portable {
         bytes
     }
 
+    #[inline(always)]
+    fn from_bytes(bytes: &[u8; LANES]) -> Self {
+        let mut numbers = [0.0; LANES];
+        for (number, byte) in numbers.iter_mut().zip(bytes) {
+            *number = f32::from(*byte);
+        }
+        Self(numbers)
+    }
+
+    #[inline(always)]
+    fn from_signed_bytes(bytes: &[i8; LANES]) -> Self {
+        let mut numbers = [0.0; LANES];
+        for (number, byte) in numbers.iter_mut().zip(bytes) {
+            *number = f32::from(*byte);
+        }
+        Self(numbers)
+    }
+
     in_every_lane! { min(a, b) -> Self if a < b { a } else { b } }
 
     in_every_lane! { max(a, b) -> Self if a > b { a } else { b } }

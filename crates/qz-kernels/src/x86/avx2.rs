@@ -5,13 +5,47 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 use qz_codec::lanes::{LANES, Lanes, Mask};
 
-use super::lanes::{for_each_register, lanes, registers, transpose_bytes, transpose_fours};
+use super::lanes::{
+    fold_fours, for_each_register, lanes, registers, transpose_bytes, transpose_fours,
+};
 use super::{ROUNDING_OFFSET, sixteen_bytes};
 
 type Register = __m256;
 type Decision = __m256;
 
 lanes! { [0 1], 2 }
+
+/// Combines the numbers of each row.
+macro_rules! fold_rows {
+    ($rows:ident, $fold:ident) => {{
+        let mut folded = [_mm256_setzero_ps(); 2];
+        for (folded, rows) in folded.iter_mut().zip($rows.as_chunks::<8>().0) {
+            let mut fours = [_mm256_setzero_ps(); 2];
+            for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
+                let [a, b, c, d] = *rows;
+                let registers = [
+                    $fold(a.0[0], a.0[1]),
+                    $fold(b.0[0], b.0[1]),
+                    $fold(c.0[0], c.0[1]),
+                    $fold(d.0[0], d.0[1]),
+                ];
+                *four = fold_fours!(
+                    registers,
+                    $fold,
+                    _mm256_unpacklo_ps,
+                    _mm256_unpackhi_ps,
+                    _mm256_shuffle_ps
+                );
+            }
+            let [first, second] = fours;
+            *folded = $fold(
+                _mm256_permute2f128_ps::<0x20>(first, second),
+                _mm256_permute2f128_ps::<0x31>(first, second),
+            );
+        }
+        folded
+    }};
+}
 
 registers! { "avx2":
     load(numbers: &[f32; 8]) -> Register {
@@ -85,6 +119,34 @@ registers! { "avx2":
     }
 
     bits(a: Decision) -> u32 { _mm256_movemask_ps(a) as u32 }
+
+    // Integers in 0..128 stay, and the least one becomes zero.
+    saturated_bytes(integers: [__m256i; 2]) -> [u8; LANES] {
+        let pairs = _mm256_packs_epi32(integers[0], integers[1]);
+        let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+        let (low, high) = (_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+        sixteen_bytes(_mm_packus_epi16(low, high))
+    }
+
+    from_bytes(bytes: &[u8; 8]) -> Register {
+        // SAFETY: the pointer is to eight bytes.
+        let bytes = unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+    }
+
+    from_signed_bytes(bytes: &[i8; 8]) -> Register {
+        // SAFETY: the pointer is to eight bytes.
+        let bytes = unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+    }
+
+    least_of_each(rows: &[Vectors; LANES]) -> [Register; 2] {
+        fold_rows!(rows, _mm256_min_ps)
+    }
+
+    greatest_of_each(rows: &[Vectors; LANES]) -> [Register; 2] {
+        fold_rows!(rows, _mm256_max_ps)
+    }
 
     transpose_quarter(blocks: &[&[f32; LANES]; 8], quarter: usize) -> [Register; 4] {
         let mut registers = [_mm256_setzero_ps(); 4];

@@ -5,13 +5,38 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 use qz_codec::lanes::{LANES, Lanes, Mask};
 
-use super::lanes::{for_each_register, lanes, registers, transpose_bytes, transpose_fours};
+use super::lanes::{
+    fold_fours, for_each_register, lanes, registers, transpose_bytes, transpose_fours,
+};
 use super::{ROUNDING_OFFSET, sixteen_bytes};
 
 type Register = __m512;
 type Decision = __mmask16;
 
 lanes! { [0], 1 }
+
+/// Combines the numbers of each row.
+macro_rules! fold_rows {
+    ($rows:ident, $fold:ident) => {{
+        let mut fours = [_mm512_setzero_ps(); 4];
+        for (four, rows) in fours.iter_mut().zip($rows.as_chunks::<4>().0) {
+            let [a, b, c, d] = *rows;
+            let registers = [a.0[0], b.0[0], c.0[0], d.0[0]];
+            *four = fold_fours!(
+                registers,
+                $fold,
+                _mm512_unpacklo_ps,
+                _mm512_unpackhi_ps,
+                _mm512_shuffle_ps
+            );
+        }
+        // What is left is the combination of the four parts of 128 bits.
+        let [a, b, c, d] = fours;
+        let ab = $fold(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+        let cd = $fold(_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+        [$fold(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))]
+    }};
+}
 
 registers! { "avx512f,avx512bw,avx512dq,avx512vl":
     load(numbers: &[f32; 16]) -> Register {
@@ -71,6 +96,31 @@ registers! { "avx512f,avx512bw,avx512dq,avx512vl":
 
     least(a: [Register; 1]) -> f32 { _mm512_reduce_min_ps(a[0]) }
     bits(a: Decision) -> u32 { u32::from(a) }
+
+    // Integers in 0..128 stay, and the least one becomes zero.
+    saturated_bytes(integers: [__m512i; 1]) -> [u8; LANES] {
+        sixteen_bytes(_mm512_cvtepi32_epi8(integers[0]))
+    }
+
+    from_bytes(bytes: &[u8; 16]) -> Register {
+        // SAFETY: the pointer is to sixteen bytes.
+        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+    }
+
+    from_signed_bytes(bytes: &[i8; 16]) -> Register {
+        // SAFETY: the pointer is to sixteen bytes.
+        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+    }
+
+    least_of_each(rows: &[Vectors; LANES]) -> [Register; 1] {
+        fold_rows!(rows, _mm512_min_ps)
+    }
+
+    greatest_of_each(rows: &[Vectors; LANES]) -> [Register; 1] {
+        fold_rows!(rows, _mm512_max_ps)
+    }
 
     transpose_quarter(blocks: &[&[f32; LANES]; 16], quarter: usize) -> [Register; 4] {
         let mut registers = [_mm512_setzero_ps(); 4];

@@ -117,6 +117,54 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
+            fn to_levels(self) -> [u8; LANES] {
+                let integers = for_each_register!($numbers, I => truncate(self.0[I]));
+                // SAFETY: there is a value of this type.
+                unsafe { saturated_bytes(integers) }
+            }
+
+            #[inline(always)]
+            fn from_bytes(bytes: &[u8; LANES]) -> Self {
+                let parts = bytes.as_chunks::<{ LANES / $count }>().0;
+                Self(for_each_register!($numbers, I => from_bytes(&parts[I])))
+            }
+
+            #[inline(always)]
+            fn from_signed_bytes(bytes: &[i8; LANES]) -> Self {
+                let parts = bytes.as_chunks::<{ LANES / $count }>().0;
+                Self(for_each_register!($numbers, I => from_signed_bytes(&parts[I])))
+            }
+
+            #[inline(always)]
+            fn from_half(half: u16) -> f32 {
+                // SAFETY: the caller has the instructions.
+                unsafe { super::from_half(half) }
+            }
+
+            #[inline(always)]
+            fn top_bits(bytes: &[u8; LANES]) -> u16 {
+                super::top_bits(bytes)
+            }
+
+            #[inline(always)]
+            fn least_of_each(rows: &[Self; LANES]) -> Self {
+                // SAFETY: there are values of this type.
+                Self(unsafe { least_of_each(rows) })
+            }
+
+            #[inline(always)]
+            fn greatest_of_each(rows: &[Self; LANES]) -> Self {
+                // SAFETY: there are values of this type.
+                Self(unsafe { greatest_of_each(rows) })
+            }
+
+            #[inline(always)]
+            fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
+                // SAFETY: the caller has the instructions.
+                unsafe { super::look_up(table, numbers) }
+            }
+
+            #[inline(always)]
             fn transpose_square(blocks: &[&[f32; LANES]; LANES]) -> [Self; LANES] {
                 let mut rows = [Self::zero(); LANES];
                 for (quarter, rows) in rows.as_chunks_mut::<4>().0.iter_mut().enumerate() {
@@ -198,6 +246,17 @@ macro_rules! registers {
     )*};
 }
 
+/// Combines the numbers of four registers with each other, within each part of 128 bits:
+/// the first number is what comes of the first register's, and so on.
+macro_rules! fold_fours {
+    ($registers:expr, $fold:ident, $low:ident, $high:ident, $shuffle:ident) => {{
+        let [a, b, c, d] = $registers;
+        let ab = $fold($low(a, b), $high(a, b));
+        let cd = $fold($low(c, d), $high(c, d));
+        $fold($shuffle::<0x44>(ab, cd), $shuffle::<0xee>(ab, cd))
+    }};
+}
+
 /// Turns four registers of four blocks' numbers into four rows, within each part of 128
 /// bits.
 macro_rules! transpose_fours {
@@ -214,7 +273,7 @@ macro_rules! transpose_fours {
     }};
 }
 
-pub(super) use {for_each_register, lanes, registers, transpose_fours};
+pub(super) use {fold_fours, for_each_register, lanes, registers, transpose_fours};
 
 use std::arch::x86_64::*;
 

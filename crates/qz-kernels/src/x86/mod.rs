@@ -6,7 +6,7 @@ mod lanes;
 #[cfg(test)]
 mod tests;
 
-use std::arch::x86_64::{__m128i, _mm_storeu_si128};
+use std::arch::x86_64::*;
 
 use qz_codec::lanes::LANES;
 
@@ -24,16 +24,45 @@ fn sixteen_bytes(register: __m128i) -> [u8; LANES] {
     bytes
 }
 
+/// The number that a binary16 stands for.
+#[inline]
+#[target_feature(enable = "f16c")]
+fn from_half(half: u16) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(half))))
+}
+
+/// The top bit of each byte.
+#[inline(always)]
+fn top_bits(bytes: &[u8; LANES]) -> u16 {
+    // SAFETY: every x86-64 has SSE2, and the pointer is to sixteen bytes.
+    unsafe { _mm_movemask_epi8(_mm_loadu_si128(bytes.as_ptr().cast())) as u16 }
+}
+
+/// What a table has at each number; numbers are below 16.
+#[inline]
+#[target_feature(enable = "ssse3")]
+fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
+    let mut found = [0; LANES];
+    // SAFETY: the pointers are to sixteen bytes.
+    unsafe {
+        let table = _mm_loadu_si128(table.as_ptr().cast());
+        let numbers = _mm_loadu_si128(numbers.as_ptr().cast());
+        _mm_storeu_si128(found.as_mut_ptr().cast(), _mm_shuffle_epi8(table, numbers));
+    }
+    found
+}
+
 /// Compiles every codec's body for an instruction set, with lanes of its registers.
 macro_rules! compile {
     (
         $table:ident, $module:ident, $features:literal;
-        $($codec:ident: $data_type:ident, encode$(::<$lanes:ident>)?;)*
+        $($codec:ident: $data_type:ident, decode$(::<$look_ups:ident>)?, encode$(::<$lanes:ident>)?;)*
     ) => {
         pub(crate) static $table: &[Compiled] = &[$({
             #[target_feature(enable = $features)]
             fn decode(bytes: &[u8], out: &mut [f32]) {
-                qz_codec::body::$codec::decode(bytes, out);
+                $(use $module::Vectors as $look_ups;)?
+                qz_codec::body::$codec::decode$(::<$look_ups>)?(bytes, out);
             }
 
             #[target_feature(enable = $features)]

@@ -6,11 +6,19 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::error::{Fault, shown};
 
+/// A tensor name that no model has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a tensor name is empty or has control characters: {0}")]
+pub struct InvalidName(String);
+
 /// Checks a tensor name. It never becomes a path, so any printable text will do;
 /// what would not print could fake or hide a message.
-pub(crate) fn check_tensor(name: &str) -> Result<(), Fault> {
+///
+/// # Errors
+/// If it is empty or would not print.
+pub fn check_tensor(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() || name.chars().any(|c| c.is_control() || changes_direction(c)) {
-        return Err(Fault::Name(format!("\"{}\"", shown(name))));
+        return Err(InvalidName(format!("\"{}\"", shown(name))));
     }
     Ok(())
 }
