@@ -36,7 +36,10 @@ pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
 pub use error::{Error, Uncovered};
-pub use eval::{EvalData, EvalOptions, Evaluation, eval};
+pub use eval::{
+    CompareOptions, CompareReport, Compared, ComputeOptions, EvalData, EvalOptions, Evaluation,
+    Figures, Pair, ReferenceOptions, SaveOptions, TextOptions, Thresholds, compare, eval,
+};
 pub use event::{Event, Observer, Silent};
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
 pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};
@@ -45,6 +48,7 @@ pub use model_weights::ModelWeights;
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::PlanOptions;
 pub use qz_calib::ImportanceMatrix;
+pub use qz_eval::statistics::{Comparison, Estimate, Perplexity, Spread};
 pub use qz_gguf::{SplitOptions, base_name};
 pub use qz_kernels::backend::Rounding;
 pub use qz_kernels::{Error as IsaError, Isa};

@@ -190,6 +190,13 @@ impl Model {
         self.tensors.iter().map(|tensor| tensor.shape.elements()).sum()
     }
 
+    /// Bits per weight over all tensors.
+    pub fn bits_per_weight(&self) -> f64 {
+        let size = |tensor: &ModelTensor| tensor.shape.byte_size(tensor.source_type).unwrap_or(0);
+        let bytes: u64 = self.tensors.iter().map(size).sum();
+        bytes as f64 * 8.0 / self.weights().max(1) as f64
+    }
+
     /// Fails if an input file was written to since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
         for file in self.source.files() {
