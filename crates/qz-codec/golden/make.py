@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Writes the golden encodings of llama.cpp's own library.
 
-    make.py path/to/libggml-base.so > encodings.txt
+    make.py path/to/libggml-base.so [TYPE...] > encodings.txt
 
 The library must be an x86-64 release build: its searches are plain C that a
-compiler may contract to fused multiply-adds on other machines. One line for
-each case:
+compiler may contract to fused multiply-adds on other machines. With types given,
+only their lines are written. One line for each case:
 
     type input importance seed rows columns bytes digest
 
@@ -59,13 +59,27 @@ TYPES = {
     "IQ2_XS": (17, 256, 74, "dequantize_row_iq2_xs"),
     "IQ2_S": (22, 256, 82, "dequantize_row_iq2_s"),
     "IQ3_S": (21, 256, 110, "dequantize_row_iq3_s"),
+    "Q8_1": (9, 32, 36, "dequantize_row_q8_0"),
+    "Q1_0": (41, 128, 18, "dequantize_row_q1_0"),
+    "Q2_0": (42, 64, 18, "dequantize_row_q2_0"),
+    "IQ1_S": (19, 256, 50, "dequantize_row_iq1_s"),
+    "IQ1_M": (29, 256, 56, "dequantize_row_iq1_m"),
 }
 
 # Types whose encoders do not look at importance.
-IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K".split()
+IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K Q8_1 Q1_0 Q2_0".split()
 
-# Types whose encoders refuse to go without.
-REQUIRE_IMPORTANCE = "IQ2_XXS IQ2_XS".split()
+# Types that have no encoding without importance.
+REQUIRE_IMPORTANCE = "IQ2_XXS IQ2_XS IQ1_S".split()
+
+# Types of activations, that no chunk can have.
+ACTIVATIONS = {"Q8_K": "quantize_row_q8_K_ref", "Q8_1": "quantize_row_q8_1_ref"}
+
+
+def without_sums(encoded):
+    """Blocks of Q8_1, which has no dequantizer, as blocks of Q8_0."""
+    data = bytes(encoded)
+    return b"".join(data[at : at + 2] + data[at + 4 : at + 36] for at in range(0, len(data), 36))
 
 
 class Random:
@@ -201,16 +215,16 @@ def load(path):
 
 
 def run(library, name, kind, importance, seed, rows, columns):
-    """What the library writes, and the digest of what it reads."""
+    """What the library makes of one case, as a line says it."""
     ggml_type, block, block_bytes, dequantizer = TYPES[name]
     count = rows * columns
     weights = values(WEIGHTS[kind], seed, count)
     matrix = None if importance == "none" else values(IMPORTANCE[importance], seed + 1, columns)
     encoded = (ctypes.c_uint8 * (count // block * block_bytes))()
-    if name == "Q8_K":
-        # A type of activations, that no chunk can have.
-        library.quantize_row_q8_K_ref.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        library.quantize_row_q8_K_ref(weights, encoded, count)
+    if name in ACTIVATIONS:
+        function = getattr(library, ACTIVATIONS[name])
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        function(weights, encoded, count)
     else:
         library.ggml_quantize_chunk(ggml_type, weights, encoded, 0, rows, columns, matrix)
     decoded = (ctypes.c_float * count)()
@@ -219,35 +233,42 @@ def run(library, name, kind, importance, seed, rows, columns):
     else:
         function = getattr(library, dequantizer)
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        function(encoded, decoded, count)
+        function(without_sums(encoded) if name == "Q8_1" else encoded, decoded, count)
     return f"{bytes(encoded).hex()} {digest(decoded):016x}"
 
 
 def run_apart(library, case):
-    """Runs one case in a process of its own, which the library may end."""
-    reader, writer = os.pipe()
+    """The same in a process of its own, which the library may end. A fork, because
+    preparing some types' codebooks takes many seconds."""
+    source, sink = os.pipe()
     child = os.fork()
     if child == 0:
-        # The library's last words are not wanted.
+        os.close(source)
+        # What the library says as it ends the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
-        os.write(writer, run(library, *case).encode())
+        with os.fdopen(sink, "w") as line:
+            line.write(run(library, *case))
         os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        line = pipe.read()
+    os.close(sink)
+    with os.fdopen(source) as line:
+        text = line.read()
     _, status = os.waitpid(child, 0)
-    return line if status == 0 else "aborts -"
+    return text if status == 0 else "aborts -"
 
 
 def main():
-    library = load(sys.argv[1])
+    path, wanted = sys.argv[1], sys.argv[2:]
+    library = load(path)
     version, commit = library.ggml_version().decode(), library.ggml_commit().decode()
     # A build from an unpacked archive calls its commit dirty.
     print(f"# ggml {version}, llama.cpp commit {commit.removesuffix('-dirty')}; made by make.py")
     for case in cases():
-        line = run_apart(library, case)
-        print(" ".join(str(field) for field in case), line, flush=True)
+        name = case[0]
+        if wanted and name not in wanted:
+            continue
+        library.ggml_quantize_init(TYPES[name][0])
+        print(*case, run_apart(library, case), flush=True)
 
 
 main()

@@ -1,16 +1,28 @@
-//! How the scales of sub-blocks are stored: as four bits, in odd multiples of a unit.
+//! How the scales of sub-blocks are stored: as a few bits, in odd multiples of a unit.
 
 use crate::block::set_half_at;
 use crate::number::{f16_from_f32, nearest_integer};
 
 /// Stores the scales' unit, times `factor`, in the block's first two bytes, and gives
-/// the scales as bits. Nothing where all scales are zero.
+/// the scales as four bits. Nothing where all scales are zero.
 #[inline(always)]
 pub(crate) fn four_bit_scales<const COUNT: usize>(
     scales: &[f32; COUNT],
     factor: f32,
     block: &mut [u8],
 ) -> Option<[u8; COUNT]> {
+    let (unit, bits) = odd_multiples(scales, 15)?;
+    set_half_at(block, 0, f16_from_f32(unit * factor));
+    Some(bits)
+}
+
+/// The unit of which the largest scale is `2 * top + 1`, and the scales as numbers up
+/// to `top`. Nothing where all scales are zero.
+#[inline(always)]
+pub(crate) fn odd_multiples<const COUNT: usize>(
+    scales: &[f32; COUNT],
+    top: u8,
+) -> Option<(f32, [u8; COUNT])> {
     let mut largest = 0.0f32;
     for &scale in scales {
         // A NaN, with which the reference ends the process, stays one, to be noticed.
@@ -19,14 +31,14 @@ pub(crate) fn four_bit_scales<const COUNT: usize>(
     if largest == 0.0 {
         return None;
     }
-    let unit = largest / 31.0;
-    set_half_at(block, 0, f16_from_f32(unit * factor));
+    let unit = largest / f32::from(2 * top + 1);
     let inverse = 1.0 / unit;
     let mut bits = [0; COUNT];
     for (bits, scale) in bits.iter_mut().zip(scales) {
-        *bits = nearest_integer(0.5 * (inverse * scale - 1.0)).clamp(0, 15) as u8;
+        let nearest = nearest_integer(0.5 * (inverse * scale - 1.0));
+        *bits = nearest.clamp(0, i32::from(top)) as u8;
     }
-    Some(bits)
+    Some((unit, bits))
 }
 
 /// One of the scales that are stored two to a byte.

@@ -11,7 +11,7 @@ use crate::four_bit_float::largest_magnitude;
 use crate::lanes::{LANES, Lanes, Mask, Portable};
 use crate::short_block::{Batch, Blocks, ELEMENTS, halves};
 
-const BYTES: usize = 2 + ELEMENTS;
+pub(crate) const BYTES: usize = 2 + ELEMENTS;
 
 codec! {
     Q8_0: DataType::Q8_0,
@@ -55,7 +55,7 @@ fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
 
 /// ggml-quants.c, `quantize_row_q8_0_ref`.
 #[inline(always)]
-fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
+pub(crate) fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
     let mut largest = [0.0; LANES];
     for (largest, values) in largest.iter_mut().zip(batch.values) {
         *largest = largest_magnitude(values);

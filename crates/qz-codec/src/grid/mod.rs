@@ -118,6 +118,10 @@ pub static GRIDS: &[fn() -> &'static dyn Grid] = &[
     families::plain::iq4_nl,
     families::float_scaled::mxfp4,
     families::float_scaled::nvfp4,
+    families::plain::q1_0,
+    families::plain::q2_0,
+    families::iq1::iq1_s,
+    families::iq1::iq1_m,
 ];
 
 /// The grid of an element type, if there is one.

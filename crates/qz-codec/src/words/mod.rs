@@ -2,12 +2,14 @@
 //! digits, the first column's in the lowest bits. A word's place in its table is its
 //! number in a block; its packed form is its code.
 
+mod iq1;
 mod iq2_s;
 mod iq2_xs;
 mod iq2_xxs;
 mod iq3_s;
 mod iq3_xxs;
 
+pub(crate) use iq1::IQ1;
 pub(crate) use iq2_s::IQ2_S;
 pub(crate) use iq2_xs::IQ2_XS;
 pub(crate) use iq2_xxs::IQ2_XXS;
