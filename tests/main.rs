@@ -4,11 +4,14 @@
 mod bad_input;
 mod convert;
 mod experts;
+mod generic;
 mod golden;
 mod importance;
 mod interruption;
 mod overrides;
 mod plan;
+mod pytorch;
 mod reports;
+mod split;
 mod support;
 mod text;

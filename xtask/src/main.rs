@@ -5,9 +5,13 @@
 #![allow(clippy::print_stdout, missing_docs)]
 
 mod bench;
+mod codec_speed;
+#[path = "../../crates/qz-codec/golden/inputs.rs"]
+mod inputs;
 mod parity_codec;
 mod parity_files;
 mod parity_tokens;
+mod reference;
 mod snapshots;
 mod tidy;
 
@@ -15,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use qz_kernels::Isa;
 
 use crate::bench::Inputs;
 use crate::parity_files::{Checkpoint, Programs, Settings};
@@ -37,6 +42,9 @@ enum Task {
         /// How many different seeds
         #[arg(long, default_value_t = 1)]
         rounds: u64,
+        /// The instruction set of our codecs: baseline, avx2 or avx512
+        #[arg(long, default_value_t = Isa::best())]
+        isa: Isa,
     },
     /// Compare the file types' rules with llama.cpp's own record of its choices
     Snapshots {
@@ -77,6 +85,12 @@ enum Task {
         /// A release build of libggml-base for x86-64
         #[arg(long)]
         library: PathBuf,
+        /// The instruction set of our codecs: baseline, avx2 or avx512
+        #[arg(long, default_value_t = Isa::best())]
+        isa: Isa,
+        /// Only types whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
     },
     /// Time whole conversions beside llama.cpp's, in pairs
     Bench {
@@ -135,12 +149,12 @@ fn workspace() -> &'static Path {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::check(workspace()),
-        Task::Parity { library, rounds } => parity_codec::run(&library, rounds),
+        Task::Parity { library, rounds, isa } => parity_codec::run(&library, rounds, isa),
         Task::Snapshots { source } => snapshots::run(&source),
         Task::ParityTokens { source, binaries, text, vocabularies } => {
             parity_tokens::run(&source, binaries.as_deref(), &text, &vocabularies)
         }
-        Task::CodecSpeed { library } => parity_codec::speed(&library),
+        Task::CodecSpeed { library, isa, only } => codec_speed::run(&library, isa, &only),
         Task::ParityFiles { programs, text, options, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {
                 true => fixtures()?,

@@ -4,7 +4,7 @@
 use qz_codec::lanes::{
     LANES, Lanes, Mask, affine, descent, nonlinear, positive, signed, transpose,
 };
-use qz_codec::number::nearest_integer;
+use qz_codec::number::{nearest_integer, truncate_to_i8};
 use qz_codec::search;
 use qz_codec::search::affine::AffineSearch;
 
@@ -15,6 +15,7 @@ pub(crate) fn check<L: Lanes>() {
     check_arithmetic::<L>();
     check_comparisons::<L>();
     check_rounding::<L>();
+    check_transposing::<L>();
     let plain = AffineSearch { top: 15, first: -1.0, step: 0.1, last: 20, absolute: false };
     check_affine::<L, 32>(plain);
     check_affine::<L, 32>(AffineSearch { top: 31, ..plain });
@@ -118,7 +119,20 @@ fn check_rounding<L: Lanes>() {
         let lowest = expected.map(|integer| integer as u8);
         assert_eq!(rounded.lowest_byte().store(), lowest.map(f32::from), "{upper:#x}");
         assert_eq!(rounded.to_bytes(), lowest, "{upper:#x}");
+        let cut = numbers.map(|number| truncate_to_i8(number) as u8);
+        assert_eq!(L::load(&numbers).to_truncated_bytes(), cut, "{upper:#x}");
     }
+}
+
+fn check_transposing<L: Lanes>() {
+    let square: [[u8; LANES]; LANES] =
+        std::array::from_fn(|row| std::array::from_fn(|column| (row * LANES + column) as u8));
+    let transposed: [[u8; LANES]; LANES] =
+        std::array::from_fn(|row| std::array::from_fn(|column| square[column][row]));
+    assert_eq!(L::transpose_bytes(&square), transposed);
+    let numbers = square.map(|row| row.map(f32::from));
+    let rows = L::transpose_square(&numbers.each_ref()).map(L::store);
+    assert_eq!(rows, transposed.map(|row| row.map(f32::from)));
 }
 
 /// Runs a check on sub-blocks of every kind of values, with every kind of weights:

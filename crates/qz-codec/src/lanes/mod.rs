@@ -70,6 +70,46 @@ pub trait Lanes:
     /// The lowest bytes of integers between -2^22 and 2^22.
     fn to_bytes(self) -> [u8; LANES];
 
+    /// The lowest bytes of the numbers cut to integers:
+    /// [`crate::number::truncate_to_i8`], equal for every bit pattern.
+    fn to_truncated_bytes(self) -> [u8; LANES];
+
+    /// What a table has at each number; numbers are below 16.
+    #[inline(always)]
+    fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
+        let mut found = [0; LANES];
+        for (found, number) in found.iter_mut().zip(numbers) {
+            *found = table[usize::from(number & 15)];
+        }
+        found
+    }
+
+    /// Turns sixteen times sixteen numbers into rows of one number each.
+    #[inline(always)]
+    fn transpose_square(blocks: &[&[f32; LANES]; LANES]) -> [Self; LANES] {
+        let mut rows = [Self::zero(); LANES];
+        for (position, row) in rows.iter_mut().enumerate() {
+            let mut numbers = [0.0; LANES];
+            for (number, block) in numbers.iter_mut().zip(blocks) {
+                *number = block[position];
+            }
+            *row = Self::load(&numbers);
+        }
+        rows
+    }
+
+    /// Turns sixteen rows of one byte for each block into blocks of sixteen bytes.
+    #[inline(always)]
+    fn transpose_bytes(rows: &[[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
+        let mut blocks = [[0; LANES]; LANES];
+        for (position, row) in rows.iter().enumerate() {
+            for (block, byte) in blocks.iter_mut().zip(row) {
+                block[position] = *byte;
+            }
+        }
+        blocks
+    }
+
     /// This if it is less, else the other: the other where they are equal or
     /// either is a NaN.
     fn min(self, other: Self) -> Self;
@@ -114,13 +154,25 @@ pub trait Mask<L>: Copy + BitAnd<Output = Self> + BitOr<Output = Self> {
 pub fn transpose<L: Lanes, const LENGTH: usize>(
     sub_blocks: &[&[f32; LENGTH]; LANES],
 ) -> [L; LENGTH] {
+    const { assert!(LENGTH.is_multiple_of(LANES) || LENGTH == LANES / 2) };
     let mut rows = [L::zero(); LENGTH];
-    for (position, row) in rows.iter_mut().enumerate() {
-        let mut numbers = [0.0; LANES];
-        for (number, sub_block) in numbers.iter_mut().zip(sub_blocks) {
-            *number = sub_block[position];
+    if LENGTH < LANES {
+        // Few enough that no one waits for them.
+        for (position, row) in rows.iter_mut().enumerate() {
+            let mut numbers = [0.0; LANES];
+            for (number, sub_block) in numbers.iter_mut().zip(sub_blocks) {
+                *number = sub_block[position];
+            }
+            *row = L::load(&numbers);
         }
-        *row = L::load(&numbers);
+        return rows;
+    }
+    for (part, rows) in rows.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut squares = [&[0.0; LANES]; LANES];
+        for (square, sub_block) in squares.iter_mut().zip(sub_blocks) {
+            *square = &sub_block.as_chunks().0[part];
+        }
+        *rows = L::transpose_square(&squares);
     }
     rows
 }

@@ -3,7 +3,7 @@
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 use super::{LANES, Lanes, Mask};
-use crate::number::ROUNDING_OFFSET;
+use crate::number::{ROUNDING_OFFSET, truncate_to_i8};
 
 /// An array of numbers, whose operations are loops that a compiler may turn into
 /// vector instructions.
@@ -115,6 +115,15 @@ impl Lanes for Portable {
         let mut bytes = [0; LANES];
         for (byte, number) in bytes.iter_mut().zip(self.0) {
             *byte = (number + ROUNDING_OFFSET).to_bits() as u8;
+        }
+        bytes
+    }
+
+    #[inline(always)]
+    fn to_truncated_bytes(self) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        for (byte, number) in bytes.iter_mut().zip(self.0) {
+            *byte = truncate_to_i8(number) as u8;
         }
         bytes
     }
