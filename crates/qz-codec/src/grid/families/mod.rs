@@ -1,6 +1,6 @@
 //! One file per way to store the scales of a unit.
 
-mod codebook;
+pub(super) mod codebook;
 pub(super) mod codebooks;
 pub(super) mod float_scaled;
 pub(super) mod integer;
