@@ -268,8 +268,10 @@ impl Thresholds {
             Figures::Alone(found) => found.perplexity.value,
             Figures::Compared(found) => found.perplexity.value,
         };
-        // Written so that a NaN fails.
-        let exceeds = |value: f64, limit: Option<f64>| limit.is_some_and(|limit| !(value <= limit));
+        // A NaN exceeds every limit.
+        let exceeds = |value: f64, limit: Option<f64>| {
+            limit.is_some_and(|limit| value > limit || value.is_nan())
+        };
         if exceeds(perplexity, self.max_perplexity) {
             failures.push(format!("the perplexity is {perplexity:.4}"));
         }

@@ -101,9 +101,10 @@ impl Saving {
     }
 
     pub(super) fn finish(self) -> Result<(), Error> {
-        Ok(match self {
-            Self::Logits(writer) => writer.finish()?,
-            Self::Leading(writer) => writer.finish()?,
-        })
+        let finished = match self {
+            Self::Logits(writer) => writer.finish(),
+            Self::Leading(writer) => writer.finish(),
+        };
+        Ok(finished?)
     }
 }
