@@ -1,4 +1,5 @@
-//! A checkpoint's tokenizer files as the vocabulary metadata of a GGUF file.
+//! A checkpoint's tokenizer files as the vocabulary metadata of a GGUF file, and
+//! back.
 //!
 //! What belongs here: `tokenizer.json`, `tokenizer.model` and the files around
 //! them, and the `tokenizer.*` keys that llama.cpp's converter makes of them
@@ -30,6 +31,7 @@ mod json;
 mod post_processor;
 mod pre_tokenizer;
 mod protobuf;
+mod restore;
 mod scored_tokens;
 mod sentencepiece;
 mod special_tokens;
@@ -39,4 +41,5 @@ mod vocabulary;
 
 pub use error::Error;
 pub use pre_tokenizer::pre_tokenizer_names;
+pub use restore::{RestoreOptions, RestoredTokenizer, restore_tokenizer};
 pub use vocabulary::{Vocabulary, VocabularyOptions, VocabularyRules, vocabulary};
