@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use qz_tensor::{
-    Location, Metadata, OutputOptions, SinkTensor, StagedFile, TensorIndex, TensorSink,
+    Artifact, Location, Metadata, OutputOptions, SinkTensor, StagedArtifact, TensorIndex,
+    TensorSink,
 };
 
 use crate::encode::{Layout, NamedFault, Place, layout};
@@ -14,7 +15,7 @@ use crate::rules::MAGIC;
 /// until `finish`, so that no loader takes an incomplete file for a model.
 #[derive(Debug)]
 pub struct GgufSink {
-    staged: StagedFile,
+    staged: StagedArtifact,
     target: PathBuf,
     tensors: Vec<Tensor>,
     completed: Vec<TensorIndex>,
@@ -48,9 +49,10 @@ impl GgufSink {
     ) -> Result<Self, Error> {
         let Layout { mut header, places, size } =
             layout(metadata, tensors).map_err(|(name, fault)| malformed(target, (name, fault)))?;
-        let mut staged = StagedFile::create(target, size, fingerprint, options)?;
+        let mut staged =
+            StagedArtifact::create(Artifact::file(target, size), fingerprint, options)?;
         header[..MAGIC.len()].fill(0);
-        staged.write_at(0, &header)?;
+        staged.write_at(0, 0, &header)?;
         let tensors = tensors
             .iter()
             .zip(places)
@@ -93,7 +95,7 @@ impl GgufSink {
         for Tensor { place, .. } in &self.tensors {
             // Less than the alignment, so the cast is exact.
             let zeros = vec![0; place.padding as usize];
-            self.staged.write_at(place.offset + place.bytes, &zeros)?;
+            self.staged.write_at(0, place.offset + place.bytes, &zeros)?;
         }
         Ok(())
     }
@@ -148,7 +150,7 @@ impl TensorSink for GgufSink {
             "{length} bytes at {offset} of {} are outside its {}",
             tensor.name, place.bytes
         );
-        self.staged.write_at(place.offset + offset, bytes)?;
+        self.staged.write_at(0, place.offset + offset, bytes)?;
         tensor.put = tensor.put.saturating_add(length);
         Ok(())
     }
@@ -157,7 +159,7 @@ impl TensorSink for GgufSink {
     /// If bytes of a tensor are missing.
     fn finish(mut self) -> Result<(), Error> {
         self.tensors.iter().for_each(Tensor::assert_complete);
-        self.staged.write_at(0, &MAGIC)?;
+        self.staged.write_at(0, 0, &MAGIC)?;
         Ok(self.staged.commit()?)
     }
 }
