@@ -64,6 +64,11 @@ impl JsonObject {
         }
     }
 
+    /// The values of a file that is not there yet.
+    pub(crate) fn new(path: PathBuf, values: Map<String, Value>) -> Self {
+        Self { path, prefix: String::new(), values }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -213,6 +218,13 @@ impl JsonObject {
             values: Map::new(),
         }
     }
+}
+
+/// A 32-bit float as JSON with the fewest digits that tell it from others: 1e-5,
+/// not 9.999999747378752e-6.
+pub(crate) fn shortest(number: f32) -> Value {
+    let text = number.to_string();
+    text.parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// A JSON value in a message: never more than a line of it.

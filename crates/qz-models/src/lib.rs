@@ -1,6 +1,6 @@
 //! What a checkpoint's files mean: which architecture it is, which tensors it
 //! must have and what they are called in GGUF, how their rows are ordered there,
-//! and the metadata that a GGUF file of it carries.
+//! and the metadata that a GGUF file of it carries; and the way back.
 //!
 //! What belongs here: everything llama.cpp's `convert_hf_to_gguf.py` knows about
 //! a model apart from its vocabulary (`qz-tokenize`). What does not: opening
@@ -26,9 +26,11 @@ mod config;
 mod describe;
 mod error;
 mod experts;
+mod files;
 mod general;
 mod hyperparameters;
 mod recipe;
+mod restore;
 mod rope;
 mod row_order;
 mod rules;
@@ -38,10 +40,12 @@ pub use architectures::ARCHITECTURES;
 pub use config::{ConfigDefaults, DefaultHeadSize};
 pub use describe::{ConvertOptions, ModelDescription, describe};
 pub use error::{Error, TensorFault, TensorFaults};
+pub use files::CheckpointFiles;
 pub use hyperparameters::ModelConfig;
 pub use qz_tensor::SideFiles;
 pub use qz_tokenize::VocabularyRules;
 pub use recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
+pub use restore::{RestoreOptions, RestoredCheckpoint, RestoredTensor, restore};
 pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
 pub use row_order::RowOrder;
 pub use rules::{
