@@ -93,6 +93,11 @@ impl JsonObject {
         Value::Object(self.values)
     }
 
+    /// Its values by key.
+    pub(crate) fn into_map(self) -> Map<String, Value> {
+        self.values
+    }
+
     pub(crate) fn set(&mut self, key: &str, value: Value) {
         self.values.insert(key.to_owned(), value);
     }

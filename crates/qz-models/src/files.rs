@@ -51,10 +51,7 @@ impl CheckpointFiles {
                 });
             }
         }
-        let Value::Object(config) = config.into_value() else {
-            unreachable!("it was parsed as one")
-        };
-        Ok(Self { config, others })
+        Ok(Self { config: config.into_map(), others })
     }
 
     /// All files for weights of this element type, `config.json` first. The type's

@@ -3,19 +3,23 @@
 use std::path::Path;
 
 use qz_tensor::{
-    DATA_TYPES, DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, Shape, SizeError,
+    DATA_TYPES, DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, OutputError, Shape,
+    SizeError,
 };
 
 use crate::header::MAX_HEADER;
 use crate::index::{MAX_INDEX, MAX_SHARDS};
 
-/// A failure to read a safetensors file or folder.
+/// A failure to read or write a safetensors file or folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file cannot be opened or read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A folder cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// A file or folder breaks a rule.
     #[error("{location}: {fault}")]
     Malformed {
@@ -315,6 +319,7 @@ impl Diagnose for Error {
     fn diagnosis(&self) -> Diagnosis {
         match self {
             Self::File(error) => error.diagnosis(),
+            Self::Output(error) => error.diagnosis(),
             Self::Malformed { location, fault } => {
                 Diagnosis { class: fault.class(), location: location.clone(), rule: fault.rule() }
             }

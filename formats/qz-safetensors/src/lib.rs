@@ -1,5 +1,5 @@
-//! Safetensors files and folders of them: bytes to named tensors. See `SPEC.md`
-//! for the format as it is read here, and the limits.
+//! Safetensors files and folders of them: bytes to named tensors, and back. See
+//! `SPEC.md` for the format as it is read and written here, and the limits.
 //!
 //! What belongs here: the layout of a safetensors file, the index of a sharded
 //! checkpoint, and which files of a folder may be opened. What does not: what
@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+mod encode;
 mod error;
 mod file;
 mod folder;
@@ -30,9 +31,12 @@ mod index;
 mod json;
 mod model;
 mod names;
+mod sink;
 
+pub use encode::DEFAULT_SHARD_SIZE;
 pub use error::{Error, Fault, NameList};
 pub use file::SafetensorsFile;
 pub use header::MAX_HEADER;
 pub use index::{MAX_INDEX, MAX_SHARDS};
 pub use model::SafetensorsModel;
+pub use sink::SafetensorsSink;

@@ -12,10 +12,10 @@ use crate::index::{self, Index};
 use crate::names::find_alike;
 
 /// The index of a sharded checkpoint.
-const INDEX_NAME: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_NAME: &str = "model.safetensors.index.json";
 
 /// The weights of one that is not sharded.
-const SINGLE_NAME: &str = "model.safetensors";
+pub(crate) const SINGLE_NAME: &str = "model.safetensors";
 
 /// The tensors of all shards of a model. Shards come by name, tensors within one
 /// by their data: reading them in order reads each file from front to back.
