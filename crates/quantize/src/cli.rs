@@ -1,14 +1,14 @@
 //! The command line, as types.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
-
 use std::sync::Arc;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides, PlanOptions, Target,
-    TensorOverride, element_type,
+    Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides, PlanOptions,
+    SplitOptions, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
 
@@ -142,8 +142,52 @@ pub(crate) struct Recipe {
     /// Fail if a tensor's rows do not fill its type's blocks, instead of giving it another type
     #[arg(long)]
     pub(crate) no_fallback: bool,
+    /// Quantize a GGUF model of an unknown architecture by its tensors' names and shapes alone
+    #[arg(long)]
+    pub(crate) generic: bool,
+    #[command(flatten)]
+    pub(crate) split: SplitArguments,
     #[command(flatten)]
     pub(crate) read: Source,
+}
+
+/// Whether, and where, outputs are cut into several files.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct SplitArguments {
+    /// Write files of at most so many bytes of tensors: NAME-00001-of-0000N.gguf
+    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_size)]
+    split_max_size: Option<NonZeroU64>,
+    /// Write files of at most so many tensors
+    #[arg(long, value_name = "N")]
+    split_max_tensors: Option<NonZeroU32>,
+    /// Write the metadata alone into the first file
+    #[arg(long)]
+    no_tensor_first_split: bool,
+}
+
+impl SplitArguments {
+    fn options(self) -> Option<SplitOptions> {
+        let options = SplitOptions {
+            max_bytes: self.split_max_size,
+            max_tensors: self.split_max_tensors,
+            first_without_tensors: self.no_tensor_first_split,
+        };
+        (options != SplitOptions::default()).then_some(options)
+    }
+}
+
+/// A size as llama.cpp's converter takes it: a number, or thousands, millions or
+/// thousand millions.
+fn parse_size(text: &str) -> Result<NonZeroU64, String> {
+    let (number, unit) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let wanted = "expected a positive number of bytes, or one with K, M or G";
+    size.and_then(NonZeroU64::new).ok_or_else(|| wanted.to_owned())
 }
 
 impl Recipe {
@@ -162,6 +206,8 @@ impl Recipe {
             },
             metadata: self.override_kv.clone(),
             importance: importance.map(Arc::new),
+            generic: self.generic,
+            split: self.split.options(),
         })
     }
 }
@@ -275,6 +321,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(parse_size(text).ok().map(NonZeroU64::get), expected, "{text}");
+        };
+        check("7", Some(7));
+        check("2K", Some(2_000));
+        check("300M", Some(300_000_000));
+        check("48G", Some(48_000_000_000));
+        check("0", None);
+        check("0G", None);
+        check("-1M", None);
+        check("1.5G", None);
+        check("2T", None);
+        check("G", None);
+        check("", None);
+        check("18446744073709551615G", None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
-use qz_gguf::GgufFile;
+use qz_gguf::GgufModel;
 use qz_safetensors::SafetensorsModel;
 use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
 
@@ -71,8 +71,8 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
 }
 
 fn open_gguf(path: &Path, _: &OpenOptions) -> Result<Model, Error> {
-    let file = GgufFile::open(path)?;
-    Ok(Model::from_gguf(path, Box::new(file)))
+    let model = GgufModel::open(path)?;
+    Ok(Model::from_gguf(path, Box::new(model)))
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {

@@ -110,6 +110,17 @@ pub enum Error {
         /// Columns of the tensor, times its matrices.
         expected: u64,
     },
+    /// A model of which nobody here knows what its tensors are.
+    #[error("{}: {}; --generic quantizes it tensor by tensor, by their names and shapes alone", path.display(), unknown_architecture(architecture.as_deref()))]
+    UnknownArchitecture {
+        /// The file.
+        path: PathBuf,
+        /// What its metadata says, if anything.
+        architecture: Option<String>,
+    },
+    /// A checkpoint that should be left as it is, in another container.
+    #[error("{}: copy is for GGUF models; for a checkpoint say which type its tensors are to have: f32, f16 or bf16", .0.display())]
+    CopyOfCheckpoint(PathBuf),
     /// An output path is one of the inputs.
     #[error("{}: the output is one of the inputs", .0.display())]
     OutputIsInput(PathBuf),
@@ -146,6 +157,13 @@ fn missing_importance(uncovered: &[Uncovered]) -> String {
     format!("the result is useless without importance weights (--imatrix) for {list}")
 }
 
+fn unknown_architecture(architecture: Option<&str>) -> String {
+    match architecture {
+        Some(name) => format!("unknown architecture {name:?} (general.architecture)"),
+        None => "there is no general.architecture".to_owned(),
+    }
+}
+
 impl Diagnose for Error {
     fn diagnosis(&self) -> Diagnosis {
         let (class, location, rule) = match self {
@@ -179,6 +197,13 @@ impl Diagnose for Error {
             }
             Self::ImportanceWidth { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "importance-width")
+            }
+            Self::UnknownArchitecture { path, .. } => {
+                let location = Location::file(path).tensor("general.architecture");
+                (FaultClass::BadInput, location, "unknown-architecture")
+            }
+            Self::CopyOfCheckpoint(path) => {
+                (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")
             }
             Self::OutputIsInput(path) => {
                 (FaultClass::Refused, Location::file(path), "output-is-input")

@@ -41,6 +41,7 @@ pub use model::{Model, ModelTensor, OpenOptions};
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::PlanOptions;
 pub use qz_calib::ImportanceMatrix;
+pub use qz_gguf::{SplitOptions, base_name};
 pub use qz_plan::{Fallback, Overrides, TensorOverride, element_type};
 pub use stream::Cancel;
 pub use target::{Target, UnknownTarget};

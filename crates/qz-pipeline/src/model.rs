@@ -55,6 +55,15 @@ impl ModelTensor {
         }
     }
 
+    /// The tensor of the source that it is, or begins with.
+    pub(crate) fn first_source(&self) -> Option<TensorIndex> {
+        match &self.origin {
+            TensorOrigin::Source { tensor, .. } => Some(*tensor),
+            TensorOrigin::Stacked(stack) => Some(stack.locate(0).0.tensor),
+            TensorOrigin::Computed(_) => None,
+        }
+    }
+
     /// Rows of one of the matrices stacked in the tensor; all rows if it is one.
     pub(crate) fn rows_per_matrix(&self) -> u64 {
         match self.shape.dimensions() {
