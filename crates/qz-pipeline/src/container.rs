@@ -70,9 +70,9 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
         && head == *magic
 }
 
-fn open_gguf(path: &Path, _: &OpenOptions) -> Result<Model, Error> {
+fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let model = GgufModel::open(path)?;
-    Ok(Model::from_gguf(path, Box::new(model)))
+    Ok(Model::from_gguf(path, Box::new(model), options))
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
@@ -83,11 +83,11 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         model_name: options.model_name.clone(),
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
-    Ok(Model::from_description(path, Box::new(source), description))
+    Ok(Model::from_description(path, Box::new(source), folder, description))
 }
 
 /// A checkpoint folder's small files.
-struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     name: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use qz_models::{ModelDescription, RowOrder, TensorOrigin};
 use qz_tensor::{DataType, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
 
-use crate::container::Container;
+use crate::container::{Container, Folder};
 use crate::error::Error;
 
 /// How a model is to be read.
@@ -27,6 +27,10 @@ pub struct Model {
     pub(crate) ignored: Vec<String>,
     pub(crate) warnings: Vec<String>,
     pub(crate) source: Box<dyn TensorSource>,
+    /// The folder it is in, if it comes from a checkpoint.
+    pub(crate) folder: Option<Folder>,
+    /// The pre-tokenizer's name, decided by a person.
+    pub(crate) pre_tokenizer: Option<String>,
 }
 
 /// One tensor of the model to be written.
@@ -94,7 +98,11 @@ impl Model {
         Container::open_any(path, options)
     }
 
-    pub(crate) fn from_gguf(path: &Path, source: Box<dyn TensorSource>) -> Self {
+    pub(crate) fn from_gguf(
+        path: &Path,
+        source: Box<dyn TensorSource>,
+        options: &OpenOptions,
+    ) -> Self {
         let as_stored = |(position, info): (usize, &TensorInfo)| ModelTensor {
             name: info.name.clone(),
             shape: info.shape.clone(),
@@ -107,12 +115,15 @@ impl Model {
         };
         let tensors = source.tensors().iter().enumerate().map(as_stored).collect();
         let metadata = source.metadata().clone();
-        Self::ordered(path, "gguf", metadata, tensors, source)
+        let mut model = Self::ordered(path, "gguf", metadata, tensors, source);
+        model.pre_tokenizer = options.pre_tokenizer.clone();
+        model
     }
 
     pub(crate) fn from_description(
         path: &Path,
         source: Box<dyn TensorSource>,
+        folder: Folder,
         description: ModelDescription,
     ) -> Self {
         let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
@@ -131,6 +142,7 @@ impl Model {
         };
         let tensors = description.tensors.into_iter().map(tensor).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
+        model.folder = Some(folder);
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model
@@ -152,6 +164,8 @@ impl Model {
             ignored: Vec::new(),
             warnings: Vec::new(),
             source,
+            folder: None,
+            pre_tokenizer: None,
         }
     }
 

@@ -1,15 +1,16 @@
 //! Where every byte of a model's files goes: shards, headers, the index.
 
 use std::cmp::Ordering;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
-use qz_tensor::{Location, SinkTensor, TensorIndex};
+use qz_tensor::{Artifact, ArtifactFile, Location, SideFile, SinkTensor};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Fault};
 use crate::header::MAX_HEADER;
 use crate::index::MAX_SHARDS;
-use crate::model::SINGLE_NAME;
+use crate::model::{INDEX_NAME, SINGLE_NAME};
 use crate::names::{check_tensor, find_alike};
 
 /// Bytes of a shard's data, as transformers 5 has it (`save_pretrained`,
@@ -20,40 +21,110 @@ pub const DEFAULT_SHARD_SIZE: u64 = 50_000_000_000;
 /// package does, so that data begins where any element type may.
 const ALIGNMENT: usize = 8;
 
-/// The files of a model, laid out.
-pub(crate) struct Layout {
-    pub(crate) shards: Vec<ShardLayout>,
-    /// `model.safetensors.index.json`, if there are several shards.
-    pub(crate) index: Option<Vec<u8>>,
-    /// Of each tensor, in the caller's order.
-    pub(crate) places: Vec<Place>,
+/// Every file of a model folder, laid out.
+#[derive(Debug)]
+pub struct SafetensorsLayout {
+    pub(crate) artifact: Artifact,
+    /// The first bytes of each file; all of a file that holds no weights.
+    pub(crate) starts: Vec<Vec<u8>>,
+    /// The files with weights.
+    pub(crate) weights: Range<usize>,
+    pub(crate) tensors: Vec<Placed>,
 }
 
-/// One file of weights.
-pub(crate) struct ShardLayout {
+/// Where a tensor goes.
+#[derive(Debug)]
+pub(crate) struct Placed {
     pub(crate) name: String,
-    /// Length and header, as they stand at the beginning of the file.
-    pub(crate) start: Vec<u8>,
-    /// Bytes of the whole file.
-    pub(crate) size: u64,
-}
-
-/// Where a tensor's data lies.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Place {
-    pub(crate) shard: usize,
+    /// The file of the artifact.
+    pub(crate) file: usize,
     /// From the start of the file.
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
 }
 
+impl SafetensorsLayout {
+    /// Lays out a folder at `target` with these tensors and, beside them, these
+    /// files. No file of weights has more than `shard_size` bytes of data, unless
+    /// one tensor alone has. Among the files is one at least: the first is what a
+    /// folder must have to be replaced.
+    ///
+    /// # Errors
+    /// If safetensors cannot hold a name, type or shape.
+    pub fn new(
+        target: &Path,
+        tensors: &[SinkTensor],
+        files: Vec<SideFile>,
+        shard_size: u64,
+    ) -> Result<Self, Error> {
+        let layout = layout(target, tensors, shard_size)?;
+        let weights = files.len()..files.len() + layout.shards.len();
+        let mut entries = Vec::new();
+        let mut starts = Vec::new();
+        let mut add = |name: String, size: u64, start: Vec<u8>| {
+            entries.push(ArtifactFile { name, size });
+            starts.push(start);
+        };
+        for SideFile { name, content } in files {
+            add(name, content.len() as u64, content);
+        }
+        for ShardLayout { name, start, size } in layout.shards {
+            add(name, size, start);
+        }
+        if let Some(index) = layout.index {
+            add(INDEX_NAME.to_owned(), index.len() as u64, index);
+        }
+        let placed = |(tensor, place): (&SinkTensor, &Place)| Placed {
+            name: tensor.name.clone(),
+            file: weights.start + place.shard,
+            offset: place.offset,
+            bytes: place.bytes,
+        };
+        let tensors = tensors.iter().zip(&layout.places).map(placed).collect();
+        Ok(Self { artifact: Artifact::folder(target, entries), starts, weights, tensors })
+    }
+
+    /// The final paths of all files.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        (0..self.artifact.files().len()).map(|file| self.artifact.path_of(file)).collect()
+    }
+
+    /// Bytes of all files.
+    pub fn size(&self) -> u64 {
+        self.artifact.size()
+    }
+}
+
+/// The files of weights, laid out.
+struct Layout {
+    shards: Vec<ShardLayout>,
+    /// `model.safetensors.index.json`, if there are several shards.
+    index: Option<Vec<u8>>,
+    /// Of each tensor, in the caller's order.
+    places: Vec<Place>,
+}
+
+/// One file of weights.
+struct ShardLayout {
+    name: String,
+    /// Length and header, as they stand at the beginning of the file.
+    start: Vec<u8>,
+    /// Bytes of the whole file.
+    size: u64,
+}
+
+/// Where a tensor's data lies.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    shard: usize,
+    /// From the start of the file.
+    offset: u64,
+    bytes: u64,
+}
+
 /// Lays out `tensors` in files of `folder` with at most `shard_size` bytes of data
 /// each. Tensors are in the natural order of their names.
-pub(crate) fn layout(
-    folder: &Path,
-    tensors: &[SinkTensor],
-    shard_size: u64,
-) -> Result<Layout, Error> {
+fn layout(folder: &Path, tensors: &[SinkTensor], shard_size: u64) -> Result<Layout, Error> {
     let sizes = check(folder, tensors)?;
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by(|a, b| natural_order(&tensors[*a].name, &tensors[*b].name));
@@ -202,11 +273,6 @@ fn natural_order(a: &str, b: &str) -> Ordering {
             .collect()
     };
     parts(a).cmp(&parts(b)).then_with(|| a.cmp(b))
-}
-
-/// A tensor's journal record. Escaped, since a record is one line.
-pub(crate) fn record(index: TensorIndex, name: &str) -> String {
-    format!("{} {}", index.0, name.escape_default())
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ mod model;
 mod names;
 mod sink;
 
-pub use encode::DEFAULT_SHARD_SIZE;
+pub use encode::{DEFAULT_SHARD_SIZE, SafetensorsLayout};
 pub use error::{Error, Fault, NameList};
 pub use file::SafetensorsFile;
 pub use header::MAX_HEADER;
