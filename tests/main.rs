@@ -4,11 +4,13 @@
 mod bad_input;
 mod convert;
 mod experts;
+mod generic;
 mod golden;
 mod importance;
 mod interruption;
 mod overrides;
 mod plan;
 mod reports;
+mod split;
 mod support;
 mod text;

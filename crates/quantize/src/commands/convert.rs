@@ -64,10 +64,12 @@ fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<V
 /// a split set.
 fn stem(source: &Path) -> String {
     let resolved = source.canonicalize().unwrap_or_else(|_| source.to_owned());
-    let Some(name) = resolved.file_name().map(|name| name.to_string_lossy()) else {
-        return "model".to_owned();
-    };
-    if resolved.is_dir() { name.into_owned() } else { base_name(&name).to_owned() }
+    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
+    match name.map(|name| name.to_string_lossy()) {
+        Some(name) if resolved.is_dir() => name.into_owned(),
+        Some(name) => base_name(&name).to_owned(),
+        None => "model".to_owned(),
+    }
 }
 
 fn summary(reports: &[ConvertReport]) -> String {
