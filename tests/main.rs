@@ -11,6 +11,7 @@ mod interruption;
 mod overrides;
 mod plan;
 mod reports;
+mod safetensors;
 mod split;
 mod support;
 mod text;

@@ -145,10 +145,12 @@ impl<'a> Table<'a> {
     /// is special.
     pub(super) fn added(&self, id: usize) -> Option<bool> {
         let is_named = || self.special.named().any(|(_, named)| named == Some(id as u32));
+        // Of a tokenizer.json without a name for it GGUF has it as a normal token.
+        let is_unknown = || self.kind == Kind::SentencePiece && self.unknown() == Some(id);
         match self.types[id] {
             CONTROL | UNKNOWN => Some(true),
             USER_DEFINED => Some(false),
-            NORMAL if is_named() => Some(true),
+            NORMAL if is_named() || is_unknown() => Some(true),
             _ => None,
         }
     }
