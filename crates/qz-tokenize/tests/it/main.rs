@@ -3,6 +3,7 @@
 
 mod pre_tokenizers;
 mod refusals;
+mod restoring;
 mod scored;
 mod support;
 mod vocabularies;
