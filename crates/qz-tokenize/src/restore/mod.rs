@@ -64,6 +64,8 @@ pub fn restore_tokenizer(
     }];
     if table.kind == Kind::SentencePiece {
         files.extend(model_file::write(&table));
+        let added = table.declared_by_content();
+        files.extend((!added.is_empty()).then(|| json_file("added_tokens.json", &added)));
     }
     files.extend(settings(&table, metadata, options));
     let SpecialIds { beginning, end, end_of_turn, end_of_message, padding, .. } = table.special;

@@ -7,7 +7,7 @@ use qz_tensor::{Array, Metadata, Value};
 use serde_json::{Map, json};
 
 use crate::error::Error;
-use crate::token_types::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use crate::token_types::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, looks_special};
 
 /// The kinds of vocabulary whose files can be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ impl<'a> Table<'a> {
         let declared = self.used().filter_map(|(id, text)| {
             let special = match self.types[id] {
                 CONTROL => true,
-                USER_DEFINED => false,
+                USER_DEFINED if !looks_special(text) => false,
                 _ => return None,
             };
             let flags = json!({
@@ -171,6 +171,16 @@ impl<'a> Table<'a> {
             Some((id.to_string(), flags))
         });
         serde_json::Value::Object(declared.collect::<Map<_, _>>())
+    }
+
+    /// `added_tokens.json`: user-defined tokens that the other file would have taken
+    /// for control tokens, by their looks.
+    pub(super) fn declared_by_content(&self) -> Map<String, serde_json::Value> {
+        let declared = self
+            .used()
+            .filter(|(id, text)| self.types[*id] == USER_DEFINED && looks_special(text))
+            .map(|(id, text)| (text.to_owned(), json!(id)));
+        declared.collect()
     }
 }
 
