@@ -77,14 +77,14 @@ fn strange_gguf(path: &std::path::Path) {
         shape: Shape::new(dimensions).expect("fits"),
     };
     let tensors = [
-        tensor("blk.0.attn_q.weight", DataType::F32, &[2, 256]),
+        tensor("blk.0.attn_q.weight", DataType::F32, &[4, 256]),
         tensor("some.private.table", DataType::IQ2_XS, &[3, 256]),
     ];
     let mut sink =
         qz_gguf::GgufSink::create(path, &metadata, &tensors, "test", OutputOptions::default())
             .expect("created");
     let weights: Vec<u8> =
-        (0..512u16).flat_map(|i| (f32::from(i) / 512.0 - 0.5).to_le_bytes()).collect();
+        (0..1024u16).flat_map(|i| (f32::from(i) / 1024.0 - 0.5).to_le_bytes()).collect();
     sink.put(TensorIndex(0), 0, &weights).expect("put");
     sink.put(TensorIndex(1), 0, &[7; 3 * 74]).expect("put");
     sink.finish().expect("finished");

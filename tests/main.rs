@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod convert;
+mod eval;
 mod experts;
 mod generic;
 mod golden;
@@ -10,6 +11,7 @@ mod importance;
 mod interruption;
 mod overrides;
 mod plan;
+mod pytorch;
 mod reports;
 mod safetensors;
 mod split;

@@ -5,8 +5,14 @@
 #![allow(clippy::print_stdout, missing_docs)]
 
 mod bench;
+mod codec_speed;
+#[path = "../../crates/qz-codec/golden/inputs.rs"]
+mod inputs;
 mod parity_codec;
+mod parity_eval;
 mod parity_files;
+mod parity_tokens;
+mod reference;
 mod snapshots;
 mod tidy;
 
@@ -14,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use qz_kernels::Isa;
 
 use crate::bench::Inputs;
 use crate::parity_files::{Checkpoint, Programs, Settings};
@@ -36,12 +43,33 @@ enum Task {
         /// How many different seeds
         #[arg(long, default_value_t = 1)]
         rounds: u64,
+        /// The instruction set of our codecs: baseline, avx2 or avx512
+        #[arg(long, default_value_t = Isa::best())]
+        isa: Isa,
     },
     /// Compare the file types' rules with llama.cpp's own record of its choices
     Snapshots {
         /// llama.cpp's source tree
         #[arg(long)]
         source: PathBuf,
+    },
+    /// Compare perplexities with llama-perplexity's
+    ParityEval {
+        /// Folder with llama-perplexity
+        #[arg(long)]
+        binaries: PathBuf,
+        /// Our binary
+        #[arg(long, default_value = "target/release/quantize")]
+        quantize: PathBuf,
+        /// The text
+        #[arg(long)]
+        text: PathBuf,
+        #[arg(long, default_value_t = 64)]
+        chunks: u32,
+        #[arg(long, default_value_t = 512)]
+        context: u32,
+        /// Checkpoints [default: fixtures/demo-llama]
+        models: Vec<PathBuf>,
     },
     /// Compare whole files with llama.cpp's converter and quantizer
     ParityFiles {
@@ -57,11 +85,31 @@ enum Task {
         /// with a golden.json in fixtures]
         checkpoints: Vec<String>,
     },
+    /// Compare token ids with llama.cpp's test sets, and with llama-tokenize on whole texts
+    ParityTokens {
+        /// llama.cpp's source tree
+        #[arg(long)]
+        source: PathBuf,
+        /// Folder with llama-tokenize
+        #[arg(long)]
+        binaries: Option<PathBuf>,
+        /// A text to compare for every vocabulary; repeatable
+        #[arg(long)]
+        text: Vec<PathBuf>,
+        /// GGUF files with further vocabularies
+        vocabularies: Vec<PathBuf>,
+    },
     /// Time the codecs beside llama.cpp's own, on one thread
     CodecSpeed {
         /// A release build of libggml-base for x86-64
         #[arg(long)]
         library: PathBuf,
+        /// The instruction set of our codecs: baseline, avx2 or avx512
+        #[arg(long, default_value_t = Isa::best())]
+        isa: Isa,
+        /// Only types whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
     },
     /// Time whole conversions beside llama.cpp's, in pairs
     Bench {
@@ -120,9 +168,19 @@ fn workspace() -> &'static Path {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::check(workspace()),
-        Task::Parity { library, rounds } => parity_codec::run(&library, rounds),
+        Task::Parity { library, rounds, isa } => parity_codec::run(&library, rounds, isa),
         Task::Snapshots { source } => snapshots::run(&source),
-        Task::CodecSpeed { library } => parity_codec::speed(&library),
+        Task::CodecSpeed { library, isa, only } => codec_speed::run(&library, isa, &only),
+        Task::ParityTokens { source, binaries, text, vocabularies } => {
+            parity_tokens::run(&source, binaries.as_deref(), &text, &vocabularies)
+        }
+        Task::ParityEval { binaries, quantize, text, chunks, context, mut models } => {
+            if models.is_empty() {
+                models.push(workspace().join("fixtures/demo-llama"));
+            }
+            let settings = parity_eval::Settings { binaries, quantize, text, chunks, context };
+            parity_eval::run(&settings, &models)
+        }
         Task::ParityFiles { programs, text, options, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {
                 true => fixtures()?,

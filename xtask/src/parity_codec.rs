@@ -1,107 +1,17 @@
 //! Every codec against llama.cpp's own library, loaded into this process: equal
-//! bytes, equal values, and how long each takes.
+//! bytes, equal values.
 
 #![allow(clippy::print_stdout, reason = "the tables are the result")]
 
-#[path = "../../crates/qz-codec/golden/inputs.rs"]
-mod inputs;
-
-use std::ffi::c_void;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use libloading::Library;
-use qz_codec::{CODECS, Codec, ImportanceUse};
+use qz_codec::{Codec, ImportanceUse};
+use qz_kernels::Isa;
 use qz_tensor::{DataType, GgmlTypeId};
 
-use inputs::{IMPORTANCE, Kind, Random, WEIGHTS};
-
-/// `ggml_quantize_chunk` (ggml.h): type, weights, output, first weight, rows,
-/// columns, importance; returns the bytes written.
-type QuantizeChunk =
-    unsafe extern "C" fn(u32, *const f32, *mut c_void, i64, i64, i64, *const f32) -> usize;
-/// `quantize_row_q8_K_ref` (ggml-quants.h): weights, blocks, elements.
-type QuantizeRow = unsafe extern "C" fn(*const f32, *mut c_void, i64);
-/// `dequantize_row_*` (ggml-quants.h): blocks, output, elements.
-type Dequantize = unsafe extern "C" fn(*const c_void, *mut f32, i64);
-
-struct Reference {
-    library: Library,
-    quantize_chunk: QuantizeChunk,
-    quantize_q8_k: QuantizeRow,
-}
-
-impl Reference {
-    fn load(path: &Path) -> anyhow::Result<Self> {
-        // SAFETY: the caller names a build of libggml-base, whose initializers
-        // only set up its own state.
-        let library = unsafe { Library::new(path) }
-            .with_context(|| format!("cannot load {}", path.display()))?;
-        // SAFETY: the declaration above is that of ggml.h.
-        let quantize_chunk = unsafe { *library.get::<QuantizeChunk>(b"ggml_quantize_chunk\0")? };
-        // SAFETY: the declaration above is that of ggml-quants.h.
-        let quantize_q8_k = unsafe { *library.get::<QuantizeRow>(b"quantize_row_q8_K_ref\0")? };
-        Ok(Self { library, quantize_chunk, quantize_q8_k })
-    }
-
-    fn encode(
-        &self,
-        id: GgmlTypeId,
-        weights: &[f32],
-        columns: usize,
-        importance: Option<&[f32]>,
-        out: &mut [u8],
-    ) {
-        if DataType::from_ggml(id) == Some(DataType::Q8_K) {
-            // A type of activations, that no chunk can have. The sums of a zero block
-            // are left as they were.
-            out.fill(0);
-            // SAFETY: `out` has the bytes of all weights.
-            unsafe {
-                (self.quantize_q8_k)(
-                    weights.as_ptr(),
-                    out.as_mut_ptr().cast(),
-                    weights.len() as i64,
-                );
-            }
-            return;
-        }
-        let matrix = importance.map_or(std::ptr::null(), |importance| {
-            assert_eq!(importance.len(), columns);
-            importance.as_ptr()
-        });
-        let rows = weights.len() / columns;
-        // SAFETY: all rows lie in `weights`, importance covers the columns, and
-        // `out` has the bytes of all rows; the assertion below confirms the size.
-        let written = unsafe {
-            (self.quantize_chunk)(
-                id.0,
-                weights.as_ptr(),
-                out.as_mut_ptr().cast(),
-                0,
-                rows as i64,
-                columns as i64,
-                matrix,
-            )
-        };
-        assert_eq!(written, out.len());
-    }
-
-    /// The library's decoder; none for F32, which it does not need.
-    fn decoder(&self, data_type: DataType) -> anyhow::Result<Option<Dequantize>> {
-        let symbol = match data_type.name() {
-            "F32" => return Ok(None),
-            "F16" => "ggml_fp16_to_fp32_row".to_owned(),
-            "BF16" => "ggml_bf16_to_fp32_row".to_owned(),
-            name => format!("dequantize_row_{}", name.to_lowercase().replace("_k", "_K")),
-        };
-        // SAFETY: all these functions have the declaration above (ggml-quants.h,
-        // ggml.h).
-        let function = unsafe { self.library.get::<Dequantize>(symbol.as_bytes()) };
-        Ok(Some(*function.with_context(|| format!("the library has no {symbol}"))?))
-    }
-}
+use crate::inputs::{self, IMPORTANCE, Kind, Random, WEIGHTS};
+use crate::reference::{Dequantize, Reference};
 
 /// Blocks compared and blocks that differ.
 #[derive(Default)]
@@ -124,11 +34,11 @@ struct Comparison<'a> {
 ///
 /// # Errors
 /// If the library cannot be loaded, or anything differs.
-pub(crate) fn run(library: &Path, rounds: u64) -> anyhow::Result<()> {
+pub(crate) fn run(library: &Path, rounds: u64, isa: Isa) -> anyhow::Result<()> {
     let reference = Reference::load(library)?;
     println!("type   input               importance    blocks  bytes differ  values differ");
     let mut total = Count::default();
-    for codec in CODECS.iter().copied() {
+    for codec in isa.codecs().iter().copied() {
         let data_type = codec.spec().data_type;
         let id = data_type.spec().ggml.context("a type without a GGUF id")?;
         let decoder = reference.decoder(data_type)?;
@@ -154,7 +64,8 @@ pub(crate) fn run(library: &Path, rounds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn importance_kinds(codec: &dyn Codec) -> Vec<Option<&'static Kind>> {
+/// The kinds of importance that an encoder is given.
+pub(crate) fn importance_kinds(codec: &dyn Codec) -> Vec<Option<&'static Kind>> {
     let kinds = IMPORTANCE.iter().map(Some);
     match codec.spec().importance {
         // Given all the same: it must not matter.
@@ -242,7 +153,9 @@ impl Comparison<'_> {
         self.codec.decode(bytes, &mut ours);
         // SAFETY: `bytes` holds whole blocks, and `theirs` their elements.
         unsafe { decoder(bytes.as_ptr().cast(), theirs.as_mut_ptr(), elements as i64) };
-        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<u32>>();
+        // Which of two NaNs comes out of an operation is the compiler's choice.
+        let bits = |value: f32| if value.is_nan() { u32::MAX } else { value.to_bits() };
+        let bits = |values: Vec<f32>| values.into_iter().map(bits).collect::<Vec<u32>>();
         count.decoded += different_chunks(&bits(ours), &bits(theirs), data_type.block_elements());
     }
 
@@ -260,99 +173,4 @@ impl Comparison<'_> {
 
 fn different_chunks<T: PartialEq>(a: &[T], b: &[T], length: usize) -> usize {
     a.chunks(length).zip(b.chunks(length)).filter(|(a, b)| a != b).count()
-}
-
-/// Times encoders and decoders in turns with the library's, so that a machine
-/// whose speed drifts slows both.
-///
-/// # Errors
-/// If the library cannot be loaded.
-pub(crate) fn speed(library: &Path) -> anyhow::Result<()> {
-    ensure!(!cfg!(debug_assertions), "only a release build has a speed: cargo run --release");
-    let reference = Reference::load(library)?;
-    println!("type   work               Mweights/s  reference  ratio");
-    for codec in CODECS.iter().copied() {
-        let data_type = codec.spec().data_type;
-        let mut encoded = Vec::new();
-        for importance in importance_kinds(codec).into_iter().take(2) {
-            let pairs = time_encoders(&reference, codec, importance, &mut encoded)?;
-            let importance = importance.map_or("none", |kind| kind.0);
-            print_pairs(data_type, &format!("encode, {importance}"), &pairs);
-        }
-        if let Some(decoder) = reference.decoder(data_type)? {
-            print_pairs(data_type, "decode", &time_decoders(codec, decoder, &encoded));
-        }
-    }
-    Ok(())
-}
-
-fn print_pairs(data_type: DataType, work: &str, pairs: &[(Duration, Duration)]) {
-    let rate = |time: Duration| (ROWS * COLUMNS) as f64 / time.as_secs_f64() * 1e-6;
-    let ours = median(pairs.iter().map(|pair| rate(pair.0)));
-    let theirs = median(pairs.iter().map(|pair| rate(pair.1)));
-    let ratio = median(pairs.iter().map(|(a, b)| b.as_secs_f64() / a.as_secs_f64()));
-    println!("{data_type:<6} {work:<17} {ours:>11.1} {theirs:>10.1} {ratio:>6.2}");
-}
-
-/// Few enough that a run seldom loses its core: it would look slow.
-const ROWS: usize = 8;
-const COLUMNS: usize = 4096;
-
-fn time_encoders(
-    reference: &Reference,
-    codec: &dyn Codec,
-    importance: Option<&Kind>,
-    out: &mut Vec<u8>,
-) -> anyhow::Result<Vec<(Duration, Duration)>> {
-    let data_type = codec.spec().data_type;
-    let id = data_type.spec().ggml.context("a type without a GGUF id")?;
-    let bell = inputs::find(WEIGHTS, "bell").context("a kind of input")?;
-    let weights = inputs::values(bell, 1, ROWS * COLUMNS);
-    let importance = importance.map(|kind| inputs::values(kind, 2, COLUMNS));
-    let importance = importance.as_deref();
-    out.resize(weights.len() / data_type.block_elements() * data_type.block_bytes(), 0);
-    let mut theirs = out.clone();
-    Ok(time_pairs(
-        || codec.encode(&weights, COLUMNS, importance, out),
-        || reference.encode(id, &weights, COLUMNS, importance, &mut theirs),
-    ))
-}
-
-fn time_decoders(
-    codec: &dyn Codec,
-    decoder: Dequantize,
-    bytes: &[u8],
-) -> Vec<(Duration, Duration)> {
-    let (mut ours, mut theirs) = (vec![0.0; ROWS * COLUMNS], vec![0.0; ROWS * COLUMNS]);
-    time_pairs(
-        || codec.decode(bytes, &mut ours),
-        || {
-            // SAFETY: `bytes` holds the encoded blocks of as many elements as
-            // `theirs` has.
-            unsafe {
-                decoder(bytes.as_ptr().cast(), theirs.as_mut_ptr(), (ROWS * COLUMNS) as i64);
-            }
-        },
-    )
-}
-
-/// The times of two pieces of work, in turns.
-fn time_pairs(mut ours: impl FnMut(), mut theirs: impl FnMut()) -> Vec<(Duration, Duration)> {
-    let time = |work: &mut dyn FnMut()| {
-        let start = Instant::now();
-        work();
-        start.elapsed()
-    };
-    let mut pairs = Vec::new();
-    let start = Instant::now();
-    while pairs.len() < 5 || (start.elapsed().as_secs_f64() < 1.0 && pairs.len() < 1001) {
-        pairs.push((time(&mut ours), time(&mut theirs)));
-    }
-    pairs
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

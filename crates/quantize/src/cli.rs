@@ -7,8 +7,9 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides,
-    PlanOptions, SplitOptions, Target, TensorOverride, element_type,
+    DEFAULT_SHARD_SIZE, EvalData, EvalOptions, Fallback, ImportanceMatrix, Isa, MetadataOverride,
+    OpenOptions, Overrides, PlanOptions, Rounding, SplitOptions, Target, TensorOverride,
+    element_type,
 };
 use qz_tensor::DataType;
 
@@ -43,6 +44,10 @@ pub(crate) struct Global {
     /// No progress bar, even on a terminal
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
+    /// The instruction set of the codecs: baseline, avx2 or avx512; with each the bytes are the
+    /// same [default: the fastest of this machine]
+    #[arg(long, global = true, value_name = "ISA", value_parser = parse_instruction_set)]
+    pub(crate) isa: Option<Isa>,
 }
 
 impl Global {
@@ -64,6 +69,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Check an artifact: its structure, and its weights against their source
     Verify(Verify),
+    /// Measure how well a model foretells a text: its perplexity
+    Eval(Eval),
     /// Convert, quantize and verify the bundled checkpoint
     Demo(Demo),
     /// Write completions for a shell to standard output
@@ -78,6 +85,7 @@ impl Command {
             | Self::Plan(Plan { json, .. })
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
+            | Self::Eval(Eval { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
             Self::Completions(_) => false,
         }
@@ -216,6 +224,15 @@ impl Recipe {
     }
 }
 
+/// An instruction set of this machine.
+fn parse_instruction_set(name: &str) -> Result<Isa, String> {
+    let isa: Isa = name.parse().map_err(|error: qz_pipeline::IsaError| error.to_string())?;
+    match isa.is_supported() {
+        true => Ok(isa),
+        false => Err(qz_pipeline::IsaError::Unsupported(isa).to_string()),
+    }
+}
+
 fn parse_element_type(name: &str) -> Result<DataType, String> {
     element_type(name).map_err(|error| error.to_string())
 }
@@ -304,6 +321,95 @@ pub(crate) struct Verify {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) read: Source,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// A Hugging Face folder or a .gguf file
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// The text
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens")]
+    pub(crate) data: Option<PathBuf>,
+    /// The text as token ids instead: numbers divided by anything else
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub(crate) tokens: Option<PathBuf>,
+    /// Tokens that the model sees together
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) ctx: usize,
+    /// Score at most so many chunks of the text [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) chunks: Option<u32>,
+    /// Score overlapping chunks that begin so many tokens apart
+    #[arg(long, value_name = "N")]
+    pub(crate) stride: Option<usize>,
+    /// Round activations as llama.cpp does for each weight type, or not at all
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Activations::Engine)]
+    pub(crate) activations: Activations,
+    /// The type keys and values are kept in [default: f16; f32 with --activations f32]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub(crate) kv_type: Option<KvType>,
+    /// Memory to stay within where there is a choice; hidden states beyond it go to disk
+    #[arg(long, value_name = "N[K|M|G]", default_value = "2G", value_parser = parse_size)]
+    pub(crate) max_memory: NonZeroU64,
+    /// Fail (exit code 1) if the perplexity is larger
+    #[arg(long, value_name = "X")]
+    pub(crate) max_ppl: Option<f64>,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) read: Source,
+}
+
+/// What becomes of activations before products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Activations {
+    Engine,
+    F32,
+}
+
+/// The type keys and values are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum KvType {
+    F32,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl Eval {
+    pub(crate) fn options(&self, global: &Global) -> EvalOptions {
+        let rounding = match self.activations {
+            Activations::Engine => Rounding::Engine,
+            Activations::F32 => Rounding::Exact,
+        };
+        let default = if rounding == Rounding::Exact { KvType::F32 } else { KvType::F16 };
+        EvalOptions {
+            open: self.read.options(),
+            data: match (&self.tokens, &self.data) {
+                (Some(tokens), _) => EvalData::Tokens(tokens.clone()),
+                (None, data) => EvalData::Text(data.clone().unwrap_or_default()),
+            },
+            context: self.ctx,
+            chunks: self.chunks.map(|chunks| chunks as usize),
+            stride: self.stride,
+            rounding,
+            cache_type: match self.kv_type.unwrap_or(default) {
+                KvType::F32 => DataType::F32,
+                KvType::F16 => DataType::F16,
+                KvType::Q8_0 => DataType::Q8_0,
+                KvType::Q4_0 => DataType::Q4_0,
+            },
+            max_memory: self.max_memory.get(),
+            spill_folder: std::env::temp_dir(),
+            threads: global.thread_count(),
+            max_perplexity: self.max_ppl,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

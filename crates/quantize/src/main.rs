@@ -19,15 +19,24 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Arguments, Command};
+use crate::exit::Outcome;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    exit::run(arguments.command.wants_json(), || match &arguments.command {
+    exit::run(arguments.command.wants_json(), || run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    if let Some(isa) = arguments.global.isa {
+        isa.choose()?;
+    }
+    match &arguments.command {
         Command::Convert(convert) => commands::convert::run(convert, &arguments.global),
         Command::Plan(plan) => commands::plan::run(plan, &arguments.global),
         Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
+        Command::Eval(eval) => commands::eval::run(eval, &arguments.global),
         Command::Demo(demo) => commands::demo::run(demo, &arguments.global),
         Command::Completions(completions) => commands::completions::run(completions),
-    })
+    }
 }

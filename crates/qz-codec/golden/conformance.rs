@@ -4,7 +4,7 @@
 use qz_codec::lanes::{
     LANES, Lanes, Mask, affine, descent, nonlinear, positive, signed, transpose,
 };
-use qz_codec::number::nearest_integer;
+use qz_codec::number::{f32_from_f16, nearest_integer, truncate_to_i8};
 use qz_codec::search;
 use qz_codec::search::affine::AffineSearch;
 
@@ -15,6 +15,9 @@ pub(crate) fn check<L: Lanes>() {
     check_arithmetic::<L>();
     check_comparisons::<L>();
     check_rounding::<L>();
+    check_transposing::<L>();
+    check_bytes::<L>();
+    check_extremes::<L>();
     let plain = AffineSearch { top: 15, first: -1.0, step: 0.1, last: 20, absolute: false };
     check_affine::<L, 32>(plain);
     check_affine::<L, 32>(AffineSearch { top: 31, ..plain });
@@ -118,7 +121,61 @@ fn check_rounding<L: Lanes>() {
         let lowest = expected.map(|integer| integer as u8);
         assert_eq!(rounded.lowest_byte().store(), lowest.map(f32::from), "{upper:#x}");
         assert_eq!(rounded.to_bytes(), lowest, "{upper:#x}");
+        let cut = numbers.map(|number| truncate_to_i8(number) as u8);
+        assert_eq!(L::load(&numbers).to_truncated_bytes(), cut, "{upper:#x}");
     }
+}
+
+fn check_bytes<L: Lanes>() {
+    for first in 0..=u8::MAX {
+        let bytes: [u8; LANES] = std::array::from_fn(|lane| first.wrapping_add(lane as u8 * 37));
+        assert_eq!(L::from_bytes(&bytes).store(), bytes.map(f32::from));
+        let signed = bytes.map(|byte| byte as i8);
+        assert_eq!(L::from_signed_bytes(&signed).store(), signed.map(f32::from));
+        let top = (0..LANES).map(|lane| u16::from(bytes[lane] >> 7) << lane).sum();
+        assert_eq!(L::top_bits(&bytes), top);
+        let numbers = bytes.map(|byte| byte & 15);
+        let table = signed;
+        let found = numbers.map(|number| table[usize::from(number)]);
+        assert_eq!(L::look_up(&table, &numbers), found);
+        let levels = bytes.map(|byte| byte & 127);
+        let cut = levels.map(|level| f32::from(level) + 0.75);
+        assert_eq!(L::load(&cut).to_levels(), levels);
+    }
+    for nothing in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert_eq!(L::splat(nothing).to_levels(), [0; LANES]);
+    }
+    for half in 0..=u16::MAX {
+        let (ours, expected) = (L::from_half(half), f32_from_f16(half));
+        assert_eq!(ours.to_bits(), expected.to_bits(), "{half:#06x}");
+    }
+}
+
+fn check_extremes<L: Lanes>() {
+    for (seed, kind) in (0..).zip(WEIGHTS) {
+        let numbers = values(kind, seed, LANES * LANES);
+        let mut rows = [L::zero(); LANES];
+        for (row, numbers) in rows.iter_mut().zip(numbers.as_chunks().0) {
+            *row = L::load(numbers);
+        }
+        let (least, greatest) = (L::least_of_each(&rows), L::greatest_of_each(&rows));
+        let numbers = numbers.chunks(LANES).zip(least.store().into_iter().zip(greatest.store()));
+        for (row, (least, greatest)) in numbers {
+            assert_eq!(least, row.iter().copied().fold(f32::INFINITY, f32::min));
+            assert_eq!(greatest, row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+}
+
+fn check_transposing<L: Lanes>() {
+    let square: [[u8; LANES]; LANES] =
+        std::array::from_fn(|row| std::array::from_fn(|column| (row * LANES + column) as u8));
+    let transposed: [[u8; LANES]; LANES] =
+        std::array::from_fn(|row| std::array::from_fn(|column| square[column][row]));
+    assert_eq!(L::transpose_bytes(&square), transposed);
+    let numbers = square.map(|row| row.map(f32::from));
+    let rows = L::transpose_square(&numbers.each_ref()).map(L::store);
+    assert_eq!(rows, transposed.map(|row| row.map(f32::from)));
 }
 
 /// Runs a check on sub-blocks of every kind of values, with every kind of weights:

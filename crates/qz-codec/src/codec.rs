@@ -47,3 +47,47 @@ pub trait Codec: Send + Sync {
         grid_for(self.spec().data_type)
     }
 }
+
+/// Declares a codec of one element type, out of its file's functions.
+macro_rules! codec {
+    (
+        $name:ident: DataType::$data_type:ident,
+        importance: $importance:ident,
+        decode: $decode:expr,
+        encode: $encode:expr,
+        first_non_finite_block: $first_non_finite_block:expr,
+    ) => {
+        pub(crate) struct $name;
+
+        impl $crate::codec::Codec for $name {
+            fn spec(&self) -> &$crate::codec::CodecSpec {
+                static SPEC: $crate::codec::CodecSpec = $crate::codec::CodecSpec {
+                    data_type: qz_tensor::DataType::$data_type,
+                    importance: $crate::codec::ImportanceUse::$importance,
+                };
+                &SPEC
+            }
+
+            fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+                $decode(bytes, out);
+            }
+
+            fn encode(
+                &self,
+                weights: &[f32],
+                columns: usize,
+                importance: Option<&[f32]>,
+                out: &mut [u8],
+            ) {
+                $encode(weights, columns, importance, out);
+            }
+
+            fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
+                let first: fn(&[u8]) -> Option<usize> = $first_non_finite_block;
+                first(bytes)
+            }
+        }
+    };
+}
+
+pub(crate) use codec;

@@ -1,6 +1,7 @@
 //! Where the bits of levels and scales go.
 
 use crate::block::SUPER_BLOCK;
+use crate::lanes::{LANES, Lanes};
 
 /// The low two bits of each level: byte `l` of each half super-block holds levels
 /// `l`, `l + 32`, `l + 64`, `l + 96` of that half, lowest first.
@@ -74,18 +75,25 @@ pub(crate) fn unpack_halves(bytes: &[u8], levels: &mut [u8]) {
     }
 }
 
-/// The fifth bit of each level: bit `l` of a little-endian number is that of level
-/// `l`.
+/// Decodes numbers of entries of a table, two in a byte as [`pack_halves`] has them,
+/// each times the scale.
 #[inline(always)]
-pub(crate) fn pack_fifth_bits(levels: &[u8; 32]) -> [u8; 4] {
-    let mut bits = 0u32;
-    for (position, level) in levels.iter().enumerate() {
-        bits |= u32::from(level >> 4 & 1) << position;
+pub(crate) fn decode_numbers<L: Lanes>(
+    scale: f32,
+    table: &[i8; 16],
+    bytes: &[u8],
+    out: &mut [f32; 2 * LANES],
+) {
+    let (mut low, mut high) = ([0; LANES], [0; LANES]);
+    for (byte, (low, high)) in bytes.iter().zip(low.iter_mut().zip(&mut high)) {
+        (*low, *high) = (byte & 15, byte >> 4);
     }
-    bits.to_le_bytes()
+    for (out, numbers) in out.as_chunks_mut::<LANES>().0.iter_mut().zip([&low, &high]) {
+        *out = (L::from_signed_bytes(&L::look_up(table, numbers)) * L::splat(scale)).store();
+    }
 }
 
-/// Sets the fifth bits from what [`pack_fifth_bits`] stored.
+/// Sets the fifth bits: bit `l` of a little-endian number is that of level `l`.
 #[inline(always)]
 pub(crate) fn unpack_fifth_bits(bytes: [u8; 4], levels: &mut [u8; 32]) {
     let bits = u32::from_le_bytes(bytes);

@@ -1,82 +1,97 @@
-//! Blocks of 32 weights that stand for themselves: how they are walked, how Q4_0 and
-//! Q5_0 find one scale, Q4_1 and Q5_1 a scale and a minimum, and their levels.
+//! Blocks of 32 weights that stand for themselves: how they are walked, and what Q4_0,
+//! Q5_0, Q4_1 and Q5_1 are made of: a scale, a minimum or none, levels.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 2 | scale, binary16 |
+//! | 2 | minimum, binary16, if there is one |
+//! | 4 | the levels' fifth bits, if they have five |
+//! | 16 | the levels' lower four bits |
 
-use crate::lanes::{self, LANES, Lanes, transpose};
-use crate::number::truncate_to_i8;
-use crate::search::affine::{Affine, AffineSearch};
-use crate::search::signed::extreme;
+use crate::block::{half_at, set_half_at};
+use crate::lanes::{self, LANES, Lanes, Mask, transpose};
+use crate::number::f16_from_f32;
+use crate::pack::{pack_halves, unpack_fifth_bits, unpack_halves};
+use crate::search::affine::AffineSearch;
+use crate::search::signed;
 
 /// Weights in a block.
 pub(crate) const ELEMENTS: usize = 32;
 
-/// The levels of a block.
-pub(crate) type Levels = [u8; ELEMENTS];
+/// Bytes of the levels' lower four bits.
+const LOW_BYTES: usize = ELEMENTS / 2;
 
-/// Blocks that are searched together, one in each lane.
+/// Blocks to be taken a batch at a time, one in each lane.
+pub(crate) struct Blocks<'a> {
+    weights: &'a [[f32; ELEMENTS]],
+    /// Of one row, which all rows share.
+    importance: Option<&'a [[f32; ELEMENTS]]>,
+}
+
+/// Blocks that are searched together.
 pub(crate) struct Batch<'a> {
-    /// The number of the first one.
-    first: usize,
     pub values: [&'a [f32; ELEMENTS]; LANES],
     /// Their columns' importance.
-    importance: Option<[&'a [f32; ELEMENTS]; LANES]>,
+    pub importance: Option<[&'a [f32; ELEMENTS]; LANES]>,
 }
 
 /// Numbers made from a batch.
 type Derived = [[f32; ELEMENTS]; LANES];
 
+impl<'a> Blocks<'a> {
+    #[inline(always)]
+    pub(crate) fn new(weights: &'a [f32], columns: usize, importance: Option<&'a [f32]>) -> Self {
+        let importance = importance.map(|importance| importance[..columns].as_chunks().0);
+        Self { weights: weights.as_chunks().0, importance }
+    }
+
+    /// The blocks from `first` on; zeros where there are no more.
+    #[inline(always)]
+    pub(crate) fn batch(&self, first: usize) -> Batch<'a> {
+        static ZEROS: [f32; ELEMENTS] = [0.0; ELEMENTS];
+        let mut values = [&ZEROS; LANES];
+        for (values, weights) in values.iter_mut().zip(&self.weights[first..]) {
+            *values = weights;
+        }
+        let Some(row) = self.importance else { return Batch { values, importance: None } };
+        let mut importance = [&ZEROS; LANES];
+        for (lane, importance) in importance.iter_mut().enumerate() {
+            *importance = &row[(first + lane) % row.len()];
+        }
+        Batch { values, importance: Some(importance) }
+    }
+}
+
 impl Batch<'_> {
     /// What a search weighs the values by: their squares without importance; with it,
-    /// the importance times the root of sigma² plus the square. `sigma2` is given a
-    /// block's number and values.
+    /// the importance times the root of sigma² plus the square.
     #[inline(always)]
-    pub(crate) fn weights(&self, sigma2: impl Fn(usize, &[f32; ELEMENTS]) -> f32) -> Derived {
-        let Some(importance) = self.importance else {
-            return self.values.map(|values| values.map(|value| value * value));
-        };
+    pub(crate) fn weights(&self, sigma2: &[f32; LANES]) -> Derived {
         let mut derived = [[0.0; ELEMENTS]; LANES];
-        for (lane, weights) in derived.iter_mut().enumerate() {
-            let sigma2 = sigma2(self.first + lane, self.values[lane]);
-            let inputs = self.values[lane].iter().zip(importance[lane]);
-            for (weight, (value, importance)) in weights.iter_mut().zip(inputs) {
-                *weight = importance * (sigma2 + value * value).sqrt();
+        for (weights, values) in derived.iter_mut().zip(self.values) {
+            for (weight, value) in weights.iter_mut().zip(values) {
+                *weight = value * value;
+            }
+        }
+        let Some(importance) = self.importance else { return derived };
+        for ((weights, importance), sigma2) in derived.iter_mut().zip(importance).zip(sigma2) {
+            for (weight, importance) in weights.iter_mut().zip(importance) {
+                *weight = importance * (sigma2 + *weight).sqrt();
             }
         }
         derived
     }
 }
 
-/// Walks blocks, a batch at a time, with the bytes to write. The last batch may have
-/// fewer blocks; the values without a block are zeros.
-#[inline(always)]
-pub(crate) fn for_each_batch<const BYTES: usize>(
-    weights: &[f32],
-    columns: usize,
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-    mut encode: impl FnMut(&Batch, &mut [[u8; BYTES]]),
-) {
-    static ZEROS: [f32; ELEMENTS] = [0.0; ELEMENTS];
-    let per_row = columns / ELEMENTS;
-    let weights = weights.as_chunks().0;
-    let importance = importance.map(|importance| importance.as_chunks().0);
-    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
-        let first = number * LANES;
-        let values = std::array::from_fn(|lane| weights.get(first + lane).unwrap_or(&ZEROS));
-        let importance = importance
-            .map(|importance| std::array::from_fn(|lane| &importance[(first + lane) % per_row]));
-        encode(&Batch { first, values, importance }, blocks);
-    }
+/// Scales, minimums where there are some, and the levels of each block of a batch.
+struct Found<L: Lanes> {
+    scales: L,
+    minimums: Option<L>,
+    levels: [[u8; ELEMENTS]; LANES],
 }
 
-/// The sum of squares, in order.
-#[inline(always)]
-pub(crate) fn sum_of_squares(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |sum, value| sum + value * value)
-}
-
-/// Encodes blocks of one scale and levels stored plus `half`; `store` writes a
-/// block's scale and levels. ggml-quants.c, `quantize_row_q4_0_ref`,
-/// `quantize_row_q4_0_impl` and their likes for Q5_0.
+/// Encodes blocks of one scale and levels stored plus `half`. ggml-quants.c,
+/// `quantize_row_q4_0_ref`, `quantize_row_q4_0_impl` and their likes for Q5_0.
 #[inline(always)]
 pub(crate) fn encode_signed<L: Lanes, const BYTES: usize>(
     half: u8,
@@ -84,30 +99,22 @@ pub(crate) fn encode_signed<L: Lanes, const BYTES: usize>(
     columns: usize,
     importance: Option<&[f32]>,
     out: &mut [u8],
-    store: impl Fn(f32, &Levels, &mut [u8; BYTES]),
 ) {
-    if importance.is_none() {
-        for (values, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-            let (scale, levels) = signed_by_extreme(half, values);
-            store(scale, &levels, block);
-        }
-        return;
+    let input = Blocks::new(weights, columns, importance);
+    let sigma2 = importance.map(|_| RowMeanSquares::of(weights, columns));
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
+        let batch = input.batch(number * LANES);
+        let found = if let Some(sigma2) = &sigma2 {
+            let rows = transpose::<L, ELEMENTS>(&batch.values);
+            let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
+            let fit = lanes::signed::search::<L, ELEMENTS, true>(half, &rows, &weights);
+            let levels = by_block(&fit.levels(half, &rows));
+            Found { scales: fit.scale, minimums: None, levels }
+        } else {
+            signed_by_extreme(half, &batch.values)
+        };
+        store::<L, BYTES>(&found, blocks);
     }
-    let sigma2 = row_mean_squares(weights, columns);
-    for_each_batch(weights, columns, importance, out, |batch, blocks| {
-        let weights = batch.weights(|block, _| sigma2(block));
-        let rows = transpose::<L, ELEMENTS>(&batch.values);
-        let fit = lanes::signed::search::<L, ELEMENTS, false>(
-            half,
-            &rows,
-            &transpose(&weights.each_ref()),
-        );
-        let scales = fit.scale.store();
-        let levels = by_block(&fit.levels(half, &rows));
-        for ((block, scale), levels) in blocks.iter_mut().zip(scales).zip(&levels) {
-            store(scale, levels, block);
-        }
-    });
 }
 
 /// Encodes blocks of a scale, a minimum and levels up to the search's top. As
@@ -119,83 +126,246 @@ pub(crate) fn encode_affine<L: Lanes, const BYTES: usize>(
     columns: usize,
     importance: Option<&[f32]>,
     out: &mut [u8],
-    store: impl Fn(Affine, &Levels, &mut [u8; BYTES]),
 ) {
-    if importance.is_none() {
-        for (values, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-            let (affine, levels) = affine_by_range(search.top, values);
-            store(affine, &levels, block);
-        }
-        return;
+    let input = Blocks::new(weights, columns, importance);
+    let sigma2 = importance.map(|_| RowMeanSquares::of(weights, columns));
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
+        let batch = input.batch(number * LANES);
+        let found = if let Some(sigma2) = &sigma2 {
+            let rows = transpose::<L, ELEMENTS>(&batch.values);
+            let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
+            let fit = lanes::affine::search(search, &rows, &weights);
+            let levels = by_block(&fit.levels(search.top, &rows));
+            Found { scales: fit.scale, minimums: Some(-fit.minimum), levels }
+        } else {
+            affine_by_range(search.top, &batch.values)
+        };
+        store::<L, BYTES>(&found, blocks);
     }
-    let sigma2 = row_mean_squares(weights, columns);
-    for_each_batch(weights, columns, importance, out, |batch, blocks| {
-        let weights = batch.weights(|block, _| sigma2(block));
-        let rows = transpose::<L, ELEMENTS>(&batch.values);
-        let weight_rows = transpose(&weights.each_ref());
-        let fit = lanes::affine::search(search, &rows, &weight_rows);
-        let (scales, minimums) = (fit.scale.store(), fit.minimum.store());
-        let levels = by_block(&fit.levels(search.top, &rows));
-        for (lane, block) in blocks.iter_mut().enumerate() {
-            let affine = Affine { scale: scales[lane], minimum: minimums[lane] };
-            store(affine, &levels[lane], block);
-        }
-    });
 }
 
 /// The scale that puts the value of largest magnitude at the negative end.
 #[inline(always)]
-fn signed_by_extreme(half: u8, values: &[f32; ELEMENTS]) -> (f32, Levels) {
-    let scale = extreme(values) / -f32::from(half);
-    let inverse = inverse(scale);
-    // The value opposite to the extreme one would be one level too high.
-    let top = 2 * half as i8 - 1;
-    let middle = f32::from(half) + 0.5;
-    let levels = values.map(|value| truncate_to_i8(value * inverse + middle).min(top) as u8);
-    (scale, levels)
+fn signed_by_extreme<L: Lanes>(half: u8, values: &[&[f32; ELEMENTS]; LANES]) -> Found<L> {
+    let scales = extremes::<L>(values) / L::splat(-f32::from(half));
+    let middle = L::splat(f32::from(half) + 0.5);
+    let inverse = inverse(scales).store();
+    let mut levels = [[0; ELEMENTS]; LANES];
+    for (lane, levels) in levels.iter_mut().enumerate() {
+        let inverse = L::splat(inverse[lane]);
+        let values = values[lane].as_chunks().0;
+        for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values) {
+            // The value opposite to the extreme one would be one level too high.
+            *levels = bounded(2 * half - 1, (L::load(values) * inverse + middle).to_levels());
+        }
+    }
+    Found { scales, minimums: None, levels }
+}
+
+/// The first value of largest magnitude of each block.
+#[inline(always)]
+fn extremes<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> L {
+    let (least, greatest) = ranges::<L>(values);
+    let largest = greatest.max(-least);
+    let extremes = greatest.equal(largest).select(greatest, least);
+    // Which of two is the first has to be looked up; of zeros none is chosen.
+    let zero = largest.equal(L::zero());
+    let extremes = zero.select(L::zero(), extremes);
+    let open = greatest.equal(-least) & largest.greater(L::zero());
+    if !open.any() {
+        return extremes;
+    }
+    let open = open.select(L::splat(1.0), L::zero()).store();
+    let mut extremes = extremes.store();
+    for (lane, extreme) in extremes.iter_mut().enumerate() {
+        if open[lane] != 0.0 {
+            *extreme = signed::extreme(values[lane]);
+        }
+    }
+    L::load(&extremes)
+}
+
+/// The least and the greatest value of each block. Zeros may have either sign.
+#[inline(always)]
+fn ranges<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> (L, L) {
+    let (mut least, mut greatest) = ([L::zero(); LANES], [L::zero(); LANES]);
+    for (lane, values) in values.iter().enumerate() {
+        let [low, high] = values.as_chunks().0 else { unreachable!() };
+        let (low, high) = (L::load(low), L::load(high));
+        least[lane] = low.min(high);
+        greatest[lane] = low.max(high);
+    }
+    (L::least_of_each(&least), L::greatest_of_each(&greatest))
 }
 
 /// The scale and minimum whose lowest and highest levels are the lowest and the
 /// highest value.
 #[inline(always)]
-fn affine_by_range(top: u8, values: &[f32; ELEMENTS]) -> (Affine, Levels) {
-    let (mut lowest, mut highest) = (f32::MAX, f32::MIN);
-    for &value in values {
-        lowest = if value < lowest { value } else { lowest };
-        highest = if value > highest { value } else { highest };
+fn affine_by_range<L: Lanes>(top: u8, values: &[&[f32; ELEMENTS]; LANES]) -> Found<L> {
+    let (mut lowest, mut highest) = ranges::<L>(values);
+    if lowest.equal(L::zero()).any() {
+        // The first zero's sign is stored.
+        (lowest, highest) = ranges_in_order(values);
     }
-    let scale = (highest - lowest) / f32::from(top);
-    let inverse = inverse(scale);
-    let levels = values.map(|value| {
-        let level = truncate_to_i8((value - lowest) * inverse + 0.5);
-        level.min(top as i8) as u8
-    });
-    (Affine { scale, minimum: -lowest }, levels)
+    let scales = (highest - lowest) / L::splat(f32::from(top));
+    let (inverse, minimums) = (inverse(scales).store(), lowest.store());
+    let mut levels = [[0; ELEMENTS]; LANES];
+    for (lane, levels) in levels.iter_mut().enumerate() {
+        let (inverse, lowest) = (L::splat(inverse[lane]), L::splat(minimums[lane]));
+        let values = values[lane].as_chunks().0;
+        for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values) {
+            let level = (L::load(values) - lowest) * inverse + L::splat(0.5);
+            *levels = bounded(top, level.to_levels());
+        }
+    }
+    Found { scales, minimums: Some(lowest), levels }
+}
+
+/// The first of the least and the first of the greatest values of each block.
+#[inline(always)]
+fn ranges_in_order<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> (L, L) {
+    let (mut lowest, mut highest) = (L::splat(f32::MAX), L::splat(f32::MIN));
+    for row in transpose::<L, ELEMENTS>(values) {
+        lowest = row.min(lowest);
+        highest = row.max(highest);
+    }
+    (lowest, highest)
 }
 
 /// A subnormal scale may have an infinite inverse, whose levels are zero.
 #[inline(always)]
-fn inverse(scale: f32) -> f32 {
-    if scale != 0.0 { 1.0 / scale } else { 0.0 }
+fn inverse<L: Lanes>(scale: L) -> L {
+    scale.unequal(L::zero()).select(L::splat(1.0) / scale, L::zero())
 }
 
-/// The levels of each lane.
+/// Levels at or below the highest.
 #[inline(always)]
-fn by_block<L: Lanes>(levels: &[L; ELEMENTS]) -> [Levels; LANES] {
+fn bounded(top: u8, mut levels: [u8; LANES]) -> [u8; LANES] {
+    for level in &mut levels {
+        *level = (*level).min(top);
+    }
+    levels
+}
+
+/// The levels of each lane's block.
+#[inline(always)]
+pub(crate) fn by_block<L: Lanes>(levels: &[L; ELEMENTS]) -> [[u8; ELEMENTS]; LANES] {
     let mut blocks = [[0; ELEMENTS]; LANES];
-    for (position, levels) in levels.iter().enumerate() {
-        for (block, level) in blocks.iter_mut().zip(levels.store()) {
-            block[position] = level as u8;
+    for (half, levels) in levels.as_chunks::<LANES>().0.iter().enumerate() {
+        let mut rows = [[0; LANES]; LANES];
+        for (row, level) in rows.iter_mut().zip(levels) {
+            *row = level.to_bytes();
+        }
+        for (block, levels) in blocks.iter_mut().zip(L::transpose_bytes(&rows)) {
+            block.as_chunks_mut().0[half] = levels;
         }
     }
     blocks
 }
 
-/// The mean square of a block's whole row, given the block's number; zero past the
-/// last one.
+/// Writes a batch's blocks.
 #[inline(always)]
-fn row_mean_squares(weights: &[f32], columns: usize) -> impl Fn(usize) -> f32 {
-    let rows = weights.chunks_exact(columns);
-    let mean_squares: Vec<f32> = rows.map(|row| sum_of_squares(row) / columns as f32).collect();
-    move |block| mean_squares.get(block * ELEMENTS / columns).copied().unwrap_or(0.0)
+fn store<L: Lanes, const BYTES: usize>(found: &Found<L>, blocks: &mut [[u8; BYTES]]) {
+    let scales = halves(found.scales);
+    let minimums = found.minimums.map(halves);
+    let header = if minimums.is_some() { 4 } else { 2 };
+    for (lane, block) in blocks.iter_mut().enumerate() {
+        set_half_at(block, 0, scales[lane]);
+        if let Some(minimums) = minimums {
+            set_half_at(block, 2, minimums[lane]);
+        }
+        let levels = &found.levels[lane];
+        if BYTES - LOW_BYTES > header {
+            block[header..header + 4].copy_from_slice(&fifth_bits::<L>(levels).to_le_bytes());
+        }
+        pack_halves(levels, &mut block[BYTES - LOW_BYTES..]);
+    }
+}
+
+/// Numbers as binary16.
+#[inline(always)]
+pub(crate) fn halves<L: Lanes>(numbers: L) -> [u16; LANES] {
+    let mut halves = [0; LANES];
+    for (half, number) in halves.iter_mut().zip(numbers.store()) {
+        *half = f16_from_f32(number);
+    }
+    halves
+}
+
+/// Bit `l` is that of level `l`.
+#[inline(always)]
+fn fifth_bits<L: Lanes>(levels: &[u8; ELEMENTS]) -> u32 {
+    let mut bits = 0;
+    for (half, levels) in levels.as_chunks::<LANES>().0.iter().enumerate() {
+        let mut top = *levels;
+        for level in &mut top {
+            *level <<= 3;
+        }
+        bits |= u32::from(L::top_bits(&top)) << (LANES * half);
+    }
+    bits
+}
+
+/// The levels of a block, of `BYTES` with a header of `header`, in two halves.
+#[inline(always)]
+fn unpack<const BYTES: usize>(block: &[u8; BYTES], header: usize) -> [u8; ELEMENTS] {
+    let mut levels = [0; ELEMENTS];
+    unpack_halves(&block[BYTES - LOW_BYTES..], &mut levels);
+    if BYTES - LOW_BYTES > header {
+        let bits = [block[header], block[header + 1], block[header + 2], block[header + 3]];
+        unpack_fifth_bits(bits, &mut levels);
+    }
+    levels
+}
+
+/// Decodes blocks of one scale and levels stored plus `half`.
+#[inline(always)]
+pub(crate) fn decode_signed<L: Lanes, const BYTES: usize>(half: u8, bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<BYTES>().0.iter();
+    for (block, out) in blocks.zip(out.as_chunks_mut::<ELEMENTS>().0) {
+        let scale = L::splat(L::from_half(half_at(block, 0)));
+        let levels = unpack(block, 2);
+        for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
+            *out = ((L::from_bytes(levels) - L::splat(f32::from(half))) * scale).store();
+        }
+    }
+}
+
+/// Decodes blocks of a scale, a minimum and levels.
+#[inline(always)]
+pub(crate) fn decode_affine<L: Lanes, const BYTES: usize>(bytes: &[u8], out: &mut [f32]) {
+    let blocks = bytes.as_chunks::<BYTES>().0.iter();
+    for (block, out) in blocks.zip(out.as_chunks_mut::<ELEMENTS>().0) {
+        let scale = L::splat(L::from_half(half_at(block, 0)));
+        let minimum = L::splat(L::from_half(half_at(block, 2)));
+        let levels = unpack(block, 4);
+        for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
+            *out = (L::from_bytes(levels) * scale + minimum).store();
+        }
+    }
+}
+
+/// The mean squares of all rows.
+struct RowMeanSquares {
+    rows: Vec<f32>,
+    blocks_per_row: usize,
+}
+
+impl RowMeanSquares {
+    fn of(weights: &[f32], columns: usize) -> Self {
+        let sum = |row: &[f32]| row.iter().fold(0.0, |sum, value| sum + value * value);
+        let rows = weights.chunks_exact(columns).map(|row| sum(row) / columns as f32);
+        Self { rows: rows.collect(), blocks_per_row: columns / ELEMENTS }
+    }
+
+    /// For each block of a batch that of its row; zero past the last one.
+    #[inline(always)]
+    fn of_batch(&self, number: usize) -> [f32; LANES] {
+        let mut sigma2 = [0.0; LANES];
+        for (lane, sigma2) in sigma2.iter_mut().enumerate() {
+            let row = (number * LANES + lane) / self.blocks_per_row;
+            *sigma2 = if row < self.rows.len() { self.rows[row] } else { 0.0 };
+        }
+        sigma2
+    }
 }

@@ -136,11 +136,17 @@ fn round_to_stored<L: Lanes>(
 
 /// Decodes a super-block's levels.
 #[inline(always)]
-pub(crate) fn decode(header: &[u8], levels: &[u8; SUPER_BLOCK], out: &mut [f32; SUPER_BLOCK]) {
+pub(crate) fn decode<L: Lanes>(
+    header: &[u8],
+    levels: &[u8; SUPER_BLOCK],
+    out: &mut [f32; SUPER_BLOCK],
+) {
+    let stored = stored(header);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(stored(header)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * f32::from(*level) - minimum;
+    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(&stored) {
+        let (scale, minimum) = (L::splat(*scale), L::splat(*minimum));
+        for (levels, out) in levels.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+            *out = (scale * L::from_bytes(levels) - minimum).store();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a checkpoint's files mean: which architecture it is, which tensors it
 //! must have and what they are called in GGUF, how their rows are ordered there,
-//! and the metadata that a GGUF file of it carries; and the way back.
+//! and the metadata that a GGUF file of it carries; the way back; and what the model
+//! computes ([`forward`]).
 //!
 //! What belongs here: everything llama.cpp's `convert_hf_to_gguf.py` knows about
 //! a model apart from its vocabulary (`qz-tokenize`). What does not: opening
@@ -27,6 +28,7 @@ mod describe;
 mod error;
 mod experts;
 mod files;
+pub mod forward;
 mod general;
 mod hyperparameters;
 mod recipe;
@@ -37,7 +39,7 @@ mod rules;
 
 pub use architecture::{Architecture, ComputedTensor, Model};
 pub use architectures::ARCHITECTURES;
-pub use config::{ConfigDefaults, DefaultHeadSize};
+pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 pub use describe::{ConvertOptions, ModelDescription, describe};
 pub use error::{Error, TensorFault, TensorFaults};
 pub use files::CheckpointFiles;

@@ -19,6 +19,9 @@ pub enum Error {
     /// A safetensors file or index breaks its format.
     #[error(transparent)]
     Safetensors(#[from] qz_safetensors::Error),
+    /// A PyTorch file or index breaks its format.
+    #[error(transparent)]
+    Pickle(#[from] qz_pickle::Error),
     /// The checkpoint is not a model we know, or contradicts itself.
     #[error(transparent)]
     Model(#[from] qz_models::Error),
@@ -28,6 +31,23 @@ pub enum Error {
     /// The importance matrix cannot be read.
     #[error(transparent)]
     Calibration(#[from] qz_calib::Error),
+    /// The text cannot be evaluated.
+    #[error(transparent)]
+    Evaluation(#[from] qz_eval::Error),
+    /// A text that is not UTF-8.
+    #[error("{location}: the text is not UTF-8")]
+    TextEncoding {
+        /// The file and the byte.
+        location: Location,
+    },
+    /// A number that is no token id.
+    #[error("{}: {token} is no token id", path.display())]
+    TokenId {
+        /// The file of token ids.
+        path: PathBuf,
+        /// The number.
+        token: String,
+    },
     /// An output cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -38,6 +58,14 @@ pub enum Error {
         path: PathBuf,
         /// What was looked for.
         detail: String,
+    },
+    /// A checkpoint without its weights.
+    #[error("{}: {detail}", path.display())]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// What is there, or is not.
+        detail: &'static str,
     },
     /// A weight that is no number.
     #[error("{location}: weight {index} is {value}")]
@@ -170,12 +198,21 @@ impl Diagnose for Error {
             Self::File(error) => return error.diagnosis(),
             Self::Gguf(error) => return error.diagnosis(),
             Self::Safetensors(error) => return error.diagnosis(),
+            Self::Pickle(error) => return error.diagnosis(),
             Self::Model(error) => return error.diagnosis(),
             Self::Plan(error) => return error.diagnosis(),
             Self::Calibration(error) => return error.diagnosis(),
+            Self::Evaluation(error) => return error.diagnosis(),
+            Self::TextEncoding { location } => {
+                (FaultClass::BadInput, location.clone(), "not-utf-8")
+            }
+            Self::TokenId { path, .. } => (FaultClass::BadInput, Location::file(path), "token-id"),
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")
+            }
+            Self::NoWeights { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "no-weights")
             }
             Self::NonFiniteWeight { location, .. } => {
                 (FaultClass::Numeric, location.clone(), "non-finite-weight")

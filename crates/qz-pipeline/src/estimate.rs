@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qz_codec::codec_for;
+use qz_kernels::codec_for;
 use qz_tensor::DataType;
 
 use crate::stream::Work;

@@ -31,6 +31,8 @@ pub struct Model {
     pub(crate) folder: Option<Folder>,
     /// The pre-tokenizer's name, decided by a person.
     pub(crate) pre_tokenizer: Option<String>,
+    /// The sliding window that a checkpoint's configuration states.
+    pub(crate) sliding_window: Option<u64>,
 }
 
 /// One tensor of the model to be written.
@@ -143,6 +145,7 @@ impl Model {
         let tensors = description.tensors.into_iter().map(tensor).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
         model.folder = Some(folder);
+        model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model
@@ -166,7 +169,13 @@ impl Model {
             source,
             folder: None,
             pre_tokenizer: None,
+            sliding_window: None,
         }
+    }
+
+    /// How many positions back a token sees, if a checkpoint's configuration limits it.
+    pub fn sliding_window(&self) -> Option<u64> {
+        self.sliding_window
     }
 
     /// True if it comes from a checkpoint, not from a file that llama-quantize

@@ -384,7 +384,7 @@ impl TileRows<'_> {
     /// Looks at the bytes as they are stored.
     fn check_finite(&self, bytes: &[u8]) -> Result<(), Error> {
         let data_type = self.tensor.source_type;
-        let Some(codec) = qz_codec::codec_for(data_type) else { return Ok(()) };
+        let Some(codec) = qz_kernels::codec_for(data_type) else { return Ok(()) };
         let Some(block) = codec.first_non_finite_block(bytes) else { return Ok(()) };
         let blocks_per_row = to_usize(self.tensor.grid().1) / data_type.block_elements();
         let row = self.rows.start + (block / blocks_per_row) as u64;
@@ -472,7 +472,7 @@ impl TileRows<'_> {
     }
 
     fn codec(&self, data_type: DataType, target: DataType) -> Result<&'static dyn Codec, Error> {
-        qz_codec::codec_for(data_type).ok_or_else(|| Error::NoCodec {
+        qz_kernels::codec_for(data_type).ok_or_else(|| Error::NoCodec {
             location: self.model.location(self.tensor, 0),
             data_type: self.tensor.source_type,
             target,

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use qz_codec::{Codec, codec_for};
+use qz_codec::Codec;
+use qz_kernels::codec_for;
 use qz_models::RowOrder;
 use qz_plan::FileType;
 use qz_tensor::{DataType, Diagnose};

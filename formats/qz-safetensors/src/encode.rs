@@ -4,14 +4,13 @@ use std::cmp::Ordering;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use qz_shards::{MAX_SHARDS, ShardFile, check_tensor, find_alike};
 use qz_tensor::{Artifact, ArtifactFile, Location, SideFile, SinkTensor};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Fault};
+use crate::file::SafetensorsFile;
 use crate::header::MAX_HEADER;
-use crate::index::MAX_SHARDS;
-use crate::model::{INDEX_NAME, SINGLE_NAME};
-use crate::names::{check_tensor, find_alike};
 
 /// Bytes of a shard's data, as transformers 5 has it (`save_pretrained`,
 /// `max_shard_size`). A larger tensor gets a shard of its own.
@@ -72,7 +71,7 @@ impl SafetensorsLayout {
             add(name, size, start);
         }
         if let Some(index) = layout.index {
-            add(INDEX_NAME.to_owned(), index.len() as u64, index);
+            add(SafetensorsFile::INDEX_NAME.to_owned(), index.len() as u64, index);
         }
         let placed = |(tensor, place): (&SinkTensor, &Place)| Placed {
             name: tensor.name.clone(),
@@ -130,13 +129,15 @@ fn layout(folder: &Path, tensors: &[SinkTensor], shard_size: u64) -> Result<Layo
     order.sort_by(|a, b| natural_order(&tensors[*a].name, &tensors[*b].name));
     let parts = split(&order, &sizes, shard_size);
     if parts.len() > MAX_SHARDS {
-        return Err(Error::new(folder, Fault::TooManyShards));
+        let fault = Box::new(qz_shards::Fault::TooManyShards);
+        let location = Location::file(folder);
+        return Err(qz_shards::Error::Malformed { location, fault }.into());
     }
     let mut places = vec![Place::default(); tensors.len()];
     let mut shards = Vec::with_capacity(parts.len());
     for (shard, part) in parts.iter().enumerate() {
         let name = match parts.len() {
-            1 => SINGLE_NAME.to_owned(),
+            1 => SafetensorsFile::SINGLE_NAME.to_owned(),
             count => format!("model-{:05}-of-{count:05}.safetensors", shard + 1),
         };
         let mut bytes = 0;
@@ -163,7 +164,7 @@ fn check(folder: &Path, tensors: &[SinkTensor]) -> Result<Vec<u64>, Error> {
     let mut sizes = Vec::with_capacity(tensors.len());
     let mut total = 0u64;
     for tensor in tensors {
-        check_tensor(&tensor.name).map_err(|fault| fail(tensor, fault))?;
+        check_tensor(&tensor.name).map_err(|fault| fail(tensor, fault.into()))?;
         if tensor.data_type.spec().safetensors.is_none() {
             return Err(fail(tensor, Fault::UnknownType(tensor.data_type.name().to_owned())));
         }
@@ -184,7 +185,9 @@ fn check(folder: &Path, tensors: &[SinkTensor]) -> Result<Vec<u64>, Error> {
             Err(fail(&tensors[second], Fault::DuplicateTensor))
         }
         Some((first, second)) => {
-            Err(fail(&tensors[second], Fault::CaseOnly(names[first].to_owned())))
+            let fault = Box::new(qz_shards::Fault::AlikeName(names[first].to_owned()));
+            let location = Location::file(folder).tensor(names[second]);
+            Err(qz_shards::Error::Malformed { location, fault }.into())
         }
         None => Ok(sizes),
     }
@@ -234,7 +237,8 @@ fn start_of_file(
     text.resize(text.len().next_multiple_of(ALIGNMENT), b' ');
     let length = text.len() as u64;
     if length > MAX_HEADER {
-        return Err(Error::new(path, Fault::HeaderTooLong(length)));
+        let fault = Box::new(Fault::HeaderTooLong(length));
+        return Err(Error::Malformed { location: Location::file(path), fault });
     }
     Ok([&length.to_le_bytes()[..], &text].concat())
 }

@@ -1,32 +1,19 @@
 //! BF16: the upper half of a binary32, little-endian.
 
-use qz_tensor::DataType;
-
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::number::{bf16_from_f32, f32_from_bf16};
 
-pub(crate) struct Bf16;
+codec! {
+    Bf16: DataType::BF16,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: first_non_finite_block,
+}
 
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::BF16, importance: ImportanceUse::Ignored };
-
-impl Codec for Bf16 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        let is_non_finite = |bytes| !f32_from_bf16(u16::from_le_bytes(bytes)).is_finite();
-        bytes.as_chunks().0.iter().position(|bytes| is_non_finite(*bytes))
-    }
+fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
+    let is_non_finite = |bytes| !f32_from_bf16(u16::from_le_bytes(bytes)).is_finite();
+    bytes.as_chunks().0.iter().position(|bytes| is_non_finite(*bytes))
 }
 
 /// The body of [`Codec::decode`].

@@ -1,30 +1,18 @@
 //! F16: little-endian binary16.
 
-use qz_tensor::DataType;
-
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::number::{f16_from_f32, f16_is_non_finite, f32_from_f16};
 
-pub(crate) struct F16;
+codec! {
+    F16: DataType::F16,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: first_non_finite_block,
+}
 
-static SPEC: CodecSpec = CodecSpec { data_type: DataType::F16, importance: ImportanceUse::Ignored };
-
-impl Codec for F16 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        bytes.as_chunks().0.iter().position(|bytes| f16_is_non_finite(u16::from_le_bytes(*bytes)))
-    }
+fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
+    bytes.as_chunks().0.iter().position(|bytes| f16_is_non_finite(u16::from_le_bytes(*bytes)))
 }
 
 /// The body of [`Codec::decode`].

@@ -1,29 +1,17 @@
 //! F32: little-endian binary32, copied.
 
-use qz_tensor::DataType;
+use crate::codec::codec;
 
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+codec! {
+    F32: DataType::F32,
+    importance: Ignored,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: first_non_finite_block,
+}
 
-pub(crate) struct F32;
-
-static SPEC: CodecSpec = CodecSpec { data_type: DataType::F32, importance: ImportanceUse::Ignored };
-
-impl Codec for F32 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        bytes.as_chunks().0.iter().position(|bytes| !f32::from_le_bytes(*bytes).is_finite())
-    }
+fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
+    bytes.as_chunks().0.iter().position(|bytes| !f32::from_le_bytes(*bytes).is_finite())
 }
 
 /// The body of [`Codec::decode`].

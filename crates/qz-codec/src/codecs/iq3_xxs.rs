@@ -12,14 +12,12 @@
 
 use std::sync::LazyLock;
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at, importance_weights,
     set_half_at,
 };
 use crate::codebook::{Codebook, Found, levels_of};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::iq3_xxs_words::{MAGNITUDES, WORDS};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 
@@ -64,27 +62,12 @@ static CODEBOOK: [u16; 256] = {
 /// The codebook for encoding.
 static GRID: LazyLock<Codebook> = LazyLock::new(|| Codebook::new(&CODEBOOK, 2));
 
-pub(crate) struct Iq3Xxs;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ3_XXS, importance: ImportanceUse::Optional };
-
-impl Codec for Iq3Xxs {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq3Xxs: DataType::IQ3_XXS,
+    importance: Optional,
+    decode: decode,
+    encode: encode,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
 /// The body of [`Codec::decode`].

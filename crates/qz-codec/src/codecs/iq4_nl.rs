@@ -5,47 +5,29 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..18 | numbers of levels |
 
-use qz_tensor::DataType;
-
-use crate::block::{first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::lanes::{self, Lanes, Portable, transpose};
-use crate::number::{f16_from_f32, f32_from_f16};
-use crate::pack::{pack_halves, unpack_halves};
-use crate::search::nonlinear::{self, LEVELS};
-use crate::short_block::{Batch, ELEMENTS, for_each_batch, sum_of_squares};
+use crate::block::{first_non_finite_scale, half_at, set_half_at, sums_of_squares};
+use crate::codec::codec;
+use crate::lanes::{self, LANES, Lanes, Mask, Portable, transpose};
+use crate::pack::{decode_numbers, pack_halves};
+use crate::search::nonlinear::LEVELS;
+use crate::short_block::{Batch, Blocks, ELEMENTS, halves};
 
 const NUMBERS: usize = 2;
 const BYTES: usize = NUMBERS + ELEMENTS / 2;
 
-pub(crate) struct Iq4Nl;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ4_NL, importance: ImportanceUse::Optional };
-
-impl Codec for Iq4Nl {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq4Nl: DataType::IQ4_NL,
+    importance: Optional,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with look-ups of `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -57,30 +39,38 @@ pub fn encode<L: Lanes>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    for_each_batch(weights, columns, importance, out, encode_batch::<L>);
+    let input = Blocks::new(weights, columns, importance);
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
+        encode_batch::<L>(&input.batch(number * LANES), blocks);
+    }
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = f32_from_f16(half_at(block, 0));
-    let mut numbers = [0; ELEMENTS];
-    unpack_halves(&block[NUMBERS..], &mut numbers);
-    for (value, number) in out.iter_mut().zip(numbers) {
-        *value = scale * f32::from(LEVELS[usize::from(number)]);
-    }
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
+    let scale = L::from_half(half_at(block, 0));
+    decode_numbers::<L>(scale, &LEVELS, &block[NUMBERS..], out);
 }
 
 /// ggml-quants.c, `quantize_row_iq4_nl_impl` with a super-block of one block.
 #[inline(always)]
 fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
-    let weights = batch.weights(|_, values| sum_of_squares(values) * (2.0 / ELEMENTS as f32));
+    let mut sigma2 = sums_of_squares(&batch.values);
+    for sigma2 in &mut sigma2 {
+        *sigma2 *= 2.0 / ELEMENTS as f32;
+    }
+    let weights = batch.weights(&sigma2);
     let rows = transpose::<L, ELEMENTS>(&batch.values);
-    let scales = lanes::nonlinear::search(&rows, &transpose(&weights.each_ref())).store();
-    for ((block, scale), values) in blocks.iter_mut().zip(scales).zip(batch.values) {
-        set_half_at(block, 0, f16_from_f32(scale));
-        // The scale before it was stored.
-        let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-        let numbers = values.map(|value| nonlinear::nearest(inverse * value));
+    let scales = lanes::nonlinear::search(&rows, &transpose(&weights.each_ref()));
+    // The scale before it was stored.
+    let inverse = scales.unequal(L::zero()).select(L::splat(1.0) / scales, L::zero());
+    let (inverse, scales) = (inverse.store(), halves(scales));
+    for (lane, block) in blocks.iter_mut().enumerate() {
+        set_half_at(block, 0, scales[lane]);
+        let mut numbers = [0; ELEMENTS];
+        let values = batch.values[lane].as_chunks().0;
+        for (numbers, values) in numbers.as_chunks_mut().0.iter_mut().zip(values) {
+            *numbers = lanes::nonlinear::numbers(L::splat(inverse[lane]) * L::load(values));
+        }
         pack_halves(&numbers, &mut block[NUMBERS..]);
     }
 }

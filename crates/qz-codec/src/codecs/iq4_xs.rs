@@ -8,18 +8,16 @@
 //! | 4..8 | their lower four bits |
 //! | 8..136 | numbers of levels |
 
-use qz_tensor::DataType;
-
 use crate::affine_fits::store_lanes;
 use crate::block::{
     BATCH, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at, set_half_at,
     sub_blocks, sums_of_squares,
 };
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{self, LANES, Lanes, Portable, transpose};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
-use crate::pack::{pack_halves, unpack_halves};
-use crate::search::nonlinear::{self, LEVELS};
+use crate::pack::{decode_numbers, pack_halves};
+use crate::search::nonlinear::LEVELS;
 use crate::search::signed::extreme;
 
 /// Weights in a sub-block.
@@ -34,34 +32,19 @@ const SCALES_LOW: usize = SCALES_HIGH + 2;
 const NUMBERS: usize = SCALES_LOW + COUNT / 2;
 const BYTES: usize = NUMBERS + SUPER_BLOCK / 2;
 
-pub(crate) struct Iq4Xs;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::IQ4_XS, importance: ImportanceUse::Optional };
-
-impl Codec for Iq4Xs {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Iq4Xs: DataType::IQ4_XS,
+    importance: Optional,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with look-ups of `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -81,18 +64,14 @@ pub fn encode<L: Lanes>(
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let unit = f32_from_f16(half_at(block, 0));
     let scales = unpack_scales(block);
     let sub_blocks = block[NUMBERS..].as_chunks::<{ LENGTH / 2 }>().0.iter();
     let sub_blocks = sub_blocks.zip(out.as_chunks_mut::<LENGTH>().0);
     for ((bytes, out), scale) in sub_blocks.zip(scales) {
         let scale = unit * (i32::from(scale) - SCALE_HALF) as f32;
-        let mut numbers = [0; LENGTH];
-        unpack_halves(bytes, &mut numbers);
-        for (value, number) in out.iter_mut().zip(numbers) {
-            *value = scale * f32::from(LEVELS[usize::from(number)]);
-        }
+        decode_numbers::<L>(scale, &LEVELS, bytes, out);
     }
 }
 
@@ -112,13 +91,18 @@ fn encode_batch<L: Lanes>(
         store_lanes(lanes::nonlinear::search(&rows, &weight_rows), &mut scales[first..]);
     }
     for ((block, values), scales) in blocks.iter_mut().zip(values).zip(&scales) {
-        encode_block(values, scales, block);
+        encode_block::<L>(values, scales, block);
     }
 }
 
 #[inline(always)]
 fn search_weights(values: &SuperBlocks, importance: Option<&SuperBlocks>) -> Derived {
-    let mut derived = values.map(|values| values.map(|value| value * value));
+    let mut derived = [[0.0; SUPER_BLOCK]; BATCH];
+    for (weights, values) in derived.iter_mut().zip(values) {
+        for (weight, value) in weights.iter_mut().zip(*values) {
+            *weight = value * value;
+        }
+    }
     let Some(importance) = importance else { return derived };
     let sums = sums_of_squares(values);
     for (position, weights) in derived.iter_mut().enumerate() {
@@ -134,7 +118,11 @@ fn search_weights(values: &SuperBlocks, importance: Option<&SuperBlocks>) -> Der
 /// The unit lets the scale of largest magnitude be -32 units. Levels are rounded
 /// with the unit as it was before it was stored.
 #[inline(always)]
-fn encode_block(values: &[f32; SUPER_BLOCK], scales: &[f32; COUNT], block: &mut [u8; BYTES]) {
+fn encode_block<L: Lanes>(
+    values: &[f32; SUPER_BLOCK],
+    scales: &[f32; COUNT],
+    block: &mut [u8; BYTES],
+) {
     let unit = -extreme(scales) / SCALE_HALF as f32;
     set_half_at(block, 0, f16_from_f32(unit));
     let inverse = if unit != 0.0 { 1.0 / unit } else { 0.0 };
@@ -145,7 +133,11 @@ fn encode_block(values: &[f32; SUPER_BLOCK], scales: &[f32; COUNT], block: &mut 
     for ((values, bytes), scale) in sub_blocks.zip(scales) {
         let scale = unit * scale as f32;
         let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-        let numbers = values.map(|value| nonlinear::nearest(inverse * value));
+        let mut numbers = [0; LENGTH];
+        let halves = numbers.as_chunks_mut::<LANES>().0.iter_mut();
+        for (numbers, values) in halves.zip(values.as_chunks().0) {
+            *numbers = lanes::nonlinear::numbers(L::splat(inverse) * L::load(values));
+        }
         pack_halves(&numbers, bytes);
     }
 }

@@ -5,12 +5,11 @@
 //! | 0 | the power's exponent plus 127 |
 //! | 1..17 | floats |
 
-use qz_tensor::DataType;
-
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::four_bit_float::{VALUES, largest_magnitude, nearest};
+use crate::lanes::{Lanes, Portable};
 use crate::number::floor_of_logarithm;
-use crate::pack::{pack_halves, unpack_halves};
+use crate::pack::{decode_numbers, pack_halves};
 use crate::short_block::ELEMENTS;
 
 const BYTES: usize = 1 + ELEMENTS / 2;
@@ -18,35 +17,24 @@ const BYTES: usize = 1 + ELEMENTS / 2;
 /// The exponent that is no number.
 const NOT_A_NUMBER: u8 = 255;
 
-pub(crate) struct Mxfp4;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::MXFP4, importance: ImportanceUse::Ignored };
-
-impl Codec for Mxfp4 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        let blocks = bytes.as_chunks::<BYTES>().0;
-        blocks.iter().position(|block| block[0] == NOT_A_NUMBER)
-    }
+codec! {
+    Mxfp4: DataType::MXFP4,
+    importance: Ignored,
+    decode: decode::<Portable>,
+    encode: encode,
+    first_non_finite_block: first_non_finite_block,
 }
 
-/// The body of [`Codec::decode`].
+fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
+    let blocks = bytes.as_chunks::<BYTES>().0;
+    blocks.iter().position(|block| block[0] == NOT_A_NUMBER)
+}
+
+/// The body of [`Codec::decode`], with look-ups of `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -71,13 +59,9 @@ fn half_scale(exponent: u8) -> f32 {
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
     let scale = half_scale(block[0]);
-    let mut numbers = [0; ELEMENTS];
-    unpack_halves(&block[1..], &mut numbers);
-    for (value, number) in out.iter_mut().zip(numbers) {
-        *value = f32::from(VALUES[usize::from(number)]) * scale;
-    }
+    decode_numbers::<L>(scale, &VALUES, &block[1..], out);
 }
 
 /// ggml-quants.c, `quantize_row_mxfp4_ref`.
@@ -89,11 +73,5 @@ fn encode_block(weights: &[f32; ELEMENTS], block: &mut [u8; BYTES]) {
     let exponent = if largest > 0.0 { floor_of_logarithm(largest) - 2 + 127 } else { 0 };
     block[0] = exponent as u8;
     let scale = half_scale(block[0]);
-    // In two parts, because compilers keep no more errors in registers.
-    let mut numbers = [0; ELEMENTS];
-    for (numbers, weights) in numbers.as_chunks_mut::<16>().0.iter_mut().zip(weights.as_chunks().0)
-    {
-        *numbers = nearest(scale, weights);
-    }
-    pack_halves(&numbers, &mut block[1..]);
+    pack_halves(&nearest(scale, largest, weights), &mut block[1..]);
 }

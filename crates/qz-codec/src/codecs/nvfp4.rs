@@ -6,10 +6,9 @@
 //! | 0..4 | scales: four exponent bits, three mantissa bits |
 //! | 4..36 | floats |
 
-use qz_tensor::DataType;
-
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::four_bit_float::{VALUES, largest_magnitude, nearest};
+use crate::lanes::{Lanes, Portable};
 use crate::pack::{pack_halves, unpack_halves};
 
 /// Weights in a block.
@@ -20,35 +19,24 @@ const LENGTH: usize = 16;
 const COUNT: usize = ELEMENTS / LENGTH;
 const BYTES: usize = COUNT + ELEMENTS / 2;
 
-pub(crate) struct Nvfp4;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::NVFP4, importance: ImportanceUse::Ignored };
-
-impl Codec for Nvfp4 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, _bytes: &[u8]) -> Option<usize> {
-        // Scales beyond the largest one become that; the one that is no number is zero.
-        None
-    }
+codec! {
+    Nvfp4: DataType::NVFP4,
+    importance: Ignored,
+    decode: decode::<Portable>,
+    encode: encode,
+    first_non_finite_block: first_non_finite_block,
 }
 
-/// The body of [`Codec::decode`].
+fn first_non_finite_block(_bytes: &[u8]) -> Option<usize> {
+    // Scales beyond the largest one become that; the one that is no number is zero.
+    None
+}
+
+/// The body of [`Codec::decode`], with look-ups of `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -61,7 +49,7 @@ pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
     let (scales, floats) = block.split_at(COUNT);
     let sub_blocks = floats.as_chunks::<{ LENGTH / 2 }>().0.iter();
     let sub_blocks = sub_blocks.zip(out.as_chunks_mut::<LENGTH>().0);
@@ -69,9 +57,7 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
         let scale = half_scale(*scale);
         let mut numbers = [0; LENGTH];
         unpack_halves(bytes, &mut numbers);
-        for (value, number) in out.iter_mut().zip(numbers) {
-            *value = f32::from(VALUES[usize::from(number)]) * scale;
-        }
+        *out = (L::from_signed_bytes(&L::look_up(&VALUES, &numbers)) * L::splat(scale)).store();
     }
 }
 
@@ -82,8 +68,9 @@ fn encode_block(weights: &[f32; ELEMENTS], block: &mut [u8; BYTES]) {
     let sub_blocks = weights.as_chunks::<LENGTH>().0.iter();
     let sub_blocks = sub_blocks.zip(floats.as_chunks_mut::<{ LENGTH / 2 }>().0);
     for ((weights, bytes), scale) in sub_blocks.zip(scales) {
-        *scale = scale_from_f32(largest_magnitude(weights) / 6.0);
-        pack_halves(&nearest(half_scale(*scale), weights), bytes);
+        let largest = largest_magnitude(weights);
+        *scale = scale_from_f32(largest / 6.0);
+        pack_halves(&nearest(half_scale(*scale), largest, weights), bytes);
     }
 }
 

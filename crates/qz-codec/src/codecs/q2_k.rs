@@ -8,14 +8,12 @@
 //! | 80..82 | what one unit of a scale is worth, binary16 |
 //! | 82..84 | what one unit of a minimum is worth, binary16 |
 
-use qz_tensor::DataType;
-
 use crate::affine_fits::{AffineFits, Units};
 use crate::block::{
     BATCH, Batch, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
     importance_weights, set_half_at,
 };
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{self, Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_crumbs, unpack_crumbs};
@@ -42,34 +40,19 @@ const PLAIN: AffineSearch =
 const WITH_IMPORTANCE: AffineSearch =
     AffineSearch { top: TOP, first: -0.9, step: 0.05, last: 36, absolute: false };
 
-pub(crate) struct Q2K;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q2_K, importance: ImportanceUse::Optional };
-
-impl Codec for Q2K {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[UNIT, MINIMUM_UNIT])
-    }
+codec! {
+    Q2K: DataType::Q2_K,
+    importance: Optional,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT, MINIMUM_UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -100,14 +83,12 @@ fn stored(block: &[u8; BYTES]) -> [Affine; COUNT] {
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[LEVELS..UNIT], &mut levels);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * f32::from(*level) - minimum;
-        }
+    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(&stored(block)) {
+        *out = (L::splat(*scale) * L::from_bytes(levels) - L::splat(*minimum)).store();
     }
 }
 

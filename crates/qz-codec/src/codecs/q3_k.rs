@@ -7,13 +7,11 @@
 //! | 96..108 | scales, plus 32 |
 //! | 108..110 | what one unit of a scale is worth, binary16 |
 
-use qz_tensor::DataType;
-
 use crate::block::{
     BATCH, Batch, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
     importance_weights, set_half_at,
 };
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{self, LANES, Lanes, Portable, store_rows};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{
@@ -34,34 +32,19 @@ const SCALES: usize = LOW + SUPER_BLOCK / 4;
 const UNIT: usize = SCALES + 12;
 const BYTES: usize = UNIT + 2;
 
-pub(crate) struct Q3K;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q3_K, importance: ImportanceUse::Optional };
-
-impl Codec for Q3K {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[UNIT])
-    }
+codec! {
+    Q3K: DataType::Q3_K,
+    importance: Optional,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -89,15 +72,14 @@ fn stored(block: &[u8; BYTES]) -> [f32; COUNT] {
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[LOW..SCALES], &mut levels);
     unpack_bits(&block[..LOW], 2, &mut levels);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), scale) in sub_blocks.zip(stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * (f32::from(*level) - f32::from(HALF));
-        }
+    for ((levels, out), scale) in sub_blocks.zip(&stored(block)) {
+        let centred = L::from_bytes(levels) - L::splat(f32::from(HALF));
+        *out = (L::splat(*scale) * centred).store();
     }
 }
 
@@ -139,8 +121,8 @@ fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
 #[inline(always)]
 fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BATCH] {
     match L::REGISTERS {
-        1 => units_by_largest_in_groups::<L, 4>(values, blocks),
-        2 => units_by_largest_in_groups::<L, 2>(values, blocks),
+        1 => units_by_largest_in_groups::<L, 8>(values, blocks),
+        2 => units_by_largest_in_groups::<L, 4>(values, blocks),
         _ => units_by_largest_in_groups::<L, 1>(values, blocks),
     }
 }

@@ -5,50 +5,28 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..18 | levels |
 
-use qz_tensor::DataType;
-
-use crate::block::{first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::block::first_non_finite_scale;
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
-use crate::number::{f16_from_f32, f32_from_f16};
-use crate::pack::{pack_halves, unpack_halves};
-use crate::short_block::{ELEMENTS, Levels, encode_signed};
+use crate::short_block::{ELEMENTS, decode_signed, encode_signed};
 
 /// Levels are stored plus this.
 const HALF: u8 = 8;
 
-const LEVELS: usize = 2;
-const BYTES: usize = LEVELS + ELEMENTS / 2;
+const BYTES: usize = 2 + ELEMENTS / 2;
 
-pub(crate) struct Q4_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q4_0, importance: ImportanceUse::Optional };
-
-impl Codec for Q4_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Q4_0: DataType::Q4_0,
+    importance: Optional,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
-    }
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
+    decode_signed::<L, BYTES>(HALF, bytes, out);
 }
 
 /// The body of [`Codec::encode`], with lanes of type `L`.
@@ -59,21 +37,5 @@ pub fn encode<L: Lanes>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    encode_signed::<L, BYTES>(HALF, weights, columns, importance, out, store);
-}
-
-#[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = f32_from_f16(half_at(block, 0));
-    let mut levels = [0; ELEMENTS];
-    unpack_halves(&block[LEVELS..], &mut levels);
-    for (value, level) in out.iter_mut().zip(levels) {
-        *value = (f32::from(level) - f32::from(HALF)) * scale;
-    }
-}
-
-#[inline(always)]
-fn store(scale: f32, levels: &Levels, block: &mut [u8; BYTES]) {
-    set_half_at(block, 0, f16_from_f32(scale));
-    pack_halves(levels, &mut block[LEVELS..]);
+    encode_signed::<L, BYTES>(HALF, weights, columns, importance, out);
 }

@@ -7,54 +7,30 @@
 //! | 4..8 | the levels' fifth bits |
 //! | 8..24 | the levels' lower four bits |
 
-use qz_tensor::DataType;
-
-use crate::block::{first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::block::first_non_finite_scale;
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
-use crate::number::{f16_from_f32, f32_from_f16};
-use crate::pack::{pack_fifth_bits, pack_halves, unpack_fifth_bits, unpack_halves};
-use crate::search::affine::{Affine, AffineSearch};
-use crate::short_block::{ELEMENTS, Levels, encode_affine};
+use crate::search::affine::AffineSearch;
+use crate::short_block::{ELEMENTS, decode_affine, encode_affine};
 
 /// ggml-quants.c, `quantize_row_q5_1_impl`.
 const WITH_IMPORTANCE: AffineSearch =
     AffineSearch { top: 31, first: -0.9, step: 0.05, last: 36, absolute: false };
 
-const MINIMUM: usize = 2;
-const HIGH: usize = 4;
-const LOW: usize = HIGH + 4;
-const BYTES: usize = LOW + ELEMENTS / 2;
+const BYTES: usize = 2 + 2 + 4 + ELEMENTS / 2;
 
-pub(crate) struct Q5_1;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q5_1, importance: ImportanceUse::Optional };
-
-impl Codec for Q5_1 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0, MINIMUM])
-    }
+codec! {
+    Q5_1: DataType::Q5_1,
+    importance: Optional,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, 2]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
-    }
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
+    decode_affine::<L, BYTES>(bytes, out);
 }
 
 /// The body of [`Codec::encode`], with lanes of type `L`.
@@ -65,25 +41,5 @@ pub fn encode<L: Lanes>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    encode_affine::<L, BYTES>(&WITH_IMPORTANCE, weights, columns, importance, out, store);
-}
-
-#[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = f32_from_f16(half_at(block, 0));
-    let minimum = f32_from_f16(half_at(block, MINIMUM));
-    let mut levels = [0; ELEMENTS];
-    unpack_halves(&block[LOW..], &mut levels);
-    unpack_fifth_bits(std::array::from_fn(|byte| block[HIGH + byte]), &mut levels);
-    for (value, level) in out.iter_mut().zip(levels) {
-        *value = f32::from(level) * scale + minimum;
-    }
-}
-
-#[inline(always)]
-fn store(affine: Affine, levels: &Levels, block: &mut [u8; BYTES]) {
-    set_half_at(block, 0, f16_from_f32(affine.scale));
-    set_half_at(block, MINIMUM, f16_from_f32(-affine.minimum));
-    block[HIGH..LOW].copy_from_slice(&pack_fifth_bits(levels));
-    pack_halves(levels, &mut block[LOW..]);
+    encode_affine::<L, BYTES>(&WITH_IMPORTANCE, weights, columns, importance, out);
 }

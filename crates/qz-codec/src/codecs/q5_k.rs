@@ -7,10 +7,8 @@
 //! | 16..48 | the levels' upper bits |
 //! | 48..176 | the levels' lower four bits |
 
-use qz_tensor::DataType;
-
 use crate::block::{BATCH, Rows, SUPER_BLOCK, first_non_finite_scale};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{Lanes, Portable};
 use crate::pack::{pack_bits, pack_nibbles, unpack_bits, unpack_nibbles};
 use crate::search::affine::AffineSearch;
@@ -26,37 +24,22 @@ const ENCODER: SixBit = SixBit {
     bound_scales: true,
 };
 
-pub(crate) struct Q5K;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q5_K, importance: ImportanceUse::Optional };
-
-impl Codec for Q5K {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0, 2])
-    }
+codec! {
+    Q5K: DataType::Q5_K,
+    importance: Optional,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, 2]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
         let mut levels = [0; SUPER_BLOCK];
         unpack_nibbles(&block[LOW..], &mut levels);
         unpack_bits(&block[HEADER..LOW], 4, &mut levels);
-        six_bit::decode(block, &levels, out);
+        six_bit::decode::<L>(block, &levels, out);
     }
 }
 

@@ -7,10 +7,8 @@
 //! | 192..208 | scales, signed |
 //! | 208..210 | what one unit of a scale is worth, binary16 |
 
-use qz_tensor::DataType;
-
 use crate::block::{BATCH, Rows, SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
 use crate::lanes::{self, Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
 use crate::pack::{pack_crumbs, unpack_crumbs};
@@ -28,34 +26,19 @@ const SCALES: usize = HIGH + SUPER_BLOCK / 4;
 const UNIT: usize = SCALES + COUNT;
 const BYTES: usize = UNIT + 2;
 
-pub(crate) struct Q6K;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q6_K, importance: ImportanceUse::Optional };
-
-impl Codec for Q6K {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode::<Portable>(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[UNIT])
-    }
+codec! {
+    Q6K: DataType::Q6_K,
+    importance: Optional,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -98,13 +81,12 @@ fn stored(block: &[u8; BYTES]) -> [f32; COUNT] {
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let levels = unpack(block);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), scale) in sub_blocks.zip(stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * (f32::from(*level) - f32::from(HALF));
-        }
+    for ((levels, out), scale) in sub_blocks.zip(&stored(block)) {
+        let centred = L::from_bytes(levels) - L::splat(f32::from(HALF));
+        *out = (L::splat(*scale) * centred).store();
     }
 }
 

@@ -5,122 +5,101 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..34 | levels |
 
-use qz_tensor::DataType;
+use crate::block::{first_non_finite_scale, half_at};
+use crate::codec::codec;
+use crate::four_bit_float::largest_magnitude;
+use crate::lanes::{LANES, Lanes, Mask, Portable};
+use crate::short_block::{Batch, Blocks, ELEMENTS, halves};
 
-use crate::block::first_non_finite_scale;
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::number::{ROUNDING_OFFSET, f16_from_f32, f32_from_f16, truncate_to_i8};
-
-const ELEMENTS: usize = 32;
 const BYTES: usize = 2 + ELEMENTS;
 
-pub(crate) struct Q8_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q8_0, importance: ImportanceUse::Ignored };
-
-impl Codec for Q8_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[0])
-    }
+codec! {
+    Q8_0: DataType::Q8_0,
+    importance: Ignored,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`Codec::encode`], with lanes of type `L`.
 #[inline(always)]
-pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
-    for (weights, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        encode_block(weights, block);
+pub fn encode<L: Lanes>(
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    let _ = importance;
+    let input = Blocks::new(weights, columns, None);
+    for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
+        encode_batch::<L>(&input.batch(number * LANES), blocks);
     }
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let [low, high, levels @ ..] = block;
-    let scale = f32_from_f16(u16::from_le_bytes([*low, *high]));
-    for (value, level) in out.iter_mut().zip(levels) {
-        *value = f32::from(*level as i8) * scale;
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
+    let scale = L::splat(L::from_half(half_at(block, 0)));
+    let levels = block[2..].as_chunks::<LANES>().0.iter();
+    for (levels, out) in levels.zip(out.as_chunks_mut().0) {
+        *out = (L::from_signed_bytes(&levels.map(|level| level as i8)) * scale).store();
     }
 }
 
 /// ggml-quants.c, `quantize_row_q8_0_ref`.
 #[inline(always)]
-fn encode_block(weights: &[f32; ELEMENTS], block: &mut [u8; BYTES]) {
-    let scale = largest_magnitude(weights) / 127.0;
-    let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-    let [low, high, levels @ ..] = block;
-    [*low, *high] = f16_from_f32(scale).to_le_bytes();
-    let levels = levels.iter_mut().zip(weights);
-    if inverse == f32::INFINITY {
-        // The scale is subnormal.
-        for (level, weight) in levels {
-            *level = truncate_to_i8((weight * inverse).round()) as u8;
-        }
-    } else {
-        for (level, weight) in levels {
-            *level = round_half_away(weight * inverse);
+fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
+    let mut largest = [0.0; LANES];
+    for (largest, values) in largest.iter_mut().zip(batch.values) {
+        *largest = largest_magnitude(values);
+    }
+    let scales = L::load(&largest) / L::splat(127.0);
+    let inverse = scales.unequal(L::zero()).select(L::splat(1.0) / scales, L::zero());
+    let (halves, inverse) = (halves(scales), inverse.store());
+    for (lane, block) in blocks.iter_mut().enumerate() {
+        let inverse = L::splat(inverse[lane]);
+        let [low, high, levels @ ..] = block;
+        [*low, *high] = halves[lane].to_le_bytes();
+        let values = batch.values[lane].as_chunks().0;
+        for (levels, values) in levels.as_chunks_mut::<LANES>().0.iter_mut().zip(values) {
+            *levels = round_half_away(L::load(values) * inverse);
         }
     }
 }
 
-/// In eight parts, whose order does not matter as weights are finite.
+/// The nearest integers, halves away from zero unlike everywhere else; only their lowest
+/// bytes. What is added is the number below one half: with one half, the sum of the
+/// number below it and that would be rounded up to 1.
 #[inline(always)]
-fn largest_magnitude(weights: &[f32; ELEMENTS]) -> f32 {
-    let mut parts = [0.0f32; 8];
-    for weights in weights.as_chunks::<8>().0 {
-        for (part, weight) in parts.iter_mut().zip(weights) {
-            *part = if *part > weight.abs() { *part } else { weight.abs() };
-        }
-    }
-    let mut largest = 0.0;
-    for part in parts {
-        largest = if part > largest { part } else { largest };
-    }
-    largest
-}
-
-/// The nearest integer, halves away from zero unlike everywhere else, for numbers
-/// between -128 and 128; only its lowest byte. Adding the offset rounds halves to
-/// even; what is left of the number shows where that was towards zero.
-#[inline(always)]
-fn round_half_away(value: f32) -> u8 {
-    let even = value + ROUNDING_OFFSET - ROUNDING_OFFSET;
-    let short_by_half = value - even == 0.5f32.copysign(value);
-    let nearest = even + if short_by_half { 1.0f32.copysign(value) } else { 0.0 };
-    (nearest + ROUNDING_OFFSET).to_bits() as u8
+fn round_half_away<L: Lanes>(values: L) -> [u8; LANES] {
+    let below_half = L::splat(0.5f32.next_down());
+    let step = values.less(L::zero()).select(-below_half, below_half);
+    (values + step).to_truncated_bytes()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::round_half_away;
+    use super::*;
+    use crate::number::truncate_to_i8;
 
     #[test]
     fn rounds_as_c_does() {
+        let check = |value: f32| {
+            let [rounded, ..] = round_half_away(Portable::splat(value));
+            assert_eq!(rounded as i8, truncate_to_i8(value.round()), "{value}");
+        };
         // Every half and its neighbours, and what lies between.
         for eighths in -1019..=1019i16 {
             let value = f32::from(eighths) / 8.0;
-            for value in [value, value.next_up(), value.next_down()] {
-                assert_eq!(round_half_away(value) as i8, value.round() as i8, "{value}");
-            }
+            [value, value.next_up(), value.next_down()].map(check);
         }
+        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 8_388_607.5, 1e9, -1e10].map(check);
     }
 }

@@ -7,61 +7,55 @@
 //! | 4..260 | levels |
 //! | 260..292 | the sum of every 16 levels, 16 bits |
 
-use qz_tensor::DataType;
-
 use crate::block::SUPER_BLOCK;
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
-use crate::number::nearest_integer;
-use crate::search::signed::extreme;
+use crate::codec::codec;
+use crate::four_bit_float::largest_magnitude;
+use crate::lanes::{self, LANES, Lanes, Portable};
+use crate::search::signed;
 
 const LEVELS: usize = 4;
 const SUMS: usize = LEVELS + SUPER_BLOCK;
 const BYTES: usize = SUMS + SUPER_BLOCK / 16 * 2;
 
-pub(crate) struct Q8K;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::Q8_K, importance: ImportanceUse::Ignored };
-
-impl Codec for Q8K {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        bytes.as_chunks().0.iter().position(|block| !scale(block).is_finite())
-    }
+codec! {
+    Q8K: DataType::Q8_K,
+    importance: Ignored,
+    decode: decode::<Portable>,
+    encode: encode::<Portable>,
+    first_non_finite_block: first_non_finite_block,
 }
 
-/// The body of [`Codec::decode`].
+fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
+    bytes.as_chunks().0.iter().position(|block| !scale(block).is_finite())
+}
+
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`Codec::encode`], with lanes of type `L`.
 #[inline(always)]
-pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn encode<L: Lanes>(
+    weights: &[f32],
+    _columns: usize,
+    _importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
     for (weights, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        encode_block(weights, block);
+        encode_block::<L>(weights, block);
     }
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
-    let scale = scale(block);
-    for (value, level) in out.iter_mut().zip(&block[LEVELS..SUMS]) {
-        *value = scale * f32::from(*level as i8);
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+    let scale = L::splat(scale(block));
+    let levels = block[LEVELS..SUMS].as_chunks::<LANES>().0.iter();
+    for (levels, out) in levels.zip(out.as_chunks_mut().0) {
+        *out = (scale * L::from_signed_bytes(&levels.map(|level| level as i8))).store();
     }
 }
 
@@ -73,21 +67,45 @@ fn scale(block: &[u8; BYTES]) -> f32 {
 /// ggml-quants.c, `quantize_row_q8_K_ref`; that leaves the sums of a zero block as
 /// they were.
 #[inline(always)]
-fn encode_block(weights: &[f32; SUPER_BLOCK], block: &mut [u8; BYTES]) {
-    let extreme = extreme(weights);
+fn encode_block<L: Lanes>(weights: &[f32; SUPER_BLOCK], block: &mut [u8; BYTES]) {
+    let extreme = extreme_of_all::<L>(weights);
     if extreme == 0.0 {
         block.fill(0);
         return;
     }
     let inverse = -127.0 / extreme;
-    let levels = weights.map(|weight| nearest_integer(inverse * weight).min(127) as i8);
     block[..LEVELS].copy_from_slice(&(1.0 / inverse).to_le_bytes());
-    for (byte, level) in block[LEVELS..SUMS].iter_mut().zip(levels) {
-        *byte = level as u8;
-    }
-    let groups = levels.as_chunks::<16>().0.iter();
-    for (bytes, levels) in block[SUMS..].as_chunks_mut().0.iter_mut().zip(groups) {
-        let sum: i16 = levels.iter().map(|level| i16::from(*level)).sum();
+    let (levels, sums) = block[LEVELS..].split_at_mut(SUPER_BLOCK);
+    let groups = levels.as_chunks_mut::<LANES>().0.iter_mut().zip(weights.as_chunks().0);
+    for ((levels, weights), bytes) in groups.zip(sums.as_chunks_mut().0) {
+        let nearest = (L::splat(inverse) * L::load(weights)).nearest_integer();
+        *levels = nearest.min(L::splat(127.0)).to_bytes();
+        let mut sum = 0i16;
+        for level in levels {
+            sum += i16::from(*level as i8);
+        }
         *bytes = sum.to_le_bytes();
+    }
+}
+
+/// The first value of largest magnitude. Each lane has the first one of its own; if
+/// they are of both signs, they have to be looked at in order.
+#[inline(always)]
+fn extreme_of_all<L: Lanes>(weights: &[f32; SUPER_BLOCK]) -> f32 {
+    let mut rows = [L::zero(); SUPER_BLOCK / LANES];
+    for (row, weights) in rows.iter_mut().zip(weights.as_chunks().0) {
+        *row = L::load(weights);
+    }
+    let firsts = lanes::signed::extreme(&rows).store();
+    let largest = largest_magnitude(&firsts);
+    let (mut positive, mut negative) = (false, false);
+    for first in firsts {
+        positive |= first == largest;
+        negative |= first == -largest;
+    }
+    match (positive, negative) {
+        (true, false) => largest,
+        (false, _) => -largest,
+        (true, true) => signed::extreme(weights),
     }
 }

@@ -11,10 +11,9 @@
 //! highest, in 256ths and rounded up: multiplied by a power of 3, its overflow says
 //! the next digit.
 
-use qz_tensor::DataType;
-
 use crate::block::{SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at};
-use crate::codec::{Codec, CodecSpec, ImportanceUse};
+use crate::codec::codec;
+use crate::lanes::{Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::ternary::ternary;
 
@@ -24,34 +23,19 @@ const BYTES: usize = SCALE + 2;
 /// Powers of 3, which move a digit to the front.
 const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 
-pub(crate) struct Tq1_0;
-
-static SPEC: CodecSpec =
-    CodecSpec { data_type: DataType::TQ1_0, importance: ImportanceUse::Ignored };
-
-impl Codec for Tq1_0 {
-    fn spec(&self) -> &CodecSpec {
-        &SPEC
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        decode(bytes, out);
-    }
-
-    fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(weights, columns, importance, out);
-    }
-
-    fn first_non_finite_block(&self, bytes: &[u8]) -> Option<usize> {
-        first_non_finite_scale::<BYTES>(bytes, &[SCALE])
-    }
+codec! {
+    Tq1_0: DataType::TQ1_0,
+    importance: Ignored,
+    decode: decode::<Portable>,
+    encode: encode,
+    first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[SCALE]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -63,23 +47,34 @@ pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out
     }
 }
 
-/// Where the three parts' bytes begin, and their levels; how many bytes they have.
-const PARTS: [(usize, usize, usize); 3] = [(0, 0, 32), (32, 160, 16), (48, 240, 4)];
-
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
-    let scale = f32_from_f16(half_at(block, SCALE));
-    for (first_byte, first_level, count) in PARTS {
-        let bytes = &block[first_byte..first_byte + count];
-        let digits = out[first_level..].chunks_exact_mut(count).zip(POWERS);
-        for (out, power) in digits {
-            for (value, byte) in out.iter_mut().zip(bytes) {
-                let digit = (u16::from(byte.wrapping_mul(power)) * 3) >> 8;
-                *value = (f32::from(digit) - 1.0) * scale;
-            }
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+    let mut levels = [0; SUPER_BLOCK];
+    let (first, rest) = levels.split_at_mut(5 * 32);
+    let (second, third) = rest.split_at_mut(5 * 16);
+    unpack_part::<32>(&block[..32], first);
+    unpack_part::<16>(&block[32..48], second);
+    unpack_part::<4>(&block[48..SCALE], third);
+    let scale = L::splat(f32_from_f16(half_at(block, SCALE)));
+    for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
+        *out = ((L::from_bytes(levels) - L::splat(1.0)) * scale).store();
+    }
+}
+
+/// One digit after the other of `COUNT` bytes.
+#[inline(always)]
+fn unpack_part<const COUNT: usize>(bytes: &[u8], levels: &mut [u8]) {
+    for (levels, power) in levels.as_chunks_mut::<COUNT>().0.iter_mut().zip(POWERS) {
+        for (level, byte) in levels.iter_mut().zip(bytes) {
+            // Three times this, in 256ths, overflows once or twice.
+            let fraction = byte.wrapping_mul(power);
+            *level = u8::from(fraction >= 86) + u8::from(fraction >= 171);
         }
     }
 }
+
+/// Where the three parts' bytes begin, and their levels; how many bytes they have.
+const PARTS: [(usize, usize, usize); 3] = [(0, 0, 32), (32, 160, 16), (48, 240, 4)];
 
 /// ggml-quants.c, `quantize_row_tq1_0_ref`.
 #[inline(always)]

@@ -19,7 +19,7 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 pub use portable::Portable;
 
-use crate::number::ROUNDING_OFFSET;
+use crate::number::{ROUNDING_OFFSET, f32_from_f16};
 
 /// How many lanes there are: the sub-blocks of one super-block, or of two, or the
 /// scales and minimums of a batch of super-blocks.
@@ -70,6 +70,101 @@ pub trait Lanes:
     /// The lowest bytes of integers between -2^22 and 2^22.
     fn to_bytes(self) -> [u8; LANES];
 
+    /// The lowest bytes of the numbers cut to integers:
+    /// [`crate::number::truncate_to_i8`], equal for every bit pattern.
+    fn to_truncated_bytes(self) -> [u8; LANES];
+
+    /// The numbers cut to integers, which lie in 0..128; zeros for NaNs and infinities.
+    #[inline(always)]
+    fn to_levels(self) -> [u8; LANES] {
+        self.to_truncated_bytes()
+    }
+
+    /// Bytes as numbers.
+    fn from_bytes(bytes: &[u8; LANES]) -> Self;
+
+    /// Signed bytes as numbers.
+    fn from_signed_bytes(bytes: &[i8; LANES]) -> Self;
+
+    /// The number that a binary16 stands for: [`crate::number::f32_from_f16`].
+    #[inline(always)]
+    fn from_half(half: u16) -> f32 {
+        f32_from_f16(half)
+    }
+
+    /// The top bit of each byte, the first one's lowest.
+    #[inline(always)]
+    fn top_bits(bytes: &[u8; LANES]) -> u16 {
+        let mut bits = 0;
+        for (position, byte) in bytes.iter().enumerate() {
+            bits |= u16::from(byte >> 7) << position;
+        }
+        bits
+    }
+
+    /// Of each of sixteen rows the least number. None is a NaN; of zeros with both
+    /// signs it may be either.
+    #[inline(always)]
+    fn least_of_each(rows: &[Self; LANES]) -> Self {
+        let mut least = [0.0; LANES];
+        for (least, row) in least.iter_mut().zip(rows) {
+            *least = f32::INFINITY;
+            for number in row.store() {
+                *least = if number < *least { number } else { *least };
+            }
+        }
+        Self::load(&least)
+    }
+
+    /// Of each of sixteen rows the greatest number, likewise.
+    #[inline(always)]
+    fn greatest_of_each(rows: &[Self; LANES]) -> Self {
+        let mut greatest = [0.0; LANES];
+        for (greatest, row) in greatest.iter_mut().zip(rows) {
+            *greatest = f32::NEG_INFINITY;
+            for number in row.store() {
+                *greatest = if number > *greatest { number } else { *greatest };
+            }
+        }
+        Self::load(&greatest)
+    }
+
+    /// What a table has at each number; numbers are below 16.
+    #[inline(always)]
+    fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
+        let mut found = [0; LANES];
+        for (found, number) in found.iter_mut().zip(numbers) {
+            *found = table[usize::from(number & 15)];
+        }
+        found
+    }
+
+    /// Turns sixteen times sixteen numbers into rows of one number each.
+    #[inline(always)]
+    fn transpose_square(blocks: &[&[f32; LANES]; LANES]) -> [Self; LANES] {
+        let mut rows = [Self::zero(); LANES];
+        for (position, row) in rows.iter_mut().enumerate() {
+            let mut numbers = [0.0; LANES];
+            for (number, block) in numbers.iter_mut().zip(blocks) {
+                *number = block[position];
+            }
+            *row = Self::load(&numbers);
+        }
+        rows
+    }
+
+    /// Turns sixteen rows of one byte for each block into blocks of sixteen bytes.
+    #[inline(always)]
+    fn transpose_bytes(rows: &[[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
+        let mut blocks = [[0; LANES]; LANES];
+        for (position, row) in rows.iter().enumerate() {
+            for (block, byte) in blocks.iter_mut().zip(row) {
+                block[position] = *byte;
+            }
+        }
+        blocks
+    }
+
     /// This if it is less, else the other: the other where they are equal or
     /// either is a NaN.
     fn min(self, other: Self) -> Self;
@@ -114,13 +209,25 @@ pub trait Mask<L>: Copy + BitAnd<Output = Self> + BitOr<Output = Self> {
 pub fn transpose<L: Lanes, const LENGTH: usize>(
     sub_blocks: &[&[f32; LENGTH]; LANES],
 ) -> [L; LENGTH] {
+    const { assert!(LENGTH.is_multiple_of(LANES) || LENGTH == LANES / 2) };
     let mut rows = [L::zero(); LENGTH];
-    for (position, row) in rows.iter_mut().enumerate() {
-        let mut numbers = [0.0; LANES];
-        for (number, sub_block) in numbers.iter_mut().zip(sub_blocks) {
-            *number = sub_block[position];
+    if LENGTH < LANES {
+        // Few enough that no one waits for them.
+        for (position, row) in rows.iter_mut().enumerate() {
+            let mut numbers = [0.0; LANES];
+            for (number, sub_block) in numbers.iter_mut().zip(sub_blocks) {
+                *number = sub_block[position];
+            }
+            *row = L::load(&numbers);
         }
-        *row = L::load(&numbers);
+        return rows;
+    }
+    for (part, rows) in rows.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut squares = [&[0.0; LANES]; LANES];
+        for (square, sub_block) in squares.iter_mut().zip(sub_blocks) {
+            *square = &sub_block.as_chunks().0[part];
+        }
+        *rows = L::transpose_square(&squares);
     }
     rows
 }

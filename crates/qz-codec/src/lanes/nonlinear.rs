@@ -1,7 +1,7 @@
 //! [`crate::search::nonlinear`] in lanes.
 
 use super::signed::extreme;
-use super::{Lanes, Mask};
+use super::{LANES, Lanes, Mask};
 use crate::search::ZERO_BELOW;
 use crate::search::nonlinear::{LEVELS, MIDPOINTS, TRIES, divisions};
 
@@ -31,6 +31,17 @@ fn nearest<L: Lanes>(values: L) -> L {
         levels = levels + values.less(L::splat(midpoint)).select(L::zero(), step);
     }
     levels
+}
+
+/// The numbers of the nearest levels.
+#[inline(always)]
+pub(crate) fn numbers<L: Lanes>(values: L) -> [u8; LANES] {
+    let mut numbers = L::zero();
+    for midpoint in MIDPOINTS {
+        let step = values.less(L::splat(midpoint)).select(L::zero(), L::splat(1.0));
+        numbers = numbers + step;
+    }
+    numbers.to_bytes()
 }
 
 #[inline(always)]

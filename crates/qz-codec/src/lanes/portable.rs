@@ -3,7 +3,7 @@
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 use super::{LANES, Lanes, Mask};
-use crate::number::ROUNDING_OFFSET;
+use crate::number::{ROUNDING_OFFSET, truncate_to_i8};
 
 /// An array of numbers, whose operations are loops that a compiler may turn into
 /// vector instructions.
@@ -117,6 +117,33 @@ impl Lanes for Portable {
             *byte = (number + ROUNDING_OFFSET).to_bits() as u8;
         }
         bytes
+    }
+
+    #[inline(always)]
+    fn to_truncated_bytes(self) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        for (byte, number) in bytes.iter_mut().zip(self.0) {
+            *byte = truncate_to_i8(number) as u8;
+        }
+        bytes
+    }
+
+    #[inline(always)]
+    fn from_bytes(bytes: &[u8; LANES]) -> Self {
+        let mut numbers = [0.0; LANES];
+        for (number, byte) in numbers.iter_mut().zip(bytes) {
+            *number = f32::from(*byte);
+        }
+        Self(numbers)
+    }
+
+    #[inline(always)]
+    fn from_signed_bytes(bytes: &[i8; LANES]) -> Self {
+        let mut numbers = [0.0; LANES];
+        for (number, byte) in numbers.iter_mut().zip(bytes) {
+            *number = f32::from(*byte);
+        }
+        Self(numbers)
     }
 
     in_every_lane! { min(a, b) -> Self if a < b { a } else { b } }

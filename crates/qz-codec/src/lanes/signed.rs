@@ -67,12 +67,12 @@ pub(crate) fn round_to_stored<L: Lanes>(
 
 /// The first value of largest magnitude.
 #[inline(always)]
-pub(super) fn extreme<L: Lanes>(values: &[L]) -> L {
+pub(crate) fn extreme<L: Lanes>(values: &[L]) -> L {
     let (mut extreme, mut largest) = (L::zero(), L::zero());
     for &value in values {
-        let larger = value.abs().greater(largest);
-        largest = larger.select(value.abs(), largest);
-        extreme = larger.select(value, extreme);
+        let magnitude = value.abs();
+        extreme = magnitude.greater(largest).select(value, extreme);
+        largest = magnitude.max(largest);
     }
     extreme
 }

@@ -98,7 +98,7 @@ fn what_safetensors_cannot_hold_is_refused() {
     check(&[sink_tensor("", DataType::F32, &[1])], "invalid-tensor-name");
     let twice = sink_tensor("w", DataType::F32, &[1]);
     check(&[twice.clone(), twice.clone()], "duplicate-tensor");
-    check(&[twice, sink_tensor("W", DataType::F32, &[1])], "case-only-names");
+    check(&[twice, sink_tensor("W", DataType::F32, &[1])], "alike-names");
     let huge = sink_tensor("huge", DataType::F32, &[1 << 60]);
     check(&[huge], "size-overflow");
     let many: Vec<SinkTensor> =

@@ -1,0 +1,148 @@
+//! Registers of eight numbers.
+
+use std::arch::x86_64::*;
+use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
+
+use qz_codec::lanes::{LANES, Lanes, Mask};
+
+use super::lanes::{
+    fold_fours, for_each_register, lanes, registers, transpose_bytes, transpose_fours,
+};
+use super::{ROUNDING_OFFSET, sixteen_bytes};
+
+type Register = __m256;
+type Decision = __m256;
+
+lanes! { [0 1], 2 }
+
+/// Combines the numbers of each row.
+macro_rules! fold_rows {
+    ($rows:ident, $fold:ident) => {{
+        let mut folded = [_mm256_setzero_ps(); 2];
+        for (folded, rows) in folded.iter_mut().zip($rows.as_chunks::<8>().0) {
+            let mut fours = [_mm256_setzero_ps(); 2];
+            for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
+                let [a, b, c, d] = *rows;
+                let registers = [
+                    $fold(a.0[0], a.0[1]),
+                    $fold(b.0[0], b.0[1]),
+                    $fold(c.0[0], c.0[1]),
+                    $fold(d.0[0], d.0[1]),
+                ];
+                *four = fold_fours!(
+                    registers,
+                    $fold,
+                    _mm256_unpacklo_ps,
+                    _mm256_unpackhi_ps,
+                    _mm256_shuffle_ps
+                );
+            }
+            let [first, second] = fours;
+            *folded = $fold(
+                _mm256_permute2f128_ps::<0x20>(first, second),
+                _mm256_permute2f128_ps::<0x31>(first, second),
+            );
+        }
+        folded
+    }};
+}
+
+registers! { "avx2":
+    load(numbers: &[f32; 8]) -> Register {
+        // SAFETY: the pointer is to eight numbers.
+        unsafe { _mm256_loadu_ps(numbers.as_ptr()) }
+    }
+
+    store(a: Register, numbers: &mut [f32; 8]) -> () {
+        // SAFETY: the pointer is to eight numbers.
+        unsafe { _mm256_storeu_ps(numbers.as_mut_ptr(), a) }
+    }
+
+    splat(number: f32) -> Register { _mm256_set1_ps(number) }
+    add(a: Register, b: Register) -> Register { _mm256_add_ps(a, b) }
+    sub(a: Register, b: Register) -> Register { _mm256_sub_ps(a, b) }
+    mul(a: Register, b: Register) -> Register { _mm256_mul_ps(a, b) }
+    div(a: Register, b: Register) -> Register { _mm256_div_ps(a, b) }
+    neg(a: Register) -> Register { _mm256_xor_ps(a, _mm256_set1_ps(-0.0)) }
+    abs(a: Register) -> Register { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+
+    // The second where they are equal, or either is a NaN, as the trait wants it.
+    min(a: Register, b: Register) -> Register { _mm256_min_ps(a, b) }
+    max(a: Register, b: Register) -> Register { _mm256_max_ps(a, b) }
+
+    less(a: Register, b: Register) -> Decision { _mm256_cmp_ps::<_CMP_LT_OQ>(a, b) }
+    equal(a: Register, b: Register) -> Decision { _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b) }
+    unequal(a: Register, b: Register) -> Decision { _mm256_cmp_ps::<_CMP_NEQ_UQ>(a, b) }
+    bitand(a: Decision, b: Decision) -> Decision { _mm256_and_ps(a, b) }
+    bitor(a: Decision, b: Decision) -> Decision { _mm256_or_ps(a, b) }
+    any(a: Decision) -> bool { _mm256_movemask_ps(a) != 0 }
+
+    select(decision: Decision, set: Register, unset: Register) -> Register {
+        _mm256_blendv_ps(unset, set, decision)
+    }
+
+    // The mantissa as an integer above 2^23, and its lowest byte likewise.
+    mantissa(a: Register) -> Register {
+        let bits = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x007f_ffff));
+        _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x4b00_0000)))
+    }
+
+    low_mantissa(a: Register) -> Register {
+        let bits = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x0000_00ff));
+        _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x4b00_0000)))
+    }
+
+    as_integers(a: Register) -> __m256i { _mm256_castps_si256(a) }
+    truncate(a: Register) -> __m256i { _mm256_cvttps_epi32(a) }
+
+    low_bytes(integers: [__m256i; 2]) -> [u8; LANES] {
+        let [a, b] = integers;
+        let byte = _mm256_set1_epi32(0xff);
+        let pairs = _mm256_packus_epi32(_mm256_and_si256(a, byte), _mm256_and_si256(b, byte));
+        // Within its part of 128 bits each instruction has packed four of `a` beside
+        // four of `b`.
+        let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+        let (low, high) = (_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+        sixteen_bytes(_mm_packus_epi16(low, high))
+    }
+
+    // Integers in 0..128 stay, and the least one becomes zero.
+    saturated_bytes(integers: [__m256i; 2]) -> [u8; LANES] {
+        let pairs = _mm256_packs_epi32(integers[0], integers[1]);
+        let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+        let (low, high) = (_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+        sixteen_bytes(_mm_packus_epi16(low, high))
+    }
+
+    from_bytes(bytes: &[u8; 8]) -> Register {
+        // SAFETY: the pointer is to eight bytes.
+        let bytes = unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+    }
+
+    from_signed_bytes(bytes: &[i8; 8]) -> Register {
+        // SAFETY: the pointer is to eight bytes.
+        let bytes = unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+    }
+
+    least_of_each(rows: &[Vectors; LANES]) -> [Register; 2] {
+        fold_rows!(rows, _mm256_min_ps)
+    }
+
+    greatest_of_each(rows: &[Vectors; LANES]) -> [Register; 2] {
+        fold_rows!(rows, _mm256_max_ps)
+    }
+
+    transpose_quarter(blocks: &[&[f32; LANES]; 8], quarter: usize) -> [Register; 4] {
+        let mut registers = [_mm256_setzero_ps(); 4];
+        for (position, register) in registers.iter_mut().enumerate() {
+            let low = &blocks[position].as_chunks::<4>().0[quarter];
+            let high = &blocks[position + 4].as_chunks::<4>().0[quarter];
+            // SAFETY: the pointers are to four numbers.
+            let (low, high) = unsafe { (_mm_loadu_ps(low.as_ptr()), _mm_loadu_ps(high.as_ptr())) };
+            *register = _mm256_set_m128(high, low);
+        }
+        transpose_fours!(registers, _mm256_unpacklo_ps, _mm256_unpackhi_ps, _mm256_shuffle_ps)
+    }
+}

@@ -1,0 +1,106 @@
+//! The codecs' bodies, compiled for the vector instructions of x86-64.
+
+mod avx2;
+mod avx512;
+mod lanes;
+#[cfg(test)]
+mod tests;
+
+use std::arch::x86_64::*;
+
+use qz_codec::lanes::LANES;
+
+use crate::codecs::{Compiled, for_every_codec};
+
+/// 1.5 * 2^23: see `qz_codec::number`.
+const ROUNDING_OFFSET: f32 = 12_582_912.0;
+
+/// A register as an array.
+#[inline(always)]
+fn sixteen_bytes(register: __m128i) -> [u8; LANES] {
+    let mut bytes = [0; LANES];
+    // SAFETY: every x86-64 has SSE2, and the pointer is to sixteen bytes.
+    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), register) };
+    bytes
+}
+
+/// The number that a binary16 stands for.
+#[inline]
+#[target_feature(enable = "f16c")]
+fn from_half(half: u16) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(half))))
+}
+
+/// The top bit of each byte.
+#[inline(always)]
+fn top_bits(bytes: &[u8; LANES]) -> u16 {
+    // SAFETY: every x86-64 has SSE2, and the pointer is to sixteen bytes.
+    unsafe { _mm_movemask_epi8(_mm_loadu_si128(bytes.as_ptr().cast())) as u16 }
+}
+
+/// What a table has at each number; numbers are below 16.
+#[inline]
+#[target_feature(enable = "ssse3")]
+fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
+    let mut found = [0; LANES];
+    // SAFETY: the pointers are to sixteen bytes.
+    unsafe {
+        let table = _mm_loadu_si128(table.as_ptr().cast());
+        let numbers = _mm_loadu_si128(numbers.as_ptr().cast());
+        _mm_storeu_si128(found.as_mut_ptr().cast(), _mm_shuffle_epi8(table, numbers));
+    }
+    found
+}
+
+/// Compiles every codec's body for an instruction set, with lanes of its registers.
+macro_rules! compile {
+    (
+        $table:ident, $module:ident, $features:literal;
+        $($codec:ident: $data_type:ident, decode$(::<$look_ups:ident>)?, encode$(::<$lanes:ident>)?;)*
+    ) => {
+        pub(crate) static $table: &[Compiled] = &[$({
+            #[target_feature(enable = $features)]
+            fn decode(bytes: &[u8], out: &mut [f32]) {
+                $(use $module::Vectors as $look_ups;)?
+                qz_codec::body::$codec::decode$(::<$look_ups>)?(bytes, out);
+            }
+
+            #[target_feature(enable = $features)]
+            fn encode(
+                weights: &[f32],
+                columns: usize,
+                importance: Option<&[f32]>,
+                out: &mut [u8],
+            ) {
+                $(use $module::Vectors as $lanes;)?
+                qz_codec::body::$codec::encode$(::<$lanes>)?(weights, columns, importance, out);
+            }
+
+            Compiled { data_type: qz_tensor::DataType::$data_type, decode, encode }
+        }),*];
+    };
+}
+
+for_every_codec! { compile! { AVX2, avx2, "avx2,bmi1,bmi2,f16c,lzcnt,popcnt"; } }
+for_every_codec! { compile! {
+    AVX512, avx512, "avx2,avx512bw,avx512dq,avx512f,avx512vl,bmi1,bmi2,f16c,lzcnt,popcnt";
+} }
+
+/// True if the machine has what [`AVX2`] is compiled for.
+pub(crate) fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt")
+}
+
+/// True if the machine has what [`AVX512`] is compiled for.
+pub(crate) fn has_avx512() -> bool {
+    has_avx2()
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+}
