@@ -15,6 +15,7 @@ pub(crate) fn check<L: Lanes>() {
     check_arithmetic::<L>();
     check_comparisons::<L>();
     check_rounding::<L>();
+    check_patterns::<L>();
     check_transposing::<L>();
     check_bytes::<L>();
     check_extremes::<L>();
@@ -108,6 +109,22 @@ fn check_comparisons<L: Lanes>() {
         numbers[lane] = 0.0;
         assert!(L::load(&numbers).less(L::splat(0.5)).any(), "lane {lane}");
     }
+}
+
+fn check_patterns<L: Lanes>() {
+    for (shift, mask) in [(0, 7), (2, 3), (9, 7), (14, 3), (0, 0xffff)] {
+        let bits = |number: f32| (number.to_bits() >> shift & mask) as f32;
+        check_one::<L>("bits", |a| a.pattern_bits(shift, mask), bits);
+    }
+    for lane in 0..LANES {
+        let mut numbers = [2.0; LANES];
+        numbers[lane] = 1.0;
+        assert_eq!(L::load(&numbers).first_least(), (1.0, lane));
+        numbers[LANES - 1] = 1.0;
+        assert_eq!(L::load(&numbers).first_least(), (1.0, lane));
+        assert_eq!(L::load(&numbers.map(|n| n * f32::MAX)).first_least().1, lane);
+    }
+    assert_eq!(L::splat(f32::MAX).first_least(), (f32::MAX, 0));
 }
 
 fn check_rounding<L: Lanes>() {

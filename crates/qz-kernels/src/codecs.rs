@@ -10,7 +10,7 @@ macro_rules! for_every_codec {
     ($macro:ident! { $($given:tt)* }) => {
         $macro! {
             $($given)*
-f32: F32, decode, encode;
+            f32: F32, decode, encode;
             f16: F16, decode, encode;
             bf16: BF16, decode, encode;
             q8_0: Q8_0, decode::<L>, encode::<L>;
@@ -25,12 +25,21 @@ f32: F32, decode, encode;
             q5_1: Q5_1, decode::<L>, encode::<L>;
             iq4_nl: IQ4_NL, decode::<L>, encode::<L>;
             iq4_xs: IQ4_XS, decode::<L>, encode::<L>;
-            iq3_xxs: IQ3_XXS, decode, encode;
+            iq3_s: IQ3_S, decode, encode::<L>;
+            iq3_xxs: IQ3_XXS, decode, encode::<L>;
+            iq2_s: IQ2_S, decode, encode::<L>;
+            iq2_xs: IQ2_XS, decode, encode::<L>;
+            iq2_xxs: IQ2_XXS, decode, encode::<L>;
+            iq1_s: IQ1_S, decode, encode::<L>;
+            iq1_m: IQ1_M, decode, encode::<L>;
             tq1_0: TQ1_0, decode::<L>, encode;
             tq2_0: TQ2_0, decode::<L>, encode;
             mxfp4: MXFP4, decode::<L>, encode;
             nvfp4: NVFP4, decode::<L>, encode;
             q8_k: Q8_K, decode::<L>, encode::<L>;
+            q8_1: Q8_1, decode::<L>, encode::<L>;
+            q1_0: Q1_0, decode, encode;
+            q2_0: Q2_0, decode, encode;
         }
     };
 }

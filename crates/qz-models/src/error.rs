@@ -113,14 +113,12 @@ pub enum Error {
         location: Location,
     },
     /// A tensor has another shape than the metadata says.
-    #[error("{location}: the shape is {found}, the metadata asks for {expected:?}")]
+    #[error("{location}: the shape is {}, the metadata asks for {:?}", shapes.0, shapes.1)]
     WeightShape {
         /// The model and the tensor.
         location: Location,
-        /// The tensor's shape.
-        found: Shape,
-        /// What it should be, outermost first.
-        expected: Vec<usize>,
+        /// What was found and what should be there, outermost first.
+        shapes: Box<(Shape, Vec<usize>)>,
     },
     /// A product of activations and weights is no number.
     #[error("{location}: the product with this tensor is not finite for token {token} of the text")]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use qz_calib::{Entry, ImportanceMatrix};
-use qz_codec::{ImportanceUse, codec_for};
+use qz_codec::{ImportanceUse, encoder_for};
 use qz_gguf::SplitOptions;
 use qz_plan::{Assignment, Fallback, Overrides, Reason};
 use qz_tensor::{DataType, Location};
@@ -115,7 +115,9 @@ pub(crate) fn check_codecs(
         return Ok(());
     }
     for missing in [from, wanted] {
-        if codec_for(missing).is_none() {
+        // Integers can be read, but are no weights.
+        let is_float = missing == from && from == DataType::F64;
+        if encoder_for(missing).is_none() && !is_float {
             let location = model.location(tensor, 0);
             return Err(Error::NoCodec { location, data_type: from, target: wanted, missing });
         }
@@ -214,7 +216,7 @@ fn check_coverage(
 }
 
 pub(crate) fn is_weighed(data_type: DataType) -> bool {
-    codec_for(data_type).is_some_and(|codec| codec.spec().importance != ImportanceUse::Ignored)
+    encoder_for(data_type).is_some_and(|codec| codec.spec().importance != ImportanceUse::Ignored)
 }
 
 fn uncovered_warning(names: &[&str]) -> Option<String> {

@@ -11,7 +11,7 @@ use crate::four_bit_float::largest_magnitude;
 use crate::lanes::{LANES, Lanes, Mask, Portable};
 use crate::short_block::{Batch, Blocks, ELEMENTS, halves};
 
-const BYTES: usize = 2 + ELEMENTS;
+pub(crate) const BYTES: usize = 2 + ELEMENTS;
 
 codec! {
     Q8_0: DataType::Q8_0,
@@ -55,7 +55,7 @@ fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
 
 /// ggml-quants.c, `quantize_row_q8_0_ref`.
 #[inline(always)]
-fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
+pub(crate) fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
     let mut largest = [0.0; LANES];
     for (largest, values) in largest.iter_mut().zip(batch.values) {
         *largest = largest_magnitude(values);
@@ -98,8 +98,10 @@ mod tests {
         // Every half and its neighbours, and what lies between.
         for eighths in -1019..=1019i16 {
             let value = f32::from(eighths) / 8.0;
-            [value, value.next_up(), value.next_down()].map(check);
+            [value, value.next_up(), value.next_down()].into_iter().for_each(check);
         }
-        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 8_388_607.5, 1e9, -1e10].map(check);
+        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 8_388_607.5, 1e9, -1e10]
+            .into_iter()
+            .for_each(check);
     }
 }

@@ -70,6 +70,23 @@ pub trait Lanes:
     /// The lowest bytes of integers between -2^22 and 2^22.
     fn to_bytes(self) -> [u8; LANES];
 
+    /// Some bits of the numbers' patterns, as an integer: those from `shift` on that
+    /// `mask` selects, which has at most the lowest 16 bits.
+    fn pattern_bits(self, shift: u32, mask: u32) -> Self;
+
+    /// The least number and the first lane that has it; no number is a NaN.
+    #[inline(always)]
+    fn first_least(self) -> (f32, usize) {
+        let numbers = self.store();
+        let (mut least, mut first) = (numbers[0], 0);
+        for (lane, number) in numbers.into_iter().enumerate() {
+            if number < least {
+                (least, first) = (number, lane);
+            }
+        }
+        (least, first)
+    }
+
     /// The lowest bytes of the numbers cut to integers:
     /// [`crate::number::truncate_to_i8`], equal for every bit pattern.
     fn to_truncated_bytes(self) -> [u8; LANES];

@@ -120,6 +120,14 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn pattern_bits(mut self, shift: u32, mask: u32) -> Self {
+        for lane in &mut self.0 {
+            *lane = (lane.to_bits() >> shift & mask) as i32 as f32;
+        }
+        self
+    }
+
+    #[inline(always)]
     fn to_truncated_bytes(self) -> [u8; LANES] {
         let mut bytes = [0; LANES];
         for (byte, number) in bytes.iter_mut().zip(self.0) {

@@ -106,6 +106,20 @@ registers! { "avx2":
         sixteen_bytes(_mm_packus_epi16(low, high))
     }
 
+    pattern_bits(a: Register, shift: u32, mask: u32) -> Register {
+        let shifted = _mm256_srl_epi32(_mm256_castps_si256(a), _mm_cvtsi32_si128(shift as i32));
+        _mm256_cvtepi32_ps(_mm256_and_si256(shifted, _mm256_set1_epi32(mask as i32)))
+    }
+
+    least(a: [Register; 2]) -> f32 {
+        let eight = _mm256_min_ps(a[0], a[1]);
+        let four = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_min_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+
+    bits(a: Decision) -> u32 { _mm256_movemask_ps(a) as u32 }
+
     // Integers in 0..128 stay, and the least one becomes zero.
     saturated_bytes(integers: [__m256i; 2]) -> [u8; LANES] {
         let pairs = _mm256_packs_epi32(integers[0], integers[1]);

@@ -89,6 +89,14 @@ registers! { "avx512f,avx512bw,avx512dq,avx512vl":
         sixteen_bytes(_mm512_cvtepi32_epi8(integers[0]))
     }
 
+    pattern_bits(a: Register, shift: u32, mask: u32) -> Register {
+        let shifted = _mm512_srl_epi32(_mm512_castps_si512(a), _mm_cvtsi32_si128(shift as i32));
+        _mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(mask as i32)))
+    }
+
+    least(a: [Register; 1]) -> f32 { _mm512_reduce_min_ps(a[0]) }
+    bits(a: Decision) -> u32 { u32::from(a) }
+
     // Integers in 0..128 stay, and the least one becomes zero.
     saturated_bytes(integers: [__m512i; 1]) -> [u8; LANES] {
         sixteen_bytes(_mm512_cvtepi32_epi8(integers[0]))

@@ -100,6 +100,23 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
+            fn pattern_bits(self, shift: u32, mask: u32) -> Self {
+                Self(for_each_register!($numbers, I => pattern_bits(self.0[I], shift, mask)))
+            }
+
+            #[inline(always)]
+            fn first_least(self) -> (f32, usize) {
+                // SAFETY: there is a value of this type.
+                let least = unsafe { least(self.0) };
+                let equal = self.equal(Self::splat(least));
+                let mut lanes = 0;
+                for bits in for_each_register!($numbers, I => bits(equal.0[I])).into_iter().rev() {
+                    lanes = lanes << (LANES / $count) | bits;
+                }
+                (least, lanes.trailing_zeros() as usize % LANES)
+            }
+
+            #[inline(always)]
             fn to_levels(self) -> [u8; LANES] {
                 let integers = for_each_register!($numbers, I => truncate(self.0[I]));
                 // SAFETY: there is a value of this type.

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use qz_calib::ImportanceMatrix;
-use qz_codec::codec_for;
+use qz_codec::encoder_for;
 use qz_gguf::{GgufLayout, GgufSink};
 use qz_plan::{
     Assignment, FILE_TYPES, FileType, ModelFacts, PlannedTensor, Reason, Request,
@@ -33,10 +33,10 @@ pub(super) static GGUF: Format = Format {
 /// The scheme that leaves types, order and metadata as they are.
 const COPY: &str = "copy";
 
-/// File types whose element types all have codecs, and copies.
+/// File types whose element types all have encoders, and copies.
 fn schemes() -> Vec<&'static str> {
-    let has_codec = |data_type| codec_for(data_type).is_some();
-    let is_writable = |file_type: &&FileType| file_type.data_types().all(has_codec);
+    let has_encoder = |data_type| encoder_for(data_type).is_some();
+    let is_writable = |file_type: &&FileType| file_type.data_types().all(has_encoder);
     let names = FILE_TYPES.iter().filter(is_writable).map(|file_type| file_type.name);
     names.chain([COPY]).collect()
 }
