@@ -9,8 +9,8 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides, PlanOptions,
-    SplitOptions, Target, TensorOverride, element_type,
+    DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides,
+    PlanOptions, SplitOptions, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
 
@@ -161,6 +161,9 @@ pub(crate) struct Recipe {
     pub(crate) generic: bool,
     #[command(flatten)]
     pub(crate) split: SplitArguments,
+    /// Write safetensors files of at most so many bytes of tensors [default: 50G]
+    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_size)]
+    pub(crate) shard_size: Option<NonZeroU64>,
     #[command(flatten)]
     pub(crate) read: Source,
 }
@@ -222,6 +225,7 @@ impl Recipe {
             importance: importance.map(Arc::new),
             generic: self.generic,
             split: self.split.options(),
+            shard_size: self.shard_size.map_or(DEFAULT_SHARD_SIZE, NonZeroU64::get),
         })
     }
 }
@@ -265,7 +269,7 @@ impl TypedValueParser for TargetParser {
 pub(crate) struct Convert {
     #[command(flatten)]
     pub(crate) recipe: Recipe,
-    /// The file to write; with several targets, a folder
+    /// The file to write, or the folder for safetensors; with several targets, a folder for all
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
     /// Replace outputs that exist
@@ -371,7 +375,7 @@ mod tests {
         let convert = command.find_subcommand_mut("convert").expect("a command");
         let help = convert.render_long_help().to_string();
         for name in Target::names() {
-            assert!(help.contains(name), "{name} is not in the help");
+            assert!(help.contains(&name), "{name} is not in the help");
         }
     }
 }
