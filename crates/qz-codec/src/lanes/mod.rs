@@ -86,10 +86,11 @@ pub trait Lanes:
     /// Signed bytes as numbers.
     fn from_signed_bytes(bytes: &[i8; LANES]) -> Self;
 
-    /// The number that a binary16 stands for: [`crate::number::f32_from_f16`].
+    /// The number that a binary16 stands for, [`crate::number::f32_from_f16`], in every
+    /// lane.
     #[inline(always)]
-    fn from_half(half: u16) -> f32 {
-        f32_from_f16(half)
+    fn splat_half(half: u16) -> Self {
+        Self::splat(f32_from_f16(half))
     }
 
     /// The top bit of each byte, the first one's lowest.
@@ -230,16 +231,4 @@ pub fn transpose<L: Lanes, const LENGTH: usize>(
         *rows = L::transpose_square(&squares);
     }
     rows
-}
-
-/// The numbers of many rows.
-#[inline(always)]
-pub(crate) fn store_rows<L: Lanes, const LENGTH: usize>(
-    rows: &[L; LENGTH],
-) -> [[f32; LANES]; LENGTH] {
-    let mut numbers = [[0.0; LANES]; LENGTH];
-    for (numbers, row) in numbers.iter_mut().zip(rows) {
-        *numbers = row.store();
-    }
-    numbers
 }

@@ -47,7 +47,7 @@ macro_rules! fold_rows {
     }};
 }
 
-registers! { "avx2":
+registers! { "avx2,f16c":
     load(numbers: &[f32; 8]) -> Register {
         // SAFETY: the pointer is to eight numbers.
         unsafe { _mm256_loadu_ps(numbers.as_ptr()) }
@@ -59,6 +59,7 @@ registers! { "avx2":
     }
 
     splat(number: f32) -> Register { _mm256_set1_ps(number) }
+    splat_half(half: u16) -> Register { _mm256_cvtph_ps(_mm_set1_epi16(half as i16)) }
     add(a: Register, b: Register) -> Register { _mm256_add_ps(a, b) }
     sub(a: Register, b: Register) -> Register { _mm256_sub_ps(a, b) }
     mul(a: Register, b: Register) -> Register { _mm256_mul_ps(a, b) }

@@ -50,6 +50,7 @@ registers! { "avx512f,avx512bw,avx512dq,avx512vl":
     }
 
     splat(number: f32) -> Register { _mm512_set1_ps(number) }
+    splat_half(half: u16) -> Register { _mm512_cvtph_ps(_mm256_set1_epi16(half as i16)) }
     add(a: Register, b: Register) -> Register { _mm512_add_ps(a, b) }
     sub(a: Register, b: Register) -> Register { _mm512_sub_ps(a, b) }
     mul(a: Register, b: Register) -> Register { _mm512_mul_ps(a, b) }

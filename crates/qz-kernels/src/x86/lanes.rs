@@ -119,9 +119,8 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
-            fn from_half(half: u16) -> f32 {
-                // SAFETY: the caller has the instructions.
-                unsafe { super::from_half(half) }
+            fn splat_half(half: u16) -> Self {
+                Self(for_each_register!($numbers, _I => splat_half(half)))
             }
 
             #[inline(always)]
