@@ -297,3 +297,146 @@ fn bad_gguf_files_are_named() {
     check(b"GGUF\x01\0\0\0\0\0\0\0\0\0\0\0", "version 1");
     check(&[&b"GGUF\x03\0\0\0"[..], &[0xff; 16]].concat(), "");
 }
+
+/// A GGUF file by hand: version, claimed counts, pairs, tensors, data.
+struct Gguf<'a> {
+    version: u32,
+    tensor_count: Option<u64>,
+    pair_count: Option<u64>,
+    pairs: &'a [Vec<u8>],
+    tensors: &'a [Vec<u8>],
+    data: usize,
+}
+
+const GGUF: Gguf<'static> =
+    Gguf { version: 3, tensor_count: None, pair_count: None, pairs: &[], tensors: &[], data: 0 };
+
+impl Gguf<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(self.version.to_le_bytes());
+        out.extend(self.tensor_count.unwrap_or(self.tensors.len() as u64).to_le_bytes());
+        out.extend(self.pair_count.unwrap_or(self.pairs.len() as u64).to_le_bytes());
+        out.extend(self.pairs.concat());
+        out.extend(self.tensors.concat());
+        out.resize(out.len().next_multiple_of(32) + self.data, 0);
+        out
+    }
+}
+
+fn gguf_text(value: &[u8]) -> Vec<u8> {
+    [&(value.len() as u64).to_le_bytes()[..], value].concat()
+}
+
+fn gguf_pair(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    [&gguf_text(key.as_bytes())[..], &kind.to_le_bytes(), value].concat()
+}
+
+/// Dimensions innermost first.
+fn gguf_tensor(name: &str, dimensions: &[u64], data_type: u32, offset: u64) -> Vec<u8> {
+    let mut out = gguf_text(name.as_bytes());
+    out.extend((dimensions.len() as u32).to_le_bytes());
+    dimensions.iter().for_each(|dimension| out.extend(dimension.to_le_bytes()));
+    out.extend(data_type.to_le_bytes());
+    out.extend(offset.to_le_bytes());
+    out
+}
+
+/// The kinds of broken files in llama.cpp's `tests/test-gguf.cpp`, and some of its
+/// CVEs: each is refused with its rule, and with the byte where it is broken. Every
+/// rule by itself: `formats/qz-gguf/tests`.
+#[test]
+fn broken_gguf_files_are_refused_with_rule_key_and_byte() {
+    let folder = scratch();
+    let input = folder.path().join("model.gguf");
+    let check = |file: Gguf<'_>, rule: &str, name: Option<&str>, offset: u64| {
+        fs::write(&input, file.bytes()).expect("written");
+        for command in ["convert", "inspect", "verify", "plan"] {
+            let output = folder.path().join("out.gguf");
+            let arguments: &[&str] = match command {
+                "convert" => &["--to", "q8_0", "-o", text(&output)],
+                "plan" => &["--to", "q8_0"],
+                _ => &[],
+            };
+            let run = quantize(&[&[command, text(&input), "--json"], arguments].concat());
+            assert_eq!(run.code, BAD_INPUT, "{command}: {}", run.stderr);
+            let error = &run.json()["error"];
+            assert_eq!(error["rule"], rule, "{command}");
+            assert_eq!(error["file"], text(&input), "{rule}");
+            assert_eq!(error["tensor"].as_str(), name, "{rule}");
+            assert_eq!(error["offset"], offset, "{rule}");
+            assert_eq!(names(folder.path()), ["model.gguf"], "{rule}");
+        }
+    };
+    let w = |dimensions: &[u64], data_type| [gguf_tensor("w", dimensions, data_type, 0)];
+    // A list of tensors begins at byte 24; of "w" the dimensions at 33.
+    for version in [0, 1, 4] {
+        check(Gguf { version, ..GGUF }, "unsupported-version", None, 4);
+    }
+    check(Gguf { version: 3u32.swap_bytes(), ..GGUF }, "big-endian", None, 4);
+    check(Gguf { tensor_count: Some(u64::MAX), ..GGUF }, "count-too-large", None, 8);
+    check(Gguf { tensor_count: Some(1 << 29), ..GGUF }, "count-too-large", None, 8);
+    check(Gguf { pair_count: Some(u64::MAX), ..GGUF }, "count-too-large", None, 16);
+    let long_key = [[&u64::MAX.to_le_bytes()[..], &[0; 40]].concat()];
+    check(Gguf { pairs: &long_key, ..GGUF }, "count-too-large", None, 24);
+    check(Gguf { pairs: &[gguf_pair("", 7, &[1])], data: 32, ..GGUF }, "empty-key", None, 24);
+    check(
+        Gguf { pairs: &[gguf_pair("k", 99, &[0; 8])], ..GGUF },
+        "unknown-value-kind",
+        Some("k"),
+        33,
+    );
+    let twice = [gguf_pair("k", 7, &[1]), gguf_pair("k", 7, &[1])];
+    check(Gguf { pairs: &twice, ..GGUF }, "duplicate-key", Some("k"), 38);
+    let align = |kind, value: &[u8]| [gguf_pair("general.alignment", kind, value)];
+    let alignment = Some("general.alignment");
+    check(
+        Gguf { pairs: &align(4, &13u32.to_le_bytes()), ..GGUF },
+        "invalid-alignment",
+        alignment,
+        24,
+    );
+    check(
+        Gguf { pairs: &align(5, &32i32.to_le_bytes()), ..GGUF },
+        "invalid-alignment",
+        alignment,
+        24,
+    );
+    let long_array = [&4u32.to_le_bytes()[..], &(1u64 << 30).to_le_bytes(), &[0; 64]].concat();
+    check(
+        Gguf { pairs: &[gguf_pair("k", 9, &long_array)], ..GGUF },
+        "count-too-large",
+        Some("k"),
+        41,
+    );
+    let long_name = [gguf_tensor(&"n".repeat(64), &[1], 0, 0)];
+    check(Gguf { tensors: &long_name, data: 32, ..GGUF }, "tensor-name-too-long", None, 24);
+    let names_twice = [gguf_tensor("w", &[1], 0, 0), gguf_tensor("w", &[1], 0, 32)];
+    check(Gguf { tensors: &names_twice, data: 64, ..GGUF }, "duplicate-tensor", Some("w"), 57);
+    check(Gguf { tensors: &w(&[1; 5], 0), data: 32, ..GGUF }, "too-many-dimensions", Some("w"), 33);
+    for dimensions in [
+        &[u64::MAX][..],
+        &[1 << 32, 1 << 32],
+        &[1 << 61],
+        // The product of the padded sizes wraps (NBYTES_PAD_WRAP).
+        &[4, (1 << 30) - 1, (1 << 30) + 1],
+    ] {
+        check(
+            Gguf { tensors: &w(dimensions, 0), data: 32, ..GGUF },
+            "size-overflow",
+            Some("w"),
+            33,
+        );
+    }
+    check(Gguf { tensors: &w(&[31], 2), data: 32, ..GGUF }, "partial-block", Some("w"), 33);
+    check(Gguf { tensors: &w(&[1], 999), data: 32, ..GGUF }, "unknown-type", Some("w"), 45);
+    check(Gguf { tensors: &w(&[256], 4), data: 256, ..GGUF }, "removed-type", Some("w"), 45);
+    let placed = |offset| [gguf_tensor("w", &[1], 0, offset)];
+    for offset in [1, 32, u64::MAX] {
+        check(Gguf { tensors: &placed(offset), data: 64, ..GGUF }, "data-offset", Some("w"), 49);
+    }
+    check(Gguf { tensors: &w(&[1], 0), data: 3, ..GGUF }, "data-missing", Some("w"), 49);
+    // 96 bytes that declare a tensor of 1 TiB.
+    check(Gguf { tensors: &w(&[1 << 38], 0), data: 32, ..GGUF }, "data-missing", Some("w"), 49);
+    check(Gguf { tensors: &w(&[1], 0), data: 33, ..GGUF }, "trailing-bytes", None, 96);
+}

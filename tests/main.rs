@@ -3,12 +3,16 @@
 
 mod bad_input;
 mod convert;
+mod eval;
 mod experts;
+mod generic;
 mod golden;
 mod importance;
 mod interruption;
 mod overrides;
 mod plan;
+mod pytorch;
 mod reports;
+mod split;
 mod support;
 mod text;

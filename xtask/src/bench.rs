@@ -30,6 +30,7 @@ pub(crate) struct Inputs {
 
 const GGUF_TO_Q4_K_M: &str = "bf16 GGUF -> q4_k_m";
 const CHECKPOINT_TO_Q4_K_M: &str = "checkpoint -> q4_k_m";
+const THREE_TARGETS: &str = "checkpoint -> q6_k,q5_k_m,q4_k_m";
 const CHECKPOINT_TO_BF16: &str = "checkpoint -> bf16, against cp+sync";
 
 /// One run: how long, and the largest resident set of any of its processes.
@@ -47,9 +48,10 @@ pub(crate) fn run(programs: &Programs, inputs: &Inputs) -> Result<()> {
         "case", "ours s", "theirs s", "theirs/ours", "peak MiB ours/theirs"
     );
     type Case = fn(&Programs, &Inputs) -> Result<()>;
-    let cases: [(&str, Case); 3] = [
+    let cases: [(&str, Case); 4] = [
         (GGUF_TO_Q4_K_M, gguf_to_q4_k_m),
         (CHECKPOINT_TO_Q4_K_M, checkpoint_to_q4_k_m),
+        (THREE_TARGETS, three_targets),
         (CHECKPOINT_TO_BF16, checkpoint_to_bf16),
     ];
     let wanted = cases.iter().filter(|(name, _)| name.contains(&inputs.only));
@@ -81,6 +83,36 @@ fn checkpoint_to_q4_k_m(programs: &Programs, inputs: &Inputs) -> Result<()> {
         }
     })?;
     remove(&[&ours, &theirs])
+}
+
+/// Three targets from one read, against each alone, less two of the three reads that
+/// those make.
+fn three_targets(programs: &Programs, inputs: &Inputs) -> Result<()> {
+    const TARGETS: [&str; 3] = ["q6_k", "q5_k_m", "q4_k_m"];
+    let [single, _] = outputs(inputs);
+    let folder = single.with_extension("three");
+    let together = |folder: &Path| {
+        let mut command =
+            convert(programs, inputs, &inputs.checkpoint, "q6_k,q5_k_m,q4_k_m", folder);
+        let measured = measure(&mut command)?;
+        fs::remove_dir_all(folder)?;
+        Ok(measured)
+    };
+    pairs(inputs, THREE_TARGETS, |side| match side {
+        Side::Ours => together(&folder),
+        Side::Theirs => {
+            let script = format!("cat '{}'/*.safetensors > /dev/null", inputs.checkpoint.display());
+            let read = measure(Command::new("sh").args(["-c", &script]))?;
+            let (mut time, mut peak_kib) = (Duration::ZERO, 0);
+            for target in TARGETS {
+                let alone =
+                    measure(&mut convert(programs, inputs, &inputs.checkpoint, target, &single))?;
+                (time, peak_kib) = (time + alone.time, peak_kib.max(alone.peak_kib));
+            }
+            Ok(Measured { time: time.saturating_sub(2 * read.time), peak_kib })
+        }
+    })?;
+    remove(&[&single])
 }
 
 fn checkpoint_to_bf16(programs: &Programs, inputs: &Inputs) -> Result<()> {

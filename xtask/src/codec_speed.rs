@@ -124,10 +124,10 @@ pub(crate) enum Side {
 pub(crate) fn run(library: &Path, isa: Isa, only: &str, count: bool) -> Result<()> {
     ensure!(!cfg!(debug_assertions), "only a release build has a speed: cargo run --release");
     let reference = Reference::load(library)?;
-    let (copied, written) = (bandwidth(true), bandwidth(false));
-    println!("copying within this cache: {copied:.1} GB/s read and written, writing {written:.1}");
+    let memory = memory_bandwidth();
+    println!("memory bandwidth: {memory:.1} GB/s, read and written");
     println!(
-        "type    work           Mweights/s  reference  ratio    GB/s{}",
+        "type    work           Mweights/s  reference  ratio of memory{}",
         match count {
             true => "  instructions per weight  reference  ratio",
             false => "",
@@ -145,9 +145,11 @@ pub(crate) fn run(library: &Path, isa: Isa, only: &str, count: bool) -> Result<(
             let ours = median(pairs.iter().map(|pair| rate(pair.0)));
             let theirs = median(pairs.iter().map(|pair| rate(pair.1)));
             let ratio = median(pairs.iter().map(|(a, b)| b.as_secs_f64() / a.as_secs_f64()));
-            let touched = work.bytes.len() as f64 / (ROWS * COLUMNS) as f64 + 4.0;
             print!("{name:<7} {:<14} {ours:>10.1} {theirs:>10.1} {ratio:>6.2}", task.name());
-            print!(" {:>7.1}", ours * touched * 1e-3);
+            match task {
+                Task::Decode => print!(" {:>7.0} %", 100.0 * decode_from_memory(&work) / memory),
+                Task::Encode { .. } => print!("{:>10}", ""),
+            }
             if count {
                 let ours = count_instructions(library, name, task, isa, Side::Ours)?;
                 let theirs = count_instructions(library, name, task, isa, Side::Theirs)?;
@@ -177,7 +179,7 @@ fn count_instructions(library: &Path, name: &str, task: Task, isa: Isa, side: Si
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
     command.arg("--toggle-collect=*counted_work*").arg(std::env::current_exe()?);
-    command.arg("codec-task").arg("--library").arg(library).args(["--isa", isa.name()]);
+    command.arg("run-codec").arg("--library").arg(library).args(["--isa", isa.name()]);
     command.args([name, task.name(), if side == Side::Ours { "ours" } else { "theirs" }]);
     let output = command.output().context("cannot run valgrind")?;
     let log = String::from_utf8_lossy(&output.stderr);
@@ -197,22 +199,37 @@ fn pairs(work: &mut Work<'_>) -> Vec<(Duration, Duration)> {
     pairs
 }
 
-/// Gigabytes per second that this thread copies, or writes, in buffers as large as those
-/// of the codecs: a bound for decoders.
-fn bandwidth(copy: bool) -> f64 {
-    let source = vec![1.0f32; ROWS * COLUMNS];
-    let mut out = vec![0.0f32; ROWS * COLUMNS];
-    let times = (0..1001).map(|round| {
-        let start = thread_time();
-        match copy {
-            true => out.copy_from_slice(std::hint::black_box(&source)),
-            false => out.fill(round as f32),
-        }
+/// Weights whose f32 form fits into no cache.
+const MANY: usize = 32 << 20;
+
+/// Gigabytes per second that this thread copies, read and written, in buffers that fit
+/// into no cache: a bound for decoders.
+fn memory_bandwidth() -> f64 {
+    let source = vec![1.0f32; MANY];
+    let mut out = vec![0.0f32; MANY];
+    let time = fastest(|| {
+        out.copy_from_slice(std::hint::black_box(&source));
         std::hint::black_box(&mut out);
+    });
+    (2 * size_of_val(&source[..])) as f64 / time * 1e-9
+}
+
+/// Gigabytes per second that our decoder reads and writes in such buffers.
+fn decode_from_memory(work: &Work<'_>) -> f64 {
+    let bytes = work.bytes.repeat(MANY / (ROWS * COLUMNS));
+    let mut out = vec![0.0f32; MANY];
+    let time = fastest(|| work.codec.decode(&bytes, &mut out));
+    (bytes.len() + size_of_val(&out[..])) as f64 / time * 1e-9
+}
+
+/// Seconds of the fastest of some rounds.
+fn fastest(mut work: impl FnMut()) -> f64 {
+    let times = (0..7).map(|_| {
+        let start = thread_time();
+        work();
         (thread_time() - start).as_secs_f64()
     });
-    let bytes = size_of_val(&source[..]) * if copy { 2 } else { 1 };
-    bytes as f64 / median(times) * 1e-9
+    times.fold(f64::INFINITY, f64::min)
 }
 
 /// How long this thread has been on a core: what else the machine does is not counted.

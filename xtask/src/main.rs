@@ -9,7 +9,9 @@ mod codec_speed;
 #[path = "../../crates/qz-codec/golden/inputs.rs"]
 mod inputs;
 mod parity_codec;
+mod parity_eval;
 mod parity_files;
+mod parity_tokens;
 mod reference;
 mod snapshots;
 mod tidy;
@@ -51,6 +53,24 @@ enum Task {
         #[arg(long)]
         source: PathBuf,
     },
+    /// Compare perplexities with llama-perplexity's
+    ParityEval {
+        /// Folder with llama-perplexity
+        #[arg(long)]
+        binaries: PathBuf,
+        /// Our binary
+        #[arg(long, default_value = "target/release/quantize")]
+        quantize: PathBuf,
+        /// The text
+        #[arg(long)]
+        text: PathBuf,
+        #[arg(long, default_value_t = 64)]
+        chunks: u32,
+        #[arg(long, default_value_t = 512)]
+        context: u32,
+        /// Checkpoints [default: fixtures/demo-llama]
+        models: Vec<PathBuf>,
+    },
     /// Compare whole files with llama.cpp's converter and quantizer
     ParityFiles {
         #[command(flatten)]
@@ -64,6 +84,20 @@ enum Task {
         /// Checkpoints as FOLDER=PRE_TOKENIZER[=IMATRIX] or FILE.gguf[==IMATRIX] [default: all
         /// with a golden.json in fixtures]
         checkpoints: Vec<String>,
+    },
+    /// Compare token ids with llama.cpp's test sets, and with llama-tokenize on whole texts
+    ParityTokens {
+        /// llama.cpp's source tree
+        #[arg(long)]
+        source: PathBuf,
+        /// Folder with llama-tokenize
+        #[arg(long)]
+        binaries: Option<PathBuf>,
+        /// A text to compare for every vocabulary; repeatable
+        #[arg(long)]
+        text: Vec<PathBuf>,
+        /// GGUF files with further vocabularies
+        vocabularies: Vec<PathBuf>,
     },
     /// Time the codecs beside llama.cpp's own, on one thread
     CodecSpeed {
@@ -82,7 +116,7 @@ enum Task {
     },
     /// Let a codec, or llama.cpp's, do one task once: what `codec-speed` counts
     #[command(hide = true)]
-    CodecTask {
+    RunCodec {
         #[arg(long)]
         library: PathBuf,
         #[arg(long)]
@@ -153,8 +187,18 @@ fn main() -> Result<()> {
         Task::CodecSpeed { library, isa, only, count } => {
             codec_speed::run(&library, isa, &only, count)
         }
-        Task::CodecTask { library, isa, data_type, task, side } => {
+        Task::RunCodec { library, isa, data_type, task, side } => {
             codec_speed::run_once(&library, isa, &data_type, &task, side)
+        }
+        Task::ParityTokens { source, binaries, text, vocabularies } => {
+            parity_tokens::run(&source, binaries.as_deref(), &text, &vocabularies)
+        }
+        Task::ParityEval { binaries, quantize, text, chunks, context, mut models } => {
+            if models.is_empty() {
+                models.push(workspace().join("fixtures/demo-llama"));
+            }
+            let settings = parity_eval::Settings { binaries, quantize, text, chunks, context };
+            parity_eval::run(&settings, &models)
         }
         Task::ParityFiles { programs, text, options, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {

@@ -156,5 +156,6 @@ fn facts(name: &str, header: &str) -> Result<ModelFacts> {
         heads_per_key_head: heads.checked_div(key_heads).unwrap_or(0),
         experts: number("n_expert")?.unwrap_or(0),
         is_seventy_billion: is_llama && layers == 80 && heads != key_heads,
+        is_generic: false,
     })
 }

@@ -1,14 +1,14 @@
 //! The command line, as types.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
-
 use std::sync::Arc;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides, PlanOptions, Target,
-    TensorOverride, element_type,
+    EvalData, EvalOptions, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions,
+    Overrides, PlanOptions, Rounding, SplitOptions, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
 
@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Check an artifact: its structure, and its weights against their source
     Verify(Verify),
+    /// Measure how well a model foretells a text: its perplexity
+    Eval(Eval),
     /// Convert, quantize and verify the bundled checkpoint
     Demo(Demo),
     /// Write completions for a shell to standard output
@@ -82,6 +84,7 @@ impl Command {
             | Self::Plan(Plan { json, .. })
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
+            | Self::Eval(Eval { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
             Self::Completions(_) => false,
         }
@@ -146,8 +149,52 @@ pub(crate) struct Recipe {
     /// Fail if a tensor's rows do not fill its type's blocks, instead of giving it another type
     #[arg(long)]
     pub(crate) no_fallback: bool,
+    /// Quantize a GGUF model of an unknown architecture by its tensors' names and shapes alone
+    #[arg(long)]
+    pub(crate) generic: bool,
+    #[command(flatten)]
+    pub(crate) split: SplitArguments,
     #[command(flatten)]
     pub(crate) read: Source,
+}
+
+/// Whether, and where, outputs are cut into several files.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct SplitArguments {
+    /// Write files of at most so many bytes of tensors: NAME-00001-of-0000N.gguf
+    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_size)]
+    split_max_size: Option<NonZeroU64>,
+    /// Write files of at most so many tensors
+    #[arg(long, value_name = "N")]
+    split_max_tensors: Option<NonZeroU32>,
+    /// Write the metadata alone into the first file
+    #[arg(long)]
+    no_tensor_first_split: bool,
+}
+
+impl SplitArguments {
+    fn options(self) -> Option<SplitOptions> {
+        let options = SplitOptions {
+            max_bytes: self.split_max_size,
+            max_tensors: self.split_max_tensors,
+            first_without_tensors: self.no_tensor_first_split,
+        };
+        (options != SplitOptions::default()).then_some(options)
+    }
+}
+
+/// A size as llama.cpp's converter takes it: a number, or thousands, millions or
+/// thousand millions.
+fn parse_size(text: &str) -> Result<NonZeroU64, String> {
+    let (number, unit) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let wanted = "expected a positive number of bytes, or one with K, M or G";
+    size.and_then(NonZeroU64::new).ok_or_else(|| wanted.to_owned())
 }
 
 impl Recipe {
@@ -166,6 +213,8 @@ impl Recipe {
             },
             metadata: self.override_kv.clone(),
             importance: importance.map(Arc::new),
+            generic: self.generic,
+            split: self.split.options(),
         })
     }
 }
@@ -270,6 +319,95 @@ pub(crate) struct Verify {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// A Hugging Face folder or a .gguf file
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// The text
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens")]
+    pub(crate) data: Option<PathBuf>,
+    /// The text as token ids instead: numbers divided by anything else
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub(crate) tokens: Option<PathBuf>,
+    /// Tokens that the model sees together
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) ctx: usize,
+    /// Score at most so many chunks of the text [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) chunks: Option<u32>,
+    /// Score overlapping chunks that begin so many tokens apart
+    #[arg(long, value_name = "N")]
+    pub(crate) stride: Option<usize>,
+    /// Round activations as llama.cpp does for each weight type, or not at all
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Activations::Engine)]
+    pub(crate) activations: Activations,
+    /// The type keys and values are kept in [default: f16; f32 with --activations f32]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub(crate) kv_type: Option<KvType>,
+    /// Memory to stay within where there is a choice; hidden states beyond it go to disk
+    #[arg(long, value_name = "N[K|M|G]", default_value = "2G", value_parser = parse_size)]
+    pub(crate) max_memory: NonZeroU64,
+    /// Fail (exit code 1) if the perplexity is larger
+    #[arg(long, value_name = "X")]
+    pub(crate) max_ppl: Option<f64>,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) read: Source,
+}
+
+/// What becomes of activations before products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Activations {
+    Engine,
+    F32,
+}
+
+/// The type keys and values are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum KvType {
+    F32,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl Eval {
+    pub(crate) fn options(&self, global: &Global) -> EvalOptions {
+        let rounding = match self.activations {
+            Activations::Engine => Rounding::Engine,
+            Activations::F32 => Rounding::Exact,
+        };
+        let default = if rounding == Rounding::Exact { KvType::F32 } else { KvType::F16 };
+        EvalOptions {
+            open: self.read.options(),
+            data: match (&self.tokens, &self.data) {
+                (Some(tokens), _) => EvalData::Tokens(tokens.clone()),
+                (None, data) => EvalData::Text(data.clone().unwrap_or_default()),
+            },
+            context: self.ctx,
+            chunks: self.chunks.map(|chunks| chunks as usize),
+            stride: self.stride,
+            rounding,
+            cache_type: match self.kv_type.unwrap_or(default) {
+                KvType::F32 => DataType::F32,
+                KvType::F16 => DataType::F16,
+                KvType::Q8_0 => DataType::Q8_0,
+                KvType::Q4_0 => DataType::Q4_0,
+            },
+            max_memory: self.max_memory.get(),
+            spill_folder: std::env::temp_dir(),
+            threads: global.thread_count(),
+            max_perplexity: self.max_ppl,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Keep the checkpoint and the results in this folder
     #[arg(short, long, value_name = "DIR")]
@@ -288,6 +426,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(parse_size(text).ok().map(NonZeroU64::get), expected, "{text}");
+        };
+        check("7", Some(7));
+        check("2K", Some(2_000));
+        check("300M", Some(300_000_000));
+        check("48G", Some(48_000_000_000));
+        check("0", None);
+        check("0G", None);
+        check("-1M", None);
+        check("1.5G", None);
+        check("2T", None);
+        check("G", None);
+        check("", None);
+        check("18446744073709551615G", None);
     }
 
     #[test]

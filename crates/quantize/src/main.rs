@@ -35,6 +35,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         Command::Plan(plan) => commands::plan::run(plan, &arguments.global),
         Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
+        Command::Eval(eval) => commands::eval::run(eval, &arguments.global),
         Command::Demo(demo) => commands::demo::run(demo, &arguments.global),
         Command::Completions(completions) => commands::completions::run(completions),
     }

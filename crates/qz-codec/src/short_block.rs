@@ -171,7 +171,7 @@ fn affine_by_range<L: Lanes, const BYTES: usize>(
     batch: &Batch,
     blocks: &mut [[u8; BYTES]],
 ) {
-    let (mut lowest, mut highest) = ranges::<L>(&batch.values);
+    let (mut lowest, mut highest) = L::ranges(&batch.values);
     if lowest.equal(L::zero()).any() {
         // The first zero's sign is stored.
         (lowest, highest) = ranges_in_order(&batch.values);
@@ -194,7 +194,7 @@ fn affine_by_range<L: Lanes, const BYTES: usize>(
 /// The first value of largest magnitude of each block.
 #[inline(always)]
 fn extremes<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> L {
-    let (least, greatest) = ranges::<L>(values);
+    let (least, greatest) = L::ranges(values);
     let largest = greatest.max(-least);
     let extremes = greatest.equal(largest).select(greatest, least);
     // Which of two is the first has to be looked up; of zeros none is chosen.
@@ -212,19 +212,6 @@ fn extremes<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> L {
         }
     }
     L::load(&extremes)
-}
-
-/// The least and the greatest value of each block. Zeros may have either sign.
-#[inline(always)]
-fn ranges<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> (L, L) {
-    let (mut least, mut greatest) = ([L::zero(); LANES], [L::zero(); LANES]);
-    for (lane, values) in values.iter().enumerate() {
-        let [low, high] = values.as_chunks().0 else { unreachable!() };
-        let (low, high) = (L::load(low), L::load(high));
-        least[lane] = low.min(high);
-        greatest[lane] = low.max(high);
-    }
-    (L::least_of_each(&least), L::greatest_of_each(&greatest))
 }
 
 /// The first of the least and the first of the greatest values of each block.

@@ -10,7 +10,7 @@ macro_rules! for_every_codec {
     ($macro:ident! { $($given:tt)* }) => {
         $macro! {
             $($given)*
-f32: F32, decode, encode;
+            f32: F32, decode, encode;
             f16: F16, decode, encode;
             bf16: BF16, decode, encode;
             q8_0: Q8_0, decode::<L>, encode::<L>;

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use qz_codec::{CODECS, Codec};
 use qz_tensor::DataType;
 
+use crate::error::Error;
+
 #[cfg(target_arch = "x86_64")]
 use crate::{codecs::accelerated, x86};
 
@@ -23,18 +25,6 @@ pub enum Isa {
     Avx2,
     /// AVX-512 on x86-64: F, BW, DQ and VL.
     Avx512,
-}
-
-/// The name is of no instruction set, or of one that this machine lacks.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The name is not known.
-    #[error("no instruction set is called {0}")]
-    Unknown(String),
-    /// This machine lacks it.
-    #[error("this machine does not have {0}")]
-    Unsupported(Isa),
 }
 
 impl fmt::Display for Isa {

@@ -1,5 +1,6 @@
 //! What a model architecture has to say for itself.
 
+use qz_kernels::backend::RotaryPairs;
 use qz_tensor::{Metadata, SideFiles, Warning};
 use qz_tokenize::VocabularyRules;
 
@@ -52,6 +53,11 @@ pub trait Architecture: Send + Sync {
     /// True if its layers are mixtures of experts.
     fn mixes_experts(&self) -> bool {
         false
+    }
+
+    /// Which elements of a head its graph turns together.
+    fn rotary_pairs(&self) -> RotaryPairs {
+        RotaryPairs::Adjacent
     }
 
     /// Tensors that follow from the configuration alone, in the reference's order.

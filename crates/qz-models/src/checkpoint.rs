@@ -51,7 +51,8 @@ pub(crate) fn match_tensors(
     let mut matched = MatchedTensors { recipes: Vec::new(), ignored: Vec::new() };
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
-        if IGNORED.iter().any(|ending| tensor.name.ends_with(ending)) {
+        let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
+        if is_buffer || matcher.is_tied_copy(tensor) {
             matched.ignored.push(tensor.name.clone());
         } else {
             matcher.place(tensor, TensorIndex(position), &mut matched.recipes)?;
@@ -150,6 +151,24 @@ impl Matcher<'_> {
             self.unknown(tensor, None);
         }
         Ok(())
+    }
+
+    /// True for output weights that are the token embeddings under another name,
+    /// with their very bytes, as PyTorch files have them: they are written once. A
+    /// configuration that denies it is believed.
+    fn is_tied_copy(&self, tensor: &TensorInfo) -> bool {
+        let name = rule_name(&tensor.name, self.bare);
+        let may_be_tied = self.rules.iter().any(|rule| {
+            matches!(rule.presence, Presence::WhenFalse(key) if self.config.switch(key) != Some(false))
+                && rule.hugging_face.matches(&name).is_some()
+        });
+        let place = |tensor: &TensorInfo| (tensor.offset, tensor.bytes, tensor.data_type);
+        may_be_tied
+            && self.tensors.iter().any(|other| {
+                other.name != tensor.name
+                    && place(other) == place(tensor)
+                    && (&other.file, &other.shape) == (&tensor.file, &tensor.shape)
+            })
     }
 
     /// True if the configuration allows the tensor, in its shape. Faults are

@@ -22,6 +22,19 @@ pub struct ConfigDefaults {
     pub rms_epsilon: f64,
     /// The base of the rotary frequencies if missing.
     pub rope_theta: f64,
+    /// What `sliding_window` is if missing.
+    pub window: DefaultWindow,
+}
+
+/// What `sliding_window` is if `config.json` does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultWindow {
+    /// The model type has none, or none in all layers: the key does not count.
+    Never,
+    /// None.
+    None,
+    /// So many positions.
+    Fixed(u64),
 }
 
 /// What `head_dim` is if `config.json` does not say.

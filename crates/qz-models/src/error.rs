@@ -60,6 +60,84 @@ pub enum Error {
     /// The vocabulary cannot be converted.
     #[error(transparent)]
     Vocabulary(#[from] qz_tokenize::Error),
+    /// A forward pass is asked of an architecture that has none.
+    #[error("{location}: {name:?} cannot be evaluated; known are {known}")]
+    NoForwardPass {
+        /// The model.
+        location: Location,
+        /// What it says it is.
+        name: String,
+        /// What can be evaluated.
+        known: String,
+    },
+    /// A metadata key that a forward pass needs is missing or cannot be.
+    #[error("{location}: {problem}")]
+    Hyperparameter {
+        /// The model and the key.
+        location: Location,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tensor that a forward pass needs is not there.
+    #[error("{location}: the tensor is missing, evaluation needs it")]
+    MissingWeight {
+        /// The model and the tensor.
+        location: Location,
+    },
+    /// A tensor has another shape than the metadata says.
+    #[error("{location}: the shape is {found}, the metadata asks for {expected:?}")]
+    WeightShape {
+        /// The model and the tensor.
+        location: Location,
+        /// The tensor's shape.
+        found: Shape,
+        /// What it should be, outermost first.
+        expected: Vec<usize>,
+    },
+    /// A product of activations and weights is no number.
+    #[error("{location}: the product with this tensor is not finite for token {token} of the text")]
+    NonFiniteActivation {
+        /// The model and the tensor.
+        location: Location,
+        /// The token, counted from the first chunk's start.
+        token: usize,
+    },
+    /// A token that the model does not have.
+    #[error("{location}: token {token} is not in the model's vocabulary of {vocabulary}")]
+    Token {
+        /// The model and its embedding.
+        location: Location,
+        /// The token.
+        token: u32,
+        /// How many there are.
+        vocabulary: u64,
+    },
+    /// The backend cannot compute with a tensor.
+    #[error("{location}: {source}")]
+    Backend {
+        /// The model and the tensor.
+        location: Location,
+        /// Why.
+        source: qz_kernels::backend::Error,
+    },
+    /// Hidden states that do not fit into memory cannot be kept on disk.
+    #[error("{}: cannot keep hidden states here: {source}", folder.display())]
+    Spill {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// The same error about the token that `token` makes of its own.
+    pub(crate) fn of_token(mut self, of: impl FnOnce(usize) -> usize) -> Self {
+        if let Self::NonFiniteActivation { token, .. } = &mut self {
+            *token = of(*token);
+        }
+        self
+    }
 }
 
 /// One tensor that is not as it should be.
@@ -235,6 +313,22 @@ impl Diagnose for Error {
                 bad(Location::file(path).tensor("quantization_config"), "quantized-checkpoint")
             }
             Self::Vocabulary(error) => error.diagnosis(),
+            Self::NoForwardPass { location, .. } => bad(location.clone(), "no-forward-pass"),
+            Self::Hyperparameter { location, .. } => bad(location.clone(), "hyperparameter"),
+            Self::MissingWeight { location } => bad(location.clone(), "missing-tensor"),
+            Self::WeightShape { location, .. } => bad(location.clone(), "tensor-shape"),
+            Self::Token { location, .. } => bad(location.clone(), "token-out-of-range"),
+            Self::Backend { location, .. } => bad(location.clone(), "backend"),
+            Self::NonFiniteActivation { location, .. } => Diagnosis {
+                class: FaultClass::Numeric,
+                location: location.clone(),
+                rule: "non-finite-activation",
+            },
+            Self::Spill { folder, .. } => Diagnosis {
+                class: FaultClass::Environment,
+                location: Location::file(folder),
+                rule: "spill",
+            },
         }
     }
 }

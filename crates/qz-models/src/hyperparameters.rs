@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use crate::config::{ConfigDefaults, DefaultHeadSize, JsonObject, shown};
+use crate::config::{ConfigDefaults, DefaultHeadSize, DefaultWindow, JsonObject, shown};
 use crate::error::Error;
 use crate::rope::Rope;
 use crate::rules::Dimension;
@@ -53,6 +53,9 @@ pub struct ModelConfig {
     pub experts: Option<u64>,
     /// How many of them a token is given to, if the configuration says.
     pub experts_used: Option<u64>,
+    /// How many positions back a token sees, itself among them, if that is limited.
+    /// GGUF files of these architectures do not say so.
+    pub sliding_window: Option<u64>,
     /// Rotary position embedding.
     pub rope: Rope,
     /// Booleans that rules ask for, as far as the configuration states them.
@@ -112,6 +115,7 @@ impl ModelConfig {
             causal: config.boolean("is_causal")?.unwrap_or(true),
             experts,
             experts_used,
+            sliding_window: read_window(&config, defaults)?,
             rope: Rope::read(&config, &rope)?,
             switches,
         };
@@ -239,6 +243,22 @@ fn quotient_head_size(config: &JsonObject, hidden: u64, heads: u64) -> Result<u6
     } else {
         let problem = format!("is {heads}, which does not divide hidden_size {hidden}");
         Err(config.fault("num_attention_heads", problem))
+    }
+}
+
+/// The sliding window of a model type that has one in all layers. Written as null it is
+/// none, left out it is the default.
+fn read_window(
+    config: &JsonObject,
+    defaults: Option<&ConfigDefaults>,
+) -> Result<Option<u64>, Error> {
+    let key = "sliding_window";
+    match defaults.map_or(DefaultWindow::Never, |defaults| defaults.window) {
+        DefaultWindow::Never => Ok(None),
+        DefaultWindow::Fixed(window) if !config.has(key) => Ok(Some(window)),
+        DefaultWindow::None | DefaultWindow::Fixed(_) => {
+            Ok(config.integer(key, 0..=LARGEST_SIZE)?.filter(|window| *window > 0))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a checkpoint's files mean: which architecture it is, which tensors it
 //! must have and what they are called in GGUF, how their rows are ordered there,
-//! and the metadata that a GGUF file of it carries.
+//! and the metadata that a GGUF file of it carries; and what the model computes
+//! ([`forward`]).
 //!
 //! What belongs here: everything llama.cpp's `convert_hf_to_gguf.py` knows about
 //! a model apart from its vocabulary (`qz-tokenize`). What does not: opening
@@ -26,6 +27,7 @@ mod config;
 mod describe;
 mod error;
 mod experts;
+pub mod forward;
 mod general;
 mod hyperparameters;
 mod recipe;
@@ -35,7 +37,7 @@ mod rules;
 
 pub use architecture::{Architecture, ComputedTensor, Model};
 pub use architectures::ARCHITECTURES;
-pub use config::{ConfigDefaults, DefaultHeadSize};
+pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 pub use describe::{ConvertOptions, ModelDescription, describe};
 pub use error::{Error, TensorFault, TensorFaults};
 pub use hyperparameters::ModelConfig;

@@ -3,7 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
-use qz_gguf::GgufFile;
+use qz_gguf::GgufModel;
+use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
 use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
 
@@ -30,7 +31,7 @@ pub static CONTAINERS: &[Container] = &[
     },
     Container {
         name: "huggingface",
-        looks_like: "a folder with config.json and safetensors files",
+        looks_like: "a folder with config.json and safetensors or PyTorch files",
         detect: |path| path.is_dir() && path.join("config.json").exists(),
         open: open_hugging_face,
     },
@@ -71,19 +72,50 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
 }
 
 fn open_gguf(path: &Path, _: &OpenOptions) -> Result<Model, Error> {
-    let file = GgufFile::open(path)?;
-    Ok(Model::from_gguf(path, Box::new(file)))
+    let model = GgufModel::open(path)?;
+    Ok(Model::from_gguf(path, Box::new(model)))
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let source = SafetensorsModel::open_folder(path)?;
+    let (source, warning) = open_weights(path)?;
     let folder = Folder::new(path);
     let convert = qz_models::ConvertOptions {
         pre_tokenizer: options.pre_tokenizer.clone(),
         model_name: options.model_name.clone(),
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
-    Ok(Model::from_description(path, Box::new(source), description))
+    let mut model = Model::from_description(path, source, description);
+    model.warnings.extend(warning);
+    Ok(model)
+}
+
+/// Opens a folder's weights, in the format that is there. Where both are, the
+/// safetensors are read, as transformers does, and a warning says so.
+fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option<String>), Error> {
+    let has_pytorch = TorchModel::is_in(path);
+    if SafetensorsModel::is_in(path) {
+        let warning = has_pytorch.then(|| {
+            let path = path.display();
+            format!(
+                "{path}: both safetensors and PyTorch weights are here; the safetensors are read"
+            )
+        });
+        Ok((Box::new(SafetensorsModel::open_folder(path)?), warning))
+    } else if has_pytorch {
+        Ok((Box::new(TorchModel::open_folder(path)?), None))
+    } else {
+        Err(Error::NoWeights { path: path.to_owned(), detail: missing_weights(path) })
+    }
+}
+
+/// What a folder without weights has instead.
+fn missing_weights(path: &Path) -> &'static str {
+    if path.join("consolidated.00.pth").exists() {
+        "weights in Meta's own layout (`consolidated.*.pth`); convert them to Hugging Face's first"
+    } else {
+        "no weights here: no safetensors (`model.safetensors` or its index) and no PyTorch files \
+         (`pytorch_model.bin` or its index)"
+    }
 }
 
 /// A checkpoint folder's small files.

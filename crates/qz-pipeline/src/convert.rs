@@ -1,9 +1,10 @@
 //! `convert`: one read of a model, any number of outputs.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use qz_gguf::GgufSink;
+use qz_gguf::{GgufLayout, GgufSink};
 use qz_plan::Assignment;
 use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink};
 use sha2::{Digest, Sha256};
@@ -38,11 +39,13 @@ pub struct ConvertOptions {
 /// What came of one output.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ConvertReport {
-    /// The final path.
+    /// The path that was asked for.
     pub path: PathBuf,
+    /// The files that were written: that path, or those of a split set beside it.
+    pub files: Vec<PathBuf>,
     /// The target's name.
     pub target: String,
-    /// The file's size.
+    /// The size of all files.
     pub bytes: u64,
     /// Bits per weight over all tensors.
     pub bits_per_weight: f64,
@@ -113,8 +116,9 @@ pub fn convert(
 
     let outcome = stream::run(model, &work, options.threads, cancel, |step| match step {
         Step::Piece(piece) => {
-            let sink = &mut sinks.sinks[piece.output];
-            Ok(sink.put(TensorIndex(positions[piece.work]), piece.offset, &piece.bytes)?)
+            let output = &mut sinks.outputs[piece.output];
+            let place = output.places[positions[piece.work]];
+            Ok(output.sink.put(place, piece.offset, &piece.bytes)?)
         }
         Step::TileDone { work: position, weights, is_last } => {
             observer.observe(Event::Advanced { weights });
@@ -143,9 +147,17 @@ pub fn convert(
 
 /// The outputs being written.
 struct Sinks {
-    sinks: Vec<GgufSink>,
-    /// For each output, which tensors an interrupted run had finished.
-    done: Vec<Vec<bool>>,
+    outputs: Vec<Growing>,
+}
+
+/// An output being written.
+struct Growing {
+    sink: GgufSink,
+    files: Vec<PathBuf>,
+    /// Where the sink has each tensor of the model.
+    places: Vec<TensorIndex>,
+    /// Which of them an interrupted run had finished.
+    done: Vec<bool>,
 }
 
 impl Sinks {
@@ -156,29 +168,31 @@ impl Sinks {
         options: &ConvertOptions,
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
-        let mut sinks = Vec::with_capacity(outputs.len());
-        let mut done = Vec::with_capacity(outputs.len());
+        let mut growing = Vec::with_capacity(outputs.len());
         for (output, plan) in outputs.iter().zip(plans) {
-            check_not_an_input(model, &output.path)?;
             let metadata = &plan.metadata;
-            let tensors = sink_tensors(model, &plan.assignments);
+            let tensors = plan.sink_tensors(model);
+            let split = options.plan.split.as_ref();
+            let layout = GgufLayout::new(&output.path, metadata, &tensors, split)?;
+            let files = layout.paths();
+            files.iter().try_for_each(|path| check_not_an_input(model, path))?;
             let fingerprint = fingerprint(model, metadata, &tensors, &options.plan);
             let replace = OutputOptions { replace: options.replace };
-            let sink = GgufSink::create(&output.path, metadata, &tensors, &fingerprint, replace)?;
-            let mut finished = vec![false; tensors.len()];
-            sink.completed().iter().for_each(|tensor| finished[tensor.0] = true);
-            let resumed = finished.iter().filter(|finished| **finished).count();
-            if resumed > 0 {
-                observer.observe(Event::Resumed { path: &output.path, tensors: resumed });
+            let sink = GgufSink::begin(layout, &fingerprint, replace)?;
+            let finished: HashSet<TensorIndex> = sink.completed().iter().copied().collect();
+            if !finished.is_empty() {
+                let tensors = finished.len();
+                observer.observe(Event::Resumed { path: &output.path, tensors });
             }
-            sinks.push(sink);
-            done.push(finished);
+            let places = plan.places();
+            let done = places.iter().map(|place| finished.contains(place)).collect();
+            growing.push(Growing { sink, files, places, done });
         }
-        Ok(Self { sinks, done })
+        Ok(Self { outputs: growing })
     }
 
     fn is_wanted(&self, position: usize) -> bool {
-        self.done.iter().any(|done| !done[position])
+        self.outputs.iter().any(|output| !output.done[position])
     }
 
     fn remaining_work<'a>(
@@ -188,10 +202,10 @@ impl Sinks {
         options: &'a PlanOptions,
     ) -> Vec<Work<'a>> {
         let wanted = |position: usize| {
-            let of = |(plan, done): (&TargetPlan, &Vec<bool>)| {
-                (!done[position]).then_some(plan.assignments[position].data_type)
+            let of = |(plan, output): (&TargetPlan, &Growing)| {
+                (!output.done[position]).then_some(plan.assignments[position].data_type)
             };
-            plans.iter().zip(&self.done).map(of).collect()
+            plans.iter().zip(&self.outputs).map(of).collect()
         };
         model
             .tensors
@@ -207,15 +221,15 @@ impl Sinks {
     }
 
     fn complete(&mut self, position: usize, work: &Work<'_>) {
-        for (sink, wanted) in self.sinks.iter_mut().zip(&work.wanted) {
+        for (output, wanted) in self.outputs.iter_mut().zip(&work.wanted) {
             if wanted.is_some() {
-                sink.record_complete(TensorIndex(position));
+                output.sink.record_complete(output.places[position]);
             }
         }
     }
 
     fn keep(self) -> Result<(), Error> {
-        self.sinks.into_iter().try_for_each(|sink| Ok(sink.keep()?))
+        self.outputs.into_iter().try_for_each(|output| Ok(output.sink.keep()?))
     }
 
     fn finish(
@@ -226,24 +240,14 @@ impl Sinks {
         observer: &mut dyn Observer,
     ) -> Result<Vec<ConvertReport>, Error> {
         let mut reports = Vec::with_capacity(outputs.len());
-        for ((sink, output), plan) in self.sinks.into_iter().zip(outputs).zip(plans) {
-            let bytes = sink.size();
-            sink.finish()?;
+        for ((growing, output), plan) in self.outputs.into_iter().zip(outputs).zip(plans) {
+            let bytes = growing.sink.size();
+            growing.sink.finish()?;
             observer.observe(Event::Written { path: &output.path, bytes });
-            reports.push(report(model, output, &plan.assignments, bytes));
+            reports.push(report(model, output, plan, growing.files, bytes));
         }
         Ok(reports)
     }
-}
-
-/// The tensors of an output as its sink wants them.
-pub(crate) fn sink_tensors(model: &Model, assignments: &[Assignment]) -> Vec<SinkTensor> {
-    let sink_tensor = |(tensor, assignment): (&ModelTensor, &Assignment)| SinkTensor {
-        name: tensor.name.clone(),
-        data_type: assignment.data_type,
-        shape: tensor.shape.clone(),
-    };
-    model.tensors.iter().zip(assignments).map(sink_tensor).collect()
 }
 
 pub(crate) fn importance<'a>(
@@ -264,28 +268,35 @@ fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<(), Error> {
     }
 }
 
-fn report(model: &Model, output: &Output, plan: &[Assignment], bytes: u64) -> ConvertReport {
+fn report(
+    model: &Model,
+    output: &Output,
+    plan: &TargetPlan,
+    files: Vec<PathBuf>,
+    bytes: u64,
+) -> ConvertReport {
     let size = |shape: &Shape, data_type| shape.byte_size(data_type).unwrap_or_default();
-    let tensors: Vec<ConvertedTensor> = model
-        .tensors
-        .iter()
-        .zip(plan)
-        .map(|(tensor, assignment)| ConvertedTensor {
+    let converted = |position: &usize| {
+        let tensor = &model.tensors[*position];
+        let data_type = plan.assignments[*position].data_type;
+        ConvertedTensor {
             name: tensor.name.clone(),
             shape: tensor.shape.dimensions().to_vec(),
             from: tensor.source_type.name(),
-            data_type: assignment.data_type.name(),
-            bytes: size(&tensor.shape, assignment.data_type),
-        })
-        .collect();
+            data_type: data_type.name(),
+            bytes: size(&tensor.shape, data_type),
+        }
+    };
+    let tensors: Vec<ConvertedTensor> = plan.order.iter().map(converted).collect();
     let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
     ConvertReport {
         path: output.path.clone(),
+        files,
         target: output.target.to_string(),
         bytes,
         bits_per_weight: tensor_bytes as f64 * 8.0 / (model.weights().max(1)) as f64,
         tensors,
-        fallbacks: fallbacks(model, plan),
+        fallbacks: fallbacks(model, &plan.assignments),
     }
 }
 

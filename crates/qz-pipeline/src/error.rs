@@ -19,6 +19,9 @@ pub enum Error {
     /// A safetensors file or index breaks its format.
     #[error(transparent)]
     Safetensors(#[from] qz_safetensors::Error),
+    /// A PyTorch file or index breaks its format.
+    #[error(transparent)]
+    Pickle(#[from] qz_pickle::Error),
     /// The checkpoint is not a model we know, or contradicts itself.
     #[error(transparent)]
     Model(#[from] qz_models::Error),
@@ -28,6 +31,23 @@ pub enum Error {
     /// The importance matrix cannot be read.
     #[error(transparent)]
     Calibration(#[from] qz_calib::Error),
+    /// The text cannot be evaluated.
+    #[error(transparent)]
+    Evaluation(#[from] qz_eval::Error),
+    /// A text that is not UTF-8.
+    #[error("{location}: the text is not UTF-8")]
+    TextEncoding {
+        /// The file and the byte.
+        location: Location,
+    },
+    /// A number that is no token id.
+    #[error("{}: {token} is no token id", path.display())]
+    TokenId {
+        /// The file of token ids.
+        path: PathBuf,
+        /// The number.
+        token: String,
+    },
     /// An output cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -38,6 +58,14 @@ pub enum Error {
         path: PathBuf,
         /// What was looked for.
         detail: String,
+    },
+    /// A checkpoint without its weights.
+    #[error("{}: {detail}", path.display())]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// What is there, or is not.
+        detail: &'static str,
     },
     /// A weight that is no number.
     #[error("{location}: weight {index} is {value}")]
@@ -110,6 +138,17 @@ pub enum Error {
         /// Columns of the tensor, times its matrices.
         expected: u64,
     },
+    /// A model of which nobody here knows what its tensors are.
+    #[error("{}: {}; --generic quantizes it tensor by tensor, by their names and shapes alone", path.display(), unknown_architecture(architecture.as_deref()))]
+    UnknownArchitecture {
+        /// The file.
+        path: PathBuf,
+        /// What its metadata says, if anything.
+        architecture: Option<String>,
+    },
+    /// A checkpoint that should be left as it is, in another container.
+    #[error("{}: copy is for GGUF models; for a checkpoint say which type its tensors are to have: f32, f16 or bf16", .0.display())]
+    CopyOfCheckpoint(PathBuf),
     /// An output path is one of the inputs.
     #[error("{}: the output is one of the inputs", .0.display())]
     OutputIsInput(PathBuf),
@@ -146,18 +185,34 @@ fn missing_importance(uncovered: &[Uncovered]) -> String {
     format!("the result is useless without importance weights (--imatrix) for {list}")
 }
 
+fn unknown_architecture(architecture: Option<&str>) -> String {
+    match architecture {
+        Some(name) => format!("unknown architecture {name:?} (general.architecture)"),
+        None => "there is no general.architecture".to_owned(),
+    }
+}
+
 impl Diagnose for Error {
     fn diagnosis(&self) -> Diagnosis {
         let (class, location, rule) = match self {
             Self::File(error) => return error.diagnosis(),
             Self::Gguf(error) => return error.diagnosis(),
             Self::Safetensors(error) => return error.diagnosis(),
+            Self::Pickle(error) => return error.diagnosis(),
             Self::Model(error) => return error.diagnosis(),
             Self::Plan(error) => return error.diagnosis(),
             Self::Calibration(error) => return error.diagnosis(),
+            Self::Evaluation(error) => return error.diagnosis(),
+            Self::TextEncoding { location } => {
+                (FaultClass::BadInput, location.clone(), "not-utf-8")
+            }
+            Self::TokenId { path, .. } => (FaultClass::BadInput, Location::file(path), "token-id"),
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")
+            }
+            Self::NoWeights { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "no-weights")
             }
             Self::NonFiniteWeight { location, .. } => {
                 (FaultClass::Numeric, location.clone(), "non-finite-weight")
@@ -179,6 +234,13 @@ impl Diagnose for Error {
             }
             Self::ImportanceWidth { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "importance-width")
+            }
+            Self::UnknownArchitecture { path, .. } => {
+                let location = Location::file(path).tensor("general.architecture");
+                (FaultClass::BadInput, location, "unknown-architecture")
+            }
+            Self::CopyOfCheckpoint(path) => {
+                (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")
             }
             Self::OutputIsInput(path) => {
                 (FaultClass::Refused, Location::file(path), "output-is-input")

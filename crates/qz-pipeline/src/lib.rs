@@ -1,4 +1,4 @@
-//! Jobs: convert, inspect, verify. A job opens a model, plans, streams tiles
+//! Jobs: convert, inspect, verify, eval. A job opens a model, plans, streams tiles
 //! from its source through codecs into sinks, and reports.
 //!
 //! What belongs here: the container registry, the streaming engine, the order of
@@ -18,10 +18,12 @@ mod container;
 mod convert;
 mod error;
 mod estimate;
+mod eval;
 mod event;
 mod inspect;
 mod metadata_override;
 mod model;
+mod model_weights;
 mod plan;
 mod planning;
 mod source_rows;
@@ -34,13 +36,17 @@ pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
 pub use error::{Error, Uncovered};
+pub use eval::{EvalData, EvalOptions, Evaluation, eval};
 pub use event::{Event, Observer, Silent};
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
 pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};
 pub use model::{Model, ModelTensor, OpenOptions};
+pub use model_weights::ModelWeights;
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::PlanOptions;
 pub use qz_calib::ImportanceMatrix;
+pub use qz_gguf::{SplitOptions, base_name};
+pub use qz_kernels::backend::Rounding;
 pub use qz_kernels::{Error as IsaError, Isa};
 pub use qz_plan::{Fallback, Overrides, TensorOverride, element_type};
 pub use stream::Cancel;

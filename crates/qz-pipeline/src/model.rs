@@ -27,6 +27,8 @@ pub struct Model {
     pub(crate) ignored: Vec<String>,
     pub(crate) warnings: Vec<String>,
     pub(crate) source: Box<dyn TensorSource>,
+    /// The sliding window that a checkpoint's configuration states.
+    pub(crate) sliding_window: Option<u64>,
 }
 
 /// One tensor of the model to be written.
@@ -52,6 +54,15 @@ impl ModelTensor {
             (self.shape.elements(), 1)
         } else {
             (self.shape.rows(), self.shape.columns())
+        }
+    }
+
+    /// The tensor of the source that it is, or begins with.
+    pub(crate) fn first_source(&self) -> Option<TensorIndex> {
+        match &self.origin {
+            TensorOrigin::Source { tensor, .. } => Some(*tensor),
+            TensorOrigin::Stacked(stack) => Some(stack.locate(0).0.tensor),
+            TensorOrigin::Computed(_) => None,
         }
     }
 
@@ -122,6 +133,7 @@ impl Model {
         };
         let tensors = description.tensors.into_iter().map(tensor).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
+        model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model
@@ -143,7 +155,13 @@ impl Model {
             ignored: Vec::new(),
             warnings: Vec::new(),
             source,
+            sliding_window: None,
         }
+    }
+
+    /// How many positions back a token sees, if a checkpoint's configuration limits it.
+    pub fn sliding_window(&self) -> Option<u64> {
+        self.sliding_window
     }
 
     /// True if it comes from a checkpoint, not from a file that llama-quantize

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use qz_gguf::GgufSink;
+use qz_gguf::GgufLayout;
 use qz_plan::{Assignment, Reason};
 use qz_tensor::DataType;
 
-use crate::convert::{FallbackTensor, fallbacks, importance, sink_tensors};
+use crate::convert::{FallbackTensor, fallbacks, importance};
 use crate::error::{Error, Uncovered};
 use crate::estimate;
 use crate::model::{Model, ModelTensor};
@@ -44,7 +44,9 @@ pub struct Measured {
 pub struct PlannedOutput {
     /// The target's name.
     pub target: String,
-    /// The file's size.
+    /// How many files it is cut into.
+    pub files: usize,
+    /// Their size.
     pub bytes: u64,
     /// Bits per weight over all tensors.
     pub bits_per_weight: f64,
@@ -138,15 +140,18 @@ fn output(
     options: &PlanOptions,
 ) -> Result<PlannedOutput, Error> {
     let name = target.to_string();
-    let sink_tensors = sink_tensors(model, &plan.assignments);
-    let bytes = GgufSink::size_of(Path::new(&name), &plan.metadata, &sink_tensors)?;
-    let both = model.tensors.iter().zip(&plan.assignments);
-    let tensors: Vec<TensorPlan> =
-        both.map(|(tensor, assignment)| tensor_plan(tensor, assignment, options)).collect();
+    let sink_tensors = plan.sink_tensors(model);
+    let split = options.split.as_ref();
+    let layout = GgufLayout::new(Path::new(&name), &plan.metadata, &sink_tensors, split)?;
+    let planned = |position: &usize| {
+        tensor_plan(&model.tensors[*position], &plan.assignments[*position], options)
+    };
+    let tensors: Vec<TensorPlan> = plan.order.iter().map(planned).collect();
     let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
     Ok(PlannedOutput {
         target: name,
-        bytes,
+        files: layout.paths().len(),
+        bytes: layout.size(),
         bits_per_weight: tensor_bytes as f64 * 8.0 / model.weights().max(1) as f64,
         tensors,
         fallbacks: fallbacks(model, &plan.assignments),

@@ -76,7 +76,7 @@ impl Model {
     /// nowhere.
     pub(crate) fn location(&self, tensor: &ModelTensor, offset: u64) -> Location {
         match self.source_of(tensor, offset) {
-            Some((index, offset)) => self.source.tensors()[index.0].location(offset),
+            Some((index, offset)) => self.source.location(index, offset),
             None => Location::file(&self.path).tensor(&tensor.name),
         }
     }

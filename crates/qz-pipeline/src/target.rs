@@ -7,10 +7,14 @@ use qz_plan::{FILE_TYPES, FileType};
 
 /// A container format and the types its tensors get. `gguf:` may be left out.
 #[derive(Clone, Copy, Debug)]
-pub struct Target {
-    /// The GGUF file type.
-    pub file_type: &'static FileType,
+pub enum Target {
+    /// A GGUF file type.
+    FileType(&'static FileType),
+    /// A GGUF model as it is: types, order of tensors and metadata.
+    Copy,
 }
+
+const COPY: &str = "copy";
 
 /// A target that does not exist.
 #[derive(Debug, thiserror::Error)]
@@ -26,12 +30,21 @@ impl Target {
     pub fn names() -> Vec<&'static str> {
         let has_codec = |data_type| qz_codec::codec_for(data_type).is_some();
         let is_writable = |file_type: &&FileType| file_type.data_types().all(has_codec);
-        FILE_TYPES.iter().filter(is_writable).map(|file_type| file_type.name).collect()
+        let names = FILE_TYPES.iter().filter(is_writable).map(|file_type| file_type.name);
+        names.chain([COPY]).collect()
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FileType(file_type) => file_type.name,
+            Self::Copy => COPY,
+        }
     }
 
     /// The file's name for a model called `stem`: `stem-Q4_K_M.gguf`.
-    pub fn file_name(&self, stem: &str) -> String {
-        format!("{stem}-{}.gguf", self.file_type.name.to_uppercase())
+    pub fn file_name(self, stem: &str) -> String {
+        format!("{stem}-{}.gguf", self.name().to_uppercase())
     }
 }
 
@@ -40,15 +53,18 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, UnknownTarget> {
         let scheme = text.strip_prefix("gguf:").unwrap_or(text);
+        if scheme.eq_ignore_ascii_case(COPY) {
+            return Ok(Self::Copy);
+        }
         FileType::from_name(scheme)
-            .map(|file_type| Self { file_type })
+            .map(Self::FileType)
             .ok_or_else(|| UnknownTarget { given: text.to_owned(), known: Self::names() })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.file_type.name)
+        f.write_str(self.name())
     }
 }
 
@@ -67,6 +83,7 @@ mod tests {
         check("q4_k_m", Some("q4_k_m"));
         check("gguf:Q6_K", Some("q6_k"));
         check("iq3_xxs", Some("iq3_xxs"));
+        check("COPY", Some("copy"));
         check("gptq:w4", None);
         check("", None);
     }
@@ -76,8 +93,8 @@ mod tests {
         let names = Target::names();
         assert!(names.contains(&"q4_k_m"), "{names:?}");
         for name in names {
-            let target: Target = name.parse().expect("known");
-            let codecs = target.file_type.data_types().map(qz_codec::codec_for);
+            let Ok(Target::FileType(file_type)) = name.parse() else { continue };
+            let codecs = file_type.data_types().map(qz_codec::codec_for);
             assert!(codecs.into_iter().all(|codec| codec.is_some()), "{name}");
         }
     }

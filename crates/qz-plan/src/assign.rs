@@ -3,7 +3,7 @@
 
 use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, Location, Shape, SizeError};
 
-use crate::category::{TensorCategory, is_quantizable};
+use crate::category::{TensorCategory, is_quantizable, is_worth_quantizing};
 use crate::facts::ModelFacts;
 use crate::file_type::FileType;
 use crate::mixture::Mixture;
@@ -189,6 +189,9 @@ fn decide(
     let Request { file_type, facts, overrides, .. } = request;
     let name = &*tensor.name;
     if !is_quantizable(&facts.architecture, name, &tensor.shape) {
+        return (tensor.unquantized, Reason::Kept);
+    }
+    if facts.is_generic && !is_worth_quantizing(tensor.source_type, &tensor.shape) {
         return (tensor.unquantized, Reason::Kept);
     }
     let category = TensorCategory::of(name);

@@ -1,6 +1,6 @@
 //! What a tensor's GGUF name says about how sensitive it is.
 
-use qz_tensor::Shape;
+use qz_tensor::{DataType, Shape};
 
 /// The classes of tensors that the mixtures tell apart
 /// (llama-quant.cpp, `tensor_category`).
@@ -153,6 +153,16 @@ pub fn is_quantizable(architecture: &str, name: &str, shape: &Shape) -> bool {
         && !contains_part_of(NEVER_QUANTIZED_IN, architecture, name)
 }
 
+/// True if `--generic` may change the tensor's element type, besides what
+/// [`is_quantizable`] says: it holds numbers that were learned, not indices or
+/// counts, and enough of them.
+pub(crate) fn is_worth_quantizing(source_type: DataType, shape: &Shape) -> bool {
+    /// Below this a smaller type saves next to nothing.
+    const FEWEST_WEIGHTS: u64 = 1024;
+    const PLAIN: &[DataType] = &[DataType::F32, DataType::F16, DataType::BF16];
+    (source_type.is_block() || PLAIN.contains(&source_type)) && shape.elements() >= FEWEST_WEIGHTS
+}
+
 /// True if the rules of every file type leave this tensor at Q8_0.
 pub(crate) fn is_always_eight_bits(architecture: &str, name: &str) -> bool {
     contains_part_of(ALWAYS_EIGHT_BITS_IN, architecture, name)
@@ -195,6 +205,19 @@ mod tests {
         check("blk.0.ffn_gate_inp.weight", &[8, 256], false);
         check("rope_freqs.weight", &[32], false);
         check("token_embd.weight", &[1, 256], false);
+    }
+
+    #[test]
+    fn worth_quantizing() {
+        let check = |data_type, dimensions: &[u64], expected: bool| {
+            let shape = Shape::new(dimensions).expect("fits");
+            assert_eq!(is_worth_quantizing(data_type, &shape), expected, "{data_type} {shape}");
+        };
+        check(DataType::BF16, &[32, 32], true);
+        check(DataType::Q8_0, &[32, 32], true);
+        check(DataType::F32, &[31, 32], false);
+        check(DataType::I32, &[320, 320], false);
+        check(DataType::F64, &[320, 320], false);
     }
 
     #[test]

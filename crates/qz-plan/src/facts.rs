@@ -2,6 +2,11 @@
 
 use qz_tensor::{Array, Metadata, Value};
 
+use crate::order::layer_of;
+
+/// More layers than any model has; rules multiply the number.
+const MAX_LAYERS: usize = 1 << 20;
+
 /// The numbers of a model that the rules ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelFacts {
@@ -15,6 +20,9 @@ pub struct ModelFacts {
     pub experts: u64,
     /// The shape that llama.cpp calls type 70B and treats specially.
     pub is_seventy_billion: bool,
+    /// Nothing is known but names and shapes: what cannot be told to be a matrix
+    /// of weights is left alone.
+    pub is_generic: bool,
 }
 
 /// Architectures and layer counts that llama.cpp calls type 70B
@@ -34,10 +42,23 @@ impl ModelFacts {
         let is_older = architecture == "llama" && heads == key_heads;
         Self {
             architecture: architecture.to_owned(),
-            layers: usize::try_from(layers).unwrap_or(usize::MAX),
+            layers: usize::try_from(layers).unwrap_or(usize::MAX).min(MAX_LAYERS),
             heads_per_key_head: heads.checked_div(key_heads).unwrap_or(0),
             experts: number("expert_count").unwrap_or(0),
             is_seventy_billion: SEVENTY_BILLION.contains(&(architecture, layers)) && !is_older,
+            is_generic: false,
+        }
+    }
+
+    /// What the names of its tensors say about a model of an architecture that
+    /// nobody here knows: how many layers it has, if they are called `blk.N.`.
+    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let last = names.into_iter().filter_map(layer_of).max();
+        let layers = last.map_or(0, |last| usize::try_from(last).unwrap_or(usize::MAX));
+        Self {
+            layers: layers.saturating_add(last.is_some().into()).min(MAX_LAYERS),
+            is_generic: true,
+            ..Self::default()
         }
     }
 }
@@ -73,6 +94,7 @@ mod tests {
                 heads_per_key_head: u64::from(64u32.checked_div(key_heads).unwrap_or(0)),
                 experts: 0,
                 is_seventy_billion: seventy,
+                is_generic: false,
             };
             assert_eq!(ModelFacts::from_metadata(&metadata), expected);
         };
@@ -82,5 +104,17 @@ mod tests {
         check("qwen2", 80, 64, true);
         check("qwen3", 80, 8, false);
         check("nemotron_h", 52, 0, false);
+    }
+
+    #[test]
+    fn facts_come_from_names() {
+        let check = |names: &[&str], layers: usize| {
+            let facts = ModelFacts::from_names(names.iter().copied());
+            assert_eq!((facts.layers, facts.is_generic), (layers, true), "{names:?}");
+        };
+        check(&[], 0);
+        check(&["double_blocks.3.img_attn.qkv.weight"], 0);
+        check(&["blk.0.attn_q.weight", "blk.11.attn_q.weight"], 12);
+        check(&["blk.4294967295.x"], MAX_LAYERS);
     }
 }

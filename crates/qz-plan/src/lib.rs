@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod architectures;
 mod assign;
 mod category;
 mod facts;
@@ -20,6 +21,7 @@ mod overrides;
 mod rule;
 mod table;
 
+pub use architectures::is_known_architecture;
 pub use assign::{Assignment, Error, Fallback, PlannedTensor, Reason, Request, assign};
 pub use category::{TensorCategory, is_quantizable};
 pub use facts::ModelFacts;

@@ -26,7 +26,7 @@ pub use data_type::{DATA_TYPES, DataType, GgmlTypeId, TypeSpec};
 pub use diagnosis::{Diagnose, Diagnosis, FaultClass, Location, Warning};
 pub use file::{FileError, FileIdentity, SourceFile};
 pub use metadata::{Array, Metadata, Value, ValueKind};
-pub use output::{OutputError, OutputOptions, StagedFile};
+pub use output::{Artifact, ArtifactFile, OutputError, OutputOptions, StagedArtifact};
 pub use shape::{MAX_RANK, Shape, SizeError};
 pub use side_files::SideFiles;
 pub use signature::recognise;

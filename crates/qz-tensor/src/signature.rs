@@ -22,6 +22,8 @@ pub fn recognise(start: &[u8]) -> Option<&'static str> {
         Some("a safetensors file")
     } else if begins(b"PK\x03\x04") {
         Some("a zip archive (PyTorch `.bin` and `.pt` files are)")
+    } else if begins(b"7z\xbc\xaf\x27\x1c") || begins(b"\x1f\x8b") {
+        Some("a compressed archive (7z or gzip): unpack it first")
     } else if begins(b"\x80\x02") || begins(b"\x80\x04") {
         Some("a Python pickle")
     } else if begins(b"lmgg") || begins(b"fmgg") || begins(b"tjgg") {

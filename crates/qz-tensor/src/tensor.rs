@@ -25,7 +25,7 @@ pub struct TensorInfo {
     pub shape: Shape,
     /// The file that holds it.
     pub file: Arc<Path>,
-    /// The first byte, from the start of the file.
+    /// Its first byte, from the start of the file.
     pub offset: u64,
     /// How many bytes: `shape.byte_size(data_type)`.
     pub bytes: u64,
@@ -35,6 +35,19 @@ impl TensorInfo {
     /// The place of the tensor's byte `offset`, for messages.
     pub fn location(&self, offset: u64) -> Location {
         Location::file(self.file.as_ref()).tensor(&self.name).offset(self.offset + offset)
+    }
+
+    /// For sources: what callers promise of the bytes they ask for.
+    ///
+    /// # Panics
+    /// If the tensor does not have `count` bytes from `offset` on.
+    pub fn assert_has(&self, offset: u64, count: usize) {
+        let inside = offset.checked_add(count as u64).is_some_and(|end| end <= self.bytes);
+        assert!(
+            inside,
+            "{count} bytes from {offset} of {} are outside its {}",
+            self.name, self.bytes
+        );
     }
 }
 
@@ -56,6 +69,12 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// If the file cannot be read or has become shorter since it was opened.
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError>;
+
+    /// The place of the tensor's byte `offset`, for messages. Sources whose tensors
+    /// do not lie in one piece say where it really is.
+    fn location(&self, tensor: TensorIndex, offset: u64) -> Location {
+        self.tensors()[tensor.0].location(offset)
+    }
 }
 
 /// A tensor that a sink is going to receive.

@@ -1,19 +1,38 @@
 //! The alphabet of byte-level tokens: every byte has a printable character
 //! (`bytes_to_unicode` of GPT-2).
 
-/// The byte that a character of the alphabet stands for. Printable Latin-1
-/// characters stand for themselves; the other 68 bytes follow from U+0100 on, in
-/// order.
-fn byte_of(letter: char) -> Option<u8> {
-    let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    match u32::from(letter) {
-        code @ 0..=0xff => u8::try_from(code).ok().filter(|byte| printable(*byte)),
-        code @ 0x100..=0x143 => {
-            let place = usize::try_from(code - 0x100).ok()?;
-            (0..=u8::MAX).filter(|byte| !printable(*byte)).nth(place)
-        }
-        _ => None,
+/// The characters by byte. Printable Latin-1 characters stand for themselves;
+/// the other 68 bytes follow from U+0100 on, in order.
+static LETTERS: [char; 256] = letters();
+
+const fn letters() -> [char; 256] {
+    let mut letters = ['\0'; 256];
+    let mut next = 0x100;
+    let mut byte = 0;
+    while byte < 256 {
+        letters[byte] = match byte as u8 {
+            printable @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => printable as char,
+            _ => {
+                next += 1;
+                char::from_u32(next - 1).expect("a character below U+0144")
+            }
+        };
+        byte += 1;
     }
+    letters
+}
+
+/// The character that stands for `byte`.
+pub(crate) fn letter_of(byte: u8) -> char {
+    LETTERS[usize::from(byte)]
+}
+
+/// The byte that a character of the alphabet stands for.
+pub(crate) fn byte_of(letter: char) -> Option<u8> {
+    if letter > '\u{143}' {
+        return None;
+    }
+    (0..=u8::MAX).find(|byte| letter_of(*byte) == letter)
 }
 
 /// The text of one token, as the `ByteLevel` decoder of tokenizers gives it: a

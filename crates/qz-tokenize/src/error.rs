@@ -78,6 +78,30 @@ pub enum Error {
         /// The names that exist.
         known: String,
     },
+    /// An entry of a file's metadata that cannot be.
+    #[error("{key}: {problem}")]
+    Metadata {
+        /// The entry's key.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A kind of vocabulary that nothing is known of.
+    #[error("tokenizer.ggml.model: {model:?} is no known kind of vocabulary; known are {known}")]
+    UnknownVocabularyModel {
+        /// What the metadata says.
+        model: String,
+        /// The kinds that are known.
+        known: String,
+    },
+    /// A pre-tokenizer in a file's metadata that llama.cpp does not know.
+    #[error("tokenizer.ggml.pre: {name:?} is no known pre-tokenizer; known are {known}")]
+    UnknownVocabularyPreTokenizer {
+        /// The name.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
 }
 
 impl Diagnose for Error {
@@ -106,6 +130,17 @@ impl Diagnose for Error {
             }
             Self::UnknownPreTokenizerName { .. } => {
                 (FaultClass::BadInput, Location::default(), "unknown-pre-tokenizer-name")
+            }
+            Self::Metadata { key, .. } => {
+                (FaultClass::BadInput, Location::default().tensor(key), "bad-vocabulary-value")
+            }
+            Self::UnknownVocabularyModel { .. } => {
+                let location = Location::default().tensor("tokenizer.ggml.model");
+                (FaultClass::BadInput, location, "unknown-vocabulary-model")
+            }
+            Self::UnknownVocabularyPreTokenizer { .. } => {
+                let location = Location::default().tensor("tokenizer.ggml.pre");
+                (FaultClass::BadInput, location, "unknown-pre-tokenizer-name")
             }
         };
         Diagnosis { class, location, rule }

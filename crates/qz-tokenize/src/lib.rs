@@ -1,13 +1,14 @@
-//! A checkpoint's tokenizer files as the vocabulary metadata of a GGUF file.
+//! A checkpoint's tokenizer files as the vocabulary metadata of a GGUF file, and
+//! text as the token ids of such a vocabulary.
 //!
 //! What belongs here: `tokenizer.json`, `tokenizer.model` and the files around
 //! them, and the `tokenizer.*` keys that llama.cpp's converter makes of them
 //! (`_set_vocab_gpt2`, `_set_vocab_sentencepiece` and `_set_vocab_llama_hf` in
 //! `conversion/base.py`, `SpecialVocab` in `gguf-py/gguf/vocab.py`, partly on top
-//! of transformers' tokenizer classes). What does not: encoding text, rendering
-//! templates.
+//! of transformers' tokenizer classes); in `encode`, what llama.cpp makes of these
+//! keys: ids for a text, the text of ids. What does not: rendering templates.
 //!
-//! Layer 3: depends on `qz-tensor` only.
+//! Layer 2: depends on `qz-tensor` only.
 //!
 //! Invariants:
 //! - Token ids are dense in the output: every id from 0 to the vocabulary's size
@@ -16,6 +17,8 @@
 //! - Nothing from a checkpoint is executed or rendered; templates are copied.
 //! - The pre-tokenizer's name follows from `tokenizer.json`'s own definition, so
 //!   a vocabulary that nobody has seen before is no obstacle.
+//! - Ids equal the reference's. Every scanner reads the text once; only merging
+//!   within a word takes n log n.
 //! - The reference is llama.cpp at commit 0c1e57098 (llama-cpp-python 0.3.36)
 //!   with transformers 5.23.0, tokenizers 0.23.3 and sentencepiece 0.2.3.
 
@@ -25,6 +28,7 @@ mod added_tokens;
 mod byte_level;
 mod byte_level_tokens;
 mod chat_template;
+mod encode;
 mod error;
 mod json;
 mod post_processor;
@@ -37,6 +41,7 @@ mod token_types;
 mod tokenizer_file;
 mod vocabulary;
 
+pub use encode::{EncodeOptions, Tokenizer, pre_tokenizer_names};
 pub use error::Error;
-pub use pre_tokenizer::pre_tokenizer_names;
+pub use tokenizer_file::TokenId;
 pub use vocabulary::{Vocabulary, VocabularyOptions, VocabularyRules, vocabulary};

@@ -99,9 +99,9 @@ pub(crate) struct Model {
     pub(crate) merges: Merges,
 }
 
-/// A token's id. Below [`MOST_TOKENS`].
+/// A token's id. One read from a file is below 2^24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct TokenId(pub(crate) u32);
+pub struct TokenId(pub u32);
 
 impl<'de> Deserialize<'de> for TokenId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,7 +1,5 @@
 //! A file's header as bytes, and the places of its tensors.
 
-use std::collections::HashMap;
-
 use qz_tensor::{Array, DataType, Metadata, SinkTensor, Value, ValueKind};
 
 use crate::error::Fault;
@@ -40,7 +38,7 @@ fn named(name: &str) -> impl Fn(Fault) -> NamedFault {
     move |fault| (Some(name.to_owned()), fault)
 }
 
-/// Lays out a file of these parts.
+/// Lays out a file of these parts. No name may occur twice.
 pub(crate) fn layout(metadata: &Metadata, tensors: &[SinkTensor]) -> Result<Layout, NamedFault> {
     let alignment = alignment(metadata).map_err(named(ALIGNMENT_KEY))?;
     let mut places = place(tensors, alignment)?;
@@ -63,15 +61,11 @@ pub(crate) fn layout(metadata: &Metadata, tensors: &[SinkTensor]) -> Result<Layo
 
 /// The tensors' places counted from the start of the data section.
 fn place(tensors: &[SinkTensor], alignment: u32) -> Result<Vec<Place>, NamedFault> {
-    let mut names = HashMap::new();
     let mut places = Vec::with_capacity(tensors.len());
     let mut next = 0u64;
-    for (second, tensor) in tensors.iter().enumerate() {
+    for tensor in tensors {
         let fail = named(&tensor.name);
         check_name(&tensor.name).map_err(&fail)?;
-        if let Some(first) = names.insert(tensor.name.as_str(), second) {
-            return Err(fail(Fault::DuplicateName { first, second }));
-        }
         let bytes = byte_size(tensor).map_err(&fail)?;
         let end = next.checked_add(bytes).ok_or_else(|| fail(Fault::TotalSize))?;
         let padded_end = padded(end, alignment).ok_or_else(|| fail(Fault::TotalSize))?;

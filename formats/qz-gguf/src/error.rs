@@ -1,12 +1,13 @@
 //! What can be wrong with a GGUF file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qz_tensor::{
     DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, OutputError, Shape, SizeError,
 };
 
 use crate::rules::{MAX_ALIGNMENT, MAX_DIMENSIONS, MAX_HEADER, MAX_KEY, MAX_NAME};
+use crate::split::MAX_PARTS;
 
 /// A failure to read or write a GGUF file.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +177,74 @@ pub enum Fault {
         /// Bytes of the file.
         length: u64,
     },
+    /// A `split.*` key of a kind that is no number.
+    #[error("the key must hold a whole number, it is {0}")]
+    SplitKey(String),
+    /// A part of a set lacks a key that says its place.
+    #[error("the key is missing: the file is not a part of this set")]
+    SplitKeyMissing,
+    /// A part of a set by its keys, but not by its name.
+    #[error(
+        "the file is part {number} of {count}, but its name does not end in -{number:05}-of-{count:05}.gguf, so that the others cannot be found"
+    )]
+    SplitName {
+        /// Which file it is, from 1.
+        number: u64,
+        /// Files of the set.
+        count: u64,
+    },
+    /// Files of a set that are not there.
+    #[error("{}", missing_parts(names, *count))]
+    PartsMissing {
+        /// Their names.
+        names: Vec<String>,
+        /// Files of the set.
+        count: u64,
+    },
+    /// A part whose key names another place than its name.
+    #[error("the key says {found} (from 0), the file's name says {expected}")]
+    SplitNumber {
+        /// The key's number.
+        found: u64,
+        /// The place by the file's name.
+        expected: u64,
+    },
+    /// A place past the end of its set.
+    #[error("the key says {number} (from 0), in a set of {count} files")]
+    SplitOutside {
+        /// The key's number.
+        number: u64,
+        /// Files of the set.
+        count: u64,
+    },
+    /// Parts that disagree about how many they are.
+    #[error("the file belongs to a set of {found} files, another part to one of {expected}")]
+    SplitCount {
+        /// This file's number.
+        found: u64,
+        /// The other's.
+        expected: u64,
+    },
+    /// A set with other tensors than it should have.
+    #[error("the set has {found} tensors here, another part says {expected}")]
+    SplitTensors {
+        /// Tensors counted, or this part's number.
+        found: u64,
+        /// The number in another part.
+        expected: u64,
+    },
+    /// A tensor in two files of a set.
+    #[error("the tensor is in two files of the set, also in {}", first.display())]
+    DuplicateInParts {
+        /// The other file.
+        first: PathBuf,
+    },
+    /// A set of more files than its keys can count.
+    #[error("a set of {0} files, at most {MAX_PARTS} are allowed")]
+    TooManyParts(u64),
+    /// A set of more tensors than its keys can count.
+    #[error("a set of {0} tensors, at most 2147483647 are allowed")]
+    TooManyTensors(u64),
     /// Bytes that belong to nothing.
     #[error("the data ends at byte {end}, the file has {length} bytes: {} too many", length.saturating_sub(*end))]
     TrailingBytes {
@@ -184,6 +253,15 @@ pub enum Fault {
         /// Bytes of the file.
         length: u64,
     },
+}
+
+/// The first few names, and how many there are.
+fn missing_parts(names: &[String], count: u64) -> String {
+    const LISTED: usize = 4;
+    let shown: Vec<&str> = names.iter().take(LISTED).map(String::as_str).collect();
+    let more = names.len().saturating_sub(LISTED);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("no such file: of a set of {count} files there is no {}{rest}", shown.join(", "))
 }
 
 impl Fault {
@@ -215,6 +293,14 @@ impl Fault {
             Self::DataOffset { .. } => "data-offset",
             Self::DataMissing { .. } => "data-missing",
             Self::TrailingBytes { .. } => "trailing-bytes",
+            Self::SplitKey(_) | Self::SplitKeyMissing => "split-key",
+            Self::SplitName { .. } => "split-name",
+            Self::PartsMissing { .. } => "split-part-missing",
+            Self::SplitNumber { .. } | Self::SplitOutside { .. } => "split-number",
+            Self::SplitCount { .. } => "split-count",
+            Self::SplitTensors { .. } => "split-tensors",
+            Self::DuplicateInParts { .. } => "duplicate-tensor",
+            Self::TooManyParts(_) | Self::TooManyTensors(_) => "split-too-large",
         }
     }
 }

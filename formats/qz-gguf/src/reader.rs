@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use qz_tensor::{
-    FileError, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource, recognise,
+    FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource, recognise,
 };
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
 use crate::rules::{ALIGNMENT_KEY, MAGIC, VERSION, alignment, padded};
+use crate::split::Split;
 use crate::{metadata, tensors};
 
 /// A GGUF file, version 2 or 3, little-endian. Its header is in memory; its
@@ -21,17 +22,6 @@ pub struct GgufFile {
     data_offset: u64,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
-}
-
-/// A file's place in a set of files that together hold one model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Split {
-    /// Which file of the set, from 0.
-    pub number: u64,
-    /// How many files the set has.
-    pub count: u64,
-    /// How many tensors the whole set has, if the file says.
-    pub tensors: Option<u64>,
 }
 
 impl GgufFile {
@@ -80,12 +70,20 @@ impl GgufFile {
     }
 
     /// The file's place in a set of more than one file, by its `split.*` keys.
-    /// Such a file holds a part of a model only.
-    pub fn split(&self) -> Option<Split> {
-        let unsigned = |key| self.metadata.unsigned(key);
-        let count = unsigned("split.count").filter(|count| *count > 1)?;
-        let number = unsigned("split.no").unwrap_or_default();
-        Some(Split { number, count, tensors: unsigned("split.tensors.count") })
+    /// Such a file holds a part of a model only: [`crate::GgufModel`] opens them all.
+    ///
+    /// # Errors
+    /// If the keys contradict each other.
+    pub fn split(&self) -> Result<Option<Split>, Error> {
+        Split::of(&self.metadata).map_err(|(key, fault)| {
+            let location = Location::file(self.file.path().as_ref()).tensor(key);
+            Error::Malformed { location, fault: Box::new(fault) }
+        })
+    }
+
+    /// The open file, the metadata, and the tensors.
+    pub(crate) fn into_parts(self) -> (SourceFile, Metadata, Vec<TensorInfo>) {
+        (self.file, self.metadata, self.tensors)
     }
 }
 
@@ -105,11 +103,20 @@ impl TensorSource for GgufFile {
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        let info = &self.tensors[tensor.0];
-        let inside = offset.checked_add(out.len() as u64).is_some_and(|end| end <= info.bytes);
-        assert!(inside, "bytes {offset}.. of {} are outside its {}", info.name, info.bytes);
-        self.file.read_exact_at(info.offset + offset, out)
+        read_tensor(&self.file, &self.tensors[tensor.0], offset, out)
     }
+}
+
+/// Reads bytes of a tensor that lies in `file`.
+pub(crate) fn read_tensor(
+    file: &SourceFile,
+    info: &TensorInfo,
+    offset: u64,
+    out: &mut [u8],
+) -> Result<(), FileError> {
+    let inside = offset.checked_add(out.len() as u64).is_some_and(|end| end <= info.bytes);
+    assert!(inside, "bytes {offset}.. of {} are outside its {}", info.name, info.bytes);
+    file.read_exact_at(info.offset + offset, out)
 }
 
 fn check_magic(cursor: &mut Cursor<'_>, file: &SourceFile) -> Result<(), Error> {

@@ -1,44 +1,36 @@
 //! A GGUF file being written.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use qz_tensor::{
-    Location, Metadata, OutputOptions, SinkTensor, StagedFile, TensorIndex, TensorSink,
-};
+use qz_tensor::{Metadata, OutputOptions, SinkTensor, StagedArtifact, TensorIndex, TensorSink};
 
-use crate::encode::{Layout, NamedFault, Place, layout};
 use crate::error::Error;
+use crate::layout::{GgufLayout, Placed};
 use crate::rules::MAGIC;
 
-/// A GGUF file (version 3) that grows beside its final path. Its magic is zeros
-/// until `finish`, so that no loader takes an incomplete file for a model.
+/// A GGUF model (version 3), in one file or several, that grows beside its final
+/// path. Its magic is zeros until `finish`, so that no loader takes an incomplete
+/// file for a model.
 #[derive(Debug)]
 pub struct GgufSink {
-    staged: StagedFile,
-    target: PathBuf,
+    staged: StagedArtifact,
     tensors: Vec<Tensor>,
     completed: Vec<TensorIndex>,
-    size: u64,
 }
 
 #[derive(Debug)]
 struct Tensor {
-    name: String,
-    place: Place,
+    placed: Placed,
     /// Bytes put so far; all of them if an earlier run finished the tensor.
     put: u64,
 }
 
 impl GgufSink {
-    /// Begins a file with this metadata and these tensors, in this order; types,
-    /// shapes and places are fixed from here on. The alignment is the metadata's
-    /// `general.alignment`, else 32. `fingerprint` (one line) names the inputs and
-    /// the recipe: an interrupted run with the same one is continued, and
-    /// [`GgufSink::completed`] says which tensors it finished.
+    /// Begins a file with this metadata and these tensors, in this order: a
+    /// [`GgufLayout`] without a split, begun.
     ///
     /// # Errors
-    /// If GGUF cannot hold a key, name, type or shape ([`crate::Fault`]), if the
-    /// target may not be replaced, or if the disk refuses or lacks the room.
+    /// Those of [`GgufLayout::new`] and [`GgufSink::begin`].
     pub fn create(
         target: &Path,
         metadata: &Metadata,
@@ -46,33 +38,31 @@ impl GgufSink {
         fingerprint: &str,
         options: OutputOptions,
     ) -> Result<Self, Error> {
-        let Layout { mut header, places, size } =
-            layout(metadata, tensors).map_err(|(name, fault)| malformed(target, (name, fault)))?;
-        let mut staged = StagedFile::create(target, size, fingerprint, options)?;
-        header[..MAGIC.len()].fill(0);
-        staged.write_at(0, &header)?;
-        let tensors = tensors
-            .iter()
-            .zip(places)
-            .map(|(tensor, place)| Tensor { name: tensor.name.clone(), place, put: 0 })
-            .collect();
-        let mut sink =
-            Self { staged, target: target.to_owned(), tensors, completed: Vec::new(), size };
-        sink.continue_earlier_run()?;
-        Ok(sink)
+        Self::begin(GgufLayout::new(target, metadata, tensors, None)?, fingerprint, options)
     }
 
-    /// Bytes of the file that `create` would begin, without touching the disk.
+    /// Begins a model; types, shapes and places are fixed from here on.
+    /// `fingerprint` (one line) names the inputs and the recipe: an interrupted run
+    /// with the same one is continued, and [`GgufSink::completed`] says which
+    /// tensors it finished.
     ///
     /// # Errors
-    /// If GGUF cannot hold a key, name, type or shape.
-    pub fn size_of(
-        target: &Path,
-        metadata: &Metadata,
-        tensors: &[SinkTensor],
-    ) -> Result<u64, Error> {
-        let layout = layout(metadata, tensors).map_err(|fault| malformed(target, fault))?;
-        Ok(layout.size)
+    /// If the target may not be replaced, or if the disk refuses or lacks the room.
+    pub fn begin(
+        layout: GgufLayout,
+        fingerprint: &str,
+        options: OutputOptions,
+    ) -> Result<Self, Error> {
+        let GgufLayout { artifact, headers, tensors } = layout;
+        let mut staged = StagedArtifact::create(artifact, fingerprint, options)?;
+        for (file, mut header) in headers.into_iter().enumerate() {
+            header[..MAGIC.len()].fill(0);
+            staged.write_at(file, 0, &header)?;
+        }
+        let tensors = tensors.into_iter().map(|placed| Tensor { placed, put: 0 }).collect();
+        let mut sink = Self { staged, tensors, completed: Vec::new() };
+        sink.continue_earlier_run()?;
+        Ok(sink)
     }
 
     /// Takes over what an interrupted run left. A fresh file is zeros already; in
@@ -88,12 +78,12 @@ impl GgufSink {
         self.completed.dedup();
         for index in &self.completed {
             let tensor = &mut self.tensors[index.0];
-            tensor.put = tensor.place.bytes;
+            tensor.put = tensor.placed.bytes;
         }
-        for Tensor { place, .. } in &self.tensors {
+        for Tensor { placed, .. } in &self.tensors {
             // Less than the alignment, so the cast is exact.
-            let zeros = vec![0; place.padding as usize];
-            self.staged.write_at(place.offset + place.bytes, &zeros)?;
+            let zeros = vec![0; placed.padding as usize];
+            self.staged.write_at(placed.file, placed.offset + placed.bytes, &zeros)?;
         }
         Ok(())
     }
@@ -104,9 +94,9 @@ impl GgufSink {
         &self.completed
     }
 
-    /// Bytes of the whole file.
+    /// Bytes of all files.
     pub fn size(&self) -> u64 {
-        self.size
+        self.staged.artifact().size()
     }
 
     /// Notes that all of a tensor has been put: a run that continues this one
@@ -116,7 +106,7 @@ impl GgufSink {
     /// If bytes of the tensor are missing.
     pub fn record_complete(&mut self, tensor: TensorIndex) {
         self.tensors[tensor.0].assert_complete();
-        self.staged.record(record(tensor, &self.tensors[tensor.0].name));
+        self.staged.record(record(tensor, &self.tensors[tensor.0].placed.name));
     }
 
     /// Leaves the unfinished file for a later run to continue.
@@ -125,11 +115,6 @@ impl GgufSink {
     /// If the disk refuses the flush.
     pub fn keep(self) -> Result<(), Error> {
         Ok(self.staged.keep()?)
-    }
-
-    /// The final path.
-    pub fn target(&self) -> &Path {
-        &self.target
     }
 }
 
@@ -141,14 +126,14 @@ impl TensorSink for GgufSink {
     fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let tensor = &mut self.tensors[tensor.0];
         let length = bytes.len() as u64;
-        let place = tensor.place;
-        let inside = offset.checked_add(length).is_some_and(|end| end <= place.bytes);
+        let placed = &tensor.placed;
+        let inside = offset.checked_add(length).is_some_and(|end| end <= placed.bytes);
         assert!(
             inside,
             "{length} bytes at {offset} of {} are outside its {}",
-            tensor.name, place.bytes
+            placed.name, placed.bytes
         );
-        self.staged.write_at(place.offset + offset, bytes)?;
+        self.staged.write_at(placed.file, placed.offset + offset, bytes)?;
         tensor.put = tensor.put.saturating_add(length);
         Ok(())
     }
@@ -157,7 +142,9 @@ impl TensorSink for GgufSink {
     /// If bytes of a tensor are missing.
     fn finish(mut self) -> Result<(), Error> {
         self.tensors.iter().for_each(Tensor::assert_complete);
-        self.staged.write_at(0, &MAGIC)?;
+        for file in 0..self.staged.artifact().files().len() {
+            self.staged.write_at(file, 0, &MAGIC)?;
+        }
         Ok(self.staged.commit()?)
     }
 }
@@ -165,14 +152,9 @@ impl TensorSink for GgufSink {
 impl Tensor {
     /// A file with bytes that nobody put would load, and be wrong.
     fn assert_complete(&self) {
-        let Self { name, place, put } = self;
-        assert!(*put >= place.bytes, "only {put} of {} bytes of {name} were put", place.bytes);
+        let Self { placed: Placed { name, bytes, .. }, put } = self;
+        assert!(put >= bytes, "only {put} of {bytes} bytes of {name} were put");
     }
-}
-
-fn malformed(target: &Path, (name, fault): NamedFault) -> Error {
-    let location = Location { tensor: name, ..Location::file(target) };
-    Error::Malformed { location, fault: Box::new(fault) }
 }
 
 /// A tensor's journal record. Escaped, since a record is one line.
@@ -183,6 +165,6 @@ fn record(index: TensorIndex, name: &str) -> String {
 /// The tensor of a record, if the file has it.
 fn parse_record(text: &str, tensors: &[Tensor]) -> Option<TensorIndex> {
     let index = TensorIndex(text.split_once(' ')?.0.parse().ok()?);
-    let name = &tensors.get(index.0)?.name;
+    let name = &tensors.get(index.0)?.placed.name;
     (record(index, name) == text).then_some(index)
 }

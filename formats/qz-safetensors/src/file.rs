@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qz_shards::ShardFile;
 use qz_tensor::{FileError, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource};
 
 use crate::error::{Error, Fault};
@@ -40,8 +41,21 @@ impl SafetensorsFile {
     pub fn file(&self) -> &SourceFile {
         &self.file
     }
+}
 
-    pub(crate) fn into_parts(self) -> (SourceFile, Metadata, Vec<TensorInfo>) {
+impl ShardFile for SafetensorsFile {
+    type Error = Error;
+    type Reader = SourceFile;
+
+    const FORMAT: &'static str = "safetensors";
+    const INDEX_NAME: &'static str = "model.safetensors.index.json";
+    const SINGLE_NAME: &'static str = "model.safetensors";
+
+    fn open(path: &Path) -> Result<Self, Error> {
+        Self::open(path)
+    }
+
+    fn into_parts(self) -> (SourceFile, Metadata, Vec<TensorInfo>) {
         (self.file, self.metadata, self.tensors)
     }
 }
@@ -62,20 +76,10 @@ impl TensorSource for SafetensorsFile {
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        read_tensor(&self.file, &self.tensors[tensor.0], offset, out)
+        let info = &self.tensors[tensor.0];
+        info.assert_has(offset, out.len());
+        self.file.read_exact_at(info.offset + offset, out)
     }
-}
-
-/// Reads bytes of `info`, which lies in `file`.
-pub(crate) fn read_tensor(
-    file: &SourceFile,
-    info: &TensorInfo,
-    offset: u64,
-    out: &mut [u8],
-) -> Result<(), FileError> {
-    let inside = offset.checked_add(out.len() as u64).is_some_and(|end| end <= info.bytes);
-    assert!(inside, "bytes {offset}.. of {} are outside its {}", info.name, info.bytes);
-    file.read_exact_at(info.offset + offset, out)
 }
 
 /// Checks that each tensor begins where the one before ends, and returns where

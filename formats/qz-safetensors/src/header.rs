@@ -5,14 +5,14 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use qz_shards::json::{Key, Skip, Stash, TextFault, parse};
+use qz_shards::{check_tensor, shown};
 use qz_tensor::{
     DataType, MAX_RANK, Metadata, Shape, SizeError, SourceFile, TensorInfo, Value, recognise,
 };
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::error::{Error, Fault, shown};
-use crate::json::{Key, Skip, Stash, parse};
-use crate::names::check_tensor;
+use crate::error::{Error, Fault};
 
 /// Longest header in bytes (the format's own limit).
 pub const MAX_HEADER: u64 = 100_000_000;
@@ -40,7 +40,7 @@ pub(crate) fn read(file: &SourceFile) -> Result<Header, Error> {
     file.read_exact_at(LENGTH_BYTES, &mut bytes)?;
     let text = str::from_utf8(&bytes).map_err(|error| {
         let offset = LENGTH_BYTES + error.valid_up_to() as u64;
-        Error::at(file.path(), offset, Fault::Utf8("header"))
+        Error::at(file.path(), offset, TextFault::Utf8("header").into())
     })?;
     let stash = Stash::default();
     let (metadata, tensors) = parse(text, &stash, HeaderSeed { path: file.path(), stash: &stash })
@@ -76,7 +76,7 @@ fn read_length(file: &SourceFile) -> Result<u64, Error> {
 /// The whole header.
 struct HeaderSeed<'s> {
     path: &'s Arc<Path>,
-    stash: &'s Stash,
+    stash: &'s Stash<Fault>,
 }
 
 impl<'de> DeserializeSeed<'de> for HeaderSeed<'_> {
@@ -101,16 +101,16 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
         let mut names = HashSet::new();
         while let Some(key) = entries.next_key::<Key<'de>>()? {
             let name = &*key.0;
-            let fail = |fault| stash.inside::<A::Error>(name)(stash.fail(fault));
+            let fail = |fault: Fault| stash.inside::<A::Error>(name)(stash.fail(fault));
             if name == METADATA_KEY {
                 if metadata.is_some() {
-                    return Err(fail(Fault::DuplicateField(METADATA_KEY.to_owned())));
+                    return Err(fail(TextFault::DuplicateField(METADATA_KEY.to_owned()).into()));
                 }
                 metadata =
                     Some(entries.next_value_seed(StringsSeed(stash)).map_err(stash.inside(name))?);
                 continue;
             }
-            check_tensor(name).map_err(fail)?;
+            check_tensor(name).map_err(|invalid| fail(invalid.into()))?;
             let entry = entries.next_value_seed(EntrySeed(stash)).map_err(stash.inside(name))?;
             tensors.push(entry.tensor(path, name).map_err(fail)?);
             if !names.insert(key.clone()) {
@@ -122,7 +122,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
 }
 
 /// An object of strings.
-struct StringsSeed<'s>(&'s Stash);
+struct StringsSeed<'s>(&'s Stash<Fault>);
 
 impl<'de> DeserializeSeed<'de> for StringsSeed<'_> {
     type Value = Metadata;
@@ -144,7 +144,8 @@ impl<'de> Visitor<'de> for StringsSeed<'_> {
         while let Some((key, value)) = entries.next_entry::<String, String>()? {
             pairs.push((key, Value::String(value)));
         }
-        Metadata::from_unique(pairs).map_err(|key| self.0.fail(Fault::DuplicateField(shown(&key))))
+        Metadata::from_unique(pairs)
+            .map_err(|key| self.0.fail(TextFault::DuplicateField(shown(&key))))
     }
 }
 
@@ -173,7 +174,7 @@ impl Entry {
     }
 }
 
-struct EntrySeed<'s>(&'s Stash);
+struct EntrySeed<'s>(&'s Stash<Fault>);
 
 impl<'de> DeserializeSeed<'de> for EntrySeed<'_> {
     type Value = Entry;
@@ -210,10 +211,10 @@ impl<'de> Visitor<'de> for EntrySeed<'_> {
                 }
             };
             if twice {
-                return Err(stash.fail(Fault::DuplicateField(field.into_owned())));
+                return Err(stash.fail(TextFault::DuplicateField(field.into_owned())));
             }
         }
-        let missing = |field| move || stash.fail(Fault::MissingField(field));
+        let missing = |field| move || stash.fail(TextFault::MissingField(field));
         let data_type = data_type.ok_or_else(missing("dtype"))?;
         let dimensions = dimensions.ok_or_else(missing("shape"))?;
         let [begin, end] = range.ok_or_else(missing("data_offsets"))?;
@@ -222,7 +223,7 @@ impl<'de> Visitor<'de> for EntrySeed<'_> {
 }
 
 /// A list of dimensions, of which no more than can be used are kept.
-struct ShapeSeed<'s>(&'s Stash);
+struct ShapeSeed<'s>(&'s Stash<Fault>);
 
 impl<'de> DeserializeSeed<'de> for ShapeSeed<'_> {
     type Value = Vec<u64>;

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use qz_pipeline::{ConvertOptions, ConvertReport, FallbackTensor, Model, Output, Target, convert};
+use qz_pipeline::{
+    ConvertOptions, ConvertReport, FallbackTensor, Model, Output, Target, base_name, convert,
+};
 use serde::Serialize;
 
 use super::{print_json, print_line};
@@ -44,7 +46,7 @@ fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<V
     if let [target] = targets {
         return Ok(vec![Output { target: *target, path: output.to_owned() }]);
     }
-    let mut names: Vec<&str> = targets.iter().map(|target| target.file_type.name).collect();
+    let mut names: Vec<&str> = targets.iter().map(|target| target.name()).collect();
     names.sort_unstable();
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(UsageError(format!("target {} is given twice", pair[0])).into());
@@ -57,11 +59,16 @@ fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<V
     Ok(targets.iter().map(|target| Output { target: *target, path: path(target) }).collect())
 }
 
-/// The source's own name: a folder's, or a file's without `.gguf`.
+/// The source's own name: a folder's, or a file's without `.gguf` and its place in
+/// a split set.
 fn stem(source: &Path) -> String {
     let resolved = source.canonicalize().unwrap_or_else(|_| source.to_owned());
     let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
-    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+    match name.map(|name| name.to_string_lossy()) {
+        Some(name) if resolved.is_dir() => name.into_owned(),
+        Some(name) => base_name(&name).to_owned(),
+        None => "model".to_owned(),
+    }
 }
 
 fn summary(reports: &[ConvertReport]) -> String {
@@ -71,7 +78,7 @@ fn summary(reports: &[ConvertReport]) -> String {
             bytes(report.bytes),
             format!("{:.3}", report.bits_per_weight),
             types(report),
-            report.path.display().to_string(),
+            files(report),
         ]
     };
     let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
@@ -80,6 +87,15 @@ fn summary(reports: &[ConvertReport]) -> String {
         text.push_str(&fallbacks(&report.target, &report.fallbacks));
     }
     text
+}
+
+/// The path of the file, or of the first of several.
+fn files(report: &ConvertReport) -> String {
+    match report.files.as_slice() {
+        [first, _, ..] => format!("{} and {} more", first.display(), report.files.len() - 1),
+        [only] => only.display().to_string(),
+        [] => report.path.display().to_string(),
+    }
 }
 
 /// One line for each tensor whose rows do not fill its type's blocks.

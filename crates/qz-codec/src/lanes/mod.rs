@@ -103,31 +103,18 @@ pub trait Lanes:
         bits
     }
 
-    /// Of each of sixteen rows the least number. None is a NaN; of zeros with both
-    /// signs it may be either.
+    /// The least and the greatest number of each of sixteen blocks, of two rows each. None
+    /// is a NaN; of zeros with both signs it may be either.
     #[inline(always)]
-    fn least_of_each(rows: &[Self; LANES]) -> Self {
-        let mut least = [0.0; LANES];
-        for (least, row) in least.iter_mut().zip(rows) {
-            *least = f32::INFINITY;
-            for number in row.store() {
-                *least = if number < *least { number } else { *least };
+    fn ranges(blocks: &[&[f32; 2 * LANES]; LANES]) -> (Self, Self) {
+        let (mut least, mut greatest) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+        for (lane, block) in blocks.iter().enumerate() {
+            for &number in *block {
+                least[lane] = if number < least[lane] { number } else { least[lane] };
+                greatest[lane] = if number > greatest[lane] { number } else { greatest[lane] };
             }
         }
-        Self::load(&least)
-    }
-
-    /// Of each of sixteen rows the greatest number, likewise.
-    #[inline(always)]
-    fn greatest_of_each(rows: &[Self; LANES]) -> Self {
-        let mut greatest = [0.0; LANES];
-        for (greatest, row) in greatest.iter_mut().zip(rows) {
-            *greatest = f32::NEG_INFINITY;
-            for number in row.store() {
-                *greatest = if number > *greatest { number } else { *greatest };
-            }
-        }
-        Self::load(&greatest)
+        (Self::load(&least), Self::load(&greatest))
     }
 
     /// What a table has at each number; numbers are below 16.

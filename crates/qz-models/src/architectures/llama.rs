@@ -5,7 +5,9 @@ use qz_tokenize::VocabularyRules;
 
 use super::decoder;
 use crate::architecture::{Architecture, ComputedTensor, Model};
-use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize};
+use crate::config::{
+    ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
+};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::{Role, TensorRule};
@@ -49,6 +51,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Quotient,
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: DEFAULT_ROPE_THETA,
+    window: DefaultWindow::Never,
 };
 
 impl Architecture for Llama {

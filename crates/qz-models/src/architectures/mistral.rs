@@ -6,7 +6,9 @@ use qz_tokenize::VocabularyRules;
 
 use super::llama::{self, Llama};
 use crate::architecture::{Architecture, ComputedTensor, Model};
-use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize};
+use crate::config::{
+    ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
+};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::TensorRule;
@@ -28,6 +30,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Quotient,
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: DEFAULT_ROPE_THETA,
+    window: DefaultWindow::Fixed(4096),
 };
 
 impl Architecture for Mistral {

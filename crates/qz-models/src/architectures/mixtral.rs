@@ -7,7 +7,7 @@ use qz_tokenize::VocabularyRules;
 use super::decoder;
 use super::llama::Llama;
 use crate::architecture::{Architecture, ComputedTensor, Model};
-use crate::config::{ConfigDefaults, DefaultHeadSize};
+use crate::config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::Dimension::{Experts, GateAndUp, Hidden, Intermediate};
@@ -107,6 +107,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Implied,
     rms_epsilon: 1e-5,
     rope_theta: 1e6,
+    window: DefaultWindow::None,
 };
 
 impl Architecture for Mixtral {

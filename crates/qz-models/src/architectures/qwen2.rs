@@ -1,11 +1,14 @@
 //! Qwen 1.5 to 2.5 (`Qwen2Model` in `conversion/qwen.py`). Its graph pairs
 //! rotary halves as Hugging Face does, so rows keep their order.
 
+use qz_kernels::backend::RotaryPairs;
 use qz_tensor::Metadata;
 
 use super::{decoder, pooling};
 use crate::architecture::{Architecture, Model};
-use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize};
+use crate::config::{
+    ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
+};
 use crate::error::Error;
 use crate::rules::TensorRule;
 
@@ -44,6 +47,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Implied,
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: DEFAULT_ROPE_THETA,
+    window: DefaultWindow::Never,
 };
 
 impl Architecture for Qwen2 {
@@ -61,6 +65,10 @@ impl Architecture for Qwen2 {
 
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
+    }
+
+    fn rotary_pairs(&self) -> RotaryPairs {
+        RotaryPairs::Halves
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {

@@ -1,11 +1,14 @@
 //! Qwen 3, dense (`Qwen3Model` in `conversion/qwen.py`): norms on queries and
 //! keys, no biases unless the configuration says so.
 
+use qz_kernels::backend::RotaryPairs;
 use qz_tensor::{Metadata, Warning};
 
 use super::{decoder, pooling, reranker};
 use crate::architecture::{Architecture, Model};
-use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize};
+use crate::config::{
+    ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
+};
 use crate::error::Error;
 use crate::rules::TensorRule;
 
@@ -47,6 +50,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Fixed(128),
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: DEFAULT_ROPE_THETA,
+    window: DefaultWindow::Never,
 };
 
 impl Architecture for Qwen3 {
@@ -64,6 +68,10 @@ impl Architecture for Qwen3 {
 
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
+    }
+
+    fn rotary_pairs(&self) -> RotaryPairs {
+        RotaryPairs::Halves
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {

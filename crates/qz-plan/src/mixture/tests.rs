@@ -12,6 +12,7 @@ const DENSE: ModelFacts = ModelFacts {
     heads_per_key_head: 2,
     experts: 0,
     is_seventy_billion: false,
+    is_generic: false,
 };
 const ALL: &str = "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15";
 const MORE_BITS: &str = "0 1 4 7 10 13 14 15";

@@ -13,12 +13,13 @@ mod patterns;
 use qz_tensor::SideFiles;
 
 use crate::added_tokens::AddedTokens;
+use crate::encode::pre_tokenizer_names;
 use crate::error::Error;
 use crate::json::shown;
 use crate::tokenizer_file::{self, TokenizerFile};
 
 use definition::{Step, is_known_normalizer, steps_of};
-use families::{FAMILIES, NAMES};
+use families::FAMILIES;
 
 /// How much of an unknown definition a message shows.
 const LONGEST_DEFINITION: usize = 2000;
@@ -50,17 +51,13 @@ impl<'a> Evidence<'a> {
     }
 }
 
-/// Every name that llama.cpp knows for byte-level vocabularies.
-pub fn pre_tokenizer_names() -> &'static [&'static str] {
-    NAMES
-}
-
 /// Refuses a name that llama.cpp does not know.
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
-    if NAMES.contains(&name) {
+    if pre_tokenizer_names().any(|known| known == name) {
         return Ok(());
     }
-    Err(Error::UnknownPreTokenizerName { name: name.to_owned(), known: NAMES.join(", ") })
+    let known = pre_tokenizer_names().collect::<Vec<_>>().join(", ");
+    Err(Error::UnknownPreTokenizerName { name: name.to_owned(), known })
 }
 
 /// The name for `tokenizer.json`'s own definition.

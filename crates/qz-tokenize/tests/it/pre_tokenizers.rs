@@ -25,7 +25,7 @@ fn name(definition: &Value, normalizer: Value, token: &str, ignore_merges: bool)
     });
     let vocabulary = files.vocabulary(10).unwrap_or_else(|error| panic!("{error}"));
     let name = vocabulary.metadata.string("tokenizer.ggml.pre").expect("a name").to_owned();
-    assert!(pre_tokenizer_names().contains(&name.as_str()), "{name}");
+    assert!(pre_tokenizer_names().any(|known| known == name), "{name}");
     name
 }
 

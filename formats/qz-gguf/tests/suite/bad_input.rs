@@ -223,7 +223,16 @@ fn element_types() {
         let message = check(one(&[1], id, 32), "unknown-type");
         assert!(message.contains(&id.to_string()), "{message}");
     }
-    for (id, name) in [(4, "Q4_2"), (5, "Q4_3"), (31, "Q4_0_4_4"), (36, "IQ4_NL_4_4")] {
+    for (id, name) in [
+        (4, "Q4_2"),
+        (5, "Q4_3"),
+        (31, "Q4_0_4_4"),
+        (32, "Q4_0_4_8"),
+        (33, "Q4_0_8_8"),
+        (36, "IQ4_NL_4_4"),
+        (37, "IQ4_NL_4_8"),
+        (38, "IQ4_NL_8_8"),
+    ] {
         let message = check(one(&[256], id, 256), "removed-type");
         assert!(message.contains(name), "{message}");
     }

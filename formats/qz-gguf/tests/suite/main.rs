@@ -3,5 +3,6 @@
 mod bad_input;
 mod golden;
 mod properties;
+mod split;
 mod support;
 mod writing;

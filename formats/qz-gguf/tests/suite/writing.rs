@@ -51,7 +51,7 @@ fn an_unfinished_file_has_no_magic() {
     sink.record_complete(TensorIndex(0));
     sink.keep().expect("kept");
     assert!(!target.exists());
-    let data = fs::read(folder.path().join("out.gguf.partial/data")).expect("read");
+    let data = fs::read(folder.path().join("out.gguf.partial/data/out.gguf")).expect("read");
     assert_eq!(data[..8], [0, 0, 0, 0, 3, 0, 0, 0]);
 }
 
@@ -75,7 +75,7 @@ fn an_interrupted_file_is_continued() {
     put(&mut sink, 1);
     sink.keep().expect("kept");
     // What was left where padding belongs does not survive.
-    let data = folder.path().join("out.gguf.partial/data");
+    let data = folder.path().join("out.gguf.partial/data/out.gguf");
     let mut bytes = fs::read(&data).expect("read");
     *bytes.last_mut().expect("not empty") = 0xAA;
     fs::write(&data, bytes).expect("written");

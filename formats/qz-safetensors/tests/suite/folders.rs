@@ -136,9 +136,9 @@ fn indexes_that_are_none() {
     check_index(r#"{"weight_map":{},"weight_map":{}}"#, "duplicate-field");
     check_index(&index(&[("a", "x.safetensors"), ("a", "x.safetensors")]), "duplicate-tensor");
     check_index(&format!(r#"{{"x":{}"#, "[".repeat(100_000)), "json-too-deep");
-    let message = check_index("version https://git-lfs.github.com/spec/v1\n", "not-safetensors");
+    let message = check_index("version https://git-lfs.github.com/spec/v1\n", "not-an-index");
     assert!(message.contains("Git LFS") && message.contains(INDEX), "{message}");
-    check_index("<!DOCTYPE html>", "not-safetensors");
+    check_index("<!DOCTYPE html>", "not-an-index");
 }
 
 #[test]
@@ -233,9 +233,9 @@ fn tensors_of_one_name() {
 
     write(folder.path(), INDEX, index(&[("a", "1.safetensors"), ("A", "2.safetensors")]));
     write(folder.path(), "2.safetensors", bytes_named(&[("A", 1)]));
-    check(folder.path(), "case-only-names");
+    check(folder.path(), "alike-names");
     let single = write(folder.path(), "single.safetensors", bytes_named(&[("w", 1), ("W", 1)]));
-    check(&single, "case-only-names");
+    check(&single, "alike-names");
 }
 
 #[test]

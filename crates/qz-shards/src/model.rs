@@ -3,51 +3,112 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use qz_tensor::{FileError, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource};
+use qz_tensor::{FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource};
 
 use crate::error::{Error, Fault, NameList};
-use crate::file::{SafetensorsFile, read_tensor};
 use crate::folder::Folder;
 use crate::index::{self, Index};
 use crate::names::find_alike;
 
-/// The index of a sharded checkpoint.
-const INDEX_NAME: &str = "model.safetensors.index.json";
+/// A format of files that hold weights, in a folder under fixed names.
+pub trait ShardFile: Sized {
+    /// What opening fails with.
+    type Error: From<Error> + From<FileError>;
+    /// What reads tensors once the file is open.
+    type Reader: ShardReader;
 
-/// The weights of one that is not sharded.
-const SINGLE_NAME: &str = "model.safetensors";
+    /// The format's name in messages.
+    const FORMAT: &'static str;
+    /// The index of a sharded checkpoint.
+    const INDEX_NAME: &'static str;
+    /// The weights of one that is not sharded.
+    const SINGLE_NAME: &'static str;
+
+    /// Opens one file and checks it.
+    ///
+    /// # Errors
+    /// If it cannot be read, or breaks a rule of its format.
+    fn open(path: &Path) -> Result<Self, Self::Error>;
+
+    /// The file taken apart: what reads it, its metadata and its tensors.
+    fn into_parts(self) -> (Self::Reader, Metadata, Vec<TensorInfo>);
+}
+
+/// Reads tensors of one open file.
+pub trait ShardReader: Send + Sync {
+    /// The open file.
+    fn file(&self) -> &SourceFile;
+
+    /// Fills `out` with bytes of `info`, the file's tensor at `place`.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has become shorter since it was opened.
+    fn read(
+        &self,
+        place: usize,
+        info: &TensorInfo,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), FileError>;
+
+    /// Where byte `offset` of `info`, the file's tensor at `place`, lies.
+    fn location(&self, _place: usize, info: &TensorInfo, offset: u64) -> Location {
+        info.location(offset)
+    }
+}
+
+/// A file whose tensors' bytes lie together.
+impl ShardReader for SourceFile {
+    fn file(&self) -> &SourceFile {
+        self
+    }
+
+    fn read(
+        &self,
+        _place: usize,
+        info: &TensorInfo,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), FileError> {
+        self.read_exact_at(info.offset + offset, out)
+    }
+}
 
 /// The tensors of all shards of a model. Shards come by name, tensors within one
-/// by their data: reading them in order reads each file from front to back.
-/// Metadata is that of the shards together; where two have the same key, the
-/// first one's.
+/// in their file's order. Metadata is that of the shards together; where two have
+/// the same key, the first one's.
 #[derive(Debug)]
-pub struct SafetensorsModel {
-    shards: Vec<Shard>,
+pub struct ShardedModel<F: ShardFile> {
+    shards: Vec<Shard<F::Reader>>,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
 }
 
 #[derive(Debug)]
-struct Shard {
-    file: SourceFile,
+struct Shard<R> {
+    reader: R,
     /// Its first tensor's place among all.
     first: usize,
 }
 
-impl SafetensorsModel {
+impl<F: ShardFile> ShardedModel<F> {
+    /// True if a model folder has weights in this format.
+    pub fn is_in(folder: &Path) -> bool {
+        [F::INDEX_NAME, F::SINGLE_NAME].iter().any(|name| is_present(folder, name))
+    }
+
     /// Opens what `path` names: a model folder, an index (`*.index.json`), or one
-    /// safetensors file of any name.
+    /// file of any name.
     ///
     /// # Errors
-    /// As [`SafetensorsFile::open`] and [`SafetensorsModel::open_folder`].
-    pub fn open_path(path: impl AsRef<Path>) -> Result<Self, Error> {
+    /// As [`ShardFile::open`] and [`ShardedModel::open_folder`].
+    pub fn open_path(path: impl AsRef<Path>) -> Result<Self, F::Error> {
         let path = path.as_ref();
         if path.is_dir() {
             return Self::open_folder(path);
         }
         if !path.as_os_str().as_encoded_bytes().ends_with(b".index.json") {
-            return Self::assemble([SafetensorsFile::open(path)?]);
+            return Ok(Self::assemble([F::open(path)?])?);
         }
         let folder = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -58,26 +119,27 @@ impl SafetensorsModel {
         Self::open_shards(&Folder::new(folder)?, &file, &index)
     }
 
-    /// Opens the weights of a model folder: the shards of
-    /// `model.safetensors.index.json`, else `model.safetensors`. Weights in other
-    /// formats beside them are ignored.
+    /// Opens the weights of a model folder: the shards of the index, else the one
+    /// file. Weights in other formats beside them are ignored.
     ///
     /// # Errors
     /// If the folder has neither, or both without one naming the other; if a
     /// shard is missing, lies outside the folder, breaks a rule of the format, or
     /// disagrees with the index.
-    pub fn open_folder(path: impl AsRef<Path>) -> Result<Self, Error> {
+    pub fn open_folder(path: impl AsRef<Path>) -> Result<Self, F::Error> {
         let path = path.as_ref();
         let folder = Folder::new(path)?;
-        let present = |name: &str| path.join(name).symlink_metadata().is_ok();
-        match (present(INDEX_NAME), present(SINGLE_NAME)) {
-            (false, false) => Err(Error::new(path, Fault::NoWeights)),
-            (false, true) => Self::assemble([SafetensorsFile::open(folder.file(SINGLE_NAME)?)?]),
+        match (is_present(path, F::INDEX_NAME), is_present(path, F::SINGLE_NAME)) {
+            (false, false) => {
+                let (format, index, single) = (F::FORMAT, F::INDEX_NAME, F::SINGLE_NAME);
+                Err(Error::new(path, Fault::NoWeights { format, index, single }).into())
+            }
+            (false, true) => Ok(Self::assemble([F::open(&folder.file(F::SINGLE_NAME)?)?])?),
             (true, single) => {
-                let file = SourceFile::open(folder.file(INDEX_NAME)?)?;
+                let file = SourceFile::open(folder.file(F::INDEX_NAME)?)?;
                 let index = index::read(&file)?;
-                if single && !index.shards.iter().any(|shard| shard == SINGLE_NAME) {
-                    return Err(Error::new(path, Fault::AmbiguousWeights));
+                if single && !index.shards.iter().any(|shard| shard == F::SINGLE_NAME) {
+                    return Err(Error::new(path, Fault::AmbiguousWeights(F::SINGLE_NAME)).into());
                 }
                 Self::open_shards(&folder, &file, &index)
             }
@@ -86,31 +148,32 @@ impl SafetensorsModel {
 
     /// The open files, sorted by name.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &SourceFile> {
-        self.shards.iter().map(|shard| &shard.file)
+        self.shards.iter().map(|shard| shard.reader.file())
     }
 
-    fn open_shards(folder: &Folder, file: &SourceFile, index: &Index) -> Result<Self, Error> {
+    fn open_shards(folder: &Folder, file: &SourceFile, index: &Index) -> Result<Self, F::Error> {
         let paths =
             index.shards.iter().map(|name| folder.file(name)).collect::<Result<Vec<_>, Error>>()?;
         let missing = index.shards.iter().zip(&paths).filter(|(_, path)| !path.exists());
         let missing = NameList::new(missing.map(|(name, _)| name.clone()));
         if !missing.is_empty() {
-            return Err(Error::new(file.path(), Fault::MissingShards(missing)));
+            return Err(Error::new(file.path(), Fault::MissingShards(missing)).into());
         }
-        let shards = paths.iter().map(SafetensorsFile::open).collect::<Result<Vec<_>, Error>>()?;
+        let shards =
+            paths.iter().map(|path| F::open(path)).collect::<Result<Vec<_>, F::Error>>()?;
         let model = Self::assemble(shards)?;
         model.check_index(file, index)?;
         Ok(model)
     }
 
     /// One model of these files, which are sorted by name.
-    fn assemble(files: impl IntoIterator<Item = SafetensorsFile>) -> Result<Self, Error> {
+    fn assemble(files: impl IntoIterator<Item = F>) -> Result<Self, Error> {
         let mut shards = Vec::new();
         let mut tensors = Vec::new();
         let mut all_metadata = Vec::new();
         for shard in files {
-            let (file, metadata, own_tensors) = shard.into_parts();
-            shards.push(Shard { file, first: tensors.len() });
+            let (reader, metadata, own_tensors) = shard.into_parts();
+            shards.push(Shard { reader, first: tensors.len() });
             tensors.extend(own_tensors);
             all_metadata.push(metadata);
         }
@@ -120,7 +183,7 @@ impl SafetensorsModel {
         Ok(model)
     }
 
-    /// Checks that names differ, in more than case.
+    /// Checks that names differ, in more than case or Unicode form.
     fn check_names(&self) -> Result<(), Error> {
         let names: Vec<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         let Some((first, second)) = find_alike(&names) else { return Ok(()) };
@@ -128,7 +191,7 @@ impl SafetensorsModel {
         let fault = if first.name == second.name {
             Fault::TensorInTwoShards(first.file.display().to_string())
         } else {
-            Fault::CaseOnly(first.name.clone())
+            Fault::AlikeName(first.name.clone())
         };
         Err(Error::Malformed { location: second.location(0), fault: Box::new(fault) })
     }
@@ -169,9 +232,15 @@ impl SafetensorsModel {
     fn shard_of(&self, place: usize) -> usize {
         self.shards.partition_point(|shard| shard.first <= place) - 1
     }
+
+    /// What reads a tensor, its place in its own file, and what it is.
+    fn locate(&self, tensor: TensorIndex) -> (&F::Reader, usize, &TensorInfo) {
+        let shard = &self.shards[self.shard_of(tensor.0)];
+        (&shard.reader, tensor.0 - shard.first, &self.tensors[tensor.0])
+    }
 }
 
-impl TensorSource for SafetensorsModel {
+impl<F: ShardFile> TensorSource for ShardedModel<F> {
     fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
@@ -181,15 +250,26 @@ impl TensorSource for SafetensorsModel {
     }
 
     fn files(&self) -> Vec<&SourceFile> {
-        self.shards.iter().map(|shard| &shard.file).collect()
+        self.shards.iter().map(|shard| shard.reader.file()).collect()
     }
 
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        let info = &self.tensors[tensor.0];
-        read_tensor(&self.shards[self.shard_of(tensor.0)].file, info, offset, out)
+        let (reader, place, info) = self.locate(tensor);
+        info.assert_has(offset, out.len());
+        reader.read(place, info, offset, out)
     }
+
+    fn location(&self, tensor: TensorIndex, offset: u64) -> Location {
+        let (reader, place, info) = self.locate(tensor);
+        reader.location(place, info, offset)
+    }
+}
+
+/// A link that leads nowhere is there, too: it is an error, not an absence.
+fn is_present(folder: &Path, name: &str) -> bool {
+    folder.join(name).symlink_metadata().is_ok()
 }
 
 /// The entries of all; of those with the same key the first.

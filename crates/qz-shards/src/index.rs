@@ -7,7 +7,7 @@ use qz_tensor::{SourceFile, recognise};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Fault};
-use crate::json::{Key, Skip, Stash, parse};
+use crate::json::{Key, Skip, Stash, TextFault, parse};
 use crate::names::check_shard;
 
 /// Longest index in bytes. The largest known one has about ten million.
@@ -35,12 +35,12 @@ pub(crate) fn read(file: &SourceFile) -> Result<Index, Error> {
     let mut bytes = vec![0; file.len() as usize];
     file.read_exact_at(0, &mut bytes)?;
     let text = str::from_utf8(&bytes).map_err(|error| {
-        Error::at(file.path(), error.valid_up_to() as u64, Fault::Utf8("index"))
+        Error::at(file.path(), error.valid_up_to() as u64, TextFault::Utf8("index").into())
     })?;
     let stash = Stash::default();
     let index = parse(text, &stash, IndexSeed(&stash)).map_err(|broken| {
         let fault = match (&broken.fault, recognise(&bytes)) {
-            (Fault::Json(_), Some(found)) => Fault::NotSafetensors(found),
+            (Fault::Text(TextFault::Json(_)), Some(found)) => Fault::NotAnIndex(found),
             _ => broken.fault,
         };
         Error::at(file.path(), broken.offset as u64, fault).inside(broken.name)
@@ -60,7 +60,7 @@ impl Index {
     }
 }
 
-struct IndexSeed<'s>(&'s Stash);
+struct IndexSeed<'s>(&'s Stash<Fault>);
 
 impl<'de> DeserializeSeed<'de> for IndexSeed<'_> {
     type Value = Index;
@@ -83,14 +83,14 @@ impl<'de> Visitor<'de> for IndexSeed<'_> {
             if field != "weight_map" {
                 fields.next_value::<Skip>()?;
             } else if index.replace(fields.next_value_seed(WeightMapSeed(self.0))?).is_some() {
-                return Err(self.0.fail(Fault::DuplicateField(field.into_owned())));
+                return Err(self.0.fail(TextFault::DuplicateField(field.into_owned())));
             }
         }
-        index.ok_or_else(|| self.0.fail(Fault::MissingField("weight_map")))
+        index.ok_or_else(|| self.0.fail(TextFault::MissingField("weight_map")))
     }
 }
 
-struct WeightMapSeed<'s>(&'s Stash);
+struct WeightMapSeed<'s>(&'s Stash<Fault>);
 
 impl<'de> DeserializeSeed<'de> for WeightMapSeed<'_> {
     type Value = Index;

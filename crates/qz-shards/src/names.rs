@@ -2,13 +2,23 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
+use unicode_normalization::UnicodeNormalization;
+
 use crate::error::{Fault, shown};
+
+/// A tensor name that no model has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a tensor name is empty or has control characters: {0}")]
+pub struct InvalidName(String);
 
 /// Checks a tensor name. It never becomes a path, so any printable text will do;
 /// what would not print could fake or hide a message.
-pub(crate) fn check_tensor(name: &str) -> Result<(), Fault> {
+///
+/// # Errors
+/// If it is empty or would not print.
+pub fn check_tensor(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() || name.chars().any(|c| c.is_control() || changes_direction(c)) {
-        return Err(Fault::Name(format!("\"{}\"", shown(name))));
+        return Err(InvalidName(format!("\"{}\"", shown(name))));
     }
     Ok(())
 }
@@ -39,8 +49,8 @@ fn is_device(name: &str) -> bool {
     matches!(stem.as_str(), "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt")
 }
 
-/// Two places in `names` whose names differ in case only or not at all, the
-/// smaller place first.
+/// Two places in `names` whose names differ in case or Unicode form only or not at
+/// all, the smaller place first.
 pub(crate) fn find_alike(names: &[&str]) -> Option<(usize, usize)> {
     // By hash, not by folded copies: those would double what the largest headers
     // take, and comparing names costs more than reading them did.
@@ -58,8 +68,10 @@ fn first_pair(names: &[&str], candidates: &[(u64, usize)]) -> Option<(usize, usi
     pairs.find(|(first, second)| folded(names[*first]).eq(folded(names[*second])))
 }
 
+/// In the composed form, as most systems write it; file systems and people take names
+/// for the same that differ only in it.
 fn folded(name: &str) -> impl Iterator<Item = char> {
-    name.chars().flat_map(char::to_lowercase)
+    name.nfc().flat_map(char::to_lowercase)
 }
 
 fn folded_hash(name: &str) -> u64 {
@@ -116,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn case_is_not_enough() {
+    fn neither_case_nor_unicode_form_is_enough() {
         let check = |names: &[&str], expected: Option<(usize, usize)>| {
             assert_eq!(find_alike(names), expected);
         };
@@ -124,6 +136,7 @@ mod tests {
         check(&["a", "b", "ab"], None);
         check(&["x", "layer.W", "y", "layer.w"], Some((1, 3)));
         check(&["É", "é"], Some((0, 1)));
+        check(&["\u{e9}", "e\u{301}"], Some((0, 1)));
         check(&["b", "a", "b"], Some((0, 2)));
     }
 }

@@ -1,4 +1,4 @@
-//! What header and index share: strict JSON whose errors are faults with a place.
+//! What headers and indexes share: strict JSON whose errors are faults with a place.
 //!
 //! `serde_json` knows where it stands but carries errors of its own only. A
 //! visitor that finds a broken rule leaves the fault in a [`Stash`] and fails
@@ -10,34 +10,83 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::error::{Fault, shown};
+use crate::error::shown;
+
+/// What is wrong with a JSON text, whatever it is about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextFault {
+    /// Bytes that are not UTF-8.
+    #[error("the {0} is not valid UTF-8")]
+    Utf8(&'static str),
+    /// Not JSON.
+    #[error("invalid JSON: {0}")]
+    Json(String),
+    /// JSON that nests too deep.
+    #[error("the JSON nests too deep")]
+    Depth,
+    /// JSON padded with NUL bytes.
+    #[error(
+        "the JSON is padded with NUL bytes, the format wants spaces (0x20): save the file anew or replace them"
+    )]
+    NulPadding,
+    /// JSON of another form than is wanted.
+    #[error("{0}")]
+    Field(String),
+    /// A field that must be there.
+    #[error("`{0}` is missing")]
+    MissingField(&'static str),
+    /// A field that occurs twice.
+    #[error("`{0}` occurs twice")]
+    DuplicateField(String),
+}
+
+impl TextFault {
+    /// The rule's short, stable name.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::Utf8(_) => "invalid-utf8",
+            Self::Json(_) => "invalid-json",
+            Self::Depth => "json-too-deep",
+            Self::NulPadding => "nul-padding",
+            Self::Field(_) | Self::MissingField(_) => "invalid-field",
+            Self::DuplicateField(_) => "duplicate-field",
+        }
+    }
+}
 
 /// A broken rule in a JSON text.
-pub(crate) struct Broken {
+pub struct Broken<F> {
     /// Bytes from the start of the text: at the fault or the end of the item
     /// that has it.
-    pub(crate) offset: usize,
+    pub offset: usize,
     /// The tensor it is about.
-    pub(crate) name: Option<String>,
-    pub(crate) fault: Fault,
+    pub name: Option<String>,
+    /// What it is.
+    pub fault: F,
 }
 
 /// Where visitors leave what they found.
-#[derive(Default)]
-pub(crate) struct Stash {
-    fault: RefCell<Option<Fault>>,
+pub struct Stash<F> {
+    fault: RefCell<Option<F>>,
     name: RefCell<Option<String>>,
 }
 
-impl Stash {
+impl<F> Default for Stash<F> {
+    fn default() -> Self {
+        Self { fault: RefCell::default(), name: RefCell::default() }
+    }
+}
+
+impl<F> Stash<F> {
     /// Keeps `fault`; the error stops the parser.
-    pub(crate) fn fail<E: de::Error>(&self, fault: Fault) -> E {
-        *self.fault.borrow_mut() = Some(fault);
+    pub fn fail<E: de::Error>(&self, fault: impl Into<F>) -> E {
+        *self.fault.borrow_mut() = Some(fault.into());
         E::custom("")
     }
 
     /// For `map_err`: notes that the error lies in tensor `name`.
-    pub(crate) fn inside<E>(&self, name: &str) -> impl Fn(E) -> E {
+    pub fn inside<E>(&self, name: &str) -> impl Fn(E) -> E {
         move |error| {
             *self.name.borrow_mut() = Some(name.to_owned());
             error
@@ -46,16 +95,20 @@ impl Stash {
 }
 
 /// Parses a whole text.
-pub(crate) fn parse<'de, S: DeserializeSeed<'de>>(
+///
+/// # Errors
+/// What is wrong with it and where: what a visitor left in `stash`, else what the
+/// parser found.
+pub fn parse<'de, F: From<TextFault>, S: DeserializeSeed<'de>>(
     text: &'de str,
-    stash: &Stash,
+    stash: &Stash<F>,
     seed: S,
-) -> Result<S::Value, Broken> {
+) -> Result<S::Value, Broken<F>> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let parsed = seed.deserialize(&mut deserializer);
     parsed.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
         let offset = place_of(text, &error);
-        let fault = stash.fault.take().unwrap_or_else(|| fault_of(text, offset, &error));
+        let fault = stash.fault.take().unwrap_or_else(|| fault_of(text, offset, &error).into());
         Broken { offset, name: stash.name.take(), fault }
     })
 }
@@ -67,24 +120,24 @@ fn place_of(text: &str, error: &serde_json::Error) -> usize {
     (line_start + error.column().saturating_sub(1)).min(text.len())
 }
 
-fn fault_of(text: &str, offset: usize, error: &serde_json::Error) -> Fault {
+fn fault_of(text: &str, offset: usize, error: &serde_json::Error) -> TextFault {
     let rest = text.as_bytes().get(offset..).unwrap_or_default();
     if !rest.is_empty() && rest.iter().all(|byte| *byte == 0) {
-        return Fault::NulPadding;
+        return TextFault::NulPadding;
     }
     let message = error.to_string();
     let message = message.split(" at line ").next().unwrap_or_default();
     match error.classify() {
         // The parser has no other way to tell.
-        _ if message.contains("recursion limit") => Fault::Depth,
-        serde_json::error::Category::Data => Fault::Field(shown(message)),
-        _ => Fault::Json(shown(message)),
+        _ if message.contains("recursion limit") => TextFault::Depth,
+        serde_json::error::Category::Data => TextFault::Field(shown(message)),
+        _ => TextFault::Json(shown(message)),
     }
 }
 
 /// An object's key, borrowed where it has no escapes.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Key<'de>(pub(crate) Cow<'de, str>);
+pub struct Key<'de>(pub Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -109,7 +162,7 @@ impl<'de> Deserialize<'de> for Key<'de> {
 }
 
 /// Any value, read and dropped. Unlike `serde`'s own it counts the depth.
-pub(crate) struct Skip;
+pub struct Skip;
 
 impl<'de> Deserialize<'de> for Skip {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,0 +1,251 @@
+//! One decoder layer: its weights on the backend, and what it makes of hidden states.
+
+use qz_kernels::backend::{Attention, Backend, Rounding};
+use qz_tensor::{DataType, Location};
+
+use super::shape::DecoderShape;
+use super::weights::{Linear, Loader, WeightSource};
+use crate::error::Error;
+use crate::rules::{LayerIndex, Part, Role};
+
+/// A layer's weights.
+pub(super) struct Layer<B: Backend> {
+    attention_norm: B::Buffer,
+    query: Linear<B>,
+    key: Linear<B>,
+    value: Linear<B>,
+    query_norm: Option<B::Buffer>,
+    key_norm: Option<B::Buffer>,
+    attention_output: Linear<B>,
+    feed_forward_norm: B::Buffer,
+    feed_forward: FeedForward<B>,
+}
+
+enum FeedForward<B: Backend> {
+    Dense(Gated<B>),
+    Experts { router: Linear<B>, used: usize, experts: Vec<Gated<B>> },
+}
+
+/// The three matrices of a gated network.
+struct Gated<B: Backend> {
+    gate: Linear<B>,
+    up: Linear<B>,
+    down: Linear<B>,
+}
+
+impl<B: Backend> Layer<B> {
+    pub(super) fn load<W: WeightSource>(
+        loader: &Loader<'_, B, W>,
+        layer: LayerIndex,
+    ) -> Result<Self, W::Error> {
+        let shape = loader.shape;
+        let queries = shape.heads * shape.head_size;
+        let key_values = shape.key_value_heads * shape.head_size;
+        let linear = |role, rows, columns| loader.linear(role, layer, (rows, columns));
+        let norm = |role| loader.vector(role, Some(layer), shape.hidden);
+        let head_norm =
+            |role| loader.optional_vector(role, Part::Weight, Some(layer), shape.head_size);
+        Ok(Self {
+            attention_norm: norm(Role::AttentionNorm)?,
+            query: linear(Role::AttentionQuery, queries, shape.hidden)?,
+            key: linear(Role::AttentionKey, key_values, shape.hidden)?,
+            value: linear(Role::AttentionValue, key_values, shape.hidden)?,
+            query_norm: head_norm(Role::AttentionQueryNorm)?,
+            key_norm: head_norm(Role::AttentionKeyNorm)?,
+            attention_output: linear(Role::AttentionOutput, shape.hidden, queries)?,
+            feed_forward_norm: norm(Role::FeedForwardNorm)?,
+            feed_forward: FeedForward::load(loader, layer)?,
+        })
+    }
+}
+
+impl<B: Backend> FeedForward<B> {
+    fn load<W: WeightSource>(
+        loader: &Loader<'_, B, W>,
+        layer: LayerIndex,
+    ) -> Result<Self, W::Error> {
+        let DecoderShape { hidden, intermediate, .. } = *loader.shape;
+        let (inward, outward) = ((intermediate, hidden), (hidden, intermediate));
+        let Some((experts, used)) = loader.shape.experts else {
+            return Ok(Self::Dense(Gated {
+                gate: loader.linear(Role::FeedForwardGate, layer, inward)?,
+                up: loader.linear(Role::FeedForwardUp, layer, inward)?,
+                down: loader.linear(Role::FeedForwardDown, layer, outward)?,
+            }));
+        };
+        let router = loader.linear(Role::ExpertRouter, layer, (experts, hidden))?;
+        let load = |expert: usize| {
+            let of = (expert, experts);
+            Ok(Gated {
+                gate: loader.expert(Role::FeedForwardGate, layer, of, inward)?,
+                up: loader.expert(Role::FeedForwardUp, layer, of, inward)?,
+                down: loader.expert(Role::FeedForwardDown, layer, of, outward)?,
+            })
+        };
+        let experts = (0..experts).map(load).collect::<Result<_, W::Error>>()?;
+        Ok(Self::Experts { router, used, experts })
+    }
+}
+
+/// What all layers share while a batch goes through them.
+pub(super) struct Pass<'a, B: Backend> {
+    pub(super) backend: &'a B,
+    pub(super) shape: &'a DecoderShape,
+    pub(super) rounding: Rounding,
+    pub(super) cache_type: DataType,
+    /// Cosines and sines of each position of a sequence.
+    pub(super) rotary: &'a B::Buffer,
+    /// Tokens of each sequence.
+    pub(super) length: usize,
+    /// Where a tensor is, for messages.
+    pub(super) locate: &'a dyn Fn(&str) -> Location,
+}
+
+impl<B: Backend> Pass<'_, B> {
+    fn attention(&self) -> Attention {
+        let shape = self.shape;
+        Attention {
+            heads: shape.heads,
+            key_value_heads: shape.key_value_heads,
+            head_size: shape.head_size,
+            scale: 1.0 / (shape.head_size as f32).sqrt(),
+            window: shape.window,
+        }
+    }
+
+    /// Puts `tokens` tokens of whole sequences through a layer.
+    pub(super) fn run(
+        &self,
+        layer: &Layer<B>,
+        tokens: usize,
+        hidden: &mut B::Buffer,
+    ) -> Result<(), Error> {
+        let normed = self.normed(hidden, &layer.attention_norm, tokens * self.shape.hidden);
+        let attended = self.attend(layer, tokens, &normed)?;
+        self.backend.add(hidden, &self.product(&layer.attention_output, &attended, tokens)?);
+        let normed = self.normed(hidden, &layer.feed_forward_norm, tokens * self.shape.hidden);
+        let fed = match &layer.feed_forward {
+            FeedForward::Dense(gated) => self.gated(gated, &normed, tokens)?,
+            FeedForward::Experts { router, used, experts } => {
+                self.experts(router, *used, experts, &normed, tokens)?
+            }
+        };
+        self.backend.add(hidden, &fed);
+        Ok(())
+    }
+
+    pub(super) fn normed(
+        &self,
+        input: &B::Buffer,
+        weights: &B::Buffer,
+        elements: usize,
+    ) -> B::Buffer {
+        let mut out = self.backend.zeros(elements);
+        self.backend.rms_norm(input, weights, self.shape.rms_epsilon, &mut out);
+        out
+    }
+
+    /// A product with its bias; it is checked, because a number that overflowed here
+    /// would be found nowhere else.
+    fn product(
+        &self,
+        linear: &Linear<B>,
+        input: &B::Buffer,
+        tokens: usize,
+    ) -> Result<B::Buffer, Error> {
+        let rows = self.backend.rows(&linear.matrix);
+        let mut out = self.backend.zeros(tokens * rows);
+        self.backend.matmul(self.rounding, input, &linear.matrix, &mut out);
+        if let Some(bias) = &linear.bias {
+            self.backend.add_bias(&mut out, bias);
+        }
+        match self.backend.first_non_finite(&out) {
+            None => Ok(out),
+            Some(position) => Err(Error::NonFiniteActivation {
+                location: (self.locate)(&linear.name),
+                token: position / rows,
+            }),
+        }
+    }
+
+    /// Queries or keys: normed for each head, if the model does that, and turned.
+    fn turned(
+        &self,
+        linear: &Linear<B>,
+        norm: Option<&B::Buffer>,
+        (tokens, width): (usize, usize),
+        normed: &B::Buffer,
+    ) -> Result<B::Buffer, Error> {
+        let mut rows = self.product(linear, normed, tokens)?;
+        if let Some(norm) = norm {
+            rows = self.normed(&rows, norm, tokens * width);
+        }
+        let (size, pairs) = (self.shape.head_size, self.shape.architecture.rotary_pairs());
+        self.backend.rotate(&mut rows, width, size, pairs, self.rotary);
+        Ok(rows)
+    }
+
+    fn attend(
+        &self,
+        layer: &Layer<B>,
+        tokens: usize,
+        normed: &B::Buffer,
+    ) -> Result<B::Buffer, Error> {
+        let attention = self.attention();
+        let (query_width, width) = (attention.query_width(), attention.key_value_width());
+        let queries =
+            self.turned(&layer.query, layer.query_norm.as_ref(), (tokens, query_width), normed)?;
+        let keys = self.turned(&layer.key, layer.key_norm.as_ref(), (tokens, width), normed)?;
+        let values = self.product(&layer.value, normed, tokens)?;
+        let mut out = self.backend.zeros(tokens * attention.query_width());
+        let cache = self.backend.cache(&attention, self.length, self.cache_type);
+        let mut cache = cache.map_err(|source| Error::Backend {
+            location: (self.locate)(&layer.key.name),
+            source,
+        })?;
+        for first in (0..tokens).step_by(self.length) {
+            let rows = first..first + self.length;
+            self.backend.store(&mut cache, 0, &keys, &values, rows.clone());
+            self.backend.attend(&attention, &cache, 0, &queries, rows, &mut out);
+        }
+        Ok(out)
+    }
+
+    fn gated(
+        &self,
+        gated: &Gated<B>,
+        input: &B::Buffer,
+        tokens: usize,
+    ) -> Result<B::Buffer, Error> {
+        let mut gate = self.product(&gated.gate, input, tokens)?;
+        let up = self.product(&gated.up, input, tokens)?;
+        self.backend.silu_times(&mut gate, &up);
+        drop(up);
+        self.product(&gated.down, &gate, tokens)
+    }
+
+    fn experts(
+        &self,
+        router: &Linear<B>,
+        used: usize,
+        experts: &[Gated<B>],
+        input: &B::Buffer,
+        tokens: usize,
+    ) -> Result<B::Buffer, Error> {
+        let scores = self.product(router, input, tokens)?;
+        let width = self.shape.hidden;
+        let mut sum = self.backend.zeros(tokens * width);
+        let loads = self.backend.route(&scores, experts.len(), used);
+        for (expert, load) in experts.iter().zip(&loads) {
+            if load.tokens.is_empty() {
+                continue;
+            }
+            let own = self.backend.gather(input, width, &load.tokens);
+            let answer = self
+                .gated(expert, &own, load.tokens.len())
+                .map_err(|error| error.of_token(|own| load.tokens[own]))?;
+            self.backend.scatter_add(&mut sum, width, load, &answer);
+        }
+        Ok(sum)
+    }
+}

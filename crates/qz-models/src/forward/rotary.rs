@@ -1,0 +1,136 @@
+//! The angles of rotary position embedding: plain, divided (linear scaling), YaRN's mix
+//! of both, or with a factor for each frequency (Llama 3). ggml's arithmetic
+//! (`ggml_rope_cache_init` in ops.cpp; the factors of YaRN's magnitudes in
+//! llama-context.cpp), in which an angle is formed by multiplying the one before.
+
+use super::shape::Keys;
+use crate::error::Error;
+
+/// Rotary parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Rotary {
+    /// Elements of a head.
+    size: usize,
+    base: f32,
+    /// What positions are multiplied with.
+    scale: f32,
+    /// What cosines and sines are multiplied with.
+    magnitude: f32,
+    yarn: Option<Yarn>,
+}
+
+/// YaRN: frequencies with many rotations in the trained context stay as they are, those
+/// with few are scaled, and between the two there is a ramp.
+#[derive(Clone, Debug, PartialEq)]
+struct Yarn {
+    /// Weight of the unscaled part.
+    extrapolation: f32,
+    /// The pairs where the ramp begins and ends.
+    low: f32,
+    high: f32,
+}
+
+/// llama.cpp's and transformers' defaults.
+const BETA_FAST: f32 = 32.0;
+const BETA_SLOW: f32 = 1.0;
+
+impl Rotary {
+    pub(super) fn read(keys: &Keys<'_>, size: usize) -> Result<Self, Error> {
+        let base = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
+        let factor = match keys.number("rope.scaling.factor")? {
+            None => keys.number("rope.scale_linear")?,
+            factor => factor,
+        };
+        let factor = factor.filter(|factor| *factor != 0.0).unwrap_or(1.0);
+        let magnitude = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        let plain = Self { size, base, scale: 1.0 / factor, magnitude, yarn: None };
+        match keys.text("rope.scaling.type").unwrap_or("linear") {
+            "none" => Ok(Self { scale: 1.0, ..plain }),
+            "linear" => Ok(plain),
+            "yarn" => plain.with_yarn(keys, factor),
+            _ => Err(keys.fault("rope.scaling.type", "is not supported")),
+        }
+    }
+
+    fn with_yarn(mut self, keys: &Keys<'_>, factor: f32) -> Result<Self, Error> {
+        let context = match keys.size("rope.scaling.original_context_length")? {
+            Some(context) => context,
+            None => keys.required("context_length")?,
+        } as f32;
+        let beta = |key: &str, default: f32| Ok::<f32, Error>(keys.number(key)?.unwrap_or(default));
+        let fast = beta("rope.scaling.yarn_beta_fast", BETA_FAST)?;
+        let slow = beta("rope.scaling.yarn_beta_slow", BETA_SLOW)?;
+        let pair_with = |rotations: f32| {
+            let periods = context / (rotations * 2.0 * std::f32::consts::PI);
+            self.size as f32 * periods.ln() / (2.0 * self.base.ln())
+        };
+        let (low, high) = (pair_with(fast).floor(), pair_with(slow).ceil());
+        self.yarn = Some(Yarn {
+            extrapolation: keys.number("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0),
+            low: low.max(0.0),
+            high: high.min(self.size as f32 - 1.0),
+        });
+        let stretched = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+        self.magnitude *= keys.number("rope.scaling.yarn_attn_factor")?.unwrap_or(stretched);
+        Ok(self)
+    }
+
+    /// Cosine and sine of each pair, for each position from 0 on. `factors` are the
+    /// frequencies' divisors, one for each pair.
+    pub(super) fn table(&self, positions: usize, factors: Option<&[f32]>) -> Vec<f32> {
+        let step = self.base.powf(-2.0 / self.size as f32);
+        let mut table = Vec::with_capacity(positions * self.size);
+        for position in 0..positions {
+            let mut angle = position as f32;
+            for pair in 0..self.size / 2 {
+                let factor = factors.map_or(1.0, |factors| factors[pair]);
+                let turned = self.scaled(angle / factor, pair);
+                table.push(turned.cos() * self.magnitude);
+                table.push(turned.sin() * self.magnitude);
+                angle *= step;
+            }
+        }
+        table
+    }
+
+    fn scaled(&self, angle: f32, pair: usize) -> f32 {
+        let scaled = self.scale * angle;
+        let Some(yarn) = &self.yarn else { return scaled };
+        let along = (pair as f32 - yarn.low) / (yarn.high - yarn.low).max(0.001);
+        let unscaled = (1.0 - along.clamp(0.0, 1.0)) * yarn.extrapolation;
+        scaled * (1.0 - unscaled) + angle * unscaled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(rotary: &Rotary, factors: Option<&[f32]>, position: usize, expected: &[f64]) {
+        let table = rotary.table(position + 1, factors);
+        let row = &table[position * rotary.size..];
+        for (pair, angle) in expected.iter().enumerate() {
+            let found = [row[2 * pair], row[2 * pair + 1]].map(f64::from);
+            for (found, expected) in found.iter().zip([angle.cos(), angle.sin()]) {
+                assert!((found - expected).abs() < 1e-5, "pair {pair}: {found}, {expected}");
+            }
+        }
+    }
+
+    const PLAIN: Rotary =
+        Rotary { size: 4, base: 10_000.0, scale: 1.0, magnitude: 1.0, yarn: None };
+
+    #[test]
+    fn angles_fall_by_the_base() {
+        check(&PLAIN, None, 3, &[3.0, 0.03]);
+        check(&Rotary { scale: 0.25, ..PLAIN }, None, 3, &[0.75, 0.0075]);
+        check(&PLAIN, Some(&[1.0, 8.0]), 16, &[16.0, 0.02]);
+    }
+
+    #[test]
+    fn yarn_scales_low_frequencies_only() {
+        let yarn = Some(Yarn { extrapolation: 1.0, low: 0.0, high: 1.0 });
+        let rotary = Rotary { scale: 0.25, yarn, ..PLAIN };
+        check(&rotary, None, 8, &[8.0, 0.02]);
+    }
+}

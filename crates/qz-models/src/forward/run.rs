@@ -1,0 +1,213 @@
+//! The run of a text's chunks through all layers.
+
+use std::io;
+use std::path::PathBuf;
+
+use qz_kernels::backend::{Backend, Rounding, reference};
+use qz_tensor::{DataType, Metadata};
+
+use super::layer::{Layer, Pass};
+use super::logits::Logits;
+use super::shape::DecoderShape;
+use super::states::States;
+use super::weights::{Loader, WeightSource};
+use crate::error::Error;
+use crate::rules::LayerIndex;
+
+/// How a forward pass computes, and within what.
+#[derive(Clone, Debug)]
+pub struct ForwardOptions {
+    /// What becomes of activations before products.
+    pub rounding: Rounding,
+    /// The type keys and values are kept in.
+    pub cache_type: DataType,
+    /// Memory for everything whose size can be chosen, in bytes.
+    pub max_memory: u64,
+    /// Where hidden states go that do not fit.
+    pub spill_folder: PathBuf,
+}
+
+/// Sequences of one length, each independent of the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunks {
+    tokens: Vec<u32>,
+    length: usize,
+}
+
+impl Chunks {
+    /// Chunks of `length` tokens each, one behind the other; what is left at the end is
+    /// dropped.
+    pub fn new(mut tokens: Vec<u32>, length: usize) -> Self {
+        let length = length.max(1);
+        tokens.truncate(tokens.len() / length * length);
+        Self { tokens, length }
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.tokens.len() / self.length
+    }
+
+    /// Tokens of each.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// One chunk's tokens.
+    pub fn get(&self, chunk: usize) -> &[u32] {
+        &self.tokens[chunk * self.length..][..self.length]
+    }
+}
+
+/// Tokens of a batch, where memory allows: products reach their speed, and a layer's
+/// intermediate results stay small.
+const BATCH_TOKENS: usize = 2048;
+
+/// A model ready for forward passes.
+pub struct Forward<'a, B: Backend, W: WeightSource> {
+    pub(super) backend: &'a B,
+    pub(super) source: &'a W,
+    pub(super) shape: DecoderShape,
+    pub(super) options: ForwardOptions,
+}
+
+impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
+    /// Looks at a model's metadata. `window` is the sliding window of its configuration.
+    ///
+    /// # Errors
+    /// If it is none that a forward pass is known of.
+    pub fn new(
+        backend: &'a B,
+        source: &'a W,
+        metadata: &Metadata,
+        window: Option<u64>,
+        options: ForwardOptions,
+    ) -> Result<Self, W::Error> {
+        let location = source.location("");
+        let location = qz_tensor::Location { tensor: None, offset: None, ..location };
+        let shape = DecoderShape::read(metadata, window, &location)?;
+        Ok(Self { backend, source, shape, options })
+    }
+
+    /// The model's sizes.
+    pub fn shape(&self) -> &DecoderShape {
+        &self.shape
+    }
+
+    /// Tokens that the model knows.
+    ///
+    /// # Errors
+    /// If it has no embedding.
+    pub fn vocabulary(&self) -> Result<usize, W::Error> {
+        let (_, tensor) = self.loader().output()?;
+        Ok(usize::try_from(tensor.shape.rows()).unwrap_or(usize::MAX))
+    }
+
+    /// Steps that [`Self::run`] reports.
+    pub fn steps(&self, chunks: &Chunks) -> u64 {
+        u64::from(self.shape.layers) * chunks.count() as u64
+    }
+
+    pub(super) fn loader(&self) -> Loader<'_, B, W> {
+        Loader { backend: self.backend, source: self.source, shape: &self.shape }
+    }
+
+    /// Puts all chunks through all layers. `on_steps` hears of each layer that so many
+    /// chunks are through, and may end the run with an error.
+    ///
+    /// # Errors
+    /// If a tensor is missing, has another shape than the metadata says or cannot be
+    /// read, if a token is not in the vocabulary, or a result is no number.
+    pub fn run(
+        &self,
+        chunks: &Chunks,
+        on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
+    ) -> Result<Logits<'_, B, W>, W::Error> {
+        let mut states = self.embed(chunks)?;
+        let rotary = self.rotary(chunks.length)?;
+        let locate = |name: &str| self.source.location(name);
+        let pass = Pass {
+            backend: self.backend,
+            shape: &self.shape,
+            rounding: self.options.rounding,
+            cache_type: self.options.cache_type,
+            rotary: &rotary,
+            length: chunks.length,
+            locate: &locate,
+        };
+        let mut numbers = Vec::new();
+        for layer in 0..self.shape.layers {
+            let layer = Layer::load(&self.loader(), LayerIndex(layer))?;
+            for (first, count) in self.batches(chunks) {
+                let rows = first * chunks.length..(first + count) * chunks.length;
+                numbers.resize(rows.len() * self.shape.hidden, 0.0);
+                self.on_disk(states.read(rows.clone(), &mut numbers))?;
+                let mut hidden = self.backend.buffer(&numbers);
+                pass.run(&layer, rows.len(), &mut hidden)
+                    .map_err(|error| error.of_token(|token| rows.start + token))?;
+                self.backend.read(&hidden, 0, &mut numbers);
+                self.on_disk(states.write(rows.start, &numbers))?;
+                on_steps(count as u64)?;
+            }
+        }
+        Logits::new(self, chunks, states)
+    }
+
+    /// Cosines and sines of each position.
+    fn rotary(&self, positions: usize) -> Result<B::Buffer, W::Error> {
+        let factors = self.loader().rope_factors()?;
+        Ok(self.backend.buffer(&self.shape.rotary.table(positions, factors.as_deref())))
+    }
+
+    /// The first chunk of each batch, and how many chunks it has.
+    fn batches(&self, chunks: &Chunks) -> impl Iterator<Item = (usize, usize)> + use<B, W> {
+        let shape = &self.shape;
+        let widths = 4 * shape.hidden + 4 * shape.heads * shape.head_size + 4 * shape.intermediate;
+        let fitting = self.options.max_memory / 4 / (widths as u64 * 4);
+        let tokens = usize::try_from(fitting).unwrap_or(usize::MAX).min(BATCH_TOKENS);
+        let (each, all) = ((tokens / chunks.length).max(1), chunks.count());
+        (0..all).step_by(each).map(move |first| (first, each.min(all - first)))
+    }
+
+    /// The embeddings of all tokens: their rows are read, not the whole matrix.
+    fn embed(&self, chunks: &Chunks) -> Result<States, W::Error> {
+        let loader = self.loader();
+        let (name, tensor) = loader.embedding()?;
+        let limit = self.options.max_memory / 4;
+        let folder = &self.options.spill_folder;
+        let width = self.shape.hidden;
+        let mut states = self.on_disk(States::new(chunks.tokens.len(), width, limit, folder))?;
+        for (first, count) in self.batches(chunks) {
+            let first = first * chunks.length;
+            let tokens = &chunks.tokens[first..first + count * chunks.length];
+            let mut known = tokens.to_vec();
+            known.sort_unstable();
+            known.dedup();
+            let mut embeddings = Vec::with_capacity(known.len() * width);
+            for token in &known {
+                let row = u64::from(*token);
+                if row >= tensor.shape.rows() {
+                    let vocabulary = tensor.shape.rows();
+                    let location = self.source.location(&name);
+                    return Err(Error::Token { location, token: *token, vocabulary }.into());
+                }
+                let bytes = loader.bytes(&name, &tensor, row..row + 1)?;
+                let row = reference::decode(tensor.data_type, &bytes)
+                    .map_err(|source| loader.failed(&name, source))?;
+                embeddings.extend(row);
+            }
+            let mut numbers = Vec::with_capacity(tokens.len() * width);
+            for token in tokens {
+                let at = known.binary_search(token).unwrap_or_default();
+                numbers.extend_from_slice(&embeddings[at * width..][..width]);
+            }
+            self.on_disk(states.write(first, &numbers))?;
+        }
+        Ok(states)
+    }
+
+    pub(super) fn on_disk<T>(&self, result: io::Result<T>) -> Result<T, W::Error> {
+        let folder = &self.options.spill_folder;
+        result.map_err(|source| Error::Spill { folder: folder.clone(), source }.into())
+    }
+}

@@ -1,0 +1,62 @@
+//! A model as weights to compute with.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use qz_models::forward::{StoredTensor, WeightSource};
+use qz_tensor::Location;
+
+use crate::error::Error;
+use crate::model::{Model, ModelTensor, to_usize};
+
+/// The tensors of a model, by name.
+pub struct ModelWeights<'a> {
+    model: &'a Model,
+    tensors: HashMap<&'a str, &'a ModelTensor>,
+}
+
+impl<'a> ModelWeights<'a> {
+    /// The tensors of `model`.
+    pub fn new(model: &'a Model) -> Self {
+        let tensors = model.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
+        Self { model, tensors: tensors.collect() }
+    }
+}
+
+impl WeightSource for ModelWeights<'_> {
+    type Error = Error;
+
+    fn find(&self, name: &str) -> Option<StoredTensor> {
+        let tensor = self.tensors.get(name)?;
+        Some(StoredTensor { data_type: tensor.source_type, shape: tensor.shape.clone() })
+    }
+
+    fn read(&self, name: &str, rows: Range<u64>, out: &mut [u8]) -> Result<(), Error> {
+        let Some(tensor) = self.tensors.get(name) else { return Ok(()) };
+        let (grid_rows, _) = tensor.grid();
+        // The elements of a vector are rows of the grid, but one row here.
+        let per_row = grid_rows / tensor.shape.rows().max(1);
+        let rows = rows.start * per_row..rows.end * per_row;
+        let row_order = tensor.row_order();
+        if row_order.is_identity() {
+            return self.model.read_rows(tensor, rows, out);
+        }
+        let unit = row_order.unit();
+        let units = rows.start / unit * unit..rows.end.next_multiple_of(unit).min(grid_rows);
+        let row_bytes = tensor.row_bytes(tensor.source_type);
+        let mut stored = vec![0; to_usize(units.end - units.start) * row_bytes];
+        self.model.read_rows(tensor, units.clone(), &mut stored)?;
+        for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
+            let start = to_usize(row_order.source_row(row) - units.start) * row_bytes;
+            out.copy_from_slice(&stored[start..start + row_bytes]);
+        }
+        Ok(())
+    }
+
+    fn location(&self, name: &str) -> Location {
+        match self.tensors.get(name) {
+            Some(tensor) => self.model.location(tensor, 0),
+            None => Location::file(&self.model.path).tensor(name),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Logits of every architecture, beside those of transformers (`golden-logits.json` in
+//! the checkpoints, made by `fixtures/make/golden_logits.py`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qz_kernels::backend::{CpuBackend, Rounding};
+use qz_models::forward::{Chunks, Forward, ForwardOptions};
+use qz_pipeline::{Error, Model, ModelWeights, OpenOptions};
+use qz_tensor::{DataType, Diagnose};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The error of a row's logits, relative to their length.
+const TOLERANCE: f64 = 1e-4;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(name)
+}
+
+/// A copy of a checkpoint whose config.json is changed.
+fn changed(folder: &Path, changes: &Value) -> TempDir {
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    for entry in fs::read_dir(folder).expect("a checkpoint") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name");
+        fs::copy(&path, copy.path().join(name)).expect("copied");
+    }
+    let path = copy.path().join("config.json");
+    let mut config: Value = json(&path);
+    for (key, value) in changes.as_object().expect("an object") {
+        config[key] = value.clone();
+    }
+    fs::write(path, config.to_string()).expect("written");
+    copy
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
+}
+
+/// Logits at these positions of each chunk of tokens.
+fn logits(
+    model: &Model,
+    tokens: &[u32],
+    length: usize,
+    positions: &[usize],
+    max_memory: u64,
+) -> Result<Vec<Vec<f32>>, Error> {
+    let backend = CpuBackend::new(2).expect("threads");
+    let weights = ModelWeights::new(model);
+    let options = ForwardOptions {
+        rounding: Rounding::Exact,
+        cache_type: DataType::F32,
+        max_memory,
+        spill_folder: std::env::temp_dir(),
+    };
+    let window = model.sliding_window();
+    let forward = Forward::new(&backend, &weights, model.metadata(), window, options)?;
+    let chunks = Chunks::new(tokens.to_vec(), length);
+    let mut logits = forward.run(&chunks, &mut |_| Ok(()))?;
+    let mut rows = vec![Vec::new(); chunks.count() * length];
+    let vocabulary = logits.vocabulary();
+    logits.visit(0..length, |tile| {
+        for (row, values) in tile.rows.clone().zip(tile.values.chunks_exact(vocabulary)) {
+            rows[row] = values.to_vec();
+        }
+        Ok(())
+    })?;
+    let wanted =
+        (0..chunks.count()).flat_map(|chunk| positions.iter().map(move |p| chunk * length + p));
+    Ok(wanted.map(|row| std::mem::take(&mut rows[row])).collect())
+}
+
+/// `‖found − expected‖ / ‖expected‖`.
+fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let square = |value: f64| value * value;
+    let difference: f64 = found.iter().zip(expected).map(|(f, e)| square(f64::from(*f) - e)).sum();
+    let length: f64 = expected.iter().copied().map(square).sum();
+    (difference / length).sqrt()
+}
+
+fn numbers<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Vec<T> {
+    let list = value.as_array().expect("a list");
+    list.iter().map(|value| convert(value).expect("a number")).collect()
+}
+
+fn check(name: &str) {
+    let folder = fixture(name);
+    let golden = json(&folder.join("golden-logits.json"));
+    let tokens = numbers(&golden["tokens"], |value| u32::try_from(value.as_u64()?).ok());
+    let positions = numbers(&golden["positions"], |value| usize::try_from(value.as_u64()?).ok());
+    for case in golden["cases"].as_array().expect("cases") {
+        let copy = changed(&folder, &case["config"]);
+        let model = Model::open(copy.path(), &OpenOptions::default()).expect("a model");
+        let rows = logits(&model, &tokens, tokens.len(), &positions, 1 << 30).expect("logits");
+        for (row, expected) in rows.iter().zip(case["logits"].as_array().expect("rows")) {
+            let expected = numbers(expected, Value::as_f64);
+            let error = relative_error(row, &expected);
+            assert!(error <= TOLERANCE, "{name}, {}: relative error {error:e}", case["name"]);
+        }
+    }
+}
+
+#[test]
+fn llama() {
+    check("llama-tied");
+    check("llama-spm");
+    check("llama3-rope");
+}
+
+#[test]
+fn mistral() {
+    check("mistral");
+}
+
+#[test]
+fn mixtral() {
+    check("mixtral");
+}
+
+#[test]
+fn qwen2() {
+    check("qwen2");
+}
+
+#[test]
+fn qwen3() {
+    check("qwen3");
+}
+
+/// Little memory means hidden states on disk, small batches, an output matrix that is
+/// read again and again, and the same logits to the last bit.
+#[test]
+fn memory_changes_nothing() {
+    for name in ["llama-tied", "mixtral"] {
+        let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
+        let tokens: Vec<u32> = (0..60).map(|i| i * 7 % 250).collect();
+        let run = |memory| logits(&model, &tokens, 12, &[0, 5, 11], memory).expect("logits");
+        let expected = run(1 << 30);
+        assert_eq!(expected.len(), 15);
+        for memory in [0, 4000, 100_000] {
+            assert_eq!(run(memory), expected, "{name} in {memory} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_token_the_model_does_not_have() {
+    let model = Model::open(&fixture("qwen2"), &OpenOptions::default()).expect("a model");
+    let error = logits(&model, &[1, 2, 99_999], 3, &[2], 1 << 30).expect_err("refused");
+    assert_eq!(error.diagnosis().rule, "token-out-of-range");
+    assert_eq!(error.diagnosis().location.tensor.as_deref(), Some("model.embed_tokens.weight"));
+}

@@ -1,0 +1,290 @@
+use super::*;
+
+const SIZE: u64 = 8;
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("listed");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    names
+}
+
+fn files(names: &[&str]) -> Vec<ArtifactFile> {
+    names.iter().map(|name| ArtifactFile { name: (*name).into(), size: SIZE }).collect()
+}
+
+/// The three kinds, all called `out`.
+fn kinds(folder: &Path) -> [Artifact; 3] {
+    let target = folder.join("out");
+    [
+        Artifact::file(&target, SIZE),
+        Artifact::folder(&target, files(&["a", "b"])),
+        Artifact::set(&target, files(&["out-1", "out-2", "out-3"])),
+    ]
+}
+
+fn create(artifact: &Artifact, fingerprint: &str) -> Result<StagedArtifact, OutputError> {
+    StagedArtifact::create(artifact.clone(), fingerprint, OutputOptions::default())
+}
+
+fn replacing(artifact: &Artifact, fingerprint: &str) -> StagedArtifact {
+    let options = OutputOptions { replace: true };
+    StagedArtifact::create(artifact.clone(), fingerprint, options).expect("created")
+}
+
+/// Every file holds `text` in its first and second half.
+fn fill(staged: &mut StagedArtifact, text: &[u8; 4]) {
+    for file in 0..staged.artifact().files().len() {
+        staged.write_at(file, 4, text).expect("written");
+        staged.write_at(file, 0, text).expect("written");
+    }
+}
+
+fn put(artifact: &Artifact, text: &[u8; 4]) {
+    let mut staged = replacing(artifact, "put");
+    fill(&mut staged, text);
+    staged.commit().expect("committed");
+}
+
+/// What the artifact's files hold; `None` for those that are not there.
+fn contents(artifact: &Artifact) -> Vec<Option<String>> {
+    let content = |file| fs::read_to_string(artifact.path_of(file)).ok();
+    (0..artifact.files().len()).map(content).collect()
+}
+
+fn all(artifact: &Artifact, text: &str) -> Vec<Option<String>> {
+    vec![Some(text.repeat(2)); artifact.files().len()]
+}
+
+#[test]
+fn shows_only_when_complete() {
+    for kind in 0..3 {
+        let folder = scratch();
+        let artifact = &kinds(folder.path())[kind];
+        let mut staged = create(artifact, "job").expect("created");
+        fill(&mut staged, b"1234");
+        assert_eq!(names(folder.path()), ["out.partial"]);
+        staged.commit().expect("committed");
+        assert_eq!(contents(artifact), all(artifact, "1234"));
+        assert!(!names(folder.path()).contains(&"out.partial".to_owned()));
+    }
+}
+
+#[test]
+fn a_dropped_output_leaves_nothing() {
+    for kind in 0..3 {
+        let folder = scratch();
+        drop(create(&kinds(folder.path())[kind], "job").expect("created"));
+        assert!(names(folder.path()).is_empty());
+    }
+}
+
+#[test]
+fn an_existing_output_is_kept_or_replaced() {
+    for kind in 0..3 {
+        let folder = scratch();
+        let artifact = &kinds(folder.path())[kind];
+        put(artifact, b"old ");
+        assert!(matches!(create(artifact, "job"), Err(OutputError::Exists(_))));
+        drop(replacing(artifact, "job"));
+        assert_eq!(contents(artifact), all(artifact, "old "));
+        put(artifact, b"new ");
+        assert_eq!(contents(artifact), all(artifact, "new "));
+        assert!(!names(folder.path()).contains(&"out.partial".to_owned()));
+    }
+}
+
+#[test]
+fn one_file_of_a_set_that_exists_keeps_the_set_away() {
+    let folder = scratch();
+    let [.., set] = kinds(folder.path());
+    fs::write(folder.path().join("out-2"), "mine").expect("written");
+    assert!(matches!(create(&set, "job"), Err(OutputError::Exists(_))));
+    assert_eq!(names(folder.path()), ["out-2"]);
+}
+
+#[test]
+fn what_is_no_artifact_is_not_replaced() {
+    let check = |kind: usize, occupy: &dyn Fn(&Path)| {
+        let folder = scratch();
+        let artifact = kinds(folder.path())[kind].clone();
+        occupy(folder.path());
+        let before = names(folder.path());
+        let options = OutputOptions { replace: true };
+        let result = StagedArtifact::create(artifact, "job", options);
+        assert!(matches!(result, Err(OutputError::NotReplaceable { .. })), "{result:?}");
+        assert_eq!(names(folder.path()), before);
+    };
+    let folder = |at: &Path, name: &str| fs::create_dir_all(at.join(name)).expect("created");
+    let file = |at: &Path, name: &str| fs::write(at.join(name), "mine").expect("written");
+    check(0, &|at| folder(at, "out"));
+    check(1, &|at| file(at, "out"));
+    check(1, &|at| {
+        folder(at, "out");
+        file(at, "out/thesis.txt");
+    });
+    check(1, &|at| {
+        folder(at, "out/photos");
+        file(at, "out/a");
+    });
+    check(2, &|at| folder(at, "out-2"));
+}
+
+#[test]
+fn an_empty_folder_is_free() {
+    let folder = scratch();
+    let [_, artifact, _] = kinds(folder.path());
+    fs::create_dir(artifact.target()).expect("created");
+    let mut staged = create(&artifact, "job").expect("created");
+    fill(&mut staged, b"1234");
+    staged.commit().expect("committed");
+    assert_eq!(contents(&artifact), all(&artifact, "1234"));
+}
+
+#[test]
+fn a_second_writer_is_told_of_the_first() {
+    let folder = scratch();
+    let [file, ..] = kinds(folder.path());
+    let _first = create(&file, "job").expect("created");
+    let Err(OutputError::Locked { holder, .. }) = create(&file, "job") else {
+        panic!("two writers at once")
+    };
+    assert_eq!(holder, Some(std::process::id()));
+}
+
+#[test]
+fn a_kept_output_is_continued_by_the_same_job_only() {
+    for kind in 0..3 {
+        let folder = scratch();
+        let artifact = &kinds(folder.path())[kind];
+        let begin = |artifact: &Artifact, fingerprint| {
+            let mut staged = create(artifact, fingerprint).expect("created");
+            let found = staged.completed().to_vec();
+            staged.write_at(0, 0, b"1234").expect("written");
+            staged.record("first half".to_owned());
+            staged.keep().expect("kept");
+            found
+        };
+        assert!(begin(artifact, "a").is_empty());
+        assert_eq!(begin(artifact, "a"), ["first half"]);
+        assert!(begin(artifact, "b").is_empty());
+        let other = Artifact::set(artifact.target(), files(&["out-1", "out-2"]));
+        assert!(begin(&other, "b").is_empty());
+    }
+}
+
+/// A set killed after any of its steps is never a mixture, and the next run finds
+/// the old one whole and continues the new one.
+#[test]
+fn a_set_survives_a_kill_between_any_two_moves() {
+    let check = |has_old: bool, steps_taken: usize| -> bool {
+        let folder = scratch();
+        let [.., set] = kinds(folder.path());
+        if has_old {
+            put(&set, b"old ");
+        }
+        let before = contents(&set);
+        let mut staged = replacing(&set, "job");
+        fill(&mut staged, b"new ");
+        staged.record("done".to_owned());
+        let staging = staged.staging.clone();
+        staged.keep().expect("kept");
+        placing::write_moves(&set, &staging).expect("written");
+        let steps = placing::steps_of_set(&set, &staging);
+        steps[..steps_taken].iter().for_each(|step| step.take().expect("taken"));
+        let is_placed = steps_taken == steps.len();
+
+        let seen = contents(&set);
+        let is_whole = seen == before || seen == all(&set, "new ");
+        assert!(seen[0].is_none() || is_whole, "after {steps_taken}: {seen:?}");
+        assert_eq!(seen == all(&set, "new "), is_placed);
+
+        // Another job, which then fails: the old one is back.
+        if !is_placed {
+            let staged = replacing(&set, "job");
+            assert_eq!(staged.completed(), ["done"]);
+            assert_eq!(contents(&set), before, "after {steps_taken}");
+            staged.commit().expect("committed");
+        }
+        assert_eq!(contents(&set), all(&set, "new "));
+        drop(replacing(&set, "another job"));
+        assert_eq!(names(folder.path()), ["out-1", "out-2", "out-3"]);
+        !is_placed
+    };
+    for has_old in [false, true] {
+        let mut steps_taken = 0;
+        while check(has_old, steps_taken) {
+            steps_taken += 1;
+        }
+        assert!(steps_taken >= if has_old { 10 } else { 7 }, "{steps_taken}");
+    }
+}
+
+/// A file that took the name of one that was being moved is not ours to move.
+#[test]
+fn taking_back_leaves_strange_files_alone() {
+    let folder = scratch();
+    let [.., set] = kinds(folder.path());
+    let mut staged = replacing(&set, "job");
+    fill(&mut staged, b"new ");
+    let staging = staged.staging.clone();
+    staged.keep().expect("kept");
+    placing::write_moves(&set, &staging).expect("written");
+    let steps = placing::steps_of_set(&set, &staging);
+    steps[..steps.len() - 1].iter().for_each(|step| step.take().expect("taken"));
+    fs::remove_file(folder.path().join("out-2")).expect("removed");
+    fs::write(folder.path().join("out-2"), "new mine").expect("written");
+    assert!(matches!(create(&set, "job"), Err(OutputError::Exists(_))));
+    assert_eq!(fs::read(folder.path().join("out-2")).expect("read"), b"new mine");
+    assert!(!folder.path().join("out-3").exists());
+}
+
+/// Where folders cannot change places, a kill may fall between two renames.
+#[test]
+fn a_folder_that_was_moved_aside_is_put_back() {
+    let folder = scratch();
+    let [_, artifact, _] = kinds(folder.path());
+    put(&artifact, b"old ");
+    let staged = replacing(&artifact, "job");
+    let staging = staged.staging.clone();
+    staged.keep().expect("kept");
+    fs::rename(artifact.target(), staging.previous()).expect("moved");
+    drop(replacing(&artifact, "job"));
+    assert_eq!(contents(&artifact), all(&artifact, "old "));
+}
+
+/// The old folder, exchanged for the new one, is not taken for unfinished work.
+#[test]
+fn a_kill_after_the_exchange_of_folders_continues_nothing() {
+    let folder = scratch();
+    let [_, artifact, _] = kinds(folder.path());
+    put(&artifact, b"old ");
+    let mut staged = replacing(&artifact, "job");
+    fill(&mut staged, b"new ");
+    staged.record("done".to_owned());
+    let staging = staged.staging.clone();
+    staged.keep().expect("kept");
+    placing::place(&artifact, &staging, true).expect("placed");
+    assert_eq!(contents(&artifact), all(&artifact, "new "));
+    assert!(replacing(&artifact, "job").completed().is_empty());
+}
+
+/// A failed move leaves the old artifact where it was.
+#[test]
+fn a_move_that_fails_is_undone() {
+    let folder = scratch();
+    let [.., set] = kinds(folder.path());
+    put(&set, b"old ");
+    let mut staged = replacing(&set, "job");
+    fill(&mut staged, b"new ");
+    fs::remove_file(staged.staging.data().join("out-2")).expect("removed");
+    assert!(matches!(staged.commit(), Err(OutputError::Io { .. })));
+    assert_eq!(contents(&set), all(&set, "old "));
+    assert_eq!(names(folder.path()), ["out-1", "out-2", "out-3"]);
+}

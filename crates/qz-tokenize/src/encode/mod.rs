@@ -1,0 +1,25 @@
+//! Text to token ids and back, from a vocabulary as GGUF stores it
+//! (`src/llama-vocab.cpp` and `src/unicode.cpp` of llama.cpp).
+
+mod byte_pair;
+mod charsmap;
+mod merge;
+mod metadata;
+mod partition;
+mod pieces;
+mod pre_tokenizer;
+mod prefixes;
+mod sentence_piece;
+mod session;
+mod space;
+mod special;
+mod split;
+mod tokenizer;
+mod tokens;
+mod unicode;
+mod unicode_table;
+mod unigram;
+mod word_piece;
+
+pub use pre_tokenizer::pre_tokenizer_names;
+pub use tokenizer::{EncodeOptions, Tokenizer};

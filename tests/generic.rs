@@ -1,0 +1,117 @@
+//! GGUF models of architectures that nobody here knows.
+
+use std::path::Path;
+
+use qz_gguf::{GgufFile, GgufSink};
+use qz_tensor::{
+    DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink, TensorSource,
+    Value,
+};
+
+use crate::support::{quantize, scratch, text};
+
+/// Tensors as a diffusion model has them: name, type, dimensions outermost first,
+/// and the type that `--generic --to q4_k_m` gives them.
+const TENSORS: &[(&str, DataType, &[u64], DataType)] = &[
+    ("blk.0.attn_v.weight", DataType::F32, &[8, 256], DataType::Q6_K),
+    ("double_blocks.0.img_attn.qkv.weight", DataType::BF16, &[12, 256], DataType::Q4_K),
+    ("double_blocks.0.img_attn.qkv.bias", DataType::F32, &[768], DataType::F32),
+    ("double_blocks.0.query_norm.weight", DataType::F32, &[8, 256], DataType::F32),
+    // Not named as weights are.
+    ("pos_embed", DataType::F32, &[8, 256], DataType::F32),
+    // Rows that do not fill blocks of 256, nor of 32.
+    ("final_layer.linear.weight", DataType::F32, &[32, 96], DataType::Q5_0),
+    ("conv.weight", DataType::F32, &[16, 16, 3, 3], DataType::F16),
+    // Few weights, no weights, indices, and a type without an encoder.
+    ("tiny.weight", DataType::F32, &[3, 256], DataType::F32),
+    ("empty.weight", DataType::F32, &[0, 256], DataType::F32),
+    ("ids.weight", DataType::I32, &[8, 256], DataType::I32),
+];
+
+fn write(path: &Path, metadata: &Metadata) {
+    let infos: Vec<SinkTensor> = TENSORS
+        .iter()
+        .map(|(name, data_type, dimensions, _)| SinkTensor {
+            name: (*name).into(),
+            data_type: *data_type,
+            shape: Shape::new(*dimensions).expect("fits"),
+        })
+        .collect();
+    let mut sink =
+        GgufSink::create(path, metadata, &infos, "test", OutputOptions::default()).expect("made");
+    for (position, info) in infos.iter().enumerate() {
+        let size = info.shape.byte_size(info.data_type).expect("fits");
+        sink.put(TensorIndex(position), 0, &vec![0; size as usize]).expect("put");
+    }
+    sink.finish().expect("finished");
+}
+
+#[test]
+fn types_follow_from_names_and_shapes() {
+    let folder = scratch();
+    let [input, output] = ["in.gguf", "out.gguf"].map(|name| folder.path().join(name));
+    for architecture in [None, Some("flux")] {
+        let named = architecture.map(|name| ("general.architecture", Value::from(name)));
+        write(&input, &named.into_iter().collect());
+        let arguments = ["convert", text(&input), "--to", "q4_k_m", "--generic", "--json"];
+        let arguments = [&arguments[..], &["--force", "-o", text(&output)]].concat();
+        let report = quantize(&arguments).expect_success().json();
+        let file = GgufFile::open(&output).expect("opens");
+        for (name, _, _, expected) in TENSORS {
+            let info = file.tensors().iter().find(|info| info.name == *name).expect("a tensor");
+            assert_eq!(info.data_type, *expected, "{name}");
+        }
+        let fallbacks = report["outputs"][0]["fallbacks"].as_array().expect("a list");
+        let mut names: Vec<&str> =
+            fallbacks.iter().filter_map(|fallback| fallback["tensor"].as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["conv.weight", "final_layer.linear.weight"]);
+        assert_eq!(file.metadata().unsigned("general.file_type"), Some(15));
+        std::fs::remove_file(&input).expect("removed");
+    }
+}
+
+/// Rules by names that nobody here knows would be guesses: they must be wanted.
+#[test]
+fn an_unknown_architecture_wants_the_option() {
+    let folder = scratch();
+    let [input, output] = ["in.gguf", "out.gguf"].map(|name| folder.path().join(name));
+    let check = |metadata: Metadata, parts: &[&str]| {
+        write(&input, &metadata);
+        for command in ["convert", "plan"] {
+            let mut arguments = vec![command, text(&input), "--to", "q8_0", "--json"];
+            if command == "convert" {
+                arguments.extend(["-o", text(&output)]);
+            }
+            let run = quantize(&arguments);
+            assert_eq!(run.code, 3, "{}", run.stderr);
+            assert_eq!(run.json()["error"]["rule"], "unknown-architecture");
+            for part in parts.iter().chain(&["in.gguf", "--generic"]) {
+                assert!(run.stderr.contains(part), "{part:?} is not in: {}", run.stderr);
+            }
+        }
+        assert!(!output.exists());
+        std::fs::remove_file(&input).expect("removed");
+    };
+    check(Metadata::new(), &["no general.architecture"]);
+    check([("general.architecture", "flux")].into_iter().collect(), &["\"flux\""]);
+}
+
+/// What stays as it is needs no rules.
+#[test]
+fn a_copy_needs_no_architecture() {
+    let folder = scratch();
+    let [input, output] = ["in.gguf", "out.gguf"].map(|name| folder.path().join(name));
+    write(&input, &Metadata::new());
+    quantize(&["convert", text(&input), "--to", "copy", "-o", text(&output)]).expect_success();
+    assert!(std::fs::read(&input).expect("read") == std::fs::read(&output).expect("read"));
+}
+
+#[test]
+fn a_checkpoint_is_no_copy() {
+    let folder = scratch();
+    let (source, output) =
+        (crate::support::fixtures().join("tiny/llama-tied"), folder.path().join("o"));
+    let run = quantize(&["convert", text(&source), "--to", "copy", "-o", text(&output), "--json"]);
+    assert_eq!((run.code, &run.json()["error"]["rule"]), (5, &"copy-of-checkpoint".into()));
+}
