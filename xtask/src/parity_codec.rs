@@ -64,8 +64,7 @@ pub(crate) fn run(library: &Path, rounds: u64, isa: Isa) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kinds of importance that an encoder is given.
-pub(crate) fn importance_kinds(codec: &dyn Codec) -> Vec<Option<&'static Kind>> {
+fn importance_kinds(codec: &dyn Codec) -> Vec<Option<&'static Kind>> {
     let kinds = IMPORTANCE.iter().map(Some);
     match codec.spec().importance {
         // Given all the same: it must not matter.

@@ -18,7 +18,7 @@ pub(crate) fn check<L: Lanes>() {
     check_patterns::<L>();
     check_transposing::<L>();
     check_bytes::<L>();
-    check_extremes::<L>();
+    check_ranges::<L>();
     let plain = AffineSearch { top: 15, first: -1.0, step: 0.1, last: 20, absolute: false };
     check_affine::<L, 32>(plain);
     check_affine::<L, 32>(AffineSearch { top: 31, ..plain });
@@ -163,23 +163,21 @@ fn check_bytes<L: Lanes>() {
         assert_eq!(L::splat(nothing).to_levels(), [0; LANES]);
     }
     for half in 0..=u16::MAX {
-        let (ours, expected) = (L::from_half(half), f32_from_f16(half));
-        assert_eq!(ours.to_bits(), expected.to_bits(), "{half:#06x}");
+        let expected = f32_from_f16(half).to_bits();
+        assert_eq!(L::splat_half(half).store().map(f32::to_bits), [expected; LANES], "{half:#06x}");
     }
 }
 
-fn check_extremes<L: Lanes>() {
+fn check_ranges<L: Lanes>() {
     for (seed, kind) in (0..).zip(WEIGHTS) {
-        let numbers = values(kind, seed, LANES * LANES);
-        let mut rows = [L::zero(); LANES];
-        for (row, numbers) in rows.iter_mut().zip(numbers.as_chunks().0) {
-            *row = L::load(numbers);
-        }
-        let (least, greatest) = (L::least_of_each(&rows), L::greatest_of_each(&rows));
-        let numbers = numbers.chunks(LANES).zip(least.store().into_iter().zip(greatest.store()));
-        for (row, (least, greatest)) in numbers {
-            assert_eq!(least, row.iter().copied().fold(f32::INFINITY, f32::min));
-            assert_eq!(greatest, row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let numbers = values(kind, seed, 2 * LANES * LANES);
+        let blocks: [[f32; 2 * LANES]; LANES] = *numbers.as_chunks().0.first_chunk().expect("all");
+        let (least, greatest) = L::ranges(&blocks.each_ref());
+        for (block, (least, greatest)) in
+            blocks.iter().zip(least.store().into_iter().zip(greatest.store()))
+        {
+            assert_eq!(least, block.iter().copied().fold(f32::INFINITY, f32::min));
+            assert_eq!(greatest, block.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }
 }

@@ -95,7 +95,24 @@ pub(crate) fn sub_blocks<'a, const LENGTH: usize>(
     first: usize,
 ) -> [&'a [f32; LENGTH]; LANES] {
     let count = SUPER_BLOCK / LENGTH;
-    std::array::from_fn(|lane| &batch[first + lane / count].as_chunks().0[lane % count])
+    let mut sub_blocks = [&[0.0; LENGTH]; LANES];
+    for (lane, sub_block) in sub_blocks.iter_mut().enumerate() {
+        *sub_block = &batch[first + lane / count].as_chunks().0[lane % count];
+    }
+    sub_blocks
+}
+
+/// The sub-blocks of one super-block. A loop, as everywhere here: what
+/// `std::array::from_fn` is given is not compiled for the caller's instructions.
+#[inline(always)]
+pub(crate) fn split<const LENGTH: usize, const COUNT: usize>(
+    values: &[f32; SUPER_BLOCK],
+) -> [&[f32; LENGTH]; COUNT] {
+    let mut sub_blocks = [&[0.0; LENGTH]; COUNT];
+    for (sub_block, values) in sub_blocks.iter_mut().zip(values.as_chunks().0) {
+        *sub_block = values;
+    }
+    sub_blocks
 }
 
 /// For each weight its importance times the root of sigma² plus its square: the

@@ -83,13 +83,6 @@ impl Batch<'_> {
     }
 }
 
-/// Scales, minimums where there are some, and the levels of each block of a batch.
-struct Found<L: Lanes> {
-    scales: L,
-    minimums: Option<L>,
-    levels: [[u8; ELEMENTS]; LANES],
-}
-
 /// Encodes blocks of one scale and levels stored plus `half`. ggml-quants.c,
 /// `quantize_row_q4_0_ref`, `quantize_row_q4_0_impl` and their likes for Q5_0.
 #[inline(always)]
@@ -104,16 +97,18 @@ pub(crate) fn encode_signed<L: Lanes, const BYTES: usize>(
     let sigma2 = importance.map(|_| RowMeanSquares::of(weights, columns));
     for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
         let batch = input.batch(number * LANES);
-        let found = if let Some(sigma2) = &sigma2 {
-            let rows = transpose::<L, ELEMENTS>(&batch.values);
-            let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
-            let fit = lanes::signed::search::<L, ELEMENTS, true>(half, &rows, &weights);
-            let levels = by_block(&fit.levels(half, &rows));
-            Found { scales: fit.scale, minimums: None, levels }
-        } else {
-            signed_by_extreme(half, &batch.values)
+        let Some(sigma2) = &sigma2 else {
+            signed_by_extreme::<L, BYTES>(half, &batch, blocks);
+            continue;
         };
-        store::<L, BYTES>(&found, blocks);
+        let rows = transpose::<L, ELEMENTS>(&batch.values);
+        let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
+        let fit = lanes::signed::search::<L, ELEMENTS, true>(half, &rows, &weights);
+        let levels = by_block(&fit.levels(half, &rows));
+        let scales = halves(fit.scale);
+        for (lane, block) in blocks.iter_mut().enumerate() {
+            store::<L, BYTES>(scales[lane], None, &levels[lane], block);
+        }
     }
 }
 
@@ -131,41 +126,75 @@ pub(crate) fn encode_affine<L: Lanes, const BYTES: usize>(
     let sigma2 = importance.map(|_| RowMeanSquares::of(weights, columns));
     for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
         let batch = input.batch(number * LANES);
-        let found = if let Some(sigma2) = &sigma2 {
-            let rows = transpose::<L, ELEMENTS>(&batch.values);
-            let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
-            let fit = lanes::affine::search(search, &rows, &weights);
-            let levels = by_block(&fit.levels(search.top, &rows));
-            Found { scales: fit.scale, minimums: Some(-fit.minimum), levels }
-        } else {
-            affine_by_range(search.top, &batch.values)
+        let Some(sigma2) = &sigma2 else {
+            affine_by_range::<L, BYTES>(search.top, &batch, blocks);
+            continue;
         };
-        store::<L, BYTES>(&found, blocks);
+        let rows = transpose::<L, ELEMENTS>(&batch.values);
+        let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
+        let fit = lanes::affine::search(search, &rows, &weights);
+        let levels = by_block(&fit.levels(search.top, &rows));
+        let (scales, minimums) = (halves(fit.scale), halves(-fit.minimum));
+        for (lane, block) in blocks.iter_mut().enumerate() {
+            store::<L, BYTES>(scales[lane], Some(minimums[lane]), &levels[lane], block);
+        }
     }
 }
 
 /// The scale that puts the value of largest magnitude at the negative end.
 #[inline(always)]
-fn signed_by_extreme<L: Lanes>(half: u8, values: &[&[f32; ELEMENTS]; LANES]) -> Found<L> {
-    let scales = extremes::<L>(values) / L::splat(-f32::from(half));
+fn signed_by_extreme<L: Lanes, const BYTES: usize>(
+    half: u8,
+    batch: &Batch,
+    blocks: &mut [[u8; BYTES]],
+) {
+    let scales = extremes::<L>(&batch.values) / L::splat(-f32::from(half));
     let middle = L::splat(f32::from(half) + 0.5);
-    let inverse = inverse(scales).store();
-    let mut levels = [[0; ELEMENTS]; LANES];
-    for (lane, levels) in levels.iter_mut().enumerate() {
+    let (inverse, scales) = (inverse(scales).store(), halves(scales));
+    for (lane, block) in blocks.iter_mut().enumerate() {
         let inverse = L::splat(inverse[lane]);
-        let values = values[lane].as_chunks().0;
+        let mut levels = [0; ELEMENTS];
+        let values = batch.values[lane].as_chunks().0;
         for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values) {
             // The value opposite to the extreme one would be one level too high.
             *levels = bounded(2 * half - 1, (L::load(values) * inverse + middle).to_levels());
         }
+        store::<L, BYTES>(scales[lane], None, &levels, block);
     }
-    Found { scales, minimums: None, levels }
+}
+
+/// The scale and minimum whose lowest and highest levels are the lowest and the
+/// highest value.
+#[inline(always)]
+fn affine_by_range<L: Lanes, const BYTES: usize>(
+    top: u8,
+    batch: &Batch,
+    blocks: &mut [[u8; BYTES]],
+) {
+    let (mut lowest, mut highest) = L::ranges(&batch.values);
+    if lowest.equal(L::zero()).any() {
+        // The first zero's sign is stored.
+        (lowest, highest) = ranges_in_order(&batch.values);
+    }
+    let scales = (highest - lowest) / L::splat(f32::from(top));
+    let (inverse, scales) = (inverse(scales).store(), halves(scales));
+    let (lowest, minimums) = (lowest.store(), halves(lowest));
+    for (lane, block) in blocks.iter_mut().enumerate() {
+        let (inverse, lowest) = (L::splat(inverse[lane]), L::splat(lowest[lane]));
+        let mut levels = [0; ELEMENTS];
+        let values = batch.values[lane].as_chunks().0;
+        for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values) {
+            let level = (L::load(values) - lowest) * inverse + L::splat(0.5);
+            *levels = bounded(top, level.to_levels());
+        }
+        store::<L, BYTES>(scales[lane], Some(minimums[lane]), &levels, block);
+    }
 }
 
 /// The first value of largest magnitude of each block.
 #[inline(always)]
 fn extremes<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> L {
-    let (least, greatest) = ranges::<L>(values);
+    let (least, greatest) = L::ranges(values);
     let largest = greatest.max(-least);
     let extremes = greatest.equal(largest).select(greatest, least);
     // Which of two is the first has to be looked up; of zeros none is chosen.
@@ -183,42 +212,6 @@ fn extremes<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> L {
         }
     }
     L::load(&extremes)
-}
-
-/// The least and the greatest value of each block. Zeros may have either sign.
-#[inline(always)]
-fn ranges<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> (L, L) {
-    let (mut least, mut greatest) = ([L::zero(); LANES], [L::zero(); LANES]);
-    for (lane, values) in values.iter().enumerate() {
-        let [low, high] = values.as_chunks().0 else { unreachable!() };
-        let (low, high) = (L::load(low), L::load(high));
-        least[lane] = low.min(high);
-        greatest[lane] = low.max(high);
-    }
-    (L::least_of_each(&least), L::greatest_of_each(&greatest))
-}
-
-/// The scale and minimum whose lowest and highest levels are the lowest and the
-/// highest value.
-#[inline(always)]
-fn affine_by_range<L: Lanes>(top: u8, values: &[&[f32; ELEMENTS]; LANES]) -> Found<L> {
-    let (mut lowest, mut highest) = ranges::<L>(values);
-    if lowest.equal(L::zero()).any() {
-        // The first zero's sign is stored.
-        (lowest, highest) = ranges_in_order(values);
-    }
-    let scales = (highest - lowest) / L::splat(f32::from(top));
-    let (inverse, minimums) = (inverse(scales).store(), lowest.store());
-    let mut levels = [[0; ELEMENTS]; LANES];
-    for (lane, levels) in levels.iter_mut().enumerate() {
-        let (inverse, lowest) = (L::splat(inverse[lane]), L::splat(minimums[lane]));
-        let values = values[lane].as_chunks().0;
-        for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values) {
-            let level = (L::load(values) - lowest) * inverse + L::splat(0.5);
-            *levels = bounded(top, level.to_levels());
-        }
-    }
-    Found { scales, minimums: Some(lowest), levels }
 }
 
 /// The first of the least and the first of the greatest values of each block.
@@ -263,23 +256,23 @@ pub(crate) fn by_block<L: Lanes>(levels: &[L; ELEMENTS]) -> [[u8; ELEMENTS]; LAN
     blocks
 }
 
-/// Writes a batch's blocks.
+/// Writes a block.
 #[inline(always)]
-fn store<L: Lanes, const BYTES: usize>(found: &Found<L>, blocks: &mut [[u8; BYTES]]) {
-    let scales = halves(found.scales);
-    let minimums = found.minimums.map(halves);
-    let header = if minimums.is_some() { 4 } else { 2 };
-    for (lane, block) in blocks.iter_mut().enumerate() {
-        set_half_at(block, 0, scales[lane]);
-        if let Some(minimums) = minimums {
-            set_half_at(block, 2, minimums[lane]);
-        }
-        let levels = &found.levels[lane];
-        if BYTES - LOW_BYTES > header {
-            block[header..header + 4].copy_from_slice(&fifth_bits::<L>(levels).to_le_bytes());
-        }
-        pack_halves(levels, &mut block[BYTES - LOW_BYTES..]);
+fn store<L: Lanes, const BYTES: usize>(
+    scale: u16,
+    minimum: Option<u16>,
+    levels: &[u8; ELEMENTS],
+    block: &mut [u8; BYTES],
+) {
+    set_half_at(block, 0, scale);
+    if let Some(minimum) = minimum {
+        set_half_at(block, 2, minimum);
     }
+    let header = if minimum.is_some() { 4 } else { 2 };
+    if BYTES - LOW_BYTES > header {
+        block[header..header + 4].copy_from_slice(&fifth_bits::<L>(levels).to_le_bytes());
+    }
+    pack_halves(levels, &mut block[BYTES - LOW_BYTES..]);
 }
 
 /// Numbers as binary16.
@@ -323,7 +316,7 @@ fn unpack<const BYTES: usize>(block: &[u8; BYTES], header: usize) -> [u8; ELEMEN
 pub(crate) fn decode_signed<L: Lanes, const BYTES: usize>(half: u8, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0.iter();
     for (block, out) in blocks.zip(out.as_chunks_mut::<ELEMENTS>().0) {
-        let scale = L::splat(L::from_half(half_at(block, 0)));
+        let scale = L::splat_half(half_at(block, 0));
         let levels = unpack(block, 2);
         for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
             *out = ((L::from_bytes(levels) - L::splat(f32::from(half))) * scale).store();
@@ -336,8 +329,8 @@ pub(crate) fn decode_signed<L: Lanes, const BYTES: usize>(half: u8, bytes: &[u8]
 pub(crate) fn decode_affine<L: Lanes, const BYTES: usize>(bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0.iter();
     for (block, out) in blocks.zip(out.as_chunks_mut::<ELEMENTS>().0) {
-        let scale = L::splat(L::from_half(half_at(block, 0)));
-        let minimum = L::splat(L::from_half(half_at(block, 2)));
+        let scale = L::splat_half(half_at(block, 0));
+        let minimum = L::splat_half(half_at(block, 2));
         let levels = unpack(block, 4);
         for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
             *out = (L::from_bytes(levels) * scale + minimum).store();

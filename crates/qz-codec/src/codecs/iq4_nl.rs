@@ -47,8 +47,8 @@ pub fn encode<L: Lanes>(
 
 #[inline(always)]
 fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = L::from_half(half_at(block, 0));
-    decode_numbers::<L>(scale, &LEVELS, &block[NUMBERS..], out);
+    let scale = L::splat_half(half_at(block, 0));
+    decode_numbers(scale, &LEVELS, &block[NUMBERS..], out);
 }
 
 /// ggml-quants.c, `quantize_row_iq4_nl_impl` with a super-block of one block.

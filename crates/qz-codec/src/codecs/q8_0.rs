@@ -46,7 +46,7 @@ pub fn encode<L: Lanes>(
 
 #[inline(always)]
 fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = L::splat(L::from_half(half_at(block, 0)));
+    let scale = L::splat_half(half_at(block, 0));
     let levels = block[2..].as_chunks::<LANES>().0.iter();
     for (levels, out) in levels.zip(out.as_chunks_mut().0) {
         *out = (L::from_signed_bytes(&levels.map(|level| level as i8)) * scale).store();
@@ -98,8 +98,10 @@ mod tests {
         // Every half and its neighbours, and what lies between.
         for eighths in -1019..=1019i16 {
             let value = f32::from(eighths) / 8.0;
-            [value, value.next_up(), value.next_down()].map(check);
+            [value, value.next_up(), value.next_down()].into_iter().for_each(check);
         }
-        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 8_388_607.5, 1e9, -1e10].map(check);
+        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 8_388_607.5, 1e9, -1e10]
+            .into_iter()
+            .for_each(check);
     }
 }

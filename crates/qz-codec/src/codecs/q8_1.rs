@@ -52,7 +52,7 @@ pub fn encode<L: Lanes>(
 
 #[inline(always)]
 fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = L::splat(L::from_half(half_at(block, 0)));
+    let scale = L::splat_half(half_at(block, 0));
     let levels = block[LEVELS..].as_chunks::<LANES>().0.iter();
     for (levels, out) in levels.zip(out.as_chunks_mut().0) {
         *out = (L::from_signed_bytes(&levels.map(|level| level as i8)) * scale).store();

@@ -103,10 +103,11 @@ pub trait Lanes:
     /// Signed bytes as numbers.
     fn from_signed_bytes(bytes: &[i8; LANES]) -> Self;
 
-    /// The number that a binary16 stands for: [`crate::number::f32_from_f16`].
+    /// The number that a binary16 stands for, [`crate::number::f32_from_f16`], in every
+    /// lane.
     #[inline(always)]
-    fn from_half(half: u16) -> f32 {
-        f32_from_f16(half)
+    fn splat_half(half: u16) -> Self {
+        Self::splat(f32_from_f16(half))
     }
 
     /// The top bit of each byte, the first one's lowest.
@@ -119,31 +120,18 @@ pub trait Lanes:
         bits
     }
 
-    /// Of each of sixteen rows the least number. None is a NaN; of zeros with both
-    /// signs it may be either.
+    /// The least and the greatest number of each of sixteen blocks, of two rows each. None
+    /// is a NaN; of zeros with both signs it may be either.
     #[inline(always)]
-    fn least_of_each(rows: &[Self; LANES]) -> Self {
-        let mut least = [0.0; LANES];
-        for (least, row) in least.iter_mut().zip(rows) {
-            *least = f32::INFINITY;
-            for number in row.store() {
-                *least = if number < *least { number } else { *least };
+    fn ranges(blocks: &[&[f32; 2 * LANES]; LANES]) -> (Self, Self) {
+        let (mut least, mut greatest) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+        for (lane, block) in blocks.iter().enumerate() {
+            for &number in *block {
+                least[lane] = if number < least[lane] { number } else { least[lane] };
+                greatest[lane] = if number > greatest[lane] { number } else { greatest[lane] };
             }
         }
-        Self::load(&least)
-    }
-
-    /// Of each of sixteen rows the greatest number, likewise.
-    #[inline(always)]
-    fn greatest_of_each(rows: &[Self; LANES]) -> Self {
-        let mut greatest = [0.0; LANES];
-        for (greatest, row) in greatest.iter_mut().zip(rows) {
-            *greatest = f32::NEG_INFINITY;
-            for number in row.store() {
-                *greatest = if number > *greatest { number } else { *greatest };
-            }
-        }
-        Self::load(&greatest)
+        (Self::load(&least), Self::load(&greatest))
     }
 
     /// What a table has at each number; numbers are below 16.
@@ -247,16 +235,4 @@ pub fn transpose<L: Lanes, const LENGTH: usize>(
         *rows = L::transpose_square(&squares);
     }
     rows
-}
-
-/// The numbers of many rows.
-#[inline(always)]
-pub(crate) fn store_rows<L: Lanes, const LENGTH: usize>(
-    rows: &[L; LENGTH],
-) -> [[f32; LANES]; LENGTH] {
-    let mut numbers = [[0.0; LANES]; LENGTH];
-    for (numbers, row) in numbers.iter_mut().zip(rows) {
-        *numbers = row.store();
-    }
-    numbers
 }

@@ -15,39 +15,32 @@ type Decision = __m256;
 
 lanes! { [0 1], 2 }
 
-/// Combines the numbers of each row.
-macro_rules! fold_rows {
-    ($rows:ident, $fold:ident) => {{
-        let mut folded = [_mm256_setzero_ps(); 2];
-        for (folded, rows) in folded.iter_mut().zip($rows.as_chunks::<8>().0) {
-            let mut fours = [_mm256_setzero_ps(); 2];
-            for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
-                let [a, b, c, d] = *rows;
-                let registers = [
-                    $fold(a.0[0], a.0[1]),
-                    $fold(b.0[0], b.0[1]),
-                    $fold(c.0[0], c.0[1]),
-                    $fold(d.0[0], d.0[1]),
-                ];
-                *four = fold_fours!(
-                    registers,
-                    $fold,
-                    _mm256_unpacklo_ps,
-                    _mm256_unpackhi_ps,
-                    _mm256_shuffle_ps
-                );
+/// Combines the numbers of eight blocks, each with those of its block.
+macro_rules! fold_blocks {
+    ($blocks:ident, $fold:ident) => {{
+        let mut fours = [_mm256_setzero_ps(); 2];
+        for (four, blocks) in fours.iter_mut().zip($blocks.as_chunks::<4>().0) {
+            let mut folded = [_mm256_setzero_ps(); 4];
+            for (folded, [a, b, c, d]) in folded.iter_mut().zip(blocks) {
+                *folded = $fold($fold(*a, *b), $fold(*c, *d));
             }
-            let [first, second] = fours;
-            *folded = $fold(
-                _mm256_permute2f128_ps::<0x20>(first, second),
-                _mm256_permute2f128_ps::<0x31>(first, second),
+            *four = fold_fours!(
+                folded,
+                $fold,
+                _mm256_unpacklo_ps,
+                _mm256_unpackhi_ps,
+                _mm256_shuffle_ps
             );
         }
-        folded
+        let [first, second] = fours;
+        $fold(
+            _mm256_permute2f128_ps::<0x20>(first, second),
+            _mm256_permute2f128_ps::<0x31>(first, second),
+        )
     }};
 }
 
-registers! { "avx2":
+registers! { "avx2,f16c":
     load(numbers: &[f32; 8]) -> Register {
         // SAFETY: the pointer is to eight numbers.
         unsafe { _mm256_loadu_ps(numbers.as_ptr()) }
@@ -59,6 +52,7 @@ registers! { "avx2":
     }
 
     splat(number: f32) -> Register { _mm256_set1_ps(number) }
+    splat_half(half: u16) -> Register { _mm256_cvtph_ps(_mm_set1_epi16(half as i16)) }
     add(a: Register, b: Register) -> Register { _mm256_add_ps(a, b) }
     sub(a: Register, b: Register) -> Register { _mm256_sub_ps(a, b) }
     mul(a: Register, b: Register) -> Register { _mm256_mul_ps(a, b) }
@@ -140,12 +134,19 @@ registers! { "avx2":
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
     }
 
-    least_of_each(rows: &[Vectors; LANES]) -> [Register; 2] {
-        fold_rows!(rows, _mm256_min_ps)
-    }
-
-    greatest_of_each(rows: &[Vectors; LANES]) -> [Register; 2] {
-        fold_rows!(rows, _mm256_max_ps)
+    ranges(blocks: &[&[f32; 32]; LANES]) -> ([Register; 2], [Register; 2]) {
+        let (mut least, mut greatest) = ([_mm256_setzero_ps(); 2], [_mm256_setzero_ps(); 2]);
+        for (half, blocks) in blocks.as_chunks::<8>().0.iter().enumerate() {
+            let mut registers = [[_mm256_setzero_ps(); 4]; 8];
+            for (registers, block) in registers.iter_mut().zip(blocks) {
+                for (register, numbers) in registers.iter_mut().zip(block.as_chunks().0) {
+                    *register = load(numbers);
+                }
+            }
+            least[half] = fold_blocks!(registers, _mm256_min_ps);
+            greatest[half] = fold_blocks!(registers, _mm256_max_ps);
+        }
+        (least, greatest)
     }
 
     transpose_quarter(blocks: &[&[f32; LANES]; 8], quarter: usize) -> [Register; 4] {

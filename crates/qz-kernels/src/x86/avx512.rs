@@ -15,15 +15,17 @@ type Decision = __mmask16;
 
 lanes! { [0], 1 }
 
-/// Combines the numbers of each row.
-macro_rules! fold_rows {
-    ($rows:ident, $fold:ident) => {{
+/// Combines the numbers of sixteen blocks, each with those of its block.
+macro_rules! fold_blocks {
+    ($blocks:ident, $fold:ident) => {{
         let mut fours = [_mm512_setzero_ps(); 4];
-        for (four, rows) in fours.iter_mut().zip($rows.as_chunks::<4>().0) {
-            let [a, b, c, d] = *rows;
-            let registers = [a.0[0], b.0[0], c.0[0], d.0[0]];
+        for (four, blocks) in fours.iter_mut().zip($blocks.as_chunks::<4>().0) {
+            let mut folded = [_mm512_setzero_ps(); 4];
+            for (folded, [a, b]) in folded.iter_mut().zip(blocks) {
+                *folded = $fold(*a, *b);
+            }
             *four = fold_fours!(
-                registers,
+                folded,
                 $fold,
                 _mm512_unpacklo_ps,
                 _mm512_unpackhi_ps,
@@ -50,6 +52,7 @@ registers! { "avx512f,avx512bw,avx512dq,avx512vl":
     }
 
     splat(number: f32) -> Register { _mm512_set1_ps(number) }
+    splat_half(half: u16) -> Register { _mm512_cvtph_ps(_mm256_set1_epi16(half as i16)) }
     add(a: Register, b: Register) -> Register { _mm512_add_ps(a, b) }
     sub(a: Register, b: Register) -> Register { _mm512_sub_ps(a, b) }
     mul(a: Register, b: Register) -> Register { _mm512_mul_ps(a, b) }
@@ -114,12 +117,14 @@ registers! { "avx512f,avx512bw,avx512dq,avx512vl":
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
     }
 
-    least_of_each(rows: &[Vectors; LANES]) -> [Register; 1] {
-        fold_rows!(rows, _mm512_min_ps)
-    }
-
-    greatest_of_each(rows: &[Vectors; LANES]) -> [Register; 1] {
-        fold_rows!(rows, _mm512_max_ps)
+    ranges(blocks: &[&[f32; 32]; LANES]) -> ([Register; 1], [Register; 1]) {
+        let mut registers = [[_mm512_setzero_ps(); 2]; LANES];
+        for (registers, block) in registers.iter_mut().zip(blocks) {
+            for (register, numbers) in registers.iter_mut().zip(block.as_chunks().0) {
+                *register = load(numbers);
+            }
+        }
+        (fold_blocks!(registers, _mm512_min_ps), fold_blocks!(registers, _mm512_max_ps))
     }
 
     transpose_quarter(blocks: &[&[f32; LANES]; 16], quarter: usize) -> [Register; 4] {

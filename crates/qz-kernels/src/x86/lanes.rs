@@ -136,9 +136,8 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
-            fn from_half(half: u16) -> f32 {
-                // SAFETY: the caller has the instructions.
-                unsafe { super::from_half(half) }
+            fn splat_half(half: u16) -> Self {
+                Self(for_each_register!($numbers, _I => splat_half(half)))
             }
 
             #[inline(always)]
@@ -147,15 +146,10 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
-            fn least_of_each(rows: &[Self; LANES]) -> Self {
-                // SAFETY: there are values of this type.
-                Self(unsafe { least_of_each(rows) })
-            }
-
-            #[inline(always)]
-            fn greatest_of_each(rows: &[Self; LANES]) -> Self {
-                // SAFETY: there are values of this type.
-                Self(unsafe { greatest_of_each(rows) })
+            fn ranges(blocks: &[&[f32; 2 * LANES]; LANES]) -> (Self, Self) {
+                // SAFETY: the caller has the instructions.
+                let (least, greatest) = unsafe { ranges(blocks) };
+                (Self(least), Self(greatest))
             }
 
             #[inline(always)]

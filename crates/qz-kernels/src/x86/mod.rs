@@ -24,13 +24,6 @@ fn sixteen_bytes(register: __m128i) -> [u8; LANES] {
     bytes
 }
 
-/// The number that a binary16 stands for.
-#[inline]
-#[target_feature(enable = "f16c")]
-fn from_half(half: u16) -> f32 {
-    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(half))))
-}
-
 /// The top bit of each byte.
 #[inline(always)]
 fn top_bits(bytes: &[u8; LANES]) -> u16 {

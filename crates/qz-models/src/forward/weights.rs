@@ -80,8 +80,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         }
         Err(Error::WeightShape {
             location: self.source.location(name),
-            found: found.clone(),
-            expected: expected.to_vec(),
+            shapes: Box::new((found.clone(), expected.to_vec())),
         })
     }
 
