@@ -39,7 +39,7 @@ impl Task {
         match self {
             Self::Encode { weighed: false } => importance != ImportanceUse::Required,
             Self::Encode { weighed: true } => importance != ImportanceUse::Ignored,
-            Self::Decode => codec.spec().data_type != DataType::F32,
+            Self::Decode => ![DataType::F32, DataType::Q8_1].contains(&codec.spec().data_type),
         }
     }
 }

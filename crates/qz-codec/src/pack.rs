@@ -195,19 +195,9 @@ pub(crate) fn unpack_sixteen_scales(bytes: &[u8]) -> [u8; 16] {
     scales
 }
 
-/// A bit for each value that is not negative: eight values to a byte, lowest first.
+/// Bits as levels: eight to a byte, lowest first.
 #[inline(always)]
-pub(crate) fn pack_sign_bits(values: &[f32], out: &mut [u8]) {
-    for (byte, values) in out.iter_mut().zip(values.as_chunks::<8>().0) {
-        let flags = values.map(|value| u8::from(value >= 0.0));
-        // The product's uppermost byte collects a bit of each byte.
-        *byte = (u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
-    }
-}
-
-/// The bits that [`pack_sign_bits`] stored, 0 or 1.
-#[inline(always)]
-pub(crate) fn unpack_sign_bits(bytes: &[u8], levels: &mut [u8]) {
+pub(crate) fn unpack_single_bits(bytes: &[u8], levels: &mut [u8]) {
     for (byte, levels) in bytes.iter().zip(levels.as_chunks_mut::<8>().0) {
         for (position, level) in levels.iter_mut().enumerate() {
             *level = byte >> position & 1;

@@ -25,12 +25,19 @@ pub(crate) static LEVELS: [[u8; 8]; 2048] = levels(&IQ1, &[0, 1, 2]);
 /// The codebook for encoding.
 pub(crate) static CODEBOOK: LazyLock<Codebook2> = LazyLock::new(|| Codebook2::new(&IQ1, 3));
 
-/// The values of a word.
+/// The values of two words, whose levels plus 1 are moved by `offsets`.
 #[inline(always)]
-pub(crate) fn decode_word(number: u16, shift: f32, scale: f32, out: &mut [f32; 8]) {
-    for (value, level) in out.iter_mut().zip(LEVELS[usize::from(number)]) {
-        *value = scale * (f32::from(level) - 1.0 + shift);
+pub(crate) fn decode_words<L: Lanes>(
+    numbers: [u16; 2],
+    offsets: L,
+    scale: L,
+    out: &mut [f32; LANES],
+) {
+    let mut levels = [0; LANES];
+    for (levels, number) in levels.as_chunks_mut().0.iter_mut().zip(numbers) {
+        *levels = LEVELS[usize::from(number) % LEVELS.len()];
     }
+    *out = ((L::from_bytes(&levels) + offsets) * scale).store();
 }
 
 /// The positions of the values in ascending order, of equal ones in their own order.

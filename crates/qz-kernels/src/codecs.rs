@@ -30,15 +30,15 @@ macro_rules! for_every_codec {
             iq2_s: IQ2_S, decode, encode::<L>;
             iq2_xs: IQ2_XS, decode, encode::<L>;
             iq2_xxs: IQ2_XXS, decode, encode::<L>;
-            iq1_s: IQ1_S, decode, encode::<L>;
-            iq1_m: IQ1_M, decode, encode::<L>;
+            iq1_s: IQ1_S, decode::<L>, encode::<L>;
+            iq1_m: IQ1_M, decode::<L>, encode::<L>;
             tq1_0: TQ1_0, decode::<L>, encode;
             tq2_0: TQ2_0, decode::<L>, encode;
             mxfp4: MXFP4, decode::<L>, encode;
             nvfp4: NVFP4, decode::<L>, encode;
             q8_k: Q8_K, decode::<L>, encode::<L>;
             q8_1: Q8_1, decode::<L>, encode::<L>;
-            q1_0: Q1_0, decode, encode;
+            q1_0: Q1_0, decode, encode::<L>;
             q2_0: Q2_0, decode, encode;
         }
     };

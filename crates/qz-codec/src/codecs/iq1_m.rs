@@ -17,7 +17,7 @@ use crate::codec::codec;
 use crate::lanes::{LANES, Lanes, Mask, Portable};
 use crate::number::{f16_from_f32, f16_is_non_finite, f32_from_f16};
 use crate::three_levels::{
-    Best, CODEBOOK, DOWN, SHIFT, Split, Target, UP, ascending, codes, decode_word, levels_of,
+    Best, CODEBOOK, DOWN, Split, Target, UP, ascending, codes, decode_words, levels_of,
 };
 
 /// Weights in a sub-block.
@@ -52,16 +52,16 @@ const SHIFTS: [Shifts; 4] = [[false, false], [false, true], [true, false], [true
 codec! {
     Iq1M: DataType::IQ1_M,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_by(bytes, |block: &[u8; BYTES]| f16_is_non_finite(unit(block))),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -99,18 +99,35 @@ fn unit(block: &[u8; BYTES]) -> u16 {
     unit
 }
 
-#[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
-    let unit = f32_from_f16(unit(block));
-    for (number, out) in out.as_chunks_mut::<LENGTH>().0.iter_mut().enumerate() {
-        let scale = half_at(block, SCALES + 2 * (number / 4)) >> (3 * (number % 4)) & 7;
-        let scale = unit * f32::from(2 * scale + 1);
-        for (word, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
-            let upper = u16::from(block[UPPER + number] >> (4 * word));
-            let shift = if upper & 8 != 0 { -SHIFT } else { SHIFT };
-            let number = u16::from(block[WORDS * number + word]) | (upper & 7) << 8;
-            decode_word(number, shift, scale, out);
+/// What the levels plus 1 of a sub-block are moved by, by the shifts of its words, the
+/// first word's in the lowest bit.
+static OFFSETS: [[f32; LENGTH]; 4] = {
+    let mut offsets = [[UP.first; LENGTH]; 4];
+    let mut at = 0;
+    while at < 4 * LENGTH {
+        let (shifts, position) = (at / LENGTH, at % LENGTH);
+        if shifts >> (position / 8) & 1 == 1 {
+            offsets[shifts][position] = DOWN.first;
         }
+        at += 1;
+    }
+    offsets
+};
+
+#[inline(always)]
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+    let unit = f32_from_f16(unit(block));
+    for (sub_block, out) in out.as_chunks_mut::<LENGTH>().0.iter_mut().enumerate() {
+        let scale = half_at(block, SCALES + 2 * (sub_block / 4)) >> (3 * (sub_block % 4)) & 7;
+        let scale = unit * f32::from(2 * scale + 1);
+        let upper = block[UPPER + sub_block];
+        let mut numbers = [0; WORDS];
+        for (word, number) in numbers.iter_mut().enumerate() {
+            let upper = u16::from(upper >> (4 * word) & 7);
+            *number = u16::from(block[WORDS * sub_block + word]) | upper << 8;
+        }
+        let offsets = &OFFSETS[usize::from(upper >> 3 & 1 | upper >> 6 & 2)];
+        decode_words::<L>(numbers, L::load(offsets), L::splat(scale), out);
     }
 }
 

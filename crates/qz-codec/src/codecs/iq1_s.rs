@@ -17,7 +17,7 @@ use crate::codec::codec;
 use crate::lanes::{LANES, Lanes, Mask, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::three_levels::{
-    Best, CODEBOOK, DOWN, SHIFT, Split, Target, UP, ascending, codes, decode_word,
+    Best, CODEBOOK, DOWN, Split, Target, UP, ascending, codes, decode_words,
 };
 
 /// Weights in a sub-block.
@@ -48,16 +48,16 @@ const FACTOR: f32 = 1.125;
 codec! {
     Iq1S: DataType::IQ1_S,
     importance: Required,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -85,17 +85,20 @@ pub fn encode<L: Lanes>(
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let unit = f32_from_f16(half_at(block, 0));
     let numbers = block[NUMBERS..SCALES].as_chunks::<WORDS>().0.iter();
     let sub_blocks = numbers.zip(block[SCALES..].as_chunks::<2>().0);
-    for ((numbers, upper), out) in sub_blocks.zip(out.as_chunks_mut::<LENGTH>().0) {
+    for ((low, upper), out) in sub_blocks.zip(out.as_chunks_mut::<LENGTH>().0) {
         let upper = u16::from_le_bytes(*upper);
-        let scale = unit * f32::from(2 * (upper >> 12 & 7) + 1);
-        let shift = if upper >> 15 == 1 { -SHIFT } else { SHIFT };
-        for (word, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
-            let number = u16::from(numbers[word]) | (upper >> (3 * word) & 7) << 8;
-            decode_word(number, shift, scale, out);
+        let scale = L::splat(unit * f32::from(2 * (upper >> 12 & 7) + 1));
+        let offsets = L::splat(if upper >> 15 == 1 { DOWN.first } else { UP.first });
+        for (pair, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let mut numbers = [0; 2];
+            for (word, number) in (2 * pair..).zip(&mut numbers) {
+                *number = u16::from(low[word]) | (upper >> (3 * word) & 7) << 8;
+            }
+            decode_words::<L>(numbers, offsets, scale, out);
         }
     }
 }
@@ -191,7 +194,7 @@ impl<L: Lanes> Prefixes<L> {
 /// level's part changes with the first end alone, the highest level's with the second.
 #[inline(always)]
 fn best_splits<L: Lanes>(sums: &Prefixes<L>) -> [Split; LANES] {
-    let middle = L::splat(SHIFT);
+    let middle = L::splat(UP.first + UP.step);
     let [up, down] = [UP, DOWN].map(|line| (line.first, line.first + 2.0));
     let (high_up, high_down) = (sums.highest(up.1), sums.highest(down.1));
     let (low_up, low_down) = (L::splat(up.0), L::splat(down.0));

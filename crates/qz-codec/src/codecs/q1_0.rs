@@ -7,8 +7,10 @@
 
 use crate::block::{first_non_finite_scale, half_at, set_half_at};
 use crate::codec::codec;
-use crate::number::{f16_from_f32, f32_from_f16};
-use crate::pack::{pack_sign_bits, unpack_sign_bits};
+use crate::lanes::{LANES, Lanes, Mask, Portable, transpose};
+use crate::number::f32_from_f16;
+use crate::pack::unpack_single_bits;
+use crate::short_block::halves;
 
 /// Weights in a block.
 const ELEMENTS: usize = 128;
@@ -16,15 +18,11 @@ const ELEMENTS: usize = 128;
 const SIGNS: usize = 2;
 const BYTES: usize = SIGNS + ELEMENTS / 8;
 
-/// Blocks that are encoded together: a sum has to wait for its last addition, other
-/// blocks' sums have not.
-const BATCH: usize = 16;
-
 codec! {
     Q1_0: DataType::Q1_0,
     importance: Ignored,
     decode: decode,
-    encode: encode,
+    encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
@@ -36,12 +34,22 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`Codec::encode`], with lanes of type `L`.
 #[inline(always)]
-pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
-    let batches = weights.as_chunks().0.chunks(BATCH).zip(out.as_chunks_mut().0.chunks_mut(BATCH));
+pub fn encode<L: Lanes>(
+    weights: &[f32],
+    _columns: usize,
+    _importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    static ZEROS: [f32; ELEMENTS] = [0.0; ELEMENTS];
+    let batches = weights.as_chunks().0.chunks(LANES).zip(out.as_chunks_mut().0.chunks_mut(LANES));
     for (weights, blocks) in batches {
-        encode_batch(weights, blocks);
+        let mut values = [&ZEROS; LANES];
+        for (values, weights) in values.iter_mut().zip(weights) {
+            *values = weights;
+        }
+        encode_batch::<L>(&values, blocks);
     }
 }
 
@@ -49,36 +57,33 @@ pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out
 fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
     let scale = f32_from_f16(half_at(block, 0));
     let mut levels = [0; ELEMENTS];
-    unpack_sign_bits(&block[SIGNS..], &mut levels);
+    unpack_single_bits(&block[SIGNS..], &mut levels);
     for (value, level) in out.iter_mut().zip(levels) {
         *value = if level != 0 { scale } else { -scale };
     }
 }
 
-/// ggml-quants.c, `quantize_row_q1_0_ref`.
+/// ggml-quants.c, `quantize_row_q1_0_ref`. A block's sum of magnitudes keeps its order:
+/// lanes are blocks.
 #[inline(always)]
-fn encode_batch(weights: &[[f32; ELEMENTS]], blocks: &mut [[u8; BYTES]]) {
-    let sums = sums_of_magnitudes(weights);
-    for ((block, weights), sum) in blocks.iter_mut().zip(weights).zip(sums) {
-        set_half_at(block, 0, f16_from_f32(sum / ELEMENTS as f32));
-        pack_sign_bits(weights, &mut block[SIGNS..]);
+fn encode_batch<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES], blocks: &mut [[u8; BYTES]]) {
+    let mut sums = L::zero();
+    for row in transpose::<L, ELEMENTS>(values) {
+        sums = sums + row.abs();
+    }
+    let scales = halves(sums / L::splat(ELEMENTS as f32));
+    for ((block, values), scale) in blocks.iter_mut().zip(values).zip(scales) {
+        set_half_at(block, 0, scale);
+        let signs = block[SIGNS..].as_chunks_mut().0.iter_mut();
+        for (signs, values) in signs.zip(values.as_chunks().0) {
+            *signs = sign_bits::<L>(values).to_le_bytes();
+        }
     }
 }
 
-/// The sum of each block's magnitudes, each in its own order.
+/// A bit for each value that is not negative.
 #[inline(always)]
-fn sums_of_magnitudes(weights: &[[f32; ELEMENTS]]) -> [f32; BATCH] {
-    let mut sums = [0.0; BATCH];
-    if let Ok(weights) = <&[[f32; ELEMENTS]; BATCH]>::try_from(weights) {
-        for position in 0..ELEMENTS {
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum += weights[position].abs();
-            }
-        }
-    } else {
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            *sum = weights.iter().fold(0.0, |sum, weight| sum + weight.abs());
-        }
-    }
-    sums
+fn sign_bits<L: Lanes>(values: &[f32; LANES]) -> u16 {
+    let negative = L::load(values).less(L::zero());
+    L::top_bits(&negative.select(L::zero(), L::splat(128.0)).to_bytes())
 }
