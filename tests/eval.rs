@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Safetensors, copy_of, edit_json, fixtures, quantize, scratch, text};
+use crate::support::{Safetensors, copy_of, edit_json, fixtures, names, quantize, scratch, text};
 
 /// Text enough for a few chunks of the tiny vocabularies.
 fn write_text(folder: &Path, words: usize) -> std::path::PathBuf {
@@ -125,4 +125,114 @@ fn a_shape_that_contradicts_the_metadata() {
     edit_json(&model.join("config.json"), |config| config["num_hidden_layers"] = 2.into());
     let run = quantize(&["eval", text(&model), "--data", text(&data), "--ctx", "24"]);
     assert_eq!(run.code, 3, "{}", run.stderr);
+}
+
+/// Figures of a reference model against a coarser one, three ways.
+#[test]
+fn divergence_from_a_model_and_from_files_of_it() {
+    let folder = scratch();
+    let data = write_text(folder.path(), 60);
+    let reference = fixtures().join("demo-llama");
+    let model = folder.path().join("q2_k.gguf");
+    quantize(&["convert", text(&reference), "--to", "q4_0", "-o", text(&model)]).expect_success();
+    let common = ["--ctx", "64", "--chunks", "9", "--data", text(&data)];
+
+    let [logits, leading] = ["logits", "leading"].map(|name| folder.path().join(name));
+    let save = |option: &str, path: &Path| {
+        quantize(&[&["eval", text(&reference), option, text(path)][..], &common].concat())
+    };
+    save("--save-logits", &logits).expect_success();
+    save("--save-leading", &leading).expect_success();
+    assert_eq!(save("--save-logits", &logits).code, 5, "there is a file already");
+    let size = |path: &Path| std::fs::metadata(path).expect("written").len();
+    assert!(size(&leading) < size(&logits) / 10);
+
+    let run = |arguments: &[&str]| {
+        let run = quantize(&[&["eval", text(&model), "--json"][..], arguments].concat());
+        run.expect_success().json()
+    };
+    let beside = run(&[&common[..], &["--reference", text(&reference)]].concat());
+    let from_logits = run(&["--reference-file", text(&logits)]);
+    let from_leading = run(&["--reference-file", text(&leading)]);
+    let kld = |report: &serde_json::Value| report["kld"]["mean"]["value"].as_f64().expect("a mean");
+    assert!((0.001..1.0).contains(&kld(&beside)), "{}", kld(&beside));
+    assert!((kld(&from_logits) / kld(&beside) - 1.0).abs() < 0.05, "{}", kld(&from_logits));
+    assert!(kld(&from_leading) <= kld(&beside));
+    let upper = from_leading["kld_upper"]["mean"]["value"].as_f64().expect("an upper bound");
+    assert!(upper >= kld(&beside));
+    assert!(beside.get("kld_upper").is_none());
+    for report in [&from_logits, &from_leading] {
+        assert_eq!(report["tokens"], 9 * 31);
+        assert_eq!(report["same_top"], beside["same_top"]);
+        assert_eq!(report["perplexity"]["value"], beside["perplexity"]["value"]);
+    }
+    assert!(beside["kld"]["mean"]["interval"]["lower"].as_f64() < Some(kld(&beside)));
+
+    let passes = |threshold: &[&str]| {
+        let reference = ["--reference", text(&reference)];
+        let arguments = [&["eval", text(&model)][..], &common, &reference, threshold].concat();
+        quantize(&arguments).code
+    };
+    assert_eq!(passes(&["--max-kld", "10", "--min-top1", "0.01"]), 0);
+    assert_eq!(passes(&["--max-kld", "0.0001"]), 1);
+    assert_eq!(passes(&["--min-top1", "1"]), 1);
+}
+
+#[test]
+fn models_beside_each_other() {
+    let folder = scratch();
+    let data = write_text(folder.path(), 60);
+    let reference = fixtures().join("demo-llama");
+    let output = folder.path().join("out");
+    let convert = ["convert", text(&reference), "--to", "q8_0,q4_0", "-o", text(&output)];
+    quantize(&convert).expect_success();
+    let models = names(&output);
+    let paths: Vec<_> = models.iter().map(|name| output.join(name)).collect();
+    let page = folder.path().join("page.html");
+    let mut arguments = vec!["compare", text(&reference)];
+    arguments.extend(paths.iter().map(|path| text(path)));
+    arguments.extend(["--data", text(&data), "--ctx", "64", "--chunks", "9"]);
+    let report = quantize(&[&arguments[..], &["--json", "-o", text(&page)]].concat());
+    let report = report.expect_success().json();
+    assert_eq!(report["reference"]["kld"]["mean"]["value"], 0.0);
+    assert_eq!(report["reference"]["same_top"]["value"], 1.0);
+    let by_type = |part: &str| {
+        let models = report["models"].as_array().expect("models");
+        let is = |model: &&serde_json::Value| {
+            model["path"].as_str().is_some_and(|path| path.to_lowercase().contains(part))
+        };
+        models.iter().find(is).expect("the model").clone()
+    };
+    let (fine, coarse) = (by_type("q8_0"), by_type("q4_0"));
+    let kld = |model: &serde_json::Value| model["kld"]["mean"]["value"].as_f64().expect("a mean");
+    assert!(kld(&fine) < kld(&coarse));
+    assert!(fine["bytes"].as_u64() > coarse["bytes"].as_u64());
+    assert_eq!(fine["on_pareto_front"], true);
+    assert_eq!(coarse["on_pareto_front"], true);
+    assert!(report["pairs"][0]["p_value"].as_f64().expect("enough chunks") < 0.05);
+    let html = std::fs::read_to_string(&page).expect("a page");
+    assert!(html.contains("<svg") && html.contains(&models[0]) && !html.contains("http"));
+    let markdown = quantize(&[&arguments[..], &["--markdown"]].concat());
+    assert!(markdown.expect_success().stdout.starts_with("| model | size |"));
+}
+
+#[test]
+fn models_that_do_not_go_together() {
+    let folder = scratch();
+    let data = write_text(folder.path(), 60);
+    let model = fixtures().join("demo-llama");
+    let other = fixtures().join("tiny/llama-spm");
+    let common = ["--data", text(&data), "--ctx", "24"];
+    let reference = ["eval", text(&model), "--reference", text(&other)];
+    fails(&[&reference[..], &common].concat(), 3, "vocabulary-mismatch", None);
+    let base = folder.path().join("base");
+    let save = ["eval", text(&other), "--save-logits", text(&base)];
+    quantize(&[&save[..], &common].concat()).expect_success();
+    let file = ["eval", text(&model), "--reference-file", text(&base)];
+    fails(&file, 3, "vocabulary-mismatch", None);
+    let bytes = std::fs::read(&base).expect("read");
+    std::fs::write(&base, &bytes[..bytes.len() - 1]).expect("written");
+    fails(&file, 3, "logits-length", None);
+    std::fs::write(&base, b"nonsense").expect("written");
+    fails(&file, 3, "not-logits", None);
 }

@@ -176,7 +176,7 @@ fn experts_are_checked_against_the_configuration() {
     let unknown = format!("{} [64, 64] is unknown (num_local_experts is 8)", expert(1, 8, "w3"));
     check(MIXTRAL, bend(renamed), BAD_INPUT, &[&missing, &unknown]);
     let reshaped = |header: &mut Value| header[expert(1, 6, "w3")]["shape"] = json!([32, 128]);
-    let shape = format!("{name} is [32, 128], config.json says [64, 64]");
+    let shape = format!("{name} is [32, 128], expected [64, 64]");
     check(MIXTRAL, bend(reshaped), BAD_INPUT, &[&shape]);
     let retyped = |header: &mut Value| header[expert(1, 6, "w3")]["dtype"] = json!("F16");
     let mixed = format!("{name} is F16, the layer's other experts are BF16");

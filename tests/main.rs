@@ -13,6 +13,7 @@ mod overrides;
 mod plan;
 mod pytorch;
 mod reports;
+mod safetensors;
 mod split;
 mod support;
 mod text;

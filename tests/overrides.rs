@@ -94,26 +94,15 @@ fn what_makes_no_sense_is_a_usage_error() {
 }
 
 #[test]
-fn known_targets_without_a_codec_fail_up_front_and_are_not_listed() {
-    let folder = scratch();
-    let source = fixtures().join("demo-llama");
+fn every_target_is_listed() {
     let help = quantize(&["convert", "--help"]).expect_success().stdout;
     let readme = std::fs::read_to_string(fixtures().join("../README.md")).expect("read");
     let listed = readme.split_once("Targets: `").and_then(|(_, rest)| rest.split_once('`'));
     let listed: Vec<&str> = listed.expect("a list of targets").0.split_whitespace().collect();
     for file_type in qz_plan::FILE_TYPES {
-        let codecs = file_type.data_types().map(qz_codec::codec_for);
-        let is_writable = codecs.into_iter().all(|codec| codec.is_some());
-        assert_eq!(listed.contains(&file_type.name), is_writable, "README: {}", file_type.name);
+        assert!(listed.contains(&file_type.name), "README: {}", file_type.name);
         // A name ends at a comma, the bracket or the line's end.
         let mut words = help.split(|c: char| c.is_whitespace() || ",[]".contains(c));
-        assert_eq!(words.any(|word| word == file_type.name), is_writable, "{}", file_type.name);
-        if qz_codec::codec_for(file_type.base).is_none() && file_type.name != "mxfp4_moe" {
-            let output = folder.path().join("out.gguf");
-            let arguments = ["convert", text(&source), "--to", file_type.name, "--json"];
-            let run = quantize(&[&arguments[..], &["-o", text(&output)]].concat());
-            assert_eq!(run.json()["error"]["rule"], "no-codec", "{}", file_type.name);
-            assert!(!output.exists());
-        }
+        assert!(words.any(|word| word == file_type.name), "help: {}", file_type.name);
     }
 }

@@ -107,9 +107,23 @@ enum Task {
         /// The instruction set of our codecs: baseline, avx2 or avx512
         #[arg(long, default_value_t = Isa::best())]
         isa: Isa,
-        /// Only types whose name contains this
+        /// Only this type
         #[arg(long, default_value = "")]
         only: String,
+        /// Count instructions, too, with valgrind (not for avx512)
+        #[arg(long)]
+        count: bool,
+    },
+    /// Let a codec, or llama.cpp's, do one task once: what `codec-speed` counts
+    #[command(hide = true)]
+    RunCodec {
+        #[arg(long)]
+        library: PathBuf,
+        #[arg(long)]
+        isa: Isa,
+        data_type: String,
+        task: String,
+        side: codec_speed::Side,
     },
     /// Time whole conversions beside llama.cpp's, in pairs
     Bench {
@@ -170,7 +184,12 @@ fn main() -> Result<()> {
         Task::Tidy => tidy::check(workspace()),
         Task::Parity { library, rounds, isa } => parity_codec::run(&library, rounds, isa),
         Task::Snapshots { source } => snapshots::run(&source),
-        Task::CodecSpeed { library, isa, only } => codec_speed::run(&library, isa, &only),
+        Task::CodecSpeed { library, isa, only, count } => {
+            codec_speed::run(&library, isa, &only, count)
+        }
+        Task::RunCodec { library, isa, data_type, task, side } => {
+            codec_speed::run_once(&library, isa, &data_type, &task, side)
+        }
         Task::ParityTokens { source, binaries, text, vocabularies } => {
             parity_tokens::run(&source, binaries.as_deref(), &text, &vocabularies)
         }

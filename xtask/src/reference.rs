@@ -11,7 +11,7 @@ use qz_tensor::{DataType, GgmlTypeId};
 /// columns, importance; returns the bytes written.
 type QuantizeChunk =
     unsafe extern "C" fn(u32, *const f32, *mut c_void, i64, i64, i64, *const f32) -> usize;
-/// `quantize_row_q8_K_ref` (ggml-quants.h): weights, blocks, elements.
+/// `quantize_row_*_ref` (ggml-quants.h): weights, blocks, elements.
 type QuantizeRow = unsafe extern "C" fn(*const f32, *mut c_void, i64);
 /// `dequantize_row_*` (ggml-quants.h): blocks, output, elements.
 pub(crate) type Dequantize = unsafe extern "C" fn(*const c_void, *mut f32, i64);
@@ -20,7 +20,8 @@ pub(crate) type Dequantize = unsafe extern "C" fn(*const c_void, *mut f32, i64);
 pub(crate) struct Reference {
     library: Library,
     quantize_chunk: QuantizeChunk,
-    quantize_q8_k: QuantizeRow,
+    /// For types of activations, that no chunk can have.
+    activations: [(DataType, QuantizeRow); 2],
 }
 
 impl Reference {
@@ -33,8 +34,12 @@ impl Reference {
         // SAFETY: the declaration above is that of ggml.h.
         let quantize_chunk = unsafe { *library.get::<QuantizeChunk>(b"ggml_quantize_chunk\0")? };
         // SAFETY: the declaration above is that of ggml-quants.h.
-        let quantize_q8_k = unsafe { *library.get::<QuantizeRow>(b"quantize_row_q8_K_ref\0")? };
-        Ok(Self { library, quantize_chunk, quantize_q8_k })
+        let row = |symbol: &[u8]| unsafe { library.get::<QuantizeRow>(symbol).map(|row| *row) };
+        let activations = [
+            (DataType::Q8_1, row(b"quantize_row_q8_1_ref\0")?),
+            (DataType::Q8_K, row(b"quantize_row_q8_K_ref\0")?),
+        ];
+        Ok(Self { library, quantize_chunk, activations })
     }
 
     /// Encodes whole rows.
@@ -46,17 +51,13 @@ impl Reference {
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) {
-        if DataType::from_ggml(id) == Some(DataType::Q8_K) {
-            // A type of activations, that no chunk can have. The sums of a zero block
-            // are left as they were.
+        let data_type = DataType::from_ggml(id);
+        if let Some((_, quantize)) = self.activations.iter().find(|row| Some(row.0) == data_type) {
+            // The sums of a zero block of Q8_K are left as they were.
             out.fill(0);
             // SAFETY: `out` has the bytes of all weights.
             unsafe {
-                (self.quantize_q8_k)(
-                    weights.as_ptr(),
-                    out.as_mut_ptr().cast(),
-                    weights.len() as i64,
-                );
+                quantize(weights.as_ptr(), out.as_mut_ptr().cast(), weights.len() as i64);
             }
             return;
         }
@@ -81,10 +82,11 @@ impl Reference {
         assert_eq!(written, out.len());
     }
 
-    /// The library's decoder; none for F32, which it does not need.
+    /// The library's decoder; none for F32, which needs none, and for Q8_1, which it
+    /// only multiplies.
     pub(crate) fn decoder(&self, data_type: DataType) -> anyhow::Result<Option<Dequantize>> {
         let symbol = match data_type.name() {
-            "F32" => return Ok(None),
+            "F32" | "Q8_1" => return Ok(None),
             "F16" => "ggml_fp16_to_fp32_row".to_owned(),
             "BF16" => "ggml_bf16_to_fp32_row".to_owned(),
             name => format!("dequantize_row_{}", name.to_lowercase().replace("_k", "_K")),

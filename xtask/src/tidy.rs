@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("qz-eval", 4),
     ("qz-plan", 5),
     ("qz-pipeline", 6),
+    ("qz-report", 6),
     ("quantize", 7),
 ];
 

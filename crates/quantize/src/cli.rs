@@ -1,5 +1,7 @@
 //! The command line, as types.
 
+mod evaluation;
+
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,10 +9,12 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    EvalData, EvalOptions, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions,
-    Overrides, PlanOptions, Rounding, SplitOptions, Target, TensorOverride, element_type,
+    DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides,
+    PlanOptions, SplitOptions, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
+
+pub(crate) use evaluation::{Compare, Eval};
 
 /// Turns a language-model checkpoint into a smaller one that is as good as its
 /// size allows, and proves it.
@@ -68,8 +72,10 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Check an artifact: its structure, and its weights against their source
     Verify(Verify),
-    /// Measure how well a model foretells a text: its perplexity
+    /// Measure how well a model foretells a text: its perplexity, its distance from a reference
     Eval(Eval),
+    /// Measure several models beside one reference: a table of size and quality
+    Compare(Compare),
     /// Convert, quantize and verify the bundled checkpoint
     Demo(Demo),
     /// Write completions for a shell to standard output
@@ -85,6 +91,7 @@ impl Command {
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
             | Self::Eval(Eval { json, .. })
+            | Self::Compare(Compare { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
             Self::Completions(_) => false,
         }
@@ -154,6 +161,9 @@ pub(crate) struct Recipe {
     pub(crate) generic: bool,
     #[command(flatten)]
     pub(crate) split: SplitArguments,
+    /// Write safetensors files of at most so many bytes of tensors [default: 50G]
+    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_size)]
+    pub(crate) shard_size: Option<NonZeroU64>,
     #[command(flatten)]
     pub(crate) read: Source,
 }
@@ -215,6 +225,7 @@ impl Recipe {
             importance: importance.map(Arc::new),
             generic: self.generic,
             split: self.split.options(),
+            shard_size: self.shard_size.map_or(DEFAULT_SHARD_SIZE, NonZeroU64::get),
         })
     }
 }
@@ -258,7 +269,7 @@ impl TypedValueParser for TargetParser {
 pub(crate) struct Convert {
     #[command(flatten)]
     pub(crate) recipe: Recipe,
-    /// The file to write; with several targets, a folder
+    /// The file to write, or the folder for safetensors; with several targets, a folder for all
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
     /// Replace outputs that exist
@@ -319,95 +330,6 @@ pub(crate) struct Verify {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Eval {
-    /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
-    /// The text
-    #[arg(long, value_name = "FILE", required_unless_present = "tokens")]
-    pub(crate) data: Option<PathBuf>,
-    /// The text as token ids instead: numbers divided by anything else
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
-    pub(crate) tokens: Option<PathBuf>,
-    /// Tokens that the model sees together
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub(crate) ctx: usize,
-    /// Score at most so many chunks of the text [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) chunks: Option<u32>,
-    /// Score overlapping chunks that begin so many tokens apart
-    #[arg(long, value_name = "N")]
-    pub(crate) stride: Option<usize>,
-    /// Round activations as llama.cpp does for each weight type, or not at all
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Activations::Engine)]
-    pub(crate) activations: Activations,
-    /// The type keys and values are kept in [default: f16; f32 with --activations f32]
-    #[arg(long, value_name = "TYPE", value_enum)]
-    pub(crate) kv_type: Option<KvType>,
-    /// Memory to stay within where there is a choice; hidden states beyond it go to disk
-    #[arg(long, value_name = "N[K|M|G]", default_value = "2G", value_parser = parse_size)]
-    pub(crate) max_memory: NonZeroU64,
-    /// Fail (exit code 1) if the perplexity is larger
-    #[arg(long, value_name = "X")]
-    pub(crate) max_ppl: Option<f64>,
-    /// Write the result as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) read: Source,
-}
-
-/// What becomes of activations before products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Activations {
-    Engine,
-    F32,
-}
-
-/// The type keys and values are kept in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(crate) enum KvType {
-    F32,
-    F16,
-    #[value(name = "q8_0")]
-    Q8_0,
-    #[value(name = "q4_0")]
-    Q4_0,
-}
-
-impl Eval {
-    pub(crate) fn options(&self, global: &Global) -> EvalOptions {
-        let rounding = match self.activations {
-            Activations::Engine => Rounding::Engine,
-            Activations::F32 => Rounding::Exact,
-        };
-        let default = if rounding == Rounding::Exact { KvType::F32 } else { KvType::F16 };
-        EvalOptions {
-            open: self.read.options(),
-            data: match (&self.tokens, &self.data) {
-                (Some(tokens), _) => EvalData::Tokens(tokens.clone()),
-                (None, data) => EvalData::Text(data.clone().unwrap_or_default()),
-            },
-            context: self.ctx,
-            chunks: self.chunks.map(|chunks| chunks as usize),
-            stride: self.stride,
-            rounding,
-            cache_type: match self.kv_type.unwrap_or(default) {
-                KvType::F32 => DataType::F32,
-                KvType::F16 => DataType::F16,
-                KvType::Q8_0 => DataType::Q8_0,
-                KvType::Q4_0 => DataType::Q4_0,
-            },
-            max_memory: self.max_memory.get(),
-            spill_folder: std::env::temp_dir(),
-            threads: global.thread_count(),
-            max_perplexity: self.max_ppl,
-        }
-    }
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Keep the checkpoint and the results in this folder
     #[arg(short, long, value_name = "DIR")]
@@ -453,7 +375,7 @@ mod tests {
         let convert = command.find_subcommand_mut("convert").expect("a command");
         let help = convert.render_long_help().to_string();
         for name in Target::names() {
-            assert!(help.contains(name), "{name} is not in the help");
+            assert!(help.contains(&name), "{name} is not in the help");
         }
     }
 }

@@ -36,6 +36,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
         Command::Eval(eval) => commands::eval::run(eval, &arguments.global),
+        Command::Compare(compare) => commands::compare::run(compare, &arguments.global),
         Command::Demo(demo) => commands::demo::run(demo, &arguments.global),
         Command::Completions(completions) => commands::completions::run(completions),
     }

@@ -39,6 +39,18 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// The same as Markdown.
+pub(crate) fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let cell = |cells: &[String], column: usize| {
+        cells.get(column).map_or_else(String::new, |cell| cell.trim().replace('|', "\\|"))
+    };
+    let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+    let mut lines = vec![line(header.iter().map(|name| (*name).to_owned()).collect())];
+    lines.push(format!("|{}", "---|".repeat(header.len())));
+    lines.extend(rows.iter().map(|row| line((0..header.len()).map(|at| cell(row, at)).collect())));
+    lines.join("\n")
+}
+
 /// Columns aligned; a column whose cells are all numbers, or units, to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

@@ -4,7 +4,7 @@
 use qz_codec::lanes::{
     LANES, Lanes, Mask, affine, descent, nonlinear, positive, signed, transpose,
 };
-use qz_codec::number::{nearest_integer, truncate_to_i8};
+use qz_codec::number::{f32_from_f16, nearest_integer, truncate_to_i8};
 use qz_codec::search;
 use qz_codec::search::affine::AffineSearch;
 
@@ -15,7 +15,10 @@ pub(crate) fn check<L: Lanes>() {
     check_arithmetic::<L>();
     check_comparisons::<L>();
     check_rounding::<L>();
+    check_patterns::<L>();
     check_transposing::<L>();
+    check_bytes::<L>();
+    check_ranges::<L>();
     let plain = AffineSearch { top: 15, first: -1.0, step: 0.1, last: 20, absolute: false };
     check_affine::<L, 32>(plain);
     check_affine::<L, 32>(AffineSearch { top: 31, ..plain });
@@ -108,6 +111,22 @@ fn check_comparisons<L: Lanes>() {
     }
 }
 
+fn check_patterns<L: Lanes>() {
+    for (shift, mask) in [(0, 7), (2, 3), (9, 7), (14, 3), (0, 0xffff)] {
+        let bits = |number: f32| (number.to_bits() >> shift & mask) as f32;
+        check_one::<L>("bits", |a| a.pattern_bits(shift, mask), bits);
+    }
+    for lane in 0..LANES {
+        let mut numbers = [2.0; LANES];
+        numbers[lane] = 1.0;
+        assert_eq!(L::load(&numbers).first_least(), (1.0, lane));
+        numbers[LANES - 1] = 1.0;
+        assert_eq!(L::load(&numbers).first_least(), (1.0, lane));
+        assert_eq!(L::load(&numbers.map(|n| n * f32::MAX)).first_least().1, lane);
+    }
+    assert_eq!(L::splat(f32::MAX).first_least(), (f32::MAX, 0));
+}
+
 fn check_rounding<L: Lanes>() {
     // Every exponent, both signs, several mantissas.
     for upper in 0..=u32::from(u16::MAX) {
@@ -121,6 +140,45 @@ fn check_rounding<L: Lanes>() {
         assert_eq!(rounded.to_bytes(), lowest, "{upper:#x}");
         let cut = numbers.map(|number| truncate_to_i8(number) as u8);
         assert_eq!(L::load(&numbers).to_truncated_bytes(), cut, "{upper:#x}");
+    }
+}
+
+fn check_bytes<L: Lanes>() {
+    for first in 0..=u8::MAX {
+        let bytes: [u8; LANES] = std::array::from_fn(|lane| first.wrapping_add(lane as u8 * 37));
+        assert_eq!(L::from_bytes(&bytes).store(), bytes.map(f32::from));
+        let signed = bytes.map(|byte| byte as i8);
+        assert_eq!(L::from_signed_bytes(&signed).store(), signed.map(f32::from));
+        let top = (0..LANES).map(|lane| u16::from(bytes[lane] >> 7) << lane).sum();
+        assert_eq!(L::top_bits(&bytes), top);
+        let numbers = bytes.map(|byte| byte & 15);
+        let table = signed;
+        let found = numbers.map(|number| table[usize::from(number)]);
+        assert_eq!(L::look_up(&table, &numbers), found);
+        let levels = bytes.map(|byte| byte & 127);
+        let cut = levels.map(|level| f32::from(level) + 0.75);
+        assert_eq!(L::load(&cut).to_levels(), levels);
+    }
+    for nothing in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert_eq!(L::splat(nothing).to_levels(), [0; LANES]);
+    }
+    for half in 0..=u16::MAX {
+        let expected = f32_from_f16(half).to_bits();
+        assert_eq!(L::splat_half(half).store().map(f32::to_bits), [expected; LANES], "{half:#06x}");
+    }
+}
+
+fn check_ranges<L: Lanes>() {
+    for (seed, kind) in (0..).zip(WEIGHTS) {
+        let numbers = values(kind, seed, 2 * LANES * LANES);
+        let blocks: [[f32; 2 * LANES]; LANES] = *numbers.as_chunks().0.first_chunk().expect("all");
+        let (least, greatest) = L::ranges(&blocks.each_ref());
+        for (block, (least, greatest)) in
+            blocks.iter().zip(least.store().into_iter().zip(greatest.store()))
+        {
+            assert_eq!(least, block.iter().copied().fold(f32::INFINITY, f32::min));
+            assert_eq!(greatest, block.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
     }
 }
 

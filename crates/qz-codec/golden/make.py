@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Writes the golden encodings of llama.cpp's own library.
 
-    make.py path/to/libggml-base.so > encodings.txt
+    make.py path/to/libggml-base.so [TYPE...] > encodings.txt
 
 The library must be an x86-64 release build: its searches are plain C that a
-compiler may contract to fused multiply-adds on other machines. One line for
-each case:
+compiler may contract to fused multiply-adds on other machines. With types given,
+only their lines are written. One line for each case:
 
     type input importance seed rows columns bytes digest
 
@@ -17,16 +17,17 @@ which the library ended the process has the word "aborts" for its bytes.
 
 In a release build ggml_quantize_chunk ends the process only for calls that make
 no sense: a start that is no multiple of the block or the row (GGML_ASSERT), an
-importance matrix missing where a type requires one (none of these types does),
-zero columns (division by zero). Of these types only IQ3_XXS does so for finite
-weights and importance: where products of them overflow, no point of its codebook
-has an error below the largest float, or a scale is not a number. A debug build also asserts in nearest_int that the rounded number is below 2^22, which
-overflowed sums violate, and that rows fill whole blocks.
+importance matrix missing where a type requires one, zero columns (division by
+zero). Of these types only those with codebooks do so for finite weights and
+importance: where products of them overflow, no point of a codebook has an error
+below the largest float, or a scale is not a number. A debug build also asserts in
+nearest_int that the rounded number is below 2^22, which overflowed sums violate,
+and that rows fill whole blocks.
 """
 
 import ctypes
+import os
 import struct
-import subprocess
 import sys
 
 MASK = (1 << 64) - 1
@@ -54,10 +55,31 @@ TYPES = {
     "NVFP4": (40, 64, 36, "dequantize_row_nvfp4"),
     "Q8_K": (15, 256, 292, "dequantize_row_q8_K"),
     "IQ3_XXS": (18, 256, 98, "dequantize_row_iq3_xxs"),
+    "IQ2_XXS": (16, 256, 66, "dequantize_row_iq2_xxs"),
+    "IQ2_XS": (17, 256, 74, "dequantize_row_iq2_xs"),
+    "IQ2_S": (22, 256, 82, "dequantize_row_iq2_s"),
+    "IQ3_S": (21, 256, 110, "dequantize_row_iq3_s"),
+    "Q8_1": (9, 32, 36, "dequantize_row_q8_0"),
+    "Q1_0": (41, 128, 18, "dequantize_row_q1_0"),
+    "Q2_0": (42, 64, 18, "dequantize_row_q2_0"),
+    "IQ1_S": (19, 256, 50, "dequantize_row_iq1_s"),
+    "IQ1_M": (29, 256, 56, "dequantize_row_iq1_m"),
 }
 
 # Types whose encoders do not look at importance.
-IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K".split()
+IGNORE_IMPORTANCE = "F32 F16 BF16 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4 Q8_K Q8_1 Q1_0 Q2_0".split()
+
+# Types that have no encoding without importance.
+REQUIRE_IMPORTANCE = "IQ2_XXS IQ2_XS IQ1_S".split()
+
+# Types of activations, that no chunk can have.
+ACTIVATIONS = {"Q8_K": "quantize_row_q8_K_ref", "Q8_1": "quantize_row_q8_1_ref"}
+
+
+def without_sums(encoded):
+    """Blocks of Q8_1, which has no dequantizer, as blocks of Q8_0."""
+    data = bytes(encoded)
+    return b"".join(data[at : at + 2] + data[at + 4 : at + 36] for at in range(0, len(data), 36))
 
 
 class Random:
@@ -165,7 +187,7 @@ def cases():
     seed = 0
     for name, (_, block, _, _) in TYPES.items():
         for position, kind in enumerate(WEIGHTS):
-            chosen = ["none"]
+            chosen = [] if name in REQUIRE_IMPORTANCE else ["none"]
             if name not in IGNORE_IMPORTANCE:
                 kinds = list(IMPORTANCE)
                 turns = range(7) if kind == "bell" else (0, 2, 5)
@@ -186,21 +208,23 @@ def load(path):
     library.ggml_quantize_chunk.argtypes = (
         [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
     )
+    # Codebooks are made once, here, not in every case's process.
+    for ggml_type, *_ in TYPES.values():
+        library.ggml_quantize_init(ggml_type)
     return library
 
 
-def run(path, name, kind, importance, seed, rows, columns):
-    """Runs one case in this process."""
-    library = load(path)
+def run(library, name, kind, importance, seed, rows, columns):
+    """What the library makes of one case, as a line says it."""
     ggml_type, block, block_bytes, dequantizer = TYPES[name]
     count = rows * columns
     weights = values(WEIGHTS[kind], seed, count)
     matrix = None if importance == "none" else values(IMPORTANCE[importance], seed + 1, columns)
     encoded = (ctypes.c_uint8 * (count // block * block_bytes))()
-    if name == "Q8_K":
-        # A type of activations, that no chunk can have.
-        library.quantize_row_q8_K_ref.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        library.quantize_row_q8_K_ref(weights, encoded, count)
+    if name in ACTIVATIONS:
+        function = getattr(library, ACTIVATIONS[name])
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        function(weights, encoded, count)
     else:
         library.ggml_quantize_chunk(ggml_type, weights, encoded, 0, rows, columns, matrix)
     decoded = (ctypes.c_float * count)()
@@ -209,25 +233,42 @@ def run(path, name, kind, importance, seed, rows, columns):
     else:
         function = getattr(library, dequantizer)
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        function(encoded, decoded, count)
-    print(f"{bytes(encoded).hex()} {digest(decoded):016x}")
+        function(without_sums(encoded) if name == "Q8_1" else encoded, decoded, count)
+    return f"{bytes(encoded).hex()} {digest(decoded):016x}"
+
+
+def run_apart(library, case):
+    """The same in a process of its own, which the library may end. A fork, because
+    preparing some types' codebooks takes many seconds."""
+    source, sink = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(source)
+        # What the library says as it ends the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        with os.fdopen(sink, "w") as line:
+            line.write(run(library, *case))
+        os._exit(0)
+    os.close(sink)
+    with os.fdopen(source) as line:
+        text = line.read()
+    _, status = os.waitpid(child, 0)
+    return text if status == 0 else "aborts -"
 
 
 def main():
-    path = sys.argv[1]
-    if len(sys.argv) > 2:
-        name, kind, importance, seed, rows, columns = sys.argv[2:]
-        run(path, name, kind, importance, int(seed), int(rows), int(columns))
-        return
+    path, wanted = sys.argv[1], sys.argv[2:]
     library = load(path)
     version, commit = library.ggml_version().decode(), library.ggml_commit().decode()
     # A build from an unpacked archive calls its commit dirty.
     print(f"# ggml {version}, llama.cpp commit {commit.removesuffix('-dirty')}; made by make.py")
     for case in cases():
-        fields = [str(field) for field in case]
-        result = subprocess.run([sys.executable, __file__, path] + fields, stdout=subprocess.PIPE)
-        line = result.stdout.decode().strip() if result.returncode == 0 else "aborts -"
-        print(" ".join(fields), line)
+        name = case[0]
+        if wanted and name not in wanted:
+            continue
+        library.ggml_quantize_init(TYPES[name][0])
+        print(*case, run_apart(library, case), flush=True)
 
 
 main()

@@ -13,6 +13,9 @@ pub(crate) const BATCH: usize = 8;
 /// A batch of weights or of importance.
 pub(crate) type SuperBlocks<'a> = [&'a [f32; SUPER_BLOCK]; BATCH];
 
+/// The importance of columns that matter alike, for encoders that cannot do without.
+pub(crate) static ONES: SuperBlocks = [&[1.0; SUPER_BLOCK]; BATCH];
+
 /// A batch of numbers made from one.
 pub(crate) type Derived = [[f32; SUPER_BLOCK]; BATCH];
 
@@ -34,10 +37,17 @@ pub(crate) fn first_non_finite_scale<const BYTES: usize>(
     bytes: &[u8],
     offsets: &[usize],
 ) -> Option<usize> {
-    let blocks: &[[u8; BYTES]] = bytes.as_chunks().0;
-    blocks
-        .iter()
-        .position(|block| offsets.iter().any(|offset| f16_is_non_finite(half_at(block, *offset))))
+    first_non_finite_by(bytes, |block: &[u8; BYTES]| {
+        offsets.iter().any(|offset| f16_is_non_finite(half_at(block, *offset)))
+    })
+}
+
+/// The first block that is not finite.
+pub(crate) fn first_non_finite_by<const BYTES: usize>(
+    bytes: &[u8],
+    is_non_finite: impl Fn(&[u8; BYTES]) -> bool,
+) -> Option<usize> {
+    bytes.as_chunks().0.iter().position(is_non_finite)
 }
 
 /// Rows of super-blocks, to be taken a batch at a time.
@@ -85,7 +95,24 @@ pub(crate) fn sub_blocks<'a, const LENGTH: usize>(
     first: usize,
 ) -> [&'a [f32; LENGTH]; LANES] {
     let count = SUPER_BLOCK / LENGTH;
-    std::array::from_fn(|lane| &batch[first + lane / count].as_chunks().0[lane % count])
+    let mut sub_blocks = [&[0.0; LENGTH]; LANES];
+    for (lane, sub_block) in sub_blocks.iter_mut().enumerate() {
+        *sub_block = &batch[first + lane / count].as_chunks().0[lane % count];
+    }
+    sub_blocks
+}
+
+/// The sub-blocks of one super-block. A loop, as everywhere here: what
+/// `std::array::from_fn` is given is not compiled for the caller's instructions.
+#[inline(always)]
+pub(crate) fn split<const LENGTH: usize, const COUNT: usize>(
+    values: &[f32; SUPER_BLOCK],
+) -> [&[f32; LENGTH]; COUNT] {
+    let mut sub_blocks = [&[0.0; LENGTH]; COUNT];
+    for (sub_block, values) in sub_blocks.iter_mut().zip(values.as_chunks().0) {
+        *sub_block = values;
+    }
+    sub_blocks
 }
 
 /// For each weight its importance times the root of sigma² plus its square: the

@@ -36,7 +36,6 @@ mod codec;
 mod codecs;
 mod four_bit_float;
 pub mod grid;
-mod iq3_xxs_words;
 pub mod lanes;
 pub mod number;
 mod pack;
@@ -44,6 +43,8 @@ pub mod search;
 mod short_block;
 mod six_bit;
 mod ternary;
+mod three_levels;
+mod words;
 
 pub use codec::{Codec, CodecSpec, ImportanceUse};
 
@@ -54,12 +55,14 @@ use qz_tensor::DataType;
 /// results do not depend on either.
 pub mod body {
     pub use crate::codecs::{
-        bf16, f16, f32, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0,
-        q5_1, q5_k, q6_k, q8_0, q8_k, tq1_0, tq2_0,
+        bf16, f16, f32, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs,
+        mxfp4, nvfp4, q1_0, q2_0, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, q8_1,
+        q8_k, tq1_0, tq2_0,
     };
 }
 
-/// Every codec. Tests, tables and the command line walk this list.
+/// Every codec whose encoder is the reference's. Tests, tables and the command line
+/// walk this list.
 pub static CODECS: &[&dyn Codec] = &[
     &codecs::f32::F32,
     &codecs::f16::F16,
@@ -76,15 +79,53 @@ pub static CODECS: &[&dyn Codec] = &[
     &codecs::q5_1::Q5_1,
     &codecs::iq4_nl::Iq4Nl,
     &codecs::iq4_xs::Iq4Xs,
+    &codecs::iq3_s::Iq3S,
     &codecs::iq3_xxs::Iq3Xxs,
+    &codecs::iq2_s::Iq2S,
+    &codecs::iq2_xs::Iq2Xs,
+    &codecs::iq2_xxs::Iq2Xxs,
     &codecs::tq1_0::Tq1_0,
     &codecs::tq2_0::Tq2_0,
     &codecs::mxfp4::Mxfp4,
     &codecs::nvfp4::Nvfp4,
+    &codecs::q8_1::Q8_1,
     &codecs::q8_k::Q8K,
+    &codecs::q1_0::Q1_0,
+    &codecs::q2_0::Q2_0,
+    &codecs::iq1_s::Iq1S,
+    &codecs::iq1_m::Iq1M,
 ];
 
-/// The codec of an element type, if there is one.
+/// The codecs of numbers that no weights become: to read, report and copy.
+pub static NUMBERS: &[&dyn Codec] = &[
+    &codecs::numbers::F64,
+    &codecs::numbers::I8,
+    &codecs::numbers::I16,
+    &codecs::numbers::I32,
+    &codecs::numbers::I64,
+];
+
+/// The codec that reads an element type, if there is one.
 pub fn codec_for(data_type: DataType) -> Option<&'static dyn Codec> {
+    let codecs = CODECS.iter().chain(NUMBERS).copied();
+    codecs.into_iter().find(|codec| codec.spec().data_type == data_type)
+}
+
+/// The codec that weights are encoded with, if the reference encodes them to this type.
+pub fn encoder_for(data_type: DataType) -> Option<&'static dyn Codec> {
     CODECS.iter().copied().find(|codec| codec.spec().data_type == data_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use qz_tensor::DATA_TYPES;
+
+    use super::codec_for;
+
+    #[test]
+    fn every_type_of_gguf_can_be_read() {
+        for data_type in DATA_TYPES.iter().filter(|data_type| data_type.spec().ggml.is_some()) {
+            assert!(codec_for(*data_type).is_some(), "{data_type}");
+        }
+    }
 }

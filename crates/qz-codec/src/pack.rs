@@ -79,7 +79,7 @@ pub(crate) fn unpack_halves(bytes: &[u8], levels: &mut [u8]) {
 /// each times the scale.
 #[inline(always)]
 pub(crate) fn decode_numbers<L: Lanes>(
-    scale: f32,
+    scale: L,
     table: &[i8; 16],
     bytes: &[u8],
     out: &mut [f32; 2 * LANES],
@@ -89,10 +89,7 @@ pub(crate) fn decode_numbers<L: Lanes>(
         (*low, *high) = (byte & 15, byte >> 4);
     }
     for (out, numbers) in out.as_chunks_mut::<LANES>().0.iter_mut().zip([&low, &high]) {
-        let entries = L::look_up(table, numbers);
-        for (value, entry) in out.iter_mut().zip(&entries) {
-            *value = f32::from(*entry) * scale;
-        }
+        *out = (L::from_signed_bytes(&L::look_up(table, numbers)) * scale).store();
     }
 }
 
@@ -141,17 +138,25 @@ pub(crate) fn pack_six_bits(scales: &[u8; 8], minimums: &[u8; 8]) -> [u8; 12] {
     bytes
 }
 
-/// Undoes [`pack_six_bits`]: scales, then minimums.
+/// Undoes [`pack_six_bits`]: scales, then minimums; four at a time.
 #[inline(always)]
-pub(crate) fn unpack_six_bits(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
-    let (mut scales, mut minimums) = ([0; 8], [0; 8]);
-    for j in 0..4 {
-        scales[j] = bytes[j] & 63;
-        scales[j + 4] = bytes[j + 8] & 15 | bytes[j] >> 6 << 4;
-        minimums[j] = bytes[j + 4] & 63;
-        minimums[j + 4] = bytes[j + 8] >> 4 | bytes[j + 4] >> 6 << 4;
+pub(crate) fn unpack_six_bits(bytes: &[u8]) -> [u8; 16] {
+    let four = |position: usize| {
+        let bytes = &bytes[position..position + 4];
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    };
+    let (scales, minimums, low) = (four(0), four(4), four(8));
+    let parts = [
+        scales & 0x3f3f_3f3f,
+        low & 0x0f0f_0f0f | scales >> 2 & 0x3030_3030,
+        minimums & 0x3f3f_3f3f,
+        low >> 4 & 0x0f0f_0f0f | minimums >> 2 & 0x3030_3030,
+    ];
+    let mut unpacked = [0; 16];
+    for (unpacked, part) in unpacked.as_chunks_mut().0.iter_mut().zip(parts) {
+        *unpacked = part.to_le_bytes();
     }
-    (scales, minimums)
+    unpacked
 }
 
 /// Sixteen 6-bit scales in twelve bytes: low nibbles of scales `j` and `j + 8` in
@@ -169,13 +174,62 @@ pub(crate) fn pack_sixteen_scales(scales: &[u8; 16]) -> [u8; 12] {
     bytes
 }
 
-/// Undoes [`pack_sixteen_scales`].
+/// Undoes [`pack_sixteen_scales`], four at a time.
 #[inline(always)]
 pub(crate) fn unpack_sixteen_scales(bytes: &[u8]) -> [u8; 16] {
+    let four = |position: usize| {
+        let bytes = &bytes[position..position + 4];
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    };
+    let (low, more_low, high) = (four(0), four(4), four(8));
+    let parts = [
+        low & 0x0f0f_0f0f | high << 4 & 0x3030_3030,
+        more_low & 0x0f0f_0f0f | high << 2 & 0x3030_3030,
+        low >> 4 & 0x0f0f_0f0f | high & 0x3030_3030,
+        more_low >> 4 & 0x0f0f_0f0f | high >> 2 & 0x3030_3030,
+    ];
     let mut scales = [0; 16];
-    for (j, scale) in scales.iter_mut().enumerate() {
-        let low = bytes[j % 8] >> (4 * (j / 8)) & 15;
-        *scale = low | (bytes[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
+    for (scales, part) in scales.as_chunks_mut().0.iter_mut().zip(parts) {
+        *scales = part.to_le_bytes();
     }
     scales
+}
+
+/// A bit for each value that is not negative: eight values to a byte, lowest first.
+#[inline(always)]
+pub(crate) fn pack_sign_bits(values: &[f32], out: &mut [u8]) {
+    for (byte, values) in out.iter_mut().zip(values.as_chunks::<8>().0) {
+        let flags = values.map(|value| u8::from(value >= 0.0));
+        // The product's uppermost byte collects a bit of each byte.
+        *byte = (u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
+    }
+}
+
+/// The bits that [`pack_sign_bits`] stored, 0 or 1.
+#[inline(always)]
+pub(crate) fn unpack_sign_bits(bytes: &[u8], levels: &mut [u8]) {
+    for (byte, levels) in bytes.iter().zip(levels.as_chunks_mut::<8>().0) {
+        for (position, level) in levels.iter_mut().enumerate() {
+            *level = byte >> position & 1;
+        }
+    }
+}
+
+/// Four levels below 4 in a byte, each next to the one before it, lowest first.
+#[inline(always)]
+pub(crate) fn pack_fours(levels: &[u8], out: &mut [u8]) {
+    for (byte, levels) in out.iter_mut().zip(levels.as_chunks::<4>().0) {
+        let word = u32::from_le_bytes(*levels);
+        *byte = (word | word >> 6 | word >> 12 | word >> 18) as u8;
+    }
+}
+
+/// Undoes [`pack_fours`].
+#[inline(always)]
+pub(crate) fn unpack_fours(bytes: &[u8], levels: &mut [u8]) {
+    for (byte, levels) in bytes.iter().zip(levels.as_chunks_mut::<4>().0) {
+        for (position, level) in levels.iter_mut().enumerate() {
+            *level = byte >> (2 * position) & 3;
+        }
+    }
 }

@@ -10,9 +10,10 @@
 
 use crate::block::{half_at, set_half_at};
 use crate::lanes::{self, LANES, Lanes, Mask, transpose};
-use crate::number::{f16_from_f32, f32_from_f16};
-use crate::pack::{unpack_fifth_bits, unpack_halves};
+use crate::number::f16_from_f32;
+use crate::pack::{pack_halves, unpack_fifth_bits, unpack_halves};
 use crate::search::affine::AffineSearch;
+use crate::search::signed;
 
 /// Weights in a block.
 pub(crate) const ELEMENTS: usize = 32;
@@ -82,14 +83,6 @@ impl Batch<'_> {
     }
 }
 
-/// Scales, minimums where there are some, and levels: for each position those of all
-/// blocks of a batch.
-struct Found<L: Lanes> {
-    scales: L,
-    minimums: Option<L>,
-    levels: [[u8; LANES]; ELEMENTS],
-}
-
 /// Encodes blocks of one scale and levels stored plus `half`. ggml-quants.c,
 /// `quantize_row_q4_0_ref`, `quantize_row_q4_0_impl` and their likes for Q5_0.
 #[inline(always)]
@@ -104,16 +97,18 @@ pub(crate) fn encode_signed<L: Lanes, const BYTES: usize>(
     let sigma2 = importance.map(|_| RowMeanSquares::of(weights, columns));
     for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
         let batch = input.batch(number * LANES);
-        let rows = transpose::<L, ELEMENTS>(&batch.values);
-        let found = if let Some(sigma2) = &sigma2 {
-            let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
-            let fit = lanes::signed::search::<L, ELEMENTS, true>(half, &rows, &weights);
-            let levels = to_bytes(&fit.levels(half, &rows));
-            Found { scales: fit.scale, minimums: None, levels }
-        } else {
-            signed_by_extreme(half, &rows)
+        let Some(sigma2) = &sigma2 else {
+            signed_by_extreme::<L, BYTES>(half, &batch, blocks);
+            continue;
         };
-        store::<L, BYTES>(&found, blocks);
+        let rows = transpose::<L, ELEMENTS>(&batch.values);
+        let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
+        let fit = lanes::signed::search::<L, ELEMENTS, true>(half, &rows, &weights);
+        let levels = by_block(&fit.levels(half, &rows));
+        let scales = halves(fit.scale);
+        for (lane, block) in blocks.iter_mut().enumerate() {
+            store::<L, BYTES>(scales[lane], None, &levels[lane], block);
+        }
     }
 }
 
@@ -131,50 +126,103 @@ pub(crate) fn encode_affine<L: Lanes, const BYTES: usize>(
     let sigma2 = importance.map(|_| RowMeanSquares::of(weights, columns));
     for (number, blocks) in out.as_chunks_mut().0.chunks_mut(LANES).enumerate() {
         let batch = input.batch(number * LANES);
-        let rows = transpose::<L, ELEMENTS>(&batch.values);
-        let found = if let Some(sigma2) = &sigma2 {
-            let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
-            let fit = lanes::affine::search(search, &rows, &weights);
-            let levels = to_bytes(&fit.levels(search.top, &rows));
-            Found { scales: fit.scale, minimums: Some(-fit.minimum), levels }
-        } else {
-            affine_by_range(search.top, &rows)
+        let Some(sigma2) = &sigma2 else {
+            affine_by_range::<L, BYTES>(search.top, &batch, blocks);
+            continue;
         };
-        store::<L, BYTES>(&found, blocks);
+        let rows = transpose::<L, ELEMENTS>(&batch.values);
+        let weights = transpose(&batch.weights(&sigma2.of_batch(number)).each_ref());
+        let fit = lanes::affine::search(search, &rows, &weights);
+        let levels = by_block(&fit.levels(search.top, &rows));
+        let (scales, minimums) = (halves(fit.scale), halves(-fit.minimum));
+        for (lane, block) in blocks.iter_mut().enumerate() {
+            store::<L, BYTES>(scales[lane], Some(minimums[lane]), &levels[lane], block);
+        }
     }
 }
 
 /// The scale that puts the value of largest magnitude at the negative end.
 #[inline(always)]
-fn signed_by_extreme<L: Lanes>(half: u8, rows: &[L; ELEMENTS]) -> Found<L> {
-    let scales = lanes::signed::extreme(rows) / L::splat(-f32::from(half));
-    let inverse = inverse(scales);
+fn signed_by_extreme<L: Lanes, const BYTES: usize>(
+    half: u8,
+    batch: &Batch,
+    blocks: &mut [[u8; BYTES]],
+) {
+    let scales = extremes::<L>(&batch.values) / L::splat(-f32::from(half));
     let middle = L::splat(f32::from(half) + 0.5);
-    let mut levels = [[0; LANES]; ELEMENTS];
-    for (levels, &row) in levels.iter_mut().zip(rows) {
-        // The value opposite to the extreme one would be one level too high.
-        *levels = bounded(2 * half - 1, (row * inverse + middle).to_truncated_bytes());
+    let (inverse, scales) = (inverse(scales).store(), halves(scales));
+    for (lane, block) in blocks.iter_mut().enumerate() {
+        let inverse = L::splat(inverse[lane]);
+        let mut levels = [0; ELEMENTS];
+        let values = batch.values[lane].as_chunks().0;
+        for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values) {
+            // The value opposite to the extreme one would be one level too high.
+            *levels = bounded(2 * half - 1, (L::load(values) * inverse + middle).to_levels());
+        }
+        store::<L, BYTES>(scales[lane], None, &levels, block);
     }
-    Found { scales, minimums: None, levels }
 }
 
 /// The scale and minimum whose lowest and highest levels are the lowest and the
 /// highest value.
 #[inline(always)]
-fn affine_by_range<L: Lanes>(top: u8, rows: &[L; ELEMENTS]) -> Found<L> {
+fn affine_by_range<L: Lanes, const BYTES: usize>(
+    top: u8,
+    batch: &Batch,
+    blocks: &mut [[u8; BYTES]],
+) {
+    let (mut lowest, mut highest) = L::ranges(&batch.values);
+    if lowest.equal(L::zero()).any() {
+        // The first zero's sign is stored.
+        (lowest, highest) = ranges_in_order(&batch.values);
+    }
+    let scales = (highest - lowest) / L::splat(f32::from(top));
+    let (inverse, scales) = (inverse(scales).store(), halves(scales));
+    let (lowest, minimums) = (lowest.store(), halves(lowest));
+    for (lane, block) in blocks.iter_mut().enumerate() {
+        let (inverse, lowest) = (L::splat(inverse[lane]), L::splat(lowest[lane]));
+        let mut levels = [0; ELEMENTS];
+        let values = batch.values[lane].as_chunks().0;
+        for (levels, values) in levels.as_chunks_mut().0.iter_mut().zip(values) {
+            let level = (L::load(values) - lowest) * inverse + L::splat(0.5);
+            *levels = bounded(top, level.to_levels());
+        }
+        store::<L, BYTES>(scales[lane], Some(minimums[lane]), &levels, block);
+    }
+}
+
+/// The first value of largest magnitude of each block.
+#[inline(always)]
+fn extremes<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> L {
+    let (least, greatest) = L::ranges(values);
+    let largest = greatest.max(-least);
+    let extremes = greatest.equal(largest).select(greatest, least);
+    // Which of two is the first has to be looked up; of zeros none is chosen.
+    let zero = largest.equal(L::zero());
+    let extremes = zero.select(L::zero(), extremes);
+    let open = greatest.equal(-least) & largest.greater(L::zero());
+    if !open.any() {
+        return extremes;
+    }
+    let open = open.select(L::splat(1.0), L::zero()).store();
+    let mut extremes = extremes.store();
+    for (lane, extreme) in extremes.iter_mut().enumerate() {
+        if open[lane] != 0.0 {
+            *extreme = signed::extreme(values[lane]);
+        }
+    }
+    L::load(&extremes)
+}
+
+/// The first of the least and the first of the greatest values of each block.
+#[inline(always)]
+fn ranges_in_order<L: Lanes>(values: &[&[f32; ELEMENTS]; LANES]) -> (L, L) {
     let (mut lowest, mut highest) = (L::splat(f32::MAX), L::splat(f32::MIN));
-    for &row in rows {
+    for row in transpose::<L, ELEMENTS>(values) {
         lowest = row.min(lowest);
         highest = row.max(highest);
     }
-    let scales = (highest - lowest) / L::splat(f32::from(top));
-    let inverse = inverse(scales);
-    let mut levels = [[0; LANES]; ELEMENTS];
-    for (levels, &row) in levels.iter_mut().zip(rows) {
-        let level = (row - lowest) * inverse + L::splat(0.5);
-        *levels = bounded(top, level.to_truncated_bytes());
-    }
-    Found { scales, minimums: Some(lowest), levels }
+    (lowest, highest)
 }
 
 /// A subnormal scale may have an infinite inverse, whose levels are zero.
@@ -183,44 +231,48 @@ fn inverse<L: Lanes>(scale: L) -> L {
     scale.unequal(L::zero()).select(L::splat(1.0) / scale, L::zero())
 }
 
-/// Levels, which are signed bytes here, at or below the highest.
+/// Levels at or below the highest.
 #[inline(always)]
 fn bounded(top: u8, mut levels: [u8; LANES]) -> [u8; LANES] {
     for level in &mut levels {
-        *level = (*level as i8).min(top as i8) as u8;
+        *level = (*level).min(top);
     }
     levels
 }
 
+/// The levels of each lane's block.
 #[inline(always)]
-fn to_bytes<L: Lanes>(levels: &[L; ELEMENTS]) -> [[u8; LANES]; ELEMENTS] {
-    let mut bytes = [[0; LANES]; ELEMENTS];
-    for (bytes, level) in bytes.iter_mut().zip(levels) {
-        *bytes = level.to_bytes();
+pub(crate) fn by_block<L: Lanes>(levels: &[L; ELEMENTS]) -> [[u8; ELEMENTS]; LANES] {
+    let mut blocks = [[0; ELEMENTS]; LANES];
+    for (half, levels) in levels.as_chunks::<LANES>().0.iter().enumerate() {
+        let mut rows = [[0; LANES]; LANES];
+        for (row, level) in rows.iter_mut().zip(levels) {
+            *row = level.to_bytes();
+        }
+        for (block, levels) in blocks.iter_mut().zip(L::transpose_bytes(&rows)) {
+            block.as_chunks_mut().0[half] = levels;
+        }
     }
-    bytes
+    blocks
 }
 
-/// Writes a batch's blocks.
+/// Writes a block.
 #[inline(always)]
-fn store<L: Lanes, const BYTES: usize>(found: &Found<L>, blocks: &mut [[u8; BYTES]]) {
-    let scales = halves(found.scales);
-    let minimums = found.minimums.map(halves);
-    let low = L::transpose_bytes(&low_bits(&found.levels));
-    let fifth = fifth_bits(&found.levels);
-    let header = if minimums.is_some() { 4 } else { 2 };
-    for (lane, block) in blocks.iter_mut().enumerate() {
-        set_half_at(block, 0, scales[lane]);
-        if let Some(minimums) = minimums {
-            set_half_at(block, 2, minimums[lane]);
-        }
-        if BYTES - LOW_BYTES > header {
-            for (byte, bits) in block[header..header + 4].iter_mut().zip(&fifth) {
-                *byte = bits[lane];
-            }
-        }
-        block[BYTES - LOW_BYTES..].copy_from_slice(&low[lane]);
+fn store<L: Lanes, const BYTES: usize>(
+    scale: u16,
+    minimum: Option<u16>,
+    levels: &[u8; ELEMENTS],
+    block: &mut [u8; BYTES],
+) {
+    set_half_at(block, 0, scale);
+    if let Some(minimum) = minimum {
+        set_half_at(block, 2, minimum);
     }
+    let header = if minimum.is_some() { 4 } else { 2 };
+    if BYTES - LOW_BYTES > header {
+        block[header..header + 4].copy_from_slice(&fifth_bits::<L>(levels).to_le_bytes());
+    }
+    pack_halves(levels, &mut block[BYTES - LOW_BYTES..]);
 }
 
 /// Numbers as binary16.
@@ -233,34 +285,21 @@ pub(crate) fn halves<L: Lanes>(numbers: L) -> [u16; LANES] {
     halves
 }
 
-/// Byte `l` of a block holds the low bits of levels `l` and `l + 16`.
+/// Bit `l` is that of level `l`.
 #[inline(always)]
-pub(crate) fn low_bits(levels: &[[u8; LANES]; ELEMENTS]) -> [[u8; LANES]; LOW_BYTES] {
-    let mut bytes = [[0; LANES]; LOW_BYTES];
-    let (low, high) = levels.split_at(LOW_BYTES);
-    for (bytes, (low, high)) in bytes.iter_mut().zip(low.iter().zip(high)) {
-        for (byte, (low, high)) in bytes.iter_mut().zip(low.iter().zip(high)) {
-            *byte = low & 15 | high << 4;
+fn fifth_bits<L: Lanes>(levels: &[u8; ELEMENTS]) -> u32 {
+    let mut bits = 0;
+    for (half, levels) in levels.as_chunks::<LANES>().0.iter().enumerate() {
+        let mut top = *levels;
+        for level in &mut top {
+            *level <<= 3;
         }
+        bits |= u32::from(L::top_bits(&top)) << (LANES * half);
     }
-    bytes
+    bits
 }
 
-/// Bit `l` of a block's four bytes is that of level `l`.
-#[inline(always)]
-fn fifth_bits(levels: &[[u8; LANES]; ELEMENTS]) -> [[u8; LANES]; 4] {
-    let mut bytes = [[0; LANES]; 4];
-    for (bytes, levels) in bytes.iter_mut().zip(levels.as_chunks::<8>().0) {
-        for (bit, levels) in levels.iter().enumerate() {
-            for (byte, level) in bytes.iter_mut().zip(levels) {
-                *byte |= (level >> 4 & 1) << bit;
-            }
-        }
-    }
-    bytes
-}
-
-/// The levels of a block, of `BYTES` with a header of `header`.
+/// The levels of a block, of `BYTES` with a header of `header`, in two halves.
 #[inline(always)]
 fn unpack<const BYTES: usize>(block: &[u8; BYTES], header: usize) -> [u8; ELEMENTS] {
     let mut levels = [0; ELEMENTS];
@@ -274,27 +313,27 @@ fn unpack<const BYTES: usize>(block: &[u8; BYTES], header: usize) -> [u8; ELEMEN
 
 /// Decodes blocks of one scale and levels stored plus `half`.
 #[inline(always)]
-pub(crate) fn decode_signed<const BYTES: usize>(half: u8, bytes: &[u8], out: &mut [f32]) {
+pub(crate) fn decode_signed<L: Lanes, const BYTES: usize>(half: u8, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0.iter();
     for (block, out) in blocks.zip(out.as_chunks_mut::<ELEMENTS>().0) {
-        let scale = f32_from_f16(half_at(block, 0));
+        let scale = L::splat_half(half_at(block, 0));
         let levels = unpack(block, 2);
-        for (value, level) in out.iter_mut().zip(&levels) {
-            *value = (f32::from(*level) - f32::from(half)) * scale;
+        for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
+            *out = ((L::from_bytes(levels) - L::splat(f32::from(half))) * scale).store();
         }
     }
 }
 
 /// Decodes blocks of a scale, a minimum and levels.
 #[inline(always)]
-pub(crate) fn decode_affine<const BYTES: usize>(bytes: &[u8], out: &mut [f32]) {
+pub(crate) fn decode_affine<L: Lanes, const BYTES: usize>(bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.as_chunks::<BYTES>().0.iter();
     for (block, out) in blocks.zip(out.as_chunks_mut::<ELEMENTS>().0) {
-        let scale = f32_from_f16(half_at(block, 0));
-        let minimum = f32_from_f16(half_at(block, 2));
+        let scale = L::splat_half(half_at(block, 0));
+        let minimum = L::splat_half(half_at(block, 2));
         let levels = unpack(block, 4);
-        for (value, level) in out.iter_mut().zip(&levels) {
-            *value = f32::from(*level) * scale + minimum;
+        for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
+            *out = (L::from_bytes(levels) * scale + minimum).store();
         }
     }
 }

@@ -10,10 +10,10 @@
 use crate::affine_fits::{AffineFits, Units};
 use crate::block::{
     BATCH, Batch, Derived, SUPER_BLOCK, SuperBlocks, half_at, importance_weights, set_half_at,
-    sums_of_squares,
+    split, sums_of_squares,
 };
 use crate::lanes::{self, Lanes};
-use crate::number::{f16_from_f32, f32_from_f16};
+use crate::number::f16_from_f32;
 use crate::pack::{pack_six_bits, unpack_six_bits};
 use crate::search::affine::{Affine, AffineSearch};
 
@@ -86,8 +86,7 @@ impl SixBit {
 fn plain_weights(values: &SuperBlocks) -> Derived {
     let mut derived = [[0.0; SUPER_BLOCK]; BATCH];
     for (weights, values) in derived.iter_mut().zip(values) {
-        let sub_blocks: [&[f32; LENGTH]; COUNT] =
-            std::array::from_fn(|position| &values.as_chunks().0[position]);
+        let sub_blocks: [&[f32; LENGTH]; COUNT] = split(values);
         let sums = sums_of_squares(&sub_blocks);
         let weights = weights.as_chunks_mut::<LENGTH>().0.iter_mut();
         for ((weights, values), sum) in weights.zip(sub_blocks).zip(sums) {
@@ -107,16 +106,13 @@ fn store_units(units: &Units<COUNT>, header: &mut [u8]) {
     header[4..HEADER].copy_from_slice(&pack_six_bits(&units.scales, &units.minimums));
 }
 
-/// Each sub-block's scale and minimum, as decoders see them.
+/// Each sub-block's scale, then each one's minimum, as decoders see them.
 #[inline(always)]
-fn stored(header: &[u8]) -> [Affine; COUNT] {
-    let unit = f32_from_f16(half_at(header, 0));
-    let minimum_unit = f32_from_f16(half_at(header, 2));
-    let (scales, minimums) = unpack_six_bits(&header[4..HEADER]);
-    std::array::from_fn(|position| Affine {
-        scale: unit * f32::from(scales[position]),
-        minimum: minimum_unit * f32::from(minimums[position]),
-    })
+fn stored<L: Lanes>(header: &[u8]) -> [f32; 2 * COUNT] {
+    let mut units = L::splat_half(half_at(header, 0)).store();
+    let minimum_unit = L::splat_half(half_at(header, 2)).store();
+    units[COUNT..].copy_from_slice(&minimum_unit[COUNT..]);
+    (L::load(&units) * L::from_bytes(&unpack_six_bits(&header[4..HEADER]))).store()
 }
 
 #[inline(always)]
@@ -129,18 +125,26 @@ fn round_to_stored<L: Lanes>(
 ) {
     let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut::<LENGTH>().0);
-    for (((values, weights), levels), stored) in sub_blocks.zip(stored(header)) {
+    let stored = stored::<L>(header);
+    for (position, ((values, weights), levels)) in sub_blocks.enumerate() {
+        let stored = Affine { scale: stored[position], minimum: stored[COUNT + position] };
         lanes::affine::round_to_stored::<L, LENGTH>(search, &stored, values, weights, levels);
     }
 }
 
 /// Decodes a super-block's levels.
 #[inline(always)]
-pub(crate) fn decode(header: &[u8], levels: &[u8; SUPER_BLOCK], out: &mut [f32; SUPER_BLOCK]) {
+pub(crate) fn decode<L: Lanes>(
+    header: &[u8],
+    levels: &[u8; SUPER_BLOCK],
+    out: &mut [f32; SUPER_BLOCK],
+) {
+    let stored = stored::<L>(header);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(stored(header)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * f32::from(*level) - minimum;
+    for (position, (levels, out)) in sub_blocks.enumerate() {
+        let (scale, minimum) = (L::splat(stored[position]), L::splat(stored[COUNT + position]));
+        for (levels, out) in levels.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+            *out = (scale * L::from_bytes(levels) - minimum).store();
         }
     }
 }

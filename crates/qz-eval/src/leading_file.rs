@@ -65,6 +65,20 @@ pub struct LeadingFile {
 }
 
 impl LeadingFile {
+    /// True if a file begins like this kind.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn recognises(path: &Path) -> Result<bool, Error> {
+        let file = SourceFile::open(path)?;
+        let mut magic = [0; MAGIC.len()];
+        if file.len() < magic.len() as u64 {
+            return Ok(false);
+        }
+        file.read_exact_at(0, &mut magic)?;
+        Ok(&magic == MAGIC)
+    }
+
     /// Opens a file and checks its sizes.
     ///
     /// # Errors

@@ -10,27 +10,36 @@ macro_rules! for_every_codec {
     ($macro:ident! { $($given:tt)* }) => {
         $macro! {
             $($given)*
-f32: F32, decode, encode;
+            f32: F32, decode, encode;
             f16: F16, decode, encode;
             bf16: BF16, decode, encode;
-            q8_0: Q8_0, decode, encode::<L>;
-            q6_k: Q6_K, decode, encode::<L>;
-            q5_k: Q5_K, decode, encode::<L>;
-            q4_k: Q4_K, decode, encode::<L>;
-            q3_k: Q3_K, decode, encode::<L>;
-            q2_k: Q2_K, decode, encode::<L>;
-            q4_0: Q4_0, decode, encode::<L>;
-            q4_1: Q4_1, decode, encode::<L>;
-            q5_0: Q5_0, decode, encode::<L>;
-            q5_1: Q5_1, decode, encode::<L>;
+            q8_0: Q8_0, decode::<L>, encode::<L>;
+            q6_k: Q6_K, decode::<L>, encode::<L>;
+            q5_k: Q5_K, decode::<L>, encode::<L>;
+            q4_k: Q4_K, decode::<L>, encode::<L>;
+            q3_k: Q3_K, decode::<L>, encode::<L>;
+            q2_k: Q2_K, decode::<L>, encode::<L>;
+            q4_0: Q4_0, decode::<L>, encode::<L>;
+            q4_1: Q4_1, decode::<L>, encode::<L>;
+            q5_0: Q5_0, decode::<L>, encode::<L>;
+            q5_1: Q5_1, decode::<L>, encode::<L>;
             iq4_nl: IQ4_NL, decode::<L>, encode::<L>;
             iq4_xs: IQ4_XS, decode::<L>, encode::<L>;
-            iq3_xxs: IQ3_XXS, decode, encode;
-            tq1_0: TQ1_0, decode, encode;
-            tq2_0: TQ2_0, decode, encode;
+            iq3_s: IQ3_S, decode, encode::<L>;
+            iq3_xxs: IQ3_XXS, decode, encode::<L>;
+            iq2_s: IQ2_S, decode, encode::<L>;
+            iq2_xs: IQ2_XS, decode, encode::<L>;
+            iq2_xxs: IQ2_XXS, decode, encode::<L>;
+            iq1_s: IQ1_S, decode, encode::<L>;
+            iq1_m: IQ1_M, decode, encode::<L>;
+            tq1_0: TQ1_0, decode::<L>, encode;
+            tq2_0: TQ2_0, decode::<L>, encode;
             mxfp4: MXFP4, decode::<L>, encode;
             nvfp4: NVFP4, decode::<L>, encode;
-            q8_k: Q8_K, decode, encode::<L>;
+            q8_k: Q8_K, decode::<L>, encode::<L>;
+            q8_1: Q8_1, decode::<L>, encode::<L>;
+            q1_0: Q1_0, decode, encode;
+            q2_0: Q2_0, decode, encode;
         }
     };
 }

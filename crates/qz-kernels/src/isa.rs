@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use qz_codec::{CODECS, Codec};
+use qz_codec::{CODECS, Codec, NUMBERS};
 use qz_tensor::DataType;
 
 use crate::error::Error;
@@ -118,9 +118,11 @@ impl Isa {
         CODECS
     }
 
-    /// The codec of an element type, compiled for this set.
+    /// The codec of an element type, compiled for this set; numbers that no weights
+    /// become are read as they are.
     pub fn codec_for(self, data_type: DataType) -> Option<&'static dyn Codec> {
-        self.codecs().iter().copied().find(|codec| codec.spec().data_type == data_type)
+        let codecs = self.codecs().iter().chain(NUMBERS).copied();
+        codecs.into_iter().find(|codec| codec.spec().data_type == data_type)
     }
 }
 

@@ -39,6 +39,12 @@ pub trait Architecture: Send + Sync {
     /// `general.architecture`, and the prefix of the model's metadata keys.
     fn gguf_name(&self) -> &'static str;
 
+    /// True if a GGUF file that names [`Architecture::gguf_name`] holds this one:
+    /// several share a name.
+    fn is_in(&self, _metadata: &Metadata) -> bool {
+        true
+    }
+
     /// What transformers assumes where `config.json` is silent.
     fn defaults(&self) -> &'static ConfigDefaults;
 
@@ -63,6 +69,11 @@ pub trait Architecture: Send + Sync {
     /// Tensors that follow from the configuration alone, in the reference's order.
     fn computed_tensors(&self, _config: &ModelConfig) -> Vec<ComputedTensor> {
         Vec::new()
+    }
+
+    /// The names of those tensors.
+    fn computed_names(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Metadata keys after `general.file_type`.

@@ -77,6 +77,11 @@ impl JsonObject {
         }
     }
 
+    /// The values of a file that is not there yet.
+    pub(crate) fn new(path: PathBuf, values: Map<String, Value>) -> Self {
+        Self { path, prefix: String::new(), values }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -99,6 +104,11 @@ impl JsonObject {
     /// The object as a JSON value.
     pub(crate) fn into_value(self) -> Value {
         Value::Object(self.values)
+    }
+
+    /// Its values by key.
+    pub(crate) fn into_map(self) -> Map<String, Value> {
+        self.values
     }
 
     pub(crate) fn set(&mut self, key: &str, value: Value) {
@@ -226,6 +236,13 @@ impl JsonObject {
             values: Map::new(),
         }
     }
+}
+
+/// A 32-bit float as JSON with the fewest digits that tell it from others: 1e-5,
+/// not 9.999999747378752e-6.
+pub(crate) fn shortest(number: f32) -> Value {
+    let text = number.to_string();
+    text.parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// A JSON value in a message: never more than a line of it.

@@ -46,6 +46,34 @@ pub enum Error {
         /// The classes that are known.
         known: String,
     },
+    /// A key that a GGUF file must have is not there.
+    #[error("{}: {key}: is missing", path.display())]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// A GGUF file of an architecture whose checkpoints are not known.
+    #[error("{}: general.architecture: how a checkpoint of {name:?} looks is not known; known are {known}", path.display())]
+    UnknownCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What the file calls itself.
+        name: String,
+        /// The names that are known.
+        known: String,
+    },
+    /// Frequency factors that follow from no parameters a configuration has.
+    #[error("{}: {tensor}: {problem}", path.display())]
+    RopeFactors {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// The tensors are not those of the architecture.
     #[error("{}", .0)]
     Tensors(Box<TensorFaults>),
@@ -211,7 +239,7 @@ impl fmt::Display for TensorFault {
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
             }
             Self::Shape { found, expected, keys, .. } => {
-                write!(f, "{name} is {found}, config.json says {expected} ({keys})")
+                write!(f, "{name} is {found}, expected {expected} ({keys})")
             }
             Self::Type { found, expected, .. } => {
                 write!(f, "{name} is {found}, the layer's other experts are {expected}")
@@ -256,7 +284,7 @@ impl fmt::Display for TensorFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: the checkpoint's tensors are not those of a {} model: ",
+            "{}: the tensors are not those of a {} model: ",
             self.config.display(),
             self.architecture
         )?;
@@ -292,6 +320,15 @@ impl Diagnose for Error {
             }
             Self::UnsupportedArchitecture { path, .. } => {
                 bad(Location::file(path).tensor("architectures"), "unsupported-architecture")
+            }
+            Self::MissingKey { path, key } => {
+                bad(Location::file(path).tensor(key), "metadata-missing")
+            }
+            Self::UnknownCheckpoint { path, .. } => {
+                bad(Location::file(path).tensor("general.architecture"), "unsupported-architecture")
+            }
+            Self::RopeFactors { path, tensor, .. } => {
+                bad(Location::file(path).tensor(*tensor), "rope-factors")
             }
             Self::Tensors(faults) => {
                 let location = Location::file(&faults.config);

@@ -1,7 +1,7 @@
 //! What a checkpoint's files mean: which architecture it is, which tensors it
 //! must have and what they are called in GGUF, how their rows are ordered there,
-//! and the metadata that a GGUF file of it carries; and what the model computes
-//! ([`forward`]).
+//! and the metadata that a GGUF file of it carries; the way back; and what the model
+//! computes ([`forward`]).
 //!
 //! What belongs here: everything llama.cpp's `convert_hf_to_gguf.py` knows about
 //! a model apart from its vocabulary (`qz-tokenize`). What does not: opening
@@ -27,10 +27,12 @@ mod config;
 mod describe;
 mod error;
 mod experts;
+mod files;
 pub mod forward;
 mod general;
 mod hyperparameters;
 mod recipe;
+mod restore;
 mod rope;
 mod row_order;
 mod rules;
@@ -40,10 +42,12 @@ pub use architectures::ARCHITECTURES;
 pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 pub use describe::{ConvertOptions, ModelDescription, describe};
 pub use error::{Error, TensorFault, TensorFaults};
+pub use files::CheckpointFiles;
 pub use hyperparameters::ModelConfig;
 pub use qz_tensor::SideFiles;
 pub use qz_tokenize::VocabularyRules;
 pub use recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
+pub use restore::{RestoreOptions, RestoredCheckpoint, RestoredTensor, restore};
 pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
 pub use row_order::RowOrder;
 pub use rules::{

@@ -63,6 +63,24 @@ impl StackedRows {
         (rows > 0 && !slices.is_empty()).then_some(Self { rows, slices })
     }
 
+    /// One run, of however many rows there are.
+    pub fn one(slice: RowSlice) -> Self {
+        Self { rows: u64::MAX, slices: vec![slice] }
+    }
+
+    /// The first `rows` rows of each tensor, one tensor after the other; `None` if
+    /// there are none.
+    pub fn of_tensors(rows: u64, tensors: &[TensorIndex]) -> Option<Self> {
+        let slice = |tensor: &TensorIndex| RowSlice { tensor: *tensor, first_row: 0 };
+        Self::new(rows, tensors.iter().map(slice).collect())
+    }
+
+    /// The same runs of tensors with other numbers.
+    pub fn renumbered(&self, mut number: impl FnMut(TensorIndex) -> TensorIndex) -> Self {
+        let slice = |slice: &RowSlice| RowSlice { tensor: number(slice.tensor), ..*slice };
+        Self { rows: self.rows, slices: self.slices.iter().map(slice).collect() }
+    }
+
     /// Where each run begins.
     pub fn slices(&self) -> &[RowSlice] {
         &self.slices

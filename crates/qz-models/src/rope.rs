@@ -6,6 +6,9 @@ use qz_tensor::Metadata;
 use crate::config::{DEFAULT_ROPE_THETA, JsonObject};
 use crate::error::Error;
 
+/// The tensor of frequency factors in a GGUF file.
+pub(crate) const FACTORS_NAME: &str = "rope_freqs.weight";
+
 /// The rotary embedding's parameters.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -170,6 +173,7 @@ impl Rope {
 }
 
 impl Llama3Scaling {
+    /// The factor of a frequency.
     fn factor_of(&self, frequency: f32) -> f32 {
         let context = self.original_context as f64;
         let longest_high = (context / self.high_frequency_factor) as f32;

@@ -14,15 +14,32 @@ pub enum RowOrder {
         /// Rows of one attention head.
         head_rows: u64,
     },
+    /// The way back: within each run of `head_rows` rows the even ones make the
+    /// first half and the odd ones the second.
+    SeparatedHalves {
+        /// Rows of one attention head.
+        head_rows: u64,
+    },
 }
 
 impl RowOrder {
+    /// The order that puts rows of this one back.
+    pub fn inverse(self) -> Self {
+        match self {
+            Self::AsStored => Self::AsStored,
+            Self::InterleavedHalves { head_rows } => Self::SeparatedHalves { head_rows },
+            Self::SeparatedHalves { head_rows } => Self::InterleavedHalves { head_rows },
+        }
+    }
+
     /// Rows that move among themselves: output rows `[k * unit, (k + 1) * unit)`
     /// need source rows of the same range, and no others. At least 1.
     pub fn unit(self) -> u64 {
         match self {
             Self::AsStored => 1,
-            Self::InterleavedHalves { head_rows } => head_rows.max(1),
+            Self::InterleavedHalves { head_rows } | Self::SeparatedHalves { head_rows } => {
+                head_rows.max(1)
+            }
         }
     }
 
@@ -30,10 +47,8 @@ impl RowOrder {
     pub fn source_row(self, row: u64) -> u64 {
         match self {
             Self::AsStored => row,
-            Self::InterleavedHalves { head_rows } => {
-                let within = row % head_rows.max(1);
-                row - within + (within % 2) * (head_rows / 2) + within / 2
-            }
+            Self::InterleavedHalves { head_rows } => interleaved(row, head_rows),
+            Self::SeparatedHalves { head_rows } => separated(row, head_rows),
         }
     }
 
@@ -41,17 +56,32 @@ impl RowOrder {
     pub fn output_row(self, row: u64) -> u64 {
         match self {
             Self::AsStored => row,
-            Self::InterleavedHalves { head_rows } => {
-                let (within, half) = (row % head_rows.max(1), (head_rows / 2).max(1));
-                row - within + (within % half) * 2 + within / half
-            }
+            Self::InterleavedHalves { head_rows } => separated(row, head_rows),
+            Self::SeparatedHalves { head_rows } => interleaved(row, head_rows),
         }
     }
 
     /// True if rows stay where they are.
     pub fn is_identity(self) -> bool {
-        matches!(self, Self::AsStored | Self::InterleavedHalves { head_rows: 0..=2 })
+        matches!(
+            self,
+            Self::AsStored
+                | Self::InterleavedHalves { head_rows: 0..=2 }
+                | Self::SeparatedHalves { head_rows: 0..=2 }
+        )
     }
+}
+
+/// The row of separated halves that is at `row` of interleaved ones.
+fn interleaved(row: u64, head_rows: u64) -> u64 {
+    let within = row % head_rows.max(1);
+    row - within + (within % 2) * (head_rows / 2) + within / 2
+}
+
+/// The row of interleaved halves that is at `row` of separated ones.
+fn separated(row: u64, head_rows: u64) -> u64 {
+    let (within, half) = (row % head_rows.max(1), (head_rows / 2).max(1));
+    row - within + (within % half) * 2 + within / half
 }
 
 #[cfg(test)]
@@ -74,11 +104,13 @@ mod tests {
             RowOrder::InterleavedHalves { head_rows: 2 },
             RowOrder::InterleavedHalves { head_rows: 64 },
             RowOrder::InterleavedHalves { head_rows: 96 },
+            RowOrder::SeparatedHalves { head_rows: 64 },
         ] {
             for row in 0..384 {
                 let source = order.source_row(row);
                 assert_eq!(source / order.unit(), row / order.unit(), "{order:?} {row}");
                 assert_eq!(order.output_row(source), row, "{order:?} {row}");
+                assert_eq!(order.inverse().source_row(row), order.output_row(row), "{row}");
                 assert!(!order.is_identity() || source == row, "{order:?} {row}");
             }
         }

@@ -71,9 +71,9 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
         && head == *magic
 }
 
-fn open_gguf(path: &Path, _: &OpenOptions) -> Result<Model, Error> {
+fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let model = GgufModel::open(path)?;
-    Ok(Model::from_gguf(path, Box::new(model)))
+    Ok(Model::from_gguf(path, Box::new(model), options))
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
@@ -84,7 +84,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         model_name: options.model_name.clone(),
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
-    let mut model = Model::from_description(path, source, description);
+    let mut model = Model::from_description(path, source, folder, description);
     model.warnings.extend(warning);
     Ok(model)
 }
@@ -119,7 +119,7 @@ fn missing_weights(path: &Path) -> &'static str {
 }
 
 /// A checkpoint folder's small files.
-struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     name: Option<String>,
 }

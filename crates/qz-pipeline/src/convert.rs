@@ -1,19 +1,17 @@
 //! `convert`: one read of a model, any number of outputs.
 
-use std::collections::HashSet;
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use qz_gguf::{GgufLayout, GgufSink};
 use qz_plan::Assignment;
-use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink};
-use sha2::{Digest, Sha256};
+use qz_tensor::{DataType, SinkTensor};
 
 use crate::error::Error;
 use crate::event::{Event, Observer};
+use crate::format::TargetPlan;
 use crate::model::{Model, ModelTensor};
-use crate::planning::{PlanOptions, TargetPlan, importance_of, plan_all};
-use crate::stream::{self, Cancel, Importance, Step, Work};
+use crate::planning::{PlanOptions, importance_of, plan_all};
+use crate::sinks::{Growing, Sinks};
+use crate::stream::{self, Cancel, Importance, Step};
 use crate::target::Target;
 
 /// One artifact to write.
@@ -41,7 +39,8 @@ pub struct ConvertOptions {
 pub struct ConvertReport {
     /// The path that was asked for.
     pub path: PathBuf,
-    /// The files that were written: that path, or those of a split set beside it.
+    /// The files that were written: that path, those of a split set beside it, or
+    /// those of a folder.
     pub files: Vec<PathBuf>,
     /// The target's name.
     pub target: String,
@@ -115,19 +114,16 @@ pub fn convert(
         (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
 
     let outcome = stream::run(model, &work, options.threads, cancel, |step| match step {
-        Step::Piece(piece) => {
-            let output = &mut sinks.outputs[piece.output];
-            let place = output.places[positions[piece.work]];
-            Ok(output.sink.put(place, piece.offset, &piece.bytes)?)
-        }
+        Step::Piece(piece) => sinks.put(plans, positions[piece.work], &piece),
         Step::TileDone { work: position, weights, is_last } => {
             observer.observe(Event::Advanced { weights });
             if is_last {
-                sinks.complete(positions[position], &work[position]);
-                let to: Vec<DataType> = plans
-                    .iter()
-                    .map(|plan| plan.assignments[positions[position]].data_type)
-                    .collect();
+                sinks.complete(plans, positions[position]);
+                let of = |plan: &TargetPlan| {
+                    let is_there = plan.places[positions[position]].is_some();
+                    is_there.then(|| plan.assignments[positions[position]].data_type)
+                };
+                let to: Vec<DataType> = plans.iter().filter_map(of).collect();
                 let tensor = work[position].tensor;
                 let from = tensor.source_type;
                 observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
@@ -136,117 +132,12 @@ pub fn convert(
         }
     });
     match outcome.and_then(|()| check_unchanged(model, &options.plan)) {
-        Ok(()) => sinks.finish(model, outputs, plans, observer),
+        Ok(()) => finish(sinks, model, outputs, plans, observer),
         Err(Error::Interrupted) => {
             sinks.keep()?;
             Err(Error::Interrupted)
         }
         Err(error) => Err(error),
-    }
-}
-
-/// The outputs being written.
-struct Sinks {
-    outputs: Vec<Growing>,
-}
-
-/// An output being written.
-struct Growing {
-    sink: GgufSink,
-    files: Vec<PathBuf>,
-    /// Where the sink has each tensor of the model.
-    places: Vec<TensorIndex>,
-    /// Which of them an interrupted run had finished.
-    done: Vec<bool>,
-}
-
-impl Sinks {
-    fn create(
-        model: &Model,
-        outputs: &[Output],
-        plans: &[TargetPlan],
-        options: &ConvertOptions,
-        observer: &mut dyn Observer,
-    ) -> Result<Self, Error> {
-        let mut growing = Vec::with_capacity(outputs.len());
-        for (output, plan) in outputs.iter().zip(plans) {
-            let metadata = &plan.metadata;
-            let tensors = plan.sink_tensors(model);
-            let split = options.plan.split.as_ref();
-            let layout = GgufLayout::new(&output.path, metadata, &tensors, split)?;
-            let files = layout.paths();
-            files.iter().try_for_each(|path| check_not_an_input(model, path))?;
-            let fingerprint = fingerprint(model, metadata, &tensors, &options.plan);
-            let replace = OutputOptions { replace: options.replace };
-            let sink = GgufSink::begin(layout, &fingerprint, replace)?;
-            let finished: HashSet<TensorIndex> = sink.completed().iter().copied().collect();
-            if !finished.is_empty() {
-                let tensors = finished.len();
-                observer.observe(Event::Resumed { path: &output.path, tensors });
-            }
-            let places = plan.places();
-            let done = places.iter().map(|place| finished.contains(place)).collect();
-            growing.push(Growing { sink, files, places, done });
-        }
-        Ok(Self { outputs: growing })
-    }
-
-    fn is_wanted(&self, position: usize) -> bool {
-        self.outputs.iter().any(|output| !output.done[position])
-    }
-
-    fn remaining_work<'a>(
-        &self,
-        model: &'a Model,
-        plans: &[TargetPlan],
-        options: &'a PlanOptions,
-    ) -> Vec<Work<'a>> {
-        let wanted = |position: usize| {
-            let of = |(plan, output): (&TargetPlan, &Growing)| {
-                (!output.done[position]).then_some(plan.assignments[position].data_type)
-            };
-            plans.iter().zip(&self.outputs).map(of).collect()
-        };
-        model
-            .tensors
-            .iter()
-            .enumerate()
-            .filter(|(position, _)| self.is_wanted(*position))
-            .map(|(position, tensor)| Work {
-                tensor,
-                wanted: wanted(position),
-                importance: importance(options, tensor),
-            })
-            .collect()
-    }
-
-    fn complete(&mut self, position: usize, work: &Work<'_>) {
-        for (output, wanted) in self.outputs.iter_mut().zip(&work.wanted) {
-            if wanted.is_some() {
-                output.sink.record_complete(output.places[position]);
-            }
-        }
-    }
-
-    fn keep(self) -> Result<(), Error> {
-        self.outputs.into_iter().try_for_each(|output| Ok(output.sink.keep()?))
-    }
-
-    fn finish(
-        self,
-        model: &Model,
-        outputs: &[Output],
-        plans: &[TargetPlan],
-        observer: &mut dyn Observer,
-    ) -> Result<Vec<ConvertReport>, Error> {
-        let mut reports = Vec::with_capacity(outputs.len());
-        for ((growing, output), plan) in self.outputs.into_iter().zip(outputs).zip(plans) {
-            let bytes = growing.sink.size();
-            growing.sink.finish()?;
-            observer.observe(Event::Written { path: &output.path, bytes });
-            reports.push(report(model, output, plan, growing.files, bytes));
-        }
-        Ok(reports)
     }
 }
 
@@ -268,6 +159,23 @@ fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<(), Error> {
     }
 }
 
+fn finish(
+    sinks: Sinks,
+    model: &Model,
+    outputs: &[Output],
+    plans: &[TargetPlan],
+    observer: &mut dyn Observer,
+) -> Result<Vec<ConvertReport>, Error> {
+    let mut reports = Vec::with_capacity(outputs.len());
+    for ((growing, output), plan) in sinks.into_iter().zip(outputs).zip(plans) {
+        let Growing { sink, files, bytes, .. } = growing;
+        sink.finish()?;
+        observer.observe(Event::Written { path: &output.path, bytes });
+        reports.push(report(model, output, plan, files, bytes));
+    }
+    Ok(reports)
+}
+
 fn report(
     model: &Model,
     output: &Output,
@@ -275,26 +183,22 @@ fn report(
     files: Vec<PathBuf>,
     bytes: u64,
 ) -> ConvertReport {
-    let size = |shape: &Shape, data_type| shape.byte_size(data_type).unwrap_or_default();
-    let converted = |position: &usize| {
-        let tensor = &model.tensors[*position];
-        let data_type = plan.assignments[*position].data_type;
-        ConvertedTensor {
-            name: tensor.name.clone(),
-            shape: tensor.shape.dimensions().to_vec(),
-            from: tensor.source_type.name(),
-            data_type: data_type.name(),
-            bytes: size(&tensor.shape, data_type),
-        }
+    let converted = |(tensor, source): (&SinkTensor, &usize)| ConvertedTensor {
+        name: tensor.name.clone(),
+        shape: tensor.shape.dimensions().to_vec(),
+        from: model.tensors[*source].source_type.name(),
+        data_type: tensor.data_type.name(),
+        bytes: tensor.shape.byte_size(tensor.data_type).unwrap_or_default(),
     };
-    let tensors: Vec<ConvertedTensor> = plan.order.iter().map(converted).collect();
+    let tensors: Vec<ConvertedTensor> =
+        plan.tensors.iter().zip(&plan.sources).map(converted).collect();
     let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
     ConvertReport {
         path: output.path.clone(),
         files,
         target: output.target.to_string(),
         bytes,
-        bits_per_weight: tensor_bytes as f64 * 8.0 / (model.weights().max(1)) as f64,
+        bits_per_weight: tensor_bytes as f64 * 8.0 / plan.weights().max(1) as f64,
         tensors,
         fallbacks: fallbacks(model, &plan.assignments),
     }
@@ -310,37 +214,4 @@ pub(crate) fn fallbacks(model: &Model, plan: &[Assignment]) -> Vec<FallbackTenso
         })
     };
     model.tensors.iter().zip(plan).filter_map(fallback).collect()
-}
-
-fn check_not_an_input(model: &Model, path: &Path) -> Result<(), Error> {
-    let Ok(output) = qz_tensor::SourceFile::open(path) else { return Ok(()) };
-    let inode = output.identity().inode;
-    let is_input =
-        inode.is_some() && model.source.files().iter().any(|file| file.identity().inode == inode);
-    if is_input { Err(Error::OutputIsInput(path.to_owned())) } else { Ok(()) }
-}
-
-/// One line that tells this job from any other: a staging folder may be
-/// continued only by a job with the same line. Overrides are in it through the
-/// types and the metadata that came of them.
-fn fingerprint(
-    model: &Model,
-    metadata: &Metadata,
-    tensors: &[SinkTensor],
-    options: &PlanOptions,
-) -> String {
-    let mut text = format!("quantize {}\n", env!("CARGO_PKG_VERSION"));
-    for file in model.source.files() {
-        let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
-    }
-    for (key, value) in metadata.iter() {
-        let _ = writeln!(text, "{key} {value:?}");
-    }
-    for tensor in tensors {
-        let _ = writeln!(text, "{} {} {}", tensor.name, tensor.data_type, tensor.shape);
-    }
-    if let Some(matrix) = &options.importance {
-        let _ = writeln!(text, "importance {}", matrix.digest());
-    }
-    format!("{:x}", Sha256::digest(text.as_bytes()))
 }

@@ -34,6 +34,27 @@ pub enum Error {
     /// The text cannot be evaluated.
     #[error(transparent)]
     Evaluation(#[from] qz_eval::Error),
+    /// Nothing to evaluate on.
+    #[error("no text to evaluate the model on")]
+    NoText,
+    /// A model that knows other tokens than its reference.
+    #[error("{}: {found} tokens in the vocabulary, the reference has {expected}", path.display())]
+    Vocabulary {
+        /// The model.
+        path: PathBuf,
+        /// Its tokens.
+        found: usize,
+        /// The reference's.
+        expected: usize,
+    },
+    /// A model that makes other tokens of the text than its reference.
+    #[error("{}: the text has other tokens than for {}", path.display(), reference.display())]
+    Tokens {
+        /// The model.
+        path: PathBuf,
+        /// The reference.
+        reference: PathBuf,
+    },
     /// A text that is not UTF-8.
     #[error("{location}: the text is not UTF-8")]
     TextEncoding {
@@ -205,6 +226,13 @@ impl Diagnose for Error {
             Self::Evaluation(error) => return error.diagnosis(),
             Self::TextEncoding { location } => {
                 (FaultClass::BadInput, location.clone(), "not-utf-8")
+            }
+            Self::NoText => (FaultClass::BadInput, Location::default(), "no-text"),
+            Self::Vocabulary { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "vocabulary-mismatch")
+            }
+            Self::Tokens { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "vocabulary-mismatch")
             }
             Self::TokenId { path, .. } => (FaultClass::BadInput, Location::file(path), "token-id"),
             Self::Output(error) => return error.diagnosis(),

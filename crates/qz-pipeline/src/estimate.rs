@@ -28,7 +28,7 @@ pub(crate) fn encoding_seconds(work: &[Work<'_>], threads: usize) -> f64 {
     let mut seconds = 0.0;
     for work in work {
         let (from, weighed) = (work.tensor.source_type, work.importance.is_some());
-        for to in work.wanted.iter().flatten().copied().filter(|to| *to != from) {
+        for to in work.data_types().filter(|to| *to != from) {
             let per_weight =
                 speeds.entry((from, to, weighed)).or_insert_with(|| trial(from, to, weighed));
             seconds += work.tensor.shape.elements() as f64 * *per_weight;

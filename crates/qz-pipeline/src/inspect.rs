@@ -87,7 +87,7 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> 
         name: model.metadata.string("general.name").map(str::to_owned),
         weights,
         tensor_bytes,
-        bits_per_weight: tensor_bytes as f64 * 8.0 / weights.max(1) as f64,
+        bits_per_weight: model.bits_per_weight(),
         types: shares(&model),
         metadata: shown(&model.metadata),
         tensors,

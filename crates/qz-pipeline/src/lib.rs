@@ -20,12 +20,14 @@ mod error;
 mod estimate;
 mod eval;
 mod event;
+mod format;
 mod inspect;
 mod metadata_override;
 mod model;
 mod model_weights;
 mod plan;
 mod planning;
+mod sinks;
 mod source_rows;
 mod stream;
 mod target;
@@ -36,8 +38,12 @@ pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
 pub use error::{Error, Uncovered};
-pub use eval::{EvalData, EvalOptions, Evaluation, eval};
+pub use eval::{
+    CompareOptions, CompareReport, Compared, ComputeOptions, EvalData, EvalOptions, Evaluation,
+    Figures, Pair, ReferenceOptions, SaveOptions, TextOptions, Thresholds, compare, eval,
+};
 pub use event::{Event, Observer, Silent};
+pub use format::{FORMATS, Format};
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
 pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};
 pub use model::{Model, ModelTensor, OpenOptions};
@@ -45,10 +51,12 @@ pub use model_weights::ModelWeights;
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::PlanOptions;
 pub use qz_calib::ImportanceMatrix;
+pub use qz_eval::statistics::{Comparison, Estimate, Perplexity, Spread};
 pub use qz_gguf::{SplitOptions, base_name};
 pub use qz_kernels::backend::Rounding;
 pub use qz_kernels::{Error as IsaError, Isa};
 pub use qz_plan::{Fallback, Overrides, TensorOverride, element_type};
+pub use qz_safetensors::DEFAULT_SHARD_SIZE;
 pub use stream::Cancel;
 pub use target::{Target, UnknownTarget};
 pub use verify::{Finding, TensorCheck, Verification, VerifyOptions, verify};

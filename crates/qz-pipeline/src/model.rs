@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use qz_models::{ModelDescription, RowOrder, TensorOrigin};
 use qz_tensor::{DataType, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
 
-use crate::container::Container;
+use crate::container::{Container, Folder};
 use crate::error::Error;
 
 /// How a model is to be read.
@@ -27,6 +27,10 @@ pub struct Model {
     pub(crate) ignored: Vec<String>,
     pub(crate) warnings: Vec<String>,
     pub(crate) source: Box<dyn TensorSource>,
+    /// The folder it is in, if it comes from a checkpoint.
+    pub(crate) folder: Option<Folder>,
+    /// The pre-tokenizer's name, decided by a person.
+    pub(crate) pre_tokenizer: Option<String>,
     /// The sliding window that a checkpoint's configuration states.
     pub(crate) sliding_window: Option<u64>,
 }
@@ -96,7 +100,11 @@ impl Model {
         Container::open_any(path, options)
     }
 
-    pub(crate) fn from_gguf(path: &Path, source: Box<dyn TensorSource>) -> Self {
+    pub(crate) fn from_gguf(
+        path: &Path,
+        source: Box<dyn TensorSource>,
+        options: &OpenOptions,
+    ) -> Self {
         let as_stored = |(position, info): (usize, &TensorInfo)| ModelTensor {
             name: info.name.clone(),
             shape: info.shape.clone(),
@@ -109,12 +117,15 @@ impl Model {
         };
         let tensors = source.tensors().iter().enumerate().map(as_stored).collect();
         let metadata = source.metadata().clone();
-        Self::ordered(path, "gguf", metadata, tensors, source)
+        let mut model = Self::ordered(path, "gguf", metadata, tensors, source);
+        model.pre_tokenizer = options.pre_tokenizer.clone();
+        model
     }
 
     pub(crate) fn from_description(
         path: &Path,
         source: Box<dyn TensorSource>,
+        folder: Folder,
         description: ModelDescription,
     ) -> Self {
         let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
@@ -133,6 +144,7 @@ impl Model {
         };
         let tensors = description.tensors.into_iter().map(tensor).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
+        model.folder = Some(folder);
         model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
@@ -155,6 +167,8 @@ impl Model {
             ignored: Vec::new(),
             warnings: Vec::new(),
             source,
+            folder: None,
+            pre_tokenizer: None,
             sliding_window: None,
         }
     }
@@ -188,6 +202,13 @@ impl Model {
     /// Weights over all tensors.
     pub fn weights(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.shape.elements()).sum()
+    }
+
+    /// Bits per weight over all tensors.
+    pub fn bits_per_weight(&self) -> f64 {
+        let size = |tensor: &ModelTensor| tensor.shape.byte_size(tensor.source_type).unwrap_or(0);
+        let bytes: u64 = self.tensors.iter().map(size).sum();
+        bytes as f64 * 8.0 / self.weights().max(1) as f64
     }
 
     /// Fails if an input file was written to since it was opened.

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use qz_gguf::GgufLayout;
 use qz_plan::{Assignment, Reason};
-use qz_tensor::DataType;
+use qz_tensor::{DataType, SinkTensor};
 
 use crate::convert::{FallbackTensor, fallbacks, importance};
 use crate::error::{Error, Uncovered};
 use crate::estimate;
+use crate::format::TargetPlan;
 use crate::model::{Model, ModelTensor};
-use crate::planning::{PlanOptions, TargetPlan, plan_all};
+use crate::planning::{PlanOptions, plan_all};
 use crate::stream::{self, Work};
 use crate::target::Target;
 
@@ -119,8 +119,7 @@ fn peak_memory(work: &[Work<'_>], outputs: usize, threads: usize) -> u64 {
 }
 
 fn work<'a>(model: &'a Model, plans: &[TargetPlan], options: &'a PlanOptions) -> Vec<Work<'a>> {
-    let wanted =
-        |position: usize| plans.iter().map(move |plan| Some(plan.assignments[position].data_type));
+    let wanted = |position: usize| plans.iter().map(move |plan| plan.wanted(position));
     model
         .tensors
         .iter()
@@ -140,25 +139,28 @@ fn output(
     options: &PlanOptions,
 ) -> Result<PlannedOutput, Error> {
     let name = target.to_string();
-    let sink_tensors = plan.sink_tensors(model);
-    let split = options.split.as_ref();
-    let layout = GgufLayout::new(Path::new(&name), &plan.metadata, &sink_tensors, split)?;
-    let planned = |position: &usize| {
-        tensor_plan(&model.tensors[*position], &plan.assignments[*position], options)
+    let layout = target.format.layout(Path::new(&name), plan, options)?;
+    let planned = |(tensor, source): (&SinkTensor, &usize)| {
+        tensor_plan(tensor, &model.tensors[*source], &plan.assignments[*source], options)
     };
-    let tensors: Vec<TensorPlan> = plan.order.iter().map(planned).collect();
+    let tensors: Vec<TensorPlan> = plan.tensors.iter().zip(&plan.sources).map(planned).collect();
     let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
     Ok(PlannedOutput {
         target: name,
         files: layout.paths().len(),
         bytes: layout.size(),
-        bits_per_weight: tensor_bytes as f64 * 8.0 / model.weights().max(1) as f64,
+        bits_per_weight: tensor_bytes as f64 * 8.0 / plan.weights().max(1) as f64,
         tensors,
         fallbacks: fallbacks(model, &plan.assignments),
     })
 }
 
-fn tensor_plan(tensor: &ModelTensor, assignment: &Assignment, options: &PlanOptions) -> TensorPlan {
+fn tensor_plan(
+    written: &SinkTensor,
+    tensor: &ModelTensor,
+    assignment: &Assignment,
+    options: &PlanOptions,
+) -> TensorPlan {
     let Assignment { data_type, reason, fallback_from, .. } = *assignment;
     let detail = match reason {
         Reason::Rule(rule) => Some(rule.to_string()),
@@ -169,11 +171,11 @@ fn tensor_plan(tensor: &ModelTensor, assignment: &Assignment, options: &PlanOpti
     };
     let is_encoded = data_type != tensor.source_type;
     TensorPlan {
-        name: tensor.name.clone(),
-        shape: tensor.shape.dimensions().to_vec(),
+        name: written.name.clone(),
+        shape: written.shape.dimensions().to_vec(),
         from: tensor.source_type.name(),
         data_type: data_type.name(),
-        bytes: tensor.shape.byte_size(data_type).unwrap_or_default(),
+        bytes: written.shape.byte_size(data_type).unwrap_or_default(),
         reason: reason.name(),
         detail,
         fallback_from: fallback_from.map(DataType::name),

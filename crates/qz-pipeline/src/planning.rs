@@ -5,15 +5,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use qz_calib::{Entry, ImportanceMatrix};
-use qz_codec::{ImportanceUse, codec_for};
+use qz_codec::{ImportanceUse, encoder_for};
 use qz_gguf::SplitOptions;
-use qz_plan::{
-    Assignment, Fallback, FileType, ModelFacts, Overrides, PlannedTensor, Reason, Request,
-    is_known_architecture,
-};
-use qz_tensor::{DataType, Location, Metadata, SinkTensor, TensorIndex, Value};
+use qz_plan::{Assignment, Fallback, Overrides, Reason};
+use qz_tensor::{DataType, Location};
 
 use crate::error::{Error, Uncovered};
+use crate::format::TargetPlan;
 use crate::metadata_override::MetadataOverride;
 use crate::model::{Model, ModelTensor};
 use crate::target::Target;
@@ -35,6 +33,8 @@ pub struct PlanOptions {
     pub generic: bool,
     /// Cut outputs into several files.
     pub split: Option<SplitOptions>,
+    /// Bytes of data in one safetensors file.
+    pub shard_size: u64,
 }
 
 impl Default for PlanOptions {
@@ -47,39 +47,8 @@ impl Default for PlanOptions {
             importance: None,
             generic: false,
             split: None,
+            shard_size: qz_safetensors::DEFAULT_SHARD_SIZE,
         }
-    }
-}
-
-/// One output, decided.
-pub(crate) struct TargetPlan {
-    /// Of each tensor of the model.
-    pub(crate) assignments: Vec<Assignment>,
-    pub(crate) metadata: Metadata,
-    /// The output's tensors in their order, as positions in the model.
-    pub(crate) order: Vec<usize>,
-}
-
-impl TargetPlan {
-    /// The output's tensors as its sink wants them.
-    pub(crate) fn sink_tensors(&self, model: &Model) -> Vec<SinkTensor> {
-        let sink_tensor = |position: &usize| {
-            let tensor = &model.tensors[*position];
-            SinkTensor {
-                name: tensor.name.clone(),
-                data_type: self.assignments[*position].data_type,
-                shape: tensor.shape.clone(),
-            }
-        };
-        self.order.iter().map(sink_tensor).collect()
-    }
-
-    /// For each tensor of the model its place in the output.
-    pub(crate) fn places(&self) -> Vec<TensorIndex> {
-        let mut places = vec![TensorIndex(0); self.order.len()];
-        let order = self.order.iter().enumerate();
-        order.for_each(|(place, position)| places[*position] = TensorIndex(place));
-        places
     }
 }
 
@@ -111,110 +80,44 @@ pub(crate) fn plan_all(
     targets: &[Target],
     options: &PlanOptions,
 ) -> Result<Planning, Error> {
-    let tensors: Vec<PlannedTensor> = model.tensors.iter().map(planned).collect();
-    let targets: Vec<TargetPlan> = targets
-        .iter()
-        .map(|target| {
-            let plan = match target {
-                Target::FileType(file_type) => quantized(model, file_type, &tensors, options)?,
-                Target::Copy => copied(model, options)?,
-            };
-            for (tensor, assignment) in model.tensors.iter().zip(&plan.assignments) {
-                check_conversion(model, tensor, assignment.data_type, options)?;
-            }
-            Ok(plan)
-        })
-        .collect::<Result<_, Error>>()?;
-    let mut warnings = idle_overrides(model, &targets, options);
+    let targets: Vec<TargetPlan> =
+        targets.iter().map(|target| target.plan(model, options)).collect::<Result<_, _>>()?;
+    let mut warnings: Vec<String> =
+        targets.iter().flat_map(|target| target.warnings.iter().cloned()).collect();
+    warnings.extend(idle_overrides(model, &targets, options));
     let uncovered = check_coverage(model, &targets, options, &mut warnings)?;
     Ok(Planning { targets, warnings, uncovered })
 }
 
-/// The model in another file type.
-fn quantized(
-    model: &Model,
-    file_type: &'static FileType,
-    tensors: &[PlannedTensor],
-    options: &PlanOptions,
-) -> Result<TargetPlan, Error> {
-    let metadata = metadata_of(model, file_type, options);
-    let facts = facts(model, &metadata, options)?;
-    let request = Request {
-        file_type,
-        facts: &facts,
-        has_importance: options.importance.is_some(),
-        overrides: &options.overrides,
-        fallback: options.fallback,
-    };
-    let assignments = qz_plan::assign(&request, tensors)?;
-    Ok(TargetPlan { assignments, metadata, order: (0..tensors.len()).collect() })
-}
-
-fn facts(model: &Model, metadata: &Metadata, options: &PlanOptions) -> Result<ModelFacts, Error> {
-    if options.generic {
-        return Ok(ModelFacts::from_names(model.tensors.iter().map(|tensor| &*tensor.name)));
-    }
-    let architecture = metadata.string("general.architecture");
-    if architecture.is_some_and(is_known_architecture) {
-        return Ok(ModelFacts::from_metadata(metadata));
-    }
-    let architecture = architecture.map(str::to_owned);
-    Err(Error::UnknownArchitecture { path: model.path.clone(), architecture })
-}
-
-/// The model as it is, in the order of its files. Of a set's keys
-/// `llama-gguf-split --merge` leaves all but the count, which it sets to none.
-fn copied(model: &Model, options: &PlanOptions) -> Result<TargetPlan, Error> {
-    if model.is_checkpoint() {
-        return Err(Error::CopyOfCheckpoint(model.path.clone()));
-    }
-    let as_it_is = |tensor: &ModelTensor| Assignment {
-        data_type: tensor.source_type,
-        reason: Reason::Left,
-        fallback_from: None,
-        requires_importance: false,
-    };
-    let mut metadata = model.metadata.clone();
-    if metadata.remove(SPLIT_COUNT).is_some() {
-        metadata.set(SPLIT_COUNT, 0u16);
-    }
-    for MetadataOverride { key, value } in &options.metadata {
-        metadata.remove(key);
-        metadata.set(key, value.clone());
-    }
-    let mut order: Vec<usize> = (0..model.tensors.len()).collect();
-    order.sort_by_key(|position| model.tensors[*position].first_source());
-    let assignments = model.tensors.iter().map(as_it_is).collect();
-    Ok(TargetPlan { assignments, metadata, order })
-}
-
-fn planned(tensor: &ModelTensor) -> PlannedTensor {
-    let is_writable = tensor.source_type.spec().ggml.is_some();
-    PlannedTensor {
-        name: tensor.name.clone(),
-        shape: tensor.shape.clone(),
-        unquantized: tensor.unquantized,
-        source_type: if is_writable { tensor.source_type } else { tensor.unquantized },
-    }
-}
-
-/// Refuses what could only fail, or do harm, later.
-fn check_conversion(
+/// Refuses quantizing what is quantized.
+pub(crate) fn check_requantizing(
     model: &Model,
     tensor: &ModelTensor,
     wanted: DataType,
     options: &PlanOptions,
 ) -> Result<(), Error> {
     let from = tensor.source_type;
-    if from == wanted {
-        return Ok(());
-    }
-    if from.is_block() && !options.allow_requantize {
+    if from.is_block() && from != wanted && !options.allow_requantize {
         let location = model.location(tensor, 0);
         return Err(Error::Requantize { location, data_type: from });
     }
+    Ok(())
+}
+
+/// Refuses what could only fail later.
+pub(crate) fn check_codecs(
+    model: &Model,
+    tensor: &ModelTensor,
+    wanted: DataType,
+) -> Result<(), Error> {
+    let from = tensor.source_type;
+    if from == wanted {
+        return Ok(());
+    }
     for missing in [from, wanted] {
-        if codec_for(missing).is_none() {
+        // Integers can be read, but are no weights.
+        let is_float = missing == from && from == DataType::F64;
+        if encoder_for(missing).is_none() && !is_float {
             let location = model.location(tensor, 0);
             return Err(Error::NoCodec { location, data_type: from, target: wanted, missing });
         }
@@ -280,6 +183,7 @@ fn check_coverage(
     for (position, tensor) in model.tensors.iter().enumerate() {
         let encoded: Vec<&Assignment> = targets
             .iter()
+            .filter(|target| target.places[position].is_some())
             .map(|target| &target.assignments[position])
             .filter(|assignment| assignment.data_type != tensor.source_type)
             .collect();
@@ -312,7 +216,7 @@ fn check_coverage(
 }
 
 pub(crate) fn is_weighed(data_type: DataType) -> bool {
-    codec_for(data_type).is_some_and(|codec| codec.spec().importance != ImportanceUse::Ignored)
+    encoder_for(data_type).is_some_and(|codec| codec.spec().importance != ImportanceUse::Ignored)
 }
 
 fn uncovered_warning(names: &[&str]) -> Option<String> {
@@ -335,56 +239,4 @@ pub(crate) fn shortened(names: &[&str]) -> Option<String> {
     let more = names.len().saturating_sub(LISTED);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     (!names.is_empty()).then(|| shown.join(", ") + &rest)
-}
-
-/// How many files a model is in; the reference's key.
-const SPLIT_COUNT: &str = "split.count";
-
-/// What only tells the files of one set apart: an output gets its own, if any.
-const SPLIT_KEYS: [&str; 3] = ["split.no", SPLIT_COUNT, "split.tensors.count"];
-
-/// The output's metadata: the model's, the file type, what a person wants, and
-/// where importance came from, in llama-quantize's order.
-fn metadata_of(model: &Model, file_type: &FileType, options: &PlanOptions) -> Metadata {
-    /// `GGML_QNT_VERSION`: the block layouts have not changed since.
-    const QUANTIZATION_VERSION: u32 = 2;
-    let mut metadata = model.metadata.clone();
-    // llama-quantize removes a key and appends it (gguf.cpp, `gguf_set_val_u32`);
-    // the converter, which writes plain files from checkpoints, does not.
-    let is_converters = model.is_checkpoint() && !file_type.base.is_block();
-    let mut set = |key: &str, value: Value, in_place: bool| {
-        if !in_place {
-            metadata.remove(key);
-        }
-        metadata.set(key, value);
-    };
-    set("general.quantization_version", QUANTIZATION_VERSION.into(), is_converters);
-    set("general.file_type", file_type.id.into(), is_converters);
-    for key in SPLIT_KEYS {
-        metadata.remove(key);
-    }
-    let mut set = |key: &str, value: Value| {
-        metadata.remove(key);
-        metadata.set(key, value);
-    };
-    for MetadataOverride { key, value } in &options.metadata {
-        set(key, value.clone());
-    }
-    for (key, value) in options.importance.iter().flat_map(|matrix| provenance(matrix)) {
-        set(key, value);
-    }
-    metadata
-}
-
-/// What llama-quantize notes about an importance matrix (quantize.cpp).
-fn provenance(matrix: &ImportanceMatrix) -> Vec<(&'static str, Value)> {
-    let path = matrix.path().to_string_lossy().into_owned();
-    let entries = u32::try_from(matrix.len()).unwrap_or(u32::MAX);
-    let mut notes = vec![("quantize.imatrix.file", Value::from(path))];
-    let dataset = matrix.datasets().first();
-    notes.extend(dataset.map(|name| ("quantize.imatrix.dataset", Value::from(&**name))));
-    notes.push(("quantize.imatrix.entries_count", entries.into()));
-    let chunks = Some(matrix.chunks()).filter(|chunks| *chunks > 0);
-    notes.extend(chunks.map(|chunks| ("quantize.imatrix.chunks_count", chunks.into())));
-    notes
 }

@@ -35,11 +35,33 @@ pub type Cancel = AtomicBool;
 /// A tensor and what is to become of it.
 pub(crate) struct Work<'a> {
     pub(crate) tensor: &'a ModelTensor,
-    /// The type wanted by each output; `None` where the output has the tensor
-    /// already.
-    pub(crate) wanted: Vec<Option<DataType>>,
+    /// What each output wants; `None` where it has the tensor already, or does not
+    /// hold it.
+    pub(crate) wanted: Vec<Option<Wanted>>,
     /// What weighs the errors of its columns; the entry fits the tensor.
     pub(crate) importance: Option<Importance<'a>>,
+}
+
+/// What an output wants of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Wanted {
+    pub(crate) data_type: DataType,
+    /// In which order it has the rows.
+    pub(crate) row_order: RowOrder,
+}
+
+impl Work<'_> {
+    /// Rows that move among themselves in some output. The orders of one tensor are
+    /// about the same heads, so the largest unit holds whole ones of the others.
+    fn unit(&self) -> u64 {
+        let units = self.wanted.iter().flatten().map(|wanted| wanted.row_order.unit());
+        units.max().unwrap_or(1)
+    }
+
+    /// The types of the outputs that want it.
+    pub(crate) fn data_types(&self) -> impl Iterator<Item = DataType> {
+        self.wanted.iter().flatten().map(|wanted| wanted.data_type)
+    }
 }
 
 /// One tensor's entry in an importance matrix.
@@ -55,8 +77,9 @@ pub(crate) struct Piece {
     pub(crate) work: usize,
     /// Position in the list of outputs.
     pub(crate) output: usize,
-    /// Where the bytes go, from the start of the tensor.
-    pub(crate) offset: u64,
+    /// The first row, in the output's order.
+    pub(crate) first_row: u64,
+    pub(crate) row_bytes: usize,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -155,7 +178,7 @@ pub(crate) fn run(
 fn tiles(work: &[Work<'_>]) -> Vec<Tile> {
     let mut tiles = Vec::new();
     for (position, item) in work.iter().enumerate() {
-        let ((rows, _), step) = (item.tensor.grid(), tile_rows(item.tensor));
+        let ((rows, _), step) = (item.tensor.grid(), tile_rows(item));
         let mut start = 0;
         while start < rows {
             let end = rows.min(start.saturating_add(step));
@@ -166,10 +189,10 @@ fn tiles(work: &[Work<'_>]) -> Vec<Tile> {
     tiles
 }
 
-/// Rows in a tile: whole units of the row order, at least one.
-fn tile_rows(tensor: &ModelTensor) -> u64 {
-    let unit = tensor.row_order().unit().max(1);
-    let rows = TILE_WEIGHTS / tensor.grid().1.max(1);
+/// Rows in a tile: whole units of the row orders, at least one.
+fn tile_rows(work: &Work<'_>) -> u64 {
+    let unit = work.unit();
+    let rows = TILE_WEIGHTS / work.tensor.grid().1.max(1);
     (rows / unit).max(1) * unit
 }
 
@@ -180,9 +203,9 @@ fn tile_rows(tensor: &ModelTensor) -> u64 {
 pub(crate) fn peak_memory(work: &[Work<'_>], threads: usize) -> u64 {
     let threads = threads.max(1) as u64;
     let tile = |work: &Work<'_>| {
-        let rows = tile_rows(work.tensor).min(work.tensor.grid().0);
+        let rows = tile_rows(work).min(work.tensor.grid().0);
         let bytes = |data_type| rows * work.tensor.row_bytes(data_type) as u64;
-        (bytes(work.tensor.source_type), work.wanted.iter().flatten().copied().map(bytes).sum())
+        (bytes(work.tensor.source_type), work.data_types().map(bytes).sum())
     };
     let (mut loaded, mut encoded): (u64, u64) = (0, 0);
     for (input, output) in work.iter().map(tile) {
@@ -288,25 +311,32 @@ impl Encoder<'_> {
             rows: tile.rows.clone(),
             importance: work.importance,
         };
-        let bytes = rows.in_output_order(bytes, scratch);
         rows.check_finite(&bytes)?;
         let mut pieces = Vec::with_capacity(work.wanted.len());
+        let mut reordered = std::mem::take(&mut scratch.reordered);
+        let mut order = None;
         let mut input = Some(bytes);
-        let copies = |wanted: &Option<DataType>| *wanted == Some(work.tensor.source_type);
-        let last_copy = work.wanted.iter().rposition(copies);
         for (output, wanted) in work.wanted.iter().enumerate() {
-            let Some(wanted) = *wanted else { continue };
-            let offset = tile.rows.start * work.tensor.row_bytes(wanted) as u64;
+            let Some(Wanted { data_type, row_order }) = *wanted else { continue };
+            let (first_row, row_bytes) = (tile.rows.start, work.tensor.row_bytes(data_type));
+            let as_stored = row_order.is_identity();
+            let is_copy = data_type == work.tensor.source_type;
             let stored = input.as_deref().unwrap_or_default();
-            let bytes = if wanted != work.tensor.source_type {
-                rows.convert(stored, wanted, scratch)?
-            } else if last_copy == Some(output) && output + 1 == work.wanted.len() {
+            if !as_stored && order.replace(row_order) != Some(row_order) {
+                rows.put_in_order(stored, row_order, &mut reordered);
+            }
+            let bytes = if is_copy && as_stored && output + 1 == work.wanted.len() {
                 input.take().unwrap_or_default()
             } else {
-                stored.to_vec()
+                let ordered = if as_stored { stored } else { &reordered };
+                match is_copy {
+                    true => ordered.to_vec(),
+                    false => rows.convert(ordered, Wanted { data_type, row_order }, scratch)?,
+                }
             };
-            pieces.push(Piece { work: tile.work, output, offset, bytes });
+            pieces.push(Piece { work: tile.work, output, first_row, row_bytes, bytes });
         }
+        scratch.reordered = reordered;
         if let Some(bytes) = input {
             // A full pool means the reader has enough; then this one is freed.
             let _ = self.give_back.try_send(bytes);
@@ -340,22 +370,18 @@ struct TileRows<'a> {
 }
 
 impl TileRows<'_> {
-    /// The rows as the output wants them. Row orders stay within units, and a
-    /// tile holds whole units.
-    fn in_output_order(&self, bytes: Vec<u8>, scratch: &mut Scratch) -> Vec<u8> {
-        let row_order = self.tensor.row_order();
-        if row_order == RowOrder::AsStored {
-            return bytes;
-        }
+    /// The rows in another order. Row orders stay within units, and a tile holds
+    /// whole units.
+    fn put_in_order(&self, stored: &[u8], row_order: RowOrder, out: &mut Vec<u8>) {
         let row_bytes = self.tensor.row_bytes(self.tensor.source_type);
-        scratch.reordered.resize(bytes.len(), 0);
-        for (row, out) in self.rows.clone().zip(scratch.reordered.chunks_exact_mut(row_bytes)) {
+        out.resize(stored.len(), 0);
+        for (row, out) in self.rows.clone().zip(out.chunks_exact_mut(row_bytes)) {
             let start = to_usize(row_order.source_row(row) - self.rows.start) * row_bytes;
-            out.copy_from_slice(&bytes[start..start + row_bytes]);
+            out.copy_from_slice(&stored[start..start + row_bytes]);
         }
-        std::mem::replace(&mut scratch.reordered, bytes)
     }
 
+    /// Looks at the bytes as they are stored.
     fn check_finite(&self, bytes: &[u8]) -> Result<(), Error> {
         let data_type = self.tensor.source_type;
         let Some(codec) = qz_kernels::codec_for(data_type) else { return Ok(()) };
@@ -363,9 +389,8 @@ impl TileRows<'_> {
         let blocks_per_row = to_usize(self.tensor.grid().1) / data_type.block_elements();
         let row = self.rows.start + (block / blocks_per_row) as u64;
         let block_in_row = (block % blocks_per_row) as u64;
-        let source_row = self.tensor.row_order().source_row(row);
         let size = data_type.block_bytes();
-        let offset = (source_row * blocks_per_row as u64 + block_in_row) * size as u64;
+        let offset = (row * blocks_per_row as u64 + block_in_row) * size as u64;
         let location = self.model.location(self.tensor, offset);
         let place = self.model.source_of(self.tensor, offset);
         let stored = place.map_or(offset, |(_, offset)| offset) / size as u64;
@@ -381,7 +406,7 @@ impl TileRows<'_> {
     fn convert(
         &self,
         stored: &[u8],
-        wanted: DataType,
+        Wanted { data_type: wanted, row_order }: Wanted,
         scratch: &mut Scratch,
     ) -> Result<Vec<u8>, Error> {
         let decoder = self.codec(self.tensor.source_type, wanted)?;
@@ -397,9 +422,14 @@ impl TileRows<'_> {
             }
             scratch.weights.resize(rows.len() * columns, 0.0);
             decoder.decode(&stored[rows.start * row_in..rows.end * row_in], &mut scratch.weights);
+            let first = self.rows.start + rows.start as u64;
             if let Some(row) = row_past_searches(&scratch.weights, columns, wanted) {
                 let weights = &scratch.weights[row * columns..][..columns];
-                return Err(self.overflow(rows.start + row, wanted, weights));
+                return Err(self.overflow(
+                    row_order.source_row(first + row as u64),
+                    wanted,
+                    weights,
+                ));
             }
             let out = &mut bytes[rows.start * row_out..rows.end * row_out];
             let importance = self.importance.map(|_| &*scratch.importance);
@@ -407,7 +437,11 @@ impl TileRows<'_> {
             if let Some(block) = encoder.first_non_finite_block(out) {
                 let row = block / (columns / wanted.block_elements());
                 let weights = &scratch.weights[row * columns..][..columns];
-                return Err(self.overflow(rows.start + row, wanted, weights));
+                return Err(self.overflow(
+                    row_order.source_row(first + row as u64),
+                    wanted,
+                    weights,
+                ));
             }
         }
         Ok(bytes)
@@ -446,8 +480,8 @@ impl TileRows<'_> {
         })
     }
 
-    fn overflow(&self, row_in_tile: usize, data_type: DataType, weights: &[f32]) -> Error {
-        let stored = self.tensor.row_order().source_row(self.rows.start + row_in_tile as u64);
+    /// `stored` is the row as it is stored.
+    fn overflow(&self, stored: u64, data_type: DataType, weights: &[f32]) -> Error {
         let row_bytes = self.tensor.row_bytes(self.tensor.source_type) as u64;
         let location: Location = self.model.location(self.tensor, stored * row_bytes);
         let place = self.model.source_of(self.tensor, stored * row_bytes);

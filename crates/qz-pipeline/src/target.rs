@@ -3,48 +3,55 @@
 use std::fmt;
 use std::str::FromStr;
 
-use qz_plan::{FILE_TYPES, FileType};
+use crate::error::Error;
+use crate::format::{FORMATS, Format, TargetPlan};
+use crate::model::Model;
+use crate::planning::PlanOptions;
 
-/// A container format and the types its tensors get. `gguf:` may be left out.
+/// A format and the types its tensors get. `gguf:` may be left out.
 #[derive(Clone, Copy, Debug)]
-pub enum Target {
-    /// A GGUF file type.
-    FileType(&'static FileType),
-    /// A GGUF model as it is: types, order of tensors and metadata.
-    Copy,
+pub struct Target {
+    /// What is written.
+    pub format: &'static Format,
+    /// One of the format's schemes.
+    pub scheme: &'static str,
 }
-
-const COPY: &str = "copy";
 
 /// A target that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("no such target: {given}; there are: {}", known.join(", "))]
 pub struct UnknownTarget {
     given: String,
-    known: Vec<&'static str>,
+    known: Vec<String>,
 }
 
 impl Target {
     /// All that can be written, as they are called on the command line. Others
     /// are known, but want a type for which there is no codec yet.
-    pub fn names() -> Vec<&'static str> {
-        let has_codec = |data_type| qz_codec::codec_for(data_type).is_some();
-        let is_writable = |file_type: &&FileType| file_type.data_types().all(has_codec);
-        let names = FILE_TYPES.iter().filter(is_writable).map(|file_type| file_type.name);
-        names.chain([COPY]).collect()
+    pub fn names() -> Vec<String> {
+        let names = |format: &&'static Format| {
+            let format = *format;
+            format.schemes().into_iter().map(move |scheme| Self { format, scheme }.to_string())
+        };
+        FORMATS.iter().flat_map(names).collect()
     }
 
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::FileType(file_type) => file_type.name,
-            Self::Copy => COPY,
-        }
+    /// What the artifact of a model called `stem` is called: `stem-Q4_K_M.gguf`, or
+    /// `stem-safetensors-bf16` for a folder.
+    pub fn artifact_name(&self, stem: &str) -> String {
+        self.format.artifact_name(stem, self.scheme)
     }
 
-    /// The file's name for a model called `stem`: `stem-Q4_K_M.gguf`.
-    pub fn file_name(self, stem: &str) -> String {
-        format!("{stem}-{}.gguf", self.name().to_uppercase())
+    pub(crate) fn plan(&self, model: &Model, options: &PlanOptions) -> Result<TargetPlan, Error> {
+        self.format.plan(model, self.scheme, options)
+    }
+
+    fn find(text: &str) -> Option<Self> {
+        let (format, scheme) = match text.split_once(':') {
+            Some((name, scheme)) => (FORMATS.iter().find(|format| format.name == name)?, scheme),
+            None => (FORMATS.first()?, text),
+        };
+        Some(Self { format, scheme: format.scheme(scheme)? })
     }
 }
 
@@ -52,19 +59,18 @@ impl FromStr for Target {
     type Err = UnknownTarget;
 
     fn from_str(text: &str) -> Result<Self, UnknownTarget> {
-        let scheme = text.strip_prefix("gguf:").unwrap_or(text);
-        if scheme.eq_ignore_ascii_case(COPY) {
-            return Ok(Self::Copy);
-        }
-        FileType::from_name(scheme)
-            .map(Self::FileType)
+        Self::find(text)
             .ok_or_else(|| UnknownTarget { given: text.to_owned(), known: Self::names() })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        let is_default = FORMATS.first().is_some_and(|first| first.name == self.format.name);
+        match is_default {
+            true => f.write_str(self.scheme),
+            false => write!(f, "{}:{}", self.format.name, self.scheme),
+        }
     }
 }
 
@@ -74,16 +80,19 @@ mod tests {
 
     #[test]
     fn targets() {
-        let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(
-                text.parse::<Target>().ok().map(|target| target.to_string()),
-                expected.map(str::to_owned)
-            );
+        let check = |text: &str, expected: Option<(&str, &str)>| {
+            let target = text.parse::<Target>().ok();
+            let found = target.map(|target| (target.to_string(), target.artifact_name("x")));
+            let expected = expected.map(|(name, file)| (name.to_owned(), file.to_owned()));
+            assert_eq!(found, expected, "{text}");
         };
-        check("q4_k_m", Some("q4_k_m"));
-        check("gguf:Q6_K", Some("q6_k"));
-        check("iq3_xxs", Some("iq3_xxs"));
-        check("COPY", Some("copy"));
+        check("q4_k_m", Some(("q4_k_m", "x-Q4_K_M.gguf")));
+        check("gguf:Q6_K", Some(("q6_k", "x-Q6_K.gguf")));
+        check("iq3_xxs", Some(("iq3_xxs", "x-IQ3_XXS.gguf")));
+        check("COPY", Some(("copy", "x-COPY.gguf")));
+        check("safetensors:BF16", Some(("safetensors:bf16", "x-safetensors-bf16")));
+        check("safetensors:q4_k_m", None);
+        check("safetensors", None);
         check("gptq:w4", None);
         check("", None);
     }
@@ -91,11 +100,11 @@ mod tests {
     #[test]
     fn what_is_listed_can_be_written() {
         let names = Target::names();
-        assert!(names.contains(&"q4_k_m"), "{names:?}");
-        for name in names {
-            let Ok(Target::FileType(file_type)) = name.parse() else { continue };
-            let codecs = file_type.data_types().map(qz_codec::codec_for);
-            assert!(codecs.into_iter().all(|codec| codec.is_some()), "{name}");
+        for name in ["q4_k_m", "copy", "safetensors:f32", "safetensors:f16", "safetensors:bf16"] {
+            assert!(names.iter().any(|known| known == name), "{name} is not in {names:?}");
+        }
+        for name in &names {
+            assert_eq!(name.parse::<Target>().expect("known").to_string(), *name);
         }
     }
 }

@@ -130,7 +130,10 @@ fn structure(artifact: &Model) -> Vec<Finding> {
             find("metadata-missing", &key, format!("{key} is missing; engines refuse the file"));
         }
     }
-    if let Some(file_type) = metadata.unsigned("general.file_type") {
+    // A checkpoint does not call itself anything.
+    if let Some(file_type) = metadata.unsigned("general.file_type")
+        && !artifact.is_checkpoint()
+    {
         let known = u32::try_from(file_type).ok().and_then(FileType::from_id);
         let quantized =
             |base: DataType| artifact.tensors.iter().any(|tensor| tensor.source_type == base);

@@ -188,7 +188,7 @@ fn decide(
 ) -> (DataType, Reason) {
     let Request { file_type, facts, overrides, .. } = request;
     let name = &*tensor.name;
-    if !is_quantizable(&facts.architecture, name, &tensor.shape) {
+    if !is_quantizable(&facts.architecture, name, &tensor.shape) || holds_no_weights(tensor) {
         return (tensor.unquantized, Reason::Kept);
     }
     if facts.is_generic && !is_worth_quantizing(tensor.source_type, &tensor.shape) {
@@ -216,6 +216,14 @@ fn decide(
         None if overrides.pure => (file_type.base, Reason::Pure),
         None => mixture.data_type(tensor),
     }
+}
+
+/// True for tables of a GGUF file that are called weights but are not: llama.cpp
+/// makes no weights of these types, and llama-quantize stops at them.
+fn holds_no_weights(tensor: &PlannedTensor) -> bool {
+    const NUMBERS: [DataType; 5] =
+        [DataType::F64, DataType::I8, DataType::I16, DataType::I32, DataType::I64];
+    tensor.unquantized == tensor.source_type && NUMBERS.contains(&tensor.source_type)
 }
 
 /// Types with smaller blocks that stand in for those with larger ones

@@ -23,4 +23,4 @@ mod names;
 pub use error::{Error, Fault, NameList, shown};
 pub use index::{MAX_INDEX, MAX_SHARDS};
 pub use model::{ShardFile, ShardReader, ShardedModel};
-pub use names::{InvalidName, check_tensor};
+pub use names::{InvalidName, check_tensor, find_alike};

@@ -51,7 +51,7 @@ fn is_device(name: &str) -> bool {
 
 /// Two places in `names` whose names differ in case or Unicode form only or not at
 /// all, the smaller place first.
-pub(crate) fn find_alike(names: &[&str]) -> Option<(usize, usize)> {
+pub fn find_alike(names: &[&str]) -> Option<(usize, usize)> {
     // By hash, not by folded copies: those would double what the largest headers
     // take, and comparing names costs more than reading them did.
     let mut places: Vec<(u64, usize)> =

@@ -28,6 +28,6 @@ pub use file::{FileError, FileIdentity, SourceFile};
 pub use metadata::{Array, Metadata, Value, ValueKind};
 pub use output::{Artifact, ArtifactFile, OutputError, OutputOptions, StagedArtifact};
 pub use shape::{MAX_RANK, Shape, SizeError};
-pub use side_files::SideFiles;
+pub use side_files::{SideFile, SideFiles};
 pub use signature::recognise;
 pub use tensor::{SinkTensor, TensorIndex, TensorInfo, TensorSink, TensorSource};

@@ -28,3 +28,12 @@ pub trait SideFiles {
     /// Where `name` lies, for messages.
     fn path(&self, name: &str) -> PathBuf;
 }
+
+/// A small file that is to lie beside a checkpoint's weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SideFile {
+    /// Its name, relative to the folder.
+    pub name: String,
+    /// All of it.
+    pub content: Vec<u8>,
+}

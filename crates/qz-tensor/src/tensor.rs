@@ -101,6 +101,23 @@ pub trait TensorSink: Send {
     /// If the disk refuses them.
     fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), Self::Error>;
 
+    /// The tensors that an interrupted run finished, in order. They need not be
+    /// put again.
+    fn completed(&self) -> &[TensorIndex];
+
+    /// Notes that all of a tensor has been put: a run that continues this one
+    /// need not do it again.
+    ///
+    /// # Panics
+    /// If bytes of the tensor are missing.
+    fn record_complete(&mut self, tensor: TensorIndex);
+
+    /// Leaves the unfinished artifact for a later run to continue.
+    ///
+    /// # Errors
+    /// If the disk refuses the flush.
+    fn keep(self) -> Result<(), Self::Error>;
+
     /// Completes the artifact and moves it to its final path.
     ///
     /// # Errors

@@ -70,6 +70,28 @@ pub enum Error {
         /// The definition, as JSON, shortened.
         definition: String,
     },
+    /// A key that a vocabulary in GGUF must have is not there.
+    #[error("{}: {key}: is missing; without it the tokenizer cannot be rebuilt", path.display())]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+    },
+    /// A pre-tokenizer whose definition in `tokenizer.json` is not known.
+    #[error(
+        "{}: tokenizer.ggml.pre: how {name:?} splits text is not known as a definition for \
+         tokenizer.json; known are {known}; if one of them fits, name it with --pre-tokenizer NAME",
+        path.display()
+    )]
+    UnknownDefinition {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+        /// The names whose definition is known.
+        known: String,
+    },
     /// A pre-tokenizer name that llama.cpp does not know.
     #[error("--pre-tokenizer {name}: llama.cpp knows no such pre-tokenizer; it knows {known}")]
     UnknownPreTokenizerName {
@@ -126,6 +148,13 @@ impl Diagnose for Error {
             }
             Self::UnknownPreTokenizer { path, .. } => {
                 let location = Location::file(path).tensor("pre_tokenizer");
+                (FaultClass::BadInput, location, "unknown-pre-tokenizer")
+            }
+            Self::MissingKey { path, key } => {
+                (FaultClass::BadInput, Location::file(path).tensor(*key), "metadata-missing")
+            }
+            Self::UnknownDefinition { path, .. } => {
+                let location = Location::file(path).tensor("tokenizer.ggml.pre");
                 (FaultClass::BadInput, location, "unknown-pre-tokenizer")
             }
             Self::UnknownPreTokenizerName { .. } => {

@@ -1,5 +1,5 @@
 //! A checkpoint's tokenizer files as the vocabulary metadata of a GGUF file, and
-//! text as the token ids of such a vocabulary.
+//! back; and text as the token ids of such a vocabulary.
 //!
 //! What belongs here: `tokenizer.json`, `tokenizer.model` and the files around
 //! them, and the `tokenizer.*` keys that llama.cpp's converter makes of them
@@ -34,6 +34,7 @@ mod json;
 mod post_processor;
 mod pre_tokenizer;
 mod protobuf;
+mod restore;
 mod scored_tokens;
 mod sentencepiece;
 mod special_tokens;
@@ -43,5 +44,6 @@ mod vocabulary;
 
 pub use encode::{EncodeOptions, Tokenizer, pre_tokenizer_names};
 pub use error::Error;
+pub use restore::{RestoreOptions, RestoredTokenizer, restore_tokenizer};
 pub use tokenizer_file::TokenId;
 pub use vocabulary::{Vocabulary, VocabularyOptions, VocabularyRules, vocabulary};

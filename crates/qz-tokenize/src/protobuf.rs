@@ -163,6 +163,49 @@ impl<'a> Field<'a> {
     }
 }
 
+/// A message being written.
+#[derive(Debug, Default)]
+pub(crate) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(crate) fn integer(&mut self, number: u64, value: u64) {
+        self.put(number << 3);
+        self.put(value);
+    }
+
+    pub(crate) fn float(&mut self, number: u64, value: f32) {
+        self.put(number << 3 | 5);
+        self.0.extend(value.to_le_bytes());
+    }
+
+    pub(crate) fn text(&mut self, number: u64, text: &str) {
+        self.bytes(number, text.as_bytes());
+    }
+
+    pub(crate) fn message(&mut self, number: u64, message: &Writer) {
+        self.bytes(number, &message.0);
+    }
+
+    fn bytes(&mut self, number: u64, bytes: &[u8]) {
+        self.put(number << 3 | 2);
+        self.put(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
+    /// A number, seven bits in each byte, the lowest first.
+    fn put(&mut self, mut value: u64) {
+        while value > 0x7f {
+            self.0.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +227,26 @@ mod tests {
         assert_eq!(fields[3].float(), Ok(1.0));
         assert_eq!(fields[4].number, (1 << 29) - 1);
         assert!(fields[0].text().is_err() && fields[2].float().is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut inner = Writer::default();
+        inner.text(1, "piece");
+        inner.float(2, -1.5);
+        let mut writer = Writer::default();
+        writer.integer(3, 150);
+        writer.integer(40, u64::MAX);
+        writer.message(1, &inner);
+        let bytes = writer.into_bytes();
+        let fields: Result<Vec<Field<'_>>, Malformed> = Message::whole(&bytes).collect();
+        let fields = fields.expect("well-formed");
+        assert_eq!((fields[0].number, fields[0].integer()), (3, Ok(150)));
+        assert_eq!((fields[1].number, fields[1].integer()), (40, Ok(u64::MAX)));
+        let inner: Result<Vec<Field<'_>>, Malformed> =
+            fields[2].message().expect("a message").collect();
+        let inner = inner.expect("well-formed");
+        assert_eq!((inner[0].text(), inner[1].float()), (Ok("piece"), Ok(-1.5)));
     }
 
     #[test]

@@ -12,15 +12,34 @@ use crate::tokenizer_file::MOST_TOKENS;
 /// The file's name.
 pub(crate) const NAME: &str = "tokenizer.model";
 
-/// Field numbers of `ModelProto`.
-const PIECES: u64 = 1;
-const TRAINER_SPEC: u64 = 2;
-/// Field numbers of `ModelProto.SentencePiece`.
-const PIECE: u64 = 1;
-const SCORE: u64 = 2;
-const TYPE: u64 = 3;
-/// Field numbers of `TrainerSpec`.
-const BYTE_FALLBACK: u64 = 35;
+/// Numbers of the fields that are read or written.
+pub(crate) mod fields {
+    // `ModelProto`.
+    pub(crate) const PIECES: u64 = 1;
+    pub(crate) const TRAINER_SPEC: u64 = 2;
+    pub(crate) const NORMALIZER_SPEC: u64 = 3;
+    // `ModelProto.SentencePiece`.
+    pub(crate) const PIECE: u64 = 1;
+    pub(crate) const SCORE: u64 = 2;
+    pub(crate) const TYPE: u64 = 3;
+    // `TrainerSpec`.
+    pub(crate) const MODEL_TYPE: u64 = 3;
+    pub(crate) const VOCABULARY_SIZE: u64 = 4;
+    pub(crate) const BYTE_FALLBACK: u64 = 35;
+    pub(crate) const UNKNOWN_ID: u64 = 40;
+    pub(crate) const BEGINNING_ID: u64 = 41;
+    pub(crate) const END_ID: u64 = 42;
+    pub(crate) const PADDING_ID: u64 = 43;
+    pub(crate) const UNKNOWN_PIECE: u64 = 45;
+    pub(crate) const BEGINNING_PIECE: u64 = 46;
+    pub(crate) const END_PIECE: u64 = 47;
+    pub(crate) const PADDING_PIECE: u64 = 48;
+    // `NormalizerSpec`.
+    pub(crate) const NAME: u64 = 1;
+    pub(crate) const REMOVE_EXTRA_WHITESPACES: u64 = 4;
+}
+
+use fields::{BYTE_FALLBACK, PIECE, PIECES, SCORE, TRAINER_SPEC, TYPE};
 
 /// What a piece is (`ModelProto.SentencePiece.Type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,7 +43,7 @@ impl GgufSink {
 
     /// Begins a model; types, shapes and places are fixed from here on.
     /// `fingerprint` (one line) names the inputs and the recipe: an interrupted run
-    /// with the same one is continued, and [`GgufSink::completed`] says which
+    /// with the same one is continued, and `completed` says which
     /// tensors it finished.
     ///
     /// # Errors
@@ -87,35 +87,6 @@ impl GgufSink {
         }
         Ok(())
     }
-
-    /// The tensors that an interrupted run finished, in order. They need not be
-    /// put again.
-    pub fn completed(&self) -> &[TensorIndex] {
-        &self.completed
-    }
-
-    /// Bytes of all files.
-    pub fn size(&self) -> u64 {
-        self.staged.artifact().size()
-    }
-
-    /// Notes that all of a tensor has been put: a run that continues this one
-    /// need not do it again.
-    ///
-    /// # Panics
-    /// If bytes of the tensor are missing.
-    pub fn record_complete(&mut self, tensor: TensorIndex) {
-        self.tensors[tensor.0].assert_complete();
-        self.staged.record(record(tensor, &self.tensors[tensor.0].placed.name));
-    }
-
-    /// Leaves the unfinished file for a later run to continue.
-    ///
-    /// # Errors
-    /// If the disk refuses the flush.
-    pub fn keep(self) -> Result<(), Error> {
-        Ok(self.staged.keep()?)
-    }
 }
 
 impl TensorSink for GgufSink {
@@ -136,6 +107,21 @@ impl TensorSink for GgufSink {
         self.staged.write_at(placed.file, placed.offset + offset, bytes)?;
         tensor.put = tensor.put.saturating_add(length);
         Ok(())
+    }
+
+    fn completed(&self) -> &[TensorIndex] {
+        &self.completed
+    }
+
+    /// # Panics
+    /// If bytes of the tensor are missing.
+    fn record_complete(&mut self, tensor: TensorIndex) {
+        self.tensors[tensor.0].assert_complete();
+        self.staged.record(record(tensor, &self.tensors[tensor.0].placed.name));
+    }
+
+    fn keep(self) -> Result<(), Error> {
+        Ok(self.staged.keep()?)
     }
 
     /// # Panics

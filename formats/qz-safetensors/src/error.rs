@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use qz_tensor::{
-    DATA_TYPES, DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, Shape, SizeError,
+    DATA_TYPES, DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, OutputError, Shape,
+    SizeError,
 };
 
 use qz_shards::InvalidName;
@@ -11,13 +12,16 @@ use qz_shards::json::TextFault;
 
 use crate::header::MAX_HEADER;
 
-/// A failure to read a safetensors file or folder.
+/// A failure to read or write a safetensors file or folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file cannot be opened or read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A folder cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// A folder or its index breaks a rule.
     #[error(transparent)]
     Shards(#[from] qz_shards::Error),
@@ -177,6 +181,7 @@ impl Diagnose for Error {
     fn diagnosis(&self) -> Diagnosis {
         match self {
             Self::File(error) => error.diagnosis(),
+            Self::Output(error) => error.diagnosis(),
             Self::Shards(error) => error.diagnosis(),
             Self::Malformed { location, fault } => Diagnosis {
                 class: FaultClass::BadInput,

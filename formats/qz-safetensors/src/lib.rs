@@ -1,5 +1,5 @@
-//! Safetensors files and folders of them: bytes to named tensors. See `SPEC.md`
-//! for the format as it is read here, and the limits.
+//! Safetensors files and folders of them: bytes to named tensors, and back. See
+//! `SPEC.md` for the format as it is read and written here, and the limits.
 //!
 //! What belongs here: the layout of a safetensors file. What does not: indexes and
 //! folders (`qz-shards`), what tensor names mean and what else a model folder holds
@@ -19,13 +19,17 @@
 
 #![forbid(unsafe_code)]
 
+mod encode;
 mod error;
 mod file;
 mod header;
+mod sink;
 
+pub use encode::{DEFAULT_SHARD_SIZE, SafetensorsLayout};
 pub use error::{Error, Fault};
 pub use file::SafetensorsFile;
 pub use header::MAX_HEADER;
+pub use sink::SafetensorsSink;
 
 /// The tensors of a model folder's shards, or of one file.
 pub type SafetensorsModel = qz_shards::ShardedModel<SafetensorsFile>;

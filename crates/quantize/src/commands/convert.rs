@@ -41,12 +41,13 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
     Ok(Outcome::Ok)
 }
 
-/// One target: the path as given. Several: files in a folder of that path.
+/// One target: the path as given. Several: files and folders in a folder of that
+/// path.
 fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<Vec<Output>> {
     if let [target] = targets {
         return Ok(vec![Output { target: *target, path: output.to_owned() }]);
     }
-    let mut names: Vec<&str> = targets.iter().map(|target| target.name()).collect();
+    let mut names: Vec<String> = targets.iter().map(Target::to_string).collect();
     names.sort_unstable();
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(UsageError(format!("target {} is given twice", pair[0])).into());
@@ -55,7 +56,7 @@ fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<V
         anyhow::anyhow!("{}: cannot create the folder: {error}", output.display())
     })?;
     let stem = stem(source);
-    let path = |target: &Target| output.join(target.file_name(&stem));
+    let path = |target: &Target| output.join(target.artifact_name(&stem));
     Ok(targets.iter().map(|target| Output { target: *target, path: path(target) }).collect())
 }
 
@@ -89,8 +90,11 @@ fn summary(reports: &[ConvertReport]) -> String {
     text
 }
 
-/// The path of the file, or of the first of several.
+/// The path of the file or folder, or of the first of several files.
 fn files(report: &ConvertReport) -> String {
+    if report.path.is_dir() {
+        return report.path.display().to_string();
+    }
     match report.files.as_slice() {
         [first, _, ..] => format!("{} and {} more", first.display(), report.files.len() - 1),
         [only] => only.display().to_string(),

@@ -1,12 +1,13 @@
 //! `quantize eval`
 
-use qz_pipeline::{Evaluation, eval};
+use qz_pipeline::{Estimate, Evaluation, Figures, Spread, eval};
 
 use super::{print_json, print_line};
 use crate::cli::{Eval, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
 use crate::progress::Progress;
+use crate::render::{markdown_table, table};
 
 pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<Outcome> {
     let mut progress = Progress::new(global);
@@ -16,20 +17,84 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<Outcome> 
     if arguments.json {
         print_json(&evaluation)?;
     } else {
-        print_line(&text(&evaluation))?;
+        print_line(&text(&evaluation, arguments.markdown))?;
     }
     Ok(if evaluation.passed { Outcome::Ok } else { Outcome::CheckFailed })
 }
 
-fn text(evaluation: &Evaluation) -> String {
-    let found = &evaluation.perplexity;
-    let verdict = if evaluation.passed { "" } else { "\nFAILED: the perplexity is too large" };
-    format!(
-        "perplexity {:.4} +/- {:.5}, {} tokens scored in {} chunks of {}{verdict}",
-        found.perplexity.value,
-        found.perplexity.stderr,
-        found.tokens,
-        found.chunks,
-        evaluation.context,
-    )
+fn text(evaluation: &Evaluation, markdown: bool) -> String {
+    let (tokens, chunks, figures) = match &evaluation.figures {
+        Figures::Alone(found) => {
+            let figures = vec![estimate("perplexity", &found.perplexity, 1.0)];
+            (found.tokens, found.chunks, figures)
+        }
+        Figures::Compared(found) => (found.tokens, found.chunks, compared(found)),
+    };
+    let header = ["figure", "value", "standard error", "95 % of such texts"];
+    let draw = if markdown { markdown_table } else { table };
+    let context = evaluation.context;
+    let mut lines = vec![
+        draw(&header, &figures),
+        format!("\n{tokens} tokens scored in {chunks} chunks of {context}"),
+    ];
+    lines.extend(evaluation.failures.iter().map(|failure| format!("FAILED: {failure}")));
+    lines.join("\n")
+}
+
+/// What llama-perplexity prints, in its order.
+fn compared(found: &qz_pipeline::Comparison) -> Vec<Vec<String>> {
+    let correlation = format!("{:.2} %", 100.0 * found.perplexity_correlation);
+    let mut rows = vec![
+        estimate("perplexity", &found.perplexity, 1.0),
+        estimate("perplexity of the reference", &found.reference_perplexity, 1.0),
+        vec!["correlation of their logarithms".to_owned(), correlation],
+        estimate("ln of their ratio", &found.log_perplexity_ratio, 1.0),
+        estimate("ratio", &found.perplexity_ratio, 1.0),
+        estimate("difference", &found.perplexity_difference, 1.0),
+    ];
+    match &found.kld_upper {
+        None => rows.extend(spread("KL divergence", &found.kld, 1.0)),
+        Some(upper) => {
+            rows.extend(spread("KL divergence, at least", &found.kld, 1.0));
+            rows.extend(spread("KL divergence, at most", upper, 1.0));
+        }
+    }
+    rows.extend(spread("change of probability, %", &found.probability_change, 100.0));
+    rows.push(estimate("root mean square of it, %", &found.rms_probability_change, 100.0));
+    rows.push(estimate("same top token, %", &found.same_top, 100.0));
+    rows
+}
+
+fn spread(name: &str, spread: &Spread, scale: f64) -> Vec<Vec<String>> {
+    let Spread { max, p999, p99, p95, p90, median, p10, p05, p01, min, .. } = *spread;
+    let places = [
+        ("maximum", max),
+        ("99.9 %", p999),
+        ("99 %", p99),
+        ("95 %", p95),
+        ("90 %", p90),
+        ("median", median),
+        ("10 %", p10),
+        ("5 %", p05),
+        ("1 %", p01),
+        ("minimum", min),
+    ];
+    let places = places.map(|(place, value)| vec![format!("  {place}"), number(value * scale)]);
+    [estimate(&format!("{name}: mean"), &spread.mean, scale)].into_iter().chain(places).collect()
+}
+
+fn estimate(name: &str, estimate: &Estimate, scale: f64) -> Vec<String> {
+    let interval = estimate.interval.map(|interval| {
+        format!("{} to {}", number(interval.lower * scale), number(interval.upper * scale))
+    });
+    vec![
+        name.to_owned(),
+        number(estimate.value * scale),
+        number(estimate.stderr * scale),
+        interval.unwrap_or_default(),
+    ]
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.6}")
 }

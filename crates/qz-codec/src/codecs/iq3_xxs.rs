@@ -14,12 +14,14 @@ use std::sync::LazyLock;
 
 use crate::block::{
     BATCH, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at, importance_weights,
-    set_half_at,
 };
-use crate::codebook::{Codebook, Found, levels_of};
+use crate::codebook::scales::four_bit_scales;
+use crate::codebook::signs::{Magnitudes, four_times_seven, with_eighth_sign, write_signed};
+use crate::codebook::{Again, Codebook3, Found, PointSearch, Tries};
 use crate::codec::codec;
-use crate::iq3_xxs_words::{MAGNITUDES, WORDS};
-use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
+use crate::lanes::{Lanes, Portable};
+use crate::number::f32_from_f16;
+use crate::words::{self, IQ3_XXS, IQ3_XXS_MAGNITUDES};
 
 /// Weights in a sub-block.
 const LENGTH: usize = 32;
@@ -32,41 +34,28 @@ const NUMBERS: usize = 2;
 const SIGNS: usize = NUMBERS + SUPER_BLOCK / 4;
 const BYTES: usize = SIGNS + 4 * COUNT;
 
-/// A sub-block with no larger magnitude is zero (ggml-quants.c,
-/// `GROUP_MAX_EPS_IQ3_XXS`).
-const ZERO_BELOW: f32 = 1e-8;
-
-/// The highest level.
-const TOP: i32 = 7;
-
-/// What the highest level stands for while encoding.
-const LARGEST: f32 = 15.0;
-
-/// Tries on each side of the plain scale.
-const TRIES: i8 = 15;
-
-/// The levels of the points, three bits each, lowest first (ggml-quants.c,
-/// `iq3xs_init_impl`): the words' digits in the other order.
-static CODEBOOK: [u16; 256] = {
-    let mut places = [0; 256];
-    let mut number = 0;
-    while number < places.len() {
-        let word = WORDS[number];
-        places[number] =
-            word >> 9 & 7 | (word >> 6 & 7) << 3 | (word >> 3 & 7) << 6 | (word & 7) << 9;
-        number += 1;
-    }
-    places
+/// ggml-quants.c, `quantize_row_iq3_xxs_impl`.
+const SEARCH: PointSearch = PointSearch {
+    zero_below: 1e-8,
+    tries: Tries { count: 15, step: 0.2 },
+    again: Again::Inexact,
+    undecided: Found::LOWEST,
 };
 
+/// Makes the error a little smaller, on average.
+const UNIT_FACTOR: f32 = 1.0125;
+
+/// By number.
+static LEVELS: [[u8; 4]; 256] = words::levels(&IQ3_XXS, &IQ3_XXS_MAGNITUDES);
+
 /// The codebook for encoding.
-static GRID: LazyLock<Codebook> = LazyLock::new(|| Codebook::new(&CODEBOOK, 2));
+static BOOK: LazyLock<Codebook3> = LazyLock::new(|| Codebook3::new(&IQ3_XXS, 2));
 
 codec! {
     Iq3Xxs: DataType::IQ3_XXS,
     importance: Optional,
     decode: decode,
-    encode: encode,
+    encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
@@ -78,13 +67,18 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`Codec::encode`], with lanes of type `L`.
 #[inline(always)]
-pub fn encode(weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn encode<L: Lanes>(
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
     let rows = Rows::new(weights, columns, importance);
     for (number, blocks) in out.as_chunks_mut().0.chunks_mut(BATCH).enumerate() {
         let batch = rows.batch(number * BATCH);
-        encode_batch(&batch.weights, batch.importance.as_ref(), blocks);
+        encode_batch::<L>(&batch.weights, batch.importance.as_ref(), blocks);
     }
 }
 
@@ -96,28 +90,19 @@ fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     for ((numbers, signs), out) in sub_blocks.zip(out.as_chunks_mut::<LENGTH>().0) {
         let signs = u32::from_le_bytes(*signs);
         let scale = unit * (0.5 + (signs >> 28) as f32) * 0.5;
-        for (position, (number, out)) in numbers.iter().zip(out.as_chunks_mut::<4>().0).enumerate()
-        {
-            let negative = with_eighth_sign(signs >> (7 * (position / 2))) >> (4 * (position % 2));
-            let levels = levels_of(CODEBOOK[usize::from(*number)]);
-            for (bit, (value, level)) in out.iter_mut().zip(levels).enumerate() {
-                let sign = if negative >> bit & 1 != 0 { -1.0 } else { 1.0 };
-                *value = scale * f32::from(MAGNITUDES[usize::from(level)]) * sign;
-            }
+        let eights = numbers.as_chunks::<2>().0.iter().zip(out.as_chunks_mut::<8>().0);
+        for (position, (numbers, out)) in eights.enumerate() {
+            let negative = with_eighth_sign(signs >> (7 * position));
+            let mut levels = [0; 8];
+            levels[..4].copy_from_slice(&LEVELS[usize::from(numbers[0])]);
+            levels[4..].copy_from_slice(&LEVELS[usize::from(numbers[1])]);
+            write_signed(scale, &levels, negative, out);
         }
     }
 }
 
-/// The lowest seven signs, and the one that makes their number even.
 #[inline(always)]
-fn with_eighth_sign(signs: u32) -> u8 {
-    let seven = signs as u8 & 127;
-    seven | (seven.count_ones() as u8 & 1) << 7
-}
-
-/// ggml-quants.c, `quantize_row_iq3_xxs_impl`.
-#[inline(always)]
-fn encode_batch(
+fn encode_batch<L: Lanes>(
     values: &SuperBlocks,
     importance: Option<&SuperBlocks>,
     blocks: &mut [[u8; BYTES]],
@@ -126,176 +111,41 @@ fn encode_batch(
         None => values.map(|values| values.map(|value| value * value)),
         Some(importance) => importance_weights(values, importance, 2.0),
     };
-    let grid = &*GRID;
+    let book = &*BOOK;
     for ((block, values), weights) in blocks.iter_mut().zip(values).zip(&weights) {
-        encode_block(grid, values, weights, block);
+        encode_block::<L>(book, values, weights, block);
     }
 }
 
 #[inline(always)]
-fn encode_block(
-    grid: &Codebook,
+fn encode_block<L: Lanes>(
+    book: &Codebook3,
     values: &[f32; SUPER_BLOCK],
     weights: &[f32; SUPER_BLOCK],
     block: &mut [u8; BYTES],
 ) {
-    let mut fits = [Fit::ZERO; COUNT];
-    let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
-    for (fit, (values, weights)) in fits.iter_mut().zip(sub_blocks) {
-        *fit = search(grid, values, weights);
-    }
     block.fill(0);
-    // A NaN, with which the reference ends the process, stays one, to be noticed.
-    let largest = fits.iter().fold(0.0f32, |largest, fit| {
-        if largest.is_nan() || largest > fit.scale { largest } else { fit.scale }
-    });
-    if largest == 0.0 {
+    let magnitudes = Magnitudes::with_even_signs(values, weights);
+    let mut scales = [0.0; COUNT];
+    let mut signs = [0; COUNT];
+    let numbers = block[NUMBERS..SIGNS].as_chunks_mut::<POINTS>().0.iter_mut();
+    for (position, numbers) in numbers.enumerate() {
+        let target = magnitudes.sub_block::<LENGTH>(position);
+        let Some(fit) = SEARCH.fit::<L, 4, 8, LENGTH, POINTS>(book, &target) else { continue };
+        for (number, found) in numbers.iter_mut().zip(&fit.points) {
+            *number = book.number(found.code) as u8;
+        }
+        let (scale, flips) = fit.positive_scale();
+        scales[position] = scale;
+        let sub_block = magnitudes.signs.as_chunks::<4>().0[position];
+        signs[position] = four_times_seven(sub_block, flips);
+    }
+    let Some(scales) = four_bit_scales(&scales, UNIT_FACTOR, block) else {
+        block.fill(0);
         return;
-    }
-    let unit = largest / 31.0;
-    // The factor makes the error a little smaller, on average.
-    set_half_at(block, 0, f16_from_f32(unit * 1.0125));
-    let inverse = 1.0 / unit;
-    let (numbers, signs) = block[NUMBERS..].split_at_mut(SIGNS - NUMBERS);
-    let sub_blocks = numbers.as_chunks_mut().0.iter_mut().zip(signs.as_chunks_mut().0);
-    for ((numbers, signs), fit) in sub_blocks.zip(&fits) {
-        *numbers = fit.numbers;
-        let scale = nearest_integer(0.5 * (inverse * fit.scale - 1.0)).clamp(0, 15);
-        *signs = (fit.signs | (scale as u32) << 28).to_le_bytes();
-    }
-}
-
-/// What is found for a sub-block.
-#[derive(Clone, Copy)]
-struct Fit {
-    scale: f32,
-    numbers: [u8; POINTS],
-    signs: u32,
-}
-
-impl Fit {
-    /// The first point is that of the lowest levels.
-    const ZERO: Self = Self { scale: 0.0, numbers: [0; POINTS], signs: 0 };
-}
-
-/// The first point, at the lowest levels: what a search ends with that finds nothing.
-const NOTHING_FOUND: Found = Found { number: 0, exact: true };
-
-#[inline(always)]
-fn search(grid: &Codebook, values: &[f32; LENGTH], weights: &[f32; LENGTH]) -> Fit {
-    let (magnitudes, signs) = split_signs(values, weights);
-    let start = magnitudes[0];
-    let largest =
-        magnitudes.iter().fold(start, |max, &value| if max > value { max } else { value });
-    if largest < ZERO_BELOW {
-        return Fit::ZERO;
-    }
-    let target = Target { grid, values: &magnitudes, weights, roots: &weights.map(f32::sqrt) };
-    let mut scale = largest / LARGEST;
-    let mut found = [NOTHING_FOUND; POINTS];
-    let mut best = 0.0;
-    for number in -TRIES..=TRIES {
-        let inverse = (LARGEST + f32::from(number) * 0.2) / largest;
-        let candidate = target.points(inverse, 1.0 / inverse);
-        let (sum_xq, sum_q2) = target.sums(&candidate);
-        if sum_q2 > 0.0 && sum_xq * sum_xq > best * sum_q2 {
-            scale = sum_xq / sum_q2;
-            best = scale * sum_xq;
-            found = candidate;
-        }
-    }
-    if scale > 0.0 && found.iter().any(|found| !found.exact) {
-        scale = target.refine(scale, &mut found);
-    }
-    let numbers = found.map(|found| found.number as u8);
-    if scale < 0.0 {
-        return Fit { scale: -scale, numbers, signs: !signs & 0x0fff_ffff };
-    }
-    Fit { scale, numbers, signs }
-}
-
-/// Magnitudes and signs. Where the number of negative values among eight is odd, the
-/// one that matters least changes its sign, and its "magnitude" is negative.
-#[inline(always)]
-fn split_signs(values: &[f32; LENGTH], weights: &[f32; LENGTH]) -> ([f32; LENGTH], u32) {
-    let mut magnitudes = values.map(|value| if value >= 0.0 { value } else { -value });
-    let mut all = 0;
-    for group in 0..LENGTH / 8 {
-        let range = 8 * group..8 * (group + 1);
-        let (values, weights) = (&values[range.clone()], &weights[range.clone()]);
-        let mut signs = 0u32;
-        let matters = |position: usize| weights[position] * values[position] * values[position];
-        let mut least_position = 0;
-        for (position, value) in values.iter().enumerate() {
-            signs |= u32::from(*value < 0.0) << position;
-            if matters(position) < matters(least_position) {
-                least_position = position;
-            }
-        }
-        if signs.count_ones() % 2 == 1 {
-            let magnitude = &mut magnitudes[range][least_position];
-            *magnitude = -*magnitude;
-            signs ^= 1 << least_position;
-        }
-        all |= (signs & 127) << (7 * group);
-    }
-    (magnitudes, all)
-}
-
-/// What points are sought for.
-struct Target<'a> {
-    grid: &'a Codebook,
-    values: &'a [f32; LENGTH],
-    weights: &'a [f32; LENGTH],
-    /// The weights' roots, by which neighbours are compared.
-    roots: &'a [f32; LENGTH],
-}
-
-impl Target<'_> {
-    /// The points of all values, for levels of the inverse scale.
-    #[inline(always)]
-    fn points(&self, inverse: f32, scale: f32) -> [Found; POINTS] {
-        let mut found = [NOTHING_FOUND; POINTS];
-        for (position, found) in found.iter_mut().enumerate() {
-            *found = self.point(position, inverse, scale);
-        }
-        found
-    }
-
-    #[inline(always)]
-    fn point(&self, position: usize, inverse: f32, scale: f32) -> Found {
-        let values = &self.values.as_chunks().0[position];
-        let levels =
-            values.map(|value| nearest_integer(0.5 * (inverse * value - 1.0)).clamp(0, TOP) as u8);
-        self.grid.find(levels, scale, values, &self.roots.as_chunks().0[position])
-    }
-
-    /// Weighted sums of the products of values and levels, and of squared levels.
-    #[inline(always)]
-    fn sums(&self, found: &[Found; POINTS]) -> (f32, f32) {
-        let (mut sum_xq, mut sum_q2) = (0.0f32, 0.0f32);
-        let values = self.values.as_chunks::<4>().0.iter().zip(self.weights.as_chunks::<4>().0);
-        for ((values, weights), found) in values.zip(found) {
-            let levels = self.grid.point(found.number);
-            for ((value, weight), level) in values.iter().zip(weights).zip(levels) {
-                sum_xq += weight * value * level;
-                sum_q2 += weight * level * level;
-            }
-        }
-        (sum_xq, sum_q2)
-    }
-
-    /// Seeks the points that are neighbours again, with the scale that came of them;
-    /// returns the scale that comes of the new ones.
-    #[inline(always)]
-    fn refine(&self, scale: f32, found: &mut [Found; POINTS]) -> f32 {
-        let inverse = 1.0 / scale;
-        for (position, found) in found.iter_mut().enumerate() {
-            if !found.exact {
-                *found = self.point(position, inverse, scale);
-            }
-        }
-        let (sum_xq, sum_q2) = self.sums(found);
-        if sum_q2 > 0.0 { sum_xq / sum_q2 } else { scale }
+    };
+    let stored = block[SIGNS..].as_chunks_mut().0.iter_mut();
+    for (stored, (scale, signs)) in stored.zip(scales.into_iter().zip(signs)) {
+        *stored = (signs | u32::from(scale) << 28).to_le_bytes();
     }
 }

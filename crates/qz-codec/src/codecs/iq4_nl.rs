@@ -8,10 +8,9 @@
 use crate::block::{first_non_finite_scale, half_at, set_half_at, sums_of_squares};
 use crate::codec::codec;
 use crate::lanes::{self, LANES, Lanes, Mask, Portable, transpose};
-use crate::number::f32_from_f16;
-use crate::pack::decode_numbers;
+use crate::pack::{decode_numbers, pack_halves};
 use crate::search::nonlinear::LEVELS;
-use crate::short_block::{Batch, Blocks, ELEMENTS, halves, low_bits};
+use crate::short_block::{Batch, Blocks, ELEMENTS, halves};
 
 const NUMBERS: usize = 2;
 const BYTES: usize = NUMBERS + ELEMENTS / 2;
@@ -48,8 +47,8 @@ pub fn encode<L: Lanes>(
 
 #[inline(always)]
 fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let scale = f32_from_f16(half_at(block, 0));
-    decode_numbers::<L>(scale, &LEVELS, &block[NUMBERS..], out);
+    let scale = L::splat_half(half_at(block, 0));
+    decode_numbers(scale, &LEVELS, &block[NUMBERS..], out);
 }
 
 /// ggml-quants.c, `quantize_row_iq4_nl_impl` with a super-block of one block.
@@ -64,14 +63,14 @@ fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
     let scales = lanes::nonlinear::search(&rows, &transpose(&weights.each_ref()));
     // The scale before it was stored.
     let inverse = scales.unequal(L::zero()).select(L::splat(1.0) / scales, L::zero());
-    let mut numbers = [[0; LANES]; ELEMENTS];
-    for (numbers, &row) in numbers.iter_mut().zip(&rows) {
-        *numbers = lanes::nonlinear::numbers(inverse * row);
-    }
-    let numbers = L::transpose_bytes(&low_bits(&numbers));
-    let scales = halves(scales);
+    let (inverse, scales) = (inverse.store(), halves(scales));
     for (lane, block) in blocks.iter_mut().enumerate() {
         set_half_at(block, 0, scales[lane]);
-        block[NUMBERS..].copy_from_slice(&numbers[lane]);
+        let mut numbers = [0; ELEMENTS];
+        let values = batch.values[lane].as_chunks().0;
+        for (numbers, values) in numbers.as_chunks_mut().0.iter_mut().zip(values) {
+            *numbers = lanes::nonlinear::numbers(L::splat(inverse[lane]) * L::load(values));
+        }
+        pack_halves(&numbers, &mut block[NUMBERS..]);
     }
 }

@@ -71,7 +71,7 @@ fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let sub_blocks = sub_blocks.zip(out.as_chunks_mut::<LENGTH>().0);
     for ((bytes, out), scale) in sub_blocks.zip(scales) {
         let scale = unit * (i32::from(scale) - SCALE_HALF) as f32;
-        decode_numbers::<L>(scale, &LEVELS, bytes, out);
+        decode_numbers(L::splat(scale), &LEVELS, bytes, out);
     }
 }
 
@@ -158,8 +158,10 @@ fn pack_scales(scales: &[u8; COUNT], block: &mut [u8; BYTES]) {
 #[inline(always)]
 fn unpack_scales(block: &[u8; BYTES]) -> [u8; COUNT] {
     let high = half_at(block, SCALES_HIGH);
-    std::array::from_fn(|position| {
+    let mut scales = [0; COUNT];
+    for (position, scale) in scales.iter_mut().enumerate() {
         let low = block[SCALES_LOW + position / 2] >> (4 * (position % 2)) & 15;
-        low + (high >> (2 * position) & 3) as u8 * 16
-    })
+        *scale = low + (high >> (2 * position) & 3) as u8 * 16;
+    }
+    scales
 }

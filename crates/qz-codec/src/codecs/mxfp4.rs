@@ -61,7 +61,7 @@ fn half_scale(exponent: u8) -> f32 {
 #[inline(always)]
 fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
     let scale = half_scale(block[0]);
-    decode_numbers::<L>(scale, &VALUES, &block[1..], out);
+    decode_numbers(L::splat(scale), &VALUES, &block[1..], out);
 }
 
 /// ggml-quants.c, `quantize_row_mxfp4_ref`.

@@ -57,9 +57,7 @@ fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
         let scale = half_scale(*scale);
         let mut numbers = [0; LENGTH];
         unpack_halves(bytes, &mut numbers);
-        for (value, entry) in out.iter_mut().zip(&L::look_up(&VALUES, &numbers)) {
-            *value = f32::from(*entry) * scale;
-        }
+        *out = (L::from_signed_bytes(&L::look_up(&VALUES, &numbers)) * L::splat(scale)).store();
     }
 }
 

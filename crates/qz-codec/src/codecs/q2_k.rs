@@ -15,7 +15,7 @@ use crate::block::{
 };
 use crate::codec::codec;
 use crate::lanes::{self, Lanes, Portable};
-use crate::number::{f16_from_f32, f32_from_f16};
+use crate::number::f16_from_f32;
 use crate::pack::{pack_crumbs, unpack_crumbs};
 use crate::search::affine::{Affine, AffineSearch};
 
@@ -43,16 +43,16 @@ const WITH_IMPORTANCE: AffineSearch =
 codec! {
     Q2K: DataType::Q2_K,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT, MINIMUM_UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -71,26 +71,27 @@ pub fn encode<L: Lanes>(
     }
 }
 
-/// Each sub-block's scale and minimum, as decoders see them.
+/// Each sub-block's scale, and each one's minimum, as decoders see them.
 #[inline(always)]
-fn stored(block: &[u8; BYTES]) -> [Affine; COUNT] {
-    let unit = f32_from_f16(half_at(block, UNIT));
-    let minimum_unit = f32_from_f16(half_at(block, MINIMUM_UNIT));
-    std::array::from_fn(|position| Affine {
-        scale: unit * f32::from(block[position] & 15),
-        minimum: minimum_unit * f32::from(block[position] >> 4),
-    })
+fn stored<L: Lanes>(block: &[u8; BYTES]) -> ([f32; COUNT], [f32; COUNT]) {
+    let (mut scales, mut minimums) = ([0; COUNT], [0; COUNT]);
+    for (byte, (scale, minimum)) in block.iter().zip(scales.iter_mut().zip(&mut minimums)) {
+        (*scale, *minimum) = (byte & 15, byte >> 4);
+    }
+    let unit = L::splat_half(half_at(block, UNIT));
+    let minimum_unit = L::splat_half(half_at(block, MINIMUM_UNIT));
+    let (scales, minimums) = (L::from_bytes(&scales), L::from_bytes(&minimums));
+    ((unit * scales).store(), (minimum_unit * minimums).store())
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[LEVELS..UNIT], &mut levels);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), Affine { scale, minimum }) in sub_blocks.zip(&stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * f32::from(*level) - minimum;
-        }
+    let (scales, minimums) = stored::<L>(block);
+    for ((levels, out), (scale, minimum)) in sub_blocks.zip(scales.iter().zip(&minimums)) {
+        *out = (L::splat(*scale) * L::from_bytes(levels) - L::splat(*minimum)).store();
     }
 }
 
@@ -146,7 +147,9 @@ fn round_to_stored<L: Lanes>(
     let mut levels = [0; SUPER_BLOCK];
     let sub_blocks = values.as_chunks().0.iter().zip(weights.as_chunks().0);
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut::<LENGTH>().0);
-    for (((values, weights), levels), stored) in sub_blocks.zip(stored(block)) {
+    let (scales, minimums) = stored::<L>(block);
+    for (position, ((values, weights), levels)) in sub_blocks.enumerate() {
+        let stored = Affine { scale: scales[position], minimum: minimums[position] };
         lanes::affine::round_to_stored::<L, LENGTH>(search, &stored, values, weights, levels);
     }
     levels

@@ -9,11 +9,11 @@
 
 use crate::block::{
     BATCH, Batch, Derived, Rows, SUPER_BLOCK, SuperBlocks, first_non_finite_scale, half_at,
-    importance_weights, set_half_at,
+    importance_weights, set_half_at, split,
 };
 use crate::codec::codec;
-use crate::lanes::{self, LANES, Lanes, Portable, store_rows};
-use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
+use crate::lanes::{self, LANES, Lanes, Mask, Portable};
+use crate::number::{f16_from_f32, nearest_integer};
 use crate::pack::{
     pack_bits, pack_crumbs, pack_sixteen_scales, unpack_bits, unpack_crumbs, unpack_sixteen_scales,
 };
@@ -35,16 +35,16 @@ const BYTES: usize = UNIT + 2;
 codec! {
     Q3K: DataType::Q3_K,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -65,22 +65,20 @@ pub fn encode<L: Lanes>(
 
 /// Each sub-block's scale, as decoders see it.
 #[inline(always)]
-fn stored(block: &[u8; BYTES]) -> [f32; COUNT] {
-    let unit = f32_from_f16(half_at(block, UNIT));
-    unpack_sixteen_scales(&block[SCALES..UNIT])
-        .map(|scale| unit * (f32::from(scale) - f32::from(SCALE_HALF)))
+fn stored<L: Lanes>(block: &[u8; BYTES]) -> [f32; COUNT] {
+    let scales = L::from_bytes(&unpack_sixteen_scales(&block[SCALES..UNIT]));
+    (L::splat_half(half_at(block, UNIT)) * (scales - L::splat(f32::from(SCALE_HALF)))).store()
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[LOW..SCALES], &mut levels);
     unpack_bits(&block[..LOW], 2, &mut levels);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), scale) in sub_blocks.zip(stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * (f32::from(*level) - f32::from(HALF));
-        }
+    for ((levels, out), scale) in sub_blocks.zip(&stored::<L>(block)) {
+        let centred = L::from_bytes(levels) - L::splat(f32::from(HALF));
+        *out = (L::splat(*scale) * centred).store();
     }
 }
 
@@ -128,22 +126,44 @@ fn units_by_largest<L: Lanes>(values: &SuperBlocks, blocks: usize) -> [Units; BA
     }
 }
 
-/// Searches `GROUPS` super-blocks at once.
+/// Searches `GROUPS` super-blocks at once, in one pass; then the few sub-blocks that
+/// need more passes, side by side.
 #[inline(always)]
 fn units_by_largest_in_groups<L: Lanes, const GROUPS: usize>(
     values: &SuperBlocks,
     blocks: usize,
 ) -> [Units; BATCH] {
-    let mut units = [Units::ZERO; BATCH];
+    let mut scales = [[0.0; COUNT]; BATCH];
+    let mut unfinished = [0; BATCH * COUNT];
+    let mut count = 0;
     for first in (0..blocks).step_by(GROUPS) {
         let mut rows = [[L::zero(); LENGTH]; GROUPS];
         for (rows, values) in rows.iter_mut().zip(&values[first..]) {
             *rows = transpose_super_block(values);
         }
-        let scales = store_rows(&lanes::descent::search(HALF, &rows));
-        for (units, scales) in units[first..].iter_mut().zip(&scales) {
-            *units = relative_to_extreme(scales);
+        let found = lanes::descent::descend(1, HALF, &rows);
+        for (group, scales) in scales[first..].iter_mut().take(GROUPS).enumerate() {
+            *scales = found.scales[group].store();
+            let flags = found.unfinished[group].select(L::splat(1.0), L::zero()).store();
+            for (position, flag) in flags.into_iter().enumerate() {
+                unfinished[count] = (first + group) * COUNT + position;
+                count += usize::from(flag != 0.0);
+            }
         }
+    }
+    for numbers in unfinished[..count].chunks(LANES) {
+        let mut sub_blocks = [&[0.0; LENGTH]; LANES];
+        for (sub_block, number) in sub_blocks.iter_mut().zip(numbers) {
+            *sub_block = &values[number / COUNT].as_chunks().0[number % COUNT];
+        }
+        let [found] = lanes::descent::search(HALF, &[lanes::transpose::<L, LENGTH>(&sub_blocks)]);
+        for (scale, number) in found.store().into_iter().zip(numbers) {
+            scales[number / COUNT][number % COUNT] = scale;
+        }
+    }
+    let mut units = [Units::ZERO; BATCH];
+    for (units, scales) in units.iter_mut().zip(&scales) {
+        *units = relative_to_extreme(scales);
     }
     units
 }
@@ -204,7 +224,7 @@ fn units_by_search<L: Lanes>(
 
 #[inline(always)]
 fn transpose_super_block<L: Lanes>(values: &[f32; SUPER_BLOCK]) -> [L; LENGTH] {
-    lanes::transpose(&std::array::from_fn(|position| &values.as_chunks().0[position]))
+    lanes::transpose(&split(values))
 }
 
 #[inline(always)]
@@ -215,7 +235,7 @@ fn round_to_stored<L: Lanes>(
 ) -> [u8; SUPER_BLOCK] {
     let mut levels = [0; SUPER_BLOCK];
     let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(levels.as_chunks_mut().0);
-    for (position, ((values, levels), scale)) in sub_blocks.zip(stored(block)).enumerate() {
+    for (position, ((values, levels), scale)) in sub_blocks.zip(stored::<L>(block)).enumerate() {
         if scale != 0.0 {
             lanes::signed::round_to_stored::<L>(HALF, scale, values, levels);
         } else if let Some(weights) = weights {

@@ -21,15 +21,15 @@ const BYTES: usize = 2 + 2 + ELEMENTS / 2;
 codec! {
     Q4_1: DataType::Q4_1,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, 2]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    decode_affine::<BYTES>(bytes, out);
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
+    decode_affine::<L, BYTES>(bytes, out);
 }
 
 /// The body of [`Codec::encode`], with lanes of type `L`.

@@ -25,18 +25,18 @@ const ENCODER: SixBit = SixBit {
 codec! {
     Q4K: DataType::Q4_K,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, 2]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
         let mut levels = [0; SUPER_BLOCK];
         unpack_nibbles(&block[HEADER..], &mut levels);
-        six_bit::decode(block, &levels, out);
+        six_bit::decode::<L>(block, &levels, out);
     }
 }
 

@@ -19,15 +19,15 @@ const BYTES: usize = 2 + 4 + ELEMENTS / 2;
 codec! {
     Q5_0: DataType::Q5_0,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    decode_signed::<BYTES>(HALF, bytes, out);
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
+    decode_signed::<L, BYTES>(HALF, bytes, out);
 }
 
 /// The body of [`Codec::encode`], with lanes of type `L`.

@@ -7,10 +7,10 @@
 //! | 192..208 | scales, signed |
 //! | 208..210 | what one unit of a scale is worth, binary16 |
 
-use crate::block::{BATCH, Rows, SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at};
+use crate::block::{BATCH, Rows, SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at, split};
 use crate::codec::codec;
 use crate::lanes::{self, Lanes, Portable};
-use crate::number::{f16_from_f32, f32_from_f16, nearest_integer};
+use crate::number::{f16_from_f32, nearest_integer};
 use crate::pack::{pack_crumbs, unpack_crumbs};
 use crate::search::{ZERO_BELOW, signed};
 
@@ -29,16 +29,16 @@ const BYTES: usize = UNIT + 2;
 codec! {
     Q6K: DataType::Q6_K,
     importance: Optional,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -75,19 +75,21 @@ fn squares(values: &[f32; SUPER_BLOCK]) -> [f32; SUPER_BLOCK] {
 
 /// Each sub-block's scale, as decoders see it.
 #[inline(always)]
-fn stored(block: &[u8; BYTES]) -> [f32; COUNT] {
-    let unit = f32_from_f16(half_at(block, UNIT));
-    std::array::from_fn(|position| unit * f32::from(block[SCALES + position] as i8))
+fn stored<L: Lanes>(block: &[u8; BYTES]) -> [f32; COUNT] {
+    let mut scales = [0; COUNT];
+    for (scale, byte) in scales.iter_mut().zip(&block[SCALES..UNIT]) {
+        *scale = *byte as i8;
+    }
+    (L::splat_half(half_at(block, UNIT)) * L::from_signed_bytes(&scales)).store()
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let levels = unpack(block);
     let sub_blocks = levels.as_chunks::<LENGTH>().0.iter().zip(out.as_chunks_mut::<LENGTH>().0);
-    for ((levels, out), scale) in sub_blocks.zip(stored(block)) {
-        for (value, level) in out.iter_mut().zip(levels) {
-            *value = scale * (f32::from(*level) - f32::from(HALF));
-        }
+    for ((levels, out), scale) in sub_blocks.zip(&stored::<L>(block)) {
+        let centred = L::from_bytes(levels) - L::splat(f32::from(HALF));
+        *out = (L::splat(*scale) * centred).store();
     }
 }
 
@@ -99,8 +101,8 @@ fn encode_block<L: Lanes>(
     weights: &[f32; SUPER_BLOCK],
     block: &mut [u8; BYTES],
 ) {
-    let rows = lanes::transpose(&sub_blocks(values));
-    let weight_rows = lanes::transpose(&sub_blocks(weights));
+    let rows = lanes::transpose(&split(values));
+    let weight_rows = lanes::transpose(&split(weights));
     let fit = lanes::signed::search::<L, LENGTH, true>(HALF, &rows, &weight_rows);
     let scales = fit.scale.store();
     let extreme = signed::extreme(&scales);
@@ -118,20 +120,15 @@ fn encode_block<L: Lanes>(
 }
 
 #[inline(always)]
-fn sub_blocks(values: &[f32; SUPER_BLOCK]) -> [&[f32; LENGTH]; COUNT] {
-    std::array::from_fn(|position| &values.as_chunks().0[position])
-}
-
-#[inline(always)]
 fn round_to_stored<L: Lanes>(
     block: &[u8; BYTES],
     values: &[f32; SUPER_BLOCK],
     weights: &[f32; SUPER_BLOCK],
 ) -> [u8; SUPER_BLOCK] {
     let mut levels = [0; SUPER_BLOCK];
-    let sub_blocks = sub_blocks(values).into_iter().zip(sub_blocks(weights));
+    let sub_blocks = values.as_chunks::<LENGTH>().0.iter().zip(weights.as_chunks::<LENGTH>().0);
     let sub_blocks = sub_blocks.zip(levels.as_chunks_mut().0);
-    for (((values, weights), levels), scale) in sub_blocks.zip(stored(block)) {
+    for (((values, weights), levels), scale) in sub_blocks.zip(stored::<L>(block)) {
         if scale != 0.0 {
             lanes::signed::round_to_stored::<L>(HALF, scale, values, levels);
         } else {

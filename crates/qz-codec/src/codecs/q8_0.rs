@@ -5,28 +5,27 @@
 //! | 0..2 | scale, binary16 |
 //! | 2..34 | levels |
 
-use crate::block::first_non_finite_scale;
+use crate::block::{first_non_finite_scale, half_at};
 use crate::codec::codec;
 use crate::four_bit_float::largest_magnitude;
 use crate::lanes::{LANES, Lanes, Mask, Portable};
-use crate::number::f32_from_f16;
 use crate::short_block::{Batch, Blocks, ELEMENTS, halves};
 
-const BYTES: usize = 2 + ELEMENTS;
+pub(crate) const BYTES: usize = 2 + ELEMENTS;
 
 codec! {
     Q8_0: DataType::Q8_0,
     importance: Ignored,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -46,17 +45,17 @@ pub fn encode<L: Lanes>(
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
-    let [low, high, levels @ ..] = block;
-    let scale = f32_from_f16(u16::from_le_bytes([*low, *high]));
-    for (value, level) in out.iter_mut().zip(levels) {
-        *value = f32::from(*level as i8) * scale;
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; ELEMENTS]) {
+    let scale = L::splat_half(half_at(block, 0));
+    let levels = block[2..].as_chunks::<LANES>().0.iter();
+    for (levels, out) in levels.zip(out.as_chunks_mut().0) {
+        *out = (L::from_signed_bytes(&levels.map(|level| level as i8)) * scale).store();
     }
 }
 
 /// ggml-quants.c, `quantize_row_q8_0_ref`.
 #[inline(always)]
-fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
+pub(crate) fn encode_batch<L: Lanes>(batch: &Batch, blocks: &mut [[u8; BYTES]]) {
     let mut largest = [0.0; LANES];
     for (largest, values) in largest.iter_mut().zip(batch.values) {
         *largest = largest_magnitude(values);
@@ -99,8 +98,10 @@ mod tests {
         // Every half and its neighbours, and what lies between.
         for eighths in -1019..=1019i16 {
             let value = f32::from(eighths) / 8.0;
-            [value, value.next_up(), value.next_down()].map(check);
+            [value, value.next_up(), value.next_down()].into_iter().for_each(check);
         }
-        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 8_388_607.5, 1e9, -1e10].map(check);
+        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 8_388_607.5, 1e9, -1e10]
+            .into_iter()
+            .for_each(check);
     }
 }

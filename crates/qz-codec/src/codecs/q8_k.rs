@@ -20,7 +20,7 @@ const BYTES: usize = SUMS + SUPER_BLOCK / 16 * 2;
 codec! {
     Q8K: DataType::Q8_K,
     importance: Ignored,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: first_non_finite_block,
 }
@@ -29,11 +29,11 @@ fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
     bytes.as_chunks().0.iter().position(|block| !scale(block).is_finite())
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -51,10 +51,11 @@ pub fn encode<L: Lanes>(
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
-    let scale = scale(block);
-    for (value, level) in out.iter_mut().zip(&block[LEVELS..SUMS]) {
-        *value = scale * f32::from(*level as i8);
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+    let scale = L::splat(scale(block));
+    let levels = block[LEVELS..SUMS].as_chunks::<LANES>().0.iter();
+    for (levels, out) in levels.zip(out.as_chunks_mut().0) {
+        *out = (scale * L::from_signed_bytes(&levels.map(|level| level as i8))).store();
     }
 }
 

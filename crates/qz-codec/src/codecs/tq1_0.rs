@@ -13,6 +13,7 @@
 
 use crate::block::{SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at};
 use crate::codec::codec;
+use crate::lanes::{Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::ternary::ternary;
 
@@ -25,16 +26,16 @@ const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 codec! {
     Tq1_0: DataType::TQ1_0,
     importance: Ignored,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[SCALE]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -47,24 +48,27 @@ pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
-    let scale = f32_from_f16(half_at(block, SCALE));
-    let (first, rest) = out.split_at_mut(5 * 32);
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+    let mut levels = [0; SUPER_BLOCK];
+    let (first, rest) = levels.split_at_mut(5 * 32);
     let (second, third) = rest.split_at_mut(5 * 16);
-    decode_part::<32>(scale, &block[..32], first);
-    decode_part::<16>(scale, &block[32..48], second);
-    decode_part::<4>(scale, &block[48..SCALE], third);
+    unpack_part::<32>(&block[..32], first);
+    unpack_part::<16>(&block[32..48], second);
+    unpack_part::<4>(&block[48..SCALE], third);
+    let scale = L::splat(f32_from_f16(half_at(block, SCALE)));
+    for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
+        *out = ((L::from_bytes(levels) - L::splat(1.0)) * scale).store();
+    }
 }
 
-/// Decodes one digit after the other of `COUNT` bytes.
+/// One digit after the other of `COUNT` bytes.
 #[inline(always)]
-fn decode_part<const COUNT: usize>(scale: f32, bytes: &[u8], out: &mut [f32]) {
-    for (out, power) in out.as_chunks_mut::<COUNT>().0.iter_mut().zip(POWERS) {
-        for (value, byte) in out.iter_mut().zip(bytes) {
+fn unpack_part<const COUNT: usize>(bytes: &[u8], levels: &mut [u8]) {
+    for (levels, power) in levels.as_chunks_mut::<COUNT>().0.iter_mut().zip(POWERS) {
+        for (level, byte) in levels.iter_mut().zip(bytes) {
             // Three times this, in 256ths, overflows once or twice.
             let fraction = byte.wrapping_mul(power);
-            let digit = u8::from(fraction >= 86) + u8::from(fraction >= 171);
-            *value = (f32::from(digit) - 1.0) * scale;
+            *level = u8::from(fraction >= 86) + u8::from(fraction >= 171);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::block::{SUPER_BLOCK, first_non_finite_scale, half_at, set_half_at};
 use crate::codec::codec;
+use crate::lanes::{Lanes, Portable};
 use crate::number::{f16_from_f32, f32_from_f16};
 use crate::pack::{pack_crumbs, unpack_crumbs};
 use crate::ternary::ternary;
@@ -17,16 +18,16 @@ const BYTES: usize = SCALE + 2;
 codec! {
     Tq2_0: DataType::TQ2_0,
     importance: Ignored,
-    decode: decode,
+    decode: decode::<Portable>,
     encode: encode,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[SCALE]),
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`Codec::decode`], with lanes of type `L`.
 #[inline(always)]
-pub fn decode(bytes: &[u8], out: &mut [f32]) {
+pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        decode_block(block, out);
+        decode_block::<L>(block, out);
     }
 }
 
@@ -39,12 +40,13 @@ pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out
 }
 
 #[inline(always)]
-fn decode_block(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
+fn decode_block<L: Lanes>(block: &[u8; BYTES], out: &mut [f32; SUPER_BLOCK]) {
     let scale = f32_from_f16(half_at(block, SCALE));
     let mut levels = [0; SUPER_BLOCK];
     unpack_crumbs(&block[..SCALE], &mut levels);
-    for (value, level) in out.iter_mut().zip(&levels) {
-        *value = (f32::from(*level) - 1.0) * scale;
+    let scale = L::splat(scale);
+    for (out, levels) in out.as_chunks_mut().0.iter_mut().zip(levels.as_chunks().0) {
+        *out = ((L::from_bytes(levels) - L::splat(1.0)) * scale).store();
     }
 }
 

@@ -105,7 +105,11 @@ pub static GRIDS: &[fn() -> &'static dyn Grid] = &[
     families::k_quants::q5_k,
     families::k_quants::q6_k,
     families::k_quants::iq4_xs,
-    families::iq3_xxs::iq3_xxs,
+    families::codebooks::iq3_s,
+    families::codebooks::iq3_xxs,
+    families::codebooks::iq2_s,
+    families::codebooks::iq2_xs,
+    families::codebooks::iq2_xxs,
     families::plain::q4_0,
     families::plain::q4_1,
     families::plain::q5_0,
@@ -114,6 +118,10 @@ pub static GRIDS: &[fn() -> &'static dyn Grid] = &[
     families::plain::iq4_nl,
     families::float_scaled::mxfp4,
     families::float_scaled::nvfp4,
+    families::plain::q1_0,
+    families::plain::q2_0,
+    families::iq1::iq1_s,
+    families::iq1::iq1_m,
 ];
 
 /// The grid of an element type, if there is one.

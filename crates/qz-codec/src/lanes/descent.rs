@@ -5,6 +5,14 @@ use super::{Lanes, Mask};
 use crate::search::ZERO_BELOW;
 use crate::search::descent::PASSES;
 
+/// Where passes have led to.
+pub struct Descent<L: Lanes, const GROUPS: usize> {
+    /// The scale of each sub-block.
+    pub scales: [L; GROUPS],
+    /// Sub-blocks that the last pass changed: another one may change them again.
+    pub unfinished: [L::Mask; GROUPS],
+}
+
 /// Finds the scale of each sub-block, of `GROUPS` times sixteen: a step of one
 /// group waits for the step before, and another group's can be done meanwhile.
 #[inline(always)]
@@ -12,7 +20,19 @@ pub fn search<L: Lanes, const LENGTH: usize, const GROUPS: usize>(
     half: u8,
     values: &[[L; LENGTH]; GROUPS],
 ) -> [L; GROUPS] {
-    let mut zero = [L::zero().less(L::zero()); GROUPS];
+    descend(PASSES, half, values).scales
+}
+
+/// Improves the levels of each sub-block in some passes at most. The search is done
+/// where the first of them changes nothing, which is so in four of five sub-blocks.
+#[inline(always)]
+pub fn descend<L: Lanes, const LENGTH: usize, const GROUPS: usize>(
+    passes: usize,
+    half: u8,
+    values: &[[L; LENGTH]; GROUPS],
+) -> Descent<L, GROUPS> {
+    let never = L::zero().less(L::zero());
+    let mut zero = [never; GROUPS];
     let mut levels = [[L::zero(); GROUPS]; LENGTH];
     let mut sums = [Sums { xl: L::zero(), l2: L::zero() }; GROUPS];
     for (group, values) in values.iter().enumerate() {
@@ -26,14 +46,20 @@ pub fn search<L: Lanes, const LENGTH: usize, const GROUPS: usize>(
     }
     // A lane that a pass leaves alone is left alone by the next one too, so lanes
     // need not stop on their own.
-    for _ in 0..PASSES {
-        let mut changed = L::zero().less(L::zero());
+    let mut unfinished = [never; GROUPS];
+    for _ in 0..passes {
+        unfinished = [never; GROUPS];
         for (position, levels) in levels.iter_mut().enumerate() {
             for (group, level) in levels.iter_mut().enumerate() {
-                changed = changed | sums[group].improve(half, values[group][position], level);
+                let changed = sums[group].improve(half, values[group][position], level);
+                unfinished[group] = unfinished[group] | changed;
             }
         }
-        if !changed.any() {
+        let mut any = never;
+        for unfinished in unfinished {
+            any = any | unfinished;
+        }
+        if !any.any() {
             break;
         }
     }
@@ -43,7 +69,7 @@ pub fn search<L: Lanes, const LENGTH: usize, const GROUPS: usize>(
         let solved = l2.greater(L::zero()).select(xl / l2, L::zero());
         *scale = zero[group].select(L::zero(), solved);
     }
-    scales
+    Descent { scales, unfinished }
 }
 
 /// Weighted sums of products of values and levels, and of squared levels.

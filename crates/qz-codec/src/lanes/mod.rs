@@ -19,7 +19,7 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 pub use portable::Portable;
 
-use crate::number::ROUNDING_OFFSET;
+use crate::number::{ROUNDING_OFFSET, f32_from_f16};
 
 /// How many lanes there are: the sub-blocks of one super-block, or of two, or the
 /// scales and minimums of a batch of super-blocks.
@@ -70,9 +70,69 @@ pub trait Lanes:
     /// The lowest bytes of integers between -2^22 and 2^22.
     fn to_bytes(self) -> [u8; LANES];
 
+    /// Some bits of the numbers' patterns, as an integer: those from `shift` on that
+    /// `mask` selects, which has at most the lowest 16 bits.
+    fn pattern_bits(self, shift: u32, mask: u32) -> Self;
+
+    /// The least number and the first lane that has it; no number is a NaN.
+    #[inline(always)]
+    fn first_least(self) -> (f32, usize) {
+        let numbers = self.store();
+        let (mut least, mut first) = (numbers[0], 0);
+        for (lane, number) in numbers.into_iter().enumerate() {
+            if number < least {
+                (least, first) = (number, lane);
+            }
+        }
+        (least, first)
+    }
+
     /// The lowest bytes of the numbers cut to integers:
     /// [`crate::number::truncate_to_i8`], equal for every bit pattern.
     fn to_truncated_bytes(self) -> [u8; LANES];
+
+    /// The numbers cut to integers, which lie in 0..128; zeros for NaNs and infinities.
+    #[inline(always)]
+    fn to_levels(self) -> [u8; LANES] {
+        self.to_truncated_bytes()
+    }
+
+    /// Bytes as numbers.
+    fn from_bytes(bytes: &[u8; LANES]) -> Self;
+
+    /// Signed bytes as numbers.
+    fn from_signed_bytes(bytes: &[i8; LANES]) -> Self;
+
+    /// The number that a binary16 stands for, [`crate::number::f32_from_f16`], in every
+    /// lane.
+    #[inline(always)]
+    fn splat_half(half: u16) -> Self {
+        Self::splat(f32_from_f16(half))
+    }
+
+    /// The top bit of each byte, the first one's lowest.
+    #[inline(always)]
+    fn top_bits(bytes: &[u8; LANES]) -> u16 {
+        let mut bits = 0;
+        for (position, byte) in bytes.iter().enumerate() {
+            bits |= u16::from(byte >> 7) << position;
+        }
+        bits
+    }
+
+    /// The least and the greatest number of each of sixteen blocks, of two rows each. None
+    /// is a NaN; of zeros with both signs it may be either.
+    #[inline(always)]
+    fn ranges(blocks: &[&[f32; 2 * LANES]; LANES]) -> (Self, Self) {
+        let (mut least, mut greatest) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+        for (lane, block) in blocks.iter().enumerate() {
+            for &number in *block {
+                least[lane] = if number < least[lane] { number } else { least[lane] };
+                greatest[lane] = if number > greatest[lane] { number } else { greatest[lane] };
+            }
+        }
+        (Self::load(&least), Self::load(&greatest))
+    }
 
     /// What a table has at each number; numbers are below 16.
     #[inline(always)]
@@ -175,16 +235,4 @@ pub fn transpose<L: Lanes, const LENGTH: usize>(
         *rows = L::transpose_square(&squares);
     }
     rows
-}
-
-/// The numbers of many rows.
-#[inline(always)]
-pub(crate) fn store_rows<L: Lanes, const LENGTH: usize>(
-    rows: &[L; LENGTH],
-) -> [[f32; LANES]; LENGTH] {
-    let mut numbers = [[0.0; LANES]; LENGTH];
-    for (numbers, row) in numbers.iter_mut().zip(rows) {
-        *numbers = row.store();
-    }
-    numbers
 }

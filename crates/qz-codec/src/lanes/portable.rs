@@ -120,12 +120,38 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn pattern_bits(mut self, shift: u32, mask: u32) -> Self {
+        for lane in &mut self.0 {
+            *lane = (lane.to_bits() >> shift & mask) as i32 as f32;
+        }
+        self
+    }
+
+    #[inline(always)]
     fn to_truncated_bytes(self) -> [u8; LANES] {
         let mut bytes = [0; LANES];
         for (byte, number) in bytes.iter_mut().zip(self.0) {
             *byte = truncate_to_i8(number) as u8;
         }
         bytes
+    }
+
+    #[inline(always)]
+    fn from_bytes(bytes: &[u8; LANES]) -> Self {
+        let mut numbers = [0.0; LANES];
+        for (number, byte) in numbers.iter_mut().zip(bytes) {
+            *number = f32::from(*byte);
+        }
+        Self(numbers)
+    }
+
+    #[inline(always)]
+    fn from_signed_bytes(bytes: &[i8; LANES]) -> Self {
+        let mut numbers = [0.0; LANES];
+        for (number, byte) in numbers.iter_mut().zip(bytes) {
+            *number = f32::from(*byte);
+        }
+        Self(numbers)
     }
 
     in_every_lane! { min(a, b) -> Self if a < b { a } else { b } }

@@ -100,6 +100,59 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
+            fn pattern_bits(self, shift: u32, mask: u32) -> Self {
+                Self(for_each_register!($numbers, I => pattern_bits(self.0[I], shift, mask)))
+            }
+
+            #[inline(always)]
+            fn first_least(self) -> (f32, usize) {
+                // SAFETY: there is a value of this type.
+                let least = unsafe { least(self.0) };
+                let equal = self.equal(Self::splat(least));
+                let mut lanes = 0;
+                for bits in for_each_register!($numbers, I => bits(equal.0[I])).into_iter().rev() {
+                    lanes = lanes << (LANES / $count) | bits;
+                }
+                (least, lanes.trailing_zeros() as usize % LANES)
+            }
+
+            #[inline(always)]
+            fn to_levels(self) -> [u8; LANES] {
+                let integers = for_each_register!($numbers, I => truncate(self.0[I]));
+                // SAFETY: there is a value of this type.
+                unsafe { saturated_bytes(integers) }
+            }
+
+            #[inline(always)]
+            fn from_bytes(bytes: &[u8; LANES]) -> Self {
+                let parts = bytes.as_chunks::<{ LANES / $count }>().0;
+                Self(for_each_register!($numbers, I => from_bytes(&parts[I])))
+            }
+
+            #[inline(always)]
+            fn from_signed_bytes(bytes: &[i8; LANES]) -> Self {
+                let parts = bytes.as_chunks::<{ LANES / $count }>().0;
+                Self(for_each_register!($numbers, I => from_signed_bytes(&parts[I])))
+            }
+
+            #[inline(always)]
+            fn splat_half(half: u16) -> Self {
+                Self(for_each_register!($numbers, _I => splat_half(half)))
+            }
+
+            #[inline(always)]
+            fn top_bits(bytes: &[u8; LANES]) -> u16 {
+                super::top_bits(bytes)
+            }
+
+            #[inline(always)]
+            fn ranges(blocks: &[&[f32; 2 * LANES]; LANES]) -> (Self, Self) {
+                // SAFETY: the caller has the instructions.
+                let (least, greatest) = unsafe { ranges(blocks) };
+                (Self(least), Self(greatest))
+            }
+
+            #[inline(always)]
             fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
                 // SAFETY: the caller has the instructions.
                 unsafe { super::look_up(table, numbers) }
@@ -187,6 +240,17 @@ macro_rules! registers {
     )*};
 }
 
+/// Combines the numbers of four registers with each other, within each part of 128 bits:
+/// the first number is what comes of the first register's, and so on.
+macro_rules! fold_fours {
+    ($registers:expr, $fold:ident, $low:ident, $high:ident, $shuffle:ident) => {{
+        let [a, b, c, d] = $registers;
+        let ab = $fold($low(a, b), $high(a, b));
+        let cd = $fold($low(c, d), $high(c, d));
+        $fold($shuffle::<0x44>(ab, cd), $shuffle::<0xee>(ab, cd))
+    }};
+}
+
 /// Turns four registers of four blocks' numbers into four rows, within each part of 128
 /// bits.
 macro_rules! transpose_fours {
@@ -203,7 +267,7 @@ macro_rules! transpose_fours {
     }};
 }
 
-pub(super) use {for_each_register, lanes, registers, transpose_fours};
+pub(super) use {fold_fours, for_each_register, lanes, registers, transpose_fours};
 
 use std::arch::x86_64::*;
 

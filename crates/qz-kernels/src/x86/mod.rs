@@ -6,7 +6,7 @@ mod lanes;
 #[cfg(test)]
 mod tests;
 
-use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_shuffle_epi8, _mm_storeu_si128};
+use std::arch::x86_64::*;
 
 use qz_codec::lanes::LANES;
 
@@ -22,6 +22,13 @@ fn sixteen_bytes(register: __m128i) -> [u8; LANES] {
     // SAFETY: every x86-64 has SSE2, and the pointer is to sixteen bytes.
     unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), register) };
     bytes
+}
+
+/// The top bit of each byte.
+#[inline(always)]
+fn top_bits(bytes: &[u8; LANES]) -> u16 {
+    // SAFETY: every x86-64 has SSE2, and the pointer is to sixteen bytes.
+    unsafe { _mm_movemask_epi8(_mm_loadu_si128(bytes.as_ptr().cast())) as u16 }
 }
 
 /// What a table has at each number; numbers are below 16.

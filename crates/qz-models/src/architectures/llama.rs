@@ -10,6 +10,7 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
+use crate::rope::FACTORS_NAME;
 use crate::rules::{Role, TensorRule};
 
 /// Llama 1 to 3.
@@ -54,6 +55,16 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     window: DefaultWindow::Never,
 };
 
+/// True if a GGUF file called Llama has a router for experts.
+pub(super) fn has_experts(metadata: &Metadata) -> bool {
+    metadata.unsigned("llama.expert_count").is_some_and(|experts| experts > 0)
+}
+
+/// True if a GGUF file called Llama has layers that look back a few tokens only.
+pub(super) fn has_window(metadata: &Metadata) -> bool {
+    metadata.get("llama.attention.sliding_window").is_some()
+}
+
 impl Architecture for Llama {
     fn class_names(&self) -> &'static [&'static str] {
         &["LlamaForCausalLM", "LLaMAForCausalLM"]
@@ -61,6 +72,10 @@ impl Architecture for Llama {
 
     fn gguf_name(&self) -> &'static str {
         "llama"
+    }
+
+    fn is_in(&self, metadata: &Metadata) -> bool {
+        !has_experts(metadata) && !has_window(metadata)
     }
 
     fn defaults(&self) -> &'static ConfigDefaults {
@@ -74,11 +89,15 @@ impl Architecture for Llama {
     fn computed_tensors(&self, config: &ModelConfig) -> Vec<ComputedTensor> {
         let factors = config.rope.llama3_factors(config.head_size);
         let tensor = factors.map(|values| ComputedTensor {
-            name: "rope_freqs.weight",
+            name: FACTORS_NAME,
             role: Role::RopeFrequencies,
             values,
         });
         tensor.into_iter().collect()
+    }
+
+    fn computed_names(&self) -> &'static [&'static str] {
+        &[FACTORS_NAME]
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! Mistral. GGUF knows it as Llama; the sliding window is not written, as in the
-//! reference (`LlamaModel` in `conversion/llama.py`).
+//! reference (`LlamaModel` in `conversion/llama.py`). So the way back gives a Llama,
+//! which computes the same, unless a file states a window.
 
 use qz_tensor::Metadata;
 use qz_tokenize::VocabularyRules;
@@ -42,6 +43,10 @@ impl Architecture for Mistral {
         Llama.gguf_name()
     }
 
+    fn is_in(&self, metadata: &Metadata) -> bool {
+        !llama::has_experts(metadata) && llama::has_window(metadata)
+    }
+
     fn defaults(&self) -> &'static ConfigDefaults {
         &DEFAULTS
     }
@@ -52,6 +57,10 @@ impl Architecture for Mistral {
 
     fn computed_tensors(&self, config: &ModelConfig) -> Vec<ComputedTensor> {
         Llama.computed_tensors(config)
+    }
+
+    fn computed_names(&self) -> &'static [&'static str] {
+        Llama.computed_names()
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use qz_tensor::Metadata;
 use qz_tokenize::VocabularyRules;
 
 use super::decoder;
-use super::llama::Llama;
+use super::llama::{self, Llama};
 use crate::architecture::{Architecture, ComputedTensor, Model};
 use crate::config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 use crate::error::Error;
@@ -119,6 +119,10 @@ impl Architecture for Mixtral {
         Llama.gguf_name()
     }
 
+    fn is_in(&self, metadata: &Metadata) -> bool {
+        llama::has_experts(metadata)
+    }
+
     fn defaults(&self) -> &'static ConfigDefaults {
         &DEFAULTS
     }
@@ -137,6 +141,10 @@ impl Architecture for Mixtral {
 
     fn computed_tensors(&self, config: &ModelConfig) -> Vec<ComputedTensor> {
         Llama.computed_tensors(config)
+    }
+
+    fn computed_names(&self) -> &'static [&'static str] {
+        Llama.computed_names()
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {

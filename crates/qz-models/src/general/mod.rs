@@ -11,5 +11,5 @@ mod size_label;
 
 pub(crate) use authorship::Authorship;
 pub(crate) use card::read_card;
-pub(crate) use sampling::write_sampling;
+pub(crate) use sampling::{sampling_of, write_sampling};
 pub(crate) use size_label::ParameterCount;

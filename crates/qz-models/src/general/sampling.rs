@@ -2,7 +2,7 @@
 
 use qz_tensor::{Metadata, Value};
 
-use crate::config::JsonObject;
+use crate::config::{JsonObject, shortest};
 use crate::error::Error;
 
 enum Kind {
@@ -27,6 +27,23 @@ const KEYS: &[(&str, Kind, &[&str])] = &[
     ("mirostat_tau", Kind::Float, &["mirostat_tau"]),
     ("mirostat_eta", Kind::Float, &["mirostat_eta"]),
 ];
+
+/// The way back: recommended sampling parameters by their keys in
+/// `generation_config.json`.
+pub(crate) fn sampling_of(
+    metadata: &Metadata,
+) -> impl Iterator<Item = (&'static str, serde_json::Value)> {
+    KEYS.iter().filter_map(|(name, _, sources)| {
+        let value = match metadata.get(&format!("general.sampling.{name}"))? {
+            Value::String(text) => text.as_str().into(),
+            Value::F32(number) => shortest(*number),
+            Value::I32(number) => (*number).into(),
+            _ => return None,
+        };
+        // The last name is transformers' own.
+        Some((*sources.last()?, value))
+    })
+}
 
 /// Adds the recommended sampling parameters.
 pub(crate) fn write_sampling(

@@ -121,9 +121,9 @@ fn tensors_are_checked_against_the_configuration() {
     refused(
         &with("vocab_size", json!(17)),
         "tensor-shape",
-        "model.embed_tokens.weight is [16, 16], config.json says [17, 16] (vocab_size, hidden_size)",
+        "model.embed_tokens.weight is [16, 16], expected [17, 16] (vocab_size, hidden_size)",
     );
-    refused(&with("intermediate_size", json!(32)), "tensor-shape", "config.json says [16, 32]");
+    refused(&with("intermediate_size", json!(32)), "tensor-shape", "expected [16, 32]");
 
     let mut twice = llama();
     twice.tensors.push(("model.norm.weight".to_owned(), vec![16]));

@@ -48,6 +48,21 @@ fn rows_that_do_not_fit_fall_back_or_are_named() {
     assign_one("q1_0", 96, Fallback::Allowed).expect_err("nothing stands in");
 }
 
+#[test]
+fn tables_of_numbers_are_kept() {
+    let check = |source_type: DataType, unquantized: DataType, expected: (DataType, &str)| {
+        let table = PlannedTensor { source_type, unquantized, ..planned(DOWN, &[16, 256]) };
+        let found = assign_with("q8_0", &Overrides::default(), Fallback::Allowed, &[table]);
+        let found = found.expect("fits")[0];
+        assert_eq!((found.data_type, found.reason.name()), expected, "{source_type}");
+    };
+    check(DataType::I32, DataType::I32, (DataType::I32, "kept"));
+    check(DataType::F64, DataType::F64, (DataType::F64, "kept"));
+    check(DataType::F16, DataType::F16, (DataType::Q8_0, "base"));
+    // A checkpoint's weights.
+    check(DataType::F64, DataType::F32, (DataType::Q8_0, "base"));
+}
+
 /// The type and the deciding part of each tensor of a small model.
 fn decisions(file_type: &str, overrides: &Overrides) -> Vec<(String, &'static str)> {
     let names = ["output.weight", "token_embd.weight", "blk.0.attn_norm.weight", DOWN];

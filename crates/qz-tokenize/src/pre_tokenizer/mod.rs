@@ -11,6 +11,7 @@ mod families;
 mod patterns;
 
 use qz_tensor::SideFiles;
+use serde_json::Value;
 
 use crate::added_tokens::AddedTokens;
 use crate::encode::pre_tokenizer_names;
@@ -80,6 +81,76 @@ pub(crate) fn identify(
     })
 }
 
+/// What `tokenizer.json` says of a pre-tokenizer.
+pub(crate) struct Definition {
+    pub(crate) pre_tokenizer: Value,
+    pub(crate) normalizer: Value,
+    /// Whether whole words are looked up before merges are tried.
+    pub(crate) ignores_merges: bool,
+    /// Whether texts begin with the token for that, unless a file says otherwise.
+    pub(crate) adds_beginning: bool,
+}
+
+/// The definition that goes with a name, as its family publishes it; `None` for
+/// names that llama.cpp does not know or whose definition is not known here. The
+/// flags are llama.cpp's (`src/llama-vocab.cpp`).
+pub(crate) fn definition_of(name: &str) -> Option<Definition> {
+    let family = FAMILIES.iter().find(|family| family.names.contains(&name))?;
+    // A vocabulary in GGUF does not say that text is normalized; Qwen's is.
+    let normalizer = match name {
+        "qwen2" | "qwen35" => serde_json::json!({"type": "NFC"}),
+        _ => Value::Null,
+    };
+    let adds_beginning = WITH_BEGINNING.contains(&name);
+    Some(Definition {
+        pre_tokenizer: family.definition()?,
+        normalizer,
+        ignores_merges: adds_beginning || LOOKED_UP_WHOLE.contains(&name),
+        adds_beginning,
+    })
+}
+
+/// Names with a token before each text, and with words looked up whole.
+const WITH_BEGINNING: &[&str] =
+    &["llama-bpe", "llama3", "llama-v3", "falcon3", "midm-2.0", "lfm2", "tekken"];
+/// Further names with words looked up whole.
+const LOOKED_UP_WHOLE: &[&str] = &["minicpm5", "youtu", "glm4", "glm5"];
+
+/// Every name whose definition is known.
+pub(crate) fn restorable_names() -> Vec<&'static str> {
+    let known = |family: &&families::Family| family.definition().is_some();
+    FAMILIES.iter().filter(known).flat_map(|family| family.names).copied().collect()
+}
+
 fn name_of(steps: &[Step], evidence: &Evidence<'_>) -> Option<&'static str> {
     FAMILIES.iter().find(|family| family.fits(steps)).map(|family| (family.name)(evidence))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_definition_is_recognised_again() {
+        let mut seen = HashSet::new();
+        for family in FAMILIES {
+            for name in family.names {
+                assert!(pre_tokenizer_names().any(|known| known == *name), "{name}");
+                assert!(seen.insert(name), "{name} belongs to two families");
+                let Some(definition) = definition_of(name) else { continue };
+                let steps = steps_of(&definition.pre_tokenizer).expect("known steps");
+                let found = FAMILIES.iter().find(|family| family.fits(&steps));
+                assert!(found.is_some_and(|found| found.names.contains(name)), "{name}");
+                assert!(is_known_normalizer(&definition.normalizer), "{name}");
+            }
+        }
+        for name in ["llama-bpe", "qwen2", "tekken", "gpt-2", "smollm", "deepseek-v3"] {
+            assert!(restorable_names().contains(&name), "{name}");
+        }
+        for name in ["default", "deepseek-llm", "youtu", "no such name"] {
+            assert!(definition_of(name).is_none(), "{name}");
+        }
+    }
 }

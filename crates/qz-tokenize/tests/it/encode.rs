@@ -178,9 +178,9 @@ fn bad_vocabularies_are_refused() {
         |m| m.set("tokenizer.ggml.merges", vec![String::new()]),
         r#"merges: "" is not two parts"#,
     );
-    check_value(|m| m.set("tokenizer.ggml.token_type", vec![1i32; 3]), "has 3 entries for 904");
-    check_value(|m| m.set("tokenizer.ggml.scores", vec![1.0f32; 3]), "has 3 entries for 904");
-    check_value(|m| m.set("tokenizer.ggml.bos_token_id", 904u32), "is 904, but there are 904");
+    check_value(|m| m.set("tokenizer.ggml.token_type", vec![1i32; 3]), "has 3 entries for ");
+    check_value(|m| m.set("tokenizer.ggml.scores", vec![1.0f32; 3]), "has 3 entries for ");
+    check_value(|m| m.set("tokenizer.ggml.bos_token_id", 99_999u32), "is 99999, but there are");
     check_value(|m| m.set("tokenizer.ggml.eos_token_id", u32::MAX), "is 4294967295, but there");
     check_value(|m| m.set("tokenizer.ggml.eos_token_id", "x"), "eos_token_id: is not a token's id");
     check_value(|m| m.set("tokenizer.ggml.add_bos_token", 1u32), "add_bos_token: is not a bool");

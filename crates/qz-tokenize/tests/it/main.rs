@@ -4,6 +4,7 @@
 mod encode;
 mod pre_tokenizers;
 mod refusals;
+mod restoring;
 mod scored;
 mod support;
 mod vocabularies;

@@ -33,9 +33,7 @@ fn parts_may_come_in_any_order() {
     sink.put(TensorIndex(0), 0, &[1; 12]).expect("put");
     sink.put(TensorIndex(1), 0, &[3; 30]).expect("put");
     assert!(!target.exists());
-    let size = sink.size();
     sink.finish().expect("finished");
-    assert_eq!(fs::metadata(&target).expect("there").len(), size);
     let file = GgufFile::open(&target).expect("the file is valid");
     assert_eq!(contents(&file, 0), [1; 12]);
     assert_eq!(contents(&file, 1), [&[3; 30][..], &[2; 4]].concat());

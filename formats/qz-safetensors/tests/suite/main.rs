@@ -5,3 +5,4 @@ mod folders;
 mod good_files;
 mod properties;
 mod support;
+mod writing;

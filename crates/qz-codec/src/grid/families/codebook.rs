@@ -1,13 +1,11 @@
-//! A codebook of four magnitudes to a word, with free signs but for one: of each eight
-//! columns an even number is negative, so that seven bits hold eight signs. A lane is
-//! these eight columns: two words and their signs.
+//! A codebook of four or eight magnitudes to a word, with signs: free ones, or free but
+//! for one, where of each eight columns an even number is negative, so that seven bits
+//! hold eight signs. A lane is eight columns: a word or two, and their signs.
 
 use super::super::search::{Alphabet, Group, RealLine};
 
-/// Columns of a word.
-const WORD: usize = 4;
 /// Columns of a lane.
-pub(super) const LANE: usize = 2 * WORD;
+pub(in super::super) const LANE: usize = 8;
 /// Words looked at where the search has to be quick.
 const SHORT: usize = 12;
 /// Words that count as a word's neighbours.
@@ -15,73 +13,90 @@ const NEAR: usize = 12;
 /// Words compared in full where columns are correlated.
 const RERANKED: usize = 16;
 
-/// The words, and what is known of them beforehand.
-pub(super) struct Codebook {
+/// The words, of `WORD` columns each, and what is known of them beforehand.
+pub(super) struct Codebook<const WORD: usize> {
     /// Ascending.
-    magnitudes: [f64; 8],
+    magnitudes: Vec<f64>,
     words: Vec<[f64; WORD]>,
     /// For each combination of nearest magnitudes, the nearest words.
-    shortlists: Vec<[u8; SHORT]>,
+    shortlists: Vec<[u16; SHORT]>,
     /// For each word, the nearest others.
-    neighbours: Vec<[u8; NEAR]>,
+    neighbours: Vec<[u16; NEAR]>,
+    negatives: Negatives,
 }
 
-/// What a lane stores: two words, and a bit for each negative column.
+/// Which columns of a lane may be negative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Negatives {
+    /// Any.
+    Free,
+    /// An even number of them.
+    Even,
+}
+
+/// What a lane stores: a word or two, and a bit for each negative column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Choice {
-    pub words: [u8; 2],
+pub(in super::super) struct Choice {
+    pub words: [u16; 2],
     pub signs: u8,
 }
 
-/// A word with signs for half a lane, and its error.
+/// A word with signs for its part of a lane, and its error.
 #[derive(Clone, Copy)]
 struct Candidate {
     error: f64,
-    word: u8,
+    word: u16,
     signs: u8,
 }
 
-/// The best for half a lane with an even and with an odd number of negatives.
-type Half = [Candidate; 2];
+/// The best for a part of a lane with an even and with an odd number of negatives.
+type Part = [Candidate; 2];
 
 fn parity(signs: u8) -> usize {
     (signs.count_ones() % 2) as usize
 }
 
-fn squares(a: &[f64; WORD], b: &[f64; WORD]) -> f64 {
+fn squares<const WORD: usize>(a: &[f64; WORD], b: &[f64; WORD]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
 
-impl Codebook {
-    /// A codebook from words of four octal digits, column by column.
-    pub(super) fn new(magnitudes: [u8; 8], words: &[u16]) -> Self {
-        let magnitudes = magnitudes.map(f64::from);
-        let digits = |word: u16| -> [f64; WORD] {
-            std::array::from_fn(|column| magnitudes[usize::from(word >> (9 - 3 * column) & 7)])
+/// The nearest `COUNT` of some words, after the first `skipped`.
+fn nearest<const WORD: usize, const COUNT: usize>(
+    words: &[[f64; WORD]],
+    point: &[f64; WORD],
+    skipped: usize,
+) -> [u16; COUNT] {
+    let distances = words.iter().map(|word| squares(word, point));
+    let mut order: Vec<(f64, u16)> = distances.zip(0..).collect();
+    let ascending = |a: &(f64, u16), b: &(f64, u16)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+    order.select_nth_unstable_by(skipped + COUNT, ascending);
+    order.truncate(skipped + COUNT);
+    order.sort_by(ascending);
+    std::array::from_fn(|position| order[skipped + position].1)
+}
+
+impl<const WORD: usize> Codebook<WORD> {
+    /// Words of a lane.
+    const PARTS: usize = LANE / WORD;
+
+    /// A codebook from packed words (`crate::words`).
+    pub(super) fn new(magnitudes: &[u8], words: &[u16], negatives: Negatives) -> Self {
+        let magnitudes: Vec<f64> = magnitudes.iter().copied().map(f64::from).collect();
+        let bits = if WORD == LANE { 2 } else { 3 };
+        let digits = |word: &u16| -> [f64; WORD] {
+            let digit = |column: usize| word >> (bits * column) & ((1 << bits) - 1);
+            std::array::from_fn(|column| magnitudes[usize::from(digit(column))])
         };
-        let words: Vec<_> = words.iter().map(|word| digits(*word)).collect();
-        let nearest = |point: &[f64; WORD]| {
-            let mut order: Vec<u8> = (0..words.len()).map(|word| word as u8).collect();
-            order.sort_by(|a, b| {
-                let distance = |word: &u8| squares(&words[usize::from(*word)], point);
-                distance(a).total_cmp(&distance(b)).then(a.cmp(b))
-            });
-            order
-        };
-        let shortlists = (0..1 << (3 * WORD)).map(|cell| {
-            let order = nearest(&digits(cell));
-            std::array::from_fn(|position| order[position])
+        let words: Vec<_> = words.iter().map(digits).collect();
+        let cells = 0..magnitudes.len().pow(WORD as u32);
+        let shortlists = cells.map(|cell| {
+            let digit = |column| cell / magnitudes.len().pow(column) % magnitudes.len();
+            let corner = std::array::from_fn(|column| magnitudes[digit(column as u32)]);
+            nearest(&words, &corner, 0)
         });
-        let neighbours = words.iter().map(|word| {
-            let order = nearest(word);
-            std::array::from_fn(|position| order[position + 1])
-        });
-        Self {
-            magnitudes,
-            shortlists: shortlists.collect(),
-            neighbours: neighbours.collect(),
-            words,
-        }
+        let shortlists = shortlists.collect();
+        let neighbours = words.iter().map(|word| nearest(&words, word, 1)).collect();
+        Self { magnitudes, shortlists, neighbours, words, negatives }
     }
 
     /// The signed levels of a choice.
@@ -95,29 +110,37 @@ impl Codebook {
     /// The best choice for a lane whose columns' errors count each alone. Among
     /// all words if `all`, else among a few.
     pub(super) fn nearest(&self, target: &[f64; LANE], weights: &[f64; LANE], all: bool) -> Choice {
-        let halves = self.halves(target, weights, all);
-        let [even, odd] = [0, 1].map(|parity| joined(&halves, parity));
-        if odd.0 < even.0 { odd.1 } else { even.1 }
+        let [even, odd] = joined::<WORD>(self.parts(target, weights, all));
+        match self.negatives {
+            Negatives::Free if odd.0 < even.0 => odd.1,
+            _ => even.1,
+        }
     }
 
-    fn halves(&self, target: &[f64; LANE], weights: &[f64; LANE], all: bool) -> [Half; 2] {
-        [0, 1].map(|half| {
-            let (target, weights) = (part(target, half), part(weights, half));
+    /// The best of each part.
+    fn parts(
+        &self,
+        target: &[f64; LANE],
+        weights: &[f64; LANE],
+        all: bool,
+    ) -> impl Iterator<Item = Part> {
+        let parts = target.as_chunks::<WORD>().0.iter().zip(weights.as_chunks::<WORD>().0);
+        parts.map(move |(target, weights)| {
             if all {
-                self.best(&target, &weights, 0..=u8::MAX)
+                self.best(target, weights, 0..self.words.len() as u16)
             } else {
-                let cell = self.cell(&target);
-                self.best(&target, &weights, self.shortlists[cell].iter().copied())
+                let cell = self.cell(target);
+                self.best(target, weights, self.shortlists[cell].iter().copied())
             }
         })
     }
 
     /// The combination of magnitudes nearest to a target.
     fn cell(&self, target: &[f64; WORD]) -> usize {
-        target.iter().fold(0, |cell, value| {
+        target.iter().rev().fold(0, |cell, value| {
             let above =
                 self.magnitudes.windows(2).filter(|pair| 2.0 * value.abs() > pair[0] + pair[1]);
-            cell << 3 | above.count()
+            cell * self.magnitudes.len() + above.count()
         })
     }
 
@@ -127,8 +150,8 @@ impl Codebook {
         &self,
         target: &[f64; WORD],
         weights: &[f64; WORD],
-        words: impl Iterator<Item = u8>,
-    ) -> Half {
+        words: impl Iterator<Item = u16>,
+    ) -> Part {
         let signs = negatives(target);
         let magnitudes = target.map(f64::abs);
         let none = Candidate { error: f64::INFINITY, word: 0, signs };
@@ -156,16 +179,31 @@ impl Codebook {
     }
 
     /// A choice with a small error under a block: from the best by the diagonal with
-    /// even halves and with odd ones, each half improved in turn.
+    /// even parts and with odd ones, each part improved in turn.
     pub(super) fn nearest_in_block(
         &self,
         target: &[f64; LANE],
         block: &[[f64; LANE]; LANE],
     ) -> Choice {
         let diagonal = std::array::from_fn(|column| block[column][column]);
-        let halves = self.halves(target, &diagonal, true);
-        let improved = [0, 1].map(|parity| self.improve(target, block, joined(&halves, parity).1));
-        if improved[1].0 < improved[0].0 { improved[1].1 } else { improved[0].1 }
+        let parts: Vec<Part> = self.parts(target, &diagonal, true).collect();
+        let mut best = (f64::INFINITY, Choice::default());
+        for parities in 0..1u8 << Self::PARTS {
+            if self.allows(parities) {
+                let chosen = (0..).zip(&parts).map(|(at, part)| part[bit(parities, at)]);
+                let start = chosen.enumerate().fold(Choice::default(), Choice::with::<WORD>);
+                let improved = self.improve(target, block, start);
+                if improved.0 < best.0 {
+                    best = improved;
+                }
+            }
+        }
+        best.1
+    }
+
+    /// True if these columns may be negative, or as many.
+    fn allows(&self, signs: u8) -> bool {
+        self.negatives == Negatives::Free || parity(signs) == 0
     }
 
     fn improve(
@@ -177,8 +215,8 @@ impl Codebook {
         let mut best = (self.block_error(target, block, start), start);
         for _ in 0..3 {
             let before = best.0;
-            for half in [0, 1] {
-                let choice = self.other_half(target, block, best.1, half);
+            for part in 0..Self::PARTS {
+                let choice = self.other_part(target, block, best.1, part);
                 let error = self.block_error(target, block, choice);
                 if error < best.0 {
                     best = (error, choice);
@@ -191,47 +229,47 @@ impl Codebook {
         best
     }
 
-    /// The choice with one half replaced by what is best beside the other.
-    fn other_half(
+    /// The choice with one part replaced by what is best beside the other.
+    fn other_part(
         &self,
         target: &[f64; LANE],
         block: &[[f64; LANE]; LANE],
         mut choice: Choice,
-        half: usize,
+        part: usize,
     ) -> Choice {
-        let (own, other) = (half * WORD, (1 - half) * WORD);
+        let own = part * WORD;
         let levels = self.levels(choice);
         let corner: [[f64; WORD]; WORD] =
             std::array::from_fn(|i| std::array::from_fn(|j| block[own + i][own + j]));
+        let others = || (0..LANE).filter(|column| !(own..own + WORD).contains(column));
         let pull = std::array::from_fn(|j| {
-            (0..WORD)
-                .map(|i| (target[other + i] - levels[other + i]) * block[other + i][own + j])
-                .sum()
+            others().map(|i| (target[i] - levels[i]) * block[i][own + j]).sum()
         });
         let wanted = solve(corner, pull);
         let wanted: [f64; WORD] =
             std::array::from_fn(|column| target[own + column] + wanted[column]);
         let diagonal = std::array::from_fn(|column| corner[column][column]);
-        let needed = parity(choice.signs >> other & 15);
+        let kept = choice.signs & !part_mask::<WORD>(own);
         let mut best = f64::INFINITY;
         for word in self.best_words(&wanted, &diagonal) {
-            for signs in (0..16u8).filter(|signs| parity(*signs) == needed) {
-                let error = self.half_error(&wanted, &corner, word, signs);
-                if error < best {
+            for signs in sign_patterns::<WORD>(negatives(&wanted)) {
+                let all_signs = kept | signs << own;
+                let error = self.part_error(&wanted, &corner, word, signs);
+                if self.allows(all_signs) && error < best {
                     best = error;
-                    choice.words[half] = word;
-                    choice.signs = choice.signs & !(15 << own) | signs << own;
+                    choice.words[part] = word;
+                    choice.signs = all_signs;
                 }
             }
         }
         choice
     }
 
-    fn half_error(
+    fn part_error(
         &self,
         target: &[f64; WORD],
         corner: &[[f64; WORD]; WORD],
-        word: u8,
+        word: u16,
         signs: u8,
     ) -> f64 {
         let errors: [f64; WORD] = std::array::from_fn(|column| {
@@ -242,14 +280,14 @@ impl Codebook {
     }
 
     /// The words with the least error by a diagonal, whatever their signs.
-    fn best_words(&self, target: &[f64; WORD], weights: &[f64; WORD]) -> Vec<u8> {
-        let error = |word: u8| -> f64 {
+    fn best_words(&self, target: &[f64; WORD], weights: &[f64; WORD]) -> Vec<u16> {
+        let error = |word: u16| -> f64 {
             let columns = self.words[usize::from(word)].iter().zip(target).zip(weights);
             columns.map(|((level, value), weight)| weight * (value.abs() - level).powi(2)).sum()
         };
-        let mut order: Vec<(f64, u8)> =
-            (0..self.words.len()).map(|word| (error(word as u8), word as u8)).collect();
-        let ascending = |a: &(f64, u8), b: &(f64, u8)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        let mut order: Vec<(f64, u16)> =
+            (0..self.words.len() as u16).map(|word| (error(word), word)).collect();
+        let ascending = |a: &(f64, u16), b: &(f64, u16)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
         order.select_nth_unstable_by(RERANKED, ascending);
         order.truncate(RERANKED);
         order.into_iter().map(|(_, word)| word).collect()
@@ -266,37 +304,69 @@ impl Codebook {
         quadratic(&errors, block)
     }
 
-    /// Choices a small step away: one word replaced by a near one, or two signs turned.
+    /// Choices a small step away: one word replaced by a near one, or a sign turned,
+    /// or two where their number stays even.
     pub(super) fn neighbours(&self, choice: Choice, mut visit: impl FnMut(Choice)) {
-        for half in [0, 1] {
-            for word in self.neighbours[usize::from(choice.words[half])] {
+        for part in 0..Self::PARTS {
+            for word in self.neighbours[usize::from(choice.words[part])] {
                 let mut other = choice;
-                other.words[half] = word;
+                other.words[part] = word;
                 visit(other);
             }
         }
-        for first in 0..LANE {
-            for second in first + 1..LANE {
-                visit(Choice { signs: choice.signs ^ 1 << first ^ 1 << second, ..choice });
-            }
+        let turns = (1..=u8::MAX).filter(|turns| match self.negatives {
+            Negatives::Free => turns.count_ones() == 1,
+            Negatives::Even => turns.count_ones() == 2,
+        });
+        for turns in turns {
+            visit(Choice { signs: choice.signs ^ turns, ..choice });
         }
     }
 }
 
-/// Half of a lane.
-fn part(lane: &[f64; LANE], half: usize) -> [f64; WORD] {
-    std::array::from_fn(|column| lane[half * WORD + column])
+impl Choice {
+    /// The choice with a part added.
+    fn with<const WORD: usize>(mut self, (part, chosen): (usize, Candidate)) -> Self {
+        self.words[part] = chosen.word;
+        self.signs |= chosen.signs << (part * WORD);
+        self
+    }
 }
 
-fn negatives(target: &[f64; WORD]) -> u8 {
+fn bit(bits: u8, at: u32) -> usize {
+    usize::from(bits >> at & 1)
+}
+
+/// The bits of the columns of a part.
+fn part_mask<const WORD: usize>(own: usize) -> u8 {
+    (u8::MAX >> (LANE - WORD)) << own
+}
+
+/// Signs to try: all for a few columns, else those that differ from some in two columns
+/// at most.
+fn sign_patterns<const WORD: usize>(own: u8) -> impl Iterator<Item = u8> {
+    let most = if WORD == LANE { 2 } else { WORD as u32 };
+    (0..=part_mask::<WORD>(0)).filter(move |signs| (signs ^ own).count_ones() <= most)
+}
+
+fn negatives<const WORD: usize>(target: &[f64; WORD]) -> u8 {
     (0..WORD).map(|column| u8::from(target[column] < 0.0) << column).sum()
 }
 
-/// Two halves of the same parity, and their error.
-fn joined(halves: &[Half; 2], parity: usize) -> (f64, Choice) {
-    let [low, high] = halves.map(|half| half[parity]);
-    let choice = Choice { words: [low.word, high.word], signs: low.signs | high.signs << WORD };
-    (low.error + high.error, choice)
+/// The best of all parts together with an even and with an odd number of negatives, and
+/// their errors.
+fn joined<const WORD: usize>(parts: impl Iterator<Item = [Candidate; 2]>) -> [(f64, Choice); 2] {
+    let none = (f64::INFINITY, Choice::default());
+    parts.enumerate().fold([(0.0, Choice::default()), none], |before, (at, part)| {
+        [0, 1].map(|parity| {
+            let with = |own: usize| {
+                let (error, choice) = before[parity ^ own];
+                (error + part[own].error, choice.with::<WORD>((at, part[own])))
+            };
+            let (even, odd) = (with(0), with(1));
+            if odd.0 < even.0 { odd } else { even }
+        })
+    })
 }
 
 fn quadratic<const N: usize>(vector: &[f64; N], matrix: &[[f64; N]; N]) -> f64 {
@@ -308,7 +378,10 @@ fn quadratic<const N: usize>(vector: &[f64; N], matrix: &[[f64; N]; N]) -> f64 {
 
 /// Solves `x A = b` for a symmetric positive definite matrix by elimination; zeros if
 /// it is not.
-fn solve(mut matrix: [[f64; WORD]; WORD], mut right: [f64; WORD]) -> [f64; WORD] {
+fn solve<const WORD: usize>(
+    mut matrix: [[f64; WORD]; WORD],
+    mut right: [f64; WORD],
+) -> [f64; WORD] {
     for pivot in 0..WORD {
         let row = matrix[pivot];
         if row[pivot] <= 0.0 || !row[pivot].is_finite() {
@@ -331,17 +404,17 @@ fn solve(mut matrix: [[f64; WORD]; WORD], mut right: [f64; WORD]) -> [f64; WORD]
     right
 }
 
-impl Alphabet for Codebook {
+impl<const WORD: usize> Alphabet for Codebook<WORD> {
     fn lowest(&self) -> f64 {
-        -self.magnitudes[7]
+        -self.highest()
     }
 
     fn highest(&self) -> f64 {
-        self.magnitudes[7]
+        self.magnitudes[self.magnitudes.len() - 1]
     }
 
     fn gap(&self) -> f64 {
-        self.magnitudes[7] - self.magnitudes[6]
+        self.highest() - self.magnitudes[self.magnitudes.len() - 2]
     }
 
     fn round(&self, line: RealLine, group: Group<'_>, levels: &mut [f64]) {

@@ -1,9 +1,11 @@
 //! One file per way to store the scales of a unit.
 
-mod codebook;
+pub(super) mod codebook;
+pub(super) mod codebooks;
 pub(super) mod float_scaled;
 pub(super) mod integer;
-pub(super) mod iq3_xxs;
+pub(super) mod iq1;
 pub(super) mod k_quants;
 pub(super) mod plain;
 mod sub_scaled;
+mod three_levels;

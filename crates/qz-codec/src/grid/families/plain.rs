@@ -1,5 +1,5 @@
 //! One scale for the unit in 16 bits, and perhaps one offset: Q8_0 and the types
-//! before the K-quants, and IQ4_NL.
+//! before the K-quants, IQ4_NL, Q1_0 and Q2_0.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use qz_tensor::DataType;
 
 use super::super::level_grid::{Family, LevelGrid};
 use super::super::levels::{Levels, Line, stored_half};
-use super::super::packing::plain::{Halves, Q8Zero};
+use super::super::packing::plain::{Consecutive, Halves, Q8Zero};
 use super::super::search::{self, Group, RealLine, Signs};
 use super::super::{EmphasisRule, Grid, GridSpec, Unit};
 
@@ -92,6 +92,19 @@ static GRID_IQ4_NL: Blocks<Halves> = LazyLock::new(|| {
     grid.spec.emphasis = EmphasisRule { factor: 2.0, whole_row: false };
     grid
 });
+static GRID_Q1_0: Blocks<Consecutive> =
+    LazyLock::new(|| grid(DataType::Q1_0, Levels::table(&[-1, 1]), false, Consecutive { bits: 1 }));
+static GRID_Q2_0: Blocks<Consecutive> = LazyLock::new(|| {
+    grid(DataType::Q2_0, Levels::consecutive(-1, 4), false, Consecutive { bits: 2 })
+});
+
+pub(in super::super) fn q1_0() -> &'static dyn Grid {
+    &*GRID_Q1_0
+}
+
+pub(in super::super) fn q2_0() -> &'static dyn Grid {
+    &*GRID_Q2_0
+}
 
 pub(in super::super) fn q4_0() -> &'static dyn Grid {
     &*GRID_Q4_0

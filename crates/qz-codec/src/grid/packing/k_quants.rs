@@ -74,10 +74,10 @@ fn pack_header(unit: &Unit, out: &mut [u8]) {
 
 /// Undoes [`pack_header`].
 fn unpack_header(bytes: &[u8]) -> Unit {
-    let (scales, offsets) = pack::unpack_six_bits(&bytes[4..16]);
-    let steps = |bytes: [u8; 8]| {
-        std::array::from_fn(|group| bytes.get(group).copied().map_or(0, i16::from))
-    };
+    let unpacked = pack::unpack_six_bits(&bytes[4..16]);
+    let (scales, offsets) = unpacked.split_at(8);
+    let steps =
+        |bytes: &[u8]| std::array::from_fn(|group| bytes.get(group).copied().map_or(0, i16::from));
     Unit {
         parameters: [parameter(bytes, 0), parameter(bytes, 2)],
         scales: steps(scales),

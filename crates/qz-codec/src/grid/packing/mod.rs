@@ -1,5 +1,6 @@
 //! Units to bytes and back. Where the bits go is each codec's own definition.
 
+pub(super) mod codebook;
 pub(super) mod float_scaled;
 pub(super) mod integer;
 pub(super) mod k_quants;

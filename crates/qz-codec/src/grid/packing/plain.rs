@@ -24,6 +24,30 @@ impl Packing for Q8Zero {
     }
 }
 
+/// Q1_0, Q2_0: a scale, then codes of a few bits, the first in the lowest.
+pub(in super::super) struct Consecutive {
+    pub bits: usize,
+}
+
+impl Packing for Consecutive {
+    fn pack(&self, unit: &Unit, codes: &[u8], out: &mut [u8]) {
+        set_parameter(out, 0, unit.parameters[0]);
+        for (byte, codes) in out[2..].iter_mut().zip(codes.chunks(8 / self.bits)) {
+            let codes = codes.iter().enumerate();
+            *byte = codes.fold(0, |byte, (at, code)| byte | code << (at * self.bits));
+        }
+    }
+
+    fn unpack(&self, bytes: &[u8], codes: &mut [u8]) -> Unit {
+        for (byte, codes) in bytes[2..].iter().zip(codes.chunks_mut(8 / self.bits)) {
+            for (at, code) in codes.iter_mut().enumerate() {
+                *code = byte >> (at * self.bits) & ((1 << self.bits) - 1);
+            }
+        }
+        Unit { parameters: [parameter(bytes, 0), 0.0], ..Unit::default() }
+    }
+}
+
 /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL: the scale, perhaps an offset, perhaps a word with
 /// the codes' fifth bits, and the codes' lower four.
 pub(in super::super) struct Halves {

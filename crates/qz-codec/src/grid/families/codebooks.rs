@@ -1,4 +1,5 @@
-//! IQ3_XXS: 256 weights as words of a codebook, scaled by four bits for every 32.
+//! The IQ2 and IQ3 types: 256 weights as words of a codebook, scaled by four bits for
+//! every 16 or 32.
 
 use std::sync::LazyLock;
 
@@ -6,35 +7,36 @@ use qz_tensor::DataType;
 
 use super::super::level_grid::{Family, weigh};
 use super::super::levels::{Line, round_to_half};
-use super::super::packing::{parameter, set_parameter};
+use super::super::packing::codebook::{self as packing, CodebookPacking};
 use super::super::search::Group;
 use super::super::{
     Code, EmphasisRule, FitProblem, Grid, GridSpec, GroupIndex, LaneIndex, Metric, ParameterIndex,
     Rows, Unit, Unrepresentable, polish,
 };
-use super::codebook::{Choice, Codebook, LANE};
+use super::codebook::{Choice, Codebook, LANE, Negatives};
 use super::sub_scaled::SubScaled;
 use crate::block::SUPER_BLOCK;
-use crate::iq3_xxs_words::{MAGNITUDES, WORDS};
+use crate::words;
 
-const GROUP: usize = 32;
-/// Where the words, and where the signs and scales begin.
-const WORD_BYTES: usize = 2;
-const SIGN_BYTES: usize = WORD_BYTES + SUPER_BLOCK / 4;
-
-/// A quarter, three quarters, ... of the unit's scale: decoders multiply by
-/// `(0.5 + scale) * 0.5`, exactly, since `scale` has few bits.
-static SCALES: SubScaled =
-    SubScaled { least: 0, most: 15, bias: 0.5, gain: 0.5, most_offset: None };
-
-struct Iq3Xxs {
-    spec: GridSpec,
-    book: Codebook,
+/// The scales of a type: odd multiples of `gain` halves of the unit's, exactly, since
+/// they have few bits.
+const fn scales(gain: f32) -> SubScaled {
+    SubScaled { least: 0, most: 15, bias: 0.5, gain, most_offset: None }
 }
 
-impl Iq3Xxs {
+/// Bits of a word's number in a code.
+const NUMBER_BITS: u32 = 10;
+
+struct CodebookGrid<const WORD: usize> {
+    spec: GridSpec,
+    book: Codebook<WORD>,
+    scales: SubScaled,
+    packing: CodebookPacking,
+}
+
+impl<const WORD: usize> CodebookGrid<WORD> {
     fn line(&self, unit: &Unit, lane: usize) -> Line {
-        SCALES.line(unit, lane * LANE / GROUP)
+        self.scales.line(unit, lane * LANE / self.spec.group_columns)
     }
 
     fn lane_values(&self, line: Line, code: Code) -> [f32; LANE] {
@@ -42,24 +44,24 @@ impl Iq3Xxs {
     }
 }
 
-/// Words in two bytes; seven signs, of which the eighth follows.
+/// The first word, the second, the signs.
 fn choice(code: Code) -> Choice {
-    let [low, high, signs, _] = code.0.to_le_bytes();
-    let eighth = (signs & 0x7f).count_ones() as u8 & 1;
-    Choice { words: [low, high], signs: signs & 0x7f | eighth << 7 }
+    let number = |bits: u32| (bits & ((1 << NUMBER_BITS) - 1)) as u16;
+    let words = [number(code.0), number(code.0 >> NUMBER_BITS)];
+    Choice { words, signs: (code.0 >> (2 * NUMBER_BITS)) as u8 }
 }
 
 /// Undoes [`choice`].
 fn code(choice: Choice) -> Code {
-    let [low, high] = choice.words;
-    Code(u32::from_le_bytes([low, high, choice.signs & 0x7f, 0]))
+    let [first, second] = choice.words.map(u32::from);
+    Code(first | second << NUMBER_BITS | u32::from(choice.signs) << (2 * NUMBER_BITS))
 }
 
 fn square(block: Rows<'_>) -> [[f64; LANE]; LANE] {
     std::array::from_fn(|i| std::array::from_fn(|j| f64::from(block.row(i)[j])))
 }
 
-impl Grid for Iq3Xxs {
+impl<const WORD: usize> Grid for CodebookGrid<WORD> {
     fn spec(&self) -> &GridSpec {
         &self.spec
     }
@@ -69,7 +71,11 @@ impl Grid for Iq3Xxs {
         for (row, unit) in units.iter_mut().enumerate() {
             let values = problem.rows.row(row);
             weigh(&self.spec, problem, row, &mut weights);
-            *unit = SCALES.fit_groups(&self.book, GROUP, Group { values, weights: &weights });
+            *unit = self.scales.fit_groups(
+                &self.book,
+                self.spec.group_columns,
+                Group { values, weights: &weights },
+            );
             if let Metric::Block(block) = problem.metric {
                 polish::polish(self, values, block, unit);
             }
@@ -125,7 +131,8 @@ impl Grid for Iq3Xxs {
     fn basis(&self, unit: &Unit, codes: &[Code], _parameter: ParameterIndex, column: &mut [f32]) {
         let lanes = column.as_chunks_mut::<LANE>().0.iter_mut().zip(codes);
         for (lane, (factors, code)) in lanes.enumerate() {
-            let multiplier = SCALES.multiplier(unit.scales[lane * LANE / GROUP]);
+            let group = lane * LANE / self.spec.group_columns;
+            let multiplier = self.scales.multiplier(unit.scales[group]);
             *factors = self.book.levels(choice(*code)).map(|level| multiplier * level as f32);
         }
     }
@@ -140,7 +147,7 @@ impl Grid for Iq3Xxs {
     }
 
     fn group_steps(&self, unit: &Unit, group: GroupIndex, out: &mut Vec<Unit>) {
-        SCALES.group_steps(unit, group.0, out);
+        self.scales.group_steps(unit, group.0, out);
     }
 
     fn values(&self, unit: &Unit, codes: &[Code], out: &mut [f32]) {
@@ -151,49 +158,83 @@ impl Grid for Iq3Xxs {
     }
 
     fn pack(&self, unit: &Unit, codes: &[Code], out: &mut [u8]) {
-        set_parameter(out, 0, unit.parameters[0]);
-        for (bytes, code) in out[WORD_BYTES..SIGN_BYTES].chunks_mut(2).zip(codes) {
-            bytes.copy_from_slice(&choice(*code).words);
+        let mut choices = [Choice::default(); SUPER_BLOCK / LANE];
+        for (choice_of_lane, code) in choices.iter_mut().zip(codes) {
+            *choice_of_lane = choice(*code);
         }
-        let groups = out[SIGN_BYTES..].as_chunks_mut::<4>().0.iter_mut();
-        for (group, (bytes, codes)) in groups.zip(codes.chunks(GROUP / LANE)).enumerate() {
-            let signs = codes.iter().enumerate().fold(0, |word, (position, code)| {
-                word | u32::from(choice(*code).signs & 0x7f) << (7 * position)
-            });
-            *bytes = (signs | (unit.scales[group] as u32 & 15) << 28).to_le_bytes();
-        }
+        out.fill(0);
+        self.packing.pack(unit, &choices, out);
     }
 
     fn unpack(&self, bytes: &[u8], codes: &mut [Code]) -> Unit {
-        let mut unit = Unit { parameters: [parameter(bytes, 0), 0.0], ..Unit::default() };
-        let groups = bytes[SIGN_BYTES..].as_chunks::<4>().0.iter();
-        for (group, (word, codes)) in groups.zip(codes.chunks_mut(GROUP / LANE)).enumerate() {
-            let word = u32::from_le_bytes(*word);
-            unit.scales[group] = (word >> 28) as i16;
-            for (position, code) in codes.iter_mut().enumerate() {
-                let at = WORD_BYTES + 2 * (group * GROUP / LANE + position);
-                let signs = (word >> (7 * position)) as u8 & 0x7f;
-                *code = Code(u32::from_le_bytes([bytes[at], bytes[at + 1], signs, 0]));
-            }
+        let mut choices = [Choice::default(); SUPER_BLOCK / LANE];
+        let unit = self.packing.unpack(bytes, &mut choices);
+        for (stored, choice) in codes.iter_mut().zip(choices) {
+            *stored = code(choice);
         }
         unit
     }
 }
 
-static GRID: LazyLock<Iq3Xxs> = LazyLock::new(|| Iq3Xxs {
-    spec: GridSpec {
-        name: DataType::IQ3_XXS.name().into(),
-        data_type: Some(DataType::IQ3_XXS),
+fn spec(data_type: DataType, group_columns: usize, factor: f32) -> GridSpec {
+    GridSpec {
+        name: data_type.name().into(),
+        data_type: Some(data_type),
         unit_columns: SUPER_BLOCK,
-        group_columns: GROUP,
+        group_columns,
         lane_columns: LANE,
         parameters: 1,
-        unit_bytes: DataType::IQ3_XXS.block_bytes(),
-        emphasis: EmphasisRule { factor: 2.0, whole_row: false },
-    },
-    book: Codebook::new(MAGNITUDES, &WORDS),
-});
+        unit_bytes: data_type.block_bytes(),
+        emphasis: EmphasisRule { factor, whole_row: false },
+    }
+}
 
 pub(in super::super) fn iq3_xxs() -> &'static dyn Grid {
+    static GRID: LazyLock<CodebookGrid<4>> = LazyLock::new(|| CodebookGrid {
+        spec: spec(DataType::IQ3_XXS, 32, 2.0),
+        book: Codebook::new(&words::IQ3_XXS_MAGNITUDES, &words::IQ3_XXS, Negatives::Even),
+        scales: scales(0.5),
+        packing: packing::IQ3_XXS,
+    });
+    &*GRID
+}
+
+pub(in super::super) fn iq3_s() -> &'static dyn Grid {
+    static GRID: LazyLock<CodebookGrid<4>> = LazyLock::new(|| CodebookGrid {
+        spec: spec(DataType::IQ3_S, 32, 2.0),
+        book: Codebook::new(&words::IQ3_S_MAGNITUDES, &words::IQ3_S, Negatives::Free),
+        scales: scales(2.0),
+        packing: packing::IQ3_S,
+    });
+    &*GRID
+}
+
+pub(in super::super) fn iq2_xxs() -> &'static dyn Grid {
+    static GRID: LazyLock<CodebookGrid<8>> = LazyLock::new(|| CodebookGrid {
+        spec: spec(DataType::IQ2_XXS, 32, 1.0),
+        book: Codebook::new(&words::IQ2_MAGNITUDES, &words::IQ2_XXS, Negatives::Even),
+        scales: scales(0.25),
+        packing: packing::IQ2_XXS,
+    });
+    &*GRID
+}
+
+pub(in super::super) fn iq2_xs() -> &'static dyn Grid {
+    static GRID: LazyLock<CodebookGrid<8>> = LazyLock::new(|| CodebookGrid {
+        spec: spec(DataType::IQ2_XS, 16, 1.0),
+        book: Codebook::new(&words::IQ2_MAGNITUDES, &words::IQ2_XS, Negatives::Even),
+        scales: scales(0.25),
+        packing: packing::IQ2_XS,
+    });
+    &*GRID
+}
+
+pub(in super::super) fn iq2_s() -> &'static dyn Grid {
+    static GRID: LazyLock<CodebookGrid<8>> = LazyLock::new(|| CodebookGrid {
+        spec: spec(DataType::IQ2_S, 16, 2.0),
+        book: Codebook::new(&words::IQ2_MAGNITUDES, &words::IQ2_S, Negatives::Free),
+        scales: scales(0.25),
+        packing: packing::IQ2_S,
+    });
     &*GRID
 }

@@ -1,0 +1,123 @@
+//! `quantize compare`
+
+use std::path::Path;
+
+use anyhow::Context;
+use qz_pipeline::{CompareReport, Compared, compare};
+use qz_report::{Chart, Page, Point, Table};
+use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
+
+use super::{print_json, print_line};
+use crate::cli::{Compare, Global};
+use crate::exit::Outcome;
+use crate::interrupt;
+use crate::progress::Progress;
+use crate::render::{bytes, markdown_table, table};
+
+const HEADER: [&str; 9] = [
+    "model",
+    "size",
+    "bits/weight",
+    "perplexity",
+    "KLD mean",
+    "KLD median",
+    "KLD 99 %",
+    "same top, %",
+    "tokens/s",
+];
+
+pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcome> {
+    let options = arguments.options(global).context("no text to compare on")?;
+    let mut progress = Progress::new(global);
+    let cancel = interrupt::install()?;
+    let report =
+        compare(&arguments.reference, &arguments.models, &options, &cancel, &mut progress)?;
+    drop(progress);
+    if let Some(path) = &arguments.output {
+        write_page(path, &page(&report), arguments.force)?;
+    }
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        let draw = if arguments.markdown { markdown_table } else { table };
+        print_line(&format!("{}\n\n{}", draw(&HEADER, &rows(&report)), notes(&report)))?;
+    }
+    Ok(Outcome::Ok)
+}
+
+fn rows(report: &CompareReport) -> Vec<Vec<String>> {
+    let models = report.models.iter().map(row);
+    [row(&report.reference)].into_iter().chain(models).collect()
+}
+
+fn row(model: &Compared) -> Vec<String> {
+    let found = &model.comparison;
+    let mark = if model.on_pareto_front { " *" } else { "" };
+    vec![
+        format!("{}{mark}", name(&model.path)),
+        bytes(model.bytes),
+        format!("{:.3}", model.bits_per_weight),
+        format!("{:.4} ± {:.4}", found.perplexity.value, found.perplexity.stderr),
+        format!("{:.6} ± {:.6}", found.kld.mean.value, found.kld.mean.stderr),
+        format!("{:.6}", found.kld.median),
+        format!("{:.6}", found.kld.p99),
+        format!("{:.3}", 100.0 * found.same_top.value),
+        format!("{:.0}", model.tokens_per_second),
+    ]
+}
+
+fn notes(report: &CompareReport) -> String {
+    let found = &report.reference.comparison;
+    let mut lines = vec![
+        format!(
+            "{} tokens scored in {} chunks of {}; the first model is the reference",
+            found.tokens, found.chunks, report.context
+        ),
+        "* no other is both smaller and nearer to the reference".to_owned(),
+    ];
+    for pair in &report.pairs {
+        let (Some(interval), Some(p)) = (pair.test.interval, pair.test.p_value) else { continue };
+        lines.push(format!(
+            "{} less {}: KLD {:+.6} ({:+.6} to {:+.6}), p = {p:.3}",
+            name(&pair.first),
+            name(&pair.second),
+            pair.test.kld_difference,
+            interval.lower,
+            interval.upper,
+        ));
+    }
+    lines.join("\n")
+}
+
+fn page(report: &CompareReport) -> Page {
+    let points = report.models.iter().map(|model| Point {
+        name: name(&model.path),
+        x: model.bytes as f64 / (1u64 << 20) as f64,
+        y: model.comparison.kld.mean.value,
+        error: model.comparison.kld.mean.interval.map(|interval| (interval.lower, interval.upper)),
+        emphasized: model.on_pareto_front,
+    });
+    Page {
+        title: format!("{} and its quantizations", name(&report.reference.path)),
+        chart: Chart {
+            x_label: "size, MiB".to_owned(),
+            y_label: "mean KL divergence, nats".to_owned(),
+            points: points.collect(),
+        },
+        table: Table { header: HEADER.map(str::to_owned).to_vec(), rows: rows(report) },
+        notes: notes(report).lines().map(str::to_owned).collect(),
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+fn write_page(path: &Path, page: &Page, replace: bool) -> anyhow::Result<()> {
+    let html = page.to_html();
+    let artifact = Artifact::file(path, html.len() as u64);
+    let mut staged = StagedArtifact::create(artifact, "page", OutputOptions { replace })?;
+    staged.write_at(0, 0, html.as_bytes())?;
+    Ok(staged.commit()?)
+}

@@ -1,0 +1,110 @@
+//! `config.json`.
+
+use qz_tensor::{TensorSource, Value as Entry};
+use serde_json::{Map, Value, json};
+
+use super::keys::Keys;
+use super::rope::rope_parameters;
+use super::tensors::switches;
+use crate::architecture::Architecture;
+use crate::config::{DEFAULT_ROPE_THETA, DefaultHeadSize, shortest};
+use crate::error::Error;
+
+/// Sizes that a 32-bit integer of llama.cpp holds.
+const LARGEST: u64 = i32::MAX as u64;
+
+/// What `config.json` says, without the element type. Both the keys of
+/// transformers 5 and those of version 4 are written; each passes over the other's.
+pub(super) fn config_of(
+    architecture: &'static dyn Architecture,
+    keys: &Keys<'_>,
+    source: &dyn TensorSource,
+    tokens: u64,
+) -> Result<Map<String, Value>, Error> {
+    let prefix = architecture.gguf_name();
+    let key = |name: &str| format!("{prefix}.{name}");
+    let size = |name: &str| keys.required_integer(&key(name), 1..=LARGEST);
+    let (hidden, heads) = (size("embedding_length")?, size("attention.head_count")?);
+    let head_size = head_size(architecture, keys, hidden, heads)?;
+    let context = keys.required_integer(&key("context_length"), 1..=u64::from(u32::MAX))?;
+    let defaults = architecture.defaults();
+    let mut config = Map::new();
+    let mut set = |name: &str, value: Value| {
+        config.insert(name.to_owned(), value);
+    };
+    set("architectures", json!([architecture.class_names()[0]]));
+    set("model_type", json!(defaults.model_type));
+    set("vocab_size", json!(tokens));
+    set("hidden_size", json!(hidden));
+    set("intermediate_size", json!(size("feed_forward_length")?));
+    set("num_hidden_layers", json!(size("block_count")?));
+    set("num_attention_heads", json!(heads));
+    let key_value_heads = keys.integer(&key("attention.head_count_kv"), 1..=LARGEST)?;
+    set("num_key_value_heads", json!(key_value_heads.unwrap_or(heads)));
+    if let Some(size) = head_size.stated {
+        set("head_dim", json!(size));
+    }
+    set("hidden_act", json!("silu"));
+    set("max_position_embeddings", json!(context));
+    let epsilon = keys.required_float(&key("attention.layer_norm_rms_epsilon"))?;
+    set("rms_norm_eps", shortest(epsilon));
+    if let Some(window) = keys.integer(&key("attention.sliding_window"), 1..=LARGEST)? {
+        set("sliding_window", json!(window));
+    }
+    if keys.metadata.get(&key("attention.causal")) == Some(&Entry::Bool(false)) {
+        set("is_causal", json!(false));
+    }
+    if architecture.mixes_experts() {
+        set("num_local_experts", json!(size("expert_count")?));
+        set("num_experts_per_tok", json!(size("expert_used_count")?));
+    }
+    for (name, value) in switches(architecture, source.tensors()) {
+        set(name, json!(value));
+    }
+
+    let theta = keys.float(&key("rope.freq_base"))?.filter(|theta| *theta > 0.0);
+    let theta = theta.unwrap_or(DEFAULT_ROPE_THETA as f32);
+    let mut rope = rope_parameters(architecture, keys, source, head_size.size, theta)?;
+    if rope.get("rope_type") != Some(&json!("default")) {
+        set("rope_scaling", Value::Object(rope.clone()));
+    }
+    rope.insert("rope_theta".to_owned(), shortest(theta));
+    set("rope_parameters", Value::Object(rope));
+    set("rope_theta", shortest(theta));
+    Ok(config)
+}
+
+struct HeadSize {
+    size: u64,
+    /// What `config.json` is to say.
+    stated: Option<u64>,
+}
+
+fn head_size(
+    architecture: &'static dyn Architecture,
+    keys: &Keys<'_>,
+    hidden: u64,
+    heads: u64,
+) -> Result<HeadSize, Error> {
+    let key = |name: &str| format!("{}.{name}", architecture.gguf_name());
+    let stated = keys.integer(&key("attention.key_length"), 1..=LARGEST)?;
+    let size = match stated {
+        Some(size) => size,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            let problem = format!("{heads} does not divide the embedding's {hidden}");
+            return Err(keys.fault(&key("attention.head_count"), problem));
+        }
+    };
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        match keys.integer(&key(name), 1..=LARGEST)? {
+            Some(other) if other != size => {
+                let problem = format!("is {other}, but keys have {size} elements");
+                return Err(keys.fault(&key(name), problem));
+            }
+            _ => {}
+        }
+    }
+    let is_implied = architecture.defaults().head_size == DefaultHeadSize::Implied;
+    Ok(HeadSize { size, stated: stated.or((!is_implied).then_some(size)) })
+}

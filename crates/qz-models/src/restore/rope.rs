@@ -1,0 +1,199 @@
+//! The rotary parameters of `config.json`.
+
+use qz_tensor::{DataType, TensorIndex, TensorSource};
+use serde_json::{Map, Value, json};
+
+use super::keys::Keys;
+use crate::architecture::Architecture;
+use crate::config::shortest;
+use crate::error::Error;
+use crate::rope::{FACTORS_NAME, Llama3Scaling, Rope, RopeScaling};
+
+/// The parameters without the frequencies' base.
+pub(super) fn rope_parameters(
+    architecture: &dyn Architecture,
+    keys: &Keys<'_>,
+    source: &dyn TensorSource,
+    head_size: u64,
+    theta: f32,
+) -> Result<Map<String, Value>, Error> {
+    let key = |name: &str| format!("{}.rope.scaling.{name}", architecture.gguf_name());
+    let mut parameters = Map::new();
+    let mut set = |name: &str, value: Value| {
+        parameters.insert(name.to_owned(), value);
+    };
+    match keys.string(&key("type"))?.unwrap_or("none") {
+        "none" => match llama3_scaling(keys, source, head_size, theta)? {
+            None => set("rope_type", json!("default")),
+            Some(scaling) => {
+                set("rope_type", json!("llama3"));
+                set("factor", shortest(scaling.factor as f32));
+                set("low_freq_factor", shortest(scaling.low_frequency_factor as f32));
+                set("high_freq_factor", shortest(scaling.high_frequency_factor as f32));
+                set("original_max_position_embeddings", json!(scaling.original_context));
+            }
+        },
+        "linear" => {
+            set("rope_type", json!("linear"));
+            set("factor", shortest(keys.required_float(&key("factor"))?));
+        }
+        "yarn" => {
+            set("rope_type", json!("yarn"));
+            set("factor", shortest(keys.required_float(&key("factor"))?));
+            let context = key("original_context_length");
+            let context = keys.required_integer(&context, 1..=u64::from(u32::MAX))?;
+            set("original_max_position_embeddings", json!(context));
+            for (name, stored) in [
+                ("extrapolation_factor", "yarn_ext_factor"),
+                ("attention_factor", "yarn_attn_factor"),
+                ("beta_fast", "yarn_beta_fast"),
+                ("beta_slow", "yarn_beta_slow"),
+            ] {
+                if let Some(value) = keys.float(&key(stored))? {
+                    set(name, shortest(value));
+                }
+            }
+        }
+        other => {
+            let problem = format!("{other:?} cannot be said in a checkpoint of this architecture");
+            return Err(keys.fault(&key("type"), problem));
+        }
+    }
+    Ok(parameters)
+}
+
+/// Llama 3's parameters, from the factors that a file has instead.
+fn llama3_scaling(
+    keys: &Keys<'_>,
+    source: &dyn TensorSource,
+    head_size: u64,
+    theta: f32,
+) -> Result<Option<Llama3Scaling>, Error> {
+    let tensors = source.tensors();
+    let Some(position) = tensors.iter().position(|tensor| tensor.name == FACTORS_NAME) else {
+        return Ok(None);
+    };
+    let fault = |problem: String| Error::RopeFactors {
+        path: keys.path.to_owned(),
+        tensor: FACTORS_NAME,
+        problem,
+    };
+    let info = &tensors[position];
+    let count = head_size / 2;
+    if info.data_type != DataType::F32 || info.shape.elements() != count {
+        let found = format!("{} {}", info.data_type, info.shape);
+        return Err(fault(format!("is {found}, expected one F32 for each of {count} frequencies")));
+    }
+    // As many as half a head has elements.
+    let mut bytes = vec![0; usize::try_from(info.bytes).unwrap_or_default()];
+    source.read(TensorIndex(position), 0, &mut bytes).map_err(Error::File)?;
+    let floats = bytes.chunks_exact(4).map(|bytes| bytes.try_into().unwrap_or_default());
+    let factors: Vec<f32> = floats.map(f32::from_le_bytes).collect();
+    if factors.iter().all(|factor| *factor == 1.0) {
+        return Ok(None);
+    }
+    infer(&factors, head_size, theta).map(Some).ok_or_else(|| {
+        fault(
+            "these factors are not those of Llama 3's rope scaling with any parameters".to_owned(),
+        )
+    })
+}
+
+/// Parameters that give these factors. Those of Llama 3.1 to 3.3 first; else from
+/// two factors between the ends: between them the formula is linear in the
+/// frequency, and the parameters count only by their ratios.
+fn infer(factors: &[f32], head_size: u64, theta: f32) -> Option<Llama3Scaling> {
+    let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
+    let published = Llama3Scaling {
+        factor,
+        low_frequency_factor: 1.0,
+        high_frequency_factor: 4.0,
+        original_context: 8192,
+    };
+    let fitted = || fit(factors, factor, head_size, theta);
+    let gives = |scaling: &Llama3Scaling| {
+        let rope = Rope {
+            theta: Some(f64::from(theta)),
+            sliding_theta: None,
+            scaling: RopeScaling::Llama3(scaling.clone()),
+        };
+        let found = rope.llama3_factors(head_size).unwrap_or_default();
+        // A power function of another library may differ in its last bits.
+        let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= 2e-6 * b.abs();
+        found.len() == factors.len() && found.iter().zip(factors).all(is_close)
+    };
+    Some(published).filter(&gives).or_else(|| fitted().filter(&gives))
+}
+
+/// With `p` the periods of a frequency in the trained context, a factor between 1
+/// and `factor` is `1 / ((1 - s) / factor + s)`, where `s` goes from 0 at `p = low`
+/// to 1 at `p = high`. The low end is taken for 1.
+fn fit(factors: &[f32], factor: f64, head_size: u64, theta: f32) -> Option<Llama3Scaling> {
+    let point = |(pair, found): (usize, &f32)| {
+        let exponent = 2.0 * pair as f64 / head_size as f64;
+        let turns = f64::from(theta).powf(-exponent) / std::f64::consts::TAU;
+        let smooth = (1.0 / f64::from(*found) - 1.0 / factor) / (1.0 - 1.0 / factor);
+        (0.0 < smooth && smooth < 1.0).then_some((turns, smooth))
+    };
+    let points: Vec<(f64, f64)> = factors.iter().enumerate().filter_map(point).collect();
+    let ((first, high), (last, low)) = (*points.first()?, *points.last()?);
+    if points.len() < 2 {
+        return None;
+    }
+    let slope = (high - low) / (first - last);
+    let start = low - slope * last;
+    let high_frequency_factor = 1.0 - 1.0 / start;
+    let context = (slope * (high_frequency_factor - 1.0)).round();
+    let nice = (high_frequency_factor * 100.0).round() / 100.0;
+    (nice > 1.0 && (1.0..=f64::from(u32::MAX)).contains(&context)).then_some(Llama3Scaling {
+        factor,
+        low_frequency_factor: 1.0,
+        high_frequency_factor: nice,
+        original_context: context as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_tell_their_parameters() {
+        let check = |factor: f64, low: f64, high: f64, context: u64, theta: f32, head_size: u64| {
+            let scaling = Llama3Scaling {
+                factor,
+                low_frequency_factor: low,
+                high_frequency_factor: high,
+                original_context: context,
+            };
+            let rope = |scaling: &Llama3Scaling| Rope {
+                theta: Some(f64::from(theta)),
+                sliding_theta: None,
+                scaling: RopeScaling::Llama3(scaling.clone()),
+            };
+            let factors = rope(&scaling).llama3_factors(head_size).expect("a Llama 3");
+            let found = infer(&factors, head_size, theta).expect("parameters");
+            assert_eq!((found.factor, found.low_frequency_factor), (factor, 1.0));
+            // Only the ratios count.
+            assert_eq!(found.high_frequency_factor, high / low);
+            assert_eq!(found.original_context, (context as f64 / low) as u64);
+        };
+        check(8.0, 1.0, 4.0, 8192, 500_000.0, 128);
+        check(32.0, 1.0, 4.0, 8192, 500_000.0, 64);
+        check(16.0, 1.0, 8.0, 4096, 10_000.0, 128);
+        check(4.0, 2.0, 3.0, 16_384, 1_000_000.0, 256);
+        check(8.0, 1.0, 4.0, 8192, 500_000.0, 32);
+    }
+
+    #[test]
+    fn other_factors_have_none() {
+        let check = |factors: &[f32]| {
+            let head_size = 2 * factors.len() as u64;
+            assert!(infer(factors, head_size, 10_000.0).is_none(), "{factors:?}");
+        };
+        check(&[1.0, 1.5, 1.2, 4.0]);
+        check(&[4.0, 4.0, 4.0, 1.0]);
+        check(&[1.0, f32::NAN, 2.0, 4.0]);
+        check(&[0.5, 0.5, 0.5, 0.5]);
+    }
+}

@@ -1,0 +1,291 @@
+//! `eval`: how well a model foretells a text, and how far it is from a reference.
+//! `compare`: several models beside one reference.
+
+mod compare;
+mod reference;
+mod subjects;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use qz_eval::comparison::{Position, Reference};
+use qz_eval::log_probability::LogSoftmax;
+use qz_eval::statistics::{Comparison, Perplexity};
+use qz_eval::text::Text;
+use qz_kernels::backend::CpuBackend;
+use qz_models::forward::LogitsTile;
+use rayon::prelude::*;
+
+pub use compare::{CompareOptions, CompareReport, Compared, Pair, compare};
+pub use reference::{ReferenceOptions, SaveOptions};
+pub use subjects::ComputeOptions;
+pub use text::{EvalData, TextOptions};
+
+use crate::error::Error;
+use crate::event::Observer;
+use crate::model::OpenOptions;
+use crate::stream::Cancel;
+use reference::{ReferenceFile, Saving};
+use subjects::{Pass, Subject};
+
+/// What is to be evaluated, and how.
+#[derive(Clone, Debug)]
+pub struct EvalOptions {
+    /// How models are read.
+    pub open: OpenOptions,
+    /// The text; a reference's file brings its own.
+    pub text: Option<TextOptions>,
+    /// What the model is compared with.
+    pub reference: Option<ReferenceOptions>,
+    /// Where the model's probabilities are to be kept.
+    pub save: Option<SaveOptions>,
+    /// Replace that file if it exists.
+    pub replace: bool,
+    /// How forward passes compute.
+    pub compute: ComputeOptions,
+    /// What the figures must not exceed.
+    pub thresholds: Thresholds,
+}
+
+/// What passes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thresholds {
+    /// The largest perplexity.
+    pub max_perplexity: Option<f64>,
+    /// The largest mean KL divergence.
+    pub max_divergence: Option<f64>,
+    /// The smallest share of equal top tokens.
+    pub min_same_top: Option<f64>,
+}
+
+/// How well a model foretells a text.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Evaluation {
+    /// The model.
+    pub path: PathBuf,
+    /// The text, or the file that names its tokens.
+    pub data: PathBuf,
+    /// The reference, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<PathBuf>,
+    /// Tokens of a chunk.
+    pub context: usize,
+    /// False if a threshold is not held.
+    pub passed: bool,
+    /// The thresholds that are not held.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
+    /// The figures.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(untagged)]
+pub enum Figures {
+    /// Of a model alone.
+    Alone(Perplexity),
+    /// Of a model and its reference.
+    Compared(Box<Comparison>),
+}
+
+/// Evaluates the model at `path`.
+///
+/// # Errors
+/// If a model or the text cannot be read, the text is too short, model and reference
+/// know different tokens, or a result is no number.
+pub fn eval(
+    path: &Path,
+    options: &EvalOptions,
+    cancel: &Cancel,
+    observer: &mut dyn Observer,
+) -> Result<Evaluation, Error> {
+    let (mut paths, mut file, mut reference) = (vec![path], None, None);
+    match &options.reference {
+        None => {}
+        Some(ReferenceOptions::Model(path)) => {
+            paths.insert(0, path);
+            reference = Some(path.clone());
+        }
+        Some(ReferenceOptions::File(path)) => {
+            file = Some(ReferenceFile::open(path)?);
+            reference = Some(path.clone());
+        }
+    }
+    let subjects = open_all(&paths, &options.open)?;
+    let text = match (&file, &options.text) {
+        (Some(file), _) => file.text().clone(),
+        (None, Some(text)) => same_text(&subjects, text)?,
+        (None, None) => return Err(Error::NoText),
+    };
+    let overlapping = file.is_none() && options.text.as_ref().is_some_and(|t| t.stride.is_some());
+    let backend = options.compute.backend()?;
+    let compute = &options.compute;
+    let pass = Pass { job: "eval", text: &text, overlapping, compute, backend: &backend };
+    let mut scoring =
+        Scoring { path, text: &text, backend: &backend, file: file.as_ref(), saving: None };
+    let (mut alone, mut compared) = (Vec::new(), Vec::new());
+    pass.run(&subjects, cancel, observer, |tiles| {
+        let (tile, before) = tiles.split_last().expect("there is a model");
+        scoring.save(options, tile)?;
+        match before.first() {
+            Some(reference) => compared.extend(scoring.beside(tile, reference)),
+            None if file.is_some() => compared.extend(scoring.beside_file(tile)?),
+            None => alone.extend(scoring.scores(tile)),
+        }
+        Ok(())
+    })?;
+    for subject in &subjects {
+        subject.model.check_unchanged()?;
+    }
+    if let Some(saving) = scoring.saving {
+        saving.finish()?;
+    }
+    let figures = if reference.is_some() {
+        Figures::Compared(Box::new(Comparison::of(&compared, text.chunks())))
+    } else {
+        Figures::Alone(Perplexity::of(&alone, text.chunks()))
+    };
+    let failures = options.thresholds.failures(&figures);
+    let data = match (&options.reference, &options.text) {
+        (Some(ReferenceOptions::File(path)), _) => path.clone(),
+        (_, text) => text.as_ref().map(|text| text.data.path().to_owned()).unwrap_or_default(),
+    };
+    Ok(Evaluation {
+        path: path.to_owned(),
+        data,
+        reference,
+        context: text.context(),
+        passed: failures.is_empty(),
+        failures,
+        figures,
+        warnings: subjects.into_iter().flat_map(|subject| subject.model.warnings).collect(),
+    })
+}
+
+fn open_all(paths: &[&Path], options: &OpenOptions) -> Result<Vec<Subject>, Error> {
+    paths.iter().map(|path| Subject::open(path, options)).collect()
+}
+
+/// The text in the tokens of all subjects, which have to be the same.
+fn same_text(subjects: &[Subject], options: &TextOptions) -> Result<Text, Error> {
+    let text = options.read(&subjects[0].tokenizer)?;
+    for subject in &subjects[1..] {
+        if options.read(&subject.tokenizer)? != text {
+            let [path, reference] = [&subject.model.path, &subjects[0].model.path];
+            return Err(Error::Tokens { path: path.clone(), reference: reference.clone() });
+        }
+    }
+    Ok(text)
+}
+
+/// Turns logits into figures.
+struct Scoring<'a> {
+    path: &'a Path,
+    text: &'a Text,
+    backend: &'a CpuBackend,
+    file: Option<&'a ReferenceFile>,
+    saving: Option<Saving>,
+}
+
+impl Scoring<'_> {
+    fn save(&mut self, options: &EvalOptions, tile: &LogitsTile) -> Result<(), Error> {
+        let Some(save) = &options.save else { return Ok(()) };
+        if self.saving.is_none() {
+            let vocabulary = width(tile);
+            self.saving = Some(Saving::create(save, self.text, vocabulary, options.replace)?);
+        }
+        match &mut self.saving {
+            Some(saving) => saving.write(self.text, tile.rows.clone(), &tile.values),
+            None => Ok(()),
+        }
+    }
+
+    /// The negative log-likelihood of each row's next token.
+    fn scores(&self, tile: &LogitsTile) -> Vec<f64> {
+        self.rows(tile, |row, logits| {
+            let next = self.text.next_token(row) as usize;
+            // A model that does not know the token gives it no probability.
+            let logit = logits.get(next).copied().unwrap_or(f32::NEG_INFINITY);
+            -LogSoftmax::of(logits).log_probability(logit)
+        })
+    }
+
+    fn beside(&self, tile: &LogitsTile, reference: &LogitsTile) -> Vec<Position> {
+        let width = width(reference);
+        self.rows(tile, |row, logits| {
+            let start = (row - reference.rows.start) * width;
+            let reference = Reference::Logits(&reference.values[start..][..width]);
+            Position::compare(logits, reference, self.text.next_token(row) as usize)
+        })
+    }
+
+    fn beside_file(&self, tile: &LogitsTile) -> Result<Vec<Position>, Error> {
+        let Some(file) = self.file else { return Ok(Vec::new()) };
+        let (found, expected) = (width(tile), file.vocabulary());
+        if found != expected {
+            return Err(Error::Vocabulary { path: self.path.to_owned(), found, expected });
+        }
+        let positions = self.rows(tile, |row, logits| {
+            let next = self.text.next_token(row) as usize;
+            Ok(match file {
+                ReferenceFile::Logits(file) => {
+                    let record = file.read(row)?;
+                    Position::compare(logits, Reference::Levels(record.as_levels()), next)
+                }
+                ReferenceFile::Leading(file) => {
+                    Position::compare(logits, Reference::Leading(&file.read(row)?), next)
+                }
+            })
+        });
+        positions.into_iter().collect()
+    }
+
+    /// What `figure` makes of each row and its logits, on the backend's threads.
+    fn rows<T: Send>(
+        &self,
+        tile: &LogitsTile,
+        figure: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Vec<T> {
+        let rows = tile.values.par_chunks_exact(width(tile).max(1)).enumerate();
+        let figures = rows.map(|(row, logits)| figure(tile.rows.start + row, logits));
+        self.backend.install(|| figures.collect())
+    }
+}
+
+/// Tokens of the vocabulary.
+fn width(tile: &LogitsTile) -> usize {
+    tile.values.len() / tile.rows.len().max(1)
+}
+
+impl Thresholds {
+    fn failures(&self, figures: &Figures) -> Vec<String> {
+        let mut failures = Vec::new();
+        let perplexity = match figures {
+            Figures::Alone(found) => found.perplexity.value,
+            Figures::Compared(found) => found.perplexity.value,
+        };
+        // A NaN exceeds every limit.
+        let exceeds = |value: f64, limit: Option<f64>| {
+            limit.is_some_and(|limit| value > limit || value.is_nan())
+        };
+        if exceeds(perplexity, self.max_perplexity) {
+            failures.push(format!("the perplexity is {perplexity:.4}"));
+        }
+        if let Figures::Compared(found) = figures {
+            // What may be larger than allowed is not allowed.
+            let divergence = found.kld_upper.as_ref().unwrap_or(&found.kld).mean.value;
+            if exceeds(divergence, self.max_divergence) {
+                failures.push(format!("the mean KL divergence is {divergence:.6}"));
+            }
+            let same_top = found.same_top.value;
+            if exceeds(-same_top, self.min_same_top.map(|least| -least)) {
+                failures.push(format!("the top token is the same for {:.3} %", 100.0 * same_top));
+            }
+        }
+        failures
+    }
+}

@@ -1,0 +1,188 @@
+//! Models that see the same text at the same time.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use qz_eval::text::Text;
+use qz_kernels::backend::{CpuBackend, Rounding};
+use qz_models::forward::{Chunks, Forward, ForwardOptions, LogitsTile};
+use qz_tensor::DataType;
+use qz_tokenize::Tokenizer;
+
+use crate::error::Error;
+use crate::event::{Event, Observer};
+use crate::model::{Model, OpenOptions};
+use crate::model_weights::ModelWeights;
+use crate::stream::Cancel;
+
+/// How forward passes compute, and within what.
+#[derive(Clone, Debug)]
+pub struct ComputeOptions {
+    /// What becomes of activations before products.
+    pub rounding: Rounding,
+    /// The type keys and values are kept in.
+    pub cache_type: DataType,
+    /// Memory for everything whose size can be chosen, in bytes.
+    pub max_memory: u64,
+    /// Where hidden states go that do not fit.
+    pub spill_folder: PathBuf,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl ComputeOptions {
+    pub(super) fn backend(&self) -> Result<CpuBackend, Error> {
+        CpuBackend::new(self.threads).map_err(|error| Error::Threads(error.to_string()))
+    }
+
+    /// What one of so many models may use.
+    pub(super) fn share(&self, models: usize) -> ForwardOptions {
+        ForwardOptions {
+            rounding: self.rounding,
+            cache_type: self.cache_type,
+            max_memory: self.max_memory / models.max(1) as u64,
+            spill_folder: self.spill_folder.clone(),
+        }
+    }
+}
+
+/// A model and what makes tokens of text for it.
+pub(super) struct Subject {
+    pub(super) model: Model,
+    pub(super) tokenizer: Tokenizer,
+}
+
+impl Subject {
+    pub(super) fn open(path: &std::path::Path, options: &OpenOptions) -> Result<Self, Error> {
+        let model = Model::open(path, options)?;
+        let tokenizer =
+            Tokenizer::from_metadata(&model.metadata).map_err(qz_models::Error::from)?;
+        Ok(Self { model, tokenizer })
+    }
+
+    /// The text as the model sees it: in the place of each chunk's first token the one
+    /// that begins texts, if the model has one. With a stride the reference program
+    /// sets it too late to have an effect.
+    fn seen(&self, text: &Text, overlapping: bool) -> Chunks {
+        let adds = self.tokenizer.adds_bos() && !overlapping;
+        let first = self.tokenizer.bos().filter(|_| adds).map(|token| token.0);
+        let mut tokens = Vec::with_capacity(text.chunks() * text.context());
+        for chunk in 0..text.chunks() {
+            let start = tokens.len();
+            tokens.extend_from_slice(text.chunk(chunk));
+            if let Some(first) = first {
+                tokens[start] = first;
+            }
+        }
+        Chunks::new(tokens, text.context())
+    }
+}
+
+/// What a pass is, besides its models.
+pub(super) struct Pass<'a> {
+    pub(super) job: &'static str,
+    pub(super) text: &'a Text,
+    pub(super) overlapping: bool,
+    pub(super) compute: &'a ComputeOptions,
+    pub(super) backend: &'a CpuBackend,
+}
+
+impl Pass<'_> {
+    /// Puts the text through all models, and calls `visit` with the logits that each
+    /// has at the same scored positions, some at a time. Returns how long each model
+    /// took. The first model's vocabulary is the others', too.
+    pub(super) fn run(
+        &self,
+        subjects: &[Subject],
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+        mut visit: impl FnMut(&[LogitsTile]) -> Result<(), Error>,
+    ) -> Result<Vec<Duration>, Error> {
+        let text = self.text;
+        let weights: Vec<ModelWeights> =
+            subjects.iter().map(|subject| ModelWeights::new(&subject.model)).collect();
+        let mut forwards = Vec::new();
+        for (subject, weights) in subjects.iter().zip(&weights) {
+            let model = &subject.model;
+            let options = self.compute.share(subjects.len());
+            let window = model.sliding_window;
+            forwards.push(Forward::new(self.backend, weights, &model.metadata, window, options)?);
+        }
+        let chunks: Vec<Chunks> =
+            subjects.iter().map(|subject| subject.seen(text, self.overlapping)).collect();
+        // The end of the pass counts as a layer of each model.
+        let ends = (text.chunks() * subjects.len()) as u64;
+        let steps: u64 = forwards.iter().zip(&chunks).map(|(f, chunks)| f.steps(chunks)).sum();
+        let weights = subjects.iter().map(|subject| subject.model.weights()).sum();
+        let mut progress = Steps { weights, steps: steps + ends, done: 0, cancel, observer };
+        let tensors = subjects.iter().map(|subject| subject.model.tensors.len()).sum();
+        progress.observer.observe(Event::Started { job: self.job, tensors, weights });
+
+        let mut times = Vec::new();
+        let mut logits = Vec::new();
+        for (forward, chunks) in forwards.iter().zip(&chunks) {
+            let start = Instant::now();
+            logits.push(forward.run(chunks, &mut |steps| progress.advance(steps))?);
+            times.push(start.elapsed());
+        }
+        self.check_vocabularies(subjects, logits.iter().map(|logits| logits.vocabulary()))?;
+        let mut tiles: Vec<LogitsTile> = subjects.iter().map(|_| LogitsTile::default()).collect();
+        let step = logits.iter().map(|logits| logits.tile_rows()).min().unwrap_or(1);
+        let mut through = 0;
+        for first in (0..text.positions()).step_by(step) {
+            let rows = first..text.positions().min(first + step);
+            for ((logits, tile), time) in logits.iter_mut().zip(&mut tiles).zip(&mut times) {
+                let start = Instant::now();
+                logits.fill(&text.scored(), rows.clone(), tile)?;
+                *time += start.elapsed();
+            }
+            visit(&tiles)?;
+            let chunks = rows.end / text.scored().len();
+            progress.advance(((chunks - through) * subjects.len()) as u64)?;
+            through = chunks;
+        }
+        Ok(times)
+    }
+
+    fn check_vocabularies(
+        &self,
+        subjects: &[Subject],
+        mut vocabularies: impl Iterator<Item = usize>,
+    ) -> Result<(), Error> {
+        let Some(expected) = vocabularies.next() else { return Ok(()) };
+        for (subject, found) in subjects[1..].iter().zip(vocabularies) {
+            if found != expected {
+                let path = subject.model.path.clone();
+                return Err(Error::Vocabulary { path, found, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells how far a pass is: as if each step went through an equal part of the weights.
+struct Steps<'a> {
+    weights: u64,
+    steps: u64,
+    done: u64,
+    cancel: &'a Cancel,
+    observer: &'a mut dyn Observer,
+}
+
+impl Steps<'_> {
+    fn advance(&mut self, steps: u64) -> Result<(), Error> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let through = |steps: u64| {
+            let share =
+                u128::from(self.weights) * u128::from(steps) / u128::from(self.steps.max(1));
+            u64::try_from(share).unwrap_or(u64::MAX)
+        };
+        let weights = through(self.done + steps) - through(self.done);
+        self.done += steps;
+        self.observer.observe(Event::Advanced { weights });
+        Ok(())
+    }
+}

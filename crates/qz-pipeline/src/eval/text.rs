@@ -1,0 +1,91 @@
+//! The text of an evaluation, from a file.
+
+use std::path::{Path, PathBuf};
+
+use qz_eval::text::Text;
+use qz_tensor::{FileError, Location, SourceFile};
+use qz_tokenize::{EncodeOptions, Tokenizer};
+
+use crate::error::Error;
+use crate::model::to_usize;
+
+/// The text to score.
+#[derive(Clone, Debug)]
+pub enum EvalData {
+    /// Text in UTF-8.
+    Text(PathBuf),
+    /// Token ids, divided by anything that is no digit.
+    Tokens(PathBuf),
+}
+
+impl EvalData {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Text(path) | Self::Tokens(path) => path,
+        }
+    }
+}
+
+/// Which text, and how it is cut.
+#[derive(Clone, Debug)]
+pub struct TextOptions {
+    /// The text.
+    pub data: EvalData,
+    /// Tokens of a chunk.
+    pub context: usize,
+    /// The most chunks.
+    pub chunks: Option<usize>,
+    /// Tokens between overlapping chunks.
+    pub stride: Option<usize>,
+}
+
+impl TextOptions {
+    /// Chunks of this tokenizer's tokens.
+    pub(super) fn read(&self, tokenizer: &Tokenizer) -> Result<Text, Error> {
+        let tokens = read_tokens(&self.data, tokenizer)?;
+        let text = match self.stride {
+            None => Text::new(&tokens, self.context, self.chunks),
+            Some(stride) => Text::overlapping(&tokens, self.context, stride, self.chunks),
+        };
+        Ok(text?)
+    }
+}
+
+/// No text to evaluate comes near this; a larger file is not read.
+const TEXT_LIMIT: u64 = 4 << 30;
+
+fn read_tokens(data: &EvalData, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+    let path = data.path();
+    let bytes = read_file(path)?;
+    match data {
+        EvalData::Text(_) => {
+            let text = std::str::from_utf8(&bytes).map_err(|error| Error::TextEncoding {
+                location: Location::file(path).offset(error.valid_up_to() as u64),
+            })?;
+            let options = EncodeOptions { add_special: true, parse_special: false };
+            let ids = tokenizer.encode(text, options);
+            Ok(ids.into_iter().map(|id| id.0).collect())
+        }
+        EvalData::Tokens(_) => {
+            let digits = bytes.split(|byte| !byte.is_ascii_digit());
+            let token = |digits: &[u8]| {
+                let token = String::from_utf8_lossy(digits).into_owned();
+                let id = token.parse();
+                id.map_err(|_| Error::TokenId { path: path.to_owned(), token })
+            };
+            digits.filter(|digits| !digits.is_empty()).map(token).collect()
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+    let file = SourceFile::open(path)?;
+    let length = file.len();
+    if length > TEXT_LIMIT {
+        let path = path.to_owned();
+        return Err(FileError::TooLarge { path, length, limit: TEXT_LIMIT }.into());
+    }
+    let mut bytes = vec![0; to_usize(length)];
+    file.read_exact_at(0, &mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,224 @@
+//! GGUF files: the model's tensors under the names they have already, in llama.cpp's
+//! file types or as they are.
+
+use std::path::PathBuf;
+
+use qz_calib::ImportanceMatrix;
+use qz_codec::encoder_for;
+use qz_gguf::{GgufLayout, GgufSink};
+use qz_plan::{
+    Assignment, FILE_TYPES, FileType, ModelFacts, PlannedTensor, Reason, Request,
+    is_known_architecture,
+};
+use qz_tensor::{Metadata, OutputOptions, SinkTensor, TensorIndex, Value};
+
+use super::{Format, Layout, Placement, Sink, TargetPlan};
+use crate::error::Error;
+use crate::metadata_override::MetadataOverride;
+use crate::model::{Model, ModelTensor};
+use crate::planning::{PlanOptions, check_codecs, check_requantizing};
+
+pub(super) static GGUF: Format = Format {
+    name: "gguf",
+    schemes,
+    scheme,
+    artifact_name: |stem, scheme| format!("{stem}-{}.gguf", scheme.to_uppercase()),
+    plan,
+    layout: |path, plan, options| {
+        let split = options.split.as_ref();
+        Ok(Box::new(GgufLayout::new(path, &plan.metadata, &plan.tensors, split)?))
+    },
+};
+
+/// The scheme that leaves types, order and metadata as they are.
+const COPY: &str = "copy";
+
+/// File types whose element types all have encoders, and copies.
+fn schemes() -> Vec<&'static str> {
+    let has_encoder = |data_type| encoder_for(data_type).is_some();
+    let is_writable = |file_type: &&FileType| file_type.data_types().all(has_encoder);
+    let names = FILE_TYPES.iter().filter(is_writable).map(|file_type| file_type.name);
+    names.chain([COPY]).collect()
+}
+
+fn scheme(name: &str) -> Option<&'static str> {
+    if name.eq_ignore_ascii_case(COPY) {
+        return Some(COPY);
+    }
+    FileType::from_name(name).map(|file_type| file_type.name)
+}
+
+fn plan(model: &Model, scheme: &str, options: &PlanOptions) -> Result<TargetPlan, Error> {
+    match FileType::from_name(scheme) {
+        Some(file_type) => quantized(model, file_type, options),
+        None => copied(model, options),
+    }
+}
+
+impl Layout for GgufLayout {
+    fn paths(&self) -> Vec<PathBuf> {
+        GgufLayout::paths(self)
+    }
+
+    fn size(&self) -> u64 {
+        GgufLayout::size(self)
+    }
+
+    fn begin(
+        self: Box<Self>,
+        fingerprint: &str,
+        options: OutputOptions,
+    ) -> Result<Box<dyn Sink>, Error> {
+        Ok(Box::new(GgufSink::begin(*self, fingerprint, options)?))
+    }
+}
+
+/// The model in another file type.
+fn quantized(
+    model: &Model,
+    file_type: &'static FileType,
+    options: &PlanOptions,
+) -> Result<TargetPlan, Error> {
+    let tensors: Vec<PlannedTensor> = model.tensors.iter().map(planned).collect();
+    let metadata = metadata_of(model, file_type, options);
+    let facts = facts(model, &metadata, options)?;
+    let request = Request {
+        file_type,
+        facts: &facts,
+        has_importance: options.importance.is_some(),
+        overrides: &options.overrides,
+        fallback: options.fallback,
+    };
+    let assignments = qz_plan::assign(&request, &tensors)?;
+    whole(model, assignments, metadata, (0..tensors.len()).collect(), options)
+}
+
+fn facts(model: &Model, metadata: &Metadata, options: &PlanOptions) -> Result<ModelFacts, Error> {
+    if options.generic {
+        return Ok(ModelFacts::from_names(model.tensors.iter().map(|tensor| &*tensor.name)));
+    }
+    let architecture = metadata.string("general.architecture");
+    if architecture.is_some_and(is_known_architecture) {
+        return Ok(ModelFacts::from_metadata(metadata));
+    }
+    let architecture = architecture.map(str::to_owned);
+    Err(Error::UnknownArchitecture { path: model.path.clone(), architecture })
+}
+
+/// The model as it is, in the order of its files. Of a set's keys
+/// `llama-gguf-split --merge` leaves all but the count, which it sets to none.
+fn copied(model: &Model, options: &PlanOptions) -> Result<TargetPlan, Error> {
+    if model.is_checkpoint() {
+        return Err(Error::CopyOfCheckpoint(model.path.clone()));
+    }
+    let as_it_is = |tensor: &ModelTensor| Assignment {
+        data_type: tensor.source_type,
+        reason: Reason::Left,
+        fallback_from: None,
+        requires_importance: false,
+    };
+    let mut metadata = model.metadata.clone();
+    if metadata.remove(SPLIT_COUNT).is_some() {
+        metadata.set(SPLIT_COUNT, 0u16);
+    }
+    for MetadataOverride { key, value } in &options.metadata {
+        metadata.remove(key);
+        metadata.set(key, value.clone());
+    }
+    let mut order: Vec<usize> = (0..model.tensors.len()).collect();
+    order.sort_by_key(|position| model.tensors[*position].first_source());
+    let assignments = model.tensors.iter().map(as_it_is).collect();
+    whole(model, assignments, metadata, order, options)
+}
+
+/// Every tensor of the model, each as one tensor of the output.
+fn whole(
+    model: &Model,
+    assignments: Vec<Assignment>,
+    metadata: Metadata,
+    sources: Vec<usize>,
+    options: &PlanOptions,
+) -> Result<TargetPlan, Error> {
+    for (tensor, assignment) in model.tensors.iter().zip(&assignments) {
+        check_requantizing(model, tensor, assignment.data_type, options)?;
+        check_codecs(model, tensor, assignment.data_type)?;
+    }
+    let sink_tensor = |position: &usize| {
+        let tensor = &model.tensors[*position];
+        SinkTensor {
+            name: tensor.name.clone(),
+            data_type: assignments[*position].data_type,
+            shape: tensor.shape.clone(),
+        }
+    };
+    let tensors = sources.iter().map(sink_tensor).collect();
+    let mut places = vec![None; model.tensors.len()];
+    for (place, position) in sources.iter().enumerate() {
+        let row_order = model.tensors[*position].row_order();
+        places[*position] = Some(Placement::whole(TensorIndex(place), row_order));
+    }
+    let (files, warnings) = (Vec::new(), Vec::new());
+    Ok(TargetPlan { assignments, tensors, sources, places, metadata, files, warnings })
+}
+
+fn planned(tensor: &ModelTensor) -> PlannedTensor {
+    let is_writable = tensor.source_type.spec().ggml.is_some();
+    PlannedTensor {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        unquantized: tensor.unquantized,
+        source_type: if is_writable { tensor.source_type } else { tensor.unquantized },
+    }
+}
+
+/// How many files a model is in; the reference's key.
+const SPLIT_COUNT: &str = "split.count";
+
+/// What only tells the files of one set apart: an output gets its own, if any.
+const SPLIT_KEYS: [&str; 3] = ["split.no", SPLIT_COUNT, "split.tensors.count"];
+
+/// The output's metadata: the model's, the file type, what a person wants, and
+/// where importance came from, in llama-quantize's order.
+fn metadata_of(model: &Model, file_type: &FileType, options: &PlanOptions) -> Metadata {
+    /// `GGML_QNT_VERSION`: the block layouts have not changed since.
+    const QUANTIZATION_VERSION: u32 = 2;
+    let mut metadata = model.metadata.clone();
+    // llama-quantize removes a key and appends it (gguf.cpp, `gguf_set_val_u32`);
+    // the converter, which writes plain files from checkpoints, does not.
+    let is_converters = model.is_checkpoint() && !file_type.base.is_block();
+    let mut set = |key: &str, value: Value, in_place: bool| {
+        if !in_place {
+            metadata.remove(key);
+        }
+        metadata.set(key, value);
+    };
+    set("general.quantization_version", QUANTIZATION_VERSION.into(), is_converters);
+    set("general.file_type", file_type.id.into(), is_converters);
+    for key in SPLIT_KEYS {
+        metadata.remove(key);
+    }
+    let mut set = |key: &str, value: Value| {
+        metadata.remove(key);
+        metadata.set(key, value);
+    };
+    for MetadataOverride { key, value } in &options.metadata {
+        set(key, value.clone());
+    }
+    for (key, value) in options.importance.iter().flat_map(|matrix| provenance(matrix)) {
+        set(key, value);
+    }
+    metadata
+}
+
+/// What llama-quantize notes about an importance matrix (quantize.cpp).
+fn provenance(matrix: &ImportanceMatrix) -> Vec<(&'static str, Value)> {
+    let path = matrix.path().to_string_lossy().into_owned();
+    let entries = u32::try_from(matrix.len()).unwrap_or(u32::MAX);
+    let mut notes = vec![("quantize.imatrix.file", Value::from(path))];
+    let dataset = matrix.datasets().first();
+    notes.extend(dataset.map(|name| ("quantize.imatrix.dataset", Value::from(&**name))));
+    notes.push(("quantize.imatrix.entries_count", entries.into()));
+    let chunks = Some(matrix.chunks()).filter(|chunks| *chunks > 0);
+    notes.extend(chunks.map(|chunks| ("quantize.imatrix.chunks_count", chunks.into())));
+    notes
+}

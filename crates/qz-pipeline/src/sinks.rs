@@ -1,0 +1,208 @@
+//! The outputs of a conversion while they are written: what each still wants, and
+//! where encoded rows go.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qz_tensor::{OutputOptions, TensorIndex};
+use sha2::{Digest, Sha256};
+
+use crate::convert::{ConvertOptions, Output, importance};
+use crate::error::Error;
+use crate::event::{Event, Observer};
+use crate::format::{Sink, TargetPlan};
+use crate::model::Model;
+use crate::planning::PlanOptions;
+use crate::stream::{Piece, Wanted, Work};
+
+/// The outputs being written.
+pub(crate) struct Sinks {
+    outputs: Vec<Growing>,
+}
+
+/// An output being written.
+pub(crate) struct Growing {
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) files: Vec<PathBuf>,
+    /// Bytes of all files.
+    pub(crate) bytes: u64,
+    /// Which of the model's tensors it wants no more: those that an interrupted run
+    /// had finished, and those that it does not hold.
+    done: Vec<bool>,
+    /// Of each of its own tensors, how many of the model's still have rows for it.
+    awaited: Vec<usize>,
+}
+
+impl Sinks {
+    pub(crate) fn create(
+        model: &Model,
+        outputs: &[Output],
+        plans: &[TargetPlan],
+        options: &ConvertOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, Error> {
+        let mut growing = Vec::with_capacity(outputs.len());
+        for (output, plan) in outputs.iter().zip(plans) {
+            let layout = output.target.format.layout(&output.path, plan, &options.plan)?;
+            let (files, bytes) = (layout.paths(), layout.size());
+            check_not_an_input(model, &output.path, &files)?;
+            let fingerprint = fingerprint(model, plan, &options.plan);
+            let replace = OutputOptions { replace: options.replace };
+            let sink = layout.begin(&fingerprint, replace)?;
+            let finished: HashSet<TensorIndex> = sink.completed().iter().copied().collect();
+            if !finished.is_empty() {
+                let tensors = finished.len();
+                observer.observe(Event::Resumed { path: &output.path, tensors });
+            }
+            let is_done = |place: &Option<_>| match place {
+                Some(place) => tensors_of(place).is_subset(&finished),
+                None => true,
+            };
+            let done: Vec<bool> = plan.places.iter().map(is_done).collect();
+            let mut awaited = vec![0; plan.tensors.len()];
+            for (place, _) in plan.places.iter().zip(&done).filter(|(_, done)| !**done) {
+                let tensors = place.iter().flat_map(tensors_of);
+                tensors.for_each(|tensor| awaited[tensor.0] += 1);
+            }
+            growing.push(Growing { sink, files, bytes, done, awaited });
+        }
+        Ok(Self { outputs: growing })
+    }
+
+    /// True if some output wants the model's tensor at `position`.
+    pub(crate) fn is_wanted(&self, position: usize) -> bool {
+        self.outputs.iter().any(|output| !output.done[position])
+    }
+
+    pub(crate) fn remaining_work<'a>(
+        &self,
+        model: &'a Model,
+        plans: &[TargetPlan],
+        options: &'a PlanOptions,
+    ) -> Vec<Work<'a>> {
+        let wanted = |position: usize| {
+            let of = |(plan, output): (&TargetPlan, &Growing)| {
+                plan.wanted(position).filter(|_| !output.done[position])
+            };
+            plans.iter().zip(&self.outputs).map(of).collect()
+        };
+        model
+            .tensors
+            .iter()
+            .enumerate()
+            .filter(|(position, _)| self.is_wanted(*position))
+            .map(|(position, tensor)| Work {
+                tensor,
+                wanted: wanted(position),
+                importance: importance(options, tensor),
+            })
+            .collect()
+    }
+
+    /// Writes encoded rows of the model's tensor at `position` to where they go.
+    pub(crate) fn put(
+        &mut self,
+        plans: &[TargetPlan],
+        position: usize,
+        piece: &Piece,
+    ) -> Result<(), Error> {
+        let Some(place) = &plans[piece.output].places[position] else { return Ok(()) };
+        let sink = &mut self.outputs[piece.output].sink;
+        let row_bytes = piece.row_bytes.max(1);
+        let (mut row, mut rest) = (piece.first_row, piece.bytes.as_slice());
+        while !rest.is_empty() {
+            let (slice, left) = place.locate(row);
+            let rows = left.clamp(1, (rest.len() / row_bytes).max(1) as u64);
+            // No more than the rest has, so the cast is exact.
+            let (run, after) = rest.split_at((rows as usize * row_bytes).min(rest.len()));
+            sink.put(slice.tensor, slice.first_row * row_bytes as u64, run)?;
+            (row, rest) = (row + rows, after);
+        }
+        Ok(())
+    }
+
+    /// Notes that all rows of the model's tensor at `position` have been put.
+    pub(crate) fn complete(&mut self, plans: &[TargetPlan], position: usize) {
+        for (output, plan) in self.outputs.iter_mut().zip(plans) {
+            let place = plan.places[position].as_ref().filter(|_| !output.done[position]);
+            for tensor in place.into_iter().flat_map(tensors_of) {
+                let awaited = &mut output.awaited[tensor.0];
+                *awaited -= 1;
+                if *awaited == 0 {
+                    output.sink.record_complete(tensor);
+                }
+            }
+        }
+    }
+
+    /// Leaves all outputs for a later run to continue.
+    pub(crate) fn keep(self) -> Result<(), Error> {
+        self.outputs.into_iter().try_for_each(|output| output.sink.keep())
+    }
+}
+
+impl IntoIterator for Sinks {
+    type Item = Growing;
+    type IntoIter = std::vec::IntoIter<Growing>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.outputs.into_iter()
+    }
+}
+
+fn tensors_of(place: &crate::format::Placement) -> HashSet<TensorIndex> {
+    place.tensors().collect()
+}
+
+impl TargetPlan {
+    /// What the output wants of the model's tensor at `position`.
+    pub(crate) fn wanted(&self, position: usize) -> Option<Wanted> {
+        let row_order = self.places[position].as_ref()?.row_order;
+        Some(Wanted { data_type: self.assignments[position].data_type, row_order })
+    }
+}
+
+/// Fails if a file to be written is one that is read, or if a folder to be replaced
+/// holds one.
+fn check_not_an_input(model: &Model, target: &Path, files: &[PathBuf]) -> Result<(), Error> {
+    let is_input = |path: &PathBuf| {
+        let Ok(output) = qz_tensor::SourceFile::open(path) else { return false };
+        let inode = output.identity().inode;
+        inode.is_some() && model.source.files().iter().any(|file| file.identity().inode == inode)
+    };
+    if let Some(path) = files.iter().find(|path| is_input(path)) {
+        return Err(Error::OutputIsInput(path.clone()));
+    }
+    let Ok(folder) = fs::canonicalize(target) else { return Ok(()) };
+    let inputs = model.source.files();
+    let mut inputs = inputs.iter().filter_map(|file| fs::canonicalize(file.path()).ok());
+    if folder.is_dir() && inputs.any(|input| input.starts_with(&folder)) {
+        return Err(Error::OutputIsInput(target.to_owned()));
+    }
+    Ok(())
+}
+
+/// One line that tells this job from any other: a staging folder may be
+/// continued only by a job with the same line. Overrides are in it through the
+/// types and the metadata that came of them.
+fn fingerprint(model: &Model, plan: &TargetPlan, options: &PlanOptions) -> String {
+    let mut text = format!("quantize {}\n", env!("CARGO_PKG_VERSION"));
+    for file in model.source.files() {
+        let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
+    }
+    for (key, value) in plan.metadata.iter() {
+        let _ = writeln!(text, "{key} {value:?}");
+    }
+    for tensor in &plan.tensors {
+        let _ = writeln!(text, "{} {} {}", tensor.name, tensor.data_type, tensor.shape);
+    }
+    for file in &plan.files {
+        let _ = writeln!(text, "{} {:x}", file.name, Sha256::digest(&file.content));
+    }
+    if let Some(matrix) = &options.importance {
+        let _ = writeln!(text, "importance {}", matrix.digest());
+    }
+    format!("{:x}", Sha256::digest(text.as_bytes()))
+}
