@@ -145,7 +145,8 @@ fn check_rounding<L: Lanes>() {
 
 fn check_bytes<L: Lanes>() {
     for first in 0..=u8::MAX {
-        let bytes: [u8; LANES] = std::array::from_fn(|lane| first.wrapping_add(lane as u8 * 37));
+        let bytes: [u8; LANES] =
+            std::array::from_fn(|lane| first.wrapping_add((lane as u8).wrapping_mul(37)));
         assert_eq!(L::from_bytes(&bytes).store(), bytes.map(f32::from));
         let signed = bytes.map(|byte| byte as i8);
         assert_eq!(L::from_signed_bytes(&signed).store(), signed.map(f32::from));

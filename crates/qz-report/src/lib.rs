@@ -117,7 +117,7 @@ mod tests {
     fn names_are_no_markup() {
         let html = page("<script>\"&").to_html();
         assert!(!html.contains("<script"));
-        assert_eq!(html.matches("&lt;script&gt;&quot;&amp;").count(), 5);
+        assert_eq!(html.matches("&lt;script&gt;&quot;&amp;").count(), 6);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use qz_pipeline::{
     CompareOptions, ComputeOptions, EvalData, EvalOptions, ReferenceOptions, Rounding, SaveOptions,
     TextOptions, Thresholds,
@@ -13,6 +13,7 @@ use qz_tensor::DataType;
 use super::{Global, Source, parse_size};
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["data", "tokens", "reference_file"])))]
 pub(crate) struct Eval {
     /// A Hugging Face folder or a .gguf file
     #[arg(value_name = "MODEL")]
@@ -57,6 +58,7 @@ pub(crate) struct Eval {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["data", "tokens"])))]
 pub(crate) struct Compare {
     /// The model that the others are compared with
     #[arg(value_name = "REFERENCE")]
@@ -88,7 +90,7 @@ pub(crate) struct Compare {
 #[derive(Clone, Debug, Args)]
 struct Text {
     /// The text
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["tokens", "reference_file"])]
+    #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// The text as token ids instead: numbers divided by anything else
     #[arg(long, value_name = "FILE", conflicts_with = "data")]

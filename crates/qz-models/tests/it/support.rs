@@ -50,15 +50,19 @@ impl Checkpoint {
     }
 
     pub(crate) fn infos(&self) -> Vec<TensorInfo> {
+        // One behind the other: what has the same place is the same tensor.
+        let mut end = 0;
         let info = |(name, dimensions): &(String, Vec<u64>)| {
             let shape = Shape::new(dimensions.clone()).expect("a shape");
             let bytes = shape.byte_size(DataType::F32).expect("fits");
+            let offset = end;
+            end += bytes;
             TensorInfo {
                 name: name.clone(),
                 data_type: DataType::F32,
                 shape,
                 file: Path::new("model.safetensors").into(),
-                offset: 0,
+                offset,
                 bytes,
             }
         };
