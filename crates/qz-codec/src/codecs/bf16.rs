@@ -16,7 +16,7 @@ fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
     bytes.as_chunks().0.iter().position(|bytes| is_non_finite(*bytes))
 }
 
-/// The body of [`Codec::decode`].
+/// The body of [`crate::Codec::decode`].
 #[inline(always)]
 pub fn decode(bytes: &[u8], out: &mut [f32]) {
     for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
@@ -24,7 +24,7 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`crate::Codec::encode`].
 #[inline(always)]
 pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
     for (bytes, weight) in out.as_chunks_mut().0.iter_mut().zip(weights) {

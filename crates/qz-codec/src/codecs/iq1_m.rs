@@ -57,7 +57,7 @@ codec! {
     first_non_finite_block: |bytes| first_non_finite_by(bytes, |block: &[u8; BYTES]| f16_is_non_finite(unit(block))),
 }
 
-/// The body of [`Codec::decode`], with lanes of type `L`.
+/// The body of [`crate::Codec::decode`], with lanes of type `L`.
 #[inline(always)]
 pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
@@ -65,7 +65,7 @@ pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`], with lanes of type `L`.
+/// The body of [`crate::Codec::encode`], with lanes of type `L`.
 #[inline(always)]
 pub fn encode<L: Lanes>(
     weights: &[f32],

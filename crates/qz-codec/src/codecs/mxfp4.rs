@@ -30,7 +30,7 @@ fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
     blocks.iter().position(|block| block[0] == NOT_A_NUMBER)
 }
 
-/// The body of [`Codec::decode`], with look-ups of `L`.
+/// The body of [`crate::Codec::decode`], with look-ups of `L`.
 #[inline(always)]
 pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
@@ -38,7 +38,7 @@ pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`crate::Codec::encode`].
 #[inline(always)]
 pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
     for (weights, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {

@@ -32,7 +32,7 @@ fn first_non_finite_block(_bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The body of [`Codec::decode`], with look-ups of `L`.
+/// The body of [`crate::Codec::decode`], with look-ups of `L`.
 #[inline(always)]
 pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
@@ -40,7 +40,7 @@ pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`].
+/// The body of [`crate::Codec::encode`].
 #[inline(always)]
 pub fn encode(weights: &[f32], _columns: usize, _importance: Option<&[f32]>, out: &mut [u8]) {
     for (weights, block) in weights.as_chunks().0.iter().zip(out.as_chunks_mut().0) {

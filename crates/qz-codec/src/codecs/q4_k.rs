@@ -30,7 +30,7 @@ codec! {
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, 2]),
 }
 
-/// The body of [`Codec::decode`], with lanes of type `L`.
+/// The body of [`crate::Codec::decode`], with lanes of type `L`.
 #[inline(always)]
 pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
@@ -40,7 +40,7 @@ pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`], with lanes of type `L`.
+/// The body of [`crate::Codec::encode`], with lanes of type `L`.
 #[inline(always)]
 pub fn encode<L: Lanes>(
     weights: &[f32],

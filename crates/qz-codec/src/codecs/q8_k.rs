@@ -29,7 +29,7 @@ fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
     bytes.as_chunks().0.iter().position(|block| !scale(block).is_finite())
 }
 
-/// The body of [`Codec::decode`], with lanes of type `L`.
+/// The body of [`crate::Codec::decode`], with lanes of type `L`.
 #[inline(always)]
 pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
@@ -37,7 +37,7 @@ pub fn decode<L: Lanes>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// The body of [`Codec::encode`], with lanes of type `L`.
+/// The body of [`crate::Codec::encode`], with lanes of type `L`.
 #[inline(always)]
 pub fn encode<L: Lanes>(
     weights: &[f32],

@@ -4,7 +4,7 @@
 //! | where | what |
 //! |---|---|
 //! | [`Backend`] | the operations |
-//! | [`reference`] | what they compute, one number after the other: the definition |
+//! | [`mod@reference`] | what they compute, one number after the other: the definition |
 //! | [`CpuBackend`] | the same with vector instructions on several threads |
 //! | [`conformance`] | compares any implementation with the reference |
 //!
