@@ -5,11 +5,9 @@
 //! takes vectors: it would be compiled for the baseline.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_reduce_add_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_storeu_ps,
-};
+use std::arch::x86_64::*;
+
+use qz_codec::number::{f32_from_bf16, f32_from_f16};
 
 use crate::isa::Isa;
 
@@ -22,7 +20,7 @@ pub(crate) enum Instructions {
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 F, and what is named above.
+    /// AVX-512 F and BW, and what is named above.
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
@@ -39,7 +37,7 @@ impl Instructions {
             if avx2 {
                 sets.push(Self::Avx2);
             }
-            if avx2 && is_x86_feature_detected!("avx512f") {
+            if avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
                 sets.push(Self::Avx512);
             }
         }
@@ -58,6 +56,17 @@ impl Instructions {
         };
         Self::available().into_iter().rfind(allowed).unwrap_or(Self::Portable)
     }
+
+    /// Numbers of 32 bits in a register.
+    pub(crate) fn lanes(self) -> usize {
+        match self {
+            Self::Portable => Eight::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => __m256::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => __m512::LANES,
+        }
+    }
 }
 
 /// A vector of f32 numbers.
@@ -67,15 +76,22 @@ pub(crate) trait Vector: Copy {
     fn zero() -> Self;
     /// The first lanes of `from`, which has that many.
     fn load(from: &[f32]) -> Self;
+    /// Numbers that are stored as binary32, the lowest byte first.
+    fn load_singles(from: &[u8]) -> Self;
+    /// Numbers that are stored as binary16.
+    fn load_halves(from: &[u8]) -> Self;
+    /// Numbers that are stored as bfloat16.
+    fn load_brains(from: &[u8]) -> Self;
     fn store(self, to: &mut [f32]);
     /// `self + a · b`.
     fn add_product(self, a: Self, b: Self) -> Self;
+    fn times(self, other: Self) -> Self;
     fn sum(self) -> f32;
 }
 
 /// Eight lanes that any machine has.
 #[derive(Clone, Copy)]
-pub(crate) struct Eight([f32; 8]);
+pub(crate) struct Eight(pub(crate) [f32; 8]);
 
 impl Vector for Eight {
     const LANES: usize = 8;
@@ -96,6 +112,24 @@ impl Vector for Eight {
     }
 
     #[inline(always)]
+    fn load_singles(from: &[u8]) -> Self {
+        let from = from.as_chunks().0;
+        Self(std::array::from_fn(|lane| f32::from_le_bytes(from[lane])))
+    }
+
+    #[inline(always)]
+    fn load_halves(from: &[u8]) -> Self {
+        let from = from.as_chunks().0;
+        Self(std::array::from_fn(|lane| f32_from_f16(u16::from_le_bytes(from[lane]))))
+    }
+
+    #[inline(always)]
+    fn load_brains(from: &[u8]) -> Self {
+        let from = from.as_chunks().0;
+        Self(std::array::from_fn(|lane| f32_from_bf16(u16::from_le_bytes(from[lane]))))
+    }
+
+    #[inline(always)]
     fn store(self, to: &mut [f32]) {
         to[..8].copy_from_slice(&self.0);
     }
@@ -103,6 +137,11 @@ impl Vector for Eight {
     #[inline(always)]
     fn add_product(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane] + a.0[lane] * b.0[lane]))
+    }
+
+    #[inline(always)]
+    fn times(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| self.0[lane] * other.0[lane]))
     }
 
     #[inline(always)]
@@ -136,6 +175,30 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    fn load_singles(from: &[u8]) -> Self {
+        let from = &from[..32];
+        // SAFETY: as above; so many bytes are there.
+        unsafe { _mm256_loadu_ps(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_halves(from: &[u8]) -> Self {
+        let from = &from[..16];
+        // SAFETY: as above, and they have F16C; so many bytes are there.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_brains(from: &[u8]) -> Self {
+        let from = &from[..16];
+        // SAFETY: as above; so many bytes are there.
+        unsafe {
+            let numbers = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(numbers))
+        }
+    }
+
+    #[inline(always)]
     fn store(self, to: &mut [f32]) {
         let to = &mut to[..8];
         // SAFETY: as above; there is room for eight numbers.
@@ -146,6 +209,12 @@ impl Vector for __m256 {
     fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: as above, and they have FMA.
         unsafe { _mm256_fmadd_ps(a, b, self) }
+    }
+
+    #[inline(always)]
+    fn times(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_mul_ps(self, other) }
     }
 
     #[inline(always)]
@@ -180,6 +249,30 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    fn load_singles(from: &[u8]) -> Self {
+        let from = &from[..64];
+        // SAFETY: as above; so many bytes are there.
+        unsafe { _mm512_loadu_ps(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_halves(from: &[u8]) -> Self {
+        let from = &from[..32];
+        // SAFETY: as above; so many bytes are there.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_brains(from: &[u8]) -> Self {
+        let from = &from[..32];
+        // SAFETY: as above; so many bytes are there.
+        unsafe {
+            let numbers = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(numbers))
+        }
+    }
+
+    #[inline(always)]
     fn store(self, to: &mut [f32]) {
         let to = &mut to[..16];
         // SAFETY: as above; there is room for sixteen numbers.
@@ -190,6 +283,12 @@ impl Vector for __m512 {
     fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: as above.
         unsafe { _mm512_fmadd_ps(a, b, self) }
+    }
+
+    #[inline(always)]
+    fn times(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_mul_ps(self, other) }
     }
 
     #[inline(always)]

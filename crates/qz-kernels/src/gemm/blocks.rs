@@ -34,6 +34,15 @@ impl<'a> Destination<'a> {
     pub(crate) fn at(self, row: usize, column: usize) -> Self {
         Self { first: self.first.wrapping_add(row * self.stride + column), ..self }
     }
+
+    /// Overwrites its first element.
+    ///
+    /// # Safety
+    /// The element is within C, and nobody else uses it meanwhile.
+    pub(crate) unsafe fn set(self, value: f32) {
+        // SAFETY: what the caller promised.
+        unsafe { *self.first = value }
+    }
 }
 
 /// One task: all products of some rows with some columns.
@@ -121,14 +130,14 @@ unsafe fn add_avx512(tile: &Tile<'_>, to: Destination<'_>) {
 unsafe fn add<V: Vector>(tile: &Tile<'_>, to: Destination<'_>) {
     let width = VECTORS * V::LANES;
     for left in (0..tile.column_count).step_by(width) {
-        let columns = tile.columns.from_row(tile.first_column + left);
+        let columns = tile.columns.starting_with(tile.first_column + left);
         let count = width.min(tile.column_count - left);
         for top in (0..tile.rows.count()).step_by(ROWS) {
             let is_below = |(row, column): (usize, usize)| column + left + count <= row + top;
             if tile.diagonal.is_some_and(is_below) {
                 continue;
             }
-            let sums = sums::<V>(tile.rows.from_row(top), columns);
+            let sums = sums::<V>(tile.rows.starting_with(top), columns);
             let rows = ROWS.min(tile.rows.count() - top);
             let to = to.at(top, left);
             // SAFETY: the destination has the tile's elements, `rows` by `count` from

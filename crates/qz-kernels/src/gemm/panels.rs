@@ -47,7 +47,7 @@ impl Panels {
 
     /// The panel that begins with a row.
     #[inline(always)]
-    pub(super) fn from_row(&self, row: usize) -> &[f32] {
+    pub(super) fn starting_with(&self, row: usize) -> &[f32] {
         &self.numbers[row * self.depth..][..self.width * self.depth]
     }
 }

@@ -56,6 +56,13 @@ impl Products {
     }
 }
 
+/// The rows of a group; where there are fewer, the last one again.
+#[inline(always)]
+pub(super) fn group(rows: &[f32], columns: usize) -> [&[f32]; TOGETHER] {
+    let last = rows.len() / columns - 1;
+    std::array::from_fn(|row| &rows[row.min(last) * columns..][..columns])
+}
+
 #[inline(always)]
 fn dots<V: Vector>(a: [&[f32]; TOGETHER], b: [&[f32]; TOGETHER]) -> [[f32; TOGETHER]; TOGETHER] {
     let length = a[0].len();
