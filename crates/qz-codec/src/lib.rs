@@ -38,7 +38,7 @@ mod four_bit_float;
 pub mod grid;
 pub mod lanes;
 pub mod number;
-mod pack;
+pub mod pack;
 pub mod search;
 mod short_block;
 mod six_bit;

@@ -1,4 +1,5 @@
-//! Where the bits of levels and scales go.
+//! Where the bits of levels and scales go. Every function is inlined, so that it is
+//! compiled for its caller's instructions.
 
 use crate::block::SUPER_BLOCK;
 use crate::lanes::{LANES, Lanes};
@@ -20,7 +21,7 @@ pub(crate) fn pack_crumbs(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
 
 /// Undoes [`pack_crumbs`].
 #[inline(always)]
-pub(crate) fn unpack_crumbs(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
+pub fn unpack_crumbs(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
     let halves = levels.as_chunks_mut::<128>().0.iter_mut();
     for (levels, bytes) in halves.zip(bytes.as_chunks::<32>().0) {
         for (quarter, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -45,7 +46,7 @@ pub(crate) fn pack_nibbles(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
 
 /// Undoes [`pack_nibbles`].
 #[inline(always)]
-pub(crate) fn unpack_nibbles(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
+pub fn unpack_nibbles(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
     let quarters = levels.as_chunks_mut::<64>().0.iter_mut();
     for (levels, bytes) in quarters.zip(bytes.as_chunks::<32>().0) {
         let (low, high) = levels.split_at_mut(32);
@@ -68,7 +69,7 @@ pub(crate) fn pack_halves(levels: &[u8], out: &mut [u8]) {
 
 /// Undoes [`pack_halves`].
 #[inline(always)]
-pub(crate) fn unpack_halves(bytes: &[u8], levels: &mut [u8]) {
+pub fn unpack_halves(bytes: &[u8], levels: &mut [u8]) {
     let (low, high) = levels.split_at_mut(levels.len() / 2);
     for (byte, (low, high)) in bytes.iter().zip(low.iter_mut().zip(high)) {
         (*low, *high) = (byte & 15, byte >> 4);
@@ -95,7 +96,7 @@ pub(crate) fn decode_numbers<L: Lanes>(
 
 /// Sets the fifth bits: bit `l` of a little-endian number is that of level `l`.
 #[inline(always)]
-pub(crate) fn unpack_fifth_bits(bytes: [u8; 4], levels: &mut [u8; 32]) {
+pub fn unpack_fifth_bits(bytes: [u8; 4], levels: &mut [u8; 32]) {
     let bits = u32::from_le_bytes(bytes);
     for (position, level) in levels.iter_mut().enumerate() {
         *level |= (bits >> position & 1) as u8 * 16;
@@ -115,7 +116,7 @@ pub(crate) fn pack_bits(levels: &[u8; SUPER_BLOCK], plane: u32, out: &mut [u8]) 
 
 /// Sets bit `plane` of each level from what [`pack_bits`] stored.
 #[inline(always)]
-pub(crate) fn unpack_bits(bytes: &[u8], plane: u32, levels: &mut [u8; SUPER_BLOCK]) {
+pub fn unpack_bits(bytes: &[u8], plane: u32, levels: &mut [u8; SUPER_BLOCK]) {
     for (position, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         for (level, byte) in levels.iter_mut().zip(bytes) {
             *level |= (byte >> position & 1) << plane;
@@ -140,7 +141,7 @@ pub(crate) fn pack_six_bits(scales: &[u8; 8], minimums: &[u8; 8]) -> [u8; 12] {
 
 /// Undoes [`pack_six_bits`]: scales, then minimums; four at a time.
 #[inline(always)]
-pub(crate) fn unpack_six_bits(bytes: &[u8]) -> [u8; 16] {
+pub fn unpack_six_bits(bytes: &[u8]) -> [u8; 16] {
     let four = |position: usize| {
         let bytes = &bytes[position..position + 4];
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -176,7 +177,7 @@ pub(crate) fn pack_sixteen_scales(scales: &[u8; 16]) -> [u8; 12] {
 
 /// Undoes [`pack_sixteen_scales`], four at a time.
 #[inline(always)]
-pub(crate) fn unpack_sixteen_scales(bytes: &[u8]) -> [u8; 16] {
+pub fn unpack_sixteen_scales(bytes: &[u8]) -> [u8; 16] {
     let four = |position: usize| {
         let bytes = &bytes[position..position + 4];
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -197,7 +198,7 @@ pub(crate) fn unpack_sixteen_scales(bytes: &[u8]) -> [u8; 16] {
 
 /// Bits as levels: eight to a byte, lowest first.
 #[inline(always)]
-pub(crate) fn unpack_single_bits(bytes: &[u8], levels: &mut [u8]) {
+pub fn unpack_single_bits(bytes: &[u8], levels: &mut [u8]) {
     for (byte, levels) in bytes.iter().zip(levels.as_chunks_mut::<8>().0) {
         for (position, level) in levels.iter_mut().enumerate() {
             *level = byte >> position & 1;
@@ -216,7 +217,7 @@ pub(crate) fn pack_fours(levels: &[u8], out: &mut [u8]) {
 
 /// Undoes [`pack_fours`].
 #[inline(always)]
-pub(crate) fn unpack_fours(bytes: &[u8], levels: &mut [u8]) {
+pub fn unpack_fours(bytes: &[u8], levels: &mut [u8]) {
     for (byte, levels) in bytes.iter().zip(levels.as_chunks_mut::<4>().0) {
         for (position, level) in levels.iter_mut().enumerate() {
             *level = byte >> (2 * position) & 3;

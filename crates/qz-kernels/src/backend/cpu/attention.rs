@@ -150,10 +150,10 @@ impl Head<'_> {
         let end = visible.iter().map(|range| range.end).max().unwrap_or(0);
         let mut scores: Vec<Vec<f32>> =
             visible.iter().map(|range| Vec::with_capacity(range.len())).collect();
-        let queries = super::matmul::group(queries, size);
+        let queries = super::products::group(queries, size);
         for (group, keys) in keys[start * size..end * size].chunks(TOGETHER * size).enumerate() {
             let first = start + group * TOGETHER;
-            let dots = self.products.dots(queries, super::matmul::group(keys, size));
+            let dots = self.products.dots(queries, super::products::group(keys, size));
             for ((scores, dots), visible) in scores.iter_mut().zip(dots).zip(visible) {
                 let seen = (first..first + keys.len() / size).zip(dots);
                 let seen = seen.filter(|(position, _)| visible.contains(position));

@@ -1,6 +1,8 @@
 //! The processor as a backend: buffers are memory, work is divided among threads.
 
 mod attention;
+mod floats;
+mod integers;
 mod matmul;
 mod products;
 
@@ -10,11 +12,9 @@ use qz_tensor::DataType;
 use rayon::prelude::*;
 
 use super::reference;
-use super::{
-    Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding, activation_type,
-    round_activations,
-};
+use super::{Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding};
 use crate::codec_for;
+use crate::vector::Instructions;
 use attention::Cache;
 use matmul::Matrix;
 use products::Products;
@@ -38,7 +38,7 @@ impl CpuBackend {
             .num_threads(threads.max(1))
             .build()
             .map_err(|error| Error::Threads(error.to_string()))?;
-        Ok(Self { pool, products: Products::best() })
+        Ok(Self { pool, products: Products(Instructions::best()) })
     }
 
     /// Calls `work` on this backend's threads, so that parallel work in it runs there.
@@ -106,16 +106,8 @@ impl Backend for CpuBackend {
         matrix: &Matrix,
         out: &mut Vec<f32>,
     ) {
-        let wanted = activation_type(matrix.codec.spec().data_type);
-        self.pool.install(|| {
-            if rounding == Rounding::Exact || wanted == DataType::F32 {
-                return matmul::multiply(self.products, activations, matrix, out);
-            }
-            let mut rounded = activations.clone();
-            let rows = rounded.par_chunks_mut(matrix.columns);
-            rows.for_each(|row| round_activations(wanted, matrix.columns, row));
-            matmul::multiply(self.products, &rounded, matrix, out);
-        });
+        let multiply = || matmul::multiply(self.products.0, rounding, activations, matrix, out);
+        self.pool.install(multiply);
     }
 
     fn rms_norm(&self, input: &Vec<f32>, weights: &Vec<f32>, epsilon: f32, out: &mut Vec<f32>) {
@@ -234,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_instruction_set_conforms() {
-        for products in Products::available() {
+        for products in Instructions::available().into_iter().map(Products) {
             let mut backend = CpuBackend::new(2).expect("threads");
             backend.products = products;
             conformance::check(&backend)

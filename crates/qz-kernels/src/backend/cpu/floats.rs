@@ -1,0 +1,228 @@
+//! Products of weights with f32 activations: a tile of rows is decoded and multiplied
+//! with all tokens; rows of float types with few tokens from where they lie.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256, __m512};
+
+use qz_tensor::DataType;
+use rayon::prelude::*;
+
+use super::matmul::Matrix;
+use crate::gemm::{DEPTH, Destination, Into, Kernel, Panels, Tile, View, ViewMut};
+use crate::vector::{Eight, Instructions, Vector};
+
+/// Rows of weights that a task decodes, a multiple of every panel's width. With
+/// [`DEPTH`] columns they stay in a core's second cache.
+const ROWS: usize = 64;
+
+/// The most tokens for which rows are read as they lie.
+const FEW: usize = 4;
+
+/// Weights of a task with few tokens.
+const TASK: usize = 64 * 1024;
+
+/// All products; runs on the current pool's threads. `out` has a row for each token.
+pub(super) fn multiply(
+    instructions: Instructions,
+    activations: &[f32],
+    matrix: &Matrix,
+    out: &mut [f32],
+) {
+    let tokens = activations.len() / matrix.columns;
+    match Float::of(matrix.codec.spec().data_type) {
+        Some(float) if tokens <= FEW => multiply_few(instructions, float, activations, matrix, out),
+        _ => multiply_many(instructions, activations, matrix, out),
+    }
+}
+
+fn multiply_many(
+    instructions: Instructions,
+    activations: &[f32],
+    matrix: &Matrix,
+    out: &mut [f32],
+) {
+    let (kernel, columns) = (Kernel(instructions), matrix.columns);
+    let tokens = activations.len() / columns;
+    let activations = View::dense(activations, tokens, columns);
+    let runs = (0..columns).step_by(DEPTH).map(|first| first..columns.min(first + DEPTH));
+    let runs: Vec<_> = runs
+        .map(|run| {
+            let own = activations.block(0..tokens, run.clone());
+            (run, Panels::pack_on_all_threads(own, Kernel::ROWS))
+        })
+        .collect();
+    let data_type = matrix.codec.spec().data_type;
+    let stored = |columns: usize| columns / data_type.block_elements() * data_type.block_bytes();
+    let row_bytes = stored(columns);
+    let mut all = ViewMut::dense(out, tokens, matrix.rows);
+    let destination = Destination::new(&mut all);
+    let tasks = matrix.bytes.par_chunks((ROWS * row_bytes).max(1)).enumerate();
+    tasks.for_each_init(Default::default, |(weights, panels): &mut (Vec<f32>, Panels), task| {
+        let (number, bytes) = task;
+        let rows = bytes.len() / row_bytes;
+        for (run, activations) in &runs {
+            weights.resize(rows * run.len(), 0.0);
+            let to = weights.chunks_exact_mut(run.len());
+            for (bytes, to) in bytes.chunks_exact(row_bytes).zip(to) {
+                matrix.codec.decode(&bytes[stored(run.start)..stored(run.end)], to);
+            }
+            panels.pack(View::dense(weights, rows, run.len()), kernel.width());
+            let tile = Tile {
+                rows: activations,
+                columns: panels,
+                first_column: 0,
+                column_count: rows,
+                into: if run.start == 0 { Into::Set } else { Into::Add },
+                alpha: 1.0,
+                diagonal: None,
+            };
+            // SAFETY: `out` has all tokens and these rows, which no other task has.
+            unsafe { kernel.add(&tile, destination.at(0, number * ROWS)) };
+        }
+    });
+}
+
+/// Types whose weights stand alone.
+#[derive(Clone, Copy)]
+enum Float {
+    Single,
+    Half,
+    Brain,
+}
+
+impl Float {
+    fn of(data_type: DataType) -> Option<Self> {
+        match data_type.name() {
+            "F32" => Some(Self::Single),
+            "F16" => Some(Self::Half),
+            "BF16" => Some(Self::Brain),
+            _ => None,
+        }
+    }
+}
+
+fn multiply_few(
+    instructions: Instructions,
+    float: Float,
+    activations: &[f32],
+    matrix: &Matrix,
+    out: &mut [f32],
+) {
+    let columns = matrix.columns;
+    let tokens = activations.len() / columns;
+    let row_bytes = matrix.bytes.len() / matrix.rows.max(1);
+    let rows = (TASK / columns).max(1);
+    let mut all = ViewMut::dense(out, tokens, matrix.rows);
+    let destination = Destination::new(&mut all);
+    let tasks = matrix.bytes.par_chunks((rows * row_bytes).max(1)).enumerate();
+    tasks.for_each(|(number, bytes)| {
+        for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+            for (token, activations) in activations.chunks_exact(columns).enumerate() {
+                let product = dot(instructions, float, activations, bytes);
+                // SAFETY: the element is in `out`, and no other task has these rows.
+                unsafe { destination.at(token, number * rows + row).set(product) };
+            }
+        }
+    });
+}
+
+fn dot(instructions: Instructions, float: Float, activations: &[f32], bytes: &[u8]) -> f32 {
+    match instructions {
+        Instructions::Portable => dot_any::<Eight>(float, activations, bytes),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: there were no such value if the machine had no AVX2.
+        Instructions::Avx2 => unsafe { dot_avx2(float, activations, bytes) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: there were no such value if the machine had no AVX-512.
+        Instructions::Avx512 => unsafe { dot_avx512(float, activations, bytes) },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_avx2(float: Float, activations: &[f32], bytes: &[u8]) -> f32 {
+    dot_any::<__m256>(float, activations, bytes)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+fn dot_avx512(float: Float, activations: &[f32], bytes: &[u8]) -> f32 {
+    dot_any::<__m512>(float, activations, bytes)
+}
+
+#[inline(always)]
+fn dot_any<V: Vector>(float: Float, activations: &[f32], bytes: &[u8]) -> f32 {
+    match float {
+        Float::Single => dot_stored::<V, Single>(activations, bytes),
+        Float::Half => dot_stored::<V, Half>(activations, bytes),
+        Float::Brain => dot_stored::<V, Brain>(activations, bytes),
+    }
+}
+
+/// How a float type's numbers are read.
+trait Stored {
+    const BYTES: usize;
+    fn load<V: Vector>(bytes: &[u8]) -> V;
+}
+
+struct Single;
+struct Half;
+struct Brain;
+
+impl Stored for Single {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    fn load<V: Vector>(bytes: &[u8]) -> V {
+        V::load_singles(bytes)
+    }
+}
+
+impl Stored for Half {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    fn load<V: Vector>(bytes: &[u8]) -> V {
+        V::load_halves(bytes)
+    }
+}
+
+impl Stored for Brain {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    fn load<V: Vector>(bytes: &[u8]) -> V {
+        V::load_brains(bytes)
+    }
+}
+
+/// Sums that are kept apart, since an addition has to wait for the one before it.
+const SUMS: usize = 4;
+
+#[inline(always)]
+fn dot_stored<V: Vector, S: Stored>(activations: &[f32], bytes: &[u8]) -> f32 {
+    let step = SUMS * V::LANES;
+    let mut sums = [V::zero(); SUMS];
+    let whole = activations.len() / step * step;
+    let runs = activations.chunks_exact(step).zip(bytes.chunks_exact(step * S::BYTES));
+    for (activations, bytes) in runs {
+        for (position, sum) in sums.iter_mut().enumerate() {
+            let first = position * V::LANES;
+            let weights = S::load::<V>(&bytes[first * S::BYTES..]);
+            *sum = sum.add_product(V::load(&activations[first..]), weights);
+        }
+    }
+    // What is left over fills a run with zeros.
+    let (mut last, mut last_bytes) = ([0.0; SUMS * 16], [0; SUMS * 16 * 4]);
+    let rest = &activations[whole..];
+    last[..rest.len()].copy_from_slice(rest);
+    last_bytes[..rest.len() * S::BYTES].copy_from_slice(&bytes[whole * S::BYTES..]);
+    for (position, sum) in sums.iter_mut().enumerate() {
+        let first = position * V::LANES;
+        let weights = S::load::<V>(&last_bytes[first * S::BYTES..]);
+        *sum = sum.add_product(V::load(&last[first..]), weights);
+    }
+    let one = V::splat(1.0);
+    let [a, b, c, d] = sums;
+    a.add_product(b, one).add_product(c.add_product(d, one), one).sum()
+}

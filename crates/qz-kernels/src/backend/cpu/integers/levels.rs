@@ -1,0 +1,258 @@
+//! The register tile over unsigned levels: bytes are multiplied and summed in 16 bits as
+//! long as they fit, then multiplied with their sub-block's scale.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256i, __m512i};
+
+use super::dwords::{Dwords, Plain};
+use super::formats::{self, Format, Layout, Minimums, with_format};
+use super::panels::{ROWS, TokenPanels, WeightPanels};
+use crate::vector::{Instructions, Vector};
+
+/// Columns that are multiplied before the next rows are taken: a panel of tokens stays in
+/// the first cache.
+const COLUMNS: usize = 1024;
+
+/// Unpacks rows of weights.
+pub(super) fn unpack(
+    instructions: Instructions,
+    layout: Layout,
+    bytes: &[u8],
+    columns: usize,
+    to: &mut WeightPanels,
+) {
+    match instructions {
+        Instructions::Portable => with_format!(layout, unpack_portable, bytes, columns, to),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: there were no such value if the machine had no AVX2.
+        Instructions::Avx2 | Instructions::Avx512 => unsafe {
+            with_format!(layout, unpack_avx2, bytes, columns, to)
+        },
+    }
+}
+
+fn unpack_portable<F: Format>(bytes: &[u8], columns: usize, to: &mut WeightPanels) {
+    to.unpack_levels::<F>(bytes, columns);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_avx2<F: Format>(bytes: &[u8], columns: usize, to: &mut WeightPanels) {
+    to.unpack_levels::<F>(bytes, columns);
+}
+
+/// Adds the products of a panel of tokens with all rows: `sums` has the panel's tokens
+/// for each row.
+pub(super) fn add(
+    instructions: Instructions,
+    layout: Layout,
+    tokens: &TokenPanels,
+    panel: usize,
+    weights: &WeightPanels,
+    sums: &mut [f32],
+) {
+    match instructions {
+        Instructions::Portable => with_format!(layout, add_portable, tokens, panel, weights, sums),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: there were no such value if the machine had no AVX2.
+        Instructions::Avx2 => unsafe {
+            with_format!(layout, add_avx2, tokens, panel, weights, sums)
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: there were no such value if the machine had no AVX-512.
+        Instructions::Avx512 => unsafe {
+            with_format!(layout, add_avx512, tokens, panel, weights, sums)
+        },
+    }
+}
+
+fn add_portable<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
+    add_panel::<Plain, F>(t, panel, w, sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn add_avx2<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
+    add_panel::<__m256i, F>(t, panel, w, sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn add_avx512<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
+    add_panel::<__m512i, F>(t, panel, w, sums);
+}
+
+#[inline(always)]
+fn add_panel<V: Dwords, F: Format>(
+    tokens: &TokenPanels,
+    panel: usize,
+    weights: &WeightPanels,
+    sums: &mut [f32],
+) {
+    if tokens.width == V::Floats::LANES {
+        add_vectors::<V, F, 1>(tokens, panel, weights, sums);
+    } else {
+        add_vectors::<V, F, 2>(tokens, panel, weights, sums);
+    }
+}
+
+/// What is multiplied in one go: some blocks of a panel of tokens, or of rows.
+#[derive(Clone, Copy)]
+struct Blocks<'a> {
+    levels: &'a [i32],
+    /// Sums of tokens, minimums of weights.
+    pairs: &'a [i32],
+    /// Integer scales; tokens have none.
+    scales: &'a [i32],
+    units: &'a [f32],
+    /// Tokens have none.
+    minimum_units: &'a [f32],
+}
+
+#[inline(always)]
+fn add_vectors<V: Dwords, F: Format, const VECTORS: usize>(
+    tokens: &TokenPanels,
+    panel: usize,
+    weights: &WeightPanels,
+    sums: &mut [f32],
+) {
+    let width = tokens.width;
+    let sub_blocks = F::BLOCK / F::SUB_BLOCK;
+    let (groups, pairs) = (F::BLOCK / 4, sub_blocks.div_ceil(2));
+    for first in (0..weights.blocks).step_by(COLUMNS / F::BLOCK) {
+        let count = (weights.blocks - first).min(COLUMNS / F::BLOCK);
+        let at = panel * tokens.blocks + first;
+        let own = Blocks {
+            levels: &tokens.levels[at * groups * width..][..count * groups * width],
+            pairs: &tokens.sums[at * pairs * width..][..count * pairs * width],
+            scales: &[],
+            units: &tokens.scales[at * width..][..count * width],
+            minimum_units: &[],
+        };
+        for (row, sums) in sums.chunks_exact_mut(ROWS * width).enumerate() {
+            let at = (row * weights.blocks + first) * ROWS;
+            let rows = Blocks {
+                levels: &weights.levels[at * groups..][..count * groups * ROWS],
+                pairs: &weights.minimums[at * pairs..][..count * pairs * ROWS],
+                scales: &weights.scales[at * sub_blocks..][..count * sub_blocks * ROWS],
+                units: &weights.units[at..][..count * ROWS],
+                minimum_units: &weights.minimum_units[at..][..count * ROWS],
+            };
+            add_tile::<V, F, VECTORS>(own, rows, sums);
+        }
+    }
+}
+
+type Tile<V, const VECTORS: usize> = [[V; VECTORS]; ROWS];
+
+#[inline(always)]
+fn add_tile<V: Dwords, F: Format, const VECTORS: usize>(
+    tokens: Blocks<'_>,
+    rows: Blocks<'_>,
+    sums: &mut [f32],
+) {
+    let lanes = V::Floats::LANES;
+    let width = VECTORS * lanes;
+    let sub_blocks = F::BLOCK / F::SUB_BLOCK;
+    let (groups, pairs) = (F::BLOCK / 4, sub_blocks.div_ceil(2));
+    let token_blocks = tokens
+        .levels
+        .chunks_exact(groups * width)
+        .zip(tokens.pairs.chunks_exact(pairs * width))
+        .zip(tokens.units.chunks_exact(width));
+    let row_blocks = rows
+        .levels
+        .chunks_exact(groups * ROWS)
+        .zip(rows.pairs.chunks_exact(pairs * ROWS))
+        .zip(rows.scales.chunks_exact(sub_blocks * ROWS))
+        .zip(rows.units.chunks_exact(ROWS).zip(rows.minimum_units.chunks_exact(ROWS)));
+    for (((levels, token_sums), token_scales), (((row_levels, minimums), scales), units)) in
+        token_blocks.zip(row_blocks)
+    {
+        let negative = minimum_products::<V, VECTORS>(token_sums, minimums);
+        let (mut integers, zero) = (negative, [[V::zero(); VECTORS]; ROWS]);
+        if F::MINIMUMS == Minimums::OfTheirOwn {
+            integers = zero;
+        }
+        let of_tokens = levels.chunks_exact(F::SUB_BLOCK / 4 * width);
+        let of_rows = row_levels.chunks_exact(F::SUB_BLOCK / 4 * ROWS);
+        for ((levels, row_levels), scales) in of_tokens.zip(of_rows).zip(scales.chunks_exact(ROWS))
+        {
+            add_sub_block::<V, F, VECTORS>(levels, row_levels, scales, &mut integers);
+        }
+        for row in 0..ROWS {
+            let unit = V::Floats::splat(units.0[row]);
+            let minimum_unit = V::Floats::splat(units.1[row]);
+            for vector in 0..VECTORS {
+                let own = &mut sums[row * width + vector * lanes..][..lanes];
+                let scale = V::Floats::load(&token_scales[vector * lanes..][..lanes]);
+                let mut sum = V::Floats::load(own);
+                let of_levels = integers[row][vector].to_floats();
+                sum = sum.add_product(of_levels, unit.times(scale));
+                if F::MINIMUMS == Minimums::OfTheirOwn {
+                    let of_minimums = negative[row][vector].to_floats();
+                    sum = sum.add_product(of_minimums, minimum_unit.times(scale));
+                }
+                sum.store(own);
+            }
+        }
+    }
+}
+
+/// The sums of sub-blocks' levels times their minimums.
+#[inline(always)]
+fn minimum_products<V: Dwords, const VECTORS: usize>(
+    token_sums: &[i32],
+    minimums: &[i32],
+) -> Tile<V, VECTORS> {
+    let lanes = V::Floats::LANES;
+    let mut products = [[V::zero(); VECTORS]; ROWS];
+    let pairs = token_sums.chunks_exact(VECTORS * lanes).zip(minimums.chunks_exact(ROWS));
+    for (token_sums, minimums) in pairs {
+        for (vector, token_sums) in token_sums.chunks_exact(lanes).enumerate() {
+            let token_sums = V::load(token_sums);
+            for row in 0..ROWS {
+                let product = token_sums.multiply_pairs(V::splat(minimums[row]));
+                products[row][vector] = products[row][vector].add(product);
+            }
+        }
+    }
+    products
+}
+
+#[inline(always)]
+fn add_sub_block<V: Dwords, F: Format, const VECTORS: usize>(
+    levels: &[i32],
+    row_levels: &[i32],
+    scales: &[i32],
+    integers: &mut Tile<V, VECTORS>,
+) {
+    let lanes = V::Floats::LANES;
+    let width = VECTORS * lanes;
+    let of_tokens = levels.chunks_exact(F::RUN * width);
+    for (levels, row_levels) in of_tokens.zip(row_levels.chunks_exact(F::RUN * ROWS)) {
+        let mut sums = [[V::zero(); VECTORS]; ROWS];
+        for group in 0..F::RUN {
+            let levels = &levels[group * width..][..width];
+            let row_levels = &row_levels[group * ROWS..][..ROWS];
+            let mut own = [V::zero(); VECTORS];
+            for (own, levels) in own.iter_mut().zip(levels.chunks_exact(lanes)) {
+                *own = V::load(levels);
+            }
+            for row in 0..ROWS {
+                let weights = V::splat(row_levels[row]);
+                for vector in 0..VECTORS {
+                    let product = weights.multiply_bytes(own[vector]);
+                    sums[row][vector] = sums[row][vector].add_pairs(product);
+                }
+            }
+        }
+        for row in 0..ROWS {
+            let scale = V::splat(scales[row]);
+            for vector in 0..VECTORS {
+                let product = sums[row][vector].multiply_pairs(scale);
+                integers[row][vector] = integers[row][vector].add(product);
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The register tile over 16-bit integers, for every type that splits into such.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256i, __m512i};
+
+use super::dwords::{Dwords, Plain};
+use super::panels::{ROWS, TokenPanels, WeightPanels};
+use super::split::Split;
+use crate::vector::{Instructions, Vector};
+
+/// Columns that are multiplied before the next rows are taken: a panel of tokens stays in
+/// the first cache.
+const COLUMNS: usize = 512;
+
+/// Adds the products of a panel of tokens with all rows: `sums` has the panel's tokens
+/// for each row.
+pub(super) fn add(
+    instructions: Instructions,
+    split: &Split,
+    tokens: &TokenPanels,
+    panel: usize,
+    weights: &WeightPanels,
+    sums: &mut [f32],
+) {
+    let length = split.length;
+    match instructions {
+        Instructions::Portable => add_panel::<Plain>(length, tokens, panel, weights, sums),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: there were no such value if the machine had no AVX2.
+        Instructions::Avx2 => unsafe { add_avx2(length, tokens, panel, weights, sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: there were no such value if the machine had no AVX-512.
+        Instructions::Avx512 => unsafe { add_avx512(length, tokens, panel, weights, sums) },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn add_avx2(length: usize, t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
+    add_panel::<__m256i>(length, t, panel, w, sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn add_avx512(length: usize, t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
+    add_panel::<__m512i>(length, t, panel, w, sums);
+}
+
+/// What is multiplied in one go: some units' weights of a few rows, and as many levels of
+/// a panel of tokens with their scales, one for each unit.
+#[derive(Clone, Copy)]
+struct Units<'a> {
+    levels: &'a [i32],
+    units: &'a [f32],
+}
+
+#[inline(always)]
+fn add_panel<V: Dwords>(
+    length: usize,
+    tokens: &TokenPanels,
+    panel: usize,
+    weights: &WeightPanels,
+    sums: &mut [f32],
+) {
+    if tokens.width == V::Floats::LANES {
+        add_vectors::<V, 1>(length, tokens, panel, weights, sums);
+    } else {
+        add_vectors::<V, 2>(length, tokens, panel, weights, sums);
+    }
+}
+
+#[inline(always)]
+fn add_vectors<V: Dwords, const VECTORS: usize>(
+    length: usize,
+    tokens: &TokenPanels,
+    panel: usize,
+    weights: &WeightPanels,
+    sums: &mut [f32],
+) {
+    let (width, groups) = (tokens.width, length / 2);
+    let step = COLUMNS / length;
+    // A block of activations is one unit of weights, or two.
+    let units_of_scale = weights.blocks / tokens.blocks;
+    for first in (0..weights.blocks).step_by(step) {
+        let count = (weights.blocks - first).min(step);
+        let levels = &tokens.levels[(panel * weights.blocks + first) * groups * width..];
+        let from = (panel * tokens.blocks + first / units_of_scale) * width;
+        let own = Units {
+            levels: &levels[..count * groups * width],
+            units: &tokens.scales[from..][..count / units_of_scale * width],
+        };
+        for (row, sums) in sums.chunks_exact_mut(ROWS * width).enumerate() {
+            let at = (row * weights.blocks + first) * ROWS;
+            let rows = Units {
+                levels: &weights.levels[at * groups..][..count * groups * ROWS],
+                units: &weights.units[at..][..count * ROWS],
+            };
+            add_tile::<V, VECTORS>(groups, units_of_scale, own, rows, sums);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_tile<V: Dwords, const VECTORS: usize>(
+    groups: usize,
+    units_of_scale: usize,
+    tokens: Units<'_>,
+    rows: Units<'_>,
+    sums: &mut [f32],
+) {
+    let lanes = V::Floats::LANES;
+    let width = VECTORS * lanes;
+    let of_tokens = tokens.levels.chunks_exact(groups * width);
+    let of_rows = rows.levels.chunks_exact(groups * ROWS).zip(rows.units.chunks_exact(ROWS));
+    for (number, (levels, (row_levels, units))) in of_tokens.zip(of_rows).enumerate() {
+        let scales = &tokens.units[number / units_of_scale * width..][..width];
+        let integers = products::<V, VECTORS>(levels, row_levels);
+        for row in 0..ROWS {
+            let unit = V::Floats::splat(units[row]);
+            for vector in 0..VECTORS {
+                let own = &mut sums[row * width + vector * lanes..][..lanes];
+                let scale = V::Floats::load(&scales[vector * lanes..][..lanes]);
+                let sum = V::Floats::load(own);
+                let integers = integers[row][vector].to_floats();
+                sum.add_product(integers, unit.times(scale)).store(own);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn products<V: Dwords, const VECTORS: usize>(
+    levels: &[i32],
+    row_levels: &[i32],
+) -> [[V; VECTORS]; ROWS] {
+    let lanes = V::Floats::LANES;
+    let mut sums = [[V::zero(); VECTORS]; ROWS];
+    let groups = levels.chunks_exact(VECTORS * lanes).zip(row_levels.as_chunks::<ROWS>().0);
+    for (levels, row_levels) in groups {
+        let mut own = [V::zero(); VECTORS];
+        for (own, levels) in own.iter_mut().zip(levels.chunks_exact(lanes)) {
+            *own = V::load(levels);
+        }
+        for row in 0..ROWS {
+            let weights = V::splat(row_levels[row]);
+            for vector in 0..VECTORS {
+                let product = weights.multiply_pairs(own[vector]);
+                sums[row][vector] = sums[row][vector].add(product);
+            }
+        }
+    }
+    sums
+}
