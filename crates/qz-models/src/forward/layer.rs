@@ -1,8 +1,9 @@
 //! One decoder layer: its weights on the backend, and what it makes of hidden states.
 
-use qz_kernels::backend::{Attention, Backend, Rounding};
+use qz_kernels::backend::{Attention, Backend, ExpertLoad, Rounding};
 use qz_tensor::{DataType, Location};
 
+use super::capture::{InputsOnly, LinearGroup, Routing, Stage, Tap, Untapped};
 use super::shape::DecoderShape;
 use super::weights::{Linear, Loader, WeightSource};
 use crate::error::Error;
@@ -10,27 +11,27 @@ use crate::rules::{LayerIndex, Part, Role};
 
 /// A layer's weights.
 pub(super) struct Layer<B: Backend> {
-    attention_norm: B::Buffer,
-    query: Linear<B>,
-    key: Linear<B>,
-    value: Linear<B>,
-    query_norm: Option<B::Buffer>,
-    key_norm: Option<B::Buffer>,
-    attention_output: Linear<B>,
-    feed_forward_norm: B::Buffer,
-    feed_forward: FeedForward<B>,
+    pub(super) attention_norm: B::Buffer,
+    pub(super) query: Linear<B>,
+    pub(super) key: Linear<B>,
+    pub(super) value: Linear<B>,
+    pub(super) query_norm: Option<B::Buffer>,
+    pub(super) key_norm: Option<B::Buffer>,
+    pub(super) attention_output: Linear<B>,
+    pub(super) feed_forward_norm: B::Buffer,
+    pub(super) feed_forward: FeedForward<B>,
 }
 
-enum FeedForward<B: Backend> {
+pub(super) enum FeedForward<B: Backend> {
     Dense(Gated<B>),
     Experts { router: Linear<B>, used: usize, experts: Vec<Gated<B>> },
 }
 
 /// The three matrices of a gated network.
-struct Gated<B: Backend> {
-    gate: Linear<B>,
-    up: Linear<B>,
-    down: Linear<B>,
+pub(super) struct Gated<B: Backend> {
+    pub(super) gate: Linear<B>,
+    pub(super) up: Linear<B>,
+    pub(super) down: Linear<B>,
 }
 
 impl<B: Backend> Layer<B> {
@@ -123,15 +124,28 @@ impl<B: Backend> Pass<'_, B> {
         let normed = self.normed(hidden, &layer.attention_norm, tokens * self.shape.hidden);
         let attended = self.attend(layer, tokens, &normed)?;
         self.backend.add(hidden, &self.product(&layer.attention_output, &attended, tokens)?);
-        let normed = self.normed(hidden, &layer.feed_forward_norm, tokens * self.shape.hidden);
-        let fed = match &layer.feed_forward {
-            FeedForward::Dense(gated) => self.gated(gated, &normed, tokens)?,
-            FeedForward::Experts { router, used, experts } => {
-                self.experts(router, *used, experts, &normed, tokens)?
-            }
-        };
-        self.backend.add(hidden, &fed);
+        if let Some(fed) = self.feed(layer, tokens, hidden, &mut Untapped)? {
+            self.backend.add(hidden, &fed);
+        }
         Ok(())
+    }
+
+    /// What the feed-forward network makes of hidden states; nothing where the tap wants
+    /// no result.
+    pub(super) fn feed(
+        &self,
+        layer: &Layer<B>,
+        tokens: usize,
+        hidden: &B::Buffer,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        let normed = self.normed(hidden, &layer.feed_forward_norm, tokens * self.shape.hidden);
+        match &layer.feed_forward {
+            FeedForward::Dense(gated) => self.gated(gated, &normed, None, tokens, tap),
+            FeedForward::Experts { router, used, experts } => {
+                self.experts(router, *used, experts, &normed, tokens, tap)
+            }
+        }
     }
 
     pub(super) fn normed(
@@ -147,7 +161,7 @@ impl<B: Backend> Pass<'_, B> {
 
     /// A product with its bias; it is checked, because a number that overflowed here
     /// would be found nowhere else.
-    fn product(
+    pub(super) fn product(
         &self,
         linear: &Linear<B>,
         input: &B::Buffer,
@@ -185,7 +199,7 @@ impl<B: Backend> Pass<'_, B> {
         Ok(rows)
     }
 
-    fn attend(
+    pub(super) fn attend(
         &self,
         layer: &Layer<B>,
         tokens: usize,
@@ -215,13 +229,23 @@ impl<B: Backend> Pass<'_, B> {
         &self,
         gated: &Gated<B>,
         input: &B::Buffer,
+        expert: Option<(usize, &ExpertLoad)>,
         tokens: usize,
-    ) -> Result<B::Buffer, Error> {
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        tap.see(LinearGroup::GateUp, input, expert);
+        if tap.last() == Some(Stage::FeedForward) {
+            return Ok(None);
+        }
         let mut gate = self.product(&gated.gate, input, tokens)?;
         let up = self.product(&gated.up, input, tokens)?;
         self.backend.silu_times(&mut gate, &up);
         drop(up);
-        self.product(&gated.down, &gate, tokens)
+        tap.see(LinearGroup::Down, &gate, expert);
+        if tap.last() == Some(Stage::Down) {
+            return Ok(None);
+        }
+        self.product(&gated.down, &gate, tokens).map(Some)
     }
 
     fn experts(
@@ -231,21 +255,43 @@ impl<B: Backend> Pass<'_, B> {
         experts: &[Gated<B>],
         input: &B::Buffer,
         tokens: usize,
-    ) -> Result<B::Buffer, Error> {
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        tap.see(LinearGroup::Router, input, None);
         let scores = self.product(router, input, tokens)?;
         let width = self.shape.hidden;
         let mut sum = self.backend.zeros(tokens * width);
         let loads = self.backend.route(&scores, experts.len(), used);
-        for (expert, load) in experts.iter().zip(&loads) {
+        for (number, (expert, load)) in experts.iter().zip(&loads).enumerate() {
+            if tap.routing() == Routing::All {
+                let everyone = self.everyone(load, tokens);
+                let expert_load = Some((number, &everyone));
+                self.gated(expert, input, expert_load, tokens, &mut InputsOnly(tap))?;
+            }
             if load.tokens.is_empty() {
                 continue;
             }
             let own = self.backend.gather(input, width, &load.tokens);
-            let answer = self
-                .gated(expert, &own, load.tokens.len())
-                .map_err(|error| error.of_token(|own| load.tokens[own]))?;
-            self.backend.scatter_add(&mut sum, width, load, &answer);
+            let count = load.tokens.len();
+            let answer = match (tap.routing(), tap.last()) {
+                (Routing::Chosen, _) => self.gated(expert, &own, Some((number, load)), count, tap),
+                (Routing::All, None) => self.gated(expert, &own, None, count, &mut Untapped),
+                (Routing::All, Some(_)) => Ok(None),
+            };
+            let answer = answer.map_err(|error| error.of_token(|own| load.tokens[own]))?;
+            if let Some(answer) = answer {
+                self.backend.scatter_add(&mut sum, width, load, &answer);
+            }
         }
-        Ok(sum)
+        Ok(tap.last().is_none().then_some(sum))
+    }
+
+    /// All tokens of a batch; those that were given to others have no weight.
+    fn everyone(&self, load: &ExpertLoad, tokens: usize) -> ExpertLoad {
+        let mut weights = vec![0.0; tokens];
+        for (token, weight) in load.tokens.iter().zip(&load.weights) {
+            weights[*token] = *weight;
+        }
+        ExpertLoad { tokens: (0..tokens).collect(), weights }
     }
 }

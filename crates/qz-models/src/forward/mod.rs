@@ -14,20 +14,25 @@
 //! | `layer.rs` | what a layer computes |
 //! | `states.rs` | the hidden states of all tokens |
 //! | [`Forward`] | the run over all layers |
+//! | [`LayerStream`] | the run with stops: inputs of products seen, weights replaced |
 //! | [`Logits`] | what is read of its end |
 //!
 //! The graph is llama.cpp's (`src/models/{llama,qwen2,qwen3}.cpp`), with transformers'
 //! sliding window.
 
+mod capture;
 mod layer;
 mod logits;
 mod rotary;
 mod run;
 mod shape;
 mod states;
+mod stream;
 mod weights;
 
+pub use capture::{LinearGroup, LinearInputs, Routing, Stage};
 pub use logits::{Logits, LogitsTile};
 pub use run::{Chunks, Forward, ForwardOptions};
 pub use shape::DecoderShape;
+pub use stream::{LayerStream, Visit};
 pub use weights::{StoredTensor, WeightSource};

@@ -154,13 +154,16 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     }
 
     /// Cosines and sines of each position.
-    fn rotary(&self, positions: usize) -> Result<B::Buffer, W::Error> {
+    pub(super) fn rotary(&self, positions: usize) -> Result<B::Buffer, W::Error> {
         let factors = self.loader().rope_factors()?;
         Ok(self.backend.buffer(&self.shape.rotary.table(positions, factors.as_deref())))
     }
 
     /// The first chunk of each batch, and how many chunks it has.
-    fn batches(&self, chunks: &Chunks) -> impl Iterator<Item = (usize, usize)> + use<B, W> {
+    pub(super) fn batches(
+        &self,
+        chunks: &Chunks,
+    ) -> impl Iterator<Item = (usize, usize)> + use<B, W> {
         let shape = &self.shape;
         let widths = 4 * shape.hidden + 4 * shape.heads * shape.head_size + 4 * shape.intermediate;
         let fitting = self.options.max_memory / 4 / (widths as u64 * 4);
@@ -170,7 +173,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     }
 
     /// The embeddings of all tokens: their rows are read, not the whole matrix.
-    fn embed(&self, chunks: &Chunks) -> Result<States, W::Error> {
+    pub(super) fn embed(&self, chunks: &Chunks) -> Result<States, W::Error> {
         let loader = self.loader();
         let (name, tensor) = loader.embedding()?;
         let limit = self.options.max_memory / 4;
