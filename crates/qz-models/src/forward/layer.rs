@@ -4,6 +4,7 @@ use qz_kernels::backend::{Attention, Backend, ExpertLoad, Rounding};
 use qz_tensor::{DataType, Location};
 
 use super::capture::{InputsOnly, LinearGroup, Routing, Stage, Tap, Untapped};
+use super::chunks::Span;
 use super::shape::DecoderShape;
 use super::weights::{Linear, Loader, WeightSource};
 use crate::error::Error;
@@ -94,16 +95,16 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) shape: &'a DecoderShape,
     pub(super) rounding: Rounding,
     pub(super) cache_type: DataType,
-    /// Cosines and sines of each position of a sequence.
+    /// Cosines and sines of each row's position; past its end they begin again.
     pub(super) rotary: &'a B::Buffer,
-    /// Tokens of each sequence.
-    pub(super) length: usize,
+    /// Which rows belong together, in order, from the first row on.
+    pub(super) spans: &'a [Span],
     /// Where a tensor is, for messages.
     pub(super) locate: &'a dyn Fn(&str) -> Location,
 }
 
 impl<B: Backend> Pass<'_, B> {
-    fn attention(&self) -> Attention {
+    pub(super) fn attention(&self) -> Attention {
         let shape = self.shape;
         Attention {
             heads: shape.heads,
@@ -114,15 +115,23 @@ impl<B: Backend> Pass<'_, B> {
         }
     }
 
-    /// Puts `tokens` tokens of whole sequences through a layer.
+    /// Room for a layer's keys and values of so many positions.
+    pub(super) fn cache(&self, layer: &Layer<B>, capacity: usize) -> Result<B::Cache, Error> {
+        let cache = self.backend.cache(&self.attention(), capacity, self.cache_type);
+        cache.map_err(|source| Error::Backend { location: (self.locate)(&layer.key.name), source })
+    }
+
+    /// Puts all spans' tokens through a layer. `cache` has the keys and values of
+    /// positions before the first span, and gets those of the spans.
     pub(super) fn run(
         &self,
         layer: &Layer<B>,
-        tokens: usize,
+        cache: &mut B::Cache,
         hidden: &mut B::Buffer,
     ) -> Result<(), Error> {
+        let tokens = self.spans.last().map_or(0, |span| span.rows.end);
         let normed = self.normed(hidden, &layer.attention_norm, tokens * self.shape.hidden);
-        let attended = self.attend(layer, tokens, &normed)?;
+        let attended = self.attend(layer, cache, tokens, &normed)?;
         self.backend.add(hidden, &self.product(&layer.attention_output, &attended, tokens)?);
         if let Some(fed) = self.feed(layer, tokens, hidden, &mut Untapped)? {
             self.backend.add(hidden, &fed);
@@ -202,6 +211,7 @@ impl<B: Backend> Pass<'_, B> {
     pub(super) fn attend(
         &self,
         layer: &Layer<B>,
+        cache: &mut B::Cache,
         tokens: usize,
         normed: &B::Buffer,
     ) -> Result<B::Buffer, Error> {
@@ -212,15 +222,9 @@ impl<B: Backend> Pass<'_, B> {
         let keys = self.turned(&layer.key, layer.key_norm.as_ref(), (tokens, width), normed)?;
         let values = self.product(&layer.value, normed, tokens)?;
         let mut out = self.backend.zeros(tokens * attention.query_width());
-        let cache = self.backend.cache(&attention, self.length, self.cache_type);
-        let mut cache = cache.map_err(|source| Error::Backend {
-            location: (self.locate)(&layer.key.name),
-            source,
-        })?;
-        for first in (0..tokens).step_by(self.length) {
-            let rows = first..first + self.length;
-            self.backend.store(&mut cache, 0, &keys, &values, rows.clone());
-            self.backend.attend(&attention, &cache, 0, &queries, rows, &mut out);
+        for Span { rows, position } in self.spans {
+            self.backend.store(cache, *position, &keys, &values, rows.clone());
+            self.backend.attend(&attention, cache, *position, &queries, rows.clone(), &mut out);
         }
         Ok(out)
     }

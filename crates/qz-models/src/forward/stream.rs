@@ -1,13 +1,16 @@
 //! The run through all layers with stops in between: the inputs of each product are
 //! shown to a visitor, and weights can be replaced before the layer goes on with them.
 
+use std::ops::Range;
+
 use qz_kernels::backend::{Backend, ExpertLoad, reference};
-use qz_tensor::{DataType, Location};
+use qz_tensor::DataType;
 
 use super::capture::{LinearGroup, LinearInputs, Routing, Stage, Tap};
+use super::chunks::Chunks;
 use super::layer::{FeedForward, Layer, Pass};
 use super::logits::Logits;
-use super::run::{Chunks, Forward};
+use super::run::Forward;
 use super::states::States;
 use super::weights::{Linear, StoredTensor, WeightSource};
 use crate::error::Error;
@@ -35,8 +38,8 @@ pub struct LayerStream<'a, B: Backend, W: WeightSource> {
     chunks: Chunks,
     states: States,
     attended: States,
-    rotary: B::Buffer,
-    /// The first chunk of each batch, how many it has, and how far it is in the layer.
+    /// Cosines and sines of each position.
+    rotary: Vec<f32>,
     batches: Vec<Batch>,
     layer: Option<Layer<B>>,
     /// The layer that is loaded, or the next one.
@@ -44,10 +47,13 @@ pub struct LayerStream<'a, B: Backend, W: WeightSource> {
     routing: Routing,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// Chunks that go through the layer together.
+#[derive(Clone, Debug)]
 struct Batch {
-    first: usize,
-    count: usize,
+    chunks: Range<usize>,
+    /// Their tokens.
+    rows: Range<usize>,
+    /// How far they are.
     reached: Reached,
 }
 
@@ -74,9 +80,9 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let states = self.embed(&chunks)?;
         let width = self.shape.heads * self.shape.head_size;
         let (limit, folder) = (self.options.max_memory / 4, &self.options.spill_folder);
-        let rows = chunks.count() * chunks.length();
-        let attended = self.on_disk(States::new(rows, width, limit, folder))?;
-        let batch = |(first, count)| Batch { first, count, reached: Reached::Inputs };
+        let tokens = chunks.tokens().len();
+        let attended = self.on_disk(States::new(tokens, width, limit, folder))?;
+        let batch = |(chunks, rows)| Batch { chunks, rows, reached: Reached::Inputs };
         Ok(LayerStream {
             forward: self,
             rotary: self.rotary(chunks.length())?,
@@ -191,7 +197,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         for batch in 0..self.batches.len() {
             let hidden = self.after_attention(batch)?;
             self.finish_batch(batch, hidden, &mut |_| Ok(()))?;
-            on_steps(self.batches[batch].count as u64)?;
+            on_steps(self.batches[batch].chunks.len() as u64)?;
         }
         self.end_layer();
         Ok(())
@@ -217,7 +223,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             }
             let hidden = self.after_attention(batch)?;
             self.finish_batch(batch, hidden, visit)?;
-            on_steps(self.batches[batch].count as u64)?;
+            on_steps(self.batches[batch].chunks.len() as u64)?;
         }
         self.end_layer();
         Ok(())
@@ -351,33 +357,18 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         work: impl FnOnce(&Pass<'_, B>, &Layer<B>, usize) -> Result<T, Error>,
     ) -> Result<T, W::Error> {
         let forward = self.forward;
-        let locate = |name: &str| -> Location { forward.source.location(name) };
-        let pass = Pass {
-            backend: forward.backend,
-            shape: &forward.shape,
-            rounding: forward.options.rounding,
-            cache_type: forward.options.cache_type,
-            rotary: &self.rotary,
-            length: self.chunks.length(),
-            locate: &locate,
-        };
+        let Batch { chunks, rows, .. } = &self.batches[batch];
+        let spans = self.chunks.spans(chunks.clone());
+        let rotary = forward.rotary_rows(&self.rotary, &spans);
+        let locate = |name: &str| forward.source.location(name);
+        let pass = forward.pass(&spans, &rotary, &locate);
         let layer = self.layer.as_ref().expect("a layer is loaded");
-        let first = self.first_token(batch);
-        work(&pass, layer, self.tokens(batch))
-            .map_err(|error| error.of_token(|token| first + token).into())
-    }
-
-    fn first_token(&self, batch: usize) -> usize {
-        self.batches[batch].first * self.chunks.length()
-    }
-
-    fn tokens(&self, batch: usize) -> usize {
-        self.batches[batch].count * self.chunks.length()
+        work(&pass, layer, rows.len())
+            .map_err(|error| error.of_token(|token| rows.start + token).into())
     }
 
     fn read(&mut self, batch: usize, attended: bool) -> Result<B::Buffer, W::Error> {
-        let first = self.first_token(batch);
-        let rows = first..first + self.tokens(batch);
+        let rows = self.batches[batch].rows.clone();
         let states = if attended { &mut self.attended } else { &mut self.states };
         let mut numbers = vec![0.0; rows.len() * states.width()];
         self.forward.on_disk(states.read(rows, &mut numbers))?;
@@ -391,11 +382,11 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         reached: Reached,
         buffer: &B::Buffer,
     ) -> Result<(), W::Error> {
-        let (first, tokens) = (self.first_token(batch), self.tokens(batch));
+        let rows = self.batches[batch].rows.clone();
         let states = if attended { &mut self.attended } else { &mut self.states };
-        let mut numbers = vec![0.0; tokens * states.width()];
+        let mut numbers = vec![0.0; rows.len() * states.width()];
         self.forward.backend.read(buffer, 0, &mut numbers);
-        self.forward.on_disk(states.write(first, &numbers))?;
+        self.forward.on_disk(states.write(rows.start, &numbers))?;
         self.batches[batch].reached = reached;
         Ok(())
     }
@@ -412,8 +403,10 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             return self.read(batch, true);
         }
         let normed = self.attention_inputs(batch)?;
-        let attended =
-            self.compute(batch, |pass, layer, tokens| pass.attend(layer, tokens, &normed))?;
+        let attended = self.compute(batch, |pass, layer, tokens| {
+            let mut cache = pass.cache(layer, self.chunks.length())?;
+            pass.attend(layer, &mut cache, tokens, &normed)
+        })?;
         self.write(batch, true, Reached::Attended, &attended)?;
         Ok(attended)
     }
@@ -499,7 +492,8 @@ impl<B: Backend, W: WeightSource> Tap<B> for VisitorTap<'_, '_, '_, B, W> {
         }
         let (stream, width) = (self.stream, self.stream.width(group));
         let load = expert.map(|(_, load)| load);
-        let count = load.map_or_else(|| stream.tokens(self.batch), |load| load.tokens.len());
+        let batch = &stream.batches[self.batch].rows;
+        let count = load.map_or(batch.len(), |load| load.tokens.len());
         self.numbers.resize(count * width, 0.0);
         stream.forward.backend.read(rows, 0, &mut self.numbers);
         let inputs = LinearInputs {
@@ -508,7 +502,7 @@ impl<B: Backend, W: WeightSource> Tap<B> for VisitorTap<'_, '_, '_, B, W> {
             expert: expert.map(|(number, _)| number),
             width,
             rows: &self.numbers,
-            first_token: stream.first_token(self.batch),
+            first_token: batch.start,
             load,
         };
         self.failure = (self.visit)(&inputs).err();
