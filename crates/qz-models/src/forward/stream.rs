@@ -71,6 +71,27 @@ enum Reached {
 }
 
 impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
+    /// The GGUF name of a layer's matrix, and how the source stores it.
+    ///
+    /// # Errors
+    /// If the source does not have it.
+    pub fn stored(
+        &self,
+        role: Role,
+        layer: LayerIndex,
+    ) -> Result<(String, StoredTensor), W::Error> {
+        self.loader().required(role, Some(layer))
+    }
+
+    /// The GGUF name of the output matrix, and how the source stores it: the token
+    /// embedding where there is none of its own.
+    ///
+    /// # Errors
+    /// If the source has neither.
+    pub fn stored_output(&self) -> Result<(String, StoredTensor), W::Error> {
+        self.loader().output()
+    }
+
     /// Begins a run with stops.
     ///
     /// # Errors
@@ -235,6 +256,33 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         self.batches.iter_mut().for_each(|batch| batch.reached = Reached::Inputs);
     }
 
+    /// Shows what the output matrix multiplies: the normed results of the last layer,
+    /// batch by batch.
+    ///
+    /// # Errors
+    /// If the norm cannot be read, or `visit` fails.
+    ///
+    /// # Panics
+    /// If not all layers are finished.
+    pub fn visit_output(
+        &mut self,
+        visit: &mut dyn FnMut(&[f32]) -> Result<(), W::Error>,
+    ) -> Result<(), W::Error> {
+        assert!(self.number >= self.forward.shape.layers, "layers are left");
+        let forward = self.forward;
+        let (backend, width) = (forward.backend, forward.shape.hidden);
+        let norm = forward.loader().vector(Role::OutputNorm, None, width)?;
+        for batch in 0..self.batches.len() {
+            let hidden = self.read(batch, false)?;
+            let mut numbers = vec![0.0; self.batches[batch].rows.len() * width];
+            let mut normed = backend.zeros(numbers.len());
+            backend.rms_norm(&hidden, &norm, forward.shape.rms_epsilon, &mut normed);
+            backend.read(&normed, 0, &mut numbers);
+            visit(&numbers)?;
+        }
+        Ok(())
+    }
+
     /// What follows after all layers.
     ///
     /// # Errors
@@ -312,7 +360,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// # Errors
     /// If the source does not have it.
     pub fn stored(&self, role: Role) -> Result<(String, StoredTensor), W::Error> {
-        self.forward.loader().required(role, Some(self.layer()))
+        self.forward.stored(role, self.layer())
     }
 
     /// The source's weights of a matrix of the loaded layer, row by row.
