@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("qz-codec", 1),
     ("qz-shards", 1),
     ("qz-gguf", 2),
+    ("qz-packed", 2),
     ("qz-pickle", 2),
     ("qz-safetensors", 2),
     ("qz-kernels", 2),
@@ -33,7 +34,8 @@ const FORMATS_MAY_USE: &[&str] = &["qz-tensor", "qz-codec", "qz-shards"];
 
 /// What `qz-models` must not see: containers, and whatever draws or parses for a
 /// person.
-const MODELS_MUST_NOT_USE: &[&str] = &["qz-gguf", "qz-pickle", "qz-safetensors", "clap"];
+const MODELS_MUST_NOT_USE: &[&str] =
+    &["qz-gguf", "qz-packed", "qz-pickle", "qz-safetensors", "clap"];
 
 /// Only the binary and xtask speak to people.
 const NOT_IN_LIBRARIES: &[&str] = &["anyhow", "indicatif", "clap", "eyre"];

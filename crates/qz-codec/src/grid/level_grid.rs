@@ -21,6 +21,11 @@ pub(super) trait Family: Send + Sync {
         true
     }
 
+    /// A parameter as it is stored.
+    fn stored(&self, value: f32) -> f32 {
+        round_to_half(value)
+    }
+
     /// Units with one group's stored integers changed by one.
     fn group_steps(&self, unit: &Unit, group: usize, out: &mut Vec<Unit>);
 
@@ -114,7 +119,7 @@ impl<F: Family, P: Packing> Grid for LevelGrid<F, P> {
     fn set_parameters(&self, parameters: &[f32], unit: &mut Unit) -> Result<(), Unrepresentable> {
         let mut rounded = unit.parameters;
         for (position, (stored, parameter)) in rounded.iter_mut().zip(parameters).enumerate() {
-            *stored = round_to_half(*parameter);
+            *stored = self.family.stored(*parameter);
             if !stored.is_finite() || !self.family.allows(position, *stored) {
                 return Err(Unrepresentable);
             }

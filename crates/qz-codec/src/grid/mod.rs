@@ -31,7 +31,7 @@ mod types;
 use qz_tensor::DataType;
 
 pub use families::float_scaled::{nvfp4_tensor_scale, scaled_nvfp4};
-pub use families::integer::{IntegerFormat, integers};
+pub use families::integer::{IntegerFormat, integers, integers_stored};
 pub use types::{
     Code, Emphasis, EmphasisRule, FitProblem, GridSpec, GroupIndex, LaneIndex, MOST_GROUPS,
     MOST_PARAMETERS, Metric, ParameterIndex, RowBatch, RowFacts, Rows, Unit, Unrepresentable,

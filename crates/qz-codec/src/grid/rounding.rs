@@ -92,8 +92,12 @@ pub fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Fits every unit, then rounds to them.
-fn round(grid: &dyn Grid, rows: Rows<'_>, importance: &[f32]) -> RowBatch {
+/// Fits every unit of rows of finite weights, then rounds to them. `importance` is what
+/// the square of each column's error counts.
+///
+/// # Panics
+/// If the columns do not fill whole units.
+pub fn round(grid: &dyn Grid, rows: Rows<'_>, importance: &[f32]) -> RowBatch {
     let facts: Vec<RowFacts> = rows.iter().map(RowFacts::of).collect();
     let mut batch = RowBatch::new(grid.spec(), rows.count(), rows.columns());
     let columns = grid.spec().unit_columns;

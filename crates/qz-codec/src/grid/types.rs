@@ -42,6 +42,18 @@ pub struct Unit {
     pub(super) offsets: [i16; MOST_GROUPS],
 }
 
+impl Unit {
+    /// The linear parameters; those a grid does not have are zero.
+    pub fn parameter_values(&self) -> &[f32; MOST_PARAMETERS] {
+        &self.parameters
+    }
+
+    /// A group's offset in steps, or its zero point.
+    pub fn offset(&self, group: GroupIndex) -> i16 {
+        self.offsets[group.0]
+    }
+}
+
 /// What a method has to know of a grid to lay out its own state.
 #[derive(Clone, Debug)]
 pub struct GridSpec {

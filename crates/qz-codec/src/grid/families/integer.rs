@@ -2,7 +2,7 @@
 //! compressed-tensors store them: `value = scale * (code - zero)`.
 
 use super::super::level_grid::{Family, LevelGrid};
-use super::super::levels::{Levels, Line, stored_half};
+use super::super::levels::{Levels, Line, round_to_half, stored_half};
 use super::super::packing::integer::Integers;
 use super::super::search::{self, Group, RealLine, Signs};
 use super::super::{EmphasisRule, Grid, GridSpec, Unit};
@@ -25,14 +25,17 @@ pub(in super::super) struct ZeroPoint {
     most: i16,
     /// The highest code.
     top: i16,
+    /// A scale, which binary16 holds, as the container's own type holds it.
+    stored: fn(f32) -> f32,
 }
 
 impl ZeroPoint {
-    fn of(format: IntegerFormat) -> Self {
+    fn of(format: IntegerFormat, least_zero: u8, stored: fn(f32) -> f32) -> Self {
         let top = (1 << format.bits) - 1;
         let middle = 1 << (format.bits - 1);
-        let (least, most) = if format.symmetric { (middle, middle) } else { (0, top) };
-        Self { least, most, top }
+        let (least, most) =
+            if format.symmetric { (middle, middle) } else { (i16::from(least_zero), top) };
+        Self { least, most, top, stored }
     }
 
     /// Zero points around the one that divides the group's range.
@@ -58,6 +61,10 @@ impl Family for ZeroPoint {
         value >= 0.0
     }
 
+    fn stored(&self, value: f32) -> f32 {
+        round_to_half((self.stored)(value))
+    }
+
     fn group_steps(&self, unit: &Unit, _group: usize, out: &mut Vec<Unit>) {
         for step in [-1, 1] {
             let mut stepped = *unit;
@@ -76,7 +83,10 @@ impl Family for ZeroPoint {
             let levels = search::Integers { lowest, highest };
             let scale = search::scale(&levels, Signs::Positive, unit, &mut room);
             let line = RealLine { scale, offset: 0.0 };
-            let positive = |scale: f64| stored_half(scale).max(0.0);
+            // Rounded to the container's type, then to what binary16 holds of that.
+            let positive = |scale: f64| {
+                stored_half(f64::from((self.stored)(stored_half(scale) as f32))).max(0.0)
+            };
             let (error, line) = search::settle(&levels, false, unit, line, &mut room, positive);
             if error < best.0 {
                 best = (error, Unit { parameters: [line.scale as f32, 0.0], ..Unit::default() });
@@ -93,6 +103,15 @@ impl Family for ZeroPoint {
 /// # Panics
 /// If the bits are not 2 to 8, or a group has no columns.
 pub fn integers(format: IntegerFormat) -> impl Grid {
+    integers_stored(format, 0, |scale| scale)
+}
+
+/// The same for a container that stores no zero point below `least_zero`, and scales as
+/// `stored` rounds them: to a type whose numbers, rounded to binary16, it holds.
+///
+/// # Panics
+/// As [`integers`].
+pub fn integers_stored(format: IntegerFormat, least_zero: u8, stored: fn(f32) -> f32) -> impl Grid {
     let IntegerFormat { bits, symmetric, group_columns } = format;
     assert!((2..=8).contains(&bits) && group_columns > 0, "no such integers: {format:?}");
     let kind = if symmetric { "sym" } else { "asym" };
@@ -108,7 +127,7 @@ pub fn integers(format: IntegerFormat) -> impl Grid {
             emphasis: EmphasisRule { factor: 1.0, whole_row: true },
         },
         levels: Levels::consecutive(0, 1 << bits),
-        family: ZeroPoint::of(format),
+        family: ZeroPoint::of(format, least_zero, stored),
         packing: Integers { bits: usize::from(bits) },
     }
 }

@@ -1,0 +1,258 @@
+//! What a layout can be asked.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use qz_codec::grid::{Grid, RowBatch};
+use qz_tensor::{DataType, FileError, Shape};
+
+/// A weight matrix: `rows` outputs of `columns` inputs, row after row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Outputs.
+    pub rows: u64,
+    /// Inputs.
+    pub columns: u64,
+}
+
+/// One of the tensors that a matrix is stored as.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// What follows the module's name and a dot: `qweight` of `….q_proj.qweight`.
+    pub suffix: Cow<'static, str>,
+    /// How its elements are stored.
+    pub data_type: DataType,
+    /// Its dimensions, outermost first.
+    pub shape: Shape,
+}
+
+impl Part {
+    /// A part of these dimensions.
+    ///
+    /// # Errors
+    /// If they are too large to count.
+    pub fn new(
+        suffix: impl Into<Cow<'static, str>>,
+        data_type: DataType,
+        dimensions: &[u64],
+    ) -> Result<Self, Unfit> {
+        let shape = Shape::new(dimensions).map_err(|error| Unfit(error.to_string()))?;
+        Ok(Self { suffix: suffix.into(), data_type, shape })
+    }
+}
+
+/// A part's place in [`Layout::parts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartIndex(pub usize);
+
+/// Takes bytes of a part, from `offset` within it. Calls may come in any order, and
+/// never overlap.
+pub type Put<'a> = dyn FnMut(PartIndex, u64, &[u8]) + 'a;
+
+/// The parts of a stored matrix.
+pub trait PartBytes {
+    /// Fills `out` with bytes of a part, from `offset` within it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has become shorter since it was opened.
+    fn read(&self, part: PartIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError>;
+}
+
+/// A matrix that a layout cannot store, and why, as a message goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit(pub String);
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+/// How weights are rounded where no method has chosen their codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rounding {
+    /// As the layout's reference package does without data.
+    #[default]
+    Nearest,
+    /// The scale of a group with the least error, as the reference packages search it.
+    LeastError,
+    /// The scale and zero point of a group with the least error, weighed by importance
+    /// where there is some.
+    Importance,
+}
+
+/// What a matrix's rows have to know of all rows. Two are merged in order of their
+/// rows, so that the sum does not depend on threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measure {
+    /// The largest magnitude of a weight.
+    pub largest: f32,
+    /// The sum of the blocks' largest magnitudes.
+    pub block_maxima: f64,
+    /// How many blocks there are.
+    pub blocks: u64,
+}
+
+impl Measure {
+    /// Measures weights in blocks of so many.
+    pub fn of(weights: &[f32], block: usize) -> Self {
+        let mut measure = Self::default();
+        for block in weights.chunks(block.max(1)) {
+            let largest = block.iter().fold(0.0f32, |most, weight| most.max(weight.abs()));
+            measure.largest = measure.largest.max(largest);
+            measure.block_maxima += f64::from(largest);
+            measure.blocks += 1;
+        }
+        measure
+    }
+
+    /// Both together; the rows of `next` come after those of this one.
+    pub fn merged(self, next: Self) -> Self {
+        Self {
+            largest: self.largest.max(next.largest),
+            block_maxima: self.block_maxima + next.block_maxima,
+            blocks: self.blocks + next.blocks,
+        }
+    }
+}
+
+/// Whether a layout needs a [`Measure`] of a matrix before it can encode a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepass {
+    /// No; the measure it gets is empty.
+    None,
+    /// Of the matrix itself.
+    Own,
+    /// Of the matrix and of those that an engine multiplies together with it: queries,
+    /// keys and values; gate and up projection. They get the same one.
+    Fused,
+}
+
+/// Some rows of a matrix, to be encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct RowBlock<'a> {
+    /// The whole matrix; one that [`Layout::parts`] accepts.
+    pub matrix: Matrix,
+    /// The first row: a multiple of the layout's row unit.
+    pub first_row: u64,
+    /// Whole rows: a multiple of the row unit, or up to the matrix's end. Finite.
+    pub weights: &'a [f32],
+    /// What the square of each column's error counts.
+    pub importance: Option<&'a [f32]>,
+    /// How to round.
+    pub rounding: Rounding,
+    /// What the layout's prepass asked for.
+    pub measure: Measure,
+}
+
+impl RowBlock<'_> {
+    /// Weights in a row. A row is in memory, so the cast is exact.
+    pub fn columns(&self) -> usize {
+        self.matrix.columns as usize
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.weights.len() / self.columns().max(1)
+    }
+}
+
+/// How one matrix is stored as several tensors.
+///
+/// Rows go in by tiles and come out by position; no call sees a whole matrix.
+pub trait Layout: Send + Sync + fmt::Debug {
+    /// The tensors that the matrix is stored as, always in the same order.
+    ///
+    /// # Errors
+    /// If this layout cannot store a matrix of this size.
+    fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit>;
+
+    /// Rows that have to be encoded together, since they share a word or a block. At
+    /// least 1.
+    fn row_unit(&self, _matrix: Matrix) -> u64 {
+        1
+    }
+
+    /// True if the bytes of a row lie apart, so that many rows at once make longer runs
+    /// of bytes.
+    fn is_strided(&self) -> bool {
+        false
+    }
+
+    /// Whether [`RowBlock::measure`] is wanted.
+    fn prepass(&self) -> Prepass {
+        Prepass::None
+    }
+
+    /// Measures whole row units, if there is a prepass.
+    fn measure(&self, _matrix: Matrix, weights: &[f32]) -> Measure {
+        Measure::of(weights, weights.len())
+    }
+
+    /// Writes what does not depend on rows: fixed tables, sizes, tensor-wide scales.
+    /// Called once for each matrix.
+    fn write_constants(&self, _matrix: Matrix, _measure: Measure, _put: &mut Put<'_>) {}
+
+    /// Rounds rows, and writes their bytes in every part.
+    ///
+    /// # Errors
+    /// The position in `rows.weights` of a weight whose scale does not fit the type
+    /// that stores it.
+    fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize>;
+
+    /// The values it can represent, for methods that choose among them; `columns` are
+    /// those of a row. None if there is no such grid.
+    fn grid(&self, _columns: usize) -> Option<Box<dyn Grid>> {
+        None
+    }
+
+    /// Writes rows whose codes and units a method has chosen on [`Layout::grid`].
+    ///
+    /// # Panics
+    /// If there is no grid, or the batch is not of it.
+    fn write(&self, _matrix: Matrix, _first_row: u64, _batch: &RowBatch, _put: &mut Put<'_>) {
+        unreachable!("a batch of rows for a layout without a grid")
+    }
+
+    /// Decodes any rows. `out` holds exactly their weights.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has become shorter since it was opened.
+    fn decode(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+        out: &mut [f32],
+    ) -> Result<(), FileError>;
+
+    /// The element type whose blocks can hold every weight of the matrix exactly as it
+    /// is decoded, if there is one. May read scales to find out.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    fn exact_type(
+        &self,
+        _matrix: Matrix,
+        _parts: &dyn PartBytes,
+    ) -> Result<Option<DataType>, FileError> {
+        Ok(None)
+    }
+
+    /// Fills `out` with rows as blocks of the [`Layout::exact_type`].
+    ///
+    /// # Errors
+    /// If the file cannot be read or has become shorter since it was opened.
+    fn repack(
+        &self,
+        _matrix: Matrix,
+        _parts: &dyn PartBytes,
+        _rows: Range<u64>,
+        _out: &mut [u8],
+    ) -> Result<(), FileError> {
+        unreachable!("blocks of a layout without an exact type")
+    }
+}

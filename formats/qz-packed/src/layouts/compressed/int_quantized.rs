@@ -1,0 +1,185 @@
+//! `int-quantized`: integers of 8 bits, a byte each, for activations of 8 bits
+//! (`compressors/naive_quantized`).
+
+use std::ops::Range;
+
+use qz_codec::grid::{Grid, RowBatch};
+use qz_tensor::{DataType, FileError};
+use serde_json::json;
+
+use super::integer::IntegerScheme;
+use super::{Format, configuration, scale_type};
+use crate::error::{Error, Fault};
+use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
+use crate::layouts::integers::{GroupedCodes, IntegerGroups};
+use crate::layouts::words::{GroupIndex, WeightReader, exact_block_type, pack_blocks};
+use crate::method::{OpenRequest, PackedTensor};
+use crate::scheme::{Configuration, Quantized, Scheme};
+use crate::schemes::Words;
+
+pub(super) const FORMAT: Format = Format { parse, open };
+
+const NAME: &str = "int-quantized";
+
+const WEIGHT: PartIndex = PartIndex(0);
+const SCALES: PartIndex = PartIndex(1);
+
+/// The layout.
+#[derive(Clone, Debug)]
+struct IntQuantized {
+    integers: IntegerGroups,
+    /// One scale for all rows; only read.
+    whole_tensor: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct IntScheme(IntegerScheme);
+
+fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
+    let scheme = IntegerScheme::parse(words)?;
+    let is_ours = (scheme.bits, scheme.activations, scheme.group, scheme.symmetric);
+    (is_ours == (8, 8, None, true)).then(|| Box::new(IntScheme(scheme)) as Box<dyn Scheme>)
+}
+
+impl Scheme for IntScheme {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
+        let integers = self.0.integers(scale_type(model_type));
+        Box::new(IntQuantized { integers, whole_tensor: false })
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        let activations = json!({
+            "num_bits": 8,
+            "type": "int",
+            "symmetric": true,
+            "strategy": "token",
+            "dynamic": true,
+        });
+        configuration(NAME, &self.0.weights(), &activations, quantized)
+    }
+}
+
+impl IntQuantized {
+    fn put(&self, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
+        let bytes: Vec<u8> = codes.codes.iter().map(|code| code ^ 0x80).collect();
+        put(WEIGHT, first_row * codes.columns as u64, &bytes);
+        let mut bytes = Vec::new();
+        self.integers.scale.write(&codes.scales, &mut bytes);
+        put(SCALES, first_row * self.integers.scale.bytes() as u64, &bytes);
+    }
+
+    fn scales(&self, parts: &dyn PartBytes, rows: Range<u64>) -> Result<Vec<f32>, FileError> {
+        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        let count = (rows.end - rows.start) as usize;
+        let scale = self.integers.scale;
+        if self.whole_tensor {
+            let mut one = [0.0];
+            reader.numbers(SCALES, 0, scale, &mut one)?;
+            return Ok(vec![one[0]; count]);
+        }
+        let mut scales = vec![0.0; count];
+        reader.numbers(SCALES, rows.start * scale.bytes() as u64, scale, &mut scales)?;
+        Ok(scales)
+    }
+
+    fn read(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<GroupedCodes, FileError> {
+        let (count, columns) = ((rows.end - rows.start) as usize, matrix.columns as usize);
+        let mut codes = vec![0; count * columns];
+        parts.read(WEIGHT, rows.start * matrix.columns, &mut codes)?;
+        codes.iter_mut().for_each(|code| *code ^= 0x80);
+        let scales = self.scales(parts, rows)?;
+        Ok(GroupedCodes { rows: count, columns, groups: 1, codes, scales, zeros: vec![128; count] })
+    }
+}
+
+impl Layout for IntQuantized {
+    fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
+        let scale = self.integers.scale.data_type();
+        let scales: &[u64] = if self.whole_tensor { &[1] } else { &[matrix.rows, 1] };
+        Ok(vec![
+            Part::new("weight", DataType::I8, &[matrix.rows, matrix.columns])?,
+            Part::new("weight_scale", scale, scales)?,
+        ])
+    }
+
+    fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
+        let codes = self.integers.round(rows)?;
+        self.put(rows.first_row, &codes, put);
+        Ok(())
+    }
+
+    fn grid(&self, columns: usize) -> Option<Box<dyn Grid>> {
+        Some(self.integers.grid(columns))
+    }
+
+    fn write(&self, _matrix: Matrix, first_row: u64, batch: &RowBatch, put: &mut Put<'_>) {
+        self.put(first_row, &self.integers.of_batch(batch), put);
+    }
+
+    fn decode(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+        out: &mut [f32],
+    ) -> Result<(), FileError> {
+        let codes = self.read(matrix, parts, rows)?;
+        codes.decode(&GroupIndex::Absent, codes.columns.max(1), out);
+        Ok(())
+    }
+
+    fn exact_type(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+    ) -> Result<Option<DataType>, FileError> {
+        exact_block_type(&self.integers, matrix, &GroupIndex::Absent, || {
+            let scales = self.scales(parts, 0..matrix.rows)?;
+            let zeros = vec![128; scales.len()];
+            Ok((scales, zeros))
+        })
+    }
+
+    fn repack(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), FileError> {
+        pack_blocks(&self.integers, &self.read(matrix, parts, rows)?, out);
+        Ok(())
+    }
+}
+
+fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
+    let mut packed = Vec::new();
+    for (module, scales) in request.modules_with("weight_scale") {
+        let Some(weight) = request.tensor(module, "weight") else { continue };
+        if request.data_type(weight) != DataType::I8 {
+            continue;
+        }
+        if request.tensor(module, "weight_zero_point").is_some() {
+            let detail = "asymmetric weights of 8 bits are not supported".to_owned();
+            return Err(request.fault(module, Fault::Unfit(detail)));
+        }
+        let [rows, columns] = *request.matrix_dimensions(weight)?;
+        let whole_tensor = request.dimensions(scales) == [1] && rows != 1;
+        let scale = request.scale_type(scales)?;
+        let scheme = IntegerScheme { bits: 8, activations: 8, group: None, symmetric: true };
+        let layout = IntQuantized { integers: scheme.integers(scale), whole_tensor };
+        let mut tensor = request.packed(module, Matrix { rows, columns }, Box::new(layout))?;
+        tensor.unused = request.tensors(module, &["input_scale", "input_zero_point"]);
+        packed.push(tensor);
+    }
+    Ok(packed)
+}

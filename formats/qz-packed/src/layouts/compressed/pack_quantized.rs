@@ -1,0 +1,302 @@
+//! `pack-quantized`: integers of 2 to 8 bits along the inputs
+//! (`compressors/pack_quantized`).
+
+use std::ops::Range;
+
+use qz_codec::grid::{Grid, RowBatch};
+use qz_tensor::{DataType, FileError};
+use serde_json::Value;
+
+use super::integer::IntegerScheme;
+use super::{Format, configuration, scale_type, stated};
+use crate::bits;
+use crate::error::{Error, Fault};
+use crate::layout::{Layout, Matrix, Measure, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
+use crate::layouts::integers::{GroupedCodes, IntegerGroups};
+use crate::layouts::words::{GroupIndex, WeightReader, exact_block_type, pack_blocks};
+use crate::method::{OpenRequest, PackedTensor};
+use crate::scheme::{Configuration, Quantized, Scheme};
+use crate::schemes::Words;
+
+pub(super) const FORMAT: Format = Format { parse, open };
+
+const NAME: &str = "pack-quantized";
+
+const WEIGHT: PartIndex = PartIndex(0);
+const SCALES: PartIndex = PartIndex(1);
+const SHAPE: PartIndex = PartIndex(2);
+/// Only where zero points are stored.
+const ZEROS: PartIndex = PartIndex(3);
+
+/// The layout.
+#[derive(Clone, Debug)]
+struct PackQuantized {
+    integers: IntegerGroups,
+    /// Which group each column is of; only read, from old checkpoints.
+    index: GroupIndex,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PackScheme(IntegerScheme);
+
+fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
+    let scheme = IntegerScheme::parse(words)?;
+    (scheme.activations == 16).then(|| Box::new(PackScheme(scheme)) as Box<dyn Scheme>)
+}
+
+impl Scheme for PackScheme {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
+        let integers = self.0.integers(scale_type(model_type));
+        Box::new(PackQuantized { integers, index: GroupIndex::Absent })
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        configuration(NAME, &self.0.weights(), &Value::Null, quantized)
+    }
+}
+
+impl PackQuantized {
+    fn groups(&self, matrix: Matrix) -> u64 {
+        self.integers.group.map_or(1, |group| matrix.columns / group.max(1))
+    }
+
+    fn put(&self, matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
+        let bits = self.integers.bits;
+        let GroupedCodes { rows, columns, groups, .. } = *codes;
+        let row_words = bits::words(columns as u64, bits) as usize;
+        let mut words = vec![0; rows * row_words];
+        for (codes, words) in codes.codes.chunks(columns).zip(words.chunks_mut(row_words)) {
+            bits::pack(codes, bits, words);
+        }
+        let mut bytes = Vec::new();
+        bits::to_bytes(&words, &mut bytes);
+        put(WEIGHT, first_row * row_words as u64 * 4, &bytes);
+        bytes.clear();
+        self.integers.scale.write(&codes.scales, &mut bytes);
+        let row_bytes = (groups * self.integers.scale.bytes()) as u64;
+        put(SCALES, first_row * row_bytes, &bytes);
+        if self.integers.symmetric {
+            return;
+        }
+        // Packed down the outputs: a word holds neighbours of one group.
+        let mut down = vec![0; codes.zeros.len()];
+        bits::transpose(&codes.zeros, rows, groups, &mut down);
+        let count = bits::words(rows as u64, bits) as usize;
+        let mut words = vec![0; groups * count];
+        for (zeros, words) in down.chunks(rows).zip(words.chunks_mut(count)) {
+            bits::pack(zeros, bits, words);
+        }
+        let mut across = vec![0; words.len()];
+        bits::transpose(&words, groups, count, &mut across);
+        bits::to_bytes(&across, &mut bytes);
+        put(ZEROS, first_row * u64::from(bits) / 32 * groups as u64 * 4, &bytes);
+        debug_assert!(matrix.rows >= first_row, "rows of the matrix");
+    }
+
+    fn zeros(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<u8>, FileError> {
+        let (bits, groups) = (self.integers.bits, self.groups(matrix) as usize);
+        let count = (rows.end - rows.start) as usize;
+        if self.integers.symmetric {
+            return Ok(vec![1 << (bits - 1); count * groups]);
+        }
+        let unit = bits::codes_per_run(bits);
+        let whole = rows.start / unit * unit..(rows.end.div_ceil(unit) * unit).min(matrix.rows);
+        let skipped = (rows.start - whole.start) as usize;
+        let all = (whole.end - whole.start) as usize;
+        let lines = bits::words(all as u64, bits) as usize;
+        let mut across = vec![0; lines * groups];
+        let first_word = whole.start * u64::from(bits) / 32;
+        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        reader.words(ZEROS, first_word * groups as u64 * 4, &mut across)?;
+        let mut words = vec![0; across.len()];
+        bits::transpose(&across, lines, groups, &mut words);
+        let mut down = vec![0; groups * count];
+        let mut zeros = vec![0; all];
+        for (words, down) in words.chunks(lines).zip(down.chunks_mut(count)) {
+            bits::unpack(words, bits, &mut zeros);
+            down.copy_from_slice(&zeros[skipped..][..count]);
+        }
+        let mut zeros = vec![0; down.len()];
+        bits::transpose(&down, groups, count, &mut zeros);
+        Ok(zeros)
+    }
+
+    fn scales(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<f32>, FileError> {
+        let groups = self.groups(matrix);
+        let mut scales = vec![0.0; ((rows.end - rows.start) * groups) as usize];
+        let at = rows.start * groups * self.integers.scale.bytes() as u64;
+        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        reader.numbers(SCALES, at, self.integers.scale, &mut scales)?;
+        Ok(scales)
+    }
+
+    fn read(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<GroupedCodes, FileError> {
+        let bits = self.integers.bits;
+        let count = (rows.end - rows.start) as usize;
+        let (columns, groups) = (matrix.columns as usize, self.groups(matrix) as usize);
+        let row_words = bits::words(matrix.columns, bits) as usize;
+        let mut words = vec![0; row_words * count];
+        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        reader.words(WEIGHT, rows.start * row_words as u64 * 4, &mut words)?;
+        let mut codes = vec![0; count * columns];
+        for (words, codes) in words.chunks(row_words).zip(codes.chunks_mut(columns)) {
+            bits::unpack(words, bits, codes);
+        }
+        let scales = self.scales(matrix, parts, rows.clone())?;
+        let zeros = self.zeros(matrix, parts, rows)?;
+        Ok(GroupedCodes { rows: count, columns, groups, codes, scales, zeros })
+    }
+}
+
+impl Layout for PackQuantized {
+    fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
+        let Matrix { rows, columns } = matrix;
+        let bits = self.integers.bits;
+        let group = self.integers.group.unwrap_or(columns);
+        if columns == 0 || group == 0 || columns % group != 0 {
+            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
+        }
+        let groups = self.groups(matrix);
+        let scale = self.integers.scale.data_type();
+        let mut parts = vec![
+            Part::new("weight_packed", DataType::I32, &[rows, bits::words(columns, bits)])?,
+            Part::new("weight_scale", scale, &[rows, groups])?,
+            Part::new("weight_shape", DataType::I64, &[2])?,
+        ];
+        if !self.integers.symmetric {
+            let words = bits::words(rows, bits);
+            parts.push(Part::new("weight_zero_point", DataType::I32, &[words, groups])?);
+        }
+        Ok(parts)
+    }
+
+    fn row_unit(&self, _matrix: Matrix) -> u64 {
+        if self.integers.symmetric { 1 } else { bits::codes_per_run(self.integers.bits) }
+    }
+
+    fn write_constants(&self, matrix: Matrix, _measure: Measure, put: &mut Put<'_>) {
+        put(SHAPE, 0, &[matrix.rows.to_le_bytes(), matrix.columns.to_le_bytes()].concat());
+    }
+
+    fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
+        let codes = self.integers.round(rows)?;
+        self.put(rows.matrix, rows.first_row, &codes, put);
+        Ok(())
+    }
+
+    fn grid(&self, columns: usize) -> Option<Box<dyn Grid>> {
+        Some(self.integers.grid(columns))
+    }
+
+    fn write(&self, matrix: Matrix, first_row: u64, batch: &RowBatch, put: &mut Put<'_>) {
+        self.put(matrix, first_row, &self.integers.of_batch(batch), put);
+    }
+
+    fn decode(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+        out: &mut [f32],
+    ) -> Result<(), FileError> {
+        let codes = self.read(matrix, parts, rows)?;
+        codes.decode(&self.index, self.integers.group_columns(codes.columns), out);
+        Ok(())
+    }
+
+    fn exact_type(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+    ) -> Result<Option<DataType>, FileError> {
+        exact_block_type(&self.integers, matrix, &self.index, || {
+            let rows = 0..matrix.rows;
+            Ok((self.scales(matrix, parts, rows.clone())?, self.zeros(matrix, parts, rows)?))
+        })
+    }
+
+    fn repack(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), FileError> {
+        pack_blocks(&self.integers, &self.read(matrix, parts, rows)?, out);
+        Ok(())
+    }
+}
+
+fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
+    let mut packed = Vec::new();
+    for (module, weight) in request.modules_with("weight_packed") {
+        // Floats of four bits have the same name, and are bytes.
+        if request.data_type(weight) == DataType::I32 {
+            packed.push(open_module(request, module, weight)?);
+        }
+    }
+    Ok(packed)
+}
+
+fn open_module(
+    request: &OpenRequest<'_>,
+    module: &str,
+    weight: qz_tensor::TensorIndex,
+) -> Result<PackedTensor, Error> {
+    let (scales, shape) =
+        (request.part(module, "weight_scale")?, request.part(module, "weight_shape")?);
+    let bytes = request.bytes(shape)?;
+    let &[rows, columns] = bytes.as_chunks::<8>().0 else {
+        let found = format!("{} bytes", bytes.len());
+        let fault = Fault::Part { found, expected: "two 64-bit integers".to_owned() };
+        return Err(request.tensor_fault(shape, fault));
+    };
+    let matrix = Matrix { rows: u64::from_le_bytes(rows), columns: u64::from_le_bytes(columns) };
+    let [_, words] = *request.matrix_dimensions(weight)?;
+    let [_, groups] = *request.matrix_dimensions(scales)?;
+    let fitting = |bits: &u32| bits::words(matrix.columns, *bits) == words;
+    // Rows of few columns may fit several; then the configuration says.
+    let bits = stated(request, "num_bits").and_then(Value::as_u64).map(|bits| bits as u32);
+    let bits = bits.filter(fitting).or_else(|| (2..=8).find(fitting)).ok_or_else(|| {
+        let found = format!("{words} words in a row");
+        let expected = format!("those of {} codes of 2 to 8 bits", matrix.columns);
+        request.tensor_fault(weight, Fault::Part { found, expected })
+    })?;
+    if !(2..=8).contains(&bits) {
+        return Err(request.config_fault("config_groups", format!("codes of {bits} bits")));
+    }
+    let group = (groups > 1).then(|| matrix.columns / groups);
+    let index = match request.tensor(module, "weight_g_idx") {
+        None => GroupIndex::Absent,
+        Some(index) => match GroupIndex::read(request, module, index, group, groups)? {
+            GroupIndex::InOrder => GroupIndex::Absent,
+            index => index,
+        },
+    };
+    let symmetric = request.tensor(module, "weight_zero_point").is_none();
+    let scale = request.scale_type(scales)?;
+    let scheme = IntegerScheme { bits, activations: 16, group, symmetric };
+    let layout = PackQuantized { integers: scheme.integers(scale), index };
+    let mut packed = request.packed(module, matrix, Box::new(layout))?;
+    packed.unused = request.tensors(module, &["weight_g_idx", "input_scale", "input_zero_point"]);
+    Ok(packed)
+}

@@ -1,0 +1,212 @@
+//! What can be read, as a list to walk: quantization methods that a configuration
+//! names.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use qz_tensor::{DataType, Shape, TensorIndex, TensorSource};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Fault};
+use crate::layout::{Layout, Matrix, PartBytes, PartIndex};
+use crate::layouts;
+use crate::layouts::numbers::ScaleType;
+
+/// A quantization method as `config.json` names it.
+pub struct Method {
+    /// `quant_method`.
+    pub name: &'static str,
+    /// Finds the packed matrices.
+    pub open: fn(&OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error>,
+}
+
+/// Every method that can be read.
+pub static METHODS: &[Method] =
+    &[layouts::gptq::METHOD, layouts::awq::METHOD, layouts::compressed::METHOD];
+
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// A checkpoint whose packed matrices are to be found.
+pub struct OpenRequest<'a> {
+    /// `quantization_config`.
+    pub config: &'a Map<String, Value>,
+    /// Where it was read, for messages.
+    pub config_path: &'a std::path::Path,
+    /// The tensors as they are stored.
+    pub source: &'a dyn TensorSource,
+    /// Their names.
+    pub names: HashMap<&'a str, TensorIndex>,
+}
+
+/// A matrix that is stored as several tensors.
+#[derive(Debug)]
+pub struct PackedTensor {
+    /// Its plain name: `….weight`.
+    pub name: String,
+    /// Its dimensions, outermost first.
+    pub shape: Shape,
+    /// How it is stored; the rows of all stacked matrices together are its rows.
+    pub layout: Box<dyn Layout>,
+    /// The tensors of the source that its parts are, in the layout's order.
+    pub parts: Vec<TensorIndex>,
+    /// Tensors of the source that belong to it and are not read: scales of activations.
+    pub unused: Vec<TensorIndex>,
+}
+
+impl PackedTensor {
+    /// All its rows as one matrix.
+    pub fn matrix(&self) -> Matrix {
+        Matrix { rows: self.shape.rows(), columns: self.shape.columns() }
+    }
+}
+
+/// The parts of a packed matrix in a source.
+pub(crate) struct StoredParts<'a> {
+    pub(crate) source: &'a dyn TensorSource,
+    pub(crate) parts: &'a [TensorIndex],
+}
+
+impl PartBytes for StoredParts<'_> {
+    fn read(
+        &self,
+        part: PartIndex,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), qz_tensor::FileError> {
+        self.source.read(self.parts[part.0], offset, out)
+    }
+}
+
+impl<'a> OpenRequest<'a> {
+    /// The modules that have a tensor of this suffix, with it, in the source's order.
+    pub fn modules_with(&self, suffix: &str) -> Vec<(&'a str, TensorIndex)> {
+        let tensors = self.source.tensors().iter().enumerate();
+        let module = |(position, info): (usize, &'a qz_tensor::TensorInfo)| {
+            let module = info.name.strip_suffix(suffix)?.strip_suffix('.')?;
+            Some((module, TensorIndex(position)))
+        };
+        tensors.filter_map(module).collect()
+    }
+
+    /// The tensor `MODULE.SUFFIX`, if it is there.
+    pub fn tensor(&self, module: &str, suffix: &str) -> Option<TensorIndex> {
+        self.names.get(&*format!("{module}.{suffix}")).copied()
+    }
+
+    /// The tensor `MODULE.SUFFIX`.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn part(&self, module: &str, suffix: &str) -> Result<TensorIndex, Error> {
+        let missing = || self.fault(module, Fault::MissingPart(suffix.to_owned()));
+        self.tensor(module, suffix).ok_or_else(missing)
+    }
+
+    /// Those of the tensors `MODULE.SUFFIX` that are there.
+    pub fn tensors(&self, module: &str, suffixes: &[&str]) -> Vec<TensorIndex> {
+        suffixes.iter().filter_map(|suffix| self.tensor(module, suffix)).collect()
+    }
+
+    /// The two dimensions of a matrix.
+    ///
+    /// # Errors
+    /// If the tensor is not one.
+    pub fn matrix_dimensions(&self, tensor: TensorIndex) -> Result<&'a [u64; 2], Error> {
+        self.dimensions(tensor).try_into().map_err(|_| {
+            let found = self.source.tensors()[tensor.0].shape.to_string();
+            self.tensor_fault(tensor, Fault::Part { found, expected: "a matrix".to_owned() })
+        })
+    }
+
+    /// The type of a tensor of scales.
+    ///
+    /// # Errors
+    /// If no scales are stored in it.
+    pub fn scale_type(&self, tensor: TensorIndex) -> Result<ScaleType, Error> {
+        ScaleType::of(self.data_type(tensor)).ok_or_else(|| {
+            let found = self.data_type(tensor).to_string();
+            let expected = "F16, BF16 or F32".to_owned();
+            self.tensor_fault(tensor, Fault::Part { found, expected })
+        })
+    }
+
+    /// A fault of a tensor.
+    pub fn tensor_fault(&self, tensor: TensorIndex, fault: Fault) -> Error {
+        let location = self.source.tensors()[tensor.0].location(0);
+        Error::Malformed { location, fault: Box::new(fault) }
+    }
+
+    /// The element type of a tensor.
+    pub fn data_type(&self, tensor: TensorIndex) -> DataType {
+        self.source.tensors()[tensor.0].data_type
+    }
+
+    /// The dimensions of a tensor.
+    pub fn dimensions(&self, tensor: TensorIndex) -> &'a [u64] {
+        self.source.tensors()[tensor.0].shape.dimensions()
+    }
+
+    /// All of a small tensor's bytes.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn bytes(&self, tensor: TensorIndex) -> Result<Vec<u8>, Error> {
+        // Its size was compared with the file's.
+        let mut bytes = vec![0; self.source.tensors()[tensor.0].bytes as usize];
+        self.source.read(tensor, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A packed matrix in `module`, checked: every part that the layout has must be
+    /// there, in its type and shape.
+    ///
+    /// # Errors
+    /// If one is not.
+    pub fn packed(
+        &self,
+        module: &str,
+        matrix: Matrix,
+        layout: Box<dyn Layout>,
+    ) -> Result<PackedTensor, Error> {
+        let name = format!("{module}.weight");
+        let fault = |fault| self.fault(module, fault);
+        let shape = Shape::new([matrix.rows, matrix.columns])
+            .map_err(|error| fault(Fault::Unfit(error.to_string())))?;
+        let expected = layout.parts(matrix).map_err(|unfit| fault(Fault::Unfit(unfit.0)))?;
+        let mut parts = Vec::with_capacity(expected.len());
+        for part in expected {
+            let tensor = self
+                .tensor(module, &part.suffix)
+                .ok_or_else(|| fault(Fault::MissingPart(part.suffix.to_string())))?;
+            let info = &self.source.tensors()[tensor.0];
+            if info.data_type != part.data_type || info.shape != part.shape {
+                return Err(Error::Malformed {
+                    location: info.location(0),
+                    fault: Box::new(Fault::Part {
+                        found: format!("{} {}", info.data_type, info.shape),
+                        expected: format!("{} {}", part.data_type, part.shape),
+                    }),
+                });
+            }
+            parts.push(tensor);
+        }
+        Ok(PackedTensor { name, shape, layout, parts, unused: Vec::new() })
+    }
+
+    /// A fault of a module.
+    pub fn fault(&self, module: &str, fault: Fault) -> Error {
+        let location = qz_tensor::Location::file(self.config_path).tensor(module);
+        Error::Malformed { location, fault: Box::new(fault) }
+    }
+
+    /// A fault of the configuration's `key`.
+    pub fn config_fault(&self, key: &str, detail: impl Into<String>) -> Error {
+        let location = qz_tensor::Location::file(self.config_path)
+            .tensor(format!("quantization_config.{key}"));
+        Error::Malformed { location, fault: Box::new(Fault::Configuration(detail.into())) }
+    }
+}

@@ -1,0 +1,64 @@
+//! What can be written, as a list to walk: schemes of a whole checkpoint.
+
+use std::fmt;
+
+use qz_tensor::{DataType, SideFile};
+use serde_json::Value;
+
+use crate::layout::Layout;
+use crate::layouts;
+
+/// What stands before the colon of a target (`gptq` of `gptq:w4g128`), and what may
+/// stand behind it.
+pub struct SchemeFamily {
+    /// Its name.
+    pub name: &'static str,
+    /// The schemes that help texts list; others are like them.
+    pub examples: &'static [&'static str],
+    /// The scheme of this name, if it is one.
+    pub parse: fn(&str) -> Option<Box<dyn Scheme>>,
+}
+
+/// Every family that can be written.
+pub static SCHEMES: &[SchemeFamily] =
+    &[layouts::gptq::FAMILY, layouts::awq::FAMILY, layouts::compressed::FAMILY];
+
+impl fmt::Debug for SchemeFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// How the matrices of a checkpoint are stored, and what its configuration says of it.
+pub trait Scheme: Send + Sync + fmt::Debug {
+    /// Its name in one spelling, for reports: `w4g128+v2`.
+    fn name(&self) -> String;
+
+    /// How a matrix is stored in a checkpoint whose other weights are of `model_type`.
+    fn layout(&self, model_type: DataType) -> Box<dyn Layout>;
+
+    /// What the configuration says.
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration;
+}
+
+/// What a configuration has to know of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantized<'a> {
+    /// Modules (tensor names without `.weight`) whose matrix is stored in this way.
+    pub modules: &'a [String],
+    /// Modules with a matrix that an engine multiplies by, left as it is: the output
+    /// matrix, routers. Not the token embedding, which is looked up.
+    pub left: &'a [String],
+    /// The element type of what is left.
+    pub model_type: DataType,
+}
+
+/// What is said of a scheme beside the weights.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The object under this key of `config.json`; `quantization_config` with nearly
+    /// all.
+    pub entries: Vec<(&'static str, Value)>,
+    /// Files of its own.
+    pub files: Vec<SideFile>,
+}
