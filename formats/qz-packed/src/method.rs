@@ -21,8 +21,12 @@ pub struct Method {
 }
 
 /// Every method that can be read.
-pub static METHODS: &[Method] =
-    &[layouts::gptq::METHOD, layouts::awq::METHOD, layouts::compressed::METHOD];
+pub static METHODS: &[Method] = &[
+    layouts::gptq::METHOD,
+    layouts::awq::METHOD,
+    layouts::compressed::METHOD,
+    layouts::fp8::METHOD,
+];
 
 impl fmt::Debug for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
