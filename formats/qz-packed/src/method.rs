@@ -26,6 +26,12 @@ pub static METHODS: &[Method] = &[
     layouts::awq::METHOD,
     layouts::compressed::METHOD,
     layouts::fp8::METHOD,
+    layouts::bitsandbytes::METHOD,
+    layouts::mlx::METHOD,
+    layouts::modelopt::METHOD,
+    layouts::gpt_oss::METHOD,
+    layouts::hqq::METHOD,
+    layouts::aqlm::METHOD,
 ];
 
 impl fmt::Debug for Method {

@@ -25,6 +25,8 @@ pub static SCHEMES: &[SchemeFamily] = &[
     layouts::awq::FAMILY,
     layouts::compressed::FAMILY,
     layouts::fp8::FAMILY,
+    layouts::bitsandbytes::FAMILY,
+    layouts::mlx::FAMILY,
 ];
 
 impl fmt::Debug for SchemeFamily {
