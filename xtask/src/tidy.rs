@@ -34,7 +34,8 @@ const FORMATS_MAY_USE: &[&str] = &["qz-tensor", "qz-codec", "qz-shards"];
 
 /// What `qz-models` must not see: containers, and whatever draws or parses for a
 /// person.
-const MODELS_MUST_NOT_USE: &[&str] = &["qz-gguf", "qz-packed", "qz-pickle", "qz-safetensors", "clap"];
+const MODELS_MUST_NOT_USE: &[&str] =
+    &["qz-gguf", "qz-packed", "qz-pickle", "qz-safetensors", "clap"];
 
 /// Only the binary and xtask speak to people.
 const NOT_IN_LIBRARIES: &[&str] = &["anyhow", "indicatif", "clap", "eyre"];

@@ -10,7 +10,7 @@ use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
     DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides,
-    PlanOptions, SplitOptions, Target, TensorOverride, element_type,
+    PackedRounding, PlanOptions, SplitOptions, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
 
@@ -128,6 +128,12 @@ pub(crate) struct Recipe {
     #[arg(long, value_name = "TARGET", value_delimiter = ',', required = true)]
     #[arg(value_parser = TargetParser)]
     pub(crate) to: Vec<Target>,
+    /// How packed layouts (gptq, awq, ct, ...) round: as their packages do, to the scale of
+    /// the least error, or to the one of the least error weighed by importance. Default:
+    /// importance with --imatrix, else rtn
+    #[arg(long, value_name = "HOW")]
+    pub(crate) rounding: Option<RoundingName>,
+
     /// Weigh the errors of each column with its importance, from a file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     pub(crate) imatrix: Option<PathBuf>,
@@ -226,8 +232,24 @@ impl Recipe {
             generic: self.generic,
             split: self.split.options(),
             shard_size: self.shard_size.map_or(DEFAULT_SHARD_SIZE, NonZeroU64::get),
+            rounding: match (self.rounding, &self.imatrix) {
+                (Some(RoundingName::Rtn), _) | (None, None) => PackedRounding::Nearest,
+                (Some(RoundingName::Mse), _) => PackedRounding::LeastError,
+                (Some(RoundingName::Importance), _) | (None, Some(_)) => PackedRounding::Importance,
+            },
         })
     }
+}
+
+/// How packed layouts round, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RoundingName {
+    /// Round to nearest, bit for bit as the layout's package does
+    Rtn,
+    /// The scale of each group with the least squared error
+    Mse,
+    /// The scale and zero point of each group with the least error, weighed by importance
+    Importance,
 }
 
 /// An instruction set of this machine.

@@ -21,6 +21,9 @@ pub struct ConvertOptions {
     pub pre_tokenizer: Option<String>,
     /// `general.name`.
     pub model_name: Option<String>,
+    /// The tensors are those of the model, whatever `quantization_config` says: whoever
+    /// opened the checkpoint has seen to that.
+    pub is_unpacked: bool,
 }
 
 /// Everything a GGUF file of a checkpoint says, and where its tensors come from.
@@ -52,7 +55,9 @@ pub fn describe(
     let json = read_object(files, "config.json")?
         .ok_or_else(|| Error::MissingFile(files.path("config.json")))?;
     let mut warnings = Vec::new();
-    refuse_quantized(&json)?;
+    if !options.is_unpacked {
+        refuse_quantized(&json)?;
+    }
     warn_of_code(files, &json, &mut warnings)?;
     let architecture = architecture_of(&json)?;
     let defaults = config_defaults(&json, architecture)?;

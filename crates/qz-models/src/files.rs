@@ -13,6 +13,10 @@ const CONFIG: &str = "config.json";
 /// 5, and that of the versions before.
 const TYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
+/// What a checkpoint with quantized weights says of them; it does not go with others.
+const QUANTIZATION_KEYS: [&str; 2] = ["quantization_config", "quantization"];
+const QUANTIZATION_FILES: [&str; 2] = ["quantize_config.json", "hf_quant_config.json"];
+
 /// The files beside the weights.
 #[derive(Clone, Debug)]
 pub struct CheckpointFiles {
@@ -24,7 +28,7 @@ pub struct CheckpointFiles {
 
 impl CheckpointFiles {
     /// Reads those of a checkpoint: configuration, tokenizer, templates, licences,
-    /// code. Folders in it are passed over, with a warning where they are known to
+    /// code; not what says how its weights are quantized. Folders in it are passed over, with a warning where they are known to
     /// hold something.
     ///
     /// # Errors
@@ -36,6 +40,7 @@ impl CheckpointFiles {
         let mut others = Vec::new();
         for name in files.list("").map_err(Error::File)? {
             if name != CONFIG
+                && !QUANTIZATION_FILES.contains(&&*name)
                 && is_side_file(&name)
                 && let Some(content) = read(&name)?
             {
@@ -51,7 +56,29 @@ impl CheckpointFiles {
                 });
             }
         }
-        Ok(Self { config: config.into_map(), others })
+        let mut config = config.into_map();
+        QUANTIZATION_KEYS.iter().for_each(|key| drop(config.shift_remove(*key)));
+        Ok(Self { config, others })
+    }
+
+    /// The element type that `config.json` states, in torch's word.
+    pub fn stated_type(&self) -> Option<&str> {
+        TYPE_KEYS.iter().find_map(|key| self.config.get(*key)?.as_str())
+    }
+
+    /// The same with another entry in `config.json`, and files of these names
+    /// replaced.
+    pub fn with_entries(
+        mut self,
+        entries: impl IntoIterator<Item = (&'static str, Value)>,
+        files: Vec<SideFile>,
+    ) -> Self {
+        for (key, value) in entries {
+            self.config.insert(key.to_owned(), value);
+        }
+        self.others.retain(|other| files.iter().all(|file| file.name != other.name));
+        self.others.extend(files);
+        self
     }
 
     /// All files for weights of this element type, `config.json` first. The type's

@@ -4,9 +4,11 @@ use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
 use qz_gguf::GgufModel;
+use qz_packed::PackedSource;
 use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
 use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
+use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::model::{Model, OpenOptions};
@@ -79,14 +81,52 @@ fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let (source, warning) = open_weights(path)?;
     let folder = Folder::new(path);
+    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
+        Some(config) => {
+            let source = PackedSource::open(source, &config, &path.join(CONFIG))?;
+            let packed = source.packed_tensors().collect();
+            (Box::new(source), Some(packed))
+        }
+        None => (source, None),
+    };
     let convert = qz_models::ConvertOptions {
         pre_tokenizer: options.pre_tokenizer.clone(),
         model_name: options.model_name.clone(),
+        is_unpacked: unpacked.is_some(),
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
-    let mut model = Model::from_description(path, source, folder, description);
+    let unpacked = unpacked.unwrap_or_default();
+    let mut model = Model::from_description(path, source, folder, description, &unpacked);
     model.warnings.extend(warning);
     Ok(model)
+}
+
+const CONFIG: &str = "config.json";
+
+/// What a checkpoint says of how its weights are quantized, with the method's name in
+/// it. MLX writes an object of its own, ModelOpt wrote a file of its own.
+fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>, Error> {
+    let object = |name: &str| -> Result<Map<String, Value>, Error> {
+        let bytes = folder.read(name)?.unwrap_or_default();
+        // A broken file is told of by whoever needs it.
+        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+    };
+    let named = |value: Option<Value>, method: &str| match value {
+        Some(Value::Object(mut config)) => {
+            config.entry("quant_method").or_insert_with(|| method.into());
+            Some(config)
+        }
+        _ => None,
+    };
+    let mut config = object(CONFIG)?;
+    // MLX repeats its own object under the common name.
+    let is_mlx = config.contains_key("quantization");
+    let method = if is_mlx { "mlx" } else { "" };
+    let found = named(config.remove("quantization_config"), method);
+    if let Some(found) = found.or_else(|| named(config.remove("quantization"), "mlx")) {
+        return Ok(Some(found));
+    }
+    Ok(named(object("hf_quant_config.json")?.remove("quantization"), "modelopt"))
 }
 
 /// Opens a folder's weights, in the format that is there. Where both are, the

@@ -8,6 +8,7 @@ use qz_tensor::{DataType, SinkTensor};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::TargetPlan;
+use crate::measuring::Measures;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, importance_of, plan_all};
 use crate::sinks::{Growing, Sinks};
@@ -99,7 +100,7 @@ pub fn convert(
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
-    let targets: Vec<Target> = outputs.iter().map(|output| output.target).collect();
+    let targets: Vec<Target> = outputs.iter().map(|output| output.target.clone()).collect();
     let planning = plan_all(model, &targets, &options.plan)?;
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
@@ -107,7 +108,14 @@ pub fn convert(
     planning.check_importance()?;
     let plans = &planning.targets;
     let mut sinks = Sinks::create(model, outputs, plans, options, observer)?;
-    let work = sinks.remaining_work(model, plans, &options.plan);
+    let measures = match Measures::take(model, plans, &sinks, options.threads, cancel, observer) {
+        Err(Error::Interrupted) => {
+            sinks.keep()?;
+            return Err(Error::Interrupted);
+        }
+        measures => measures?,
+    };
+    let work = sinks.remaining_work(model, plans, &measures, &options.plan);
     let weights = work.iter().map(|work| work.tensor.shape.elements()).sum();
     observer.observe(Event::Started { job: "convert", tensors: work.len(), weights });
     let positions: Vec<usize> =
@@ -198,7 +206,7 @@ fn report(
         files,
         target: output.target.to_string(),
         bytes,
-        bits_per_weight: tensor_bytes as f64 * 8.0 / plan.weights().max(1) as f64,
+        bits_per_weight: tensor_bytes as f64 * 8.0 / plan.weights(model).max(1) as f64,
         tensors,
         fallbacks: fallbacks(model, &plan.assignments),
     }

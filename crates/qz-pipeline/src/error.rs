@@ -22,6 +22,19 @@ pub enum Error {
     /// A PyTorch file or index breaks its format.
     #[error(transparent)]
     Pickle(#[from] qz_pickle::Error),
+    /// Packed weights break their layout, or are of a method that is not known.
+    #[error(transparent)]
+    Packed(#[from] qz_packed::Error),
+    /// A matrix that a packed layout has no room for.
+    #[error("{location}: {target} cannot hold it: {unfit}")]
+    Unfit {
+        /// File and tensor.
+        location: Location,
+        /// The target.
+        target: String,
+        /// Why.
+        unfit: qz_packed::Unfit,
+    },
     /// The checkpoint is not a model we know, or contradicts itself.
     #[error(transparent)]
     Model(#[from] qz_models::Error),
@@ -220,6 +233,8 @@ impl Diagnose for Error {
             Self::Gguf(error) => return error.diagnosis(),
             Self::Safetensors(error) => return error.diagnosis(),
             Self::Pickle(error) => return error.diagnosis(),
+            Self::Packed(error) => return error.diagnosis(),
+            Self::Unfit { location, .. } => (FaultClass::BadInput, location.clone(), "unfit-shape"),
             Self::Model(error) => return error.diagnosis(),
             Self::Plan(error) => return error.diagnosis(),
             Self::Calibration(error) => return error.diagnosis(),

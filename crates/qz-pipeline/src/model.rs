@@ -1,9 +1,10 @@
 //! A model as it will be written: GGUF names, shapes and metadata, whatever
 //! container it came in.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use qz_models::{ModelDescription, RowOrder, TensorOrigin};
+use qz_models::{Architecture, ModelDescription, RowOrder, TensorOrigin};
 use qz_tensor::{DataType, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
 
 use crate::container::{Container, Folder};
@@ -29,6 +30,8 @@ pub struct Model {
     pub(crate) source: Box<dyn TensorSource>,
     /// The folder it is in, if it comes from a checkpoint.
     pub(crate) folder: Option<Folder>,
+    /// Its architecture, as its configuration names it.
+    pub(crate) architecture: Option<&'static dyn Architecture>,
     /// The pre-tokenizer's name, decided by a person.
     pub(crate) pre_tokenizer: Option<String>,
     /// The sliding window that a checkpoint's configuration states.
@@ -47,6 +50,9 @@ pub struct ModelTensor {
     /// The type it gets where the target says nothing about it: f32 from a
     /// checkpoint (as the reference's converter does), its own from a GGUF file.
     pub unquantized: DataType,
+    /// Decoded from a packed layout, whatever its element type: quantizing it again
+    /// loses quality.
+    pub(crate) is_unpacked: bool,
     pub(crate) origin: TensorOrigin,
 }
 
@@ -110,6 +116,7 @@ impl Model {
             shape: info.shape.clone(),
             source_type: info.data_type,
             unquantized: info.data_type,
+            is_unpacked: false,
             origin: TensorOrigin::Source {
                 tensor: TensorIndex(position),
                 row_order: RowOrder::AsStored,
@@ -127,6 +134,7 @@ impl Model {
         source: Box<dyn TensorSource>,
         folder: Folder,
         description: ModelDescription,
+        unpacked: &HashSet<TensorIndex>,
     ) -> Self {
         let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
             source_type: match &recipe.origin {
@@ -137,6 +145,13 @@ impl Model {
                 }
                 TensorOrigin::Computed(_) => DataType::F32,
             },
+            is_unpacked: match &recipe.origin {
+                TensorOrigin::Source { tensor, .. } => unpacked.contains(tensor),
+                TensorOrigin::Stacked(stack) => {
+                    stack.slices().iter().any(|slice| unpacked.contains(&slice.tensor))
+                }
+                TensorOrigin::Computed(_) => false,
+            },
             name: recipe.name,
             shape: recipe.shape,
             unquantized: DataType::F32,
@@ -145,6 +160,7 @@ impl Model {
         let tensors = description.tensors.into_iter().map(tensor).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
         model.folder = Some(folder);
+        model.architecture = Some(description.architecture);
         model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
@@ -168,6 +184,7 @@ impl Model {
             warnings: Vec::new(),
             source,
             folder: None,
+            architecture: None,
             pre_tokenizer: None,
             sliding_window: None,
         }

@@ -95,7 +95,7 @@ pub fn plan(
     let outputs = targets
         .iter()
         .zip(&planning.targets)
-        .map(|(target, plan)| output(model, *target, plan, options))
+        .map(|(target, plan)| output(model, target, plan, options))
         .collect::<Result<_, Error>>()?;
     let warnings = model.warnings().iter().chain(&planning.warnings).cloned().collect();
     Ok(PlanReport {
@@ -119,7 +119,9 @@ fn peak_memory(work: &[Work<'_>], outputs: usize, threads: usize) -> u64 {
 }
 
 fn work<'a>(model: &'a Model, plans: &[TargetPlan], options: &'a PlanOptions) -> Vec<Work<'a>> {
-    let wanted = |position: usize| plans.iter().map(move |plan| plan.wanted(position));
+    let wanted = |position: usize| {
+        plans.iter().map(move |plan| plan.wanted(position, None, options.rounding))
+    };
     model
         .tensors
         .iter()
@@ -134,7 +136,7 @@ fn work<'a>(model: &'a Model, plans: &[TargetPlan], options: &'a PlanOptions) ->
 
 fn output(
     model: &Model,
-    target: Target,
+    target: &Target,
     plan: &TargetPlan,
     options: &PlanOptions,
 ) -> Result<PlannedOutput, Error> {
@@ -149,7 +151,7 @@ fn output(
         target: name,
         files: layout.paths().len(),
         bytes: layout.size(),
-        bits_per_weight: tensor_bytes as f64 * 8.0 / plan.weights().max(1) as f64,
+        bits_per_weight: tensor_bytes as f64 * 8.0 / plan.weights(model).max(1) as f64,
         tensors,
         fallbacks: fallbacks(model, &plan.assignments),
     })
@@ -161,7 +163,8 @@ fn tensor_plan(
     assignment: &Assignment,
     options: &PlanOptions,
 ) -> TensorPlan {
-    let Assignment { data_type, reason, fallback_from, .. } = *assignment;
+    let Assignment { reason, fallback_from, .. } = *assignment;
+    let data_type = written.data_type;
     let detail = match reason {
         Reason::Rule(rule) => Some(rule.to_string()),
         Reason::Override(position) => {

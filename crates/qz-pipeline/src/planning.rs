@@ -7,6 +7,7 @@ use std::sync::Arc;
 use qz_calib::{Entry, ImportanceMatrix};
 use qz_codec::{ImportanceUse, encoder_for};
 use qz_gguf::SplitOptions;
+use qz_packed::Rounding;
 use qz_plan::{Assignment, Fallback, Overrides, Reason};
 use qz_tensor::{DataType, Location};
 
@@ -35,6 +36,8 @@ pub struct PlanOptions {
     pub split: Option<SplitOptions>,
     /// Bytes of data in one safetensors file.
     pub shard_size: u64,
+    /// How weights are rounded to the grids of packed layouts.
+    pub rounding: Rounding,
 }
 
 impl Default for PlanOptions {
@@ -48,6 +51,7 @@ impl Default for PlanOptions {
             generic: false,
             split: None,
             shard_size: qz_safetensors::DEFAULT_SHARD_SIZE,
+            rounding: Rounding::default(),
         }
     }
 }
@@ -97,7 +101,12 @@ pub(crate) fn check_requantizing(
     options: &PlanOptions,
 ) -> Result<(), Error> {
     let from = tensor.source_type;
-    if from.is_block() && from != wanted && !options.allow_requantize {
+    // llama-quantize refuses plain types, too, where it reads a quantized one.
+    let loses = match model.is_checkpoint() {
+        true => tensor.is_unpacked && wanted.is_block(),
+        false => from.is_block(),
+    };
+    if loses && from != wanted && !options.allow_requantize {
         let location = model.location(tensor, 0);
         return Err(Error::Requantize { location, data_type: from });
     }

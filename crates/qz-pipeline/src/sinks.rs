@@ -5,17 +5,20 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use qz_packed::{Measure, Rounding};
 use qz_tensor::{OutputOptions, TensorIndex};
 use sha2::{Digest, Sha256};
 
 use crate::convert::{ConvertOptions, Output, importance};
 use crate::error::Error;
 use crate::event::{Event, Observer};
-use crate::format::{Sink, TargetPlan};
+use crate::format::{Destination, Placement, Sink, TargetPlan};
+use crate::measuring::Measures;
 use crate::model::Model;
 use crate::planning::PlanOptions;
-use crate::stream::{Piece, Wanted, Work};
+use crate::stream::{Content, Encoding, Piece, Wanted, Work};
 
 /// The outputs being written.
 pub(crate) struct Sinks {
@@ -71,6 +74,11 @@ impl Sinks {
         Ok(Self { outputs: growing })
     }
 
+    /// True if this output still wants the model's tensor at `position`.
+    pub(crate) fn wants(&self, output: usize, position: usize) -> bool {
+        !self.outputs[output].done[position]
+    }
+
     /// True if some output wants the model's tensor at `position`.
     pub(crate) fn is_wanted(&self, position: usize) -> bool {
         self.outputs.iter().any(|output| !output.done[position])
@@ -80,13 +88,16 @@ impl Sinks {
         &self,
         model: &'a Model,
         plans: &[TargetPlan],
+        measures: &Measures,
         options: &'a PlanOptions,
     ) -> Vec<Work<'a>> {
         let wanted = |position: usize| {
-            let of = |(plan, output): (&TargetPlan, &Growing)| {
-                plan.wanted(position).filter(|_| !output.done[position])
+            let of = |(number, (plan, output)): (usize, (&TargetPlan, &Growing))| {
+                let measures = measures.of(number, position);
+                let wanted = plan.wanted(position, measures, options.rounding);
+                wanted.filter(|_| !output.done[position])
             };
-            plans.iter().zip(&self.outputs).map(of).collect()
+            plans.iter().zip(&self.outputs).enumerate().map(of).collect()
         };
         model
             .tensors
@@ -110,10 +121,21 @@ impl Sinks {
     ) -> Result<(), Error> {
         let Some(place) = &plans[piece.output].places[position] else { return Ok(()) };
         let sink = &mut self.outputs[piece.output].sink;
-        let row_bytes = piece.row_bytes.max(1);
-        let (mut row, mut rest) = (piece.first_row, piece.bytes.as_slice());
+        let (row_bytes, bytes, runs) = match (&piece.content, &place.destination) {
+            (Content::Rows { row_bytes, bytes }, Destination::Runs(runs)) => {
+                (*row_bytes.max(&1), bytes, runs)
+            }
+            (Content::Packed(packed), _) => {
+                for (tensor, offset, bytes) in packed.strips() {
+                    sink.put(tensor, offset, bytes)?;
+                }
+                return Ok(());
+            }
+            (Content::Rows { .. } | Content::Measure(_), _) => return Ok(()),
+        };
+        let (mut row, mut rest) = (piece.first_row, bytes.as_slice());
         while !rest.is_empty() {
-            let (slice, left) = place.locate(row);
+            let (slice, left) = runs.locate(row);
             let rows = left.clamp(1, (rest.len() / row_bytes).max(1) as u64);
             // No more than the rest has, so the cast is exact.
             let (run, after) = rest.split_at((rows as usize * row_bytes).min(rest.len()));
@@ -157,10 +179,25 @@ fn tensors_of(place: &crate::format::Placement) -> HashSet<TensorIndex> {
 }
 
 impl TargetPlan {
-    /// What the output wants of the model's tensor at `position`.
-    pub(crate) fn wanted(&self, position: usize) -> Option<Wanted> {
-        let row_order = self.places[position].as_ref()?.row_order;
-        Some(Wanted { data_type: self.assignments[position].data_type, row_order })
+    /// What the output wants of the model's tensor at `position`. Of packed matrices
+    /// those without a measure get an empty one.
+    pub(crate) fn wanted(
+        &self,
+        position: usize,
+        measures: Option<Arc<[Measure]>>,
+        rounding: Rounding,
+    ) -> Option<Wanted> {
+        let Placement { row_order, destination } = self.places[position].as_ref()?;
+        let encoding = match destination {
+            Destination::Runs(_) => Encoding::Rows(self.assignments[position].data_type),
+            Destination::Packed(place) => Encoding::Packed {
+                measures: measures
+                    .unwrap_or_else(|| vec![Measure::default(); place.parts.len()].into()),
+                place: place.clone(),
+                rounding,
+            },
+        };
+        Some(Wanted { encoding, row_order: *row_order })
     }
 }
 
@@ -201,6 +238,7 @@ fn fingerprint(model: &Model, plan: &TargetPlan, options: &PlanOptions) -> Strin
     for file in &plan.files {
         let _ = writeln!(text, "{} {:x}", file.name, Sha256::digest(&file.content));
     }
+    let _ = writeln!(text, "rounding {:?}", options.rounding);
     if let Some(matrix) = &options.importance {
         let _ = writeln!(text, "importance {}", matrix.digest());
     }

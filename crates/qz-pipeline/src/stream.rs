@@ -9,22 +9,31 @@
 //! - Of several faults the one in the first tile is reported, so the message does
 //!   not depend on threads either: a fault skips only the tiles after it.
 
+mod tile_rows;
+
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use qz_calib::{Entry, ImportanceMatrix};
-use qz_codec::Codec;
 use qz_models::RowOrder;
-use qz_tensor::{DataType, Location};
+use qz_packed::{Measure, Rounding};
+use qz_tensor::{DataType, TensorIndex};
 
 use crate::error::Error;
+use crate::format::PackedPlace;
 use crate::model::{Model, ModelTensor, to_usize};
+use tile_rows::{Packing, Scratch, TileRows};
 
 /// Weights in a tile: large enough that queues and system calls cost nothing,
 /// small enough that dozens of threads stay far below the memory promise.
 const TILE_WEIGHTS: u64 = 512 * 1024;
+
+/// Weights in the tiles of all threads together where the bytes of a row lie apart:
+/// more rows make longer runs of bytes, and fewer writes.
+const STRIDED_WEIGHTS: u64 = 4 << 20;
 
 /// Weights decoded at a time: their f32 form stays in a core's second cache.
 const CHUNK_WEIGHTS: usize = 32 * 1024;
@@ -43,25 +52,75 @@ pub(crate) struct Work<'a> {
 }
 
 /// What an output wants of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    pub(crate) data_type: DataType,
+    pub(crate) encoding: Encoding,
     /// In which order it has the rows.
     pub(crate) row_order: RowOrder,
 }
 
+/// What becomes of rows.
+#[derive(Clone, Debug)]
+pub(crate) enum Encoding {
+    /// Rows of one element type.
+    Rows(DataType),
+    /// Nothing but what is to be known before they are packed.
+    Measured(Arc<PackedPlace>),
+    /// Parts of a packed layout.
+    Packed {
+        place: Arc<PackedPlace>,
+        /// Of each of the stacked matrices.
+        measures: Arc<[Measure]>,
+        rounding: Rounding,
+    },
+}
+
+impl Encoding {
+    /// The layout that rows are packed in.
+    fn place(&self) -> Option<&PackedPlace> {
+        match self {
+            Self::Rows(_) => None,
+            Self::Measured(place) | Self::Packed { place, .. } => Some(place),
+        }
+    }
+}
+
 impl Work<'_> {
-    /// Rows that move among themselves in some output. The orders of one tensor are
-    /// about the same heads, so the largest unit holds whole ones of the others.
+    /// Rows that move among themselves, or are packed together, in some output.
     fn unit(&self) -> u64 {
-        let units = self.wanted.iter().flatten().map(|wanted| wanted.row_order.unit());
-        units.max().unwrap_or(1)
+        self.wanted.iter().flatten().fold(1, |unit, wanted| {
+            let packed = wanted.encoding.place().map_or(1, |place| place.row_unit());
+            common_multiple(common_multiple(unit, wanted.row_order.unit()), packed)
+        })
     }
 
-    /// The types of the outputs that want it.
+    /// The types of the outputs that want its rows as they are.
     pub(crate) fn data_types(&self) -> impl Iterator<Item = DataType> {
-        self.wanted.iter().flatten().map(|wanted| wanted.data_type)
+        self.wanted.iter().flatten().filter_map(|wanted| match wanted.encoding {
+            Encoding::Rows(data_type) => Some(data_type),
+            Encoding::Measured(_) | Encoding::Packed { .. } => None,
+        })
     }
+
+    /// The layouts that it is packed in.
+    fn places(&self) -> impl Iterator<Item = &PackedPlace> {
+        self.wanted.iter().flatten().filter_map(|wanted| wanted.encoding.place())
+    }
+
+    /// Rows that a tile may not reach beyond: those of one of the stacked matrices,
+    /// where some output packs each alone.
+    fn cut(&self) -> u64 {
+        self.places().map(|place| place.matrix.rows.max(1)).min().unwrap_or(u64::MAX)
+    }
+}
+
+/// The least common multiple of two numbers of rows.
+fn common_multiple(a: u64, b: u64) -> u64 {
+    let (mut divisor, mut rest) = (a.max(1), b.max(1));
+    while rest != 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    (a.max(1) / divisor).saturating_mul(b.max(1))
 }
 
 /// One tensor's entry in an importance matrix.
@@ -79,8 +138,52 @@ pub(crate) struct Piece {
     pub(crate) output: usize,
     /// The first row, in the output's order.
     pub(crate) first_row: u64,
-    pub(crate) row_bytes: usize,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) content: Content,
+}
+
+/// What a piece holds.
+pub(crate) enum Content {
+    Rows { row_bytes: usize, bytes: Vec<u8> },
+    Packed(Packed),
+    Measure(Measure),
+}
+
+/// Packed rows: runs of bytes for several tensors.
+#[derive(Default)]
+pub(crate) struct Packed {
+    bytes: Vec<u8>,
+    strips: Vec<Strip>,
+}
+
+/// A run of bytes; it begins where the one before ends.
+struct Strip {
+    tensor: TensorIndex,
+    offset: u64,
+    bytes: usize,
+}
+
+impl Packed {
+    fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        if let Some(last) = self.strips.last_mut()
+            && last.tensor == tensor
+            && last.offset + last.bytes as u64 == offset
+        {
+            last.bytes += bytes.len();
+            return;
+        }
+        self.strips.push(Strip { tensor, offset, bytes: bytes.len() });
+    }
+
+    /// The runs: of which tensor, where in it, and the bytes.
+    pub(crate) fn strips(&self) -> impl Iterator<Item = (TensorIndex, u64, &[u8])> {
+        let mut begin = 0;
+        self.strips.iter().map(move |strip| {
+            let bytes = &self.bytes[begin..begin + strip.bytes];
+            begin += strip.bytes;
+            (strip.tensor, strip.offset, bytes)
+        })
+    }
 }
 
 /// What the writing side hears of.
@@ -132,7 +235,7 @@ pub(crate) fn run(
 ) -> Result<(), Error> {
     let threads = threads.max(1);
     let limit = TileLimit::default();
-    let tiles = tiles(work);
+    let tiles = tiles(work, threads);
     let mut open_tiles: Vec<usize> = vec![0; work.len()];
     tiles.iter().for_each(|tile| open_tiles[tile.work] += 1);
 
@@ -175,13 +278,15 @@ pub(crate) fn run(
 }
 
 /// All tiles of all work, in order.
-fn tiles(work: &[Work<'_>]) -> Vec<Tile> {
+fn tiles(work: &[Work<'_>], threads: usize) -> Vec<Tile> {
     let mut tiles = Vec::new();
     for (position, item) in work.iter().enumerate() {
-        let ((rows, _), step) = (item.tensor.grid(), tile_rows(item));
+        let ((rows, _), step) = (item.tensor.grid(), tile_rows(item, threads));
+        let cut = item.cut();
         let mut start = 0;
         while start < rows {
-            let end = rows.min(start.saturating_add(step));
+            let of_matrix = (start / cut + 1).saturating_mul(cut);
+            let end = rows.min(start.saturating_add(step)).min(of_matrix);
             tiles.push(Tile { number: tiles.len(), work: position, rows: start..end });
             start = end;
         }
@@ -189,10 +294,16 @@ fn tiles(work: &[Work<'_>]) -> Vec<Tile> {
     tiles
 }
 
-/// Rows in a tile: whole units of the row orders, at least one.
-fn tile_rows(work: &Work<'_>) -> u64 {
+/// Rows in a tile: whole units, at least one.
+fn tile_rows(work: &Work<'_>, threads: usize) -> u64 {
     let unit = work.unit();
-    let rows = TILE_WEIGHTS / work.tensor.grid().1.max(1);
+    let is_strided = work.places().any(|place| place.layout.is_strided());
+    let weights = match is_strided {
+        // Fewer threads have more room each.
+        true => (STRIDED_WEIGHTS / threads.max(1) as u64).max(TILE_WEIGHTS),
+        false => TILE_WEIGHTS,
+    };
+    let rows = weights / work.tensor.grid().1.max(1);
     (rows / unit).max(1) * unit
 }
 
@@ -203,17 +314,27 @@ fn tile_rows(work: &Work<'_>) -> u64 {
 pub(crate) fn peak_memory(work: &[Work<'_>], threads: usize) -> u64 {
     let threads = threads.max(1) as u64;
     let tile = |work: &Work<'_>| {
-        let rows = tile_rows(work).min(work.tensor.grid().0);
+        let rows = tile_rows(work, threads as usize).min(work.tensor.grid().0);
         let bytes = |data_type| rows * work.tensor.row_bytes(data_type) as u64;
-        (bytes(work.tensor.source_type), work.data_types().map(bytes).sum())
+        let packed: u64 = work.places().map(|place| place.bytes_of(rows)).sum();
+        let encoded = work.data_types().map(bytes).sum::<u64>() + packed;
+        (bytes(work.tensor.source_type), encoded)
     };
+    // Weights of a tile, their codes, and words of these in two orders.
+    let packing = |work: &Work<'_>| match work.places().next() {
+        Some(_) => {
+            tile_rows(work, threads as usize).min(work.tensor.grid().0) * work.tensor.grid().1 * 6
+        }
+        None => 0,
+    };
+    let packing = work.iter().map(packing).max().unwrap_or(0);
     let (mut loaded, mut encoded): (u64, u64) = (0, 0);
     for (input, output) in work.iter().map(tile) {
         (loaded, encoded) = (loaded.max(input), encoded.max(output));
     }
     let widest = work.iter().map(|work| work.tensor.grid().1).max().unwrap_or(0);
     let chunk = widest.max(CHUNK_WEIGHTS as u64) * size_of::<f32>() as u64;
-    (3 * threads + 1) * loaded + (2 * threads + 1) * encoded + 2 * threads * chunk
+    (3 * threads + 1) * loaded + (2 * threads + 1) * encoded + threads * (2 * chunk).max(packing)
 }
 
 struct Encoded {
@@ -317,24 +438,36 @@ impl Encoder<'_> {
         let mut order = None;
         let mut input = Some(bytes);
         for (output, wanted) in work.wanted.iter().enumerate() {
-            let Some(Wanted { data_type, row_order }) = *wanted else { continue };
-            let (first_row, row_bytes) = (tile.rows.start, work.tensor.row_bytes(data_type));
+            let Some(Wanted { encoding, row_order }) = wanted else { continue };
+            let (first_row, row_order) = (tile.rows.start, *row_order);
             let as_stored = row_order.is_identity();
-            let is_copy = data_type == work.tensor.source_type;
             let stored = input.as_deref().unwrap_or_default();
             if !as_stored && order.replace(row_order) != Some(row_order) {
                 rows.put_in_order(stored, row_order, &mut reordered);
             }
-            let bytes = if is_copy && as_stored && output + 1 == work.wanted.len() {
-                input.take().unwrap_or_default()
-            } else {
-                let ordered = if as_stored { stored } else { &reordered };
-                match is_copy {
-                    true => ordered.to_vec(),
-                    false => rows.convert(ordered, Wanted { data_type, row_order }, scratch)?,
+            let ordered = if as_stored { stored } else { &reordered };
+            let content = match encoding {
+                Encoding::Rows(data_type) => {
+                    let row_bytes = work.tensor.row_bytes(*data_type);
+                    let is_copy = *data_type == work.tensor.source_type;
+                    let bytes = if is_copy && as_stored && output + 1 == work.wanted.len() {
+                        input.take().unwrap_or_default()
+                    } else if is_copy {
+                        ordered.to_vec()
+                    } else {
+                        rows.convert(ordered, *data_type, row_order, scratch)?
+                    };
+                    Content::Rows { row_bytes, bytes }
+                }
+                Encoding::Measured(place) => {
+                    Content::Measure(rows.measure(ordered, place, scratch)?)
+                }
+                Encoding::Packed { place, measures, rounding } => {
+                    let packing = Packing { place, measures, rounding: *rounding, row_order };
+                    Content::Packed(rows.pack(ordered, &packing, scratch)?)
                 }
             };
-            pieces.push(Piece { work: tile.work, output, first_row, row_bytes, bytes });
+            pieces.push(Piece { work: tile.work, output, first_row, content });
         }
         scratch.reordered = reordered;
         if let Some(bytes) = input {
@@ -344,163 +477,4 @@ impl Encoder<'_> {
         let weights = (tile.rows.end - tile.rows.start) * work.tensor.grid().1;
         Ok(EncodedTile { work: tile.work, weights, pieces })
     }
-}
-
-/// Buffers that an encoding thread keeps.
-#[derive(Default)]
-struct Scratch {
-    weights: Vec<f32>,
-    importance: Vec<f32>,
-    reordered: Vec<u8>,
-}
-
-/// Rows that are encoded in one call, counted from the tile's first.
-struct Chunk {
-    rows: Range<usize>,
-    /// Which of the stacked matrices they belong to.
-    matrix: u64,
-}
-
-/// One tile's rows at work.
-struct TileRows<'a> {
-    model: &'a Model,
-    tensor: &'a ModelTensor,
-    rows: Range<u64>,
-    importance: Option<Importance<'a>>,
-}
-
-impl TileRows<'_> {
-    /// The rows in another order. Row orders stay within units, and a tile holds
-    /// whole units.
-    fn put_in_order(&self, stored: &[u8], row_order: RowOrder, out: &mut Vec<u8>) {
-        let row_bytes = self.tensor.row_bytes(self.tensor.source_type);
-        out.resize(stored.len(), 0);
-        for (row, out) in self.rows.clone().zip(out.chunks_exact_mut(row_bytes)) {
-            let start = to_usize(row_order.source_row(row) - self.rows.start) * row_bytes;
-            out.copy_from_slice(&stored[start..start + row_bytes]);
-        }
-    }
-
-    /// Looks at the bytes as they are stored.
-    fn check_finite(&self, bytes: &[u8]) -> Result<(), Error> {
-        let data_type = self.tensor.source_type;
-        let Some(codec) = qz_kernels::codec_for(data_type) else { return Ok(()) };
-        let Some(block) = codec.first_non_finite_block(bytes) else { return Ok(()) };
-        let blocks_per_row = to_usize(self.tensor.grid().1) / data_type.block_elements();
-        let row = self.rows.start + (block / blocks_per_row) as u64;
-        let block_in_row = (block % blocks_per_row) as u64;
-        let size = data_type.block_bytes();
-        let offset = (row * blocks_per_row as u64 + block_in_row) * size as u64;
-        let location = self.model.location(self.tensor, offset);
-        let place = self.model.source_of(self.tensor, offset);
-        let stored = place.map_or(offset, |(_, offset)| offset) / size as u64;
-        if data_type.is_block() {
-            return Err(Error::NonFiniteBlock { location, block: stored, data_type });
-        }
-        let mut value = [0.0];
-        codec.decode(&bytes[block * size..(block + 1) * size], &mut value);
-        Err(Error::NonFiniteWeight { location, index: stored, value: value[0] })
-    }
-
-    /// Decodes and encodes the rows, a chunk at a time.
-    fn convert(
-        &self,
-        stored: &[u8],
-        Wanted { data_type: wanted, row_order }: Wanted,
-        scratch: &mut Scratch,
-    ) -> Result<Vec<u8>, Error> {
-        let decoder = self.codec(self.tensor.source_type, wanted)?;
-        let encoder = self.codec(wanted, wanted)?;
-        let columns = to_usize(self.tensor.grid().1);
-        let (row_in, row_out) =
-            (self.tensor.row_bytes(self.tensor.source_type), self.tensor.row_bytes(wanted));
-        let mut bytes = vec![0; stored.len() / row_in * row_out];
-        let mut matrix = None;
-        for Chunk { rows, matrix: of } in self.chunks() {
-            if self.importance.is_some() && matrix.replace(of) != Some(of) {
-                self.read_importance(of, &mut scratch.importance)?;
-            }
-            scratch.weights.resize(rows.len() * columns, 0.0);
-            decoder.decode(&stored[rows.start * row_in..rows.end * row_in], &mut scratch.weights);
-            let first = self.rows.start + rows.start as u64;
-            if let Some(row) = row_past_searches(&scratch.weights, columns, wanted) {
-                let weights = &scratch.weights[row * columns..][..columns];
-                return Err(self.overflow(
-                    row_order.source_row(first + row as u64),
-                    wanted,
-                    weights,
-                ));
-            }
-            let out = &mut bytes[rows.start * row_out..rows.end * row_out];
-            let importance = self.importance.map(|_| &*scratch.importance);
-            encoder.encode(&scratch.weights, columns, importance, out);
-            if let Some(block) = encoder.first_non_finite_block(out) {
-                let row = block / (columns / wanted.block_elements());
-                let weights = &scratch.weights[row * columns..][..columns];
-                return Err(self.overflow(
-                    row_order.source_row(first + row as u64),
-                    wanted,
-                    weights,
-                ));
-            }
-        }
-        Ok(bytes)
-    }
-
-    /// The tile's rows in chunks; those of a chunk belong to one of the matrices
-    /// stacked in the tensor, since each has importance of its own.
-    fn chunks(&self) -> impl Iterator<Item = Chunk> + use<> {
-        let most = (CHUNK_WEIGHTS as u64 / self.tensor.grid().1.max(1)).max(1);
-        let matrix_rows = self.tensor.rows_per_matrix();
-        let (first, end) = (self.rows.start, self.rows.end);
-        let mut start = first;
-        std::iter::from_fn(move || {
-            let matrix = start / matrix_rows;
-            let stop = end.min(start + most).min((matrix + 1) * matrix_rows);
-            let rows = to_usize(start - first)..to_usize(stop - first);
-            start = stop;
-            (!rows.is_empty()).then_some(Chunk { rows, matrix })
-        })
-    }
-
-    /// Reads what weighs the columns of one of the stacked matrices.
-    fn read_importance(&self, matrix: u64, out: &mut Vec<f32>) -> Result<(), Error> {
-        let Some(importance) = self.importance else { return Ok(()) };
-        let columns = self.tensor.grid().1;
-        out.resize(to_usize(columns), 0.0);
-        Ok(importance.matrix.read(importance.entry, matrix * columns, out)?)
-    }
-
-    fn codec(&self, data_type: DataType, target: DataType) -> Result<&'static dyn Codec, Error> {
-        qz_kernels::codec_for(data_type).ok_or_else(|| Error::NoCodec {
-            location: self.model.location(self.tensor, 0),
-            data_type: self.tensor.source_type,
-            target,
-            missing: data_type,
-        })
-    }
-
-    /// `stored` is the row as it is stored.
-    fn overflow(&self, stored: u64, data_type: DataType, weights: &[f32]) -> Error {
-        let row_bytes = self.tensor.row_bytes(self.tensor.source_type) as u64;
-        let location: Location = self.model.location(self.tensor, stored * row_bytes);
-        let place = self.model.source_of(self.tensor, stored * row_bytes);
-        let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
-        Error::Overflow {
-            location: Location { offset: None, ..location },
-            row: place.map_or(stored, |(_, offset)| offset / row_bytes.max(1)),
-            largest,
-            data_type,
-        }
-    }
-}
-
-/// The first row with a weight whose square overflows f32. The reference's
-/// searches then find nothing, and some (Q6_K) store zeros without a complaint.
-fn row_past_searches(weights: &[f32], columns: usize, wanted: DataType) -> Option<usize> {
-    const LARGEST: f32 = 1e18;
-    let past =
-        |row: &[f32]| row.iter().fold(0.0f32, |most, weight| most.max(weight.abs())) > LARGEST;
-    let searched = wanted.is_block() && past(weights);
-    searched.then(|| weights.chunks(columns).position(past)).flatten()
 }

@@ -1,5 +1,6 @@
 //! What a conversion can be asked for: `format:scheme`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,12 +10,12 @@ use crate::model::Model;
 use crate::planning::PlanOptions;
 
 /// A format and the types its tensors get. `gguf:` may be left out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// What is written.
     pub format: &'static Format,
-    /// One of the format's schemes.
-    pub scheme: &'static str,
+    /// One of the format's schemes, in the spelling that reports use.
+    pub scheme: Cow<'static, str>,
 }
 
 /// A target that does not exist.
@@ -26,12 +27,14 @@ pub struct UnknownTarget {
 }
 
 impl Target {
-    /// All that can be written, as they are called on the command line. Others
-    /// are known, but want a type for which there is no codec yet.
+    /// What can be written, as it is called on the command line: all of some formats,
+    /// the usual of those whose schemes have numbers in them. Others are known, but want
+    /// a type for which there is no codec yet.
     pub fn names() -> Vec<String> {
         let names = |format: &&'static Format| {
             let format = *format;
-            format.schemes().into_iter().map(move |scheme| Self { format, scheme }.to_string())
+            let target = move |scheme: &'static str| Self { format, scheme: scheme.into() };
+            format.schemes().into_iter().map(move |scheme| target(scheme).to_string())
         };
         FORMATS.iter().flat_map(names).collect()
     }
@@ -39,11 +42,12 @@ impl Target {
     /// What the artifact of a model called `stem` is called: `stem-Q4_K_M.gguf`, or
     /// `stem-safetensors-bf16` for a folder.
     pub fn artifact_name(&self, stem: &str) -> String {
-        self.format.artifact_name(stem, self.scheme)
+        self.format.artifact_name(stem, &self.scheme)
     }
 
+    /// Plans it for a model.
     pub(crate) fn plan(&self, model: &Model, options: &PlanOptions) -> Result<TargetPlan, Error> {
-        self.format.plan(model, self.scheme, options)
+        self.format.plan(model, &self.scheme, options)
     }
 
     fn find(text: &str) -> Option<Self> {
@@ -68,7 +72,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_default = FORMATS.first().is_some_and(|first| first.name == self.format.name);
         match is_default {
-            true => f.write_str(self.scheme),
+            true => f.write_str(&self.scheme),
             false => write!(f, "{}:{}", self.format.name, self.scheme),
         }
     }
@@ -93,7 +97,14 @@ mod tests {
         check("safetensors:BF16", Some(("safetensors:bf16", "x-safetensors-bf16")));
         check("safetensors:q4_k_m", None);
         check("safetensors", None);
-        check("gptq:w4", None);
+        check("gptq:w4", Some(("gptq:w4", "x-gptq-w4")));
+        check("gptq:W4G128+V2", Some(("gptq:w4g128+v2", "x-gptq-w4g128-v2")));
+        check("gptq:w5g128", None);
+        check("awq:w4g64", Some(("awq:w4g64", "x-awq-w4g64")));
+        check("awq:w8g128", None);
+        check("ct:w4a16+g128", Some(("ct:w4a16", "x-ct-w4a16")));
+        check("ct:w3a16+asym+channel", Some(("ct:w3a16+channel+asym", "x-ct-w3a16-channel-asym")));
+        check("ct:w8a8", Some(("ct:w8a8", "x-ct-w8a8")));
         check("", None);
     }
 

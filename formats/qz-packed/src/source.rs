@@ -76,6 +76,13 @@ impl PackedSource {
         }
     }
 
+    /// Those that are packed matrices.
+    pub fn packed_tensors(&self) -> impl Iterator<Item = TensorIndex> {
+        let origins = self.origins.iter().enumerate();
+        let packed = origins.filter(|(_, origin)| matches!(origin, Origin::Packed(_)));
+        packed.map(|(position, _)| TensorIndex(position))
+    }
+
     fn read_packed(
         &self,
         packed: &PackedTensor,

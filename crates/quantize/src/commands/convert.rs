@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
 /// path.
 fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<Vec<Output>> {
     if let [target] = targets {
-        return Ok(vec![Output { target: *target, path: output.to_owned() }]);
+        return Ok(vec![Output { target: target.clone(), path: output.to_owned() }]);
     }
     let mut names: Vec<String> = targets.iter().map(Target::to_string).collect();
     names.sort_unstable();
@@ -57,7 +57,7 @@ fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<V
     })?;
     let stem = stem(source);
     let path = |target: &Target| output.join(target.artifact_name(&stem));
-    Ok(targets.iter().map(|target| Output { target: *target, path: path(target) }).collect())
+    Ok(targets.iter().map(|target| Output { target: target.clone(), path: path(target) }).collect())
 }
 
 /// The source's own name: a folder's, or a file's without `.gguf` and its place in

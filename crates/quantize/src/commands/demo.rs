@@ -89,7 +89,8 @@ fn convert_all(
         .iter()
         .map(|name| {
             let target: Target = name.parse()?;
-            Ok(Output { target, path: folder.join(target.artifact_name("demo-llama")) })
+            let path = folder.join(target.artifact_name("demo-llama"));
+            Ok(Output { target, path })
         })
         .collect::<anyhow::Result<Vec<Output>>>()?;
     // The demonstration owns its files' names.

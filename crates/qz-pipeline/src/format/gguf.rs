@@ -1,6 +1,7 @@
 //! GGUF files: the model's tensors under the names they have already, in llama.cpp's
 //! file types or as they are.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use qz_calib::ImportanceMatrix;
@@ -20,10 +21,11 @@ use crate::planning::{PlanOptions, check_codecs, check_requantizing};
 
 pub(super) static GGUF: Format = Format {
     name: "gguf",
-    schemes,
-    scheme,
-    artifact_name: |stem, scheme| format!("{stem}-{}.gguf", scheme.to_uppercase()),
-    plan,
+    family: None,
+    schemes: |_| schemes(),
+    scheme: |_, name| scheme(name).map(Cow::Borrowed),
+    artifact_name: |_, stem, scheme| format!("{stem}-{}.gguf", scheme.to_uppercase()),
+    plan: |_, model, scheme, options| plan(model, scheme, options),
     layout: |path, plan, options| {
         let split = options.split.as_ref();
         Ok(Box::new(GgufLayout::new(path, &plan.metadata, &plan.tensors, split)?))

@@ -1,15 +1,20 @@
 //! What a model can be written as, as a list to walk; and how a format says where
 //! the model's tensors go.
 
+mod checkpoint;
 mod gguf;
+mod packed;
 mod safetensors;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
 use qz_models::{RowOrder, RowSlice, StackedRows};
+use qz_packed::{Matrix, SCHEMES, SchemeFamily};
 use qz_plan::Assignment;
-use qz_tensor::{Metadata, OutputOptions, SideFile, SinkTensor, TensorIndex, TensorSink};
+use qz_tensor::{DataType, Metadata, OutputOptions, SideFile, SinkTensor, TensorIndex, TensorSink};
 
 use crate::error::Error;
 use crate::model::Model;
@@ -19,17 +24,23 @@ use crate::planning::PlanOptions;
 pub struct Format {
     /// Its name: what stands before the colon of a target.
     pub name: &'static str,
-    schemes: fn() -> Vec<&'static str>,
-    scheme: fn(&str) -> Option<&'static str>,
-    artifact_name: fn(&str, &str) -> String,
-    plan: fn(&Model, &str, &PlanOptions) -> Result<TargetPlan, Error>,
+    /// What its schemes are, where they are those of packed layouts.
+    family: Option<&'static SchemeFamily>,
+    schemes: fn(&Self) -> Vec<&'static str>,
+    scheme: fn(&Self, &str) -> Option<Cow<'static, str>>,
+    artifact_name: fn(&Self, &str, &str) -> String,
+    plan: fn(&Self, &Model, &str, &PlanOptions) -> Result<TargetPlan, Error>,
     layout: LayOut,
 }
 
 type LayOut = fn(&Path, &TargetPlan, &PlanOptions) -> Result<Box<dyn Layout>, Error>;
 
-/// Every format that can be written. A target without a format is the first one's.
-pub static FORMATS: &[&Format] = &[&gguf::GGUF, &safetensors::SAFETENSORS];
+/// Every format that can be written: GGUF, safetensors, and each family of packed
+/// layouts. A target without a format is the first one's.
+pub static FORMATS: LazyLock<Vec<&'static Format>> = LazyLock::new(|| {
+    let packed = SCHEMES.iter().map(packed::format).map(|format| &*Box::leak(Box::new(format)));
+    [&gguf::GGUF, &safetensors::SAFETENSORS].into_iter().chain(packed).collect()
+});
 
 impl fmt::Debug for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,20 +49,21 @@ impl fmt::Debug for Format {
 }
 
 impl Format {
-    /// The schemes that can be written: what may stand behind the colon.
+    /// The schemes that can be written: what may stand behind the colon. Of schemes with
+    /// numbers in them the usual ones.
     pub fn schemes(&self) -> Vec<&'static str> {
-        (self.schemes)()
+        (self.schemes)(self)
     }
 
     /// The scheme of this name, in the spelling that reports use. Some are known
     /// that cannot be written yet.
-    pub fn scheme(&self, name: &str) -> Option<&'static str> {
-        (self.scheme)(name)
+    pub fn scheme(&self, name: &str) -> Option<Cow<'static, str>> {
+        (self.scheme)(self, name)
     }
 
     /// What the artifact of a model called `stem` is called.
     pub(crate) fn artifact_name(&self, stem: &str, scheme: &str) -> String {
-        (self.artifact_name)(stem, scheme)
+        (self.artifact_name)(self, stem, scheme)
     }
 
     pub(crate) fn plan(
@@ -60,7 +72,7 @@ impl Format {
         scheme: &str,
         options: &PlanOptions,
     ) -> Result<TargetPlan, Error> {
-        (self.plan)(model, scheme, options)
+        (self.plan)(self, model, scheme, options)
     }
 
     pub(crate) fn layout(
@@ -92,39 +104,85 @@ pub(crate) struct TargetPlan {
 }
 
 impl TargetPlan {
-    /// Weights of all its tensors.
-    pub(crate) fn weights(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.shape.elements()).sum()
+    /// Weights of all the model's tensors that it holds.
+    pub(crate) fn weights(&self, model: &Model) -> u64 {
+        let held = model.tensors.iter().zip(&self.places).filter(|(_, place)| place.is_some());
+        held.map(|(tensor, _)| tensor.shape.elements()).sum()
     }
 }
 
-/// Where the rows of a tensor go: put in order, then cut into runs, each of which
-/// is a run of rows of an output's tensor.
+/// Where the rows of a tensor go: put in order, then encoded and cut into runs, each of
+/// which is a run of rows of an output's tensor; or packed.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
     pub(crate) row_order: RowOrder,
-    runs: StackedRows,
+    pub(crate) destination: Destination,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    Runs(StackedRows),
+    Packed(Arc<PackedPlace>),
+}
+
+/// Where packed rows go.
+#[derive(Debug)]
+pub(crate) struct PackedPlace {
+    pub(crate) layout: Box<dyn qz_packed::Layout>,
+    /// One of the matrices stacked in the tensor.
+    pub(crate) matrix: Matrix,
+    /// Of each matrix, the tensors that its parts are.
+    pub(crate) parts: Vec<Vec<TensorIndex>>,
+    /// Matrices with the same number are multiplied together by engines, and measured
+    /// together.
+    pub(crate) fused: usize,
+}
+
+impl PackedPlace {
+    /// Rows that are packed together.
+    pub(crate) fn row_unit(&self) -> u64 {
+        self.layout.row_unit(self.matrix).max(1)
+    }
+
+    /// About how many bytes `rows` rows take in all parts.
+    pub(crate) fn bytes_of(&self, rows: u64) -> u64 {
+        let parts = self.layout.parts(self.matrix).unwrap_or_default();
+        let bytes = |part: &qz_packed::Part| part.shape.byte_size(part.data_type).unwrap_or(0);
+        let all: u64 = parts.iter().map(bytes).sum();
+        (all as f64 / self.matrix.rows.max(1) as f64 * rows as f64).ceil() as u64
+    }
+
+    /// The type of its scales, for messages.
+    pub(crate) fn scale_type(&self) -> DataType {
+        let parts = self.layout.parts(self.matrix).unwrap_or_default();
+        let types = parts.iter().map(|part| part.data_type);
+        let is_float = |data_type: &DataType| {
+            ![DataType::I32, DataType::I64, DataType::I8, DataType::U8].contains(data_type)
+        };
+        types.filter(is_float).last().unwrap_or(DataType::F32)
+    }
 }
 
 impl Placement {
     /// All rows are those of one tensor.
     pub(crate) fn whole(tensor: TensorIndex, row_order: RowOrder) -> Self {
-        Self { row_order, runs: StackedRows::one(RowSlice { tensor, first_row: 0 }) }
+        let runs = StackedRows::one(RowSlice { tensor, first_row: 0 });
+        Self { row_order, destination: Destination::Runs(runs) }
     }
 
     /// The rows, as they are, make runs in several places.
     pub(crate) fn runs(runs: StackedRows) -> Self {
-        Self { row_order: RowOrder::AsStored, runs }
-    }
-
-    /// Where row `row` of the ordered rows goes, and how many from it on go there.
-    pub(crate) fn locate(&self, row: u64) -> (RowSlice, u64) {
-        self.runs.locate(row)
+        Self { row_order: RowOrder::AsStored, destination: Destination::Runs(runs) }
     }
 
     /// The tensors that the rows go to; one may be there more than once.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = TensorIndex> {
-        self.runs.slices().iter().map(|slice| slice.tensor)
+        let (runs, parts) = match &self.destination {
+            Destination::Runs(runs) => (Some(runs), None),
+            Destination::Packed(place) => (None, Some(&place.parts)),
+        };
+        let runs = runs.into_iter().flat_map(|runs| runs.slices()).map(|slice| slice.tensor);
+        runs.chain(parts.into_iter().flatten().flatten().copied())
     }
 }
 

@@ -406,8 +406,9 @@ fn open_module(
         }
     };
     let bits = word_rows * 32 / columns.max(1);
-    if !(2..=8).contains(&bits) {
-        let detail = format!("codes of {bits} bits; there are 2 to 8");
+    // Other numbers of bits are GPTQModel's own planes, not a stream.
+    if !matches!(bits, 2 | 3 | 4 | 8) {
+        let detail = format!("codes of {bits} bits in {module}; there are 2, 3, 4 and 8");
         return Err(request.config_fault("bits", detail));
     }
     let group = match groups {

@@ -1,0 +1,83 @@
+//! The tensors and files of the checkpoint that a model is, or could have been made
+//! from.
+
+use qz_models::{Architecture, CheckpointFiles, RowOrder, StackedRows, TensorOrigin};
+use qz_tensor::{Shape, TensorIndex, Warning};
+
+use super::Placement;
+use crate::error::Error;
+use crate::model::{Model, ModelTensor};
+
+/// The tensors of a checkpoint, and where those of the model go.
+pub(super) struct Checkpoint {
+    pub(super) tensors: Vec<(String, Shape)>,
+    /// Of each tensor of the model.
+    pub(super) places: Vec<Option<Placement>>,
+    pub(super) files: CheckpointFiles,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) architecture: Option<&'static dyn Architecture>,
+}
+
+impl Checkpoint {
+    pub(super) fn of(model: &Model) -> Result<Self, Error> {
+        match &model.folder {
+            Some(folder) => as_it_was(model, folder),
+            None => restored(model),
+        }
+    }
+}
+
+/// A checkpoint's own tensors, under their own names; rows go where they were read.
+fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpoint, Error> {
+    let mut warnings = Vec::new();
+    let files = CheckpointFiles::read(folder, &mut warnings)?;
+    let source = model.source.tensors();
+    let mut numbers: Vec<Option<TensorIndex>> = vec![None; source.len()];
+    let mut tensors = Vec::new();
+    let mut number = |tensor: TensorIndex| {
+        *numbers[tensor.0].get_or_insert_with(|| {
+            let info = &source[tensor.0];
+            tensors.push((info.name.clone(), info.shape.clone()));
+            TensorIndex(tensors.len() - 1)
+        })
+    };
+    let place = |tensor: &ModelTensor| match &tensor.origin {
+        TensorOrigin::Source { tensor, .. } => {
+            Some(Placement::whole(number(*tensor), RowOrder::AsStored))
+        }
+        TensorOrigin::Stacked(stack) => Some(Placement::runs(stack.renumbered(&mut number))),
+        TensorOrigin::Computed(_) => None,
+    };
+    let places = model.tensors.iter().map(place).collect();
+    let architecture = model.architecture;
+    Ok(Checkpoint { tensors, places, files, warnings, architecture })
+}
+
+/// The tensors and files of the checkpoint that a GGUF file could have been made
+/// from.
+fn restored(model: &Model) -> Result<Checkpoint, Error> {
+    let options = qz_models::RestoreOptions { pre_tokenizer: model.pre_tokenizer.clone() };
+    let restored = qz_models::restore(&model.path, &*model.source, &options)?;
+    let mut places: Vec<Option<Placement>> = vec![None; model.tensors.len()];
+    let mut of_source: Vec<Option<usize>> = vec![None; model.source.tensors().len()];
+    for (position, tensor) in model.tensors.iter().enumerate() {
+        if let TensorOrigin::Source { tensor, .. } = &tensor.origin {
+            of_source[tensor.0] = Some(position);
+        }
+    }
+    let mut stacks: Vec<Vec<TensorIndex>> = vec![Vec::new(); model.tensors.len()];
+    let mut tensors = Vec::with_capacity(restored.tensors.len());
+    for (place, tensor) in restored.tensors.into_iter().enumerate() {
+        // The model has every tensor of its file.
+        let Some(position) = of_source[tensor.tensor.0] else { continue };
+        stacks[position].push(TensorIndex(place));
+        let stack = stacks[position].as_slice();
+        places[position] = match stack {
+            [only] => Some(Placement::whole(*only, tensor.row_order)),
+            several => StackedRows::of_tensors(tensor.shape.rows(), several).map(Placement::runs),
+        };
+        tensors.push((tensor.name, tensor.shape));
+    }
+    let (files, warnings) = (restored.files, restored.warnings);
+    Ok(Checkpoint { tensors, places, files, warnings, architecture: Some(restored.architecture) })
+}

@@ -1,0 +1,324 @@
+//! Hugging Face folders whose decoder matrices are in a packed layout: safetensors
+//! files in which each of those matrices is several tensors, and a configuration that
+//! says so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use qz_models::{
+    ExpertIndex, LayerIndex, Part, Role, RowOrder, StackedRows, TensorRule, Transform,
+};
+use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily};
+use qz_plan::{Assignment, Reason};
+use qz_tensor::{DataType, Metadata, Shape, SinkTensor, TensorIndex};
+
+use super::checkpoint::Checkpoint;
+use super::{Destination, Format, PackedPlace, Placement, TargetPlan, safetensors};
+use crate::error::Error;
+use crate::model::{Model, ModelTensor};
+use crate::planning::{PlanOptions, check_codecs};
+
+/// The format of a family of schemes.
+pub(super) fn format(family: &'static SchemeFamily) -> Format {
+    Format {
+        name: family.name,
+        family: Some(family),
+        schemes: |format| format.family.map_or_else(Vec::new, |family| family.examples.to_vec()),
+        scheme: |format, name| Some(find(format, name)?.name().into()),
+        artifact_name: |format, stem, scheme| {
+            format!("{stem}-{}-{}", format.name, scheme.replace('+', "-"))
+        },
+        plan,
+        layout: safetensors::lay_out,
+    }
+}
+
+fn find(format: &Format, name: &str) -> Option<Box<dyn Scheme>> {
+    (format.family?.parse)(name)
+}
+
+/// What a decoder layer multiplies by.
+const LINEAR: &[Role] = &[
+    Role::AttentionQuery,
+    Role::AttentionKey,
+    Role::AttentionValue,
+    Role::AttentionOutput,
+    Role::FeedForwardGate,
+    Role::FeedForwardUp,
+    Role::FeedForwardDown,
+];
+
+/// What else is multiplied by, and stays as it is.
+const LEFT: &[Role] = &[Role::Output, Role::ExpertRouter];
+
+/// What engines call the output matrix, whether there is one or not: where it is the
+/// token embedding, it is still a layer that could be quantized.
+const OUTPUT: &str = "lm_head";
+
+fn plan(
+    format: &Format,
+    model: &Model,
+    scheme: &str,
+    options: &PlanOptions,
+) -> Result<TargetPlan, Error> {
+    let target = format!("{}:{scheme}", format.name);
+    // Targets are made of schemes that were found.
+    let Some(scheme) = find(format, scheme) else {
+        unreachable!("{target} is no target");
+    };
+    let checkpoint = Checkpoint::of(model)?;
+    let model_type = checkpoint
+        .files
+        .stated_type()
+        .and_then(safetensors::of_torch_name)
+        .unwrap_or(DataType::BF16);
+    let mut writer = Writer {
+        model,
+        options,
+        target,
+        scheme: &*scheme,
+        model_type,
+        output: Output::default(),
+        numbers: HashMap::new(),
+        fused: HashMap::new(),
+    };
+    for (position, tensor) in model.tensors.iter().enumerate() {
+        writer.place(&checkpoint, position, tensor)?;
+    }
+    let Output { tensors, sources, places, assignments, modules, mut left } = writer.output;
+    if !left.iter().any(|module| module == OUTPUT) {
+        left.push(OUTPUT.to_owned());
+    }
+    let configuration =
+        scheme.configuration(&Quantized { modules: &modules, left: &left, model_type });
+    let torch_name = safetensors::torch_name(model_type).unwrap_or_default();
+    let files = checkpoint.files.with_entries(configuration.entries, configuration.files);
+    let mut warnings: Vec<String> = checkpoint.warnings.iter().map(ToString::to_string).collect();
+    if !options.metadata.is_empty() {
+        warnings.push(format!("--override-kv has no effect on {}", format.name));
+    }
+    Ok(TargetPlan {
+        assignments,
+        tensors,
+        sources,
+        places,
+        metadata: Metadata::new(),
+        files: files.with_type(torch_name),
+        warnings,
+    })
+}
+
+/// What is decided, tensor by tensor.
+#[derive(Default)]
+struct Output {
+    tensors: Vec<SinkTensor>,
+    sources: Vec<usize>,
+    places: Vec<Option<Placement>>,
+    assignments: Vec<Assignment>,
+    /// Modules that are packed.
+    modules: Vec<String>,
+    /// Modules that are multiplied by, and left.
+    left: Vec<String>,
+}
+
+struct Writer<'a> {
+    model: &'a Model,
+    options: &'a PlanOptions,
+    target: String,
+    scheme: &'a dyn Scheme,
+    model_type: DataType,
+    output: Output,
+    /// The output's number of a checkpoint's tensor that is left as it is.
+    numbers: HashMap<TensorIndex, TensorIndex>,
+    /// Numbers of what engines multiply by together.
+    fused: HashMap<(LayerIndex, Fusion), usize>,
+}
+
+/// What engines multiply by together.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Fusion {
+    QueriesKeysValues,
+    GateAndUp,
+    Alone(Role),
+}
+
+impl Fusion {
+    fn of(role: Role) -> Self {
+        match role {
+            Role::AttentionQuery | Role::AttentionKey | Role::AttentionValue => {
+                Self::QueriesKeysValues
+            }
+            Role::FeedForwardGate | Role::FeedForwardUp => Self::GateAndUp,
+            role => Self::Alone(role),
+        }
+    }
+}
+
+impl Writer<'_> {
+    fn place(
+        &mut self,
+        checkpoint: &Checkpoint,
+        position: usize,
+        tensor: &ModelTensor,
+    ) -> Result<(), Error> {
+        let place = checkpoint.places[position].as_ref();
+        let rules = checkpoint.architecture.map_or(&[][..], |known| known.tensor_rules());
+        let rule = rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&tensor.name)?)));
+        if let (Some(place), Some((rule, numbers))) = (place, rule)
+            && let Some(layer) = numbers.layer
+            && rule.part == Part::Weight
+            && LINEAR.contains(&rule.role)
+        {
+            let names = names(checkpoint, place, tensor, rule, layer);
+            return self.pack(position, tensor, place.row_order, rule.role, layer, names);
+        }
+        self.leave(checkpoint, position, tensor, rule.map(|(rule, _)| rule))
+    }
+
+    /// The tensor in its parts, which stand in the output one after the other.
+    fn pack(
+        &mut self,
+        position: usize,
+        tensor: &ModelTensor,
+        row_order: RowOrder,
+        role: Role,
+        layer: LayerIndex,
+        names: Vec<String>,
+    ) -> Result<(), Error> {
+        let location = || self.model.location(tensor, 0);
+        let is_quantized = tensor.is_unpacked || tensor.source_type.is_block();
+        if is_quantized && !self.options.allow_requantize {
+            let (location, data_type) = (location(), tensor.source_type);
+            return Err(Error::Requantize { location, data_type });
+        }
+        // Any type that is no block, to find that this one can be read.
+        check_codecs(self.model, tensor, DataType::F32)?;
+        let columns = tensor.shape.columns();
+        let rows = tensor.shape.rows() / (names.len() as u64).max(1);
+        let matrix = Matrix { rows, columns };
+        let layout = self.scheme.layout(self.model_type);
+        let unfit = |unfit| Error::Unfit {
+            location: qz_tensor::Location { offset: None, ..location() },
+            target: self.target.clone(),
+            unfit,
+        };
+        let described = layout.parts(matrix).map_err(unfit)?;
+        let data_type = described.first().map_or(DataType::U8, |part| part.data_type);
+        let mut parts = Vec::with_capacity(names.len());
+        for name in names {
+            let module = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
+            let mut own = Vec::with_capacity(described.len());
+            for part in &described {
+                own.push(self.output.add(
+                    format!("{module}.{}", part.suffix),
+                    part.data_type,
+                    part.shape.clone(),
+                    position,
+                ));
+            }
+            parts.push(own);
+            self.output.modules.push(module);
+        }
+        let next = self.fused.len();
+        let fused = *self.fused.entry((layer, Fusion::of(role))).or_insert(next);
+        let place = Arc::new(PackedPlace { layout, matrix, parts, fused });
+        let destination = Destination::Packed(place);
+        self.output.push(data_type, Some(Placement { row_order, destination }));
+        Ok(())
+    }
+
+    /// The tensor as it is, or in the model's type where it is quantized.
+    fn leave(
+        &mut self,
+        checkpoint: &Checkpoint,
+        position: usize,
+        tensor: &ModelTensor,
+        rule: Option<&TensorRule>,
+    ) -> Result<(), Error> {
+        let Some(place) = &checkpoint.places[position] else {
+            self.output.push(tensor.source_type, None);
+            return Ok(());
+        };
+        let is_plain = safetensors::torch_name(tensor.source_type).is_some();
+        let keeps = is_plain && self.model.is_checkpoint() && !tensor.is_unpacked;
+        let data_type = if keeps { tensor.source_type } else { self.model_type };
+        check_codecs(self.model, tensor, data_type)?;
+        let Destination::Runs(runs) = &place.destination else { return Ok(()) };
+        let (numbers, output) = (&mut self.numbers, &mut self.output);
+        let runs = runs.renumbered(|number| {
+            *numbers.entry(number).or_insert_with(|| {
+                let (name, shape) = &checkpoint.tensors[number.0];
+                if let Some(module) = name.strip_suffix(".weight")
+                    && rule.is_some_and(|rule| LEFT.contains(&rule.role))
+                {
+                    output.left.push(module.to_owned());
+                }
+                output.add(name.clone(), data_type, shape.clone(), position)
+            })
+        });
+        let destination = Destination::Runs(runs);
+        self.output.push(data_type, Some(Placement { row_order: place.row_order, destination }));
+        Ok(())
+    }
+}
+
+impl Output {
+    fn add(
+        &mut self,
+        name: String,
+        data_type: DataType,
+        shape: Shape,
+        source: usize,
+    ) -> TensorIndex {
+        self.tensors.push(SinkTensor { name, data_type, shape });
+        self.sources.push(source);
+        TensorIndex(self.tensors.len() - 1)
+    }
+
+    fn push(&mut self, data_type: DataType, place: Option<Placement>) {
+        self.places.push(place);
+        self.assignments.push(Assignment {
+            data_type,
+            reason: Reason::Base,
+            fallback_from: None,
+            requires_importance: false,
+        });
+    }
+}
+
+/// The names of the matrices in a tensor: the checkpoint's own where it has one tensor
+/// for each, the architecture's where experts lie in one tensor.
+fn names(
+    checkpoint: &Checkpoint,
+    place: &Placement,
+    tensor: &ModelTensor,
+    rule: &TensorRule,
+    layer: LayerIndex,
+) -> Vec<String> {
+    let rows = tensor.shape.rows();
+    let own = match &place.destination {
+        Destination::Runs(runs) => own_names(checkpoint, runs, rows),
+        Destination::Packed(_) => None,
+    };
+    own.unwrap_or_else(|| match rule.transform {
+        Transform::StackExperts => {
+            let experts = tensor.shape.dimensions().first().copied().unwrap_or(1);
+            let name = |expert: u64| {
+                rule.hugging_face.name_of_expert(Some(layer), ExpertIndex(expert as u32))
+            };
+            (0..experts).map(name).collect()
+        }
+        _ => vec![rule.hugging_face.name(Some(layer))],
+    })
+}
+
+/// The names of the tensors that the runs are, if each is all of one.
+fn own_names(checkpoint: &Checkpoint, runs: &StackedRows, rows: u64) -> Option<Vec<String>> {
+    let slices = runs.slices();
+    let of_run = rows / slices.len() as u64;
+    let name = |slice: &qz_models::RowSlice| {
+        let (name, shape) = &checkpoint.tensors[slice.tensor.0];
+        (slice.first_row == 0 && shape.rows() == of_run && shape.rank() == 2).then(|| name.clone())
+    };
+    slices.iter().map(name).collect()
+}

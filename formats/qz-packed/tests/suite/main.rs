@@ -1,0 +1,5 @@
+//! Layouts against what the packages write, and against themselves.
+
+mod golden;
+mod properties;
+mod support;
