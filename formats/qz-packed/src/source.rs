@@ -43,7 +43,10 @@ impl PackedSource {
             .map(|(position, info)| (&*info.name, TensorIndex(position)))
             .collect();
         let request = OpenRequest { config, config_path, source: &*stored, names };
-        let method = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();
+        let stated = config.get("quant_method").and_then(Value::as_str);
+        // MLX names no method.
+        let is_mlx = config.contains_key("bits") && config.contains_key("group_size");
+        let method = stated.unwrap_or(if is_mlx { "mlx" } else { "" });
         let method = METHODS.iter().find(|known| known.name == method).ok_or_else(|| {
             let known = METHODS.iter().map(|method| method.name).collect();
             let location = Location::file(config_path).tensor("quantization_config.quant_method");
