@@ -7,6 +7,9 @@
 //! [`backend`] has the operations of a forward pass. Their sums differ in the last bits
 //! between instruction sets, but not with the number of threads.
 //!
+//! [`row_products`] and [`tile`] are the inner loops of calibrated methods: sums over many
+//! columns, and over one block of columns of many rows.
+//!
 //! What does not belong here: what a codec's bytes mean (`qz-codec`), files, threads.
 //!
 //! Layer 2: depends on `qz-tensor` and `qz-codec`. The only crate that may hold unsafe
@@ -17,6 +20,8 @@ pub mod backend;
 mod codecs;
 mod error;
 mod isa;
+pub mod row_products;
+pub mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
