@@ -287,11 +287,7 @@ mod tests {
             .flat_map(|a| {
                 b.iter().map(|b| {
                     let mut one = [1.0f32];
-                    add_row_products(
-                        Rows::dense(a, columns),
-                        Rows::dense(b, columns),
-                        &mut one,
-                    );
+                    add_row_products(Rows::dense(a, columns), Rows::dense(b, columns), &mut one);
                     one[0]
                 })
             })

@@ -73,8 +73,7 @@ mod tests {
         for i in 0..columns {
             for j in 0..columns {
                 let rows = full.chunks(columns).zip(inputs.chunks(columns));
-                let sum: f64 =
-                    rows.map(|(f, x)| f64::from(f[i] - x[i]) * f64::from(x[j])).sum();
+                let sum: f64 = rows.map(|(f, x)| f64::from(f[i] - x[i]) * f64::from(x[j])).sum();
                 let error = sum / tokens as f64 - f64::from(cross[i * columns + j]);
                 assert!(error.abs() < 1e-6, "{error}");
             }

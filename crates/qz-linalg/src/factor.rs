@@ -82,7 +82,11 @@ impl Feedback {
 
     /// The weights of some columns for the errors of some earlier ones, with zeros for
     /// those that are not earlier, and a one for the column itself.
-    pub fn block(&self, columns: std::ops::Range<usize>, earlier: std::ops::Range<usize>) -> Rows<'_> {
+    pub fn block(
+        &self,
+        columns: std::ops::Range<usize>,
+        earlier: std::ops::Range<usize>,
+    ) -> Rows<'_> {
         let begin = columns.start * self.size + earlier.start;
         let end = (columns.end - 1) * self.size + earlier.end;
         Rows::new(&self.weights[begin..end], self.size, earlier.len())
@@ -139,12 +143,15 @@ fn factor_panel(
 ) -> Result<(), NotPositive> {
     let width = end - first;
     let later = size - end;
-    let own: Vec<f32> =
-        entries[first * size..end * size].chunks(size).flat_map(|row| row[end..].to_vec()).collect();
+    let own: Vec<f32> = entries[first * size..end * size]
+        .chunks(size)
+        .flat_map(|row| row[end..].to_vec())
+        .collect();
     let mut corner = rest(&entries[first * size..end * size], size, first, width, &own);
-    factor_corner(&mut corner, width)
-        .map_err(|column| NotPositive { column: first + column })?;
-    for (row, corner) in entries[first * size..end * size].chunks_mut(size).zip(corner.chunks(width)) {
+    factor_corner(&mut corner, width).map_err(|column| NotPositive { column: first + column })?;
+    for (row, corner) in
+        entries[first * size..end * size].chunks_mut(size).zip(corner.chunks(width))
+    {
         for (entry, value) in row[first..end].iter_mut().zip(corner) {
             *entry = *value as f32;
         }

@@ -65,9 +65,8 @@ pub(crate) mod tests {
             let mut matrix: Vec<f64> =
                 (0..size * size).map(|at| entry(at / size, at % size)).collect();
             let expected: Vec<f64> = (0..size).map(|at| at as f64 - 3.0).collect();
-            let mut right: Vec<f64> = (0..size)
-                .map(|i| (0..size).map(|j| entry(i, j) * expected[j]).sum())
-                .collect();
+            let mut right: Vec<f64> =
+                (0..size).map(|i| (0..size).map(|j| entry(i, j) * expected[j]).sum()).collect();
             assert!(solve(&mut matrix, &mut right), "{size}");
             for (found, expected) in right.iter().zip(&expected) {
                 assert!((found - expected).abs() < 1e-6, "{size}: {found} {expected}");
