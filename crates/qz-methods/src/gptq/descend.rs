@@ -57,8 +57,12 @@ impl Tile<'_> {
                 let weights = &self.prepared.objective.row(first + column)[first..];
                 add_weighted_columns(&mut moves.pull[column..=column], &moved, weights, 0);
             }
-            let old =
-                self.move_lane(first + at, &moves.pull[at..at + width], &moves.rows, &mut room);
+            if width == 1 {
+                moved.push(self.move_column(first + at, &moves.pull[at], &moves.rows, &mut room));
+                continue;
+            }
+            let pull = &moves.pull[at..at + width];
+            let old = self.move_lane(first + at, pull, &moves.rows, &mut room);
             moved.extend(old);
         }
         for at in 0..moves.block.len() {
@@ -66,6 +70,35 @@ impl Tile<'_> {
             let weights = &self.prepared.objective.row(first + at)[first + lane..];
             add_weighted_columns(&mut moves.pull[at..=at], &moved[lane..], weights, 0);
         }
+    }
+
+    /// Moves one column of a strip, where that is a lane. Gives old values less new ones.
+    fn move_column(
+        &mut self,
+        column: usize,
+        pull: &TileColumn,
+        rows: &Range<usize>,
+        room: &mut LaneRoom,
+    ) -> TileColumn {
+        let entry = self.prepared.objective.row(column)[column];
+        let inverse = 1.0 / entry;
+        let (unit, lane) = self.place(column);
+        let mut old = [0.0; TILE_ROWS];
+        for (position, row) in rows.clone().enumerate() {
+            old[position] = self.batch.values(row)[column];
+            room.targets[position] = old[position] + pull[position] * inverse;
+        }
+        room.round(self.grid, &self.batch.units(unit)[rows.clone()], lane, &[]);
+        let mut moved = [0.0; TILE_ROWS];
+        for (position, row) in rows.clone().enumerate() {
+            let step = old[position] - room.values[position];
+            if step * (step * entry + 2.0 * pull[position]) < 0.0 {
+                moved[position] = step;
+                self.batch.codes_mut(row)[column] = room.codes[position];
+                self.batch.values_mut(row)[column] = room.values[position];
+            }
+        }
+        moved
     }
 
     /// Moves one lane of a strip. Gives old values less new ones.
@@ -80,20 +113,12 @@ impl Tile<'_> {
         let objective = &self.prepared.objective;
         let (unit, lane) = self.place(column);
         let old = self.values_of(rows.clone(), column..column + width);
-        let mut block = Vec::new();
         let mut targets = old.clone();
-        if width == 1 {
-            let inverse = 1.0 / objective.row(column)[column];
-            for (target, pull) in targets[0].iter_mut().zip(pull[0]) {
-                *target += pull * inverse;
-            }
-        } else {
-            block.extend(
-                objective.block(column..column + width, column..column + width).iter().flatten(),
-            );
-            let inverses = &self.prepared.lane_inverses[column * width..][..width * width];
-            add_weighted_columns(&mut targets, pull, inverses, width);
-        }
+        let span = column..column + width;
+        let block: Vec<f32> =
+            objective.block(span.clone(), span).iter().flatten().copied().collect();
+        let inverses = &self.prepared.lane_inverses[column * width..][..width * width];
+        add_weighted_columns(&mut targets, pull, inverses, width);
         room.set_targets(&targets);
         room.round(self.grid, &self.batch.units(unit)[rows.clone()], lane, &block);
         let mut moved = old;
@@ -105,10 +130,8 @@ impl Tile<'_> {
         for (position, row) in rows.clone().enumerate() {
             let own: Vec<f32> = moved.iter().map(|column| column[position]).collect();
             let pulled = pull.iter().map(|column| column[position]);
-            let products = own.iter().enumerate().map(|(at, moved)| match width {
-                1 => moved * objective.row(column)[column],
-                _ => own.iter().zip(&block[at * width..]).map(|(a, b)| a * b).sum(),
-            });
+            let product = |row: &[f32]| own.iter().zip(row).map(|(a, b)| a * b).sum::<f32>();
+            let products = block.chunks(width).map(product);
             let change: f32 = own
                 .iter()
                 .zip(products)

@@ -140,7 +140,7 @@ fn for_every_grid(check: impl Fn(&dyn Grid)) {
 
 #[test]
 fn feedback_loses_less_than_rounding() {
-    let case = Case::new(9, 512);
+    let case = Case::new(4, 512);
     for_every_grid(|grid| {
         let name = &grid.spec().name;
         let importance = case.run("imatrix", grid, &GptqOptions::default());
@@ -157,7 +157,7 @@ fn feedback_loses_less_than_rounding() {
 
 #[test]
 fn no_cycle_raises_the_loss() {
-    let case = Case::new(5, 512);
+    let case = Case::new(2, 512);
     // Descent and refits see the damped objective.
     let mut objective = case.gram.clone();
     objective.add_to_diagonal((case.gram.mean_diagonal() * 0.001) as f32);
@@ -195,7 +195,7 @@ fn case_values(
 
 #[test]
 fn every_order_helps() {
-    let case = Case::new(6, 512);
+    let case = Case::new(3, 512);
     for_every_grid(|grid| {
         let rounded = case.run("imatrix", grid, &GptqOptions::default());
         for order in [Order::Natural, Order::Static, Order::GroupAware] {
