@@ -8,6 +8,9 @@
 //! between instruction sets, but not with the number of threads. [`gemm`] has products of
 //! f32 matrices for everybody's mathematics.
 //!
+//! [`row_products`] and [`tile`] are the inner loops of calibrated methods: sums over many
+//! columns, and over one block of columns of many rows.
+//!
 //! What does not belong here: what a codec's bytes mean (`qz-codec`), files, threads.
 //!
 //! Layer 2: depends on `qz-tensor` and `qz-codec`. The only crate that may hold unsafe
@@ -19,6 +22,8 @@ mod codecs;
 mod error;
 pub mod gemm;
 mod isa;
+pub mod row_products;
+pub mod tile;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;

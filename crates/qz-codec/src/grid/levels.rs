@@ -74,6 +74,11 @@ impl Levels {
         Self { of_code, ascending, rank, midpoints }
     }
 
+    /// True if levels are consecutive integers.
+    pub(super) fn is_consecutive(&self) -> bool {
+        self.midpoints.is_empty()
+    }
+
     pub(super) fn lowest(&self) -> f64 {
         f64::from(self.at_rank(0))
     }

@@ -24,6 +24,7 @@ mod level_grid;
 mod levels;
 mod packing;
 mod polish;
+mod quick;
 pub mod rounding;
 mod search;
 mod types;

@@ -7,6 +7,7 @@
 //! tried, and the winner is rounded and solved again until nothing moves.
 
 use super::levels::{Levels, bounded_integer};
+use super::quick::{Quick, Span};
 
 /// What values can be rounded to, for a search.
 pub(super) trait Alphabet: Send + Sync {
@@ -19,6 +20,10 @@ pub(super) trait Alphabet: Send + Sync {
     fn gap(&self) -> f64;
     /// Rounds `(value + offset) / scale` to levels; the scale is not zero.
     fn round(&self, line: RealLine, group: Group<'_>, levels: &mut [f64]);
+    /// The levels' ends if they are consecutive integers: lines are then tried quickly.
+    fn span(&self) -> Option<Span> {
+        None
+    }
 }
 
 impl Alphabet for Levels {
@@ -39,6 +44,11 @@ impl Alphabet for Levels {
         for (level, value) in levels.iter_mut().zip(group.values) {
             *level = self.level_near((f64::from(*value) + line.offset) * inverse);
         }
+    }
+
+    fn span(&self) -> Option<Span> {
+        let span = || Span { lowest: self.lowest() as f32, highest: self.highest() as f32 };
+        self.is_consecutive().then(span)
     }
 }
 
@@ -68,6 +78,10 @@ impl Alphabet for Integers {
             let position = (f64::from(*value) + line.offset) * inverse;
             *level = bounded_integer(position, self.lowest, self.highest);
         }
+    }
+
+    fn span(&self) -> Option<Span> {
+        Some(Span { lowest: self.lowest as f32, highest: self.highest as f32 })
     }
 }
 
@@ -207,16 +221,39 @@ pub(super) fn scale(
     group: Group<'_>,
     levels: &mut [f64],
 ) -> f64 {
+    let quick = alphabet.span().and_then(|span| Quick::new(span, group));
+    scale_with(alphabet, signs, group, quick.as_ref(), levels)
+}
+
+/// The same, with the group as it is looked at quickly.
+pub(super) fn scale_with(
+    alphabet: &dyn Alphabet,
+    signs: Signs,
+    group: Group<'_>,
+    quick: Option<&Quick>,
+    levels: &mut [f64],
+) -> f64 {
     let (low, high) = group.range();
     let (lowest, highest) = (alphabet.lowest(), alphabet.highest());
     let mut starts = vec![start((high, highest), (low, lowest))];
     if signs == Signs::Both && lowest != -highest {
         starts.push(start((high, lowest), (low, highest)));
     }
+    let tried = starts.into_iter().filter(|(plain, _)| *plain != 0.0).flat_map(|(plain, level)| {
+        TRIES.map(|try_| plain * level / (level + try_ * alphabet.gap()))
+    });
     let mut best = (0.0, 0.0);
-    for (plain, level) in starts.into_iter().filter(|(plain, _)| *plain != 0.0) {
-        for try_ in TRIES {
-            let scale = plain * level / (level + try_ * alphabet.gap());
+    if let Some(quick) = quick {
+        let mut least = f64::INFINITY;
+        for scale in tried {
+            let (error, solved) = quick.solve_scale(scale);
+            let allowed = signs == Signs::Both || solved > 0.0;
+            if allowed && error < least {
+                (least, best.1) = (error, solved);
+            }
+        }
+    } else {
+        for scale in tried {
             best = better_scale(alphabet, signs, group, scale, best, levels);
         }
     }
@@ -260,18 +297,41 @@ pub(super) fn line(
     group: Group<'_>,
     levels: &mut [f64],
 ) -> RealLine {
+    let quick = alphabet.span().and_then(|span| Quick::new(span, group));
+    line_with(alphabet, any_offset, group, quick.as_ref(), levels)
+}
+
+/// The same, with the group as it is looked at quickly.
+pub(super) fn line_with(
+    alphabet: &dyn Alphabet,
+    any_offset: bool,
+    group: Group<'_>,
+    quick: Option<&Quick>,
+    levels: &mut [f64],
+) -> RealLine {
     let (low, high) = if any_offset { group.extremes() } else { group.range() };
     let (span, top) = (high - low, alphabet.highest());
     let mut best = Solved { error: f64::INFINITY, line: RealLine { scale: 0.0, offset: -low } };
     if span <= 0.0 {
         return best.line;
     }
-    for try_ in TRIES {
+    let tried = TRIES.into_iter().flat_map(|try_| {
         let scale = span / (top + try_);
-        best.consider(RealLine { scale, offset: -low }, alphabet, any_offset, group, levels);
-        if try_ > 0.0 {
-            // Cut off on both sides instead of above only.
-            let line = RealLine { scale, offset: -low - scale * try_ / 2.0 };
+        let above = RealLine { scale, offset: -low };
+        // Cut off on both sides instead of above only.
+        let both = RealLine { scale, offset: -low - scale * try_ / 2.0 };
+        std::iter::once(above).chain((try_ > 0.0).then_some(both))
+    });
+    if let Some(quick) = quick {
+        let mut least = f64::INFINITY;
+        for line in tried {
+            let (error, solved) = quick.solve(line, any_offset);
+            if error < least && solved.scale > 0.0 {
+                (least, best.line) = (error, solved);
+            }
+        }
+    } else {
+        for line in tried {
             best.consider(line, alphabet, any_offset, group, levels);
         }
     }

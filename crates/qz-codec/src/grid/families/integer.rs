@@ -4,7 +4,8 @@
 use super::super::level_grid::{Family, LevelGrid};
 use super::super::levels::{Levels, Line, round_to_half, stored_half};
 use super::super::packing::integer::Integers;
-use super::super::search::{self, Group, RealLine, Signs};
+use super::super::quick::Quick;
+use super::super::search::{self, Alphabet, Group, RealLine, Signs};
 use super::super::{EmphasisRule, Grid, GridSpec, Unit};
 
 /// Which integers.
@@ -78,10 +79,16 @@ impl Family for ZeroPoint {
     fn fit(&self, _levels: &Levels, group_columns: usize, unit: Group<'_>) -> Unit {
         let mut room = vec![0.0; group_columns];
         let mut best = (f64::INFINITY, Unit::default());
+        let mut quick = None;
         for zero in self.near(unit) {
             let [lowest, highest] = [-zero, self.top - zero].map(f64::from);
             let levels = search::Integers { lowest, highest };
-            let scale = search::scale(&levels, Signs::Positive, unit, &mut room);
+            match (&mut quick, levels.span()) {
+                (Some(quick), Some(span)) => Quick::set_span(quick, span),
+                (none, span) => *none = span.and_then(|span| Quick::new(span, unit)),
+            }
+            let scale =
+                search::scale_with(&levels, Signs::Positive, unit, quick.as_ref(), &mut room);
             let line = RealLine { scale, offset: 0.0 };
             // Rounded to the container's type, then to what binary16 holds of that.
             let positive = |scale: f64| {

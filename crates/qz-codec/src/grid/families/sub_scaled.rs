@@ -6,9 +6,12 @@
 //! not the sum of its weights), scale and offset together, and the unit's own scale
 //! and offset are solved for again after the integers are chosen.
 
+use std::rc::Rc;
+
 use super::super::Unit;
 use super::super::level_grid::Family;
 use super::super::levels::{Levels, Line, stored_half};
+use super::super::quick::Quick;
 use super::super::search::{self, Alphabet, Group, Moments, RealLine, Signs};
 
 /// Integers that scale a group, and how.
@@ -107,6 +110,7 @@ impl Family for SubScaled {
 struct Part<'a> {
     group: Group<'a>,
     moments: Moments,
+    quick: Option<Rc<Quick>>,
 }
 
 /// A unit tried, and its error.
@@ -145,14 +149,16 @@ impl SubScaled {
         group: Group<'a>,
         levels: &mut [f64],
     ) -> Part<'a> {
+        let quick = alphabet.span().and_then(|span| Quick::new(span, group));
         let line = match self.most_offset {
-            Some(_) => search::line(alphabet, false, group, levels),
+            Some(_) => search::line_with(alphabet, false, group, quick.as_ref(), levels),
             None => {
                 let signs = if self.least < 0 { Signs::Both } else { Signs::Positive };
-                RealLine { scale: search::scale(alphabet, signs, group, levels), offset: 0.0 }
+                let scale = search::scale_with(alphabet, signs, group, quick.as_ref(), levels);
+                RealLine { scale, offset: 0.0 }
             }
         };
-        let mut part = Part { group, moments: Moments::default() };
+        let mut part = Part { group, moments: Moments::default(), quick: quick.map(Rc::new) };
         part.measure(line, alphabet, levels);
         part
     }
@@ -250,10 +256,12 @@ impl SubScaled {
                 }
             }
         }
-        let (error, chosen) = best.unwrap_or((f64::INFINITY, *unit));
-        *unit = chosen;
-        part.measure(self.real_line(unit, position), alphabet, levels);
-        error
+        if let Some((_, chosen)) = best {
+            *unit = chosen;
+        }
+        let line = self.real_line(unit, position);
+        part.measure(line, alphabet, levels);
+        part.group.error(line, levels)
     }
 
     /// Integers whose multiple of `step` is near `offset`; zero if the step is.
@@ -302,7 +310,11 @@ impl Part<'_> {
         self.moments = Moments::of(self.group, levels);
     }
 
+    /// An error to compare with others of this part.
     fn error(&self, line: RealLine, alphabet: &dyn Alphabet, levels: &mut [f64]) -> f64 {
+        if let Some(quick) = &self.quick {
+            return quick.error(line);
+        }
         search::round(alphabet, line, self.group, levels);
         self.group.error(line, levels)
     }

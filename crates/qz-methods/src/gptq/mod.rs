@@ -1,0 +1,185 @@
+//! Error feedback on any grid (GPTQ, arXiv 2210.17323; block LDLQ for lanes of several
+//! columns), then coordinate descent and refits of scales, each of which only lowers the
+//! loss `tr(E H Eᵀ)`.
+//!
+//! All rows share the layer's matrix; [`prepare`] factors it once. Then [`tile`]s of rows
+//! go through [`feed`] and [`descend`], alone and in parallel.
+
+mod descend;
+mod feed;
+mod order;
+mod prepare;
+mod refit;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use qz_codec::grid::Emphasis;
+use rayon::prelude::*;
+
+pub use order::Order;
+pub use prepare::Prepared;
+
+use crate::error::Error;
+use crate::method::{Method, Needs, Problem, RowSink, check};
+use crate::report::{Losses, TensorReport};
+use crate::rounding::{ratio, round_all, rounding_loss, sampled_rows};
+use tile::Tile;
+
+/// What a unit's fit counts a column's error for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Weighing {
+    /// E[x²].
+    #[default]
+    Importance,
+    /// What is left of it once later columns have taken up what they can.
+    Remaining,
+}
+
+/// How errors are fed back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GptqOptions {
+    /// What is added to the diagonal for the feedback, in parts of its mean; more where
+    /// that is not enough.
+    pub damping: f64,
+    /// The order of visits.
+    pub order: Order,
+    /// What a fit weighs errors with.
+    pub weighing: Weighing,
+    /// Whether a fit counts large weights for more.
+    pub emphasis: Emphasis,
+    /// Cycles of coordinate descent.
+    pub cycles: usize,
+    /// What is added to the diagonal for the descent, in parts of its mean.
+    pub descent_damping: f64,
+    /// Cycles after which units are fitted again, and steps of sub-scales are tried.
+    pub refits: usize,
+    /// How far the weights move to where they undo what earlier layers lost, if the cross
+    /// statistics are given: 0 not at all, 1 all the way.
+    pub propagation: f64,
+}
+
+impl Default for GptqOptions {
+    fn default() -> Self {
+        Self {
+            damping: 0.01,
+            order: Order::Natural,
+            weighing: Weighing::Importance,
+            emphasis: Emphasis::Magnitude,
+            cycles: 3,
+            descent_damping: 0.001,
+            refits: 2,
+            propagation: 0.25,
+        }
+    }
+}
+
+/// `gptq`: error feedback, coordinate descent, refits.
+pub(crate) struct Gptq;
+
+impl Method for Gptq {
+    fn name(&self) -> &'static str {
+        "gptq"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::Gram
+    }
+
+    fn quantize(
+        &self,
+        problem: &Problem<'_>,
+        out: &mut RowSink<'_>,
+    ) -> Result<TensorReport, Error> {
+        check(problem)?;
+        let Some(gram) = problem.statistics.gram else {
+            return Err(Error::Needs { method: self.name(), needs: "the inputs' Gram matrix" });
+        };
+        let spec = problem.target.grid().spec();
+        let options = &problem.options.gptq;
+        match Prepared::new(gram, problem.statistics.cross, spec, options) {
+            Ok(prepared) => prepared.quantize(problem, out),
+            Err(fallback) => {
+                let importance = problem.statistics.importance();
+                let report = round_all(self.name(), problem, importance.as_deref(), out)?;
+                let dead_columns = prepare::dead_columns(gram);
+                Ok(TensorReport { fallback: Some(fallback), dead_columns, ..report })
+            }
+        }
+    }
+}
+
+/// Rows of a tile: each reads the whole factor once.
+const TILE: usize = 64;
+/// Weights that are under way at a time, at least a tile for each thread.
+const WEIGHTS_AT_ONCE: usize = 4 << 20;
+
+impl Prepared {
+    /// Quantizes a matrix whose inputs this was prepared for, to the grid that it was
+    /// prepared for.
+    ///
+    /// # Errors
+    /// As [`Method::quantize`].
+    pub fn quantize(
+        &self,
+        problem: &Problem<'_>,
+        out: &mut RowSink<'_>,
+    ) -> Result<TensorReport, Error> {
+        check(problem)?;
+        let (rows, columns) = (problem.weights.count(), problem.weights.columns());
+        let sampled: Vec<usize> = sampled_rows(rows).collect();
+        let mut losses = Vec::with_capacity(sampled.len());
+        let threads = rayon::current_num_threads();
+        let tiles = (WEIGHTS_AT_ONCE / (TILE * columns)).next_multiple_of(threads).max(threads);
+        for first in (0..rows).step_by(tiles * TILE) {
+            let end = rows.min(first + tiles * TILE);
+            let starts: Vec<usize> = (first..end).step_by(TILE).collect();
+            let done: Vec<Tile<'_>> = starts
+                .par_iter()
+                .map(|start| self.quantize_rows(problem, *start..end.min(start + TILE)))
+                .collect();
+            for (start, tile) in starts.iter().zip(&done) {
+                let range = *start..start + tile.batch.rows();
+                let own = sampled.iter().filter(|row| range.contains(row));
+                losses.extend(own.map(|row| self.sampled_loss(problem, tile, *row - start)));
+                if out(range, &tile.batch).is_break() {
+                    return Err(Error::Stopped);
+                }
+            }
+        }
+        let rounding = rounding_loss(problem, problem.statistics.importance().as_deref());
+        let result = ratio(&losses);
+        Ok(TensorReport {
+            method: Gptq.name(),
+            rows,
+            columns,
+            losses: rounding.zip(result).map(|(rounding, result)| Losses { rounding, result }),
+            damping: Some(self.damping),
+            fallback: None,
+            dead_columns: self.dead_columns,
+        })
+    }
+
+    fn quantize_rows<'a>(
+        &'a self,
+        problem: &'a Problem<'_>,
+        rows: std::ops::Range<usize>,
+    ) -> Tile<'a> {
+        let mut tile = Tile::new(self, problem, rows);
+        tile.feed();
+        for cycle in 0..self.options.cycles {
+            tile.descend(cycle < self.options.refits);
+        }
+        tile
+    }
+
+    /// What the result loses of a row, and what zeros would, by the statistics as given.
+    fn sampled_loss(&self, problem: &Problem<'_>, tile: &Tile<'_>, row: usize) -> (f64, f64) {
+        let Some(gram) = problem.statistics.gram else { return (0.0, 0.0) };
+        let weights = problem.weights.row(tile.first_row + row);
+        let errors = crate::rounding::differences(weights, tile.batch.values(row));
+        (gram.loss(&errors), gram.loss(weights))
+    }
+}

@@ -1,0 +1,156 @@
+//! What is computed once for a layer's inputs and a grid.
+
+use qz_codec::grid::GridSpec;
+use qz_linalg::{Feedback, Symmetric};
+
+use super::GptqOptions;
+use super::order::{Visits, block_columns};
+use crate::report::Fallback;
+
+/// The layer's matrix, ready for any number of rows of any matrix with these inputs.
+/// Memory: `columns²` times eight bytes, and as much again with cross statistics.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) options: GptqOptions,
+    /// What the loss is measured with: the given matrix, a little damped.
+    pub(super) objective: Symmetric,
+    /// The diagonal that fits are weighed with.
+    pub(super) importance: Vec<f32>,
+    pub(super) visits: Visits,
+    /// The factor of the damped matrix in the order of visits.
+    pub(super) feedback: Feedback,
+    /// Of each lane of several columns, in the order of visits: its part of the factor
+    /// times its transpose.
+    pub(super) lane_blocks: Vec<f32>,
+    /// Of each lane of several columns: the inverse of its block of the objective.
+    pub(super) lane_inverses: Vec<f32>,
+    /// How targets differ from weights, turned: `target_j = w_j + Σ_i w_i move_ji`.
+    pub(super) moves: Option<Vec<f32>>,
+    pub(super) block: usize,
+    pub(super) damping: f64,
+    pub(super) dead_columns: usize,
+}
+
+/// Columns whose input was always zero.
+pub(super) fn dead_columns(gram: &Symmetric) -> usize {
+    gram.diagonal().iter().filter(|entry| **entry == 0.0).count()
+}
+
+impl Prepared {
+    /// Prepares for units as `spec` says.
+    ///
+    /// # Errors
+    /// If nothing can be fed back by this matrix; rows are then rounded with importance.
+    pub fn new(
+        gram: &Symmetric,
+        cross: Option<&[f32]>,
+        spec: &GridSpec,
+        options: &GptqOptions,
+    ) -> Result<Self, Fallback> {
+        let mean = gram.mean_diagonal();
+        let cross = cross.filter(|_| options.propagation != 0.0);
+        let cross_is_finite = cross.is_none_or(|cross| cross.iter().all(|entry| entry.is_finite()));
+        if !gram.is_finite() || !mean.is_finite() || !cross_is_finite {
+            return Err(Fallback::NonFinite);
+        }
+        if mean <= 0.0 {
+            return Err(Fallback::NoInput);
+        }
+        let visits = Visits::new(options.order, spec, &gram.diagonal());
+        let (feedback, damping) = factor(gram, &visits, options.damping)?;
+        let mut objective = gram.clone();
+        objective.add_to_diagonal((mean * options.descent_damping) as f32);
+        let importance = objective.diagonal();
+        let moves = cross.map(|cross| moves(cross, &visits, &feedback, options.propagation));
+        let (lane_blocks, lane_inverses) = match spec.lane_columns {
+            1 => (Vec::new(), Vec::new()),
+            lane => (lane_blocks(&feedback, lane), lane_inverses(&objective, lane)),
+        };
+        Ok(Self {
+            options: options.clone(),
+            objective,
+            importance,
+            visits,
+            feedback,
+            lane_blocks,
+            lane_inverses,
+            moves,
+            block: block_columns(spec),
+            damping,
+            dead_columns: dead_columns(gram),
+        })
+    }
+
+    /// What was added to the diagonal, in parts of its mean.
+    pub fn damping(&self) -> f64 {
+        self.damping
+    }
+}
+
+/// Factors with the least damping that lets it: twice as much each time, up to the mean
+/// itself.
+fn factor(gram: &Symmetric, visits: &Visits, least: f64) -> Result<(Feedback, f64), Fallback> {
+    let mean = gram.mean_diagonal();
+    let mut damping = least;
+    loop {
+        let mut damped =
+            if visits.is_natural() { gram.clone() } else { gram.reordered(&visits.columns) };
+        damped.add_to_diagonal((mean * damping) as f32);
+        if let Ok(feedback) = Feedback::of(damped) {
+            return Ok((feedback, damping));
+        }
+        if damping >= 1.0 {
+            return Err(Fallback::NoFactor);
+        }
+        damping = (damping * 2.0).clamp(1e-4, 1.0);
+    }
+}
+
+/// Where the full model's output `W x̃` is best met on the quantized model's inputs:
+/// `W (I + E[(x̃ − x) xᵀ] H⁻¹)` (GPTAQ, arXiv 2504.02692, as one move of the weights).
+fn moves(cross: &[f32], visits: &Visits, feedback: &Feedback, part: f64) -> Vec<f32> {
+    let size = feedback.size();
+    let mut rows = Vec::with_capacity(cross.len());
+    for row in cross.chunks(size) {
+        rows.extend(visits.columns.iter().map(|column| row[*column]));
+    }
+    feedback.solve_rows(&mut rows);
+    let mut turned = vec![0.0; cross.len()];
+    for (i, row) in rows.chunks(size).enumerate() {
+        for (visit, value) in visits.columns.iter().zip(row) {
+            turned[visit * size + i] = (f64::from(*value) * part) as f32;
+        }
+    }
+    turned
+}
+
+fn lane_blocks(feedback: &Feedback, lane: usize) -> Vec<f32> {
+    let mut blocks = Vec::with_capacity(feedback.size() * lane);
+    for first in (0..feedback.size()).step_by(lane) {
+        for i in first..first + lane {
+            for j in first..first + lane {
+                let later = i.max(j)..first + lane;
+                let product = |k| f64::from(feedback.entry(i, k)) * f64::from(feedback.entry(j, k));
+                blocks.push(later.map(product).sum::<f64>() as f32);
+            }
+        }
+    }
+    blocks
+}
+
+fn lane_inverses(objective: &Symmetric, lane: usize) -> Vec<f32> {
+    let mut inverses = Vec::with_capacity(objective.size() * lane);
+    for first in (0..objective.size()).step_by(lane) {
+        for unit in 0..lane {
+            let block = objective.block(first..first + lane, first..first + lane);
+            let mut matrix: Vec<f64> = block.iter().flatten().copied().map(f64::from).collect();
+            let mut column = vec![0.0; lane];
+            column[unit] = 1.0;
+            if !qz_linalg::solve(&mut matrix, &mut column) {
+                column.fill(0.0);
+            }
+            inverses.extend(column.into_iter().map(|value| value as f32));
+        }
+    }
+    inverses
+}

@@ -1,0 +1,195 @@
+//! Rounding without feedback: what the reference's encoders do, and on grids without one
+//! the grid's own fit.
+
+use qz_codec::grid::{Emphasis, FitProblem, Grid, Metric, RowBatch, RowFacts, Rows};
+use rayon::prelude::*;
+
+use crate::error::Error;
+use crate::method::{Method, Needs, Problem, RowSink, check};
+use crate::report::{Losses, TensorReport};
+use crate::target::Target;
+
+/// Rows that one thread rounds at a time.
+const TILE: usize = 16;
+/// Tiles that are rounded before they are handed out.
+const TILES: usize = 64;
+
+/// `rtn`: rounding without data.
+pub(crate) struct Plain;
+
+/// `imatrix`: rounding with each column's importance.
+pub(crate) struct Importance;
+
+impl Method for Plain {
+    fn name(&self) -> &'static str {
+        "rtn"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::Nothing
+    }
+
+    fn quantize(
+        &self,
+        problem: &Problem<'_>,
+        out: &mut RowSink<'_>,
+    ) -> Result<TensorReport, Error> {
+        check(problem)?;
+        round_all(self.name(), problem, None, out)
+    }
+}
+
+impl Method for Importance {
+    fn name(&self) -> &'static str {
+        "imatrix"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::Importance
+    }
+
+    fn quantize(
+        &self,
+        problem: &Problem<'_>,
+        out: &mut RowSink<'_>,
+    ) -> Result<TensorReport, Error> {
+        check(problem)?;
+        let importance = problem.statistics.importance();
+        round_all(self.name(), problem, importance.as_deref(), out)
+    }
+}
+
+/// Rounds all rows with importance, or without where none can be used.
+pub(crate) fn round_all(
+    method: &'static str,
+    problem: &Problem<'_>,
+    importance: Option<&[f32]>,
+    out: &mut RowSink<'_>,
+) -> Result<TensorReport, Error> {
+    let (rows, columns) = (problem.weights.count(), problem.weights.columns());
+    for first in (0..rows).step_by(TILE * TILES) {
+        let end = rows.min(first + TILE * TILES);
+        let starts: Vec<usize> = (first..end).step_by(TILE).collect();
+        let tiles: Vec<RowBatch> = starts
+            .par_iter()
+            .map(|start| {
+                let own = (*start..end.min(start + TILE)).map(|row| problem.weights.row(row));
+                let weights: Vec<f32> = own.flatten().copied().collect();
+                round_rows(problem.target, Rows::dense(&weights, columns), importance)
+            })
+            .collect();
+        for (start, tile) in starts.iter().zip(&tiles) {
+            if out(*start..start + tile.rows(), tile).is_break() {
+                return Err(Error::Stopped);
+            }
+        }
+    }
+    let loss = rounding_loss(problem, importance);
+    Ok(TensorReport {
+        method,
+        rows,
+        columns,
+        losses: loss.map(|loss| Losses { rounding: loss, result: loss }),
+        damping: None,
+        fallback: None,
+        dead_columns: 0,
+    })
+}
+
+/// Rounds rows that follow each other.
+pub(crate) fn round_rows(
+    target: Target<'_>,
+    rows: Rows<'_>,
+    importance: Option<&[f32]>,
+) -> RowBatch {
+    match target.codec() {
+        Some(codec) => {
+            let grid = target.grid();
+            let spec = grid.spec();
+            let columns = rows.columns();
+            let row_bytes = columns / spec.unit_columns * spec.unit_bytes;
+            let mut bytes = vec![0; row_bytes];
+            let mut batch = RowBatch::new(spec, rows.count(), columns);
+            for (row, weights) in rows.iter().enumerate() {
+                codec.encode(weights, columns, importance, &mut bytes);
+                unpack_row(grid, &bytes, row, &mut batch);
+            }
+            batch
+        }
+        None => fit_and_round(target.grid(), rows, importance),
+    }
+}
+
+/// A row from the bytes it is packed to.
+fn unpack_row(grid: &dyn Grid, bytes: &[u8], row: usize, batch: &mut RowBatch) {
+    let (unit_columns, unit_bytes) = (grid.spec().unit_columns, grid.spec().unit_bytes);
+    let lanes = grid.spec().lanes();
+    for (unit, bytes) in bytes.chunks(unit_bytes).enumerate() {
+        let codes = &mut batch.codes_mut(row)[unit * lanes..][..lanes];
+        let stored = grid.unpack(bytes, codes);
+        let codes = codes.to_vec();
+        grid.values(
+            &stored,
+            &codes,
+            &mut batch.values_mut(row)[unit * unit_columns..][..unit_columns],
+        );
+        batch.units_mut(unit)[row] = stored;
+    }
+}
+
+/// The grid's own fit and rounding.
+pub(crate) fn fit_and_round(
+    grid: &dyn Grid,
+    rows: Rows<'_>,
+    importance: Option<&[f32]>,
+) -> RowBatch {
+    let ones = vec![1.0; if importance.is_none() { rows.columns() } else { 0 }];
+    let importance = importance.unwrap_or(&ones);
+    let facts: Vec<RowFacts> = rows.iter().map(RowFacts::of).collect();
+    let mut batch = RowBatch::new(grid.spec(), rows.count(), rows.columns());
+    let columns = grid.spec().unit_columns;
+    for unit in 0..batch.units_per_row() {
+        let first = unit * columns;
+        let problem = FitProblem {
+            rows: rows.slice(first, columns),
+            metric: Metric::Diagonal(&importance[first..][..columns]),
+            facts: &facts,
+            emphasis: Emphasis::None,
+        };
+        grid.fit(&problem, batch.units_mut(unit));
+    }
+    batch.round(grid, rows, Metric::Diagonal(importance));
+    batch
+}
+
+/// Up to 64 rows, spread evenly.
+pub(crate) fn sampled_rows(rows: usize) -> impl Iterator<Item = usize> {
+    let count = rows.min(64);
+    (0..count).map(move |position| position * rows / count)
+}
+
+/// The part of the squared output that rounding loses in the sampled rows.
+pub(crate) fn rounding_loss(problem: &Problem<'_>, importance: Option<&[f32]>) -> Option<f64> {
+    let gram = problem.statistics.gram.filter(|gram| gram.is_finite())?;
+    let columns = problem.weights.columns();
+    let rows: Vec<usize> = sampled_rows(problem.weights.count()).collect();
+    let parts: Vec<(f64, f64)> = rows
+        .par_iter()
+        .map(|row| {
+            let weights = problem.weights.row(*row);
+            let rounded = round_rows(problem.target, Rows::dense(weights, columns), importance);
+            (gram.loss(&differences(weights, rounded.values(0))), gram.loss(weights))
+        })
+        .collect();
+    ratio(&parts)
+}
+
+pub(crate) fn ratio(parts: &[(f64, f64)]) -> Option<f64> {
+    let lost: f64 = parts.iter().map(|part| part.0).sum();
+    let whole: f64 = parts.iter().map(|part| part.1).sum();
+    (whole > 0.0).then(|| lost / whole)
+}
+
+pub(crate) fn differences(weights: &[f32], values: &[f32]) -> Vec<f32> {
+    weights.iter().zip(values).map(|(weight, value)| weight - value).collect()
+}

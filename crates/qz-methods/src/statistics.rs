@@ -1,0 +1,35 @@
+//! What is known of the inputs of a layer.
+
+use qz_linalg::Symmetric;
+
+/// Statistics of the vectors that a matrix is multiplied with. All are of as many columns
+/// as the matrix has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Statistics<'a> {
+    /// E[x xᵀ].
+    pub gram: Option<&'a Symmetric>,
+    /// E[x²] of each column; the Gram matrix' diagonal where this is not given.
+    pub importance: Option<&'a [f32]>,
+    /// E[(x̃ − x) xᵀ], row by row: x̃ is the full model's input where x is the quantized
+    /// one's.
+    pub cross: Option<&'a [f32]>,
+}
+
+impl Statistics<'_> {
+    /// The importance of each column, if it is known and can be used.
+    pub(crate) fn importance(&self) -> Option<Vec<f32>> {
+        let given = self.importance.map(<[f32]>::to_vec);
+        let importance = given.or_else(|| self.gram.map(Symmetric::diagonal))?;
+        let usable = importance.iter().all(|value| value.is_finite() && *value >= 0.0)
+            && importance.iter().any(|value| *value > 0.0);
+        usable.then_some(importance)
+    }
+
+    /// The columns of what is given, if any.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = usize> {
+        let cross = self.cross.map(|cross| cross.len().isqrt());
+        [self.gram.map(Symmetric::size), self.importance.map(<[f32]>::len), cross]
+            .into_iter()
+            .flatten()
+    }
+}
