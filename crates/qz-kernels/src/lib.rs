@@ -7,6 +7,8 @@
 //! [`backend`] has the operations of a forward pass. Their sums differ in the last bits
 //! between instruction sets, but not with the number of threads.
 //!
+//! [`roof`] is what they are measured against.
+//!
 //! What does not belong here: what a codec's bytes mean (`qz-codec`), files, threads.
 //!
 //! Layer 2: depends on `qz-tensor` and `qz-codec`. The only crate that may hold unsafe
@@ -17,6 +19,7 @@ pub mod backend;
 mod codecs;
 mod error;
 mod isa;
+pub mod roof;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

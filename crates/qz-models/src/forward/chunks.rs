@@ -48,7 +48,8 @@ impl Chunks {
     /// Chunks that branch. Their tokens' rows are those of the beginning, then those of
     /// each branch.
     pub fn branching(chunks: &[Branches]) -> Self {
-        let (mut tokens, mut spans, mut first_spans, mut length) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let (mut tokens, mut spans, mut first_spans, mut length) =
+            (Vec::new(), Vec::new(), Vec::new(), 0);
         for Branches { beginning, branches } in chunks {
             first_spans.push(spans.len());
             let parts = branches.iter().map(|branch| (branch, beginning.len()));

@@ -117,10 +117,7 @@ impl<B: Backend> Pass<'_, B> {
     /// Room for a layer's keys and values of so many positions.
     pub(super) fn cache(&self, layer: &Layer<B>, capacity: usize) -> Result<B::Cache, Error> {
         let cache = self.backend.cache(&self.attention(), capacity, self.cache_type);
-        cache.map_err(|source| Error::Backend {
-            location: (self.locate)(&layer.key.name),
-            source,
-        })
+        cache.map_err(|source| Error::Backend { location: (self.locate)(&layer.key.name), source })
     }
 
     /// Puts all spans' tokens through a layer. `cache` has the keys and values of
