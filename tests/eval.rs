@@ -239,3 +239,127 @@ fn models_that_do_not_go_together() {
     std::fs::write(&base, b"nonsense").expect("written");
     fails(&file, 3, "not-logits", None);
 }
+
+#[test]
+fn a_model_writes() {
+    let folder = scratch();
+    let model = fixtures().join("demo-llama");
+    let run = |arguments: &[&str]| {
+        let common = ["eval", text(&model), "--sample", "It was the", "-n", "24"];
+        quantize(&[&common, arguments].concat()).expect_success()
+    };
+    let greedy = run(&["--json"]).json();
+    let written = greedy["text"].as_str().expect("a text");
+    assert_eq!(greedy["tokens"].as_array().map(Vec::len), Some(24));
+    assert_eq!(greedy["ended"], "length");
+    assert_eq!(run(&[]).stdout, format!("It was the{written}\n"));
+    assert!(written.split_whitespace().count() > 8, "words, from a model that has read: {written}");
+
+    let drawn = |seed: &str, threads: &str| {
+        let options = ["--temperature", "0.9", "--top-k", "40", "--top-p", "0.95", "--min-p"];
+        let more = ["0.05", "--json", "--seed", seed, "--threads", threads];
+        run(&[&options[..], &more].concat()).json()
+    };
+    assert_eq!(drawn("7", "1"), drawn("7", "3"));
+    assert_ne!(drawn("7", "1")["text"], drawn("8", "1")["text"]);
+    assert_ne!(drawn("7", "1")["text"], written);
+    assert_eq!(run(&["--temperature", "0.9", "--top-k", "1", "--json"]).json(), greedy);
+
+    // The same from GGUF.
+    let file = folder.path().join("model.gguf");
+    quantize(&["convert", text(&model), "--to", "bf16", "-o", text(&file)]).expect_success();
+    let command = ["eval", text(&file), "--sample", "It was the", "-n", "24", "--json"];
+    assert_eq!(quantize(&command).expect_success().json()["text"], written);
+}
+
+/// What `--sample` does at a model's limits.
+#[test]
+fn a_sample_ends() {
+    let folder = scratch();
+    let model = copy_of("demo-llama", folder.path());
+    let sample = |prompt: &str, count: &str| {
+        let run = ["eval", text(&model), "--sample", prompt, "-n", count, "--json"];
+        quantize(&run).expect_success().json()
+    };
+    let first = sample("It was the", "3");
+    let tokens: Vec<u64> =
+        first["tokens"].as_array().expect("tokens").iter().filter_map(|t| t.as_u64()).collect();
+    // A model that sees no more than the prompt and two tokens writes three.
+    let prompt = first["prompt_tokens"].as_array().expect("tokens").len();
+    edit_json(&model.join("config.json"), |config| {
+        config["max_position_embeddings"] = (prompt + 2).into();
+    });
+    let short = sample("It was the", "9");
+    assert_eq!((&short["ended"], &short["tokens"]), (&"context".into(), &first["tokens"]));
+    let long = ["eval", text(&model), "--sample", &"It was the ".repeat(9)];
+    fails(&long, 3, "prompt-length", None);
+    // What it would write first now ends texts.
+    let file = folder.path().join("model.gguf");
+    let end = format!("tokenizer.ggml.eos_token_id=int:{}", tokens[0]);
+    let convert = ["convert", text(&model), "--to", "bf16", "-o", text(&file)];
+    quantize(&[&convert[..], &["--override-kv", &end]].concat()).expect_success();
+    let command = ["eval", text(&file), "--sample", "It was the", "-n", "9", "--json"];
+    let ended = quantize(&command).expect_success().json();
+    assert_eq!((&ended["ended"], ended["text"].as_str()), (&"end".into(), Some("")));
+
+    let usage = |arguments: &[&str]| {
+        quantize(&[&["eval", text(&model), "--sample", "It"][..], arguments].concat()).code
+    };
+    assert_eq!(usage(&["--top-k", "3"]), 2);
+    assert_eq!(usage(&["--temperature", "-1"]), 2);
+    assert_eq!(usage(&["--temperature", "1", "--top-p", "1.5"]), 2);
+    assert_eq!(usage(&["--chunks", "3"]), 2);
+}
+
+/// llama-perplexity's count of right answers (fixtures/make/golden_tasks.py).
+#[test]
+fn multiple_choice_tasks() {
+    let folder = scratch();
+    let model = fixtures().join("demo-llama");
+    let tasks = fixtures().join("tasks");
+    let run = |file: &Path, arguments: &[&str]| {
+        let exact = ["--activations", "f32", "--json"];
+        let common = ["eval", text(&model), "--task", text(file)];
+        quantize(&[&common[..], &exact, arguments].concat()).expect_success().json()
+    };
+    let golden = std::fs::read(tasks.join("golden.json")).expect("read");
+    let golden: serde_json::Value = serde_json::from_slice(&golden).expect("JSON");
+    let golden = golden["right_by_likelihood_per_token_after_each_task"].as_array();
+    let golden = golden.expect("a list");
+    let [lines, binary] = ["sentences.jsonl", "sentences.bin"].map(|name| tasks.join(name));
+    for limit in [8, 17, golden.len()] {
+        let report = run(&binary, &["--task-limit", &limit.to_string()]);
+        let share = report["normalized_accuracy"]["value"].as_f64().expect("a share");
+        assert_eq!(Some((share * limit as f64).round()), golden[limit - 1].as_f64(), "{limit}");
+        assert_eq!((&report["tasks"], &report["chance"]), (&limit.into(), &0.25.into()));
+    }
+
+    let some = run(&lines, &["--task-limit", "5"]);
+    for arguments in [&["--threads", "1"][..], &["--max-memory", "10M"]] {
+        let same = run(&lines, &[&["--task-limit", "5"][..], arguments].concat());
+        assert_eq!(same, some, "{arguments:?}");
+    }
+    assert_eq!(run(&lines, &["--few-shot", "2"])["tasks"], 30);
+    let prefix = folder.path().join("prefix.txt");
+    std::fs::write(&prefix, "Of the Union:\n\n").expect("written");
+    let after = ["--few-shot", text(&prefix), "--task-limit", "5"];
+    assert_eq!(run(&lines, &after)["tasks"], 5);
+
+    // The blank's options are given, what follows is scored.
+    let winogrande = folder.path().join("winogrande.jsonl");
+    let line =
+        r#"{"sentence":"The _ of the people was","option1":"voice","option2":"x","answer":"1"}"#;
+    std::fs::write(&winogrande, line).expect("written");
+    assert_eq!(run(&winogrande, &[])["chance"], 0.5);
+
+    let bad = |file: &Path, more: &[&str], rule: &str| {
+        fails(&[&["eval", text(&model), "--task", text(file)], more].concat(), 3, rule, None);
+    };
+    bad(&lines, &["--few-shot", "32"], "few-tasks");
+    bad(&model.join("config.json"), &[], "tasks-json");
+    bad(&model.join("model.safetensors"), &[], "tasks-truncated");
+    let usage = quantize(&["eval", text(&model), "--task", text(&lines), "--ctx", "64"]);
+    assert_eq!(usage.code, 2);
+    let shown = quantize(&["eval", text(&model), "--task", text(&lines), "--markdown"]);
+    assert!(shown.expect_success().stdout.starts_with("| accuracy, % | value |"));
+}

@@ -1,5 +1,6 @@
 //! The command line, as types.
 
+mod bench;
 mod evaluation;
 
 use std::num::{NonZeroU32, NonZeroU64};
@@ -14,6 +15,7 @@ use qz_pipeline::{
 };
 use qz_tensor::DataType;
 
+pub(crate) use bench::{Bench, Format as BenchFormat};
 pub(crate) use evaluation::{Compare, Eval};
 
 /// Turns a language-model checkpoint into a smaller one that is as good as its
@@ -76,6 +78,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Measure several models beside one reference: a table of size and quality
     Compare(Compare),
+    /// Measure the speed of a model, or of this machine with each codec
+    Bench(Bench),
     /// Convert, quantize and verify the bundled checkpoint
     Demo(Demo),
     /// Write completions for a shell to standard output
@@ -93,6 +97,7 @@ impl Command {
             | Self::Eval(Eval { json, .. })
             | Self::Compare(Compare { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
+            Self::Bench(bench) => bench.format() == BenchFormat::Json,
             Self::Completions(_) => false,
         }
     }

@@ -37,6 +37,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
         Command::Eval(eval) => commands::eval::run(eval, &arguments.global),
         Command::Compare(compare) => commands::compare::run(compare, &arguments.global),
+        Command::Bench(bench) => commands::bench::run(bench, &arguments.global),
         Command::Demo(demo) => commands::demo::run(demo, &arguments.global),
         Command::Completions(completions) => commands::completions::run(completions),
     }

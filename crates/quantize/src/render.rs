@@ -1,5 +1,12 @@
 //! Numbers and tables as people read them.
 
+use std::path::Path;
+
+/// What a model is called: the last part of its path.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
 /// A size: `4.58 GiB`.
 pub(crate) fn bytes(size: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -51,6 +58,17 @@ pub(crate) fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// The same as comma-separated values (RFC 4180, with plain line ends).
+pub(crate) fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
+    let cell = |cell: &str| match cell.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.to_owned(),
+    };
+    let lines = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect::<Vec<_>>());
+    let lines: Vec<String> = lines.map(|cells| cells.join(",")).collect();
+    [&[header.join(",")][..], &lines].concat().join("\n")
+}
+
 /// Columns aligned; a column whose cells are all numbers, or units, to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -100,6 +118,12 @@ mod tests {
         check(59.94, "59.9 s");
         check(125.0, "2 min 5 s");
         check(7260.0, "2 h 1 min");
+    }
+
+    #[test]
+    fn commas_are_quoted() {
+        let rows = [vec!["a,b".to_owned(), "say \"1\"".to_owned()]];
+        assert_eq!(csv(&["name", "n"], &rows), "name,n\n\"a,b\",\"say \"\"1\"\"\"");
     }
 
     #[test]

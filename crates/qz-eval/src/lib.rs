@@ -7,6 +7,8 @@
 //! | [`statistics`] | the figures that all positions give, with confidence intervals |
 //! | [`logits_file`], [`leading_file`] | a reference's probabilities on disk: llama.cpp's file and the compact one |
 //! | [`tasks`] | multiple-choice tasks and their score |
+//! | [`sampling`] | the next token of a text that a model writes |
+//! | [`random`] | numbers that are the same in every run |
 //!
 //! What does not belong here: computing logits (the forward pass), tokens (`qz-tokenize`),
 //! printing.
@@ -24,7 +26,8 @@ pub mod leading;
 pub mod leading_file;
 pub mod log_probability;
 pub mod logits_file;
-mod random;
+pub mod random;
+pub mod sampling;
 pub mod statistics;
 pub mod tasks;
 #[cfg(test)]

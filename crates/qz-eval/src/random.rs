@@ -2,10 +2,11 @@
 
 /// SplitMix64 (Steele, Lea, Flood 2014). Its sequence is part of what a report
 /// promises, so it comes from no library that may change it.
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// A sequence for each seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -18,13 +19,12 @@ impl Random {
     }
 
     /// A number below `end`, which is not 0.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.next()) * end as u128) >> 64) as usize
     }
 
     /// A number in 0..1.
-    #[cfg(test)]
-    pub(crate) fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }

@@ -11,6 +11,8 @@
 //! [`row_products`] and [`tile`] are the inner loops of calibrated methods: sums over many
 //! columns, and over one block of columns of many rows.
 //!
+//! [`roof`] is what they are measured against.
+//!
 //! What does not belong here: what a codec's bytes mean (`qz-codec`), files, threads.
 //!
 //! Layer 2: depends on `qz-tensor` and `qz-codec`. The only crate that may hold unsafe
@@ -25,6 +27,7 @@ mod isa;
 pub mod row_products;
 pub mod tile;
 mod vector;
+pub mod roof;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

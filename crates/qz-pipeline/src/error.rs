@@ -50,6 +50,26 @@ pub enum Error {
     /// Nothing to evaluate on.
     #[error("no text to evaluate the model on")]
     NoText,
+    /// As many tasks would be examples as there are.
+    #[error("{location}: {examples} of {tasks} tasks as examples leave none to score")]
+    FewTasks {
+        /// The file of tasks.
+        location: Location,
+        /// How many there are.
+        tasks: usize,
+        /// How many would be examples.
+        examples: usize,
+    },
+    /// A prompt that nothing can follow.
+    #[error("{}: the prompt has {tokens} tokens; it may have 1 to {context}", path.display())]
+    Prompt {
+        /// The model.
+        path: PathBuf,
+        /// The prompt's tokens.
+        tokens: usize,
+        /// What the model can see.
+        context: usize,
+    },
     /// A model that knows other tokens than its reference.
     #[error("{}: {found} tokens in the vocabulary, the reference has {expected}", path.display())]
     Vocabulary {
@@ -147,6 +167,9 @@ pub enum Error {
         /// The one without a codec.
         missing: DataType,
     },
+    /// A type of which there is no speed to measure.
+    #[error("{0} has no codec, so there is nothing to measure")]
+    NoCodecToMeasure(DataType),
     /// A quantized tensor would be quantized again.
     #[error(
         "{location}: the tensor is quantized already ({data_type}); quantizing it again loses quality, --allow-requantize does it all the same"
@@ -243,6 +266,12 @@ impl Diagnose for Error {
                 (FaultClass::BadInput, location.clone(), "not-utf-8")
             }
             Self::NoText => (FaultClass::BadInput, Location::default(), "no-text"),
+            Self::FewTasks { location, .. } => {
+                (FaultClass::BadInput, location.clone(), "few-tasks")
+            }
+            Self::Prompt { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "prompt-length")
+            }
             Self::Vocabulary { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "vocabulary-mismatch")
             }
@@ -265,6 +294,7 @@ impl Diagnose for Error {
             }
             Self::Overflow { location, .. } => (FaultClass::Numeric, location.clone(), "overflow"),
             Self::NoCodec { location, .. } => (FaultClass::BadInput, location.clone(), "no-codec"),
+            Self::NoCodecToMeasure(_) => (FaultClass::BadInput, Location::default(), "no-codec"),
             Self::Requantize { location, .. } => {
                 (FaultClass::Refused, location.clone(), "requantize")
             }

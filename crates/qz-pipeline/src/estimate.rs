@@ -41,7 +41,7 @@ pub(crate) fn encoding_seconds(work: &[Work<'_>], threads: usize) -> f64 {
 /// Seconds to turn one weight of one type into another.
 fn trial(from: DataType, to: DataType, weighed: bool) -> f64 {
     let (Some(decoder), Some(encoder)) = (codec_for(from), codec_for(to)) else { return 0.0 };
-    let mut weights = made_up();
+    let mut weights = made_up(ROWS * COLUMNS);
     let importance: Vec<f32> = weights[..COLUMNS].iter().map(|weight| weight * weight).collect();
     let bytes = |data_type: DataType| {
         vec![0; weights.len() / data_type.block_elements() * data_type.block_bytes()]
@@ -61,14 +61,14 @@ fn trial(from: DataType, to: DataType, weighed: bool) -> f64 {
 
 /// Weights in a bell around zero, the same every time: each the sum of four draws
 /// of a linear congruential generator (Knuth's MMIX constants).
-fn made_up() -> Vec<f32> {
+pub(crate) fn made_up(count: usize) -> Vec<f32> {
     let mut state = 1u64;
     let mut draw = || {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5
     };
-    (0..ROWS * COLUMNS).map(|_| (draw() + draw() + draw() + draw()) * 0.05).collect()
+    (0..count).map(|_| (draw() + draw() + draw() + draw()) * 0.05).collect()
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn made_up_weights_are_a_bell() {
-        let weights = made_up();
+        let weights = made_up(ROWS * COLUMNS);
         let mean = weights.iter().sum::<f32>() / weights.len() as f32;
         assert!(mean.abs() < 0.002, "{mean}");
         assert!(weights.iter().all(|weight| weight.abs() <= 0.1));

@@ -40,6 +40,8 @@ pub enum Event<'a> {
         /// How many tensors.
         tensors: usize,
     },
+    /// A model wrote more of a text.
+    Text(&'a str),
     /// An output is complete at its final path.
     Written {
         /// The path.

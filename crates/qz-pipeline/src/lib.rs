@@ -1,4 +1,4 @@
-//! Jobs: convert, inspect, verify, eval. A job opens a model, plans, streams tiles
+//! Jobs: convert, inspect, verify, eval, bench. A job opens a model, plans, streams tiles
 //! from its source through codecs into sinks, and reports.
 //!
 //! What belongs here: the container registry, the streaming engine, the order of
@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod container;
 mod convert;
 mod error;
@@ -34,14 +35,19 @@ mod stream;
 mod target;
 mod verify;
 
+pub use bench::{
+    CodecBench, CodecBenchOptions, CodecSpeed, Machine, ModelBench, ModelBenchOptions, ModelSpeed,
+    bench_codecs, bench_model,
+};
 pub use container::{CONTAINERS, Container};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
 pub use error::{Error, Uncovered};
 pub use eval::{
-    CompareOptions, CompareReport, Compared, ComputeOptions, EvalData, EvalOptions, Evaluation,
-    Figures, Pair, ReferenceOptions, SaveOptions, TextOptions, Thresholds, compare, eval,
+    CompareOptions, CompareReport, Compared, ComputeOptions, Ending, EvalData, EvalOptions,
+    Evaluation, FewShot, Figures, Pair, ReferenceOptions, Sample, SampleOptions, SaveOptions,
+    TaskEvaluation, TaskOptions, TextOptions, Thresholds, compare, eval, eval_tasks, sample,
 };
 pub use event::{Event, Observer, Silent};
 pub use format::{FORMATS, Format};
@@ -52,7 +58,10 @@ pub use model_weights::ModelWeights;
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::PlanOptions;
 pub use qz_calib::ImportanceMatrix;
+pub use qz_eval::bootstrap::Interval;
+pub use qz_eval::sampling::SamplingOptions;
 pub use qz_eval::statistics::{Comparison, Estimate, Perplexity, Spread};
+pub use qz_eval::tasks::{Score, Share};
 pub use qz_gguf::{SplitOptions, base_name};
 pub use qz_kernels::backend::Rounding;
 pub use qz_kernels::{Error as IsaError, Isa};

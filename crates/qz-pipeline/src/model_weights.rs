@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use qz_models::forward::{StoredTensor, WeightSource};
+use qz_kernels::backend::CpuBackend;
+use qz_models::forward::{Forward, ForwardOptions, StoredTensor, WeightSource};
 use qz_tensor::Location;
 
 use crate::error::Error;
@@ -20,6 +21,25 @@ impl<'a> ModelWeights<'a> {
     pub fn new(model: &'a Model) -> Self {
         let tensors = model.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
         Self { model, tensors: tensors.collect() }
+    }
+}
+
+impl Model {
+    /// The model's forward pass, with `weights` its own.
+    pub(crate) fn forward<'a, 'm>(
+        &self,
+        backend: &'a CpuBackend,
+        weights: &'a ModelWeights<'m>,
+        options: ForwardOptions,
+    ) -> Result<Forward<'a, CpuBackend, ModelWeights<'m>>, Error> {
+        Forward::new(backend, weights, &self.metadata, self.sliding_window, options)
+    }
+
+    /// How many tokens it was made to see, if its metadata says so.
+    pub(crate) fn context_length(&self) -> Option<usize> {
+        let architecture = self.metadata.string("general.architecture")?;
+        let length = self.metadata.unsigned(&format!("{architecture}.context_length"))?;
+        Some(to_usize(length))
     }
 }
 

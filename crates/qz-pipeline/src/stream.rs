@@ -41,6 +41,11 @@ const CHUNK_WEIGHTS: usize = 32 * 1024;
 /// Set from outside to stop a job between tiles.
 pub type Cancel = AtomicBool;
 
+/// Fails if the job has been stopped.
+pub(crate) fn check_cancelled(cancel: &Cancel) -> Result<(), Error> {
+    if cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+}
+
 /// A tensor and what is to become of it.
 pub(crate) struct Work<'a> {
     pub(crate) tensor: &'a ModelTensor,

@@ -42,7 +42,7 @@ mod token_types;
 mod tokenizer_file;
 mod vocabulary;
 
-pub use encode::{EncodeOptions, Tokenizer, pre_tokenizer_names};
+pub use encode::{EncodeOptions, TextStream, Tokenizer, pre_tokenizer_names};
 pub use error::Error;
 pub use restore::{RestoreOptions, RestoredTokenizer, restore_tokenizer};
 pub use tokenizer_file::TokenId;

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use qz_pipeline::{
-    CompareOptions, ComputeOptions, EvalData, EvalOptions, ReferenceOptions, Rounding, SaveOptions,
-    TextOptions, Thresholds,
+    CompareOptions, ComputeOptions, EvalData, EvalOptions, FewShot, ReferenceOptions, Rounding,
+    SampleOptions, SamplingOptions, SaveOptions, TaskOptions, TextOptions, Thresholds,
 };
 use qz_tensor::DataType;
 
 use super::{Global, Source, parse_size};
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("source").required(true).args(["data", "tokens", "reference_file"])))]
+#[command(group(ArgGroup::new("source").required(true).args(["data", "tokens", "reference_file", "sample", "task"])))]
 pub(crate) struct Eval {
     /// A Hugging Face folder or a .gguf file
     #[arg(value_name = "MODEL")]
@@ -36,6 +36,10 @@ pub(crate) struct Eval {
     /// Replace that file if it exists
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    tasks: Tasks,
+    #[command(flatten)]
+    writing: Writing,
     #[command(flatten)]
     compute: Compute,
     /// Fail (exit code 1) if the perplexity is larger
@@ -86,6 +90,89 @@ pub(crate) struct Compare {
     read: Source,
 }
 
+/// Multiple-choice tasks.
+#[derive(Clone, Debug, Args)]
+struct Tasks {
+    /// Score the model on multiple-choice tasks instead: JSON lines in the fields of MMLU, ARC,
+    /// HellaSwag or Winogrande, or the file of llama-perplexity --multiple-choice
+    #[arg(long, value_name = "FILE", conflicts_with_all = NOT_OF_TASKS)]
+    task: Option<PathBuf>,
+    /// Score at most so many of the tasks, the first ones [default: all]
+    #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u32).range(1..))]
+    task_limit: Option<u32>,
+    /// Put so many of the tasks, the first ones, with their right answers before each other one,
+    /// or the text of a file
+    #[arg(long, value_name = "N|FILE", requires = "task")]
+    few_shot: Option<String>,
+}
+
+/// A text that the model writes.
+#[derive(Clone, Debug, Args)]
+struct Writing {
+    /// Let the model continue this text instead
+    #[arg(long, value_name = "PROMPT", conflicts_with_all = NOT_OF_SAMPLES)]
+    sample: Option<String>,
+    /// Write at most so many tokens
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64, requires = "sample")]
+    predict: usize,
+    /// Draw each token: what logits are divided by [default: 0, always the most probable token]
+    #[arg(long, value_name = "X", requires = "sample", value_parser = parse_temperature)]
+    temperature: Option<f64>,
+    /// Draw from so many of the most probable tokens only [default: all]
+    #[arg(long, value_name = "K", requires = "temperature")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: Option<u32>,
+    /// Draw from the most probable tokens that together have this probability only
+    #[arg(long, value_name = "P", requires = "temperature", value_parser = parse_share)]
+    top_p: Option<f64>,
+    /// Draw from tokens with this share of the most probable one's probability only
+    #[arg(long, value_name = "P", requires = "temperature", value_parser = parse_share)]
+    min_p: Option<f64>,
+    /// Draw other tokens, the same for the same number
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature")]
+    seed: u64,
+}
+
+/// What says nothing of tasks.
+const NOT_OF_TASKS: [&str; 10] = [
+    "ctx",
+    "chunks",
+    "stride",
+    "reference",
+    "save_logits",
+    "save_leading",
+    "force",
+    "max_ppl",
+    "max_kld",
+    "min_top1",
+];
+
+/// What says nothing of a text that the model writes.
+const NOT_OF_SAMPLES: [&str; 12] = [
+    "ctx",
+    "chunks",
+    "stride",
+    "reference",
+    "save_logits",
+    "save_leading",
+    "force",
+    "max_ppl",
+    "max_kld",
+    "min_top1",
+    "max_memory",
+    "markdown",
+];
+
+fn parse_temperature(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "expected a number that is not negative".to_owned())
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
 /// The text, and how it is cut.
 #[derive(Clone, Debug, Args)]
 struct Text {
@@ -106,15 +193,22 @@ struct Text {
     stride: Option<usize>,
 }
 
-/// How models compute.
+/// What rounding the arithmetic has.
 #[derive(Clone, Debug, Args)]
-struct Compute {
+pub(super) struct Arithmetic {
     /// Round activations as llama.cpp does for each weight type, or not at all
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Activations::Engine)]
     activations: Activations,
     /// The type keys and values are kept in [default: f16; f32 with --activations f32]
     #[arg(long, value_name = "TYPE", value_enum)]
     kv_type: Option<KvType>,
+}
+
+/// How models compute.
+#[derive(Clone, Debug, Args)]
+struct Compute {
+    #[command(flatten)]
+    arithmetic: Arithmetic,
     /// Memory to stay within where there is a choice; hidden states beyond it go to disk
     #[arg(long, value_name = "N[K|M|G]", default_value = "2G", value_parser = parse_size)]
     max_memory: NonZeroU64,
@@ -153,6 +247,12 @@ impl Text {
 
 impl Compute {
     fn options(&self, global: &Global) -> ComputeOptions {
+        self.arithmetic.options(global, self.max_memory.get())
+    }
+}
+
+impl Arithmetic {
+    pub(super) fn options(&self, global: &Global, max_memory: u64) -> ComputeOptions {
         let rounding = match self.activations {
             Activations::Engine => Rounding::Engine,
             Activations::F32 => Rounding::Exact,
@@ -166,7 +266,7 @@ impl Compute {
                 KvType::Q8_0 => DataType::Q8_0,
                 KvType::Q4_0 => DataType::Q4_0,
             },
-            max_memory: self.max_memory.get(),
+            max_memory,
             spill_folder: std::env::temp_dir(),
             threads: global.thread_count(),
         }
@@ -174,6 +274,33 @@ impl Compute {
 }
 
 impl Eval {
+    /// If tasks are to be scored.
+    pub(crate) fn task_options(&self, global: &Global) -> Option<TaskOptions> {
+        let file = self.tasks.task.clone()?;
+        let few_shot = self.tasks.few_shot.as_ref().map(|few| match few.parse() {
+            Ok(count) => FewShot::Tasks(count),
+            Err(_) => FewShot::Text(few.into()),
+        });
+        let limit = self.tasks.task_limit.map(|limit| limit as usize);
+        let (open, compute) = (self.read.options(), self.compute.options(global));
+        Some(TaskOptions { open, file, limit, few_shot, compute })
+    }
+
+    /// If the model is to write.
+    pub(crate) fn sample_options(&self, global: &Global) -> Option<SampleOptions> {
+        let Writing { predict, temperature, top_k, top_p, min_p, seed, .. } = self.writing;
+        let prompt = self.writing.sample.clone()?;
+        let sampling = SamplingOptions {
+            temperature: temperature.unwrap_or(0.0),
+            top_k: top_k.map(|count| count as usize),
+            top_p,
+            min_p,
+            seed,
+        };
+        let (open, compute) = (self.read.options(), self.compute.options(global));
+        Some(SampleOptions { open, prompt, tokens: predict, sampling, compute })
+    }
+
     pub(crate) fn options(&self, global: &Global) -> EvalOptions {
         let reference = match (&self.reference, &self.reference_file) {
             (Some(model), _) => Some(ReferenceOptions::Model(model.clone())),

@@ -12,7 +12,7 @@ use crate::cli::{Compare, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::render::{bytes, markdown_table, table};
+use crate::render::{bytes, file_name, markdown_table, table};
 
 const HEADER: [&str; 9] = [
     "model",
@@ -54,7 +54,7 @@ fn row(model: &Compared) -> Vec<String> {
     let found = &model.comparison;
     let mark = if model.on_pareto_front { " *" } else { "" };
     vec![
-        format!("{}{mark}", name(&model.path)),
+        format!("{}{mark}", file_name(&model.path)),
         bytes(model.bytes),
         format!("{:.3}", model.bits_per_weight),
         format!("{:.4} ± {:.4}", found.perplexity.value, found.perplexity.stderr),
@@ -79,8 +79,8 @@ fn notes(report: &CompareReport) -> String {
         let (Some(interval), Some(p)) = (pair.test.interval, pair.test.p_value) else { continue };
         lines.push(format!(
             "{} less {}: KLD {:+.6} ({:+.6} to {:+.6}), p = {p:.3}",
-            name(&pair.first),
-            name(&pair.second),
+            file_name(&pair.first),
+            file_name(&pair.second),
             pair.test.kld_difference,
             interval.lower,
             interval.upper,
@@ -91,14 +91,14 @@ fn notes(report: &CompareReport) -> String {
 
 fn page(report: &CompareReport) -> Page {
     let points = report.models.iter().map(|model| Point {
-        name: name(&model.path),
+        name: file_name(&model.path),
         x: model.bytes as f64 / (1u64 << 20) as f64,
         y: model.comparison.kld.mean.value,
         error: model.comparison.kld.mean.interval.map(|interval| (interval.lower, interval.upper)),
         emphasized: model.on_pareto_front,
     });
     Page {
-        title: format!("{} and its quantizations", name(&report.reference.path)),
+        title: format!("{} and its quantizations", file_name(&report.reference.path)),
         chart: Chart {
             x_label: "size, MiB".to_owned(),
             y_label: "mean KL divergence, nats".to_owned(),
@@ -107,11 +107,6 @@ fn page(report: &CompareReport) -> Page {
         table: Table { header: HEADER.map(str::to_owned).to_vec(), rows: rows(report) },
         notes: notes(report).lines().map(str::to_owned).collect(),
     }
-}
-
-fn name(path: &Path) -> String {
-    path.file_name()
-        .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 fn write_page(path: &Path, page: &Page, replace: bool) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use qz_pipeline::{Estimate, Evaluation, Figures, Spread, eval};
 
-use super::{print_json, print_line};
+use super::{print_json, print_line, sample, tasks};
 use crate::cli::{Eval, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
@@ -10,6 +10,12 @@ use crate::progress::Progress;
 use crate::render::{markdown_table, table};
 
 pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<Outcome> {
+    if let Some(options) = arguments.task_options(global) {
+        return tasks::run(arguments, &options, global);
+    }
+    if let Some(options) = arguments.sample_options(global) {
+        return sample::run(arguments, &options, global);
+    }
     let mut progress = Progress::new(global);
     let cancel = interrupt::install()?;
     let evaluation = eval(&arguments.model, &arguments.options(global), &cancel, &mut progress)?;

@@ -1,5 +1,6 @@
 //! One file per command: arguments to a job, the job's report to text or JSON.
 
+pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod convert;
@@ -7,6 +8,8 @@ pub(crate) mod demo;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod plan;
+mod sample;
+mod tasks;
 pub(crate) mod verify;
 
 use std::io::Write;

@@ -12,6 +12,7 @@ use std::path::Path;
 use qz_tensor::SourceFile;
 use serde::Serialize;
 
+use crate::bootstrap::Interval;
 use crate::error::{Error, Fault};
 
 /// A question and its answers, one of them right.
@@ -89,18 +90,24 @@ impl Task {
     }
 }
 
+/// How many tokens all choices begin with; each has at least one more, even if it is
+/// itself what another begins with.
+pub fn common(tokens: &[Vec<u32>]) -> usize {
+    let Some(first) = tokens.first() else { return 0 };
+    let shortest = tokens.iter().map(Vec::len).min().unwrap_or(0);
+    let same = |place: &usize| tokens.iter().all(|tokens| tokens[*place] == first[*place]);
+    (0..shortest.saturating_sub(1)).take_while(same).count()
+}
+
 /// Which tokens of each choice are scored: those after what is given, or else after
 /// what all choices begin with (perplexity.cpp, `multiple_choice_prepare_one_task`).
-/// `tokens` are the choices' tokens, `given` how many of them are given.
+/// `tokens` are the choices' tokens, `given` how many of them are given. The last token
+/// always is scored, the first one never: it follows nothing.
 pub fn scored(tokens: &[Vec<u32>], given: &[Option<usize>]) -> Vec<Range<usize>> {
-    let common = tokens.first().map_or(0, |first| {
-        let same =
-            |place: &usize| tokens.iter().all(|tokens| tokens.get(*place) == first.get(*place));
-        (0..first.len()).take_while(same).count()
-    });
+    let common = common(tokens);
     let ranges = tokens.iter().zip(given).map(|(tokens, given)| {
-        // The first token of all follows nothing.
-        let start = given.unwrap_or(common).clamp(1, tokens.len().max(1));
+        let last = tokens.len().saturating_sub(1).max(1);
+        let start = given.unwrap_or(common).clamp(1, last);
         start..tokens.len().max(start)
     });
     ranges.collect()
@@ -135,6 +142,8 @@ pub struct Share {
     pub value: f64,
     /// Its standard error.
     pub stderr: f64,
+    /// Its confidence interval (Wilson's, which llama-perplexity gives for HellaSwag).
+    pub interval: Interval,
 }
 
 impl Score {
@@ -163,8 +172,18 @@ impl Share {
     fn of(right: usize, all: usize) -> Self {
         let value = right as f64 / all as f64;
         let stderr = if all > 1 { (value * (1.0 - value) / (all - 1) as f64).sqrt() } else { 0.0 };
-        Self { value, stderr }
+        Self { value, stderr, interval: wilson(right as f64, all as f64) }
     }
+}
+
+/// The shares for which `right` of `all` lies within the central 95 of 100 (Wilson 1927).
+fn wilson(right: f64, all: f64) -> Interval {
+    const DEVIATIONS: f64 = 1.959_963_984_540_054;
+    let square = DEVIATIONS * DEVIATIONS;
+    let middle = (right + square / 2.0) / (all + square);
+    let spread = (right * (all - right) / all + square / 4.0).sqrt();
+    let half = DEVIATIONS * spread / (all + square);
+    Interval { lower: (middle - half).max(0.0), upper: (middle + half).min(1.0) }
 }
 
 /// The first of equally likely ones.
@@ -194,8 +213,10 @@ mod tests {
             assert_eq!(scored(&tokens, given), expected);
         };
         check(&[&[1, 2, 3], &[1, 2, 4, 5]], &[None, None], &[2..3, 2..4]);
-        check(&[&[1, 2], &[1, 2, 4]], &[None, None], &[2..2, 2..3]);
-        check(&[&[1, 2, 3], &[1, 5, 3]], &[Some(2), Some(2)], &[2..3, 2..3]);
+        check(&[&[1, 2], &[1, 2, 4]], &[None, None], &[1..2, 1..3]);
+        check(&[&[1, 2], &[1, 2]], &[None, None], &[1..2, 1..2]);
+        check(&[&[1], &[2, 3]], &[None, None], &[1..1, 1..2]);
+        check(&[&[1, 2, 3], &[1, 5, 3]], &[Some(2), Some(3)], &[2..3, 2..3]);
         check(&[&[1, 2], &[3, 4]], &[None, None], &[1..2, 1..2]);
     }
 
@@ -212,6 +233,19 @@ mod tests {
         assert_eq!(score.accuracy.value, 1.0 / 3.0);
         assert_eq!(score.normalized_accuracy.value, 1.0 / 3.0);
         assert_eq!(score.chance, 3.0 / 8.0);
+    }
+
+    #[test]
+    fn shares_have_intervals() {
+        let check = |right: usize, all: usize, lower: f64, upper: f64| {
+            let found = Share::of(right, all).interval;
+            let near = |found: f64, expected: f64| (found - expected).abs() < 5e-5;
+            assert!(near(found.lower, lower) && near(found.upper, upper), "{found:?}");
+        };
+        // By hand; the last one is the textbook's for 81 of 263.
+        check(0, 10, 0.0, 0.2775);
+        check(5, 10, 0.2366, 0.7634);
+        check(81, 263, 0.2553, 0.3662);
     }
 
     #[test]

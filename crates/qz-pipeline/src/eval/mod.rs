@@ -1,9 +1,11 @@
 //! `eval`: how well a model foretells a text, and how far it is from a reference.
-//! `compare`: several models beside one reference.
+//! How many tasks it gets right, what it writes itself. `compare`: several models beside one reference.
 
 mod compare;
 mod reference;
-mod subjects;
+mod sample;
+pub(crate) mod subjects;
+mod tasks;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +20,9 @@ use rayon::prelude::*;
 
 pub use compare::{CompareOptions, CompareReport, Compared, Pair, compare};
 pub use reference::{ReferenceOptions, SaveOptions};
+pub use sample::{Ending, Sample, SampleOptions, sample};
 pub use subjects::ComputeOptions;
+pub use tasks::{FewShot, TaskEvaluation, TaskOptions, eval_tasks};
 pub use text::{EvalData, TextOptions};
 
 use crate::error::Error;

@@ -1,12 +1,11 @@
 //! Models that see the same text at the same time.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use qz_eval::text::Text;
 use qz_kernels::backend::{CpuBackend, Rounding};
-use qz_models::forward::{Chunks, Forward, ForwardOptions, LogitsTile};
+use qz_models::forward::{Chunks, ForwardOptions, LogitsTile};
 use qz_tensor::DataType;
 use qz_tokenize::Tokenizer;
 
@@ -14,7 +13,7 @@ use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
-use crate::stream::Cancel;
+use crate::stream::{Cancel, check_cancelled};
 
 /// How forward passes compute, and within what.
 #[derive(Clone, Debug)]
@@ -32,12 +31,12 @@ pub struct ComputeOptions {
 }
 
 impl ComputeOptions {
-    pub(super) fn backend(&self) -> Result<CpuBackend, Error> {
+    pub(crate) fn backend(&self) -> Result<CpuBackend, Error> {
         CpuBackend::new(self.threads).map_err(|error| Error::Threads(error.to_string()))
     }
 
     /// What one of so many models may use.
-    pub(super) fn share(&self, models: usize) -> ForwardOptions {
+    pub(crate) fn share(&self, models: usize) -> ForwardOptions {
         ForwardOptions {
             rounding: self.rounding,
             cache_type: self.cache_type,
@@ -104,20 +103,16 @@ impl Pass<'_> {
             subjects.iter().map(|subject| ModelWeights::new(&subject.model)).collect();
         let mut forwards = Vec::new();
         for (subject, weights) in subjects.iter().zip(&weights) {
-            let model = &subject.model;
             let options = self.compute.share(subjects.len());
-            let window = model.sliding_window;
-            forwards.push(Forward::new(self.backend, weights, &model.metadata, window, options)?);
+            forwards.push(subject.model.forward(self.backend, weights, options)?);
         }
         let chunks: Vec<Chunks> =
             subjects.iter().map(|subject| subject.seen(text, self.overlapping)).collect();
         // The end of the pass counts as a layer of each model.
         let ends = (text.chunks() * subjects.len()) as u64;
         let steps: u64 = forwards.iter().zip(&chunks).map(|(f, chunks)| f.steps(chunks)).sum();
-        let weights = subjects.iter().map(|subject| subject.model.weights()).sum();
-        let mut progress = Steps { weights, steps: steps + ends, done: 0, cancel, observer };
-        let tensors = subjects.iter().map(|subject| subject.model.tensors.len()).sum();
-        progress.observer.observe(Event::Started { job: self.job, tensors, weights });
+        let models = subjects.iter().map(|subject| &subject.model);
+        let mut progress = Steps::begin(self.job, models, steps + ends, cancel, observer);
 
         let mut times = Vec::new();
         let mut logits = Vec::new();
@@ -162,7 +157,7 @@ impl Pass<'_> {
 }
 
 /// Tells how far a pass is: as if each step went through an equal part of the weights.
-struct Steps<'a> {
+pub(crate) struct Steps<'a> {
     weights: u64,
     steps: u64,
     done: u64,
@@ -170,11 +165,26 @@ struct Steps<'a> {
     observer: &'a mut dyn Observer,
 }
 
-impl Steps<'_> {
-    fn advance(&mut self, steps: u64) -> Result<(), Error> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
+impl<'a> Steps<'a> {
+    /// Says that a job on these models begins.
+    pub(crate) fn begin<'m>(
+        job: &'static str,
+        models: impl IntoIterator<Item = &'m Model>,
+        steps: u64,
+        cancel: &'a Cancel,
+        observer: &'a mut dyn Observer,
+    ) -> Self {
+        let (mut tensors, mut weights) = (0, 0);
+        for model in models {
+            tensors += model.tensors.len();
+            weights += model.weights();
         }
+        observer.observe(Event::Started { job, tensors, weights });
+        Self { weights, steps, done: 0, cancel, observer }
+    }
+
+    pub(crate) fn advance(&mut self, steps: u64) -> Result<(), Error> {
+        check_cancelled(self.cancel)?;
         let through = |steps: u64| {
             let share =
                 u128::from(self.weights) * u128::from(steps) / u128::from(self.steps.max(1));

@@ -55,18 +55,14 @@ impl TextOptions {
 const TEXT_LIMIT: u64 = 4 << 30;
 
 fn read_tokens(data: &EvalData, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
-    let path = data.path();
-    let bytes = read_file(path)?;
     match data {
-        EvalData::Text(_) => {
-            let text = std::str::from_utf8(&bytes).map_err(|error| Error::TextEncoding {
-                location: Location::file(path).offset(error.valid_up_to() as u64),
-            })?;
+        EvalData::Text(path) => {
             let options = EncodeOptions { add_special: true, parse_special: false };
-            let ids = tokenizer.encode(text, options);
+            let ids = tokenizer.encode(&read_text(path)?, options);
             Ok(ids.into_iter().map(|id| id.0).collect())
         }
-        EvalData::Tokens(_) => {
+        EvalData::Tokens(path) => {
+            let bytes = read_file(path)?;
             let digits = bytes.split(|byte| !byte.is_ascii_digit());
             let token = |digits: &[u8]| {
                 let token = String::from_utf8_lossy(digits).into_owned();
@@ -76,6 +72,13 @@ fn read_tokens(data: &EvalData, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error
             digits.filter(|digits| !digits.is_empty()).map(token).collect()
         }
     }
+}
+
+/// A file in UTF-8.
+pub(super) fn read_text(path: &Path) -> Result<String, Error> {
+    String::from_utf8(read_file(path)?).map_err(|error| Error::TextEncoding {
+        location: Location::file(path).offset(error.utf8_error().valid_up_to() as u64),
+    })
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Error> {

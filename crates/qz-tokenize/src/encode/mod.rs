@@ -14,6 +14,7 @@ mod session;
 mod space;
 mod special;
 mod split;
+mod text_stream;
 mod tokenizer;
 mod tokens;
 mod unicode;
@@ -22,4 +23,5 @@ mod unigram;
 mod word_piece;
 
 pub use pre_tokenizer::pre_tokenizer_names;
+pub use text_stream::TextStream;
 pub use tokenizer::{EncodeOptions, Tokenizer};

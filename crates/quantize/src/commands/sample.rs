@@ -1,0 +1,58 @@
+//! `quantize eval --sample`
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use qz_pipeline::{Event, Observer, SampleOptions, sample};
+
+use super::{print_json, print_line};
+use crate::cli::{Eval, Global};
+use crate::exit::Outcome;
+use crate::interrupt;
+use crate::progress::Progress;
+
+pub(crate) fn run(
+    arguments: &Eval,
+    options: &SampleOptions,
+    global: &Global,
+) -> anyhow::Result<Outcome> {
+    let cancel = interrupt::install()?;
+    let mut progress = Progress::new(global);
+    if arguments.json {
+        let sample = sample(&arguments.model, options, &cancel, &mut progress)?;
+        drop(progress);
+        print_json(&sample)?;
+        return Ok(Outcome::Ok);
+    }
+    let mut writing =
+        Writing { prompt: Some(&options.prompt), progress, cancel: &cancel, failed: None };
+    let outcome = sample(&arguments.model, options, &cancel, &mut writing);
+    if let Some(failed) = writing.failed {
+        return Err(failed.into());
+    }
+    outcome?;
+    print_line("")?;
+    Ok(Outcome::Ok)
+}
+
+/// Writes the prompt, and the text behind it as it comes, to standard output.
+struct Writing<'a> {
+    prompt: Option<&'a str>,
+    progress: Progress,
+    cancel: &'a AtomicBool,
+    failed: Option<io::Error>,
+}
+
+impl Observer for Writing<'_> {
+    fn observe(&mut self, event: Event<'_>) {
+        let Event::Text(text) = event else { return self.progress.observe(event) };
+        let prompt = self.prompt.take().unwrap_or_default();
+        let mut out = io::stdout();
+        let written = write!(out, "{prompt}{text}").and_then(|()| out.flush());
+        if let Err(error) = written {
+            // Nobody reads on: the model need not write on.
+            self.failed.get_or_insert(error);
+            self.cancel.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Multiple-choice tasks: each choice's likelihood, from one pass over all of them.
+
+use std::path::{Path, PathBuf};
+
+use qz_eval::log_probability::LogSoftmax;
+use qz_eval::tasks::{self, Likelihood, Score, Task};
+use qz_kernels::backend::CpuBackend;
+use qz_models::forward::{Branches, Chunks};
+use qz_tensor::Location;
+use qz_tokenize::{EncodeOptions, Tokenizer};
+use rayon::prelude::*;
+
+use super::subjects::{ComputeOptions, Steps, Subject};
+use super::text::read_text;
+use crate::error::Error;
+use crate::event::Observer;
+use crate::model::OpenOptions;
+use crate::model_weights::ModelWeights;
+use crate::stream::Cancel;
+
+/// What is to be scored.
+#[derive(Clone, Debug)]
+pub struct TaskOptions {
+    /// How the model is read.
+    pub open: OpenOptions,
+    /// The tasks: JSON lines or llama.cpp's binary file.
+    pub file: PathBuf,
+    /// Only so many of them, the first ones.
+    pub limit: Option<usize>,
+    /// What each task comes after.
+    pub few_shot: Option<FewShot>,
+    /// How the forward pass computes.
+    pub compute: ComputeOptions,
+}
+
+/// What a task comes after.
+#[derive(Clone, Debug)]
+pub enum FewShot {
+    /// The text of this file.
+    Text(PathBuf),
+    /// So many of the tasks themselves, the first ones, with their right answers. They
+    /// are not scored.
+    Tasks(usize),
+}
+
+/// How many tasks a model gets right.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TaskEvaluation {
+    /// The model.
+    pub path: PathBuf,
+    /// The tasks.
+    pub data: PathBuf,
+    /// The figures.
+    #[serde(flatten)]
+    pub score: Score,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// Scores the model at `path` on tasks.
+///
+/// # Errors
+/// If the model or the tasks cannot be read, there are no tasks, or a result is no
+/// number.
+pub fn eval_tasks(
+    path: &Path,
+    options: &TaskOptions,
+    cancel: &Cancel,
+    observer: &mut dyn Observer,
+) -> Result<TaskEvaluation, Error> {
+    let subject = Subject::open(path, &options.open)?;
+    let tasks = options.tasks()?;
+    let prepared: Vec<Prepared> =
+        tasks.iter().map(|task| Prepared::of(task, &subject.tokenizer)).collect();
+    let branches: Vec<Branches> = prepared.iter().map(Prepared::branches).collect();
+    let chunks = Chunks::branching(&branches);
+
+    let backend = options.compute.backend()?;
+    let weights = ModelWeights::new(&subject.model);
+    let forward = subject.model.forward(&backend, &weights, options.compute.share(1))?;
+    // The end of the pass counts as a layer.
+    let steps = forward.steps(&chunks) + chunks.count() as u64;
+    let mut progress = Steps::begin("eval", [&subject.model], steps, cancel, observer);
+    let mut end = forward.run(&chunks, &mut |steps| progress.advance(steps))?;
+
+    let (vocabulary, tile_rows) = (end.vocabulary(), end.tile_rows());
+    let mut likelihoods: Vec<Vec<Likelihood>> = prepared.iter().map(Prepared::unknown).collect();
+    let mut foretold: Vec<Foretold> = prepared
+        .iter()
+        .enumerate()
+        .flat_map(|(number, task)| task.foretold(number, chunks.rows(number).start))
+        .collect();
+    // Choices share rows: the last of what all begin with.
+    foretold.sort_by_key(|token| token.row);
+    let mut rows: Vec<usize> = foretold.iter().map(|token| token.row).collect();
+    rows.dedup();
+    let (mut logits, mut rest, mut through) = (Vec::new(), &foretold[..], 0);
+    for rows in rows.chunks(tile_rows) {
+        let last = rows[rows.len() - 1];
+        let (tokens, later) = rest.split_at(rest.partition_point(|token| token.row <= last));
+        end.of_tokens(rows, &mut logits)?;
+        let found = log_probabilities(&backend, tokens, rows, &logits, vocabulary);
+        for (token, found) in tokens.iter().zip(found) {
+            likelihoods[token.task][token.choice].sum += found;
+        }
+        rest = later;
+        let done = later.first().map_or(chunks.count(), |next| next.task);
+        progress.advance((done - through) as u64)?;
+        through = done;
+    }
+    subject.model.check_unchanged()?;
+    let mut warnings = subject.model.warnings.clone();
+    warnings.extend(too_long(&subject, &prepared));
+    Ok(TaskEvaluation {
+        path: path.to_owned(),
+        data: options.file.clone(),
+        score: Score::of(&tasks, &likelihoods),
+        warnings,
+    })
+}
+
+impl TaskOptions {
+    /// The tasks to score, each after what it comes after.
+    fn tasks(&self) -> Result<Vec<Task>, Error> {
+        let mut tasks = tasks::read(&self.file)?;
+        let prefix = match &self.few_shot {
+            None => String::new(),
+            Some(FewShot::Text(path)) => read_text(path)?,
+            Some(FewShot::Tasks(count)) => {
+                if *count >= tasks.len() {
+                    let location = Location::file(&self.file);
+                    return Err(Error::FewTasks { location, tasks: tasks.len(), examples: *count });
+                }
+                let examples = tasks.drain(..*count);
+                examples.map(|task| format!("{}\n\n", task.choices[task.correct].text)).collect()
+            }
+        };
+        tasks.truncate(self.limit.unwrap_or(usize::MAX).max(1));
+        Ok(tasks.iter().map(|task| task.after(&prefix)).collect())
+    }
+}
+
+fn too_long(subject: &Subject, tasks: &[Prepared]) -> Option<String> {
+    let context = subject.model.context_length()?;
+    let longer = |task: &&Prepared| task.tokens.iter().any(|tokens| tokens.len() > context);
+    let count = tasks.iter().filter(longer).count();
+    (count > 0).then(|| format!("{count} tasks are longer than the model's {context} positions"))
+}
+
+/// A task's choices as tokens.
+struct Prepared {
+    tokens: Vec<Vec<u32>>,
+    scored: Vec<std::ops::Range<usize>>,
+    /// Tokens that all choices begin with.
+    common: usize,
+}
+
+/// A token whose probability counts.
+struct Foretold {
+    /// The row of the token before it, over all chunks.
+    row: usize,
+    token: u32,
+    task: usize,
+    choice: usize,
+}
+
+impl Prepared {
+    fn of(task: &Task, tokenizer: &Tokenizer) -> Self {
+        let special = EncodeOptions { add_special: true, parse_special: false };
+        let encode = |text: &str| -> Vec<u32> {
+            tokenizer.encode(text, special).into_iter().map(|token| token.0).collect()
+        };
+        let tokens: Vec<Vec<u32>> =
+            task.choices.iter().map(|choice| encode(&choice.text)).collect();
+        let given: Vec<Option<usize>> = task
+            .choices
+            .iter()
+            .map(|choice| choice.given.map(|bytes| encode(&choice.text[..bytes]).len()))
+            .collect();
+        let scored = tasks::scored(&tokens, &given);
+        Self { common: tasks::common(&tokens), tokens, scored }
+    }
+
+    /// What the model has to see: nothing follows from the last token of a choice.
+    fn branches(&self) -> Branches {
+        let beginning = self.tokens[0][..self.common].to_vec();
+        let branch = |tokens: &Vec<u32>| {
+            let end = tokens.len().saturating_sub(1).max(self.common);
+            tokens[self.common..end].to_vec()
+        };
+        Branches { beginning, branches: self.tokens.iter().map(branch).collect() }
+    }
+
+    /// Nothing yet of as many tokens as are scored.
+    fn unknown(&self) -> Vec<Likelihood> {
+        self.scored.iter().map(|range| Likelihood { sum: 0.0, tokens: range.len() }).collect()
+    }
+
+    /// The tokens that are scored, given the task's number and its first row.
+    fn foretold(&self, task: usize, start: usize) -> Vec<Foretold> {
+        let mut foretold = Vec::new();
+        let mut branch = start + self.common;
+        for (choice, (tokens, scored)) in self.tokens.iter().zip(&self.scored).enumerate() {
+            for place in scored.clone() {
+                let before = place - 1;
+                let row = match before.checked_sub(self.common) {
+                    None => start + before,
+                    Some(own) => branch + own,
+                };
+                foretold.push(Foretold { row, token: tokens[place], task, choice });
+            }
+            branch += tokens.len().saturating_sub(1).saturating_sub(self.common);
+        }
+        foretold
+    }
+}
+
+/// The logarithm of each token's probability, from the logits of `rows`.
+fn log_probabilities(
+    backend: &CpuBackend,
+    foretold: &[Foretold],
+    rows: &[usize],
+    logits: &[f32],
+    vocabulary: usize,
+) -> Vec<f64> {
+    let rows_logits = logits.par_chunks_exact(vocabulary.max(1));
+    backend.install(|| {
+        let softmaxes: Vec<LogSoftmax> = rows_logits.map(LogSoftmax::of).collect();
+        let of = |token: &Foretold| {
+            let at = rows.binary_search(&token.row).unwrap_or_default();
+            let logits = &logits[at * vocabulary..][..vocabulary];
+            // A model that does not know the token gives it no probability.
+            let logit = logits.get(token.token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+            softmaxes[at].log_probability(logit)
+        };
+        foretold.iter().map(of).collect()
+    })
+}
