@@ -9,8 +9,8 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{
-    DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions, Overrides,
-    PackedRounding, PlanOptions, SplitOptions, Target, TensorOverride, element_type,
+    DEFAULT_SHARD_SIZE, Engine, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions,
+    Overrides, PackedRounding, PlanOptions, SplitOptions, Target, TensorOverride, element_type,
 };
 use qz_tensor::DataType;
 
@@ -341,6 +341,10 @@ pub(crate) struct Verify {
     /// The model it was made from: compares every weight
     #[arg(long, value_name = "SRC")]
     pub(crate) source: Option<PathBuf>,
+    /// The engine that is to load it: its rules are checked, too (vllm, sglang,
+    /// transformers, llama.cpp, mlx)
+    #[arg(long = "for", value_name = "ENGINE")]
+    pub(crate) engine: Option<Engine>,
     /// The largest relative error of a tensor that passes [default: by type]
     #[arg(long, value_name = "X", requires = "source")]
     pub(crate) max_relative_error: Option<f64>,

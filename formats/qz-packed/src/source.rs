@@ -73,11 +73,15 @@ impl PackedSource {
         }
     }
 
-    /// Those that are packed matrices.
-    pub fn packed_tensors(&self) -> impl Iterator<Item = TensorIndex> {
-        let origins = self.origins.iter().enumerate();
-        let packed = origins.filter(|(_, origin)| matches!(origin, Origin::Packed(_)));
-        packed.map(|(position, _)| TensorIndex(position))
+    /// Those that are packed matrices, and the bytes of all their parts.
+    pub fn packed_bytes(&self) -> impl Iterator<Item = (TensorIndex, u64)> {
+        let bytes = |packed: &PackedTensor| {
+            packed.parts.iter().map(|part| self.stored.tensors()[part.0].bytes).sum()
+        };
+        self.origins.iter().enumerate().filter_map(move |(position, origin)| match origin {
+            Origin::Packed(packed) => Some((TensorIndex(position), bytes(packed))),
+            Origin::Stored(_) => None,
+        })
     }
 
     fn read_packed(
