@@ -107,6 +107,10 @@ pub(crate) struct Source {
     /// The model's name, instead of the one its files imply
     #[arg(long, value_name = "NAME")]
     pub(crate) model_name: Option<String>,
+    /// Read packed 4-bit matrices with zero points (AWQ) as Q4_1 with the same codes, their
+    /// offsets rounded to binary16; the largest change is told
+    #[arg(long)]
+    pub(crate) repack: bool,
 }
 
 impl Source {
@@ -114,6 +118,7 @@ impl Source {
         OpenOptions {
             pre_tokenizer: self.pre_tokenizer.clone(),
             model_name: self.model_name.clone(),
+            repack: self.repack,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
 use qz_gguf::GgufModel;
-use qz_packed::PackedSource;
+use qz_packed::{PackedSource, Repack};
 use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
 use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
@@ -81,9 +81,12 @@ fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let (source, warning) = open_weights(path)?;
     let folder = Folder::new(path);
+    let mut rounded = (0, 0.0);
     let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
         Some(config) => {
-            let source = PackedSource::open(source, &config, &path.join(CONFIG))?;
+            let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
+            let source = PackedSource::open(source, &config, &path.join(CONFIG), repack)?;
+            rounded = source.rounded();
             let packed = source.packed_bytes().collect();
             (Box::new(source), Some(packed))
         }
@@ -98,6 +101,13 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
     model.warnings.extend(warning);
+    if let (count @ 1.., steps) = rounded {
+        model.warnings.push(format!(
+            "{}: {count} matrices are read with offsets rounded to binary16, which moves weights \
+             by at most {steps:.4} steps of their scale",
+            path.display()
+        ));
+    }
     Ok(model)
 }
 

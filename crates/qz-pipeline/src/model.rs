@@ -17,6 +17,9 @@ pub struct OpenOptions {
     pub pre_tokenizer: Option<String>,
     /// The model's name, instead of the one its files imply.
     pub model_name: Option<String>,
+    /// Read packed matrices as blocks with the same codes, where offsets have to be
+    /// rounded for that.
+    pub repack: bool,
 }
 
 /// An opened model. Its tensors are in the order they will be written.
