@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use qz_safetensors::SafetensorsModel;
 use qz_tensor::{DataType, TensorIndex, TensorSource};
 use serde_json::{Value, json};
 
-use crate::support::{edit_json, fixtures, names, quantize, scratch, tensor, text};
+use crate::support::{command, edit_json, fixtures, names, quantize, scratch, tensor, text};
 
 fn demo() -> PathBuf {
     fixtures().join("demo-llama")
@@ -164,7 +167,52 @@ fn experts_get_tensors_of_their_own() {
     assert_eq!(findings(&output, Some("vllm")), [""; 0]);
 }
 
-/// Threads, and killing in between, change no byte.
+/// Killed after any time, a rerun gives the same folder.
+#[test]
+fn a_killed_run_is_finished_by_the_next() {
+    let folder = scratch();
+    let [expected, output] = ["expected", "out"].map(|name| folder.path().join(name));
+    convert(&demo(), "gptq:w4g128", &expected);
+    let source = demo();
+    let arguments = ["convert", text(&source), "--to", "gptq:w4g128", "-o", text(&output)];
+    let expected = tensors(&expected);
+    for milliseconds in [1, 5, 10, 20, 40, 80] {
+        let mut child = command(&arguments).stderr(Stdio::null()).spawn().expect("runs");
+        thread::sleep(Duration::from_millis(milliseconds));
+        let _ = child.kill();
+        child.wait().expect("waited");
+        if output.exists() {
+            assert!(tensors(&output) == expected, "after {milliseconds} ms");
+            fs::remove_dir_all(&output).expect("removed");
+        }
+    }
+    quantize(&arguments).expect_success();
+    assert!(tensors(&output) == expected);
+    assert_eq!(names(folder.path()), ["expected", "out"]);
+}
+
+/// What a plan says of sizes is what is written.
+#[test]
+fn plans_are_kept() {
+    let folder = scratch();
+    let source = demo();
+    let planned = quantize(&["plan", text(&source), "--to", "awq:w4g128,ct:w3a16", "--json"])
+        .expect_success()
+        .json();
+    let output = folder.path().join("out");
+    let written = quantize(&["convert", text(&source), "--to", "awq:w4g128,ct:w3a16", "-o", text(&output), "--json"])
+        .expect_success()
+        .json();
+    let outputs = planned["outputs"].as_array().expect("outputs");
+    assert_eq!(outputs.len(), 2);
+    for (planned, written) in outputs.iter().zip(written["outputs"].as_array().expect("outputs")) {
+        assert_eq!(planned["bytes"], written["bytes"]);
+        assert_eq!(planned["bits_per_weight"], written["bits_per_weight"]);
+    }
+    assert_eq!(names(&output), ["demo-llama-awq-w4g128", "demo-llama-ct-w3a16"]);
+}
+
+/// Threads change no byte.
 #[test]
 fn the_same_bytes_on_any_number_of_threads() {
     let folder = scratch();
