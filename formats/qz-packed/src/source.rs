@@ -43,10 +43,7 @@ impl PackedSource {
             .map(|(position, info)| (&*info.name, TensorIndex(position)))
             .collect();
         let request = OpenRequest { config, config_path, source: &*stored, names };
-        let stated = config.get("quant_method").and_then(Value::as_str);
-        // MLX names no method.
-        let is_mlx = config.contains_key("bits") && config.contains_key("group_size");
-        let method = stated.unwrap_or(if is_mlx { "mlx" } else { "" });
+        let method = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();
         let method = METHODS.iter().find(|known| known.name == method).ok_or_else(|| {
             let known = METHODS.iter().map(|method| method.name).collect();
             let location = Location::file(config_path).tensor("quantization_config.quant_method");
@@ -121,23 +118,24 @@ impl PackedSource {
 }
 
 /// The tensors that are seen, and what each is. A packed matrix stands where its first
-/// part stood.
+/// part stood; several may share it.
 fn logical(
     stored: &dyn TensorSource,
     packed: Vec<PackedTensor>,
 ) -> Result<(Vec<TensorInfo>, Vec<Origin>), Error> {
     let mut hidden: HashSet<TensorIndex> = HashSet::new();
-    let mut first: HashMap<TensorIndex, PackedTensor> = HashMap::new();
+    let mut first: HashMap<TensorIndex, Vec<PackedTensor>> = HashMap::new();
     for tensor in packed {
         hidden.extend(tensor.parts.iter().chain(&tensor.unused));
         let Some(part) = tensor.parts.iter().min() else { continue };
-        first.insert(*part, tensor);
+        first.entry(*part).or_default().push(tensor);
     }
-    let names: HashSet<String> = first.values().map(|tensor| tensor.name.clone()).collect();
+    let names: HashSet<String> =
+        first.values().flatten().map(|tensor| tensor.name.clone()).collect();
     let (mut tensors, mut origins) = (Vec::new(), Vec::new());
     for (position, info) in stored.tensors().iter().enumerate() {
         let index = TensorIndex(position);
-        if let Some(tensor) = first.remove(&index) {
+        for tensor in first.remove(&index).unwrap_or_default() {
             let parts = StoredParts { source: stored, parts: &tensor.parts };
             let exact = tensor.layout.exact_type(tensor.matrix(), &parts)?;
             let data_type = exact.unwrap_or(DataType::F32);
@@ -154,7 +152,8 @@ fn logical(
                 bytes,
             });
             origins.push(Origin::Packed(Box::new(tensor)));
-        } else if !hidden.contains(&index) {
+        }
+        if !hidden.contains(&index) {
             if names.contains(&info.name) {
                 let (location, fault) = (info.location(0), Box::new(Fault::Twice));
                 return Err(Error::Malformed { location, fault });
