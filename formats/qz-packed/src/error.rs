@@ -48,6 +48,9 @@ pub enum Fault {
     /// Sizes that the layout does not have.
     #[error("{0}")]
     Unfit(String),
+    /// A tensor that says what cannot be.
+    #[error("{0}")]
+    Content(String),
     /// A plain tensor beside the packed one.
     #[error("is there both packed and plain")]
     Twice,
@@ -72,6 +75,7 @@ impl Fault {
             Self::MissingPart(_) => "missing-part",
             Self::Part { .. } => "part-mismatch",
             Self::Unfit(_) => "unfit-shape",
+            Self::Content(_) => "part-content",
             Self::Twice => "packed-and-plain",
             Self::GroupIndex { .. } => "group-index",
         }

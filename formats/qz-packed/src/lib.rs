@@ -25,12 +25,16 @@
 
 pub mod bits;
 mod error;
+#[cfg(test)]
+mod golden;
 mod layout;
 pub mod layouts;
 mod method;
 mod scheme;
 pub mod schemes;
 mod source;
+#[cfg(test)]
+mod testing;
 
 pub use error::{Error, Fault};
 pub use layout::{

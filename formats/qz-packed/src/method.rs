@@ -21,8 +21,18 @@ pub struct Method {
 }
 
 /// Every method that can be read.
-pub static METHODS: &[Method] =
-    &[layouts::gptq::METHOD, layouts::awq::METHOD, layouts::compressed::METHOD];
+pub static METHODS: &[Method] = &[
+    layouts::gptq::METHOD,
+    layouts::awq::METHOD,
+    layouts::compressed::METHOD,
+    layouts::fp8::METHOD,
+    layouts::bitsandbytes::METHOD,
+    layouts::mlx::METHOD,
+    layouts::modelopt::METHOD,
+    layouts::gpt_oss::METHOD,
+    layouts::hqq::METHOD,
+    layouts::aqlm::METHOD,
+];
 
 impl fmt::Debug for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

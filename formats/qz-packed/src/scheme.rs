@@ -20,8 +20,14 @@ pub struct SchemeFamily {
 }
 
 /// Every family that can be written.
-pub static SCHEMES: &[SchemeFamily] =
-    &[layouts::gptq::FAMILY, layouts::awq::FAMILY, layouts::compressed::FAMILY];
+pub static SCHEMES: &[SchemeFamily] = &[
+    layouts::gptq::FAMILY,
+    layouts::awq::FAMILY,
+    layouts::compressed::FAMILY,
+    layouts::fp8::FAMILY,
+    layouts::bitsandbytes::FAMILY,
+    layouts::mlx::FAMILY,
+];
 
 impl fmt::Debug for SchemeFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -143,7 +143,7 @@ impl PackedSource {
 }
 
 /// The tensors that are seen, and what each is. A packed matrix stands where its first
-/// part stood.
+/// part stood; several may share it.
 fn logical(
     stored: &dyn TensorSource,
     packed: Vec<PackedTensor>,
@@ -151,17 +151,18 @@ fn logical(
     rounded: &mut (usize, f64),
 ) -> Result<(Vec<TensorInfo>, Vec<Origin>), Error> {
     let mut hidden: HashSet<TensorIndex> = HashSet::new();
-    let mut first: HashMap<TensorIndex, PackedTensor> = HashMap::new();
+    let mut first: HashMap<TensorIndex, Vec<PackedTensor>> = HashMap::new();
     for tensor in packed {
         hidden.extend(tensor.parts.iter().chain(&tensor.unused));
         let Some(part) = tensor.parts.iter().min() else { continue };
-        first.insert(*part, tensor);
+        first.entry(*part).or_default().push(tensor);
     }
-    let names: HashSet<String> = first.values().map(|tensor| tensor.name.clone()).collect();
+    let names: HashSet<String> =
+        first.values().flatten().map(|tensor| tensor.name.clone()).collect();
     let (mut tensors, mut origins) = (Vec::new(), Vec::new());
     for (position, info) in stored.tensors().iter().enumerate() {
         let index = TensorIndex(position);
-        if let Some(tensor) = first.remove(&index) {
+        for tensor in first.remove(&index).unwrap_or_default() {
             let parts = StoredParts { source: stored, parts: &tensor.parts };
             let data_type = match repack {
                 Repack::Exact => tensor.layout.exact_type(tensor.matrix(), &parts)?,
@@ -187,7 +188,8 @@ fn logical(
                 bytes,
             });
             origins.push(Origin::Packed(Box::new(tensor)));
-        } else if !hidden.contains(&index) {
+        }
+        if !hidden.contains(&index) {
             if names.contains(&info.name) {
                 let (location, fault) = (info.location(0), Box::new(Fault::Twice));
                 return Err(Error::Malformed { location, fault });

@@ -1,8 +1,21 @@
 //! A file per layout, and what several of them share.
 
+pub mod aqlm;
 pub mod awq;
+pub mod bitsandbytes;
 pub mod compressed;
+mod eight_bit_float;
+mod float4;
+mod float4_groups;
+mod float8;
+mod float8_rounding;
+mod four_bit_float;
+pub mod fp8;
+pub mod gpt_oss;
 pub mod gptq;
+pub mod hqq;
 mod integers;
+pub mod mlx;
+pub mod modelopt;
 pub mod numbers;
 mod words;

@@ -85,3 +85,9 @@ impl ScaleType {
         }
     }
 }
+
+/// `numerator / denominator` as torch divides a number of Python by a tensor of this
+/// type: it multiplies with the reciprocal, which is a tensor, too (`Tensor.__rdiv__`).
+pub(crate) fn number_over_tensor(of: ScaleType, numerator: f32, denominator: f32) -> f32 {
+    of.rounded(of.rounded(1.0 / denominator) * numerator)
+}

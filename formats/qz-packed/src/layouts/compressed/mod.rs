@@ -4,6 +4,8 @@
 //! Each format is a file: what it is called, how a scheme's name becomes one of its
 //! layouts, and how it finds its modules in a checkpoint.
 
+mod float4;
+mod float_quantized;
 mod int_quantized;
 mod integer;
 mod pack_quantized;
@@ -18,7 +20,16 @@ use crate::schemes::Words;
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "ct",
-    examples: &["w4a16", "w4a16+asym", "w4a16+g32", "w8a16+channel", "w8a8"],
+    examples: &[
+        "w4a16",
+        "w4a16+asym",
+        "w4a16+g32",
+        "w8a16+channel",
+        "w8a8",
+        "fp8",
+        "nvfp4",
+        "mxfp4",
+    ],
     parse,
 };
 
@@ -32,7 +43,8 @@ struct Format {
     open: fn(&OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error>,
 }
 
-static FORMATS: &[Format] = &[pack_quantized::FORMAT, int_quantized::FORMAT];
+static FORMATS: &[Format] =
+    &[pack_quantized::FORMAT, int_quantized::FORMAT, float_quantized::FORMAT, float4::FORMAT];
 
 fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     let words = Words::of(text)?;

@@ -1,0 +1,197 @@
+//! `nvfp4-pack-quantized` and `mxfp4-pack-quantized`: E2M1 numbers, two in a byte
+//! (`compressors/nvfp4`, `compressors/mxfp4`). Activations stay as they are: what engines
+//! call A16.
+
+use qz_tensor::DataType;
+use serde_json::{Value, json};
+
+use super::{Format, configuration, scale_type};
+use crate::error::Error;
+use crate::layout::{Layout, Matrix};
+use crate::layouts::float4::{Float4, Global, Kind, Picked};
+use crate::layouts::numbers::ScaleType;
+use crate::method::{OpenRequest, PackedTensor};
+use crate::scheme::{Configuration, Quantized, Scheme};
+use crate::schemes::Words;
+
+pub(super) const FORMAT: Format = Format { parse, open };
+
+const WEIGHT: &str = "weight_packed";
+const SCALES: &str = "weight_scale";
+const GLOBAL: &str = "weight_global_scale";
+
+#[derive(Clone, Copy, Debug)]
+struct Float4Scheme(Kind);
+
+fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
+    let kind = match words.head() {
+        "nvfp4" => Kind::Nvfp4,
+        "mxfp4" => Kind::Mxfp4,
+        _ => return None,
+    };
+    words.flags_are(&[]).then(|| Box::new(Float4Scheme(kind)) as Box<dyn Scheme>)
+}
+
+impl Float4Scheme {
+    fn weights(self) -> Value {
+        let (strategy, group, scale) = match self.0 {
+            Kind::Nvfp4 => ("tensor_group", 16, "torch.float8_e4m3fn"),
+            Kind::Mxfp4 => ("group", 32, "torch.uint8"),
+        };
+        json!({
+            "num_bits": 4,
+            "type": "float",
+            "symmetric": true,
+            "strategy": strategy,
+            "group_size": group,
+            "dynamic": false,
+            "scale_dtype": scale,
+            "zp_dtype": scale,
+        })
+    }
+}
+
+impl Scheme for Float4Scheme {
+    fn name(&self) -> String {
+        match self.0 {
+            Kind::Nvfp4 => "nvfp4".to_owned(),
+            Kind::Mxfp4 => "mxfp4".to_owned(),
+        }
+    }
+
+    fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
+        Box::new(layout(self.0, scale_type(model_type)))
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        let format = match self.0 {
+            Kind::Nvfp4 => "nvfp4-pack-quantized",
+            Kind::Mxfp4 => "mxfp4-pack-quantized",
+        };
+        configuration(format, &self.weights(), &Value::Null, quantized)
+    }
+}
+
+fn layout(kind: Kind, precision: ScaleType) -> Float4 {
+    let global = Global { suffix: GLOBAL, is_divisor: true, rank: 1 };
+    Float4 {
+        kind,
+        weight: WEIGHT,
+        scales: SCALES,
+        global: (kind == Kind::Nvfp4).then_some(global),
+        precision,
+        picked: Picked::All,
+    }
+}
+
+fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
+    let mut packed = Vec::new();
+    for (module, weight) in request.modules_with(WEIGHT) {
+        if request.data_type(weight) != DataType::U8 {
+            continue;
+        }
+        let [rows, bytes] = *request.matrix_dimensions(weight)?;
+        let scales = request.part(module, SCALES)?;
+        let kind = match request.data_type(scales) == DataType::U8 {
+            true => Kind::Mxfp4,
+            false => Kind::Nvfp4,
+        };
+        let matrix = Matrix { rows, columns: bytes.saturating_mul(2) };
+        let layout = layout(kind, ScaleType::F32);
+        let mut tensor = request.packed(module, matrix, Box::new(layout))?;
+        tensor.unused = request.tensors(module, &["input_global_scale", "input_scale"]);
+        packed.push(tensor);
+    }
+    Ok(packed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::{assert_golden, bytes_of, golden, weights};
+    use crate::layouts::float4_groups::decode_mxfp4;
+    use crate::testing::{Checkpoint, Tensor, seen, stored};
+
+    const CONFIG: fn() -> Value = || json!({"quant_method": "compressed-tensors"});
+
+    #[test]
+    fn parts_hold_what_the_package_writes() {
+        for (kind, case) in [(Kind::Nvfp4, "ct-nvfp4a16"), (Kind::Mxfp4, "ct-mxfp4a16")] {
+            for (name, precision) in
+                [("f32", ScaleType::F32), ("bf16", ScaleType::BF16), ("f16", ScaleType::F16)]
+            {
+                let layout = layout(kind, precision);
+                let weights = weights(13, 8, 128, precision);
+                for tile in [1, 3, 8] {
+                    let written = stored(&layout, 8, 128, &weights, tile);
+                    assert_golden(&format!("{case}-{name}"), "packed", &written.parts[0]);
+                    assert_golden(&format!("{case}-{name}"), "scales", &written.parts[1]);
+                    if kind == Kind::Nvfp4 {
+                        assert_golden(&format!("{case}-{name}"), "global", &written.parts[2]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tensors(global: f32) -> Vec<Tensor<'static>> {
+        vec![
+            ("a.weight_packed", DataType::U8, &[8, 64], golden("ct-nvfp4a16-f32", "packed")),
+            ("a.weight_scale", DataType::F8_E4M3, &[8, 8], golden("ct-nvfp4a16-f32", "scales")),
+            ("a.weight_global_scale", DataType::F32, &[1], bytes_of(&[global])),
+        ]
+    }
+
+    /// With a scale of one the weights are GGML's, else they are decoded.
+    #[test]
+    fn nvfp4_without_a_scale_of_the_tensor_is_that_of_ggml() {
+        let seen_as = |global: f32| {
+            let mut all = seen(&Checkpoint::new(tensors(global)).open(CONFIG()).expect("opens"));
+            all.remove("a.weight").expect("the weight")
+        };
+        let (exact, decoded) = (seen_as(1.0), seen_as(4.0));
+        assert_eq!((exact.0, decoded.0), (DataType::NVFP4, DataType::F32));
+        let quarter: Vec<f32> = exact.2.iter().map(|weight| weight / 4.0).collect();
+        assert_eq!(decoded.2, quarter);
+    }
+
+    #[test]
+    fn mxfp4_is_that_of_ggml() {
+        const CASE: &str = "ct-mxfp4a16-f32";
+        let source = Checkpoint::new(vec![
+            ("a.weight_packed", DataType::U8, &[8, 64], golden(CASE, "packed")),
+            ("a.weight_scale", DataType::U8, &[8, 4], golden(CASE, "scales")),
+        ])
+        .open(CONFIG())
+        .expect("opens");
+        let seen = seen(&source);
+        assert_eq!(seen["a.weight"].0, DataType::MXFP4);
+        let mut known = vec![0.0; 1024];
+        let (packed, scales) = (golden(CASE, "packed"), golden(CASE, "scales"));
+        decode_mxfp4(&packed, &scales, &mut known);
+        assert_eq!(seen["a.weight"].2, known);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |change: fn(&mut Vec<Tensor<'static>>), expected: &str| {
+            let mut tensors = tensors(1.0);
+            change(&mut tensors);
+            assert_eq!(Checkpoint::new(tensors).refusal(CONFIG()), expected);
+        };
+        check(|all| drop(all.pop()), "config.json: a: has no tensor `weight_global_scale`");
+        check(|all| drop(all.remove(1)), "config.json: a: has no tensor `weight_scale`");
+        check(
+            |all| all[1].2 = &[4, 16],
+            "model.safetensors: a.weight_scale: at byte 0: is F8_E4M3 [4, 16], expected F8_E4M3 [8, 8]",
+        );
+        check(
+            |all| all[2].1 = DataType::I32,
+            "model.safetensors: a.weight_global_scale: at byte 0: is I32 [1], expected F32 [1]",
+        );
+        check(
+            |all| (all[0].2, all[0].3) = (&[8, 4], vec![0; 32]),
+            "config.json: a: 8 inputs are not a multiple of the group 16",
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! E2M1 numbers in groups, two in a byte: the layout that compressed-tensors, ModelOpt and
+//! gpt-oss share. They differ in names, in the tensor's scale, and in the order of rows.
+
+use std::ops::Range;
+
+use qz_codec::grid::{Grid, rounding, scaled_nvfp4};
+use qz_tensor::{DataType, FileError};
+
+use super::float4_groups as groups;
+use super::float4_groups::{MXFP4_GROUP, NVFP4_GROUP, TensorScale};
+use super::numbers::ScaleType;
+use crate::layout::{
+    Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding, RowBlock, Unfit,
+};
+
+const WEIGHT: PartIndex = PartIndex(0);
+const SCALES: PartIndex = PartIndex(1);
+const GLOBAL: PartIndex = PartIndex(2);
+
+/// Columns of a block of GGML's NVFP4.
+const NVFP4_BLOCK: usize = 64;
+
+/// What scales groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// E4M3 for 16, and one number for the tensor.
+    Nvfp4,
+    /// A power of two for 32.
+    Mxfp4,
+}
+
+impl Kind {
+    fn group(self) -> usize {
+        match self {
+            Self::Nvfp4 => NVFP4_GROUP,
+            Self::Mxfp4 => MXFP4_GROUP,
+        }
+    }
+}
+
+/// The scale of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Global {
+    pub(crate) suffix: &'static str,
+    /// compressed-tensors divides by it, ModelOpt multiplies with it.
+    pub(crate) is_divisor: bool,
+    pub(crate) rank: usize,
+}
+
+/// Which of the stored rows the matrix has; only read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Picked {
+    All,
+    /// Every second one, from the first or the second on.
+    Every2nd {
+        first: u64,
+    },
+}
+
+/// The layout.
+#[derive(Clone, Debug)]
+pub(crate) struct Float4 {
+    pub(crate) kind: Kind,
+    pub(crate) weight: &'static str,
+    pub(crate) scales: &'static str,
+    pub(crate) global: Option<Global>,
+    /// What scales are computed in.
+    pub(crate) precision: ScaleType,
+    pub(crate) picked: Picked,
+}
+
+impl Float4 {
+    fn groups(&self, matrix: Matrix) -> u64 {
+        matrix.columns / self.kind.group() as u64
+    }
+
+    fn global(&self, measure: Measure) -> f32 {
+        match self.kind {
+            Kind::Nvfp4 => groups::global_scale(measure.largest, self.precision),
+            Kind::Mxfp4 => 1.0,
+        }
+    }
+
+    /// Rounds as the package does.
+    fn nearest(&self, rows: &RowBlock<'_>, packed: &mut [u8], scales: &mut [u8]) {
+        match self.kind {
+            Kind::Nvfp4 => {
+                let global = self.global(rows.measure);
+                groups::encode_nvfp4(rows.weights, global, self.precision, packed, scales);
+            }
+            Kind::Mxfp4 => groups::encode_mxfp4(rows.weights, self.precision, packed, scales),
+        }
+    }
+
+    /// Rounds with the scales that leave the least error; true unless the columns make no
+    /// whole blocks.
+    fn searched(&self, rows: &RowBlock<'_>, packed: &mut [u8], scales: &mut [u8]) -> bool {
+        let columns = rows.columns();
+        let scaled;
+        let grid: &dyn Grid = match self.kind {
+            Kind::Nvfp4 => {
+                scaled = scaled_nvfp4(1.0 / self.global(rows.measure));
+                &scaled
+            }
+            Kind::Mxfp4 => match qz_codec::grid::grid_for(DataType::MXFP4) {
+                Some(grid) => grid,
+                None => return false,
+            },
+        };
+        let spec = grid.spec();
+        if !columns.is_multiple_of(spec.unit_columns) {
+            return false;
+        }
+        let mut blocks = vec![0; rows.weights.len() / spec.unit_columns * spec.unit_bytes];
+        let importance = rows.importance.filter(|_| rows.rounding == Rounding::Importance);
+        if rounding::encode(grid, rows.weights, columns, importance, &mut blocks).is_err() {
+            return false;
+        }
+        match self.kind {
+            Kind::Nvfp4 => groups::nvfp4_from_ggml(&blocks, packed, scales),
+            Kind::Mxfp4 => groups::mxfp4_from_ggml(&blocks, packed, scales),
+        }
+        true
+    }
+
+    fn tensor_scale(&self, parts: &dyn PartBytes) -> Result<TensorScale, FileError> {
+        let Some(global) = self.global else { return Ok(TensorScale::Factor(1.0)) };
+        let mut bytes = [0; 4];
+        parts.read(GLOBAL, 0, &mut bytes)?;
+        let number = f32::from_le_bytes(bytes);
+        Ok(match global.is_divisor {
+            true => TensorScale::Divisor(number),
+            false => TensorScale::Factor(number),
+        })
+    }
+
+    /// Bytes of rows of a part that has so many in each.
+    fn read(
+        &self,
+        part: PartIndex,
+        row_bytes: u64,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<u8>, FileError> {
+        let count = ((rows.end - rows.start) * row_bytes) as usize;
+        let Picked::Every2nd { first } = self.picked else {
+            let mut bytes = vec![0; count];
+            parts.read(part, rows.start * row_bytes, &mut bytes)?;
+            return Ok(bytes);
+        };
+        // From the first wanted row to the last: one less than twice as many.
+        let mut pairs = vec![0; (count * 2).saturating_sub(row_bytes as usize)];
+        parts.read(part, (rows.start * 2 + first) * row_bytes, &mut pairs)?;
+        let chosen = pairs.chunks(row_bytes.max(1) as usize).step_by(2);
+        Ok(chosen.flatten().copied().collect())
+    }
+
+    fn codes_and_scales(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<(Vec<u8>, Vec<u8>), FileError> {
+        let packed = self.read(WEIGHT, matrix.columns / 2, parts, rows.clone())?;
+        Ok((packed, self.read(SCALES, self.groups(matrix), parts, rows)?))
+    }
+}
+
+impl Layout for Float4 {
+    fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
+        let Matrix { rows, columns } = matrix;
+        let group = self.kind.group() as u64;
+        if columns == 0 || columns % group != 0 {
+            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
+        }
+        let scale = match self.kind {
+            Kind::Nvfp4 => DataType::F8_E4M3,
+            Kind::Mxfp4 => DataType::U8,
+        };
+        let mut parts = vec![
+            Part::new(self.weight, DataType::U8, &[rows, columns / 2])?,
+            Part::new(self.scales, scale, &[rows, columns / group])?,
+        ];
+        if let Some(global) = self.global {
+            parts.push(Part::new(global.suffix, DataType::F32, &[1u64][..global.rank])?);
+        }
+        Ok(parts)
+    }
+
+    /// Engines multiply queries, keys and values at once, with one scale.
+    fn prepass(&self) -> Prepass {
+        match self.kind {
+            Kind::Nvfp4 => Prepass::Fused,
+            Kind::Mxfp4 => Prepass::None,
+        }
+    }
+
+    fn write_constants(&self, _matrix: Matrix, measure: Measure, put: &mut Put<'_>) {
+        if self.global.is_some() {
+            put(GLOBAL, 0, &self.global(measure).to_le_bytes());
+        }
+    }
+
+    fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
+        let mut packed = vec![0; rows.weights.len() / 2];
+        let mut scales = vec![0; rows.weights.len() / self.kind.group()];
+        let is_searched = rows.rounding != Rounding::Nearest;
+        if !is_searched || !self.searched(rows, &mut packed, &mut scales) {
+            self.nearest(rows, &mut packed, &mut scales);
+        }
+        put(WEIGHT, rows.first_row * (rows.matrix.columns / 2), &packed);
+        put(SCALES, rows.first_row * self.groups(rows.matrix), &scales);
+        Ok(())
+    }
+
+    fn decode(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+        out: &mut [f32],
+    ) -> Result<(), FileError> {
+        let (packed, scales) = self.codes_and_scales(matrix, parts, rows)?;
+        match self.kind {
+            Kind::Nvfp4 => groups::decode_nvfp4(&packed, &scales, self.tensor_scale(parts)?, out),
+            Kind::Mxfp4 => groups::decode_mxfp4(&packed, &scales, out),
+        }
+        Ok(())
+    }
+
+    fn exact_type(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+    ) -> Result<Option<DataType>, FileError> {
+        /// Scales looked at together.
+        const AT_ONCE: u64 = 1 << 20;
+        if self.kind == Kind::Mxfp4 {
+            return Ok(Some(DataType::MXFP4));
+        }
+        let is_one = matches!(
+            self.tensor_scale(parts)?,
+            TensorScale::Divisor(1.0) | TensorScale::Factor(1.0)
+        );
+        if !is_one || !matrix.columns.is_multiple_of(NVFP4_BLOCK as u64) {
+            return Ok(None);
+        }
+        let step = (AT_ONCE / self.groups(matrix)).max(1);
+        for first in (0..matrix.rows).step_by(step as usize) {
+            let rows = first..(first + step).min(matrix.rows);
+            let scales = self.read(SCALES, self.groups(matrix), parts, rows)?;
+            if !scales.iter().all(|scale| groups::is_ggml_scale(*scale)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(DataType::NVFP4))
+    }
+
+    fn repack(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), FileError> {
+        let (packed, scales) = self.codes_and_scales(matrix, parts, rows)?;
+        match self.kind {
+            Kind::Nvfp4 => groups::nvfp4_to_ggml(&packed, &scales, out),
+            Kind::Mxfp4 => groups::mxfp4_to_ggml(&packed, &scales, out),
+        }
+        Ok(())
+    }
+}

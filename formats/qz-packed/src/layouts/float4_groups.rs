@@ -1,0 +1,312 @@
+//! Weights as E2M1 numbers in groups: NVFP4 with an E4M3 scale for 16 and one binary32 for
+//! the tensor, MXFP4 with a power of two for 32.
+//!
+//! compressed-tensors divides by the tensor's scale, ModelOpt multiplies with it. In both
+//! the first of two weights in a byte is in its low half.
+
+use super::eight_bit_float::{LARGEST_E4M3, e4m3_from_f32, f32_from_e4m3, f32_from_e8m0};
+use super::float8_rounding::largest_magnitude;
+use super::four_bit_float::{LARGEST, code_of, decode_low_first, pack_low_first};
+use super::numbers::{ScaleType, number_over_tensor};
+
+/// Weights that share a scale in NVFP4.
+pub(crate) const NVFP4_GROUP: usize = 16;
+/// Weights that share a scale in MXFP4.
+pub(crate) const MXFP4_GROUP: usize = 32;
+
+/// The scale of a tensor that group scales are multiplied by before they are stored, from
+/// its largest magnitude (compressed-tensors, `generate_gparam`). Tensors that an engine
+/// multiplies as one share it.
+pub(crate) fn global_scale(largest: f32, precision: ScaleType) -> f32 {
+    let least = match precision {
+        ScaleType::F16 => 1.0 / 16_384.0,
+        ScaleType::F32 | ScaleType::BF16 => f32::MIN_POSITIVE,
+    };
+    let scale = number_over_tensor(precision, LARGEST_E4M3 * LARGEST, largest.max(least));
+    if scale.is_finite() { scale } else { 1.0 }
+}
+
+/// Encodes whole groups: one byte for two weights, one E4M3 scale for each group.
+///
+/// # Panics
+/// If the groups are not whole, or the lengths do not fit.
+pub(crate) fn encode_nvfp4(
+    weights: &[f32],
+    global_scale: f32,
+    precision: ScaleType,
+    packed: &mut [u8],
+    scales: &mut [u8],
+) {
+    let (groups, rest) = weights.as_chunks::<NVFP4_GROUP>();
+    assert!(rest.is_empty() && groups.len() == scales.len(), "groups are not whole");
+    let packed = packed.as_chunks_mut::<{ NVFP4_GROUP / 2 }>().0;
+    for ((weights, packed), stored) in groups.iter().zip(packed).zip(scales) {
+        *stored = nvfp4_scale(largest_magnitude(weights), global_scale, precision);
+        let scale = f32_from_e4m3(*stored) / global_scale;
+        *packed = encode_group(weights, scale);
+    }
+}
+
+/// The stored scale of a group whose largest weight has this magnitude.
+fn nvfp4_scale(largest: f32, global_scale: f32, precision: ScaleType) -> u8 {
+    /// What compressed-tensors takes instead of zero, the type's epsilon.
+    const EPSILON: f32 = 0.125;
+    let scale = e4m3_from_f32(precision.rounded(largest / LARGEST) * global_scale);
+    if scale == 0 { e4m3_from_f32(EPSILON) } else { scale }
+}
+
+/// Encodes whole groups: one byte for two weights, one exponent for each group.
+///
+/// # Panics
+/// If the groups are not whole, or the lengths do not fit.
+pub(crate) fn encode_mxfp4(
+    weights: &[f32],
+    precision: ScaleType,
+    packed: &mut [u8],
+    exponents: &mut [u8],
+) {
+    let (groups, rest) = weights.as_chunks::<MXFP4_GROUP>();
+    assert!(rest.is_empty() && groups.len() == exponents.len(), "groups are not whole");
+    let packed = packed.as_chunks_mut::<{ MXFP4_GROUP / 2 }>().0;
+    for ((weights, packed), exponent) in groups.iter().zip(packed).zip(exponents) {
+        *exponent = mxfp4_exponent(largest_magnitude(weights), precision);
+        *packed = encode_group(weights, f32_from_e8m0(*exponent));
+    }
+}
+
+/// The exponent of the largest magnitude, rounded up where its mantissa is in the upper
+/// half of E2M1's last step, less that of E2M1's largest number (`generate_mx_scales`).
+/// Where binary16 has no such power for nothing but zeros, the package takes one; where it
+/// has none for tiny weights, it does so too, and loses them, which we do not follow.
+fn mxfp4_exponent(largest: f32, precision: ScaleType) -> u8 {
+    const LARGEST_EXPONENT: u32 = 2;
+    if largest == 0.0 && precision == ScaleType::F16 {
+        return 127;
+    }
+    let exponent = (largest.to_bits() + (1 << 21)) >> 23;
+    exponent.saturating_sub(LARGEST_EXPONENT).min(254) as u8
+}
+
+#[inline(always)]
+fn encode_group<const N: usize, const BYTES: usize>(weights: &[f32; N], scale: f32) -> [u8; BYTES] {
+    let mut codes = [0; N];
+    for (code, weight) in codes.iter_mut().zip(weights) {
+        *code = code_of(weight / scale);
+    }
+    let mut packed = [0; BYTES];
+    pack_low_first(&codes, &mut packed);
+    packed
+}
+
+/// Whether group scales are divided by or multiplied with the tensor's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum TensorScale {
+    /// As compressed-tensors has it.
+    Divisor(f32),
+    /// As ModelOpt has it.
+    Factor(f32),
+}
+
+/// Decodes whole groups.
+pub(crate) fn decode_nvfp4(packed: &[u8], scales: &[u8], tensor: TensorScale, out: &mut [f32]) {
+    let groups = packed.chunks(NVFP4_GROUP / 2).zip(out.chunks_mut(NVFP4_GROUP));
+    for ((packed, out), scale) in groups.zip(scales) {
+        let scale = match tensor {
+            TensorScale::Divisor(divisor) => f32_from_e4m3(*scale) / divisor,
+            TensorScale::Factor(factor) => f32_from_e4m3(*scale) * factor,
+        };
+        decode_low_first(packed, scale, out);
+    }
+}
+
+/// Decodes whole groups.
+pub(crate) fn decode_mxfp4(packed: &[u8], exponents: &[u8], out: &mut [f32]) {
+    let groups = packed.chunks(MXFP4_GROUP / 2).zip(out.chunks_mut(MXFP4_GROUP));
+    for ((packed, out), exponent) in groups.zip(exponents) {
+        decode_low_first(packed, f32_from_e8m0(*exponent), out);
+    }
+}
+
+/// The same weights as blocks of GGML's MXFP4, value for value: there the first half of a
+/// group is in the low halves of the bytes.
+pub(crate) fn mxfp4_to_ggml(packed: &[u8], exponents: &[u8], out: &mut [u8]) {
+    const HALF: usize = MXFP4_GROUP / 2;
+    let groups = packed.as_chunks::<HALF>().0.iter();
+    for ((packed, exponent), block) in groups.zip(exponents).zip(out.as_chunks_mut::<17>().0) {
+        block[0] = *exponent;
+        for (position, byte) in block[1..].iter_mut().enumerate() {
+            *byte = nibble(packed, position) | nibble(packed, position + HALF) << 4;
+        }
+    }
+}
+
+/// The code at a position, the low half of a byte first.
+#[inline(always)]
+fn nibble(packed: &[u8], position: usize) -> u8 {
+    packed[position / 2] >> (position % 2 * 4) & 15
+}
+
+/// The same weights as blocks of GGML's NVFP4, value for value where the tensor's scale is
+/// one: 64 weights, four scales and then four times eight bytes, in which the first half of
+/// a group is low.
+pub(crate) fn nvfp4_to_ggml(packed: &[u8], scales: &[u8], out: &mut [u8]) {
+    const HALF: usize = NVFP4_GROUP / 2;
+    let blocks = packed.as_chunks::<32>().0.iter().zip(scales.as_chunks::<4>().0);
+    for ((packed, scales), block) in blocks.zip(out.as_chunks_mut::<36>().0) {
+        block[..4].copy_from_slice(scales);
+        let groups = packed.as_chunks::<HALF>().0.iter();
+        for (packed, bytes) in groups.zip(block[4..].as_chunks_mut::<HALF>().0) {
+            for (position, byte) in bytes.iter_mut().enumerate() {
+                *byte = nibble(packed, position) | nibble(packed, position + HALF) << 4;
+            }
+        }
+    }
+}
+
+/// Undoes [`mxfp4_to_ggml`].
+pub(crate) fn mxfp4_from_ggml(blocks: &[u8], packed: &mut [u8], exponents: &mut [u8]) {
+    const HALF: usize = MXFP4_GROUP / 2;
+    let groups = packed.as_chunks_mut::<HALF>().0.iter_mut().zip(exponents);
+    for ((packed, exponent), block) in groups.zip(blocks.as_chunks::<17>().0) {
+        *exponent = block[0];
+        in_order(&block[1..], packed);
+    }
+}
+
+/// Undoes [`nvfp4_to_ggml`].
+pub(crate) fn nvfp4_from_ggml(blocks: &[u8], packed: &mut [u8], scales: &mut [u8]) {
+    const HALF: usize = NVFP4_GROUP / 2;
+    let ours = packed.as_chunks_mut::<32>().0.iter_mut().zip(scales.as_chunks_mut::<4>().0);
+    for ((packed, scales), block) in ours.zip(blocks.as_chunks::<36>().0) {
+        scales.copy_from_slice(&block[..4]);
+        let groups = block[4..].as_chunks::<HALF>().0.iter();
+        for (bytes, packed) in groups.zip(packed.as_chunks_mut::<HALF>().0) {
+            in_order(bytes, packed);
+        }
+    }
+}
+
+/// Codes whose first half is in the low halves of the bytes, as pairs.
+fn in_order(halves: &[u8], packed: &mut [u8]) {
+    let count = halves.len();
+    let code = |position: usize| match position < count {
+        true => halves[position] & 15,
+        false => halves[position - count] >> 4,
+    };
+    for (position, byte) in packed.iter_mut().enumerate() {
+        *byte = code(2 * position) | code(2 * position + 1) << 4;
+    }
+}
+
+/// True if a scale of GGML's NVFP4 is read as E4M3 is: it has no sign, and no NaN.
+pub(crate) fn is_ggml_scale(scale: u8) -> bool {
+    scale < 0x7f
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::four_bit_float::VALUES;
+    use super::*;
+    use crate::golden::{assert_golden, bytes_of, golden, weights};
+    use qz_tensor::DataType;
+
+    /// The largest relative error of rounding to E2M1 below its largest number.
+    const RELATIVE_ERROR: f32 = 1.0 / 4.0;
+
+    const PRECISIONS: [(&str, ScaleType); 3] =
+        [("f32", ScaleType::F32), ("bf16", ScaleType::BF16), ("f16", ScaleType::F16)];
+
+    #[test]
+    fn nvfp4_as_compressed_tensors_makes_it() {
+        for (name, precision) in PRECISIONS {
+            let case = format!("ct-nvfp4a16-{name}");
+            let weights = weights(13, 8, 128, precision);
+            let global = global_scale(largest_magnitude(&weights), precision);
+            let (mut packed, mut scales) = (vec![0; 512], vec![0; 64]);
+            encode_nvfp4(&weights, global, precision, &mut packed, &mut scales);
+            assert_golden(&case, "global", &global.to_le_bytes());
+            assert_golden(&case, "scales", &scales);
+            assert_golden(&case, "packed", &packed);
+            let mut back = vec![0.0; weights.len()];
+            decode_nvfp4(&packed, &scales, TensorScale::Divisor(global), &mut back);
+            for (group, (back, weights)) in back.chunks(16).zip(weights.chunks(16)).enumerate() {
+                let scale = f32_from_e4m3(scales[group]) / global;
+                for (back, weight) in back.iter().zip(weights) {
+                    let bound = (weight.abs() * RELATIVE_ERROR).max(scale / 4.0) * 1.1;
+                    assert!((back - weight).abs() <= bound, "{back} {weight}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mxfp4_as_compressed_tensors_makes_it() {
+        for (name, precision) in PRECISIONS {
+            let case = format!("ct-mxfp4a16-{name}");
+            let weights = weights(13, 8, 128, precision);
+            let (mut packed, mut exponents) = (vec![0; 512], vec![0; 32]);
+            encode_mxfp4(&weights, precision, &mut packed, &mut exponents);
+            assert_golden(&case, "scales", &exponents);
+            assert_golden(&case, "packed", &packed);
+            let mut back = vec![0.0; weights.len()];
+            decode_mxfp4(&packed, &exponents, &mut back);
+            // compressed-tensors decodes to bfloat16, which holds E2M1 times a power of two.
+            assert_golden(&case, "decoded", &bytes_of(&back));
+        }
+    }
+
+    #[test]
+    fn gpt_oss_as_transformers_reads_it() {
+        let mut back = vec![0.0; 512];
+        decode_mxfp4(&golden("gpt-oss", "blocks"), &golden("gpt-oss", "scales"), &mut back);
+        assert_golden("gpt-oss", "decoded", &bytes_of(&back));
+    }
+
+    #[test]
+    fn multiplier_and_divisor_mean_the_same() {
+        let (packed, scales) = ([0x17, 0x2a, 0, 0, 0xf0, 0x3c, 0x44, 0x99], [0x45]);
+        let (mut divided, mut multiplied) = ([0.0; 16], [0.0; 16]);
+        decode_nvfp4(&packed, &scales, TensorScale::Divisor(32.0), &mut divided);
+        decode_nvfp4(&packed, &scales, TensorScale::Factor(1.0 / 32.0), &mut multiplied);
+        assert_eq!(divided, multiplied);
+    }
+
+    /// GGML's blocks must decode to the very same numbers.
+    #[test]
+    fn ggml_holds_the_same_numbers() {
+        let weights = weights(13, 8, 128, ScaleType::F32);
+        let (mut packed, mut exponents) = (vec![0; 512], vec![0; 32]);
+        encode_mxfp4(&weights, ScaleType::F32, &mut packed, &mut exponents);
+        let mut blocks = vec![0; 32 * 17];
+        mxfp4_to_ggml(&packed, &exponents, &mut blocks);
+        let (mut ours, mut theirs) = (vec![0.0; 1024], vec![0.0; 1024]);
+        decode_mxfp4(&packed, &exponents, &mut ours);
+        let codec = |data_type| qz_codec::codec_for(data_type).expect("a codec");
+        codec(DataType::MXFP4).decode(&blocks, &mut theirs);
+        assert_eq!(ours, theirs);
+        let (mut packed_back, mut exponents_back) = (vec![0; 512], vec![0; 32]);
+        mxfp4_from_ggml(&blocks, &mut packed_back, &mut exponents_back);
+        assert_eq!((&packed_back, &exponents_back), (&packed, &exponents));
+
+        let mut scales = vec![0; 64];
+        encode_nvfp4(&weights, 1.0, ScaleType::F32, &mut packed, &mut scales);
+        assert!(scales.iter().all(|scale| is_ggml_scale(*scale)));
+        let mut blocks = vec![0; 16 * 36];
+        nvfp4_to_ggml(&packed, &scales, &mut blocks);
+        decode_nvfp4(&packed, &scales, TensorScale::Divisor(1.0), &mut ours);
+        codec(DataType::NVFP4).decode(&blocks, &mut theirs);
+        assert_eq!(ours, theirs);
+        let mut scales_back = vec![0; 64];
+        nvfp4_from_ggml(&blocks, &mut packed_back, &mut scales_back);
+        assert_eq!((packed_back, scales_back), (packed, scales));
+    }
+
+    #[test]
+    fn every_code_has_a_number() {
+        for (code, value) in VALUES.iter().enumerate() {
+            let mut out = [0.0; 2];
+            decode_low_first(&[code as u8], 2.0, &mut out);
+            assert_eq!(out, [value * 2.0, 0.0]);
+        }
+    }
+}

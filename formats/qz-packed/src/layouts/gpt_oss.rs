@@ -1,0 +1,183 @@
+//! gpt-oss (`quant_method: "mxfp4"`), read: the experts of a layer in one tensor of blocks and
+//! one of scales, rows of gate and up projection taking turns. Source: transformers 5.17
+//! (`integrations/mxfp4.py`).
+//!
+//! They are seen as stacks of plain matrices, `….gate_proj.weight`, `….up_proj.weight` and
+//! `….down_proj.weight`, of experts, outputs and inputs; the biases stay as they are stored.
+
+use qz_tensor::{DataType, Shape, TensorIndex};
+
+use super::float4::{Float4, Kind, Picked};
+use super::numbers::ScaleType;
+use crate::error::{Error, Fault};
+use crate::method::{Method, OpenRequest, PackedTensor};
+
+pub(crate) const METHOD: Method = Method { name: "mxfp4", open };
+
+const BLOCKS: &str = "_blocks";
+const SCALES: &str = "_scales";
+const FUSED: &str = "gate_up_proj";
+
+/// Bytes of a block.
+const BLOCK_BYTES: u64 = 16;
+/// Weights of a block.
+const BLOCK: u64 = 32;
+
+fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
+    let mut packed = Vec::new();
+    for (position, info) in request.source.tensors().iter().enumerate() {
+        let Some(stem) = info.name.strip_suffix(BLOCKS) else { continue };
+        let stack = Stack::of(request, stem, TensorIndex(position))?;
+        match stem.strip_suffix(FUSED) {
+            Some(prefix) => {
+                for (first, name) in [(0, "gate_proj"), (1, "up_proj")] {
+                    let name = format!("{prefix}{name}.weight");
+                    packed.push(stack.seen(request, name, Picked::Every2nd { first })?);
+                }
+            }
+            None => packed.push(stack.seen(request, format!("{stem}.weight"), Picked::All)?),
+        }
+    }
+    Ok(packed)
+}
+
+/// The stored matrices of all experts.
+struct Stack {
+    blocks: TensorIndex,
+    scales: TensorIndex,
+    experts: u64,
+    rows: u64,
+    columns: u64,
+}
+
+impl Stack {
+    fn of(request: &OpenRequest<'_>, stem: &str, blocks: TensorIndex) -> Result<Self, Error> {
+        let scales_name = format!("{stem}{SCALES}");
+        let missing = || request.tensor_fault(blocks, Fault::MissingPart(scales_name.clone()));
+        let scales = *request.names.get(&*scales_name).ok_or_else(missing)?;
+        let wrong = |tensor: TensorIndex, expected: &str| {
+            let info = &request.source.tensors()[tensor.0];
+            let found = format!("{} {}", info.data_type, info.shape);
+            request.tensor_fault(tensor, Fault::Part { found, expected: expected.to_owned() })
+        };
+        let &[experts, rows, count, BLOCK_BYTES] = request.dimensions(blocks) else {
+            return Err(wrong(blocks, "U8 [experts, outputs, blocks, 16]"));
+        };
+        if request.data_type(blocks) != DataType::U8 {
+            return Err(wrong(blocks, "U8 [experts, outputs, blocks, 16]"));
+        }
+        let fits = request.dimensions(scales) == [experts, rows, count]
+            && request.data_type(scales) == DataType::U8;
+        if !fits {
+            return Err(wrong(scales, &format!("U8 [{experts}, {rows}, {count}]")));
+        }
+        Ok(Self { blocks, scales, experts, rows, columns: count.saturating_mul(BLOCK) })
+    }
+
+    fn seen(
+        &self,
+        request: &OpenRequest<'_>,
+        name: String,
+        picked: Picked,
+    ) -> Result<PackedTensor, Error> {
+        let rows = match picked {
+            Picked::All => self.rows,
+            // Rows of one expert are even in number, so that those of all experts take turns.
+            Picked::Every2nd { .. } if self.rows.is_multiple_of(2) => self.rows / 2,
+            Picked::Every2nd { .. } => {
+                let detail = format!("has {} rows for gate and up projection", self.rows);
+                return Err(request.tensor_fault(self.blocks, Fault::Unfit(detail)));
+            }
+        };
+        let shape = Shape::new([self.experts, rows, self.columns])
+            .map_err(|error| request.tensor_fault(self.blocks, Fault::Unfit(error.to_string())))?;
+        let layout = Float4 {
+            kind: Kind::Mxfp4,
+            weight: BLOCKS,
+            scales: SCALES,
+            global: None,
+            precision: ScaleType::F32,
+            picked,
+        };
+        let parts = vec![self.blocks, self.scales];
+        Ok(PackedTensor { name, shape, layout: Box::new(layout), parts, unused: Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::golden::{assert_golden, bytes_of, golden};
+    use crate::testing::{Checkpoint, Tensor, seen};
+
+    fn checkpoint() -> Vec<Tensor<'static>> {
+        let (blocks, scales) = (golden("gpt-oss", "blocks"), golden("gpt-oss", "scales"));
+        vec![
+            ("e.gate_up_proj_blocks", DataType::U8, &[2, 4, 2, 16], blocks.clone()),
+            ("e.gate_up_proj_scales", DataType::U8, &[2, 4, 2], scales.clone()),
+            ("e.gate_up_proj_bias", DataType::F32, &[2, 4], vec![0; 32]),
+            ("e.down_proj_blocks", DataType::U8, &[2, 4, 2, 16], blocks),
+            ("e.down_proj_scales", DataType::U8, &[2, 4, 2], scales),
+        ]
+    }
+
+    #[test]
+    fn gate_and_up_projection_take_turns() {
+        let source =
+            Checkpoint::new(checkpoint()).open(json!({"quant_method": "mxfp4"})).expect("opens");
+        let seen = seen(&source);
+        assert_eq!(seen.len(), 4);
+        let (down, gate, up) =
+            (&seen["e.down_proj.weight"], &seen["e.gate_proj.weight"], &seen["e.up_proj.weight"]);
+        assert_eq!((down.0, &*down.1), (DataType::MXFP4, &[2, 4, 64][..]));
+        assert_eq!((gate.0, &*gate.1), (DataType::MXFP4, &[2, 2, 64][..]));
+        // The codec has no zero below zero.
+        let known: Vec<f32> = down.2.iter().map(|weight| weight + 0.0).collect();
+        assert_eq!(known.len(), 512);
+        for (expert, rows) in known.chunks(256).enumerate() {
+            for (row, weights) in rows.chunks(64).enumerate() {
+                let own = if row % 2 == 0 { &gate.2 } else { &up.2 };
+                assert_eq!(&own[expert * 128 + row / 2 * 64..][..64], weights);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_decode_as_transformers_reads_them() {
+        use crate::layouts::float4_groups::decode_mxfp4;
+        let mut out = vec![0.0; 512];
+        decode_mxfp4(&golden("gpt-oss", "blocks"), &golden("gpt-oss", "scales"), &mut out);
+        assert_golden("gpt-oss", "decoded", &bytes_of(&out));
+        let seen = seen(
+            &Checkpoint::new(checkpoint()).open(json!({"quant_method": "mxfp4"})).expect("opens"),
+        );
+        assert_eq!(seen["e.down_proj.weight"].2, out);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |change: fn(&mut Vec<Tensor<'static>>), expected: &str| {
+            let mut tensors = checkpoint();
+            change(&mut tensors);
+            let refusal = Checkpoint::new(tensors).refusal(json!({"quant_method": "mxfp4"}));
+            assert_eq!(refusal, expected);
+        };
+        check(
+            |all| drop(all.remove(1)),
+            "model.safetensors: e.gate_up_proj_blocks: at byte 0: has no tensor \
+             `e.gate_up_proj_scales`",
+        );
+        check(
+            |all| all[1].2 = &[4, 2, 2],
+            "model.safetensors: e.gate_up_proj_scales: at byte 0: is U8 [4, 2, 2], expected U8 \
+             [2, 4, 2]",
+        );
+        check(
+            |all| all[3].2 = &[2, 4, 4, 8],
+            "model.safetensors: e.down_proj_blocks: at byte 0: is U8 [2, 4, 4, 8], expected U8 \
+             [experts, outputs, blocks, 16]",
+        );
+    }
+}
