@@ -310,6 +310,7 @@ mod tests {
 
     use super::*;
     use crate::golden::{assert_golden, bytes_of, golden, weights};
+    use crate::layouts::numbers::number_over_tensor;
     use crate::testing::{Checkpoint, Tensor, seen};
 
     const ROWS: u64 = 40;
@@ -329,7 +330,7 @@ mod tests {
         words.iter().flat_map(|word| word.to_le_bytes()[..bytes].to_vec()).collect()
     }
 
-    /// The package's scales, and codes from its rule: `round(w * (1 / scale) + zero)`.
+    /// The package's scales and zero points, and codes as it rounds them.
     fn checkpoint(fold: &'static Fold, axis: u8) -> Vec<Tensor<'static>> {
         let case = format!("hqq-{}-{axis}", fold.bits);
         let (scale, zero) = (golden(&case, "scale"), golden(&case, "zero"));
@@ -355,16 +356,26 @@ mod tests {
         ]
     }
 
+    /// Its rule multiplies with the inverse of the scale that is stored.
     fn codes(case: &str, fold: &Fold, axis: u8, width: u64) -> Vec<u8> {
-        let numbers = |part| crate::golden::floats(&golden(case, part));
-        let (scales, zeros) = (numbers("scale"), numbers("zero"));
+        let zeros = crate::golden::floats(&golden(case, "zero"));
         let highest = ((1u32 << fold.bits) - 1) as f32;
         let weights = weights(19, ROWS as usize, COLUMNS as usize, ScaleType::F32);
+        let width = width as usize;
+        let group = |position: usize| if axis == 1 { position / width } else { position % width };
+        let mut ranges = vec![(f32::INFINITY, f32::NEG_INFINITY); zeros.len()];
+        for (position, weight) in weights.iter().enumerate() {
+            let range = &mut ranges[group(position)];
+            *range = (range.0.min(*weight), range.1.max(*weight));
+        }
+        let factor = |(low, high): (f32, f32)| {
+            let wide = number_over_tensor(ScaleType::F32, highest, high - low);
+            if high - low <= 1e-4 { 1.0 } else { wide.min(2e4) }
+        };
         let code = |(position, weight): (usize, &f32)| {
-            let width = width as usize;
-            let group = if axis == 1 { position / width } else { position % width };
-            let steps = f64::from(*weight) / f64::from(scales[group]) + f64::from(zeros[group]);
-            steps.round_ties_even().clamp(0.0, f64::from(highest)) as u8
+            let group = group(position);
+            let steps = weight * factor(ranges[group]) + zeros[group];
+            steps.round_ties_even().clamp(0.0, highest) as u8
         };
         weights.iter().enumerate().map(code).collect()
     }

@@ -115,9 +115,7 @@ impl IntegerGroups {
         for (position, (weights, codes)) in chunks.enumerate() {
             let (low, high) = range(weights);
             let line = match (block.rounding, self.convention) {
-                (Rounding::LeastError, _) => {
-                    self.least_error(weights, low.min(0.0), high.max(0.0))
-                }
+                (Rounding::LeastError, _) => self.least_error(weights, low.min(0.0), high.max(0.0)),
                 (_, Convention::Awq) => self.line(low, high),
                 _ => self.line(low.min(0.0), high.max(0.0)),
             };

@@ -292,9 +292,8 @@ mod tests {
             assert_eq!(seen["a.weight"].2, expected);
         };
         check(json!({"quant_method": "mlx", "bits": 4, "group_size": 32}));
-        check(json!({"bits": 4, "group_size": 32}));
         let own = json!({"bits": 4, "group_size": 32});
-        check(json!({"bits": 8, "group_size": 64, "a": own}));
+        check(json!({"quant_method": "mlx", "bits": 8, "group_size": 64, "a": own}));
     }
 
     #[test]
@@ -304,22 +303,22 @@ mod tests {
             change(&mut tensors);
             assert_eq!(Checkpoint::new(tensors).refusal(config), expected);
         };
-        let sound = || json!({"bits": 4, "group_size": 32});
+        let sound = || json!({"quant_method": "mlx", "bits": 4, "group_size": 32});
         check(|all| drop(all.pop()), sound(), "config.json: a: has no tensor `biases`");
         check(|all| drop(all.remove(0)), sound(), "config.json: a: has no tensor `weight`");
         check(
             |_| (),
-            json!({"bits": 7, "group_size": 32}),
+            json!({"quant_method": "mlx", "bits": 7, "group_size": 32}),
             "config.json: quantization_config.bits: codes of 7 bits in groups of 32 are not known",
         );
         check(
             |_| (),
-            json!({"bits": 4, "group_size": 32, "mode": "mxfp4"}),
+            json!({"quant_method": "mlx", "bits": 4, "group_size": 32, "mode": "mxfp4"}),
             "config.json: quantization_config.mode: the mode mxfp4 is not supported; there is: affine",
         );
         check(
             |_| (),
-            json!({"bits": 3, "group_size": 32}),
+            json!({"quant_method": "mlx", "bits": 3, "group_size": 32}),
             "model.safetensors: a.weight: at byte 0: is U32 [1, 4], expected U32 [1, 3]",
         );
         check(

@@ -20,14 +20,11 @@ fn numbers(bytes: &[u8]) -> Vec<f32> {
 fn golden() -> (SafeTensors<'static>, Matrix, Vec<f32>, Vec<String>) {
     let golden = SafeTensors::deserialize(GOLDEN).expect("safetensors");
     let weight = golden.tensor("weight").expect("the matrix");
-    let matrix =
-        Matrix { rows: weight.shape()[0] as u64, columns: weight.shape()[1] as u64 };
+    let matrix = Matrix { rows: weight.shape()[0] as u64, columns: weight.shape()[1] as u64 };
     let weights = numbers(weight.data());
     let names = golden.names();
-    let schemes: BTreeSet<String> = names
-        .iter()
-        .filter_map(|name| Some(name.rsplit_once('/')?.0.to_owned()))
-        .collect();
+    let schemes: BTreeSet<String> =
+        names.iter().filter_map(|name| Some(name.rsplit_once('/')?.0.to_owned())).collect();
     assert!(schemes.len() >= 30, "{schemes:?}");
     (golden, matrix, weights, schemes.into_iter().collect())
 }
@@ -65,13 +62,8 @@ fn weights_are_the_packages() {
     let mut compared = 0;
     for name in schemes {
         let Ok(expected) = golden.tensor(&format!("{name}/decoded")) else { continue };
-        let expected: Vec<f32> = expected
-            .data()
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| f32::from_le_bytes(*bytes))
-            .collect();
+        let expected: Vec<f32> =
+            expected.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let layout = scheme(&name).layout(DataType::F32);
         let part = |part: &qz_packed::Part| {
             golden.tensor(&format!("{name}/{}", part.suffix)).expect("a part").data().to_vec()

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use qz_packed::{
-    Layout, Matrix, Measure, PartBytes, PartIndex, RowBlock, Rounding, SCHEMES, Scheme,
+    Layout, Matrix, Measure, PartBytes, PartIndex, Rounding, RowBlock, SCHEMES, Scheme,
 };
 use qz_tensor::FileError;
 

@@ -36,11 +36,6 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
 /// Everything that transformers writes, as it reads keys that are missing as others.
 fn configuration(four_bits: Option<(&str, bool)>, quantized: &Quantized<'_>) -> Configuration {
     let model_type = state::torch_name(quantized.model_type);
-    let mut skipped: Vec<&str> = quantized.left.iter().map(String::as_str).collect();
-    // Tied to the embedding it has no tensor, and would be quantized.
-    if !skipped.contains(&"lm_head") {
-        skipped.push("lm_head");
-    }
     let (kind, is_double) = four_bits.unwrap_or(("fp4", false));
     let config: Value = json!({
         "quant_method": "bitsandbytes",
@@ -54,7 +49,7 @@ fn configuration(four_bits: Option<(&str, bool)>, quantized: &Quantized<'_>) -> 
         "bnb_4bit_use_double_quant": is_double,
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
-        "llm_int8_skip_modules": skipped,
+        "llm_int8_skip_modules": quantized.left,
         "llm_int8_threshold": 6.0,
     });
     Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
