@@ -1,6 +1,6 @@
 //! What can be wrong with a statistics file.
 
-use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, FileError, Location};
+use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, OutputError};
 
 /// A failure to read a statistics file.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,17 @@ pub enum Error {
     /// A GGUF file breaks its format.
     #[error(transparent)]
     Gguf(#[from] qz_gguf::Error),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A chat template cannot be rendered.
+    #[error("{location}: {problem}")]
+    Template {
+        /// The model, and the conversation's place.
+        location: Location,
+        /// What the template's engine says.
+        problem: String,
+    },
     /// The file is not an importance matrix, or contradicts itself.
     #[error("{location}: {fault}")]
     Malformed {
@@ -90,6 +101,9 @@ pub enum Fault {
         /// The length.
         length: i32,
     },
+    /// Sums that do not fit those of another file.
+    #[error("sums of another shape than in the files before; they belong to different models")]
+    OtherShape,
     /// A legacy name that is no text.
     #[error("a tensor name is not UTF-8")]
     Name,
@@ -108,6 +122,7 @@ impl Fault {
             Self::Truncated { .. } => "truncated",
             Self::Length { .. } => "importance-length",
             Self::Name => "importance-name",
+            Self::OtherShape => "importance-shape",
         }
     }
 }
@@ -117,6 +132,12 @@ impl Diagnose for Error {
         match self {
             Self::File(error) => error.diagnosis(),
             Self::Gguf(error) => error.diagnosis(),
+            Self::Output(error) => error.diagnosis(),
+            Self::Template { location, .. } => Diagnosis {
+                class: FaultClass::BadInput,
+                location: location.clone(),
+                rule: "chat-template",
+            },
             Self::Malformed { location, fault } => {
                 let class = match fault {
                     Fault::NonFinite { .. } | Fault::Count(_) => FaultClass::Numeric,

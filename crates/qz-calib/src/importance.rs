@@ -8,6 +8,7 @@ use qz_tensor::{FileError, Location, SourceFile};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Fault};
+use crate::sums::TensorSums;
 use crate::{gguf, legacy};
 
 /// An importance matrix in a file. Its values are read when they are asked for.
@@ -18,6 +19,7 @@ pub struct ImportanceMatrix {
     pub(crate) datasets: Vec<String>,
     pub(crate) chunks: u32,
     pub(crate) digest: String,
+    pub(crate) is_legacy: bool,
 }
 
 /// The statistics of one tensor.
@@ -73,7 +75,7 @@ impl ImportanceMatrix {
         }
         let digest = digest(&file)?;
         let Contents { entries, datasets, chunks } = contents;
-        let matrix = Self { file, entries, datasets, chunks, digest };
+        let matrix = Self { file, entries, datasets, chunks, digest, is_legacy: !is_gguf };
         matrix.check_values()?;
         Ok(matrix)
     }
@@ -138,6 +140,23 @@ impl ImportanceMatrix {
             *value = divisor.map_or(1.0, |divisor| f32::from_le_bytes(*bytes) / divisor);
         }
         Ok(())
+    }
+
+    /// An entry's sums and counts: as they are stored, or, in a legacy file, as they were
+    /// for chunks of `chunk_size` tokens.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn sums(&self, name: &str, chunk_size: u32) -> Result<TensorSums, FileError> {
+        let Some(entry) = self.entries.get(name) else { return Ok(TensorSums::default()) };
+        let scale = if self.is_legacy { chunk_size } else { 1 };
+        let mut bytes = vec![0; usize::try_from(entry.values).unwrap_or(usize::MAX) * 4];
+        self.file.read_exact_at(entry.offset, &mut bytes)?;
+        let squares = bytes.as_chunks().0.iter();
+        let squares = squares.map(|bytes| f32::from_le_bytes(*bytes) * scale as f32).collect();
+        let count = |divisor: &Option<f32>| divisor.map_or(0, |count| count as u64);
+        let counts = entry.divisors.iter().map(|one| count(one) * u64::from(scale)).collect();
+        Ok(TensorSums { squares, counts })
     }
 
     fn check_values(&self) -> Result<(), Error> {

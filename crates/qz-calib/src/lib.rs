@@ -1,10 +1,12 @@
-//! Statistics of a model's activations, from files.
+//! Statistics of a model's activations.
 //!
-//! What belongs here: the files that hold them (llama.cpp's importance matrices,
-//! both kinds) and what their numbers mean. What does not: collecting them,
-//! searching with them (`qz-codec`), which tensors need them (`qz-plan`).
+//! What belongs here: the sums ([`Moments`], [`gram`]), the files that hold them
+//! (llama.cpp's importance matrices, both kinds, and Gram matrices beside them) and what
+//! their numbers mean; conversations as a model's chat template has them ([`chat`]). What
+//! does not: the forward pass that shows activations (`qz-models`), searching with
+//! importance (`qz-codec`), which tensors need it (`qz-plan`).
 //!
-//! Layer 4: depends on `qz-tensor` and `qz-gguf`; used by `qz-pipeline`.
+//! Layer 4: depends on `qz-tensor`, `qz-gguf` and `qz-kernels`; used by `qz-pipeline`.
 //!
 //! Invariants:
 //! - A file that opened holds finite, non-negative values only.
@@ -12,10 +14,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chat;
 mod error;
 mod gguf;
+pub mod gram;
 mod importance;
 mod legacy;
+mod moments;
+mod statistics_file;
+pub mod summary;
+pub mod sums;
 
 pub use error::{Error, Fault};
 pub use importance::{Entry, ImportanceMatrix};
+pub use moments::Moments;
+pub use statistics_file::{GRAM, GramEntry, MAGNITUDES, StatisticsFile, TOKEN_COUNTS};
+pub use sums::{ImportanceSums, TensorSums};

@@ -5,7 +5,8 @@
 //! author here is one line in `codecs.rs`; without it the codec runs as it is.
 //!
 //! [`backend`] has the operations of a forward pass. Their sums differ in the last bits
-//! between instruction sets, but not with the number of threads.
+//! between instruction sets, but not with the number of threads. [`gemm`] has products of
+//! f32 matrices for everybody's mathematics.
 //!
 //! [`row_products`] and [`tile`] are the inner loops of calibrated methods: sums over many
 //! columns, and over one block of columns of many rows.
@@ -19,9 +20,11 @@ pub mod backend;
 #[cfg(target_arch = "x86_64")]
 mod codecs;
 mod error;
+pub mod gemm;
 mod isa;
 pub mod row_products;
 pub mod tile;
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -128,6 +128,14 @@ pub enum Error {
         /// The token, counted from the first chunk's start.
         token: usize,
     },
+    /// More tokens than a session has room for, or none.
+    #[error("a sequence of {wanted} tokens, where there is room for {capacity}")]
+    SessionLength {
+        /// Tokens that there is room for.
+        capacity: usize,
+        /// Tokens that there would be.
+        wanted: usize,
+    },
     /// A token that the model does not have.
     #[error("{location}: token {token} is not in the model's vocabulary of {vocabulary}")]
     Token {
@@ -353,6 +361,7 @@ impl Diagnose for Error {
             Self::MissingWeight { location } => bad(location.clone(), "missing-tensor"),
             Self::WeightShape { location, .. } => bad(location.clone(), "tensor-shape"),
             Self::Token { location, .. } => bad(location.clone(), "token-out-of-range"),
+            Self::SessionLength { .. } => bad(Location::default(), "session-length"),
             Self::Backend { location, .. } => bad(location.clone(), "backend"),
             Self::NonFiniteActivation { location, .. } => Diagnosis {
                 class: FaultClass::Numeric,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use qz_kernels::backend::{CpuBackend, Rounding};
-use qz_models::forward::{Chunks, Forward, ForwardOptions};
+use qz_models::forward::{Branches, Chunks, Forward, ForwardOptions, Session};
 use qz_pipeline::{Error, Model, ModelWeights, OpenOptions};
 use qz_tensor::{DataType, Diagnose};
 use serde_json::Value;
@@ -152,4 +152,118 @@ fn a_token_the_model_does_not_have() {
     let error = logits(&model, &[1, 2, 99_999], 3, &[2], 1 << 30).expect_err("refused");
     assert_eq!(error.diagnosis().rule, "token-out-of-range");
     assert_eq!(error.diagnosis().location.tensor.as_deref(), Some("model.embed_tokens.weight"));
+}
+
+/// Logits of a sequence that comes in steps, behind each step's last token.
+fn stepwise(model: &Model, tokens: &[u32], steps: &[usize]) -> Vec<Vec<f32>> {
+    let backend = CpuBackend::new(2).expect("threads");
+    let weights = ModelWeights::new(model);
+    let options = ForwardOptions {
+        rounding: Rounding::Exact,
+        cache_type: DataType::F32,
+        max_memory: 0,
+        spill_folder: std::env::temp_dir(),
+    };
+    let window = model.sliding_window();
+    let forward =
+        Forward::new(&backend, &weights, model.metadata(), window, options).expect("a model");
+    let mut session = Session::new(&forward, tokens.len(), &mut || Ok(())).expect("a session");
+    let mut rows = Vec::new();
+    let mut rest = tokens;
+    for step in steps {
+        let (now, later) = rest.split_at(*step);
+        let mut logits = Vec::new();
+        // What is taken back leaves nothing.
+        let before = session.length();
+        session.append(&vec![7; now.len()], &mut logits).expect("logits");
+        session.truncate(before);
+        session.append(now, &mut logits).expect("logits");
+        rows.push(logits);
+        rest = later;
+    }
+    assert_eq!((rest, session.length()), (&[][..], tokens.len()));
+    assert!(session.append(&[0], &mut Vec::new()).is_err(), "there is no more room");
+    rows
+}
+
+#[test]
+fn steps_give_the_logits_of_the_whole() {
+    let check = |name: &str, changes: &Value, steps: &[usize]| {
+        let copy = changed(&fixture(name), changes);
+        let model = Model::open(copy.path(), &OpenOptions::default()).expect("a model");
+        let count: usize = steps.iter().sum();
+        let tokens: Vec<u32> = (0..).map(|i| i * 7 % 250).take(count).collect();
+        let ends: Vec<usize> = steps
+            .iter()
+            .scan(0, |end, step| {
+                *end += step;
+                Some(*end - 1)
+            })
+            .collect();
+        let whole = logits(&model, &tokens, count, &ends, 1 << 30).expect("logits");
+        let found = stepwise(&model, &tokens, steps);
+        for (found, expected) in found.iter().zip(&whole) {
+            let expected: Vec<f64> = expected.iter().copied().map(f64::from).collect();
+            let error = relative_error(found, &expected);
+            assert!(error <= 1e-6, "{name} in steps of {steps:?}: relative error {error:e}");
+        }
+    };
+    let none = serde_json::json!({});
+    for name in ["llama-tied", "llama3-rope", "mixtral", "qwen2", "qwen3"] {
+        check(name, &none, &[1; 12]);
+        check(name, &none, &[12]);
+        check(name, &none, &[5, 1, 4, 2]);
+    }
+    // A window that has been left behind.
+    check("mistral", &serde_json::json!({ "sliding_window": 4 }), &[3, 1, 1, 6, 1, 9]);
+}
+
+#[test]
+fn branches_give_the_logits_of_whole_sequences() {
+    for (name, max_memory) in [("llama-tied", 1 << 30), ("mixtral", 0)] {
+        let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
+        let chunks = [
+            (vec![3, 1, 4], vec![vec![1, 5], vec![], vec![9, 2, 6]]),
+            (vec![], vec![vec![5, 3], vec![5]]),
+            (vec![8, 9], vec![vec![7]]),
+        ];
+        let backend = CpuBackend::new(2).expect("threads");
+        let weights = ModelWeights::new(&model);
+        let options = ForwardOptions {
+            rounding: Rounding::Exact,
+            cache_type: DataType::F32,
+            max_memory,
+            spill_folder: std::env::temp_dir(),
+        };
+        let forward = Forward::new(&backend, &weights, model.metadata(), None, options);
+        let forward = forward.expect("a model");
+        let branching: Vec<Branches> = chunks
+            .iter()
+            .cloned()
+            .map(|(beginning, branches)| Branches { beginning, branches })
+            .collect();
+        let mut found = Vec::new();
+        let together = Chunks::branching(&branching);
+        let mut end = forward.run(&together, &mut |_| Ok(())).expect("a pass");
+        let rows: Vec<usize> = (0..together.tokens().len()).collect();
+        end.of_tokens(&rows, &mut found).expect("logits");
+        let mut found = found.chunks_exact(end.vocabulary());
+        for (beginning, branches) in &chunks {
+            let none = Vec::new();
+            let parts = [&none].into_iter().chain(branches);
+            for (number, branch) in parts.enumerate() {
+                let own = [&beginning[..], branch].concat();
+                let skipped = if number == 0 { 0 } else { beginning.len() };
+                let positions: Vec<usize> = (skipped..own.len()).collect();
+                if own.is_empty() {
+                    continue;
+                }
+                let expected = logits(&model, &own, own.len(), &positions, 1 << 30);
+                for expected in expected.expect("logits") {
+                    assert_eq!(found.next().expect("a row"), expected, "{name}, {own:?}");
+                }
+            }
+        }
+        assert_eq!(found.next(), None);
+    }
 }

@@ -1,8 +1,10 @@
 //! One decoder layer: its weights on the backend, and what it makes of hidden states.
 
-use qz_kernels::backend::{Attention, Backend, Rounding};
+use qz_kernels::backend::{Attention, Backend, ExpertLoad, Rounding};
 use qz_tensor::{DataType, Location};
 
+use super::capture::{InputsOnly, LinearGroup, Routing, Stage, Tap, Untapped};
+use super::chunks::Span;
 use super::shape::DecoderShape;
 use super::weights::{Linear, Loader, WeightSource};
 use crate::error::Error;
@@ -10,27 +12,27 @@ use crate::rules::{LayerIndex, Part, Role};
 
 /// A layer's weights.
 pub(super) struct Layer<B: Backend> {
-    attention_norm: B::Buffer,
-    query: Linear<B>,
-    key: Linear<B>,
-    value: Linear<B>,
-    query_norm: Option<B::Buffer>,
-    key_norm: Option<B::Buffer>,
-    attention_output: Linear<B>,
-    feed_forward_norm: B::Buffer,
-    feed_forward: FeedForward<B>,
+    pub(super) attention_norm: B::Buffer,
+    pub(super) query: Linear<B>,
+    pub(super) key: Linear<B>,
+    pub(super) value: Linear<B>,
+    pub(super) query_norm: Option<B::Buffer>,
+    pub(super) key_norm: Option<B::Buffer>,
+    pub(super) attention_output: Linear<B>,
+    pub(super) feed_forward_norm: B::Buffer,
+    pub(super) feed_forward: FeedForward<B>,
 }
 
-enum FeedForward<B: Backend> {
+pub(super) enum FeedForward<B: Backend> {
     Dense(Gated<B>),
     Experts { router: Linear<B>, used: usize, experts: Vec<Gated<B>> },
 }
 
 /// The three matrices of a gated network.
-struct Gated<B: Backend> {
-    gate: Linear<B>,
-    up: Linear<B>,
-    down: Linear<B>,
+pub(super) struct Gated<B: Backend> {
+    pub(super) gate: Linear<B>,
+    pub(super) up: Linear<B>,
+    pub(super) down: Linear<B>,
 }
 
 impl<B: Backend> Layer<B> {
@@ -93,16 +95,16 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) shape: &'a DecoderShape,
     pub(super) rounding: Rounding,
     pub(super) cache_type: DataType,
-    /// Cosines and sines of each position of a sequence.
+    /// Cosines and sines of each row's position; past its end they begin again.
     pub(super) rotary: &'a B::Buffer,
-    /// Tokens of each sequence.
-    pub(super) length: usize,
+    /// Which rows belong together, in order, from the first row on.
+    pub(super) spans: &'a [Span],
     /// Where a tensor is, for messages.
     pub(super) locate: &'a dyn Fn(&str) -> Location,
 }
 
 impl<B: Backend> Pass<'_, B> {
-    fn attention(&self) -> Attention {
+    pub(super) fn attention(&self) -> Attention {
         let shape = self.shape;
         Attention {
             heads: shape.heads,
@@ -113,25 +115,46 @@ impl<B: Backend> Pass<'_, B> {
         }
     }
 
-    /// Puts `tokens` tokens of whole sequences through a layer.
+    /// Room for a layer's keys and values of so many positions.
+    pub(super) fn cache(&self, layer: &Layer<B>, capacity: usize) -> Result<B::Cache, Error> {
+        let cache = self.backend.cache(&self.attention(), capacity, self.cache_type);
+        cache.map_err(|source| Error::Backend { location: (self.locate)(&layer.key.name), source })
+    }
+
+    /// Puts all spans' tokens through a layer. `cache` has the keys and values of
+    /// positions before the first span, and gets those of the spans.
     pub(super) fn run(
         &self,
         layer: &Layer<B>,
-        tokens: usize,
+        cache: &mut B::Cache,
         hidden: &mut B::Buffer,
     ) -> Result<(), Error> {
+        let tokens = self.spans.last().map_or(0, |span| span.rows.end);
         let normed = self.normed(hidden, &layer.attention_norm, tokens * self.shape.hidden);
-        let attended = self.attend(layer, tokens, &normed)?;
+        let attended = self.attend(layer, cache, tokens, &normed)?;
         self.backend.add(hidden, &self.product(&layer.attention_output, &attended, tokens)?);
-        let normed = self.normed(hidden, &layer.feed_forward_norm, tokens * self.shape.hidden);
-        let fed = match &layer.feed_forward {
-            FeedForward::Dense(gated) => self.gated(gated, &normed, tokens)?,
-            FeedForward::Experts { router, used, experts } => {
-                self.experts(router, *used, experts, &normed, tokens)?
-            }
-        };
-        self.backend.add(hidden, &fed);
+        if let Some(fed) = self.feed(layer, tokens, hidden, &mut Untapped)? {
+            self.backend.add(hidden, &fed);
+        }
         Ok(())
+    }
+
+    /// What the feed-forward network makes of hidden states; nothing where the tap wants
+    /// no result.
+    pub(super) fn feed(
+        &self,
+        layer: &Layer<B>,
+        tokens: usize,
+        hidden: &B::Buffer,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        let normed = self.normed(hidden, &layer.feed_forward_norm, tokens * self.shape.hidden);
+        match &layer.feed_forward {
+            FeedForward::Dense(gated) => self.gated(gated, &normed, None, tokens, tap),
+            FeedForward::Experts { router, used, experts } => {
+                self.experts(router, *used, experts, &normed, tokens, tap)
+            }
+        }
     }
 
     pub(super) fn normed(
@@ -147,7 +170,7 @@ impl<B: Backend> Pass<'_, B> {
 
     /// A product with its bias; it is checked, because a number that overflowed here
     /// would be found nowhere else.
-    fn product(
+    pub(super) fn product(
         &self,
         linear: &Linear<B>,
         input: &B::Buffer,
@@ -185,9 +208,10 @@ impl<B: Backend> Pass<'_, B> {
         Ok(rows)
     }
 
-    fn attend(
+    pub(super) fn attend(
         &self,
         layer: &Layer<B>,
+        cache: &mut B::Cache,
         tokens: usize,
         normed: &B::Buffer,
     ) -> Result<B::Buffer, Error> {
@@ -198,15 +222,9 @@ impl<B: Backend> Pass<'_, B> {
         let keys = self.turned(&layer.key, layer.key_norm.as_ref(), (tokens, width), normed)?;
         let values = self.product(&layer.value, normed, tokens)?;
         let mut out = self.backend.zeros(tokens * attention.query_width());
-        let cache = self.backend.cache(&attention, self.length, self.cache_type);
-        let mut cache = cache.map_err(|source| Error::Backend {
-            location: (self.locate)(&layer.key.name),
-            source,
-        })?;
-        for first in (0..tokens).step_by(self.length) {
-            let rows = first..first + self.length;
-            self.backend.store(&mut cache, 0, &keys, &values, rows.clone());
-            self.backend.attend(&attention, &cache, 0, &queries, rows, &mut out);
+        for Span { rows, position } in self.spans {
+            self.backend.store(cache, *position, &keys, &values, rows.clone());
+            self.backend.attend(&attention, cache, *position, &queries, rows.clone(), &mut out);
         }
         Ok(out)
     }
@@ -215,13 +233,23 @@ impl<B: Backend> Pass<'_, B> {
         &self,
         gated: &Gated<B>,
         input: &B::Buffer,
+        expert: Option<(usize, &ExpertLoad)>,
         tokens: usize,
-    ) -> Result<B::Buffer, Error> {
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        tap.see(LinearGroup::GateUp, input, expert);
+        if tap.last() == Some(Stage::FeedForward) {
+            return Ok(None);
+        }
         let mut gate = self.product(&gated.gate, input, tokens)?;
         let up = self.product(&gated.up, input, tokens)?;
         self.backend.silu_times(&mut gate, &up);
         drop(up);
-        self.product(&gated.down, &gate, tokens)
+        tap.see(LinearGroup::Down, &gate, expert);
+        if tap.last() == Some(Stage::Down) {
+            return Ok(None);
+        }
+        self.product(&gated.down, &gate, tokens).map(Some)
     }
 
     fn experts(
@@ -231,21 +259,43 @@ impl<B: Backend> Pass<'_, B> {
         experts: &[Gated<B>],
         input: &B::Buffer,
         tokens: usize,
-    ) -> Result<B::Buffer, Error> {
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        tap.see(LinearGroup::Router, input, None);
         let scores = self.product(router, input, tokens)?;
         let width = self.shape.hidden;
         let mut sum = self.backend.zeros(tokens * width);
         let loads = self.backend.route(&scores, experts.len(), used);
-        for (expert, load) in experts.iter().zip(&loads) {
+        for (number, (expert, load)) in experts.iter().zip(&loads).enumerate() {
+            if tap.routing() == Routing::All {
+                let everyone = self.everyone(load, tokens);
+                let expert_load = Some((number, &everyone));
+                self.gated(expert, input, expert_load, tokens, &mut InputsOnly(tap))?;
+            }
             if load.tokens.is_empty() {
                 continue;
             }
             let own = self.backend.gather(input, width, &load.tokens);
-            let answer = self
-                .gated(expert, &own, load.tokens.len())
-                .map_err(|error| error.of_token(|own| load.tokens[own]))?;
-            self.backend.scatter_add(&mut sum, width, load, &answer);
+            let count = load.tokens.len();
+            let answer = match (tap.routing(), tap.last()) {
+                (Routing::Chosen, _) => self.gated(expert, &own, Some((number, load)), count, tap),
+                (Routing::All, None) => self.gated(expert, &own, None, count, &mut Untapped),
+                (Routing::All, Some(_)) => Ok(None),
+            };
+            let answer = answer.map_err(|error| error.of_token(|own| load.tokens[own]))?;
+            if let Some(answer) = answer {
+                self.backend.scatter_add(&mut sum, width, load, &answer);
+            }
         }
-        Ok(sum)
+        Ok(tap.last().is_none().then_some(sum))
+    }
+
+    /// All tokens of a batch; those that were given to others have no weight.
+    fn everyone(&self, load: &ExpertLoad, tokens: usize) -> ExpertLoad {
+        let mut weights = vec![0.0; tokens];
+        for (token, weight) in load.tokens.iter().zip(&load.weights) {
+            weights[*token] = *weight;
+        }
+        ExpertLoad { tokens: (0..tokens).collect(), weights }
     }
 }

@@ -4,14 +4,11 @@ use std::ops::Range;
 
 use qz_kernels::backend::Backend;
 
-use super::run::{Chunks, Forward};
+use super::chunks::Chunks;
+use super::output::Output;
+use super::run::Forward;
 use super::states::States;
-use super::weights::{StoredTensor, WeightSource};
-use crate::error::Error;
-use crate::rules::Role;
-
-/// Bytes of the output matrix that are multiplied at a time.
-const TILE_BYTES: u64 = 64 << 20;
+use super::weights::WeightSource;
 
 /// Logits of consecutive rows: of each chunk in turn, the positions that were asked for.
 #[derive(Debug, Default)]
@@ -26,14 +23,9 @@ pub struct LogitsTile {
 pub struct Logits<'a, B: Backend, W: WeightSource> {
     forward: &'a Forward<'a, B, W>,
     states: States,
-    length: usize,
-    count: usize,
-    norm: B::Buffer,
-    name: String,
-    tensor: StoredTensor,
-    vocabulary: usize,
-    /// The whole output matrix, where it fits.
-    resident: Option<Vec<B::Matrix>>,
+    /// Each chunk's first token.
+    starts: Vec<usize>,
+    output: Output<B>,
 }
 
 impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
@@ -42,38 +34,20 @@ impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
         chunks: &Chunks,
         states: States,
     ) -> Result<Self, W::Error> {
-        let loader = forward.loader();
-        let norm = loader.vector(Role::OutputNorm, None, forward.shape.hidden)?;
-        let (name, tensor) = loader.output()?;
-        let vocabulary = usize::try_from(tensor.shape.rows()).unwrap_or(usize::MAX);
-        let mut logits = Self {
-            forward,
-            states,
-            length: chunks.length(),
-            count: chunks.count(),
-            norm,
-            name,
-            tensor,
-            vocabulary,
-            resident: None,
-        };
-        let bytes = logits.tensor.shape.byte_size(logits.tensor.data_type).unwrap_or(u64::MAX);
-        if bytes <= forward.options.max_memory / 2 {
-            let tiles = logits.tiles().map(|rows| logits.load(rows));
-            logits.resident = Some(tiles.collect::<Result<_, _>>()?);
-        }
-        Ok(logits)
+        let output = Output::load(forward, forward.options.max_memory / 2)?;
+        let starts = (0..chunks.count()).map(|chunk| chunks.rows(chunk).start).collect();
+        Ok(Self { forward, states, starts, output })
     }
 
     /// Tokens of the vocabulary: numbers in a row.
     pub fn vocabulary(&self) -> usize {
-        self.vocabulary
+        self.output.vocabulary()
     }
 
     /// Rows that fit into a quarter of the memory; a matrix that does not stay in memory
     /// is read once for each such tile.
     pub fn tile_rows(&self) -> usize {
-        let rows = self.forward.options.max_memory / 4 / (self.vocabulary.max(1) as u64 * 4);
+        let rows = self.forward.options.max_memory / 4 / (self.vocabulary().max(1) as u64 * 4);
         usize::try_from(rows).unwrap_or(usize::MAX).clamp(1, 512)
     }
 
@@ -86,7 +60,7 @@ impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
         positions: Range<usize>,
         mut visit: impl FnMut(&LogitsTile) -> Result<(), W::Error>,
     ) -> Result<(), W::Error> {
-        let all = self.count * positions.len();
+        let all = self.starts.len() * positions.len();
         let mut tile = LogitsTile::default();
         let step = self.tile_rows();
         for first in (0..all).step_by(step) {
@@ -106,67 +80,26 @@ impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
         rows: Range<usize>,
         tile: &mut LogitsTile,
     ) -> Result<(), W::Error> {
+        let token = |row: usize| {
+            self.starts[row / positions.len()] + positions.start + row % positions.len()
+        };
+        let tokens: Vec<usize> = rows.clone().map(token).collect();
+        tile.rows = rows;
+        self.of_tokens(&tokens, &mut tile.values)
+    }
+
+    /// Makes `logits` those behind some tokens, counted over all chunks, row by row.
+    ///
+    /// # Errors
+    /// If weights cannot be read, or a logit is no number.
+    pub fn of_tokens(&mut self, tokens: &[usize], logits: &mut Vec<f32>) -> Result<(), W::Error> {
         let forward = self.forward;
-        let (width, vocabulary) = (forward.shape.hidden, self.vocabulary);
-        let mut numbers = vec![0.0; rows.len() * width];
-        for (row, out) in rows.clone().zip(numbers.chunks_exact_mut(width)) {
-            let chunk = row / positions.len();
-            let token = chunk * self.length + positions.start + row % positions.len();
-            forward.on_disk(self.states.read(token..token + 1, out))?;
+        let width = forward.shape.hidden;
+        let mut numbers = vec![0.0; tokens.len() * width];
+        for (token, out) in tokens.iter().zip(numbers.chunks_exact_mut(width)) {
+            forward.on_disk(self.states.read(*token..token + 1, out))?;
         }
-        let mut normed = forward.backend.zeros(numbers.len());
         let hidden = forward.backend.buffer(&numbers);
-        forward.backend.rms_norm(&hidden, &self.norm, forward.shape.rms_epsilon, &mut normed);
-        tile.values.resize(rows.len() * vocabulary, 0.0);
-        tile.rows = rows.clone();
-        let mut part = Vec::new();
-        for (number, columns) in self.tiles().enumerate() {
-            let loaded;
-            let matrix = match &self.resident {
-                Some(tiles) => &tiles[number],
-                None => {
-                    loaded = self.load(columns.clone())?;
-                    &loaded
-                }
-            };
-            let mut out = forward.backend.zeros(rows.len() * columns.len());
-            forward.backend.matmul(forward.options.rounding, &normed, matrix, &mut out);
-            self.check(positions, &rows, columns.len(), forward.backend.first_non_finite(&out))?;
-            part.resize(rows.len() * columns.len(), 0.0);
-            forward.backend.read(&out, 0, &mut part);
-            let parts = part.chunks_exact(columns.len());
-            for (values, part) in tile.values.chunks_exact_mut(vocabulary).zip(parts) {
-                values[columns.clone()].copy_from_slice(part);
-            }
-        }
-        Ok(())
-    }
-
-    fn check(
-        &self,
-        positions: &Range<usize>,
-        rows: &Range<usize>,
-        width: usize,
-        non_finite: Option<usize>,
-    ) -> Result<(), Error> {
-        let Some(found) = non_finite else { return Ok(()) };
-        let row = rows.start + found / width;
-        let chunk = row / positions.len();
-        let token = chunk * self.length + positions.start + row % positions.len();
-        let location = self.forward.source.location(&self.name);
-        Err(Error::NonFiniteActivation { location, token })
-    }
-
-    /// The output matrix in parts.
-    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<B, W> {
-        let row_bytes = self.tensor.shape.row_bytes(self.tensor.data_type).unwrap_or(1).max(1);
-        let step = usize::try_from(TILE_BYTES / row_bytes).unwrap_or(usize::MAX).max(1);
-        let all = self.vocabulary;
-        (0..all).step_by(step).map(move |first| first..all.min(first + step))
-    }
-
-    fn load(&self, rows: Range<usize>) -> Result<B::Matrix, W::Error> {
-        let rows = rows.start as u64..rows.end as u64;
-        self.forward.loader().rows(&self.name, &self.tensor, rows)
+        self.output.logits(forward, &hidden, tokens, logits)
     }
 }

@@ -1,11 +1,13 @@
 //! The run of a text's chunks through all layers.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use qz_kernels::backend::{Backend, Rounding, reference};
-use qz_tensor::{DataType, Metadata};
+use qz_tensor::{DataType, Location, Metadata};
 
+use super::chunks::{Chunks, Span};
 use super::layer::{Layer, Pass};
 use super::logits::Logits;
 use super::shape::DecoderShape;
@@ -25,38 +27,6 @@ pub struct ForwardOptions {
     pub max_memory: u64,
     /// Where hidden states go that do not fit.
     pub spill_folder: PathBuf,
-}
-
-/// Sequences of one length, each independent of the others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chunks {
-    tokens: Vec<u32>,
-    length: usize,
-}
-
-impl Chunks {
-    /// Chunks of `length` tokens each, one behind the other; what is left at the end is
-    /// dropped.
-    pub fn new(mut tokens: Vec<u32>, length: usize) -> Self {
-        let length = length.max(1);
-        tokens.truncate(tokens.len() / length * length);
-        Self { tokens, length }
-    }
-
-    /// How many.
-    pub fn count(&self) -> usize {
-        self.tokens.len() / self.length
-    }
-
-    /// Tokens of each.
-    pub fn length(&self) -> usize {
-        self.length
-    }
-
-    /// One chunk's tokens.
-    pub fn get(&self, chunk: usize) -> &[u32] {
-        &self.tokens[chunk * self.length..][..self.length]
-    }
 }
 
 /// Tokens of a batch, where memory allows: products reach their speed, and a layer's
@@ -84,7 +54,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         options: ForwardOptions,
     ) -> Result<Self, W::Error> {
         let location = source.location("");
-        let location = qz_tensor::Location { tensor: None, offset: None, ..location };
+        let location = Location { tensor: None, offset: None, ..location };
         let shape = DecoderShape::read(metadata, window, &location)?;
         Ok(Self { backend, source, shape, options })
     }
@@ -124,86 +94,117 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
     ) -> Result<Logits<'_, B, W>, W::Error> {
         let mut states = self.embed(chunks)?;
-        let rotary = self.rotary(chunks.length)?;
-        let locate = |name: &str| self.source.location(name);
-        let pass = Pass {
-            backend: self.backend,
-            shape: &self.shape,
-            rounding: self.options.rounding,
-            cache_type: self.options.cache_type,
-            rotary: &rotary,
-            length: chunks.length,
-            locate: &locate,
-        };
+        let table = self.rotary(chunks.length())?;
         let mut numbers = Vec::new();
         for layer in 0..self.shape.layers {
             let layer = Layer::load(&self.loader(), LayerIndex(layer))?;
-            for (first, count) in self.batches(chunks) {
-                let rows = first * chunks.length..(first + count) * chunks.length;
+            for (batch, rows) in self.batches(chunks) {
+                let spans = chunks.spans(batch.clone());
+                let rotary = self.rotary_rows(&table, &spans);
+                let locate = |name: &str| self.source.location(name);
+                let pass = self.pass(&spans, &rotary, &locate);
                 numbers.resize(rows.len() * self.shape.hidden, 0.0);
                 self.on_disk(states.read(rows.clone(), &mut numbers))?;
                 let mut hidden = self.backend.buffer(&numbers);
-                pass.run(&layer, rows.len(), &mut hidden)
+                let mut cache = pass.cache(&layer, chunks.length())?;
+                pass.run(&layer, &mut cache, &mut hidden)
                     .map_err(|error| error.of_token(|token| rows.start + token))?;
                 self.backend.read(&hidden, 0, &mut numbers);
                 self.on_disk(states.write(rows.start, &numbers))?;
-                on_steps(count as u64)?;
+                on_steps(batch.len() as u64)?;
             }
         }
         Logits::new(self, chunks, states)
     }
 
-    /// Cosines and sines of each position.
-    fn rotary(&self, positions: usize) -> Result<B::Buffer, W::Error> {
-        let factors = self.loader().rope_factors()?;
-        Ok(self.backend.buffer(&self.shape.rotary.table(positions, factors.as_deref())))
+    pub(super) fn pass<'p>(
+        &'p self,
+        spans: &'p [Span],
+        rotary: &'p B::Buffer,
+        locate: &'p dyn Fn(&str) -> Location,
+    ) -> Pass<'p, B> {
+        Pass {
+            backend: self.backend,
+            shape: &self.shape,
+            rounding: self.options.rounding,
+            cache_type: self.options.cache_type,
+            rotary,
+            spans,
+            locate,
+        }
     }
 
-    /// The first chunk of each batch, and how many chunks it has.
-    fn batches(&self, chunks: &Chunks) -> impl Iterator<Item = (usize, usize)> + use<B, W> {
+    /// Cosines and sines of each position.
+    pub(super) fn rotary(&self, positions: usize) -> Result<Vec<f32>, W::Error> {
+        let factors = self.loader().rope_factors()?;
+        Ok(self.shape.rotary.table(positions, factors.as_deref()))
+    }
+
+    /// The same of each row of the spans.
+    pub(super) fn rotary_rows(&self, table: &[f32], spans: &[Span]) -> B::Buffer {
+        // A cosine and a sine for each pair: as many as elements of a head.
+        let size = self.shape.head_size;
+        let rows = spans.iter().flat_map(|Span { rows, position }| {
+            &table[position * size..(position + rows.len()) * size]
+        });
+        self.backend.buffer(&rows.copied().collect::<Vec<f32>>())
+    }
+
+    /// The chunks of each batch, and their rows.
+    pub(super) fn batches<'c>(
+        &self,
+        chunks: &'c Chunks,
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<'c, B, W> {
         let shape = &self.shape;
         let widths = 4 * shape.hidden + 4 * shape.heads * shape.head_size + 4 * shape.intermediate;
         let fitting = self.options.max_memory / 4 / (widths as u64 * 4);
         let tokens = usize::try_from(fitting).unwrap_or(usize::MAX).min(BATCH_TOKENS);
-        let (each, all) = ((tokens / chunks.length).max(1), chunks.count());
-        (0..all).step_by(each).map(move |first| (first, each.min(all - first)))
+        chunks.batches(tokens).into_iter().map(|batch| {
+            let rows = chunks.rows(batch.start).start..chunks.rows(batch.end - 1).end;
+            (batch, rows)
+        })
     }
 
-    /// The embeddings of all tokens: their rows are read, not the whole matrix.
-    fn embed(&self, chunks: &Chunks) -> Result<States, W::Error> {
-        let loader = self.loader();
-        let (name, tensor) = loader.embedding()?;
+    /// The embeddings of all tokens.
+    pub(super) fn embed(&self, chunks: &Chunks) -> Result<States, W::Error> {
         let limit = self.options.max_memory / 4;
         let folder = &self.options.spill_folder;
-        let width = self.shape.hidden;
-        let mut states = self.on_disk(States::new(chunks.tokens.len(), width, limit, folder))?;
-        for (first, count) in self.batches(chunks) {
-            let first = first * chunks.length;
-            let tokens = &chunks.tokens[first..first + count * chunks.length];
-            let mut known = tokens.to_vec();
-            known.sort_unstable();
-            known.dedup();
-            let mut embeddings = Vec::with_capacity(known.len() * width);
-            for token in &known {
-                let row = u64::from(*token);
-                if row >= tensor.shape.rows() {
-                    let vocabulary = tensor.shape.rows();
-                    let location = self.source.location(&name);
-                    return Err(Error::Token { location, token: *token, vocabulary }.into());
-                }
-                let bytes = loader.bytes(&name, &tensor, row..row + 1)?;
-                let row = reference::decode(tensor.data_type, &bytes)
-                    .map_err(|source| loader.failed(&name, source))?;
-                embeddings.extend(row);
-            }
-            let mut numbers = Vec::with_capacity(tokens.len() * width);
-            for token in tokens {
-                let at = known.binary_search(token).unwrap_or_default();
-                numbers.extend_from_slice(&embeddings[at * width..][..width]);
-            }
-            self.on_disk(states.write(first, &numbers))?;
+        let (count, width) = (chunks.tokens().len(), self.shape.hidden);
+        let mut states = self.on_disk(States::new(count, width, limit, folder))?;
+        for (_, rows) in self.batches(chunks) {
+            let embeddings = self.embeddings(&chunks.tokens()[rows.clone()])?;
+            self.on_disk(states.write(rows.start, &embeddings))?;
         }
         Ok(states)
+    }
+
+    /// The embeddings of some tokens: their rows are read, not the whole matrix.
+    pub(super) fn embeddings(&self, tokens: &[u32]) -> Result<Vec<f32>, W::Error> {
+        let loader = self.loader();
+        let (name, tensor) = loader.embedding()?;
+        let width = self.shape.hidden;
+        let mut known = tokens.to_vec();
+        known.sort_unstable();
+        known.dedup();
+        let mut embeddings = Vec::with_capacity(known.len() * width);
+        for token in &known {
+            let row = u64::from(*token);
+            if row >= tensor.shape.rows() {
+                let vocabulary = tensor.shape.rows();
+                let location = self.source.location(&name);
+                return Err(Error::Token { location, token: *token, vocabulary }.into());
+            }
+            let bytes = loader.bytes(&name, &tensor, row..row + 1)?;
+            let row = reference::decode(tensor.data_type, &bytes)
+                .map_err(|source| loader.failed(&name, source))?;
+            embeddings.extend(row);
+        }
+        let mut numbers = Vec::with_capacity(tokens.len() * width);
+        for token in tokens {
+            let at = known.binary_search(token).unwrap_or_default();
+            numbers.extend_from_slice(&embeddings[at * width..][..width]);
+        }
+        Ok(numbers)
     }
 
     pub(super) fn on_disk<T>(&self, result: io::Result<T>) -> Result<T, W::Error> {

@@ -28,6 +28,11 @@ impl States {
         Ok(Self { width, place })
     }
 
+    /// Numbers of a row.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
     pub(super) fn read(&mut self, rows: Range<usize>, out: &mut [f32]) -> io::Result<()> {
         let range = rows.start * self.width..rows.end * self.width;
         match &mut self.place {

@@ -61,7 +61,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
     }
 
     /// A tensor with the name it must have.
-    fn required(
+    pub(super) fn required(
         &self,
         role: Role,
         layer: Option<LayerIndex>,

@@ -15,6 +15,7 @@ use super::{
     round_activations,
 };
 use crate::codec_for;
+use crate::vector::Instructions;
 use attention::Cache;
 use matmul::Matrix;
 use products::Products;
@@ -38,7 +39,7 @@ impl CpuBackend {
             .num_threads(threads.max(1))
             .build()
             .map_err(|error| Error::Threads(error.to_string()))?;
-        Ok(Self { pool, products: Products::best() })
+        Ok(Self { pool, products: Products(Instructions::best()) })
     }
 
     /// Calls `work` on this backend's threads, so that parallel work in it runs there.
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn every_instruction_set_conforms() {
-        for products in Products::available() {
+        for products in Instructions::available().into_iter().map(Products) {
             let mut backend = CpuBackend::new(2).expect("threads");
             backend.products = products;
             conformance::check(&backend)

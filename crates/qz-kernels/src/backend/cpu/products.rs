@@ -6,62 +6,18 @@
 //! together.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_reduce_add_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_storeu_ps,
-};
+use std::arch::x86_64::{__m256, __m512};
 
-use crate::isa::Isa;
+use crate::vector::{Eight, Instructions, Vector};
 
 /// Rows that are taken together on each side.
 pub(super) const TOGETHER: usize = 4;
 
-/// An instruction set that the machine has.
+/// Products with an instruction set that the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Products(Set);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Set {
-    Portable,
-    /// AVX2 and FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512 F.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
+pub(super) struct Products(pub(super) Instructions);
 
 impl Products {
-    /// Every set the machine has, the widest last.
-    pub(super) fn available() -> Vec<Self> {
-        let mut sets = vec![Set::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                sets.push(Set::Avx2);
-            }
-            if is_x86_feature_detected!("avx512f") {
-                sets.push(Set::Avx512);
-            }
-        }
-        sets.into_iter().map(Self).collect()
-    }
-
-    /// The widest that the instruction set in use allows.
-    pub(super) fn best() -> Self {
-        let chosen = Isa::chosen();
-        let allowed = |products: &Self| match products.0 {
-            Set::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => chosen >= Isa::Avx2,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => chosen >= Isa::Avx512,
-        };
-        let available = Self::available();
-        available.into_iter().rfind(allowed).unwrap_or(Self(Set::Portable))
-    }
-
     /// The products of each of `a` with each of `b`; rows of one length.
     pub(super) fn dots(
         self,
@@ -69,13 +25,13 @@ impl Products {
         b: [&[f32]; TOGETHER],
     ) -> [[f32; TOGETHER]; TOGETHER] {
         match self.0 {
-            Set::Portable => dots::<Eight>(a, b),
+            Instructions::Portable => dots::<Eight>(a, b),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` found AVX2 and FMA.
-            Set::Avx2 => unsafe { dots_avx2(a, b) },
+            Instructions::Avx2 => unsafe { dots_avx2(a, b) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` found AVX-512 F.
-            Set::Avx512 => unsafe { dots_avx512(a, b) },
+            Instructions::Avx512 => unsafe { dots_avx512(a, b) },
         }
     }
 
@@ -89,153 +45,14 @@ impl Products {
         out: &mut [f32],
     ) {
         match self.0 {
-            Set::Portable => add_weighted::<Eight>(factors, rows, stride, out),
+            Instructions::Portable => add_weighted::<Eight>(factors, rows, stride, out),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` found AVX2 and FMA.
-            Set::Avx2 => unsafe { add_weighted_avx2(factors, rows, stride, out) },
+            Instructions::Avx2 => unsafe { add_weighted_avx2(factors, rows, stride, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` found AVX-512 F.
-            Set::Avx512 => unsafe { add_weighted_avx512(factors, rows, stride, out) },
+            Instructions::Avx512 => unsafe { add_weighted_avx512(factors, rows, stride, out) },
         }
-    }
-}
-
-/// A vector of f32 numbers.
-trait Vector: Copy {
-    const LANES: usize;
-    fn splat(value: f32) -> Self;
-    fn zero() -> Self;
-    /// The first lanes of `from`, which has that many.
-    fn load(from: &[f32]) -> Self;
-    fn store(self, to: &mut [f32]);
-    /// `self + a · b`.
-    fn add_product(self, a: Self, b: Self) -> Self;
-    fn sum(self) -> f32;
-}
-
-/// Eight lanes that any machine has.
-#[derive(Clone, Copy)]
-struct Eight([f32; 8]);
-
-impl Vector for Eight {
-    const LANES: usize = 8;
-
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        Self([value; 8])
-    }
-
-    #[inline(always)]
-    fn zero() -> Self {
-        Self([0.0; 8])
-    }
-
-    #[inline(always)]
-    fn load(from: &[f32]) -> Self {
-        Self(std::array::from_fn(|lane| from[lane]))
-    }
-
-    #[inline(always)]
-    fn store(self, to: &mut [f32]) {
-        to[..8].copy_from_slice(&self.0);
-    }
-
-    #[inline(always)]
-    fn add_product(self, a: Self, b: Self) -> Self {
-        Self(std::array::from_fn(|lane| self.0[lane] + a.0[lane] * b.0[lane]))
-    }
-
-    #[inline(always)]
-    fn sum(self) -> f32 {
-        let [a, b, c, d, e, f, g, h] = self.0;
-        ((a + e) + (c + g)) + ((b + f) + (d + h))
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Vector for __m256 {
-    const LANES: usize = 8;
-
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        // SAFETY: inlined into functions that have AVX2 only.
-        unsafe { _mm256_set1_ps(value) }
-    }
-
-    #[inline(always)]
-    fn zero() -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_setzero_ps() }
-    }
-
-    #[inline(always)]
-    fn load(from: &[f32]) -> Self {
-        let from = &from[..8];
-        // SAFETY: as above; eight numbers are there.
-        unsafe { _mm256_loadu_ps(from.as_ptr()) }
-    }
-
-    #[inline(always)]
-    fn store(self, to: &mut [f32]) {
-        let to = &mut to[..8];
-        // SAFETY: as above; there is room for eight numbers.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), self) }
-    }
-
-    #[inline(always)]
-    fn add_product(self, a: Self, b: Self) -> Self {
-        // SAFETY: as above, and they have FMA.
-        unsafe { _mm256_fmadd_ps(a, b, self) }
-    }
-
-    #[inline(always)]
-    fn sum(self) -> f32 {
-        let mut lanes = [0.0; 8];
-        self.store(&mut lanes);
-        Eight(lanes).sum()
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Vector for __m512 {
-    const LANES: usize = 16;
-
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        // SAFETY: inlined into functions that have AVX-512 F only.
-        unsafe { _mm512_set1_ps(value) }
-    }
-
-    #[inline(always)]
-    fn zero() -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_setzero_ps() }
-    }
-
-    #[inline(always)]
-    fn load(from: &[f32]) -> Self {
-        let from = &from[..16];
-        // SAFETY: as above; sixteen numbers are there.
-        unsafe { _mm512_loadu_ps(from.as_ptr()) }
-    }
-
-    #[inline(always)]
-    fn store(self, to: &mut [f32]) {
-        let to = &mut to[..16];
-        // SAFETY: as above; there is room for sixteen numbers.
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self) }
-    }
-
-    #[inline(always)]
-    fn add_product(self, a: Self, b: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_fmadd_ps(a, b, self) }
-    }
-
-    #[inline(always)]
-    fn sum(self) -> f32 {
-        // SAFETY: as above.
-        unsafe { _mm512_reduce_add_ps(self) }
     }
 }
 

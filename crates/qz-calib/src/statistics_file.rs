@@ -1,0 +1,90 @@
+//! Gram matrices beside an importance matrix, in one GGUF file. For each group of
+//! matrices that share inputs there is one, named after the first of them:
+//! `NAME.gram`, f32, the packed upper triangle ([`crate::gram`]) of `XᵀX`, for each
+//! expert in turn. Programs that look for importance alone pass over it.
+
+use std::path::Path;
+
+use qz_gguf::GgufFile;
+use qz_tensor::{DataType, Location, TensorIndex, TensorSource};
+
+use crate::error::{Error, Fault};
+use crate::gram::{packed_len, unpack};
+
+/// What the name of a Gram matrix ends in.
+pub const GRAM: &str = ".gram";
+/// What the name of sums of magnitudes ends in.
+pub const MAGNITUDES: &str = ".in_abs";
+/// How often each token of the vocabulary was in the text.
+pub const TOKEN_COUNTS: &str = "token_embd.weight.token_counts";
+
+/// A file with Gram matrices. They are read when they are asked for.
+#[derive(Debug)]
+pub struct StatisticsFile {
+    file: GgufFile,
+}
+
+/// One Gram matrix, or one for each expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GramEntry {
+    index: TensorIndex,
+    /// Rows and columns.
+    pub size: usize,
+    /// How many experts have one.
+    pub experts: usize,
+}
+
+impl StatisticsFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// If it is no GGUF file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self { file: GgufFile::open(path)? })
+    }
+
+    /// The Gram matrix of the group whose first matrix is called `name`, of inputs of
+    /// `size` numbers.
+    ///
+    /// # Errors
+    /// If there is one of another shape or type.
+    pub fn gram(&self, name: &str, size: usize) -> Result<Option<GramEntry>, Error> {
+        let wanted = format!("{name}{GRAM}");
+        let Some(position) = self.file.tensors().iter().position(|info| info.name == wanted) else {
+            return Ok(None);
+        };
+        let info = &self.file.tensors()[position];
+        let (elements, each) = (info.shape.elements(), packed_len(size) as u64);
+        let fault = if info.data_type != DataType::F32 {
+            Some(Fault::NotF32(info.data_type))
+        } else {
+            let fits = each > 0 && elements > 0 && elements.is_multiple_of(each);
+            (!fits).then_some(Fault::OtherShape)
+        };
+        if let Some(fault) = fault {
+            let location = Location::file(self.file.file().path().as_ref()).tensor(wanted);
+            return Err(Error::Malformed { location, fault });
+        }
+        let experts = usize::try_from(elements / each).unwrap_or(usize::MAX);
+        Ok(Some(GramEntry { index: TensorIndex(position), size, experts }))
+    }
+
+    /// One expert's whole symmetric matrix `XᵀX`, row by row; expert 0 of a group without
+    /// experts.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a number is not finite.
+    pub fn read(&self, entry: GramEntry, expert: usize) -> Result<Vec<f32>, Error> {
+        let mut bytes = vec![0; packed_len(entry.size) * size_of::<f32>()];
+        self.file.read(entry.index, (expert * bytes.len()) as u64, &mut bytes)?;
+        let numbers: Vec<f32> =
+            bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        if let Some(index) = numbers.iter().position(|number| !number.is_finite()) {
+            let name = &self.file.tensors()[entry.index.0].name;
+            let location = Location::file(self.file.file().path().as_ref()).tensor(name);
+            let fault = Fault::NonFinite { index: index as u64, value: numbers[index] };
+            return Err(Error::Malformed { location, fault });
+        }
+        Ok(unpack(entry.size, &numbers))
+    }
+}

@@ -1,0 +1,182 @@
+//! Products of f32 matrices.
+//!
+//! | function | computes |
+//! |---|---|
+//! | [`multiply`] | `C = α·A·B` or `C += α·A·B`, `m × n` from `m × k` and `k × n` |
+//! | [`add_gram`] | `C += α·Aᵀ·A` in the triangle above the diagonal, `n × n` from `m × n` |
+//! | [`mirror_upper`] | copies that triangle to the one below |
+//!
+//! Any operand may be [transposed](View::transposed) or a [block](View::block) of a larger
+//! matrix. Work runs on the current rayon pool's threads.
+//!
+//! Invariant: an element of C is summed in one order: along `k` in runs of [`DEPTH`], each
+//! run one chain of fused multiplications and additions (of separate ones where the
+//! machine has no fused ones), the runs' sums times α added to C one after the other. It
+//! depends neither on the number of threads nor on which other elements are computed; in
+//! the last bits it depends on the instruction set.
+//!
+//! The method is that of Goto and van de Geijn ("Anatomy of high-performance matrix
+//! multiplication", 2008): both operands are copied into panels that a register tile of
+//! `6 × 2 vectors` reads from one end to the other.
+
+mod blocks;
+mod panels;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use rayon::prelude::*;
+
+use crate::vector::Instructions;
+
+pub(crate) use blocks::{Destination, Kernel, Tile};
+pub(crate) use panels::Panels;
+pub use view::{View, ViewMut};
+
+/// Products that are summed before they are added to C.
+pub const DEPTH: usize = 256;
+
+/// Rows of A that a task copies: with [`DEPTH`] they fill part of a core's second cache.
+const ROWS: usize = 96;
+
+/// Columns of a task, a multiple of every panel's width.
+const COLUMNS: usize = 512;
+
+/// Columns of B that are copied at a time, for all tasks.
+const SHARED_COLUMNS: usize = 8 * COLUMNS;
+
+/// What becomes of C's former content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// It is overwritten.
+    Set,
+    /// It is added to.
+    Add,
+}
+
+/// `C = α·A·B` or `C += α·A·B`; A is `m × k`, B is `k × n`, C is `m × n`. With α = -1 and
+/// [`Into::Add`] it subtracts.
+///
+/// # Panics
+/// If the shapes contradict each other.
+pub fn multiply(into: Into, alpha: f32, a: View<'_>, b: View<'_>, c: ViewMut<'_>) {
+    multiply_with(Instructions::best(), into, alpha, a, b, c);
+}
+
+fn multiply_with(
+    instructions: Instructions,
+    into: Into,
+    alpha: f32,
+    a: View<'_>,
+    b: View<'_>,
+    mut c: ViewMut<'_>,
+) {
+    let (rows, depth, columns) = (a.rows(), a.columns(), b.columns());
+    assert_eq!(b.rows(), depth, "columns of A and rows of B");
+    assert_eq!((c.rows(), c.columns()), (rows, columns), "shape of C");
+    if depth == 0 && into == Into::Set {
+        c.fill(0.0);
+    }
+    Product { kernel: Kernel(instructions), alpha, a, b, upper: false }.run(into, c);
+}
+
+/// `C += α·Aᵀ·A` for the elements on and above the diagonal; A is `m × n`, C is `n × n`.
+/// Some elements below the diagonal are written, too, so that [`mirror_upper`] has to
+/// follow before anything reads them; any number of calls may come first.
+///
+/// # Panics
+/// If the shapes contradict each other.
+pub fn add_gram(alpha: f32, a: View<'_>, c: ViewMut<'_>) {
+    add_gram_with(Instructions::best(), alpha, a, c);
+}
+
+fn add_gram_with(instructions: Instructions, alpha: f32, a: View<'_>, c: ViewMut<'_>) {
+    let size = a.columns();
+    assert_eq!((c.rows(), c.columns()), (size, size), "shape of C");
+    let (a, b) = (a.transposed(), a);
+    Product { kernel: Kernel(instructions), alpha, a, b, upper: true }.run(Into::Add, c);
+}
+
+/// Makes a matrix symmetric: what is below its diagonal becomes what is above.
+///
+/// # Panics
+/// If it is not square.
+pub fn mirror_upper(c: ViewMut<'_>) {
+    /// Rows and columns that are copied together: they stay in the first cache.
+    const SIDE: usize = 32;
+    let size = c.rows();
+    assert_eq!(c.columns(), size, "a square matrix");
+    let (numbers, stride) = c.into_parts();
+    for first in (0..size).step_by(SIDE) {
+        let rows = first..size.min(first + SIDE);
+        for left in (0..=first).step_by(SIDE) {
+            for row in rows.clone() {
+                let (above, own) = numbers.split_at_mut(row * stride);
+                for column in left..row.min(left + SIDE) {
+                    own[column] = above[column * stride + row];
+                }
+            }
+        }
+    }
+}
+
+/// One product, and what is left out of it.
+struct Product<'a> {
+    kernel: Kernel,
+    alpha: f32,
+    a: View<'a>,
+    b: View<'a>,
+    /// Only elements on and above the diagonal are wanted.
+    upper: bool,
+}
+
+impl Product<'_> {
+    fn run(&self, into: Into, mut c: ViewMut<'_>) {
+        let depth = self.a.columns();
+        let destination = Destination::new(&mut c);
+        for left in (0..self.b.columns()).step_by(SHARED_COLUMNS) {
+            let columns = left..self.b.columns().min(left + SHARED_COLUMNS);
+            for first in (0..depth).step_by(DEPTH) {
+                let run = first..depth.min(first + DEPTH);
+                let right = self.b.block(run.clone(), columns.clone()).transposed();
+                let right = Panels::pack_on_all_threads(right, self.kernel.width());
+                let into = if first == 0 { into } else { Into::Add };
+                self.add_run(into, self.a.block(0..self.a.rows(), run), &right, left, destination);
+            }
+        }
+    }
+
+    /// Adds the products of one run to the columns from `left` on.
+    fn add_run(
+        &self,
+        into: Into,
+        a: View<'_>,
+        right: &Panels,
+        left: usize,
+        destination: Destination<'_>,
+    ) {
+        let tops = (0..a.rows()).step_by(ROWS);
+        let tasks = tops
+            .flat_map(|top| (0..right.count()).step_by(COLUMNS).map(move |offset| (top, offset)));
+        let is_wanted = |(top, offset): &(usize, usize)| {
+            !self.upper || left + right.count().min(offset + COLUMNS) > *top
+        };
+        let tasks: Vec<(usize, usize)> = tasks.filter(is_wanted).collect();
+        tasks.into_par_iter().for_each_init(Panels::default, |packed, (top, offset)| {
+            let rows = top..a.rows().min(top + ROWS);
+            packed.pack(a.block(rows, 0..a.columns()), Kernel::ROWS);
+            let tile = Tile {
+                rows: packed,
+                columns: right,
+                first_column: offset,
+                column_count: COLUMNS.min(right.count() - offset),
+                into,
+                alpha: self.alpha,
+                diagonal: self.upper.then_some((top, left + offset)),
+            };
+            // SAFETY: no other task has an element of these rows and columns, and they
+            // are within C: `run` was given a C of the product's shape.
+            unsafe { self.kernel.add(&tile, destination.at(top, left + offset)) };
+        });
+    }
+}

@@ -1,0 +1,104 @@
+//! The output matrix with its norm: from the last layer's hidden states to logits.
+
+use std::ops::Range;
+
+use qz_kernels::backend::Backend;
+
+use super::run::Forward;
+use super::weights::{StoredTensor, WeightSource};
+use crate::error::Error;
+use crate::rules::Role;
+
+/// Bytes of the output matrix that are multiplied at a time.
+const TILE_BYTES: u64 = 64 << 20;
+
+/// What makes logits of hidden states.
+pub(super) struct Output<B: Backend> {
+    norm: B::Buffer,
+    name: String,
+    tensor: StoredTensor,
+    vocabulary: usize,
+    /// The matrix, in parts, if it stays in memory; it is read for each use if not.
+    resident: Option<Vec<B::Matrix>>,
+}
+
+impl<B: Backend> Output<B> {
+    /// The matrix stays in memory if it takes no more than `limit` bytes.
+    pub(super) fn load<W: WeightSource>(
+        forward: &Forward<'_, B, W>,
+        limit: u64,
+    ) -> Result<Self, W::Error> {
+        let loader = forward.loader();
+        let norm = loader.vector(Role::OutputNorm, None, forward.shape.hidden)?;
+        let (name, tensor) = loader.output()?;
+        let vocabulary = usize::try_from(tensor.shape.rows()).unwrap_or(usize::MAX);
+        let mut output = Self { norm, name, tensor, vocabulary, resident: None };
+        if output.tensor.shape.byte_size(output.tensor.data_type).is_ok_and(|size| size <= limit) {
+            let parts = output.parts().map(|rows| output.read(forward, rows));
+            output.resident = Some(parts.collect::<Result<_, _>>()?);
+        }
+        Ok(output)
+    }
+
+    /// Tokens of the vocabulary: numbers in a row of logits.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Makes `logits` those of rows of hidden states; `tokens` are the rows'
+    /// numbers for messages.
+    pub(super) fn logits<W: WeightSource>(
+        &self,
+        forward: &Forward<'_, B, W>,
+        hidden: &B::Buffer,
+        tokens: &[usize],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), W::Error> {
+        let (backend, rows) = (forward.backend, tokens.len());
+        let mut normed = backend.zeros(rows * forward.shape.hidden);
+        backend.rms_norm(hidden, &self.norm, forward.shape.rms_epsilon, &mut normed);
+        logits.resize(rows * self.vocabulary, 0.0);
+        let mut part = Vec::new();
+        for (number, columns) in self.parts().enumerate() {
+            let loaded;
+            let matrix = match &self.resident {
+                Some(parts) => &parts[number],
+                None => {
+                    loaded = self.read(forward, columns.clone())?;
+                    &loaded
+                }
+            };
+            let mut out = backend.zeros(rows * columns.len());
+            backend.matmul(forward.options.rounding, &normed, matrix, &mut out);
+            if let Some(found) = backend.first_non_finite(&out) {
+                let location = forward.source.location(&self.name);
+                let token = tokens[found / columns.len()];
+                return Err(Error::NonFiniteActivation { location, token }.into());
+            }
+            part.resize(rows * columns.len(), 0.0);
+            backend.read(&out, 0, &mut part);
+            let parts = part.chunks_exact(columns.len());
+            for (logits, part) in logits.chunks_exact_mut(self.vocabulary).zip(parts) {
+                logits[columns.clone()].copy_from_slice(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// The matrix's rows, in parts.
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<B> {
+        let row_bytes = self.tensor.shape.row_bytes(self.tensor.data_type).unwrap_or(1).max(1);
+        let step = usize::try_from(TILE_BYTES / row_bytes).unwrap_or(usize::MAX).max(1);
+        let all = self.vocabulary;
+        (0..all).step_by(step).map(move |first| first..all.min(first + step))
+    }
+
+    fn read<W: WeightSource>(
+        &self,
+        forward: &Forward<'_, B, W>,
+        rows: Range<usize>,
+    ) -> Result<B::Matrix, W::Error> {
+        let rows = rows.start as u64..rows.end as u64;
+        forward.loader().rows(&self.name, &self.tensor, rows)
+    }
+}

@@ -1,0 +1,101 @@
+//! One sequence, step by step: all weights in memory, keys and values of what was seen.
+
+use qz_kernels::backend::Backend;
+
+use super::chunks::Span;
+use super::layer::Layer;
+use super::output::Output;
+use super::run::Forward;
+use super::weights::WeightSource;
+use crate::error::Error;
+use crate::rules::LayerIndex;
+
+/// A sequence that grows. What it computes of its tokens is what [`Forward::run`] does,
+/// whatever the steps in which they come.
+///
+/// Takes the memory of the model as it is stored, and of `capacity` positions' keys and
+/// values; `max_memory` does not bound it.
+pub struct Session<'a, B: Backend, W: WeightSource> {
+    forward: &'a Forward<'a, B, W>,
+    layers: Vec<(Layer<B>, B::Cache)>,
+    output: Output<B>,
+    /// Cosines and sines of each position.
+    rotary: Vec<f32>,
+    capacity: usize,
+    length: usize,
+}
+
+impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
+    /// Reads all weights, for a sequence of at most `capacity` tokens. `on_layer` hears
+    /// of each layer that was read, and may end the reading with an error.
+    ///
+    /// # Errors
+    /// If a tensor is missing, has another shape than the metadata says or cannot be
+    /// read.
+    pub fn new(
+        forward: &'a Forward<'a, B, W>,
+        capacity: usize,
+        on_layer: &mut dyn FnMut() -> Result<(), W::Error>,
+    ) -> Result<Self, W::Error> {
+        let rotary = forward.rotary(capacity)?;
+        let none = forward.backend.zeros(0);
+        let locate = |name: &str| forward.source.location(name);
+        let pass = forward.pass(&[], &none, &locate);
+        let mut layers = Vec::new();
+        for layer in 0..forward.shape.layers {
+            let layer = Layer::load(&forward.loader(), LayerIndex(layer))?;
+            let cache = pass.cache(&layer, capacity)?;
+            layers.push((layer, cache));
+            on_layer()?;
+        }
+        let output = Output::load(forward, u64::MAX)?;
+        Ok(Self { forward, layers, output, rotary, capacity, length: 0 })
+    }
+
+    /// Tokens of the vocabulary.
+    pub fn vocabulary(&self) -> usize {
+        self.output.vocabulary()
+    }
+
+    /// Tokens seen.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Tokens that it has room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forgets all tokens from `length` on; those before stay.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    /// Sees more tokens, at least one, and makes `logits` those behind the last of them.
+    ///
+    /// # Errors
+    /// If there is no room for them, one is not in the vocabulary, or a result is no
+    /// number. Then they are as if they had not been seen.
+    pub fn append(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> Result<(), W::Error> {
+        let (forward, width) = (self.forward, self.forward.shape.hidden);
+        let end = self.length.saturating_add(tokens.len());
+        if tokens.is_empty() || end > self.capacity {
+            let (capacity, wanted) = (self.capacity, end);
+            return Err(Error::SessionLength { capacity, wanted }.into());
+        }
+        let spans = [Span { rows: 0..tokens.len(), position: self.length }];
+        let rotary = forward.rotary_rows(&self.rotary, &spans);
+        let locate = |name: &str| forward.source.location(name);
+        let pass = forward.pass(&spans, &rotary, &locate);
+        let mut hidden = forward.backend.buffer(&forward.embeddings(tokens)?);
+        for (layer, cache) in &mut self.layers {
+            pass.run(layer, cache, &mut hidden)
+                .map_err(|error| error.of_token(|token| self.length + token))?;
+        }
+        let last = forward.backend.gather(&hidden, width, &[tokens.len() - 1]);
+        self.output.logits(forward, &last, &[end - 1], logits)?;
+        self.length = end;
+        Ok(())
+    }
+}

@@ -1,0 +1,566 @@
+//! The run through all layers with stops in between: the inputs of each product are
+//! shown to a visitor, and weights can be replaced before the layer goes on with them.
+
+use std::ops::Range;
+
+use qz_kernels::backend::{Backend, ExpertLoad, reference};
+use qz_tensor::DataType;
+
+use super::capture::{LinearGroup, LinearInputs, Routing, Stage, Tap};
+use super::chunks::Chunks;
+use super::layer::{FeedForward, Layer, Pass};
+use super::logits::Logits;
+use super::run::Forward;
+use super::states::States;
+use super::weights::{Linear, StoredTensor, WeightSource};
+use crate::error::Error;
+use crate::rules::{LayerIndex, Role};
+
+/// What is called with inputs; an error ends the run.
+pub type Visit<'v, E> = dyn FnMut(&LinearInputs<'_>) -> Result<(), E> + 'v;
+
+/// A text's hidden states on their way through a model's layers.
+///
+/// One layer is loaded at a time ([`Self::load_next`]). All batches are shown at one of
+/// its stages, any number of times ([`Self::visit`]); then weights of that stage may be
+/// replaced ([`Self::replace`]), and the next stage is visited, which runs the layer on
+/// with the new weights. [`Self::advance`] finishes the layer. Each hidden state that a
+/// stage needs is computed once, but for the inputs of down, which are computed for each
+/// visit and once more when the layer is finished.
+///
+/// Invariant: once a batch is past the attention (stage [`Stage::FeedForward`] was
+/// visited), weights before it are fixed until the layer is finished.
+///
+/// Hidden states, and what the heads attended to, stay in memory up to a quarter of
+/// `max_memory` each, and in a file past that.
+pub struct LayerStream<'a, B: Backend, W: WeightSource> {
+    forward: &'a Forward<'a, B, W>,
+    chunks: Chunks,
+    states: States,
+    attended: States,
+    /// Cosines and sines of each position.
+    rotary: Vec<f32>,
+    batches: Vec<Batch>,
+    layer: Option<Layer<B>>,
+    /// The layer that is loaded, or the next one.
+    number: u32,
+    routing: Routing,
+}
+
+/// Chunks that go through the layer together.
+#[derive(Clone, Debug)]
+struct Batch {
+    chunks: Range<usize>,
+    /// Their tokens.
+    rows: Range<usize>,
+    /// How far they are.
+    reached: Reached,
+}
+
+/// How far a batch is in the layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reached {
+    /// The states are the layer's inputs.
+    Inputs,
+    /// What the heads attended to is kept, too.
+    Attended,
+    /// The states are those after the attention.
+    FeedForward,
+    /// The states are the layer's results.
+    End,
+}
+
+impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
+    /// The GGUF name of a layer's matrix, and how the source stores it.
+    ///
+    /// # Errors
+    /// If the source does not have it.
+    pub fn stored(
+        &self,
+        role: Role,
+        layer: LayerIndex,
+    ) -> Result<(String, StoredTensor), W::Error> {
+        self.loader().required(role, Some(layer))
+    }
+
+    /// The GGUF name of the output matrix, and how the source stores it: the token
+    /// embedding where there is none of its own.
+    ///
+    /// # Errors
+    /// If the source has neither.
+    pub fn stored_output(&self) -> Result<(String, StoredTensor), W::Error> {
+        self.loader().output()
+    }
+
+    /// Begins a run with stops.
+    ///
+    /// # Errors
+    /// If a tensor is missing or cannot be read, a token is not in the vocabulary, or
+    /// hidden states cannot be kept.
+    pub fn stream(&'a self, chunks: Chunks) -> Result<LayerStream<'a, B, W>, W::Error> {
+        let states = self.embed(&chunks)?;
+        let width = self.shape.heads * self.shape.head_size;
+        let (limit, folder) = (self.options.max_memory / 4, &self.options.spill_folder);
+        let tokens = chunks.tokens().len();
+        let attended = self.on_disk(States::new(tokens, width, limit, folder))?;
+        let batch = |(chunks, rows)| Batch { chunks, rows, reached: Reached::Inputs };
+        Ok(LayerStream {
+            forward: self,
+            rotary: self.rotary(chunks.length())?,
+            batches: self.batches(&chunks).map(batch).collect(),
+            chunks,
+            states,
+            attended,
+            layer: None,
+            number: 0,
+            routing: Routing::Chosen,
+        })
+    }
+}
+
+impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
+    /// The text.
+    pub fn chunks(&self) -> &Chunks {
+        &self.chunks
+    }
+
+    /// How many batches the text is cut into.
+    pub fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Which tokens of experts are seen from here on.
+    pub fn set_routing(&mut self, routing: Routing) {
+        self.routing = routing;
+    }
+
+    /// Reads the next layer's weights; false after the last one.
+    ///
+    /// # Errors
+    /// If a tensor is missing, has another shape than the metadata says, or cannot be
+    /// read.
+    ///
+    /// # Panics
+    /// If a layer is loaded that [`Self::advance`] has not finished.
+    pub fn load_next(&mut self) -> Result<bool, W::Error> {
+        assert!(self.layer.is_none(), "a layer is loaded that is not finished");
+        if self.number >= self.forward.shape.layers {
+            return Ok(false);
+        }
+        let layer = Layer::load(&self.forward.loader(), LayerIndex(self.number))?;
+        self.layer = Some(layer);
+        Ok(true)
+    }
+
+    /// The layer that is loaded, or will be next.
+    pub fn layer(&self) -> LayerIndex {
+        LayerIndex(self.number)
+    }
+
+    /// Shows the inputs of all groups of `stage`, batch by batch.
+    ///
+    /// # Errors
+    /// If a result is no number, hidden states cannot be kept, or `visit` fails.
+    ///
+    /// # Panics
+    /// As [`Self::visit_batch`].
+    pub fn visit(&mut self, stage: Stage, visit: &mut Visit<'_, W::Error>) -> Result<(), W::Error> {
+        (0..self.batches.len()).try_for_each(|batch| self.visit_batch(stage, batch, visit))
+    }
+
+    /// Shows the inputs of all groups of `stage` in one batch: two streams of the same
+    /// text, one with replaced weights, can be seen side by side.
+    ///
+    /// # Errors
+    /// As [`Self::visit`].
+    ///
+    /// # Panics
+    /// If no layer is loaded, the batch is past `stage`, or there is no such batch.
+    pub fn visit_batch(
+        &mut self,
+        stage: Stage,
+        batch: usize,
+        visit: &mut Visit<'_, W::Error>,
+    ) -> Result<(), W::Error> {
+        let reached = self.batches[batch].reached;
+        let fixed =
+            if stage <= Stage::AttentionOutput { Reached::Attended } else { Reached::FeedForward };
+        assert!(reached <= fixed, "batch {batch} is past {stage:?}");
+        match stage {
+            Stage::QueryKeyValue => {
+                let normed = self.attention_inputs(batch)?;
+                self.tap(batch, Some(stage), visit).show(LinearGroup::QueryKeyValue, &normed)
+            }
+            Stage::AttentionOutput => {
+                let attended = self.attended(batch)?;
+                self.tap(batch, Some(stage), visit).show(LinearGroup::AttentionOutput, &attended)
+            }
+            Stage::FeedForward | Stage::Down => {
+                let hidden = self.after_attention(batch)?;
+                self.feed(batch, Some(stage), &hidden, visit).map(|_| ())
+            }
+        }
+    }
+
+    /// Puts all batches through the rest of the layer, and drops its weights.
+    /// `on_steps` hears of each batch how many chunks are through, and may end the run
+    /// with an error.
+    ///
+    /// # Errors
+    /// If a result is no number, hidden states cannot be kept, or `on_steps` fails.
+    ///
+    /// # Panics
+    /// If no layer is loaded.
+    pub fn advance(
+        &mut self,
+        on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
+    ) -> Result<(), W::Error> {
+        for batch in 0..self.batches.len() {
+            let hidden = self.after_attention(batch)?;
+            self.finish_batch(batch, hidden, &mut |_| Ok(()))?;
+            on_steps(self.batches[batch].chunks.len() as u64)?;
+        }
+        self.end_layer();
+        Ok(())
+    }
+
+    /// Puts all batches through the whole layer, shows the inputs of all groups on the
+    /// way, and drops the layer's weights: [`Self::visit`] of all stages and
+    /// [`Self::advance`] at the cost of the last alone.
+    ///
+    /// # Errors
+    /// As those.
+    ///
+    /// # Panics
+    /// If no layer is loaded, or a stage of it was visited.
+    pub fn visit_and_advance(
+        &mut self,
+        visit: &mut Visit<'_, W::Error>,
+        on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
+    ) -> Result<(), W::Error> {
+        for batch in 0..self.batches.len() {
+            for stage in [Stage::QueryKeyValue, Stage::AttentionOutput] {
+                self.visit_batch(stage, batch, visit)?;
+            }
+            let hidden = self.after_attention(batch)?;
+            self.finish_batch(batch, hidden, visit)?;
+            on_steps(self.batches[batch].chunks.len() as u64)?;
+        }
+        self.end_layer();
+        Ok(())
+    }
+
+    fn end_layer(&mut self) {
+        self.layer = None;
+        self.number += 1;
+        self.batches.iter_mut().for_each(|batch| batch.reached = Reached::Inputs);
+    }
+
+    /// Shows what the output matrix multiplies: the normed results of the last layer,
+    /// batch by batch.
+    ///
+    /// # Errors
+    /// If the norm cannot be read, or `visit` fails.
+    ///
+    /// # Panics
+    /// If not all layers are finished.
+    pub fn visit_output(
+        &mut self,
+        visit: &mut dyn FnMut(&[f32]) -> Result<(), W::Error>,
+    ) -> Result<(), W::Error> {
+        assert!(self.number >= self.forward.shape.layers, "layers are left");
+        let forward = self.forward;
+        let (backend, width) = (forward.backend, forward.shape.hidden);
+        let norm = forward.loader().vector(Role::OutputNorm, None, width)?;
+        for batch in 0..self.batches.len() {
+            let hidden = self.read(batch, false)?;
+            let mut numbers = vec![0.0; self.batches[batch].rows.len() * width];
+            let mut normed = backend.zeros(numbers.len());
+            backend.rms_norm(&hidden, &norm, forward.shape.rms_epsilon, &mut normed);
+            backend.read(&normed, 0, &mut numbers);
+            visit(&numbers)?;
+        }
+        Ok(())
+    }
+
+    /// What follows after all layers.
+    ///
+    /// # Errors
+    /// If the output's tensors are missing or cannot be read.
+    ///
+    /// # Panics
+    /// If not all layers are finished.
+    pub fn finish(self) -> Result<Logits<'a, B, W>, W::Error> {
+        assert!(self.number >= self.forward.shape.layers, "layers are left");
+        Logits::new(self.forward, &self.chunks, self.states)
+    }
+
+    /// Gives a matrix of the loaded layer other weights, of any type and in GGUF's order
+    /// of rows; `expert` says whose, where each expert has its own. What was computed with
+    /// the old ones is computed again.
+    ///
+    /// # Errors
+    /// If the type has no codec, or the bytes are not those of such a matrix.
+    ///
+    /// # Panics
+    /// If the layer has no such matrix, or a batch has gone past it.
+    pub fn replace(
+        &mut self,
+        role: Role,
+        expert: Option<usize>,
+        data_type: DataType,
+        bytes: Vec<u8>,
+    ) -> Result<(), W::Error> {
+        let group = LinearGroup::of(role).expect("a matrix of a layer");
+        let attention = group.stage() <= Stage::AttentionOutput;
+        let last = if attention { Reached::Attended } else { Reached::FeedForward };
+        for batch in &mut self.batches {
+            assert!(batch.reached <= last, "{role:?} was used already");
+            if group == LinearGroup::QueryKeyValue {
+                batch.reached = Reached::Inputs;
+            }
+        }
+        let loader = self.forward.loader();
+        let rows_columns = self.shape_of(role);
+        let linear = self.linear_mut(role, expert);
+        let (rows, columns) = rows_columns;
+        let matrix = loader.backend.matrix(data_type, rows, columns, bytes);
+        linear.matrix = matrix.map_err(|source| loader.failed(&linear.name, source))?;
+        Ok(())
+    }
+
+    /// Rows and columns of a layer's matrix, of one expert's where each has its own.
+    ///
+    /// # Panics
+    /// If it is no matrix of a layer.
+    pub fn shape_of(&self, role: Role) -> (usize, usize) {
+        let shape = &self.forward.shape;
+        let queries = shape.heads * shape.head_size;
+        let experts = shape.experts.map_or(0, |(experts, _)| experts);
+        match role {
+            Role::AttentionQuery => (queries, shape.hidden),
+            Role::AttentionKey | Role::AttentionValue => {
+                (shape.key_value_heads * shape.head_size, shape.hidden)
+            }
+            Role::AttentionOutput => (shape.hidden, queries),
+            Role::FeedForwardGate | Role::FeedForwardUp => (shape.intermediate, shape.hidden),
+            Role::FeedForwardDown => (shape.hidden, shape.intermediate),
+            Role::ExpertRouter => (experts, shape.hidden),
+            _ => panic!("{role:?} is no matrix of a layer"),
+        }
+    }
+
+    /// Numbers of a row of a group's inputs.
+    pub fn width(&self, group: LinearGroup) -> usize {
+        self.shape_of(group.roles()[0]).1
+    }
+
+    /// The GGUF name of a matrix of the loaded layer, and how the source stores it.
+    ///
+    /// # Errors
+    /// If the source does not have it.
+    pub fn stored(&self, role: Role) -> Result<(String, StoredTensor), W::Error> {
+        self.forward.stored(role, self.layer())
+    }
+
+    /// The source's weights of a matrix of the loaded layer, row by row.
+    ///
+    /// # Errors
+    /// If they cannot be read, or their type has no codec.
+    pub fn weights(&self, role: Role, expert: Option<usize>) -> Result<Vec<f32>, W::Error> {
+        let loader = self.forward.loader();
+        let (name, tensor) = self.stored(role)?;
+        let (rows, _) = self.shape_of(role);
+        let first = (expert.unwrap_or(0) * rows) as u64;
+        let bytes = loader.bytes(&name, &tensor, first..first + rows as u64)?;
+        let decoded = reference::decode(tensor.data_type, &bytes);
+        decoded.map_err(|source| loader.failed(&name, source).into())
+    }
+
+    fn linear_mut(&mut self, role: Role, expert: Option<usize>) -> &mut Linear<B> {
+        let layer = self.layer.as_mut().expect("a layer is loaded");
+        let gated = match (role, &mut layer.feed_forward) {
+            (Role::AttentionQuery, _) => return &mut layer.query,
+            (Role::AttentionKey, _) => return &mut layer.key,
+            (Role::AttentionValue, _) => return &mut layer.value,
+            (Role::AttentionOutput, _) => return &mut layer.attention_output,
+            (Role::ExpertRouter, FeedForward::Experts { router, .. }) => return router,
+            (_, FeedForward::Experts { experts, .. }) => {
+                &mut experts[expert.expect("which expert")]
+            }
+            (_, FeedForward::Dense(gated)) => gated,
+        };
+        match role {
+            Role::FeedForwardGate => &mut gated.gate,
+            Role::FeedForwardUp => &mut gated.up,
+            Role::FeedForwardDown => &mut gated.down,
+            _ => panic!("the layer has no {role:?}"),
+        }
+    }
+
+    /// Calls `work` with the loaded layer, and what it needs to compute.
+    fn compute<T>(
+        &self,
+        batch: usize,
+        work: impl FnOnce(&Pass<'_, B>, &Layer<B>, usize) -> Result<T, Error>,
+    ) -> Result<T, W::Error> {
+        let forward = self.forward;
+        let Batch { chunks, rows, .. } = &self.batches[batch];
+        let spans = self.chunks.spans(chunks.clone());
+        let rotary = forward.rotary_rows(&self.rotary, &spans);
+        let locate = |name: &str| forward.source.location(name);
+        let pass = forward.pass(&spans, &rotary, &locate);
+        let layer = self.layer.as_ref().expect("a layer is loaded");
+        work(&pass, layer, rows.len())
+            .map_err(|error| error.of_token(|token| rows.start + token).into())
+    }
+
+    fn read(&mut self, batch: usize, attended: bool) -> Result<B::Buffer, W::Error> {
+        let rows = self.batches[batch].rows.clone();
+        let states = if attended { &mut self.attended } else { &mut self.states };
+        let mut numbers = vec![0.0; rows.len() * states.width()];
+        self.forward.on_disk(states.read(rows, &mut numbers))?;
+        Ok(self.forward.backend.buffer(&numbers))
+    }
+
+    fn write(
+        &mut self,
+        batch: usize,
+        attended: bool,
+        reached: Reached,
+        buffer: &B::Buffer,
+    ) -> Result<(), W::Error> {
+        let rows = self.batches[batch].rows.clone();
+        let states = if attended { &mut self.attended } else { &mut self.states };
+        let mut numbers = vec![0.0; rows.len() * states.width()];
+        self.forward.backend.read(buffer, 0, &mut numbers);
+        self.forward.on_disk(states.write(rows.start, &numbers))?;
+        self.batches[batch].reached = reached;
+        Ok(())
+    }
+
+    fn attention_inputs(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
+        let hidden = self.read(batch, false)?;
+        self.compute(batch, |pass, layer, tokens| {
+            Ok(pass.normed(&hidden, &layer.attention_norm, tokens * pass.shape.hidden))
+        })
+    }
+
+    fn attended(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
+        if self.batches[batch].reached == Reached::Attended {
+            return self.read(batch, true);
+        }
+        let normed = self.attention_inputs(batch)?;
+        let attended = self.compute(batch, |pass, layer, tokens| {
+            let mut cache = pass.cache(layer, self.chunks.length())?;
+            pass.attend(layer, &mut cache, tokens, &normed)
+        })?;
+        self.write(batch, true, Reached::Attended, &attended)?;
+        Ok(attended)
+    }
+
+    fn after_attention(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
+        if self.batches[batch].reached == Reached::FeedForward {
+            return self.read(batch, false);
+        }
+        let attended = self.attended(batch)?;
+        let mut hidden = self.read(batch, false)?;
+        let product = self.compute(batch, |pass, layer, tokens| {
+            pass.product(&layer.attention_output, &attended, tokens)
+        })?;
+        self.forward.backend.add(&mut hidden, &product);
+        self.write(batch, false, Reached::FeedForward, &hidden)?;
+        Ok(hidden)
+    }
+
+    fn finish_batch(
+        &mut self,
+        batch: usize,
+        mut hidden: B::Buffer,
+        visit: &mut Visit<'_, W::Error>,
+    ) -> Result<(), W::Error> {
+        if let Some(fed) = self.feed(batch, None, &hidden, visit)? {
+            self.forward.backend.add(&mut hidden, &fed);
+        }
+        self.write(batch, false, Reached::End, &hidden)
+    }
+
+    fn feed(
+        &self,
+        batch: usize,
+        last: Option<Stage>,
+        hidden: &B::Buffer,
+        visit: &mut Visit<'_, W::Error>,
+    ) -> Result<Option<B::Buffer>, W::Error> {
+        let mut tap = self.tap(batch, last, visit);
+        let fed =
+            self.compute(batch, |pass, layer, tokens| pass.feed(layer, tokens, hidden, &mut tap))?;
+        tap.end()?;
+        Ok(fed)
+    }
+
+    fn tap<'t, 'v>(
+        &'t self,
+        batch: usize,
+        last: Option<Stage>,
+        visit: &'t mut Visit<'v, W::Error>,
+    ) -> VisitorTap<'t, 'a, 'v, B, W> {
+        VisitorTap { stream: self, batch, last, visit, numbers: Vec::new(), failure: None }
+    }
+}
+
+/// Shows a visitor what the layer computes.
+struct VisitorTap<'t, 'a, 'v, B: Backend, W: WeightSource> {
+    stream: &'t LayerStream<'a, B, W>,
+    batch: usize,
+    last: Option<Stage>,
+    visit: &'t mut Visit<'v, W::Error>,
+    numbers: Vec<f32>,
+    /// The visitor's first error; it hears nothing after that.
+    failure: Option<W::Error>,
+}
+
+impl<B: Backend, W: WeightSource> VisitorTap<'_, '_, '_, B, W> {
+    /// Shows one group's inputs, of all of the batch's tokens.
+    fn show(mut self, group: LinearGroup, rows: &B::Buffer) -> Result<(), W::Error> {
+        self.see(group, rows, None);
+        self.end()
+    }
+
+    fn end(self) -> Result<(), W::Error> {
+        self.failure.map_or(Ok(()), Err)
+    }
+}
+
+impl<B: Backend, W: WeightSource> Tap<B> for VisitorTap<'_, '_, '_, B, W> {
+    fn see(&mut self, group: LinearGroup, rows: &B::Buffer, expert: Option<(usize, &ExpertLoad)>) {
+        let is_wanted = self.last.is_none_or(|last| last == group.stage());
+        if self.failure.is_some() || !is_wanted {
+            return;
+        }
+        let (stream, width) = (self.stream, self.stream.width(group));
+        let load = expert.map(|(_, load)| load);
+        let batch = &stream.batches[self.batch].rows;
+        let count = load.map_or(batch.len(), |load| load.tokens.len());
+        self.numbers.resize(count * width, 0.0);
+        stream.forward.backend.read(rows, 0, &mut self.numbers);
+        let inputs = LinearInputs {
+            layer: stream.layer(),
+            group,
+            expert: expert.map(|(number, _)| number),
+            width,
+            rows: &self.numbers,
+            first_token: batch.start,
+            load,
+        };
+        self.failure = (self.visit)(&inputs).err();
+    }
+
+    fn last(&self) -> Option<Stage> {
+        self.last
+    }
+
+    fn routing(&self) -> Routing {
+        self.stream.routing
+    }
+}

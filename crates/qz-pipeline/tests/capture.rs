@@ -1,0 +1,224 @@
+//! The layer-by-layer run with stops: what it shows, and that it computes what the plain
+//! run does.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use qz_kernels::backend::{CpuBackend, Rounding};
+use qz_models::forward::{
+    Chunks, Forward, ForwardOptions, LayerStream, LinearGroup, LinearInputs, Logits, Routing, Stage,
+};
+use qz_pipeline::{Error, Model, ModelWeights, OpenOptions};
+use qz_tensor::DataType;
+
+type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
+
+/// Layer, group, expert: numbers of all rows, with each row's token and weight.
+type Seen = BTreeMap<(u32, LinearGroup, Option<usize>), Vec<(usize, f32, Vec<f32>)>>;
+
+const LENGTH: usize = 12;
+const COUNT: usize = 5;
+
+fn chunks() -> Chunks {
+    Chunks::new((0..(LENGTH * COUNT) as u32).map(|i| i * 7 % 250).collect(), LENGTH)
+}
+
+fn with<T>(
+    name: &str,
+    memory: u64,
+    work: impl FnOnce(&Forward<'_, CpuBackend, ModelWeights<'_>>) -> T,
+) -> T {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(name);
+    let model = Model::open(&folder, &OpenOptions::default()).expect("a model");
+    let backend = CpuBackend::new(2).expect("threads");
+    let weights = ModelWeights::new(&model);
+    let options = ForwardOptions {
+        rounding: Rounding::Exact,
+        cache_type: DataType::F32,
+        max_memory: memory,
+        spill_folder: std::env::temp_dir(),
+    };
+    let window = model.sliding_window();
+    let forward = Forward::new(&backend, &weights, model.metadata(), window, options);
+    work(&forward.expect("a forward pass"))
+}
+
+fn numbers(mut logits: Logits<'_, CpuBackend, ModelWeights<'_>>) -> Vec<f32> {
+    let mut all = Vec::new();
+    let take = |tile: &qz_models::forward::LogitsTile| {
+        all.extend_from_slice(&tile.values);
+        Ok(())
+    };
+    logits.visit(0..LENGTH, take).expect("logits");
+    all
+}
+
+fn plain(name: &str) -> Vec<f32> {
+    with(name, 1 << 30, |forward| numbers(forward.run(&chunks(), &mut |_| Ok(())).expect("a run")))
+}
+
+fn note(seen: &mut Seen, inputs: &LinearInputs<'_>) {
+    let rows = seen.entry((inputs.layer.0, inputs.group, inputs.expert)).or_default();
+    for (row, numbers) in inputs.rows.chunks_exact(inputs.width).enumerate() {
+        rows.push((inputs.token(row), inputs.weight(row), numbers.to_vec()));
+    }
+}
+
+/// Everything that is seen in one go, and the logits.
+fn in_one_go(name: &str, memory: u64, routing: Routing) -> (Seen, Vec<f32>) {
+    with(name, memory, |forward| {
+        let mut seen = Seen::new();
+        let mut stream = forward.stream(chunks()).expect("a stream");
+        stream.set_routing(routing);
+        while stream.load_next().expect("a layer") {
+            let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
+                note(&mut seen, inputs);
+                Ok(())
+            };
+            stream.visit_and_advance(&mut visit, &mut |_| Ok(())).expect("a layer");
+        }
+        (seen, numbers(stream.finish().expect("logits")))
+    })
+}
+
+/// The same, stage by stage, with `between` after each stage.
+fn in_stages(
+    name: &str,
+    memory: u64,
+    between: impl Fn(&mut Stream<'_>, Stage),
+) -> (Seen, Vec<f32>) {
+    with(name, memory, |forward| {
+        let mut seen = Seen::new();
+        let mut stream = forward.stream(chunks()).expect("a stream");
+        while stream.load_next().expect("a layer") {
+            for stage in Stage::ALL {
+                let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
+                    note(&mut seen, inputs);
+                    Ok(())
+                };
+                stream.visit(stage, &mut visit).expect("a stage");
+                between(&mut stream, stage);
+            }
+            stream.advance(&mut |_| Ok(())).expect("a layer");
+        }
+        (seen, numbers(stream.finish().expect("logits")))
+    })
+}
+
+/// Gives every matrix of a stage the weights that it has, times `scale`.
+fn replace(stream: &mut Stream<'_>, stage: Stage, scale: f32) {
+    for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
+        for role in group.roles() {
+            let Ok((_, tensor)) = stream.stored(*role) else { continue };
+            let stacked = tensor.shape.dimensions().len() == 3;
+            let experts = if stacked { tensor.shape.dimensions()[0] as usize } else { 1 };
+            for expert in 0..experts {
+                let expert = stacked.then_some(expert);
+                let weights = stream.weights(*role, expert).expect("weights");
+                let bytes = weights.iter().flat_map(|weight| (weight * scale).to_le_bytes());
+                stream.replace(*role, expert, DataType::F32, bytes.collect()).expect("replaced");
+            }
+        }
+    }
+}
+
+const MODELS: [&str; 4] = ["llama-tied", "qwen2", "qwen3", "mixtral"];
+
+#[test]
+fn stops_change_nothing() {
+    for name in MODELS {
+        let expected = plain(name);
+        let (all, logits) = in_one_go(name, 1 << 30, Routing::Chosen);
+        assert_eq!(logits, expected, "{name}");
+        for memory in [0, 1 << 30] {
+            let (seen, logits) = in_stages(name, memory, |_, _| {});
+            assert_eq!(logits, expected, "{name} in {memory} bytes");
+            assert_eq!(seen, all, "{name} in {memory} bytes");
+            let (_, logits) = in_stages(name, memory, |stream, stage| replace(stream, stage, 1.0));
+            assert_eq!(logits, expected, "{name} with its own weights");
+        }
+    }
+}
+
+#[test]
+fn every_token_is_seen_at_every_group() {
+    let check = |name: &str, groups: &[LinearGroup]| {
+        let (seen, _) = in_one_go(name, 1 << 30, Routing::Chosen);
+        let layers = seen.keys().map(|key| key.0).max().expect("layers") + 1;
+        assert_eq!(seen.len(), layers as usize * groups.len());
+        for ((_, group, expert), rows) in &seen {
+            assert!(groups.contains(group) && expert.is_none());
+            let tokens: Vec<usize> = rows.iter().map(|row| row.0).collect();
+            assert!(tokens.into_iter().eq(0..LENGTH * COUNT), "{name}, {group:?}");
+            assert!(rows.iter().all(|row| row.1 == 1.0));
+        }
+    };
+    use LinearGroup::{AttentionOutput, Down, GateUp, QueryKeyValue};
+    check("llama-tied", &[QueryKeyValue, AttentionOutput, GateUp, Down]);
+    check("qwen2", &[QueryKeyValue, AttentionOutput, GateUp, Down]);
+}
+
+#[test]
+fn experts_see_the_tokens_they_were_given() {
+    let (seen, logits) = in_one_go("mixtral", 1 << 30, Routing::Chosen);
+    let (everyone, same) = in_one_go("mixtral", 1 << 30, Routing::All);
+    assert_eq!(logits, same);
+    let mut given = 0;
+    for ((layer, group, expert), rows) in &everyone {
+        if !group.is_per_expert() {
+            assert_eq!(seen[&(*layer, *group, *expert)], *rows);
+            continue;
+        }
+        assert_eq!(rows.len(), LENGTH * COUNT);
+        let own: Vec<_> = rows.iter().filter(|row| row.1 > 0.0).cloned().collect();
+        let expected = seen.get(&(*layer, *group, *expert)).cloned().unwrap_or_default();
+        assert_eq!(own.len(), expected.len());
+        for (own, expected) in own.iter().zip(&expected) {
+            assert_eq!((own.0, own.1), (expected.0, expected.1));
+            let near = own.2.iter().zip(&expected.2).all(|(a, b)| (a - b).abs() < 1e-5);
+            assert!(near, "layer {layer}, {group:?}, expert {expert:?}");
+        }
+        given += if *group == LinearGroup::GateUp { own.len() } else { 0 };
+    }
+    let layers = seen.keys().map(|key| key.0).max().expect("layers") as usize + 1;
+    // Two experts for each token.
+    assert_eq!(given, layers * 2 * LENGTH * COUNT);
+}
+
+#[test]
+fn later_stages_see_replaced_weights() {
+    let (plain, _) = in_one_go("llama-tied", 1 << 30, Routing::Chosen);
+    let (seen, _) = in_stages("llama-tied", 1 << 30, |stream, stage| {
+        if stage == Stage::QueryKeyValue && stream.layer().0 == 0 {
+            replace(stream, stage, 2.0);
+        }
+    });
+    let rows = |seen: &Seen, group| seen[&(0, group, None)].clone();
+    assert_eq!(rows(&seen, LinearGroup::QueryKeyValue), rows(&plain, LinearGroup::QueryKeyValue));
+    // Values of twice the size, and sharper attention: where a token sees only itself,
+    // the latter makes no difference.
+    let (before, after) =
+        (rows(&plain, LinearGroup::AttentionOutput), rows(&seen, LinearGroup::AttentionOutput));
+    for chunk in 0..COUNT {
+        let (before, after) = (&before[chunk * LENGTH].2, &after[chunk * LENGTH].2);
+        let doubled: Vec<f32> = before.iter().map(|number| number * 2.0).collect();
+        assert_eq!(*after, doubled);
+    }
+    assert_ne!(rows(&seen, LinearGroup::GateUp), rows(&plain, LinearGroup::GateUp));
+}
+
+#[test]
+fn a_visitors_error_ends_the_run() {
+    with("mixtral", 1 << 30, |forward| {
+        let mut stream = forward.stream(chunks()).expect("a stream");
+        assert!(stream.load_next().expect("a layer"));
+        let mut calls = 0;
+        let mut visit = |_: &LinearInputs<'_>| {
+            calls += 1;
+            if calls == 3 { Err(Error::Interrupted) } else { Ok(()) }
+        };
+        let result = stream.visit(Stage::Down, &mut visit);
+        assert!(matches!(result, Err(Error::Interrupted)));
+        assert_eq!(calls, 3);
+    });
+}
