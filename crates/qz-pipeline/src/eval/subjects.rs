@@ -32,12 +32,12 @@ pub struct ComputeOptions {
 }
 
 impl ComputeOptions {
-    pub(super) fn backend(&self) -> Result<CpuBackend, Error> {
+    pub(crate) fn backend(&self) -> Result<CpuBackend, Error> {
         CpuBackend::new(self.threads).map_err(|error| Error::Threads(error.to_string()))
     }
 
     /// What one of so many models may use.
-    pub(super) fn share(&self, models: usize) -> ForwardOptions {
+    pub(crate) fn share(&self, models: usize) -> ForwardOptions {
         ForwardOptions {
             rounding: self.rounding,
             cache_type: self.cache_type,
@@ -48,7 +48,7 @@ impl ComputeOptions {
 }
 
 /// A model and what makes tokens of text for it.
-pub(super) struct Subject {
+pub(crate) struct Subject {
     pub(super) model: Model,
     pub(super) tokenizer: Tokenizer,
 }
@@ -56,17 +56,26 @@ pub(super) struct Subject {
 impl Subject {
     pub(super) fn open(path: &std::path::Path, options: &OpenOptions) -> Result<Self, Error> {
         let model = Model::open(path, options)?;
-        let tokenizer =
-            Tokenizer::from_metadata(&model.metadata).map_err(qz_models::Error::from)?;
+        let tokenizer = Self::tokenizer_of(&model)?;
         Ok(Self { model, tokenizer })
+    }
+
+    /// What makes tokens of text for a model.
+    pub(crate) fn tokenizer_of(model: &Model) -> Result<Tokenizer, Error> {
+        Ok(Tokenizer::from_metadata(&model.metadata).map_err(qz_models::Error::from)?)
     }
 
     /// The text as the model sees it: in the place of each chunk's first token the one
     /// that begins texts, if the model has one. With a stride the reference program
     /// sets it too late to have an effect.
     fn seen(&self, text: &Text, overlapping: bool) -> Chunks {
-        let adds = self.tokenizer.adds_bos() && !overlapping;
-        let first = self.tokenizer.bos().filter(|_| adds).map(|token| token.0);
+        Self::seen_by(&self.tokenizer, text, overlapping)
+    }
+
+    /// The text as a model with this tokenizer sees it.
+    pub(crate) fn seen_by(tokenizer: &Tokenizer, text: &Text, overlapping: bool) -> Chunks {
+        let adds = tokenizer.adds_bos() && !overlapping;
+        let first = tokenizer.bos().filter(|_| adds).map(|token| token.0);
         let mut tokens = Vec::with_capacity(text.chunks() * text.context());
         for chunk in 0..text.chunks() {
             let start = tokens.len();
