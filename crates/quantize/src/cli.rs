@@ -1,6 +1,7 @@
 //! The command line, as types.
 
 mod bench;
+mod calibrated;
 mod evaluation;
 
 use std::num::{NonZeroU32, NonZeroU64};
@@ -16,6 +17,7 @@ use qz_pipeline::{
 use qz_tensor::DataType;
 
 pub(crate) use bench::{Bench, Format as BenchFormat};
+pub(crate) use calibrated::Quantize;
 pub(crate) use evaluation::{Compare, Eval};
 
 /// Turns a language-model checkpoint into a smaller one that is as good as its
@@ -68,6 +70,8 @@ impl Global {
 pub(crate) enum Command {
     /// Convert a model to other formats and precisions in one read of it
     Convert(Convert),
+    /// Quantize a model with a method that knows what its matrices multiply
+    Quantize(Quantize),
     /// Show what `convert` would write: types, sizes, time and memory
     Plan(Plan),
     /// Show what a model is: architecture, sizes, types, metadata
@@ -91,6 +95,7 @@ impl Command {
     pub(crate) fn wants_json(&self) -> bool {
         match self {
             Self::Convert(Convert { json, .. })
+            | Self::Quantize(Quantize { json, .. })
             | Self::Plan(Plan { json, .. })
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })

@@ -32,6 +32,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     }
     match &arguments.command {
         Command::Convert(convert) => commands::convert::run(convert, &arguments.global),
+        Command::Quantize(quantize) => commands::quantize::run(quantize, &arguments.global),
         Command::Plan(plan) => commands::plan::run(plan, &arguments.global),
         Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),

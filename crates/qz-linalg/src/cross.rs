@@ -1,10 +1,6 @@
 //! Sums of products of two inputs: the full model's and the quantized one's.
 
-use qz_codec::grid::Rows;
-use qz_kernels::row_products::add_row_products;
-use rayon::prelude::*;
-
-use crate::gram::{TOKENS_AT_ONCE, turned};
+use qz_kernels::gemm::{Into, View, ViewMut, multiply};
 
 /// The sum of `(x̃ − x) xᵀ` over tokens, where `x̃` is what the full model feeds a layer
 /// and `x` what it gets behind quantized ones (GPTAQ, arXiv 2504.02692).
@@ -34,18 +30,12 @@ impl CrossGram {
         let columns = self.columns;
         assert_eq!(full.len(), inputs.len(), "both inputs of each token");
         assert!(columns > 0 && inputs.len().is_multiple_of(columns), "whole rows");
-        self.tokens += (inputs.len() / columns) as u64;
-        let size = TOKENS_AT_ONCE * columns;
-        for (full, inputs) in full.chunks(size).zip(inputs.chunks(size)) {
-            let difference: Vec<f32> = full.iter().zip(inputs).map(|(a, b)| a - b).collect();
-            let (left, tokens) = turned(&difference, columns);
-            let (right, _) = turned(inputs, columns);
-            let right = Rows::dense(&right, tokens);
-            let rows = self.sums.par_chunks_mut(16 * columns).zip(left.par_chunks(16 * tokens));
-            rows.for_each(|(sums, left)| {
-                add_row_products(Rows::dense(left, tokens), right, sums);
-            });
-        }
+        let tokens = inputs.len() / columns;
+        self.tokens += tokens as u64;
+        let difference: Vec<f32> = full.iter().zip(inputs).map(|(a, b)| a - b).collect();
+        let left = View::dense(&difference, tokens, columns).transposed();
+        let sums = ViewMut::dense(&mut self.sums, columns, columns);
+        multiply(Into::Add, 1.0, left, View::dense(inputs, tokens, columns), sums);
     }
 
     /// The mean over tokens, row by row: E[(x̃ − x) xᵀ].

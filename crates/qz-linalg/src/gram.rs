@@ -1,27 +1,22 @@
 //! XᵀX, summed while tokens come in.
 
-use qz_codec::grid::Rows;
-use qz_kernels::row_products::add_row_products;
-use rayon::prelude::*;
+use qz_kernels::gemm::{View, ViewMut, add_gram, mirror_upper};
 
 use crate::Symmetric;
 
-/// Tokens that are multiplied at a time. Within these, products are summed in `f32`, 512
-/// at a time; so a sum's relative error is a few times 1e-6 of `Σ|x_i x_j|`, whatever
-/// the number of tokens.
-pub(crate) const TOKENS_AT_ONCE: usize = 512;
-/// Rows and columns of the matrix that are summed by one thread at a time.
-const TILE: usize = 96;
-
-/// The sum of `x xᵀ` over tokens. Memory: `columns²` times four bytes.
+/// The sum of `x xᵀ` over tokens, in the place it will stay in: `columns²` times four
+/// bytes, a third of what `qz_calib::gram` takes to keep every digit for a file.
 ///
-/// The order of sums is that of the tokens; how they are handed over does not matter, as
-/// long as each part but the last has a multiple of 512 of them.
+/// Products are summed in `f32`, 256 at a time ([`qz_kernels::gemm`]), and the runs' sums
+/// added to those before them. So the error of a sum over `T` tokens is at most
+/// `(256 + T/256) · 2⁻²⁴ · Σ|x_i x_j|`, and in practice a few times 1e-6 of it. The order
+/// of sums is that of the tokens; parts but the last have to be multiples of 256 of them
+/// for the bits not to depend on how they are handed over.
 #[derive(Clone, Debug)]
 pub struct Gram {
     columns: usize,
     tokens: u64,
-    /// Row by row; only entries on and below the diagonal's tiles are kept.
+    /// Row by row; what is below the diagonal means nothing until the end.
     sums: Vec<f32>,
 }
 
@@ -48,73 +43,21 @@ impl Gram {
     pub fn add(&mut self, inputs: &[f32]) {
         let columns = self.columns;
         assert!(columns > 0 && inputs.len().is_multiple_of(columns), "whole rows");
-        self.tokens += (inputs.len() / columns) as u64;
-        for inputs in inputs.chunks(TOKENS_AT_ONCE * columns) {
-            let (turned, tokens) = turned(inputs, columns);
-            self.sums.par_chunks_mut(TILE * columns).enumerate().for_each(|(tile, sums)| {
-                add_tile(&turned, tokens, tile * TILE, sums, columns);
-            });
-        }
-    }
-
-    /// Adds another sum.
-    ///
-    /// # Panics
-    /// If it is over other columns.
-    pub fn merge(&mut self, other: &Self) {
-        assert_eq!(self.columns, other.columns, "sums over the same columns");
-        self.tokens += other.tokens;
-        for (sum, other) in self.sums.iter_mut().zip(&other.sums) {
-            *sum += other;
-        }
+        let tokens = inputs.len() / columns;
+        self.tokens += tokens as u64;
+        let sums = ViewMut::dense(&mut self.sums, columns, columns);
+        add_gram(1.0, View::dense(inputs, tokens, columns), sums);
     }
 
     /// The mean over tokens, E[x xᵀ].
     pub fn finish(mut self) -> Symmetric {
         let factor = 1.0 / self.tokens.max(1) as f64;
         let columns = self.columns;
-        for row in 0..columns {
-            for column in 0..=row {
-                let mean = (f64::from(self.sums[row * columns + column]) * factor) as f32;
-                self.sums[row * columns + column] = mean;
-                self.sums[column * columns + row] = mean;
-            }
+        for sum in &mut self.sums {
+            *sum = (f64::from(*sum) * factor) as f32;
         }
+        mirror_upper(ViewMut::dense(&mut self.sums, columns, columns));
         Symmetric::new(columns, self.sums)
-    }
-}
-
-/// One row for each column of the inputs; and its length.
-pub(crate) fn turned(inputs: &[f32], columns: usize) -> (Vec<f32>, usize) {
-    let tokens = inputs.len() / columns;
-    let mut turned = vec![0.0; inputs.len()];
-    turned.par_chunks_mut(16 * tokens).enumerate().for_each(|(strip, turned)| {
-        for (token, inputs) in inputs.chunks(columns).enumerate() {
-            let own = inputs[strip * 16..].iter();
-            for (row, value) in turned.chunks_mut(tokens).zip(own) {
-                row[token] = *value;
-            }
-        }
-    });
-    (turned, tokens)
-}
-
-/// Rows `first..` of the sum, up to the diagonal's tile.
-fn add_tile(turned: &[f32], tokens: usize, first: usize, sums: &mut [f32], columns: usize) {
-    let rows = sums.len() / columns;
-    let left = Rows::dense(&turned[first * tokens..][..rows * tokens], tokens);
-    let mut products = Vec::new();
-    for other in (0..first + rows).step_by(TILE) {
-        let width = TILE.min(columns - other);
-        let right = Rows::dense(&turned[other * tokens..][..width * tokens], tokens);
-        products.clear();
-        products.resize(rows * width, 0.0f32);
-        add_row_products(left, right, &mut products);
-        for (sums, products) in sums.chunks_mut(columns).zip(products.chunks(width)) {
-            for (sum, product) in sums[other..].iter_mut().zip(products) {
-                *sum += product;
-            }
-        }
     }
 }
 

@@ -51,7 +51,7 @@ pub struct Options {
 }
 
 /// Takes rows that are finished, in order; stops the method if it breaks.
-pub type RowSink<'a> = dyn FnMut(Range<usize>, &RowBatch) -> ControlFlow<()> + 'a;
+pub type RowSink<'a> = dyn FnMut(Range<usize>, &RowBatch) -> ControlFlow<()> + Send + 'a;
 
 /// Decides which of a grid's values each weight takes.
 pub trait Method: Send + Sync {

@@ -1,5 +1,7 @@
 //! What a method says about a matrix.
 
+use std::fmt;
+
 use serde::Serialize;
 
 /// What became of one matrix.
@@ -29,6 +31,16 @@ pub struct Losses {
     pub rounding: f64,
     /// Lost by the result.
     pub result: f64,
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoInput => "all inputs were zero",
+            Self::NonFinite => "a statistic is not finite",
+            Self::NoFactor => "no damping made the Gram matrix positive definite",
+        })
+    }
 }
 
 /// Why a matrix was rounded with importance instead.

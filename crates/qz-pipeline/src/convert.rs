@@ -12,7 +12,7 @@ use crate::measuring::Measures;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, importance_of, plan_all};
 use crate::sinks::{Growing, Sinks};
-use crate::stream::{self, Cancel, Importance, Step};
+use crate::stream::{self, Cancel, Importance, Step, Work};
 use crate::target::Target;
 
 /// One artifact to write.
@@ -107,7 +107,7 @@ pub fn convert(
     }
     planning.check_importance()?;
     let plans = &planning.targets;
-    let mut sinks = Sinks::create(model, outputs, plans, options, observer)?;
+    let mut sinks = Sinks::create(model, outputs, plans, options, "", observer)?;
     let measures = match Measures::take(model, plans, &sinks, options.threads, cancel, observer) {
         Err(Error::Interrupted) => {
             sinks.keep()?;
@@ -120,25 +120,8 @@ pub fn convert(
     observer.observe(Event::Started { job: "convert", tensors: work.len(), weights });
     let positions: Vec<usize> =
         (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
-
-    let outcome = stream::run(model, &work, options.threads, cancel, |step| match step {
-        Step::Piece(piece) => sinks.put(plans, positions[piece.work], &piece),
-        Step::TileDone { work: position, weights, is_last } => {
-            observer.observe(Event::Advanced { weights });
-            if is_last {
-                sinks.complete(plans, positions[position]);
-                let of = |plan: &TargetPlan| {
-                    let is_there = plan.places[positions[position]].is_some();
-                    is_there.then(|| plan.assignments[positions[position]].data_type)
-                };
-                let to: Vec<DataType> = plans.iter().filter_map(of).collect();
-                let tensor = work[position].tensor;
-                let from = tensor.source_type;
-                observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
-            }
-            Ok(())
-        }
-    });
+    let job = Rows { model, plans, threads: options.threads };
+    let outcome = job.encode(&mut sinks, &work, &positions, cancel, observer);
     match outcome.and_then(|()| check_unchanged(model, &options.plan)) {
         Ok(()) => finish(sinks, model, outputs, plans, observer),
         Err(Error::Interrupted) => {
@@ -146,6 +129,45 @@ pub fn convert(
             Err(Error::Interrupted)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Tensors whose rows are encoded alone, as they come.
+pub(crate) struct Rows<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) plans: &'a [TargetPlan],
+    pub(crate) threads: usize,
+}
+
+impl Rows<'_> {
+    /// Encodes tensors, the model's at `positions`, into the sinks.
+    pub(crate) fn encode(
+        &self,
+        sinks: &mut Sinks,
+        work: &[Work<'_>],
+        positions: &[usize],
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let plans = self.plans;
+        stream::run(self.model, work, self.threads, cancel, |step| match step {
+            Step::Piece(piece) => sinks.put(plans, positions[piece.work], &piece),
+            Step::TileDone { work: position, weights, is_last } => {
+                observer.observe(Event::Advanced { weights });
+                if is_last {
+                    sinks.complete(plans, positions[position]);
+                    let of = |plan: &TargetPlan| {
+                        let is_there = plan.places[positions[position]].is_some();
+                        is_there.then(|| plan.assignments[positions[position]].data_type)
+                    };
+                    let to: Vec<DataType> = plans.iter().filter_map(of).collect();
+                    let tensor = work[position].tensor;
+                    let from = tensor.source_type;
+                    observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
+                }
+                Ok(())
+            }
+        })
     }
 }
 
@@ -157,7 +179,7 @@ pub(crate) fn importance<'a>(
     Some(Importance { matrix, entry })
 }
 
-fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<(), Error> {
+pub(crate) fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<(), Error> {
     model.check_unchanged()?;
     match &options.importance {
         Some(matrix) if matrix.file().has_changed()? => {
@@ -167,7 +189,7 @@ fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<(), Error> {
     }
 }
 
-fn finish(
+pub(crate) fn finish(
     sinks: Sinks,
     model: &Model,
     outputs: &[Output],

@@ -102,6 +102,20 @@ pub enum Error {
         /// The number.
         token: String,
     },
+    /// A method chooses among a grid's values, and the target is not stored as such.
+    #[error("{target} cannot be written by a method that needs a model's inputs yet")]
+    MethodFormat {
+        /// The target.
+        target: String,
+    },
+    /// A method refuses a tensor.
+    #[error("{tensor}: {source}")]
+    Method {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: qz_methods::Error,
+    },
     /// An output cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -284,6 +298,14 @@ impl Diagnose for Error {
                 (FaultClass::BadInput, Location::file(path), "vocabulary-mismatch")
             }
             Self::TokenId { path, .. } => (FaultClass::BadInput, Location::file(path), "token-id"),
+            Self::MethodFormat { .. } => {
+                (FaultClass::Refused, Location::default(), "method-target")
+            }
+            Self::Method { tensor, source } => {
+                let diagnosis = source.diagnosis();
+                let location = diagnosis.location.tensor(tensor);
+                return Diagnosis { location, ..diagnosis };
+            }
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")

@@ -39,11 +39,14 @@ pub(crate) struct Growing {
 }
 
 impl Sinks {
+    /// Begins all outputs, or continues them. `recipe` is what decides about their bytes
+    /// beside the model, the plans and the options.
     pub(crate) fn create(
         model: &Model,
         outputs: &[Output],
         plans: &[TargetPlan],
         options: &ConvertOptions,
+        recipe: &str,
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let mut growing = Vec::with_capacity(outputs.len());
@@ -51,7 +54,7 @@ impl Sinks {
             let layout = output.target.format.layout(&output.path, plan, &options.plan)?;
             let (files, bytes) = (layout.paths(), layout.size());
             check_not_an_input(model, &output.path, &files)?;
-            let fingerprint = fingerprint(model, plan, &options.plan);
+            let fingerprint = fingerprint(model, plan, &options.plan, recipe);
             let replace = OutputOptions { replace: options.replace };
             let sink = layout.begin(&fingerprint, replace)?;
             let finished: HashSet<TensorIndex> = sink.completed().iter().copied().collect();
@@ -82,6 +85,39 @@ impl Sinks {
     /// True if some output wants the model's tensor at `position`.
     pub(crate) fn is_wanted(&self, position: usize) -> bool {
         self.outputs.iter().any(|output| !output.done[position])
+    }
+
+    /// True if this output has the model's tensor at `position`, or holds no such tensor.
+    pub(crate) fn is_done(&self, output: usize, position: usize) -> bool {
+        self.outputs[output].done[position]
+    }
+
+    /// The bytes of some rows of the model's tensor at `position`, if the output has
+    /// them and can give them back.
+    pub(crate) fn read_back(
+        &self,
+        plans: &[TargetPlan],
+        output: usize,
+        position: usize,
+        first_row: u64,
+        row_bytes: usize,
+        bytes: &mut [u8],
+    ) -> Result<bool, Error> {
+        let Some(place) = &plans[output].places[position] else { return Ok(false) };
+        let sink = &self.outputs[output].sink;
+        let row_bytes = row_bytes.max(1);
+        let (mut row, mut rest) = (first_row, bytes);
+        while !rest.is_empty() {
+            let (slice, left) = place.locate(row);
+            let rows = left.clamp(1, (rest.len() / row_bytes).max(1) as u64);
+            let length = (rows as usize * row_bytes).min(rest.len());
+            let (run, after) = rest.split_at_mut(length);
+            if !sink.read_back(slice.tensor, slice.first_row * row_bytes as u64, run)? {
+                return Ok(false);
+            }
+            (row, rest) = (row + rows, after);
+        }
+        Ok(true)
     }
 
     pub(crate) fn remaining_work<'a>(
@@ -224,7 +260,7 @@ fn check_not_an_input(model: &Model, target: &Path, files: &[PathBuf]) -> Result
 /// One line that tells this job from any other: a staging folder may be
 /// continued only by a job with the same line. Overrides are in it through the
 /// types and the metadata that came of them.
-fn fingerprint(model: &Model, plan: &TargetPlan, options: &PlanOptions) -> String {
+fn fingerprint(model: &Model, plan: &TargetPlan, options: &PlanOptions, recipe: &str) -> String {
     let mut text = format!("quantize {}\n", env!("CARGO_PKG_VERSION"));
     for file in model.source.files() {
         let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
@@ -242,5 +278,6 @@ fn fingerprint(model: &Model, plan: &TargetPlan, options: &PlanOptions) -> Strin
     if let Some(matrix) = &options.importance {
         let _ = writeln!(text, "importance {}", matrix.digest());
     }
+    text.push_str(recipe);
     format!("{:x}", Sha256::digest(text.as_bytes()))
 }

@@ -230,6 +230,18 @@ impl StagedArtifact {
         Ok(())
     }
 
+    /// Reads what is at a position of the file to be.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    ///
+    /// # Panics
+    /// If the artifact has no such file.
+    pub fn read_at(&self, file: usize, offset: u64, out: &mut [u8]) -> Result<(), OutputError> {
+        positioned_read(&self.files[file], offset, out)
+            .map_err(|source| io_error(&self.artifact.path_of(file), "read")(source))
+    }
+
     /// Notes (one line) that a piece is complete. It reaches the journal after the
     /// next flush.
     pub fn record(&mut self, piece: String) {
@@ -323,6 +335,24 @@ fn reserve(file: &File, size: u64) -> io::Result<()> {
         }
     }
     file.set_len(size)
+}
+
+#[cfg(unix)]
+fn positioned_read(file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
+}
+
+#[cfg(windows)]
+fn positioned_read(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        let count = std::os::windows::fs::FileExt::seek_read(file, out, offset)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        out = &mut out[count..];
+        offset += count as u64;
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -112,6 +112,20 @@ pub trait TensorSink: Send {
     /// If bytes of the tensor are missing.
     fn record_complete(&mut self, tensor: TensorIndex);
 
+    /// Reads back bytes of a tensor that is complete, for jobs whose further work depends
+    /// on them. False if the sink keeps them in a form that it cannot give back.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    fn read_back(
+        &self,
+        _tensor: TensorIndex,
+        _offset: u64,
+        _out: &mut [u8],
+    ) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
+
     /// Leaves the unfinished artifact for a later run to continue.
     ///
     /// # Errors

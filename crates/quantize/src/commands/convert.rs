@@ -36,14 +36,18 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
     if arguments.json {
         print_json(&Report { source: recipe.source.clone(), outputs: reports })?;
     } else if !global.quiet {
-        print_line(&summary(&reports))?;
+        print_line(&summary(&reports.iter().collect::<Vec<_>>()))?;
     }
     Ok(Outcome::Ok)
 }
 
 /// One target: the path as given. Several: files and folders in a folder of that
 /// path.
-fn outputs(source: &Path, targets: &[Target], output: &Path) -> anyhow::Result<Vec<Output>> {
+pub(super) fn outputs(
+    source: &Path,
+    targets: &[Target],
+    output: &Path,
+) -> anyhow::Result<Vec<Output>> {
     if let [target] = targets {
         return Ok(vec![Output { target: target.clone(), path: output.to_owned() }]);
     }
@@ -72,7 +76,8 @@ fn stem(source: &Path) -> String {
     }
 }
 
-fn summary(reports: &[ConvertReport]) -> String {
+/// A line for each output.
+pub(super) fn summary(reports: &[&ConvertReport]) -> String {
     let row = |report: &ConvertReport| {
         vec![
             report.target.clone(),
@@ -82,7 +87,7 @@ fn summary(reports: &[ConvertReport]) -> String {
             files(report),
         ]
     };
-    let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = reports.iter().copied().map(row).collect();
     let mut text = table(&["target", "size", "bits per weight", "tensors", "file"], &rows);
     for report in reports {
         text.push_str(&fallbacks(&report.target, &report.fallbacks));

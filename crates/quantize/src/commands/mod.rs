@@ -10,6 +10,7 @@ pub(crate) mod inspect;
 pub(crate) mod plan;
 mod sample;
 mod tasks;
+pub(crate) mod quantize;
 pub(crate) mod verify;
 
 use std::io::Write;

@@ -30,7 +30,8 @@ use crate::event::Observer;
 use crate::model::OpenOptions;
 use crate::stream::Cancel;
 use reference::{ReferenceFile, Saving};
-use subjects::{Pass, Subject};
+use subjects::Pass;
+pub(crate) use subjects::Subject;
 
 /// What is to be evaluated, and how.
 #[derive(Clone, Debug)]

@@ -47,7 +47,7 @@ impl ComputeOptions {
 }
 
 /// A model and what makes tokens of text for it.
-pub(super) struct Subject {
+pub(crate) struct Subject {
     pub(super) model: Model,
     pub(super) tokenizer: Tokenizer,
 }
@@ -55,17 +55,26 @@ pub(super) struct Subject {
 impl Subject {
     pub(super) fn open(path: &std::path::Path, options: &OpenOptions) -> Result<Self, Error> {
         let model = Model::open(path, options)?;
-        let tokenizer =
-            Tokenizer::from_metadata(&model.metadata).map_err(qz_models::Error::from)?;
+        let tokenizer = Self::tokenizer_of(&model)?;
         Ok(Self { model, tokenizer })
+    }
+
+    /// What makes tokens of text for a model.
+    pub(crate) fn tokenizer_of(model: &Model) -> Result<Tokenizer, Error> {
+        Ok(Tokenizer::from_metadata(&model.metadata).map_err(qz_models::Error::from)?)
     }
 
     /// The text as the model sees it: in the place of each chunk's first token the one
     /// that begins texts, if the model has one. With a stride the reference program
     /// sets it too late to have an effect.
     fn seen(&self, text: &Text, overlapping: bool) -> Chunks {
-        let adds = self.tokenizer.adds_bos() && !overlapping;
-        let first = self.tokenizer.bos().filter(|_| adds).map(|token| token.0);
+        Self::seen_by(&self.tokenizer, text, overlapping)
+    }
+
+    /// The text as a model with this tokenizer sees it.
+    pub(crate) fn seen_by(tokenizer: &Tokenizer, text: &Text, overlapping: bool) -> Chunks {
+        let adds = tokenizer.adds_bos() && !overlapping;
+        let first = tokenizer.bos().filter(|_| adds).map(|token| token.0);
         let mut tokens = Vec::with_capacity(text.chunks() * text.context());
         for chunk in 0..text.chunks() {
             let start = tokens.len();

@@ -19,7 +19,7 @@ pub enum EvalData {
 }
 
 impl EvalData {
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match self {
             Self::Text(path) | Self::Tokens(path) => path,
         }
@@ -41,7 +41,7 @@ pub struct TextOptions {
 
 impl TextOptions {
     /// Chunks of this tokenizer's tokens.
-    pub(super) fn read(&self, tokenizer: &Tokenizer) -> Result<Text, Error> {
+    pub(crate) fn read(&self, tokenizer: &Tokenizer) -> Result<Text, Error> {
         let tokens = read_tokens(&self.data, tokenizer)?;
         let text = match self.stride {
             None => Text::new(&tokens, self.context, self.chunks),

@@ -207,6 +207,7 @@ pub(crate) trait Sink {
     fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), Error>;
     fn completed(&self) -> &[TensorIndex];
     fn record_complete(&mut self, tensor: TensorIndex);
+    fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error>;
     fn keep(self: Box<Self>) -> Result<(), Error>;
     fn finish(self: Box<Self>) -> Result<(), Error>;
 }
@@ -225,6 +226,10 @@ where
 
     fn record_complete(&mut self, tensor: TensorIndex) {
         TensorSink::record_complete(self, tensor);
+    }
+
+    fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error> {
+        Ok(TensorSink::read_back(self, tensor, offset, out)?)
     }
 
     fn keep(self: Box<Self>) -> Result<(), Error> {

@@ -1,0 +1,82 @@
+//! `quantize quantize`
+
+use std::path::PathBuf;
+
+use qz_pipeline::qz_methods::TensorReport;
+use qz_pipeline::{Model, QuantizeOptions, QuantizeReport, quantize};
+use serde::Serialize;
+
+use super::convert::{outputs, summary};
+use super::{print_json, print_line};
+use crate::cli::{Global, Quantize};
+use crate::exit::Outcome;
+use crate::interrupt;
+use crate::progress::Progress;
+use crate::render::table;
+
+#[derive(Serialize)]
+struct Report {
+    source: PathBuf,
+    outputs: Vec<QuantizeReport>,
+}
+
+pub(crate) fn run(arguments: &Quantize, global: &Global) -> anyhow::Result<Outcome> {
+    let recipe = &arguments.recipe;
+    let outputs = outputs(&recipe.source, &recipe.to, &arguments.output)?;
+    let cancel = interrupt::install()?;
+    let model = Model::open(&recipe.source, &recipe.read.options())?;
+    let options: QuantizeOptions = arguments.options(global)?;
+    let mut progress = Progress::new(global);
+    let reports = quantize(&model, &outputs, &options, &cancel, &mut progress)?;
+    drop(progress);
+    if arguments.json {
+        print_json(&Report { source: recipe.source.clone(), outputs: reports })?;
+    } else if !global.quiet {
+        print_line(&text(&reports))?;
+    }
+    Ok(Outcome::Ok)
+}
+
+fn text(reports: &[QuantizeReport]) -> String {
+    let artifacts: Vec<_> = reports.iter().map(|report| &report.artifact).collect();
+    let mut lines = vec![summary(&artifacts)];
+    for report in reports.iter().filter(|report| !report.methods.is_empty()) {
+        let header = ["tensor", "type", "loss by rounding, ‰", "loss, ‰", "damping", "remarks"];
+        let rows: Vec<Vec<String>> = report
+            .methods
+            .iter()
+            .map(|tensor| {
+                let TensorReport { losses, damping, .. } = &tensor.report;
+                let name = match tensor.expert {
+                    Some(expert) => format!("{} [{expert}]", tensor.tensor),
+                    None => tensor.tensor.clone(),
+                };
+                let loss = |value: Option<f64>| {
+                    value.map_or_else(String::new, |value| format!("{:.4}", 1000.0 * value))
+                };
+                vec![
+                    name,
+                    tensor.data_type.to_owned(),
+                    loss(losses.map(|losses| losses.rounding)),
+                    loss(losses.map(|losses| losses.result)),
+                    damping.map_or_else(String::new, |damping| format!("{damping}")),
+                    remarks(&tensor.report),
+                ]
+            })
+            .collect();
+        lines.push(format!("\n{}: {}", report.artifact.target, report.method));
+        lines.push(table(&header, &rows));
+    }
+    lines.join("\n")
+}
+
+fn remarks(report: &TensorReport) -> String {
+    let mut remarks = Vec::new();
+    if let Some(fallback) = &report.fallback {
+        remarks.push(format!("rounded with importance instead: {fallback}"));
+    }
+    if report.dead_columns > 0 {
+        remarks.push(format!("{} columns without input", report.dead_columns));
+    }
+    remarks.join("; ")
+}

@@ -1,0 +1,363 @@
+//! The matrices of decoder layers, one stage of a layer after the other.
+
+use std::collections::HashMap;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::Ordering;
+
+use qz_codec::grid::{RowBatch, Rows as WeightRows};
+use qz_kernels::backend::CpuBackend;
+use qz_methods::{Needs, Problem, Target, TensorReport};
+use qz_models::forward::{Forward, LayerStream, LinearGroup, Stage};
+use qz_models::{Role, RowOrder};
+use qz_tensor::DataType;
+
+use super::QuantizeOptions;
+use super::capture::{Calibration, Captured, Sums};
+use super::plan::Chosen;
+use super::report::MethodTensor;
+use crate::error::Error;
+use crate::event::{Event, Observer};
+use crate::format::TargetPlan;
+use crate::model::{Model, to_usize};
+use crate::model_weights::ModelWeights;
+use crate::sinks::Sinks;
+use crate::stream::{Cancel, Piece};
+
+type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
+
+/// Rows of the output matrix that are quantized at a time.
+const OUTPUT_WEIGHTS: usize = 16 << 20;
+
+/// Everything that stays the same from layer to layer.
+pub(super) struct Layers<'a> {
+    pub(super) model: &'a Model,
+    pub(super) plans: &'a [TargetPlan],
+    pub(super) chosen: &'a Chosen,
+    pub(super) options: &'a QuantizeOptions,
+    pub(super) calibration: &'a Calibration,
+    pub(super) backend: &'a CpuBackend,
+    pub(super) cancel: &'a Cancel,
+}
+
+/// A matrix that is to be quantized.
+#[derive(Clone, Copy)]
+struct Matrix {
+    /// The tensor it is, or is in.
+    position: usize,
+    expert: Option<usize>,
+    rows: usize,
+    columns: usize,
+    data_type: DataType,
+}
+
+impl Matrix {
+    fn row_bytes(&self) -> usize {
+        self.data_type.byte_size(self.columns as u64).map_or(0, to_usize)
+    }
+
+    fn first_row(&self) -> u64 {
+        (self.expert.unwrap_or(0) * self.rows) as u64
+    }
+}
+
+impl Layers<'_> {
+    pub(super) fn run(
+        &self,
+        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        sinks: &mut Sinks,
+        reports: &mut Vec<MethodTensor>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        if self.is_all_done(sinks) {
+            return Ok(());
+        }
+        let mut stream = forward.stream(self.calibration.chunks.clone())?;
+        while stream.load_next()? {
+            for stage in Stage::ALL {
+                for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
+                    self.group(&mut stream, group, sinks, reports, observer)?;
+                }
+            }
+            stream.advance(&mut |_| self.check_cancelled())?;
+        }
+        self.output(&mut stream, sinks, reports, observer)
+    }
+
+    /// True if nothing is left to be quantized.
+    fn is_all_done(&self, sinks: &Sinks) -> bool {
+        self.chosen.positions().all(|position| sinks.is_done(0, position))
+    }
+
+    fn check_cancelled(&self) -> Result<(), Error> {
+        if self.cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Whether later layers see what earlier ones became.
+    fn replaces(&self) -> bool {
+        self.options.method.needs() == Needs::Gram
+    }
+
+    /// Quantizes the matrices of a group.
+    fn group(
+        &self,
+        stream: &mut Stream<'_>,
+        group: LinearGroup,
+        sinks: &mut Sinks,
+        reports: &mut Vec<MethodTensor>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let (mut open, mut tensors) = (Vec::new(), Vec::new());
+        for role in group.roles() {
+            let matrices = self.matrices(stream, *role)?;
+            let Some(position) = matrices.first().map(|matrix| matrix.position) else { continue };
+            let is_done = sinks.is_done(0, position);
+            if !(is_done && self.taken_back(stream, *role, &matrices, sinks)?) {
+                open.extend(matrices.into_iter().map(|matrix| (*role, matrix)));
+            }
+            if !is_done {
+                tensors.push(position);
+            }
+        }
+        let experts: Vec<Option<usize>> = {
+            let mut experts: Vec<_> = open.iter().map(|(_, matrix)| matrix.expert).collect();
+            experts.sort_unstable();
+            experts.dedup();
+            experts
+        };
+        for experts in experts.chunks(self.experts_at_once(stream.width(group))) {
+            let captured = self.capture(stream, group, experts)?;
+            for expert in experts {
+                let Some(captured) = captured.get(expert) else { continue };
+                let own = open.iter().filter(|(_, matrix)| matrix.expert == *expert);
+                for (role, matrix) in own {
+                    let weights = stream.weights(*role, *expert)?;
+                    let put = !sinks.is_done(0, matrix.position);
+                    let (bytes, report) = self.matrix(matrix, &weights, captured)?;
+                    if put {
+                        self.put(sinks, matrix, matrix.first_row(), bytes.clone())?;
+                    }
+                    reports.push(self.described(matrix, captured, report));
+                    observer.observe(Event::Advanced { weights: weights.len() as u64 });
+                    if self.replaces() {
+                        stream.replace(*role, *expert, matrix.data_type, bytes)?;
+                    }
+                }
+            }
+        }
+        for position in tensors {
+            self.complete(sinks, position, observer);
+        }
+        Ok(())
+    }
+
+    /// The matrices of a role that are to be quantized.
+    fn matrices(&self, stream: &Stream<'_>, role: Role) -> Result<Vec<Matrix>, Error> {
+        if role == Role::ExpertRouter {
+            return Ok(Vec::new());
+        }
+        let (name, stored) = stream.stored(role)?;
+        let Some(position) = self.chosen.position(&name) else { return Ok(Vec::new()) };
+        let (rows, columns) = stream.shape_of(role);
+        let experts = match stored.shape.dimensions() {
+            [experts, _, _] => (0..to_usize(*experts)).map(Some).collect(),
+            _ => vec![None],
+        };
+        let data_type = self.plans[0].assignments[position].data_type;
+        let matrix = |expert| Matrix { position, expert, rows, columns, data_type };
+        Ok(experts.into_iter().map(matrix).collect())
+    }
+
+    /// Replaces matrices by what an earlier run wrote; false if that cannot be read.
+    fn taken_back(
+        &self,
+        stream: &mut Stream<'_>,
+        role: Role,
+        matrices: &[Matrix],
+        sinks: &Sinks,
+    ) -> Result<bool, Error> {
+        for matrix in matrices.iter().filter(|_| self.replaces()) {
+            let row_bytes = matrix.row_bytes();
+            let mut bytes = vec![0; matrix.rows * row_bytes];
+            let (at, first) = (matrix.position, matrix.first_row());
+            if !sinks.read_back(self.plans, 0, at, first, row_bytes, &mut bytes)? {
+                return Ok(false);
+            }
+            stream.replace(role, matrix.expert, matrix.data_type, bytes)?;
+        }
+        Ok(true)
+    }
+
+    /// Experts whose sums fit a quarter of the memory.
+    fn experts_at_once(&self, columns: usize) -> usize {
+        let bytes = Sums::bytes(self.options.method.needs(), columns);
+        to_usize(self.options.compute.max_memory / 4 / bytes.max(1)).max(1)
+    }
+
+    /// Sums the inputs of some experts, or of the one matrix there is.
+    fn capture(
+        &self,
+        stream: &mut Stream<'_>,
+        group: LinearGroup,
+        experts: &[Option<usize>],
+    ) -> Result<HashMap<Option<usize>, Captured>, Error> {
+        let width = stream.width(group);
+        let needs = self.options.method.needs();
+        let mut sums: HashMap<Option<usize>, Sums> =
+            experts.iter().map(|expert| (*expert, Sums::new(needs, width))).collect();
+        if experts.is_empty() {
+            return Ok(HashMap::new());
+        }
+        stream.visit(group.stage(), &mut |inputs| {
+            self.check_cancelled()?;
+            if inputs.group == group
+                && let Some(sums) = sums.get_mut(&inputs.expert)
+            {
+                self.backend.install(|| sums.add(inputs.rows));
+            }
+            Ok(())
+        })?;
+        Ok(sums.into_iter().map(|(expert, sums)| (expert, sums.finish())).collect())
+    }
+
+    /// The bytes of a matrix.
+    fn matrix(
+        &self,
+        matrix: &Matrix,
+        weights: &[f32],
+        captured: &Captured,
+    ) -> Result<(Vec<u8>, TensorReport), Error> {
+        let target = Target::of_type(matrix.data_type)
+            .ok_or_else(|| Error::MethodFormat { target: matrix.data_type.name().to_owned() })?;
+        let problem = Problem {
+            weights: WeightRows::dense(weights, matrix.columns),
+            statistics: captured.statistics(),
+            target,
+            options: &self.options.options,
+        };
+        let row_bytes = matrix.row_bytes();
+        let mut bytes = vec![0; weights.len() / matrix.columns * row_bytes];
+        let mut take = |rows: Range<usize>, batch: &RowBatch| {
+            let own = &mut bytes[rows.start * row_bytes..rows.end * row_bytes];
+            for (row, bytes) in own.chunks_mut(row_bytes).enumerate() {
+                batch.pack(target.grid(), row, bytes);
+            }
+            match self.cancel.load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let report = self.backend.install(|| self.options.method.quantize(&problem, &mut take));
+        match report {
+            Ok(report) => Ok((bytes, report)),
+            Err(qz_methods::Error::Stopped) => Err(Error::Interrupted),
+            Err(qz_methods::Error::Weight(weight)) => {
+                let tensor = &self.model.tensors[matrix.position];
+                let row = matrix.first_row() + weight.row as u64;
+                let index = row * matrix.columns as u64 + weight.column as u64;
+                let value = weights[weight.row * matrix.columns + weight.column];
+                let location = self.model.location(tensor, 0);
+                Err(Error::NonFiniteWeight { location, index, value })
+            }
+            Err(source) => {
+                let tensor = self.model.tensors[matrix.position].name.clone();
+                Err(Error::Method { tensor, source })
+            }
+        }
+    }
+
+    fn put(
+        &self,
+        sinks: &mut Sinks,
+        matrix: &Matrix,
+        first_row: u64,
+        bytes: Vec<u8>,
+    ) -> Result<(), Error> {
+        let row_bytes = matrix.row_bytes();
+        let piece = Piece { work: 0, output: 0, first_row, row_bytes, bytes };
+        sinks.put(self.plans, matrix.position, &piece)
+    }
+
+    fn described(
+        &self,
+        matrix: &Matrix,
+        captured: &Captured,
+        report: TensorReport,
+    ) -> MethodTensor {
+        MethodTensor {
+            tensor: self.model.tensors[matrix.position].name.clone(),
+            expert: matrix.expert,
+            data_type: matrix.data_type.name(),
+            tokens: captured.tokens,
+            report,
+        }
+    }
+
+    fn complete(&self, sinks: &mut Sinks, position: usize, observer: &mut dyn Observer) {
+        sinks.complete(self.plans, position);
+        let tensor = &self.model.tensors[position];
+        let to = [self.plans[0].assignments[position].data_type];
+        let from = tensor.source_type;
+        observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
+    }
+
+    /// Rounds the output matrix with the importance of its inputs.
+    fn output(
+        &self,
+        stream: &mut Stream<'_>,
+        sinks: &mut Sinks,
+        reports: &mut Vec<MethodTensor>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let Some((position, data_type)) = self.chosen.output else { return Ok(()) };
+        if sinks.is_done(0, position) {
+            return Ok(());
+        }
+        let tensor = &self.model.tensors[position];
+        let columns = to_usize(tensor.shape.columns());
+        let mut sums = Sums::new(Needs::Importance, columns);
+        stream.visit_output(&mut |rows| {
+            self.check_cancelled()?;
+            self.backend.install(|| sums.add(rows));
+            Ok(())
+        })?;
+        let captured = sums.finish();
+        let importance = qz_methods::method_named("imatrix").expect("a method");
+        let options = QuantizeOptions { method: importance, ..self.options.clone() };
+        let layers = Layers { options: &options, ..*self };
+        let rows = to_usize(tensor.shape.rows());
+        let step = (OUTPUT_WEIGHTS / columns.max(1)).clamp(1, rows.max(1));
+        let mut report: Option<TensorReport> = None;
+        for first in (0..rows).step_by(step) {
+            let count = step.min(rows - first);
+            let weights = self.read_rows(position, first, count)?;
+            let part = Matrix { position, expert: None, rows: count, columns, data_type };
+            let (bytes, part_report) = layers.matrix(&part, &weights, &captured)?;
+            self.put(sinks, &part, first as u64, bytes)?;
+            observer.observe(Event::Advanced { weights: weights.len() as u64 });
+            report.get_or_insert(part_report).rows = rows;
+        }
+        let whole = Matrix { position, expert: None, rows, columns, data_type };
+        reports.extend(report.map(|report| self.described(&whole, &captured, report)));
+        self.complete(sinks, position, observer);
+        Ok(())
+    }
+
+    /// Rows of a tensor outside of the layers.
+    fn read_rows(&self, position: usize, first: usize, count: usize) -> Result<Vec<f32>, Error> {
+        let tensor = &self.model.tensors[position];
+        debug_assert!(matches!(tensor.row_order(), RowOrder::AsStored));
+        let data_type = tensor.source_type;
+        let mut bytes = vec![0; count * tensor.row_bytes(data_type)];
+        let rows = first as u64..(first + count) as u64;
+        self.model.read_rows(tensor, rows, &mut bytes)?;
+        let codec = qz_kernels::codec_for(data_type).ok_or_else(|| Error::NoCodec {
+            location: self.model.location(tensor, 0),
+            data_type,
+            target: data_type,
+            missing: data_type,
+        })?;
+        let mut weights = vec![0.0; count * to_usize(tensor.shape.columns())];
+        codec.decode(&bytes, &mut weights);
+        Ok(weights)
+    }
+}

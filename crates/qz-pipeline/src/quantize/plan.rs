@@ -1,0 +1,96 @@
+//! Which tensors the method is used on.
+
+use std::collections::{HashMap, HashSet};
+
+use qz_kernels::backend::Backend;
+use qz_methods::Target;
+use qz_models::forward::{Forward, LinearGroup};
+use qz_models::{LayerIndex, Role};
+use qz_tensor::DataType;
+
+use crate::convert::Output;
+use crate::error::Error;
+use crate::format::TargetPlan;
+use crate::model::Model;
+use crate::model_weights::ModelWeights;
+
+/// The matrices of decoder layers that the method chooses values for, and the output
+/// matrix.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    positions: HashSet<usize>,
+    /// By the tensor's name: its position.
+    names: HashMap<String, usize>,
+    /// The matrix that gives logits, and its type.
+    pub(super) output: Option<(usize, DataType)>,
+}
+
+impl Chosen {
+    pub(super) fn of<B: Backend>(
+        forward: &Forward<'_, B, ModelWeights<'_>>,
+        model: &Model,
+        output: &Output,
+        plan: &TargetPlan,
+    ) -> Result<Self, Error> {
+        if output.target.format.name != "gguf" {
+            return Err(Error::MethodFormat { target: output.target.to_string() });
+        }
+        let mut chosen = Self::default();
+        let by_name: HashMap<&str, usize> = model
+            .tensors
+            .iter()
+            .enumerate()
+            .map(|(at, tensor)| (tensor.name.as_str(), at))
+            .collect();
+        let is_chosen = |position: usize| {
+            let data_type = plan.assignments[position].data_type;
+            plan.places[position].is_some()
+                && data_type != model.tensors[position].source_type
+                && Target::of_type(data_type).is_some()
+        };
+        for layer in 0..forward.shape().layers {
+            let roles = LinearGroup::ALL.into_iter().flat_map(|group| group.roles());
+            for role in roles.filter(|role| **role != Role::ExpertRouter) {
+                let (name, _) = forward.stored(*role, LayerIndex(layer))?;
+                let position = by_name.get(name.as_str()).copied();
+                if let Some(position) = position.filter(|position| is_chosen(*position)) {
+                    chosen.positions.insert(position);
+                    chosen.names.insert(name, position);
+                }
+            }
+        }
+        // A token embedding that serves as output matrix is encoded as `convert` does it.
+        let (name, _) = forward.stored_output()?;
+        let output = by_name.get(name.as_str()).copied();
+        let is_tied = forward.stored(Role::TokenEmbedding, LayerIndex(0))?.0 == name;
+        if let Some(position) = output.filter(|at| is_chosen(*at) && !is_tied) {
+            chosen.positions.insert(position);
+            chosen.output = Some((position, plan.assignments[position].data_type));
+        }
+        Ok(chosen)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    pub(super) fn positions(&self) -> impl Iterator<Item = usize> {
+        self.positions.iter().copied()
+    }
+
+    /// True for the model's tensor at `position`.
+    pub(super) fn has(&self, position: usize) -> bool {
+        self.positions.contains(&position)
+    }
+
+    /// True for the tensor of a name.
+    pub(super) fn holds(&self, model: &Model, name: &str) -> bool {
+        let position = model.tensors.iter().position(|tensor| tensor.name == name);
+        position.is_some_and(|position| self.has(position))
+    }
+
+    /// The position of a layer's matrix by name.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+}

@@ -1,0 +1,61 @@
+//! What is said about a quantization, and what tells it from another.
+
+use std::fmt::Write as _;
+
+use qz_kernels::Isa;
+use qz_methods::TensorReport;
+
+use super::QuantizeOptions;
+use super::capture::{Calibration, CalibrationSummary};
+use crate::convert::ConvertReport;
+
+/// What came of one output.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct QuantizeReport {
+    /// The artifact.
+    #[serde(flatten)]
+    pub artifact: ConvertReport,
+    /// The method's name.
+    pub method: &'static str,
+    /// What the model read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationSummary>,
+    /// The matrices that the method was used on in this run.
+    pub methods: Vec<MethodTensor>,
+}
+
+/// What the method did with a matrix.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct MethodTensor {
+    /// Its name in the output.
+    pub tensor: String,
+    /// Whose matrix of those stacked in the tensor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert: Option<usize>,
+    /// The type it got.
+    #[serde(rename = "type")]
+    pub data_type: &'static str,
+    /// Tokens that its inputs are known of.
+    pub tokens: u64,
+    /// What came of it.
+    #[serde(flatten)]
+    pub report: TensorReport,
+}
+
+/// Everything that decides about bytes beside the model and the plan. The instruction set
+/// is a part of it: sums differ in their last bits between them.
+pub(super) fn recipe(options: &QuantizeOptions, calibration: Option<&Calibration>) -> String {
+    let mut text = format!("method {} {:?}\n", options.method.name(), options.options);
+    if let Some(calibration) = calibration {
+        let compute = &options.compute;
+        let _ = writeln!(
+            text,
+            "calibration {} {:?} {} {}",
+            calibration.digest(),
+            compute.rounding,
+            compute.cache_type,
+            Isa::chosen()
+        );
+    }
+    text
+}
