@@ -1,4 +1,4 @@
-//! Jobs: convert, inspect, verify, eval. A job opens a model, plans, streams tiles
+//! Jobs: convert, inspect, verify, eval, calibrate. A job opens a model, plans, streams tiles
 //! from its source through codecs into sinks, and reports.
 //!
 //! What belongs here: the container registry, the streaming engine, the order of
@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod calibrate;
 mod container;
 mod convert;
 mod error;
@@ -33,6 +34,11 @@ mod stream;
 mod target;
 mod verify;
 
+pub use calibrate::{
+    CalibrateOptions, Calibration, CalibrationData, Collect, Conversations, DataOptions, DataPart,
+    ExpertCoverage, MergedStatistics, StatisticsFormat, StatisticsSummary, calibrate,
+    merge_statistics, show_statistics,
+};
 pub use container::{CONTAINERS, Container};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
@@ -51,6 +57,7 @@ pub use model_weights::ModelWeights;
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::PlanOptions;
 pub use qz_calib::ImportanceMatrix;
+pub use qz_calib::summary::{LayerSummary, TensorSummary};
 pub use qz_eval::statistics::{Comparison, Estimate, Perplexity, Spread};
 pub use qz_gguf::{SplitOptions, base_name};
 pub use qz_kernels::backend::Rounding;

@@ -26,7 +26,9 @@ use crate::event::Observer;
 use crate::model::OpenOptions;
 use crate::stream::Cancel;
 use reference::{ReferenceFile, Saving};
-use subjects::{Pass, Subject};
+use subjects::Pass;
+pub(crate) use subjects::{Steps, Subject};
+pub(crate) use text::read_file;
 
 /// What is to be evaluated, and how.
 #[derive(Clone, Debug)]

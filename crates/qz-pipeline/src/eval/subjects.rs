@@ -32,12 +32,12 @@ pub struct ComputeOptions {
 }
 
 impl ComputeOptions {
-    pub(super) fn backend(&self) -> Result<CpuBackend, Error> {
+    pub(crate) fn backend(&self) -> Result<CpuBackend, Error> {
         CpuBackend::new(self.threads).map_err(|error| Error::Threads(error.to_string()))
     }
 
     /// What one of so many models may use.
-    pub(super) fn share(&self, models: usize) -> ForwardOptions {
+    pub(crate) fn share(&self, models: usize) -> ForwardOptions {
         ForwardOptions {
             rounding: self.rounding,
             cache_type: self.cache_type,
@@ -48,13 +48,13 @@ impl ComputeOptions {
 }
 
 /// A model and what makes tokens of text for it.
-pub(super) struct Subject {
-    pub(super) model: Model,
-    pub(super) tokenizer: Tokenizer,
+pub(crate) struct Subject {
+    pub(crate) model: Model,
+    pub(crate) tokenizer: Tokenizer,
 }
 
 impl Subject {
-    pub(super) fn open(path: &std::path::Path, options: &OpenOptions) -> Result<Self, Error> {
+    pub(crate) fn open(path: &std::path::Path, options: &OpenOptions) -> Result<Self, Error> {
         let model = Model::open(path, options)?;
         let tokenizer =
             Tokenizer::from_metadata(&model.metadata).map_err(qz_models::Error::from)?;
@@ -162,16 +162,16 @@ impl Pass<'_> {
 }
 
 /// Tells how far a pass is: as if each step went through an equal part of the weights.
-struct Steps<'a> {
-    weights: u64,
-    steps: u64,
-    done: u64,
-    cancel: &'a Cancel,
-    observer: &'a mut dyn Observer,
+pub(crate) struct Steps<'a> {
+    pub(crate) weights: u64,
+    pub(crate) steps: u64,
+    pub(crate) done: u64,
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) observer: &'a mut dyn Observer,
 }
 
 impl Steps<'_> {
-    fn advance(&mut self, steps: u64) -> Result<(), Error> {
+    pub(crate) fn advance(&mut self, steps: u64) -> Result<(), Error> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }

@@ -78,7 +78,7 @@ fn read_tokens(data: &EvalData, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let file = SourceFile::open(path)?;
     let length = file.len();
     if length > TEXT_LIMIT {
