@@ -108,7 +108,7 @@ struct Text {
 
 /// How models compute.
 #[derive(Clone, Debug, Args)]
-struct Compute {
+pub(super) struct Compute {
     /// Round activations as llama.cpp does for each weight type, or not at all
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Activations::Engine)]
     activations: Activations,
@@ -152,7 +152,7 @@ impl Text {
 }
 
 impl Compute {
-    fn options(&self, global: &Global) -> ComputeOptions {
+    pub(super) fn options(&self, global: &Global) -> ComputeOptions {
         let rounding = match self.activations {
             Activations::Engine => Rounding::Engine,
             Activations::F32 => Rounding::Exact,

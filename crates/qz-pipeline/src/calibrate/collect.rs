@@ -58,9 +58,10 @@ impl LayerCollector<'_> {
         let mut is_seen = vec![false; groups.len()];
         for (number, items) in passes.into_iter().enumerate() {
             let stages = stages(groups, &items);
-            let with_moments = groups.iter().zip(&is_seen).map(|(group, seen)| {
-                !seen && (last == 0 || stages.contains(&stage(group)))
-            });
+            let with_moments = groups
+                .iter()
+                .zip(&is_seen)
+                .map(|(group, seen)| !seen && (last == 0 || stages.contains(&stage(group))));
             let with_moments: Vec<bool> = with_moments.collect();
             is_seen.iter_mut().zip(&with_moments).for_each(|(seen, new)| *seen |= new);
             let gram = |item: Item| {
@@ -177,15 +178,23 @@ mod tests {
         // 1200 bytes for each but the last, which takes 4800.
         check(&dense, u64::MAX, &[(&Stage::ALL, 4)]);
         check(&dense, 4800, &[(&Stage::ALL[..3], 3), (&Stage::ALL[3..], 1)]);
-        check(&dense, 2400, &[
-            (&Stage::ALL[..2], 2),
-            (&Stage::ALL[2..3], 1),
-            (&Stage::ALL[3..], 1),
-            (&Stage::ALL[3..], 1),
-            (&Stage::ALL[3..], 1),
-        ]);
+        check(
+            &dense,
+            2400,
+            &[
+                (&Stage::ALL[..2], 2),
+                (&Stage::ALL[2..3], 1),
+                (&Stage::ALL[3..], 1),
+                (&Stage::ALL[3..], 1),
+                (&Stage::ALL[3..], 1),
+            ],
+        );
         // The router's stage is visited with the experts'.
         let experts = [group(Router, 10, 1), group(GateUp, 10, 3)];
-        check(&experts, 1200, &[(&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1)]);
+        check(
+            &experts,
+            1200,
+            &[(&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1)],
+        );
     }
 }

@@ -102,7 +102,12 @@ pub(super) fn read(
             CalibrationData::File(path) => parts.push(reader.file(path)?),
             CalibrationData::Bundled => {
                 for part in bundled::PARTS {
-                    parts.push(reader.part(part.name, part.kind, part.text, &Location::file(part.name))?);
+                    parts.push(reader.part(
+                        part.name,
+                        part.kind,
+                        part.text,
+                        &Location::file(part.name),
+                    )?);
                 }
             }
         }
@@ -116,7 +121,8 @@ pub(super) fn read(
     let mut warnings = Vec::new();
     for part in parts.iter().filter(|part| part.tokens.len() < context) {
         let (name, tokens) = (&part.name, part.tokens.len());
-        warnings.push(format!("{name}: {tokens} tokens make no chunk of {context}; it is left out"));
+        warnings
+            .push(format!("{name}: {tokens} tokens make no chunk of {context}; it is left out"));
     }
     let limit = options.chunks.unwrap_or(usize::MAX);
     let mixed: Vec<(usize, usize)> = mix(&counts).into_iter().skip(skipped).take(limit).collect();

@@ -171,7 +171,8 @@ impl<'a> File<'a> {
     pub(super) fn is_complete(&self, group: &Group) -> bool {
         let Some(sink) = &self.sink else { return false };
         // Moments are written last, and in this order.
-        let last = group.names.last().and_then(|name| self.positions.get(&format!("{name}.counts")));
+        let last =
+            group.names.last().and_then(|name| self.positions.get(&format!("{name}.counts")));
         last.is_some_and(|index| is_finished(sink, *index))
     }
 
@@ -217,7 +218,11 @@ impl<'a> File<'a> {
     }
 
     /// Writes how often each token was there.
-    pub(super) fn put_token_counts(&mut self, vocabulary: usize, tokens: &[u32]) -> Result<(), Error> {
+    pub(super) fn put_token_counts(
+        &mut self,
+        vocabulary: usize,
+        tokens: &[u32],
+    ) -> Result<(), Error> {
         let mut counts = vec![0.0; vocabulary];
         tokens.iter().for_each(|token| counts[*token as usize] += 1.0);
         self.put(TOKEN_COUNTS, 0, &to_bytes(counts.into_iter()))
@@ -267,7 +272,8 @@ impl<'a> File<'a> {
                 Ok(self.bytes)
             }
             None => {
-                let replace = OutputOptions { replace: self.options.replace || self.options.resume };
+                let replace =
+                    OutputOptions { replace: self.options.replace || self.options.resume };
                 Ok(self.sums.write_legacy(&self.path, self.chunk_size, replace)?)
             }
         }
@@ -303,7 +309,9 @@ fn tensors(groups: &[Group], options: &CalibrateOptions, vocabulary: usize) -> V
     }
     if options.collect.grams {
         let named = groups.iter().filter_map(|group| Some((group.gram_name()?, group)));
-        tensors.extend(named.map(|(name, group)| tensor(name, stacked(group, packed_len(group.width)))));
+        tensors.extend(
+            named.map(|(name, group)| tensor(name, stacked(group, packed_len(group.width)))),
+        );
     }
     tensors
 }
@@ -317,7 +325,9 @@ fn check_fits(
 ) -> Result<(), Error> {
     let widths: HashMap<&str, usize> = groups
         .iter()
-        .flat_map(|group| group.names.iter().map(|name| (name.as_str(), group.width * group.experts)))
+        .flat_map(|group| {
+            group.names.iter().map(|name| (name.as_str(), group.width * group.experts))
+        })
         .collect();
     for (name, sums) in &earlier.tensors {
         if widths.get(name.as_str()) != Some(&sums.squares.len()) {

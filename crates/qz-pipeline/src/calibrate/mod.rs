@@ -166,7 +166,8 @@ pub fn calibrate(
     };
     let steps = forward.steps(&text.chunks);
     let mut progress = Steps { weights: model.weights(), steps, done: 0, cancel, observer };
-    let started = Event::Started { job: "calibrate", tensors: model.tensors.len(), weights: model.weights() };
+    let started =
+        Event::Started { job: "calibrate", tensors: model.tensors.len(), weights: model.weights() };
     progress.observer.observe(started);
     if job.file.finished() > 0 {
         progress.observer.observe(Event::Resumed { path: output, tensors: job.file.finished() });
@@ -244,9 +245,8 @@ impl Job<'_> {
                 limit: self.options.compute.max_memory / 4,
             };
             let file = &mut self.file;
-            let mut keep = |group: &Group, expert: usize, rows: &GramRows| {
-                file.put_gram(group, expert, rows)
-            };
+            let mut keep =
+                |group: &Group, expert: usize, rows: &GramRows| file.put_gram(group, expert, rows);
             let collected = collector.layer(&mut stream, &own, &mut keep, progress)?;
             for (group, moments) in own.iter().zip(collected) {
                 self.keep(group, moments)?;
@@ -274,7 +274,8 @@ impl Job<'_> {
         let zeros = |one: &Moments| if one.rows() > 0 { one.zeros() } else { 0 };
         let most = experts.iter().map(zeros).max().unwrap_or(0);
         if most > 0 {
-            let columns = format!("{most} of {} columns of the inputs were always zero", group.width);
+            let columns =
+                format!("{most} of {} columns of the inputs were always zero", group.width);
             self.warnings.push(format!("{name}: {columns}"));
         }
         if experts.len() > 1 {
@@ -300,7 +301,10 @@ impl Job<'_> {
         };
         let stand_in = if prior > 0 { ": the layer's mean stands in" } else { "" };
         warn(none, format!("were given no token{stand_in}"));
-        warn(few, format!("were given fewer than {prior} tokens, and are drawn toward the layer's mean"));
+        warn(
+            few,
+            format!("were given fewer than {prior} tokens, and are drawn toward the layer's mean"),
+        );
         self.coverage.push(ExpertCoverage { layer: layer.0, tokens });
     }
 
