@@ -2,6 +2,7 @@
 //! One test binary; each module is one question.
 
 mod bad_input;
+mod calibrate;
 mod convert;
 mod eval;
 mod experts;
