@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrated;
+mod calibration;
 mod evaluation;
 
 use std::num::{NonZeroU32, NonZeroU64};
@@ -18,6 +19,7 @@ use qz_tensor::DataType;
 
 pub(crate) use bench::{Bench, Format as BenchFormat};
 pub(crate) use calibrated::Quantize;
+pub(crate) use calibration::Calibrate;
 pub(crate) use evaluation::{Compare, Eval};
 
 /// Turns a language-model checkpoint into a smaller one that is as good as its
@@ -78,6 +80,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Check an artifact: its structure, and its weights against their source
     Verify(Verify),
+    /// Collect statistics of a model's activations on a text: importance matrices
+    Calibrate(Calibrate),
     /// Measure how well a model foretells a text: its perplexity, its distance from a reference
     Eval(Eval),
     /// Measure several models beside one reference: a table of size and quality
@@ -99,6 +103,7 @@ impl Command {
             | Self::Plan(Plan { json, .. })
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
+            | Self::Calibrate(Calibrate { json, .. })
             | Self::Eval(Eval { json, .. })
             | Self::Compare(Compare { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,

@@ -36,6 +36,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         Command::Plan(plan) => commands::plan::run(plan, &arguments.global),
         Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
+        Command::Calibrate(calibrate) => commands::calibrate::run(calibrate, &arguments.global),
         Command::Eval(eval) => commands::eval::run(eval, &arguments.global),
         Command::Compare(compare) => commands::compare::run(compare, &arguments.global),
         Command::Bench(bench) => commands::bench::run(bench, &arguments.global),

@@ -2,7 +2,8 @@
 //!
 //! What belongs here: the sums ([`Moments`], [`gram`]), the files that hold them
 //! (llama.cpp's importance matrices, both kinds, and Gram matrices beside them) and what
-//! their numbers mean; conversations as a model's chat template has them ([`chat`]). What
+//! their numbers mean; the text that they are collected on, where no other is given
+//! ([`bundled`]); conversations as a chat template has them ([`chat`]). What
 //! does not: the forward pass that shows activations (`qz-models`), searching with
 //! importance (`qz-codec`), which tensors need it (`qz-plan`).
 //!
@@ -14,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bundled;
 pub mod chat;
 mod error;
 mod gguf;

@@ -122,7 +122,7 @@ impl ImportanceSums {
         Ok(sink.finish()?)
     }
 
-    /// Writes a legacy file; it has no place for more than the last text's name, and a
+    /// Writes a legacy file, and gives its size; it has no place for more than the last text's name, and a
     /// mean for what has no count.
     ///
     /// # Errors
@@ -132,7 +132,7 @@ impl ImportanceSums {
         path: &Path,
         chunk_size: u32,
         options: OutputOptions,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let counted =
             |(_, sums): &(&String, &TensorSums)| sums.counts.iter().any(|count| *count > 0);
         let entries: Vec<_> = self.tensors.iter().filter(counted).collect();
@@ -161,7 +161,8 @@ impl ImportanceSums {
         let artifact = Artifact::file(path, bytes.len() as u64);
         let mut staged = StagedArtifact::create(artifact, "sums", options)?;
         staged.write_at(0, 0, &bytes)?;
-        Ok(staged.commit()?)
+        staged.commit()?;
+        Ok(bytes.len() as u64)
     }
 }
 

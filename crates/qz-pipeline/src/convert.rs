@@ -107,14 +107,8 @@ pub fn convert(
     }
     planning.check_importance()?;
     let plans = &planning.targets;
-    let mut sinks = Sinks::create(model, outputs, plans, options, "", observer)?;
-    let measures = match Measures::take(model, plans, &sinks, options.threads, cancel, observer) {
-        Err(Error::Interrupted) => {
-            sinks.keep()?;
-            return Err(Error::Interrupted);
-        }
-        measures => measures?,
-    };
+    let sinks = Sinks::create(model, outputs, plans, options, "", observer)?;
+    let (mut sinks, measures) = measured(model, plans, sinks, options.threads, cancel, observer)?;
     let work = sinks.remaining_work(model, plans, &measures, &options.plan);
     let weights = work.iter().map(|work| work.tensor.shape.elements()).sum();
     observer.observe(Event::Started { job: "convert", tensors: work.len(), weights });
@@ -129,6 +123,25 @@ pub fn convert(
             Err(Error::Interrupted)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Takes the measures that outputs need before rows can be packed; the sinks are kept if
+/// that is interrupted.
+pub(crate) fn measured(
+    model: &Model,
+    plans: &[TargetPlan],
+    sinks: Sinks,
+    threads: usize,
+    cancel: &Cancel,
+    observer: &mut dyn Observer,
+) -> Result<(Sinks, Measures), Error> {
+    match Measures::take(model, plans, &sinks, threads, cancel, observer) {
+        Err(Error::Interrupted) => {
+            sinks.keep()?;
+            Err(Error::Interrupted)
+        }
+        measures => Ok((sinks, measures?)),
     }
 }
 

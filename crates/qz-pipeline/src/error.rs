@@ -116,6 +116,35 @@ pub enum Error {
         /// Why.
         source: qz_methods::Error,
     },
+    /// A line of calibration data that is no document.
+    #[error("{location}: {problem}")]
+    Document {
+        /// The file and the line's first byte.
+        location: Location,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Calibration data without a document.
+    #[error("{0}: there is no text in it")]
+    EmptyData(Location),
+    /// Calibration data in a format that is not read.
+    #[error("{}: parquet files are not read; write their text to JSON lines", .0.display())]
+    Parquet(PathBuf),
+    /// Conversations are to go through a template that is not there.
+    #[error("{}: the model has no chat template", .0.display())]
+    NoChatTemplate(PathBuf),
+    /// A run that goes on has nothing left to do.
+    #[error("the text has no chunks after the {skipped} that were seen")]
+    NoChunksLeft {
+        /// Chunks in the file that the run was to go on from.
+        skipped: usize,
+    },
+    /// More was asked of a legacy file than it can hold.
+    #[error("{}: a legacy file has room for sums of squares alone; write a GGUF file", .0.display())]
+    LegacyFormat(PathBuf),
+    /// Gram matrices cannot be added to those of a file.
+    #[error("{}: Gram matrices are collected in one run; a run cannot go on from others, or be added to them", .0.display())]
+    GramsInParts(PathBuf),
     /// An output cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -305,6 +334,23 @@ impl Diagnose for Error {
                 let diagnosis = source.diagnosis();
                 let location = diagnosis.location.tensor(tensor);
                 return Diagnosis { location, ..diagnosis };
+            }
+            Self::Document { location, .. } => {
+                (FaultClass::BadInput, location.clone(), "calibration-document")
+            }
+            Self::EmptyData(location) => (FaultClass::BadInput, location.clone(), "empty-data"),
+            Self::Parquet(path) => (FaultClass::BadInput, Location::file(path), "parquet"),
+            Self::NoChatTemplate(path) => {
+                (FaultClass::BadInput, Location::file(path), "chat-template")
+            }
+            Self::NoChunksLeft { .. } => {
+                (FaultClass::BadInput, Location::default(), "no-chunks-left")
+            }
+            Self::LegacyFormat(path) => {
+                (FaultClass::Refused, Location::file(path), "legacy-format")
+            }
+            Self::GramsInParts(path) => {
+                (FaultClass::Refused, Location::file(path), "grams-in-parts")
             }
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {

@@ -72,7 +72,7 @@ fn trial(from: DataType, to: DataType, weighed: bool) -> f64 {
 /// Seconds to pack one weight.
 fn packed_trial(place: &PackedPlace, matrix: Matrix, rounding: Rounding) -> f64 {
     let count = (matrix.rows * matrix.columns) as usize;
-    let weights: Vec<f32> = made_up().into_iter().cycle().take(count).collect();
+    let weights: Vec<f32> = made_up(ROWS * COLUMNS).into_iter().cycle().take(count).collect();
     let measure = place.layout.measure(matrix, &weights);
     let (importance, first_row) = (None, 0);
     let block = RowBlock { matrix, first_row, weights: &weights, importance, rounding, measure };

@@ -1,4 +1,4 @@
-//! Jobs: convert, inspect, verify, eval, bench. A job opens a model, plans, streams tiles
+//! Jobs: convert, inspect, verify, eval, calibrate, quantize, bench. A job opens a model, plans, streams tiles
 //! from its source through codecs into sinks, and reports.
 //!
 //! What belongs here: the container registry, the streaming engine, the order of
@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod calibrate;
 mod container;
 mod convert;
 mod error;
@@ -41,6 +42,11 @@ pub use bench::{
     CodecBench, CodecBenchOptions, CodecSpeed, Machine, ModelBench, ModelBenchOptions, ModelSpeed,
     bench_codecs, bench_model,
 };
+pub use calibrate::{
+    CalibrateOptions, Calibration, CalibrationData, Collect, Conversations, DataOptions, DataPart,
+    ExpertCoverage, MergedStatistics, StatisticsFormat, StatisticsSummary, calibrate,
+    merge_statistics, show_statistics,
+};
 pub use container::{CONTAINERS, Container};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
@@ -62,6 +68,7 @@ pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::PlanOptions;
 pub use quantize::{CalibrationSummary, MethodTensor, QuantizeOptions, QuantizeReport, quantize};
 pub use qz_calib::ImportanceMatrix;
+pub use qz_calib::summary::{LayerSummary, TensorSummary};
 pub use qz_eval::bootstrap::Interval;
 pub use qz_eval::sampling::SamplingOptions;
 pub use qz_eval::statistics::{Comparison, Estimate, Perplexity, Spread};

@@ -104,11 +104,12 @@ impl Sinks {
         bytes: &mut [u8],
     ) -> Result<bool, Error> {
         let Some(place) = &plans[output].places[position] else { return Ok(false) };
+        let Destination::Runs(runs) = &place.destination else { return Ok(false) };
         let sink = &self.outputs[output].sink;
         let row_bytes = row_bytes.max(1);
         let (mut row, mut rest) = (first_row, bytes);
         while !rest.is_empty() {
-            let (slice, left) = place.locate(row);
+            let (slice, left) = runs.locate(row);
             let rows = left.clamp(1, (rest.len() / row_bytes).max(1) as u64);
             let length = (rows as usize * row_bytes).min(rest.len());
             let (run, after) = rest.split_at_mut(length);

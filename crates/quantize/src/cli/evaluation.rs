@@ -206,7 +206,7 @@ pub(super) struct Arithmetic {
 
 /// How models compute.
 #[derive(Clone, Debug, Args)]
-struct Compute {
+pub(super) struct Compute {
     #[command(flatten)]
     arithmetic: Arithmetic,
     /// Memory to stay within where there is a choice; hidden states beyond it go to disk
@@ -246,7 +246,7 @@ impl Text {
 }
 
 impl Compute {
-    fn options(&self, global: &Global) -> ComputeOptions {
+    pub(super) fn options(&self, global: &Global) -> ComputeOptions {
         self.arithmetic.options(global, self.max_memory.get())
     }
 }

@@ -1,6 +1,7 @@
 //! One file per command: arguments to a job, the job's report to text or JSON.
 
 pub(crate) mod bench;
+pub(crate) mod calibrate;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod convert;

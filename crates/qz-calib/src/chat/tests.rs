@@ -48,7 +48,7 @@ fn methods() {
     check("'a,b,c'.split(',', 1)[1]", "b,c");
     check("' a  b '.split()|length", "2");
     check("'abc'.replace('b', 'x').find('c')", "2");
-    check("'abc'.startswith(('x', 'ab'))", "true");
+    check("'abc'.startswith(('x', 'ab'))", "True");
     check("', '.join(['a', 'b'])", "a, b");
     check("messages[0].items()|list|first|first", "a");
     check("messages[0].keys()|join", "a");

@@ -31,7 +31,8 @@ use crate::model::OpenOptions;
 use crate::stream::Cancel;
 use reference::{ReferenceFile, Saving};
 use subjects::Pass;
-pub(crate) use subjects::Subject;
+pub(crate) use subjects::{Steps, Subject};
+pub(crate) use text::read_file;
 
 /// What is to be evaluated, and how.
 #[derive(Clone, Debug)]

@@ -48,12 +48,12 @@ impl ComputeOptions {
 
 /// A model and what makes tokens of text for it.
 pub(crate) struct Subject {
-    pub(super) model: Model,
-    pub(super) tokenizer: Tokenizer,
+    pub(crate) model: Model,
+    pub(crate) tokenizer: Tokenizer,
 }
 
 impl Subject {
-    pub(super) fn open(path: &std::path::Path, options: &OpenOptions) -> Result<Self, Error> {
+    pub(crate) fn open(path: &std::path::Path, options: &OpenOptions) -> Result<Self, Error> {
         let model = Model::open(path, options)?;
         let tokenizer = Self::tokenizer_of(&model)?;
         Ok(Self { model, tokenizer })

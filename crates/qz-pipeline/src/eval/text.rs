@@ -81,7 +81,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, Error> {
     })
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let file = SourceFile::open(path)?;
     let length = file.len();
     if length > TEXT_LIMIT {

@@ -21,7 +21,7 @@ use crate::format::TargetPlan;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
 use crate::sinks::Sinks;
-use crate::stream::{Cancel, Piece};
+use crate::stream::{Cancel, Content, Piece};
 
 type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
 
@@ -273,7 +273,8 @@ impl Layers<'_> {
         bytes: Vec<u8>,
     ) -> Result<(), Error> {
         let row_bytes = matrix.row_bytes();
-        let piece = Piece { work: 0, output: 0, first_row, row_bytes, bytes };
+        let content = Content::Rows { row_bytes, bytes };
+        let piece = Piece { work: 0, output: 0, first_row, content };
         sinks.put(self.plans, matrix.position, &piece)
     }
 

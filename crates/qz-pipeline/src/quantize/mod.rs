@@ -21,7 +21,7 @@ use rayon::prelude::*;
 pub use capture::CalibrationSummary;
 pub use report::{MethodTensor, QuantizeReport};
 
-use crate::convert::{ConvertOptions, Output, Rows, check_unchanged, finish};
+use crate::convert::{ConvertOptions, Output, Rows, check_unchanged, finish, measured};
 use crate::error::Error;
 use crate::eval::{ComputeOptions, TextOptions};
 use crate::event::{Event, Observer};
@@ -73,7 +73,7 @@ fn one(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<QuantizeReport, Error> {
-    let planning = plan_all(model, &[output.target], &options.convert.plan)?;
+    let planning = plan_all(model, std::slice::from_ref(&output.target), &options.convert.plan)?;
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
@@ -107,13 +107,15 @@ fn one(
     };
     let recipe = report::recipe(options, calibration.as_ref());
     let outputs = std::slice::from_ref(output);
-    let mut sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, observer)?;
+    let sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, observer)?;
+    let threads = options.convert.threads;
+    let (mut sinks, measures) = measured(model, plans, sinks, threads, cancel, observer)?;
 
     let wanted: Vec<usize> =
         (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
     let weights = wanted.iter().map(|position| model.tensors[*position].shape.elements()).sum();
     observer.observe(Event::Started { job: "quantize", tensors: wanted.len(), weights });
-    let work = sinks.remaining_work(model, plans, &options.convert.plan);
+    let work = sinks.remaining_work(model, plans, &measures, &options.convert.plan);
     let (rest, positions): (Vec<Work<'_>>, Vec<usize>) = work
         .into_iter()
         .zip(&wanted)

@@ -1,0 +1,200 @@
+//! One layer's statistics, in as many passes over it as memory asks for.
+
+use std::ops::Range;
+
+use qz_calib::Moments;
+use qz_calib::gram::{GramRows, cut};
+use qz_kernels::backend::CpuBackend;
+use qz_models::forward::{LayerStream, LinearInputs, Stage};
+
+use super::layout::Group;
+use crate::error::Error;
+use crate::eval::Steps;
+use crate::model_weights::ModelWeights;
+
+/// Moments of each expert; of one for matrices without.
+pub(super) type Collected = Vec<Moments>;
+
+/// What is called with rows of a Gram matrix that are complete.
+pub(super) type Keep<'k> = dyn FnMut(&Group, usize, &GramRows) -> Result<(), Error> + 'k;
+
+pub(super) struct LayerCollector<'a> {
+    pub(super) backend: &'a CpuBackend,
+    pub(super) grams: bool,
+    /// The most bytes of Gram matrices at a time.
+    pub(super) limit: u64,
+}
+
+/// Rows of one expert's Gram matrix.
+#[derive(Clone, Debug, PartialEq)]
+struct Item {
+    group: usize,
+    expert: usize,
+    rows: Range<usize>,
+}
+
+/// What is collected in one pass.
+struct Pass<'g> {
+    groups: &'g [&'g Group],
+    /// The groups whose moments are collected.
+    with_moments: Vec<bool>,
+    grams: Vec<(Item, GramRows)>,
+}
+
+impl LayerCollector<'_> {
+    /// Collects the moments of all groups of the layer that is loaded, gives Gram
+    /// matrices to `keep`, and finishes the layer.
+    pub(super) fn layer<'s>(
+        &self,
+        stream: &mut LayerStream<'s, CpuBackend, ModelWeights<'s>>,
+        groups: &[&Group],
+        keep: &mut Keep<'_>,
+        progress: &mut Steps<'_>,
+    ) -> Result<Vec<Collected>, Error> {
+        let none = |group: &&Group| vec![Moments::new(group.width); group.experts];
+        let mut moments: Vec<Collected> = groups.iter().map(none).collect();
+        let passes = self.passes(groups);
+        let last = passes.len() - 1;
+        let mut is_seen = vec![false; groups.len()];
+        for (number, items) in passes.into_iter().enumerate() {
+            let stages = stages(groups, &items);
+            let with_moments = groups
+                .iter()
+                .zip(&is_seen)
+                .map(|(group, seen)| !seen && (last == 0 || stages.contains(&stage(group))));
+            let with_moments: Vec<bool> = with_moments.collect();
+            is_seen.iter_mut().zip(&with_moments).for_each(|(seen, new)| *seen |= new);
+            let gram = |item: Item| {
+                let rows = GramRows::new(groups[item.group].width, item.rows.clone());
+                (item, rows)
+            };
+            let grams = items.into_iter().map(gram).collect();
+            let mut pass = Pass { groups, with_moments, grams };
+            let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
+                self.backend.install(|| pass.add(inputs, &mut moments));
+                Ok(())
+            };
+            if last == 0 {
+                stream.visit_and_advance(&mut visit, &mut |steps| progress.advance(steps))?;
+            } else {
+                for stage in &stages {
+                    stream.visit(*stage, &mut visit)?;
+                    progress.advance(0)?;
+                }
+                if number == last {
+                    stream.advance(&mut |steps| progress.advance(steps))?;
+                }
+            }
+            for (item, rows) in &pass.grams {
+                keep(groups[item.group], item.expert, rows)?;
+            }
+        }
+        Ok(moments)
+    }
+
+    /// What is collected in each pass, in the order of stages; one pass if it all fits.
+    fn passes(&self, groups: &[&Group]) -> Vec<Vec<Item>> {
+        let mut passes = vec![Vec::new()];
+        let mut free = self.limit;
+        let with_grams = groups.iter().enumerate().filter(|(_, group)| group.gram_name().is_some());
+        for (number, group) in with_grams.filter(|_| self.grams) {
+            for expert in 0..group.experts {
+                for rows in cut(group.width, self.limit) {
+                    let bytes = GramRows::bytes(group.width, &rows);
+                    let pass = passes.last().map_or(0, Vec::len);
+                    if bytes > free && pass > 0 {
+                        passes.push(Vec::new());
+                        free = self.limit;
+                    }
+                    free = free.saturating_sub(bytes);
+                    let item = Item { group: number, expert, rows };
+                    passes.last_mut().expect("a pass").push(item);
+                }
+            }
+        }
+        passes
+    }
+}
+
+impl Pass<'_> {
+    fn add(&mut self, inputs: &LinearInputs<'_>, moments: &mut [Collected]) {
+        let number = self.groups.iter().position(|group| group.linear == Some(inputs.group));
+        let Some(number) = number else { return };
+        let expert = inputs.expert.unwrap_or(0);
+        if self.with_moments[number] {
+            moments[number][expert].add(inputs.rows);
+        }
+        for (item, rows) in &mut self.grams {
+            if (item.group, item.expert) == (number, expert) {
+                rows.add(inputs.rows);
+            }
+        }
+    }
+}
+
+fn stage(group: &Group) -> Stage {
+    group.linear.map_or(Stage::Down, |linear| linear.stage())
+}
+
+/// The stages of items, each once, in order.
+fn stages(groups: &[&Group], items: &[Item]) -> Vec<Stage> {
+    let mut stages: Vec<Stage> = items.iter().map(|item| stage(groups[item.group])).collect();
+    stages.dedup();
+    stages
+}
+
+#[cfg(test)]
+mod tests {
+    use qz_models::forward::LinearGroup;
+
+    use super::*;
+
+    fn group(linear: LinearGroup, width: usize, experts: usize) -> Group {
+        Group { layer: None, linear: Some(linear), names: vec!["m".into()], width, experts }
+    }
+
+    /// For each pass the stages and the number of items.
+    fn check(groups: &[Group], limit: u64, expected: &[(&[Stage], usize)]) {
+        let backend = CpuBackend::new(1).expect("a thread");
+        let groups: Vec<&Group> = groups.iter().collect();
+        let collector = LayerCollector { backend: &backend, grams: true, limit };
+        let passes = collector.passes(&groups);
+        let found: Vec<(Vec<Stage>, usize)> =
+            passes.iter().map(|items| (stages(&groups, items), items.len())).collect();
+        let expected: Vec<(Vec<Stage>, usize)> =
+            expected.iter().map(|(stages, items)| (stages.to_vec(), *items)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn passes_hold_what_fits() {
+        use LinearGroup::{AttentionOutput, Down, GateUp, QueryKeyValue, Router};
+        let dense = [
+            group(QueryKeyValue, 10, 1),
+            group(AttentionOutput, 10, 1),
+            group(GateUp, 10, 1),
+            group(Down, 20, 1),
+        ];
+        // 1200 bytes for each but the last, which takes 4800.
+        check(&dense, u64::MAX, &[(&Stage::ALL, 4)]);
+        check(&dense, 4800, &[(&Stage::ALL[..3], 3), (&Stage::ALL[3..], 1)]);
+        check(
+            &dense,
+            2400,
+            &[
+                (&Stage::ALL[..2], 2),
+                (&Stage::ALL[2..3], 1),
+                (&Stage::ALL[3..], 1),
+                (&Stage::ALL[3..], 1),
+                (&Stage::ALL[3..], 1),
+            ],
+        );
+        // The router's stage is visited with the experts'.
+        let experts = [group(Router, 10, 1), group(GateUp, 10, 3)];
+        check(
+            &experts,
+            1200,
+            &[(&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1)],
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! Calibration text: from files to chunks of tokens.
+
+use std::path::{Path, PathBuf};
+
+use qz_calib::bundled::{self, Kind};
+use qz_calib::chat::ChatTemplate;
+use qz_models::forward::Chunks;
+use qz_tensor::Location;
+use qz_tokenize::{EncodeOptions, TokenId, Tokenizer};
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::eval::{Subject, read_file};
+
+/// Where calibration text comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CalibrationData {
+    /// The text that comes with this program.
+    Bundled,
+    /// A file: JSON lines by its name (`.jsonl`, `.ndjson`), plain text otherwise.
+    File(PathBuf),
+}
+
+/// How conversations become text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conversations {
+    /// Through the model's chat template, or plain if it has none.
+    #[default]
+    Either,
+    /// Through the model's chat template.
+    Template,
+    /// Their contents, one behind the other.
+    Plain,
+}
+
+/// Which text, and how it is cut.
+#[derive(Clone, Debug)]
+pub struct DataOptions {
+    /// The text's parts.
+    pub data: Vec<CalibrationData>,
+    /// Tokens of a chunk.
+    pub context: usize,
+    /// The most chunks.
+    pub chunks: Option<usize>,
+    /// Take the names of special tokens in plain text for these tokens.
+    pub parse_special: bool,
+    /// How conversations become text.
+    pub conversations: Conversations,
+}
+
+impl DataOptions {
+    /// What the parts are called in a statistics file.
+    pub(super) fn names(&self) -> Vec<String> {
+        let name = |data: &CalibrationData| match data {
+            CalibrationData::Bundled => "default".to_owned(),
+            CalibrationData::File(path) => path.display().to_string(),
+        };
+        self.data.iter().map(name).collect()
+    }
+}
+
+/// A part of the text, and what it gave.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DataPart {
+    /// Its name.
+    pub name: String,
+    /// Documents in it.
+    pub documents: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// Whole chunks of them.
+    pub chunks: usize,
+}
+
+/// The text as the model sees it.
+pub(super) struct CalibrationText {
+    pub(super) chunks: Chunks,
+    pub(super) parts: Vec<DataPart>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// A part before it is cut.
+struct Part {
+    name: String,
+    documents: usize,
+    tokens: Vec<u32>,
+}
+
+/// Reads all parts, cuts each into chunks, and mixes them: the chunks of a part lie evenly
+/// over the whole, so that any beginning has a share of each. Of the mix `skipped` chunks
+/// are passed over.
+pub(super) fn read(
+    options: &DataOptions,
+    subject: &Subject,
+    skipped: usize,
+) -> Result<CalibrationText, Error> {
+    let context = options.context.max(1);
+    let reader = Reader { options, subject, template: template(options, subject)? };
+    let mut parts = Vec::new();
+    for data in &options.data {
+        match data {
+            CalibrationData::File(path) => parts.push(reader.file(path)?),
+            CalibrationData::Bundled => {
+                for part in bundled::PARTS {
+                    parts.push(reader.part(
+                        part.name,
+                        part.kind,
+                        part.text,
+                        &Location::file(part.name),
+                    )?);
+                }
+            }
+        }
+    }
+    let tokens: usize = parts.iter().map(|part| part.tokens.len()).sum();
+    let counts: Vec<usize> = parts.iter().map(|part| part.tokens.len() / context).collect();
+    // What llama-imatrix asks of a text.
+    if tokens < 2 * context || counts.iter().sum::<usize>() == 0 {
+        return Err(qz_eval::Error::TooShort { tokens, context }.into());
+    }
+    let mut warnings = Vec::new();
+    for part in parts.iter().filter(|part| part.tokens.len() < context) {
+        let (name, tokens) = (&part.name, part.tokens.len());
+        warnings
+            .push(format!("{name}: {tokens} tokens make no chunk of {context}; it is left out"));
+    }
+    let limit = options.chunks.unwrap_or(usize::MAX);
+    let mixed: Vec<(usize, usize)> = mix(&counts).into_iter().skip(skipped).take(limit).collect();
+    if mixed.is_empty() {
+        return Err(Error::NoChunksLeft { skipped });
+    }
+    let tokenizer = &subject.tokenizer;
+    let first = tokenizer.bos().filter(|_| tokenizer.adds_bos()).map(|token| token.0);
+    let mut all = Vec::with_capacity(mixed.len() * context);
+    for (part, chunk) in mixed {
+        let start = all.len();
+        all.extend_from_slice(&parts[part].tokens[chunk * context..][..context]);
+        if let Some(first) = first {
+            all[start] = first;
+        }
+    }
+    let described = parts.iter().zip(&counts).map(|(part, chunks)| DataPart {
+        name: part.name.clone(),
+        documents: part.documents,
+        tokens: part.tokens.len(),
+        chunks: *chunks,
+    });
+    let parts = described.collect();
+    Ok(CalibrationText { chunks: Chunks::new(all, context), parts, warnings })
+}
+
+/// The chunks of parts with so many, as part and number: chunk `i` of `n` stands at
+/// `(i + ½) / n` of the whole, at the same place earlier parts go first.
+fn mix(counts: &[usize]) -> Vec<(usize, usize)> {
+    let chunks = counts.iter().enumerate();
+    let mut chunks: Vec<(usize, usize)> =
+        chunks.flat_map(|(part, count)| (0..*count).map(move |chunk| (part, chunk))).collect();
+    // Compared as fractions: (2i + 1) / n.
+    chunks.sort_by(|one, other| {
+        let place = |(_, chunk): &(usize, usize)| (2 * chunk + 1) as u128;
+        let of = |(part, _): &(usize, usize)| counts[*part] as u128;
+        (place(one) * of(other)).cmp(&(place(other) * of(one)))
+    });
+    chunks
+}
+
+fn template(options: &DataOptions, subject: &Subject) -> Result<Option<ChatTemplate>, Error> {
+    if options.conversations == Conversations::Plain {
+        return Ok(None);
+    }
+    const KEY: &str = "tokenizer.chat_template";
+    let path = &subject.model.path;
+    let Some(text) = subject.model.metadata.string(KEY) else {
+        return match options.conversations {
+            Conversations::Template => Err(Error::NoChatTemplate(path.clone())),
+            Conversations::Either | Conversations::Plain => Ok(None),
+        };
+    };
+    let tokenizer = &subject.tokenizer;
+    let piece = |id: TokenId| String::from_utf8_lossy(&tokenizer.piece(id)).into_owned();
+    let location = Location::file(path.as_path()).tensor(KEY);
+    let (bos, eos) = (tokenizer.bos().map(piece), tokenizer.eos().map(piece));
+    Ok(Some(ChatTemplate::new(text, bos, eos, location)?))
+}
+
+struct Reader<'a> {
+    options: &'a DataOptions,
+    subject: &'a Subject,
+    template: Option<ChatTemplate>,
+}
+
+impl Reader<'_> {
+    fn file(&self, path: &Path) -> Result<Part, Error> {
+        let bytes = read_file(path)?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| Error::TextEncoding {
+            location: Location::file(path).offset(error.valid_up_to() as u64),
+        })?;
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let kind = match extension {
+            Some("jsonl" | "ndjson") => Kind::JsonLines,
+            Some("parquet") => return Err(Error::Parquet(path.to_owned())),
+            _ => Kind::Text,
+        };
+        self.part(&path.display().to_string(), kind, text, &Location::file(path))
+    }
+
+    fn part(&self, name: &str, kind: Kind, text: &str, location: &Location) -> Result<Part, Error> {
+        let tokenizer = &self.subject.tokenizer;
+        let mut part = Part { name: name.to_owned(), documents: 0, tokens: Vec::new() };
+        match kind {
+            Kind::Text => {
+                let special = self.options.parse_special;
+                part.documents = usize::from(!text.is_empty());
+                part.tokens = encode(tokenizer, text, true, special);
+            }
+            Kind::JsonLines => {
+                let mut start = 0;
+                for line in text.split_inclusive('\n') {
+                    let location = location.clone().offset(start as u64);
+                    start += line.len();
+                    if !line.trim().is_empty() {
+                        part.tokens.extend(self.document(line, &location)?);
+                        part.documents += 1;
+                    }
+                }
+            }
+        }
+        if part.documents == 0 {
+            return Err(Error::EmptyData(location.clone()));
+        }
+        Ok(part)
+    }
+
+    /// The tokens of one line: `{"text": "…"}` or `{"messages": […]}`.
+    fn document(&self, line: &str, location: &Location) -> Result<Vec<u32>, Error> {
+        let malformed = |problem: String| Error::Document { location: location.clone(), problem };
+        let document: Value =
+            serde_json::from_str(line).map_err(|error| malformed(error.to_string()))?;
+        let tokenizer = &self.subject.tokenizer;
+        if let Some(text) = document.get("text").and_then(Value::as_str) {
+            return Ok(encode(tokenizer, text, true, self.options.parse_special));
+        }
+        let messages = document.get("messages").filter(|messages| messages.is_array());
+        let messages = messages.ok_or_else(|| {
+            malformed("there is neither a \"text\" nor a list of \"messages\"".to_owned())
+        })?;
+        match &self.template {
+            // The template writes the special tokens.
+            Some(template) => {
+                let text = template.render(messages).map_err(|error| located(error, location))?;
+                Ok(encode(tokenizer, &text, false, true))
+            }
+            None => {
+                let contents = messages.as_array().into_iter().flatten();
+                let contents = contents.filter_map(|message| message.get("content")?.as_str());
+                let text = contents.collect::<Vec<_>>().join("\n");
+                Ok(encode(tokenizer, &text, true, self.options.parse_special))
+            }
+        }
+    }
+}
+
+/// Names the conversation beside the template.
+fn located(error: qz_calib::Error, place: &Location) -> Error {
+    match error {
+        qz_calib::Error::Template { location, problem } => {
+            let problem = format!("{problem}; the conversation is at {place}");
+            qz_calib::Error::Template { location, problem }.into()
+        }
+        other => other.into(),
+    }
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
+    let options = EncodeOptions { add_special, parse_special };
+    tokenizer.encode(text, options).into_iter().map(|id| id.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_parts_lie_evenly() {
+        let check = |counts: &[usize], expected: &[(usize, usize)]| {
+            assert_eq!(mix(counts), expected, "{counts:?}");
+        };
+        check(&[], &[]);
+        check(&[3], &[(0, 0), (0, 1), (0, 2)]);
+        check(&[2, 2], &[(0, 0), (1, 0), (0, 1), (1, 1)]);
+        check(&[4, 1, 2], &[(0, 0), (2, 0), (0, 1), (1, 0), (0, 2), (2, 1), (0, 3)]);
+        check(&[0, 1], &[(1, 0)]);
+    }
+}

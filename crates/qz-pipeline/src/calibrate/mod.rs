@@ -1,0 +1,378 @@
+//! `calibrate`: what a model's matrices multiply when it reads a text, as statistics in a
+//! file; and such files added to each other.
+
+mod collect;
+mod data;
+mod layout;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use qz_calib::gram::GramRows;
+use qz_calib::summary::{LayerSummary, TensorSummary, summarize, summarize_layers};
+use qz_calib::{ImportanceSums, Moments};
+use qz_kernels::backend::CpuBackend;
+use qz_models::forward::{Chunks, Forward, LayerStream, Routing};
+use qz_tensor::OutputOptions;
+use sha2::{Digest, Sha256};
+
+pub use data::{CalibrationData, Conversations, DataOptions, DataPart};
+
+use crate::error::Error;
+use crate::eval::{ComputeOptions, Steps, Subject};
+use crate::event::{Event, Observer};
+use crate::model::{Model, OpenOptions};
+use crate::model_weights::ModelWeights;
+use crate::stream::Cancel;
+use collect::{Collected, LayerCollector};
+use layout::{File, Group};
+
+/// What is to be collected, and on what.
+#[derive(Clone, Debug)]
+pub struct CalibrateOptions {
+    /// How the model is read.
+    pub open: OpenOptions,
+    /// The text.
+    pub data: DataOptions,
+    /// How the forward pass computes.
+    pub compute: ComputeOptions,
+    /// What is collected besides sums of squares.
+    pub collect: Collect,
+    /// The inputs of the output matrix, too, if it has weights of its own.
+    pub output_matrix: bool,
+    /// Show every token to every expert.
+    pub all_experts: bool,
+    /// An expert with fewer tokens gets this many: what is missing is the mean over the
+    /// layer's experts. 0 leaves the sums as they are.
+    pub expert_prior: u64,
+    /// Files whose sums are added.
+    pub add: Vec<PathBuf>,
+    /// Go on from the output, which is there already: its chunks are passed over, and
+    /// its sums added.
+    pub resume: bool,
+    /// The kind of file to write.
+    pub format: StatisticsFormat,
+    /// Replace the output if it exists.
+    pub replace: bool,
+}
+
+impl CalibrateOptions {
+    fn check(&self, output: &Path) -> Result<(), Error> {
+        if self.format == StatisticsFormat::Legacy && self.collect != Collect::default() {
+            return Err(Error::LegacyFormat(output.to_owned()));
+        }
+        if self.collect.grams && (self.resume || !self.add.is_empty()) {
+            return Err(Error::GramsInParts(output.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// What is collected besides sums of squares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collect {
+    /// Sums of magnitudes.
+    pub magnitudes: bool,
+    /// Gram matrices of each group of matrices that share inputs.
+    pub grams: bool,
+    /// How often each token was in the text.
+    pub tokens: bool,
+}
+
+/// The two kinds of importance matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StatisticsFormat {
+    /// GGUF; the only one with room for more than sums of squares.
+    #[default]
+    Gguf,
+    /// The one before that.
+    Legacy,
+}
+
+/// What was collected.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Calibration {
+    /// The model.
+    pub path: PathBuf,
+    /// The file that was written.
+    pub output: PathBuf,
+    /// The text's parts, and what each gave.
+    pub data: Vec<DataPart>,
+    /// Tokens of a chunk.
+    pub context: usize,
+    /// Chunks that were seen in this run.
+    pub chunks: usize,
+    /// Chunks in the file, with those of files that were added.
+    pub chunks_in_all: u32,
+    /// Matrices in the file.
+    pub tensors: usize,
+    /// How many tokens each expert was given, layer by layer; nothing for a model without
+    /// experts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<ExpertCoverage>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// How a layer's experts share the tokens.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ExpertCoverage {
+    /// The layer.
+    pub layer: u32,
+    /// Each expert's tokens.
+    pub tokens: Vec<u64>,
+}
+
+/// Collects statistics of the model at `path` into the file `output`.
+///
+/// # Errors
+/// If the model or the text cannot be read, the text is too short, the chat template
+/// refuses it, a result is no number, or the file cannot be written.
+pub fn calibrate(
+    path: &Path,
+    output: &Path,
+    options: &CalibrateOptions,
+    cancel: &Cancel,
+    observer: &mut dyn Observer,
+) -> Result<Calibration, Error> {
+    let subject = Subject::open(path, &options.open)?;
+    let model = &subject.model;
+    let backend = options.compute.backend()?;
+    let weights = ModelWeights::new(model);
+    let (metadata, window) = (&model.metadata, model.sliding_window);
+    let forward = Forward::new(&backend, &weights, metadata, window, options.compute.share(1))?;
+
+    options.check(output)?;
+    let chunk_size = u32::try_from(options.data.context).unwrap_or(u32::MAX);
+    let mut earlier = ImportanceSums::default();
+    let previous = options.resume.then(|| output.to_owned());
+    for file in previous.iter().chain(&options.add) {
+        earlier.add_file(file, chunk_size)?;
+    }
+    let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
+    let text = data::read(&options.data, &subject, skipped)?;
+    let mut warnings = model.warnings.clone();
+    warnings.extend(text.warnings);
+
+    let groups = Group::of_model(&forward, options.output_matrix)?;
+    let identity = identity(model, text.chunks.tokens());
+    let vocabulary = forward.vocabulary()?;
+    let mut job = Job {
+        options,
+        backend: &backend,
+        file: File::new(output, &groups, &earlier, options, &text.chunks, &identity, vocabulary)?,
+        coverage: Vec::new(),
+        warnings,
+    };
+    let steps = forward.steps(&text.chunks);
+    if job.file.finished() > 0 {
+        observer.observe(Event::Resumed { path: output, tensors: job.file.finished() });
+    }
+    let mut progress = Steps::begin("calibrate", [model], steps, cancel, observer);
+
+    let run = job.run(&forward, text.chunks.clone(), &groups, &mut progress);
+    if matches!(run, Err(Error::Interrupted)) {
+        job.file.keep()?;
+        return Err(Error::Interrupted);
+    }
+    run?;
+    if options.collect.tokens {
+        job.file.put_token_counts(vocabulary, text.chunks.tokens())?;
+    }
+    let (chunks_in_all, tensors) = (job.file.chunks(), job.file.entries());
+    model.check_unchanged()?;
+    let bytes = job.file.finish()?;
+    observer.observe(Event::Written { path: output, bytes });
+    Ok(Calibration {
+        path: path.to_owned(),
+        output: output.to_owned(),
+        data: text.parts,
+        context: options.data.context,
+        chunks: text.chunks.count(),
+        chunks_in_all,
+        tensors,
+        experts: job.coverage,
+        warnings: job.warnings,
+    })
+}
+
+type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
+
+/// What tells one model and text from others.
+fn identity(model: &Model, tokens: &[u32]) -> String {
+    let mut text = String::new();
+    for file in model.source.files() {
+        let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
+    }
+    let mut digest = Sha256::new();
+    tokens.iter().for_each(|token| digest.update(token.to_le_bytes()));
+    let _ = write!(text, "{:x}", digest.finalize());
+    text
+}
+
+/// A run, and what has come of it.
+struct Job<'a> {
+    options: &'a CalibrateOptions,
+    backend: &'a CpuBackend,
+    file: File<'a>,
+    coverage: Vec<ExpertCoverage>,
+    warnings: Vec<String>,
+}
+
+impl Job<'_> {
+    fn run(
+        &mut self,
+        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        chunks: Chunks,
+        groups: &[Group],
+        progress: &mut Steps<'_>,
+    ) -> Result<(), Error> {
+        let mut stream = forward.stream(chunks)?;
+        stream.set_routing(if self.options.all_experts { Routing::All } else { Routing::Chosen });
+        while stream.load_next()? {
+            let layer = Some(stream.layer());
+            let own: Vec<&Group> = groups.iter().filter(|group| group.layer == layer).collect();
+            if own.iter().all(|group| self.file.is_complete(group)) {
+                stream.advance(&mut |steps| progress.advance(steps))?;
+                continue;
+            }
+            let collector = LayerCollector {
+                backend: self.backend,
+                grams: self.options.collect.grams,
+                limit: self.options.compute.max_memory / 4,
+            };
+            let file = &mut self.file;
+            let mut keep =
+                |group: &Group, expert: usize, rows: &GramRows| file.put_gram(group, expert, rows);
+            let collected = collector.layer(&mut stream, &own, &mut keep, progress)?;
+            for (group, moments) in own.iter().zip(collected) {
+                self.keep(group, moments)?;
+            }
+        }
+        if let Some(group) = groups.iter().find(|group| group.layer.is_none()) {
+            let moments = self.output(&mut stream, group)?;
+            self.keep(group, vec![moments])?;
+        }
+        Ok(())
+    }
+
+    fn output(&self, stream: &mut Stream<'_>, group: &Group) -> Result<Moments, Error> {
+        let mut moments = Moments::new(group.width);
+        stream.visit_output(&mut |rows| {
+            self.backend.install(|| moments.add(rows));
+            Ok(())
+        })?;
+        Ok(moments)
+    }
+
+    /// Notes what should be known about a group's inputs, and writes their moments.
+    fn keep(&mut self, group: &Group, mut experts: Collected) -> Result<(), Error> {
+        let name = &group.names[0];
+        let zeros = |one: &Moments| if one.rows() > 0 { one.zeros() } else { 0 };
+        let most = experts.iter().map(zeros).max().unwrap_or(0);
+        if most > 0 {
+            let columns =
+                format!("{most} of {} columns of the inputs were always zero", group.width);
+            self.warnings.push(format!("{name}: {columns}"));
+        }
+        if experts.len() > 1 {
+            self.cover(group, &experts);
+            self.shrink(&mut experts);
+        }
+        self.file.put_moments(group, &experts)
+    }
+
+    fn cover(&mut self, group: &Group, experts: &[Moments]) {
+        let tokens: Vec<u64> = experts.iter().map(Moments::rows).collect();
+        let list = |wanted: &dyn Fn(u64) -> bool| {
+            let numbers = tokens.iter().enumerate().filter(|(_, count)| wanted(**count));
+            numbers.map(|(expert, _)| expert.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let Some(layer) = group.layer.filter(|_| group.is_first_of_experts()) else { return };
+        let prior = self.options.expert_prior;
+        let (none, few) = (list(&|count| count == 0), list(&|count| count > 0 && count < prior));
+        let mut warn = |experts: String, what: String| {
+            if !experts.is_empty() {
+                self.warnings.push(format!("layer {layer}: experts {experts} {what}"));
+            }
+        };
+        let stand_in = if prior > 0 { ": the layer's mean stands in" } else { "" };
+        warn(none, format!("were given no token{stand_in}"));
+        warn(
+            few,
+            format!("were given fewer than {prior} tokens, and are drawn toward the layer's mean"),
+        );
+        self.coverage.push(ExpertCoverage { layer: layer.0, tokens });
+    }
+
+    /// Experts with few tokens are drawn toward the mean of all.
+    fn shrink(&self, experts: &mut [Moments]) {
+        let mut all = experts[0].clone();
+        experts[1..].iter().for_each(|one| all.merge(one));
+        experts.iter_mut().for_each(|one| one.shrink(self.options.expert_prior, &all));
+    }
+}
+
+/// Adds files to each other.
+///
+/// # Errors
+/// If one cannot be read, they belong to different models, or the output cannot be
+/// written.
+pub fn merge_statistics(
+    files: &[PathBuf],
+    output: &Path,
+    chunk_size: u32,
+    format: StatisticsFormat,
+    replace: bool,
+) -> Result<MergedStatistics, Error> {
+    let mut sums = ImportanceSums::default();
+    files.iter().try_for_each(|file| sums.add_file(file, chunk_size))?;
+    let options = OutputOptions { replace };
+    match format {
+        StatisticsFormat::Gguf => sums.write_gguf(output, chunk_size, options)?,
+        StatisticsFormat::Legacy => sums.write_legacy(output, chunk_size, options).map(drop)?,
+    }
+    Ok(MergedStatistics {
+        output: output.to_owned(),
+        files: files.to_vec(),
+        chunks: sums.chunks(chunk_size),
+        tensors: sums.tensors.len(),
+        datasets: sums.datasets,
+    })
+}
+
+/// Files that were added to each other.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct MergedStatistics {
+    /// The file that was written.
+    pub output: PathBuf,
+    /// The files.
+    pub files: Vec<PathBuf>,
+    /// Chunks in all of them.
+    pub chunks: u32,
+    /// Matrices.
+    pub tensors: usize,
+    /// The texts that they are of.
+    pub datasets: Vec<String>,
+}
+
+/// What a file says about a model's activations.
+#[derive(Clone, Debug)]
+pub struct StatisticsSummary {
+    /// Every matrix.
+    pub tensors: Vec<TensorSummary>,
+    /// Every layer.
+    pub layers: Vec<LayerSummary>,
+}
+
+/// Sums up a file, as llama-imatrix does.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn show_statistics(path: &Path) -> Result<StatisticsSummary, Error> {
+    let mut sums = ImportanceSums::default();
+    sums.add_file(path, 512)?;
+    let tensors = summarize(&sums);
+    let layers = summarize_layers(&tensors);
+    Ok(StatisticsSummary { tensors, layers })
+}
