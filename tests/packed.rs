@@ -200,9 +200,17 @@ fn plans_are_kept() {
         .expect_success()
         .json();
     let output = folder.path().join("out");
-    let written = quantize(&["convert", text(&source), "--to", "awq:w4g128,ct:w3a16", "-o", text(&output), "--json"])
-        .expect_success()
-        .json();
+    let written = quantize(&[
+        "convert",
+        text(&source),
+        "--to",
+        "awq:w4g128,ct:w3a16",
+        "-o",
+        text(&output),
+        "--json",
+    ])
+    .expect_success()
+    .json();
     let outputs = planned["outputs"].as_array().expect("outputs");
     assert_eq!(outputs.len(), 2);
     for (planned, written) in outputs.iter().zip(written["outputs"].as_array().expect("outputs")) {
