@@ -63,6 +63,15 @@ fn every_layout_is_written_and_read() {
         "ct:w4a16",
         "ct:w5a16+asym+g32",
         "ct:w8a8",
+        "ct:fp8",
+        "ct:nvfp4",
+        "ct:mxfp4",
+        "fp8:block128",
+        "fp8:tensor",
+        "bnb:nf4",
+        "bnb:nf4+double",
+        "bnb:int8",
+        "mlx:w4g64",
     ];
     for target in targets {
         let output = folder.path().join(target.replace(':', "-"));
