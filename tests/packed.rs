@@ -63,6 +63,15 @@ fn every_layout_is_written_and_read() {
         "ct:w4a16",
         "ct:w5a16+asym+g32",
         "ct:w8a8",
+        "ct:fp8",
+        "ct:nvfp4",
+        "ct:mxfp4",
+        "fp8:block128",
+        "fp8:tensor",
+        "bnb:nf4",
+        "bnb:nf4+double",
+        "bnb:int8",
+        "mlx:w4g64",
     ];
     for target in targets {
         let output = folder.path().join(target.replace(':', "-"));
@@ -200,9 +209,17 @@ fn plans_are_kept() {
         .expect_success()
         .json();
     let output = folder.path().join("out");
-    let written = quantize(&["convert", text(&source), "--to", "awq:w4g128,ct:w3a16", "-o", text(&output), "--json"])
-        .expect_success()
-        .json();
+    let written = quantize(&[
+        "convert",
+        text(&source),
+        "--to",
+        "awq:w4g128,ct:w3a16",
+        "-o",
+        text(&output),
+        "--json",
+    ])
+    .expect_success()
+    .json();
     let outputs = planned["outputs"].as_array().expect("outputs");
     assert_eq!(outputs.len(), 2);
     for (planned, written) in outputs.iter().zip(written["outputs"].as_array().expect("outputs")) {

@@ -85,7 +85,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
         Some(config) => {
             let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
-            let source = PackedSource::open(source, &config, &path.join(CONFIG), repack)?;
+            let source = PackedSource::open_as(source, &config, &path.join(CONFIG), repack)?;
             rounded = source.rounded();
             let packed = source.packed_bytes().collect();
             (Box::new(source), Some(packed))

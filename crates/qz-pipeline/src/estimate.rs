@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qz_kernels::codec_for;
-use qz_packed::{Matrix, RowBlock, Rounding};
+use qz_packed::{Matrix, Rounding, RowBlock};
 use qz_tensor::DataType;
 
 use crate::format::PackedPlace;

@@ -48,6 +48,18 @@ impl PackedSource {
         stored: Box<dyn TensorSource>,
         config: &Map<String, Value>,
         config_path: &Path,
+    ) -> Result<Self, Error> {
+        Self::open_as(stored, config, config_path, Repack::Exact)
+    }
+
+    /// The same, with matrices shown as `repack` says.
+    ///
+    /// # Errors
+    /// As [`PackedSource::open`].
+    pub fn open_as(
+        stored: Box<dyn TensorSource>,
+        config: &Map<String, Value>,
+        config_path: &Path,
         repack: Repack,
     ) -> Result<Self, Error> {
         let names = stored

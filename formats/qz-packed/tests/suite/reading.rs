@@ -57,7 +57,7 @@ impl TensorSource for Memory {
 
 fn open(source: Memory, config: &Value, repack: Repack) -> Result<PackedSource, qz_packed::Error> {
     let Value::Object(config) = config else { panic!("an object") };
-    PackedSource::open(Box::new(source), config, Path::new("config.json"), repack)
+    PackedSource::open_as(Box::new(source), config, Path::new("config.json"), repack)
 }
 
 /// The weights of the only packed matrix.
