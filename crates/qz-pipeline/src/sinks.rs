@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qz_packed::{Measure, Rounding};
-use qz_tensor::{OutputOptions, TensorIndex};
+use qz_tensor::{OutputOptions, SinkTensor, TensorIndex};
 use sha2::{Digest, Sha256};
 
 use crate::convert::{ConvertOptions, Output, importance};
@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::{Destination, Placement, Sink, TargetPlan};
 use crate::measuring::Measures;
-use crate::model::Model;
+use crate::model::{Model, to_usize};
 use crate::planning::PlanOptions;
 use crate::stream::{Content, Encoding, Piece, Wanted, Work};
 
@@ -119,6 +119,19 @@ impl Sinks {
             (row, rest) = (row + rows, after);
         }
         Ok(true)
+    }
+
+    /// The bytes of one of an output's own tensors, if it can give them back.
+    pub(crate) fn read_tensor(
+        &self,
+        plans: &[TargetPlan],
+        output: usize,
+        tensor: TensorIndex,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let SinkTensor { data_type, shape, .. } = &plans[output].tensors[tensor.0];
+        let mut bytes = vec![0; shape.byte_size(*data_type).map_or(0, to_usize)];
+        let is_there = self.outputs[output].sink.read_back(tensor, 0, &mut bytes)?;
+        Ok(is_there.then_some(bytes))
     }
 
     pub(crate) fn remaining_work<'a>(

@@ -176,7 +176,7 @@ struct Strip {
 }
 
 impl Packed {
-    fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         if let Some(last) = self.strips.last_mut()
             && last.tensor == tensor

@@ -365,6 +365,27 @@ impl RowBatch {
         }
     }
 
+    /// The rows of some batches, which are of one grid and one width, as one batch.
+    ///
+    /// # Panics
+    /// If there are no batches, or they are of different widths.
+    pub fn stacked(batches: &[Self]) -> Self {
+        let first = &batches[0];
+        assert!(batches.iter().all(|batch| batch.columns == first.columns), "rows of one width");
+        let all = |part: fn(&Self) -> &[Code]| batches.iter().flat_map(part).copied().collect();
+        let units = (0..first.units_per_row())
+            .flat_map(|unit| batches.iter().flat_map(move |batch| batch.units(unit)));
+        Self {
+            rows: batches.iter().map(|batch| batch.rows).sum(),
+            columns: first.columns,
+            unit_columns: first.unit_columns,
+            lane_columns: first.lane_columns,
+            units: units.copied().collect(),
+            codes: all(|batch| &batch.codes),
+            values: batches.iter().flat_map(|batch| &batch.values).copied().collect(),
+        }
+    }
+
     /// Packs one row.
     pub fn pack(&self, grid: &dyn Grid, row: usize, out: &mut [u8]) {
         for (unit, out) in out.chunks_mut(grid.spec().unit_bytes).enumerate() {

@@ -104,6 +104,19 @@ pub(crate) struct TargetPlan {
 }
 
 impl TargetPlan {
+    /// Where the packed rows of the model's tensor at `position` go, if it is packed.
+    pub(crate) fn packed(&self, position: usize) -> Option<&PackedPlace> {
+        match &self.places[position].as_ref()?.destination {
+            Destination::Packed(place) => Some(place),
+            Destination::Runs(_) => None,
+        }
+    }
+
+    /// The order in which the rows of the model's tensor at `position` are written.
+    pub(crate) fn row_order(&self, position: usize) -> RowOrder {
+        self.places[position].as_ref().map_or(RowOrder::AsStored, |place| place.row_order)
+    }
+
     /// Weights of all the model's tensors that it holds.
     pub(crate) fn weights(&self, model: &Model) -> u64 {
         let held = model.tensors.iter().zip(&self.places).filter(|(_, place)| place.is_some());

@@ -13,6 +13,7 @@ use qz_tensor::DataType;
 
 use super::QuantizeOptions;
 use super::capture::{Calibration, Captured, Sums};
+use super::packed::PackedMatrix;
 use super::plan::Chosen;
 use super::report::MethodTensor;
 use crate::error::Error;
@@ -37,6 +38,15 @@ pub(super) struct Layers<'a> {
     pub(super) calibration: &'a Calibration,
     pub(super) backend: &'a CpuBackend,
     pub(super) cancel: &'a Cancel,
+}
+
+/// A matrix that was quantized.
+struct Quantized {
+    /// For the output.
+    content: Content,
+    /// For the stream of hidden states: the same values, row by row as GGUF has them.
+    replacement: (DataType, Vec<u8>),
+    report: TensorReport,
 }
 
 /// A matrix that is to be quantized.
@@ -132,14 +142,15 @@ impl Layers<'_> {
                 for (role, matrix) in own {
                     let weights = stream.weights(*role, *expert)?;
                     let put = !sinks.is_done(0, matrix.position);
-                    let (bytes, report) = self.matrix(matrix, &weights, captured)?;
+                    let Quantized { content, replacement: (data_type, bytes), report } =
+                        self.quantized(matrix, &weights, captured)?;
                     if put {
-                        self.put(sinks, matrix, matrix.first_row(), bytes.clone())?;
+                        self.put(sinks, matrix, matrix.first_row(), content)?;
                     }
                     reports.push(self.described(matrix, captured, report));
                     observer.observe(Event::Advanced { weights: weights.len() as u64 });
                     if self.replaces() {
-                        stream.replace(*role, *expert, matrix.data_type, bytes)?;
+                        stream.replace(*role, *expert, data_type, bytes)?;
                     }
                 }
             }
@@ -176,6 +187,11 @@ impl Layers<'_> {
         sinks: &Sinks,
     ) -> Result<bool, Error> {
         for matrix in matrices.iter().filter(|_| self.replaces()) {
+            if let Some(packed) = self.packed(matrix) {
+                let Some(bytes) = packed.taken_back(self.plans, sinks)? else { return Ok(false) };
+                stream.replace(role, matrix.expert, DataType::F32, bytes)?;
+                continue;
+            }
             let row_bytes = matrix.row_bytes();
             let mut bytes = vec![0; matrix.rows * row_bytes];
             let (at, first) = (matrix.position, matrix.first_row());
@@ -219,8 +235,41 @@ impl Layers<'_> {
         Ok(sums.into_iter().map(|(expert, sums)| (expert, sums.finish())).collect())
     }
 
-    /// The bytes of a matrix.
-    fn matrix(
+    /// A matrix that is stored as several tensors.
+    fn packed(&self, matrix: &Matrix) -> Option<PackedMatrix<'_>> {
+        let plan = &self.plans[0];
+        let (place, row_order) = (plan.packed(matrix.position)?, plan.row_order(matrix.position));
+        let tensor = &self.model.tensors[matrix.position];
+        Some(PackedMatrix::new(place, matrix.expert.unwrap_or(0), tensor.row_order(), row_order))
+    }
+
+    /// A matrix in the form that its output has.
+    fn quantized(
+        &self,
+        matrix: &Matrix,
+        weights: &[f32],
+        captured: &Captured,
+    ) -> Result<Quantized, Error> {
+        let Some(packed) = self.packed(matrix) else {
+            let (bytes, report) = self.blocks(matrix, weights, captured)?;
+            let content = Content::Rows { row_bytes: matrix.row_bytes(), bytes: bytes.clone() };
+            return Ok(Quantized { content, replacement: (matrix.data_type, bytes), report });
+        };
+        let Some(grid) = packed.grid() else {
+            return Err(Error::MethodFormat { target: matrix.data_type.name().to_owned() });
+        };
+        let ordered = packed.in_order(weights);
+        let mut writer = packed.writer();
+        let target = Target::of_grid(&*grid);
+        let report = self.choose(matrix, &ordered, captured, target, &mut |rows, batch| {
+            writer.take(rows, batch);
+        })?;
+        let (content, bytes) = writer.finish();
+        Ok(Quantized { content, replacement: (DataType::F32, bytes), report })
+    }
+
+    /// The bytes of a matrix in blocks of an element type.
+    fn blocks(
         &self,
         matrix: &Matrix,
         weights: &[f32],
@@ -228,41 +277,55 @@ impl Layers<'_> {
     ) -> Result<(Vec<u8>, TensorReport), Error> {
         let target = Target::of_type(matrix.data_type)
             .ok_or_else(|| Error::MethodFormat { target: matrix.data_type.name().to_owned() })?;
+        let row_bytes = matrix.row_bytes();
+        let mut bytes = vec![0; weights.len() / matrix.columns * row_bytes];
+        let report = self.choose(matrix, weights, captured, target, &mut |rows, batch| {
+            let own = &mut bytes[rows.start * row_bytes..rows.end * row_bytes];
+            for (row, bytes) in own.chunks_mut(row_bytes).enumerate() {
+                batch.pack(target.grid(), row, bytes);
+            }
+        })?;
+        Ok((bytes, report))
+    }
+
+    /// Has the method choose among the target's values; `take` gets the rows in order.
+    fn choose(
+        &self,
+        matrix: &Matrix,
+        weights: &[f32],
+        captured: &Captured,
+        target: Target<'_>,
+        take: &mut (dyn FnMut(Range<usize>, &RowBatch) + Send),
+    ) -> Result<TensorReport, Error> {
         let problem = Problem {
             weights: WeightRows::dense(weights, matrix.columns),
             statistics: captured.statistics(),
             target,
             options: &self.options.options,
         };
-        let row_bytes = matrix.row_bytes();
-        let mut bytes = vec![0; weights.len() / matrix.columns * row_bytes];
         let mut take = |rows: Range<usize>, batch: &RowBatch| {
-            let own = &mut bytes[rows.start * row_bytes..rows.end * row_bytes];
-            for (row, bytes) in own.chunks_mut(row_bytes).enumerate() {
-                batch.pack(target.grid(), row, bytes);
-            }
+            take(rows, batch);
             match self.cancel.load(Ordering::Relaxed) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         };
         let report = self.backend.install(|| self.options.method.quantize(&problem, &mut take));
-        match report {
-            Ok(report) => Ok((bytes, report)),
-            Err(qz_methods::Error::Stopped) => Err(Error::Interrupted),
-            Err(qz_methods::Error::Weight(weight)) => {
+        report.map_err(|error| match error {
+            qz_methods::Error::Stopped => Error::Interrupted,
+            qz_methods::Error::Weight(weight) => {
                 let tensor = &self.model.tensors[matrix.position];
                 let row = matrix.first_row() + weight.row as u64;
                 let index = row * matrix.columns as u64 + weight.column as u64;
                 let value = weights[weight.row * matrix.columns + weight.column];
                 let location = self.model.location(tensor, 0);
-                Err(Error::NonFiniteWeight { location, index, value })
+                Error::NonFiniteWeight { location, index, value }
             }
-            Err(source) => {
+            source => {
                 let tensor = self.model.tensors[matrix.position].name.clone();
-                Err(Error::Method { tensor, source })
+                Error::Method { tensor, source }
             }
-        }
+        })
     }
 
     fn put(
@@ -270,10 +333,8 @@ impl Layers<'_> {
         sinks: &mut Sinks,
         matrix: &Matrix,
         first_row: u64,
-        bytes: Vec<u8>,
+        content: Content,
     ) -> Result<(), Error> {
-        let row_bytes = matrix.row_bytes();
-        let content = Content::Rows { row_bytes, bytes };
         let piece = Piece { work: 0, output: 0, first_row, content };
         sinks.put(self.plans, matrix.position, &piece)
     }
@@ -332,8 +393,9 @@ impl Layers<'_> {
             let count = step.min(rows - first);
             let weights = self.read_rows(position, first, count)?;
             let part = Matrix { position, expert: None, rows: count, columns, data_type };
-            let (bytes, part_report) = layers.matrix(&part, &weights, &captured)?;
-            self.put(sinks, &part, first as u64, bytes)?;
+            let (bytes, part_report) = layers.blocks(&part, &weights, &captured)?;
+            let content = Content::Rows { row_bytes: part.row_bytes(), bytes };
+            self.put(sinks, &part, first as u64, content)?;
             observer.observe(Event::Advanced { weights: weights.len() as u64 });
             report.get_or_insert(part_report).rows = rows;
         }

@@ -11,6 +11,7 @@
 
 mod capture;
 mod layers;
+mod packed;
 mod plan;
 mod report;
 

@@ -11,7 +11,7 @@ use qz_tensor::DataType;
 use crate::convert::Output;
 use crate::error::Error;
 use crate::format::TargetPlan;
-use crate::model::Model;
+use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
 
 /// The matrices of decoder layers that the method chooses values for, and the output
@@ -32,9 +32,6 @@ impl Chosen {
         output: &Output,
         plan: &TargetPlan,
     ) -> Result<Self, Error> {
-        if output.target.format.name != "gguf" {
-            return Err(Error::MethodFormat { target: output.target.to_string() });
-        }
         let mut chosen = Self::default();
         let by_name: HashMap<&str, usize> = model
             .tensors
@@ -42,11 +39,14 @@ impl Chosen {
             .enumerate()
             .map(|(at, tensor)| (tensor.name.as_str(), at))
             .collect();
-        let is_chosen = |position: usize| {
-            let data_type = plan.assignments[position].data_type;
-            plan.places[position].is_some()
-                && data_type != model.tensors[position].source_type
-                && Target::of_type(data_type).is_some()
+        let is_chosen = |position: usize| match plan.packed(position) {
+            Some(place) => place.layout.grid(to_usize(place.matrix.columns)).is_some(),
+            None => {
+                let data_type = plan.assignments[position].data_type;
+                plan.places[position].is_some()
+                    && data_type != model.tensors[position].source_type
+                    && Target::of_type(data_type).is_some()
+            }
         };
         for layer in 0..forward.shape().layers {
             let roles = LinearGroup::ALL.into_iter().flat_map(|group| group.roles());
@@ -61,11 +61,15 @@ impl Chosen {
         }
         // A token embedding that serves as output matrix is encoded as `convert` does it.
         let (name, _) = forward.stored_output()?;
-        let output = by_name.get(name.as_str()).copied();
+        let last = by_name.get(name.as_str()).copied();
         let is_tied = forward.stored(Role::TokenEmbedding, LayerIndex(0))?.0 == name;
-        if let Some(position) = output.filter(|at| is_chosen(*at) && !is_tied) {
+        if let Some(position) = last.filter(|at| is_chosen(*at) && !is_tied) {
             chosen.positions.insert(position);
             chosen.output = Some((position, plan.assignments[position].data_type));
+        }
+        let is_packed = (0..plan.places.len()).any(|position| plan.packed(position).is_some());
+        if is_packed && chosen.is_empty() {
+            return Err(Error::MethodFormat { target: output.target.to_string() });
         }
         Ok(chosen)
     }
