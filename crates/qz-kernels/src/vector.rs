@@ -86,7 +86,38 @@ pub(crate) trait Vector: Copy {
     /// `self + a · b`.
     fn add_product(self, a: Self, b: Self) -> Self;
     fn times(self, other: Self) -> Self;
+    fn divided_by(self, other: Self) -> Self;
+    /// The larger one; `other` if either is a NaN.
+    fn larger(self, other: Self) -> Self;
+    /// The smaller one; `other` if either is a NaN.
+    fn smaller(self, other: Self) -> Self;
+    /// 2 to the power of the integer that was added to 1.5 · 2^23 in `self`.
+    fn power_of_two(self) -> Self;
+    fn largest(self) -> f32;
     fn sum(self) -> f32;
+
+    /// The exponential, to about one unit in the last place; of numbers past the range of
+    /// normal results that of the range's end. (Cephes, `expf`: 2^n times a polynomial in
+    /// what is left of x after n times the logarithm of 2, which is subtracted in two
+    /// parts.)
+    #[inline(always)]
+    fn exp(self) -> Self {
+        const ROUND: f32 = 12_582_912.0;
+        const POLYNOMIAL: [f32; 6] =
+            [1.987_569_2e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
+        let x = Self::splat(88.0).smaller(Self::splat(-87.0).larger(self));
+        let one = Self::splat(1.0);
+        let rounded = Self::splat(ROUND).add_product(x, Self::splat(std::f32::consts::LOG2_E));
+        let n = rounded.add_product(one, Self::splat(-ROUND));
+        let rest = x.add_product(n, Self::splat(-0.693_359_4));
+        let rest = rest.add_product(n, Self::splat(2.121_944_4e-4));
+        let mut sum = Self::splat(POLYNOMIAL[0]);
+        for coefficient in &POLYNOMIAL[1..] {
+            sum = Self::splat(*coefficient).add_product(sum, rest);
+        }
+        let sum = rest.add_product(sum, rest.times(rest)).add_product(one, one);
+        sum.times(rounded.power_of_two())
+    }
 }
 
 /// Eight lanes that any machine has.
@@ -142,6 +173,34 @@ impl Vector for Eight {
     #[inline(always)]
     fn times(self, other: Self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane] * other.0[lane]))
+    }
+
+    #[inline(always)]
+    fn divided_by(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| self.0[lane] / other.0[lane]))
+    }
+
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        let larger = |a: f32, b: f32| if a > b { a } else { b };
+        Self(std::array::from_fn(|lane| larger(self.0[lane], other.0[lane])))
+    }
+
+    #[inline(always)]
+    fn smaller(self, other: Self) -> Self {
+        let smaller = |a: f32, b: f32| if a < b { a } else { b };
+        Self(std::array::from_fn(|lane| smaller(self.0[lane], other.0[lane])))
+    }
+
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        let bits = |number: f32| (number.to_bits() << 23).wrapping_add(127 << 23);
+        Self(self.0.map(|number| f32::from_bits(bits(number))))
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 
     #[inline(always)]
@@ -218,6 +277,40 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    fn divided_by(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_div_ps(self, other) }
+    }
+
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_max_ps(self, other) }
+    }
+
+    #[inline(always)]
+    fn smaller(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_min_ps(self, other) }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm256_slli_epi32::<23>(_mm256_castps_si256(self));
+            _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(127 << 23)))
+        }
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        let mut lanes = [0.0; 8];
+        self.store(&mut lanes);
+        Eight(lanes).largest()
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         let mut lanes = [0.0; 8];
         self.store(&mut lanes);
@@ -289,6 +382,39 @@ impl Vector for __m512 {
     fn times(self, other: Self) -> Self {
         // SAFETY: as above.
         unsafe { _mm512_mul_ps(self, other) }
+    }
+
+    #[inline(always)]
+    fn divided_by(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_div_ps(self, other) }
+    }
+
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_max_ps(self, other) }
+    }
+
+    #[inline(always)]
+    fn smaller(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_min_ps(self, other) }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm512_slli_epi32::<23>(_mm512_castps_si512(self));
+            _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(127 << 23)))
+        }
+    }
+
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        // SAFETY: as above.
+        unsafe { _mm512_reduce_max_ps(self) }
     }
 
     #[inline(always)]

@@ -56,35 +56,49 @@ fn contents<B: Backend>(backend: &B, buffer: &B::Buffer, count: usize) -> Vec<f3
     numbers
 }
 
+/// Every type with every count of tokens up to one past a panel, and more, and odd counts
+/// of rows.
 fn matmuls<B: Backend>(backend: &B) -> Result<(), String> {
     for codec in CODECS {
         let data_type = codec.spec().data_type;
-        for (tokens, rows, blocks) in [(1, 1, 1), (3, 5, 2), (4, 8, 1), (9, 67, 3)] {
+        let Some(codec) = crate::codec_for(data_type) else { continue };
+        // One row of seven times 256 weights; matrices repeat it.
+        let (columns, weights) = (7 * 256, made_up(7 * 256, 1));
+        let mut bytes = vec![0; columns / data_type.block_elements() * data_type.block_bytes()];
+        codec.encode(&weights, columns, Some(&vec![1.0; columns]), &mut bytes);
+        let sizes = (1..=17).map(|tokens| (tokens, 2 * tokens - 1, 256 * (1 + tokens % 3)));
+        for shape in sizes.chain([(37, 101, 5 * 256)]) {
             for rounding in [Rounding::Exact, Rounding::Engine] {
-                matmul(backend, data_type, (tokens, rows, blocks * 256), rounding)?;
+                matmul(backend, data_type, shape, &bytes, rounding)?;
             }
         }
     }
     // Rows that fill no vector.
     for columns in [1, 7, 33, 100] {
-        matmul(backend, DataType::F32, (5, 6, columns), Rounding::Engine)?;
+        for tokens in [1, 5] {
+            let bytes: Vec<u8> = made_up(columns, 1).iter().flat_map(|x| x.to_le_bytes()).collect();
+            let shape = (tokens, 6, columns);
+            matmul(backend, DataType::F32, shape, &bytes, Rounding::Engine)?;
+            let halves: Vec<u8> =
+                bytes.as_chunks::<4>().0.iter().flat_map(|bytes| [bytes[2], bytes[3]]).collect();
+            matmul(backend, DataType::BF16, shape, &halves, Rounding::Engine)?;
+        }
     }
     Ok(())
 }
 
+/// A matrix whose bytes are some bytes again and again.
 fn matmul<B: Backend>(
     backend: &B,
     data_type: DataType,
     (tokens, rows, columns): (usize, usize, usize),
+    bytes: &[u8],
     rounding: Rounding,
 ) -> Result<(), String> {
     let what =
         format!("matmul of {tokens} x {columns} by {rows} rows of {data_type}, {rounding:?}");
-    let Some(codec) = qz_codec::codec_for(data_type) else { return Err(what) };
-    let weights = made_up(rows * columns, 1);
-    let blocks = rows * columns / data_type.block_elements();
-    let mut bytes = vec![0; blocks * data_type.block_bytes()];
-    codec.encode(&weights, columns, Some(&vec![1.0; columns]), &mut bytes);
+    let size = rows * columns / data_type.block_elements() * data_type.block_bytes();
+    let bytes: Vec<u8> = bytes.iter().copied().cycle().take(size).collect();
     let activations = made_up(tokens * columns, 2);
     let expected = reference::matmul(rounding, &activations, columns, data_type, &bytes)
         .map_err(|error| error.to_string())?;
@@ -136,7 +150,9 @@ fn attentions<B: Backend>(backend: &B) -> Result<(), String> {
             }
         }
     }
-    let shape = Attention { heads: 1, key_value_heads: 1, head_size: 20, scale: 1.0, window: None };
+    // Heads that fill no vector.
+    let shape = Attention { heads: 3, key_value_heads: 1, head_size: 20, scale: 1.0, window: None };
+    attention(backend, &shape, DataType::F32)?;
     match backend.cache(&shape, 4, DataType::Q8_0) {
         Err(_) => Ok(()),
         Ok(_) => Err("a cache of Q8_0 was made for heads of 20".to_owned()),
@@ -149,7 +165,7 @@ fn attention<B: Backend>(
     shape: &Attention,
     data_type: DataType,
 ) -> Result<(), String> {
-    let (before, positions, first_part) = (2, 11, 6);
+    let (before, positions, first_part) = (2, 43, 26);
     let width = shape.key_value_width();
     let rows = before + positions;
     let queries = made_up(rows * shape.query_width(), 7);

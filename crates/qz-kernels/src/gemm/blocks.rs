@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256, __m512};
+use std::arch::x86_64::{__m256, __m512, _MM_HINT_T0, _mm_prefetch};
 
 use super::Into;
 use super::panels::Panels;
@@ -33,6 +33,17 @@ impl<'a> Destination<'a> {
     /// The part that begins with an element.
     pub(crate) fn at(self, row: usize, column: usize) -> Self {
         Self { first: self.first.wrapping_add(row * self.stride + column), ..self }
+    }
+
+    /// Has its first elements brought into the cache. Rows of a large matrix lie on pages
+    /// of their own.
+    #[inline(always)]
+    fn prefetch(self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every x86-64 has this; it reads nothing, wherever the pointer points to.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(self.first.cast());
+        }
     }
 
     /// Overwrites its first element.
@@ -137,9 +148,10 @@ unsafe fn add<V: Vector>(tile: &Tile<'_>, to: Destination<'_>) {
             if tile.diagonal.is_some_and(is_below) {
                 continue;
             }
-            let sums = sums::<V>(tile.rows.starting_with(top), columns);
             let rows = ROWS.min(tile.rows.count() - top);
             let to = to.at(top, left);
+            (0..rows).for_each(|row| to.at(row, 0).prefetch());
+            let sums = sums::<V>(tile.rows.starting_with(top), columns);
             // SAFETY: the destination has the tile's elements, `rows` by `count` from
             // here on among them.
             unsafe {

@@ -29,7 +29,8 @@ use rayon::prelude::*;
 
 use crate::vector::Instructions;
 
-pub(crate) use blocks::{Destination, Kernel, Tile};
+pub(crate) use blocks::Destination;
+use blocks::{Kernel, Tile};
 pub(crate) use panels::Panels;
 pub use view::{View, ViewMut};
 

@@ -45,6 +45,11 @@ impl Panels {
         self.count
     }
 
+    /// All panels, one behind the other.
+    pub(crate) fn numbers(&self) -> &[f32] {
+        &self.numbers
+    }
+
     /// The panel that begins with a row.
     #[inline(always)]
     pub(super) fn starting_with(&self, row: usize) -> &[f32] {

@@ -5,20 +5,21 @@ use std::ops::Range;
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
-use super::super::reference::softmax;
 use super::super::{Attention, Error, activation_type, round_activations};
-use super::products::{Products, TOGETHER};
+use super::tiles::{self, ROWS};
+use super::{Instructions, exponentials};
+use crate::gemm::{Destination, ViewMut};
 
-/// Queries of a head that a thread takes at a time.
-const QUERIES: usize = 32;
-
-/// Keys and values of one sequence: as numbers that the cache's type can represent, each
-/// head's positions one behind the other.
+/// Keys and values of one sequence, as numbers that the cache's type can represent, in
+/// panels as [`tiles::add`] takes them: of keys, `width` positions of a head, of values,
+/// `width` elements of all positions of a head.
 pub struct Cache {
     data_type: DataType,
     head_size: usize,
     heads: usize,
+    /// Positions, a whole number of panels.
     capacity: usize,
+    width: usize,
     keys: Vec<f32>,
     values: Vec<f32>,
 }
@@ -28,14 +29,16 @@ impl Cache {
         shape: &Attention,
         capacity: usize,
         data_type: DataType,
+        width: usize,
     ) -> Result<Self, Error> {
         let Attention { head_size, key_value_heads: heads, .. } = *shape;
         if !head_size.is_multiple_of(data_type.block_elements()) {
             return Err(Error::CacheType { head_size, data_type });
         }
-        let elements = capacity * shape.key_value_width();
-        let (keys, values) = (vec![0.0; elements], vec![0.0; elements]);
-        Ok(Self { data_type, head_size, heads, capacity, keys, values })
+        let capacity = capacity.next_multiple_of(width);
+        let keys = vec![0.0; heads * capacity * head_size];
+        let values = vec![0.0; heads * capacity * head_size.next_multiple_of(width)];
+        Ok(Self { data_type, head_size, heads, capacity, width, keys, values })
     }
 
     pub(super) fn store(
@@ -45,29 +48,34 @@ impl Cache {
         values: &[f32],
         rows: Range<usize>,
     ) {
-        let (size, width) = (self.head_size, self.heads * self.head_size);
+        let (size, width) = (self.head_size, self.width);
+        let key_head = self.capacity * size;
+        let value_head = self.capacity * size.next_multiple_of(width);
+        let row_width = self.heads * size;
+        let mut own = vec![0.0; size];
         for (position, row) in (position..).zip(rows) {
             for head in 0..self.heads {
-                let to = (head * self.capacity + position) * size;
-                for (cache, from) in [(&mut self.keys, keys), (&mut self.values, values)] {
-                    let to = &mut cache[to..to + size];
-                    to.copy_from_slice(&from[row * width + head * size..][..size]);
-                    round_activations(self.data_type, size, to);
+                let from = row * row_width + head * size..row * row_width + (head + 1) * size;
+                own.copy_from_slice(&keys[from.clone()]);
+                round_activations(self.data_type, size, &mut own);
+                let panel = head * key_head + position / width * width * size;
+                let to = &mut self.keys[panel + position % width..];
+                to.iter_mut().step_by(width).zip(&own).for_each(|(to, key)| *to = *key);
+                own.copy_from_slice(&values[from]);
+                round_activations(self.data_type, size, &mut own);
+                for (panel, own) in own.chunks(width).enumerate() {
+                    let panel = head * value_head + panel * self.capacity * width;
+                    let to = panel + position * width;
+                    self.values[to..to + own.len()].copy_from_slice(own);
                 }
             }
         }
-    }
-
-    /// All positions of a head.
-    fn head<'a>(&self, numbers: &'a [f32], head: usize) -> &'a [f32] {
-        let size = self.capacity * self.head_size;
-        &numbers[head * size..][..size]
     }
 }
 
 /// Attention of queries from `position` on; runs on the current pool's threads.
 pub(super) fn attend(
-    products: Products,
+    instructions: Instructions,
     shape: &Attention,
     cache: &Cache,
     position: usize,
@@ -76,27 +84,28 @@ pub(super) fn attend(
 ) {
     let width = shape.query_width();
     let count = queries.len() / width;
-    let blocks =
-        (0..count).step_by(QUERIES).flat_map(|first| (0..shape.heads).map(move |h| (first, h)));
-    let blocks: Vec<(usize, usize)> = blocks.collect();
-    let results: Vec<Vec<f32>> = blocks
-        .par_iter()
-        .map(|(first, head)| {
-            let rows = *first..count.min(first + QUERIES);
-            Head { products, shape, cache, head: *head, position }.attend(queries, rows)
-        })
-        .collect();
-    for ((first, head), result) in blocks.into_iter().zip(results) {
-        for (row, result) in (first..).zip(result.chunks_exact(shape.head_size)) {
-            let to = row * width + head * shape.head_size;
-            out[to..to + shape.head_size].copy_from_slice(result);
-        }
-    }
+    let heads = |first| (0..shape.heads).map(move |head| (first, head));
+    let tasks: Vec<(usize, usize)> = (0..count).step_by(ROWS).flat_map(heads).collect();
+    let mut all = ViewMut::dense(out, count, width);
+    let destination = Destination::new(&mut all);
+    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, (first, head)| {
+        let rows = first..count.min(first + ROWS);
+        let own = Head { instructions, shape, cache, head, position };
+        own.attend(queries, rows, scratch, destination);
+    });
+}
+
+/// What one query head's work needs, kept from one to the next.
+#[derive(Default)]
+struct Scratch {
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    probabilities: Vec<f32>,
 }
 
 /// One query head's work.
 struct Head<'a> {
-    products: Products,
+    instructions: Instructions,
     shape: &'a Attention,
     cache: &'a Cache,
     head: usize,
@@ -105,33 +114,49 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// The results of the queries `rows`, one behind the other.
-    fn attend(&self, queries: &[f32], rows: Range<usize>) -> Vec<f32> {
-        let (shape, size) = (self.shape, self.shape.head_size);
-        let served = self.head * shape.key_value_heads / shape.heads;
-        let keys = self.cache.head(&self.cache.keys, served);
-        let values = self.cache.head(&self.cache.values, served);
-        let mut out = vec![0.0; rows.len() * size];
-        let mut own = vec![0.0; TOGETHER * size];
-        for (group, out) in out.chunks_mut(TOGETHER * size).enumerate() {
-            let first = rows.start + group * TOGETHER;
-            let count = out.len() / size;
-            for (row, own) in (first..).zip(own.chunks_exact_mut(size)).take(count) {
-                let from = row * shape.query_width() + self.head * size;
-                own.copy_from_slice(&queries[from..][..size]);
-            }
-            self.round_queries(&mut own);
-            let visible: Vec<Range<usize>> =
-                (first..first + count).map(|row| shape.visible(self.position + row)).collect();
-            let mut scores = self.scores(&own[..count * size], keys, &visible);
-            for ((scores, visible), out) in
-                scores.iter_mut().zip(&visible).zip(out.chunks_exact_mut(size))
-            {
-                softmax(scores);
-                self.products.add_weighted(scores, &values[visible.start * size..], size, out);
+    /// Writes the results of the queries `rows`, at most [`ROWS`].
+    fn attend(
+        &self,
+        queries: &[f32],
+        rows: Range<usize>,
+        scratch: &mut Scratch,
+        out: Destination<'_>,
+    ) {
+        let (cache, size) = (self.cache, self.shape.head_size);
+        // A query that is alone stays so; others get rows of zeros to fill a tile.
+        let count = if rows.len() == 1 { 1 } else { ROWS };
+        scratch.queries.clear();
+        for row in rows.clone() {
+            let from = row * self.shape.query_width() + self.head * size;
+            scratch.queries.extend_from_slice(&queries[from..from + size]);
+        }
+        self.round_queries(&mut scratch.queries);
+        scratch.queries.resize(count * size, 0.0);
+        let visible = |row: usize| self.shape.visible(self.position + row);
+        let seen = visible(rows.start).start..visible(rows.end - 1).end;
+        self.probabilities(count, &seen, scratch, |row| {
+            (rows.start + row < rows.end).then(|| visible(rows.start + row))
+        });
+        let served = self.head * self.shape.key_value_heads / self.shape.heads;
+        let panels = size.div_ceil(cache.width);
+        for panel in 0..panels {
+            let first = (served * panels + panel) * cache.capacity;
+            let values = &cache.values[(first + seen.start) * cache.width..];
+            let values = &values[..seen.len() * cache.width];
+            scratch.scores.clear();
+            scratch.scores.resize(count * cache.width, 0.0);
+            let (probabilities, sums) = (&scratch.probabilities, &mut scratch.scores);
+            tiles::add(self.instructions, values, probabilities, seen.len(), sums);
+            let left = panel * cache.width;
+            for (row, sums) in rows.clone().zip(sums.chunks_exact(cache.width)) {
+                for (element, sum) in sums.iter().enumerate().take(size - left) {
+                    let column = self.head * size + left + element;
+                    // SAFETY: the element is in `out`, whose rows and head no other task
+                    // has.
+                    unsafe { out.at(row, column).set(*sum) };
+                }
             }
         }
-        out
     }
 
     /// ggml rounds queries for quantized keys; for others its tiled attention keeps them
@@ -143,23 +168,38 @@ impl Head<'_> {
         }
     }
 
-    /// Each query's scaled products with the keys it sees.
-    fn scores(&self, queries: &[f32], keys: &[f32], visible: &[Range<usize>]) -> Vec<Vec<f32>> {
-        let size = self.shape.head_size;
-        let start = visible.iter().map(|range| range.start).min().unwrap_or(0);
-        let end = visible.iter().map(|range| range.end).max().unwrap_or(0);
-        let mut scores: Vec<Vec<f32>> =
-            visible.iter().map(|range| Vec::with_capacity(range.len())).collect();
-        let queries = super::products::group(queries, size);
-        for (group, keys) in keys[start * size..end * size].chunks(TOGETHER * size).enumerate() {
-            let first = start + group * TOGETHER;
-            let dots = self.products.dots(queries, super::products::group(keys, size));
-            for ((scores, dots), visible) in scores.iter_mut().zip(dots).zip(visible) {
-                let seen = (first..first + keys.len() / size).zip(dots);
-                let seen = seen.filter(|(position, _)| visible.contains(position));
-                scores.extend(seen.map(|(_, dot)| dot * self.shape.scale));
-            }
+    /// For each query the probabilities of the positions `seen` by any: zero for those
+    /// that it does not see itself.
+    fn probabilities(
+        &self,
+        count: usize,
+        seen: &Range<usize>,
+        scratch: &mut Scratch,
+        visible: impl Fn(usize) -> Option<Range<usize>>,
+    ) {
+        let (cache, size) = (self.cache, self.shape.head_size);
+        let served = self.head * self.shape.key_value_heads / self.shape.heads;
+        let keys = &cache.keys[served * cache.capacity * size..][..cache.capacity * size];
+        let first_panel = seen.start / cache.width;
+        let panels = first_panel..seen.end.div_ceil(cache.width);
+        scratch.scores.clear();
+        scratch.scores.resize(panels.len() * count * cache.width, 0.0);
+        let of_panels = scratch.scores.chunks_exact_mut(count * cache.width);
+        let keys = keys.chunks_exact(cache.width * size).skip(first_panel);
+        for (keys, scores) in keys.zip(of_panels) {
+            tiles::add(self.instructions, keys, &scratch.queries, size, scores);
         }
-        scores
+        scratch.probabilities.clear();
+        scratch.probabilities.resize(count * seen.len(), 0.0);
+        for (row, own) in scratch.probabilities.chunks_exact_mut(seen.len()).enumerate() {
+            let Some(visible) = visible(row) else { continue };
+            let own = &mut own[visible.start - seen.start..visible.end - seen.start];
+            for (position, score) in visible.zip(own.iter_mut()) {
+                let panel = position / cache.width - first_panel;
+                let at = (panel * count + row) * cache.width + position % cache.width;
+                *score = scratch.scores[at] * self.shape.scale;
+            }
+            exponentials::softmax(self.instructions, own);
+        }
     }
 }

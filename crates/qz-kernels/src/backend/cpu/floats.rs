@@ -8,12 +8,13 @@ use qz_tensor::DataType;
 use rayon::prelude::*;
 
 use super::matmul::Matrix;
-use crate::gemm::{DEPTH, Destination, Into, Kernel, Panels, Tile, View, ViewMut};
+use super::tiles::{self, ROWS};
+use crate::gemm::{DEPTH, Destination, Panels, View, ViewMut};
 use crate::vector::{Eight, Instructions, Vector};
 
-/// Rows of weights that a task decodes, a multiple of every panel's width. With
-/// [`DEPTH`] columns they stay in a core's second cache.
-const ROWS: usize = 64;
+/// Rows of weights that a task decodes. With [`DEPTH`] columns they stay in a core's
+/// second cache.
+const TASK_ROWS: usize = 16 * ROWS;
 
 /// The most tokens for which rows are read as they lie.
 const FEW: usize = 4;
@@ -35,20 +36,22 @@ pub(super) fn multiply(
     }
 }
 
+/// Lanes are tokens: these are interleaved once, and weights need no more than to be
+/// decoded, since each is broadcast to all lanes.
 fn multiply_many(
     instructions: Instructions,
     activations: &[f32],
     matrix: &Matrix,
     out: &mut [f32],
 ) {
-    let (kernel, columns) = (Kernel(instructions), matrix.columns);
+    let (width, columns) = (tiles::width(instructions), matrix.columns);
     let tokens = activations.len() / columns;
     let activations = View::dense(activations, tokens, columns);
     let runs = (0..columns).step_by(DEPTH).map(|first| first..columns.min(first + DEPTH));
     let runs: Vec<_> = runs
         .map(|run| {
             let own = activations.block(0..tokens, run.clone());
-            (run, Panels::pack_on_all_threads(own, Kernel::ROWS))
+            (run, Panels::pack_on_all_threads(own, width))
         })
         .collect();
     let data_type = matrix.codec.spec().data_type;
@@ -56,28 +59,35 @@ fn multiply_many(
     let row_bytes = stored(columns);
     let mut all = ViewMut::dense(out, tokens, matrix.rows);
     let destination = Destination::new(&mut all);
-    let tasks = matrix.bytes.par_chunks((ROWS * row_bytes).max(1)).enumerate();
-    tasks.for_each_init(Default::default, |(weights, panels): &mut (Vec<f32>, Panels), task| {
+    let tasks = matrix.bytes.par_chunks((TASK_ROWS * row_bytes).max(1)).enumerate();
+    tasks.for_each_init(Default::default, |(weights, sums): &mut (Vec<f32>, Vec<f32>), task| {
         let (number, bytes) = task;
         let rows = bytes.len() / row_bytes;
-        for (run, activations) in &runs {
-            weights.resize(rows * run.len(), 0.0);
+        sums.clear();
+        sums.resize(tokens.next_multiple_of(width) * rows.next_multiple_of(ROWS), 0.0);
+        for (run, tokens) in &runs {
+            // Rows that fill up the last register tile are zeros.
+            weights.resize(rows.next_multiple_of(ROWS) * run.len(), 0.0);
+            weights[rows * run.len()..].fill(0.0);
             let to = weights.chunks_exact_mut(run.len());
             for (bytes, to) in bytes.chunks_exact(row_bytes).zip(to) {
                 matrix.codec.decode(&bytes[stored(run.start)..stored(run.end)], to);
             }
-            panels.pack(View::dense(weights, rows, run.len()), kernel.width());
-            let tile = Tile {
-                rows: activations,
-                columns: panels,
-                first_column: 0,
-                column_count: rows,
-                into: if run.start == 0 { Into::Set } else { Into::Add },
-                alpha: 1.0,
-                diagonal: None,
-            };
-            // SAFETY: `out` has all tokens and these rows, which no other task has.
-            unsafe { kernel.add(&tile, destination.at(0, number * ROWS)) };
+            let panels = tokens.numbers().chunks_exact(width * run.len());
+            let of_panels = sums.chunks_exact_mut(width * rows.next_multiple_of(ROWS));
+            for (panel, sums) in panels.zip(of_panels) {
+                tiles::add(instructions, panel, weights, run.len(), sums);
+            }
+        }
+        let of_panels = sums.chunks_exact(width * rows.next_multiple_of(ROWS).max(1));
+        for (panel, sums) in of_panels.enumerate() {
+            for token in panel * width..tokens.min((panel + 1) * width) {
+                for (row, sums) in sums.chunks_exact(width).enumerate().take(rows) {
+                    let sum = sums[token - panel * width];
+                    // SAFETY: the element is in `out`, and no other task has these rows.
+                    unsafe { destination.at(token, number * TASK_ROWS + row).set(sum) };
+                }
+            }
         }
     });
 }

@@ -1,10 +1,11 @@
 //! The processor as a backend: buffers are memory, work is divided among threads.
 
 mod attention;
+mod exponentials;
 mod floats;
 mod integers;
 mod matmul;
-mod products;
+mod tiles;
 
 use std::ops::Range;
 
@@ -17,7 +18,6 @@ use crate::codec_for;
 use crate::vector::Instructions;
 use attention::Cache;
 use matmul::Matrix;
-use products::Products;
 
 /// Numbers that a thread takes at a time in operations on single numbers.
 const PART: usize = 16 * 1024;
@@ -25,7 +25,7 @@ const PART: usize = 16 * 1024;
 /// The processor.
 pub struct CpuBackend {
     pool: rayon::ThreadPool,
-    products: Products,
+    instructions: Instructions,
 }
 
 impl CpuBackend {
@@ -38,7 +38,7 @@ impl CpuBackend {
             .num_threads(threads.max(1))
             .build()
             .map_err(|error| Error::Threads(error.to_string()))?;
-        Ok(Self { pool, products: Products(Instructions::best()) })
+        Ok(Self { pool, instructions: Instructions::best() })
     }
 
     /// Calls `work` on this backend's threads, so that parallel work in it runs there.
@@ -95,8 +95,15 @@ impl Backend for CpuBackend {
     }
 
     fn first_non_finite(&self, buffer: &Vec<f32>) -> Option<usize> {
-        let find = || buffer.par_iter().position_first(|value| !value.is_finite());
-        self.pool.install(find)
+        // Whether there is one is found in vectors, where it is only if there is.
+        const INFINITE: u32 = 0x7f80_0000;
+        let has_one = |part: &[f32]| {
+            part.iter().fold(false, |found, value| found | (value.to_bits() & INFINITE == INFINITE))
+        };
+        let find = || buffer.par_chunks(PART).position_first(has_one);
+        let first = self.pool.install(find)? * PART;
+        let own = buffer[first..].iter().position(|value| !value.is_finite());
+        own.map(|position| first + position)
     }
 
     fn matmul(
@@ -106,7 +113,7 @@ impl Backend for CpuBackend {
         matrix: &Matrix,
         out: &mut Vec<f32>,
     ) {
-        let multiply = || matmul::multiply(self.products.0, rounding, activations, matrix, out);
+        let multiply = || matmul::multiply(self.instructions, rounding, activations, matrix, out);
         self.pool.install(multiply);
     }
 
@@ -143,7 +150,7 @@ impl Backend for CpuBackend {
         capacity: usize,
         data_type: DataType,
     ) -> Result<Cache, Error> {
-        Cache::new(shape, capacity, data_type)
+        Cache::new(shape, capacity, data_type, tiles::width(self.instructions))
     }
 
     fn store(
@@ -169,15 +176,13 @@ impl Backend for CpuBackend {
         let width = shape.query_width();
         let elements = rows.start * width..rows.end * width;
         let (queries, out) = (&queries[elements.clone()], &mut out[elements]);
-        let attend = || attention::attend(self.products, shape, cache, position, queries, out);
+        let attend = || attention::attend(self.instructions, shape, cache, position, queries, out);
         self.pool.install(attend);
     }
 
     fn silu_times(&self, gate: &mut Vec<f32>, up: &Vec<f32>) {
         self.for_parts(gate, up, |gate, up| {
-            for (gate, up) in gate.iter_mut().zip(up) {
-                *gate = reference::silu_times(*gate, *up);
-            }
+            exponentials::silu_times(self.instructions, gate, up);
         });
     }
 
@@ -226,28 +231,37 @@ mod tests {
 
     #[test]
     fn every_instruction_set_conforms() {
-        for products in Instructions::available().into_iter().map(Products) {
+        for instructions in Instructions::available() {
             let mut backend = CpuBackend::new(2).expect("threads");
-            backend.products = products;
+            backend.instructions = instructions;
             conformance::check(&backend)
-                .unwrap_or_else(|problem| panic!("{products:?}: {problem}"));
+                .unwrap_or_else(|problem| panic!("{instructions:?}: {problem}"));
         }
     }
 
     #[test]
     fn results_do_not_depend_on_threads() {
-        let (rows, columns, tokens) = (75, 96, 13);
-        let values = |n: usize| (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0);
-        let bytes: Vec<u8> = values(rows * columns).flat_map(f32::to_le_bytes).collect();
-        let activations: Vec<f32> = values(tokens * columns).collect();
-        let run = |threads| {
-            let backend = CpuBackend::new(threads).expect("threads");
-            let matrix = backend.matrix(DataType::F32, rows, columns, bytes.clone());
-            let mut out = backend.zeros(tokens * rows);
-            backend.matmul(Rounding::Exact, &activations, &matrix.expect("fits"), &mut out);
-            out
-        };
-        assert_eq!(run(1), run(2));
-        assert_eq!(run(1), run(5));
+        let (rows, columns) = (301, 512);
+        for data_type in [DataType::F32, DataType::Q8_0, DataType::Q4_K] {
+            let weights = conformance::made_up(rows * columns, 1);
+            let blocks = rows * columns / data_type.block_elements();
+            let mut bytes = vec![0; blocks * data_type.block_bytes()];
+            codec_for(data_type).expect("a codec").encode(&weights, columns, None, &mut bytes);
+            for tokens in [1, 3, 23] {
+                let activations = conformance::made_up(tokens * columns, 2);
+                let run = |threads| {
+                    let backend = CpuBackend::new(threads).expect("threads");
+                    let matrix = backend.matrix(data_type, rows, columns, bytes.clone());
+                    let matrix = matrix.expect("fits");
+                    let mut out = backend.zeros(tokens * rows);
+                    backend.matmul(Rounding::Engine, &activations, &matrix, &mut out);
+                    let mut exact = backend.zeros(tokens * rows);
+                    backend.matmul(Rounding::Exact, &activations, &matrix, &mut exact);
+                    (out, exact)
+                };
+                assert!(run(1) == run(2), "{data_type} {tokens}");
+                assert!(run(1) == run(5), "{data_type} {tokens}");
+            }
+        }
     }
 }

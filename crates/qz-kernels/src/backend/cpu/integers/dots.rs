@@ -4,7 +4,6 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::__m256i;
 
-use qz_codec::number::f32_from_f16;
 use qz_codec::search::nonlinear;
 use qz_tensor::DataType;
 use rayon::prelude::*;
@@ -121,6 +120,7 @@ enum Way {
 /// Types whose levels are signed bytes, 32 to a scale.
 #[derive(Clone, Copy)]
 enum Signed {
+    Q4_0,
     Q8_0,
     Iq4Nl,
     Iq4Xs,
@@ -129,6 +129,7 @@ enum Signed {
 impl Way {
     fn of(kind: Kind, data_type: DataType) -> Self {
         match (kind, data_type.name()) {
+            (_, "Q4_0") => Self::Signed(Signed::Q4_0),
             (Kind::Levels(layout), _) => Self::Levels(layout),
             (_, "Q8_0") => Self::Signed(Signed::Q8_0),
             (_, "IQ4_NL") => Self::Signed(Signed::Iq4Nl),
@@ -183,7 +184,7 @@ fn dot_levels<V: EightDwords, F: Format, const COUNT: usize>(
     let mut minimums = [0.0; COUNT];
     let mut unpacked = Unpacked::new();
     for (block, bytes) in bytes.chunks_exact(F::BYTES).enumerate() {
-        F::unpack(bytes, &mut unpacked);
+        F::unpack::<V>(bytes, &mut unpacked);
         for token in 0..COUNT {
             let levels = tokens.levels(token, block * F::BLOCK, F::BLOCK);
             let sums = tokens.sums(token, F::SUB_BLOCK, block * sub_blocks, sub_blocks);
@@ -245,6 +246,8 @@ fn any_signed_avx2(signed: Signed, tokens: &Tokens<'_>, bytes: &[u8]) -> Product
 #[inline(always)]
 fn any_signed<V: EightDwords>(signed: Signed, tokens: &Tokens<'_>, bytes: &[u8]) -> Products {
     match (signed, tokens.quantized.tokens) {
+        (Signed::Q4_0, 1) => dot_signed::<V, Q4_0, 1>(tokens, bytes),
+        (Signed::Q4_0, _) => dot_signed::<V, Q4_0, FEW>(tokens, bytes),
         (Signed::Q8_0, 1) => dot_signed::<V, Q8_0, 1>(tokens, bytes),
         (Signed::Q8_0, _) => dot_signed::<V, Q8_0, FEW>(tokens, bytes),
         (Signed::Iq4Nl, 1) => dot_signed::<V, Iq4Nl, 1>(tokens, bytes),
@@ -265,6 +268,24 @@ trait SignedFormat {
     fn scale(block: &[u8], run: usize) -> i16;
     /// The levels of a run.
     fn levels<V: EightDwords>(block: &[u8], run: usize) -> V;
+}
+
+struct Q4_0;
+
+impl SignedFormat for Q4_0 {
+    const BYTES: usize = 18;
+    const RUNS: usize = 1;
+
+    #[inline(always)]
+    fn scale(_block: &[u8], _run: usize) -> i16 {
+        1
+    }
+
+    #[inline(always)]
+    fn levels<V: EightDwords>(block: &[u8], _run: usize) -> V {
+        const LEVELS: [i8; 16] = [-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7];
+        V::look_up(&LEVELS, &block[2..18].as_chunks().0[0])
+    }
 }
 
 struct Q8_0;
@@ -327,7 +348,7 @@ fn dot_signed<V: EightDwords, S: SignedFormat, const COUNT: usize>(
 ) -> Products {
     let mut totals = [V::Floats::zero(); COUNT];
     for (block, bytes) in bytes.chunks_exact(S::BYTES).enumerate() {
-        let unit = f32_from_f16(u16::from_le_bytes([bytes[0], bytes[1]]));
+        let unit = V::half([bytes[0], bytes[1]]);
         let mut integers = [V::zero(); COUNT];
         for run in 0..S::RUNS {
             let weights = S::levels::<V>(bytes, run);
@@ -374,7 +395,7 @@ fn of_words(
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn dot_words_avx2(split: &Split, tokens: &Tokens<'_>, integers: &[i16], units: &[f32]) -> Products {
     dot_words::<__m256i>(split, tokens, integers, units)
 }

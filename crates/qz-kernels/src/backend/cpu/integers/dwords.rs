@@ -1,7 +1,9 @@
 //! Registers of 32-bit groups, each of four bytes, two 16-bit numbers or one number.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
+
+use qz_codec::number::f32_from_f16;
 
 use crate::vector::{Eight, Vector};
 
@@ -25,6 +27,11 @@ pub(super) trait Dwords: Copy {
     fn add(self, other: Self) -> Self;
     /// 32-bit numbers as floats.
     fn to_floats(self) -> Self::Floats;
+    /// The number that a binary16 stands for, the lower byte first.
+    fn half(bytes: [u8; 2]) -> f32;
+    /// The same, computed at this place of the program. Left alone the compiler adds up
+    /// one sum after the other, and loads every operand again for each of them.
+    fn here(self) -> Self;
 }
 
 /// Registers of eight groups, which take 32 bytes of a row.
@@ -127,6 +134,16 @@ impl Dwords for Plain {
     #[inline(always)]
     fn to_floats(self) -> Eight {
         Eight(self.0.map(|number| number as f32))
+    }
+
+    #[inline(always)]
+    fn half(bytes: [u8; 2]) -> f32 {
+        f32_from_f16(u16::from_le_bytes(bytes))
+    }
+
+    #[inline(always)]
+    fn here(self) -> Self {
+        self
     }
 }
 
@@ -232,6 +249,18 @@ impl Dwords for __m256i {
         // SAFETY: as above.
         unsafe { _mm256_cvtepi32_ps(self) }
     }
+
+    #[inline(always)]
+    fn half(bytes: [u8; 2]) -> f32 {
+        // SAFETY: as above, and they have F16C.
+        unsafe { half_f16c(bytes) }
+    }
+
+    #[inline(always)]
+    fn here(self) -> Self {
+        // SAFETY: as above.
+        unsafe { here_avx2(self) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -336,4 +365,46 @@ impl Dwords for __m512i {
         // SAFETY: as above.
         unsafe { _mm512_cvtepi32_ps(self) }
     }
+
+    #[inline(always)]
+    fn half(bytes: [u8; 2]) -> f32 {
+        // SAFETY: as above, and they have F16C.
+        unsafe { half_f16c(bytes) }
+    }
+
+    #[inline(always)]
+    fn here(self) -> Self {
+        // SAFETY: as above.
+        unsafe { here_avx512f(self) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "f16c")]
+fn half_f16c(bytes: [u8; 2]) -> f32 {
+    let half = _mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes)));
+    _mm_cvtss_f32(_mm_cvtph_ps(half))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn here_avx2(mut groups: __m256i) -> __m256i {
+    // SAFETY: there are no instructions in it.
+    unsafe {
+        asm!("/* {0} */", inout(ymm_reg) groups, options(nomem, nostack, preserves_flags));
+    }
+    groups
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn here_avx512f(mut groups: __m512i) -> __m512i {
+    // SAFETY: there are no instructions in it.
+    unsafe {
+        asm!("/* {0} */", inout(zmm_reg) groups, options(nomem, nostack, preserves_flags));
+    }
+    groups
 }

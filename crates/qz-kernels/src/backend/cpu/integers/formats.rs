@@ -1,12 +1,13 @@
 //! Weight types whose levels are small unsigned numbers: a weight is
 //! `unit · scale · level - minimum`, with an integer scale for each sub-block.
 
-use qz_codec::number::f32_from_f16;
 use qz_codec::pack::{
     unpack_bits, unpack_crumbs, unpack_fifth_bits, unpack_halves, unpack_nibbles, unpack_six_bits,
     unpack_sixteen_scales,
 };
 use qz_tensor::DataType;
+
+use super::dwords::Dwords;
 
 /// What a minimum is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub(super) trait Format {
     const MINIMUMS: Minimums;
 
     /// Unpacks a block of [`Format::BYTES`] bytes.
-    fn unpack(block: &[u8], to: &mut Unpacked);
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked);
 }
 
 /// How many sums of two products fit 16 bits, at most the groups of a sub-block.
@@ -62,8 +63,8 @@ const fn run(highest_level: usize, sub_block: usize) -> usize {
 }
 
 #[inline(always)]
-fn half(block: &[u8], at: usize) -> f32 {
-    f32_from_f16(u16::from_le_bytes([block[at], block[at + 1]]))
+fn half<V: Dwords>(block: &[u8], at: usize) -> f32 {
+    V::half([block[at], block[at + 1]])
 }
 
 /// One of the types that this module reads.
@@ -126,13 +127,13 @@ impl Format for Q2K {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[16..80], &mut to.levels);
         let numbers = to.scales.iter_mut().zip(&mut to.minimums).zip(&block[..16]);
         for ((scale, minimum), byte) in numbers {
             (*scale, *minimum) = (i16::from(byte & 15), i16::from(byte >> 4));
         }
-        (to.unit, to.minimum_unit) = (half(block, 80), half(block, 82));
+        (to.unit, to.minimum_unit) = (half::<V>(block, 80), half::<V>(block, 82));
     }
 }
 
@@ -146,7 +147,7 @@ impl Format for Q3K {
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[32..96], &mut to.levels);
         unpack_bits(&block[..32], 2, &mut to.levels);
         let stored = unpack_sixteen_scales(&block[96..108]);
@@ -155,13 +156,13 @@ impl Format for Q3K {
             *scale = i16::from(stored) - 32;
             *minimum = *scale * 4;
         }
-        to.unit = half(block, 108);
+        to.unit = half::<V>(block, 108);
     }
 }
 
 /// Scales, minimums and both units of Q4_K and Q5_K.
 #[inline(always)]
-fn unpack_header(block: &[u8], to: &mut Unpacked) {
+fn unpack_header<V: Dwords>(block: &[u8], to: &mut Unpacked) {
     let stored = unpack_six_bits(&block[4..16]);
     let (scales, minimums) = stored.split_at(8);
     for (scale, stored) in to.scales.iter_mut().zip(scales) {
@@ -170,7 +171,7 @@ fn unpack_header(block: &[u8], to: &mut Unpacked) {
     for (minimum, stored) in to.minimums.iter_mut().zip(minimums) {
         *minimum = i16::from(*stored);
     }
-    (to.unit, to.minimum_unit) = (half(block, 0), half(block, 2));
+    (to.unit, to.minimum_unit) = (half::<V>(block, 0), half::<V>(block, 2));
 }
 
 pub(super) struct Q4K;
@@ -183,9 +184,9 @@ impl Format for Q4K {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_nibbles(&block[16..144], &mut to.levels);
-        unpack_header(block, to);
+        unpack_header::<V>(block, to);
     }
 }
 
@@ -199,10 +200,10 @@ impl Format for Q5K {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_nibbles(&block[48..176], &mut to.levels);
         unpack_bits(&block[16..48], 4, &mut to.levels);
-        unpack_header(block, to);
+        unpack_header::<V>(block, to);
     }
 }
 
@@ -216,7 +217,7 @@ impl Format for Q6K {
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[128..192], &mut to.levels);
         let halves = to.levels.as_chunks_mut::<128>().0.iter_mut();
         for (levels, low) in halves.zip(block[..128].as_chunks::<64>().0) {
@@ -231,7 +232,7 @@ impl Format for Q6K {
             *scale = i16::from(*stored as i8);
             *minimum = *scale * 32;
         }
-        to.unit = half(block, 208);
+        to.unit = half::<V>(block, 208);
     }
 }
 
@@ -250,9 +251,9 @@ impl Format for Q4_0 {
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[2..18], thirty_two(to));
-        (to.scales[0], to.minimums[0], to.unit) = (1, 8, half(block, 0));
+        (to.scales[0], to.minimums[0], to.unit) = (1, 8, half::<V>(block, 0));
     }
 }
 
@@ -266,10 +267,10 @@ impl Format for Q5_0 {
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[6..22], thirty_two(to));
         unpack_fifth_bits([block[2], block[3], block[4], block[5]], thirty_two(to));
-        (to.scales[0], to.minimums[0], to.unit) = (1, 16, half(block, 0));
+        (to.scales[0], to.minimums[0], to.unit) = (1, 16, half::<V>(block, 0));
     }
 }
 
@@ -283,11 +284,11 @@ impl Format for Q4_1 {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[4..20], thirty_two(to));
         (to.scales[0], to.minimums[0]) = (1, 1);
         // This type adds its minimum.
-        (to.unit, to.minimum_unit) = (half(block, 0), -half(block, 2));
+        (to.unit, to.minimum_unit) = (half::<V>(block, 0), -half::<V>(block, 2));
     }
 }
 
@@ -301,10 +302,10 @@ impl Format for Q5_1 {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack(block: &[u8], to: &mut Unpacked) {
+    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[8..24], thirty_two(to));
         unpack_fifth_bits([block[4], block[5], block[6], block[7]], thirty_two(to));
         (to.scales[0], to.minimums[0]) = (1, 1);
-        (to.unit, to.minimum_unit) = (half(block, 0), -half(block, 2));
+        (to.unit, to.minimum_unit) = (half::<V>(block, 0), -half::<V>(block, 2));
     }
 }

@@ -32,13 +32,13 @@ pub(super) fn unpack(
 }
 
 fn unpack_portable<F: Format>(bytes: &[u8], columns: usize, to: &mut WeightPanels) {
-    to.unpack_levels::<F>(bytes, columns);
+    to.unpack_levels::<Plain, F>(bytes, columns);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c")]
 fn unpack_avx2<F: Format>(bytes: &[u8], columns: usize, to: &mut WeightPanels) {
-    to.unpack_levels::<F>(bytes, columns);
+    to.unpack_levels::<__m256i, F>(bytes, columns);
 }
 
 /// Adds the products of a panel of tokens with all rows: `sums` has the panel's tokens
@@ -71,13 +71,13 @@ fn add_portable<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn add_avx2<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
     add_panel::<__m256i, F>(t, panel, w, sums);
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 fn add_avx512<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
     add_panel::<__m512i, F>(t, panel, w, sums);
 }
@@ -155,6 +155,7 @@ fn add_tile<V: Dwords, F: Format, const VECTORS: usize>(
     let width = VECTORS * lanes;
     let sub_blocks = F::BLOCK / F::SUB_BLOCK;
     let (groups, pairs) = (F::BLOCK / 4, sub_blocks.div_ceil(2));
+    let sums = &mut sums[..ROWS * width];
     let token_blocks = tokens
         .levels
         .chunks_exact(groups * width)
@@ -243,7 +244,7 @@ fn add_sub_block<V: Dwords, F: Format, const VECTORS: usize>(
                 let weights = V::splat(row_levels[row]);
                 for vector in 0..VECTORS {
                     let product = weights.multiply_bytes(own[vector]);
-                    sums[row][vector] = sums[row][vector].add_pairs(product);
+                    sums[row][vector] = sums[row][vector].add_pairs(product).here();
                 }
             }
         }

@@ -35,13 +35,13 @@ pub(super) fn add(
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn add_avx2(length: usize, t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
     add_panel::<__m256i>(length, t, panel, w, sums);
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 fn add_avx512(length: usize, t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
     add_panel::<__m512i>(length, t, panel, w, sums);
 }
@@ -62,23 +62,26 @@ fn add_panel<V: Dwords>(
     weights: &WeightPanels,
     sums: &mut [f32],
 ) {
-    if tokens.width == V::Floats::LANES {
-        add_vectors::<V, 1>(length, tokens, panel, weights, sums);
-    } else {
-        add_vectors::<V, 2>(length, tokens, panel, weights, sums);
+    match (length, tokens.width == V::Floats::LANES) {
+        (16, true) => add_vectors::<V, 1, 16>(tokens, panel, weights, sums),
+        (16, false) => add_vectors::<V, 2, 16>(tokens, panel, weights, sums),
+        (32, true) => add_vectors::<V, 1, 32>(tokens, panel, weights, sums),
+        (32, false) => add_vectors::<V, 2, 32>(tokens, panel, weights, sums),
+        (256, true) => add_vectors::<V, 1, 256>(tokens, panel, weights, sums),
+        (256, false) => add_vectors::<V, 2, 256>(tokens, panel, weights, sums),
+        (length, _) => unreachable!("no type has {length} weights to a unit"),
     }
 }
 
 #[inline(always)]
-fn add_vectors<V: Dwords, const VECTORS: usize>(
-    length: usize,
+fn add_vectors<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
     tokens: &TokenPanels,
     panel: usize,
     weights: &WeightPanels,
     sums: &mut [f32],
 ) {
-    let (width, groups) = (tokens.width, length / 2);
-    let step = COLUMNS / length;
+    let (width, groups) = (tokens.width, LENGTH / 2);
+    let step = COLUMNS / LENGTH;
     // A block of activations is one unit of weights, or two.
     let units_of_scale = weights.blocks / tokens.blocks;
     for first in (0..weights.blocks).step_by(step) {
@@ -95,26 +98,31 @@ fn add_vectors<V: Dwords, const VECTORS: usize>(
                 levels: &weights.levels[at * groups..][..count * groups * ROWS],
                 units: &weights.units[at..][..count * ROWS],
             };
-            add_tile::<V, VECTORS>(groups, units_of_scale, own, rows, sums);
+            add_tile::<V, VECTORS, LENGTH>(units_of_scale, own, rows, sums);
         }
     }
 }
 
 #[inline(always)]
-fn add_tile<V: Dwords, const VECTORS: usize>(
-    groups: usize,
+fn add_tile<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
     units_of_scale: usize,
     tokens: Units<'_>,
     rows: Units<'_>,
     sums: &mut [f32],
 ) {
     let lanes = V::Floats::LANES;
-    let width = VECTORS * lanes;
+    let (width, groups) = (VECTORS * lanes, LENGTH / 2);
+    let sums = &mut sums[..ROWS * width];
     let of_tokens = tokens.levels.chunks_exact(groups * width);
     let of_rows = rows.levels.chunks_exact(groups * ROWS).zip(rows.units.chunks_exact(ROWS));
-    for (number, (levels, (row_levels, units))) in of_tokens.zip(of_rows).enumerate() {
-        let scales = &tokens.units[number / units_of_scale * width..][..width];
-        let integers = products::<V, VECTORS>(levels, row_levels);
+    let (mut scale, mut left) = (0, units_of_scale);
+    for (levels, (row_levels, units)) in of_tokens.zip(of_rows) {
+        let scales = &tokens.units[scale * width..][..width];
+        left -= 1;
+        if left == 0 {
+            (scale, left) = (scale + 1, units_of_scale);
+        }
+        let integers = products::<V, VECTORS, LENGTH>(levels, row_levels);
         for row in 0..ROWS {
             let unit = V::Floats::splat(units[row]);
             for vector in 0..VECTORS {
@@ -129,14 +137,17 @@ fn add_tile<V: Dwords, const VECTORS: usize>(
 }
 
 #[inline(always)]
-fn products<V: Dwords, const VECTORS: usize>(
+fn products<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
     levels: &[i32],
     row_levels: &[i32],
 ) -> [[V; VECTORS]; ROWS] {
     let lanes = V::Floats::LANES;
+    let width = VECTORS * lanes;
+    let (levels, row_levels) = (&levels[..LENGTH / 2 * width], &row_levels[..LENGTH / 2 * ROWS]);
     let mut sums = [[V::zero(); VECTORS]; ROWS];
-    let groups = levels.chunks_exact(VECTORS * lanes).zip(row_levels.as_chunks::<ROWS>().0);
-    for (levels, row_levels) in groups {
+    for group in 0..LENGTH / 2 {
+        let levels = &levels[group * width..][..width];
+        let row_levels = &row_levels[group * ROWS..][..ROWS];
         let mut own = [V::zero(); VECTORS];
         for (own, levels) in own.iter_mut().zip(levels.chunks_exact(lanes)) {
             *own = V::load(levels);
@@ -145,7 +156,7 @@ fn products<V: Dwords, const VECTORS: usize>(
             let weights = V::splat(row_levels[row]);
             for vector in 0..VECTORS {
                 let product = weights.multiply_pairs(own[vector]);
-                sums[row][vector] = sums[row][vector].add(product);
+                sums[row][vector] = sums[row][vector].add(product).here();
             }
         }
     }
