@@ -171,6 +171,14 @@ fn divergence_from_a_model_and_from_files_of_it() {
     }
     assert!(beside["kld"]["mean"]["interval"]["lower"].as_f64() < Some(kld(&beside)));
 
+    let shown =
+        [&["eval", text(&model), "--markdown", "--reference", text(&reference)][..], &common];
+    let shown = quantize(&shown.concat()).expect_success().stdout;
+    // What llama-perplexity --kl-divergence prints.
+    for row in ["ratio", "KL divergence: mean", "99.9 %", "median", "0.1 %", "same top token, %"] {
+        assert!(shown.contains(&format!("| {row} |")), "{row} is not in\n{shown}");
+    }
+
     let passes = |threshold: &[&str]| {
         let reference = ["--reference", text(&reference)];
         let arguments = [&["eval", text(&model)][..], &common, &reference, threshold].concat();

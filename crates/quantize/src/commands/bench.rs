@@ -4,7 +4,7 @@ use qz_pipeline::{
     CodecBench, CodecSpeed, Machine, ModelBench, ModelSpeed, bench_codecs, bench_model,
 };
 
-use super::{print_json, print_line};
+use super::{print_json, print_line, warn};
 use crate::cli::{Bench, BenchFormat, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
@@ -29,9 +29,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<Outcome>
             let options = arguments.model_options(global);
             let report = bench_model(model, &options, &cancel, &mut progress)?;
             drop(progress);
-            for warning in &report.warnings {
-                eprintln!("warning: {warning}");
-            }
+            warn(&report.warnings);
             match format {
                 BenchFormat::Json => print_json(&report)?,
                 format => print_line(&tests(&report, format))?,

@@ -7,7 +7,7 @@ use qz_pipeline::{CompareReport, Compared, compare};
 use qz_report::{Chart, Page, Point, Table};
 use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 
-use super::{print_json, print_line};
+use super::{print_json, print_line, warn};
 use crate::cli::{Compare, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
@@ -33,6 +33,7 @@ pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcom
     let report =
         compare(&arguments.reference, &arguments.models, &options, &cancel, &mut progress)?;
     drop(progress);
+    warn(&report.warnings);
     if let Some(path) = &arguments.output {
         write_page(path, &page(&report), arguments.force)?;
     }

@@ -2,7 +2,7 @@
 
 use qz_pipeline::{Estimate, Evaluation, Figures, Spread, eval};
 
-use super::{print_json, print_line, sample, tasks};
+use super::{print_json, print_line, sample, tasks, warn};
 use crate::cli::{Eval, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
@@ -20,6 +20,7 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<Outcome> 
     let cancel = interrupt::install()?;
     let evaluation = eval(&arguments.model, &arguments.options(global), &cancel, &mut progress)?;
     drop(progress);
+    warn(&evaluation.warnings);
     if arguments.json {
         print_json(&evaluation)?;
     } else {
@@ -72,17 +73,21 @@ fn compared(found: &qz_pipeline::Comparison) -> Vec<Vec<String>> {
 }
 
 fn spread(name: &str, spread: &Spread, scale: f64) -> Vec<Vec<String>> {
-    let Spread { max, p999, p99, p95, p90, median, p10, p05, p01, min, .. } = *spread;
+    let Spread { max, p999, p99, p95, p90, p75, median, .. } = *spread;
+    let Spread { p25, p10, p05, p01, p001, min, .. } = *spread;
     let places = [
         ("maximum", max),
         ("99.9 %", p999),
         ("99 %", p99),
         ("95 %", p95),
         ("90 %", p90),
+        ("75 %", p75),
         ("median", median),
+        ("25 %", p25),
         ("10 %", p10),
         ("5 %", p05),
         ("1 %", p01),
+        ("0.1 %", p001),
         ("minimum", min),
     ];
     let places = places.map(|(place, value)| vec![format!("  {place}"), number(value * scale)]);

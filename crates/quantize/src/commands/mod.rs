@@ -33,6 +33,11 @@ fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
     print_line(&serde_json::to_string(&Versioned { schema_version: SCHEMA_VERSION, report })?)
 }
 
+/// Tells a person what is no error.
+fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+}
+
 /// Writes a line to standard output; a reader that has gone away is an error,
 /// not a panic.
 fn print_line(line: &str) -> anyhow::Result<()> {

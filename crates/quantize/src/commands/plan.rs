@@ -6,7 +6,7 @@ use qz_pipeline::{Model, PlanReport, PlannedOutput, TensorPlan, Uncovered, plan}
 use serde::Serialize;
 
 use super::convert::fallbacks;
-use super::{print_json, print_line};
+use super::{print_json, print_line, warn};
 use crate::cli::{Global, Plan};
 use crate::exit::Outcome;
 use crate::render::{bytes, duration, table};
@@ -22,9 +22,7 @@ pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<Outcome> 
     let recipe = &arguments.recipe;
     let model = Model::open(&recipe.source, &recipe.read.options())?;
     let plan = plan(&model, &recipe.to, &recipe.options()?, global.thread_count())?;
-    for warning in &plan.warnings {
-        eprintln!("warning: {warning}");
-    }
+    warn(&plan.warnings);
     if arguments.json {
         print_json(&Report { source: recipe.source.clone(), plan })?;
     } else {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use qz_pipeline::{Event, Observer, SampleOptions, sample};
 
-use super::{print_json, print_line};
+use super::{print_json, print_line, warn};
 use crate::cli::{Eval, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
@@ -21,6 +21,7 @@ pub(crate) fn run(
     if arguments.json {
         let sample = sample(&arguments.model, options, &cancel, &mut progress)?;
         drop(progress);
+        warn(&sample.warnings);
         print_json(&sample)?;
         return Ok(Outcome::Ok);
     }
@@ -30,8 +31,9 @@ pub(crate) fn run(
     if let Some(failed) = writing.failed {
         return Err(failed.into());
     }
-    outcome?;
+    let sample = outcome?;
     print_line("")?;
+    warn(&sample.warnings);
     Ok(Outcome::Ok)
 }
 

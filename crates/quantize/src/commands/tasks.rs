@@ -2,7 +2,7 @@
 
 use qz_pipeline::{Share, TaskEvaluation, TaskOptions, eval_tasks};
 
-use super::{print_json, print_line};
+use super::{print_json, print_line, warn};
 use crate::cli::{Eval, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
@@ -18,9 +18,7 @@ pub(crate) fn run(
     let cancel = interrupt::install()?;
     let evaluation = eval_tasks(&arguments.model, options, &cancel, &mut progress)?;
     drop(progress);
-    for warning in &evaluation.warnings {
-        eprintln!("warning: {warning}");
-    }
+    warn(&evaluation.warnings);
     if arguments.json {
         print_json(&evaluation)?;
     } else {
