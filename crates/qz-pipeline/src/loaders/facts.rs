@@ -176,7 +176,8 @@ impl Facts<'_> {
             }
             _ => {
                 let keys = ["modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules"];
-                module == "lm_head" && self.method == "mlx"
+                // Left alone by every engine's own list.
+                module == "lm_head"
                     || keys.iter().flat_map(|key| list(key)).any(|name| module.contains(name))
             }
         }
