@@ -10,6 +10,7 @@ mod golden;
 mod importance;
 mod interruption;
 mod overrides;
+mod packed;
 mod plan;
 mod pytorch;
 mod reports;

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
 use qz_gguf::GgufModel;
-use qz_packed::PackedSource;
+use qz_packed::{PackedSource, Repack};
 use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
 use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
@@ -81,10 +81,13 @@ fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let (source, warning) = open_weights(path)?;
     let folder = Folder::new(path);
+    let mut rounded = (0, 0.0);
     let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
         Some(config) => {
-            let source = PackedSource::open(source, &config, &path.join(CONFIG))?;
-            let packed = source.packed_tensors().collect();
+            let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
+            let source = PackedSource::open_as(source, &config, &path.join(CONFIG), repack)?;
+            rounded = source.rounded();
+            let packed = source.packed_bytes().collect();
             (Box::new(source), Some(packed))
         }
         None => (source, None),
@@ -98,6 +101,13 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
     model.warnings.extend(warning);
+    if let (count @ 1.., steps) = rounded {
+        model.warnings.push(format!(
+            "{}: {count} matrices are read with offsets rounded to binary16, which moves weights \
+             by at most {steps:.4} steps of their scale",
+            path.display()
+        ));
+    }
     Ok(model)
 }
 
@@ -105,7 +115,7 @@ const CONFIG: &str = "config.json";
 
 /// What a checkpoint says of how its weights are quantized, with the method's name in
 /// it. MLX writes an object of its own, ModelOpt wrote a file of its own.
-fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>, Error> {
+pub(crate) fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
         // A broken file is told of by whoever needs it.
@@ -131,7 +141,7 @@ fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>, Error> {
 
 /// Opens a folder's weights, in the format that is there. Where both are, the
 /// safetensors are read, as transformers does, and a warning says so.
-fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option<String>), Error> {
+pub(crate) fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option<String>), Error> {
     let has_pytorch = TorchModel::is_in(path);
     if SafetensorsModel::is_in(path) {
         let warning = has_pytorch.then(|| {
@@ -168,7 +178,7 @@ pub(crate) struct Folder {
 const SIDE_FILE_LIMIT: u64 = 256 << 20;
 
 impl Folder {
-    fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         // `.` and `..` have a name only once resolved.
         let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -149,7 +149,7 @@ pub enum Error {
     },
     /// A quantized tensor would be quantized again.
     #[error(
-        "{location}: the tensor is quantized already ({data_type}); quantizing it again loses quality, --allow-requantize does it all the same"
+        "{location}: the tensor is quantized already ({}); quantizing it again loses quality, --allow-requantize does it all the same", quantized_as(*data_type)
     )]
     Requantize {
         /// File and tensor.
@@ -217,6 +217,11 @@ fn missing_importance(uncovered: &[Uncovered]) -> String {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let list = shortened(&names).unwrap_or_default();
     format!("the result is useless without importance weights (--imatrix) for {list}")
+}
+
+/// A packed layout that no block type holds exactly is decoded to plain numbers.
+fn quantized_as(data_type: DataType) -> &'static str {
+    if data_type.is_block() { data_type.name() } else { "in a packed layout" }
 }
 
 fn unknown_architecture(architecture: Option<&str>) -> String {

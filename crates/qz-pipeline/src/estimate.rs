@@ -7,8 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qz_kernels::codec_for;
+use qz_packed::{Matrix, Rounding, RowBlock};
 use qz_tensor::DataType;
 
+use crate::format::PackedPlace;
 use crate::stream::Work;
 
 /// Columns and rows of the made-up matrix: whole blocks of every type.
@@ -25,6 +27,7 @@ const TRIAL: Duration = Duration::from_millis(20);
 /// copied.
 pub(crate) fn encoding_seconds(work: &[Work<'_>], threads: usize) -> f64 {
     let mut speeds: HashMap<(DataType, DataType, bool), f64> = HashMap::new();
+    let mut packed: HashMap<(String, u64), f64> = HashMap::new();
     let mut seconds = 0.0;
     for work in work {
         let (from, weighed) = (work.tensor.source_type, work.importance.is_some());
@@ -32,6 +35,13 @@ pub(crate) fn encoding_seconds(work: &[Work<'_>], threads: usize) -> f64 {
             let per_weight =
                 speeds.entry((from, to, weighed)).or_insert_with(|| trial(from, to, weighed));
             seconds += work.tensor.shape.elements() as f64 * *per_weight;
+        }
+        for (place, rounding) in work.packed() {
+            let matrix = Matrix { rows: place.row_unit().max(ROWS as u64), ..place.matrix };
+            let key = (format!("{:?} {rounding:?}", place.layout), matrix.columns);
+            let per_weight =
+                *packed.entry(key).or_insert_with(|| packed_trial(place, matrix, rounding));
+            seconds += work.tensor.shape.elements() as f64 * per_weight;
         }
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -57,6 +67,26 @@ fn trial(from: DataType, to: DataType, weighed: bool) -> f64 {
         rounds += 1;
     }
     fastest.as_secs_f64() / weights.len() as f64
+}
+
+/// Seconds to pack one weight.
+fn packed_trial(place: &PackedPlace, matrix: Matrix, rounding: Rounding) -> f64 {
+    let count = (matrix.rows * matrix.columns) as usize;
+    let weights: Vec<f32> = made_up().into_iter().cycle().take(count).collect();
+    let measure = place.layout.measure(matrix, &weights);
+    let (importance, first_row) = (None, 0);
+    let block = RowBlock { matrix, first_row, weights: &weights, importance, rounding, measure };
+    let (start, mut fastest, mut rounds) = (Instant::now(), Duration::MAX, 0);
+    while rounds < 2 || start.elapsed() < TRIAL {
+        let round = Instant::now();
+        let mut bytes = 0;
+        // Made-up weights overflow nothing.
+        let _ = place.layout.encode(&block, &mut |_, _, out: &[u8]| bytes += out.len());
+        std::hint::black_box(bytes);
+        fastest = fastest.min(round.elapsed());
+        rounds += 1;
+    }
+    fastest.as_secs_f64() / count.max(1) as f64
 }
 
 /// Weights in a bell around zero, the same every time: each the sum of four draws

@@ -75,7 +75,7 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> 
             name: tensor.name.clone(),
             shape: tensor.shape.dimensions().to_vec(),
             data_type: tensor.source_type.name(),
-            bytes: tensor.shape.byte_size(tensor.source_type).unwrap_or_default(),
+            bytes: tensor.stored_bytes(),
         })
         .collect();
     let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
@@ -107,7 +107,7 @@ fn shares(model: &Model) -> Vec<TypeShare> {
         let share = &mut shares[position];
         share.tensors += 1;
         share.weights += tensor.shape.elements();
-        share.bytes += tensor.shape.byte_size(tensor.source_type).unwrap_or_default();
+        share.bytes += tensor.stored_bytes();
     }
     shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
     shares

@@ -22,6 +22,7 @@ mod eval;
 mod event;
 mod format;
 mod inspect;
+mod loaders;
 mod measuring;
 mod metadata_override;
 mod model;
@@ -46,6 +47,7 @@ pub use eval::{
 pub use event::{Event, Observer, Silent};
 pub use format::{FORMATS, Format};
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
+pub use loaders::{ENGINES, Engine, LOADER_RULES, LoaderRule};
 pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};
 pub use model::{Model, ModelTensor, OpenOptions};
 pub use model_weights::ModelWeights;

@@ -1,7 +1,7 @@
 //! A model as it will be written: GGUF names, shapes and metadata, whatever
 //! container it came in.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use qz_models::{Architecture, ModelDescription, RowOrder, TensorOrigin};
@@ -17,6 +17,9 @@ pub struct OpenOptions {
     pub pre_tokenizer: Option<String>,
     /// The model's name, instead of the one its files imply.
     pub model_name: Option<String>,
+    /// Read packed matrices as blocks with the same codes, where offsets have to be
+    /// rounded for that.
+    pub repack: bool,
 }
 
 /// An opened model. Its tensors are in the order they will be written.
@@ -50,9 +53,9 @@ pub struct ModelTensor {
     /// The type it gets where the target says nothing about it: f32 from a
     /// checkpoint (as the reference's converter does), its own from a GGUF file.
     pub unquantized: DataType,
-    /// Decoded from a packed layout, whatever its element type: quantizing it again
-    /// loses quality.
-    pub(crate) is_unpacked: bool,
+    /// Bytes of the packed layout that it is decoded from. Such a tensor is quantized,
+    /// whatever element type it is decoded to.
+    pub(crate) packed_bytes: Option<u64>,
     pub(crate) origin: TensorOrigin,
 }
 
@@ -74,6 +77,17 @@ impl ModelTensor {
             TensorOrigin::Stacked(stack) => Some(stack.locate(0).0.tensor),
             TensorOrigin::Computed(_) => None,
         }
+    }
+
+    /// True if it is quantized already.
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.source_type.is_block() || self.packed_bytes.is_some()
+    }
+
+    /// Its size as it is stored.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let plain = || self.shape.byte_size(self.source_type).unwrap_or_default();
+        self.packed_bytes.unwrap_or_else(plain)
     }
 
     /// Rows of one of the matrices stacked in the tensor; all rows if it is one.
@@ -116,7 +130,7 @@ impl Model {
             shape: info.shape.clone(),
             source_type: info.data_type,
             unquantized: info.data_type,
-            is_unpacked: false,
+            packed_bytes: None,
             origin: TensorOrigin::Source {
                 tensor: TensorIndex(position),
                 row_order: RowOrder::AsStored,
@@ -134,7 +148,7 @@ impl Model {
         source: Box<dyn TensorSource>,
         folder: Folder,
         description: ModelDescription,
-        unpacked: &HashSet<TensorIndex>,
+        packed_bytes: &HashMap<TensorIndex, u64>,
     ) -> Self {
         let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
             source_type: match &recipe.origin {
@@ -145,12 +159,13 @@ impl Model {
                 }
                 TensorOrigin::Computed(_) => DataType::F32,
             },
-            is_unpacked: match &recipe.origin {
-                TensorOrigin::Source { tensor, .. } => unpacked.contains(tensor),
+            packed_bytes: match &recipe.origin {
+                TensorOrigin::Source { tensor, .. } => packed_bytes.get(tensor).copied(),
                 TensorOrigin::Stacked(stack) => {
-                    stack.slices().iter().any(|slice| unpacked.contains(&slice.tensor))
+                    let bytes = stack.slices().iter().map(|slice| packed_bytes.get(&slice.tensor));
+                    bytes.flatten().copied().reduce(|sum, bytes| sum + bytes)
                 }
-                TensorOrigin::Computed(_) => false,
+                TensorOrigin::Computed(_) => None,
             },
             name: recipe.name,
             shape: recipe.shape,
@@ -223,8 +238,7 @@ impl Model {
 
     /// Bits per weight over all tensors.
     pub fn bits_per_weight(&self) -> f64 {
-        let size = |tensor: &ModelTensor| tensor.shape.byte_size(tensor.source_type).unwrap_or(0);
-        let bytes: u64 = self.tensors.iter().map(size).sum();
+        let bytes: u64 = self.tensors.iter().map(ModelTensor::stored_bytes).sum();
         bytes as f64 * 8.0 / self.weights().max(1) as f64
     }
 

@@ -103,7 +103,7 @@ pub(crate) fn check_requantizing(
     let from = tensor.source_type;
     // llama-quantize refuses plain types, too, where it reads a quantized one.
     let loses = match model.is_checkpoint() {
-        true => tensor.is_unpacked && wanted.is_block(),
+        true => tensor.is_quantized() && wanted.is_block(),
         false => from.is_block(),
     };
     if loses && from != wanted && !options.allow_requantize {

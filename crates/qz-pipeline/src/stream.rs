@@ -107,6 +107,14 @@ impl Work<'_> {
         self.wanted.iter().flatten().filter_map(|wanted| wanted.encoding.place())
     }
 
+    /// The layouts that it is packed in, and how it is rounded.
+    pub(crate) fn packed(&self) -> impl Iterator<Item = (&PackedPlace, Rounding)> {
+        self.wanted.iter().flatten().filter_map(|wanted| match &wanted.encoding {
+            Encoding::Packed { place, rounding, .. } => Some((&**place, *rounding)),
+            Encoding::Rows(_) | Encoding::Measured(_) => None,
+        })
+    }
+
     /// Rows that a tile may not reach beyond: those of one of the stacked matrices,
     /// where some output packs each alone.
     fn cut(&self) -> u64 {

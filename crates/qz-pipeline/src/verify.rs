@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::event::{Event, Observer};
+use crate::loaders::{self, Engine};
 use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
 
 /// What to compare with.
@@ -22,6 +23,8 @@ pub struct VerifyOptions {
     pub source: Option<PathBuf>,
     /// How the source is read.
     pub open: OpenOptions,
+    /// The engine that is to load it, for its own rules.
+    pub engine: Option<Engine>,
     /// The largest relative error a tensor may have, instead of its type's own.
     pub max_relative_error: Option<f64>,
     /// Threads.
@@ -81,10 +84,28 @@ pub fn verify(
     options: &VerifyOptions,
     observer: &mut dyn Observer,
 ) -> Result<Verification, Error> {
-    let artifact = Model::open(path, &OpenOptions::default())?;
+    let mut findings = loaders::check(path, options.engine)?;
+    let artifact = match Model::open(path, &OpenOptions::default()) {
+        // What a loader would not do with it is what it is asked for.
+        Err(error @ Error::Packed(_))
+            if !matches!(error, Error::Packed(qz_packed::Error::File(_))) =>
+        {
+            let diagnosis = error.diagnosis();
+            let (rule, tensor) = (diagnosis.rule, diagnosis.location.tensor);
+            findings.push(Finding { rule, tensor, message: error.to_string() });
+            return Ok(Verification {
+                path: path.to_owned(),
+                source: options.source.clone(),
+                passed: false,
+                findings,
+                tensors: Vec::new(),
+            });
+        }
+        artifact => artifact?,
+    };
     let source =
         options.source.as_deref().map(|path| Model::open(path, &options.open)).transpose()?;
-    let mut findings = structure(&artifact);
+    findings.extend(structure(&artifact));
     let pairs = match &source {
         Some(source) => pair(&artifact, source, &mut findings),
         None => HashMap::new(),
@@ -318,8 +339,7 @@ fn judge(
         Ok(Check::Compared(sums)) => {
             let relative_error =
                 if sums.error == 0.0 { 0.0 } else { (sums.error / sums.energy).sqrt() };
-            let limit =
-                options.max_relative_error.unwrap_or_else(|| error_limit(tensor.source_type));
+            let limit = options.max_relative_error.unwrap_or_else(|| error_limit(tensor));
             if relative_error.is_nan() || relative_error > limit {
                 findings.push(Finding {
                     rule: "relative-error",
@@ -346,11 +366,16 @@ fn judge(
 /// The relative error no honest encoding exceeds: about three times what the
 /// type's own search leaves of Gaussian weights. Weights of another tensor, or
 /// rows in another order, give about 1.4.
-fn error_limit(data_type: DataType) -> f64 {
+fn error_limit(tensor: &ModelTensor) -> f64 {
     // Rounding to an 11 or 8 bit significand; once more the same for f16, whose
     // small numbers have fewer bits.
     const EXACT: &[(DataType, f64)] =
         &[(DataType::F32, 0.0), (DataType::F16, 1.0 / 1024.0), (DataType::BF16, 1.0 / 256.0)];
+    if let Some(bytes) = tensor.packed_bytes {
+        let bits = bytes as f64 * 8.0 / tensor.shape.elements().max(1) as f64;
+        return 2f64.powf(2.5 - bits);
+    }
+    let data_type = tensor.source_type;
     let known = EXACT.iter().find(|(known, _)| *known == data_type).map(|(_, limit)| *limit);
     known.unwrap_or_else(|| 2f64.powf(2.5 - data_type.bits_per_weight()))
 }

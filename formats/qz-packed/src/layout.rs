@@ -242,7 +242,22 @@ pub trait Layout: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// Fills `out` with rows as blocks of the [`Layout::exact_type`].
+    /// The element type whose blocks hold the same codes, where offsets have to be
+    /// rounded for that; and by how much of a step, at most. 0 for the
+    /// [`Layout::exact_type`].
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    fn nearest_type(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+    ) -> Result<Option<(DataType, f64)>, FileError> {
+        Ok(self.exact_type(matrix, parts)?.map(|exact| (exact, 0.0)))
+    }
+
+    /// Fills `out` with rows as blocks of the [`Layout::exact_type`] or the
+    /// [`Layout::nearest_type`].
     ///
     /// # Errors
     /// If the file cannot be read or has become shorter since it was opened.

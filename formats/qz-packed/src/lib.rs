@@ -42,4 +42,4 @@ pub use layout::{
 };
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use scheme::{Configuration, Quantized, SCHEMES, Scheme, SchemeFamily};
-pub use source::PackedSource;
+pub use source::{PackedSource, Repack};

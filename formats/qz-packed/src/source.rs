@@ -19,6 +19,19 @@ pub struct PackedSource {
     /// Of each tensor.
     origins: Vec<Origin>,
     method: &'static str,
+    /// Matrices that are read with rounded offsets, and the most steps that moves a
+    /// value.
+    rounded: (usize, f64),
+}
+
+/// How packed matrices without an exact block type are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Repack {
+    /// Decoded, as f32.
+    #[default]
+    Exact,
+    /// As blocks of the nearest type with the same codes.
+    Nearest,
 }
 
 enum Origin {
@@ -36,6 +49,19 @@ impl PackedSource {
         config: &Map<String, Value>,
         config_path: &Path,
     ) -> Result<Self, Error> {
+        Self::open_as(stored, config, config_path, Repack::Exact)
+    }
+
+    /// The same, with matrices shown as `repack` says.
+    ///
+    /// # Errors
+    /// As [`PackedSource::open`].
+    pub fn open_as(
+        stored: Box<dyn TensorSource>,
+        config: &Map<String, Value>,
+        config_path: &Path,
+        repack: Repack,
+    ) -> Result<Self, Error> {
         let names = stored
             .tensors()
             .iter()
@@ -51,13 +77,20 @@ impl PackedSource {
             Error::Malformed { location, fault }
         })?;
         let packed = (method.open)(&request)?;
-        let (tensors, origins) = logical(&*stored, packed)?;
-        Ok(Self { stored, tensors, origins, method: method.name })
+        let mut rounded = (0, 0.0f64);
+        let (tensors, origins) = logical(&*stored, packed, repack, &mut rounded)?;
+        Ok(Self { stored, tensors, origins, method: method.name, rounded })
     }
 
     /// `quant_method`.
     pub fn method(&self) -> &'static str {
         self.method
+    }
+
+    /// How many matrices are read with rounded offsets, and the most steps of their
+    /// scales that a value moves by that.
+    pub fn rounded(&self) -> (usize, f64) {
+        self.rounded
     }
 
     /// The tensors as they are stored.
@@ -73,11 +106,15 @@ impl PackedSource {
         }
     }
 
-    /// Those that are packed matrices.
-    pub fn packed_tensors(&self) -> impl Iterator<Item = TensorIndex> {
-        let origins = self.origins.iter().enumerate();
-        let packed = origins.filter(|(_, origin)| matches!(origin, Origin::Packed(_)));
-        packed.map(|(position, _)| TensorIndex(position))
+    /// Those that are packed matrices, and the bytes of all their parts.
+    pub fn packed_bytes(&self) -> impl Iterator<Item = (TensorIndex, u64)> {
+        let bytes = |packed: &PackedTensor| {
+            packed.parts.iter().map(|part| self.stored.tensors()[part.0].bytes).sum()
+        };
+        self.origins.iter().enumerate().filter_map(move |(position, origin)| match origin {
+            Origin::Packed(packed) => Some((TensorIndex(position), bytes(packed))),
+            Origin::Stored(_) => None,
+        })
     }
 
     fn read_packed(
@@ -122,6 +159,8 @@ impl PackedSource {
 fn logical(
     stored: &dyn TensorSource,
     packed: Vec<PackedTensor>,
+    repack: Repack,
+    rounded: &mut (usize, f64),
 ) -> Result<(Vec<TensorInfo>, Vec<Origin>), Error> {
     let mut hidden: HashSet<TensorIndex> = HashSet::new();
     let mut first: HashMap<TensorIndex, Vec<PackedTensor>> = HashMap::new();
@@ -137,8 +176,17 @@ fn logical(
         let index = TensorIndex(position);
         for tensor in first.remove(&index).unwrap_or_default() {
             let parts = StoredParts { source: stored, parts: &tensor.parts };
-            let exact = tensor.layout.exact_type(tensor.matrix(), &parts)?;
-            let data_type = exact.unwrap_or(DataType::F32);
+            let data_type = match repack {
+                Repack::Exact => tensor.layout.exact_type(tensor.matrix(), &parts)?,
+                Repack::Nearest => {
+                    let nearest = tensor.layout.nearest_type(tensor.matrix(), &parts)?;
+                    nearest.map(|(data_type, moved)| {
+                        *rounded = (rounded.0 + usize::from(moved > 0.0), rounded.1.max(moved));
+                        data_type
+                    })
+                }
+            };
+            let data_type = data_type.unwrap_or(DataType::F32);
             let bytes = tensor.shape.byte_size(data_type).map_err(|error| Error::Malformed {
                 location: info.location(0),
                 fault: Box::new(Fault::Unfit(error.to_string())),

@@ -11,6 +11,7 @@ use crate::render::table;
 pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome> {
     let options = VerifyOptions {
         source: arguments.source.clone(),
+        engine: arguments.engine,
         open: arguments.read.options(),
         max_relative_error: arguments.max_relative_error,
         threads: global.thread_count(),

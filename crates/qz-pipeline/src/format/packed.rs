@@ -186,8 +186,7 @@ impl Writer<'_> {
         names: Vec<String>,
     ) -> Result<(), Error> {
         let location = || self.model.location(tensor, 0);
-        let is_quantized = tensor.is_unpacked || tensor.source_type.is_block();
-        if is_quantized && !self.options.allow_requantize {
+        if tensor.is_quantized() && !self.options.allow_requantize {
             let (location, data_type) = (location(), tensor.source_type);
             return Err(Error::Requantize { location, data_type });
         }
@@ -240,7 +239,7 @@ impl Writer<'_> {
             return Ok(());
         };
         let is_plain = safetensors::torch_name(tensor.source_type).is_some();
-        let keeps = is_plain && self.model.is_checkpoint() && !tensor.is_unpacked;
+        let keeps = is_plain && self.model.is_checkpoint() && !tensor.is_quantized();
         let data_type = if keeps { tensor.source_type } else { self.model_type };
         check_codecs(self.model, tensor, data_type)?;
         let Destination::Runs(runs) = &place.destination else { return Ok(()) };

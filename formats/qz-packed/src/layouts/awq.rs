@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
-use super::words::{GroupIndex, WeightReader, exact_block_type, pack_blocks};
+use super::words::{GroupIndex, WeightReader, exact_only, nearest_block_type, pack_blocks};
 use crate::bits;
 use crate::error::Error;
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
@@ -246,7 +246,15 @@ impl Layout for Awq {
         matrix: Matrix,
         parts: &dyn PartBytes,
     ) -> Result<Option<DataType>, FileError> {
-        exact_block_type(&self.integers, matrix, &GroupIndex::Absent, || {
+        Ok(exact_only(self.nearest_type(matrix, parts)?))
+    }
+
+    fn nearest_type(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+    ) -> Result<Option<(DataType, f64)>, FileError> {
+        nearest_block_type(&self.integers, matrix, &GroupIndex::Absent, || {
             let count = (self.groups(matrix) * matrix.rows) as usize;
             let mut reader = WeightReader { parts, bytes: Vec::new() };
             let mut scales = vec![0.0; count];

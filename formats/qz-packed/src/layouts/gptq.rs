@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
-use super::words::{GroupIndex, WeightReader, exact_block_type, pack_blocks};
+use super::words::{GroupIndex, WeightReader, exact_only, nearest_block_type, pack_blocks};
 use crate::bits;
 use crate::error::Error;
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
@@ -321,7 +321,15 @@ impl Layout for Gptq {
         matrix: Matrix,
         parts: &dyn PartBytes,
     ) -> Result<Option<DataType>, FileError> {
-        exact_block_type(&self.integers, matrix, &self.index, || {
+        Ok(exact_only(self.nearest_type(matrix, parts)?))
+    }
+
+    fn nearest_type(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+    ) -> Result<Option<(DataType, f64)>, FileError> {
+        nearest_block_type(&self.integers, matrix, &self.index, || {
             self.read_scales_and_zeros(matrix, parts)
         })
     }

@@ -13,8 +13,9 @@ pub(crate) enum Convention {
     /// GPTQModel 7.7, `quantization/quantizer.py`, `find_params`: rounds with the scale
     /// in binary32, whatever it is stored as; the zero point is added after rounding.
     Gptq,
-    /// AutoAWQ 0.2.9, `quantize/quantizer.py`, `pseudo_quantize_tensor`. The range
-    /// always includes zero here; there a group without negative weights is cut.
+    /// AutoAWQ 0.2.9, `quantize/quantizer.py`, `pseudo_quantize_tensor`, which
+    /// GPTQModel has, too. A group of one sign is cut where its range lies away from
+    /// zero; searches do better.
     Awq,
     /// compressed-tensors 0.19, `quantization/utils/helpers.py`, `calculate_qparams`:
     /// every operation in the scale's type; the zero point is added before rounding.
@@ -113,10 +114,11 @@ impl IntegerGroups {
         let chunks = block.weights.chunks(group).zip(out.codes.chunks_mut(group));
         for (position, (weights, codes)) in chunks.enumerate() {
             let (low, high) = range(weights);
-            let mut line = self.line(low, high);
-            if block.rounding == Rounding::LeastError {
-                line = self.least_error(weights, low, high);
-            }
+            let line = match (block.rounding, self.convention) {
+                (Rounding::LeastError, _) => self.least_error(weights, low.min(0.0), high.max(0.0)),
+                (_, Convention::Awq) => self.line(low, high),
+                _ => self.line(low.min(0.0), high.max(0.0)),
+            };
             if !line.stored.is_finite() {
                 return Err(position * group);
             }
@@ -158,6 +160,8 @@ impl IntegerGroups {
             Convention::Gptq => {
                 let (low, high) = match (self.symmetric, low == 0.0 && high == 0.0) {
                     (_, true) => (-1.0, 1.0),
+                    // A group without negative weights is cut; searches do better.
+                    (true, false) if low == 0.0 => (low, magnitude),
                     (true, false) => (-magnitude, magnitude),
                     (false, false) => (low, high),
                 };
@@ -200,6 +204,7 @@ impl IntegerGroups {
     /// with the least squared error as it is decoded. (GPTQ's own search raises errors
     /// to 2.4; `quantizer.py`.)
     fn least_error(&self, weights: &[f32], low: f32, high: f32) -> Line {
+        let low = if self.symmetric { low.min(-high) } else { low };
         let mut best = (f32::INFINITY, self.line(low, high));
         for step in 0..80 {
             let part = 1.0 - step as f32 / 100.0;
@@ -264,10 +269,10 @@ impl IntegerGroups {
     }
 }
 
-/// The least and the largest weight, with zero between them.
+/// The least and the largest weight.
 fn range(weights: &[f32]) -> (f32, f32) {
-    let mut lows = [0.0f32; 16];
-    let mut highs = [0.0f32; 16];
+    let mut lows = [f32::INFINITY; 16];
+    let mut highs = [f32::NEG_INFINITY; 16];
     let (whole, rest) = weights.as_chunks::<16>();
     for weights in whole {
         for ((low, high), weight) in lows.iter_mut().zip(&mut highs).zip(weights) {
@@ -275,7 +280,7 @@ fn range(weights: &[f32]) -> (f32, f32) {
             *high = high.max(*weight);
         }
     }
-    let low = rest.iter().chain(&lows).fold(0.0f32, |low, weight| low.min(*weight));
-    let high = rest.iter().chain(&highs).fold(0.0f32, |high, weight| high.max(*weight));
+    let low = rest.iter().chain(&lows).fold(f32::INFINITY, |low, weight| low.min(*weight));
+    let high = rest.iter().chain(&highs).fold(f32::NEG_INFINITY, |high, weight| high.max(*weight));
     (low, high)
 }

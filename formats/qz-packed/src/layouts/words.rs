@@ -113,15 +113,31 @@ impl GroupedCodes {
 /// Columns of the blocks below.
 const BLOCK: u64 = 32;
 
-/// The GGML type whose blocks hold these groups exactly: scales that binary16 holds, and
-/// a zero point in the middle (Q4_0, Q8_0), or one whose product with the scale binary16
-/// holds (Q4_1).
+/// The [`nearest_block_type`], if it holds the groups exactly.
 pub(crate) fn exact_block_type(
     integers: &IntegerGroups,
     matrix: Matrix,
     index: &GroupIndex,
     read: impl FnOnce() -> Result<(Vec<f32>, Vec<u8>), FileError>,
 ) -> Result<Option<DataType>, FileError> {
+    Ok(exact_only(nearest_block_type(integers, matrix, index, read)?))
+}
+
+/// A type that moves no value.
+pub(crate) fn exact_only(nearest: Option<(DataType, f64)>) -> Option<DataType> {
+    nearest.filter(|(_, moved)| *moved == 0.0).map(|(data_type, _)| data_type)
+}
+
+/// The GGML type whose blocks hold these groups' codes, with scales that binary16 holds: a
+/// zero point in the middle is that of Q4_0 and Q8_0, any other goes into the offset of
+/// Q4_1, its product with the scale rounded to binary16. And by how many steps that
+/// moves values, at most.
+pub(crate) fn nearest_block_type(
+    integers: &IntegerGroups,
+    matrix: Matrix,
+    index: &GroupIndex,
+    read: impl FnOnce() -> Result<(Vec<f32>, Vec<u8>), FileError>,
+) -> Result<Option<(DataType, f64)>, FileError> {
     let group = integers.group.unwrap_or(matrix.columns);
     let fits = group.is_multiple_of(BLOCK)
         && matrix.columns.is_multiple_of(BLOCK)
@@ -137,11 +153,19 @@ pub(crate) fn exact_block_type(
     }
     let middle = 1u8 << (integers.bits - 1);
     let in_the_middle = zeros.iter().all(|zero| *zero == middle);
-    let minimum = |(scale, zero): (&f32, &u8)| -f32::from(*zero) * scale;
+    let moved = |(scale, zero): (&f32, &u8)| {
+        let offset = f32::from(*zero) * scale;
+        let rounded = f64::from(f32_from_f16(f16_from_f32(offset)));
+        let steps = (rounded - f64::from(offset)).abs() / f64::from(scale.abs());
+        if offset == 0.0 { 0.0 } else { steps }
+    };
     Ok(match (integers.bits, in_the_middle) {
-        (4, true) => Some(DataType::Q4_0),
-        (8, true) => Some(DataType::Q8_0),
-        (4, false) if scales.iter().zip(&zeros).map(minimum).all(is_half) => Some(DataType::Q4_1),
+        (4, true) => Some((DataType::Q4_0, 0.0)),
+        (8, true) => Some((DataType::Q8_0, 0.0)),
+        (4, false) => {
+            let most = scales.iter().zip(&zeros).map(moved).fold(0.0, f64::max);
+            most.is_finite().then_some((DataType::Q4_1, most))
+        }
         _ => None,
     })
 }

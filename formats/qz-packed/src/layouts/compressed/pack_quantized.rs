@@ -13,7 +13,9 @@ use crate::bits;
 use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Measure, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
 use crate::layouts::integers::{GroupedCodes, IntegerGroups};
-use crate::layouts::words::{GroupIndex, WeightReader, exact_block_type, pack_blocks};
+use crate::layouts::words::{
+    GroupIndex, WeightReader, exact_only, nearest_block_type, pack_blocks,
+};
 use crate::method::{OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme};
 use crate::schemes::Words;
@@ -228,7 +230,15 @@ impl Layout for PackQuantized {
         matrix: Matrix,
         parts: &dyn PartBytes,
     ) -> Result<Option<DataType>, FileError> {
-        exact_block_type(&self.integers, matrix, &self.index, || {
+        Ok(exact_only(self.nearest_type(matrix, parts)?))
+    }
+
+    fn nearest_type(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+    ) -> Result<Option<(DataType, f64)>, FileError> {
+        nearest_block_type(&self.integers, matrix, &self.index, || {
             let rows = 0..matrix.rows;
             Ok((self.scales(matrix, parts, rows.clone())?, self.zeros(matrix, parts, rows)?))
         })

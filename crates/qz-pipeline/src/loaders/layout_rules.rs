@@ -1,0 +1,258 @@
+//! The rules of tensors.
+
+use qz_tensor::DataType;
+use serde_json::Value;
+
+use super::Findings;
+use super::facts::Facts;
+
+/// For each tensor that marks a module, what must be beside it.
+const BESIDE: &[(&str, &str, &[&str])] = &[
+    ("gptq", "qweight", &["qzeros", "scales"]),
+    ("gptq", "scales", &["qweight"]),
+    ("awq", "qweight", &["qzeros", "scales"]),
+    ("awq", "scales", &["qweight"]),
+    ("compressed-tensors", "weight_packed", &["weight_scale"]),
+    ("compressed-tensors", "weight_global_scale", &["weight_packed"]),
+    ("fp8", "weight_scale_inv", &["weight"]),
+    ("fp8", "weight_scale", &["weight"]),
+    ("bitsandbytes", "weight.absmax", &["weight", "weight.quant_map"]),
+    ("bitsandbytes", "SCB", &["weight"]),
+    ("mlx", "scales", &["weight"]),
+];
+
+pub(super) fn missing_parts(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for module in &facts.packed {
+        for (_, marker, others) in BESIDE.iter().filter(|(method, ..)| *method == facts.method) {
+            if facts.tensor(module, marker).is_none() {
+                continue;
+            }
+            for part in others.iter().filter(|part| facts.tensor(module, part).is_none()) {
+                find(module, format!("has `{marker}` and no `{part}`"));
+            }
+        }
+        let is_integer =
+            facts.tensor(module, "weight_packed").is_some_and(|it| it.data_type == DataType::I32);
+        if is_integer && facts.tensor(module, "weight_shape").is_none() {
+            find(module, "has `weight_packed` and no `weight_shape`".to_owned());
+        }
+    }
+}
+
+/// The types that parts may have.
+const TYPES: &[(&str, &[DataType])] = &[
+    ("qweight", &[DataType::I32]),
+    ("qzeros", &[DataType::I32]),
+    ("g_idx", &[DataType::I32]),
+    ("scales", &[DataType::F16, DataType::BF16, DataType::F32]),
+    ("weight_packed", &[DataType::I32, DataType::U8]),
+    ("weight_shape", &[DataType::I64, DataType::I32]),
+    // Not packed in older versions of the package; vLLM issue 17862.
+    ("weight_zero_point", &[DataType::I32]),
+    ("weight_global_scale", &[DataType::F32]),
+    ("weight_scale_inv", &[DataType::F32, DataType::BF16, DataType::F8_E8M0]),
+    ("SCB", &[DataType::F32]),
+];
+
+pub(super) fn part_types(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for module in &facts.packed {
+        for (part, types) in TYPES {
+            let Some(info) = facts.tensor(module, part) else { continue };
+            // MLX has scales of the model's type beside words of 32 bits.
+            if !types.contains(&info.data_type) && facts.method != "mlx" {
+                let wanted: Vec<&str> = types.iter().map(|known| known.name()).collect();
+                let message =
+                    format!("`{part}` is {}, expected {}", info.data_type, wanted.join(" or "));
+                find(module, message);
+            }
+        }
+    }
+}
+
+/// Inputs and outputs of a GPTQ module.
+fn gptq_size(facts: &Facts<'_>, module: &str) -> Option<(u64, u64)> {
+    let bits = u64::try_from(facts.number("bits")?).ok().filter(|bits| *bits > 0)?;
+    let [words, outputs] = facts.matrix(module, "qweight")?;
+    Some((words * 32 / bits, outputs))
+}
+
+pub(super) fn group_divides(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let Some(group) = facts.number("group_size").and_then(|group| u64::try_from(group).ok()) else {
+        return;
+    };
+    for module in &facts.packed {
+        let inputs = match &*facts.method {
+            "awq" => facts.matrix(module, "qweight").map(|[inputs, _]| inputs),
+            _ => gptq_size(facts, module).map(|(inputs, _)| inputs),
+        };
+        let Some(inputs) = inputs else { continue };
+        if group == 0 || inputs % group != 0 {
+            find(module, format!("{inputs} inputs are not a multiple of the group {group}"));
+        } else if let Some([groups, _]) = facts.matrix(module, "scales")
+            && groups != inputs / group
+        {
+            let expected = inputs / group;
+            find(module, format!("{groups} groups of scales, the configuration makes {expected}"));
+        }
+    }
+}
+
+/// vLLM's Marlin kernels; SGLang has the same.
+pub(super) fn alignment(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for module in &facts.packed {
+        let Some((inputs, outputs)) = gptq_size(facts, module) else { continue };
+        if inputs % 128 != 0 {
+            find(module, format!("{inputs} inputs are not a multiple of 128"));
+        }
+        if outputs % 64 != 0 {
+            find(module, format!("{outputs} outputs are not a multiple of 64"));
+        }
+    }
+}
+
+pub(super) fn awq_alignment(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for module in &facts.packed {
+        let weight = facts.matrix(module, "qweight");
+        let scales = facts.matrix(module, "scales");
+        let (Some([_, words]), Some([_, outputs])) = (weight, scales) else { continue };
+        if words * 8 != outputs {
+            find(module, format!("{words} words in a row do not hold {outputs} outputs"));
+        }
+    }
+}
+
+/// Zero points looked at of each module.
+const LOOKED_AT: u64 = 64 << 10;
+
+fn zero_words(facts: &Facts<'_>, module: &str) -> Vec<u32> {
+    let bytes = facts.bytes(module, "qzeros", LOOKED_AT).unwrap_or_default();
+    bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+}
+
+/// Every field of a word the same.
+fn repeated(field: u32, bits: u32) -> u32 {
+    (0..32 / bits).fold(0, |word, position| word | field << (position * bits))
+}
+
+/// Symmetric zero points are all the same, so a version that is not the one named shows
+/// (vLLM pull request 38966: garbage without an error).
+pub(super) fn zero_points_version(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let (Some(bits @ (2 | 4 | 8)), Some(true)) = (facts.number("bits"), facts.flag("sym")) else {
+        return;
+    };
+    let bits = bits as u32;
+    let [v1, v2] = [(1 << (bits - 1)) - 1, 1 << (bits - 1)].map(|zero| repeated(zero, bits));
+    let format = facts.text("checkpoint_format").or_else(|| facts.text("format"));
+    let format = format.unwrap_or("gptq");
+    let is_v2 = format == "gptq_v2";
+    let (own, other) = if is_v2 { (v2, v1) } else { (v1, v2) };
+    for module in &facts.packed {
+        let words = zero_words(facts, module);
+        if words.is_empty() || words.iter().all(|word| *word == own) {
+            continue;
+        }
+        let message = if words.iter().all(|word| *word == other) {
+            let found = if is_v2 { "v1" } else { "v2" };
+            format!("zero points of {found}, the configuration says {format}: loads as garbage")
+        } else {
+            "zero points that are not in the middle, the configuration says symmetric".to_owned()
+        };
+        find(module, message);
+    }
+}
+
+/// v1 stores one less, and zero has none: the writer borrowed from a neighbour, or
+/// stored the highest (AutoGPTQ pull request 640).
+pub(super) fn zero_points_wrap(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let (Some(bits @ (2 | 4 | 8)), Some(false)) = (facts.number("bits"), facts.flag("sym")) else {
+        return;
+    };
+    let format = facts.text("checkpoint_format").or_else(|| facts.text("format"));
+    if format == Some("gptq_v2") {
+        return;
+    }
+    let (bits, top) = (bits as u32, u32::MAX >> (32 - bits as u32));
+    for module in &facts.packed {
+        let words = zero_words(facts, module);
+        let field = |word: &u32, position: u32| word >> (position * bits) & top;
+        let wraps = |word: &&u32| (0..32 / bits).any(|position| field(word, position) == top);
+        let count = words.iter().filter(wraps).count();
+        if count > 0 {
+            let message = format!(
+                "{count} words with a zero point of zero, which v1 cannot hold: some loaders read \
+                 {} there",
+                top + 1
+            );
+            find(module, message);
+        }
+    }
+}
+
+/// Old checkpoints of compressed-tensors.
+pub(super) fn act_order_tensor(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for module in &facts.packed {
+        if facts.tensor(module, "weight_g_idx").is_some() {
+            find(module, "act-order with groups: `weight_g_idx` is not read".to_owned());
+        }
+    }
+}
+
+/// An engine stores fused modules in one matrix: all packed alike, or none.
+pub(super) fn fused_alike(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for group in facts.fused() {
+        let packed = group.iter().filter(|module| facts.packed.contains(**module)).count();
+        if packed > 0 && packed < group.len() {
+            let plain = group.iter().find(|module| !facts.packed.contains(**module));
+            let names = group.join(", ");
+            let message = format!("is not packed, others of {names} are: they are one matrix");
+            find(plain.unwrap_or(&group[0]), message);
+            continue;
+        }
+        let kind = |module: &str| {
+            let parts = ["qweight", "weight_packed", "weight"];
+            let info = parts.iter().find_map(|part| facts.tensor(module, part))?;
+            // Along the inputs, where all of a fused group are the same.
+            let along = match &*facts.method {
+                "gptq" | "awq" => info.shape.dimensions().first().copied(),
+                _ => info.shape.dimensions().last().copied(),
+            };
+            Some((info.data_type.name(), along))
+        };
+        let first = kind(group[0]);
+        if let Some(other) = group.iter().find(|module| kind(module) != first) {
+            let message = format!("is packed otherwise than {}: they are one matrix", group[0]);
+            find(other, message);
+        }
+    }
+}
+
+/// vLLM takes the largest, and loses accuracy where they differ.
+pub(super) fn global_scales(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for group in facts.fused() {
+        let scale = |module: &str| facts.bytes(module, "weight_global_scale", 4);
+        let first = scale(group[0]);
+        if let Some(other) = group.iter().find(|module| scale(module) != first) {
+            let message =
+                format!("has another global scale than {}: they are one matrix", group[0]);
+            find(other, message);
+        }
+    }
+}
+
+/// A plain matrix that the configuration does not name: engines wait for its packed
+/// tensors.
+pub(super) fn ignored(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let targets_linear = facts.groups().next().is_none()
+        || facts.groups().any(|(_, group)| {
+            let targets = group.get("targets").and_then(Value::as_array);
+            targets.is_none_or(|targets| targets.iter().any(|target| target == "Linear"))
+        });
+    if !targets_linear {
+        return;
+    }
+    for module in facts.plain.iter().filter(|module| !facts.is_ignored(module)) {
+        let message = "is a plain matrix, and the configuration does not say so: engines wait \
+                       for its packed tensors";
+        find(module, message.to_owned());
+    }
+}

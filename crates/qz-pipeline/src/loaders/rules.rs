@@ -1,0 +1,273 @@
+//! The rules of configurations, and the list of all.
+
+use serde_json::Value;
+
+use super::facts::Facts;
+use super::layout_rules::{
+    act_order_tensor, alignment, awq_alignment, fused_alike, global_scales, group_divides, ignored,
+    missing_parts, part_types, zero_points_version, zero_points_wrap,
+};
+use super::{Engine, Findings, LoaderRule};
+
+use Engine::{LlamaCpp, Mlx, Sglang, Transformers, Vllm};
+
+const GPTQ: &[&str] = &["gptq"];
+const AWQ: &[&str] = &["awq"];
+const CT: &[&str] = &["compressed-tensors"];
+const FP8: &[&str] = &["fp8"];
+const WORDS: &[&str] = &["gptq", "awq"];
+
+const fn rule(
+    name: &'static str,
+    engines: &'static [Engine],
+    methods: &'static [&'static str],
+    check: fn(&Facts<'_>, &mut Findings<'_>),
+) -> LoaderRule {
+    LoaderRule { name, engines, methods, check }
+}
+
+/// Every rule.
+pub static LOADER_RULES: &[LoaderRule] = &[
+    rule("engine-method", &[Vllm, Sglang, Transformers, LlamaCpp, Mlx], &[], engine_method),
+    rule("missing-part", &[], &[], missing_parts),
+    rule("part-type", &[], &[], part_types),
+    rule("group-divides", &[], WORDS, group_divides),
+    rule("zero-points-version", &[], GPTQ, zero_points_version),
+    rule("zero-points-wrap", &[], GPTQ, zero_points_wrap),
+    rule("config-copies", &[], GPTQ, config_copies),
+    rule("gptq-keys", &[Vllm, Sglang], GPTQ, gptq_keys),
+    rule("gptq-bits", &[Vllm, Sglang], GPTQ, gptq_bits),
+    rule("gptq-group", &[Vllm, Sglang], GPTQ, gptq_group),
+    rule("act-order", &[Vllm], GPTQ, act_order),
+    rule("alignment", &[Vllm, Sglang], GPTQ, alignment),
+    rule("awq-bits", &[Vllm, Sglang, Transformers], AWQ, awq_bits),
+    rule("awq-zero-point", &[Vllm, Sglang], AWQ, awq_zero_point),
+    rule("awq-version", &[Vllm, Sglang], AWQ, awq_version),
+    rule("alignment", &[], AWQ, awq_alignment),
+    rule("actorder-channel", &[], CT, actorder_channel),
+    rule("act-order", &[Vllm], CT, actorder_group),
+    rule("act-order", &[Vllm], CT, act_order_tensor),
+    rule("unknown-key", &[], CT, unknown_keys),
+    rule("format", &[], CT, known_format),
+    rule("global-scale", &[Vllm, Sglang], CT, global_scales),
+    rule("static-blocks", &[Vllm, Sglang], FP8, static_blocks),
+    rule("fused-alike", &[Vllm, Sglang], &[], fused_alike),
+    rule("ignore", &[], &["compressed-tensors", "awq", "bitsandbytes", "fp8", "modelopt"], ignored),
+    rule("ignore", &[Vllm, Sglang], GPTQ, ignored),
+    rule("bitsandbytes-keys", &[Transformers], &["bitsandbytes"], bitsandbytes_keys),
+    rule("mlx-keys", &[Mlx], &["mlx"], mlx_keys),
+];
+
+/// What each engine reads without a plugin.
+fn engine_method(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let Some(engine) = facts.engine else { return };
+    let read: &[&str] = match engine {
+        Vllm => &["gptq", "awq", "compressed-tensors", "fp8", "modelopt", "mxfp4", "auto-round"],
+        Sglang => {
+            &["gptq", "awq", "compressed-tensors", "fp8", "modelopt", "mxfp4", "bitsandbytes"]
+        }
+        Transformers => &[
+            "gptq",
+            "awq",
+            "compressed-tensors",
+            "fp8",
+            "mxfp4",
+            "bitsandbytes",
+            "aqlm",
+            "auto-round",
+        ],
+        LlamaCpp => &[],
+        Mlx => &["mlx"],
+    };
+    if !read.contains(&&*facts.method) {
+        let reads = match read {
+            [] => "GGUF alone".to_owned(),
+            read => read.join(", "),
+        };
+        let message = format!("{engine} does not load {}; it loads {reads}", facts.method);
+        find("quantization_config.quant_method", message);
+    }
+}
+
+/// `quantization_config` and `quantize_config.json` say the same.
+fn config_copies(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let Some(copy) = &facts.quantize_config else { return };
+    for key in ["bits", "group_size", "desc_act", "sym", "checkpoint_format"] {
+        let (here, there) = (facts.config.get(key), copy.get(key));
+        if here.is_some() && there.is_some() && here != there {
+            let shown = |value: Option<&Value>| value.map(Value::to_string).unwrap_or_default();
+            let message = format!("{key} is {} here and {} there", shown(here), shown(there));
+            find("quantize_config.json", message);
+        }
+    }
+}
+
+fn gptq_keys(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for key in ["bits", "group_size", "desc_act", "sym"] {
+        if !facts.config.contains_key(key) {
+            find(&format!("quantization_config.{key}"), "is missing".to_owned());
+        }
+    }
+}
+
+/// vLLM `auto_gptq.py`: symmetric codes of 4 or 8 bits.
+fn gptq_bits(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let (Some(bits), Some(symmetric)) = (facts.number("bits"), facts.flag("sym")) else { return };
+    if !matches!((bits, symmetric), (4 | 8, true)) {
+        let kind = if symmetric { "symmetric" } else { "asymmetric" };
+        let message = format!(
+            "{bits} bits, {kind}: GPTQ is loaded with 4 or 8 bits, symmetric; \
+             compressed-tensors takes any"
+        );
+        find("quantization_config.bits", message);
+    }
+}
+
+fn gptq_group(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    if let Some(group) = facts.number("group_size")
+        && ![-1, 32, 64, 128].contains(&group)
+    {
+        let message = format!("groups of {group}; there are -1, 32, 64 and 128");
+        find("quantization_config.group_size", message);
+    }
+}
+
+/// vLLM 0.33 has no group act-order any more (pull request 54809).
+fn act_order(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    if facts.flag("desc_act") == Some(true) && facts.number("group_size") != Some(-1) {
+        let message = "act-order with groups is refused, and `g_idx` not read".to_owned();
+        find("quantization_config.desc_act", message);
+    }
+}
+
+fn awq_bits(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let bits = facts.number("bits").or_else(|| facts.number("w_bit"));
+    if let Some(bits) = bits.filter(|bits| *bits != 4) {
+        find("quantization_config.bits", format!("{bits} bits; AWQ has 4"));
+    }
+}
+
+fn awq_zero_point(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    if facts.flag("zero_point") == Some(false) {
+        let message = "AWQ without zero points is not loaded".to_owned();
+        find("quantization_config.zero_point", message);
+    }
+}
+
+/// vLLM does not look at the version, and fails on shapes.
+fn awq_version(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    if let Some(version) = facts.text("version")
+        && !version.eq_ignore_ascii_case("gemm")
+    {
+        find("quantization_config.version", format!("{version}; only gemm is loaded"));
+    }
+}
+
+/// What a group says of its weights.
+fn weights<'a>(
+    group: &'a serde_json::Map<String, Value>,
+) -> Option<&'a serde_json::Map<String, Value>> {
+    group.get("weights")?.as_object()
+}
+
+/// The package refuses an order of activations where there are no groups
+/// (llm-compressor issue 2805).
+fn actorder_channel(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for (name, group) in facts.groups() {
+        let Some(weights) = weights(group) else { continue };
+        let strategy = weights.get("strategy").and_then(Value::as_str).unwrap_or_default();
+        let has_order = weights.get("actorder").is_some_and(|order| !order.is_null());
+        if has_order && strategy != "group" {
+            let key = format!("config_groups.{name}.weights.actorder");
+            find(&key, format!("an order of activations with the strategy {strategy}"));
+        }
+    }
+}
+
+fn actorder_group(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for (name, group) in facts.groups() {
+        let order = weights(group).and_then(|weights| weights.get("actorder")?.as_str());
+        if order == Some("group") {
+            let key = format!("config_groups.{name}.weights.actorder");
+            find(&key, "act-order with groups is refused; `static` needs none".to_owned());
+        }
+    }
+}
+
+/// compressed-tensors refuses keys that it does not know (`quant_args.py`).
+fn unknown_keys(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    const KNOWN: &[&str] = &[
+        "num_bits",
+        "type",
+        "symmetric",
+        "group_size",
+        "strategy",
+        "block_structure",
+        "dynamic",
+        "actorder",
+        "observer",
+        "observer_kwargs",
+        "scale_dtype",
+        "zp_dtype",
+    ];
+    for (name, group) in facts.groups() {
+        for part in ["weights", "input_activations", "output_activations"] {
+            let Some(Value::Object(arguments)) = group.get(part) else { continue };
+            for key in arguments.keys().filter(|key| !KNOWN.contains(&&***key)) {
+                let place = format!("config_groups.{name}.{part}.{key}");
+                find(&place, "the package refuses keys that it does not know".to_owned());
+            }
+        }
+    }
+}
+
+fn known_format(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    const KNOWN: &[&str] = &[
+        "dense",
+        "pack-quantized",
+        "int-quantized",
+        "float-quantized",
+        "naive-quantized",
+        "nvfp4-pack-quantized",
+        "mxfp4-pack-quantized",
+        "mxfp8-quantized",
+        "mixed-precision",
+    ];
+    match facts.text("format") {
+        None => find("quantization_config.format", "is missing".to_owned()),
+        Some(format) if !KNOWN.contains(&format) => {
+            find("quantization_config.format", format!("{format} is no format"));
+        }
+        Some(_) => {}
+    }
+    if facts.groups().next().is_none() {
+        find("quantization_config.config_groups", "is missing or empty".to_owned());
+    }
+}
+
+/// vLLM `fp8.py`.
+fn static_blocks(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let has_blocks = facts.config.get("weight_block_size").is_some_and(|size| !size.is_null());
+    if has_blocks && facts.text("activation_scheme") == Some("static") {
+        let message = "static activations are refused with blocks".to_owned();
+        find("quantization_config.activation_scheme", message);
+    }
+}
+
+fn bitsandbytes_keys(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let four = facts.flag("load_in_4bit") == Some(true);
+    let eight = facts.flag("load_in_8bit") == Some(true);
+    if four == eight {
+        let message = "one of load_in_4bit and load_in_8bit must be true".to_owned();
+        find("quantization_config", message);
+    }
+}
+
+fn mlx_keys(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let own = facts.model.get("quantization");
+    for key in ["group_size", "bits"] {
+        if own.and_then(|own| own.get(key)).and_then(Value::as_u64).is_none() {
+            find(&format!("quantization.{key}"), "is missing".to_owned());
+        }
+    }
+}
