@@ -267,10 +267,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     ///
     /// # Panics
     /// If not all layers are finished.
-    pub fn visit_output(
-        &mut self,
-        visit: &mut VisitRows<'_, W::Error>,
-    ) -> Result<(), W::Error> {
+    pub fn visit_output(&mut self, visit: &mut VisitRows<'_, W::Error>) -> Result<(), W::Error> {
         assert!(self.number >= self.forward.shape.layers, "layers are left");
         let forward = self.forward;
         let (backend, width) = (forward.backend, forward.shape.hidden);
