@@ -57,7 +57,8 @@ fn sums_are_the_references() {
         assert_eq!((&report["chunks"], &report["chunks_in_all"]), (&json!(8), &json!(8)));
         let expected = tensors(&model.join("golden-calibration.gguf"));
         let found = tensors(&output);
-        let names = |all: &[(String, Vec<f32>)]| all.iter().map(|one| one.0.clone()).collect::<Vec<_>>();
+        let names =
+            |all: &[(String, Vec<f32>)]| all.iter().map(|one| one.0.clone()).collect::<Vec<_>>();
         assert_eq!(names(&found), names(&expected), "{name}");
         for ((tensor, found), (_, expected)) in found.iter().zip(&expected) {
             let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs();
@@ -103,7 +104,7 @@ fn statistics_are_the_references() {
     for (found, row) in found.iter().zip(expected) {
         let cell = |cell: usize| row[cell].as_str().expect("text").trim_end_matches('%');
         let name = found["name"].as_str().expect("a name");
-        assert!(name.contains(&format!("{}.", cell(1))) , "{name}: {row}");
+        assert!(name.contains(&format!("{}.", cell(1))), "{name}: {row}");
         let near = |key: &str, scale: f64, column: usize| {
             let expected: f64 = cell(column).parse().expect("a number");
             let digits = cell(column).split_once('.').map_or(0, |(_, digits)| digits.len());
@@ -128,7 +129,8 @@ fn statistics_are_the_references() {
             near(key, scale, column);
         }
     }
-    let shown = quantize(&["calibrate", "--show-statistics", text(&matrix)]).expect_success().stdout;
+    let shown =
+        quantize(&["calibrate", "--show-statistics", text(&matrix)]).expect_success().stdout;
     assert!(shown.contains("blk.3.attn_k.weight") && shown.contains("mean cosine"), "{shown}");
 }
 
@@ -140,14 +142,15 @@ fn how_it_is_collected_changes_nothing() {
     for name in ["llama-tied", "mixtral"] {
         let model = fixtures().join("tiny").join(name);
         let run = |options: &[&str]| {
-            let common = ["--ctx", "32", "--chunks", "6", "--force", "--collect", "magnitudes,grams,tokens"];
+            let common =
+                ["--ctx", "32", "--chunks", "6", "--force", "--collect", "magnitudes,grams,tokens"];
             calibrate(&model, &output, &[&common, options].concat()).expect_success();
             tensors(&output)
         };
         let expected = run(&[]);
-        assert_eq!(run(&["--threads", "1"]), expected, "{name}");
-        for memory in ["40K", "1K"] {
-            assert_eq!(run(&["--max-memory", memory]), expected, "{name} in {memory}");
+        for options in [["--threads", "1"], ["--max-memory", "40K"], ["--max-memory", "1K"]] {
+            // No assert_eq: it would print every number.
+            assert!(run(&options) == expected, "{name}, {options:?}");
         }
     }
 }
@@ -160,30 +163,44 @@ fn statistics_agree_with_each_other() {
     for name in ["llama-tied", "mixtral"] {
         let output = folder.path().join(format!("{name}.gguf"));
         let model = fixtures().join("tiny").join(name);
-        let options =
-            ["--ctx", "32", "--chunks", "6", "--collect", "grams,magnitudes,tokens", "--expert-prior", "0"];
+        let options = [
+            "--ctx",
+            "32",
+            "--chunks",
+            "6",
+            "--collect",
+            "grams,magnitudes,tokens",
+            "--expert-prior",
+            "0",
+        ];
         calibrate(&model, &output, &options).expect_success();
         let all: BTreeMap<String, Vec<f32>> = tensors(&output).into_iter().collect();
         let mut grams = 0;
         for (tensor, gram) in all.iter().filter(|(name, _)| name.ends_with(".gram")) {
             let matrix = tensor.trim_end_matches(".gram");
-            let (squares, counts) = (&all[&format!("{matrix}.in_sum2")], &all[&format!("{matrix}.counts")]);
+            let (squares, counts) =
+                (&all[&format!("{matrix}.in_sum2")], &all[&format!("{matrix}.counts")]);
             let (experts, width) = (counts.len(), squares.len() / counts.len());
             let packed = width * (width + 1) / 2;
             assert_eq!(gram.len(), experts * packed);
             for expert in 0..experts {
                 for column in 0..width {
                     let start = column * width - column * column.saturating_sub(1) / 2;
-                    let (found, sum) = (gram[expert * packed + start], squares[expert * width + column]);
+                    let (found, sum) =
+                        (gram[expert * packed + start], squares[expert * width + column]);
                     assert!((found - sum).abs() <= 1e-5 * sum, "{tensor}: {found}, {sum}");
                 }
             }
             grams += 1;
         }
-        assert_eq!(grams, 4 * all.keys().filter(|name| name.ends_with("attn_q.weight.counts")).count());
+        assert_eq!(
+            grams,
+            4 * all.keys().filter(|name| name.ends_with("attn_q.weight.counts")).count()
+        );
         for (tensor, magnitudes) in all.iter().filter(|(name, _)| name.ends_with(".in_abs")) {
             let matrix = tensor.trim_end_matches(".in_abs");
-            let (squares, counts) = (&all[&format!("{matrix}.in_sum2")], &all[&format!("{matrix}.counts")]);
+            let (squares, counts) =
+                (&all[&format!("{matrix}.in_sum2")], &all[&format!("{matrix}.counts")]);
             let width = squares.len() / counts.len();
             for (column, (magnitude, square)) in magnitudes.iter().zip(squares).enumerate() {
                 let limit = (square * counts[column / width]).sqrt();
@@ -205,7 +222,9 @@ fn a_run_goes_on_where_another_ended() {
     let resume = [&options("4")[..], &["--resume"]].concat();
     let report = calibrate(&model, &at("parts.gguf"), &resume).expect_success().json();
     assert_eq!((&report["chunks"], &report["chunks_in_all"]), (&json!(4), &json!(6)));
-    for ((name, whole), (_, parts)) in tensors(&at("whole.gguf")).iter().zip(tensors(&at("parts.gguf"))) {
+    for ((name, whole), (_, parts)) in
+        tensors(&at("whole.gguf")).iter().zip(tensors(&at("parts.gguf")))
+    {
         let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * a.abs();
         assert!(whole.iter().zip(&parts).all(near), "{name}");
     }
@@ -213,9 +232,8 @@ fn a_run_goes_on_where_another_ended() {
     calibrate(&model, &at("parts.dat"), &options("2")).expect_success();
     let report = calibrate(&model, &at("parts.dat"), &resume).expect_success().json();
     assert_eq!(report["chunks_in_all"], 6);
-    let others = [&options("1")[..], &["--in-file", text(&at("whole.gguf"))]].concat();
     let whole = at("whole.gguf");
-    let others = [&others[..4], &["--chunks", "1", "--in-file", text(&whole)]].concat();
+    let others = [&options("1")[..], &["--in-file", text(&whole)]].concat();
     let report = calibrate(&model, &at("more.gguf"), &others).expect_success().json();
     assert_eq!(report["chunks_in_all"], 7);
 }
@@ -236,7 +254,10 @@ fn experts_are_covered() {
         assert_eq!(tokens.iter().map(|one| one.as_u64().expect("a count")).sum::<u64>(), 16);
     }
     let warnings = report["warnings"].to_string();
-    assert!(warnings.contains("layer 0: experts ") && warnings.contains("the layer's mean"), "{warnings}");
+    assert!(
+        warnings.contains("layer 0: experts ") && warnings.contains("the layer's mean"),
+        "{warnings}"
+    );
     let counts = |name: &str| {
         let all = tensors(&at(name)).into_iter();
         let counts = all.filter(|(name, _)| name.contains("_exps") && name.ends_with(".counts"));
@@ -293,11 +314,15 @@ fn documents_and_conversations() {
         assert_eq!(report["data"][0]["documents"], 16);
         report["data"][0]["tokens"].as_u64().expect("a number")
     };
-    let contents = tokens(&plain, &[]);
+    let contents = tokens(&plain, &["--chat", "plain"]);
     // The template adds the roles' names.
     assert!(tokens(&template, &[]) > contents);
     assert_eq!(tokens(&template, &["--chat", "plain"]), contents);
-    let run = run(&plain, &["--chat", "template"]);
+    edit_json(&template.join("tokenizer_config.json"), |config| {
+        config["chat_template"] = json!(null)
+    });
+    assert_eq!(tokens(&template, &[]), contents);
+    let run = run(&template, &["--chat", "template"]);
     assert!(run.code == 3 && run.stderr.contains("no chat template"), "{}", run.stderr);
 }
 
@@ -306,7 +331,8 @@ fn the_bundled_text_is_mixed() {
     let folder = scratch();
     let output = folder.path().join("m.gguf");
     let model = fixtures().join("tiny/llama-tied");
-    let arguments = ["calibrate", text(&model), "--data", "default", "--ctx", "64", "--chunks", "20"];
+    let arguments =
+        ["calibrate", text(&model), "--data", "default", "--ctx", "64", "--chunks", "20"];
     let rest = ["-o", text(&output), "--json"];
     let report = quantize(&[&arguments[..], &rest].concat()).expect_success().json();
     assert_eq!((&report["chunks"], report["data"].as_array().map(Vec::len)), (&json!(20), Some(8)));
@@ -320,7 +346,9 @@ fn bad_data() {
     let folder = scratch();
     let output = folder.path().join("m.gguf");
     let (_folder, template) = with_template(TEMPLATE);
-    let (_other, endless) = with_template("{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}");
+    let (_other, endless) = with_template(
+        "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}",
+    );
     let plain = fixtures().join("demo-llama");
     let check = |model: &Path, name: &str, content: &[u8], expected: &str| {
         let data = folder.path().join(name);
@@ -350,15 +378,27 @@ fn bad_statistics() {
     let other = fixtures().join("demo-llama/golden-calibration.gguf");
     let own = fixtures().join("tiny/mixtral/golden-calibration.gguf");
     let check = |options: &[&str], code: i32, expected: &str| {
-        let run = calibrate(&model, &at("m.gguf"), &[&["--ctx", "32", "--chunks", "1"], options].concat());
+        let run = calibrate(
+            &model,
+            &at("m.gguf"),
+            &[&["--ctx", "32", "--chunks", "1"], options].concat(),
+        );
         let told = format!("{}{}", run.stdout, run.stderr);
         assert!(run.code == code && told.contains(expected), "{options:?}: {} {told}", run.code);
     };
     check(&["--in-file", text(&other)], 3, "another shape");
-    check(&["--resume"], 4, "m.gguf");
+    check(&["--resume"], 3, "no such file");
     check(&["--collect", "grams", "--in-file", text(&own)], 5, "one run");
     check(&["--collect", "grams", "--output-format", "dat"], 5, "legacy");
-    let run = quantize(&["calibrate", "--in-file", text(&own), "--in-file", text(&other), "-o", text(&at("x"))]);
+    let run = quantize(&[
+        "calibrate",
+        "--in-file",
+        text(&own),
+        "--in-file",
+        text(&other),
+        "-o",
+        text(&at("x")),
+    ]);
     assert!(run.code == 3 && run.stderr.contains("different models"), "{}", run.stderr);
     write_gguf(&at("model.gguf"), &Default::default(), &[("a.weight", &[2], &[1.0, 2.0])]);
     let run = quantize(&["calibrate", "--show-statistics", text(&at("model.gguf"))]);

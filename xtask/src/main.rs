@@ -8,6 +8,7 @@ mod bench;
 mod codec_speed;
 #[path = "../../crates/qz-codec/golden/inputs.rs"]
 mod inputs;
+mod parity_calibration;
 mod parity_codec;
 mod parity_eval;
 mod parity_files;
@@ -68,6 +69,26 @@ enum Task {
         chunks: u32,
         #[arg(long, default_value_t = 512)]
         context: u32,
+        /// Checkpoints [default: fixtures/demo-llama]
+        models: Vec<PathBuf>,
+    },
+    /// Compare importance matrices with llama-imatrix's
+    ParityCalibration {
+        /// Folder with llama-imatrix
+        #[arg(long)]
+        binaries: PathBuf,
+        /// Our binary
+        #[arg(long, default_value = "target/release/quantize")]
+        quantize: PathBuf,
+        /// The text [default: the bundled prose]
+        #[arg(long)]
+        text: Option<PathBuf>,
+        #[arg(long, default_value_t = 16)]
+        chunks: u32,
+        #[arg(long, default_value_t = 512)]
+        context: u32,
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
         /// Checkpoints [default: fixtures/demo-llama]
         models: Vec<PathBuf>,
     },
@@ -199,6 +220,23 @@ fn main() -> Result<()> {
             }
             let settings = parity_eval::Settings { binaries, quantize, text, chunks, context };
             parity_eval::run(&settings, &models)
+        }
+        Task::ParityCalibration {
+            binaries,
+            quantize,
+            text,
+            chunks,
+            context,
+            threads,
+            mut models,
+        } => {
+            if models.is_empty() {
+                models.push(workspace().join("fixtures/demo-llama"));
+            }
+            let text = text.unwrap_or_else(|| workspace().join("calibration-data/prose.txt"));
+            let settings =
+                parity_calibration::Settings { binaries, quantize, text, chunks, context, threads };
+            parity_calibration::run(&settings, &models)
         }
         Task::ParityFiles { programs, text, options, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {

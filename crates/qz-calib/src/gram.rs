@@ -7,11 +7,12 @@ use rayon::prelude::*;
 
 /// The rows `range` of the upper triangle of `XᵀX`, where X has one row for each token.
 ///
-/// Each batch that is added is multiplied in f32 (`qz_kernels::gemm`: runs of 256
-/// products, then the runs' sums), and the batches are added up in f64. So an element's
-/// error is at most `(256 + b/256) · 2⁻²⁴ · Σ|xᵢ·xⱼ|` for batches of `b` tokens, about
-/// 1.6e-5 relative on the diagonal, and does not grow with the text; without a pattern in
-/// the roundings it is near 1e-6. It does not depend on threads.
+/// The rows of each call of [`Self::add`] are multiplied in f32 (`qz_kernels::gemm`: runs
+/// of 256 products, then the runs' sums), and the calls' results are added up in f64. So
+/// an element's error is at most `(256 + n/256) · 2⁻²⁴ · Σ|xᵢ·xⱼ|` for calls with `n` rows,
+/// about 1.6e-5 relative on the diagonal, and does not grow with the text; without a
+/// pattern in the roundings it is near 1e-6. The result depends on how rows are shared
+/// out to calls, not on threads.
 #[derive(Clone, Debug)]
 pub struct GramRows {
     size: usize,

@@ -44,5 +44,5 @@ pub use logits::{Logits, LogitsTile};
 pub use run::{Forward, ForwardOptions};
 pub use session::Session;
 pub use shape::DecoderShape;
-pub use stream::{LayerStream, Visit};
+pub use stream::{LayerStream, Visit, VisitRows};
 pub use weights::{StoredTensor, WeightSource};

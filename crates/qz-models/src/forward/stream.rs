@@ -19,6 +19,9 @@ use crate::rules::{LayerIndex, Role};
 /// What is called with inputs; an error ends the run.
 pub type Visit<'v, E> = dyn FnMut(&LinearInputs<'_>) -> Result<(), E> + 'v;
 
+/// What is called with rows of numbers; an error ends the run.
+pub type VisitRows<'v, E> = dyn FnMut(&[f32]) -> Result<(), E> + 'v;
+
 /// A text's hidden states on their way through a model's layers.
 ///
 /// One layer is loaded at a time ([`Self::load_next`]). All batches are shown at one of
@@ -264,10 +267,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     ///
     /// # Panics
     /// If not all layers are finished.
-    pub fn visit_output(
-        &mut self,
-        visit: &mut dyn FnMut(&[f32]) -> Result<(), W::Error>,
-    ) -> Result<(), W::Error> {
+    pub fn visit_output(&mut self, visit: &mut VisitRows<'_, W::Error>) -> Result<(), W::Error> {
         assert!(self.number >= self.forward.shape.layers, "layers are left");
         let forward = self.forward;
         let (backend, width) = (forward.backend, forward.shape.hidden);

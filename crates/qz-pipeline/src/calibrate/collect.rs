@@ -39,6 +39,8 @@ struct Pass<'g> {
     /// The groups whose moments are collected.
     with_moments: Vec<bool>,
     grams: Vec<(Item, GramRows)>,
+    /// Tokens of a chunk.
+    length: usize,
 }
 
 impl LayerCollector<'_> {
@@ -69,7 +71,8 @@ impl LayerCollector<'_> {
                 (item, rows)
             };
             let grams = items.into_iter().map(gram).collect();
-            let mut pass = Pass { groups, with_moments, grams };
+            let length = stream.chunks().length();
+            let mut pass = Pass { groups, with_moments, grams, length };
             let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
                 self.backend.install(|| pass.add(inputs, &mut moments));
                 Ok(())
@@ -124,12 +127,26 @@ impl Pass<'_> {
         if self.with_moments[number] {
             moments[number][expert].add(inputs.rows);
         }
-        for (item, rows) in &mut self.grams {
-            if (item.group, item.expert) == (number, expert) {
-                rows.add(inputs.rows);
-            }
+        let grams = self.grams.iter_mut();
+        for (_, gram) in grams.filter(|(item, _)| (item.group, item.expert) == (number, expert)) {
+            by_chunk(inputs, self.length).for_each(|rows| gram.add(rows));
         }
     }
+}
+
+/// The rows of each chunk of `length` tokens: where batches end depends on memory, and a
+/// Gram matrix's last bits on what is multiplied at a time.
+fn by_chunk<'i>(inputs: &'i LinearInputs<'_>, length: usize) -> impl Iterator<Item = &'i [f32]> {
+    let (count, width) = (inputs.count(), inputs.width);
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let chunk = (start < count).then(|| inputs.token(start) / length)?;
+        let first = start;
+        while start < count && inputs.token(start) / length == chunk {
+            start += 1;
+        }
+        Some(&inputs.rows[first * width..start * width])
+    })
 }
 
 fn stage(group: &Group) -> Stage {
@@ -184,7 +201,6 @@ mod tests {
             &[
                 (&Stage::ALL[..2], 2),
                 (&Stage::ALL[2..3], 1),
-                (&Stage::ALL[3..], 1),
                 (&Stage::ALL[3..], 1),
                 (&Stage::ALL[3..], 1),
             ],

@@ -1,0 +1,93 @@
+//! A calibration that is interrupted, and goes on.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use qz_pipeline::{
+    CalibrateOptions, CalibrationData, Cancel, Collect, ComputeOptions, Conversations, DataOptions,
+    Error, Event, Observer, OpenOptions, Rounding, Silent, StatisticsFormat, calibrate,
+};
+use qz_tensor::DataType;
+
+/// Cancels after so many steps, and counts tensors that were taken over.
+struct Stopper<'a> {
+    cancel: &'a Cancel,
+    left: u32,
+    resumed: usize,
+}
+
+impl Observer for Stopper<'_> {
+    fn observe(&mut self, event: Event<'_>) {
+        match event {
+            Event::Advanced { .. } => {
+                self.left = self.left.saturating_sub(1);
+                if self.left == 0 {
+                    self.cancel.store(true, Ordering::Relaxed);
+                }
+            }
+            Event::Resumed { tensors, .. } => self.resumed = tensors,
+            _ => {}
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn options() -> CalibrateOptions {
+    CalibrateOptions {
+        open: OpenOptions::default(),
+        data: DataOptions {
+            data: vec![CalibrationData::File(root().join("calibration-data/drama.txt"))],
+            context: 32,
+            chunks: Some(4),
+            parse_special: false,
+            conversations: Conversations::Either,
+        },
+        compute: ComputeOptions {
+            rounding: Rounding::Engine,
+            cache_type: DataType::F16,
+            max_memory: 1 << 30,
+            spill_folder: std::env::temp_dir(),
+            threads: 2,
+        },
+        collect: Collect { magnitudes: true, grams: true, tokens: true },
+        output_matrix: true,
+        all_experts: false,
+        expert_prior: 64,
+        add: Vec::new(),
+        resume: false,
+        format: StatisticsFormat::Gguf,
+        replace: false,
+    }
+}
+
+#[test]
+fn an_interrupted_run_is_continued_with_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["llama-spm", "mixtral"] {
+        let model = root().join("fixtures/tiny").join(name);
+        let at = |output: &str| folder.path().join(format!("{name}-{output}.gguf"));
+        let (whole, parts) = (at("whole"), at("parts"));
+        let options = options();
+        calibrate(&model, &whole, &options, &Cancel::default(), &mut Silent).expect("a file");
+        let mut resumed = Vec::new();
+        for left in 1..20 {
+            let cancel = Cancel::default();
+            let mut stopper = Stopper { cancel: &cancel, left, resumed: 0 };
+            let result = calibrate(&model, &parts, &options, &cancel, &mut stopper);
+            resumed.push(stopper.resumed);
+            match result {
+                Err(Error::Interrupted) => assert!(!parts.exists()),
+                other => {
+                    other.expect("a file");
+                    break;
+                }
+            }
+        }
+        let (whole, parts) = (std::fs::read(whole), std::fs::read(parts));
+        assert!(whole.expect("a file") == parts.expect("a file"), "{name}");
+        assert!(resumed.is_sorted() && resumed.last() > Some(&0), "{name}: {resumed:?}");
+    }
+}
