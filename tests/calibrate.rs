@@ -327,6 +327,18 @@ fn documents_and_conversations() {
 }
 
 #[test]
+fn documents_in_parquet() {
+    let folder = scratch();
+    let (data, output) = (fixtures().join("documents.parquet"), folder.path().join("m.gguf"));
+    let model = fixtures().join("demo-llama");
+    let arguments = ["calibrate", text(&model), "--data", text(&data), "--ctx", "16"];
+    let rest = ["-o", text(&output), "--json"];
+    let report = quantize(&[&arguments[..], &rest].concat()).expect_success().json();
+    assert_eq!(report["data"][0]["documents"], 16);
+    assert!(report["data"][0]["tokens"].as_u64().expect("a number") > 16 * 8);
+}
+
+#[test]
 fn the_bundled_text_is_mixed() {
     let folder = scratch();
     let output = folder.path().join("m.gguf");
@@ -365,7 +377,13 @@ fn bad_data() {
     check(&plain, "text.txt", b"no \xff text", "the text is not UTF-8");
     check(&plain, "line.jsonl", b"{\"text\": \"one\"}\n{\"text\": \n", "byte 16");
     check(&plain, "other.jsonl", b"{\"content\": \"one\"}\n", "neither a \"text\" nor");
-    check(&plain, "some.parquet", b"PAR1", "parquet files are not read");
+    check(&plain, "some.parquet", b"PAR1", "some.parquet: ");
+    let whole = std::fs::read(fixtures().join("documents.parquet")).expect("a file");
+    check(&plain, "cut.parquet", &whole[..whole.len() / 2], "cut.parquet: ");
+    let mut broken = whole;
+    let middle = broken.len() / 4;
+    broken[8..middle].fill(0xff);
+    check(&plain, "broken.parquet", &broken, "broken.parquet: ");
     let refused = b"{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}";
     check(&template, "refused.jsonl", refused, "no tools");
     check(&endless, "endless.jsonl", refused, "does not come to an end");

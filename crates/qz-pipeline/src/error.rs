@@ -127,9 +127,14 @@ pub enum Error {
     /// Calibration data without a document.
     #[error("{0}: there is no text in it")]
     EmptyData(Location),
-    /// Calibration data in a format that is not read.
-    #[error("{}: parquet files are not read; write their text to JSON lines", .0.display())]
-    Parquet(PathBuf),
+    /// A parquet file that cannot be read.
+    #[error("{}: {problem}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What its reader says.
+        problem: String,
+    },
     /// Conversations are to go through a template that is not there.
     #[error("{}: the model has no chat template", .0.display())]
     NoChatTemplate(PathBuf),
@@ -339,7 +344,7 @@ impl Diagnose for Error {
                 (FaultClass::BadInput, location.clone(), "calibration-document")
             }
             Self::EmptyData(location) => (FaultClass::BadInput, location.clone(), "empty-data"),
-            Self::Parquet(path) => (FaultClass::BadInput, Location::file(path), "parquet"),
+            Self::Parquet { path, .. } => (FaultClass::BadInput, Location::file(path), "parquet"),
             Self::NoChatTemplate(path) => {
                 (FaultClass::BadInput, Location::file(path), "chat-template")
             }

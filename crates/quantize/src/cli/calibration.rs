@@ -16,8 +16,8 @@ pub(crate) struct Calibrate {
     /// A Hugging Face folder or a .gguf file
     #[arg(value_name = "SRC", requires = "data")]
     pub(crate) model: Option<PathBuf>,
-    /// Text to read: a plain file, JSON lines with "text" or "messages" (.jsonl), or "default" for
-    /// the text that comes with this program (repeatable; parts are mixed evenly)
+    /// Text to read: a plain file, "text" or "messages" in JSON lines (.jsonl) or .parquet, or
+    /// "default" for the text that comes with this program (repeatable; parts are mixed evenly)
     #[arg(long, value_name = "FILE", requires = "model")]
     data: Vec<PathBuf>,
     /// The file to write

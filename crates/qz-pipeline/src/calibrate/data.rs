@@ -9,6 +9,7 @@ use qz_tensor::Location;
 use qz_tokenize::{EncodeOptions, TokenId, Tokenizer};
 use serde_json::Value;
 
+use super::parquet;
 use crate::error::Error;
 use crate::eval::{Subject, read_file};
 
@@ -17,7 +18,8 @@ use crate::eval::{Subject, read_file};
 pub enum CalibrationData {
     /// The text that comes with this program.
     Bundled,
-    /// A file: JSON lines by its name (`.jsonl`, `.ndjson`), plain text otherwise.
+    /// A file: JSON lines (`.jsonl`, `.ndjson`) or parquet by its name, plain text
+    /// otherwise.
     File(PathBuf),
 }
 
@@ -191,6 +193,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn file(&self, path: &Path) -> Result<Part, Error> {
+        if path.extension().is_some_and(|extension| extension == "parquet") {
+            return self.parquet(path);
+        }
         let bytes = read_file(path)?;
         let text = std::str::from_utf8(&bytes).map_err(|error| Error::TextEncoding {
             location: Location::file(path).offset(error.valid_up_to() as u64),
@@ -198,10 +203,24 @@ impl Reader<'_> {
         let extension = path.extension().and_then(|extension| extension.to_str());
         let kind = match extension {
             Some("jsonl" | "ndjson") => Kind::JsonLines,
-            Some("parquet") => return Err(Error::Parquet(path.to_owned())),
             _ => Kind::Text,
         };
         self.part(&path.display().to_string(), kind, text, &Location::file(path))
+    }
+
+    fn parquet(&self, path: &Path) -> Result<Part, Error> {
+        let name = path.display().to_string();
+        let mut part = Part { name, documents: 0, tokens: Vec::new() };
+        parquet::each_row(path, &mut |number, row| {
+            part.tokens
+                .extend(self.document(row, &Location::file(path).tensor(format!("row {number}")))?);
+            part.documents += 1;
+            Ok(())
+        })?;
+        if part.documents == 0 {
+            return Err(Error::EmptyData(Location::file(path)));
+        }
+        Ok(part)
     }
 
     fn part(&self, name: &str, kind: Kind, text: &str, location: &Location) -> Result<Part, Error> {
@@ -219,7 +238,11 @@ impl Reader<'_> {
                     let location = location.clone().offset(start as u64);
                     start += line.len();
                     if !line.trim().is_empty() {
-                        part.tokens.extend(self.document(line, &location)?);
+                        let document = serde_json::from_str(line).map_err(|error| {
+                            let problem = error.to_string();
+                            Error::Document { location: location.clone(), problem }
+                        })?;
+                        part.tokens.extend(self.document(&document, &location)?);
                         part.documents += 1;
                     }
                 }
@@ -231,18 +254,16 @@ impl Reader<'_> {
         Ok(part)
     }
 
-    /// The tokens of one line: `{"text": "…"}` or `{"messages": […]}`.
-    fn document(&self, line: &str, location: &Location) -> Result<Vec<u32>, Error> {
-        let malformed = |problem: String| Error::Document { location: location.clone(), problem };
-        let document: Value =
-            serde_json::from_str(line).map_err(|error| malformed(error.to_string()))?;
+    /// The tokens of one document: `{"text": "…"}` or `{"messages": […]}`.
+    fn document(&self, document: &Value, location: &Location) -> Result<Vec<u32>, Error> {
         let tokenizer = &self.subject.tokenizer;
         if let Some(text) = document.get("text").and_then(Value::as_str) {
             return Ok(encode(tokenizer, text, true, self.options.parse_special));
         }
         let messages = document.get("messages").filter(|messages| messages.is_array());
-        let messages = messages.ok_or_else(|| {
-            malformed("there is neither a \"text\" nor a list of \"messages\"".to_owned())
+        let messages = messages.ok_or_else(|| Error::Document {
+            location: location.clone(),
+            problem: "there is neither a \"text\" nor a list of \"messages\"".to_owned(),
         })?;
         match &self.template {
             // The template writes the special tokens.

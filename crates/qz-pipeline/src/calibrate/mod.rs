@@ -4,6 +4,7 @@
 mod collect;
 mod data;
 mod layout;
+mod parquet;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
