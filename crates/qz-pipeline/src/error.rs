@@ -103,10 +103,21 @@ pub enum Error {
         token: String,
     },
     /// A method chooses among a grid's values, and the target is not stored as such.
-    #[error("{target} cannot be written by a method that needs a model's inputs yet")]
+    #[error("{target} has no values that a method could choose among")]
     MethodFormat {
         /// The target.
         target: String,
+    },
+    /// A file of statistics lacks what a method needs.
+    #[error("{location}: {}", match needs {
+        qz_methods::Needs::Gram => "no Gram matrix of its inputs; `calibrate --collect grams` writes them",
+        _ => "no importance of its inputs",
+    })]
+    MissingStatistics {
+        /// The file and the tensor.
+        location: Location,
+        /// What the method needs.
+        needs: qz_methods::Needs,
     },
     /// A method refuses a tensor.
     #[error("{tensor}: {source}")]
@@ -334,6 +345,9 @@ impl Diagnose for Error {
             Self::TokenId { path, .. } => (FaultClass::BadInput, Location::file(path), "token-id"),
             Self::MethodFormat { .. } => {
                 (FaultClass::Refused, Location::default(), "method-target")
+            }
+            Self::MissingStatistics { location, .. } => {
+                (FaultClass::BadInput, location.clone(), "missing-statistics")
             }
             Self::Method { tensor, source } => {
                 let diagnosis = source.diagnosis();

@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{PossibleValue, TypedValueParser};
 use qz_pipeline::qz_methods::{METHODS, Method, Options, Order, method_named};
-use qz_pipeline::{
-    ComputeOptions, ConvertOptions, EvalData, QuantizeOptions, Rounding, TextOptions,
-};
+use qz_pipeline::{CalibrationData, ComputeOptions, ConvertOptions, QuantizeOptions, Rounding};
 use qz_tensor::DataType;
 
+use super::calibration::Reading;
 use super::{Global, Recipe, parse_size};
 
 #[derive(Debug, Args)]
@@ -21,18 +20,18 @@ pub(crate) struct Quantize {
     /// error feedback and coordinate descent
     #[arg(long, value_name = "METHOD", default_value = "gptq", value_parser = MethodParser)]
     method: &'static str,
-    /// The text that the model reads meanwhile
+    /// Text that the model reads meanwhile: a plain file, JSON lines with "text" or "messages"
+    /// (.jsonl), or "default" for the text that comes with this program (repeatable)
     #[arg(long, value_name = "FILE")]
-    data: Option<PathBuf>,
+    data: Vec<PathBuf>,
     /// The text as token ids instead: numbers divided by anything else
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     tokens: Option<PathBuf>,
-    /// Tokens that the model sees together
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    ctx: usize,
-    /// Read at most so many chunks of the text [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    chunks: Option<u32>,
+    /// Statistics that `calibrate` collected, instead of a text (with --collect grams for gptq)
+    #[arg(long, value_name = "STATS", conflicts_with_all = ["data", "tokens"])]
+    stats: Option<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
     /// What is added to the diagonal of the inputs' Gram matrix, in parts of its mean
     #[arg(long, value_name = "X", default_value_t = 0.01)]
     damping: f64,
@@ -96,12 +95,9 @@ impl TypedValueParser for MethodParser {
 
 impl Quantize {
     pub(crate) fn options(&self, global: &Global) -> Result<QuantizeOptions, qz_pipeline::Error> {
-        let data = match (&self.tokens, &self.data) {
-            (Some(tokens), _) => Some(EvalData::Tokens(tokens.clone())),
-            (None, data) => data.clone().map(EvalData::Text),
-        };
-        let chunks = self.chunks.map(|chunks| chunks as usize);
-        let text = data.map(|data| TextOptions { data, context: self.ctx, chunks, stride: None });
+        let mut text = self.reading.options(&self.data);
+        text.data.extend(self.tokens.clone().map(CalibrationData::Tokens));
+        let text = Some(text).filter(|text| !text.data.is_empty());
         let mut options = Options::default();
         options.gptq.damping = self.damping;
         options.gptq.cycles = self.cycles;
@@ -120,6 +116,7 @@ impl Quantize {
             method: method_named(self.method).unwrap_or(METHODS[0]),
             options,
             text,
+            statistics: self.stats.clone(),
             compute: ComputeOptions {
                 rounding: Rounding::Exact,
                 cache_type: DataType::F32,

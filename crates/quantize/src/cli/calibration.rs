@@ -26,19 +26,8 @@ pub(crate) struct Calibrate {
     /// The kind of importance matrix to write [default: by the name: .dat is legacy]
     #[arg(long, value_name = "KIND", value_enum)]
     output_format: Option<Format>,
-    /// Tokens that the model sees together
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_context)]
-    pub(crate) ctx: u32,
-    /// Read at most so many chunks of the text [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    chunks: Option<u32>,
-    /// Take the names of special tokens in plain text for these tokens
-    #[arg(long)]
-    parse_special: bool,
-    /// How conversations become text: through the model's chat template, or their contents alone
-    /// [default: the template, if there is one]
-    #[arg(long, value_name = "HOW", value_enum)]
-    chat: Option<Chat>,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
     #[command(flatten)]
     compute: Compute,
     /// Collect the inputs of the output matrix, too, if it has weights of its own
@@ -71,6 +60,45 @@ pub(crate) struct Calibrate {
     pub(crate) json: bool,
     #[command(flatten)]
     read: Source,
+}
+
+/// How a text for statistics is read.
+#[derive(Debug, Args)]
+pub(crate) struct Reading {
+    /// Tokens that the model sees together
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_context)]
+    pub(crate) ctx: u32,
+    /// Read at most so many chunks of the text [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    chunks: Option<u32>,
+    /// Take the names of special tokens in plain text for these tokens
+    #[arg(long)]
+    parse_special: bool,
+    /// How conversations become text: through the model's chat template, or their contents alone
+    /// [default: the template, if there is one]
+    #[arg(long, value_name = "HOW", value_enum)]
+    chat: Option<Chat>,
+}
+
+impl Reading {
+    /// This text, read so; `default` is the one that comes with the program.
+    pub(super) fn options(&self, data: &[PathBuf]) -> DataOptions {
+        let part = |path: &PathBuf| match path.as_os_str() == "default" {
+            true => CalibrationData::Bundled,
+            false => CalibrationData::File(path.clone()),
+        };
+        DataOptions {
+            data: data.iter().map(part).collect(),
+            context: self.ctx as usize,
+            chunks: self.chunks.map(|chunks| chunks as usize),
+            parse_special: self.parse_special,
+            conversations: match self.chat {
+                None => Conversations::Either,
+                Some(Chat::Template) => Conversations::Template,
+                Some(Chat::Plain) => Conversations::Plain,
+            },
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -111,23 +139,9 @@ impl Calibrate {
     }
 
     pub(crate) fn options(&self, global: &Global) -> CalibrateOptions {
-        let part = |path: &PathBuf| match path.as_os_str() == "default" {
-            true => CalibrationData::Bundled,
-            false => CalibrationData::File(path.clone()),
-        };
         CalibrateOptions {
             open: self.read.options(),
-            data: DataOptions {
-                data: self.data.iter().map(part).collect(),
-                context: self.ctx as usize,
-                chunks: self.chunks.map(|chunks| chunks as usize),
-                parse_special: self.parse_special,
-                conversations: match self.chat {
-                    None => Conversations::Either,
-                    Some(Chat::Template) => Conversations::Template,
-                    Some(Chat::Plain) => Conversations::Plain,
-                },
-            },
+            data: self.reading.options(&self.data),
             compute: self.compute.options(global),
             collect: Collect {
                 magnitudes: self.collect.contains(&What::Magnitudes),

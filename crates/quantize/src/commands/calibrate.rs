@@ -78,7 +78,7 @@ fn experts(calibration: &Calibration) -> Vec<Vec<String>> {
 fn merge(output: &Path, arguments: &Calibrate) -> anyhow::Result<()> {
     let files = &arguments.in_file;
     let format = arguments.format();
-    let merged = merge_statistics(files, output, arguments.ctx, format, arguments.force)?;
+    let merged = merge_statistics(files, output, arguments.reading.ctx, format, arguments.force)?;
     if arguments.json {
         return print_json(&merged);
     }

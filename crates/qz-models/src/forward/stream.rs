@@ -95,6 +95,20 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         self.loader().output()
     }
 
+    /// Rows of one of the source's matrices, by its GGUF name.
+    ///
+    /// # Errors
+    /// If there is no such matrix, it cannot be read, or its type has no codec.
+    pub fn numbers(&self, name: &str, rows: Range<u64>) -> Result<Vec<f32>, W::Error> {
+        let loader = self.loader();
+        let Some(tensor) = self.source.find(name) else {
+            return Err(Error::MissingWeight { location: self.source.location(name) }.into());
+        };
+        let bytes = loader.bytes(name, &tensor, rows)?;
+        let decoded = reference::decode(tensor.data_type, &bytes);
+        decoded.map_err(|source| loader.failed(name, source).into())
+    }
+
     /// Begins a run with stops.
     ///
     /// # Errors
@@ -368,13 +382,10 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// # Errors
     /// If they cannot be read, or their type has no codec.
     pub fn weights(&self, role: Role, expert: Option<usize>) -> Result<Vec<f32>, W::Error> {
-        let loader = self.forward.loader();
-        let (name, tensor) = self.stored(role)?;
+        let (name, _) = self.stored(role)?;
         let (rows, _) = self.shape_of(role);
         let first = (expert.unwrap_or(0) * rows) as u64;
-        let bytes = loader.bytes(&name, &tensor, first..first + rows as u64)?;
-        let decoded = reference::decode(tensor.data_type, &bytes);
-        decoded.map_err(|source| loader.failed(&name, source).into())
+        self.forward.numbers(&name, first..first + rows as u64)
     }
 
     fn linear_mut(&mut self, role: Role, expert: Option<usize>) -> &mut Linear<B> {

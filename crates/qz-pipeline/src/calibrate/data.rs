@@ -11,13 +11,16 @@ use serde_json::Value;
 
 use super::parquet;
 use crate::error::Error;
-use crate::eval::{Subject, read_file};
+use crate::eval::{read_file, read_token_ids};
+use crate::model::Model;
 
 /// Where calibration text comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CalibrationData {
     /// The text that comes with this program.
     Bundled,
+    /// A file of token ids: numbers divided by anything else.
+    Tokens(PathBuf),
     /// A file: JSON lines (`.jsonl`, `.ndjson`) or parquet by its name, plain text
     /// otherwise.
     File(PathBuf),
@@ -52,10 +55,12 @@ pub struct DataOptions {
 
 impl DataOptions {
     /// What the parts are called in a statistics file.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let name = |data: &CalibrationData| match data {
             CalibrationData::Bundled => "default".to_owned(),
-            CalibrationData::File(path) => path.display().to_string(),
+            CalibrationData::Tokens(path) | CalibrationData::File(path) => {
+                path.display().to_string()
+            }
         };
         self.data.iter().map(name).collect()
     }
@@ -75,10 +80,10 @@ pub struct DataPart {
 }
 
 /// The text as the model sees it.
-pub(super) struct CalibrationText {
-    pub(super) chunks: Chunks,
-    pub(super) parts: Vec<DataPart>,
-    pub(super) warnings: Vec<String>,
+pub(crate) struct CalibrationText {
+    pub(crate) chunks: Chunks,
+    pub(crate) parts: Vec<DataPart>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A part before it is cut.
@@ -91,17 +96,24 @@ struct Part {
 /// Reads all parts, cuts each into chunks, and mixes them: the chunks of a part lie evenly
 /// over the whole, so that any beginning has a share of each. Of the mix `skipped` chunks
 /// are passed over.
-pub(super) fn read(
+pub(crate) fn read(
     options: &DataOptions,
-    subject: &Subject,
+    model: &Model,
+    tokenizer: &Tokenizer,
     skipped: usize,
 ) -> Result<CalibrationText, Error> {
     let context = options.context.max(1);
-    let reader = Reader { options, subject, template: template(options, subject)? };
+    let template = template(options, model, tokenizer)?;
+    let reader = Reader { options, tokenizer, template };
     let mut parts = Vec::new();
     for data in &options.data {
         match data {
             CalibrationData::File(path) => parts.push(reader.file(path)?),
+            CalibrationData::Tokens(path) => parts.push(Part {
+                name: path.display().to_string(),
+                documents: 1,
+                tokens: read_token_ids(path)?,
+            }),
             CalibrationData::Bundled => {
                 for part in bundled::PARTS {
                     parts.push(reader.part(
@@ -131,7 +143,6 @@ pub(super) fn read(
     if mixed.is_empty() {
         return Err(Error::NoChunksLeft { skipped });
     }
-    let tokenizer = &subject.tokenizer;
     let first = tokenizer.bos().filter(|_| tokenizer.adds_bos()).map(|token| token.0);
     let mut all = Vec::with_capacity(mixed.len() * context);
     for (part, chunk) in mixed {
@@ -166,19 +177,22 @@ fn mix(counts: &[usize]) -> Vec<(usize, usize)> {
     chunks
 }
 
-fn template(options: &DataOptions, subject: &Subject) -> Result<Option<ChatTemplate>, Error> {
+fn template(
+    options: &DataOptions,
+    model: &Model,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ChatTemplate>, Error> {
     if options.conversations == Conversations::Plain {
         return Ok(None);
     }
     const KEY: &str = "tokenizer.chat_template";
-    let path = &subject.model.path;
-    let Some(text) = subject.model.metadata.string(KEY) else {
+    let path = &model.path;
+    let Some(text) = model.metadata.string(KEY) else {
         return match options.conversations {
             Conversations::Template => Err(Error::NoChatTemplate(path.clone())),
             Conversations::Either | Conversations::Plain => Ok(None),
         };
     };
-    let tokenizer = &subject.tokenizer;
     let piece = |id: TokenId| String::from_utf8_lossy(&tokenizer.piece(id)).into_owned();
     let location = Location::file(path.as_path()).tensor(KEY);
     let (bos, eos) = (tokenizer.bos().map(piece), tokenizer.eos().map(piece));
@@ -187,7 +201,7 @@ fn template(options: &DataOptions, subject: &Subject) -> Result<Option<ChatTempl
 
 struct Reader<'a> {
     options: &'a DataOptions,
-    subject: &'a Subject,
+    tokenizer: &'a Tokenizer,
     template: Option<ChatTemplate>,
 }
 
@@ -224,7 +238,7 @@ impl Reader<'_> {
     }
 
     fn part(&self, name: &str, kind: Kind, text: &str, location: &Location) -> Result<Part, Error> {
-        let tokenizer = &self.subject.tokenizer;
+        let tokenizer = self.tokenizer;
         let mut part = Part { name: name.to_owned(), documents: 0, tokens: Vec::new() };
         match kind {
             Kind::Text => {
@@ -256,7 +270,7 @@ impl Reader<'_> {
 
     /// The tokens of one document: `{"text": "…"}` or `{"messages": […]}`.
     fn document(&self, document: &Value, location: &Location) -> Result<Vec<u32>, Error> {
-        let tokenizer = &self.subject.tokenizer;
+        let tokenizer = self.tokenizer;
         if let Some(text) = document.get("text").and_then(Value::as_str) {
             return Ok(encode(tokenizer, text, true, self.options.parse_special));
         }

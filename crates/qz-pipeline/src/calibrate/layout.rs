@@ -20,22 +20,22 @@ use crate::model_weights::ModelWeights;
 
 /// Matrices that share inputs.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Group {
+pub(crate) struct Group {
     /// Their layer; none for the output matrix.
-    pub(super) layer: Option<LayerIndex>,
+    pub(crate) layer: Option<LayerIndex>,
     /// What they are; of the output matrix nothing.
-    pub(super) linear: Option<LinearGroup>,
+    pub(crate) linear: Option<LinearGroup>,
     /// Their GGUF names.
-    pub(super) names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// Numbers of a row of inputs.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Experts that have matrices of their own; 1 if there are none.
-    pub(super) experts: usize,
+    pub(crate) experts: usize,
 }
 
 impl Group {
     /// All groups of a model, in the order in which it computes them.
-    pub(super) fn of_model(
+    pub(crate) fn of_model(
         forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
         output_matrix: bool,
     ) -> Result<Vec<Self>, Error> {

@@ -17,7 +17,9 @@ use qz_models::forward::{Chunks, Forward, LayerStream, Routing};
 use qz_tensor::OutputOptions;
 use sha2::{Digest, Sha256};
 
+pub(crate) use data::read as read_data;
 pub use data::{CalibrationData, Conversations, DataOptions, DataPart};
+pub(crate) use layout::Group;
 
 use crate::error::Error;
 use crate::eval::{ComputeOptions, Steps, Subject};
@@ -26,7 +28,7 @@ use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::stream::Cancel;
 use collect::{Collected, LayerCollector};
-use layout::{File, Group};
+use layout::File;
 
 /// What is to be collected, and on what.
 #[derive(Clone, Debug)]
@@ -151,7 +153,7 @@ pub fn calibrate(
         earlier.add_file(file, chunk_size)?;
     }
     let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
-    let text = data::read(&options.data, &subject, skipped)?;
+    let text = data::read(&options.data, model, &subject.tokenizer, skipped)?;
     let mut warnings = model.warnings.clone();
     warnings.extend(text.warnings);
 

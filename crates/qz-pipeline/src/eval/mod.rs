@@ -32,7 +32,7 @@ use crate::stream::Cancel;
 use reference::{ReferenceFile, Saving};
 use subjects::Pass;
 pub(crate) use subjects::{Steps, Subject};
-pub(crate) use text::read_file;
+pub(crate) use text::{read_file, read_token_ids};
 
 /// What is to be evaluated, and how.
 #[derive(Clone, Debug)]

@@ -61,17 +61,20 @@ fn read_tokens(data: &EvalData, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error
             let ids = tokenizer.encode(&read_text(path)?, options);
             Ok(ids.into_iter().map(|id| id.0).collect())
         }
-        EvalData::Tokens(path) => {
-            let bytes = read_file(path)?;
-            let digits = bytes.split(|byte| !byte.is_ascii_digit());
-            let token = |digits: &[u8]| {
-                let token = String::from_utf8_lossy(digits).into_owned();
-                let id = token.parse();
-                id.map_err(|_| Error::TokenId { path: path.to_owned(), token })
-            };
-            digits.filter(|digits| !digits.is_empty()).map(token).collect()
-        }
+        EvalData::Tokens(path) => read_token_ids(path),
     }
+}
+
+/// A file of token ids: numbers divided by anything else.
+pub(crate) fn read_token_ids(path: &Path) -> Result<Vec<u32>, Error> {
+    let bytes = read_file(path)?;
+    let digits = bytes.split(|byte| !byte.is_ascii_digit());
+    let token = |digits: &[u8]| {
+        let token = String::from_utf8_lossy(digits).into_owned();
+        let id = token.parse();
+        id.map_err(|_| Error::TokenId { path: path.to_owned(), token })
+    };
+    digits.filter(|digits| !digits.is_empty()).map(token).collect()
 }
 
 /// A file in UTF-8.

@@ -6,21 +6,23 @@ use qz_models::forward::Chunks;
 use sha2::{Digest, Sha256};
 
 use super::add_squares;
+use crate::calibrate::{DataOptions, read_data};
 use crate::error::Error;
-use crate::eval::{Subject, TextOptions};
+use crate::eval::Subject;
+use crate::event::{Event, Observer};
 use crate::model::Model;
 
 /// The text in the model's tokens.
 pub(super) struct Calibration {
     pub(super) chunks: Chunks,
-    data: String,
+    data: Vec<String>,
 }
 
 /// What the model read.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct CalibrationSummary {
-    /// The text.
-    pub data: String,
+    /// The text's parts.
+    pub data: Vec<String>,
     /// Chunks of it.
     pub chunks: usize,
     /// Tokens of a chunk.
@@ -28,11 +30,17 @@ pub struct CalibrationSummary {
 }
 
 impl Calibration {
-    pub(super) fn read(model: &Model, options: &TextOptions) -> Result<Self, Error> {
+    pub(super) fn read(
+        model: &Model,
+        options: &DataOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, Error> {
         let tokenizer = Subject::tokenizer_of(model)?;
-        let text = options.read(&tokenizer)?;
-        let chunks = Subject::seen_by(&tokenizer, &text, options.stride.is_some());
-        Ok(Self { chunks, data: options.data.path().display().to_string() })
+        let text = read_data(options, model, &tokenizer, 0)?;
+        for warning in &text.warnings {
+            observer.observe(Event::Warning(warning));
+        }
+        Ok(Self { chunks: text.chunks, data: options.names() })
     }
 
     /// Tells these tokens from others.
@@ -91,12 +99,13 @@ impl Sums {
     pub(super) fn finish(self) -> Captured {
         match self {
             Self::Gram(gram) => {
-                Captured { tokens: gram.tokens(), gram: Some(gram.finish()), importance: None }
+                let tokens = Some(gram.tokens());
+                Captured { tokens, gram: Some(gram.finish()), importance: None }
             }
             Self::Squares { sums, tokens } => {
                 let count = tokens.max(1) as f64;
                 let means = sums.iter().map(|sum| (sum / count) as f32).collect();
-                Captured { tokens, gram: None, importance: Some(means) }
+                Captured { tokens: Some(tokens), gram: None, importance: Some(means) }
             }
         }
     }
@@ -104,9 +113,10 @@ impl Sums {
 
 /// What is known of a group's inputs.
 pub(super) struct Captured {
-    pub(super) tokens: u64,
-    gram: Option<Symmetric>,
-    importance: Option<Vec<f32>>,
+    /// Tokens they were, if that is known.
+    pub(super) tokens: Option<u64>,
+    pub(super) gram: Option<Symmetric>,
+    pub(super) importance: Option<Vec<f32>>,
 }
 
 impl Captured {

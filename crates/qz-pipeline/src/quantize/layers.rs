@@ -7,15 +7,17 @@ use std::sync::atomic::Ordering;
 use qz_codec::grid::{RowBatch, Rows as WeightRows};
 use qz_kernels::backend::CpuBackend;
 use qz_methods::{Needs, Problem, Target, TensorReport};
-use qz_models::forward::{Forward, LayerStream, LinearGroup, Stage};
+use qz_models::forward::{Chunks, Forward, LayerStream, LinearGroup, Stage};
 use qz_models::{Role, RowOrder};
 use qz_tensor::DataType;
 
 use super::QuantizeOptions;
-use super::capture::{Calibration, Captured, Sums};
+use super::capture::{Captured, Sums};
+use super::known::Known;
 use super::packed::PackedMatrix;
 use super::plan::Chosen;
 use super::report::MethodTensor;
+use crate::calibrate::Group;
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::TargetPlan;
@@ -35,7 +37,6 @@ pub(super) struct Layers<'a> {
     pub(super) plans: &'a [TargetPlan],
     pub(super) chosen: &'a Chosen,
     pub(super) options: &'a QuantizeOptions,
-    pub(super) calibration: &'a Calibration,
     pub(super) backend: &'a CpuBackend,
     pub(super) cancel: &'a Cancel,
 }
@@ -74,6 +75,7 @@ impl Layers<'_> {
     pub(super) fn run(
         &self,
         forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        chunks: Chunks,
         sinks: &mut Sinks,
         reports: &mut Vec<MethodTensor>,
         observer: &mut dyn Observer,
@@ -81,7 +83,7 @@ impl Layers<'_> {
         if self.is_all_done(sinks) {
             return Ok(());
         }
-        let mut stream = forward.stream(self.calibration.chunks.clone())?;
+        let mut stream = forward.stream(chunks)?;
         while stream.load_next()? {
             for stage in Stage::ALL {
                 for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
@@ -90,7 +92,78 @@ impl Layers<'_> {
             }
             stream.advance(&mut |_| self.check_cancelled())?;
         }
-        self.output(&mut stream, sinks, reports, observer)
+        let Some((position, _)) = self.chosen.output else { return Ok(()) };
+        let columns = to_usize(self.model.tensors[position].shape.columns());
+        let mut sums = Sums::new(Needs::Importance, columns);
+        if sinks.is_done(0, position) {
+            return Ok(());
+        }
+        stream.visit_output(&mut |rows| {
+            self.check_cancelled()?;
+            self.backend.install(|| sums.add(rows));
+            Ok(())
+        })?;
+        self.output(&sums.finish(), sinks, reports, observer)
+    }
+
+    /// Quantizes all matrices with statistics that are known; what a matrix became changes
+    /// nothing for those that come after it.
+    pub(super) fn run_known(
+        &self,
+        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        known: &Known,
+        sinks: &mut Sinks,
+        reports: &mut Vec<MethodTensor>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        for group in Group::of_model(forward, false)? {
+            let is_open = |name: &String| {
+                self.chosen.position(name).filter(|position| !sinks.is_done(0, *position))
+            };
+            let open: Vec<usize> = group.names.iter().filter_map(is_open).collect();
+            if open.is_empty() {
+                continue;
+            }
+            for expert in 0..group.experts {
+                let captured = known.of(&group, expert, self.options.method.needs())?;
+                for position in &open {
+                    let matrix = self.matrix(*position, (group.experts > 1).then_some(expert));
+                    let first = matrix.first_row();
+                    let rows = first..first + matrix.rows as u64;
+                    let name = &self.model.tensors[*position].name;
+                    let weights = forward.numbers(name, rows)?;
+                    let Quantized { content, report, .. } =
+                        self.quantized(&matrix, &weights, &captured)?;
+                    self.put(sinks, &matrix, first, content)?;
+                    reports.push(self.described(&matrix, &captured, report));
+                    observer.observe(Event::Advanced { weights: weights.len() as u64 });
+                }
+            }
+            open.into_iter().for_each(|position| self.complete(sinks, position, observer));
+        }
+        let Some((position, _)) = self.chosen.output.filter(|(at, _)| !sinks.is_done(0, *at)) else {
+            return Ok(());
+        };
+        let name = &self.model.tensors[position].name;
+        let columns = to_usize(self.model.tensors[position].shape.columns());
+        let captured = Captured {
+            tokens: None,
+            gram: None,
+            importance: known.importance(name, 0, columns)?,
+        };
+        self.output(&captured, sinks, reports, observer)
+    }
+
+    /// A matrix of a tensor that is chosen.
+    fn matrix(&self, position: usize, expert: Option<usize>) -> Matrix {
+        let shape = &self.model.tensors[position].shape;
+        let rows = match expert {
+            Some(_) => self.model.tensors[position].rows_per_matrix(),
+            None => shape.rows(),
+        };
+        let data_type = self.plans[0].assignments[position].data_type;
+        let columns = to_usize(shape.columns());
+        Matrix { position, expert, rows: to_usize(rows), columns, data_type }
     }
 
     /// True if nothing is left to be quantized.
@@ -168,14 +241,11 @@ impl Layers<'_> {
         }
         let (name, stored) = stream.stored(role)?;
         let Some(position) = self.chosen.position(&name) else { return Ok(Vec::new()) };
-        let (rows, columns) = stream.shape_of(role);
-        let experts = match stored.shape.dimensions() {
+        let experts: Vec<_> = match stored.shape.dimensions() {
             [experts, _, _] => (0..to_usize(*experts)).map(Some).collect(),
             _ => vec![None],
         };
-        let data_type = self.plans[0].assignments[position].data_type;
-        let matrix = |expert| Matrix { position, expert, rows, columns, data_type };
-        Ok(experts.into_iter().map(matrix).collect())
+        Ok(experts.into_iter().map(|expert| self.matrix(position, expert)).collect())
     }
 
     /// Replaces matrices by what an earlier run wrote; false if that cannot be read.
@@ -365,24 +435,14 @@ impl Layers<'_> {
     /// Rounds the output matrix with the importance of its inputs.
     fn output(
         &self,
-        stream: &mut Stream<'_>,
+        captured: &Captured,
         sinks: &mut Sinks,
         reports: &mut Vec<MethodTensor>,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let Some((position, data_type)) = self.chosen.output else { return Ok(()) };
-        if sinks.is_done(0, position) {
-            return Ok(());
-        }
         let tensor = &self.model.tensors[position];
         let columns = to_usize(tensor.shape.columns());
-        let mut sums = Sums::new(Needs::Importance, columns);
-        stream.visit_output(&mut |rows| {
-            self.check_cancelled()?;
-            self.backend.install(|| sums.add(rows));
-            Ok(())
-        })?;
-        let captured = sums.finish();
         let importance = qz_methods::method_named("imatrix").expect("a method");
         let options = QuantizeOptions { method: importance, ..self.options.clone() };
         let layers = Layers { options: &options, ..*self };
@@ -393,14 +453,14 @@ impl Layers<'_> {
             let count = step.min(rows - first);
             let weights = self.read_rows(position, first, count)?;
             let part = Matrix { position, expert: None, rows: count, columns, data_type };
-            let (bytes, part_report) = layers.blocks(&part, &weights, &captured)?;
+            let (bytes, part_report) = layers.blocks(&part, &weights, captured)?;
             let content = Content::Rows { row_bytes: part.row_bytes(), bytes };
             self.put(sinks, &part, first as u64, content)?;
             observer.observe(Event::Advanced { weights: weights.len() as u64 });
             report.get_or_insert(part_report).rows = rows;
         }
         let whole = Matrix { position, expert: None, rows, columns, data_type };
-        reports.extend(report.map(|report| self.described(&whole, &captured, report)));
+        reports.extend(report.map(|report| self.described(&whole, captured, report)));
         self.complete(sinks, position, observer);
         Ok(())
     }

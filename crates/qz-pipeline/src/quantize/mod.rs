@@ -10,10 +10,13 @@
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
 mod capture;
+mod known;
 mod layers;
 mod packed;
 mod plan;
 mod report;
+
+use std::path::PathBuf;
 
 use qz_methods::{Method, Needs, Options};
 use qz_models::forward::Forward;
@@ -22,15 +25,18 @@ use rayon::prelude::*;
 pub use capture::CalibrationSummary;
 pub use report::{MethodTensor, QuantizeReport};
 
+use crate::calibrate::DataOptions;
 use crate::convert::{ConvertOptions, Output, Rows, check_unchanged, finish, measured};
 use crate::error::Error;
-use crate::eval::{ComputeOptions, TextOptions};
+use crate::eval::ComputeOptions;
 use crate::event::{Event, Observer};
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
 use crate::planning::plan_all;
 use crate::sinks::Sinks;
 use crate::stream::{Cancel, Work};
+use capture::Calibration;
+use known::Known;
 use layers::Layers;
 use plan::Chosen;
 
@@ -44,7 +50,9 @@ pub struct QuantizeOptions {
     /// What it is told.
     pub options: Options,
     /// What the model reads meanwhile; may be left out where the method needs nothing.
-    pub text: Option<TextOptions>,
+    pub text: Option<DataOptions>,
+    /// Statistics that an earlier run collected, instead of a text.
+    pub statistics: Option<PathBuf>,
     /// How the forward pass computes.
     pub compute: ComputeOptions,
 }
@@ -101,12 +109,14 @@ fn one(
     if !uncovered.is_empty() {
         return Err(Error::MissingImportance(uncovered));
     }
-    let calibration = match &options.text {
-        _ if chosen.is_empty() => None,
-        None => return Err(Error::NoText),
-        Some(text) => Some(capture::Calibration::read(model, text)?),
-    };
-    let recipe = report::recipe(options, calibration.as_ref());
+    let (mut calibration, mut known) = (None, None);
+    match (&options.statistics, &options.text) {
+        _ if chosen.is_empty() => {}
+        (Some(path), _) => known = Some(Known::open(path)?),
+        (None, Some(text)) => calibration = Some(Calibration::read(model, text, observer)?),
+        (None, None) => return Err(Error::NoText),
+    }
+    let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());
     let outputs = std::slice::from_ref(output);
     let sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, observer)?;
     let threads = options.convert.threads;
@@ -127,13 +137,20 @@ fn one(
     let mut tensors = Vec::new();
     let outcome = rows
         .encode(&mut sinks, &rest, &positions, cancel, observer)
-        .and_then(|()| match (&calibration, &forward) {
-            (Some(calibration), Some(forward)) => {
-                let (backend, chosen) = (&backend, &chosen);
-                let layers = Layers { model, plans, chosen, options, calibration, backend, cancel };
-                layers.run(forward, &mut sinks, &mut tensors, observer)
+        .and_then(|()| {
+            let Some(forward) = &forward else { return Ok(()) };
+            let (backend, chosen) = (&backend, &chosen);
+            let layers = Layers { model, plans, chosen, options, backend, cancel };
+            match (&calibration, &known) {
+                (Some(calibration), _) => {
+                    let chunks = calibration.chunks.clone();
+                    layers.run(forward, chunks, &mut sinks, &mut tensors, observer)
+                }
+                (None, Some(known)) => {
+                    layers.run_known(forward, known, &mut sinks, &mut tensors, observer)
+                }
+                (None, None) => Ok(()),
             }
-            _ => Ok(()),
         })
         .and_then(|()| check_unchanged(model, &options.convert.plan));
     match outcome {

@@ -67,8 +67,7 @@ impl Chosen {
             chosen.positions.insert(position);
             chosen.output = Some((position, plan.assignments[position].data_type));
         }
-        let is_packed = (0..plan.places.len()).any(|position| plan.packed(position).is_some());
-        if is_packed && chosen.is_empty() {
+        if chosen.is_empty() && output.target.format.name != "gguf" {
             return Err(Error::MethodFormat { target: output.target.to_string() });
         }
         Ok(chosen)

@@ -7,6 +7,7 @@ use qz_methods::TensorReport;
 
 use super::QuantizeOptions;
 use super::capture::{Calibration, CalibrationSummary};
+use super::known::Known;
 use crate::convert::ConvertReport;
 
 /// What came of one output.
@@ -35,8 +36,9 @@ pub struct MethodTensor {
     /// The type it got.
     #[serde(rename = "type")]
     pub data_type: &'static str,
-    /// Tokens that its inputs are known of.
-    pub tokens: u64,
+    /// Tokens that its inputs are known of, if these were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
     /// What came of it.
     #[serde(flatten)]
     pub report: TensorReport,
@@ -44,7 +46,11 @@ pub struct MethodTensor {
 
 /// Everything that decides about bytes beside the model and the plan. The instruction set
 /// is a part of it: sums differ in their last bits between them.
-pub(super) fn recipe(options: &QuantizeOptions, calibration: Option<&Calibration>) -> String {
+pub(super) fn recipe(
+    options: &QuantizeOptions,
+    calibration: Option<&Calibration>,
+    known: Option<&Known>,
+) -> String {
     let mut text = format!("method {} {:?}\n", options.method.name(), options.options);
     if let Some(calibration) = calibration {
         let compute = &options.compute;
@@ -56,6 +62,9 @@ pub(super) fn recipe(options: &QuantizeOptions, calibration: Option<&Calibration
             compute.cache_type,
             Isa::chosen()
         );
+    }
+    if let Some(known) = known {
+        let _ = writeln!(text, "statistics {} {}", known.digest(), Isa::chosen());
     }
     text
 }
