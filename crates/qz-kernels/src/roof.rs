@@ -21,14 +21,17 @@ const CHAINS: usize = 12;
 pub fn multiply_add(isa: Isa, rounds: usize) -> u64 {
     let (lanes, sum) = match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the set is one that this machine has, and machines with AVX2 that
-        // have no FMA are asked for, too.
         Isa::Avx2 if isa.is_supported() && is_x86_feature_detected!("fma") => {
-            (8, unsafe { rounds_avx2(rounds) })
+            // SAFETY: the machine has been asked for AVX2 and FMA.
+            let sum = unsafe { rounds_avx2(rounds) };
+            (8, sum)
         }
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the set is one that this machine has.
-        Isa::Avx512 if isa.is_supported() => (16, unsafe { rounds_avx512(rounds) }),
+        Isa::Avx512 if isa.is_supported() => {
+            // SAFETY: the machine has been asked for AVX-512.
+            let sum = unsafe { rounds_avx512(rounds) };
+            (16, sum)
+        }
         _ => (4, rounds_portable(rounds)),
     };
     // What nobody looks at would not be computed.
