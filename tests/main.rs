@@ -11,6 +11,7 @@ mod importance;
 mod interruption;
 mod overrides;
 mod packed;
+mod packed_floats;
 mod plan;
 mod pytorch;
 mod reports;

@@ -256,3 +256,22 @@ pub(super) fn ignored(facts: &Facts<'_>, find: &mut Findings<'_>) {
         find(module, message.to_owned());
     }
 }
+
+/// vLLM `fp8.py`, `validate_block_quant_shapes`: what is multiplied together has its outputs
+/// in whole blocks, since the scales of several matrices are put one after the other.
+pub(super) fn block_divides(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let sides = facts.config.get("weight_block_size").and_then(Value::as_array);
+    let Some(rows) = sides.and_then(|sides| sides.first()?.as_u64()).filter(|rows| *rows > 0)
+    else {
+        return;
+    };
+    for module in facts.fused().into_iter().filter(|group| group.len() > 1).flatten() {
+        let Some([outputs, _]) = facts.matrix(module, "weight") else { continue };
+        if facts.packed.contains(module) && outputs % rows != 0 {
+            let message = format!(
+                "{outputs} outputs of a fused matrix are not a multiple of the block {rows}"
+            );
+            find(module, message);
+        }
+    }
+}

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::facts::Facts;
 use super::layout_rules::{
-    act_order_tensor, alignment, awq_alignment, fused_alike, global_scales, group_divides, ignored,
-    missing_parts, part_types, zero_points_version, zero_points_wrap,
+    act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, global_scales,
+    group_divides, ignored, missing_parts, part_types, zero_points_version, zero_points_wrap,
 };
 use super::{Engine, Findings, LoaderRule};
 
@@ -51,6 +51,8 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("format", &[], CT, known_format),
     rule("global-scale", &[Vllm, Sglang], CT, global_scales),
     rule("static-blocks", &[Vllm, Sglang], FP8, static_blocks),
+    rule("block-divides", &[Vllm, Sglang], FP8, block_divides),
+    rule("modelopt-keys", &[Vllm, Sglang], &["modelopt"], modelopt_keys),
     rule("fused-alike", &[Vllm, Sglang], &[], fused_alike),
     rule("ignore", &[], &["compressed-tensors", "awq", "bitsandbytes", "fp8", "modelopt"], ignored),
     rule("ignore", &[Vllm, Sglang], GPTQ, ignored),
@@ -251,6 +253,17 @@ fn static_blocks(facts: &Facts<'_>, find: &mut Findings<'_>) {
     if has_blocks && facts.text("activation_scheme") == Some("static") {
         let message = "static activations are refused with blocks".to_owned();
         find("quantization_config.activation_scheme", message);
+    }
+}
+
+/// vLLM `modelopt.py`: the file of its own is checked for all of these, the common
+/// configuration for the first.
+fn modelopt_keys(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let is_own_file = !facts.model.contains_key("quantization_config");
+    let own: &[&str] = &["kv_cache_quant_algo", "group_size", "exclude_modules"];
+    let needed = ["quant_algo"].iter().chain(own.iter().filter(|_| is_own_file));
+    for key in needed.filter(|key| !facts.config.contains_key(**key)) {
+        find(&format!("quantization.{key}"), "is missing".to_owned());
     }
 }
 
