@@ -73,7 +73,7 @@ impl Facts<'_> {
         let plain = source
             .tensors()
             .iter()
-            .filter_map(|info| plain_module(info))
+            .filter_map(plain_module)
             .filter(|module| !packed.contains(module))
             .collect();
         let method = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();

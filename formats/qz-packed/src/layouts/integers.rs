@@ -1,5 +1,5 @@
-//! Groups of integers with a scale and a zero point, before any layout: `value = (code
-//! - zero) * scale`. GPTQ, AWQ and compressed-tensors store the same numbers in
+//! Groups of integers with a scale and a zero point, before any layout:
+//! `value = (code - zero) * scale`. GPTQ, AWQ and compressed-tensors store the same numbers in
 //! different places.
 
 use qz_codec::grid::{Grid, GroupIndex, IntegerFormat, RowBatch, Rows, integers_stored, rounding};
