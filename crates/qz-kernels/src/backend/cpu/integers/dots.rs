@@ -9,13 +9,13 @@ use qz_tensor::DataType;
 use rayon::prelude::*;
 
 use super::dwords::{EightDwords, Plain};
-use super::formats::{self, Format, Layout, Minimums, Unpacked, with_format};
-use super::panels::{Kind, pair};
+use super::formats::{self, Format, Layout, Minimums, Unpacked, twice, with_format};
+use super::panels::Kind;
 use super::quantized::Quantized;
 use super::split::{Scratch, Split};
 use crate::backend::cpu::matmul::Matrix;
 use crate::gemm::{Destination, ViewMut};
-use crate::vector::{Instructions, Vector};
+use crate::vector::{Instructions, Vector, prefetch_behind};
 
 /// The most tokens that are multiplied here.
 pub(in super::super) const FEW: usize = 4;
@@ -203,10 +203,9 @@ fn dot_levels<V: EightDwords, F: Format, const COUNT: usize>(
             for (run, (levels, weights)) in runs.enumerate() {
                 let products = V::load_bytes(weights).multiply_bytes(V::load_levels(levels));
                 let scales = if F::SUB_BLOCK == 32 {
-                    V::splat(pair(unpacked.scales[run], unpacked.scales[run]))
+                    V::splat(unpacked.scales[run])
                 } else {
-                    let [first, second] = [unpacked.scales[2 * run], unpacked.scales[2 * run + 1]];
-                    V::halves(pair(first, first), pair(second, second))
+                    V::halves(unpacked.scales[2 * run], unpacked.scales[2 * run + 1])
                 };
                 integers = integers.add(products.multiply_pairs(scales));
             }
@@ -264,8 +263,8 @@ trait SignedFormat {
     /// Runs of 32 weights.
     const RUNS: usize;
 
-    /// The integer scale of a run.
-    fn scale(block: &[u8], run: usize) -> i16;
+    /// The integer scales of the runs, each twice as in [`twice`].
+    fn scales(block: &[u8]) -> [i32; 8];
     /// The levels of a run.
     fn levels<V: EightDwords>(block: &[u8], run: usize) -> V;
 }
@@ -277,8 +276,8 @@ impl SignedFormat for Q4_0 {
     const RUNS: usize = 1;
 
     #[inline(always)]
-    fn scale(_block: &[u8], _run: usize) -> i16 {
-        1
+    fn scales(_block: &[u8]) -> [i32; 8] {
+        [twice(1); 8]
     }
 
     #[inline(always)]
@@ -295,8 +294,8 @@ impl SignedFormat for Q8_0 {
     const RUNS: usize = 1;
 
     #[inline(always)]
-    fn scale(_block: &[u8], _run: usize) -> i16 {
-        1
+    fn scales(_block: &[u8]) -> [i32; 8] {
+        [twice(1); 8]
     }
 
     #[inline(always)]
@@ -312,8 +311,8 @@ impl SignedFormat for Iq4Nl {
     const RUNS: usize = 1;
 
     #[inline(always)]
-    fn scale(_block: &[u8], _run: usize) -> i16 {
-        1
+    fn scales(_block: &[u8]) -> [i32; 8] {
+        [twice(1); 8]
     }
 
     #[inline(always)]
@@ -329,10 +328,15 @@ impl SignedFormat for Iq4Xs {
     const RUNS: usize = 8;
 
     #[inline(always)]
-    fn scale(block: &[u8], run: usize) -> i16 {
-        let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * run) & 3;
-        let low = block[4 + run / 2] >> (4 * (run % 2)) & 15;
-        i16::from(low | (high as u8) << 4) - 32
+    fn scales(block: &[u8]) -> [i32; 8] {
+        let high = u32::from(u16::from_le_bytes([block[2], block[3]]));
+        let low = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
+        let mut scales = [0; 8];
+        for (run, scale) in scales.iter_mut().enumerate() {
+            let own = low >> (4 * run) & 15 | (high >> (2 * run) & 3) << 4;
+            *scale = twice(own as i16 - 32);
+        }
+        scales
     }
 
     #[inline(always)]
@@ -348,12 +352,13 @@ fn dot_signed<V: EightDwords, S: SignedFormat, const COUNT: usize>(
 ) -> Products {
     let mut totals = [V::Floats::zero(); COUNT];
     for (block, bytes) in bytes.chunks_exact(S::BYTES).enumerate() {
+        prefetch_behind(bytes);
         let unit = V::half([bytes[0], bytes[1]]);
         let mut integers = [V::zero(); COUNT];
-        for run in 0..S::RUNS {
+        let scales = S::scales(bytes);
+        for (run, scale) in scales.into_iter().enumerate().take(S::RUNS) {
             let weights = S::levels::<V>(bytes, run);
-            let scale = S::scale(bytes, run);
-            let scale = V::splat(pair(scale, scale));
+            let scale = V::splat(scale);
             for (token, integers) in integers.iter_mut().enumerate() {
                 let levels = tokens.levels(token, (block * S::RUNS + run) * 32, 32);
                 let levels = V::load_levels(&levels.as_chunks().0[0]).with_signs_of(weights);

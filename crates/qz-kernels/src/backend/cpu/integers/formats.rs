@@ -23,7 +23,8 @@ pub(super) enum Minimums {
 #[derive(Clone, Debug)]
 pub(super) struct Unpacked {
     pub(super) levels: [u8; 256],
-    pub(super) scales: [i16; 16],
+    /// Each twice, as two numbers of 16 bits in one of 32.
+    pub(super) scales: [i32; 16],
     pub(super) minimums: [i16; 16],
     pub(super) unit: f32,
     /// What is subtracted is this times minimum.
@@ -32,7 +33,13 @@ pub(super) struct Unpacked {
 
 impl Unpacked {
     pub(super) fn new() -> Self {
-        Self { levels: [0; 256], scales: [1; 16], minimums: [0; 16], unit: 0.0, minimum_unit: 0.0 }
+        Self {
+            levels: [0; 256],
+            scales: [0x0001_0001; 16],
+            minimums: [0; 16],
+            unit: 0.0,
+            minimum_unit: 0.0,
+        }
     }
 }
 
@@ -65,6 +72,12 @@ const fn run(highest_level: usize, sub_block: usize) -> usize {
 #[inline(always)]
 fn half<V: Dwords>(block: &[u8], at: usize) -> f32 {
     V::half([block[at], block[at + 1]])
+}
+
+/// A number of 16 bits twice in one of 32.
+#[inline(always)]
+pub(super) fn twice(number: i16) -> i32 {
+    i32::from(number) & 0xffff | i32::from(number) << 16
 }
 
 /// One of the types that this module reads.
@@ -131,7 +144,7 @@ impl Format for Q2K {
         unpack_crumbs(&block[16..80], &mut to.levels);
         let numbers = to.scales.iter_mut().zip(&mut to.minimums).zip(&block[..16]);
         for ((scale, minimum), byte) in numbers {
-            (*scale, *minimum) = (i16::from(byte & 15), i16::from(byte >> 4));
+            (*scale, *minimum) = (twice(i16::from(byte & 15)), i16::from(byte >> 4));
         }
         (to.unit, to.minimum_unit) = (half::<V>(block, 80), half::<V>(block, 82));
     }
@@ -153,8 +166,8 @@ impl Format for Q3K {
         let stored = unpack_sixteen_scales(&block[96..108]);
         let numbers = to.scales.iter_mut().zip(&mut to.minimums).zip(stored);
         for ((scale, minimum), stored) in numbers {
-            *scale = i16::from(stored) - 32;
-            *minimum = *scale * 4;
+            let own = i16::from(stored) - 32;
+            (*scale, *minimum) = (twice(own), own * 4);
         }
         to.unit = half::<V>(block, 108);
     }
@@ -166,7 +179,7 @@ fn unpack_header<V: Dwords>(block: &[u8], to: &mut Unpacked) {
     let stored = unpack_six_bits(&block[4..16]);
     let (scales, minimums) = stored.split_at(8);
     for (scale, stored) in to.scales.iter_mut().zip(scales) {
-        *scale = i16::from(*stored);
+        *scale = twice(i16::from(*stored));
     }
     for (minimum, stored) in to.minimums.iter_mut().zip(minimums) {
         *minimum = i16::from(*stored);
@@ -229,8 +242,8 @@ impl Format for Q6K {
         }
         let numbers = to.scales.iter_mut().zip(&mut to.minimums).zip(&block[192..208]);
         for ((scale, minimum), stored) in numbers {
-            *scale = i16::from(*stored as i8);
-            *minimum = *scale * 32;
+            let own = i16::from(*stored as i8);
+            (*scale, *minimum) = (twice(own), own * 32);
         }
         to.unit = half::<V>(block, 208);
     }
@@ -253,7 +266,7 @@ impl Format for Q4_0 {
     #[inline(always)]
     fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[2..18], thirty_two(to));
-        (to.scales[0], to.minimums[0], to.unit) = (1, 8, half::<V>(block, 0));
+        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 8, half::<V>(block, 0));
     }
 }
 
@@ -270,7 +283,7 @@ impl Format for Q5_0 {
     fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[6..22], thirty_two(to));
         unpack_fifth_bits([block[2], block[3], block[4], block[5]], thirty_two(to));
-        (to.scales[0], to.minimums[0], to.unit) = (1, 16, half::<V>(block, 0));
+        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 16, half::<V>(block, 0));
     }
 }
 
@@ -286,7 +299,7 @@ impl Format for Q4_1 {
     #[inline(always)]
     fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[4..20], thirty_two(to));
-        (to.scales[0], to.minimums[0]) = (1, 1);
+        (to.scales[0], to.minimums[0]) = (twice(1), 1);
         // This type adds its minimum.
         (to.unit, to.minimum_unit) = (half::<V>(block, 0), -half::<V>(block, 2));
     }
@@ -305,7 +318,7 @@ impl Format for Q5_1 {
     fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[8..24], thirty_two(to));
         unpack_fifth_bits([block[4], block[5], block[6], block[7]], thirty_two(to));
-        (to.scales[0], to.minimums[0]) = (1, 1);
+        (to.scales[0], to.minimums[0]) = (twice(1), 1);
         (to.unit, to.minimum_unit) = (half::<V>(block, 0), -half::<V>(block, 2));
     }
 }

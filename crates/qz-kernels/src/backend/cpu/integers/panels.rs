@@ -194,7 +194,7 @@ impl WeightPanels {
                 let from = (panel * self.blocks + block) * ROWS * sub_blocks;
                 let to = &mut self.scales[from..from + ROWS * sub_blocks].as_chunks_mut::<ROWS>().0;
                 for (to, scale) in to.iter_mut().zip(&unpacked.scales) {
-                    to[own] = pair(*scale, *scale);
+                    to[own] = *scale;
                 }
                 let from = (panel * self.blocks + block) * ROWS * pairs;
                 let to = &mut self.minimums[from..from + ROWS * pairs].as_chunks_mut::<ROWS>().0;
