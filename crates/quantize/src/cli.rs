@@ -75,7 +75,7 @@ pub(crate) enum Command {
     /// Check an artifact: its structure, and its weights against their source
     Verify(Verify),
     /// Measure how well a model foretells a text: its perplexity, its distance from a reference
-    Eval(Eval),
+    Eval(Box<Eval>),
     /// Measure several models beside one reference: a table of size and quality
     Compare(Compare),
     /// Measure the speed of a model, or of this machine with each codec
@@ -94,9 +94,9 @@ impl Command {
             | Self::Plan(Plan { json, .. })
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
-            | Self::Eval(Eval { json, .. })
             | Self::Compare(Compare { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
+            Self::Eval(eval) => eval.json,
             Self::Bench(bench) => bench.format() == BenchFormat::Json,
             Self::Completions(_) => false,
         }
