@@ -83,7 +83,7 @@ pub(crate) enum Command {
     /// Collect statistics of a model's activations on a text: importance matrices
     Calibrate(Calibrate),
     /// Measure how well a model foretells a text: its perplexity, its distance from a reference
-    Eval(Eval),
+    Eval(Box<Eval>),
     /// Measure several models beside one reference: a table of size and quality
     Compare(Compare),
     /// Measure the speed of a model, or of this machine with each codec
@@ -107,6 +107,7 @@ impl Command {
             | Self::Eval(Eval { json, .. })
             | Self::Compare(Compare { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
+            Self::Eval(eval) => eval.json,
             Self::Bench(bench) => bench.format() == BenchFormat::Json,
             Self::Completions(_) => false,
         }
