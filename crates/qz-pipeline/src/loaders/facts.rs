@@ -176,8 +176,8 @@ impl Facts<'_> {
             }
             _ => {
                 let keys = ["modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules"];
-                // Left alone by every engine's own list.
-                module == "lm_head"
+                // Engines leave the output matrix of these alone by themselves.
+                (module == "lm_head" && matches!(&*self.method, "awq" | "mlx"))
                     || keys.iter().flat_map(|key| list(key)).any(|name| module.contains(name))
             }
         }
