@@ -74,32 +74,17 @@ fn broken_parts_are_told() {
         &["model.safetensors", state, "there are: nf4, fp4"],
     );
     // Half a NaN in little-endian order.
-    check("bnb:nf4", |at| patch(at, "weight.absmax", not_a_number), 6, &["blk.1.attn_q.weight"]);
-    check("bnb:int8", |at| patch(at, "SCB", not_a_number), 6, &["blk.1.attn_q.weight"]);
-    check(
-        "fp8:block128",
-        |at| patch(at, "weight_scale_inv", not_a_number),
-        6,
-        &["blk.1.attn_q.weight"],
-    );
-    check("fp8:tensor", |at| patch(at, "weight_scale", not_a_number), 6, &["blk.1.attn_q.weight"]);
-    check(
-        "ct:nvfp4",
-        |at| patch(at, "weight_global_scale", not_a_number),
-        6,
-        &["blk.1.attn_q.weight"],
-    );
-    check(
-        "ct:mxfp4",
-        |at| patch(at, "weight_scale", |bytes| bytes[0] = 255),
-        6,
-        &["blk.1.attn_q.weight"],
-    );
+    check("bnb:nf4", |at| patch(at, "weight.absmax", not_a_number), 6, &[MODULE]);
+    check("bnb:int8", |at| patch(at, "SCB", not_a_number), 6, &[MODULE]);
+    check("fp8:block128", |at| patch(at, "weight_scale_inv", not_a_number), 6, &[MODULE]);
+    check("fp8:tensor", |at| patch(at, "weight_scale", not_a_number), 6, &[MODULE]);
+    check("ct:nvfp4", |at| patch(at, "weight_global_scale", not_a_number), 6, &[MODULE]);
+    check("ct:mxfp4", |at| patch(at, "weight_scale", |bytes| bytes[0] = 255), 6, &[MODULE]);
     check(
         "ct:fp8",
         |at| patch(at, "weight_scale", |bytes| bytes[..2].copy_from_slice(&[0xc0, 0x7f])),
         6,
-        &["blk.1.attn_q.weight"],
+        &[MODULE],
     );
     check(
         "ct:nvfp4",
