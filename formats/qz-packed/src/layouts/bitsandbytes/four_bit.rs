@@ -156,7 +156,7 @@ impl Layout for FourBit {
         let blocks = self.blocks(matrix)?;
         let bytes = (matrix.rows * matrix.columns).div_ceil(2);
         let size = self.storage.block_bytes() as u64;
-        if bytes % size != 0 {
+        if !bytes.is_multiple_of(size) {
             return Err(Unfit(format!("{bytes} bytes are no whole numbers of {}", self.storage)));
         }
         let scale = if self.nested.is_some() { DataType::U8 } else { DataType::F32 };

@@ -23,7 +23,7 @@ const FORMAT_SUFFIX: &str = "weight_format";
 
 /// What codes are multiplied with after the row's largest magnitude
 /// (`int8_vectorwise_dequant`).
-const STEP: f32 = 7.874_015_8e-3;
+const STEP: f32 = 7.874_016e-3;
 
 /// Adding it to a small number leaves the nearest integer in the lowest bits: 1.5 · 2^23.
 const ROUNDING_OFFSET: f32 = 12_582_912.0;
