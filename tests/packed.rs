@@ -174,6 +174,14 @@ fn experts_get_tensors_of_their_own() {
     let ignored = config(&output)["quantization_config"]["ignore"].to_string();
     assert!(ignored.contains("model.layers.0.block_sparse_moe.gate"), "{ignored}");
     assert_eq!(findings(&output, Some("vllm")), [""; 0]);
+    // Routers stay as they are, and have to be named.
+    let output = folder.path().join("awq");
+    convert(&fixtures().join("tiny/mixtral"), "awq:w4g32", &output);
+    assert_eq!(findings(&output, Some("vllm")), [""; 0]);
+    edit_json(&output.join("config.json"), |config| {
+        config["quantization_config"]["modules_to_not_convert"] = json!([]);
+    });
+    assert_eq!(findings(&output, None), ["ignore"]);
 }
 
 /// Killed after any time, a rerun gives the same folder.
@@ -396,7 +404,6 @@ fn loaders_rules() {
         |config| config["zero_point"] = json!(false),
         &["awq-zero-point"],
     );
-    check("awq:w4g128", None, |config| config["modules_to_not_convert"] = json!([]), &["ignore"]);
     check("ct:w4a16", None, |config| config["ignore"] = json!([]), &["ignore"]);
     check(
         "ct:w4a16+channel",

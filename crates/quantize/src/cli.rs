@@ -246,14 +246,12 @@ impl Recipe {
     }
 }
 
-/// How packed layouts round, by name.
+/// How packed layouts round, by name: as the layout's package does, to the scale of the
+/// least error, to scale and zero point of the least weighed error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RoundingName {
-    /// Round to nearest, bit for bit as the layout's package does
     Rtn,
-    /// The scale of each group with the least squared error
     Mse,
-    /// The scale and zero point of each group with the least error, weighed by importance
     Importance,
 }
 

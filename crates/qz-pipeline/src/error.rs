@@ -26,14 +26,12 @@ pub enum Error {
     #[error(transparent)]
     Packed(#[from] qz_packed::Error),
     /// A matrix that a packed layout has no room for.
-    #[error("{location}: {target} cannot hold it: {unfit}")]
+    #[error("{location}: {detail}")]
     Unfit {
         /// File and tensor.
         location: Location,
-        /// The target.
-        target: String,
-        /// Why.
-        unfit: qz_packed::Unfit,
+        /// The target, and why.
+        detail: String,
     },
     /// The checkpoint is not a model we know, or contradicts itself.
     #[error(transparent)]

@@ -72,6 +72,12 @@ fn pack_as<const BITS: usize>(codes: &[u8], out: &mut [u32]) {
 }
 
 fn pack_run<const BITS: usize>(codes: &[u8; WORD_BITS], out: &mut [u32; BITS]) {
+    if BITS == 4 {
+        for (codes, word) in codes.as_chunks::<8>().0.iter().zip(out) {
+            *word = pack_nibbles(u64::from_le_bytes(*codes));
+        }
+        return;
+    }
     let (mut held, mut filled, mut word) = (0u64, 0, 0);
     for code in codes {
         held |= u64::from(*code) << filled;
@@ -81,6 +87,13 @@ fn pack_run<const BITS: usize>(codes: &[u8; WORD_BITS], out: &mut [u32; BITS]) {
             (held, filled, word) = (held >> WORD_BITS, filled - WORD_BITS, word + 1);
         }
     }
+}
+
+/// The lower halves of eight bytes, without gaps.
+fn pack_nibbles(codes: u64) -> u32 {
+    let pairs = (codes | codes >> 4) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    (fours | fours >> 16) as u32
 }
 
 fn unpack_as<const BITS: usize>(words: &[u32], codes: &mut [u8]) {

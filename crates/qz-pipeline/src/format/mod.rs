@@ -159,7 +159,7 @@ impl PackedPlace {
         let is_float = |data_type: &DataType| {
             ![DataType::I32, DataType::I64, DataType::I8, DataType::U8].contains(data_type)
         };
-        types.filter(is_float).last().unwrap_or(DataType::F32)
+        types.rev().find(is_float).unwrap_or(DataType::F32)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use qz_models::{
     ExpertIndex, LayerIndex, Part, Role, RowOrder, StackedRows, TensorRule, Transform,
 };
-use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily};
+use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily, Unfit};
 use qz_plan::{Assignment, Reason};
 use qz_tensor::{DataType, Metadata, Shape, SinkTensor, TensorIndex};
 
@@ -196,10 +196,9 @@ impl Writer<'_> {
         let rows = tensor.shape.rows() / (names.len() as u64).max(1);
         let matrix = Matrix { rows, columns };
         let layout = self.scheme.layout(self.model_type);
-        let unfit = |unfit| Error::Unfit {
+        let unfit = |unfit: Unfit| Error::Unfit {
             location: qz_tensor::Location { offset: None, ..location() },
-            target: self.target.clone(),
-            unfit,
+            detail: format!("{} cannot hold it: {unfit}", self.target),
         };
         let described = layout.parts(matrix).map_err(unfit)?;
         let data_type = described.first().map_or(DataType::U8, |part| part.data_type);

@@ -73,7 +73,7 @@ impl Facts<'_> {
         let plain = source
             .tensors()
             .iter()
-            .filter_map(|info| plain_module(info))
+            .filter_map(plain_module)
             .filter(|module| !packed.contains(module))
             .collect();
         let method = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();
@@ -176,7 +176,8 @@ impl Facts<'_> {
             }
             _ => {
                 let keys = ["modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules"];
-                module == "lm_head" && self.method == "mlx"
+                // Engines leave the output matrix of these alone by themselves.
+                (module == "lm_head" && matches!(&*self.method, "awq" | "mlx"))
                     || keys.iter().flat_map(|key| list(key)).any(|name| module.contains(name))
             }
         }

@@ -166,9 +166,7 @@ fn awq_version(facts: &Facts<'_>, find: &mut Findings<'_>) {
 }
 
 /// What a group says of its weights.
-fn weights<'a>(
-    group: &'a serde_json::Map<String, Value>,
-) -> Option<&'a serde_json::Map<String, Value>> {
+fn weights(group: &serde_json::Map<String, Value>) -> Option<&serde_json::Map<String, Value>> {
     group.get("weights")?.as_object()
 }
 

@@ -93,7 +93,7 @@ impl Scheme for AwqScheme {
 /// A module's name without the layer it is in: `mlp.gate` of `model.layers.3.mlp.gate`.
 fn short(module: &str) -> &str {
     let is_number = |word: &&str| word.bytes().all(|byte| byte.is_ascii_digit());
-    match module.split('.').filter(is_number).next_back() {
+    match module.split('.').rfind(is_number) {
         Some(layer) => {
             let marker = format!(".{layer}.");
             module.rsplit_once(&marker).map_or(module, |(_, rest)| rest)

@@ -1,5 +1,5 @@
-//! Groups of integers with a scale and a zero point, before any layout: `value = (code
-//! - zero) * scale`. GPTQ, AWQ and compressed-tensors store the same numbers in
+//! Groups of integers with a scale and a zero point, before any layout:
+//! `value = (code - zero) * scale`. GPTQ, AWQ and compressed-tensors store the same numbers in
 //! different places.
 
 use qz_codec::grid::{Grid, GroupIndex, IntegerFormat, RowBatch, Rows, integers_stored, rounding};
@@ -227,7 +227,7 @@ impl IntegerGroups {
         let top = self.top();
         let inverse = 1.0 / line.scale;
         let error = |weight: f32| {
-            let code = ((weight * inverse).round_ties_even() + line.zero).clamp(0.0, top);
+            let code = (nearest(weight * inverse) + line.zero).clamp(0.0, top);
             let error = (code - line.zero) * line.scale - weight;
             error * error
         };
@@ -245,28 +245,57 @@ impl IntegerGroups {
     }
 
     fn codes(&self, line: Line, weights: &[f32], codes: &mut [u8]) {
-        let top = self.top();
         let Line { scale, zero, .. } = line;
+        let top = self.top();
         match self.convention {
-            Convention::CompressedTensors => {
-                let middle = self.middle();
-                let shift = zero - middle;
-                let symmetric = self.symmetric;
-                for (weight, code) in weights.iter().zip(codes) {
-                    let quotient = self.scale.rounded(weight / scale);
-                    let shifted =
-                        if symmetric { quotient } else { self.scale.rounded(quotient + shift) };
-                    let level = shifted.clamp(-middle, middle - 1.0).round_ties_even();
-                    *code = (level + middle) as u8;
-                }
-            }
             Convention::Gptq | Convention::Awq => {
                 for (weight, code) in weights.iter().zip(codes) {
-                    *code = ((weight / scale).round_ties_even() + zero).clamp(0.0, top) as u8;
+                    *code = byte((nearest(weight / scale) + zero).clamp(0.0, top));
                 }
             }
+            Convention::CompressedTensors => match self.scale {
+                ScaleType::F16 => {
+                    self.typed_codes(line, weights, codes, |v| ScaleType::F16.rounded(v))
+                }
+                ScaleType::BF16 => {
+                    self.typed_codes(line, weights, codes, |v| ScaleType::BF16.rounded(v))
+                }
+                ScaleType::F32 => self.typed_codes(line, weights, codes, |v| v),
+            },
         }
     }
+
+    /// compressed-tensors', with every operation in one type.
+    fn typed_codes(
+        &self,
+        Line { scale, zero, .. }: Line,
+        weights: &[f32],
+        codes: &mut [u8],
+        typed: impl Fn(f32) -> f32,
+    ) {
+        let middle = self.middle();
+        // In the middle it is zero, and adding it changes nothing.
+        let shift = zero - middle;
+        for (weight, code) in weights.iter().zip(codes) {
+            let level = typed(typed(weight / scale) + shift).clamp(-middle, middle - 1.0);
+            *code = byte(nearest(level) + middle);
+        }
+    }
+}
+
+/// Adding it to a small number leaves the nearest integer in the lowest bits.
+const INTEGERS: f32 = 12_582_912.0;
+
+/// The nearest integer, ties to even; of numbers past 2^20 one that is past every code.
+/// (`round_ties_even` is a function call on processors of the baseline.)
+fn nearest(value: f32) -> f32 {
+    const LARGEST: f32 = 1_048_576.0;
+    (value.clamp(-LARGEST, LARGEST) + INTEGERS) - INTEGERS
+}
+
+/// An integer from 0 to 255.
+fn byte(value: f32) -> u8 {
+    (value + INTEGERS).to_bits() as u8
 }
 
 /// The least and the largest weight.
