@@ -11,7 +11,9 @@ use qz_tensor::{
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::layout::{Layout, Matrix, Measure, PartBytes, PartIndex, Prepass, Rounding, RowBlock};
+use crate::layout::{
+    Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Rounding, RowBlock,
+};
 use crate::source::PackedSource;
 
 /// A matrix as a layout wrote it.
@@ -30,15 +32,14 @@ pub(crate) fn stored(
     tile: usize,
 ) -> Stored {
     let matrix = Matrix { rows: rows as u64, columns: columns as u64 };
-    let described = layout.parts(matrix).expect("the layout fits");
-    let sizes = described.iter().map(|part| part.shape.byte_size(part.data_type).expect("a size"));
-    let mut parts: Vec<Vec<u8>> = sizes.map(|size| vec![0; size as usize]).collect();
-    let mut written: Vec<Vec<bool>> = parts.iter().map(|part| vec![false; part.len()]).collect();
+    let mut stored = Stored::empty(layout, matrix);
+    let mut written: Vec<Vec<bool>> =
+        stored.parts.iter().map(|part| vec![false; part.len()]).collect();
     let mut put = |part: PartIndex, offset: u64, bytes: &[u8]| {
         let range = offset as usize..offset as usize + bytes.len();
         assert!(!written[part.0][range.clone()].contains(&true), "{part:?} {range:?} again");
-        written[part.0][range.clone()].fill(true);
-        parts[part.0][range].copy_from_slice(bytes);
+        written[part.0][range].fill(true);
+        stored.put(part, offset, bytes);
     };
     let unit = layout.row_unit(matrix) as usize;
     let tile = tile.div_ceil(unit).max(1) * unit;
@@ -56,13 +57,24 @@ pub(crate) fn stored(
         let rows = RowBlock { matrix, first_row, weights, importance: None, rounding, measure };
         layout.encode(&rows, &mut put).expect("scales fit");
     }
-    for (part, written) in described.iter().zip(&written) {
-        assert!(!written.contains(&false), "a hole in {}", part.suffix);
+    for (part, written) in written.iter().enumerate() {
+        assert!(!written.contains(&false), "a hole in part {part}");
     }
-    Stored { matrix, parts }
+    stored
 }
 
 impl Stored {
+    /// Parts of zeros.
+    pub(crate) fn empty(layout: &dyn Layout, matrix: Matrix) -> Self {
+        let described = layout.parts(matrix).expect("the layout fits");
+        let size = |part: &Part| part.shape.byte_size(part.data_type).expect("a size") as usize;
+        Self { matrix, parts: described.iter().map(|part| vec![0; size(part)]).collect() }
+    }
+
+    pub(crate) fn put(&mut self, part: PartIndex, offset: u64, bytes: &[u8]) {
+        self.parts[part.0][offset as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+
     /// All its weights, read in runs of rows that fit no block.
     pub(crate) fn decoded(&self, layout: &dyn Layout) -> Vec<f32> {
         let mut all = Vec::new();

@@ -84,38 +84,26 @@ impl Rounder {
         Self { order, bounds }
     }
 
-    /// Rounds weights whose largest magnitudes by block are `largest`, two to a byte; an odd
-    /// one out has a zero beside it. A short last block is divided, where others are
-    /// multiplied (`quantize_4bit`).
+    /// Rounds weights whose largest magnitudes by block are `largest`, two to a byte. A short
+    /// last block is divided, where others are multiplied (`quantize_4bit`). Blocks have an
+    /// even number of weights.
     pub(super) fn encode(&self, weights: &[f32], block: usize, largest: &[f32], out: &mut [u8]) {
-        let mut codes = [0; BLOCK];
-        let mut bytes = out.iter_mut();
-        let mut held: Option<u8> = None;
-        for (weights, largest) in weights.chunks(block).zip(largest) {
+        let mut codes = vec![0; block];
+        let blocks = weights.chunks(block).zip(out.chunks_mut(block / 2));
+        for ((weights, out), largest) in blocks.zip(largest) {
             let floor = largest.max(LEAST);
             let factor = 1.0 / floor;
-            for weights_part in weights.chunks(BLOCK) {
-                let codes = &mut codes[..weights_part.len()];
-                match weights.len() == block {
-                    true => self.codes(weights_part, |weight| weight * factor, codes),
-                    false => self.codes(weights_part, |weight| weight / floor, codes),
-                }
-                for code in codes.iter() {
-                    match held.take() {
-                        None => held = Some(*code),
-                        Some(first) => {
-                            if let Some(byte) = bytes.next() {
-                                *byte = first << 4 | code;
-                            }
-                        }
-                    }
-                }
+            // An odd last one has a zero beside it.
+            codes.resize(weights.len().next_multiple_of(2), 0);
+            self.codes(&[0.0], |zero| zero, &mut codes[weights.len()..]);
+            let own = &mut codes[..weights.len()];
+            match weights.len() == block {
+                true => self.codes(weights, |weight| weight * factor, own),
+                false => self.codes(weights, |weight| weight / floor, own),
             }
-        }
-        if let (Some(first), Some(byte)) = (held, bytes.next()) {
-            let mut zero = [0];
-            self.codes(&[0.0], |zero| zero, &mut zero);
-            *byte = first << 4 | zero[0];
+            for (byte, pair) in out.iter_mut().zip(codes.as_chunks::<2>().0) {
+                *byte = pair[0] << 4 | pair[1];
+            }
         }
     }
 
@@ -157,11 +145,15 @@ pub(super) fn decode(
     first: usize,
     out: &mut [f32],
 ) {
-    let (odd, within) = (first % 2, first % block);
-    for (position, out) in out.iter_mut().enumerate() {
-        let nibble = position + odd;
-        let code = bytes[nibble / 2] >> (4 - nibble % 2 * 4) & 15;
-        *out = numbers[usize::from(code)] * scales[(position + within) / block];
+    let (odd, mut within, mut position) = (first % 2, first % block, 0);
+    for scale in scales {
+        let count = (block - within).min(out.len() - position);
+        for (offset, out) in out[position..][..count].iter_mut().enumerate() {
+            let nibble = position + odd + offset;
+            let code = bytes[nibble / 2] >> (4 - nibble % 2 * 4) & 15;
+            *out = numbers[usize::from(code)] * scale;
+        }
+        (position, within) = (position + count, 0);
     }
 }
 

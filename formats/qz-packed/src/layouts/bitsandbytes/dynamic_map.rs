@@ -30,8 +30,8 @@ const POWERS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 fn linear_space(first: f32, last: f32, count: usize) -> Vec<f32> {
     let step = (last - first) / (count - 1) as f32;
     let number = |position: usize| match position < count / 2 {
-        true => f64::from(step).mul_add(position as f64, f64::from(first)) as f32,
-        false => f64::from(step).mul_add(-((count - 1 - position) as f64), f64::from(last)) as f32,
+        true => (f64::from(first) + f64::from(step) * position as f64) as f32,
+        false => (f64::from(last) - f64::from(step) * (count - 1 - position) as f64) as f32,
     };
     (0..count).map(number).collect()
 }

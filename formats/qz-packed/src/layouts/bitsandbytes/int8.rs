@@ -25,7 +25,7 @@ const FORMAT_SUFFIX: &str = "weight_format";
 /// (`int8_vectorwise_dequant`).
 const STEP: f32 = 7.874_016e-3;
 
-/// Adding it to a small number leaves the nearest integer: 1.5 · 2^23.
+/// Adding it to a small number leaves the nearest integer in the lowest bits: 1.5 · 2^23.
 const ROUNDING_OFFSET: f32 = 12_582_912.0;
 
 #[derive(Clone, Copy, Debug)]
@@ -93,8 +93,7 @@ impl Layout for Int8 {
                 false => number_over_tensor(ScaleType::F32, 127.0, largest),
             };
             for (weight, code) in weights.iter().zip(codes) {
-                let rounded = (weight * factor + ROUNDING_OFFSET) - ROUNDING_OFFSET;
-                *code = rounded as i32 as u8;
+                *code = (weight * factor + ROUNDING_OFFSET).to_bits() as u8;
             }
         }
         put(WEIGHT, rows.first_row * rows.matrix.columns, &codes);

@@ -109,8 +109,9 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
 mod tests {
     use super::*;
     use crate::golden::{assert_golden, bytes_of, golden, weights};
+    use crate::layout::{Rounding, RowBlock};
     use crate::layouts::float4_groups::decode_mxfp4;
-    use crate::testing::{Checkpoint, Tensor, seen, stored};
+    use crate::testing::{Checkpoint, Stored, Tensor, seen, stored};
 
     const CONFIG: fn() -> Value = || json!({"quant_method": "compressed-tensors"});
 
@@ -131,6 +132,43 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// The squared errors of all weights, each column's weighed.
+    fn error(kind: Kind, rounding: Rounding, importance: &[f32]) -> f64 {
+        let (rows, columns) = (8, 128);
+        let layout = layout(kind, ScaleType::F32);
+        let matrix = Matrix { rows, columns };
+        let weights = weights(13, rows as usize, columns as usize, ScaleType::F32);
+        let measure = layout.measure(matrix, &weights);
+        let importance = Some(importance);
+        let block =
+            RowBlock { matrix, first_row: 0, weights: &weights, importance, rounding, measure };
+        let mut written = Stored::empty(&layout, matrix);
+        layout
+            .write_constants(matrix, measure, &mut |part, at, bytes| written.put(part, at, bytes));
+        layout.encode(&block, &mut |part, at, bytes| written.put(part, at, bytes)).expect("fits");
+        let back = written.decoded(&layout);
+        let weighed = back.iter().zip(&weights).zip(importance.into_iter().flatten().cycle());
+        weighed
+            .map(|((back, weight), importance)| f64::from((back - weight).powi(2) * importance))
+            .sum()
+    }
+
+    #[test]
+    fn searches_leave_less_error() {
+        let even = vec![1.0; 128];
+        let uneven: Vec<f32> = (0..128).map(|column| 1.0 / (1 + column % 16) as f32).collect();
+        for kind in [Kind::Nvfp4, Kind::Mxfp4] {
+            let nearest = error(kind, Rounding::Nearest, &even);
+            let searched = error(kind, Rounding::LeastError, &even);
+            let least = error(kind, Rounding::LeastError, &uneven);
+            let weighed = error(kind, Rounding::Importance, &uneven);
+            // A power of two leaves little to choose.
+            let gain = if kind == Kind::Nvfp4 { 0.98 } else { 1.0 };
+            assert!(searched <= nearest * gain, "{kind:?}: {searched} {nearest}");
+            assert!(weighed <= least, "{kind:?}: {weighed} {least}");
         }
     }
 
