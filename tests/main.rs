@@ -12,6 +12,7 @@ mod interruption;
 mod overrides;
 mod plan;
 mod pytorch;
+mod quantize;
 mod reports;
 mod safetensors;
 mod split;
