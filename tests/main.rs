@@ -16,6 +16,7 @@ mod packed;
 mod packed_floats;
 mod plan;
 mod pytorch;
+mod quantize;
 mod reports;
 mod safetensors;
 mod split;
