@@ -104,7 +104,6 @@ impl Command {
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
             | Self::Calibrate(Calibrate { json, .. })
-            | Self::Eval(Eval { json, .. })
             | Self::Compare(Compare { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
             Self::Eval(eval) => eval.json,
