@@ -105,6 +105,16 @@ impl TensorSink for SafetensorsSink {
         self.staged.record(record(tensor, &self.tensors[tensor.0].placed.name));
     }
 
+    /// # Panics
+    /// If there is no such tensor, or the bytes reach past its end.
+    fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error> {
+        let placed = &self.tensors[tensor.0].placed;
+        let end = offset.checked_add(out.len() as u64);
+        assert!(end.is_some_and(|end| end <= placed.bytes), "bytes of {}", placed.name);
+        self.staged.read_at(placed.file, placed.offset + offset, out)?;
+        Ok(true)
+    }
+
     fn keep(self) -> Result<(), Error> {
         Ok(self.staged.keep()?)
     }
