@@ -19,6 +19,7 @@ mod codecs;
 mod error;
 pub mod gemm;
 mod isa;
+mod memory;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;

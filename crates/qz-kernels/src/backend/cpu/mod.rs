@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::reference;
 use super::{Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding};
 use crate::codec_for;
+use crate::memory::use_large_pages;
 use crate::vector::Instructions;
 use attention::Cache;
 use matmul::Matrix;
@@ -75,6 +76,7 @@ impl Backend for CpuBackend {
         if size != Some(bytes.len() as u64) || columns == 0 {
             return Err(Error::MatrixSize { data_type, rows, columns, bytes: bytes.len() });
         }
+        use_large_pages(&bytes);
         Ok(Matrix { codec, rows, columns, bytes })
     }
 
