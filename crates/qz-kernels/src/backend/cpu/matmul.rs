@@ -17,6 +17,15 @@ pub struct Matrix {
     pub(super) bytes: Vec<u8>,
 }
 
+/// Rows that a task of about `weights` weights has: fewer if threads would be left without
+/// any, or wait for the last one's.
+pub(super) fn rows_of_a_task(matrix: &Matrix, weights: usize) -> usize {
+    /// Tasks of a thread: the longest anybody waits is then a part of the whole time.
+    const TASKS: usize = 8;
+    let share = matrix.rows.div_ceil(TASKS * rayon::current_num_threads());
+    (weights / matrix.columns).min(share).max(1)
+}
+
 /// Every product; runs on the current pool's threads.
 pub(super) fn multiply(
     instructions: Instructions,
