@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::floats;
 use super::integers::{FEW, Kind, Quantized, multiply_few, multiply_many};
 use crate::backend::{Rounding, activation_type, round_activations};
+use crate::memory::Bytes;
 use crate::vector::Instructions;
 
 /// A matrix in its own type.
@@ -14,7 +15,7 @@ pub struct Matrix {
     pub(super) codec: &'static dyn Codec,
     pub(super) rows: usize,
     pub(super) columns: usize,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
 }
 
 /// Rows that a task of about `weights` weights has: fewer if threads would be left without

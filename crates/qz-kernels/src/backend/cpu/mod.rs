@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::reference;
 use super::{Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding};
 use crate::codec_for;
-use crate::memory::use_large_pages;
+use crate::memory::Bytes;
 use crate::vector::Instructions;
 use attention::Cache;
 use matmul::Matrix;
@@ -76,8 +76,7 @@ impl Backend for CpuBackend {
         if size != Some(bytes.len() as u64) || columns == 0 {
             return Err(Error::MatrixSize { data_type, rows, columns, bytes: bytes.len() });
         }
-        use_large_pages(&bytes);
-        Ok(Matrix { codec, rows, columns, bytes })
+        Ok(Matrix { codec, rows, columns, bytes: Bytes::new(bytes) })
     }
 
     fn rows(&self, matrix: &Matrix) -> usize {
