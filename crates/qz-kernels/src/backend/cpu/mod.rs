@@ -240,10 +240,53 @@ mod tests {
         }
     }
 
+    /// Blocks of any bytes but for the units, which lie at `units`: levels and scales that
+    /// no encoder makes, with activations as large as they can be.
+    #[test]
+    fn one_token_takes_every_block() {
+        let check = |data_type: DataType, units: &[usize]| {
+            let (rows, columns) = (5, 1024);
+            let size = rows * columns / data_type.block_elements() * data_type.block_bytes();
+            let numbers = conformance::made_up(size, 3);
+            let mut bytes: Vec<u8> = numbers.iter().map(|x| (x * 1e4) as i32 as u8).collect();
+            // The highest levels and scales.
+            bytes[..data_type.block_bytes()].fill(0xff);
+            for block in bytes.chunks_exact_mut(data_type.block_bytes()) {
+                units.iter().for_each(|unit| block[unit + 1] = 0x2c);
+            }
+            let signs = conformance::made_up(columns, 4);
+            let activations = signs.iter().map(|x| 1.0f32.copysign(*x)).collect();
+            let run = |instructions| {
+                let mut backend = CpuBackend::new(1).expect("threads");
+                backend.instructions = instructions;
+                let matrix = backend.matrix(data_type, rows, columns, bytes.clone());
+                let mut out = backend.zeros(rows);
+                backend.matmul(Rounding::Engine, &activations, &matrix.expect("fits"), &mut out);
+                out
+            };
+            let expected = run(Instructions::Portable);
+            let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            for instructions in Instructions::available() {
+                for (found, expected) in run(instructions).iter().zip(&expected) {
+                    let within = (found - expected).abs() <= 1e-5 * largest;
+                    assert!(within, "{data_type} {instructions:?}: {found}, not {expected}");
+                }
+            }
+        };
+        check(DataType::Q8_0, &[0]);
+        check(DataType::Q2_K, &[80, 82]);
+        check(DataType::Q3_K, &[108]);
+        check(DataType::Q4_K, &[0, 2]);
+        check(DataType::Q5_K, &[0, 2]);
+        check(DataType::Q6_K, &[208]);
+        check(DataType::IQ4_XS, &[0]);
+    }
+
     #[test]
     fn results_do_not_depend_on_threads() {
-        let (rows, columns) = (301, 512);
-        for data_type in [DataType::F32, DataType::Q8_0, DataType::Q4_K] {
+        let shapes = [(DataType::F32, 301, 512), (DataType::Q8_0, 301, 512)];
+        let more = [(DataType::Q4_K, 301, 512), (DataType::BF16, 51, 4608)];
+        for (data_type, rows, columns) in shapes.into_iter().chain(more) {
             let weights = conformance::made_up(rows * columns, 1);
             let blocks = rows * columns / data_type.block_elements();
             let mut bytes = vec![0; blocks * data_type.block_bytes()];
