@@ -24,10 +24,11 @@ mod codecs;
 mod error;
 pub mod gemm;
 mod isa;
+mod memory;
+pub mod roof;
 pub mod row_products;
 pub mod tile;
 mod vector;
-pub mod roof;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -9,9 +9,9 @@ pub(crate) mod demo;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod plan;
+pub(crate) mod quantize;
 mod sample;
 mod tasks;
-pub(crate) mod quantize;
 pub(crate) mod verify;
 
 use std::io::Write;

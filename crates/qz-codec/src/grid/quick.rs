@@ -155,7 +155,8 @@ mod tests {
         let quick =
             Quick::new(Span { lowest: 0.0, highest: 15.0 }, group).expect("ordinary numbers");
         let mut ratio = 0.0;
-        for (scale, offset) in [(1.5, 9.0), (2.0, 4.0), (0.5, 0.0), (-1.0, 3.0), (0.0, 1.0)] {
+        // No value is in the middle between two levels: there either is the nearest.
+        for (scale, offset) in [(1.5, 9.0), (2.1, 4.0), (0.5, 0.0), (-1.0, 3.0), (0.0, 1.0)] {
             let line = RealLine { scale, offset };
             let levels: Vec<f64> = values
                 .iter()

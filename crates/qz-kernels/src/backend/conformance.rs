@@ -73,10 +73,11 @@ fn matmuls<B: Backend>(backend: &B) -> Result<(), String> {
             }
         }
     }
-    // Rows that fill no vector.
-    for columns in [1, 7, 33, 100] {
+    // Rows that fill no vector, each of them another one.
+    for columns in [1, 7, 33, 100, 4100] {
         for tokens in [1, 5] {
-            let bytes: Vec<u8> = made_up(columns, 1).iter().flat_map(|x| x.to_le_bytes()).collect();
+            let weights = made_up(columns + 1, 1);
+            let bytes: Vec<u8> = weights.iter().flat_map(|x| x.to_le_bytes()).collect();
             let shape = (tokens, 6, columns);
             matmul(backend, DataType::F32, shape, &bytes, Rounding::Engine)?;
             let halves: Vec<u8> =

@@ -23,7 +23,7 @@ use qz_tensor::DataType;
 
 pub use crate::error::Error;
 pub use activations::{Rounding, activation_type, round_activations};
-pub use cpu::CpuBackend;
+pub use cpu::{CpuBackend, FewTokens};
 
 /// Which elements of a head turn together in rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Each codec's speed: decoding, encoding, and products with matrices of its type.
 
 use qz_codec::{CODECS, Codec};
-use qz_kernels::backend::{Backend, CpuBackend, Rounding};
+use qz_kernels::backend::{Backend, CpuBackend, FewTokens, Rounding};
 use qz_kernels::codec_for;
 use qz_tensor::DataType;
 use rayon::prelude::*;
@@ -76,6 +76,7 @@ pub fn bench_codecs(
 ) -> Result<CodecBench, Error> {
     let backend =
         CpuBackend::new(options.threads).map_err(|error| Error::Threads(error.to_string()))?;
+    let backend = backend.with_few_tokens(FewTokens::Own);
     let all = CODECS.iter().map(|codec| codec.spec().data_type);
     let types = if options.types.is_empty() { all.collect() } else { options.types.clone() };
     let weights = (ROWS * COLUMNS) as u64;

@@ -83,7 +83,7 @@ pub fn bench_model(
     observer: &mut dyn Observer,
 ) -> Result<ModelBench, Error> {
     let model = Model::open(path, &options.open)?;
-    let backend = options.compute.backend()?;
+    let backend = options.compute.session_backend()?;
     let weights = ModelWeights::new(&model);
     let forward = model.forward(&backend, &weights, options.compute.share(1))?;
     let layers = u64::from(forward.shape().layers);

@@ -87,7 +87,7 @@ pub fn sample(
     }
     let capacity = prompt.len().saturating_add(options.tokens).min(context);
 
-    let backend = options.compute.backend()?;
+    let backend = options.compute.session_backend()?;
     let weights = ModelWeights::new(&subject.model);
     let forward = subject.model.forward(&backend, &weights, options.compute.share(1))?;
     let layers = u64::from(forward.shape().layers);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use qz_eval::text::Text;
-use qz_kernels::backend::{CpuBackend, Rounding};
+use qz_kernels::backend::{CpuBackend, FewTokens, Rounding};
 use qz_models::forward::{Chunks, ForwardOptions, LogitsTile};
 use qz_tensor::DataType;
 use qz_tokenize::Tokenizer;
@@ -33,6 +33,11 @@ pub struct ComputeOptions {
 impl ComputeOptions {
     pub(crate) fn backend(&self) -> Result<CpuBackend, Error> {
         CpuBackend::new(self.threads).map_err(|error| Error::Threads(error.to_string()))
+    }
+
+    /// A backend for a model that gets its tokens one by one.
+    pub(crate) fn session_backend(&self) -> Result<CpuBackend, Error> {
+        Ok(self.backend()?.with_few_tokens(FewTokens::Own))
     }
 
     /// What one of so many models may use.

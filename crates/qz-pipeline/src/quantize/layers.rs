@@ -141,16 +141,14 @@ impl Layers<'_> {
             }
             open.into_iter().for_each(|position| self.complete(sinks, position, observer));
         }
-        let Some((position, _)) = self.chosen.output.filter(|(at, _)| !sinks.is_done(0, *at)) else {
+        let Some((position, _)) = self.chosen.output.filter(|(at, _)| !sinks.is_done(0, *at))
+        else {
             return Ok(());
         };
         let name = &self.model.tensors[position].name;
         let columns = to_usize(self.model.tensors[position].shape.columns());
-        let captured = Captured {
-            tokens: None,
-            gram: None,
-            importance: known.importance(name, 0, columns)?,
-        };
+        let captured =
+            Captured { tokens: None, gram: None, importance: known.importance(name, 0, columns)? };
         self.output(&captured, sinks, reports, observer)
     }
 

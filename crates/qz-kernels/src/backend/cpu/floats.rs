@@ -7,7 +7,7 @@ use std::arch::x86_64::{__m256, __m512};
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
-use super::matmul::Matrix;
+use super::matmul::{Matrix, rows_of_a_task};
 use super::tiles::{self, ROWS};
 use crate::gemm::{DEPTH, Destination, Panels, View, ViewMut};
 use crate::vector::{Eight, Instructions, Vector};
@@ -16,22 +16,20 @@ use crate::vector::{Eight, Instructions, Vector};
 /// second cache.
 const TASK_ROWS: usize = 16 * ROWS;
 
-/// The most tokens for which rows are read as they lie.
-const FEW: usize = 4;
-
 /// Weights of a task with few tokens.
 const TASK: usize = 64 * 1024;
 
-/// All products; runs on the current pool's threads. `out` has a row for each token.
+/// All products; runs on the current pool's threads. `out` has a row for each token. `few`
+/// means at most [`super::integers::FEW`] tokens, whose rows are read as they lie.
 pub(super) fn multiply(
     instructions: Instructions,
+    few: bool,
     activations: &[f32],
     matrix: &Matrix,
     out: &mut [f32],
 ) {
-    let tokens = activations.len() / matrix.columns;
     match Float::of(matrix.codec.spec().data_type) {
-        Some(float) if tokens <= FEW => multiply_few(instructions, float, activations, matrix, out),
+        Some(float) if few => multiply_few(instructions, float, activations, matrix, out),
         _ => multiply_many(instructions, activations, matrix, out),
     }
 }
@@ -121,51 +119,63 @@ fn multiply_few(
     let columns = matrix.columns;
     let tokens = activations.len() / columns;
     let row_bytes = matrix.bytes.len() / matrix.rows.max(1);
-    let rows = (TASK / columns).max(1);
+    let rows = rows_of_a_task(matrix, TASK);
     let mut all = ViewMut::dense(out, tokens, matrix.rows);
     let destination = Destination::new(&mut all);
     let tasks = matrix.bytes.par_chunks((rows * row_bytes).max(1)).enumerate();
     tasks.for_each(|(number, bytes)| {
-        for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+        for (group, bytes) in bytes.chunks(TOGETHER * row_bytes).enumerate() {
+            let mut products = [0.0; TOGETHER];
+            let products = &mut products[..bytes.len() / row_bytes];
             for (token, activations) in activations.chunks_exact(columns).enumerate() {
-                let product = dot(instructions, float, activations, bytes);
-                // SAFETY: the element is in `out`, and no other task has these rows.
-                unsafe { destination.at(token, number * rows + row).set(product) };
+                dots(instructions, float, activations, bytes, products);
+                for (row, product) in products.iter().enumerate() {
+                    let row = number * rows + group * TOGETHER + row;
+                    // SAFETY: the element is in `out`, and no other task has these rows.
+                    unsafe { destination.at(token, row).set(*product) };
+                }
             }
         }
     });
 }
 
-fn dot(instructions: Instructions, float: Float, activations: &[f32], bytes: &[u8]) -> f32 {
+/// The products of a token with rows that lie behind each other.
+fn dots(
+    instructions: Instructions,
+    float: Float,
+    activations: &[f32],
+    bytes: &[u8],
+    products: &mut [f32],
+) {
     match instructions {
-        Instructions::Portable => dot_any::<Eight>(float, activations, bytes),
+        Instructions::Portable => dots_any::<Eight>(float, activations, bytes, products),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: there were no such value if the machine had no AVX2.
-        Instructions::Avx2 => unsafe { dot_avx2(float, activations, bytes) },
+        Instructions::Avx2 => unsafe { dots_avx2(float, activations, bytes, products) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: there were no such value if the machine had no AVX-512.
-        Instructions::Avx512 => unsafe { dot_avx512(float, activations, bytes) },
+        Instructions::Avx512 => unsafe { dots_avx512(float, activations, bytes, products) },
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_avx2(float: Float, activations: &[f32], bytes: &[u8]) -> f32 {
-    dot_any::<__m256>(float, activations, bytes)
+fn dots_avx2(float: Float, activations: &[f32], bytes: &[u8], products: &mut [f32]) {
+    dots_any::<__m256>(float, activations, bytes, products);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-fn dot_avx512(float: Float, activations: &[f32], bytes: &[u8]) -> f32 {
-    dot_any::<__m512>(float, activations, bytes)
+fn dots_avx512(float: Float, activations: &[f32], bytes: &[u8], products: &mut [f32]) {
+    dots_any::<__m512>(float, activations, bytes, products);
 }
 
 #[inline(always)]
-fn dot_any<V: Vector>(float: Float, activations: &[f32], bytes: &[u8]) -> f32 {
+fn dots_any<V: Vector>(float: Float, activations: &[f32], bytes: &[u8], products: &mut [f32]) {
     match float {
-        Float::Single => dot_stored::<V, Single>(activations, bytes),
-        Float::Half => dot_stored::<V, Half>(activations, bytes),
-        Float::Brain => dot_stored::<V, Brain>(activations, bytes),
+        Float::Single => dots_stored::<V, Single>(activations, bytes, products),
+        Float::Half => dots_stored::<V, Half>(activations, bytes, products),
+        Float::Brain => dots_stored::<V, Brain>(activations, bytes, products),
     }
 }
 
@@ -206,33 +216,80 @@ impl Stored for Brain {
     }
 }
 
-/// Sums that are kept apart, since an addition has to wait for the one before it.
-const SUMS: usize = 4;
+/// Rows that are multiplied together: long rows of activations come from the second cache,
+/// once for all of them.
+const TOGETHER: usize = 4;
+
+/// Columns up to which activations stay in the first cache beside a row, which is then
+/// better read alone: of short rows beside each other the processor reads less ahead.
+const SHORT: usize = 4096;
 
 #[inline(always)]
-fn dot_stored<V: Vector, S: Stored>(activations: &[f32], bytes: &[u8]) -> f32 {
+fn dots_stored<V: Vector, S: Stored>(activations: &[f32], bytes: &[u8], products: &mut [f32]) {
+    let short = activations.len() <= SHORT;
+    if let Ok(products) = <&mut [f32; TOGETHER]>::try_from(&mut *products)
+        && !short
+    {
+        *products = dots_of::<V, S, TOGETHER, 2>(activations, bytes);
+        return;
+    }
+    let rows = bytes.chunks_exact(activations.len() * S::BYTES);
+    for (product, bytes) in products.iter_mut().zip(rows) {
+        [*product] = if short {
+            dots_of::<V, S, 1, 4>(activations, bytes)
+        } else {
+            dots_of::<V, S, 1, 2>(activations, bytes)
+        };
+    }
+}
+
+/// A row has so many sums that are kept apart, since an addition has to wait for the one
+/// before it. The order in which they are added up does not depend on how many rows there
+/// are.
+#[inline(always)]
+fn dots_of<V: Vector, S: Stored, const ROWS: usize, const SUMS: usize>(
+    activations: &[f32],
+    bytes: &[u8],
+) -> [f32; ROWS] {
     let step = SUMS * V::LANES;
-    let mut sums = [V::zero(); SUMS];
-    let whole = activations.len() / step * step;
-    let runs = activations.chunks_exact(step).zip(bytes.chunks_exact(step * S::BYTES));
-    for (activations, bytes) in runs {
-        for (position, sum) in sums.iter_mut().enumerate() {
-            let first = position * V::LANES;
-            let weights = S::load::<V>(&bytes[first * S::BYTES..]);
-            *sum = sum.add_product(V::load(&activations[first..]), weights);
+    let row_bytes = activations.len() * S::BYTES;
+    let mut rows = [bytes; ROWS];
+    for (row, own) in rows.iter_mut().enumerate() {
+        *own = &bytes[row * row_bytes..][..row_bytes];
+    }
+    let mut sums = [[V::zero(); SUMS]; ROWS];
+    let (runs, rest) = activations.split_at(activations.len() / step * step);
+    for (run, activations) in runs.chunks_exact(step).enumerate() {
+        let at = run * step * S::BYTES;
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            add_run::<V, S>(sums, activations, &row[at..at + step * S::BYTES]);
         }
     }
-    // What is left over fills a run with zeros.
-    let (mut last, mut last_bytes) = ([0.0; SUMS * 16], [0; SUMS * 16 * 4]);
-    let rest = &activations[whole..];
-    last[..rest.len()].copy_from_slice(rest);
-    last_bytes[..rest.len() * S::BYTES].copy_from_slice(&bytes[whole * S::BYTES..]);
+    if !rest.is_empty() {
+        // What is left over fills a run with zeros.
+        let (mut last, mut last_bytes) = ([0.0; 4 * 16], [0; 4 * 16 * 4]);
+        last[..rest.len()].copy_from_slice(rest);
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            last_bytes[..rest.len() * S::BYTES].copy_from_slice(&row[runs.len() * S::BYTES..]);
+            add_run::<V, S>(sums, &last, &last_bytes);
+        }
+    }
+    let mut products = [0.0; ROWS];
+    for (product, sums) in products.iter_mut().zip(sums) {
+        let mut total = sums[0];
+        for sum in &sums[1..] {
+            total = total.add_product(*sum, V::splat(1.0));
+        }
+        *product = total.sum();
+    }
+    products
+}
+
+#[inline(always)]
+fn add_run<V: Vector, S: Stored>(sums: &mut [V], activations: &[f32], bytes: &[u8]) {
     for (position, sum) in sums.iter_mut().enumerate() {
         let first = position * V::LANES;
-        let weights = S::load::<V>(&last_bytes[first * S::BYTES..]);
-        *sum = sum.add_product(V::load(&last[first..]), weights);
+        let weights = S::load::<V>(&bytes[first * S::BYTES..]);
+        *sum = sum.add_product(V::load(&activations[first..]), weights);
     }
-    let one = V::splat(1.0);
-    let [a, b, c, d] = sums;
-    a.add_product(b, one).add_product(c.add_product(d, one), one).sum()
 }

@@ -12,8 +12,10 @@ use super::dwords::{EightDwords, Plain};
 use super::formats::{self, Format, Layout, Minimums, Unpacked, twice, with_format};
 use super::panels::Kind;
 use super::quantized::Quantized;
+#[cfg(target_arch = "x86_64")]
+use super::single::{self, Single, Token};
 use super::split::{Scratch, Split};
-use crate::backend::cpu::matmul::Matrix;
+use crate::backend::cpu::matmul::{Matrix, rows_of_a_task};
 use crate::gemm::{Destination, ViewMut};
 use crate::vector::{Instructions, Vector, prefetch_behind};
 
@@ -77,13 +79,13 @@ pub(in super::super) fn multiply_few(
         Kind::Levels(layout) => with_format!(layout, sums, quantized),
         Kind::Words(_) => Vec::new(),
     };
-    let way = Way::of(kind, matrix.codec.spec().data_type);
+    let way = Way::of(instructions, kind, matrix.codec.spec().data_type, count);
     let words = match way {
         Way::Words(_) => quantized.levels.iter().map(|level| i16::from(*level)).collect(),
         _ => Vec::new(),
     };
     let tokens = Tokens { quantized, rows: std::array::from_fn(|row| row.min(last)), sums, words };
-    let rows = (TASK / matrix.columns).clamp(1, matrix.rows.max(1));
+    let rows = rows_of_a_task(matrix, TASK);
     let row_bytes = matrix.bytes.len() / matrix.rows.max(1);
     let mut all = ViewMut::dense(out, count, matrix.rows);
     let destination = Destination::new(&mut all);
@@ -91,6 +93,8 @@ pub(in super::super) fn multiply_few(
     tasks.for_each_init(Scratch::default, |scratch, (number, bytes)| {
         for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
             let products = match way {
+                #[cfg(target_arch = "x86_64")]
+                Way::Single(single) => of_single(single, &tokens, bytes),
                 Way::Levels(layout) => levels(instructions, layout, &tokens, bytes),
                 Way::Signed(signed) => of_signed(instructions, signed, &tokens, bytes),
                 Way::Words(split) => {
@@ -109,9 +113,19 @@ fn sums<F: Format>(quantized: &Quantized) -> Vec<i16> {
     quantized.sums(F::SUB_BLOCK)
 }
 
+#[cfg(target_arch = "x86_64")]
+fn of_single(single: Single, tokens: &Tokens<'_>, bytes: &[u8]) -> Products {
+    let Quantized { levels, scales, .. } = tokens.quantized;
+    let token = Token { levels, scales, sums: &tokens.sums };
+    // SAFETY: this way is taken only if the machine has AVX2, FMA and F16C.
+    [unsafe { single::dot(single, token, bytes) }, 0.0, 0.0, 0.0]
+}
+
 /// How a row of a type is multiplied.
 #[derive(Clone, Copy)]
 enum Way {
+    #[cfg(target_arch = "x86_64")]
+    Single(Single),
     Levels(Layout),
     Signed(Signed),
     Words(Split),
@@ -127,7 +141,16 @@ enum Signed {
 }
 
 impl Way {
-    fn of(kind: Kind, data_type: DataType) -> Self {
+    fn of(instructions: Instructions, kind: Kind, data_type: DataType, tokens: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if tokens == 1
+            && instructions != Instructions::Portable
+            && let Some(single) = Single::of(data_type)
+        {
+            return Self::Single(single);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (instructions, tokens);
         match (kind, data_type.name()) {
             (_, "Q4_0") => Self::Signed(Signed::Q4_0),
             (Kind::Levels(layout), _) => Self::Levels(layout),

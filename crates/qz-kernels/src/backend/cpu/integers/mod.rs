@@ -9,6 +9,7 @@
 //! | `panels.rs` | what many tokens are multiplied with: both operands interleaved |
 //! | `levels.rs`, `words.rs` | the register tiles over panels of bytes, and of pairs |
 //! | `dots.rs` | one token, or few: straight from the weights' bytes |
+//! | `single.rs` | one token with AVX2, for the types most models have |
 //!
 //! The numbers are ggml's: integers within a block are summed exactly, then multiplied
 //! with the weights' and the activations' scales; only the order in which blocks are
@@ -24,6 +25,8 @@ mod formats;
 mod levels;
 mod panels;
 mod quantized;
+#[cfg(target_arch = "x86_64")]
+mod single;
 mod split;
 mod words;
 
