@@ -19,7 +19,7 @@ pub(crate) fn pack_crumbs(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     }
 }
 
-/// Undoes [`pack_crumbs`].
+/// Undoes `pack_crumbs`.
 #[inline(always)]
 pub fn unpack_crumbs(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
     let halves = levels.as_chunks_mut::<128>().0.iter_mut();
@@ -44,7 +44,7 @@ pub(crate) fn pack_nibbles(levels: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     }
 }
 
-/// Undoes [`pack_nibbles`].
+/// Undoes `pack_nibbles`.
 #[inline(always)]
 pub fn unpack_nibbles(bytes: &[u8], levels: &mut [u8; SUPER_BLOCK]) {
     let quarters = levels.as_chunks_mut::<64>().0.iter_mut();
@@ -67,7 +67,7 @@ pub(crate) fn pack_halves(levels: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Undoes [`pack_halves`].
+/// Undoes `pack_halves`.
 #[inline(always)]
 pub fn unpack_halves(bytes: &[u8], levels: &mut [u8]) {
     let (low, high) = levels.split_at_mut(levels.len() / 2);
@@ -114,7 +114,7 @@ pub(crate) fn pack_bits(levels: &[u8; SUPER_BLOCK], plane: u32, out: &mut [u8]) 
     }
 }
 
-/// Sets bit `plane` of each level from what [`pack_bits`] stored.
+/// Sets bit `plane` of each level from what `pack_bits` stored.
 #[inline(always)]
 pub fn unpack_bits(bytes: &[u8], plane: u32, levels: &mut [u8; SUPER_BLOCK]) {
     for (position, levels) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -139,7 +139,7 @@ pub(crate) fn pack_six_bits(scales: &[u8; 8], minimums: &[u8; 8]) -> [u8; 12] {
     bytes
 }
 
-/// Undoes [`pack_six_bits`]: scales, then minimums; four at a time.
+/// Undoes `pack_six_bits`: scales, then minimums; four at a time.
 #[inline(always)]
 pub fn unpack_six_bits(bytes: &[u8]) -> [u8; 16] {
     let four = |position: usize| {
@@ -175,7 +175,7 @@ pub(crate) fn pack_sixteen_scales(scales: &[u8; 16]) -> [u8; 12] {
     bytes
 }
 
-/// Undoes [`pack_sixteen_scales`], four at a time.
+/// Undoes `pack_sixteen_scales`, four at a time.
 #[inline(always)]
 pub fn unpack_sixteen_scales(bytes: &[u8]) -> [u8; 16] {
     let four = |position: usize| {
@@ -215,7 +215,7 @@ pub(crate) fn pack_fours(levels: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Undoes [`pack_fours`].
+/// Undoes `pack_fours`.
 #[inline(always)]
 pub fn unpack_fours(bytes: &[u8], levels: &mut [u8]) {
     for (byte, levels) in bytes.iter().zip(levels.as_chunks_mut::<4>().0) {

@@ -1,7 +1,7 @@
 //! Products of each of some rows with each of others, where rows lie as they are: what
 //! factors of symmetric matrices and pulls of errors on columns are made of.
 //!
-//! A product is summed in pieces of [`PIECE`] columns, each in as many parts as a vector
+//! A product is summed in pieces of 512 columns, each in as many parts as a vector
 //! has lanes, in one order. So results differ in their last bits between instruction
 //! sets, and do not depend on which rows are given together.
 
@@ -9,8 +9,8 @@ use qz_codec::grid::Rows;
 
 use crate::isa::Isa;
 
-/// Columns whose products are summed before they are added to the result. So many of
-/// [`TOGETHER`] times as many rows stay in the first cache.
+/// Columns whose products are summed before they are added to the result. So many columns of
+/// a few rows stay in the first cache.
 const PIECE: usize = 512;
 /// Rows of the left side that are taken together.
 const LEFT: usize = 4;

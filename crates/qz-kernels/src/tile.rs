@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn rows_are_subtracted() {
-        let mut from = vec![1.0; 19];
+        let mut from = [1.0; 19];
         subtract_row(&mut from[..18], &[0.5; 18], 4.0);
         assert_eq!((from[0], from[17], from[18]), (-1.0, -1.0, 1.0));
     }

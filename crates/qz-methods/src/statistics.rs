@@ -6,11 +6,11 @@ use qz_linalg::Symmetric;
 /// as the matrix has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Statistics<'a> {
-    /// E[x xᵀ].
+    /// `E[x xᵀ]`.
     pub gram: Option<&'a Symmetric>,
-    /// E[x²] of each column; the Gram matrix' diagonal where this is not given.
+    /// `E[x²]` of each column; the Gram matrix' diagonal where this is not given.
     pub importance: Option<&'a [f32]>,
-    /// E[(x̃ − x) xᵀ], row by row: x̃ is the full model's input where x is the quantized
+    /// `E[(x̃ − x) xᵀ]`, row by row: x̃ is the full model's input where x is the quantized
     /// one's.
     pub cross: Option<&'a [f32]>,
 }

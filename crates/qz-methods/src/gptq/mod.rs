@@ -31,7 +31,7 @@ use tile::Tile;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Weighing {
-    /// E[x²].
+    /// `E[x²]`.
     #[default]
     Importance,
     /// What is left of it once later columns have taken up what they can.

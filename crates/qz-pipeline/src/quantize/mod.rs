@@ -60,7 +60,7 @@ pub struct QuantizeOptions {
 /// Quantizes `model` into every output.
 ///
 /// # Errors
-/// As [`crate::convert`]; and if the text cannot be read or is too short, the method does
+/// As [`crate::convert()`]; and if the text cannot be read or is too short, the method does
 /// not fit an output's format, or an activation is no number.
 pub fn quantize(
     model: &Model,

@@ -106,10 +106,10 @@ impl PartBytes for InMemory {
 
 /// Puts a row of numbers into bytes of rows.
 fn store(bytes: &mut [u8], row: usize, values: &[f32]) {
-    let size = size_of::<f32>();
-    let own = &mut bytes[row * values.len() * size..][..values.len() * size];
-    for (bytes, value) in own.chunks_exact_mut(size).zip(values) {
-        bytes.copy_from_slice(&value.to_le_bytes());
+    let size = size_of_val(values);
+    let own = &mut bytes[row * size..][..size];
+    for (bytes, value) in own.as_chunks_mut().0.iter_mut().zip(values) {
+        *bytes = value.to_le_bytes();
     }
 }
 
