@@ -95,6 +95,7 @@ pub fn bench_model(
     let capacity = options.prompt.max(options.generated).max(1);
     let session = Session::new(&forward, capacity, &mut || progress.advance(1))?;
     let mut bench = Bench {
+        backend: &backend,
         vocabulary: session.vocabulary(),
         session,
         first: first_token(&model),
@@ -133,6 +134,7 @@ fn first_token(model: &Model) -> Option<u32> {
 }
 
 struct Bench<'a, 'm> {
+    backend: &'a CpuBackend,
     session: Session<'a, CpuBackend, ModelWeights<'m>>,
     vocabulary: usize,
     first: Option<u32>,
@@ -157,17 +159,24 @@ impl Bench<'_, '_> {
         Ok(())
     }
 
+    /// On the backend's threads from beginning to end: handing each product to them alone
+    /// would take longer than a small one.
+    fn append(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        let (session, logits) = (&mut self.session, &mut self.logits);
+        self.backend.install(|| session.append(tokens, logits))
+    }
+
     /// Tokens per second of a new sequence.
     fn run(&mut self, prompt: usize, generated: usize) -> Result<f64, Error> {
         self.session.truncate(0);
         let start = Instant::now();
         let tokens: Vec<u32> = (0..prompt).map(|position| self.token(position)).collect();
         for tokens in tokens.chunks(TOGETHER) {
-            self.session.append(tokens, &mut self.logits)?;
+            self.append(tokens)?;
         }
         for position in prompt..prompt + generated {
             let token = self.token(position);
-            self.session.append(&[token], &mut self.logits)?;
+            self.append(&[token])?;
         }
         Ok((prompt + generated) as f64 / start.elapsed().as_secs_f64().max(1e-9))
     }

@@ -114,7 +114,8 @@ pub fn sample(
             break Ending::Context;
         }
         check_cancelled(cancel)?;
-        session.append(unseen, &mut logits)?;
+        // On the backend's threads from beginning to end, as in `bench`.
+        backend.install(|| session.append(unseen, &mut logits))?;
         let token = sampler.choose(&logits);
         tokens.push(token);
         if subject.tokenizer.is_end(TokenId(token)) {
