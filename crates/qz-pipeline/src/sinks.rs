@@ -209,6 +209,11 @@ impl Sinks {
         }
     }
 
+    /// Begins to write down what is complete, for a run that is killed from here on.
+    pub(crate) fn checkpoint(&mut self) {
+        self.outputs.iter_mut().for_each(|output| output.sink.checkpoint());
+    }
+
     /// Leaves all outputs for a later run to continue.
     pub(crate) fn keep(self) -> Result<(), Error> {
         self.outputs.into_iter().try_for_each(|output| output.sink.keep())

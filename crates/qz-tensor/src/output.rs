@@ -225,7 +225,7 @@ impl StagedArtifact {
         }
         self.unflushed += bytes.len() as u64;
         if self.unflushed >= CHECKPOINT_BYTES {
-            self.checkpoint();
+            self.try_checkpoint();
         }
         Ok(())
     }
@@ -243,13 +243,23 @@ impl StagedArtifact {
     }
 
     /// Notes (one line) that a piece is complete. It reaches the journal after the
-    /// next flush.
+    /// next flush ([`Self::checkpoint`]).
     pub fn record(&mut self, piece: String) {
         self.pending.records.push(piece);
     }
 
+    /// Begins a flush after which all records so far are in the journal, however few bytes
+    /// they speak of: for pieces that are dear. Waits for a flush that is under way.
+    pub fn checkpoint(&mut self) {
+        if !self.pending.records.is_empty() {
+            self.flusher.begin_next(std::mem::take(&mut self.pending));
+            self.unflushed = 0;
+            self.dirty.fill(false);
+        }
+    }
+
     /// Begins a flush unless one is under way; then the next call tries again.
-    fn checkpoint(&mut self) {
+    fn try_checkpoint(&mut self) {
         match self.flusher.begin(std::mem::take(&mut self.pending)) {
             Ok(()) => {
                 self.unflushed = 0;

@@ -112,6 +112,10 @@ pub trait TensorSink: Send {
     /// If bytes of the tensor are missing.
     fn record_complete(&mut self, tensor: TensorIndex);
 
+    /// Begins to write down which tensors are complete, where that would otherwise wait for
+    /// more bytes: for jobs to which a tensor is dear.
+    fn checkpoint(&mut self);
+
     /// Reads back bytes of a tensor that is complete, for jobs whose further work depends
     /// on them. False if the sink keeps them in a form that it cannot give back.
     ///

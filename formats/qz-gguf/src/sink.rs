@@ -120,6 +120,10 @@ impl TensorSink for GgufSink {
         self.staged.record(record(tensor, &self.tensors[tensor.0].placed.name));
     }
 
+    fn checkpoint(&mut self) {
+        self.staged.checkpoint();
+    }
+
     /// # Panics
     /// If there is no such tensor, or the bytes reach past its end.
     fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error> {

@@ -220,6 +220,7 @@ pub(crate) trait Sink {
     fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), Error>;
     fn completed(&self) -> &[TensorIndex];
     fn record_complete(&mut self, tensor: TensorIndex);
+    fn checkpoint(&mut self);
     fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error>;
     fn keep(self: Box<Self>) -> Result<(), Error>;
     fn finish(self: Box<Self>) -> Result<(), Error>;
@@ -239,6 +240,10 @@ where
 
     fn record_complete(&mut self, tensor: TensorIndex) {
         TensorSink::record_complete(self, tensor);
+    }
+
+    fn checkpoint(&mut self) {
+        TensorSink::checkpoint(self);
     }
 
     fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error> {

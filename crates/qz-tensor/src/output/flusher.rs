@@ -52,6 +52,14 @@ impl Flusher {
         }
     }
 
+    /// Begins a flush as soon as the one under way has ended. A thread that failed is found
+    /// out by `finish`.
+    pub(super) fn begin_next(&self, batch: Batch) {
+        if let Some(requests) = &self.requests {
+            let _ = requests.send(batch);
+        }
+    }
+
     /// Flushes a last time if there are records, and waits for the thread.
     pub(super) fn finish(&mut self, batch: Batch) -> Result<(), OutputError> {
         let requests = self.requests.take();

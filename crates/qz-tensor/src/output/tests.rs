@@ -181,6 +181,24 @@ fn a_kept_output_is_continued_by_the_same_job_only() {
 
 /// A set killed after any of its steps is never a mixture, and the next run finds
 /// the old one whole and continues the new one.
+/// A record is in the journal once the flush after it was begun: what a killed process
+/// leaves needs no orderly end.
+#[test]
+fn a_checkpoint_writes_records_down() {
+    let folder = scratch();
+    for artifact in kinds(folder.path()) {
+        let mut staged = create(&artifact, "job").expect("created");
+        for piece in ["first", "second"] {
+            fill(&mut staged, b"new ");
+            staged.record(piece.to_owned());
+            staged.checkpoint();
+        }
+        // The second flush began after the first had ended.
+        let journal = fs::read_to_string(staged.staging.journal()).expect("read");
+        assert!(journal.contains("\nfirst\n"), "{journal}");
+    }
+}
+
 #[test]
 fn a_set_survives_a_kill_between_any_two_moves() {
     let check = |has_old: bool, steps_taken: usize| -> bool {
