@@ -1,13 +1,13 @@
 //! Statistics of a model's activations.
 //!
-//! What belongs here: the sums ([`Moments`], [`gram`]), the files that hold them
+//! What belongs here: the sums ([`Moments`]), the files that hold them
 //! (llama.cpp's importance matrices, both kinds, and Gram matrices beside them) and what
 //! their numbers mean; the text that they are collected on, where no other is given
 //! ([`bundled`]); conversations as a chat template has them ([`chat`]). What
-//! does not: the forward pass that shows activations (`qz-models`), searching with
-//! importance (`qz-codec`), which tensors need it (`qz-plan`).
+//! does not: the forward pass that shows activations (`qz-models`), Gram matrices while they
+//! are summed (`qz-linalg`), searching with importance (`qz-codec`), which tensors need it (`qz-plan`).
 //!
-//! Layer 4: depends on `qz-tensor`, `qz-gguf` and `qz-kernels`; used by `qz-pipeline`.
+//! Layer 4: depends on `qz-tensor`, `qz-gguf`, `qz-kernels` and `qz-linalg`; used by `qz-pipeline`.
 //!
 //! Invariants:
 //! - A file that opened holds finite, non-negative values only.
@@ -19,7 +19,6 @@ pub mod bundled;
 pub mod chat;
 mod error;
 mod gguf;
-pub mod gram;
 mod importance;
 mod legacy;
 mod moments;

@@ -26,6 +26,11 @@ impl Moments {
         Self { sums: vec![Sums::default(); width], rows: 0 }
     }
 
+    /// Bytes that so many columns take.
+    pub fn bytes(width: usize) -> u64 {
+        (width * size_of::<Sums>()) as u64
+    }
+
     /// Adds rows, one behind the other, on the current pool's threads.
     ///
     /// # Panics

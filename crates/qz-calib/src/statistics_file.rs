@@ -1,15 +1,15 @@
 //! Gram matrices beside an importance matrix, in one GGUF file. For each group of
 //! matrices that share inputs there is one, named after the first of them:
-//! `NAME.gram`, f32, the packed upper triangle ([`crate::gram`]) of `XᵀX`, for each
+//! `NAME.gram`, f32, the packed upper triangle ([`qz_linalg::unpack`]) of `XᵀX`, for each
 //! expert in turn. Programs that look for importance alone pass over it.
 
 use std::path::Path;
 
 use qz_gguf::GgufFile;
+use qz_linalg::{packed_len, unpack};
 use qz_tensor::{DataType, Location, TensorIndex, TensorSource};
 
 use crate::error::{Error, Fault};
-use crate::gram::{packed_len, unpack};
 
 /// What the name of a Gram matrix ends in.
 pub const GRAM: &str = ".gram";

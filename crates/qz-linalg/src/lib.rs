@@ -3,7 +3,9 @@
 //!
 //! | where | what |
 //! |---|---|
-//! | [`Gram`] | X ᵀX, summed over any number of tokens; the cross sums of two inputs |
+//! | [`Gram`] | XᵀX or some of its rows, summed over any number of tokens |
+//! | [`CrossGram`] | the cross sums of two models' inputs |
+//! | `triangle.rs` | the upper half of a symmetric matrix as files have it |
 //! | [`Symmetric`] | the finished matrix of a layer's inputs |
 //! | [`Feedback`] | its factor as error feedback uses it |
 //! | [`solve`] | small systems in `f64` |
@@ -21,11 +23,14 @@
 mod cross;
 mod factor;
 mod gram;
+mod runs;
 mod small;
 mod symmetric;
+mod triangle;
 
 pub use cross::CrossGram;
 pub use factor::{Feedback, NotPositive};
 pub use gram::Gram;
 pub use small::solve;
 pub use symmetric::Symmetric;
+pub use triangle::{packed_len, unpack};

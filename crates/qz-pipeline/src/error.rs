@@ -117,6 +117,11 @@ pub enum Error {
         /// What the method needs.
         needs: qz_methods::Needs,
     },
+    /// The full model's inputs are not in a file of statistics.
+    #[error(
+        "--propagation needs a text that the full model reads beside the quantized one: statistics do not tell what it would have seen"
+    )]
+    PropagationWithoutText,
     /// A method refuses a tensor.
     #[error("{tensor}: {source}")]
     Method {
@@ -346,6 +351,9 @@ impl Diagnose for Error {
             }
             Self::MissingStatistics { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "missing-statistics")
+            }
+            Self::PropagationWithoutText => {
+                (FaultClass::Refused, Location::default(), "propagation-without-text")
             }
             Self::Method { tensor, source } => {
                 let diagnosis = source.diagnosis();

@@ -44,8 +44,8 @@ pub use bench::{
 };
 pub use calibrate::{
     CalibrateOptions, Calibration, CalibrationData, Collect, Conversations, DataOptions, DataPart,
-    ExpertCoverage, MergedStatistics, StatisticsFormat, StatisticsSummary, calibrate,
-    merge_statistics, show_statistics,
+    ExpertCoverage, ExpertOptions, MergedStatistics, StatisticsFormat, StatisticsSummary,
+    calibrate, merge_statistics, show_statistics,
 };
 pub use container::{CONTAINERS, Container};
 pub use convert::{

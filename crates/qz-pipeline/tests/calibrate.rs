@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use qz_pipeline::{
     CalibrateOptions, CalibrationData, Cancel, Collect, ComputeOptions, Conversations, DataOptions,
-    Error, Event, Observer, OpenOptions, Rounding, Silent, StatisticsFormat, calibrate,
+    Error, Event, ExpertOptions, Observer, OpenOptions, Rounding, Silent, StatisticsFormat,
+    calibrate,
 };
 use qz_tensor::DataType;
 
@@ -54,8 +55,7 @@ fn options() -> CalibrateOptions {
         },
         collect: Collect { magnitudes: true, grams: true, tokens: true },
         output_matrix: true,
-        all_experts: false,
-        expert_prior: 64,
+        experts: ExpertOptions::default(),
         add: Vec::new(),
         resume: false,
         format: StatisticsFormat::Gguf,

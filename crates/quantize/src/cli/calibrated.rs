@@ -9,7 +9,7 @@ use qz_pipeline::qz_methods::{METHODS, Method, Options, Order, method_named};
 use qz_pipeline::{CalibrationData, ComputeOptions, ConvertOptions, QuantizeOptions, Rounding};
 use qz_tensor::DataType;
 
-use super::calibration::Reading;
+use super::calibration::{Experts, Reading};
 use super::{Global, Recipe, parse_size};
 
 #[derive(Debug, Args)]
@@ -41,6 +41,13 @@ pub(crate) struct Quantize {
     /// Cycles of coordinate descent
     #[arg(long, value_name = "N", default_value_t = 3)]
     cycles: usize,
+    /// How far weights move to make up for what was lost in the layers before, by what the full
+    /// model would have seen (GPTAQ): 0 not at all, 1 all the way; takes a second run of the text
+    /// beside the first. Experts are left out
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    propagation: f64,
+    #[command(flatten)]
+    experts: Experts,
     /// Memory to stay within where there is a choice; hidden states beyond it go to disk
     #[arg(long, value_name = "N[K|M|G]", default_value = "2G", value_parser = parse_size)]
     max_memory: NonZeroU64,
@@ -101,6 +108,7 @@ impl Quantize {
         let mut options = Options::default();
         options.gptq.damping = self.damping;
         options.gptq.cycles = self.cycles;
+        options.gptq.propagation = self.propagation;
         options.gptq.order = match self.order {
             Visits::Natural => Order::Natural,
             Visits::Static => Order::Static,
@@ -117,6 +125,7 @@ impl Quantize {
             options,
             text,
             statistics: self.stats.clone(),
+            experts: self.experts.options(),
             compute: ComputeOptions {
                 rounding: Rounding::Exact,
                 cache_type: DataType::F32,

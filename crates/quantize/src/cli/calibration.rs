@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use qz_pipeline::{
-    CalibrateOptions, CalibrationData, Collect, Conversations, DataOptions, StatisticsFormat,
+    CalibrateOptions, CalibrationData, Collect, Conversations, DataOptions, ExpertOptions,
+    StatisticsFormat,
 };
 
 use super::evaluation::Compute;
@@ -36,13 +37,8 @@ pub(crate) struct Calibrate {
     /// Collect more than sums of squares (GGUF only): magnitudes, grams, tokens
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     collect: Vec<What>,
-    /// Show every token to every expert
-    #[arg(long)]
-    all_experts: bool,
-    /// Draw experts with fewer tokens toward their layer's mean, as if it were the rest of so
-    /// many; 0 writes what llama-imatrix does
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
-    expert_prior: u64,
+    #[command(flatten)]
+    experts: Experts,
     /// Add the sums of this file (repeatable); without a model, only that
     #[arg(long, value_name = "FILE")]
     pub(crate) in_file: Vec<PathBuf>,
@@ -101,6 +97,24 @@ impl Reading {
     }
 }
 
+/// Which inputs count as an expert's.
+#[derive(Debug, Args)]
+pub(crate) struct Experts {
+    /// Show every token to every expert
+    #[arg(long)]
+    all_experts: bool,
+    /// Draw experts with fewer tokens toward their layer's mean, as if it were the rest of so
+    /// many; 0 leaves them as they are, as llama-imatrix does
+    #[arg(long, value_name = "TOKENS", default_value_t = ExpertOptions::default().prior)]
+    expert_prior: u64,
+}
+
+impl Experts {
+    pub(super) fn options(&self) -> ExpertOptions {
+        ExpertOptions { all: self.all_experts, prior: self.expert_prior }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     Gguf,
@@ -149,8 +163,7 @@ impl Calibrate {
                 tokens: self.collect.contains(&What::Tokens),
             },
             output_matrix: self.process_output,
-            all_experts: self.all_experts,
-            expert_prior: self.expert_prior,
+            experts: self.experts.options(),
             add: self.in_file.clone(),
             resume: self.resume,
             format: self.format(),

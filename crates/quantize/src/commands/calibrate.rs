@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use qz_pipeline::{
-    Calibration, LayerSummary, StatisticsSummary, TensorSummary, calibrate, merge_statistics,
-    show_statistics,
+    Calibration, ExpertCoverage, LayerSummary, StatisticsSummary, TensorSummary, calibrate,
+    merge_statistics, show_statistics,
 };
 use serde::Serialize;
 
@@ -51,7 +51,7 @@ fn text(calibration: &Calibration) -> String {
     let parts: Vec<Vec<String>> = calibration.data.iter().map(part).collect();
     let mut lines = vec![table(&["text", "documents", "tokens", "chunks"], &parts), String::new()];
     if !calibration.experts.is_empty() {
-        lines.push(table(&["layer", "experts", "fewest tokens", "most"], &experts(calibration)));
+        lines.push(coverage(&calibration.experts));
         lines.push(String::new());
     }
     lines.extend(calibration.warnings.iter().map(|warning| format!("warning: {warning}")));
@@ -65,14 +65,16 @@ fn text(calibration: &Calibration) -> String {
     lines.join("\n")
 }
 
-fn experts(calibration: &Calibration) -> Vec<Vec<String>> {
-    let row = |layer: &qz_pipeline::ExpertCoverage| {
+/// How layers' experts share the tokens.
+pub(super) fn coverage(layers: &[ExpertCoverage]) -> String {
+    let row = |layer: &ExpertCoverage| {
         let (fewest, most) = (layer.tokens.iter().min(), layer.tokens.iter().max());
         let numbers = [fewest, most].map(|number| number.copied().unwrap_or(0).to_string());
         let own = vec![layer.layer.to_string(), layer.tokens.len().to_string()];
         [own, numbers.to_vec()].concat()
     };
-    calibration.experts.iter().map(row).collect()
+    let rows: Vec<Vec<String>> = layers.iter().map(row).collect();
+    table(&["layer", "experts", "fewest tokens", "most"], &rows)
 }
 
 fn merge(output: &Path, arguments: &Calibrate) -> anyhow::Result<()> {

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use qz_pipeline::qz_methods::TensorReport;
-use qz_pipeline::{Model, QuantizeOptions, QuantizeReport, quantize};
+use qz_pipeline::{MethodTensor, Model, QuantizeOptions, QuantizeReport, quantize};
 use serde::Serialize;
 
+use super::calibrate::coverage;
 use super::convert::{outputs, summary};
 use super::{print_json, print_line};
 use crate::cli::{Global, Quantize};
@@ -60,23 +61,32 @@ fn text(reports: &[QuantizeReport]) -> String {
                     loss(losses.map(|losses| losses.rounding)),
                     loss(losses.map(|losses| losses.result)),
                     damping.map_or_else(String::new, |damping| format!("{damping}")),
-                    remarks(&tensor.report),
+                    remarks(tensor),
                 ]
             })
             .collect();
         lines.push(format!("\n{}: {}", report.artifact.target, report.method));
         lines.push(table(&header, &rows));
+        if !report.experts.is_empty() {
+            lines.extend([String::new(), coverage(&report.experts)]);
+        }
     }
     lines.join("\n")
 }
 
-fn remarks(report: &TensorReport) -> String {
+fn remarks(tensor: &MethodTensor) -> String {
     let mut remarks = Vec::new();
-    if let Some(fallback) = &report.fallback {
+    if let (Some(tokens), Some(_)) = (tensor.tokens, tensor.filled_up_to) {
+        remarks.push(match tokens {
+            0 => "no token: the mean of all experts stands in".to_owned(),
+            _ => format!("{tokens} tokens: drawn toward the mean of all experts"),
+        });
+    }
+    if let Some(fallback) = &tensor.report.fallback {
         remarks.push(format!("rounded with importance instead: {fallback}"));
     }
-    if report.dead_columns > 0 {
-        remarks.push(format!("{} columns without input", report.dead_columns));
+    if tensor.report.dead_columns > 0 {
+        remarks.push(format!("{} columns without input", tensor.report.dead_columns));
     }
     remarks.join("; ")
 }

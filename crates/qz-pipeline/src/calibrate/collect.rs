@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use qz_calib::Moments;
-use qz_calib::gram::{GramRows, cut};
 use qz_kernels::backend::CpuBackend;
+use qz_linalg::Gram;
 use qz_models::forward::{LayerStream, LinearInputs, Stage};
 
 use super::layout::Group;
@@ -16,7 +16,7 @@ use crate::model_weights::ModelWeights;
 pub(super) type Collected = Vec<Moments>;
 
 /// What is called with rows of a Gram matrix that are complete.
-pub(super) type Keep<'k> = dyn FnMut(&Group, usize, &GramRows) -> Result<(), Error> + 'k;
+pub(super) type Keep<'k> = dyn FnMut(&Group, usize, Gram) -> Result<(), Error> + 'k;
 
 pub(super) struct LayerCollector<'a> {
     pub(super) backend: &'a CpuBackend,
@@ -38,9 +38,7 @@ struct Pass<'g> {
     groups: &'g [&'g Group],
     /// The groups whose moments are collected.
     with_moments: Vec<bool>,
-    grams: Vec<(Item, GramRows)>,
-    /// Tokens of a chunk.
-    length: usize,
+    grams: Vec<(Item, Gram)>,
 }
 
 impl LayerCollector<'_> {
@@ -67,12 +65,11 @@ impl LayerCollector<'_> {
             let with_moments: Vec<bool> = with_moments.collect();
             is_seen.iter_mut().zip(&with_moments).for_each(|(seen, new)| *seen |= new);
             let gram = |item: Item| {
-                let rows = GramRows::new(groups[item.group].width, item.rows.clone());
+                let rows = Gram::of_rows(groups[item.group].width, item.rows.clone());
                 (item, rows)
             };
             let grams = items.into_iter().map(gram).collect();
-            let length = stream.chunks().length();
-            let mut pass = Pass { groups, with_moments, grams, length };
+            let mut pass = Pass { groups, with_moments, grams };
             let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
                 self.backend.install(|| pass.add(inputs, &mut moments));
                 Ok(())
@@ -88,7 +85,7 @@ impl LayerCollector<'_> {
                     stream.advance(&mut |steps| progress.advance(steps))?;
                 }
             }
-            for (item, rows) in &pass.grams {
+            for (item, rows) in pass.grams {
                 keep(groups[item.group], item.expert, rows)?;
             }
         }
@@ -102,8 +99,8 @@ impl LayerCollector<'_> {
         let with_grams = groups.iter().enumerate().filter(|(_, group)| group.gram_name().is_some());
         for (number, group) in with_grams.filter(|_| self.grams) {
             for expert in 0..group.experts {
-                for rows in cut(group.width, self.limit) {
-                    let bytes = GramRows::bytes(group.width, &rows);
+                for rows in Gram::parts(group.width, self.limit) {
+                    let bytes = Gram::bytes(group.width, &rows);
                     let pass = passes.last().map_or(0, Vec::len);
                     if bytes > free && pass > 0 {
                         passes.push(Vec::new());
@@ -128,25 +125,10 @@ impl Pass<'_> {
             moments[number][expert].add(inputs.rows);
         }
         let grams = self.grams.iter_mut();
-        for (_, gram) in grams.filter(|(item, _)| (item.group, item.expert) == (number, expert)) {
-            by_chunk(inputs, self.length).for_each(|rows| gram.add(rows));
-        }
+        grams
+            .filter(|(item, _)| (item.group, item.expert) == (number, expert))
+            .for_each(|(_, gram)| gram.add(inputs.rows));
     }
-}
-
-/// The rows of each chunk of `length` tokens: where batches end depends on memory, and a
-/// Gram matrix's last bits on what is multiplied at a time.
-fn by_chunk<'i>(inputs: &'i LinearInputs<'_>, length: usize) -> impl Iterator<Item = &'i [f32]> {
-    let (count, width) = (inputs.count(), inputs.width);
-    let mut start = 0;
-    std::iter::from_fn(move || {
-        let chunk = (start < count).then(|| inputs.token(start) / length)?;
-        let first = start;
-        while start < count && inputs.token(start) / length == chunk {
-            start += 1;
-        }
-        Some(&inputs.rows[first * width..start * width])
-    })
 }
 
 fn stage(group: &Group) -> Stage {
@@ -192,12 +174,13 @@ mod tests {
             group(GateUp, 10, 1),
             group(Down, 20, 1),
         ];
-        // 1200 bytes for each but the last, which takes 4800.
+        let one = Gram::bytes(10, &(0..10));
+        assert!(2 * one < Gram::bytes(20, &(0..20)));
         check(&dense, u64::MAX, &[(&Stage::ALL, 4)]);
-        check(&dense, 4800, &[(&Stage::ALL[..3], 3), (&Stage::ALL[3..], 1)]);
+        check(&dense, 3 * one, &[(&Stage::ALL[..3], 3), (&Stage::ALL[3..], 1)]);
         check(
             &dense,
-            2400,
+            2 * one,
             &[
                 (&Stage::ALL[..2], 2),
                 (&Stage::ALL[2..3], 1),
@@ -209,7 +192,7 @@ mod tests {
         let experts = [group(Router, 10, 1), group(GateUp, 10, 3)];
         check(
             &experts,
-            1200,
+            one,
             &[(&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1)],
         );
     }

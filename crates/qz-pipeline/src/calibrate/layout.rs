@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use qz_calib::gram::{GramRows, packed_len};
 use qz_calib::sums::{entry_tensors, metadata, tensor, to_bytes};
 use qz_calib::{GRAM, ImportanceSums, MAGNITUDES, Moments, TOKEN_COUNTS, TensorSums};
 use qz_gguf::{GgufLayout, GgufSink};
 use qz_kernels::backend::CpuBackend;
+use qz_linalg::{Gram, packed_len};
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward, LinearGroup};
 use qz_tensor::{Location, OutputOptions, SinkTensor, TensorIndex, TensorSink};
@@ -150,7 +150,7 @@ impl<'a> File<'a> {
         let options = self.options;
         let mut text = format!("calibrate {}\n{identity}\n", env!("CARGO_PKG_VERSION"));
         let compute = (options.compute.rounding, options.compute.cache_type.name());
-        let routing = (options.all_experts, options.expert_prior);
+        let routing = (options.experts.all, options.experts.prior);
         let _ = writeln!(text, "{compute:?} {routing:?} {} {}", self.chunk_size, self.chunks);
         for name in &self.tensors {
             let _ = writeln!(text, "{name}");
@@ -181,11 +181,11 @@ impl<'a> File<'a> {
         &mut self,
         group: &Group,
         expert: usize,
-        rows: &GramRows,
+        rows: Gram,
     ) -> Result<(), Error> {
         let Some(name) = group.gram_name() else { return Ok(()) };
         let start = expert * packed_len(group.width) + rows.packed_start();
-        self.put(&name, (start * size_of::<f32>()) as u64, &to_bytes(rows.packed()))
+        self.put(&name, (start * size_of::<f32>()) as u64, &to_bytes(rows.into_packed()))
     }
 
     /// Writes a group's moments, with those of files before.
@@ -213,6 +213,9 @@ impl<'a> File<'a> {
             if self.sink.is_none() {
                 self.sums.tensors.insert(name.clone(), sums);
             }
+        }
+        if let Some(sink) = &mut self.sink {
+            sink.checkpoint();
         }
         Ok(())
     }

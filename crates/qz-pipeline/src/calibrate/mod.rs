@@ -3,22 +3,24 @@
 
 mod collect;
 mod data;
+mod experts;
 mod layout;
 mod parquet;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use qz_calib::gram::GramRows;
 use qz_calib::summary::{LayerSummary, TensorSummary, summarize, summarize_layers};
 use qz_calib::{ImportanceSums, Moments};
 use qz_kernels::backend::CpuBackend;
-use qz_models::forward::{Chunks, Forward, LayerStream, Routing};
+use qz_linalg::Gram;
+use qz_models::forward::{Chunks, Forward, LayerStream};
 use qz_tensor::OutputOptions;
 use sha2::{Digest, Sha256};
 
 pub(crate) use data::read as read_data;
 pub use data::{CalibrationData, Conversations, DataOptions, DataPart};
+pub use experts::{ExpertCoverage, ExpertOptions};
 pub(crate) use layout::Group;
 
 use crate::error::Error;
@@ -43,11 +45,8 @@ pub struct CalibrateOptions {
     pub collect: Collect,
     /// The inputs of the output matrix, too, if it has weights of its own.
     pub output_matrix: bool,
-    /// Show every token to every expert.
-    pub all_experts: bool,
-    /// An expert with fewer tokens gets this many: what is missing is the mean over the
-    /// layer's experts. 0 leaves the sums as they are.
-    pub expert_prior: u64,
+    /// Which inputs count as an expert's.
+    pub experts: ExpertOptions,
     /// Files whose sums are added.
     pub add: Vec<PathBuf>,
     /// Go on from the output, which is there already: its chunks are passed over, and
@@ -115,15 +114,6 @@ pub struct Calibration {
     pub experts: Vec<ExpertCoverage>,
     /// What a person should know.
     pub warnings: Vec<String>,
-}
-
-/// How a layer's experts share the tokens.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct ExpertCoverage {
-    /// The layer.
-    pub layer: u32,
-    /// Each expert's tokens.
-    pub tokens: Vec<u64>,
 }
 
 /// Collects statistics of the model at `path` into the file `output`.
@@ -231,7 +221,7 @@ impl Job<'_> {
         progress: &mut Steps<'_>,
     ) -> Result<(), Error> {
         let mut stream = forward.stream(chunks)?;
-        stream.set_routing(if self.options.all_experts { Routing::All } else { Routing::Chosen });
+        stream.set_routing(self.options.experts.routing());
         while stream.load_next()? {
             let layer = Some(stream.layer());
             let own: Vec<&Group> = groups.iter().filter(|group| group.layer == layer).collect();
@@ -246,7 +236,7 @@ impl Job<'_> {
             };
             let file = &mut self.file;
             let mut keep =
-                |group: &Group, expert: usize, rows: &GramRows| file.put_gram(group, expert, rows);
+                |group: &Group, expert: usize, rows: Gram| file.put_gram(group, expert, rows);
             let collected = collector.layer(&mut stream, &own, &mut keep, progress)?;
             for (group, moments) in own.iter().zip(collected) {
                 self.keep(group, moments)?;
@@ -286,33 +276,18 @@ impl Job<'_> {
     }
 
     fn cover(&mut self, group: &Group, experts: &[Moments]) {
-        let tokens: Vec<u64> = experts.iter().map(Moments::rows).collect();
-        let list = |wanted: &dyn Fn(u64) -> bool| {
-            let numbers = tokens.iter().enumerate().filter(|(_, count)| wanted(**count));
-            numbers.map(|(expert, _)| expert.to_string()).collect::<Vec<_>>().join(", ")
-        };
         let Some(layer) = group.layer.filter(|_| group.is_first_of_experts()) else { return };
-        let prior = self.options.expert_prior;
-        let (none, few) = (list(&|count| count == 0), list(&|count| count > 0 && count < prior));
-        let mut warn = |experts: String, what: String| {
-            if !experts.is_empty() {
-                self.warnings.push(format!("layer {layer}: experts {experts} {what}"));
-            }
-        };
-        let stand_in = if prior > 0 { ": the layer's mean stands in" } else { "" };
-        warn(none, format!("were given no token{stand_in}"));
-        warn(
-            few,
-            format!("were given fewer than {prior} tokens, and are drawn toward the layer's mean"),
-        );
-        self.coverage.push(ExpertCoverage { layer: layer.0, tokens });
+        let tokens = experts.iter().map(Moments::rows).collect();
+        let coverage = ExpertCoverage { layer: layer.0, tokens };
+        self.warnings.extend(coverage.warnings(self.options.experts.prior));
+        self.coverage.push(coverage);
     }
 
     /// Experts with few tokens are drawn toward the mean of all.
     fn shrink(&self, experts: &mut [Moments]) {
         let mut all = experts[0].clone();
         experts[1..].iter().for_each(|one| all.merge(one));
-        experts.iter_mut().for_each(|one| one.shrink(self.options.expert_prior, &all));
+        experts.iter_mut().for_each(|one| one.shrink(self.options.experts.prior, &all));
     }
 }
 

@@ -1,11 +1,11 @@
 //! What the model reads, and what its matrices multiply meanwhile.
 
-use qz_linalg::{Gram, Symmetric};
+use qz_calib::Moments;
+use qz_linalg::{CrossGram, Gram, Symmetric};
 use qz_methods::{Needs, Statistics};
 use qz_models::forward::Chunks;
 use sha2::{Digest, Sha256};
 
-use super::add_squares;
 use crate::calibrate::{DataOptions, read_data};
 use crate::error::Error;
 use crate::eval::Subject;
@@ -64,63 +64,109 @@ impl Calibration {
 
 /// Inputs of one group's products, summed as far as a method needs it.
 pub(super) enum Sums {
-    Squares { sums: Vec<f64>, tokens: u64 },
-    Gram(Gram),
+    Moments(Moments),
+    Gram {
+        gram: Gram,
+        /// Beside the full model's inputs, if these are asked for.
+        cross: Option<CrossGram>,
+    },
 }
 
 impl Sums {
-    pub(super) fn new(needs: Needs, columns: usize) -> Self {
+    pub(super) fn new(needs: Needs, columns: usize, with_cross: bool) -> Self {
         match needs {
-            Needs::Gram => Self::Gram(Gram::new(columns)),
-            _ => Self::Squares { sums: vec![0.0; columns], tokens: 0 },
+            Needs::Gram => Self::Gram {
+                gram: Gram::new(columns),
+                cross: with_cross.then(|| CrossGram::new(columns)),
+            },
+            _ => Self::Moments(Moments::new(columns)),
         }
     }
 
     /// Bytes that the sums of so many columns take.
     pub(super) fn bytes(needs: Needs, columns: usize) -> u64 {
-        let columns = columns as u64;
         match needs {
-            Needs::Gram => columns.saturating_mul(columns).saturating_mul(4),
-            _ => columns.saturating_mul(8),
+            Needs::Gram => Gram::bytes(columns, &(0..columns)),
+            _ => Moments::bytes(columns),
         }
     }
 
-    /// Adds tokens' inputs, on the current pool's threads.
-    pub(super) fn add(&mut self, rows: &[f32]) {
+    /// Tokens so far.
+    pub(super) fn tokens(&self) -> u64 {
         match self {
-            Self::Gram(gram) => gram.add(rows),
-            Self::Squares { sums, tokens } => {
-                *tokens += (rows.len() / sums.len().max(1)) as u64;
-                add_squares(sums, rows);
+            Self::Moments(moments) => moments.rows(),
+            Self::Gram { gram, .. } => gram.tokens(),
+        }
+    }
+
+    /// Adds tokens' inputs, and the full model's of the same tokens where they are summed
+    /// with these, on the current pool's threads.
+    pub(super) fn add(&mut self, rows: &[f32], full: Option<&[f32]>) {
+        match self {
+            Self::Moments(moments) => moments.add(rows),
+            Self::Gram { gram, cross } => {
+                gram.add(rows);
+                if let (Some(cross), Some(full)) = (cross, full) {
+                    cross.add(full, rows);
+                }
             }
         }
     }
 
-    pub(super) fn finish(self) -> Captured {
+    /// Makes of sums over fewer than `prior` tokens those over `prior` of them: what is
+    /// missing is taken from `mean`, which is of the same kind.
+    pub(super) fn shrink(&mut self, prior: u64, mean: &mut Self) {
+        match (self, mean) {
+            (Self::Moments(own), Self::Moments(mean)) => own.shrink(prior, mean),
+            (Self::Gram { gram, .. }, Self::Gram { gram: mean, .. }) => gram.shrink(prior, mean),
+            _ => unreachable!("sums of one kind"),
+        }
+    }
+
+    /// What a method is told; `tokens` are those that were seen.
+    pub(super) fn finish(self, tokens: u64) -> Captured {
+        let count = self.tokens();
+        let mut captured = Captured {
+            tokens: Some(tokens),
+            filled_up_to: (count > tokens).then_some(count),
+            ..Captured::default()
+        };
         match self {
-            Self::Gram(gram) => {
-                let tokens = Some(gram.tokens());
-                Captured { tokens, gram: Some(gram.finish()), importance: None }
+            Self::Gram { gram, cross } => {
+                captured.gram = Some(gram.finish());
+                // Before anything was quantized both models see the same.
+                let cross = cross.map(CrossGram::finish);
+                captured.cross = cross.filter(|cross| cross.iter().any(|sum| *sum != 0.0));
             }
-            Self::Squares { sums, tokens } => {
-                let count = tokens.max(1) as f64;
-                let means = sums.iter().map(|sum| (sum / count) as f32).collect();
-                Captured { tokens: Some(tokens), gram: None, importance: Some(means) }
+            Self::Moments(moments) => {
+                let count = count.max(1) as f64;
+                let means = moments.squares().map(|sum| (sum / count) as f32);
+                captured.importance = Some(means.collect());
             }
         }
+        captured
     }
 }
 
 /// What is known of a group's inputs.
+#[derive(Default)]
 pub(super) struct Captured {
     /// Tokens they were, if that is known.
     pub(super) tokens: Option<u64>,
+    /// As how many tokens these count, with the mean over all experts for the rest.
+    pub(super) filled_up_to: Option<u64>,
     pub(super) gram: Option<Symmetric>,
     pub(super) importance: Option<Vec<f32>>,
+    /// `E[(x̃ − x) xᵀ]`, with the full model's inputs x̃.
+    pub(super) cross: Option<Vec<f32>>,
 }
 
 impl Captured {
     pub(super) fn statistics(&self) -> Statistics<'_> {
-        Statistics { gram: self.gram.as_ref(), importance: self.importance.as_deref(), cross: None }
+        Statistics {
+            gram: self.gram.as_ref(),
+            importance: self.importance.as_deref(),
+            cross: self.cross.as_deref(),
+        }
     }
 }

@@ -46,7 +46,7 @@ impl Known {
             let location = Location::file(self.importance.path()).tensor(name);
             return Err(Error::MissingStatistics { location, needs });
         }
-        Ok(Captured { tokens: None, gram, importance })
+        Ok(Captured { gram, importance, ..Captured::default() })
     }
 
     /// The importance of a tensor's columns, if the file has it.

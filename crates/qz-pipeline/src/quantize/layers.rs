@@ -1,32 +1,30 @@
 //! The matrices of decoder layers, one stage of a layer after the other.
 
-use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering;
 
 use qz_codec::grid::{RowBatch, Rows as WeightRows};
 use qz_kernels::backend::CpuBackend;
 use qz_methods::{Needs, Problem, Target, TensorReport};
-use qz_models::forward::{Chunks, Forward, LayerStream, LinearGroup, Stage};
+use qz_models::forward::{Chunks, Forward, LinearGroup, Stage};
 use qz_models::{Role, RowOrder};
 use qz_tensor::DataType;
 
 use super::QuantizeOptions;
-use super::capture::{Captured, Sums};
+use super::capture::Captured;
+use super::inputs::{Collector, GroupExperts, Stream, Streams};
 use super::known::Known;
 use super::packed::PackedMatrix;
 use super::plan::Chosen;
-use super::report::MethodTensor;
-use crate::calibrate::Group;
+use super::report::{MethodTensor, Reports};
+use crate::calibrate::{ExpertCoverage, Group};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::TargetPlan;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
 use crate::sinks::Sinks;
-use crate::stream::{Cancel, Content, Piece};
-
-type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
+use crate::stream::{Cancel, Content, Piece, check_cancelled};
 
 /// Rows of the output matrix that are quantized at a time.
 const OUTPUT_WEIGHTS: usize = 16 << 20;
@@ -77,33 +75,28 @@ impl Layers<'_> {
         forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
         chunks: Chunks,
         sinks: &mut Sinks,
-        reports: &mut Vec<MethodTensor>,
+        reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         if self.is_all_done(sinks) {
             return Ok(());
         }
-        let mut stream = forward.stream(chunks)?;
-        while stream.load_next()? {
+        let mut streams = Streams::begin(forward, &chunks, self.options)?;
+        while streams.load_next()? {
             for stage in Stage::ALL {
                 for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
-                    self.group(&mut stream, group, sinks, reports, observer)?;
+                    self.group(&mut streams, group, sinks, reports, observer)?;
                 }
             }
-            stream.advance(&mut |_| self.check_cancelled())?;
+            streams.advance(&mut |_| check_cancelled(self.cancel))?;
         }
         let Some((position, _)) = self.chosen.output else { return Ok(()) };
         let columns = to_usize(self.model.tensors[position].shape.columns());
-        let mut sums = Sums::new(Needs::Importance, columns);
         if sinks.is_done(0, position) {
             return Ok(());
         }
-        stream.visit_output(&mut |rows| {
-            self.check_cancelled()?;
-            self.backend.install(|| sums.add(rows));
-            Ok(())
-        })?;
-        self.output(&sums.finish(), sinks, reports, observer)
+        let captured = self.collector().output(&mut streams, columns)?;
+        self.output(&captured, sinks, reports, observer)
     }
 
     /// Quantizes all matrices with statistics that are known; what a matrix became changes
@@ -113,7 +106,7 @@ impl Layers<'_> {
         forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
         known: &Known,
         sinks: &mut Sinks,
-        reports: &mut Vec<MethodTensor>,
+        reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         for group in Group::of_model(forward, false)? {
@@ -135,7 +128,7 @@ impl Layers<'_> {
                     let Quantized { content, report, .. } =
                         self.quantized(&matrix, &weights, &captured)?;
                     self.put(sinks, &matrix, first, content)?;
-                    reports.push(self.described(&matrix, &captured, report));
+                    reports.methods.push(self.described(&matrix, &captured, report));
                     observer.observe(Event::Advanced { weights: weights.len() as u64 });
                 }
             }
@@ -148,7 +141,7 @@ impl Layers<'_> {
         let name = &self.model.tensors[position].name;
         let columns = to_usize(self.model.tensors[position].shape.columns());
         let captured =
-            Captured { tokens: None, gram: None, importance: known.importance(name, 0, columns)? };
+            Captured { importance: known.importance(name, 0, columns)?, ..Captured::default() };
         self.output(&captured, sinks, reports, observer)
     }
 
@@ -169,8 +162,8 @@ impl Layers<'_> {
         self.chosen.positions().all(|position| sinks.is_done(0, position))
     }
 
-    fn check_cancelled(&self) -> Result<(), Error> {
-        if self.cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    fn collector(&self) -> Collector<'_> {
+        Collector { options: self.options, backend: self.backend, cancel: self.cancel }
     }
 
     /// Whether later layers see what earlier ones became.
@@ -181,12 +174,13 @@ impl Layers<'_> {
     /// Quantizes the matrices of a group.
     fn group(
         &self,
-        stream: &mut Stream<'_>,
+        streams: &mut Streams<'_>,
         group: LinearGroup,
         sinks: &mut Sinks,
-        reports: &mut Vec<MethodTensor>,
+        reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
+        let stream = &mut streams.quantized;
         let (mut open, mut tensors) = (Vec::new(), Vec::new());
         for role in group.roles() {
             let matrices = self.matrices(stream, *role)?;
@@ -199,37 +193,55 @@ impl Layers<'_> {
                 tensors.push(position);
             }
         }
-        let experts: Vec<Option<usize>> = {
-            let mut experts: Vec<_> = open.iter().map(|(_, matrix)| matrix.expert).collect();
-            experts.sort_unstable();
-            experts.dedup();
-            experts
-        };
-        for experts in experts.chunks(self.experts_at_once(stream.width(group))) {
-            let captured = self.capture(stream, group, experts)?;
-            for expert in experts {
-                let Some(captured) = captured.get(expert) else { continue };
-                let own = open.iter().filter(|(_, matrix)| matrix.expert == *expert);
+        let mut experts: Vec<_> = open.iter().map(|(_, matrix)| matrix.expert).collect();
+        experts.sort_unstable();
+        experts.dedup();
+        let (collector, mut known) = (self.collector(), GroupExperts::default());
+        for experts in experts.chunks(collector.experts_at_once(stream.width(group))) {
+            for (expert, captured) in collector.captured(streams, group, experts, &mut known)? {
+                let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (role, matrix) in own {
-                    let weights = stream.weights(*role, *expert)?;
-                    let put = !sinks.is_done(0, matrix.position);
-                    let Quantized { content, replacement: (data_type, bytes), report } =
-                        self.quantized(matrix, &weights, captured)?;
-                    if put {
-                        self.put(sinks, matrix, matrix.first_row(), content)?;
-                    }
-                    reports.push(self.described(matrix, captured, report));
-                    observer.observe(Event::Advanced { weights: weights.len() as u64 });
-                    if self.replaces() {
-                        stream.replace(*role, *expert, data_type, bytes)?;
-                    }
+                    let found = self.replaced(streams, *role, matrix, &captured, sinks)?;
+                    reports.methods.push(self.described(matrix, &captured, found));
+                    let weights = (matrix.rows * matrix.columns) as u64;
+                    observer.observe(Event::Advanced { weights });
                 }
             }
+        }
+        if group == LinearGroup::GateUp && !known.tokens.is_empty() {
+            let tokens = known.tokens.into_iter().map(|(_, tokens)| tokens).collect();
+            let coverage = ExpertCoverage { layer: streams.quantized.layer().0, tokens };
+            let warnings = coverage.warnings(self.options.experts.prior);
+            warnings.iter().for_each(|warning| observer.observe(Event::Warning(warning)));
+            reports.experts.push(coverage);
         }
         for position in tensors {
             self.complete(sinks, position, observer);
         }
         Ok(())
+    }
+
+    /// Quantizes a matrix, writes it where the output has not got it yet, and lets the text
+    /// go on with what it became.
+    fn replaced(
+        &self,
+        streams: &mut Streams<'_>,
+        role: Role,
+        matrix: &Matrix,
+        captured: &Captured,
+        sinks: &mut Sinks,
+    ) -> Result<TensorReport, Error> {
+        let stream = &mut streams.quantized;
+        let weights = stream.weights(role, matrix.expert)?;
+        let Quantized { content, replacement: (data_type, bytes), report } =
+            self.quantized(matrix, &weights, captured)?;
+        if !sinks.is_done(0, matrix.position) {
+            self.put(sinks, matrix, matrix.first_row(), content)?;
+        }
+        if self.replaces() {
+            stream.replace(role, matrix.expert, data_type, bytes)?;
+        }
+        Ok(report)
     }
 
     /// The matrices of a role that are to be quantized.
@@ -269,38 +281,6 @@ impl Layers<'_> {
             stream.replace(role, matrix.expert, matrix.data_type, bytes)?;
         }
         Ok(true)
-    }
-
-    /// Experts whose sums fit a quarter of the memory.
-    fn experts_at_once(&self, columns: usize) -> usize {
-        let bytes = Sums::bytes(self.options.method.needs(), columns);
-        to_usize(self.options.compute.max_memory / 4 / bytes.max(1)).max(1)
-    }
-
-    /// Sums the inputs of some experts, or of the one matrix there is.
-    fn capture(
-        &self,
-        stream: &mut Stream<'_>,
-        group: LinearGroup,
-        experts: &[Option<usize>],
-    ) -> Result<HashMap<Option<usize>, Captured>, Error> {
-        let width = stream.width(group);
-        let needs = self.options.method.needs();
-        let mut sums: HashMap<Option<usize>, Sums> =
-            experts.iter().map(|expert| (*expert, Sums::new(needs, width))).collect();
-        if experts.is_empty() {
-            return Ok(HashMap::new());
-        }
-        stream.visit(group.stage(), &mut |inputs| {
-            self.check_cancelled()?;
-            if inputs.group == group
-                && let Some(sums) = sums.get_mut(&inputs.expert)
-            {
-                self.backend.install(|| sums.add(inputs.rows));
-            }
-            Ok(())
-        })?;
-        Ok(sums.into_iter().map(|(expert, sums)| (expert, sums.finish())).collect())
     }
 
     /// A matrix that is stored as several tensors.
@@ -418,12 +398,14 @@ impl Layers<'_> {
             expert: matrix.expert,
             data_type: matrix.data_type.name(),
             tokens: captured.tokens,
+            filled_up_to: captured.filled_up_to,
             report,
         }
     }
 
     fn complete(&self, sinks: &mut Sinks, position: usize, observer: &mut dyn Observer) {
         sinks.complete(self.plans, position);
+        sinks.checkpoint();
         let tensor = &self.model.tensors[position];
         let to = [self.plans[0].assignments[position].data_type];
         let from = tensor.source_type;
@@ -435,7 +417,7 @@ impl Layers<'_> {
         &self,
         captured: &Captured,
         sinks: &mut Sinks,
-        reports: &mut Vec<MethodTensor>,
+        reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let Some((position, data_type)) = self.chosen.output else { return Ok(()) };
@@ -458,7 +440,7 @@ impl Layers<'_> {
             report.get_or_insert(part_report).rows = rows;
         }
         let whole = Matrix { position, expert: None, rows, columns, data_type };
-        reports.extend(report.map(|report| self.described(&whole, captured, report)));
+        reports.methods.extend(report.map(|report| self.described(&whole, captured, report)));
         self.complete(sinks, position, observer);
         Ok(())
     }

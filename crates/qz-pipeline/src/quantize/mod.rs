@@ -10,6 +10,7 @@
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
 mod capture;
+mod inputs;
 mod known;
 mod layers;
 mod packed;
@@ -20,12 +21,11 @@ use std::path::PathBuf;
 
 use qz_methods::{Method, Needs, Options};
 use qz_models::forward::Forward;
-use rayon::prelude::*;
 
 pub use capture::CalibrationSummary;
 pub use report::{MethodTensor, QuantizeReport};
 
-use crate::calibrate::DataOptions;
+use crate::calibrate::{DataOptions, ExpertOptions};
 use crate::convert::{ConvertOptions, Output, Rows, check_unchanged, finish, measured};
 use crate::error::Error;
 use crate::eval::ComputeOptions;
@@ -39,6 +39,7 @@ use capture::Calibration;
 use known::Known;
 use layers::Layers;
 use plan::Chosen;
+use report::Reports;
 
 /// How to quantize.
 #[derive(Clone)]
@@ -53,8 +54,17 @@ pub struct QuantizeOptions {
     pub text: Option<DataOptions>,
     /// Statistics that an earlier run collected, instead of a text.
     pub statistics: Option<PathBuf>,
+    /// Which of the text's tokens count as an expert's.
+    pub experts: ExpertOptions,
     /// How the forward pass computes.
     pub compute: ComputeOptions,
+}
+
+impl QuantizeOptions {
+    /// Whether matrices make up for what was lost before them.
+    fn propagates(&self) -> bool {
+        self.method.needs() == Needs::Gram && self.options.gptq.propagation != 0.0
+    }
 }
 
 /// Quantizes `model` into every output.
@@ -82,6 +92,9 @@ fn one(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<QuantizeReport, Error> {
+    if options.propagates() && options.statistics.is_some() {
+        return Err(Error::PropagationWithoutText);
+    }
     let planning = plan_all(model, std::slice::from_ref(&output.target), &options.convert.plan)?;
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
@@ -92,7 +105,8 @@ fn one(
     let forward = match options.method.needs() {
         Needs::Nothing => None,
         _ => {
-            let (window, share) = (model.sliding_window, options.compute.share(1));
+            let streams = if options.propagates() { 2 } else { 1 };
+            let (window, share) = (model.sliding_window, options.compute.share(streams));
             Some(Forward::new(&backend, &weights, &model.metadata, window, share)?)
         }
     };
@@ -134,7 +148,7 @@ fn one(
         .map(|(work, position)| (work, *position))
         .unzip();
     let rows = Rows { model, plans, threads: options.convert.threads };
-    let mut tensors = Vec::new();
+    let mut reports = Reports::default();
     let outcome = rows
         .encode(&mut sinks, &rest, &positions, cancel, observer)
         .and_then(|()| {
@@ -144,10 +158,10 @@ fn one(
             match (&calibration, &known) {
                 (Some(calibration), _) => {
                     let chunks = calibration.chunks.clone();
-                    layers.run(forward, chunks, &mut sinks, &mut tensors, observer)
+                    layers.run(forward, chunks, &mut sinks, &mut reports, observer)
                 }
                 (None, Some(known)) => {
-                    layers.run_known(forward, known, &mut sinks, &mut tensors, observer)
+                    layers.run_known(forward, known, &mut sinks, &mut reports, observer)
                 }
                 (None, None) => Ok(()),
             }
@@ -158,7 +172,8 @@ fn one(
             let artifact = finish(sinks, model, outputs, plans, observer)?.remove(0);
             let method = options.method.name();
             let calibration = calibration.map(|calibration| calibration.summary());
-            Ok(QuantizeReport { artifact, method, calibration, methods: tensors })
+            let Reports { methods, experts } = reports;
+            Ok(QuantizeReport { artifact, method, calibration, experts, methods })
         }
         Err(Error::Interrupted) => {
             sinks.keep()?;
@@ -166,17 +181,4 @@ fn one(
         }
         Err(error) => Err(error),
     }
-}
-
-/// The sum of each column's squares, added to `sums`.
-fn add_squares(sums: &mut [f64], rows: &[f32]) {
-    const COLUMNS: usize = 256;
-    let width = sums.len();
-    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(part, sums)| {
-        for row in rows.chunks(width) {
-            for (sum, value) in sums.iter_mut().zip(&row[part * COLUMNS..]) {
-                *sum += f64::from(*value) * f64::from(*value);
-            }
-        }
-    });
 }

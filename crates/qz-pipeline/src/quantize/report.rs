@@ -8,6 +8,7 @@ use qz_methods::TensorReport;
 use super::QuantizeOptions;
 use super::capture::{Calibration, CalibrationSummary};
 use super::known::Known;
+use crate::calibrate::ExpertCoverage;
 use crate::convert::ConvertReport;
 
 /// What came of one output.
@@ -21,6 +22,9 @@ pub struct QuantizeReport {
     /// What the model read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationSummary>,
+    /// How many tokens each expert was given, layer by layer, where that was seen in this run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<ExpertCoverage>,
     /// The matrices that the method was used on in this run.
     pub methods: Vec<MethodTensor>,
 }
@@ -39,9 +43,20 @@ pub struct MethodTensor {
     /// Tokens that its inputs are known of, if these were counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
+    /// As how many tokens these count, with the mean over all experts for the rest, where an
+    /// expert was given few.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filled_up_to: Option<u64>,
     /// What came of it.
     #[serde(flatten)]
     pub report: TensorReport,
+}
+
+/// What is gathered for a report.
+#[derive(Default)]
+pub(super) struct Reports {
+    pub(super) methods: Vec<MethodTensor>,
+    pub(super) experts: Vec<ExpertCoverage>,
 }
 
 /// Everything that decides about bytes beside the model and the plan. The instruction set
@@ -56,8 +71,9 @@ pub(super) fn recipe(
         let compute = &options.compute;
         let _ = writeln!(
             text,
-            "calibration {} {:?} {} {}",
+            "calibration {} {:?} {:?} {} {}",
             calibration.digest(),
+            options.experts,
             compute.rounding,
             compute.cache_type,
             Isa::chosen()

@@ -1,0 +1,75 @@
+//! Experts: whose tokens count as theirs, and what is said of those with few.
+
+use qz_models::forward::Routing;
+
+/// Which inputs count as an expert's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertOptions {
+    /// Show every token to every expert.
+    pub all: bool,
+    /// An expert with fewer tokens gets this many: what is missing is the mean over the
+    /// layer's experts. 0 leaves the sums as they are.
+    pub prior: u64,
+}
+
+impl Default for ExpertOptions {
+    fn default() -> Self {
+        Self { all: false, prior: 64 }
+    }
+}
+
+impl ExpertOptions {
+    pub(crate) fn routing(self) -> Routing {
+        if self.all { Routing::All } else { Routing::Chosen }
+    }
+}
+
+/// How a layer's experts share the tokens.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ExpertCoverage {
+    /// The layer.
+    pub layer: u32,
+    /// Each expert's tokens.
+    pub tokens: Vec<u64>,
+}
+
+impl ExpertCoverage {
+    /// Which experts have few tokens, and what becomes of them.
+    pub(crate) fn warnings(&self, prior: u64) -> Vec<String> {
+        let list = |wanted: &dyn Fn(u64) -> bool| {
+            let numbers = self.tokens.iter().enumerate().filter(|(_, count)| wanted(**count));
+            numbers.map(|(expert, _)| expert.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let stand_in = if prior > 0 { ": the layer's mean stands in" } else { "" };
+        let none = (list(&|count| count == 0), format!("were given no token{stand_in}"));
+        let few =
+            format!("were given fewer than {prior} tokens, and are drawn toward the layer's mean");
+        let few = (list(&|count| count > 0 && count < prior), few);
+        let named = [none, few].into_iter().filter(|(experts, _)| !experts.is_empty());
+        named
+            .map(|(experts, what)| format!("layer {}: experts {experts} {what}", self.layer))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn experts_with_few_tokens_are_named() {
+        let check = |prior: u64, expected: &[&str]| {
+            let coverage = ExpertCoverage { layer: 3, tokens: vec![0, 70, 5, 0, 64] };
+            assert_eq!(coverage.warnings(prior), expected);
+        };
+        check(0, &["layer 3: experts 0, 3 were given no token"]);
+        check(
+            64,
+            &[
+                "layer 3: experts 0, 3 were given no token: the layer's mean stands in",
+                "layer 3: experts 2 were given fewer than 64 tokens, and are drawn toward the \
+                 layer's mean",
+            ],
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! What a layer's groups multiply: the stream behind what is quantized already, the full
+//! model's beside it, and the sums over both.
+
+use qz_kernels::backend::CpuBackend;
+use qz_methods::Needs;
+use qz_models::forward::{Chunks, Forward, LayerStream, LinearGroup, LinearInputs};
+
+use super::QuantizeOptions;
+use super::capture::{Captured, Sums};
+use crate::error::Error;
+use crate::model::to_usize;
+use crate::model_weights::ModelWeights;
+use crate::stream::{Cancel, check_cancelled};
+
+pub(super) type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
+
+/// The text's hidden states on their way through the layers.
+pub(super) struct Streams<'a> {
+    /// Behind the matrices that are quantized already.
+    pub(super) quantized: Stream<'a>,
+    /// The full model's, if matrices are to make up for what was lost before them.
+    full: Option<Stream<'a>>,
+}
+
+impl<'a> Streams<'a> {
+    pub(super) fn begin(
+        forward: &'a Forward<'a, CpuBackend, ModelWeights<'a>>,
+        chunks: &Chunks,
+        options: &QuantizeOptions,
+    ) -> Result<Self, Error> {
+        let begin = || -> Result<Stream<'a>, Error> {
+            let mut stream = forward.stream(chunks.clone())?;
+            stream.set_routing(options.experts.routing());
+            Ok(stream)
+        };
+        let full = options.propagates().then(begin).transpose()?;
+        Ok(Self { quantized: begin()?, full })
+    }
+
+    pub(super) fn load_next(&mut self) -> Result<bool, Error> {
+        if let Some(full) = &mut self.full {
+            full.load_next()?;
+        }
+        self.quantized.load_next()
+    }
+
+    pub(super) fn advance(
+        &mut self,
+        on_steps: &mut dyn FnMut(u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if let Some(full) = &mut self.full {
+            full.advance(on_steps)?;
+        }
+        self.quantized.advance(on_steps)
+    }
+
+    /// Shows the inputs of a group, batch by batch, and beside them the full model's of the
+    /// same tokens if they are asked for. They are not there for experts: the full model gives
+    /// its tokens to others.
+    fn visit(
+        &mut self,
+        group: LinearGroup,
+        with_full: bool,
+        visit: &mut dyn FnMut(&LinearInputs<'_>, Option<&[f32]>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for batch in 0..self.quantized.batches() {
+            let mut beside = None;
+            if let Some(full) = self.full.as_mut().filter(|_| with_full) {
+                full.visit_batch(group.stage(), batch, &mut |inputs| {
+                    if inputs.group == group && inputs.expert.is_none() {
+                        beside = Some(inputs.rows.to_vec());
+                    }
+                    Ok(())
+                })?;
+            }
+            self.quantized.visit_batch(group.stage(), batch, &mut |inputs| match inputs.group
+                == group
+            {
+                true => visit(inputs, beside.as_deref()),
+                false => Ok(()),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// How inputs are summed.
+pub(super) struct Collector<'a> {
+    pub(super) options: &'a QuantizeOptions,
+    pub(super) backend: &'a CpuBackend,
+    pub(super) cancel: &'a Cancel,
+}
+
+/// What is known of a group with experts while they are visited some at a time.
+#[derive(Default)]
+pub(super) struct GroupExperts {
+    /// Tokens that each was given, so far.
+    pub(super) tokens: Vec<(usize, u64)>,
+    /// The inputs of all together, once one has few of its own.
+    all: Option<Sums>,
+}
+
+impl Collector<'_> {
+    fn needs(&self) -> Needs {
+        self.options.method.needs()
+    }
+
+    /// Experts whose sums fit a quarter of the memory, with those of all together.
+    pub(super) fn experts_at_once(&self, columns: usize) -> usize {
+        let bytes = Sums::bytes(self.needs(), columns);
+        let all = to_usize(self.options.compute.max_memory / 4 / bytes.max(1));
+        all.saturating_sub(usize::from(self.options.experts.prior > 0)).max(1)
+    }
+
+    /// What is known of the inputs of some experts, or of the one matrix there is.
+    pub(super) fn captured(
+        &self,
+        streams: &mut Streams<'_>,
+        group: LinearGroup,
+        experts: &[Option<usize>],
+        known: &mut GroupExperts,
+    ) -> Result<Vec<(Option<usize>, Captured)>, Error> {
+        let width = streams.quantized.width(group);
+        let with_cross = self.options.propagates() && experts == [None];
+        let sums = |expert: &Option<usize>| (*expert, Sums::new(self.needs(), width, with_cross));
+        let mut sums: Vec<(Option<usize>, Sums)> = experts.iter().map(sums).collect();
+        streams.visit(group, with_cross, &mut |inputs, full| {
+            check_cancelled(self.cancel)?;
+            if let Some((_, sums)) = sums.iter_mut().find(|(expert, _)| *expert == inputs.expert) {
+                self.backend.install(|| sums.add(inputs.rows, full));
+            }
+            Ok(())
+        })?;
+        let mut captured = Vec::with_capacity(sums.len());
+        for (expert, mut sums) in sums {
+            let tokens = sums.tokens();
+            if let Some(number) = expert {
+                known.tokens.push((number, tokens));
+                if tokens < self.options.experts.prior {
+                    let all = match known.all.take() {
+                        Some(all) => all,
+                        None => self.all_experts(streams, group)?,
+                    };
+                    sums.shrink(self.options.experts.prior, known.all.insert(all));
+                }
+            }
+            captured.push((expert, sums.finish(tokens)));
+        }
+        Ok(captured)
+    }
+
+    /// The inputs of all experts together. For gate and up they are the router's, since each
+    /// token is given to as many of them.
+    fn all_experts(&self, streams: &mut Streams<'_>, group: LinearGroup) -> Result<Sums, Error> {
+        let shown = if group == LinearGroup::GateUp { LinearGroup::Router } else { group };
+        let mut all = Sums::new(self.needs(), streams.quantized.width(group), false);
+        streams.visit(shown, false, &mut |inputs, _| {
+            check_cancelled(self.cancel)?;
+            self.backend.install(|| all.add(inputs.rows, None));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Sums of squares of what the output matrix multiplies.
+    pub(super) fn output(
+        &self,
+        streams: &mut Streams<'_>,
+        columns: usize,
+    ) -> Result<Captured, Error> {
+        let mut sums = Sums::new(Needs::Importance, columns, false);
+        streams.quantized.visit_output(&mut |rows| {
+            check_cancelled(self.cancel)?;
+            self.backend.install(|| sums.add(rows, None));
+            Ok(())
+        })?;
+        let tokens = sums.tokens();
+        Ok(sums.finish(tokens))
+    }
+}
