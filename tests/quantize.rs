@@ -91,6 +91,45 @@ fn a_killed_run_is_finished_by_the_next() {
     assert_eq!(names(folder.path()), ["out.gguf", "prose.txt"]);
 }
 
+/// A finished matrix is in the journal before the next one is: a kill loses at most that.
+#[test]
+fn a_killed_run_does_not_choose_again() {
+    let folder = scratch();
+    let data = prose(folder.path());
+    let (source, output) = (demo(), folder.path().join("out.gguf"));
+    let arguments =
+        [&arguments(&source, &data, &output)[..], &["--to", "q4_k_s", "--cycles", "10"]].concat();
+    quantize(&arguments).expect_success();
+    let expected = fs::read(&output).expect("read");
+    let journal = folder.path().join("out.gguf.partial/journal");
+    let is_written = || {
+        let journal = fs::read_to_string(&journal).unwrap_or_default();
+        journal.lines().any(|line| line.contains("blk.0.attn_output.weight"))
+    };
+    // The run may have come to its end before it was killed.
+    while output.exists() {
+        fs::remove_file(&output).expect("removed");
+        let mut child = command(&arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        while !is_written() && child.try_wait().expect("asked").is_none() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = child.kill();
+        child.wait().expect("waited");
+    }
+    let report = quantize(&arguments).expect_success().json();
+    assert!(fs::read(&output).expect("read") == expected);
+    let methods = report["outputs"][0]["methods"].as_array().expect("a list");
+    let names: Vec<&str> = methods.iter().filter_map(|method| method["tensor"].as_str()).collect();
+    for done in ["attn_q", "attn_k", "attn_v", "attn_output"] {
+        assert!(!names.contains(&&*format!("blk.0.{done}.weight")), "{names:?}");
+    }
+    assert!(names.contains(&"blk.1.ffn_down.weight"), "{names:?}");
+}
+
 #[test]
 fn plain_rounding_is_what_convert_does() {
     let folder = scratch();
@@ -110,9 +149,7 @@ fn experts_and_several_targets() {
     let folder = scratch();
     let output = folder.path().join("out");
     let source = fixtures().join("tiny/mixtral");
-    let data = folder.path().join("tokens.txt");
-    let tokens: Vec<String> = (0..600).map(|token| (token * 7 % 250).to_string()).collect();
-    fs::write(&data, tokens.join(" ")).expect("written");
+    let data = tokens(folder.path(), 600);
     let given = ["quantize", text(&source), "--tokens", text(&data), "--ctx", "32", "--json"];
     let rest = ["--to", "q4_0,iq4_nl", "-o", text(&output)];
     let report = quantize(&[&given[..], &rest].concat()).expect_success().json();
@@ -122,6 +159,108 @@ fn experts_and_several_targets() {
         assert!(experts > 0 && experts.is_multiple_of(3), "{report}");
     }
     assert_eq!(names(&output), ["mixtral-IQ4_NL.gguf", "mixtral-Q4_0.gguf"]);
+}
+
+/// A file of so many tokens.
+fn tokens(folder: &Path, count: usize) -> PathBuf {
+    let path = folder.join("tokens.txt");
+    let tokens: Vec<String> = (0..count).map(|token| (token * 7 % 250).to_string()).collect();
+    fs::write(&path, tokens.join(" ")).expect("written");
+    path
+}
+
+/// The report on a mixture of experts, and the file.
+fn mixture(tokens: &Path, ctx: &str, more: &[&str]) -> (Run, Vec<u8>) {
+    let folder = scratch();
+    let (source, output) = (fixtures().join("tiny/mixtral"), folder.path().join("out.gguf"));
+    let given = ["quantize", text(&source), "--tokens", text(tokens), "--ctx", ctx, "--json"];
+    let to = ["--to", "q4_0", "-o", text(&output)];
+    let run = quantize(&[&given[..], &to, more].concat()).expect_success();
+    quantize(&["verify", text(&output)]).expect_success();
+    let bytes = fs::read(&output).expect("read");
+    (run, bytes)
+}
+
+/// The matrices of experts in a report.
+fn experts(run: &Run) -> Vec<serde_json::Value> {
+    let report = run.json();
+    let methods = report["outputs"][0]["methods"].as_array().expect("a list");
+    methods.iter().filter(|method| method["expert"].is_number()).cloned().collect()
+}
+
+/// Three tokens are given to two experts each: of eight some get none.
+#[test]
+fn experts_without_tokens_get_the_mean_and_are_named() {
+    let folder = scratch();
+    let data = tokens(folder.path(), 3);
+    let (run, bytes) = mixture(&data, "3", &["--threads", "1"]);
+    assert!(run.stderr.contains("were given no token: the layer's mean stands in"));
+    let layers = run.json()["outputs"][0]["experts"].as_array().expect("a list").clone();
+    assert_eq!(layers.len(), 2);
+    for layer in &layers {
+        let tokens = layer["tokens"].as_array().expect("a list").iter();
+        assert_eq!(tokens.map(|count| count.as_u64().expect("a number")).sum::<u64>(), 3 * 2);
+    }
+    let all = experts(&run);
+    assert!(all.iter().any(|expert| expert["tokens"] == 0));
+    for expert in &all {
+        assert_eq!(expert["filled_up_to"], 64, "{expert}");
+        assert!(expert["losses"]["result"].is_number() && expert["fallback"].is_null(), "{expert}");
+    }
+    assert!(mixture(&data, "3", &["--threads", "2"]).1 == bytes);
+
+    let (run, _) = mixture(&data, "3", &["--expert-prior", "0"]);
+    for expert in experts(&run) {
+        let is_without = expert["tokens"] == 0;
+        assert_eq!(expert["fallback"] == "no-input", is_without, "{expert}");
+        assert!(expert["filled_up_to"].is_null(), "{expert}");
+    }
+    let (run, _) = mixture(&data, "3", &["--all-experts", "--expert-prior", "2"]);
+    assert!(experts(&run).iter().all(|expert| expert["tokens"] == 3));
+    assert!(!run.stderr.contains("warning"), "{}", run.stderr);
+
+    let (source, stats) = (fixtures().join("tiny/mixtral"), folder.path().join("stats.gguf"));
+    let words = folder.path().join("words.txt");
+    fs::write(&words, "a b").expect("written");
+    let given = ["calibrate", text(&source), "--data", text(&words), "-o", text(&stats)];
+    quantize(&[&given[..], &["--ctx", "2", "--chunks", "1", "--collect", "grams"]].concat())
+        .expect_success();
+    let output = folder.path().join("out.gguf");
+    let given = ["quantize", text(&source), "--stats", text(&stats), "--to", "q4_0", "--json"];
+    let run = quantize(&[&given[..], &["-o", text(&output)]].concat()).expect_success();
+    assert!(experts(&run).iter().all(|expert| expert["fallback"].is_null()));
+}
+
+/// Experts whose Gram matrices do not fit are visited one by one.
+#[test]
+fn memory_changes_no_byte() {
+    let folder = scratch();
+    let data = tokens(folder.path(), 960);
+    let file = |memory: &str, prior: &str| {
+        let more = ["--max-memory", memory, "--expert-prior", prior];
+        mixture(&data, "24", &more).1
+    };
+    let expected = file("2G", "200");
+    assert!(file("200K", "200") == expected);
+    assert!(file("2G", "64") != expected);
+}
+
+/// With the full model's inputs beside, matrices make up for those before them.
+#[test]
+fn propagation_is_another_choice() {
+    let folder = scratch();
+    let file = |more: &[&str]| {
+        let output = folder.path().join("out.gguf");
+        let more = [&["--to", "q3_k_s", "--force"], more].concat();
+        let report = run(&demo(), &output, &more).expect_success().json();
+        let methods = report["outputs"][0]["methods"].as_array().expect("a list");
+        assert!(methods.iter().all(|method| method["fallback"].is_null()), "{report}");
+        fs::read(output).expect("read")
+    };
+    let plain = file(&[]);
+    let half = file(&["--propagation", "0.5", "--threads", "1"]);
+    assert!(half != plain && file(&["--propagation", "0"]) == plain);
+    assert!(file(&["--propagation", "0.5", "--threads", "3", "--max-memory", "2M"]) == half);
 }
 
 #[test]
@@ -141,5 +280,8 @@ fn refusals() {
     check(&["--to", "q4_k_m"], 3, "no text");
     check(&["--to", "q4_k_m", "--data", text(&short)], 3, "tokens");
     check(&["--to", "safetensors:f16", "--data", text(&short)], 5, "safetensors:f16");
+    let known = source.join("importance.gguf");
+    let propagation = ["--to", "q4_k_m", "--stats", text(&known), "--propagation", "0.25"];
+    check(&propagation, 5, "needs a text");
     check(&["--to", "q4_k_m", "--method", "magic"], 2, "rtn, imatrix, gptq");
 }

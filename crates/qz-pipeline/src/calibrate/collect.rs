@@ -7,6 +7,7 @@ use qz_kernels::backend::CpuBackend;
 use qz_linalg::Gram;
 use qz_models::forward::{LayerStream, LinearInputs, Stage};
 
+use super::experts::inputs_of_all;
 use super::layout::Group;
 use crate::error::Error;
 use crate::eval::Steps;
@@ -21,8 +22,11 @@ pub(super) type Keep<'k> = dyn FnMut(&Group, usize, Gram) -> Result<(), Error> +
 pub(super) struct LayerCollector<'a> {
     pub(super) backend: &'a CpuBackend,
     pub(super) grams: bool,
-    /// The most bytes of Gram matrices at a time.
+    /// The most bytes of Gram matrices at a time; experts with few tokens take those of one
+    /// part more.
     pub(super) limit: u64,
+    /// The tokens that an expert counts at least.
+    pub(super) prior: u64,
 }
 
 /// Rows of one expert's Gram matrix.
@@ -55,6 +59,9 @@ impl LayerCollector<'_> {
         let mut moments: Vec<Collected> = groups.iter().map(none).collect();
         let passes = self.passes(groups);
         let last = passes.len() - 1;
+        // Experts with few tokens are seen when the pass is over, and ask for another visit.
+        let may_shrink =
+            self.grams && self.prior > 0 && groups.iter().any(|group| group.experts > 1);
         let mut is_seen = vec![false; groups.len()];
         for (number, items) in passes.into_iter().enumerate() {
             let stages = stages(groups, &items);
@@ -74,13 +81,14 @@ impl LayerCollector<'_> {
                 self.backend.install(|| pass.add(inputs, &mut moments));
                 Ok(())
             };
-            if last == 0 {
+            if last == 0 && !may_shrink {
                 stream.visit_and_advance(&mut visit, &mut |steps| progress.advance(steps))?;
             } else {
                 for stage in &stages {
                     stream.visit(*stage, &mut visit)?;
                     progress.advance(0)?;
                 }
+                self.shrink(stream, groups, &mut pass.grams)?;
                 if number == last {
                     stream.advance(&mut |steps| progress.advance(steps))?;
                 }
@@ -90,6 +98,38 @@ impl LayerCollector<'_> {
             }
         }
         Ok(moments)
+    }
+
+    /// Draws the Gram matrices of experts with few tokens toward that of all experts.
+    fn shrink<'s>(
+        &self,
+        stream: &mut LayerStream<'s, CpuBackend, ModelWeights<'s>>,
+        groups: &[&Group],
+        grams: &mut [(Item, Gram)],
+    ) -> Result<(), Error> {
+        let is_short = |(item, gram): &&mut (Item, Gram)| {
+            groups[item.group].experts > 1 && gram.tokens() < self.prior
+        };
+        let mut short: Vec<_> =
+            grams.iter_mut().filter(is_short).map(|(item, _)| (item.group, &item.rows)).collect();
+        short.sort_unstable_by_key(|(group, rows)| (*group, rows.start));
+        short.dedup();
+        let short: Vec<_> = short.into_iter().map(|(group, rows)| (group, rows.clone())).collect();
+        for (number, rows) in short {
+            let group = groups[number];
+            let shown = group.linear.map(inputs_of_all);
+            let mut all = Gram::of_rows(group.width, rows.clone());
+            stream.visit(stage(group), &mut |inputs| {
+                if Some(inputs.group) == shown {
+                    self.backend.install(|| all.add(inputs.rows));
+                }
+                Ok(())
+            })?;
+            let own = grams.iter_mut().filter(is_short);
+            own.filter(|(item, _)| item.group == number && item.rows == rows)
+                .for_each(|(_, gram)| gram.shrink(self.prior, &mut all));
+        }
+        Ok(())
     }
 
     /// What is collected in each pass, in the order of stages; one pass if it all fits.
@@ -156,7 +196,7 @@ mod tests {
     fn check(groups: &[Group], limit: u64, expected: &[(&[Stage], usize)]) {
         let backend = CpuBackend::new(1).expect("a thread");
         let groups: Vec<&Group> = groups.iter().collect();
-        let collector = LayerCollector { backend: &backend, grams: true, limit };
+        let collector = LayerCollector { backend: &backend, grams: true, limit, prior: 64 };
         let passes = collector.passes(&groups);
         let found: Vec<(Vec<Stage>, usize)> =
             passes.iter().map(|items| (stages(&groups, items), items.len())).collect();

@@ -1,6 +1,6 @@
 //! Experts: whose tokens count as theirs, and what is said of those with few.
 
-use qz_models::forward::Routing;
+use qz_models::forward::{LinearGroup, Routing};
 
 /// Which inputs count as an expert's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,12 @@ impl ExpertOptions {
     pub(crate) fn routing(self) -> Routing {
         if self.all { Routing::All } else { Routing::Chosen }
     }
+}
+
+/// Whose inputs are those of all of a group's experts together. For gate and up they are the
+/// router's, once each: a token is given to as many experts as any other.
+pub(crate) fn inputs_of_all(group: LinearGroup) -> LinearGroup {
+    if group == LinearGroup::GateUp { LinearGroup::Router } else { group }
 }
 
 /// How a layer's experts share the tokens.

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 pub(crate) use data::read as read_data;
 pub use data::{CalibrationData, Conversations, DataOptions, DataPart};
+pub(crate) use experts::inputs_of_all;
 pub use experts::{ExpertCoverage, ExpertOptions};
 pub(crate) use layout::Group;
 
@@ -233,6 +234,7 @@ impl Job<'_> {
                 backend: self.backend,
                 grams: self.options.collect.grams,
                 limit: self.options.compute.max_memory / 4,
+                prior: self.options.experts.prior,
             };
             let file = &mut self.file;
             let mut keep =

@@ -7,6 +7,7 @@ use qz_models::forward::{Chunks, Forward, LayerStream, LinearGroup, LinearInputs
 
 use super::QuantizeOptions;
 use super::capture::{Captured, Sums};
+use crate::calibrate::inputs_of_all;
 use crate::error::Error;
 use crate::model::to_usize;
 use crate::model_weights::ModelWeights;
@@ -149,12 +150,10 @@ impl Collector<'_> {
         Ok(captured)
     }
 
-    /// The inputs of all experts together. For gate and up they are the router's, since each
-    /// token is given to as many of them.
+    /// The inputs of all experts together.
     fn all_experts(&self, streams: &mut Streams<'_>, group: LinearGroup) -> Result<Sums, Error> {
-        let shown = if group == LinearGroup::GateUp { LinearGroup::Router } else { group };
         let mut all = Sums::new(self.needs(), streams.quantized.width(group), false);
-        streams.visit(shown, false, &mut |inputs, _| {
+        streams.visit(inputs_of_all(group), false, &mut |inputs, _| {
             check_cancelled(self.cancel)?;
             self.backend.install(|| all.add(inputs.rows, None));
             Ok(())
