@@ -15,6 +15,9 @@ use crate::stream::{Cancel, check_cancelled};
 
 pub(super) type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
 
+/// What is called with a group's inputs, and the full model's beside them.
+type Visit<'v> = dyn FnMut(&LinearInputs<'_>, Option<&[f32]>) -> Result<(), Error> + 'v;
+
 /// The text's hidden states on their way through the layers.
 pub(super) struct Streams<'a> {
     /// Behind the matrices that are quantized already.
@@ -62,7 +65,7 @@ impl<'a> Streams<'a> {
         &mut self,
         group: LinearGroup,
         with_full: bool,
-        visit: &mut dyn FnMut(&LinearInputs<'_>, Option<&[f32]>) -> Result<(), Error>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
         for batch in 0..self.quantized.batches() {
             let mut beside = None;
@@ -74,11 +77,9 @@ impl<'a> Streams<'a> {
                     Ok(())
                 })?;
             }
-            self.quantized.visit_batch(group.stage(), batch, &mut |inputs| match inputs.group
-                == group
-            {
-                true => visit(inputs, beside.as_deref()),
-                false => Ok(()),
+            self.quantized.visit_batch(group.stage(), batch, &mut |inputs| {
+                let is_own = inputs.group == group;
+                if is_own { visit(inputs, beside.as_deref()) } else { Ok(()) }
             })?;
         }
         Ok(())
