@@ -52,17 +52,17 @@ struct Quantized {
 
 /// A matrix that is to be quantized.
 #[derive(Clone, Copy)]
-struct Matrix {
+pub(super) struct Matrix {
     /// The tensor it is, or is in.
     position: usize,
     expert: Option<usize>,
     rows: usize,
-    columns: usize,
+    pub(super) columns: usize,
     data_type: DataType,
 }
 
 impl Matrix {
-    fn row_bytes(&self) -> usize {
+    pub(super) fn row_bytes(&self) -> usize {
         self.data_type.byte_size(self.columns as u64).map_or(0, to_usize)
     }
 
@@ -89,6 +89,10 @@ impl Layers<'_> {
                 for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
                     self.group(&mut stream, group, sinks, reports, observer)?;
                 }
+            }
+            if self.chosen.output.is_none() && stream.is_at_last_layer() {
+                // Nobody asks what comes out of it.
+                return Ok(());
             }
             stream.advance(&mut |_| self.check_cancelled())?;
         }
@@ -153,7 +157,7 @@ impl Layers<'_> {
     }
 
     /// A matrix of a tensor that is chosen.
-    fn matrix(&self, position: usize, expert: Option<usize>) -> Matrix {
+    pub(super) fn matrix(&self, position: usize, expert: Option<usize>) -> Matrix {
         let shape = &self.model.tensors[position].shape;
         let rows = match expert {
             Some(_) => self.model.tensors[position].rows_per_matrix(),
@@ -272,7 +276,7 @@ impl Layers<'_> {
     }
 
     /// Experts whose sums fit a quarter of the memory.
-    fn experts_at_once(&self, columns: usize) -> usize {
+    pub(super) fn experts_at_once(&self, columns: usize) -> usize {
         let bytes = Sums::bytes(self.options.method.needs(), columns);
         to_usize(self.options.compute.max_memory / 4 / bytes.max(1)).max(1)
     }

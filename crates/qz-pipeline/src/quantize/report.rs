@@ -21,6 +21,8 @@ pub struct QuantizeReport {
     /// What the model read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationSummary>,
+    /// What the run takes of memory at most, as it was told before it began.
+    pub memory_bound_bytes: u64,
     /// The matrices that the method was used on in this run.
     pub methods: Vec<MethodTensor>,
 }
