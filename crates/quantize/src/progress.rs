@@ -83,6 +83,9 @@ impl Observer for Progress {
     fn observe(&mut self, event: Event<'_>) {
         match event {
             Event::Started { job, tensors, weights } => self.start(job, tensors, weights),
+            Event::Memory { bound } if !self.quiet => {
+                self.line(&format!("memory: at most {}", bytes(bound)));
+            }
             Event::Advanced { weights } => self.advance(weights),
             Event::TensorDone { name, from, to } if self.verbose => {
                 let to: Vec<&str> = to.iter().map(|data_type| data_type.name()).collect();

@@ -1,9 +1,9 @@
-//! Products of each of some rows with each of others, where rows lie as they are: what
-//! factors of symmetric matrices and pulls of errors on columns are made of.
+//! Products of each of some rows with each of others, summed in `f64`: what factors of
+//! symmetric matrices are made of. Those in `f32` are [`crate::gemm`]'s.
 //!
-//! A product is summed in pieces of 512 columns, each in as many parts as a vector
-//! has lanes, in one order. So results differ in their last bits between instruction
-//! sets, and do not depend on which rows are given together.
+//! A product is summed in pieces of 512 columns, each in four parts, in one order. So
+//! results differ in their last bits between instruction sets, and do not depend on which
+//! rows are given together.
 
 use qz_codec::grid::Rows;
 
@@ -17,50 +17,11 @@ const LEFT: usize = 4;
 /// Rows of the right side that are taken together.
 const RIGHT: usize = 3;
 
-/// Adds `a bᵀ` to `out`: as many rows as `a` has, a column for each row of `b`. Pieces
-/// are summed in `f32`, the result in the type of `out`.
+/// Adds `a bᵀ` to `out`: as many rows as `a` has, a column for each row of `b`.
 ///
 /// # Panics
 /// If rows are not of one length, or `out` has not their products' size.
-pub fn add_row_products<T: Total>(a: Rows<'_>, b: Rows<'_>, out: &mut [T]) {
-    add::<T, false>(a, b, out);
-}
-
-/// The same, all summed in `f64`.
-///
-/// # Panics
-/// As [`add_row_products`].
 pub fn add_wide_row_products(a: Rows<'_>, b: Rows<'_>, out: &mut [f64]) {
-    add::<f64, true>(a, b, out);
-}
-
-/// What products may be added up in.
-pub trait Total: Copy + sealed::Sealed {
-    #[doc(hidden)]
-    fn add(&mut self, product: f64);
-}
-
-impl Total for f32 {
-    #[inline(always)]
-    fn add(&mut self, product: f64) {
-        *self += product as f32;
-    }
-}
-
-impl Total for f64 {
-    #[inline(always)]
-    fn add(&mut self, product: f64) {
-        *self += product;
-    }
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for f64 {}
-}
-
-fn add<T: Total, const WIDE: bool>(a: Rows<'_>, b: Rows<'_>, out: &mut [T]) {
     let (columns, width) = (a.columns(), b.count());
     assert_eq!(columns, b.columns(), "rows of one length");
     assert_eq!(out.len(), a.count() * width, "room for the products");
@@ -73,12 +34,12 @@ fn add<T: Total, const WIDE: bool>(a: Rows<'_>, b: Rows<'_>, out: &mut [T]) {
         for left in (0..a.count()).step_by(LEFT) {
             let rows: [&[f32]; LEFT] = take(a, left);
             for right in (0..width).step_by(RIGHT) {
-                let products = kernel.products::<WIDE>(rows, take(b, right));
+                let products = kernel.products(rows, take(b, right));
                 let own = products.iter().take(a.count() - left).enumerate();
                 for (row, products) in own {
                     let out = &mut out[(left + row) * width..][..width][right..];
                     for (total, product) in out.iter_mut().zip(products) {
-                        total.add(*product);
+                        *total += product;
                     }
                 }
             }
@@ -111,43 +72,17 @@ impl Kernel {
     }
 
     #[inline(always)]
-    fn products<const WIDE: bool>(
-        self,
-        a: [&[f32]; LEFT],
-        b: [&[f32]; RIGHT],
-    ) -> [[f64; RIGHT]; LEFT] {
+    fn products(self, a: [&[f32]; LEFT], b: [&[f32]; RIGHT]) -> [[f64; RIGHT]; LEFT] {
         match self {
-            Self::Portable if WIDE => portable_wide(a, b),
             Self::Portable => portable(a, b),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `best` found AVX2 and FMA.
-            Self::Avx2 if WIDE => unsafe { x86::wide(a, b) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Self::Avx2 => unsafe { x86::narrow(a, b) },
+            Self::Avx2 => unsafe { x86::products(a, b) },
         }
     }
 }
 
 fn portable(a: [&[f32]; LEFT], b: [&[f32]; RIGHT]) -> [[f64; RIGHT]; LEFT] {
-    let product = |a: &[f32], b: &[f32]| {
-        let mut sums = [0.0f32; 8];
-        let (wholes, rest) = a.as_chunks::<8>();
-        let (others, other_rest) = b.as_chunks::<8>();
-        for (a, b) in wholes.iter().zip(others) {
-            for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-                *sum += a * b;
-            }
-        }
-        for (sum, (a, b)) in sums.iter_mut().zip(rest.iter().zip(other_rest)) {
-            *sum += a * b;
-        }
-        f64::from(sums.iter().sum::<f32>())
-    };
-    a.map(|a| b.map(|b| product(a, b)))
-}
-
-fn portable_wide(a: [&[f32]; LEFT], b: [&[f32]; RIGHT]) -> [[f64; RIGHT]; LEFT] {
     let product = |a: &[f32], b: &[f32]| {
         let mut sums = [0.0f64; 4];
         for (a, b) in a.chunks(4).zip(b.chunks(4)) {
@@ -166,49 +101,9 @@ mod x86 {
 
     use super::{LEFT, RIGHT};
 
-    /// Rows of one length, eight products to a register.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn narrow(a: [&[f32]; LEFT], b: [&[f32]; RIGHT]) -> [[f64; RIGHT]; LEFT] {
-        let length = a[0].len();
-        assert!(a.iter().chain(&b).all(|row| row.len() == length), "rows of one length");
-        let mut sums = [[_mm256_setzero_ps(); RIGHT]; LEFT];
-        let mut at = 0;
-        while at + 8 <= length {
-            // SAFETY: eight numbers from `at` on are in each row.
-            let right: [__m256; RIGHT] = unsafe {
-                [
-                    _mm256_loadu_ps(b[0].as_ptr().add(at)),
-                    _mm256_loadu_ps(b[1].as_ptr().add(at)),
-                    _mm256_loadu_ps(b[2].as_ptr().add(at)),
-                ]
-            };
-            for row in 0..LEFT {
-                // SAFETY: as above.
-                let left = unsafe { _mm256_loadu_ps(a[row].as_ptr().add(at)) };
-                for column in 0..RIGHT {
-                    sums[row][column] = _mm256_fmadd_ps(left, right[column], sums[row][column]);
-                }
-            }
-            at += 8;
-        }
-        let mut products = [[0.0; RIGHT]; LEFT];
-        for row in 0..LEFT {
-            for column in 0..RIGHT {
-                let mut parts = [0.0f32; 8];
-                // SAFETY: room for eight numbers.
-                unsafe { _mm256_storeu_ps(parts.as_mut_ptr(), sums[row][column]) };
-                for (part, at) in parts.iter_mut().zip(at..length) {
-                    *part += a[row][at] * b[column][at];
-                }
-                products[row][column] = f64::from(parts.iter().sum::<f32>());
-            }
-        }
-        products
-    }
-
     /// Rows of one length, four products in `f64` to a register.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn wide(a: [&[f32]; LEFT], b: [&[f32]; RIGHT]) -> [[f64; RIGHT]; LEFT] {
+    pub(super) fn products(a: [&[f32]; LEFT], b: [&[f32]; RIGHT]) -> [[f64; RIGHT]; LEFT] {
         let length = a[0].len();
         assert!(a.iter().chain(&b).all(|row| row.len() == length), "rows of one length");
         let mut sums = [[_mm256_setzero_pd(); RIGHT]; LEFT];
@@ -271,28 +166,28 @@ mod tests {
                 })
             })
             .collect();
-        let mut narrow = vec![1.0f32; rows * others];
-        add_row_products(a, b, &mut narrow);
         let mut wide = vec![1.0f64; rows * others];
         add_wide_row_products(a, b, &mut wide);
         for (position, expected) in expected.iter().enumerate() {
-            let error = (f64::from(narrow[position]) - expected).abs();
-            assert!(error < 1e-5 * (columns as f64).sqrt(), "{rows}x{others}x{columns}: {error}");
             let error = (wide[position] - expected).abs();
             assert!(error < 1e-13 * columns as f64, "{rows}x{others}x{columns}: {error}");
         }
         // The same numbers, whatever is beside them.
-        let alone: Vec<f32> = a
+        let alone: Vec<f64> = a
             .iter()
             .flat_map(|a| {
                 b.iter().map(|b| {
-                    let mut one = [1.0f32];
-                    add_row_products(Rows::dense(a, columns), Rows::dense(b, columns), &mut one);
+                    let mut one = [1.0];
+                    add_wide_row_products(
+                        Rows::dense(a, columns),
+                        Rows::dense(b, columns),
+                        &mut one,
+                    );
                     one[0]
                 })
             })
             .collect();
-        assert_eq!(alone, narrow, "{rows}x{others}x{columns}");
+        assert_eq!(alone, wide, "{rows}x{others}x{columns}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use qz_codec::grid::Rows;
+use qz_kernels::row_products::add_wide_row_products;
+use rayon::prelude::*;
 
 /// A symmetric matrix of `f32`, both halves stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,20 +87,54 @@ impl Symmetric {
         Self { size: order.len(), entries }
     }
 
-    /// `e H eᵀ`, in `f64`.
+    /// `e H eᵀ` of each row of errors, in `f64`.
     ///
     /// # Panics
-    /// If `errors` is not a row of the matrix's size.
-    pub fn loss(&self, errors: &[f32]) -> f64 {
-        assert_eq!(errors.len(), self.size, "an error for each row");
-        let mut loss = 0.0;
-        for (error, row) in errors.iter().zip(self.entries.chunks(self.size.max(1))) {
-            if *error != 0.0 {
-                let pull: f64 =
-                    row.iter().zip(errors).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                loss += f64::from(*error) * pull;
+    /// If the last row is cut.
+    pub fn losses(&self, errors: &[f32]) -> Vec<f64> {
+        /// Rows of errors, and of the matrix, that are multiplied at a time.
+        const ROWS: usize = 16;
+        const OTHERS: usize = 96;
+        let size = self.size.max(1);
+        assert!(errors.len().is_multiple_of(size), "an error for each row of the matrix");
+        let strips = errors.par_chunks(ROWS * size).map(|errors| {
+            let rows = Rows::dense(errors, size);
+            let mut losses = vec![0.0; rows.count()];
+            for first in (0..size).step_by(OTHERS) {
+                let own = first..size.min(first + OTHERS);
+                let mut pulls = vec![0.0; rows.count() * own.len()];
+                add_wide_row_products(rows, self.block(own.clone(), 0..size), &mut pulls);
+                let pulls = pulls.chunks(own.len());
+                for ((loss, row), pulls) in losses.iter_mut().zip(rows.iter()).zip(pulls) {
+                    let errors = row[own.clone()].iter().map(|error| f64::from(*error));
+                    *loss += errors.zip(pulls).map(|(error, pull)| error * pull).sum::<f64>();
+                }
             }
+            losses
+        });
+        strips.flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::small::tests::numbers;
+
+    #[test]
+    fn losses_of_rows() {
+        let size = 130;
+        let mut matrix = crate::Gram::new(size);
+        matrix.add(&numbers(40 * size, 1));
+        let matrix = matrix.finish();
+        let errors = numbers(20 * size, 2);
+        for (row, loss) in errors.chunks(size).zip(matrix.losses(&errors)) {
+            let expected: f64 = (0..size * size)
+                .map(|at| {
+                    let pair = f64::from(row[at / size]) * f64::from(row[at % size]);
+                    pair * f64::from(matrix.entries()[at])
+                })
+                .sum();
+            assert!((loss / expected - 1.0).abs() < 1e-12, "{loss} {expected}");
         }
-        loss
     }
 }

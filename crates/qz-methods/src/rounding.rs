@@ -84,12 +84,13 @@ pub(crate) fn round_all(
             }
         }
     }
-    let loss = rounding_loss(problem, importance);
+    let errors = rounding_errors(problem, importance);
+    let losses = lost_parts(problem, [&errors]);
     Ok(TensorReport {
         method,
         rows,
         columns,
-        losses: loss.map(|loss| Losses { rounding: loss, result: loss }),
+        losses: losses.map(|[loss]| Losses { rounding: loss, result: loss }),
         damping: None,
         fallback: None,
         dead_columns: 0,
@@ -162,32 +163,35 @@ pub(crate) fn fit_and_round(
     batch
 }
 
-/// Up to 64 rows, spread evenly.
+/// Some rows, spread evenly: 16, or a sixteenth of them up to 64.
 pub(crate) fn sampled_rows(rows: usize) -> impl Iterator<Item = usize> {
-    let count = rows.min(64);
+    let count = (rows / 16).clamp(16, 64).min(rows);
     (0..count).map(move |position| position * rows / count)
 }
 
-/// The part of the squared output that rounding loses in the sampled rows.
-pub(crate) fn rounding_loss(problem: &Problem<'_>, importance: Option<&[f32]>) -> Option<f64> {
-    let gram = problem.statistics.gram.filter(|gram| gram.is_finite())?;
+/// The errors of rounding the sampled rows, one row after the other.
+pub(crate) fn rounding_errors(problem: &Problem<'_>, importance: Option<&[f32]>) -> Vec<f32> {
     let columns = problem.weights.columns();
     let rows: Vec<usize> = sampled_rows(problem.weights.count()).collect();
-    let parts: Vec<(f64, f64)> = rows
-        .par_iter()
-        .map(|row| {
-            let weights = problem.weights.row(*row);
-            let rounded = round_rows(problem.target, Rows::dense(weights, columns), importance);
-            (gram.loss(&differences(weights, rounded.values(0))), gram.loss(weights))
-        })
-        .collect();
-    ratio(&parts)
+    let errors = rows.par_iter().map(|row| {
+        let weights = problem.weights.row(*row);
+        let rounded = round_rows(problem.target, Rows::dense(weights, columns), importance);
+        differences(weights, rounded.values(0))
+    });
+    errors.collect::<Vec<_>>().concat()
 }
 
-pub(crate) fn ratio(parts: &[(f64, f64)]) -> Option<f64> {
-    let lost: f64 = parts.iter().map(|part| part.0).sum();
-    let whole: f64 = parts.iter().map(|part| part.1).sum();
-    (whole > 0.0).then(|| lost / whole)
+/// The parts of the sampled rows' squared output that are lost with these errors.
+pub(crate) fn lost_parts<const COUNT: usize>(
+    problem: &Problem<'_>,
+    errors: [&[f32]; COUNT],
+) -> Option<[f64; COUNT]> {
+    let gram = problem.statistics.gram.filter(|gram| gram.is_finite())?;
+    let rows = sampled_rows(problem.weights.count());
+    let weights: Vec<f32> = rows.flat_map(|row| problem.weights.row(row)).copied().collect();
+    let whole: f64 = gram.losses(&weights).iter().sum();
+    let lost = |errors| gram.losses(errors).iter().sum::<f64>() / whole;
+    (whole > 0.0).then(|| errors.map(lost))
 }
 
 pub(crate) fn differences(weights: &[f32], values: &[f32]) -> Vec<f32> {

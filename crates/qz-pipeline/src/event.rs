@@ -17,6 +17,11 @@ pub enum Event<'a> {
         /// Weights over all tensors.
         weights: u64,
     },
+    /// The most memory that the work takes.
+    Memory {
+        /// Bytes.
+        bound: u64,
+    },
     /// So many weights have been processed since the last such event.
     Advanced {
         /// Weights.

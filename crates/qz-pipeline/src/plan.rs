@@ -111,7 +111,7 @@ pub fn plan(
 /// The engine's buffers and the program around them. Measured on a model of a
 /// billion weights, one to three outputs and one to eight threads: the allocator
 /// keeps up to as much again as the buffers hold, and each further output some.
-fn peak_memory(work: &[Work<'_>], outputs: usize, threads: usize) -> u64 {
+pub(crate) fn peak_memory(work: &[Work<'_>], outputs: usize, threads: usize) -> u64 {
     const PROGRAM: u64 = 24 << 20;
     const FURTHER_OUTPUT: u64 = 6 << 20;
     let further = outputs.saturating_sub(1) as u64 * FURTHER_OUTPUT;

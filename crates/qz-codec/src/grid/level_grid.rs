@@ -1,7 +1,7 @@
 //! The grids whose lanes are single columns: levels on a line for each group. The
 //! families differ in how a unit says what the lines are.
 
-use super::levels::{Levels, Line, round_to_half};
+use super::levels::{Levels, Line, SIDE, round_to_half};
 use super::search::Group;
 use super::{
     Code, Emphasis, FitProblem, Grid, GridSpec, GroupIndex, LaneIndex, Metric, ParameterIndex,
@@ -80,10 +80,18 @@ impl<F: Family, P: Packing> Grid for LevelGrid<F, P> {
         codes: &mut [Code],
         values: &mut [f32],
     ) {
-        let targets = targets.iter().zip(units);
-        for ((target, unit), (code, value)) in targets.zip(codes.iter_mut().zip(values)) {
-            let (nearest, at) = self.levels.nearest(self.line(unit, lane.0), target[0]);
-            (*code, *value) = (Code(u32::from(nearest)), at);
+        let group = lane.0 / self.spec.group_columns;
+        let (mut lines, mut side) = ([Line::default(); SIDE], [0.0; SIDE]);
+        let chunks = units.chunks(SIDE).zip(codes.chunks_mut(SIDE)).zip(values.chunks_mut(SIDE));
+        for (chunk, ((units, codes), values)) in chunks.enumerate() {
+            for (at, unit) in units.iter().enumerate() {
+                lines[at] = self.family.line(unit, group);
+                side[at] = targets.row(chunk * SIDE + at)[0];
+            }
+            let found = self.levels.nearest_on(&lines, &side);
+            for ((code, value), (nearest, at)) in codes.iter_mut().zip(values).zip(found) {
+                (*code, *value) = (Code(u32::from(nearest)), at);
+            }
         }
     }
 

@@ -6,10 +6,13 @@ use crate::number::f32_from_f16;
 /// 1.5 * 2^52.
 const ROUNDING_OFFSET: f64 = 6_755_399_441_055_744.0;
 
+/// Lines that are worked on side by side.
+pub(super) const SIDE: usize = 8;
+
 /// How a group's levels become values: `scale * (level - shift) - offset`, in `f32`
 /// and in this order. The arithmetic of every decoder is this one: subtracting a
 /// zero changes nothing, and adding `m` is subtracting `-m`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Line {
     pub scale: f32,
     pub shift: f32,
@@ -141,6 +144,35 @@ impl Levels {
             }
         }
         (best.0, best.1)
+    }
+
+    /// [`Self::nearest`] for several lines and a target on each, side by side.
+    pub(super) fn nearest_on(
+        &self,
+        lines: &[Line; SIDE],
+        targets: &[f32; SIDE],
+    ) -> [(u8, f32); SIDE] {
+        let (mut levels, mut values, mut distances) = ([0.0; SIDE], [0.0; SIDE], [1.0; SIDE]);
+        if self.is_consecutive() {
+            let (lowest, highest) = (self.lowest(), self.highest());
+            for at in 0..SIDE {
+                let position = lines[at].position(f64::from(targets[at]));
+                let level = bounded_integer(position, lowest, highest);
+                distances[at] = (position - level).abs();
+                levels[at] = level;
+                values[at] = lines[at].value(level as f32);
+            }
+        }
+        std::array::from_fn(|at| {
+            // Values are rounded by far less than a hundredth of a step.
+            let is_steady = lines[at].scale.is_normal()
+                && lines[at].offset.abs() <= 4096.0 * lines[at].scale.abs();
+            if is_steady && distances[at] < 0.49 && values[at].is_finite() {
+                (self.ascending[(levels[at] - self.lowest()) as usize], values[at])
+            } else {
+                self.nearest(lines[at], targets[at])
+            }
+        })
     }
 
     /// The codes of the next lower and the next higher level.

@@ -28,6 +28,8 @@ pub(super) struct Quick {
     unit: f64,
     /// Σw, Σwx
     sums: (f64, f64),
+    /// Σwx²
+    squares: f64,
 }
 
 impl Quick {
@@ -51,12 +53,14 @@ impl Quick {
         };
         let (values, weights) =
             (scaled(group.values, inverses.0), scaled(group.weights, inverses.1));
-        let mut sums = (0.0, 0.0);
+        let (mut sums, mut squares) = ((0.0, 0.0), 0.0);
         for (value, weight) in values.iter().flatten().zip(weights.iter().flatten()) {
+            let weighted = f64::from(*weight) * f64::from(*value);
             sums.0 += f64::from(*weight);
-            sums.1 += f64::from(*weight) * f64::from(*value);
+            sums.1 += weighted;
+            squares += weighted * f64::from(*value);
         }
-        Some(Self { span, values, weights, unit: 1.0 / f64::from(inverses.0), sums })
+        Some(Self { span, values, weights, unit: 1.0 / f64::from(inverses.0), sums, squares })
     }
 
     /// Other levels for the same group.
@@ -92,13 +96,8 @@ impl Quick {
 
     /// The error of the nearest levels of a line, to compare with others of this group.
     pub(super) fn error(&self, line: RealLine) -> f64 {
-        self.error_of(self.scaled(line), self.scaled(line))
-    }
-
-    /// The error on one line of the levels nearest on another, both scaled.
-    #[inline(always)]
-    fn error_of(&self, line: RealLine, rounding: RealLine) -> f64 {
-        let (inverse, shift) = Self::positions(rounding);
+        let line = self.scaled(line);
+        let (inverse, shift) = Self::positions(line);
         let (scale, offset) = (line.scale as f32, line.offset as f32);
         let mut sums = [0.0; WIDTH];
         for (values, weights) in self.values.iter().zip(&self.weights) {
@@ -130,16 +129,16 @@ impl Quick {
 
     /// The best line for the levels nearest to `line`, and its error.
     pub(super) fn solve(&self, line: RealLine, any_offset: bool) -> (f64, RealLine) {
-        let rounding = self.scaled(line);
-        let solved = self.moments(rounding).line(any_offset);
-        (self.error_of(solved, rounding), self.unscaled(solved))
+        let moments = self.moments(self.scaled(line));
+        let solved = moments.line(any_offset);
+        (self.squares + moments.change(solved), self.unscaled(solved))
     }
 
     /// The best scale without offset for the levels nearest to one, and its error.
     pub(super) fn solve_scale(&self, scale: f64) -> (f64, f64) {
-        let rounding = self.scaled(RealLine { scale, offset: 0.0 });
-        let solved = RealLine { scale: self.moments(rounding).scale(), offset: 0.0 };
-        (self.error_of(solved, rounding), solved.scale * self.unit)
+        let moments = self.moments(self.scaled(RealLine { scale, offset: 0.0 }));
+        let solved = moments.scale();
+        (self.squares - solved * moments.xl, solved * self.unit)
     }
 }
 

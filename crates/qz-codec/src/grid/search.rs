@@ -165,6 +165,12 @@ impl Moments {
         sums
     }
 
+    /// The squared error of the levels on a line, less what zeros would have.
+    pub(super) fn change(&self, RealLine { scale, offset }: RealLine) -> f64 {
+        let curved = scale * scale * self.ll + offset * offset * self.w;
+        curved - 2.0 * (scale * offset * self.l + scale * self.xl - offset * self.x)
+    }
+
     /// The best scale with no offset.
     pub(super) fn scale(&self) -> f64 {
         if self.ll > 0.0 { self.xl / self.ll } else { 0.0 }

@@ -143,6 +143,11 @@ impl<'a> Rows<'a> {
         self.columns
     }
 
+    /// The numbers from the first row's on, and how far apart rows begin.
+    pub fn strided(&self) -> (&'a [f32], usize) {
+        (self.values, self.stride)
+    }
+
     /// One row.
     pub fn row(&self, index: usize) -> &'a [f32] {
         &self.values[index * self.stride..][..self.columns]

@@ -17,6 +17,7 @@ pub mod conformance;
 mod cpu;
 pub mod reference;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use qz_tensor::DataType;
@@ -110,6 +111,9 @@ pub trait Backend: Send + Sync {
 
     /// Copies numbers from `from` on out of a buffer.
     fn read(&self, buffer: &Self::Buffer, from: usize, out: &mut [f32]);
+
+    /// All numbers of a buffer, without a copy where they are in the machine's memory.
+    fn numbers<'b>(&self, buffer: &'b Self::Buffer) -> Cow<'b, [f32]>;
 
     /// The position of a number that is not finite, if there is one.
     fn first_non_finite(&self, buffer: &Self::Buffer) -> Option<usize>;

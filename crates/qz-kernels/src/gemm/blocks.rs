@@ -54,6 +54,16 @@ impl<'a> Destination<'a> {
         // SAFETY: what the caller promised.
         unsafe { *self.first = value }
     }
+
+    /// Overwrites its first elements.
+    ///
+    /// # Safety
+    /// They are within one row of C, and nobody else uses them meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn set_all<const COUNT: usize>(self, values: [f32; COUNT]) {
+        // SAFETY: what the caller promised; numbers need to be aligned as f32 only.
+        unsafe { self.first.cast::<[f32; COUNT]>().write_unaligned(values) }
+    }
 }
 
 /// One task: all products of some rows with some columns.

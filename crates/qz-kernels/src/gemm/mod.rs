@@ -3,11 +3,12 @@
 //! | function | computes |
 //! |---|---|
 //! | [`multiply`] | `C = α·A·B` or `C += α·A·B`, `m × n` from `m × k` and `k × n` |
+//! | [`add_row_products`] | `C += A·Bᵀ`, `m × n` from rows of one length, on the calling thread |
 //! | [`add_gram`] | `C += α·Aᵀ·A` in the triangle above the diagonal, `n × n` from `m × n` |
 //! | [`mirror_upper`] | copies that triangle to the one below |
 //!
 //! Any operand may be [transposed](View::transposed) or a [block](View::block) of a larger
-//! matrix. Work runs on the current rayon pool's threads.
+//! matrix. Work runs on the current rayon pool's threads where nothing else is said.
 //!
 //! Invariant: an element of C is summed in one order: along `k` in runs of [`DEPTH`], each
 //! run one chain of fused multiplications and additions (of separate ones where the
@@ -25,13 +26,14 @@ mod panels;
 mod tests;
 mod view;
 
+use qz_codec::grid::Rows;
 use rayon::prelude::*;
 
 use crate::vector::Instructions;
 
 pub(crate) use blocks::Destination;
 use blocks::{Kernel, Tile};
-pub(crate) use panels::Panels;
+pub(crate) use panels::{Panels, transposed};
 pub use view::{View, ViewMut};
 
 /// Products that are summed before they are added to C.
@@ -78,7 +80,23 @@ fn multiply_with(
     if depth == 0 && into == Into::Set {
         c.fill(0.0);
     }
-    Product { kernel: Kernel(instructions), alpha, a, b, upper: false }.run(into, c);
+    let kernel = Kernel(instructions);
+    Product { kernel, alpha, a, b, upper: false, is_shared: true }.run(into, c);
+}
+
+/// Adds `a bᵀ` to `out`: as many rows as `a` has, a column for each row of `b`. For callers
+/// that share their work out to threads themselves.
+///
+/// # Panics
+/// If rows are not of one length, or `out` has not their products' size.
+pub fn add_row_products(a: Rows<'_>, b: Rows<'_>, out: &mut [f32]) {
+    let (rows, columns) = (a.count(), b.count());
+    assert_eq!(a.columns(), b.columns(), "rows of one length");
+    assert_eq!(out.len(), rows * columns, "room for the products");
+    let kernel = Kernel(Instructions::best());
+    let (a, b) = (View::from(a), View::from(b).transposed());
+    let product = Product { kernel, alpha: 1.0, a, b, upper: false, is_shared: false };
+    product.run(Into::Add, ViewMut::dense(out, rows, columns));
 }
 
 /// `C += α·Aᵀ·A` for the elements on and above the diagonal; A is `m × n`, C is `n × n`.
@@ -94,8 +112,8 @@ pub fn add_gram(alpha: f32, a: View<'_>, c: ViewMut<'_>) {
 fn add_gram_with(instructions: Instructions, alpha: f32, a: View<'_>, c: ViewMut<'_>) {
     let size = a.columns();
     assert_eq!((c.rows(), c.columns()), (size, size), "shape of C");
-    let (a, b) = (a.transposed(), a);
-    Product { kernel: Kernel(instructions), alpha, a, b, upper: true }.run(Into::Add, c);
+    let (kernel, a, b) = (Kernel(instructions), a.transposed(), a);
+    Product { kernel, alpha, a, b, upper: true, is_shared: true }.run(Into::Add, c);
 }
 
 /// Makes a matrix symmetric: what is below its diagonal becomes what is above.
@@ -129,6 +147,8 @@ struct Product<'a> {
     b: View<'a>,
     /// Only elements on and above the diagonal are wanted.
     upper: bool,
+    /// The pool's threads share the work.
+    is_shared: bool,
 }
 
 impl Product<'_> {
@@ -140,7 +160,11 @@ impl Product<'_> {
             for first in (0..depth).step_by(DEPTH) {
                 let run = first..depth.min(first + DEPTH);
                 let right = self.b.block(run.clone(), columns.clone()).transposed();
-                let right = Panels::pack_on_all_threads(right, self.kernel.width());
+                let width = self.kernel.width();
+                let right = match self.is_shared {
+                    true => Panels::pack_on_all_threads(right, width),
+                    false => Panels::packed(right, width),
+                };
                 let into = if first == 0 { into } else { Into::Add };
                 self.add_run(into, self.a.block(0..self.a.rows(), run), &right, left, destination);
             }
@@ -163,7 +187,7 @@ impl Product<'_> {
             !self.upper || left + right.count().min(offset + COLUMNS) > *top
         };
         let tasks: Vec<(usize, usize)> = tasks.filter(is_wanted).collect();
-        tasks.into_par_iter().for_each_init(Panels::default, |packed, (top, offset)| {
+        let task = |packed: &mut Panels, (top, offset): (usize, usize)| {
             let rows = top..a.rows().min(top + ROWS);
             packed.pack(a.block(rows, 0..a.columns()), Kernel::ROWS);
             let tile = Tile {
@@ -178,6 +202,12 @@ impl Product<'_> {
             // SAFETY: no other task has an element of these rows and columns, and they
             // are within C: `run` was given a C of the product's shape.
             unsafe { self.kernel.add(&tile, destination.at(top, left + offset)) };
-        });
+        };
+        if self.is_shared {
+            tasks.into_par_iter().for_each_init(Panels::default, task);
+        } else {
+            let mut packed = Panels::default();
+            tasks.into_iter().for_each(|own| task(&mut packed, own));
+        }
     }
 }

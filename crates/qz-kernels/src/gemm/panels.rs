@@ -1,5 +1,8 @@
 //! Operands copied into panels.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
+
 use rayon::prelude::*;
 
 use super::view::View;
@@ -24,6 +27,13 @@ impl Panels {
         self.reserve(rows, width);
         let panels = self.numbers.chunks_exact_mut((width * self.depth).max(1));
         panels.enumerate().for_each(|(panel, numbers)| pack_panel(rows, width, panel, numbers));
+    }
+
+    /// The same in memory of its own.
+    pub(crate) fn packed(rows: View<'_>, width: usize) -> Self {
+        let mut packed = Self::default();
+        packed.pack(rows, width);
+        packed
     }
 
     /// The same on the current pool's threads.
@@ -67,10 +77,17 @@ fn pack_panel(rows: View<'_>, width: usize, panel: usize, numbers: &mut [f32]) {
         return interleave(from, stride, own.rows(), width, numbers);
     }
     if let Some((from, stride)) = own.transposed().contiguous_rows() {
-        for (column, numbers) in numbers.chunks_exact_mut(width).enumerate() {
-            numbers[..own.rows()].copy_from_slice(&from[column * stride..][..own.rows()]);
-        }
-        return;
+        // Copies of a length that is known need no call.
+        return match own.rows() {
+            6 => copy_columns::<6>(from, stride, width, numbers),
+            16 => copy_columns::<16>(from, stride, width, numbers),
+            32 => copy_columns::<32>(from, stride, width, numbers),
+            rows => {
+                for (column, numbers) in numbers.chunks_exact_mut(width).enumerate() {
+                    numbers[..rows].copy_from_slice(&from[column * stride..][..rows]);
+                }
+            }
+        };
     }
     for (column, numbers) in numbers.chunks_exact_mut(width).enumerate() {
         for (row, number) in numbers.iter_mut().enumerate().take(own.rows()) {
@@ -83,16 +100,56 @@ fn pack_panel(rows: View<'_>, width: usize, panel: usize, numbers: &mut [f32]) {
 /// the first cache.
 const TOGETHER: usize = 16;
 
+/// Numbers that are turned at a time.
+const SIDE: usize = 4;
+
 fn interleave(from: &[f32], stride: usize, rows: usize, width: usize, numbers: &mut [f32]) {
     let depth = numbers.len() / width;
     for (group, numbers) in numbers.chunks_mut(TOGETHER * width).enumerate() {
         let first = group * TOGETHER;
         let count = TOGETHER.min(depth - first);
-        for row in 0..rows {
+        // Squares, where the group is whole; then the rows that are left.
+        let whole = if count == TOGETHER { rows / SIDE * SIDE } else { 0 };
+        for row in (0..whole).step_by(SIDE) {
+            for column in (0..TOGETHER).step_by(SIDE) {
+                let side = |at: usize| -> [f32; SIDE] {
+                    let from = &from[(row + at) * stride + first + column..][..SIDE];
+                    std::array::from_fn(|at| from[at])
+                };
+                for (at, own) in transposed(std::array::from_fn(side)).iter().enumerate() {
+                    numbers[(column + at) * width + row..][..SIDE].copy_from_slice(own);
+                }
+            }
+        }
+        for row in whole..rows {
             let from = &from[row * stride + first..][..count];
             for (to, number) in numbers[row..].iter_mut().step_by(width).zip(from) {
                 *to = *number;
             }
         }
     }
+}
+
+fn copy_columns<const ROWS: usize>(from: &[f32], stride: usize, width: usize, numbers: &mut [f32]) {
+    for (column, numbers) in numbers.chunks_exact_mut(width).enumerate() {
+        numbers[..ROWS].copy_from_slice(&from[column * stride..][..ROWS]);
+    }
+}
+
+/// A square with rows and columns exchanged.
+#[inline(always)]
+pub(crate) fn transposed(square: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE; rows are four numbers.
+    unsafe {
+        let [mut a, mut b, mut c, mut d] = square.map(|row| _mm_loadu_ps(row.as_ptr()));
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        [a, b, c, d].map(|row| {
+            let mut numbers = [0.0; 4];
+            _mm_storeu_ps(numbers.as_mut_ptr(), row);
+            numbers
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::array::from_fn(|row| std::array::from_fn(|column| square[column][row]))
 }

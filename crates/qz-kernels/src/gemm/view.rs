@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use qz_codec::grid::Rows;
+
 /// A matrix that is read: element `(r, c)` is at `r · row_stride + c · column_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -73,6 +75,13 @@ impl<'a> View<'a> {
     /// One element.
     pub fn at(&self, row: usize, column: usize) -> f32 {
         self.numbers[row * self.row_stride + column * self.column_stride]
+    }
+}
+
+impl<'a> From<Rows<'a>> for View<'a> {
+    fn from(rows: Rows<'a>) -> Self {
+        let (numbers, stride) = rows.strided();
+        Self::new(numbers, rows.count(), rows.columns(), stride)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use qz_codec::grid::Rows;
-use qz_kernels::row_products::add_row_products;
+use qz_kernels::gemm::add_row_products;
 use qz_kernels::tile::{TILE_ROWS, TileColumn, add_weighted_columns};
 
 use super::tile::{LaneRoom, Tile, columns_of};

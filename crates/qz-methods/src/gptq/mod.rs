@@ -24,7 +24,7 @@ pub use prepare::Prepared;
 use crate::error::Error;
 use crate::method::{Method, Needs, Problem, RowSink, check};
 use crate::report::{Losses, TensorReport};
-use crate::rounding::{ratio, round_all, rounding_loss, sampled_rows};
+use crate::rounding::{differences, lost_parts, round_all, rounding_errors, sampled_rows};
 use tile::Tile;
 
 /// What a unit's fit counts a column's error for.
@@ -112,9 +112,9 @@ impl Method for Gptq {
 }
 
 /// Rows of a tile: each reads the whole factor once.
-const TILE: usize = 64;
+pub const TILE: usize = 64;
 /// Weights that are under way at a time, at least a tile for each thread.
-const WEIGHTS_AT_ONCE: usize = 4 << 20;
+pub const WEIGHTS_AT_ONCE: usize = 4 << 20;
 
 impl Prepared {
     /// Quantizes a matrix whose inputs this was prepared for, to the grid that it was
@@ -130,7 +130,7 @@ impl Prepared {
         check(problem)?;
         let (rows, columns) = (problem.weights.count(), problem.weights.columns());
         let sampled: Vec<usize> = sampled_rows(rows).collect();
-        let mut losses = Vec::with_capacity(sampled.len());
+        let mut errors = Vec::with_capacity(sampled.len() * columns);
         let threads = rayon::current_num_threads();
         let tiles = (WEIGHTS_AT_ONCE / (TILE * columns)).next_multiple_of(threads).max(threads);
         for first in (0..rows).step_by(tiles * TILE) {
@@ -142,20 +142,23 @@ impl Prepared {
                 .collect();
             for (start, tile) in starts.iter().zip(&done) {
                 let range = *start..start + tile.batch.rows();
-                let own = sampled.iter().filter(|row| range.contains(row));
-                losses.extend(own.map(|row| self.sampled_loss(problem, tile, *row - start)));
+                for row in sampled.iter().filter(|row| range.contains(row)) {
+                    let weights = problem.weights.row(*row);
+                    errors.extend(differences(weights, tile.batch.values(row - start)));
+                }
                 if out(range, &tile.batch).is_break() {
                     return Err(Error::Stopped);
                 }
             }
         }
-        let rounding = rounding_loss(problem, problem.statistics.importance().as_deref());
-        let result = ratio(&losses);
+        let importance = problem.statistics.importance();
+        let of_rounding = rounding_errors(problem, importance.as_deref());
+        let losses = lost_parts(problem, [&of_rounding, &errors]);
         Ok(TensorReport {
             method: Gptq.name(),
             rows,
             columns,
-            losses: rounding.zip(result).map(|(rounding, result)| Losses { rounding, result }),
+            losses: losses.map(|[rounding, result]| Losses { rounding, result }),
             damping: Some(self.damping),
             fallback: None,
             dead_columns: self.dead_columns,
@@ -173,13 +176,5 @@ impl Prepared {
             tile.descend(cycle < self.options.refits);
         }
         tile
-    }
-
-    /// What the result loses of a row, and what zeros would, by the statistics as given.
-    fn sampled_loss(&self, problem: &Problem<'_>, tile: &Tile<'_>, row: usize) -> (f64, f64) {
-        let Some(gram) = problem.statistics.gram else { return (0.0, 0.0) };
-        let weights = problem.weights.row(tile.first_row + row);
-        let errors = crate::rounding::differences(weights, tile.batch.values(row));
-        (gram.loss(&errors), gram.loss(weights))
     }
 }

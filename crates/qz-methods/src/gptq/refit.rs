@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use qz_codec::grid::{ParameterIndex, Rows, Unit};
-use qz_kernels::row_products::add_row_products;
+use qz_kernels::gemm::add_row_products;
 
 use super::descend::Moves;
 use super::tile::Tile;

@@ -97,9 +97,7 @@ impl Case {
     }
 
     fn loss(&self, values: &[f32]) -> f64 {
-        let rows = self.weights.chunks(self.columns).zip(values.chunks(self.columns));
-        rows.map(|(weights, values)| self.gram.loss(&crate::rounding::differences(weights, values)))
-            .sum()
+        self.gram.losses(&crate::rounding::differences(&self.weights, values)).iter().sum()
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use qz_codec::grid::{
     Code, Emphasis, FitProblem, Grid, LaneIndex, Metric, RowBatch, RowFacts, Rows, Unit,
 };
-use qz_kernels::row_products::add_row_products;
+use qz_kernels::gemm::add_row_products;
 use qz_kernels::tile::{TILE_ROWS, TileColumn};
 
 use super::prepare::Prepared;
@@ -16,8 +16,6 @@ use crate::rounding::differences;
 pub(crate) struct Tile<'a> {
     pub(super) prepared: &'a Prepared,
     pub(super) grid: &'a dyn Grid,
-    /// The first row's number in the matrix.
-    pub(super) first_row: usize,
     pub(super) columns: usize,
     /// What the values should be, row by row.
     pub(super) targets: Vec<f32>,
@@ -45,7 +43,6 @@ impl<'a> Tile<'a> {
         Self {
             prepared,
             grid,
-            first_row: rows.start,
             columns,
             errors: targets.clone(),
             targets,

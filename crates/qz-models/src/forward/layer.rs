@@ -229,6 +229,19 @@ impl<B: Backend> Pass<'_, B> {
         Ok(out)
     }
 
+    /// The gated product of gate and up: what down multiplies.
+    pub(super) fn gate_up(
+        &self,
+        gated: &Gated<B>,
+        input: &B::Buffer,
+        tokens: usize,
+    ) -> Result<B::Buffer, Error> {
+        let mut gate = self.product(&gated.gate, input, tokens)?;
+        let up = self.product(&gated.up, input, tokens)?;
+        self.backend.silu_times(&mut gate, &up);
+        Ok(gate)
+    }
+
     fn gated(
         &self,
         gated: &Gated<B>,
@@ -241,10 +254,7 @@ impl<B: Backend> Pass<'_, B> {
         if tap.last() == Some(Stage::FeedForward) {
             return Ok(None);
         }
-        let mut gate = self.product(&gated.gate, input, tokens)?;
-        let up = self.product(&gated.up, input, tokens)?;
-        self.backend.silu_times(&mut gate, &up);
-        drop(up);
+        let gate = self.gate_up(gated, input, tokens)?;
         tap.see(LinearGroup::Down, &gate, expert);
         if tap.last() == Some(Stage::Down) {
             return Ok(None);

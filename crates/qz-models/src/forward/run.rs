@@ -95,7 +95,6 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     ) -> Result<Logits<'_, B, W>, W::Error> {
         let mut states = self.embed(chunks)?;
         let table = self.rotary(chunks.length())?;
-        let mut numbers = Vec::new();
         for layer in 0..self.shape.layers {
             let layer = Layer::load(&self.loader(), LayerIndex(layer))?;
             for (batch, rows) in self.batches(chunks) {
@@ -103,14 +102,12 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
                 let rotary = self.rotary_rows(&table, &spans);
                 let locate = |name: &str| self.source.location(name);
                 let pass = self.pass(&spans, &rotary, &locate);
-                numbers.resize(rows.len() * self.shape.hidden, 0.0);
-                self.on_disk(states.read(rows.clone(), &mut numbers))?;
-                let mut hidden = self.backend.buffer(&numbers);
+                let hidden = states.with(rows.clone(), |numbers| self.backend.buffer(numbers));
+                let mut hidden = self.on_disk(hidden)?;
                 let mut cache = pass.cache(&layer, chunks.length())?;
                 pass.run(&layer, &mut cache, &mut hidden)
                     .map_err(|error| error.of_token(|token| rows.start + token))?;
-                self.backend.read(&hidden, 0, &mut numbers);
-                self.on_disk(states.write(rows.start, &numbers))?;
+                self.on_disk(states.write(rows.start, &self.backend.numbers(&hidden)))?;
                 on_steps(batch.len() as u64)?;
             }
         }
@@ -150,14 +147,19 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         self.backend.buffer(&rows.copied().collect::<Vec<f32>>())
     }
 
+    /// Bytes that one token takes while a batch goes through a layer.
+    pub(super) fn token_bytes(&self) -> u64 {
+        let shape = &self.shape;
+        let widths = 4 * shape.hidden + 4 * shape.heads * shape.head_size + 4 * shape.intermediate;
+        widths as u64 * 4
+    }
+
     /// The chunks of each batch, and their rows.
     pub(super) fn batches<'c>(
         &self,
         chunks: &'c Chunks,
     ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<'c, B, W> {
-        let shape = &self.shape;
-        let widths = 4 * shape.hidden + 4 * shape.heads * shape.head_size + 4 * shape.intermediate;
-        let fitting = self.options.max_memory / 4 / (widths as u64 * 4);
+        let fitting = self.options.max_memory / 4 / self.token_bytes();
         let tokens = usize::try_from(fitting).unwrap_or(usize::MAX).min(BATCH_TOKENS);
         chunks.batches(tokens).into_iter().map(|batch| {
             let rows = chunks.rows(batch.start).start..chunks.rows(batch.end - 1).end;

@@ -28,11 +28,6 @@ impl States {
         Ok(Self { width, place })
     }
 
-    /// Numbers of a row.
-    pub(super) fn width(&self) -> usize {
-        self.width
-    }
-
     pub(super) fn read(&mut self, rows: Range<usize>, out: &mut [f32]) -> io::Result<()> {
         let range = rows.start * self.width..rows.end * self.width;
         match &mut self.place {
@@ -47,6 +42,21 @@ impl States {
             }
         }
         Ok(())
+    }
+
+    /// Calls `work` with rows, where they are if they are in memory.
+    pub(super) fn with<T>(
+        &mut self,
+        rows: Range<usize>,
+        work: impl FnOnce(&[f32]) -> T,
+    ) -> io::Result<T> {
+        let width = self.width;
+        if let Place::Memory(numbers) = &self.place {
+            return Ok(work(&numbers[rows.start * width..rows.end * width]));
+        }
+        let mut numbers = vec![0.0; rows.len() * width];
+        self.read(rows, &mut numbers)?;
+        Ok(work(&numbers))
     }
 
     /// Writes whole rows from row `first` on.
@@ -81,6 +91,7 @@ mod tests {
             let mut out = [0.0; 6];
             states.read(1..3, &mut out).expect("read");
             assert_eq!(out, [3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+            assert_eq!(states.with(1..3, <[f32]>::to_vec).expect("read"), out);
         }
     }
 }

@@ -28,8 +28,9 @@ pub type VisitRows<'v, E> = dyn FnMut(&[f32]) -> Result<(), E> + 'v;
 /// its stages, any number of times ([`Self::visit`]); then weights of that stage may be
 /// replaced ([`Self::replace`]), and the next stage is visited, which runs the layer on
 /// with the new weights. [`Self::advance`] finishes the layer. Each hidden state that a
-/// stage needs is computed once, but for the inputs of down, which are computed for each
-/// visit and once more when the layer is finished.
+/// stage needs is computed once. So are the inputs of down in a layer without experts, if
+/// all that is kept fits half of `max_memory`; else they are computed for each visit and
+/// once more when the layer is finished.
 ///
 /// Invariant: once a batch is past the attention (stage [`Stage::FeedForward`] was
 /// visited), weights before it are fixed until the layer is finished.
@@ -41,9 +42,11 @@ pub struct LayerStream<'a, B: Backend, W: WeightSource> {
     chunks: Chunks,
     states: States,
     attended: States,
+    /// What down multiplies is kept: there are no experts, and there is room.
+    keeps_gated: bool,
     /// Cosines and sines of each position.
     rotary: Vec<f32>,
-    batches: Vec<Batch>,
+    batches: Vec<Batch<B::Buffer>>,
     layer: Option<Layer<B>>,
     /// The layer that is loaded, or the next one.
     number: u32,
@@ -52,12 +55,23 @@ pub struct LayerStream<'a, B: Backend, W: WeightSource> {
 
 /// Chunks that go through the layer together.
 #[derive(Clone, Debug)]
-struct Batch {
+struct Batch<Buffer> {
     chunks: Range<usize>,
     /// Their tokens.
     rows: Range<usize>,
     /// How far they are.
     reached: Reached,
+    /// What down multiplies, if it is kept and known.
+    gated: Option<Buffer>,
+}
+
+/// What is kept between stages.
+#[derive(Clone, Copy)]
+enum Kept {
+    /// The hidden states.
+    States,
+    /// What the heads attended to.
+    Attended,
 }
 
 /// How far a batch is in the layer.
@@ -109,6 +123,26 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         decoded.map_err(|source| loader.failed(name, source).into())
     }
 
+    /// The most bytes that a stream of a text keeps and computes with, without weights.
+    pub fn stream_bytes(&self, chunks: &Chunks) -> u64 {
+        let tokens = chunks.tokens().len() as u64;
+        let most = self.options.max_memory / 4;
+        let attended = self.shape.heads * self.shape.head_size;
+        let kept = |width: usize| (tokens * width as u64 * 4).min(most);
+        let gated = tokens * self.shape.intermediate as u64 * 4;
+        let gated = if self.keeps_gated(chunks) { gated } else { 0 };
+        let batch = self.batches(chunks).map(|(_, rows)| rows.len()).max().unwrap_or(0);
+        kept(self.shape.hidden) + kept(attended) + gated + batch as u64 * self.token_bytes()
+    }
+
+    /// Whether what down multiplies is kept from stage to stage.
+    fn keeps_gated(&self, chunks: &Chunks) -> bool {
+        let shape = &self.shape;
+        let kept = shape.hidden + shape.heads * shape.head_size + shape.intermediate;
+        let bytes = chunks.tokens().len() as u64 * kept as u64 * 4;
+        shape.experts.is_none() && bytes <= self.options.max_memory / 2
+    }
+
     /// Begins a run with stops.
     ///
     /// # Errors
@@ -120,7 +154,8 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let (limit, folder) = (self.options.max_memory / 4, &self.options.spill_folder);
         let tokens = chunks.tokens().len();
         let attended = self.on_disk(States::new(tokens, width, limit, folder))?;
-        let batch = |(chunks, rows)| Batch { chunks, rows, reached: Reached::Inputs };
+        let batch = |(chunks, rows)| Batch { chunks, rows, reached: Reached::Inputs, gated: None };
+        let keeps_gated = self.keeps_gated(&chunks);
         Ok(LayerStream {
             forward: self,
             rotary: self.rotary(chunks.length())?,
@@ -128,6 +163,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             chunks,
             states,
             attended,
+            keeps_gated,
             layer: None,
             number: 0,
             routing: Routing::Chosen,
@@ -174,6 +210,11 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         LayerIndex(self.number)
     }
 
+    /// True if no layer comes after the one that is loaded, or will be next.
+    pub fn is_at_last_layer(&self) -> bool {
+        self.number + 1 >= self.forward.shape.layers
+    }
+
     /// Shows the inputs of all groups of `stage`, batch by batch.
     ///
     /// # Errors
@@ -212,6 +253,12 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
                 let attended = self.attended(batch)?;
                 self.tap(batch, Some(stage), visit).show(LinearGroup::AttentionOutput, &attended)
             }
+            Stage::Down if self.keeps_gated => {
+                let gated = self.gate_up(batch)?;
+                let shown = self.tap(batch, Some(stage), visit).show(LinearGroup::Down, &gated);
+                self.batches[batch].gated = Some(gated);
+                shown
+            }
             Stage::FeedForward | Stage::Down => {
                 let hidden = self.after_attention(batch)?;
                 self.feed(batch, Some(stage), &hidden, visit).map(|_| ())
@@ -233,8 +280,17 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
     ) -> Result<(), W::Error> {
         for batch in 0..self.batches.len() {
-            let hidden = self.after_attention(batch)?;
-            self.finish_batch(batch, hidden, &mut |_| Ok(()))?;
+            let mut hidden = self.after_attention(batch)?;
+            if let Some(gated) = self.batches[batch].gated.take() {
+                let fed = self.compute(batch, |pass, layer, tokens| match &layer.feed_forward {
+                    FeedForward::Dense(own) => pass.product(&own.down, &gated, tokens),
+                    FeedForward::Experts { .. } => unreachable!("nothing is kept of experts"),
+                })?;
+                self.forward.backend.add(&mut hidden, &fed);
+                self.write(batch, Kept::States, Reached::End, &hidden)?;
+            } else {
+                self.finish_batch(batch, hidden, &mut |_| Ok(()))?;
+            }
             on_steps(self.batches[batch].chunks.len() as u64)?;
         }
         self.end_layer();
@@ -270,7 +326,9 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     fn end_layer(&mut self) {
         self.layer = None;
         self.number += 1;
-        self.batches.iter_mut().for_each(|batch| batch.reached = Reached::Inputs);
+        for batch in &mut self.batches {
+            (batch.reached, batch.gated) = (Reached::Inputs, None);
+        }
     }
 
     /// Shows what the output matrix multiplies: the normed results of the last layer,
@@ -287,12 +345,10 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         let (backend, width) = (forward.backend, forward.shape.hidden);
         let norm = forward.loader().vector(Role::OutputNorm, None, width)?;
         for batch in 0..self.batches.len() {
-            let hidden = self.read(batch, false)?;
-            let mut numbers = vec![0.0; self.batches[batch].rows.len() * width];
-            let mut normed = backend.zeros(numbers.len());
+            let hidden = self.read(batch, Kept::States)?;
+            let mut normed = backend.zeros(self.batches[batch].rows.len() * width);
             backend.rms_norm(&hidden, &norm, forward.shape.rms_epsilon, &mut normed);
-            backend.read(&normed, 0, &mut numbers);
-            visit(&numbers)?;
+            visit(&backend.numbers(&normed))?;
         }
         Ok(())
     }
@@ -330,8 +386,10 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         let last = if attention { Reached::Attended } else { Reached::FeedForward };
         for batch in &mut self.batches {
             assert!(batch.reached <= last, "{role:?} was used already");
-            if group == LinearGroup::QueryKeyValue {
-                batch.reached = Reached::Inputs;
+            match group {
+                LinearGroup::QueryKeyValue => batch.reached = Reached::Inputs,
+                LinearGroup::GateUp => batch.gated = None,
+                _ => {}
             }
         }
         let loader = self.forward.loader();
@@ -426,32 +484,34 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             .map_err(|error| error.of_token(|token| rows.start + token).into())
     }
 
-    fn read(&mut self, batch: usize, attended: bool) -> Result<B::Buffer, W::Error> {
-        let rows = self.batches[batch].rows.clone();
-        let states = if attended { &mut self.attended } else { &mut self.states };
-        let mut numbers = vec![0.0; rows.len() * states.width()];
-        self.forward.on_disk(states.read(rows, &mut numbers))?;
-        Ok(self.forward.backend.buffer(&numbers))
+    fn kept(&mut self, kept: Kept) -> &mut States {
+        match kept {
+            Kept::States => &mut self.states,
+            Kept::Attended => &mut self.attended,
+        }
+    }
+
+    fn read(&mut self, batch: usize, kept: Kept) -> Result<B::Buffer, W::Error> {
+        let (forward, rows) = (self.forward, self.batches[batch].rows.clone());
+        forward.on_disk(self.kept(kept).with(rows, |numbers| forward.backend.buffer(numbers)))
     }
 
     fn write(
         &mut self,
         batch: usize,
-        attended: bool,
+        kept: Kept,
         reached: Reached,
         buffer: &B::Buffer,
     ) -> Result<(), W::Error> {
-        let rows = self.batches[batch].rows.clone();
-        let states = if attended { &mut self.attended } else { &mut self.states };
-        let mut numbers = vec![0.0; rows.len() * states.width()];
-        self.forward.backend.read(buffer, 0, &mut numbers);
-        self.forward.on_disk(states.write(rows.start, &numbers))?;
+        let (forward, first) = (self.forward, self.batches[batch].rows.start);
+        let numbers = forward.backend.numbers(buffer);
+        forward.on_disk(self.kept(kept).write(first, &numbers))?;
         self.batches[batch].reached = reached;
         Ok(())
     }
 
     fn attention_inputs(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
-        let hidden = self.read(batch, false)?;
+        let hidden = self.read(batch, Kept::States)?;
         self.compute(batch, |pass, layer, tokens| {
             Ok(pass.normed(&hidden, &layer.attention_norm, tokens * pass.shape.hidden))
         })
@@ -459,29 +519,44 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
 
     fn attended(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
         if self.batches[batch].reached == Reached::Attended {
-            return self.read(batch, true);
+            return self.read(batch, Kept::Attended);
         }
         let normed = self.attention_inputs(batch)?;
         let attended = self.compute(batch, |pass, layer, tokens| {
             let mut cache = pass.cache(layer, self.chunks.length())?;
             pass.attend(layer, &mut cache, tokens, &normed)
         })?;
-        self.write(batch, true, Reached::Attended, &attended)?;
+        self.write(batch, Kept::Attended, Reached::Attended, &attended)?;
         Ok(attended)
     }
 
     fn after_attention(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
         if self.batches[batch].reached == Reached::FeedForward {
-            return self.read(batch, false);
+            return self.read(batch, Kept::States);
         }
         let attended = self.attended(batch)?;
-        let mut hidden = self.read(batch, false)?;
+        let mut hidden = self.read(batch, Kept::States)?;
         let product = self.compute(batch, |pass, layer, tokens| {
             pass.product(&layer.attention_output, &attended, tokens)
         })?;
         self.forward.backend.add(&mut hidden, &product);
-        self.write(batch, false, Reached::FeedForward, &hidden)?;
+        self.write(batch, Kept::States, Reached::FeedForward, &hidden)?;
         Ok(hidden)
+    }
+
+    /// What down multiplies: what is kept of it, or computed.
+    fn gate_up(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
+        if let Some(gated) = self.batches[batch].gated.take() {
+            return Ok(gated);
+        }
+        let hidden = self.after_attention(batch)?;
+        self.compute(batch, |pass, layer, tokens| {
+            let FeedForward::Dense(own) = &layer.feed_forward else {
+                unreachable!("nothing is kept of experts")
+            };
+            let elements = tokens * pass.shape.hidden;
+            pass.gate_up(own, &pass.normed(&hidden, &layer.feed_forward_norm, elements), tokens)
+        })
     }
 
     fn finish_batch(
@@ -493,7 +568,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         if let Some(fed) = self.feed(batch, None, &hidden, visit)? {
             self.forward.backend.add(&mut hidden, &fed);
         }
-        self.write(batch, false, Reached::End, &hidden)
+        self.write(batch, Kept::States, Reached::End, &hidden)
     }
 
     fn feed(
@@ -516,7 +591,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         last: Option<Stage>,
         visit: &'t mut Visit<'v, W::Error>,
     ) -> VisitorTap<'t, 'a, 'v, B, W> {
-        VisitorTap { stream: self, batch, last, visit, numbers: Vec::new(), failure: None }
+        VisitorTap { stream: self, batch, last, visit, failure: None }
     }
 }
 
@@ -526,7 +601,6 @@ struct VisitorTap<'t, 'a, 'v, B: Backend, W: WeightSource> {
     batch: usize,
     last: Option<Stage>,
     visit: &'t mut Visit<'v, W::Error>,
-    numbers: Vec<f32>,
     /// The visitor's first error; it hears nothing after that.
     failure: Option<W::Error>,
 }
@@ -553,14 +627,13 @@ impl<B: Backend, W: WeightSource> Tap<B> for VisitorTap<'_, '_, '_, B, W> {
         let load = expert.map(|(_, load)| load);
         let batch = &stream.batches[self.batch].rows;
         let count = load.map_or(batch.len(), |load| load.tokens.len());
-        self.numbers.resize(count * width, 0.0);
-        stream.forward.backend.read(rows, 0, &mut self.numbers);
+        let numbers = stream.forward.backend.numbers(rows);
         let inputs = LinearInputs {
             layer: stream.layer(),
             group,
             expert: expert.map(|(number, _)| number),
             width,
-            rows: &self.numbers,
+            rows: &numbers[..count * width],
             first_token: batch.start,
             load,
         };

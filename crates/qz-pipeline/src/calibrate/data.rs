@@ -104,7 +104,14 @@ pub(crate) fn read(
 ) -> Result<CalibrationText, Error> {
     let context = options.context.max(1);
     let template = template(options, model, tokenizer)?;
-    let reader = Reader { options, tokenizer, template };
+    // A part alone is used from its beginning; of several each has its share.
+    let wanted = match (options.data.as_slice(), options.chunks) {
+        ([CalibrationData::File(_)], Some(chunks)) => {
+            skipped.saturating_add(chunks).saturating_mul(context).max(2 * context)
+        }
+        _ => usize::MAX,
+    };
+    let reader = Reader { options, tokenizer, template, wanted };
     let mut parts = Vec::new();
     for data in &options.data {
         match data {
@@ -203,6 +210,8 @@ struct Reader<'a> {
     options: &'a DataOptions,
     tokenizer: &'a Tokenizer,
     template: Option<ChatTemplate>,
+    /// Tokens of a part that are enough.
+    wanted: usize,
 }
 
 impl Reader<'_> {
@@ -242,13 +251,17 @@ impl Reader<'_> {
         let mut part = Part { name: name.to_owned(), documents: 0, tokens: Vec::new() };
         match kind {
             Kind::Text => {
-                let special = self.options.parse_special;
+                let parse_special = self.options.parse_special;
+                let options = EncodeOptions { add_special: true, parse_special };
                 part.documents = usize::from(!text.is_empty());
-                part.tokens = encode(tokenizer, text, true, special);
+                part.tokens = ids(tokenizer.encode_first(text, options, self.wanted));
             }
             Kind::JsonLines => {
                 let mut start = 0;
                 for line in text.split_inclusive('\n') {
+                    if part.tokens.len() >= self.wanted {
+                        break;
+                    }
                     let location = location.clone().offset(start as u64);
                     start += line.len();
                     if !line.trim().is_empty() {
@@ -308,7 +321,11 @@ fn located(error: qz_calib::Error, place: &Location) -> Error {
 
 fn encode(tokenizer: &Tokenizer, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
     let options = EncodeOptions { add_special, parse_special };
-    tokenizer.encode(text, options).into_iter().map(|id| id.0).collect()
+    ids(tokenizer.encode(text, options))
+}
+
+fn ids(tokens: Vec<TokenId>) -> Vec<u32> {
+    tokens.into_iter().map(|id| id.0).collect()
 }
 
 #[cfg(test)]

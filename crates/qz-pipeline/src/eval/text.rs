@@ -42,7 +42,11 @@ pub struct TextOptions {
 impl TextOptions {
     /// Chunks of this tokenizer's tokens.
     pub(crate) fn read(&self, tokenizer: &Tokenizer) -> Result<Text, Error> {
-        let tokens = read_tokens(&self.data, tokenizer)?;
+        // Chunks follow each other, or overlap; as many tokens again are asked for at least.
+        let wanted = self.chunks.map_or(usize::MAX, |chunks| {
+            chunks.saturating_add(2).saturating_mul(self.context.max(self.stride.unwrap_or(0)))
+        });
+        let tokens = read_tokens(&self.data, tokenizer, wanted)?;
         let text = match self.stride {
             None => Text::new(&tokens, self.context, self.chunks),
             Some(stride) => Text::overlapping(&tokens, self.context, stride, self.chunks),
@@ -54,11 +58,12 @@ impl TextOptions {
 /// No text to evaluate comes near this; a larger file is not read.
 const TEXT_LIMIT: u64 = 4 << 30;
 
-fn read_tokens(data: &EvalData, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+/// The text's tokens, or the first `wanted` of them.
+fn read_tokens(data: &EvalData, tokenizer: &Tokenizer, wanted: usize) -> Result<Vec<u32>, Error> {
     match data {
         EvalData::Text(path) => {
             let options = EncodeOptions { add_special: true, parse_special: false };
-            let ids = tokenizer.encode(&read_text(path)?, options);
+            let ids = tokenizer.encode_first(&read_text(path)?, options, wanted);
             Ok(ids.into_iter().map(|id| id.0).collect())
         }
         EvalData::Tokens(path) => read_token_ids(path),

@@ -50,17 +50,17 @@ struct Quantized {
 
 /// A matrix that is to be quantized.
 #[derive(Clone, Copy)]
-struct Matrix {
+pub(super) struct Matrix {
     /// The tensor it is, or is in.
     position: usize,
     expert: Option<usize>,
     rows: usize,
-    columns: usize,
+    pub(super) columns: usize,
     data_type: DataType,
 }
 
 impl Matrix {
-    fn row_bytes(&self) -> usize {
+    pub(super) fn row_bytes(&self) -> usize {
         self.data_type.byte_size(self.columns as u64).map_or(0, to_usize)
     }
 
@@ -87,6 +87,10 @@ impl Layers<'_> {
                 for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
                     self.group(&mut streams, group, sinks, reports, observer)?;
                 }
+            }
+            if self.chosen.output.is_none() && streams.quantized.is_at_last_layer() {
+                // Nobody asks what comes out of it.
+                return Ok(());
             }
             streams.advance(&mut |_| check_cancelled(self.cancel))?;
         }
@@ -146,7 +150,7 @@ impl Layers<'_> {
     }
 
     /// A matrix of a tensor that is chosen.
-    fn matrix(&self, position: usize, expert: Option<usize>) -> Matrix {
+    pub(super) fn matrix(&self, position: usize, expert: Option<usize>) -> Matrix {
         let shape = &self.model.tensors[position].shape;
         let rows = match expert {
             Some(_) => self.model.tensors[position].rows_per_matrix(),
@@ -162,7 +166,7 @@ impl Layers<'_> {
         self.chosen.positions().all(|position| sinks.is_done(0, position))
     }
 
-    fn collector(&self) -> Collector<'_> {
+    pub(super) fn collector(&self) -> Collector<'_> {
         Collector { options: self.options, backend: self.backend, cancel: self.cancel }
     }
 

@@ -13,6 +13,7 @@ mod capture;
 mod inputs;
 mod known;
 mod layers;
+mod memory;
 mod packed;
 mod plan;
 mod report;
@@ -32,6 +33,7 @@ use crate::eval::ComputeOptions;
 use crate::event::{Event, Observer};
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
+use crate::plan::peak_memory;
 use crate::planning::plan_all;
 use crate::sinks::Sinks;
 use crate::stream::{Cancel, Work};
@@ -148,13 +150,18 @@ fn one(
         .map(|(work, position)| (work, *position))
         .unzip();
     let rows = Rows { model, plans, threads: options.convert.threads };
+    let layers = Layers { model, plans, chosen: &chosen, options, backend: &backend, cancel };
+    let mut memory_bound_bytes = peak_memory(&rest, 1, threads);
+    if let Some(forward) = forward.as_ref().filter(|_| !chosen.is_empty()) {
+        let chunks = calibration.as_ref().map(|calibration| &calibration.chunks);
+        memory_bound_bytes = memory_bound_bytes.max(layers.memory_bound(forward, chunks)?);
+    }
+    observer.observe(Event::Memory { bound: memory_bound_bytes });
     let mut reports = Reports::default();
     let outcome = rows
         .encode(&mut sinks, &rest, &positions, cancel, observer)
         .and_then(|()| {
             let Some(forward) = &forward else { return Ok(()) };
-            let (backend, chosen) = (&backend, &chosen);
-            let layers = Layers { model, plans, chosen, options, backend, cancel };
             match (&calibration, &known) {
                 (Some(calibration), _) => {
                     let chunks = calibration.chunks.clone();
@@ -173,7 +180,14 @@ fn one(
             let method = options.method.name();
             let calibration = calibration.map(|calibration| calibration.summary());
             let Reports { methods, experts } = reports;
-            Ok(QuantizeReport { artifact, method, calibration, experts, methods })
+            Ok(QuantizeReport {
+                artifact,
+                method,
+                calibration,
+                memory_bound_bytes,
+                experts,
+                methods,
+            })
         }
         Err(Error::Interrupted) => {
             sinks.keep()?;

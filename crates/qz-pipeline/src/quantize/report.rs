@@ -25,6 +25,8 @@ pub struct QuantizeReport {
     /// How many tokens each expert was given, layer by layer, where that was seen in this run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<ExpertCoverage>,
+    /// What the run takes of memory at most, as it was told before it began.
+    pub memory_bound_bytes: u64,
     /// The matrices that the method was used on in this run.
     pub methods: Vec<MethodTensor>,
 }

@@ -188,6 +188,33 @@ impl Tokenizer {
         output
     }
 
+    /// The first `count` ids of [`Self::encode`], or all if there are fewer; reads little
+    /// more of the text than they stand for.
+    ///
+    /// What is read ends somewhere in the text. That changes the tokens of the word, or the
+    /// run of spaces, that is cut there: every model cuts or scores text within a few words.
+    /// Tokens are given only if many more come before the cut.
+    pub fn encode_first(&self, text: &str, options: EncodeOptions, count: usize) -> Vec<TokenId> {
+        /// Tokens before the cut that are not used.
+        const MARGIN: usize = 4096;
+        /// More than most tokens have.
+        const BYTES: usize = 6;
+        let wanted = count.saturating_add(MARGIN);
+        let mut length = wanted.saturating_mul(BYTES);
+        while length < text.len() {
+            let read = &text[..text.ceil_char_boundary(length)];
+            let mut tokens = self.encode(read, options);
+            if tokens.len() >= wanted {
+                tokens.truncate(count);
+                return tokens;
+            }
+            length = length.saturating_mul(2);
+        }
+        let mut tokens = self.encode(text, options);
+        tokens.truncate(count);
+        tokens
+    }
+
     /// The special tokens in a text, and what is between them as the model wants it.
     fn prepared<'a>(&self, text: &'a str, parse_special: bool) -> Vec<Fragment<Cow<'a, str>>> {
         let mut follows_special = true;

@@ -51,6 +51,26 @@ fn ids(tokenizer: &Tokenizer, text: &str, add_special: bool, parse_special: bool
 }
 
 #[test]
+fn the_first_ids_are_those_of_the_whole_text() {
+    let golden = golden();
+    let usable = |text: &&String| text.is_ascii() || text.contains(' ');
+    let some: String = golden.texts.iter().filter(usable).flat_map(|text| [text, "\n"]).collect();
+    // Long enough that only a part of it is read.
+    let text = some.repeat(300_000 / some.len() + 1);
+    for set in golden.sets.iter().filter(|set| set.special.iter().all(Option::is_some)) {
+        let tokenizer = tokenizer(&metadata(&set.vocabulary));
+        for parse_special in [false, true] {
+            let options = EncodeOptions { add_special: true, parse_special };
+            let all = tokenizer.encode(&text, options);
+            for count in [0, 1, 100, 5000, all.len(), usize::MAX] {
+                let first = tokenizer.encode_first(&text, options, count);
+                assert_eq!(first, all[..count.min(all.len())], "{}: {count}", set.vocabulary);
+            }
+        }
+    }
+}
+
+#[test]
 fn ids_equal_the_references() {
     let golden = golden();
     let mut names = 0;

@@ -3,13 +3,14 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
+use std::ops::Range;
 
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
 use super::matmul::{Matrix, rows_of_a_task};
 use super::tiles::{self, ROWS};
-use crate::gemm::{DEPTH, Destination, Panels, View, ViewMut};
+use crate::gemm::{DEPTH, Destination, Panels, View, ViewMut, transposed};
 use crate::vector::{Eight, Instructions, Vector};
 
 /// Rows of weights that a task decodes. With [`DEPTH`] columns they stay in a core's
@@ -61,9 +62,11 @@ fn multiply_many(
     tasks.for_each_init(Default::default, |(weights, sums): &mut (Vec<f32>, Vec<f32>), task| {
         let (number, bytes) = task;
         let rows = bytes.len() / row_bytes;
-        sums.clear();
-        sums.resize(tokens.next_multiple_of(width) * rows.next_multiple_of(ROWS), 0.0);
-        for (run, tokens) in &runs {
+        // With one run a panel's sums are done at once, and stay in the first cache.
+        let of_panel = width * rows.next_multiple_of(ROWS);
+        let kept = if runs.len() == 1 { 1 } else { tokens.div_ceil(width) };
+        sums.resize(of_panel * kept, 0.0);
+        for (position, (run, panels)) in runs.iter().enumerate() {
             // Rows that fill up the last register tile are zeros.
             weights.resize(rows.next_multiple_of(ROWS) * run.len(), 0.0);
             weights[rows * run.len()..].fill(0.0);
@@ -71,23 +74,50 @@ fn multiply_many(
             for (bytes, to) in bytes.chunks_exact(row_bytes).zip(to) {
                 matrix.codec.decode(&bytes[stored(run.start)..stored(run.end)], to);
             }
-            let panels = tokens.numbers().chunks_exact(width * run.len());
-            let of_panels = sums.chunks_exact_mut(width * rows.next_multiple_of(ROWS));
-            for (panel, sums) in panels.zip(of_panels) {
-                tiles::add(instructions, panel, weights, run.len(), sums);
-            }
-        }
-        let of_panels = sums.chunks_exact(width * rows.next_multiple_of(ROWS).max(1));
-        for (panel, sums) in of_panels.enumerate() {
-            for token in panel * width..tokens.min((panel + 1) * width) {
-                for (row, sums) in sums.chunks_exact(width).enumerate().take(rows) {
-                    let sum = sums[token - panel * width];
-                    // SAFETY: the element is in `out`, and no other task has these rows.
-                    unsafe { destination.at(token, number * TASK_ROWS + row).set(sum) };
+            let panels = panels.numbers().chunks_exact(width * run.len());
+            for (panel, numbers) in panels.enumerate() {
+                let sums = &mut sums[panel % kept * of_panel..][..of_panel];
+                if position == 0 {
+                    sums.fill(0.0);
+                }
+                tiles::add(instructions, numbers, weights, run.len(), sums);
+                if position + 1 == runs.len() {
+                    let own = panel * width..tokens.min((panel + 1) * width);
+                    // SAFETY: the elements are in `out`, and no other task has these rows.
+                    unsafe { store(sums, rows, own, destination.at(0, number * TASK_ROWS)) };
                 }
             }
         }
     });
+}
+
+/// Stores a panel's sums, whose lanes are `tokens`: each token's are beside each other in
+/// `out`. Squares of four by four are turned at a time.
+///
+/// # Safety
+/// `rows` elements of each of the tokens' rows are in `out`, and nobody else uses them.
+unsafe fn store(sums: &[f32], rows: usize, tokens: Range<usize>, out: Destination<'_>) {
+    const SIDE: usize = 4;
+    let width = sums.len() / rows.next_multiple_of(ROWS).max(1);
+    let whole = rows / SIDE * SIDE;
+    for (square, sums) in sums.chunks_exact(SIDE * width).take(whole / SIDE).enumerate() {
+        for first in (0..tokens.len()).step_by(SIDE) {
+            let side = |row: usize| -> [f32; SIDE] {
+                std::array::from_fn(|lane| sums[row * width + first + lane])
+            };
+            let turned = transposed(std::array::from_fn(side));
+            for (token, own) in (tokens.start + first..tokens.end).zip(turned) {
+                // SAFETY: what the caller promised.
+                unsafe { out.at(token, square * SIDE).set_all(own) };
+            }
+        }
+    }
+    for row in whole..rows {
+        for (token, sum) in tokens.clone().zip(&sums[row * width..][..width]) {
+            // SAFETY: as above.
+            unsafe { out.at(token, row).set(*sum) };
+        }
+    }
 }
 
 /// Types whose weights stand alone.
@@ -291,5 +321,25 @@ fn add_run<V: Vector, S: Stored>(sums: &mut [V], activations: &[f32], bytes: &[u
         let first = position * V::LANES;
         let weights = S::load::<V>(&bytes[first * S::BYTES..]);
         *sum = sum.add_product(V::load(&activations[first..]), weights);
+    }
+}
+
+/// [`crate::backend::reference::rms_norm`], with squares summed side by side: one sum
+/// would have to wait for each addition.
+pub(super) fn rms_norm(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
+    let mut sums = [0.0f64; 8];
+    let (wholes, rest) = row.as_chunks::<8>();
+    for values in wholes {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(value * value);
+        }
+    }
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        *sum += f64::from(value * value);
+    }
+    let mean = (sums.iter().sum::<f64>() / row.len() as f64) as f32;
+    let scale = 1.0 / (mean + epsilon).sqrt();
+    for (out, (value, weight)) in out.iter_mut().zip(row.iter().zip(weights)) {
+        *out = value * scale * weight;
     }
 }

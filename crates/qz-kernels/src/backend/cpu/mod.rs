@@ -7,6 +7,7 @@ mod integers;
 mod matmul;
 mod tiles;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use qz_tensor::DataType;
@@ -114,6 +115,10 @@ impl Backend for CpuBackend {
         out.copy_from_slice(&buffer[from..from + out.len()]);
     }
 
+    fn numbers<'b>(&self, buffer: &'b Vec<f32>) -> Cow<'b, [f32]> {
+        Cow::Borrowed(buffer)
+    }
+
     fn first_non_finite(&self, buffer: &Vec<f32>) -> Option<usize> {
         // Whether there is one is found in vectors, where it is only if there is.
         const INFINITE: u32 = 0x7f80_0000;
@@ -144,9 +149,7 @@ impl Backend for CpuBackend {
         let width = weights.len();
         self.pool.install(|| {
             let rows = out.par_chunks_mut(width).zip(input.par_chunks(width));
-            rows.for_each(|(out, row)| {
-                out.copy_from_slice(&reference::rms_norm(row, weights, epsilon));
-            });
+            rows.for_each(|(out, row)| floats::rms_norm(row, weights, epsilon, out));
         });
     }
 

@@ -1,0 +1,113 @@
+//! How much memory the matrices of decoder layers take, known before the first is read.
+
+use qz_kernels::backend::CpuBackend;
+use qz_linalg::CrossGram;
+use qz_methods::{Needs, TILE, WEIGHTS_AT_ONCE};
+use qz_models::LayerIndex;
+use qz_models::forward::{Chunks, Forward, LinearGroup};
+
+use super::capture::Sums;
+use super::layers::Layers;
+use crate::error::Error;
+use crate::model_weights::ModelWeights;
+
+/// The program, its tables and threads, and what the allocator keeps of freed memory.
+const PROGRAM: u64 = 64 << 20;
+
+/// Bytes of each weight that a method is working on: targets, errors in two orders, codes
+/// and values.
+const WORKING: u64 = 20;
+
+impl Layers<'_> {
+    /// The most bytes that [`Self::run`] takes with a text, or [`Self::run_known`] without:
+    /// a layer as it is stored and as it becomes, what is kept of the text, and for one
+    /// group of matrices what is known of its inputs.
+    pub(super) fn memory_bound(
+        &self,
+        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        chunks: Option<&Chunks>,
+    ) -> Result<u64, Error> {
+        let streams = if self.options.propagates() { 2 } else { 1 };
+        let text = streams * chunks.map_or(0, |chunks| forward.stream_bytes(chunks));
+        let (mut layer_most, mut group_most) = (0, 0);
+        for layer in (0..forward.shape().layers).map(LayerIndex) {
+            let mut layer_bytes = 0;
+            let mut stored_bytes = 0;
+            for group in LinearGroup::ALL {
+                let mut matrix_most = 0;
+                for role in group.roles() {
+                    let Ok((name, stored)) = forward.stored(*role, layer) else { continue };
+                    let bytes = stored.shape.byte_size(stored.data_type).unwrap_or(u64::MAX);
+                    stored_bytes += bytes;
+                    let Some(position) = self.chosen.position(&name) else {
+                        layer_bytes += bytes;
+                        continue;
+                    };
+                    let place = self.plans[0].packed(position);
+                    let result = match place {
+                        Some(_) => stored.shape.elements() * 4,
+                        None => {
+                            let data_type = self.plans[0].assignments[position].data_type;
+                            stored.shape.byte_size(data_type).unwrap_or(u64::MAX)
+                        }
+                    };
+                    layer_bytes += bytes.max(result);
+                    matrix_most = matrix_most.max(self.matrix_bytes(position, place.is_some()));
+                }
+                if matrix_most > 0 {
+                    let width = width(forward, group);
+                    let experts = forward.shape().experts.map_or(1, |(count, _)| count);
+                    let known = self.statistics_bytes(width, experts);
+                    group_most = group_most.max(matrix_most + known);
+                }
+            }
+            // The full model's layer is beside it.
+            let all_bytes = layer_bytes + (streams - 1) * stored_bytes;
+            layer_most = layer_most.max(all_bytes);
+        }
+        // Without a text there is no layer, only the matrix.
+        let layers = if chunks.is_some() { layer_most } else { 0 };
+        Ok(PROGRAM + text + layers + group_most)
+    }
+
+    /// A matrix as numbers, and on its way out.
+    fn matrix_bytes(&self, position: usize, is_packed: bool) -> u64 {
+        let matrix = self.matrix(position, None);
+        let tensor = &self.model.tensors[position];
+        let weights = tensor.rows_per_matrix() * matrix.columns as u64;
+        let out = match is_packed {
+            // In the output's order, packed, and as the values that this is.
+            true => weights * 9,
+            // The blocks, for the output and for the stream.
+            false => 2 * tensor.rows_per_matrix() * matrix.row_bytes() as u64,
+        };
+        let tiles = (TILE * self.options.compute.threads * matrix.columns) as u64;
+        let working = weights.min(tiles.max(WEIGHTS_AT_ONCE as u64));
+        weights * 4 + out + working * WORKING
+    }
+
+    /// Sums, those of all experts beside them, and what is prepared of one of them.
+    fn statistics_bytes(&self, width: usize, experts: usize) -> u64 {
+        let needs = self.options.method.needs();
+        let sums = Sums::bytes(needs, width);
+        let prepared = if needs == Needs::Gram { 2 * sums } else { 0 };
+        let propagated = match self.options.propagates() {
+            // The cross sums, and what they make of targets, in two orders.
+            true => 3 * CrossGram::bytes(width),
+            false => 0,
+        };
+        let of_all = u64::from(experts > 1 && self.options.experts.prior > 0);
+        let count = self.collector().experts_at_once(width).min(experts) as u64;
+        sums * (count + of_all) + prepared + propagated
+    }
+}
+
+/// Columns of a group's matrices.
+fn width(forward: &Forward<'_, CpuBackend, ModelWeights<'_>>, group: LinearGroup) -> usize {
+    let shape = forward.shape();
+    match group {
+        LinearGroup::AttentionOutput => shape.heads * shape.head_size,
+        LinearGroup::Down => shape.intermediate,
+        LinearGroup::QueryKeyValue | LinearGroup::Router | LinearGroup::GateUp => shape.hidden,
+    }
+}
