@@ -2,6 +2,8 @@
 
 use qz_linalg::Symmetric;
 
+use crate::gptq::Shared;
+
 /// Statistics of the vectors that a matrix is multiplied with. All are of as many columns
 /// as the matrix has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,6 +15,8 @@ pub struct Statistics<'a> {
     /// `E[(x̃ − x) xᵀ]`, row by row: x̃ is the full model's input where x is the quantized
     /// one's.
     pub cross: Option<&'a [f32]>,
+    /// Where what is computed of these statistics is kept for the next matrix with the same.
+    pub shared: Option<&'a Shared>,
 }
 
 impl Statistics<'_> {

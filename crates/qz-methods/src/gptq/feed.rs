@@ -165,7 +165,7 @@ impl Tile<'_> {
         for (visit, updated) in visits.zip(&updated) {
             let column = prepared.visits.columns[visit];
             let position = column - unit * columns;
-            metric[position] = match prepared.options.weighing {
+            metric[position] = match prepared.options().weighing {
                 Weighing::Importance => prepared.importance[column],
                 Weighing::Remaining => prepared.feedback.remaining(visit),
             };

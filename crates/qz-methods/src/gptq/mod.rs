@@ -19,7 +19,7 @@ use qz_codec::grid::Emphasis;
 use rayon::prelude::*;
 
 pub use order::Order;
-pub use prepare::Prepared;
+pub use prepare::{Prepared, Shared};
 
 use crate::error::Error;
 use crate::method::{Method, Needs, Problem, RowSink, check};
@@ -99,7 +99,7 @@ impl Method for Gptq {
         };
         let spec = problem.target.grid().spec();
         let options = &problem.options.gptq;
-        match Prepared::new(gram, problem.statistics.cross, spec, options) {
+        match Prepared::new(gram, &problem.statistics, spec, options) {
             Ok(prepared) => prepared.quantize(problem, out),
             Err(fallback) => {
                 let importance = problem.statistics.importance();
@@ -159,7 +159,7 @@ impl Prepared {
             rows,
             columns,
             losses: losses.map(|[rounding, result]| Losses { rounding, result }),
-            damping: Some(self.damping),
+            damping: Some(self.damping()),
             fallback: None,
             dead_columns: self.dead_columns,
         })
@@ -172,8 +172,8 @@ impl Prepared {
     ) -> Tile<'a> {
         let mut tile = Tile::new(self, problem, rows);
         tile.feed();
-        for cycle in 0..self.options.cycles {
-            tile.descend(cycle < self.options.refits);
+        for cycle in 0..self.options().cycles {
+            tile.descend(cycle < self.options().refits);
         }
         tile
     }

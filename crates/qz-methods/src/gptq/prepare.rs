@@ -1,17 +1,21 @@
 //! What is computed once for a layer's inputs and a grid.
 
+use std::ops::Deref;
+use std::sync::{Arc, Mutex};
+
 use qz_codec::grid::GridSpec;
 use qz_linalg::{Feedback, Symmetric};
 
 use super::GptqOptions;
 use super::order::{Visits, block_columns};
 use crate::report::Fallback;
+use crate::statistics::Statistics;
 
-/// The layer's matrix, ready for any number of rows of any matrix with these inputs.
+/// A layer's matrix and its factor: all that matrices with the same inputs can share.
 /// Memory: `columns²` times eight bytes, and as much again with cross statistics.
 #[derive(Debug)]
-pub struct Prepared {
-    pub(super) options: GptqOptions,
+pub struct Factored {
+    options: GptqOptions,
     /// What the loss is measured with: the given matrix, a little damped.
     pub(super) objective: Symmetric,
     /// The diagonal that fits are weighed with.
@@ -19,16 +23,35 @@ pub struct Prepared {
     pub(super) visits: Visits,
     /// The factor of the damped matrix in the order of visits.
     pub(super) feedback: Feedback,
+    /// How targets differ from weights, turned: `target_j = w_j + Σ_i w_i move_ji`.
+    pub(super) moves: Option<Vec<f32>>,
+    damping: f64,
+}
+
+/// Keeps what is computed of a layer's inputs from one matrix with these inputs to the
+/// next.
+#[derive(Debug, Default)]
+pub struct Shared(Mutex<Option<Arc<Factored>>>);
+
+/// The layer's matrix, ready for any number of rows of any matrix with these inputs.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) factored: Arc<Factored>,
     /// Of each lane of several columns, in the order of visits: its part of the factor
     /// times its transpose.
     pub(super) lane_blocks: Vec<f32>,
     /// Of each lane of several columns: the inverse of its block of the objective.
     pub(super) lane_inverses: Vec<f32>,
-    /// How targets differ from weights, turned: `target_j = w_j + Σ_i w_i move_ji`.
-    pub(super) moves: Option<Vec<f32>>,
     pub(super) block: usize,
-    pub(super) damping: f64,
     pub(super) dead_columns: usize,
+}
+
+impl Deref for Prepared {
+    type Target = Factored;
+
+    fn deref(&self) -> &Factored {
+        &self.factored
+    }
 }
 
 /// Columns whose input was always zero.
@@ -36,15 +59,11 @@ pub(super) fn dead_columns(gram: &Symmetric) -> usize {
     gram.diagonal().iter().filter(|entry| **entry == 0.0).count()
 }
 
-impl Prepared {
-    /// Prepares for units as `spec` says.
-    ///
-    /// # Errors
-    /// If nothing can be fed back by this matrix; rows are then rounded with importance.
-    pub fn new(
+impl Factored {
+    fn new(
         gram: &Symmetric,
         cross: Option<&[f32]>,
-        spec: &GridSpec,
+        visits: Visits,
         options: &GptqOptions,
     ) -> Result<Self, Fallback> {
         let mean = gram.mean_diagonal();
@@ -56,34 +75,57 @@ impl Prepared {
         if mean <= 0.0 {
             return Err(Fallback::NoInput);
         }
-        let visits = Visits::new(options.order, spec, &gram.diagonal());
         let (feedback, damping) = factor(gram, &visits, options.damping)?;
         let mut objective = gram.clone();
         objective.add_to_diagonal((mean * options.descent_damping) as f32);
         let importance = objective.diagonal();
         let moves = cross.map(|cross| moves(cross, &visits, &feedback, options.propagation));
-        let (lane_blocks, lane_inverses) = match spec.lane_columns {
-            1 => (Vec::new(), Vec::new()),
-            lane => (lane_blocks(&feedback, lane), lane_inverses(&objective, lane)),
-        };
-        Ok(Self {
-            options: options.clone(),
-            objective,
-            importance,
-            visits,
-            feedback,
-            lane_blocks,
-            lane_inverses,
-            moves,
-            block: block_columns(spec),
-            damping,
-            dead_columns: dead_columns(gram),
-        })
+        let options = options.clone();
+        Ok(Self { options, objective, importance, visits, feedback, moves, damping })
+    }
+
+    /// What the user asked for.
+    pub(super) fn options(&self) -> &GptqOptions {
+        &self.options
     }
 
     /// What was added to the diagonal, in parts of its mean.
-    pub fn damping(&self) -> f64 {
+    pub(crate) fn damping(&self) -> f64 {
         self.damping
+    }
+}
+
+impl Prepared {
+    /// Prepares for units as `spec` says; takes what an earlier matrix left in the
+    /// statistics' share, if that fits.
+    ///
+    /// # Errors
+    /// If nothing can be fed back by this matrix; rows are then rounded with importance.
+    pub fn new(
+        gram: &Symmetric,
+        statistics: &Statistics<'_>,
+        spec: &GridSpec,
+        options: &GptqOptions,
+    ) -> Result<Self, Fallback> {
+        let visits = Visits::new(options.order, spec, &gram.diagonal());
+        let mut share = statistics.shared.map(|shared| shared.0.lock().expect("no panic"));
+        let fits = |known: &&Arc<Factored>| known.visits == visits && known.options == *options;
+        let known = share.as_ref().and_then(|share| share.as_ref().filter(fits).cloned());
+        let factored = match known {
+            Some(known) => known,
+            None => Arc::new(Factored::new(gram, statistics.cross, visits, options)?),
+        };
+        if let Some(share) = &mut share {
+            **share = Some(Arc::clone(&factored));
+        }
+        let (lane_blocks, lane_inverses) = match spec.lane_columns {
+            1 => (Vec::new(), Vec::new()),
+            lane => {
+                (lane_blocks(&factored.feedback, lane), lane_inverses(&factored.objective, lane))
+            }
+        };
+        let (block, dead_columns) = (block_columns(spec), dead_columns(gram));
+        Ok(Self { factored, lane_blocks, lane_inverses, block, dead_columns })
     }
 }
 

@@ -367,7 +367,7 @@ fn propagation_meets_the_full_output() {
     let case = Case { rows, columns, weights: numbers(rows * columns, 9), gram: gram.finish() };
     let target = Target::of_type(DataType::Q4_K).expect("a grid");
     let error = |cross: Option<&[f32]>, propagation: f64| {
-        let statistics = Statistics { gram: Some(&case.gram), cross, importance: None };
+        let statistics = Statistics { gram: Some(&case.gram), cross, ..Statistics::default() };
         let options = GptqOptions { propagation, ..GptqOptions::default() };
         let values = case.run_on("gptq", target, &statistics, &options).expect("done").values;
         let tokens = full.chunks(columns).zip(behind.chunks(columns)).take(50);
@@ -389,4 +389,25 @@ fn propagation_meets_the_full_output() {
     let half = error(Some(&cross), 0.5);
     let whole = error(Some(&cross), 1.0);
     assert!(half < 0.5 * none && whole < 0.5 * half, "{none} {half} {whole}");
+}
+
+#[test]
+fn what_is_shared_changes_no_value() {
+    let case = Case::new(4, 256);
+    let shared = Shared::default();
+    let check = |data_type: DataType, options: &GptqOptions| {
+        let target = Target::of_type(data_type).expect("a grid");
+        let run = |statistics: &Statistics<'_>| {
+            case.run_on("gptq", target, statistics, options).expect("done").values
+        };
+        let alone = run(&case.statistics());
+        let sharing = run(&Statistics { shared: Some(&shared), ..case.statistics() });
+        assert_eq!(alone, sharing, "{data_type}");
+    };
+    let default = GptqOptions::default();
+    check(DataType::Q4_K, &default);
+    check(DataType::Q6_K, &default);
+    check(DataType::IQ2_XS, &default);
+    check(DataType::Q4_0, &GptqOptions { damping: 0.1, ..default.clone() });
+    check(DataType::Q4_0, &GptqOptions { order: Order::Static, ..default });
 }

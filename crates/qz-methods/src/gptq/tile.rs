@@ -97,7 +97,7 @@ impl<'a> Tile<'a> {
     }
 
     fn emphasis(&self) -> Emphasis {
-        self.prepared.options.emphasis
+        self.prepared.options().emphasis
     }
 
     /// Stores one lane of a strip's rows.

@@ -2,7 +2,7 @@
 
 use qz_calib::Moments;
 use qz_linalg::{CrossGram, Gram, Symmetric};
-use qz_methods::{Needs, Statistics};
+use qz_methods::{Needs, Shared, Statistics};
 use qz_models::forward::Chunks;
 use sha2::{Digest, Sha256};
 
@@ -159,6 +159,8 @@ pub(super) struct Captured {
     pub(super) importance: Option<Vec<f32>>,
     /// `E[(x̃ − x) xᵀ]`, with the full model's inputs x̃.
     pub(super) cross: Option<Vec<f32>>,
+    /// What a method keeps between the group's matrices.
+    shared: Shared,
 }
 
 impl Captured {
@@ -167,6 +169,7 @@ impl Captured {
             gram: self.gram.as_ref(),
             importance: self.importance.as_deref(),
             cross: self.cross.as_deref(),
+            shared: Some(&self.shared),
         }
     }
 }
