@@ -283,5 +283,7 @@ fn refusals() {
     let known = source.join("importance.gguf");
     let propagation = ["--to", "q4_k_m", "--stats", text(&known), "--propagation", "0.25"];
     check(&propagation, 5, "needs a text");
+    check(&["--to", "q4_k_m", "--damping", "nan"], 2, "not negative");
+    check(&["--to", "q4_k_m", "--propagation=-1"], 2, "not negative");
     check(&["--to", "q4_k_m", "--method", "magic"], 2, "rtn, imatrix, gptq");
 }
