@@ -192,8 +192,10 @@ fn experts(run: &Run) -> Vec<serde_json::Value> {
 #[test]
 fn experts_without_tokens_get_the_mean_and_are_named() {
     let folder = scratch();
-    let data = tokens(folder.path(), 3);
-    let (run, bytes) = mixture(&data, "3", &["--threads", "1"]);
+    // Of two chunks the first is read.
+    let data = tokens(folder.path(), 6);
+    let quantized = |more: &[&str]| mixture(&data, "3", &[&["--chunks", "1"], more].concat());
+    let (run, bytes) = quantized(&["--threads", "1"]);
     assert!(run.stderr.contains("were given no token: the layer's mean stands in"));
     let layers = run.json()["outputs"][0]["experts"].as_array().expect("a list").clone();
     assert_eq!(layers.len(), 2);
@@ -207,21 +209,21 @@ fn experts_without_tokens_get_the_mean_and_are_named() {
         assert_eq!(expert["filled_up_to"], 64, "{expert}");
         assert!(expert["losses"]["result"].is_number() && expert["fallback"].is_null(), "{expert}");
     }
-    assert!(mixture(&data, "3", &["--threads", "2"]).1 == bytes);
+    assert!(quantized(&["--threads", "2"]).1 == bytes);
 
-    let (run, _) = mixture(&data, "3", &["--expert-prior", "0"]);
+    let (run, _) = quantized(&["--expert-prior", "0"]);
     for expert in experts(&run) {
         let is_without = expert["tokens"] == 0;
         assert_eq!(expert["fallback"] == "no-input", is_without, "{expert}");
         assert!(expert["filled_up_to"].is_null(), "{expert}");
     }
-    let (run, _) = mixture(&data, "3", &["--all-experts", "--expert-prior", "2"]);
+    let (run, _) = quantized(&["--all-experts", "--expert-prior", "2"]);
     assert!(experts(&run).iter().all(|expert| expert["tokens"] == 3));
     assert!(!run.stderr.contains("warning"), "{}", run.stderr);
 
     let (source, stats) = (fixtures().join("tiny/mixtral"), folder.path().join("stats.gguf"));
     let words = folder.path().join("words.txt");
-    fs::write(&words, "a b").expect("written");
+    fs::write(&words, "a b c d e f g h").expect("written");
     let given = ["calibrate", text(&source), "--data", text(&words), "-o", text(&stats)];
     quantize(&[&given[..], &["--ctx", "2", "--chunks", "1", "--collect", "grams"]].concat())
         .expect_success();
@@ -283,5 +285,7 @@ fn refusals() {
     let known = source.join("importance.gguf");
     let propagation = ["--to", "q4_k_m", "--stats", text(&known), "--propagation", "0.25"];
     check(&propagation, 5, "needs a text");
+    check(&["--to", "q4_k_m", "--damping", "nan"], 2, "not negative");
+    check(&["--to", "q4_k_m", "--propagation=-1"], 2, "not negative");
     check(&["--to", "q4_k_m", "--method", "magic"], 2, "rtn, imatrix, gptq");
 }

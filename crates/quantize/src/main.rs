@@ -11,6 +11,7 @@ mod cli;
 mod commands;
 mod exit;
 mod interrupt;
+mod memory;
 mod progress;
 mod render;
 

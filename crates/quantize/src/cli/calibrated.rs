@@ -33,7 +33,7 @@ pub(crate) struct Quantize {
     #[command(flatten)]
     reading: Reading,
     /// What is added to the diagonal of the inputs' Gram matrix, in parts of its mean
-    #[arg(long, value_name = "X", default_value_t = 0.01)]
+    #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = parse_amount)]
     damping: f64,
     /// The order in which columns are visited
     #[arg(long, value_name = "ORDER", value_enum, default_value_t = Visits::Natural)]
@@ -44,7 +44,7 @@ pub(crate) struct Quantize {
     /// How far weights move to make up for what was lost in the layers before, by what the full
     /// model would have seen (GPTAQ): 0 not at all, 1 all the way; takes a second run of the text
     /// beside the first. Experts are left out
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = parse_amount)]
     propagation: f64,
     #[command(flatten)]
     experts: Experts,
@@ -98,6 +98,14 @@ impl TypedValueParser for MethodParser {
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         Some(Box::new(METHODS.iter().map(|method| PossibleValue::new(method.name()))))
     }
+}
+
+/// A number that something is multiplied with.
+fn parse_amount(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number
+        .filter(|number| number.is_finite() && *number >= 0.0)
+        .ok_or_else(|| "expected a number that is not negative".to_owned())
 }
 
 impl Quantize {

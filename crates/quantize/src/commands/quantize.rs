@@ -12,12 +12,16 @@ use super::{print_json, print_line};
 use crate::cli::{Global, Quantize};
 use crate::exit::Outcome;
 use crate::interrupt;
+use crate::memory::peak_bytes;
 use crate::progress::Progress;
-use crate::render::table;
+use crate::render::{bytes, table};
 
 #[derive(Serialize)]
 struct Report {
     source: PathBuf,
+    /// What the process used of memory at most, where the system tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_bytes: Option<u64>,
     outputs: Vec<QuantizeReport>,
 }
 
@@ -31,9 +35,15 @@ pub(crate) fn run(arguments: &Quantize, global: &Global) -> anyhow::Result<Outco
     let reports = quantize(&model, &outputs, &options, &cancel, &mut progress)?;
     drop(progress);
     if arguments.json {
-        print_json(&Report { source: recipe.source.clone(), outputs: reports })?;
+        let peak_memory_bytes = peak_bytes();
+        let source = recipe.source.clone();
+        print_json(&Report { source, peak_memory_bytes, outputs: reports })?;
     } else if !global.quiet {
         print_line(&text(&reports))?;
+        let bound = reports.iter().map(|report| report.memory_bound_bytes).max();
+        if let (Some(peak), Some(bound)) = (peak_bytes(), bound) {
+            print_line(&format!("\nmemory: {} of at most {}", bytes(peak), bytes(bound)))?;
+        }
     }
     Ok(Outcome::Ok)
 }

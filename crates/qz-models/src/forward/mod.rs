@@ -36,6 +36,7 @@ mod session;
 mod shape;
 mod states;
 mod stream;
+mod visitor;
 mod weights;
 
 pub use capture::{LinearGroup, LinearInputs, Routing, Stage};
@@ -44,5 +45,6 @@ pub use logits::{Logits, LogitsTile};
 pub use run::{Forward, ForwardOptions};
 pub use session::Session;
 pub use shape::DecoderShape;
-pub use stream::{LayerStream, Visit, VisitRows};
+pub use stream::{LayerStream, VisitRows};
+pub use visitor::Visit;
 pub use weights::{StoredTensor, WeightSource};

@@ -31,7 +31,7 @@ pub struct ForwardOptions {
 
 /// Tokens of a batch, where memory allows: products reach their speed, and a layer's
 /// intermediate results stay small.
-const BATCH_TOKENS: usize = 2048;
+const BATCH_TOKENS: usize = 512;
 
 /// A model ready for forward passes.
 pub struct Forward<'a, B: Backend, W: WeightSource> {

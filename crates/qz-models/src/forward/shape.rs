@@ -3,10 +3,12 @@
 
 use qz_tensor::{Location, Metadata, Value};
 
+use super::capture::LinearGroup;
 use super::rotary::Rotary;
 use crate::architecture::Architecture;
 use crate::architectures::ARCHITECTURES;
 use crate::error::Error;
+use crate::rules::Role;
 
 /// Sizes past any model's; they keep products of sizes in range.
 const LARGEST: u64 = 1 << 24;
@@ -38,6 +40,30 @@ pub struct DecoderShape {
 }
 
 impl DecoderShape {
+    /// Rows and columns of a layer's matrix, of one expert's where each has its own.
+    ///
+    /// # Panics
+    /// If it is no matrix of a layer.
+    pub fn matrix(&self, role: Role) -> (usize, usize) {
+        let queries = self.heads * self.head_size;
+        match role {
+            Role::AttentionQuery => (queries, self.hidden),
+            Role::AttentionKey | Role::AttentionValue => {
+                (self.key_value_heads * self.head_size, self.hidden)
+            }
+            Role::AttentionOutput => (self.hidden, queries),
+            Role::FeedForwardGate | Role::FeedForwardUp => (self.intermediate, self.hidden),
+            Role::FeedForwardDown => (self.hidden, self.intermediate),
+            Role::ExpertRouter => (self.experts.map_or(0, |(experts, _)| experts), self.hidden),
+            _ => panic!("{role:?} is no matrix of a layer"),
+        }
+    }
+
+    /// Numbers of a row of a group's inputs.
+    pub fn width(&self, group: LinearGroup) -> usize {
+        self.matrix(group.roles()[0]).1
+    }
+
     /// Reads it from a model's GGUF metadata. `window` is the sliding window that a
     /// checkpoint's configuration states; GGUF files of these architectures have none,
     /// but one in the metadata is taken.

@@ -3,21 +3,19 @@
 
 use std::ops::Range;
 
-use qz_kernels::backend::{Backend, ExpertLoad, reference};
+use qz_kernels::backend::{Backend, reference};
 use qz_tensor::DataType;
 
-use super::capture::{LinearGroup, LinearInputs, Routing, Stage, Tap};
+use super::capture::{LinearGroup, Routing, Stage};
 use super::chunks::Chunks;
 use super::layer::{FeedForward, Layer, Pass};
 use super::logits::Logits;
 use super::run::Forward;
 use super::states::States;
+use super::visitor::{Visit, VisitorTap};
 use super::weights::{Linear, StoredTensor, WeightSource};
 use crate::error::Error;
 use crate::rules::{LayerIndex, Role};
-
-/// What is called with inputs; an error ends the run.
-pub type Visit<'v, E> = dyn FnMut(&LinearInputs<'_>) -> Result<(), E> + 'v;
 
 /// What is called with rows of numbers; an error ends the run.
 pub type VisitRows<'v, E> = dyn FnMut(&[f32]) -> Result<(), E> + 'v;
@@ -393,7 +391,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             }
         }
         let loader = self.forward.loader();
-        let rows_columns = self.shape_of(role);
+        let rows_columns = self.forward.shape.matrix(role);
         let linear = self.linear_mut(role, expert);
         let (rows, columns) = rows_columns;
         let matrix = loader.backend.matrix(data_type, rows, columns, bytes);
@@ -401,30 +399,9 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         Ok(())
     }
 
-    /// Rows and columns of a layer's matrix, of one expert's where each has its own.
-    ///
-    /// # Panics
-    /// If it is no matrix of a layer.
-    pub fn shape_of(&self, role: Role) -> (usize, usize) {
-        let shape = &self.forward.shape;
-        let queries = shape.heads * shape.head_size;
-        let experts = shape.experts.map_or(0, |(experts, _)| experts);
-        match role {
-            Role::AttentionQuery => (queries, shape.hidden),
-            Role::AttentionKey | Role::AttentionValue => {
-                (shape.key_value_heads * shape.head_size, shape.hidden)
-            }
-            Role::AttentionOutput => (shape.hidden, queries),
-            Role::FeedForwardGate | Role::FeedForwardUp => (shape.intermediate, shape.hidden),
-            Role::FeedForwardDown => (shape.hidden, shape.intermediate),
-            Role::ExpertRouter => (experts, shape.hidden),
-            _ => panic!("{role:?} is no matrix of a layer"),
-        }
-    }
-
     /// Numbers of a row of a group's inputs.
     pub fn width(&self, group: LinearGroup) -> usize {
-        self.shape_of(group.roles()[0]).1
+        self.forward.shape.width(group)
     }
 
     /// The GGUF name of a matrix of the loaded layer, and how the source stores it.
@@ -441,7 +418,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If they cannot be read, or their type has no codec.
     pub fn weights(&self, role: Role, expert: Option<usize>) -> Result<Vec<f32>, W::Error> {
         let (name, _) = self.stored(role)?;
-        let (rows, _) = self.shape_of(role);
+        let (rows, _) = self.forward.shape.matrix(role);
         let first = (expert.unwrap_or(0) * rows) as u64;
         self.forward.numbers(&name, first..first + rows as u64)
     }
@@ -590,61 +567,9 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         batch: usize,
         last: Option<Stage>,
         visit: &'t mut Visit<'v, W::Error>,
-    ) -> VisitorTap<'t, 'a, 'v, B, W> {
-        VisitorTap { stream: self, batch, last, visit, failure: None }
-    }
-}
-
-/// Shows a visitor what the layer computes.
-struct VisitorTap<'t, 'a, 'v, B: Backend, W: WeightSource> {
-    stream: &'t LayerStream<'a, B, W>,
-    batch: usize,
-    last: Option<Stage>,
-    visit: &'t mut Visit<'v, W::Error>,
-    /// The visitor's first error; it hears nothing after that.
-    failure: Option<W::Error>,
-}
-
-impl<B: Backend, W: WeightSource> VisitorTap<'_, '_, '_, B, W> {
-    /// Shows one group's inputs, of all of the batch's tokens.
-    fn show(mut self, group: LinearGroup, rows: &B::Buffer) -> Result<(), W::Error> {
-        self.see(group, rows, None);
-        self.end()
-    }
-
-    fn end(self) -> Result<(), W::Error> {
-        self.failure.map_or(Ok(()), Err)
-    }
-}
-
-impl<B: Backend, W: WeightSource> Tap<B> for VisitorTap<'_, '_, '_, B, W> {
-    fn see(&mut self, group: LinearGroup, rows: &B::Buffer, expert: Option<(usize, &ExpertLoad)>) {
-        let is_wanted = self.last.is_none_or(|last| last == group.stage());
-        if self.failure.is_some() || !is_wanted {
-            return;
-        }
-        let (stream, width) = (self.stream, self.stream.width(group));
-        let load = expert.map(|(_, load)| load);
-        let batch = &stream.batches[self.batch].rows;
-        let count = load.map_or(batch.len(), |load| load.tokens.len());
-        let numbers = stream.forward.backend.numbers(rows);
-        let inputs = LinearInputs {
-            layer: stream.layer(),
-            group,
-            expert: expert.map(|(number, _)| number),
-            width,
-            rows: &numbers[..count * width],
-            first_token: batch.start,
-            load,
-        };
-        self.failure = (self.visit)(&inputs).err();
-    }
-
-    fn last(&self) -> Option<Stage> {
-        self.last
-    }
-
-    fn routing(&self) -> Routing {
-        self.stream.routing
+    ) -> VisitorTap<'t, 'v, B, W::Error> {
+        let (backend, shape) = (self.forward.backend, &self.forward.shape);
+        let (layer, rows, routing) = (self.layer(), &self.batches[batch].rows, self.routing);
+        VisitorTap { backend, shape, layer, rows, last, routing, visit, failure: None }
     }
 }

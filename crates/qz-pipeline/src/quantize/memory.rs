@@ -55,7 +55,7 @@ impl Layers<'_> {
                     matrix_most = matrix_most.max(self.matrix_bytes(position, place.is_some()));
                 }
                 if matrix_most > 0 {
-                    let width = width(forward, group);
+                    let width = forward.shape().width(group);
                     let experts = forward.shape().experts.map_or(1, |(count, _)| count);
                     let known = self.statistics_bytes(width, experts);
                     group_most = group_most.max(matrix_most + known);
@@ -99,15 +99,5 @@ impl Layers<'_> {
         let of_all = u64::from(experts > 1 && self.options.experts.prior > 0);
         let count = self.collector().experts_at_once(width).min(experts) as u64;
         sums * (count + of_all) + prepared + propagated
-    }
-}
-
-/// Columns of a group's matrices.
-fn width(forward: &Forward<'_, CpuBackend, ModelWeights<'_>>, group: LinearGroup) -> usize {
-    let shape = forward.shape();
-    match group {
-        LinearGroup::AttentionOutput => shape.heads * shape.head_size,
-        LinearGroup::Down => shape.intermediate,
-        LinearGroup::QueryKeyValue | LinearGroup::Router | LinearGroup::GateUp => shape.hidden,
     }
 }

@@ -194,10 +194,16 @@ impl Head<'_> {
         for (row, own) in scratch.probabilities.chunks_exact_mut(seen.len()).enumerate() {
             let Some(visible) = visible(row) else { continue };
             let own = &mut own[visible.start - seen.start..visible.end - seen.start];
-            for (position, score) in visible.zip(own.iter_mut()) {
-                let panel = position / cache.width - first_panel;
-                let at = (panel * count + row) * cache.width + position % cache.width;
-                *score = scratch.scores[at] * self.shape.scale;
+            let mut rest = own.iter_mut();
+            let mut position = visible.start;
+            while position < visible.end {
+                let (panel, place) = (position / cache.width - first_panel, position % cache.width);
+                let scores = &scratch.scores[(panel * count + row) * cache.width..][..cache.width];
+                let scores = scores[place..].iter().take(visible.end - position);
+                position += scores.len();
+                for (score, own) in scores.zip(&mut rest) {
+                    *own = score * self.shape.scale;
+                }
             }
             exponentials::softmax(self.instructions, own);
         }
