@@ -31,7 +31,7 @@ mod statistics;
 mod target;
 
 pub use error::Error;
-pub use gptq::{GptqOptions, Order, Prepared, Shared, TILE, WEIGHTS_AT_ONCE, Weighing};
+pub use gptq::{GptqOptions, Order, Prepared, Shared, Weighing, weights_under_way};
 pub use method::{METHODS, Method, Needs, Options, Problem, RowSink, method_named};
 pub use report::{Fallback, Losses, TensorReport};
 pub use statistics::Statistics;

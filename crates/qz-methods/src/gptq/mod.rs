@@ -16,6 +16,7 @@ mod tests;
 mod tile;
 
 use qz_codec::grid::Emphasis;
+use qz_kernels::tile::TILE_ROWS;
 use rayon::prelude::*;
 
 pub use order::Order;
@@ -111,10 +112,28 @@ impl Method for Gptq {
     }
 }
 
-/// Rows of a tile: each reads the whole factor once.
-pub const TILE: usize = 64;
-/// Weights that are under way at a time, at least a tile for each thread.
-pub const WEIGHTS_AT_ONCE: usize = 4 << 20;
+/// Weights that are under way at a time, or a tile for each thread where that is more.
+const WEIGHTS_AT_ONCE: usize = 8 << 20;
+
+/// Rows of a tile, whole strips. Each tile packs all of the factor and of the objective once
+/// in a pass: with 256 rows that costs a tenth of the products. But each thread should have two.
+fn tile_rows(rows: usize, columns: usize, threads: usize) -> usize {
+    let fitting = WEIGHTS_AT_ONCE / (columns * threads);
+    rows.div_ceil(2 * threads).min(fitting).clamp(64, 256) / TILE_ROWS * TILE_ROWS
+}
+
+/// Tiles that are under way at a time.
+fn tiles_at_once(rows: usize, columns: usize, threads: usize) -> usize {
+    let tile = tile_rows(rows, columns, threads) * columns;
+    (WEIGHTS_AT_ONCE / tile).next_multiple_of(threads).max(threads)
+}
+
+/// The most weights of a matrix that `gptq` has under way at a time; each takes some twenty
+/// bytes, and all of these are given to the receiver before the next ones begin.
+pub fn weights_under_way(rows: usize, columns: usize, threads: usize) -> usize {
+    let all_at_once = tiles_at_once(rows, columns, threads) * tile_rows(rows, columns, threads);
+    rows.min(all_at_once) * columns
+}
 
 impl Prepared {
     /// Quantizes a matrix whose inputs this was prepared for, to the grid that it was
@@ -132,13 +151,14 @@ impl Prepared {
         let sampled: Vec<usize> = sampled_rows(rows).collect();
         let mut errors = Vec::with_capacity(sampled.len() * columns);
         let threads = rayon::current_num_threads();
-        let tiles = (WEIGHTS_AT_ONCE / (TILE * columns)).next_multiple_of(threads).max(threads);
-        for first in (0..rows).step_by(tiles * TILE) {
-            let end = rows.min(first + tiles * TILE);
-            let starts: Vec<usize> = (first..end).step_by(TILE).collect();
+        let tile = tile_rows(rows, columns, threads);
+        let at_once = tiles_at_once(rows, columns, threads) * tile;
+        for first in (0..rows).step_by(at_once) {
+            let end = rows.min(first + at_once);
+            let starts: Vec<usize> = (first..end).step_by(tile).collect();
             let done: Vec<Tile<'_>> = starts
                 .par_iter()
-                .map(|start| self.quantize_rows(problem, *start..end.min(start + TILE)))
+                .map(|start| self.quantize_rows(problem, *start..end.min(start + tile)))
                 .collect();
             for (start, tile) in starts.iter().zip(&done) {
                 let range = *start..start + tile.batch.rows();

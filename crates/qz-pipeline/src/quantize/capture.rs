@@ -160,7 +160,7 @@ pub(super) struct Captured {
     /// `E[(x̃ − x) xᵀ]`, with the full model's inputs x̃.
     pub(super) cross: Option<Vec<f32>>,
     /// What a method keeps between the group's matrices.
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 impl Captured {

@@ -2,13 +2,14 @@
 
 use qz_kernels::backend::CpuBackend;
 use qz_linalg::CrossGram;
-use qz_methods::{Needs, TILE, WEIGHTS_AT_ONCE};
+use qz_methods::{Needs, weights_under_way};
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward, LinearGroup};
 
 use super::capture::Sums;
 use super::layers::Layers;
 use crate::error::Error;
+use crate::model::to_usize;
 use crate::model_weights::ModelWeights;
 
 /// The program, its tables and threads, and what the allocator keeps of freed memory.
@@ -81,8 +82,9 @@ impl Layers<'_> {
             // The blocks, for the output and for the stream.
             false => 2 * tensor.rows_per_matrix() * matrix.row_bytes() as u64,
         };
-        let tiles = (TILE * self.options.compute.threads * matrix.columns) as u64;
-        let working = weights.min(tiles.max(WEIGHTS_AT_ONCE as u64));
+        let threads = self.options.compute.threads;
+        let rows = to_usize(tensor.rows_per_matrix());
+        let working = weights_under_way(rows, matrix.columns, threads) as u64;
         weights * 4 + out + working * WORKING
     }
 
