@@ -6,10 +6,8 @@
 //!
 //! [`backend`] has the operations of a forward pass. Their sums differ in the last bits
 //! between instruction sets, but not with the number of threads. [`gemm`] has products of
-//! f32 matrices for everybody's mathematics.
-//!
-//! [`row_products`] and [`tile`] are the inner loops of calibrated methods: sums over many
-//! columns, and over one block of columns of many rows.
+//! f32 matrices for everybody's mathematics. [`tile`] has the inner loops of calibrated
+//! methods, over one block of columns of many rows.
 //!
 //! [`roof`] is what they are measured against.
 //!
@@ -26,7 +24,6 @@ pub mod gemm;
 mod isa;
 mod memory;
 pub mod roof;
-pub mod row_products;
 pub mod tile;
 mod vector;
 #[cfg(target_arch = "x86_64")]

@@ -7,15 +7,15 @@
 //! LDLQ (arXiv 2307.13304) writes it: without an inverse.
 
 use qz_codec::grid::Rows;
-use qz_kernels::row_products::add_wide_row_products;
+use qz_kernels::gemm::add_row_products_in_runs;
 use rayon::prelude::*;
 
 use crate::Symmetric;
 
 /// Columns that are factored at a time.
-const PANEL: usize = 64;
+const PANEL: usize = 128;
 /// Rows that one thread works on at a time.
-const TILE: usize = 32;
+const TILE: usize = 128;
 
 /// The matrix has no factor: it is not positive definite, or not by enough for `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,9 +36,10 @@ pub struct Feedback {
 }
 
 impl Feedback {
-    /// Factors a matrix in its own place. Sums are formed in `f64` and stored in `f32`, so
-    /// the factor is that of a matrix whose entries differ from the given ones by a few
-    /// times 1e-7 of `sqrt(H_ii H_jj)`, however many there are.
+    /// Factors a matrix in its own place. Runs of 256 products are summed in `f32`, these
+    /// sums in `f64`, and the result is stored in `f32`: so the factor is that of a matrix
+    /// whose entries differ from the given ones by a few times 1e-7 of `sqrt(H_ii H_jj)`,
+    /// as those of the sums over tokens do, however many there are.
     ///
     /// # Errors
     /// If it is not positive definite.
@@ -191,7 +192,7 @@ fn rest(rows: &[f32], size: usize, first: usize, width: usize, own: &[f32]) -> V
     let mut rest = vec![0.0; count * width];
     if later > 0 {
         let rows = Rows::dense(rows, size).slice(first + width, later);
-        add_wide_row_products(rows, Rows::dense(own, later), &mut rest);
+        add_row_products_in_runs(rows, Rows::dense(own, later), &mut rest);
     }
     for (rest, row) in rest.chunks_mut(width).zip(rows.chunks(size)) {
         for (rest, entry) in rest.iter_mut().zip(&row[first..]) {
@@ -250,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_factor_gives_the_matrix() {
-        for size in [1, 2, 63, 64, 65, 200] {
+        for size in [1, 2, 127, 128, 129, 400] {
             let matrix = gram(size);
             let factor = Feedback::of(matrix.clone()).expect("positive");
             for i in 0..size {
@@ -287,7 +288,7 @@ mod tests {
     fn threads_change_no_bit() {
         let factor = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-            pool.install(|| Feedback::of(gram(300)).expect("positive").weights)
+            pool.install(|| Feedback::of(gram(600)).expect("positive").weights)
         };
         assert_eq!(factor(1), factor(3));
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use qz_codec::grid::Rows;
-use qz_kernels::row_products::add_wide_row_products;
+use qz_kernels::gemm::add_row_products_in_runs;
 use rayon::prelude::*;
 
 /// A symmetric matrix of `f32`, both halves stored.
@@ -87,7 +87,7 @@ impl Symmetric {
         Self { size: order.len(), entries }
     }
 
-    /// `e H eᵀ` of each row of errors, in `f64`.
+    /// `e H eᵀ` of each row of errors, runs of its sums in `f32`.
     ///
     /// # Panics
     /// If the last row is cut.
@@ -103,7 +103,7 @@ impl Symmetric {
             for first in (0..size).step_by(OTHERS) {
                 let own = first..size.min(first + OTHERS);
                 let mut pulls = vec![0.0; rows.count() * own.len()];
-                add_wide_row_products(rows, self.block(own.clone(), 0..size), &mut pulls);
+                add_row_products_in_runs(rows, self.block(own.clone(), 0..size), &mut pulls);
                 let pulls = pulls.chunks(own.len());
                 for ((loss, row), pulls) in losses.iter_mut().zip(rows.iter()).zip(pulls) {
                     let errors = row[own.clone()].iter().map(|error| f64::from(*error));
@@ -134,7 +134,7 @@ mod tests {
                     pair * f64::from(matrix.entries()[at])
                 })
                 .sum();
-            assert!((loss / expected - 1.0).abs() < 1e-12, "{loss} {expected}");
+            assert!((loss / expected - 1.0).abs() < 1e-5, "{loss} {expected}");
         }
     }
 }

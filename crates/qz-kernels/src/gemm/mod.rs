@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`multiply`] | `C = α·A·B` or `C += α·A·B`, `m × n` from `m × k` and `k × n` |
 //! | [`add_row_products`] | `C += A·Bᵀ`, `m × n` from rows of one length, on the calling thread |
+//! | [`add_row_products_in_runs`] | the same, with the runs' sums added up in f64 |
 //! | [`add_gram`] | `C += α·Aᵀ·A` in the triangle above the diagonal, `n × n` from `m × n` |
 //! | [`mirror_upper`] | copies that triangle to the one below |
 //!
@@ -90,13 +91,35 @@ fn multiply_with(
 /// # Panics
 /// If rows are not of one length, or `out` has not their products' size.
 pub fn add_row_products(a: Rows<'_>, b: Rows<'_>, out: &mut [f32]) {
+    row_products(Into::Add, a, b, out);
+}
+
+/// [`add_row_products`] with runs of [`DEPTH`] products summed in `f32`, and these sums in
+/// `f64`: an element's error is at most `256 · 2⁻²⁴ · Σ|a_k b_k|`, and in practice a few
+/// times `2⁻²⁴` of it, however many products there are.
+///
+/// # Panics
+/// As [`add_row_products`].
+pub fn add_row_products_in_runs(a: Rows<'_>, b: Rows<'_>, out: &mut [f64]) {
+    let columns = a.columns();
+    let mut sums = vec![0.0; out.len()];
+    for first in (0..columns).step_by(DEPTH) {
+        let run = DEPTH.min(columns - first);
+        row_products(Into::Set, a.slice(first, run), b.slice(first, run), &mut sums);
+        for (total, sum) in out.iter_mut().zip(&sums) {
+            *total += f64::from(*sum);
+        }
+    }
+}
+
+fn row_products(into: Into, a: Rows<'_>, b: Rows<'_>, out: &mut [f32]) {
     let (rows, columns) = (a.count(), b.count());
     assert_eq!(a.columns(), b.columns(), "rows of one length");
     assert_eq!(out.len(), rows * columns, "room for the products");
     let kernel = Kernel(Instructions::best());
     let (a, b) = (View::from(a), View::from(b).transposed());
     let product = Product { kernel, alpha: 1.0, a, b, upper: false, is_shared: false };
-    product.run(Into::Add, ViewMut::dense(out, rows, columns));
+    product.run(into, ViewMut::dense(out, rows, columns));
 }
 
 /// `C += α·Aᵀ·A` for the elements on and above the diagonal; A is `m × n`, C is `n × n`.

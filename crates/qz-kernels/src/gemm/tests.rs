@@ -79,6 +79,29 @@ fn products_past_a_task() {
 }
 
 #[test]
+fn products_of_rows_as_they_lie() {
+    let check = |rows: usize, others: usize, columns: usize, stride: usize| {
+        let (a, b) = (made_up(rows * stride, 1), made_up(others * stride, 2));
+        let (a, b) = (Rows::new(&a, stride, columns), Rows::new(&b, stride, columns));
+        let before = made_up(rows * others, 3);
+        let expected = expected(Into::Add, 1.0, View::from(a), View::from(b).transposed(), &before);
+        let mut sums = before.clone();
+        add_row_products(a, b, &mut sums);
+        let mut totals: Vec<f64> = before.iter().map(|number| f64::from(*number)).collect();
+        add_row_products_in_runs(a, b, &mut totals);
+        for ((expected, sum), total) in expected.iter().zip(sums).zip(totals) {
+            assert!(is_near(sum, *expected, columns), "{rows}x{others}x{columns}");
+            // The error does not grow with the runs.
+            assert!((total - expected).abs() < 2e-5, "{rows}x{others}x{columns}");
+        }
+    };
+    check(1, 1, 1, 1);
+    check(5, 7, 13, 20);
+    check(ROWS + 1, 40, 3 * DEPTH + 9, 3 * DEPTH + 9);
+    check(3, 8, 20 * DEPTH, 20 * DEPTH + 5);
+}
+
+#[test]
 fn transposed_operands_and_factors() {
     for turned in [(false, false), (false, true), (true, false), (true, true)] {
         for (into, alpha) in [(Into::Set, 0.5), (Into::Add, 1.0), (Into::Add, -1.0)] {
