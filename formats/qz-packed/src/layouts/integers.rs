@@ -5,7 +5,7 @@
 use qz_codec::grid::{Grid, GroupIndex, IntegerFormat, RowBatch, Rows, integers_stored, rounding};
 
 use super::numbers::ScaleType;
-use crate::layout::{Rounding, RowBlock};
+use crate::layout::{Matrix, Rounding, RowBlock, Unfit};
 
 /// How a package derives scale and zero point from a group, to the last bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,21 @@ impl IntegerGroups {
 
     pub(crate) fn group_columns(&self, columns: usize) -> usize {
         self.group.map_or(columns, |group| usize::try_from(group).unwrap_or(columns)).max(1)
+    }
+
+    /// Groups in a row; the last may be a part of one.
+    pub(crate) fn groups(&self, matrix: Matrix) -> u64 {
+        self.group.map_or(1, |group| matrix.columns.div_ceil(group.max(1)))
+    }
+
+    /// Fails if groups do not divide the rows.
+    pub(crate) fn check_groups(&self, matrix: Matrix) -> Result<(), Unfit> {
+        let columns = matrix.columns;
+        let group = self.group.unwrap_or(columns);
+        if columns == 0 || group == 0 || columns % group != 0 {
+            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
+        }
+        Ok(())
     }
 
     /// The values, for methods; `columns` are those of a row.

@@ -14,6 +14,7 @@ pub mod fp8;
 pub mod gpt_oss;
 pub mod gptq;
 pub mod hqq;
+mod integer_layout;
 mod integers;
 pub mod mlx;
 pub mod modelopt;
