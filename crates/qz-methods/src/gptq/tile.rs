@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use qz_codec::grid::{
-    Code, Emphasis, FitProblem, Grid, LaneIndex, Metric, RowBatch, RowFacts, Rows, Unit,
+    Code, Emphasis, FitProblem, Grid, LaneIndex, Metric, RowBatch, RowFacts, Rows, Unit, UnitPlace,
 };
 use qz_kernels::row_products::add_row_products;
 use qz_kernels::tile::{TILE_ROWS, TileColumn};
@@ -95,6 +95,7 @@ impl<'a> Tile<'a> {
             metric: Metric::Diagonal(metric),
             facts: &self.facts[strip.clone()],
             emphasis: self.emphasis(),
+            place: UnitPlace { row: self.first_row + strip.start, unit },
         };
         self.grid.fit(&problem, &mut self.batch.units_mut(unit)[strip]);
     }

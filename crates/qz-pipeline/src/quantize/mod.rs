@@ -139,8 +139,8 @@ fn one(
         .encode(&mut sinks, &rest, &positions, cancel, observer)
         .and_then(|()| {
             let Some(forward) = &forward else { return Ok(()) };
-            let (backend, chosen) = (&backend, &chosen);
-            let layers = Layers { model, plans, chosen, options, backend, cancel };
+            let (measures, backend, chosen) = (&measures, &backend, &chosen);
+            let layers = Layers { model, plans, measures, chosen, options, backend, cancel };
             match (&calibration, &known) {
                 (Some(calibration), _) => {
                     let chunks = calibration.chunks.clone();

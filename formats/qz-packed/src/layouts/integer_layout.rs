@@ -4,14 +4,16 @@
 
 use std::ops::Range;
 
-use qz_codec::grid::{Grid, RowBatch};
+use qz_codec::grid::Grid;
 use qz_tensor::{DataType, FileError};
 
 use super::integers::{GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
 use super::words::{GroupIndex, WeightReader, nearest_block_type, pack_blocks};
 use crate::bits;
-use crate::layout::{Layout, Matrix, Measure, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
+use crate::layout::{
+    ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Put, RowBlock, Unfit, Whole,
+};
 
 /// Integer groups in several tensors. The methods named as those of [`Layout`] are those.
 pub(crate) trait IntegerLayout: Send + Sync + std::fmt::Debug {
@@ -102,12 +104,13 @@ impl<L: IntegerLayout> Layout for L {
         Ok(())
     }
 
-    fn grid(&self, columns: usize) -> Option<Box<dyn Grid>> {
-        Some(self.integers().grid(columns))
+    fn grid(&self, whole: &Whole<'_>) -> Option<Box<dyn Grid>> {
+        Some(self.integers().grid(whole.matrix.columns as usize))
     }
 
-    fn write(&self, matrix: Matrix, first_row: u64, batch: &RowBatch, put: &mut Put<'_>) {
-        self.put(matrix, first_row, &self.integers().of_batch(batch), put);
+    fn write(&self, chosen: &ChosenRows<'_>, put: &mut Put<'_>) {
+        let codes = IntegerGroups::of_batch(chosen.batch);
+        self.put(chosen.matrix, chosen.first_row, &codes, put);
     }
 
     fn decode(

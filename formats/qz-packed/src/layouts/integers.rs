@@ -2,8 +2,9 @@
 //! `value = (code - zero) * scale`. GPTQ, AWQ and compressed-tensors store the same numbers in
 //! different places.
 
-use qz_codec::grid::{Grid, GroupIndex, IntegerFormat, RowBatch, Rows, integers_stored, rounding};
+use qz_codec::grid::{Grid, GroupIndex, IntegerFormat, ParameterIndex, RowBatch, integers_stored};
 
+use super::batches;
 use super::numbers::ScaleType;
 use crate::layout::{Matrix, Rounding, RowBlock, Unfit};
 
@@ -97,23 +98,14 @@ impl IntegerGroups {
             symmetric: self.symmetric,
             group_columns: self.group_columns(columns),
         };
-        let scale = self.scale;
-        let stored: fn(f32) -> f32 = match scale {
-            ScaleType::BF16 => |value| ScaleType::BF16.rounded(value),
-            ScaleType::F16 | ScaleType::F32 => |value| value,
-        };
-        Box::new(integers_stored(format, self.least_zero, stored))
+        Box::new(integers_stored(format, self.least_zero, self.scale.stored()))
     }
 
     /// Rounds rows. Fails with the position of a weight whose group's scale overflows.
     pub(crate) fn round(&self, block: &RowBlock<'_>) -> Result<GroupedCodes, usize> {
         if block.rounding == Rounding::Importance {
-            let columns = block.columns();
-            let grid = self.grid(columns);
-            let ones = if block.importance.is_none() { vec![1.0; columns] } else { Vec::new() };
-            let importance = block.importance.unwrap_or(&ones);
-            let rows = Rows::dense(block.weights, columns);
-            return Ok(self.of_batch(&rounding::round(&*grid, rows, importance)));
+            let grid = self.grid(block.columns());
+            return Ok(Self::of_batch(&batches::searched(&*grid, block)));
         }
         let (rows, columns) = (block.rows(), block.columns());
         let group = self.group_columns(columns);
@@ -146,26 +138,15 @@ impl IntegerGroups {
     }
 
     /// What a method has chosen on the grid.
-    pub(crate) fn of_batch(&self, batch: &RowBatch) -> GroupedCodes {
-        let (rows, columns, groups) = (batch.rows(), batch.columns(), batch.units_per_row());
-        let mut out = GroupedCodes {
-            rows,
-            columns,
-            groups,
-            codes: Vec::with_capacity(rows * columns),
-            scales: vec![0.0; rows * groups],
-            zeros: vec![0; rows * groups],
-        };
-        for row in 0..rows {
-            out.codes.extend(batch.codes(row).iter().map(|code| code.0 as u8));
+    pub(crate) fn of_batch(batch: &RowBatch) -> GroupedCodes {
+        GroupedCodes {
+            rows: batch.rows(),
+            columns: batch.columns(),
+            groups: batch.units_per_row(),
+            codes: batches::codes(batch),
+            scales: batches::parameters(batch, ParameterIndex(0)),
+            zeros: batches::of_units(batch, |unit| unit.offset(GroupIndex(0)) as u8),
         }
-        for group in 0..groups {
-            for (row, unit) in batch.units(group).iter().enumerate() {
-                out.scales[row * groups + group] = unit.parameter_values()[0];
-                out.zeros[row * groups + group] = unit.offset(GroupIndex(0)) as u8;
-            }
-        }
-        out
     }
 
     fn line(&self, low: f32, high: f32) -> Line {

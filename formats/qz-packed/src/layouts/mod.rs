@@ -2,6 +2,7 @@
 
 pub mod aqlm;
 pub mod awq;
+mod batches;
 pub mod bitsandbytes;
 pub mod compressed;
 mod eight_bit_float;
