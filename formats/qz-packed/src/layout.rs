@@ -16,6 +16,17 @@ pub struct Matrix {
     pub columns: u64,
 }
 
+impl Matrix {
+    /// Fails if groups of so many columns do not divide the rows.
+    pub(crate) fn check_groups(self, group: u64) -> Result<(), Unfit> {
+        let columns = self.columns;
+        if columns == 0 || group == 0 || !columns.is_multiple_of(group) {
+            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
+        }
+        Ok(())
+    }
+}
+
 /// One of the tensors that a matrix is stored as.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {

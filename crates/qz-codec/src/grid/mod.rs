@@ -32,7 +32,6 @@ mod types;
 
 use qz_tensor::DataType;
 
-pub use families::float_scaled::{nvfp4_tensor_scale, scaled_nvfp4};
 pub use families::floats::{
     GivenScales, LevelFormat, affine, given_scales, listed_scales, scaled_levels,
 };

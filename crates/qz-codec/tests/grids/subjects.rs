@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use qz_codec::grid::{
     GRIDS, GivenScales, Grid, IntegerFormat, LevelFormat, StoredNumber, affine, given_scales,
-    integers, listed_scales, scaled_levels, scaled_nvfp4,
+    integers, listed_scales, scaled_levels,
 };
 use qz_codec::number::{f32_from_bf16, f32_from_f16};
 use qz_codec::{Codec, codec_for};
@@ -37,6 +37,13 @@ fn e4m3() -> Vec<f32> {
         _ => -magnitude(code & 0x7f),
     };
     (0..=255).map(number).collect()
+}
+
+/// NVFP4 whose groups' scales are all multiplied by one of the tensor.
+pub(crate) fn nvfp4_scaled(tensor_scale: f32) -> Box<dyn Grid> {
+    let format = LevelFormat { name: "NVFP4 scaled", levels: &E2M1, unit_columns: 16 };
+    let scales = e4m3().into_iter().map(|scale| scale * tensor_scale).collect();
+    Box::new(listed_scales(format, scales, 1..=0x7e))
 }
 
 /// Scales in steps around a mean, as those that are rounded a second time are.
@@ -72,7 +79,7 @@ static OWN: LazyLock<Vec<Box<dyn Grid>>> = LazyLock::new(|| {
         integer(7, true, 32),
         integer(8, true, 512),
         integer(8, false, 128),
-        Box::new(scaled_nvfp4(TENSOR_SCALE)),
+        nvfp4_scaled(TENSOR_SCALE),
         Box::new(scaled_levels(nf4("NF4 f32"), StoredNumber::F32)),
         Box::new(scaled_levels(fp4, StoredNumber::F32)),
         // The scales below 0.03 are too few for other than ordinary weights.
@@ -114,10 +121,7 @@ pub(crate) fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
         "NVFP4 scaled" => &|block, at| nvfp4(block, at, TENSOR_SCALE),
         "NF4 f32" => &|block, at| NF4[bits_at(&block[4..], at, 4)] * full(block),
         "FP4 f32" => &|block, at| FP4[bits_at(&block[4..], at, 4)] * full(block),
-        "NF4 listed" => &|block, at| {
-            let code = block[1 + at % 32] >> (at / 32 * 4) & 15;
-            NF4[usize::from(code)] * listed[usize::from(block[0])]
-        },
+        "NF4 listed" => &|block, at| NF4[half_code(block, at)] * listed[usize::from(block[0])],
         "FP8 bf16" => &|block, at| e4m3[bits_at(&block[2..], at, 8)] * brief(block, 0),
         "FP8 given" => &|block, at| e4m3[bits_at(&block[4..], at, 8)] * full(block),
         "affine2 64" => {
@@ -143,7 +147,8 @@ pub(crate) fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+const E2M1: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 fn half(block: &[u8], offset: usize) -> f32 {
     f32_from_f16(u16::from_le_bytes([block[offset], block[offset + 1]]))
@@ -157,6 +162,12 @@ fn full(block: &[u8]) -> f32 {
     f32::from_le_bytes(*block.first_chunk().expect("four bytes"))
 }
 
+/// The code at a position behind a scale, the first half of them in the low nibbles.
+fn half_code(block: &[u8], at: usize) -> usize {
+    let half = block.len() - 1;
+    usize::from(block[1 + at % half] >> (4 * (at / half)) & 15)
+}
+
 /// The code at a position of a stream whose first code is in the lowest bits.
 fn bits_at(stream: &[u8], at: usize, bits: usize) -> usize {
     let bit = |number: usize| usize::from(stream[number / 8] >> (number % 8) & 1);
@@ -164,16 +175,15 @@ fn bits_at(stream: &[u8], at: usize, bits: usize) -> usize {
 }
 
 pub(crate) fn nvfp4(block: &[u8], at: usize, tensor_scale: f32) -> f32 {
-    let (group, within) = (at / 16, at % 16);
-    let byte = block[group];
+    let byte = block[0];
     let mantissa = f64::from(byte & 7);
     let scale = match byte >> 3 & 15 {
-        _ if byte == 0x7f => 0.0,
+        _ if byte & 0x7f == 0x7f => f64::NAN,
         0 => mantissa / 512.0,
         exponent => (1.0 + mantissa / 8.0) * 2f64.powi(i32::from(exponent) - 7),
     };
-    let code = block[4 + 8 * group + within % 8] >> (4 * (within / 8)) & 15;
-    f32::from(E2M1[usize::from(code)]) * ((scale * 0.5) as f32 * tensor_scale)
+    let sign = if byte < 0x80 { 1.0 } else { -1.0 };
+    E2M1[half_code(block, at)] * ((sign * scale) as f32 * tensor_scale)
 }
 
 pub(crate) fn integer(block: &[u8], at: usize, bits: usize) -> f32 {

@@ -143,9 +143,7 @@ impl Layout for Float4 {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let Matrix { rows, columns } = matrix;
         let group = self.kind.group() as u64;
-        if columns == 0 || columns % group != 0 {
-            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
-        }
+        matrix.check_groups(group)?;
         let scale = match self.kind {
             Kind::Nvfp4 => DataType::F8_E4M3,
             Kind::Mxfp4 => DataType::U8,

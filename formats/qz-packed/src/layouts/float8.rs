@@ -4,9 +4,7 @@
 
 use std::ops::Range;
 
-use qz_codec::grid::{
-    GivenScales, Grid, LevelFormat, ParameterIndex, RowBatch, given_scales, scaled_levels,
-};
+use qz_codec::grid::{GivenScales, Grid, LevelFormat, ParameterIndex, given_scales, scaled_levels};
 use qz_tensor::{DataType, FileError};
 
 use super::batches;
@@ -161,31 +159,6 @@ impl Float8 {
         (Blocks { rows: rows as usize, columns: columns as usize }, kind)
     }
 
-    fn put_batch(&self, matrix: Matrix, first_row: u64, batch: &RowBatch, put: &mut Put<'_>) {
-        put(WEIGHT, first_row * matrix.columns, &batches::codes(batch));
-        match self.spread {
-            Spread::Tensor { .. } => {}
-            Spread::Row => {
-                let scales = batches::parameters(batch, ParameterIndex(0));
-                self.put_scales(first_row, &scales, put);
-            }
-            Spread::Block { rows, columns } => {
-                let (_, across) = self.scale_grid(matrix);
-                let unit = batch.columns() / batch.units_per_row();
-                let scale = |row: usize, block: u64| {
-                    let units = batch.units((block * columns) as usize / unit);
-                    units[row].parameter_values()[0]
-                };
-                let bands = (0..batch.rows()).step_by(rows as usize);
-                let scales: Vec<f32> = bands
-                    .flat_map(|row| (0..across).map(move |block| (row, block)))
-                    .map(|(row, block)| scale(row, block))
-                    .collect();
-                self.put_scales(self.scale_row(first_row) * across, &scales, put);
-            }
-        }
-    }
-
     fn put_scales(&self, first: u64, scales: &[f32], put: &mut Put<'_>) {
         put(SCALES, first * self.scale.bytes() as u64, &self.scale.write(scales));
     }
@@ -272,7 +245,7 @@ impl Layout for Float8 {
         Ok(())
     }
 
-    /// Where no row has a scale of its own, scales are those of the packages.
+    /// Scales that rows share are the packages' own.
     fn grid(&self, whole: &Whole<'_>) -> Option<Box<dyn Grid>> {
         let columns = whole.matrix.columns;
         if self.code != DataType::F8_E4M3 || columns == 0 {
@@ -296,7 +269,29 @@ impl Layout for Float8 {
     }
 
     fn write(&self, chosen: &ChosenRows<'_>, put: &mut Put<'_>) {
-        self.put_batch(chosen.matrix, chosen.first_row, chosen.batch, put);
+        let ChosenRows { matrix, first_row, batch, .. } = *chosen;
+        put(WEIGHT, first_row * matrix.columns, &batches::codes(batch));
+        match self.spread {
+            Spread::Tensor { .. } => {}
+            Spread::Row => {
+                let scales = batches::parameters(batch, ParameterIndex(0));
+                self.put_scales(first_row, &scales, put);
+            }
+            Spread::Block { rows, columns } => {
+                let (_, across) = self.scale_grid(matrix);
+                let unit = batch.columns() / batch.units_per_row();
+                let scale = |row: usize, block: u64| {
+                    let units = batch.units((block * columns) as usize / unit);
+                    units[row].parameter_values()[0]
+                };
+                let bands = (0..batch.rows()).step_by(rows as usize);
+                let scales: Vec<f32> = bands
+                    .flat_map(|row| (0..across).map(move |block| (row, block)))
+                    .map(|(row, block)| scale(row, block))
+                    .collect();
+                self.put_scales(self.scale_row(first_row) * across, &scales, put);
+            }
+        }
     }
 
     fn decode(

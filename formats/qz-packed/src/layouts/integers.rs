@@ -83,12 +83,7 @@ impl IntegerGroups {
 
     /// Fails if groups do not divide the rows.
     pub(crate) fn check_groups(&self, matrix: Matrix) -> Result<(), Unfit> {
-        let columns = matrix.columns;
-        let group = self.group.unwrap_or(columns);
-        if columns == 0 || group == 0 || columns % group != 0 {
-            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
-        }
-        Ok(())
+        matrix.check_groups(self.group.unwrap_or(matrix.columns))
     }
 
     /// The values, for methods; `columns` are those of a row.

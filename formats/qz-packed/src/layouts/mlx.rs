@@ -169,10 +169,8 @@ impl Mlx {
 
 impl Layout for Mlx {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
-        let (Matrix { rows, columns }, group) = (matrix, self.form.group);
-        if columns == 0 || columns % group != 0 {
-            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
-        }
+        matrix.check_groups(self.form.group)?;
+        let rows = matrix.rows;
         let (scale, groups) = (self.scale.data_type(), self.groups(matrix));
         Ok(vec![
             Part::new("weight", DataType::U32, &[rows, self.words(matrix)])?,

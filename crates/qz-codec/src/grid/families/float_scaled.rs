@@ -39,9 +39,9 @@ impl FloatScaled {
         Self { scales: (0..256).map(half_power).collect(), first: 0, last: 254, reach: 2 }
     }
 
-    /// Floats without a sign, with three bits of mantissa, times the tensor's own
-    /// scale (ggml-impl.h, `ggml_ue4m3_to_fp32`: the standard's NaN is zero there).
-    fn e4m3(tensor_scale: f32) -> Self {
+    /// Floats without a sign, with three bits of mantissa (ggml-impl.h,
+    /// `ggml_ue4m3_to_fp32`: the standard's NaN is zero there).
+    fn e4m3() -> Self {
         let half = |byte: u8| match (byte >> 3 & 15, byte & 7) {
             _ if byte == 0x7f => 0.0,
             (0, mantissa) => f32::from(mantissa) / 1024.0,
@@ -50,8 +50,7 @@ impl FloatScaled {
                 power * (1.0 + f32::from(mantissa) / 8.0)
             }
         };
-        let scales = (0..=255).map(|byte| half(byte) * tensor_scale).collect();
-        Self::listed(scales, 0..=0x7e)
+        Self::listed((0..=255).map(half).collect(), 0..=0x7e)
     }
 
     /// Any scales, by byte.
@@ -145,7 +144,7 @@ fn grid(
 static GRID_MXFP4: LazyLock<LevelGrid<FloatScaled, FloatScales>> =
     LazyLock::new(|| grid(DataType::MXFP4, 32, FloatScaled::e8m0()));
 static GRID_NVFP4: LazyLock<LevelGrid<FloatScaled, FloatScales>> =
-    LazyLock::new(|| grid(DataType::NVFP4, 16, FloatScaled::e4m3(1.0)));
+    LazyLock::new(|| grid(DataType::NVFP4, 16, FloatScaled::e4m3()));
 
 pub(in super::super) fn mxfp4() -> &'static dyn Grid {
     &*GRID_MXFP4
@@ -153,41 +152,4 @@ pub(in super::super) fn mxfp4() -> &'static dyn Grid {
 
 pub(in super::super) fn nvfp4() -> &'static dyn Grid {
     &*GRID_NVFP4
-}
-
-/// NVFP4 whose groups' scales are all multiplied by one of the tensor. It packs to
-/// blocks of the element type, but these decode to the values only together with that
-/// scale, so that the grid names no element type.
-pub fn scaled_nvfp4(tensor_scale: f32) -> impl Grid {
-    let mut grid = grid(DataType::NVFP4, 16, FloatScaled::e4m3(tensor_scale));
-    grid.spec.name = "NVFP4 scaled".into();
-    grid.spec.data_type = None;
-    grid
-}
-
-/// The scale of a tensor for [`scaled_nvfp4`]: with it the largest weight is E2M1's
-/// largest number, 6, times E4M3's, 448, so that the groups' scales use all of E4M3's
-/// range. ModelOpt stores this number (`NVFP4QTensor.get_weights_scaling_factor_2`:
-/// `amax / (6.0 * 448.0)`), compressed-tensors its inverse (`generate_gparam`:
-/// `448 * 6 / amax`).
-///
-/// Tensors that a runtime multiplies as one (q, k and v; gate and up) have to share a
-/// scale (llm-compressor, `update_fused_layer_weight_global_scales`): give the largest
-/// of their magnitudes. The largest of their scales is not the same, since a tensor of
-/// zeros has the scale 1.
-///
-/// The scale, its inverse and the grid's values are finite, and the first two not
-/// subnormal: for very small weights the scale stays at the least normal number, and
-/// the groups' scales become smaller instead.
-pub fn nvfp4_tensor_scale(largest_magnitude: f32) -> f32 {
-    const LARGEST_FLOAT: f32 = 6.0;
-    const LARGEST_SCALE: f32 = 448.0;
-    if largest_magnitude.is_nan() || largest_magnitude <= 0.0 {
-        return 1.0;
-    }
-    let scale = largest_magnitude.min(f32::MAX) / (LARGEST_FLOAT * LARGEST_SCALE);
-    // As decoding multiplies, with halved scales and doubled floats.
-    let largest_value = scale * (LARGEST_SCALE / 2.0) * (LARGEST_FLOAT * 2.0);
-    let scale = if largest_value.is_finite() { scale } else { scale.next_down() };
-    scale.max(f32::MIN_POSITIVE)
 }

@@ -142,25 +142,6 @@ impl FourBit {
         (measure.largest * ROOM - offset).max(offset)
     }
 
-    fn put_batch(&self, chosen: &ChosenRows<'_>, put: &mut Put<'_>) {
-        let (codes, first) =
-            (batches::codes(chosen.batch), chosen.first_row * chosen.matrix.columns);
-        let packed: Vec<u8> =
-            codes.as_chunks::<2>().0.iter().map(|pair| pair[0] << 4 | pair[1]).collect();
-        put(WEIGHT, first / 2, &packed);
-        let first = first / self.block;
-        let Some((nested, _)) = self.nested else {
-            let mut bytes = Vec::new();
-            ScaleType::F32.write(&batches::parameters(chosen.batch, ParameterIndex(0)), &mut bytes);
-            put(SCALES, first * 4, &bytes);
-            return;
-        };
-        let scales = batches::scale_bytes(chosen.batch);
-        put(SCALES, first, &scales);
-        let outer = Self::outer_scale(chosen.measure).to_le_bytes();
-        put(NESTED_SCALES, first / nested * 4, &outer.repeat(scales.len().div_ceil(NESTED_BLOCK)));
-    }
-
     /// What was subtracted before the second quantization: known, or as it was written. A
     /// state that says nothing makes no number.
     fn stored_offset(&self, matrix: Matrix, parts: &dyn PartBytes) -> Result<f32, FileError> {
@@ -292,7 +273,22 @@ impl Layout for FourBit {
     }
 
     fn write(&self, chosen: &ChosenRows<'_>, put: &mut Put<'_>) {
-        self.put_batch(chosen, put);
+        let (codes, first) =
+            (batches::codes(chosen.batch), chosen.first_row * chosen.matrix.columns);
+        let packed: Vec<u8> =
+            codes.as_chunks::<2>().0.iter().map(|pair| pair[0] << 4 | pair[1]).collect();
+        put(WEIGHT, first / 2, &packed);
+        let first = first / self.block;
+        let Some((nested, _)) = self.nested else {
+            let mut bytes = Vec::new();
+            ScaleType::F32.write(&batches::parameters(chosen.batch, ParameterIndex(0)), &mut bytes);
+            put(SCALES, first * 4, &bytes);
+            return;
+        };
+        let scales = batches::scale_bytes(chosen.batch);
+        put(SCALES, first, &scales);
+        let outer = Self::outer_scale(chosen.measure).to_le_bytes();
+        put(NESTED_SCALES, first / nested * 4, &outer.repeat(scales.len().div_ceil(NESTED_BLOCK)));
     }
 
     fn decode(
