@@ -40,10 +40,12 @@ fn root() -> PathBuf {
 }
 
 fn options(threads: usize) -> QuantizeOptions {
+    let mut options = Options::default();
+    options.gptq.cycles = 1;
     QuantizeOptions {
         convert: ConvertOptions { threads, replace: false, plan: PlanOptions::default() },
         method: method_named("gptq").expect("a method"),
-        options: Options::default(),
+        options,
         text: Some(DataOptions {
             data: vec![CalibrationData::File(root().join("calibration-data/drama.txt"))],
             context: 64,
@@ -79,7 +81,7 @@ fn packed_floats_are_finished_with_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = root().join("fixtures/demo-llama");
     let model = Model::open(&model, &OpenOptions::default()).expect("a model");
-    let targets = ["bnb:nf4+double", "ct:nvfp4", "ct:fp8", "fp8:block128", "mlx:w3g64"];
+    let targets = ["bnb:nf4+double", "ct:nvfp4", "fp8:block128"];
     for (number, target) in targets.into_iter().enumerate() {
         let output = |name: &str| Output {
             target: target.parse().expect("a target"),
@@ -94,7 +96,7 @@ fn packed_floats_are_finished_with_the_same_bytes() {
         let mut resumed = Vec::new();
         for _ in 0..20 {
             let cancel = Cancel::default();
-            let mut stopper = Stopper { cancel: &cancel, left: 20, resumed: 0 };
+            let mut stopper = Stopper { cancel: &cancel, left: 24, resumed: 0 };
             // Another number of threads, too.
             let result = run(&parts, 1, &cancel, &mut stopper);
             resumed.push(stopper.resumed);
@@ -107,6 +109,6 @@ fn packed_floats_are_finished_with_the_same_bytes() {
             }
         }
         assert!(files(&whole.path) == files(&parts.path), "{target}");
-        assert!(resumed.is_sorted() && resumed.last() > Some(&19), "{target}: {resumed:?}");
+        assert!(resumed.is_sorted() && resumed.last() > Some(&23), "{target}: {resumed:?}");
     }
 }
