@@ -53,6 +53,25 @@ fn feedback_loses_less_than_rounding() {
 }
 
 #[test]
+fn packed_floats_lose_less_than_rounding() {
+    for target in ["bnb:nf4", "bnb:fp4+double", "ct:nvfp4", "ct:mxfp4", "fp8:block128", "mlx:w4g64"]
+    {
+        let folder = scratch();
+        let output = folder.path().join("out");
+        let report = run(&demo(), &output, &["--to", target]).expect_success().json();
+        let tensors = report["outputs"][0]["methods"].as_array().expect("a list").clone();
+        assert_eq!(tensors.len(), 28, "{target}: {report}");
+        for tensor in &tensors {
+            let loss = |of: &str| tensor["losses"][of].as_f64().expect("a number");
+            assert!(tensor["damping"].is_number(), "{target}: {tensor}");
+            assert!(loss("result") < loss("rounding"), "{target}: {tensor}");
+        }
+        // What was written is read, and is near the source.
+        quantize(&["verify", text(&output), "--source", text(&demo())]).expect_success();
+    }
+}
+
+#[test]
 fn threads_change_no_byte() {
     let folder = scratch();
     let file = |threads: &str| {
@@ -287,5 +306,6 @@ fn refusals() {
     check(&propagation, 5, "needs a text");
     check(&["--to", "q4_k_m", "--damping", "nan"], 2, "not negative");
     check(&["--to", "q4_k_m", "--propagation=-1"], 2, "not negative");
+    check(&["--to", "bnb:int8", "--data", text(&short)], 5, "bnb:int8 has no values");
     check(&["--to", "q4_k_m", "--method", "magic"], 2, "rtn, imatrix, gptq");
 }

@@ -1,7 +1,7 @@
 //! Rounding without feedback: what the reference's encoders do, and on grids without one
 //! the grid's own fit.
 
-use qz_codec::grid::{Emphasis, FitProblem, Grid, Metric, RowBatch, RowFacts, Rows};
+use qz_codec::grid::{Grid, RowBatch, Rows, rounding};
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -75,7 +75,7 @@ pub(crate) fn round_all(
             .map(|start| {
                 let own = (*start..end.min(start + TILE)).map(|row| problem.weights.row(row));
                 let weights: Vec<f32> = own.flatten().copied().collect();
-                round_rows(problem.target, Rows::dense(&weights, columns), importance)
+                round_rows(problem.target, Rows::dense(&weights, columns), *start, importance)
             })
             .collect();
         for (start, tile) in starts.iter().zip(&tiles) {
@@ -97,10 +97,11 @@ pub(crate) fn round_all(
     })
 }
 
-/// Rounds rows that follow each other.
+/// Rounds rows that follow each other, from number `first_row` on.
 pub(crate) fn round_rows(
     target: Target<'_>,
     rows: Rows<'_>,
+    first_row: usize,
     importance: Option<&[f32]>,
 ) -> RowBatch {
     match target.codec() {
@@ -117,7 +118,10 @@ pub(crate) fn round_rows(
             }
             batch
         }
-        None => fit_and_round(target.grid(), rows, importance),
+        None => {
+            let ones = vec![1.0; if importance.is_none() { rows.columns() } else { 0 }];
+            rounding::round(target.grid(), rows, first_row, importance.unwrap_or(&ones))
+        }
     }
 }
 
@@ -138,31 +142,6 @@ fn unpack_row(grid: &dyn Grid, bytes: &[u8], row: usize, batch: &mut RowBatch) {
     }
 }
 
-/// The grid's own fit and rounding.
-pub(crate) fn fit_and_round(
-    grid: &dyn Grid,
-    rows: Rows<'_>,
-    importance: Option<&[f32]>,
-) -> RowBatch {
-    let ones = vec![1.0; if importance.is_none() { rows.columns() } else { 0 }];
-    let importance = importance.unwrap_or(&ones);
-    let facts: Vec<RowFacts> = rows.iter().map(RowFacts::of).collect();
-    let mut batch = RowBatch::new(grid.spec(), rows.count(), rows.columns());
-    let columns = grid.spec().unit_columns;
-    for unit in 0..batch.units_per_row() {
-        let first = unit * columns;
-        let problem = FitProblem {
-            rows: rows.slice(first, columns),
-            metric: Metric::Diagonal(&importance[first..][..columns]),
-            facts: &facts,
-            emphasis: Emphasis::None,
-        };
-        grid.fit(&problem, batch.units_mut(unit));
-    }
-    batch.round(grid, rows, Metric::Diagonal(importance));
-    batch
-}
-
 /// Some rows, spread evenly: 16, or a sixteenth of them up to 64.
 pub(crate) fn sampled_rows(rows: usize) -> impl Iterator<Item = usize> {
     let count = (rows / 16).clamp(16, 64).min(rows);
@@ -175,7 +154,8 @@ pub(crate) fn rounding_errors(problem: &Problem<'_>, importance: Option<&[f32]>)
     let rows: Vec<usize> = sampled_rows(problem.weights.count()).collect();
     let errors = rows.par_iter().map(|row| {
         let weights = problem.weights.row(*row);
-        let rounded = round_rows(problem.target, Rows::dense(weights, columns), importance);
+        let rows = Rows::dense(weights, columns);
+        let rounded = round_rows(problem.target, rows, *row, importance);
         differences(weights, rounded.values(0))
     });
     errors.collect::<Vec<_>>().concat()

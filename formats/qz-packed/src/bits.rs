@@ -158,6 +158,16 @@ pub fn transpose<T: Copy>(from: &[T], rows: usize, columns: usize, to: &mut [T])
     }
 }
 
+/// The transpose of `rows` rows of `columns` elements, as a new matrix.
+///
+/// # Panics
+/// If the slice does not hold them.
+pub fn transposed<T: Copy + Default>(from: &[T], rows: usize, columns: usize) -> Vec<T> {
+    let mut to = vec![T::default(); from.len()];
+    transpose(from, rows, columns, &mut to);
+    to
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -16,6 +16,17 @@ pub struct Matrix {
     pub columns: u64,
 }
 
+impl Matrix {
+    /// Fails if groups of so many columns do not divide the rows.
+    pub(crate) fn check_groups(self, group: u64) -> Result<(), Unfit> {
+        let columns = self.columns;
+        if columns == 0 || group == 0 || !columns.is_multiple_of(group) {
+            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
+        }
+        Ok(())
+    }
+}
+
 /// One of the tensors that a matrix is stored as.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
@@ -160,6 +171,31 @@ impl RowBlock<'_> {
     }
 }
 
+/// A matrix whose values a method chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole<'a> {
+    /// Its size.
+    pub matrix: Matrix,
+    /// All its weights, in the order in which rows are written. A scale that several
+    /// rows share is fixed by them, before any is rounded.
+    pub weights: &'a [f32],
+    /// What the layout's prepass asked for.
+    pub measure: Measure,
+}
+
+/// Rows whose values a method has chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct ChosenRows<'a> {
+    /// The whole matrix.
+    pub matrix: Matrix,
+    /// What the grid was made with.
+    pub measure: Measure,
+    /// The first row: a multiple of the layout's row unit.
+    pub first_row: u64,
+    /// The rows.
+    pub batch: &'a RowBatch,
+}
+
 /// How one matrix is stored as several tensors.
 ///
 /// Rows go in by tiles and come out by position; no call sees a whole matrix.
@@ -203,17 +239,23 @@ pub trait Layout: Send + Sync + fmt::Debug {
     /// that stores it.
     fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize>;
 
-    /// The values it can represent, for methods that choose among them; `columns` are
-    /// those of a row. None if there is no such grid.
-    fn grid(&self, _columns: usize) -> Option<Box<dyn Grid>> {
+    /// The values that a matrix can have, for methods that choose among them. None if there
+    /// is no such grid, as [`Layout::has_grid`] says.
+    fn grid(&self, _whole: &Whole<'_>) -> Option<Box<dyn Grid>> {
         None
     }
 
-    /// Writes rows whose codes and units a method has chosen on [`Layout::grid`].
+    /// Whether methods can choose the values of a matrix of this size.
+    fn has_grid(&self, matrix: Matrix) -> bool {
+        self.grid(&Whole { matrix, weights: &[], measure: Measure::default() }).is_some()
+    }
+
+    /// Writes rows, whole row units, whose codes and units a method has chosen on
+    /// [`Layout::grid`].
     ///
     /// # Panics
     /// If there is no grid, or the batch is not of it.
-    fn write(&self, _matrix: Matrix, _first_row: u64, _batch: &RowBatch, _put: &mut Put<'_>) {
+    fn write(&self, _chosen: &ChosenRows<'_>, _put: &mut Put<'_>) {
         unreachable!("a batch of rows for a layout without a grid")
     }
 

@@ -38,7 +38,8 @@ mod testing;
 
 pub use error::{Error, Fault};
 pub use layout::{
-    Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding, RowBlock, Unfit,
+    ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding,
+    RowBlock, Unfit, Whole,
 };
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use scheme::{Configuration, Quantized, SCHEMES, Scheme, SchemeFamily};

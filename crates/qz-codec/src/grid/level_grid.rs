@@ -5,7 +5,7 @@ use super::levels::{Levels, Line, SIDE, round_to_half};
 use super::search::Group;
 use super::{
     Code, Emphasis, FitProblem, Grid, GridSpec, GroupIndex, LaneIndex, Metric, ParameterIndex,
-    Rows, Unit, Unrepresentable, polish,
+    Rows, Unit, UnitPlace, Unrepresentable, polish,
 };
 
 /// How a unit stores its groups' lines.
@@ -30,7 +30,8 @@ pub(super) trait Family: Send + Sync {
     fn group_steps(&self, unit: &Unit, group: usize, out: &mut Vec<Unit>);
 
     /// The unit with the least error by the group's weights, for its nearest levels.
-    fn fit(&self, levels: &Levels, group_columns: usize, unit: Group<'_>) -> Unit;
+    fn fit(&self, levels: &Levels, group_columns: usize, unit: Group<'_>, place: UnitPlace)
+    -> Unit;
 }
 
 /// Where a unit's numbers and codes go.
@@ -64,7 +65,8 @@ impl<F: Family, P: Packing> Grid for LevelGrid<F, P> {
             let values = problem.rows.row(row);
             weigh(&self.spec, problem, row, &mut weights);
             let group = Group { values, weights: &weights };
-            *unit = self.family.fit(&self.levels, self.spec.group_columns, group);
+            let columns = self.spec.group_columns;
+            *unit = self.family.fit(&self.levels, columns, group, problem.place(row));
             if let Metric::Block(block) = problem.metric {
                 polish::polish(self, values, block, unit);
             }

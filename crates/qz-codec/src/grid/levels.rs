@@ -1,5 +1,7 @@
 //! The levels of a grid whose lanes are single columns, and lines through them.
 
+use std::cmp::Ordering;
+
 use crate::number::f32_from_f16;
 
 /// Adding it to a small number leaves the nearest integer, ties to even:
@@ -33,18 +35,21 @@ impl Line {
     }
 }
 
+/// So many midpoints are compared with faster than they are searched.
+const FEW: usize = 16;
+
 /// The integer nearest to a position between two.
 #[inline(always)]
 pub(super) fn bounded_integer(position: f64, lowest: f64, highest: f64) -> f64 {
     (position.clamp(lowest, highest) + ROUNDING_OFFSET) - ROUNDING_OFFSET
 }
 
-/// The levels that codes stand for. All are small integers.
+/// The levels that codes stand for.
 #[derive(Clone, Debug)]
 pub(super) struct Levels {
     /// By code.
     of_code: Vec<f32>,
-    /// One code for each different level, ascending.
+    /// One code for each different level that is a number, ascending.
     ascending: Vec<u8>,
     /// By code: where in `ascending` its level is.
     rank: Vec<u8>,
@@ -61,13 +66,21 @@ impl Levels {
 
     /// Codes that stand for any integers. Of equal ones the first is used.
     pub(super) fn table(levels: &[i8]) -> Self {
-        Self::new(levels.iter().map(|level| f32::from(*level)).collect(), false)
+        Self::floats(&levels.iter().map(|level| f32::from(*level)).collect::<Vec<_>>())
+    }
+
+    /// Codes that stand for any numbers. Of equal ones the first is used.
+    pub(super) fn floats(levels: &[f32]) -> Self {
+        Self::new(levels.to_vec(), false)
     }
 
     fn new(of_code: Vec<f32>, consecutive: bool) -> Self {
+        let of = |code: &u8| of_code[usize::from(*code)];
         let mut ascending: Vec<u8> = (0..of_code.len()).map(|code| code as u8).collect();
-        ascending.sort_by(|a, b| of_code[usize::from(*a)].total_cmp(&of_code[usize::from(*b)]));
-        ascending.dedup_by_key(|code| of_code[usize::from(*code)] as i32);
+        ascending.retain(|code| !of(code).is_nan());
+        // Zero has two signs, which are equal; the sort keeps the order of codes.
+        ascending.sort_by(|a, b| of(a).partial_cmp(&of(b)).unwrap_or(Ordering::Equal));
+        ascending.dedup_by_key(|code| of(code));
         let level = |rank: usize| f64::from(of_code[usize::from(ascending[rank])]);
         let rank_of = |own: &f32| (0..ascending.len()).find(|rank| level(*rank) == f64::from(*own));
         let rank = of_code.iter().map(|own| rank_of(own).unwrap_or_default() as u8).collect();
@@ -113,8 +126,10 @@ impl Levels {
         if self.midpoints.is_empty() {
             let lowest = self.lowest();
             (bounded_integer(position, lowest, self.highest()) - lowest) as usize
-        } else {
+        } else if self.midpoints.len() <= FEW {
             self.midpoints.iter().map(|midpoint| usize::from(position > *midpoint)).sum()
+        } else {
+            self.midpoints.partition_point(|midpoint| position > *midpoint)
         }
     }
 

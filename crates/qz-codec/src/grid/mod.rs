@@ -16,8 +16,8 @@
 //! - units that [`Grid::fit`], [`Grid::set_parameters`] and [`Grid::group_steps`]
 //!   give can be packed as they are.
 //!
-//! [`rounding`] encodes and decodes with any grid and no method: integers and scaled
-//! NVFP4, which are no element types, have no other encoder.
+//! [`rounding`] encodes and decodes with any grid and no method: integers and the levels
+//! of packed layouts, which are no element types, have no other encoder.
 
 mod families;
 mod level_grid;
@@ -27,15 +27,20 @@ mod polish;
 mod quick;
 pub mod rounding;
 mod search;
+mod stored;
 mod types;
 
 use qz_tensor::DataType;
 
-pub use families::float_scaled::{nvfp4_tensor_scale, scaled_nvfp4};
+pub use families::floats::{
+    GivenScales, LevelFormat, affine, given_scales, listed_scales, scaled_levels,
+};
 pub use families::integer::{IntegerFormat, integers, integers_stored};
+pub use stored::StoredNumber;
 pub use types::{
     Code, Emphasis, EmphasisRule, FitProblem, GridSpec, GroupIndex, LaneIndex, MOST_GROUPS,
-    MOST_PARAMETERS, Metric, ParameterIndex, RowBatch, RowFacts, Rows, Unit, Unrepresentable,
+    MOST_PARAMETERS, Metric, ParameterIndex, RowBatch, RowFacts, Rows, Unit, UnitPlace,
+    Unrepresentable,
 };
 
 /// The values a codec can represent.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Code, Emphasis, FitProblem, Grid, Metric, RowBatch, RowFacts, Rows};
+use super::{Code, Emphasis, FitProblem, Grid, Metric, RowBatch, RowFacts, Rows, UnitPlace};
 
 /// Rows that are rounded together. A grid rounds one lane of many rows at a call; the
 /// result does not depend on how many.
@@ -55,8 +55,9 @@ pub fn encode(
     let importance = importance.unwrap_or(&ones);
     let tiles =
         weights.chunks(ROWS_AT_ONCE * columns).zip(out.chunks_mut(ROWS_AT_ONCE * row_bytes));
-    for (weights, out) in tiles {
-        let batch = round(grid, Rows::dense(weights, columns), importance);
+    for (tile, (weights, out)) in tiles.enumerate() {
+        let rows = Rows::dense(weights, columns);
+        let batch = round(grid, rows, tile * ROWS_AT_ONCE, importance);
         for (row, out) in out.chunks_mut(row_bytes).enumerate() {
             batch.pack(grid, row, out);
         }
@@ -92,12 +93,13 @@ pub fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Fits every unit of rows of finite weights, then rounds to them. `importance` is what
-/// the square of each column's error counts.
+/// Fits every unit of rows of finite weights, then rounds to them. `first_row` is the
+/// first one's number in the matrix, `importance` what the square of each column's error
+/// counts.
 ///
 /// # Panics
 /// If the columns do not fill whole units.
-pub fn round(grid: &dyn Grid, rows: Rows<'_>, importance: &[f32]) -> RowBatch {
+pub fn round(grid: &dyn Grid, rows: Rows<'_>, first_row: usize, importance: &[f32]) -> RowBatch {
     let facts: Vec<RowFacts> = rows.iter().map(RowFacts::of).collect();
     let mut batch = RowBatch::new(grid.spec(), rows.count(), rows.columns());
     let columns = grid.spec().unit_columns;
@@ -105,7 +107,9 @@ pub fn round(grid: &dyn Grid, rows: Rows<'_>, importance: &[f32]) -> RowBatch {
         let first = unit * columns;
         let metric = Metric::Diagonal(&importance[first..][..columns]);
         let rows = rows.slice(first, columns);
-        let problem = FitProblem { rows, metric, facts: &facts, emphasis: Emphasis::None };
+        let place = UnitPlace { row: first_row, unit };
+        let emphasis = Emphasis::None;
+        let problem = FitProblem { rows, metric, facts: &facts, emphasis, place };
         grid.fit(&problem, batch.units_mut(unit));
     }
     batch.round(grid, rows, Metric::Diagonal(importance));

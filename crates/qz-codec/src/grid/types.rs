@@ -48,6 +48,11 @@ impl Unit {
         &self.parameters
     }
 
+    /// A group's scale in steps, or the number of its scale.
+    pub fn scale(&self, group: GroupIndex) -> i16 {
+        self.scales[group.0]
+    }
+
     /// A group's offset in steps, or its zero point.
     pub fn offset(&self, group: GroupIndex) -> i16 {
         self.offsets[group.0]
@@ -232,6 +237,24 @@ pub struct FitProblem<'a> {
     pub facts: &'a [RowFacts],
     /// Whether large weights count more.
     pub emphasis: Emphasis,
+    /// Where the first row's unit is; the other rows follow.
+    pub place: UnitPlace,
+}
+
+impl FitProblem<'_> {
+    /// Where one row's unit is.
+    pub(super) fn place(&self, row: usize) -> UnitPlace {
+        UnitPlace { row: self.place.row + row, ..self.place }
+    }
+}
+
+/// Where a unit is in its matrix. It matters to grids alone whose scales are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnitPlace {
+    /// The row's number.
+    pub row: usize,
+    /// The unit's number in its row.
+    pub unit: usize,
 }
 
 /// Parameters that no unit can store.

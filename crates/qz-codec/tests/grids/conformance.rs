@@ -1,7 +1,7 @@
 //! Packing is decoding's inverse, whatever the method did; fits stand what weights
 //! and importance may be.
 
-use qz_codec::grid::{Emphasis, FitProblem, Grid, Metric, RowBatch, RowFacts, Rows};
+use qz_codec::grid::{Emphasis, FitProblem, Grid, Metric, RowBatch, RowFacts, Rows, UnitPlace};
 
 use crate::data::{Problem, Random, differences, inner, multiply};
 use crate::driver::Driver;
@@ -33,6 +33,7 @@ fn round(grid: &dyn Grid, rows: Rows<'_>, importance: &[f32], emphasis: Emphasis
             metric: Metric::Diagonal(&importance[unit * columns..][..columns]),
             facts: &facts,
             emphasis,
+            place: UnitPlace { row: 0, unit },
         };
         grid.fit(&problem, batch.units_mut(unit));
     }
@@ -94,7 +95,8 @@ fn a_block_metric_fits_the_block_better() {
         let rows = Rows::new(&problem.weights, problem.columns, columns);
         let error = |metric: Metric<'_>| {
             let mut batch = RowBatch::new(grid.spec(), problem.rows, columns);
-            let fit = FitProblem { rows, metric, facts: &[], emphasis: Emphasis::None };
+            let (emphasis, place) = (Emphasis::None, UnitPlace::default());
+            let fit = FitProblem { rows, metric, facts: &[], emphasis, place };
             grid.fit(&fit, batch.units_mut(0));
             batch.round(grid, rows, Metric::Block(block));
             let errors = (0..problem.rows).map(|row| {

@@ -3,7 +3,7 @@
 
 use qz_codec::grid::{
     Code, Emphasis, FitProblem, Grid, GroupIndex, LaneIndex, Metric, ParameterIndex, RowBatch,
-    RowFacts, Rows, Unit,
+    RowFacts, Rows, Unit, UnitPlace,
 };
 
 use crate::data::{Problem, differences, inner, multiply};
@@ -44,7 +44,8 @@ impl<'a> Driver<'a> {
             let first = unit * columns;
             let metric = Metric::Diagonal(&self.importance[first..][..columns]);
             let rows = Rows::new(&self.problem.weights[first..], self.problem.columns, columns);
-            let problem = FitProblem { rows, metric, facts: &facts, emphasis: Emphasis::None };
+            let (emphasis, place) = (Emphasis::None, UnitPlace { row: 0, unit });
+            let problem = FitProblem { rows, metric, facts: &facts, emphasis, place };
             self.grid.fit(&problem, self.batch.units_mut(unit));
         }
         let rows = Rows::dense(&self.problem.weights, self.problem.columns);
@@ -79,6 +80,7 @@ impl<'a> Driver<'a> {
                 metric: Metric::Diagonal(&remaining),
                 facts: &facts,
                 emphasis: Emphasis::None,
+                place: UnitPlace { row: 0, unit },
             };
             self.grid.fit(&problem, self.batch.units_mut(unit));
             for lane in 0..spec.lanes() {

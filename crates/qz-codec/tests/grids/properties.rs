@@ -7,7 +7,10 @@ use crate::subjects::{self, decode};
 
 const UNITS: usize = 30;
 
-/// Units and codes from random bytes whose values are all finite.
+/// Where neither relative errors nor a hundred times a value leave binary32.
+const ORDINARY: std::ops::RangeInclusive<f32> = 1e-30..=1e30;
+
+/// Units and codes from random bytes whose values are all zero or ordinary.
 fn random_units(grid: &dyn Grid, random: &mut Random) -> Vec<(Unit, Vec<Code>, Vec<u8>)> {
     let spec = grid.spec();
     let mut found = Vec::new();
@@ -17,7 +20,7 @@ fn random_units(grid: &dyn Grid, random: &mut Random) -> Vec<(Unit, Vec<Code>, V
         let unit = grid.unpack(&bytes, &mut codes);
         let mut values = vec![0.0; spec.unit_columns];
         grid.values(&unit, &codes, &mut values);
-        if values.iter().all(|value| value.is_finite()) {
+        if values.iter().all(|value| *value == 0.0 || ORDINARY.contains(&value.abs())) {
             found.push((unit, codes, bytes));
         }
     }
@@ -94,6 +97,9 @@ fn nearest_is_nearest_of_all_levels() {
                 for other in 0..256 {
                     let Some(other) = valid(grid, other) else { break };
                     let value = f64::from(lane_values(grid, &unit, lane, other)[0]);
+                    if value.is_nan() {
+                        continue;
+                    }
                     // Rounding to f32 may make a level nearer than exact numbers do.
                     let room = 1e-6 * (value.abs() + target.abs());
                     assert!((value - target).abs() >= distance - room, "{name}: {value} {target}");
@@ -242,7 +248,8 @@ fn values_are_the_basis_times_the_parameters() {
             if grid.set_parameters(&parameters, &mut same).is_ok() {
                 assert_eq!(same, unit, "{}: stored parameters change", spec.name);
             }
-            for wrong in [f32::NAN, f32::INFINITY, 1e30] {
+            let too_large = if subjects::keeps_halves(grid) { 1e30 } else { f32::INFINITY };
+            for wrong in [f32::NAN, f32::NEG_INFINITY, too_large] {
                 let mut parameters = parameters.clone();
                 parameters[0] = wrong;
                 assert!(grid.set_parameters(&parameters, &mut same).is_err(), "{wrong}");

@@ -3,7 +3,10 @@
 use std::ops::{ControlFlow, Range};
 
 use qz_codec::grid::rounding::decode;
-use qz_codec::grid::{GRIDS, Grid, IntegerFormat, RowBatch, Rows, integers, scaled_nvfp4};
+use qz_codec::grid::{
+    GRIDS, GivenScales, Grid, IntegerFormat, LevelFormat, RowBatch, Rows, StoredNumber, affine,
+    given_scales, integers, listed_scales, scaled_levels,
+};
 use qz_linalg::{CrossGram, Gram, Symmetric};
 use qz_tensor::DataType;
 
@@ -119,7 +122,7 @@ fn int(bits: u8, symmetric: bool, group_columns: usize) -> Box<dyn Grid> {
     Box::new(integers(IntegerFormat { bits, symmetric, group_columns }))
 }
 
-/// Every grid of an element type, and integers of all kinds for rows of 512.
+/// Integers and levels of all kinds, for four rows of 512.
 fn grids() -> Vec<Box<dyn Fn() -> Box<dyn Grid>>> {
     let mut grids: Vec<Box<dyn Fn() -> Box<dyn Grid>>> = Vec::new();
     for bits in 2..=8 {
@@ -127,8 +130,28 @@ fn grids() -> Vec<Box<dyn Fn() -> Box<dyn Grid>>> {
             grids.push(Box::new(move || int(bits, symmetric, columns)));
         }
     }
-    grids.push(Box::new(|| Box::new(scaled_nvfp4(0.01))));
+    grids.push(Box::new(|| Box::new(affine(4, 64, StoredNumber::BF16))));
+    grids.push(Box::new(|| Box::new(scaled_levels(uneven(64), StoredNumber::F32))));
+    grids.push(Box::new(|| Box::new(scaled_levels(uneven(512), StoredNumber::BF16))));
+    grids.push(Box::new(|| {
+        let scales = (0..256).map(|byte| byte as f32 / 24.0).collect();
+        Box::new(listed_scales(uneven(16), scales, 1..=255))
+    }));
+    grids.push(Box::new(|| {
+        let (rows, columns, across) = (2, 128, 4);
+        let scales = (0..8).map(|number| 8.0 + number as f32 / 4.0).collect();
+        Box::new(given_scales(uneven(64), GivenScales { scales, rows, columns, across }))
+    }));
     grids
+}
+
+/// Levels that are denser around zero.
+fn uneven(unit_columns: usize) -> LevelFormat<'static> {
+    const LEVELS: [f32; 16] = [
+        -1.0, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0.0, 0.08, 0.16, 0.25, 0.34, 0.44, 0.56,
+        0.72, 1.0,
+    ];
+    LevelFormat { name: "uneven", levels: &LEVELS, unit_columns }
 }
 
 fn for_every_grid(check: impl Fn(&dyn Grid)) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use qz_codec::grid::{
-    Code, Emphasis, FitProblem, Grid, LaneIndex, Metric, RowBatch, RowFacts, Rows, Unit,
+    Code, Emphasis, FitProblem, Grid, LaneIndex, Metric, RowBatch, RowFacts, Rows, Unit, UnitPlace,
 };
 use qz_kernels::gemm::add_row_products;
 use qz_kernels::tile::{TILE_ROWS, TileColumn};
@@ -16,6 +16,8 @@ use crate::rounding::differences;
 pub(crate) struct Tile<'a> {
     pub(super) prepared: &'a Prepared,
     pub(super) grid: &'a dyn Grid,
+    /// The first row's number in the matrix.
+    first_row: usize,
     pub(super) columns: usize,
     /// What the values should be, row by row.
     pub(super) targets: Vec<f32>,
@@ -43,6 +45,7 @@ impl<'a> Tile<'a> {
         Self {
             prepared,
             grid,
+            first_row: rows.start,
             columns,
             errors: targets.clone(),
             targets,
@@ -92,6 +95,7 @@ impl<'a> Tile<'a> {
             metric: Metric::Diagonal(metric),
             facts: &self.facts[strip.clone()],
             emphasis: self.emphasis(),
+            place: UnitPlace { row: self.first_row + strip.start, unit },
         };
         self.grid.fit(&problem, &mut self.batch.units_mut(unit)[strip]);
     }

@@ -21,6 +21,7 @@ use crate::calibrate::{ExpertCoverage, Group};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::TargetPlan;
+use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
 use crate::sinks::Sinks;
@@ -33,6 +34,7 @@ const OUTPUT_WEIGHTS: usize = 16 << 20;
 pub(super) struct Layers<'a> {
     pub(super) model: &'a Model,
     pub(super) plans: &'a [TargetPlan],
+    pub(super) measures: &'a Measures,
     pub(super) chosen: &'a Chosen,
     pub(super) options: &'a QuantizeOptions,
     pub(super) backend: &'a CpuBackend,
@@ -291,8 +293,11 @@ impl Layers<'_> {
     fn packed(&self, matrix: &Matrix) -> Option<PackedMatrix<'_>> {
         let plan = &self.plans[0];
         let (place, row_order) = (plan.packed(matrix.position)?, plan.row_order(matrix.position));
-        let tensor = &self.model.tensors[matrix.position];
-        Some(PackedMatrix::new(place, matrix.expert.unwrap_or(0), tensor.row_order(), row_order))
+        let gguf = self.model.tensors[matrix.position].row_order();
+        let number = matrix.expert.unwrap_or(0);
+        let measures = self.measures.of(0, matrix.position);
+        let measure = measures.and_then(|measures| measures.get(number).copied());
+        Some(PackedMatrix::new(place, number, measure.unwrap_or_default(), gguf, row_order))
     }
 
     /// A matrix in the form that its output has.
@@ -307,10 +312,10 @@ impl Layers<'_> {
             let content = Content::Rows { row_bytes: matrix.row_bytes(), bytes: bytes.clone() };
             return Ok(Quantized { content, replacement: (matrix.data_type, bytes), report });
         };
-        let Some(grid) = packed.grid() else {
+        let ordered = packed.in_order(weights);
+        let Some(grid) = packed.grid(&ordered) else {
             return Err(Error::MethodFormat { target: matrix.data_type.name().to_owned() });
         };
-        let ordered = packed.in_order(weights);
         let mut writer = packed.writer();
         let target = Target::of_grid(&*grid);
         let report = self.choose(matrix, &ordered, captured, target, &mut |rows, batch| {

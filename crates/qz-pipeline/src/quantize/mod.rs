@@ -150,7 +150,9 @@ fn one(
         .map(|(work, position)| (work, *position))
         .unzip();
     let rows = Rows { model, plans, threads: options.convert.threads };
-    let layers = Layers { model, plans, chosen: &chosen, options, backend: &backend, cancel };
+    let measures = &measures;
+    let layers =
+        Layers { model, plans, measures, chosen: &chosen, options, backend: &backend, cancel };
     let mut memory_bound_bytes = peak_memory(&rest, 1, threads);
     if let Some(forward) = forward.as_ref().filter(|_| !chosen.is_empty()) {
         let chunks = calibration.as_ref().map(|calibration| &calibration.chunks);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use qz_codec::grid::{Grid, RowBatch};
 use qz_models::RowOrder;
-use qz_packed::{Measure, PartBytes, PartIndex};
+use qz_packed::{ChosenRows, Measure, PartBytes, PartIndex, Whole};
 use qz_tensor::FileError;
 
 use crate::error::Error;
@@ -22,6 +22,8 @@ pub(super) struct PackedMatrix<'a> {
     place: &'a PackedPlace,
     /// Which of the matrices stacked in the tensor.
     number: usize,
+    /// What the layout's prepass asked for.
+    measure: Measure,
     /// Of each row that is written, the row that it is in the order of GGUF.
     rows: Vec<usize>,
 }
@@ -31,6 +33,7 @@ impl<'a> PackedMatrix<'a> {
     pub(super) fn new(
         place: &'a PackedPlace,
         number: usize,
+        measure: Measure,
         gguf: RowOrder,
         written: RowOrder,
     ) -> Self {
@@ -40,12 +43,13 @@ impl<'a> PackedMatrix<'a> {
             of_stored[to_usize(gguf.source_row(row))] = to_usize(row);
         }
         let rows = (0..count).map(|row| of_stored[to_usize(written.source_row(row))]).collect();
-        Self { place, number, rows }
+        Self { place, number, measure, rows }
     }
 
-    /// The values that weights may take.
-    pub(super) fn grid(&self) -> Option<Box<dyn Grid>> {
-        self.place.layout.grid(self.columns())
+    /// The values that weights, which are in the order in which they are written, may take.
+    pub(super) fn grid(&self, weights: &[f32]) -> Option<Box<dyn Grid>> {
+        let (matrix, measure) = (self.place.matrix, self.measure);
+        self.place.layout.grid(&Whole { matrix, weights, measure })
     }
 
     fn columns(&self) -> usize {
@@ -65,7 +69,7 @@ impl<'a> PackedMatrix<'a> {
         let mut put = |part: PartIndex, offset: u64, bytes: &[u8]| {
             packed.put(parts[part.0], offset, bytes);
         };
-        self.place.layout.write_constants(self.place.matrix, Measure::default(), &mut put);
+        self.place.layout.write_constants(self.place.matrix, self.measure, &mut put);
         let values = vec![0; self.rows.len() * self.columns() * size_of::<f32>()];
         Writer { matrix: self, packed, values, waiting: Vec::new(), written: 0, taken: 0 }
     }
@@ -82,15 +86,20 @@ impl<'a> PackedMatrix<'a> {
             let Some(bytes) = sinks.read_tensor(plans, 0, *part)? else { return Ok(None) };
             parts.push(bytes);
         }
+        Ok(Some(self.decoded(InMemory(parts))?))
+    }
+
+    /// The f32 numbers of parts, in the order of GGUF.
+    fn decoded(&self, parts: InMemory) -> Result<Vec<u8>, Error> {
         let columns = self.columns();
         let mut values = vec![0.0; self.rows.len() * columns];
         let matrix = self.place.matrix;
-        self.place.layout.decode(matrix, &InMemory(parts), 0..matrix.rows, &mut values)?;
+        self.place.layout.decode(matrix, &parts, 0..matrix.rows, &mut values)?;
         let mut bytes = vec![0; values.len() * size_of::<f32>()];
         for (row, values) in self.rows.iter().zip(values.chunks(columns)) {
             store(&mut bytes, *row, values);
         }
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 }
 
@@ -146,11 +155,13 @@ impl Writer<'_> {
         }
         let PackedPlace { layout, matrix, parts, .. } = self.matrix.place;
         let (parts, packed) = (&parts[self.matrix.number], &mut self.packed);
-        let batch = RowBatch::stacked(&self.waiting);
+        let batch = &RowBatch::stacked(&self.waiting);
         let mut put = |part: PartIndex, offset: u64, bytes: &[u8]| {
             packed.put(parts[part.0], offset, bytes);
         };
-        layout.write(*matrix, self.written as u64, &batch, &mut put);
+        let (matrix, measure) = (*matrix, self.matrix.measure);
+        let first_row = self.written as u64;
+        layout.write(&ChosenRows { matrix, measure, first_row, batch }, &mut put);
         self.waiting.clear();
         self.written = self.taken;
     }
@@ -159,5 +170,80 @@ impl Writer<'_> {
     pub(super) fn finish(mut self) -> (Content, Vec<u8>) {
         self.write();
         (Content::Packed(self.packed), self.values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qz_codec::grid::{Rows, rounding};
+    use qz_packed::{Matrix, SCHEMES};
+    use qz_tensor::{DataType, TensorIndex};
+
+    use super::*;
+
+    const ROWS: usize = 384;
+    const COLUMNS: usize = 192;
+
+    fn place(target: &str) -> PackedPlace {
+        let (family, name) = target.split_once(':').expect("a target");
+        let family = SCHEMES.iter().find(|known| known.name == family).expect("a family");
+        let layout = (family.parse)(name).expect("a scheme").layout(DataType::BF16);
+        let matrix = Matrix { rows: ROWS as u64, columns: COLUMNS as u64 };
+        let count = layout.parts(matrix).expect("fits").len();
+        let parts = vec![(0..count).map(TensorIndex).collect()];
+        PackedPlace { layout, matrix, parts, fused: 0 }
+    }
+
+    /// What is written decodes to what the method gave, whatever the order of rows.
+    #[test]
+    fn written_rows_are_the_chosen_values() {
+        let weights: Vec<f32> =
+            (0..ROWS * COLUMNS).map(|at| ((at * 7919 % 1009) as f32 - 504.0) / 6000.0).collect();
+        let permuted = RowOrder::InterleavedHalves { head_rows: 128 };
+        let targets = [
+            "bnb:nf4",
+            "bnb:fp4",
+            "bnb:nf4+double",
+            "ct:nvfp4",
+            "ct:mxfp4",
+            "ct:fp8",
+            "fp8:block128",
+            "fp8:block128+ue8m0",
+            "fp8:block100",
+            "fp8:tensor",
+            "mlx:w5g64",
+            "gptq:w4g64",
+            "awq:w4g64",
+            "ct:w8a8",
+        ];
+        for target in targets {
+            let place = place(target);
+            let measure = place.layout.measure(place.matrix, &weights);
+            let matrix = PackedMatrix::new(&place, 0, measure, permuted, RowOrder::AsStored);
+            let ordered = matrix.in_order(&weights);
+            let grid = matrix.grid(&ordered).expect("a grid");
+            let mut writer = matrix.writer();
+            let mut values = vec![0; size_of_val(&weights[..])];
+            for first in (0..ROWS).step_by(64) {
+                let rows = first..first + 64;
+                let own = Rows::dense(&ordered[first * COLUMNS..][..64 * COLUMNS], COLUMNS);
+                let batch = rounding::round(&*grid, own, first, &[1.0; COLUMNS]);
+                writer.take(rows.clone(), &batch);
+                for (own, row) in rows.enumerate() {
+                    store(&mut values, matrix.rows[row], batch.values(own));
+                }
+            }
+            let (Content::Packed(packed), kept) = writer.finish() else { panic!("packed") };
+            assert!(kept == values, "{target}");
+            let parts = place.layout.parts(place.matrix).expect("fits");
+            let mut parts: Vec<Vec<u8>> = parts
+                .iter()
+                .map(|part| vec![0; to_usize(part.shape.byte_size(part.data_type).expect("fits"))])
+                .collect();
+            for (part, offset, bytes) in packed.strips() {
+                parts[part.0][to_usize(offset)..][..bytes.len()].copy_from_slice(bytes);
+            }
+            assert!(matrix.decoded(InMemory(parts)).expect("in memory") == values, "{target}");
+        }
     }
 }

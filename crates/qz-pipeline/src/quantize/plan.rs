@@ -11,7 +11,7 @@ use qz_tensor::DataType;
 use crate::convert::Output;
 use crate::error::Error;
 use crate::format::TargetPlan;
-use crate::model::{Model, to_usize};
+use crate::model::Model;
 use crate::model_weights::ModelWeights;
 
 /// The matrices of decoder layers that the method chooses values for, and the output
@@ -40,7 +40,7 @@ impl Chosen {
             .map(|(at, tensor)| (tensor.name.as_str(), at))
             .collect();
         let is_chosen = |position: usize| match plan.packed(position) {
-            Some(place) => place.layout.grid(to_usize(place.matrix.columns)).is_some(),
+            Some(place) => place.layout.has_grid(place.matrix),
             None => {
                 let data_type = plan.assignments[position].data_type;
                 plan.places[position].is_some()

@@ -5,16 +5,16 @@
 
 use std::ops::Range;
 
-use qz_codec::grid::{Grid, RowBatch};
 use qz_tensor::{DataType, FileError};
 use serde_json::{Value, json};
 
+use super::integer_layout::{IntegerLayout, put_scales_by_group, read_scales_by_group};
 use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
-use super::words::{GroupIndex, WeightReader, exact_only, nearest_block_type, pack_blocks};
+use super::words::{WeightReader, whole_runs};
 use crate::bits;
 use crate::error::Error;
-use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
+use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
@@ -103,68 +103,44 @@ fn short(module: &str) -> &str {
 }
 
 impl Awq {
-    fn groups(&self, matrix: Matrix) -> u64 {
-        self.integers.group.map_or(1, |group| matrix.columns / group.max(1))
-    }
-
-    fn put(&self, matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
-        let GroupedCodes { rows, columns, groups, .. } = *codes;
-        let mut down = vec![0; codes.codes.len()];
-        bits::transpose(&codes.codes, rows, columns, &mut down);
-        let mut bytes = Vec::new();
-        let at = |line: usize| (line as u64 * matrix.rows + first_row) / RUN * 4;
-        for (column, codes) in down.chunks(rows).enumerate() {
-            interleave(codes, &mut bytes);
-            put(WEIGHT, at(column), &bytes);
-        }
-        let (mut zeros, mut scales) = (vec![0; rows * groups], vec![0.0; rows * groups]);
-        bits::transpose(&codes.zeros, rows, groups, &mut zeros);
-        bits::transpose(&codes.scales, rows, groups, &mut scales);
-        let scale = self.integers.scale;
-        for (group, (zeros, scales)) in zeros.chunks(rows).zip(scales.chunks(rows)).enumerate() {
-            interleave(zeros, &mut bytes);
-            put(ZEROS, at(group), &bytes);
-            bytes.clear();
-            scale.write(scales, &mut bytes);
-            put(SCALES, (group as u64 * matrix.rows + first_row) * scale.bytes() as u64, &bytes);
-        }
-    }
-
-    fn read(
-        &self,
+    /// Packs lines of codes, each of all rows, down the outputs.
+    fn put_lines(
+        part: PartIndex,
         matrix: Matrix,
+        first_row: u64,
+        lines: &[u8],
+        rows: usize,
+        put: &mut Put<'_>,
+    ) {
+        let mut bytes = Vec::new();
+        for (line, codes) in lines.chunks(rows).enumerate() {
+            interleave(codes, &mut bytes);
+            put(part, (line as u64 * matrix.rows + first_row) / RUN * 4, &bytes);
+        }
+    }
+
+    /// Reads lines of codes, as rows.
+    fn read_lines(
+        part: PartIndex,
+        matrix: Matrix,
+        lines: usize,
         parts: &dyn PartBytes,
-        rows: Range<u64>,
-    ) -> Result<GroupedCodes, FileError> {
-        let whole = rows.start / RUN * RUN..rows.end.div_ceil(RUN) * RUN;
+        rows: &Range<u64>,
+    ) -> Result<Vec<u8>, FileError> {
+        let whole = whole_runs(rows, RUN, matrix);
         let (count, skipped) =
             ((rows.end - rows.start) as usize, (rows.start - whole.start) as usize);
-        let (columns, groups) = (matrix.columns as usize, self.groups(matrix) as usize);
         let mut reader = WeightReader { parts, bytes: Vec::new() };
         let mut words = vec![0; ((whole.end - whole.start) / RUN) as usize];
         let mut line = vec![0; words.len() * RUN as usize];
-        let mut lines = |part, lines: usize| -> Result<Vec<u8>, FileError> {
-            let mut down = vec![0; lines * count];
-            for (number, out) in down.chunks_mut(count).enumerate() {
-                let at = (number as u64 * matrix.rows + whole.start) / RUN * 4;
-                reader.words(part, at, &mut words)?;
-                separate(&words, &mut line);
-                out.copy_from_slice(&line[skipped..][..count]);
-            }
-            let mut across = vec![0; down.len()];
-            bits::transpose(&down, lines, count, &mut across);
-            Ok(across)
-        };
-        let codes = lines(WEIGHT, columns)?;
-        let zeros = lines(ZEROS, groups)?;
-        let (mut down, mut scales) = (vec![0.0; groups * count], vec![0.0; groups * count]);
-        let scale = self.integers.scale;
-        for (group, out) in down.chunks_mut(count).enumerate() {
-            let at = (group as u64 * matrix.rows + rows.start) * scale.bytes() as u64;
-            reader.numbers(SCALES, at, scale, out)?;
+        let mut down = vec![0; lines * count];
+        for (number, out) in down.chunks_mut(count).enumerate() {
+            let at = (number as u64 * matrix.rows + whole.start) / RUN * 4;
+            reader.words(part, at, &mut words)?;
+            separate(&words, &mut line);
+            out.copy_from_slice(&line[skipped..][..count]);
         }
-        bits::transpose(&down, groups, count, &mut scales);
-        Ok(GroupedCodes { rows: count, columns, groups, codes, scales, zeros })
+        Ok(bits::transposed(&down, lines, count))
     }
 }
 
@@ -188,17 +164,18 @@ fn separate(words: &[u32], codes: &mut [u8]) {
     }
 }
 
-impl Layout for Awq {
+impl IntegerLayout for Awq {
+    fn integers(&self) -> &IntegerGroups {
+        &self.integers
+    }
+
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let Matrix { rows, columns } = matrix;
         if rows == 0 || !rows.is_multiple_of(RUN) {
             return Err(Unfit(format!("{rows} outputs are not a multiple of {RUN}")));
         }
-        let group = self.integers.group.unwrap_or(columns);
-        if columns == 0 || group == 0 || columns % group != 0 {
-            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
-        }
-        let groups = self.groups(matrix);
+        self.integers.check_groups(matrix)?;
+        let groups = self.integers.groups(matrix);
         Ok(vec![
             Part::new("qweight", DataType::I32, &[columns, rows / RUN])?,
             Part::new("qzeros", DataType::I32, &[groups, rows / RUN])?,
@@ -214,68 +191,42 @@ impl Layout for Awq {
         true
     }
 
-    fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
-        let codes = self.integers.round(rows)?;
-        self.put(rows.matrix, rows.first_row, &codes, put);
-        Ok(())
+    fn put(&self, matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
+        let GroupedCodes { rows, columns, groups, .. } = *codes;
+        let lines = bits::transposed(&codes.codes, rows, columns);
+        Self::put_lines(WEIGHT, matrix, first_row, &lines, rows, put);
+        let lines = bits::transposed(&codes.zeros, rows, groups);
+        Self::put_lines(ZEROS, matrix, first_row, &lines, rows, put);
+        put_scales_by_group(SCALES, self.integers.scale, matrix, first_row, codes, put);
     }
 
-    fn grid(&self, columns: usize) -> Option<Box<dyn Grid>> {
-        Some(self.integers.grid(columns))
-    }
-
-    fn write(&self, matrix: Matrix, first_row: u64, batch: &RowBatch, put: &mut Put<'_>) {
-        self.put(matrix, first_row, &self.integers.of_batch(batch), put);
-    }
-
-    fn decode(
+    fn read_codes(
         &self,
         matrix: Matrix,
         parts: &dyn PartBytes,
         rows: Range<u64>,
-        out: &mut [f32],
-    ) -> Result<(), FileError> {
-        let codes = self.read(matrix, parts, rows)?;
-        let group = self.integers.group_columns(codes.columns);
-        codes.decode(&GroupIndex::Absent, group, out);
-        Ok(())
+    ) -> Result<Vec<u8>, FileError> {
+        Self::read_lines(WEIGHT, matrix, matrix.columns as usize, parts, &rows)
     }
 
-    fn exact_type(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-    ) -> Result<Option<DataType>, FileError> {
-        Ok(exact_only(self.nearest_type(matrix, parts)?))
-    }
-
-    fn nearest_type(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-    ) -> Result<Option<(DataType, f64)>, FileError> {
-        nearest_block_type(&self.integers, matrix, &GroupIndex::Absent, || {
-            let count = (self.groups(matrix) * matrix.rows) as usize;
-            let mut reader = WeightReader { parts, bytes: Vec::new() };
-            let mut scales = vec![0.0; count];
-            reader.numbers(SCALES, 0, self.integers.scale, &mut scales)?;
-            let mut words = vec![0; count / RUN as usize];
-            reader.words(ZEROS, 0, &mut words)?;
-            let mut zeros = vec![0; count];
-            separate(&words, &mut zeros);
-            Ok((scales, zeros))
-        })
-    }
-
-    fn repack(
+    fn read_scales(
         &self,
         matrix: Matrix,
         parts: &dyn PartBytes,
         rows: Range<u64>,
-        out: &mut [u8],
-    ) -> Result<(), FileError> {
-        pack_blocks(&self.integers, &self.read(matrix, parts, rows)?, out);
-        Ok(())
+    ) -> Result<Vec<f32>, FileError> {
+        let groups = self.integers.groups(matrix);
+        read_scales_by_group(SCALES, self.integers.scale, matrix, groups, parts, rows)
+    }
+
+    fn read_zeros(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<u8>, FileError> {
+        let groups = self.integers.groups(matrix) as usize;
+        Self::read_lines(ZEROS, matrix, groups, parts, &rows)
     }
 }
 

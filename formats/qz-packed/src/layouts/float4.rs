@@ -3,14 +3,18 @@
 
 use std::ops::Range;
 
-use qz_codec::grid::{Grid, rounding, scaled_nvfp4};
+use qz_codec::grid::{Grid, LevelFormat, listed_scales};
 use qz_tensor::{DataType, FileError};
 
+use super::batches;
+use super::eight_bit_float::f32_from_e8m0;
 use super::float4_groups as groups;
 use super::float4_groups::{MXFP4_GROUP, NVFP4_GROUP, TensorScale};
+use super::four_bit_float::{VALUES, pack_low_first};
 use super::numbers::ScaleType;
 use crate::layout::{
-    Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding, RowBlock, Unfit,
+    ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, RowBlock, Unfit,
+    Whole,
 };
 
 const WEIGHT: PartIndex = PartIndex(0);
@@ -92,37 +96,6 @@ impl Float4 {
         }
     }
 
-    /// Rounds with the scales that leave the least error; true unless the columns make no
-    /// whole blocks.
-    fn searched(&self, rows: &RowBlock<'_>, packed: &mut [u8], scales: &mut [u8]) -> bool {
-        let columns = rows.columns();
-        let scaled;
-        let grid: &dyn Grid = match self.kind {
-            Kind::Nvfp4 => {
-                scaled = scaled_nvfp4(1.0 / self.global(rows.measure));
-                &scaled
-            }
-            Kind::Mxfp4 => match qz_codec::grid::grid_for(DataType::MXFP4) {
-                Some(grid) => grid,
-                None => return false,
-            },
-        };
-        let spec = grid.spec();
-        if !columns.is_multiple_of(spec.unit_columns) {
-            return false;
-        }
-        let mut blocks = vec![0; rows.weights.len() / spec.unit_columns * spec.unit_bytes];
-        let importance = rows.importance.filter(|_| rows.rounding == Rounding::Importance);
-        if rounding::encode(grid, rows.weights, columns, importance, &mut blocks).is_err() {
-            return false;
-        }
-        match self.kind {
-            Kind::Nvfp4 => groups::nvfp4_from_ggml(&blocks, packed, scales),
-            Kind::Mxfp4 => groups::mxfp4_from_ggml(&blocks, packed, scales),
-        }
-        true
-    }
-
     fn tensor_scale(&self, parts: &dyn PartBytes) -> Result<TensorScale, FileError> {
         let Some(global) = self.global else { return Ok(TensorScale::Factor(1.0)) };
         let mut bytes = [0; 4];
@@ -170,9 +143,7 @@ impl Layout for Float4 {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let Matrix { rows, columns } = matrix;
         let group = self.kind.group() as u64;
-        if columns == 0 || columns % group != 0 {
-            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
-        }
+        matrix.check_groups(group)?;
         let scale = match self.kind {
             Kind::Nvfp4 => DataType::F8_E4M3,
             Kind::Mxfp4 => DataType::U8,
@@ -202,15 +173,41 @@ impl Layout for Float4 {
     }
 
     fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
+        if batches::write_searched(self, rows, put) {
+            return Ok(());
+        }
         let mut packed = vec![0; rows.weights.len() / 2];
         let mut scales = vec![0; rows.weights.len() / self.kind.group()];
-        let is_searched = rows.rounding != Rounding::Nearest;
-        if !is_searched || !self.searched(rows, &mut packed, &mut scales) {
-            self.nearest(rows, &mut packed, &mut scales);
-        }
+        self.nearest(rows, &mut packed, &mut scales);
         put(WEIGHT, rows.first_row * (rows.matrix.columns / 2), &packed);
         put(SCALES, rows.first_row * self.groups(rows.matrix), &scales);
         Ok(())
+    }
+
+    /// The tensor's scale is that of the weights before any is rounded.
+    fn grid(&self, whole: &Whole<'_>) -> Option<Box<dyn Grid>> {
+        let tensor = TensorScale::Divisor(self.global(whole.measure));
+        let (name, usable) = match self.kind {
+            // Zero is no scale: the package takes another one.
+            Kind::Nvfp4 => ("NVFP4", 1..=0x7e),
+            // Beyond, the largest number overflows.
+            Kind::Mxfp4 => ("MXFP4", 0..=252),
+        };
+        let scale = |byte: u8| match self.kind {
+            Kind::Nvfp4 => groups::nvfp4_factor(byte, tensor),
+            Kind::Mxfp4 => f32_from_e8m0(byte),
+        };
+        let format = LevelFormat { name, levels: &VALUES, unit_columns: self.kind.group() };
+        Some(Box::new(listed_scales(format, (0..=255).map(scale).collect(), usable)))
+    }
+
+    fn write(&self, chosen: &ChosenRows<'_>, put: &mut Put<'_>) {
+        let ChosenRows { matrix, first_row, batch, .. } = *chosen;
+        let codes = batches::codes(batch);
+        let mut packed = vec![0; codes.len() / 2];
+        pack_low_first(&codes, &mut packed);
+        put(WEIGHT, first_row * (matrix.columns / 2), &packed);
+        put(SCALES, first_row * self.groups(matrix), &batches::scale_bytes(batch));
     }
 
     fn decode(

@@ -111,11 +111,15 @@ pub(crate) enum TensorScale {
 pub(crate) fn decode_nvfp4(packed: &[u8], scales: &[u8], tensor: TensorScale, out: &mut [f32]) {
     let groups = packed.chunks(NVFP4_GROUP / 2).zip(out.chunks_mut(NVFP4_GROUP));
     for ((packed, out), scale) in groups.zip(scales) {
-        let scale = match tensor {
-            TensorScale::Divisor(divisor) => f32_from_e4m3(*scale) / divisor,
-            TensorScale::Factor(factor) => f32_from_e4m3(*scale) * factor,
-        };
-        decode_low_first(packed, scale, out);
+        decode_low_first(packed, nvfp4_factor(*scale, tensor), out);
+    }
+}
+
+/// What the numbers of a group with this stored scale are multiplied by.
+pub(crate) fn nvfp4_factor(scale: u8, tensor: TensorScale) -> f32 {
+    match tensor {
+        TensorScale::Divisor(divisor) => f32_from_e4m3(scale) / divisor,
+        TensorScale::Factor(factor) => f32_from_e4m3(scale) * factor,
     }
 }
 
@@ -160,41 +164,6 @@ pub(crate) fn nvfp4_to_ggml(packed: &[u8], scales: &[u8], out: &mut [u8]) {
                 *byte = nibble(packed, position) | nibble(packed, position + HALF) << 4;
             }
         }
-    }
-}
-
-/// Undoes [`mxfp4_to_ggml`].
-pub(crate) fn mxfp4_from_ggml(blocks: &[u8], packed: &mut [u8], exponents: &mut [u8]) {
-    const HALF: usize = MXFP4_GROUP / 2;
-    let groups = packed.as_chunks_mut::<HALF>().0.iter_mut().zip(exponents);
-    for ((packed, exponent), block) in groups.zip(blocks.as_chunks::<17>().0) {
-        *exponent = block[0];
-        in_order(&block[1..], packed);
-    }
-}
-
-/// Undoes [`nvfp4_to_ggml`].
-pub(crate) fn nvfp4_from_ggml(blocks: &[u8], packed: &mut [u8], scales: &mut [u8]) {
-    const HALF: usize = NVFP4_GROUP / 2;
-    let ours = packed.as_chunks_mut::<32>().0.iter_mut().zip(scales.as_chunks_mut::<4>().0);
-    for ((packed, scales), block) in ours.zip(blocks.as_chunks::<36>().0) {
-        scales.copy_from_slice(&block[..4]);
-        let groups = block[4..].as_chunks::<HALF>().0.iter();
-        for (bytes, packed) in groups.zip(packed.as_chunks_mut::<HALF>().0) {
-            in_order(bytes, packed);
-        }
-    }
-}
-
-/// Codes whose first half is in the low halves of the bytes, as pairs.
-fn in_order(halves: &[u8], packed: &mut [u8]) {
-    let count = halves.len();
-    let code = |position: usize| match position < count {
-        true => halves[position] & 15,
-        false => halves[position - count] >> 4,
-    };
-    for (position, byte) in packed.iter_mut().enumerate() {
-        *byte = code(2 * position) | code(2 * position + 1) << 4;
     }
 }
 
@@ -284,9 +253,6 @@ mod tests {
         let codec = |data_type| qz_codec::codec_for(data_type).expect("a codec");
         codec(DataType::MXFP4).decode(&blocks, &mut theirs);
         assert_eq!(ours, theirs);
-        let (mut packed_back, mut exponents_back) = (vec![0; 512], vec![0; 32]);
-        mxfp4_from_ggml(&blocks, &mut packed_back, &mut exponents_back);
-        assert_eq!((&packed_back, &exponents_back), (&packed, &exponents));
 
         let mut scales = vec![0; 64];
         encode_nvfp4(&weights, 1.0, ScaleType::F32, &mut packed, &mut scales);
@@ -296,9 +262,6 @@ mod tests {
         decode_nvfp4(&packed, &scales, TensorScale::Divisor(1.0), &mut ours);
         codec(DataType::NVFP4).decode(&blocks, &mut theirs);
         assert_eq!(ours, theirs);
-        let mut scales_back = vec![0; 64];
-        nvfp4_from_ggml(&blocks, &mut packed_back, &mut scales_back);
-        assert_eq!((packed_back, scales_back), (packed, scales));
     }
 
     #[test]

@@ -4,17 +4,23 @@
 
 use std::ops::Range;
 
+use qz_codec::grid::{GivenScales, Grid, LevelFormat, ParameterIndex, given_scales, scaled_levels};
 use qz_tensor::{DataType, FileError};
 
+use super::batches;
 use super::eight_bit_float::{f32_from_e4m3, f32_from_e5m2, f32_from_e8m0};
 use super::float8_rounding::{self as rounding, BlockScale, Blocks, largest_magnitude};
-use super::numbers::ScaleType;
+use super::numbers::{ScaleType, greatest_divisor};
 use crate::layout::{
-    Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, RowBlock, Unfit,
+    ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, RowBlock, Unfit,
+    Whole,
 };
 
 const WEIGHT: PartIndex = PartIndex(0);
 const SCALES: PartIndex = PartIndex(1);
+
+/// Columns that a method works on together where scales are given.
+const UNIT_COLUMNS: u64 = 64;
 
 /// Which weights share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +130,35 @@ impl Float8 {
         }
     }
 
+    /// The scales that several rows share, by the weights before any is rounded; none if
+    /// none do.
+    fn shared_scales(&self, whole: &Whole<'_>) -> Option<GivenScales> {
+        let columns = (whole.matrix.columns as usize).max(1);
+        let (_, across) = self.scale_grid(whole.matrix);
+        match self.spread {
+            Spread::Row => None,
+            Spread::Tensor { .. } => {
+                let scale = rounding::scale(whole.measure.largest, self.precision());
+                Some(GivenScales { scales: vec![scale], rows: usize::MAX, columns, across: 1 })
+            }
+            Spread::Block { rows, columns: wide } => {
+                let (blocks, kind) = self.blocks(rows, wide);
+                let bands = whole.weights.chunks(blocks.rows * columns);
+                let scales = bands.flat_map(|band| blocks.scales(band, columns, kind)).collect();
+                let across = across as usize;
+                Some(GivenScales { scales, rows: blocks.rows, columns: blocks.columns, across })
+            }
+        }
+    }
+
+    fn blocks(&self, rows: u64, columns: u64) -> (Blocks, BlockScale) {
+        let kind = match self.scale {
+            StoredScale::Number(_) => BlockScale::F32,
+            StoredScale::Power(_) => BlockScale::PowerOfTwo,
+        };
+        (Blocks { rows: rows as usize, columns: columns as usize }, kind)
+    }
+
     fn put_scales(&self, first: u64, scales: &[f32], put: &mut Put<'_>) {
         put(SCALES, first * self.scale.bytes() as u64, &self.scale.write(scales));
     }
@@ -151,11 +186,7 @@ impl Float8 {
                 self.put_scales(rows.first_row, &scales, put);
             }
             Spread::Block { rows: high, columns: wide } => {
-                let blocks = Blocks { rows: high as usize, columns: wide as usize };
-                let kind = match self.scale {
-                    StoredScale::Number(_) => BlockScale::F32,
-                    StoredScale::Power(_) => BlockScale::PowerOfTwo,
-                };
+                let (blocks, kind) = self.blocks(high, wide);
                 let mut scales = Vec::new();
                 let size = blocks.rows * columns;
                 for (weights, codes) in rows.weights.chunks(size).zip(codes.chunks_mut(size)) {
@@ -205,9 +236,62 @@ impl Layout for Float8 {
     }
 
     fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
+        // Scales that rows share are not searched.
+        if self.spread == Spread::Row && batches::write_searched(self, rows, put) {
+            return Ok(());
+        }
         let codes = self.encode_rows(rows, put)?;
         put(WEIGHT, rows.first_row * rows.matrix.columns, &codes);
         Ok(())
+    }
+
+    /// Scales that rows share are the packages' own.
+    fn grid(&self, whole: &Whole<'_>) -> Option<Box<dyn Grid>> {
+        let columns = whole.matrix.columns;
+        if self.code != DataType::F8_E4M3 || columns == 0 {
+            return None;
+        }
+        let levels: Vec<f32> = (0..=255).map(f32_from_e4m3).collect();
+        let format =
+            |unit: u64| LevelFormat { name: "FP8", levels: &levels, unit_columns: unit as usize };
+        match (self.shared_scales(whole), self.scale) {
+            (None, StoredScale::Number(scale)) => {
+                Some(Box::new(scaled_levels(format(columns), scale.stored())))
+            }
+            (None, StoredScale::Power(_)) => None,
+            (Some(scales), _) => {
+                // Units of one row and one scale; whole rows would be wide.
+                let unit = greatest_divisor(columns, UNIT_COLUMNS);
+                let unit = greatest_divisor(unit, scales.columns as u64);
+                Some(Box::new(given_scales(format(unit), scales)))
+            }
+        }
+    }
+
+    fn write(&self, chosen: &ChosenRows<'_>, put: &mut Put<'_>) {
+        let ChosenRows { matrix, first_row, batch, .. } = *chosen;
+        put(WEIGHT, first_row * matrix.columns, &batches::codes(batch));
+        match self.spread {
+            Spread::Tensor { .. } => {}
+            Spread::Row => {
+                let scales = batches::parameters(batch, ParameterIndex(0));
+                self.put_scales(first_row, &scales, put);
+            }
+            Spread::Block { rows, columns } => {
+                let (_, across) = self.scale_grid(matrix);
+                let unit = batch.columns() / batch.units_per_row();
+                let scale = |row: usize, block: u64| {
+                    let units = batch.units((block * columns) as usize / unit);
+                    units[row].parameter_values()[0]
+                };
+                let bands = (0..batch.rows()).step_by(rows as usize);
+                let scales: Vec<f32> = bands
+                    .flat_map(|row| (0..across).map(move |block| (row, block)))
+                    .map(|(row, block)| scale(row, block))
+                    .collect();
+                self.put_scales(self.scale_row(first_row) * across, &scales, put);
+            }
+        }
     }
 
     fn decode(

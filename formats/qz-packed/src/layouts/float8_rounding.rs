@@ -96,19 +96,40 @@ impl Blocks {
         codes: &mut [u8],
         scales: &mut Vec<f32>,
     ) {
-        assert!(weights.len() <= self.rows * columns, "one row of blocks");
-        for first in (0..columns).step_by(self.columns) {
-            let width = self.columns.min(columns - first);
-            let block_rows = || weights.chunks(columns).map(|row| &row[first..first + width]);
-            let largest = block_rows().map(largest_magnitude).fold(0.0, f32::max);
-            let (stored, factor) = block_scale(largest, kind);
-            for (weights, codes) in block_rows().zip(codes.chunks_mut(columns)) {
-                for (weight, code) in weights.iter().zip(&mut codes[first..first + width]) {
+        for (block, (stored, factor)) in self.scaled(weights, columns, kind).enumerate() {
+            let own = block * self.columns..columns.min((block + 1) * self.columns);
+            for (weights, codes) in weights.chunks(columns).zip(codes.chunks_mut(columns)) {
+                for (weight, code) in weights[own.clone()].iter().zip(&mut codes[own.clone()]) {
                     *code = e4m3_from_f32(weight * factor);
                 }
             }
             scales.push(stored);
         }
+    }
+
+    /// The stored scales of rows of one row of blocks.
+    pub(crate) fn scales(
+        self,
+        weights: &[f32],
+        columns: usize,
+        kind: BlockScale,
+    ) -> impl Iterator<Item = f32> {
+        self.scaled(weights, columns, kind).map(|(stored, _)| stored)
+    }
+
+    /// The scales of one row of blocks, as [`block_scale`] has them.
+    fn scaled(
+        self,
+        weights: &[f32],
+        columns: usize,
+        kind: BlockScale,
+    ) -> impl Iterator<Item = (f32, f32)> {
+        assert!(weights.len() <= self.rows * columns, "one row of blocks");
+        (0..columns).step_by(self.columns).map(move |first| {
+            let own = first..columns.min(first + self.columns);
+            let rows = weights.chunks(columns).map(|row| largest_magnitude(&row[own.clone()]));
+            block_scale(rows.fold(0.0, f32::max), kind)
+        })
     }
 
     /// Decodes a row of numbers whose blocks have these scales.

@@ -4,16 +4,16 @@
 
 use std::ops::Range;
 
-use qz_codec::grid::{Grid, RowBatch};
 use qz_tensor::{DataType, FileError, SideFile};
 use serde_json::{Map, Value, json};
 
+use super::integer_layout::{IntegerLayout, put_scales_by_group, read_scales_by_group};
 use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
-use super::words::{GroupIndex, WeightReader, exact_only, nearest_block_type, pack_blocks};
+use super::words::{GroupIndex, WeightReader, whole_runs};
 use crate::bits;
 use crate::error::Error;
-use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
+use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
@@ -128,106 +128,9 @@ fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
-impl Gptq {
-    fn groups(&self, matrix: Matrix) -> u64 {
-        self.integers.group.map_or(1, |group| matrix.columns.div_ceil(group.max(1)))
-    }
-
-    fn zero_mask(&self) -> u8 {
-        (u8::MAX) >> (8 - self.integers.bits)
-    }
-
-    fn put(&self, matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
-        let bits = self.integers.bits;
-        let GroupedCodes { rows, columns, groups, .. } = *codes;
-        let row_words = bits::words(columns as u64, bits) as usize;
-        let mut words = vec![0; rows * row_words];
-        for (codes, words) in codes.codes.chunks(columns).zip(words.chunks_mut(row_words)) {
-            bits::pack(codes, bits, words);
-        }
-        let mut down = vec![0; words.len()];
-        bits::transpose(&words, rows, row_words, &mut down);
-        let mut bytes = Vec::new();
-        for (row, words) in down.chunks(rows).enumerate() {
-            bits::to_bytes(words, &mut bytes);
-            put(WEIGHT, (row as u64 * matrix.rows + first_row) * 4, &bytes);
-        }
-        let stored = |zero: u8| match self.version {
-            Version::V1 => zero.wrapping_sub(1) & self.zero_mask(),
-            Version::V2 => zero,
-        };
-        let zeros: Vec<u8> = codes.zeros.iter().map(|zero| stored(*zero)).collect();
-        let (mut of_groups, mut scales) = (vec![0; zeros.len()], vec![0.0; zeros.len()]);
-        bits::transpose(&zeros, rows, groups, &mut of_groups);
-        bits::transpose(&codes.scales, rows, groups, &mut scales);
-        let mut words = vec![0; bits::words(rows as u64, bits) as usize];
-        let group_words = bits::words(matrix.rows, bits);
-        let first_word = first_row * u64::from(bits) / 32;
-        let scale = self.integers.scale;
-        for (group, (zeros, scales)) in of_groups.chunks(rows).zip(scales.chunks(rows)).enumerate()
-        {
-            bits::pack(zeros, bits, &mut words);
-            bits::to_bytes(&words, &mut bytes);
-            put(ZEROS, (group as u64 * group_words + first_word) * 4, &bytes);
-            bytes.clear();
-            scale.write(scales, &mut bytes);
-            put(SCALES, (group as u64 * matrix.rows + first_row) * scale.bytes() as u64, &bytes);
-        }
-    }
-
-    /// Rows as codes, scales and zero points.
-    fn read(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-        rows: Range<u64>,
-    ) -> Result<GroupedCodes, FileError> {
-        let bits = self.integers.bits;
-        // Zero points of neighbouring rows share words.
-        let unit = bits::codes_per_run(bits);
-        let whole = rows.start / unit * unit..(rows.end.div_ceil(unit) * unit).min(matrix.rows);
-        let (count, skipped) =
-            ((rows.end - rows.start) as usize, (rows.start - whole.start) as usize);
-        let columns = matrix.columns as usize;
-        let groups = self.groups(matrix) as usize;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-
-        let row_words = bits::words(matrix.columns, bits) as usize;
-        let mut down = vec![0; row_words * count];
-        for (row, words) in down.chunks_mut(count).enumerate() {
-            reader.words(WEIGHT, (row as u64 * matrix.rows + rows.start) * 4, words)?;
-        }
-        let mut words = vec![0; down.len()];
-        bits::transpose(&down, row_words, count, &mut words);
-        let mut codes = vec![0; count * columns];
-        for (words, codes) in words.chunks(row_words).zip(codes.chunks_mut(columns)) {
-            bits::unpack(words, bits, codes);
-        }
-
-        let all = (whole.end - whole.start) as usize;
-        let mut zero_words = vec![0; bits::words(all as u64, bits) as usize];
-        let group_words = bits::words(matrix.rows, bits);
-        let first_word = whole.start * u64::from(bits) / 32;
-        let (mut zeros, mut scales) = (vec![0; all], vec![0.0; count]);
-        let (mut all_zeros, mut all_scales) = (vec![0; groups * count], vec![0.0; groups * count]);
-        let scale = self.integers.scale;
-        for group in 0..groups {
-            let at = (group as u64 * group_words + first_word) * 4;
-            reader.words(ZEROS, at, &mut zero_words)?;
-            if self.version == Version::V1 {
-                add_one(&mut zero_words, bits);
-            }
-            bits::unpack(&zero_words, bits, &mut zeros);
-            all_zeros[group * count..][..count].copy_from_slice(&zeros[skipped..][..count]);
-            let at = (group as u64 * matrix.rows + rows.start) * scale.bytes() as u64;
-            reader.numbers(SCALES, at, scale, &mut scales)?;
-            all_scales[group * count..][..count].copy_from_slice(&scales);
-        }
-        let (mut zeros, mut scales) = (all_zeros.clone(), all_scales.clone());
-        bits::transpose(&all_zeros, groups, count, &mut zeros);
-        bits::transpose(&all_scales, groups, count, &mut scales);
-        Ok(GroupedCodes { rows: count, columns, groups, codes, scales, zeros })
-    }
+/// What shares a word in a column of them.
+fn run(integers: &IntegerGroups) -> u64 {
+    bits::codes_per_run(integers.bits)
 }
 
 /// Undoes the "one less" of v1 as GPTQModel does: word by word, which also brings back
@@ -246,9 +149,29 @@ fn add_one(words: &mut [u32], bits: u32) {
     words.iter_mut().for_each(|word| *word = word.wrapping_add(ones));
 }
 
-impl Layout for Gptq {
+impl Gptq {
+    /// Zero points as they are stored.
+    fn stored_zeros(&self, zeros: &[u8]) -> Vec<u8> {
+        let mask = u8::MAX >> (8 - self.integers.bits);
+        let stored = |zero: &u8| match self.version {
+            Version::V1 => zero.wrapping_sub(1) & mask,
+            Version::V2 => *zero,
+        };
+        zeros.iter().map(stored).collect()
+    }
+}
+
+impl IntegerLayout for Gptq {
+    fn integers(&self) -> &IntegerGroups {
+        &self.integers
+    }
+
+    fn index(&self) -> &GroupIndex {
+        &self.index
+    }
+
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
-        let (bits, run) = (self.integers.bits, bits::codes_per_run(self.integers.bits));
+        let (bits, run) = (self.integers.bits, run(&self.integers));
         let Matrix { rows, columns } = matrix;
         for (count, what) in [(columns, "inputs"), (rows, "outputs")] {
             if count == 0 || count % run != 0 {
@@ -263,7 +186,7 @@ impl Layout for Gptq {
         {
             return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
         }
-        let groups = self.groups(matrix);
+        let groups = self.integers.groups(matrix);
         let mut parts = vec![
             Part::new("qweight", DataType::I32, &[bits::words(columns, bits), rows])?,
             Part::new("qzeros", DataType::I32, &[groups, bits::words(rows, bits)])?,
@@ -276,100 +199,104 @@ impl Layout for Gptq {
     }
 
     fn row_unit(&self, _matrix: Matrix) -> u64 {
-        bits::codes_per_run(self.integers.bits)
+        run(&self.integers)
     }
 
     fn is_strided(&self) -> bool {
         true
     }
 
-    fn write_constants(&self, matrix: Matrix, _measure: crate::Measure, put: &mut Put<'_>) {
+    fn write_constants(&self, matrix: Matrix, put: &mut Put<'_>) {
         let group = self.integers.group.unwrap_or(matrix.columns).max(1);
         let index = (0..matrix.columns).map(|column| (column / group) as i32);
         let bytes: Vec<u8> = index.flat_map(i32::to_le_bytes).collect();
         put(GROUP_INDEX, 0, &bytes);
     }
 
-    fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
-        let codes = self.integers.round(rows)?;
-        self.put(rows.matrix, rows.first_row, &codes, put);
-        Ok(())
-    }
-
-    fn grid(&self, columns: usize) -> Option<Box<dyn Grid>> {
-        Some(self.integers.grid(columns))
-    }
-
-    fn write(&self, matrix: Matrix, first_row: u64, batch: &RowBatch, put: &mut Put<'_>) {
-        self.put(matrix, first_row, &self.integers.of_batch(batch), put);
-    }
-
-    fn decode(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-        rows: Range<u64>,
-        out: &mut [f32],
-    ) -> Result<(), FileError> {
-        let codes = self.read(matrix, parts, rows)?;
-        codes.decode(&self.index, self.integers.group_columns(codes.columns), out);
-        Ok(())
-    }
-
-    fn exact_type(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-    ) -> Result<Option<DataType>, FileError> {
-        Ok(exact_only(self.nearest_type(matrix, parts)?))
-    }
-
-    fn nearest_type(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-    ) -> Result<Option<(DataType, f64)>, FileError> {
-        nearest_block_type(&self.integers, matrix, &self.index, || {
-            self.read_scales_and_zeros(matrix, parts)
-        })
-    }
-
-    fn repack(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-        rows: Range<u64>,
-        out: &mut [u8],
-    ) -> Result<(), FileError> {
-        let codes = self.read(matrix, parts, rows)?;
-        pack_blocks(&self.integers, &codes, out);
-        Ok(())
-    }
-}
-
-impl Gptq {
-    /// All scales and zero points, for a look at what they are.
-    fn read_scales_and_zeros(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-    ) -> Result<(Vec<f32>, Vec<u8>), FileError> {
-        let (bits, groups) = (self.integers.bits, self.groups(matrix) as usize);
-        let rows = matrix.rows as usize;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        let mut scales = vec![0.0; groups * rows];
-        reader.numbers(SCALES, 0, self.integers.scale, &mut scales)?;
-        let group_words = bits::words(matrix.rows, bits) as usize;
-        let mut words = vec![0; groups * group_words];
-        reader.words(ZEROS, 0, &mut words)?;
-        let mut zeros = vec![0; groups * rows];
-        for (words, zeros) in words.chunks_mut(group_words).zip(zeros.chunks_mut(rows)) {
-            if self.version == Version::V1 {
-                add_one(words, bits);
-            }
-            bits::unpack(words, bits, zeros);
+    fn put(&self, matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
+        let bits = self.integers.bits;
+        let GroupedCodes { rows, columns, groups, .. } = *codes;
+        let row_words = bits::words(columns as u64, bits) as usize;
+        let mut words = vec![0; rows * row_words];
+        for (codes, words) in codes.codes.chunks(columns).zip(words.chunks_mut(row_words)) {
+            bits::pack(codes, bits, words);
         }
-        Ok((scales, zeros))
+        let mut bytes = Vec::new();
+        for (row, words) in bits::transposed(&words, rows, row_words).chunks(rows).enumerate() {
+            bits::to_bytes(words, &mut bytes);
+            put(WEIGHT, (row as u64 * matrix.rows + first_row) * 4, &bytes);
+        }
+        let zeros = bits::transposed(&self.stored_zeros(&codes.zeros), rows, groups);
+        let mut words = vec![0; bits::words(rows as u64, bits) as usize];
+        let group_words = bits::words(matrix.rows, bits);
+        let first_word = first_row * u64::from(bits) / 32;
+        for (group, zeros) in zeros.chunks(rows).enumerate() {
+            bits::pack(zeros, bits, &mut words);
+            bits::to_bytes(&words, &mut bytes);
+            put(ZEROS, (group as u64 * group_words + first_word) * 4, &bytes);
+        }
+        put_scales_by_group(SCALES, self.integers.scale, matrix, first_row, codes, put);
+    }
+
+    fn read_codes(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<u8>, FileError> {
+        let bits = self.integers.bits;
+        let (count, columns) = ((rows.end - rows.start) as usize, matrix.columns as usize);
+        let row_words = bits::words(matrix.columns, bits) as usize;
+        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        let mut down = vec![0; row_words * count];
+        for (row, words) in down.chunks_mut(count).enumerate() {
+            reader.words(WEIGHT, (row as u64 * matrix.rows + rows.start) * 4, words)?;
+        }
+        let words = bits::transposed(&down, row_words, count);
+        let mut codes = vec![0; count * columns];
+        for (words, codes) in words.chunks(row_words).zip(codes.chunks_mut(columns)) {
+            bits::unpack(words, bits, codes);
+        }
+        Ok(codes)
+    }
+
+    fn read_scales(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<f32>, FileError> {
+        let groups = self.integers.groups(matrix);
+        read_scales_by_group(SCALES, self.integers.scale, matrix, groups, parts, rows)
+    }
+
+    fn read_zeros(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<u8>, FileError> {
+        let bits = self.integers.bits;
+        // Zero points of neighbouring rows share words.
+        let whole = whole_runs(&rows, run(&self.integers), matrix);
+        let (count, skipped) =
+            ((rows.end - rows.start) as usize, (rows.start - whole.start) as usize);
+        let groups = self.integers.groups(matrix) as usize;
+        let all = (whole.end - whole.start) as usize;
+        let mut words = vec![0; bits::words(all as u64, bits) as usize];
+        let group_words = bits::words(matrix.rows, bits);
+        let first_word = whole.start * u64::from(bits) / 32;
+        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        let (mut zeros, mut of_groups) = (vec![0; all], vec![0; groups * count]);
+        for (group, own) in of_groups.chunks_mut(count).enumerate() {
+            reader.words(ZEROS, (group as u64 * group_words + first_word) * 4, &mut words)?;
+            if self.version == Version::V1 {
+                add_one(&mut words, bits);
+            }
+            bits::unpack(&words, bits, &mut zeros);
+            own.copy_from_slice(&zeros[skipped..][..count]);
+        }
+        Ok(bits::transposed(&of_groups, groups, count))
     }
 }
 

@@ -2,10 +2,11 @@
 //! `value = (code - zero) * scale`. GPTQ, AWQ and compressed-tensors store the same numbers in
 //! different places.
 
-use qz_codec::grid::{Grid, GroupIndex, IntegerFormat, RowBatch, Rows, integers_stored, rounding};
+use qz_codec::grid::{Grid, GroupIndex, IntegerFormat, ParameterIndex, RowBatch, integers_stored};
 
+use super::batches;
 use super::numbers::ScaleType;
-use crate::layout::{Rounding, RowBlock};
+use crate::layout::{Matrix, Rounding, RowBlock, Unfit};
 
 /// How a package derives scale and zero point from a group, to the last bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,16 @@ impl IntegerGroups {
         self.group.map_or(columns, |group| usize::try_from(group).unwrap_or(columns)).max(1)
     }
 
+    /// Groups in a row; the last may be a part of one.
+    pub(crate) fn groups(&self, matrix: Matrix) -> u64 {
+        self.group.map_or(1, |group| matrix.columns.div_ceil(group.max(1)))
+    }
+
+    /// Fails if groups do not divide the rows.
+    pub(crate) fn check_groups(&self, matrix: Matrix) -> Result<(), Unfit> {
+        matrix.check_groups(self.group.unwrap_or(matrix.columns))
+    }
+
     /// The values, for methods; `columns` are those of a row.
     pub(crate) fn grid(&self, columns: usize) -> Box<dyn Grid> {
         let format = IntegerFormat {
@@ -82,23 +93,14 @@ impl IntegerGroups {
             symmetric: self.symmetric,
             group_columns: self.group_columns(columns),
         };
-        let scale = self.scale;
-        let stored: fn(f32) -> f32 = match scale {
-            ScaleType::BF16 => |value| ScaleType::BF16.rounded(value),
-            ScaleType::F16 | ScaleType::F32 => |value| value,
-        };
-        Box::new(integers_stored(format, self.least_zero, stored))
+        Box::new(integers_stored(format, self.least_zero, self.scale.stored()))
     }
 
     /// Rounds rows. Fails with the position of a weight whose group's scale overflows.
     pub(crate) fn round(&self, block: &RowBlock<'_>) -> Result<GroupedCodes, usize> {
         if block.rounding == Rounding::Importance {
-            let columns = block.columns();
-            let grid = self.grid(columns);
-            let ones = if block.importance.is_none() { vec![1.0; columns] } else { Vec::new() };
-            let importance = block.importance.unwrap_or(&ones);
-            let rows = Rows::dense(block.weights, columns);
-            return Ok(self.of_batch(&rounding::round(&*grid, rows, importance)));
+            let grid = self.grid(block.columns());
+            return Ok(Self::of_batch(&batches::searched(&*grid, block)));
         }
         let (rows, columns) = (block.rows(), block.columns());
         let group = self.group_columns(columns);
@@ -131,26 +133,15 @@ impl IntegerGroups {
     }
 
     /// What a method has chosen on the grid.
-    pub(crate) fn of_batch(&self, batch: &RowBatch) -> GroupedCodes {
-        let (rows, columns, groups) = (batch.rows(), batch.columns(), batch.units_per_row());
-        let mut out = GroupedCodes {
-            rows,
-            columns,
-            groups,
-            codes: Vec::with_capacity(rows * columns),
-            scales: vec![0.0; rows * groups],
-            zeros: vec![0; rows * groups],
-        };
-        for row in 0..rows {
-            out.codes.extend(batch.codes(row).iter().map(|code| code.0 as u8));
+    pub(crate) fn of_batch(batch: &RowBatch) -> GroupedCodes {
+        GroupedCodes {
+            rows: batch.rows(),
+            columns: batch.columns(),
+            groups: batch.units_per_row(),
+            codes: batches::codes(batch),
+            scales: batches::parameters(batch, ParameterIndex(0)),
+            zeros: batches::of_units(batch, |unit| unit.offset(GroupIndex(0)) as u8),
         }
-        for group in 0..groups {
-            for (row, unit) in batch.units(group).iter().enumerate() {
-                out.scales[row * groups + group] = unit.parameter_values()[0];
-                out.zeros[row * groups + group] = unit.offset(GroupIndex(0)) as u8;
-            }
-        }
-        out
     }
 
     fn line(&self, low: f32, high: f32) -> Line {

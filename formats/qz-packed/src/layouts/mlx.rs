@@ -4,14 +4,18 @@
 
 use std::ops::Range;
 
+use qz_codec::grid::{Grid, ParameterIndex, affine};
 use qz_tensor::{DataType, FileError};
 use serde_json::{Value, json};
 
+use super::batches;
 use super::numbers::ScaleType;
 use super::words::WeightReader;
 use crate::bits;
 use crate::error::Error;
-use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
+use crate::layout::{
+    ChosenRows, Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit, Whole,
+};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
@@ -136,14 +140,37 @@ impl Mlx {
     fn groups(&self, matrix: Matrix) -> u64 {
         matrix.columns / self.form.group
     }
+
+    /// Writes codes, and the groups' scales and biases.
+    fn put(
+        &self,
+        matrix: Matrix,
+        first_row: u64,
+        codes: &[u8],
+        numbers: &[Vec<f32>; 2],
+        put: &mut Put<'_>,
+    ) {
+        let mut words = vec![0; self.words(matrix) as usize];
+        let (mut bytes, mut line) = (Vec::new(), Vec::new());
+        for codes in codes.chunks(matrix.columns as usize) {
+            bits::pack(codes, self.form.bits, &mut words);
+            bits::to_bytes(&words, &mut line);
+            bytes.extend_from_slice(&line);
+        }
+        put(WEIGHT, first_row * self.words(matrix) * 4, &bytes);
+        let at = first_row * self.groups(matrix) * self.scale.bytes() as u64;
+        for (part, numbers) in [SCALES, BIASES].into_iter().zip(numbers) {
+            bytes.clear();
+            self.scale.write(numbers, &mut bytes);
+            put(part, at, &bytes);
+        }
+    }
 }
 
 impl Layout for Mlx {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
-        let (Matrix { rows, columns }, group) = (matrix, self.form.group);
-        if columns == 0 || columns % group != 0 {
-            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
-        }
+        matrix.check_groups(self.form.group)?;
+        let rows = matrix.rows;
         let (scale, groups) = (self.scale.data_type(), self.groups(matrix));
         Ok(vec![
             Part::new("weight", DataType::U32, &[rows, self.words(matrix)])?,
@@ -154,7 +181,10 @@ impl Layout for Mlx {
 
     /// Fails with the first weight of a group whose numbers the scales' type does not hold.
     fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
-        let (group, columns) = (self.form.group as usize, rows.columns());
+        if batches::write_searched(self, rows, put) {
+            return Ok(());
+        }
+        let group = self.form.group as usize;
         let highest = ((1u32 << self.form.bits) - 1) as f32;
         let mut codes = vec![0; rows.weights.len()];
         let (mut scales, mut biases) = (Vec::new(), Vec::new());
@@ -169,21 +199,19 @@ impl Layout for Mlx {
             scales.push(affine.scale);
             biases.push(affine.bias);
         }
-        let mut words = vec![0; self.words(rows.matrix) as usize];
-        let (mut bytes, mut line) = (Vec::new(), Vec::new());
-        for codes in codes.chunks(columns) {
-            bits::pack(codes, self.form.bits, &mut words);
-            bits::to_bytes(&words, &mut line);
-            bytes.extend_from_slice(&line);
-        }
-        put(WEIGHT, rows.first_row * self.words(rows.matrix) * 4, &bytes);
-        let at = rows.first_row * self.groups(rows.matrix) * self.scale.bytes() as u64;
-        for (part, numbers) in [(SCALES, scales), (BIASES, biases)] {
-            bytes.clear();
-            self.scale.write(&numbers, &mut bytes);
-            put(part, at, &bytes);
-        }
+        self.put(rows.matrix, rows.first_row, &codes, &[scales, biases], put);
         Ok(())
+    }
+
+    fn grid(&self, _whole: &Whole<'_>) -> Option<Box<dyn Grid>> {
+        let (bits, group) = (self.form.bits as u8, self.form.group as usize);
+        Some(Box::new(affine(bits, group, self.scale.stored())))
+    }
+
+    fn write(&self, chosen: &ChosenRows<'_>, put: &mut Put<'_>) {
+        let ChosenRows { matrix, first_row, batch, .. } = *chosen;
+        let numbers = [0, 1].map(|number| batches::parameters(batch, ParameterIndex(number)));
+        self.put(matrix, first_row, &batches::codes(batch), &numbers, put);
     }
 
     fn decode(

@@ -2,6 +2,7 @@
 
 pub mod aqlm;
 pub mod awq;
+mod batches;
 pub mod bitsandbytes;
 pub mod compressed;
 mod eight_bit_float;
@@ -14,6 +15,7 @@ pub mod fp8;
 pub mod gpt_oss;
 pub mod gptq;
 pub mod hqq;
+mod integer_layout;
 mod integers;
 pub mod mlx;
 pub mod modelopt;

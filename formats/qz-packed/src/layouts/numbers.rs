@@ -1,5 +1,6 @@
 //! Scales as files store them.
 
+use qz_codec::grid::StoredNumber;
 use qz_codec::number::{bf16_from_f32, f16_from_f32, f32_from_bf16, f32_from_f16};
 use qz_tensor::DataType;
 
@@ -32,6 +33,15 @@ impl ScaleType {
         match self {
             Self::F16 | Self::BF16 => 2,
             Self::F32 => 4,
+        }
+    }
+
+    /// The same, for grids.
+    pub(crate) fn stored(self) -> StoredNumber {
+        match self {
+            Self::F16 => StoredNumber::F16,
+            Self::BF16 => StoredNumber::BF16,
+            Self::F32 => StoredNumber::F32,
         }
     }
 
@@ -84,6 +94,11 @@ impl ScaleType {
             }
         }
     }
+}
+
+/// The greatest common divisor of two numbers that are not zero.
+pub(crate) fn greatest_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_divisor(b, a % b) }
 }
 
 /// `numerator / denominator` as torch divides a number of Python by a tensor of this

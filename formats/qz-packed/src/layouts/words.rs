@@ -1,5 +1,7 @@
 //! What the layouts of packed integers read alike.
 
+use std::ops::Range;
+
 use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_tensor::{DataType, FileError, TensorIndex};
 
@@ -41,6 +43,11 @@ impl WeightReader<'_> {
         scale.read(&self.bytes, out);
         Ok(())
     }
+}
+
+/// Rows, and those that share runs of so many with them.
+pub(crate) fn whole_runs(rows: &Range<u64>, run: u64, matrix: Matrix) -> Range<u64> {
+    rows.start / run * run..(rows.end.div_ceil(run) * run).min(matrix.rows)
 }
 
 /// Which group each column is of.
@@ -113,21 +120,6 @@ impl GroupedCodes {
 /// Columns of the blocks below.
 const BLOCK: u64 = 32;
 
-/// The [`nearest_block_type`], if it holds the groups exactly.
-pub(crate) fn exact_block_type(
-    integers: &IntegerGroups,
-    matrix: Matrix,
-    index: &GroupIndex,
-    read: impl FnOnce() -> Result<(Vec<f32>, Vec<u8>), FileError>,
-) -> Result<Option<DataType>, FileError> {
-    Ok(exact_only(nearest_block_type(integers, matrix, index, read)?))
-}
-
-/// A type that moves no value.
-pub(crate) fn exact_only(nearest: Option<(DataType, f64)>) -> Option<DataType> {
-    nearest.filter(|(_, moved)| *moved == 0.0).map(|(data_type, _)| data_type)
-}
-
 /// The GGML type whose blocks hold these groups' codes, with scales that binary16 holds: a
 /// zero point in the middle is that of Q4_0 and Q8_0, any other goes into the offset of
 /// Q4_1, its product with the scale rounded to binary16. And by how many steps that
@@ -170,7 +162,7 @@ pub(crate) fn nearest_block_type(
     })
 }
 
-/// Rows as blocks of the [`exact_block_type`].
+/// Rows as blocks of the [`nearest_block_type`].
 pub(crate) fn pack_blocks(integers: &IntegerGroups, codes: &GroupedCodes, out: &mut [u8]) {
     const COLUMNS: usize = BLOCK as usize;
     let blocks = codes.columns / COLUMNS;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use qz_codec::codec_for;
 use qz_codec::grid::{Rows, rounding};
-use qz_packed::{Matrix, Rounding, SCHEMES};
+use qz_packed::{ChosenRows, Layout, Matrix, Measure, Rounding, SCHEMES, Whole};
 use qz_tensor::DataType;
 
 use crate::support::{Parts, decoded, packed, scheme};
@@ -65,7 +65,9 @@ fn searches_are_better_than_rounding() {
     let weights = weights(matrix.rows * matrix.columns, 2);
     for target in targets() {
         let layout = scheme(&target).layout(DataType::F32);
-        let Some(_) = layout.grid(256) else { continue };
+        if !layout.has_grid(matrix) {
+            continue;
+        }
         let of = |rounding| {
             let parts = packed(&*layout, matrix, &weights, rounding);
             error(&weights, &decoded(&*layout, matrix, &parts))
@@ -80,20 +82,61 @@ fn searches_are_better_than_rounding() {
 
 #[test]
 fn rows_of_a_method_come_back() {
-    let matrix = Matrix { rows: 64, columns: 256 };
-    let weights = weights(matrix.rows * matrix.columns, 3);
-    for target in targets() {
-        for model_type in [DataType::F32, DataType::BF16, DataType::F16] {
-            let layout = scheme(&target).layout(model_type);
-            let Some(grid) = layout.grid(256) else { continue };
-            let batch = rounding::round(&*grid, Rows::dense(&weights, 256), &[1.0; 256]);
-            let parts = Parts::of(&*layout, matrix);
-            let mut put = |part, offset, bytes: &[u8]| parts.put(part, offset, bytes);
-            layout.write(matrix, 0, &batch, &mut put);
-            let values: Vec<f32> = (0..64).flat_map(|row| batch.values(row).to_vec()).collect();
-            assert_eq!(decoded(&*layout, matrix, &parts), values, "{target} {model_type}");
+    for (rows, columns, least) in [(64, 256, 30), (160, 192, 18)] {
+        let matrix = Matrix { rows, columns };
+        let weights = weights(matrix.rows * matrix.columns, 3);
+        let mut written = Vec::new();
+        for target in targets() {
+            for model_type in [DataType::F32, DataType::BF16, DataType::F16] {
+                let layout = scheme(&target).layout(model_type);
+                if layout.parts(matrix).is_err() || !layout.has_grid(matrix) {
+                    continue;
+                }
+                let (parts, values) = by_method(&*layout, matrix, &weights);
+                assert_eq!(decoded(&*layout, matrix, &parts), values, "{target} {model_type}");
+                written.push(target.clone());
+            }
         }
+        written.dedup();
+        assert!(written.len() >= least, "{written:?}");
     }
+}
+
+/// Rows that a grid rounds and a layout writes, in its own row units, and the values that
+/// the grid gave them.
+fn by_method(layout: &dyn Layout, matrix: Matrix, weights: &[f32]) -> (Parts, Vec<f32>) {
+    let columns = matrix.columns as usize;
+    let unit = layout.row_unit(matrix) as usize;
+    let measures = weights.chunks(unit * columns).map(|rows| layout.measure(matrix, rows));
+    let measure = measures.fold(Measure::default(), Measure::merged);
+    let grid = layout.grid(&Whole { matrix, weights, measure }).expect("a grid");
+    let parts = Parts::of(layout, matrix);
+    let mut put = |part, offset, bytes: &[u8]| parts.put(part, offset, bytes);
+    layout.write_constants(matrix, measure, &mut put);
+    let (mut values, ones) = (Vec::new(), vec![1.0; columns]);
+    for (number, rows) in weights.chunks(unit * columns).enumerate() {
+        let first_row = number * unit;
+        let batch = &rounding::round(&*grid, Rows::dense(rows, columns), first_row, &ones);
+        let chosen = ChosenRows { matrix, measure, first_row: first_row as u64, batch };
+        layout.write(&chosen, &mut put);
+        (0..batch.rows()).for_each(|row| values.extend(batch.values(row)));
+    }
+    (parts, values)
+}
+
+#[test]
+fn layouts_without_a_grid_say_so() {
+    let check = |target: &str, columns: u64, expected: bool| {
+        let layout = scheme(target).layout(DataType::BF16);
+        assert_eq!(layout.has_grid(Matrix { rows: 64, columns }), expected, "{target} {columns}");
+    };
+    check("bnb:nf4", 256, true);
+    check("bnb:nf4", 96, false);
+    check("bnb:fp4+double", 100, false);
+    check("bnb:int8", 256, false);
+    check("fp8:block128", 100, true);
+    check("fp8:tensor", 75, true);
+    check("ct:fp8", 75, true);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! MXFP4 and NVFP4: four-bit floats, groups scaled by an eight-bit float. There is
 //! no linear parameter; scales come from a list.
 
+use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use qz_tensor::DataType;
@@ -9,7 +10,7 @@ use super::super::level_grid::{Family, LevelGrid};
 use super::super::levels::{Levels, Line};
 use super::super::packing::float_scaled::FloatScales;
 use super::super::search::{self, Group, RealLine, Signs};
-use super::super::{EmphasisRule, Grid, GridSpec, Unit};
+use super::super::{EmphasisRule, Grid, GridSpec, Unit, UnitPlace};
 
 /// Twice the values of E2M1 by code; the upper bit is the sign (OCP Microscaling
 /// Formats 1.0; ggml-common.h, `kvalues_fp4`).
@@ -18,9 +19,10 @@ const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, 
 /// The scales that a byte can stand for.
 #[derive(Clone, Debug)]
 pub(in super::super) struct FloatScaled {
-    /// By byte, halved because the levels are doubled.
+    /// By byte; halved where the levels are doubled.
     scales: Vec<f32>,
-    /// The last byte that a fit may choose; scales ascend up to it.
+    /// The bytes that a fit may choose; their scales ascend, and are not negative.
+    first: i16,
     last: i16,
     /// How many bytes around the best scale a fit looks at on each side.
     reach: i16,
@@ -34,12 +36,12 @@ impl FloatScaled {
             0 | 1 => f32::from_bits(0x0020_0000 << byte),
             _ => f32::from_bits((byte - 1) << 23),
         };
-        Self { scales: (0..256).map(half_power).collect(), last: 254, reach: 2 }
+        Self { scales: (0..256).map(half_power).collect(), first: 0, last: 254, reach: 2 }
     }
 
-    /// Floats without a sign, with three bits of mantissa, times the tensor's own
-    /// scale (ggml-impl.h, `ggml_ue4m3_to_fp32`: the standard's NaN is zero there).
-    fn e4m3(tensor_scale: f32) -> Self {
+    /// Floats without a sign, with three bits of mantissa (ggml-impl.h,
+    /// `ggml_ue4m3_to_fp32`: the standard's NaN is zero there).
+    fn e4m3() -> Self {
         let half = |byte: u8| match (byte >> 3 & 15, byte & 7) {
             _ if byte == 0x7f => 0.0,
             (0, mantissa) => f32::from(mantissa) / 1024.0,
@@ -48,8 +50,13 @@ impl FloatScaled {
                 power * (1.0 + f32::from(mantissa) / 8.0)
             }
         };
-        let scales = (0..=255).map(|byte| half(byte) * tensor_scale).collect();
-        Self { scales, last: 0x7e, reach: 5 }
+        Self::listed((0..=255).map(half).collect(), 0..=0x7e)
+    }
+
+    /// Any scales, by byte.
+    pub(in super::super) fn listed(scales: Vec<f32>, usable: RangeInclusive<u8>) -> Self {
+        let (first, last) = (i16::from(*usable.start()), i16::from(*usable.end()));
+        Self { scales, first, last, reach: 5 }
     }
 
     fn scale(&self, unit: &Unit, group: usize) -> f32 {
@@ -60,11 +67,12 @@ impl FloatScaled {
     /// The byte with the least error for a group.
     fn best(&self, levels: &Levels, group: Group<'_>, room: &mut [f64]) -> i16 {
         let ideal = search::scale(levels, Signs::Positive, group, room);
-        let usable = &self.scales[..=self.last as usize];
-        let near = usable.partition_point(|scale| f64::from(*scale) < ideal) as i16;
-        let mut best = (f64::INFINITY, 0);
-        for byte in (near - self.reach).max(0)..=(near + self.reach).min(self.last) {
-            let line = RealLine { scale: f64::from(usable[byte as usize]), offset: 0.0 };
+        let usable = &self.scales[self.first as usize..=self.last as usize];
+        let below = usable.partition_point(|scale| f64::from(*scale) < ideal);
+        let near = self.first + below as i16;
+        let mut best = (f64::INFINITY, self.first);
+        for byte in (near - self.reach).max(self.first)..=(near + self.reach).min(self.last) {
+            let line = RealLine { scale: f64::from(self.scales[byte as usize]), offset: 0.0 };
             search::round(levels, line, group, room);
             let error = group.error(line, room);
             if error < best.0 {
@@ -88,13 +96,19 @@ impl Family for FloatScaled {
         for step in [-1, 1] {
             let mut stepped = *unit;
             stepped.scales[group] += step;
-            if (0..=self.last).contains(&stepped.scales[group]) {
+            if (self.first..=self.last).contains(&stepped.scales[group]) {
                 out.push(stepped);
             }
         }
     }
 
-    fn fit(&self, levels: &Levels, group_columns: usize, unit: Group<'_>) -> Unit {
+    fn fit(
+        &self,
+        levels: &Levels,
+        group_columns: usize,
+        unit: Group<'_>,
+        _place: UnitPlace,
+    ) -> Unit {
         let mut room = vec![0.0; group_columns];
         let mut found = Unit::default();
         for (scale, group) in found.scales.iter_mut().zip(unit.split(group_columns)) {
@@ -130,7 +144,7 @@ fn grid(
 static GRID_MXFP4: LazyLock<LevelGrid<FloatScaled, FloatScales>> =
     LazyLock::new(|| grid(DataType::MXFP4, 32, FloatScaled::e8m0()));
 static GRID_NVFP4: LazyLock<LevelGrid<FloatScaled, FloatScales>> =
-    LazyLock::new(|| grid(DataType::NVFP4, 16, FloatScaled::e4m3(1.0)));
+    LazyLock::new(|| grid(DataType::NVFP4, 16, FloatScaled::e4m3()));
 
 pub(in super::super) fn mxfp4() -> &'static dyn Grid {
     &*GRID_MXFP4
@@ -138,41 +152,4 @@ pub(in super::super) fn mxfp4() -> &'static dyn Grid {
 
 pub(in super::super) fn nvfp4() -> &'static dyn Grid {
     &*GRID_NVFP4
-}
-
-/// NVFP4 whose groups' scales are all multiplied by one of the tensor. It packs to
-/// blocks of the element type, but these decode to the values only together with that
-/// scale, so that the grid names no element type.
-pub fn scaled_nvfp4(tensor_scale: f32) -> impl Grid {
-    let mut grid = grid(DataType::NVFP4, 16, FloatScaled::e4m3(tensor_scale));
-    grid.spec.name = "NVFP4 scaled".into();
-    grid.spec.data_type = None;
-    grid
-}
-
-/// The scale of a tensor for [`scaled_nvfp4`]: with it the largest weight is E2M1's
-/// largest number, 6, times E4M3's, 448, so that the groups' scales use all of E4M3's
-/// range. ModelOpt stores this number (`NVFP4QTensor.get_weights_scaling_factor_2`:
-/// `amax / (6.0 * 448.0)`), compressed-tensors its inverse (`generate_gparam`:
-/// `448 * 6 / amax`).
-///
-/// Tensors that a runtime multiplies as one (q, k and v; gate and up) have to share a
-/// scale (llm-compressor, `update_fused_layer_weight_global_scales`): give the largest
-/// of their magnitudes. The largest of their scales is not the same, since a tensor of
-/// zeros has the scale 1.
-///
-/// The scale, its inverse and the grid's values are finite, and the first two not
-/// subnormal: for very small weights the scale stays at the least normal number, and
-/// the groups' scales become smaller instead.
-pub fn nvfp4_tensor_scale(largest_magnitude: f32) -> f32 {
-    const LARGEST_FLOAT: f32 = 6.0;
-    const LARGEST_SCALE: f32 = 448.0;
-    if largest_magnitude.is_nan() || largest_magnitude <= 0.0 {
-        return 1.0;
-    }
-    let scale = largest_magnitude.min(f32::MAX) / (LARGEST_FLOAT * LARGEST_SCALE);
-    // As decoding multiplies, with halved scales and doubled floats.
-    let largest_value = scale * (LARGEST_SCALE / 2.0) * (LARGEST_FLOAT * 2.0);
-    let scale = if largest_value.is_finite() { scale } else { scale.next_down() };
-    scale.max(f32::MIN_POSITIVE)
 }

@@ -6,7 +6,8 @@ use super::super::levels::{Levels, Line, round_to_half, stored_half};
 use super::super::packing::integer::Integers;
 use super::super::quick::Quick;
 use super::super::search::{self, Alphabet, Group, RealLine, Signs};
-use super::super::{EmphasisRule, Grid, GridSpec, Unit};
+use super::super::stored::StoredNumber;
+use super::super::{EmphasisRule, Grid, GridSpec, Unit, UnitPlace};
 
 /// Which integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +28,11 @@ pub(in super::super) struct ZeroPoint {
     /// The highest code.
     top: i16,
     /// A scale, which binary16 holds, as the container's own type holds it.
-    stored: fn(f32) -> f32,
+    stored: StoredNumber,
 }
 
 impl ZeroPoint {
-    fn of(format: IntegerFormat, least_zero: u8, stored: fn(f32) -> f32) -> Self {
+    fn of(format: IntegerFormat, least_zero: u8, stored: StoredNumber) -> Self {
         let top = (1 << format.bits) - 1;
         let middle = 1 << (format.bits - 1);
         let (least, most) =
@@ -63,7 +64,7 @@ impl Family for ZeroPoint {
     }
 
     fn stored(&self, value: f32) -> f32 {
-        round_to_half((self.stored)(value))
+        round_to_half(self.stored.rounded(value))
     }
 
     fn group_steps(&self, unit: &Unit, _group: usize, out: &mut Vec<Unit>) {
@@ -76,7 +77,13 @@ impl Family for ZeroPoint {
         }
     }
 
-    fn fit(&self, _levels: &Levels, group_columns: usize, unit: Group<'_>) -> Unit {
+    fn fit(
+        &self,
+        _levels: &Levels,
+        group_columns: usize,
+        unit: Group<'_>,
+        _place: UnitPlace,
+    ) -> Unit {
         let mut room = vec![0.0; group_columns];
         let mut best = (f64::INFINITY, Unit::default());
         let mut quick = None;
@@ -92,7 +99,7 @@ impl Family for ZeroPoint {
             let line = RealLine { scale, offset: 0.0 };
             // Rounded to the container's type, then to what binary16 holds of that.
             let positive = |scale: f64| {
-                stored_half(f64::from((self.stored)(stored_half(scale) as f32))).max(0.0)
+                stored_half(f64::from(self.stored.rounded(stored_half(scale) as f32))).max(0.0)
             };
             let (error, line) = search::settle(&levels, false, unit, line, &mut room, positive);
             if error < best.0 {
@@ -110,17 +117,18 @@ impl Family for ZeroPoint {
 /// # Panics
 /// If the bits are not 2 to 8, or a group has no columns.
 pub fn integers(format: IntegerFormat) -> impl Grid {
-    integers_stored(format, 0, |scale| scale)
+    integers_stored(format, 0, StoredNumber::F16)
 }
 
-/// The same for a container that stores no zero point below `least_zero`, and scales as
-/// `stored` rounds them: to a type whose numbers, rounded to binary16, it holds.
+/// The same for a container that stores no zero point below `least_zero`, and scales in
+/// another type: those of its numbers that binary16 holds.
 ///
 /// # Panics
 /// As [`integers`].
-pub fn integers_stored(format: IntegerFormat, least_zero: u8, stored: fn(f32) -> f32) -> impl Grid {
+pub fn integers_stored(format: IntegerFormat, least_zero: u8, stored: StoredNumber) -> impl Grid {
     let IntegerFormat { bits, symmetric, group_columns } = format;
     assert!((2..=8).contains(&bits) && group_columns > 0, "no such integers: {format:?}");
+    let packing = Integers { bits: usize::from(bits) };
     let kind = if symmetric { "sym" } else { "asym" };
     LevelGrid {
         spec: GridSpec {
@@ -130,11 +138,11 @@ pub fn integers_stored(format: IntegerFormat, least_zero: u8, stored: fn(f32) ->
             group_columns,
             lane_columns: 1,
             parameters: 1,
-            unit_bytes: Integers::code_bytes(usize::from(bits), group_columns) + 3,
+            unit_bytes: packing.unit_bytes(group_columns),
             emphasis: EmphasisRule { factor: 1.0, whole_row: true },
         },
         levels: Levels::consecutive(0, 1 << bits),
         family: ZeroPoint::of(format, least_zero, stored),
-        packing: Integers { bits: usize::from(bits) },
+        packing,
     }
 }

@@ -3,6 +3,7 @@
 pub(super) mod codebook;
 pub(super) mod codebooks;
 pub(super) mod float_scaled;
+pub(super) mod floats;
 pub(super) mod integer;
 pub(super) mod iq1;
 pub(super) mod k_quants;

@@ -6,10 +6,11 @@ use std::sync::LazyLock;
 use qz_tensor::DataType;
 
 use super::super::level_grid::{Family, LevelGrid};
-use super::super::levels::{Levels, Line, stored_half};
+use super::super::levels::{Levels, Line};
 use super::super::packing::plain::{Consecutive, Halves, Q8Zero};
 use super::super::search::{self, Group, RealLine, Signs};
-use super::super::{EmphasisRule, Grid, GridSpec, Unit};
+use super::super::stored::StoredNumber;
+use super::super::{EmphasisRule, Grid, GridSpec, Unit, UnitPlace};
 
 /// The levels of IQ4_NL and IQ4_XS, denser around zero (ggml-common.h,
 /// `kvalues_iq4nl`).
@@ -21,6 +22,9 @@ pub(super) const NON_LINEAR: [i8; 16] =
 pub(in super::super) struct Plain {
     /// Whether there is an offset. It is added, not subtracted.
     pub offset: bool,
+    /// The signs of a scale; with an offset it is positive.
+    pub signs: Signs,
+    pub stored: StoredNumber,
 }
 
 impl Family for Plain {
@@ -33,16 +37,31 @@ impl Family for Plain {
         if parameter == 0 { level } else { 1.0 }
     }
 
+    fn allows(&self, parameter: usize, value: f32) -> bool {
+        parameter > 0 || self.signs == Signs::Both || value >= 0.0
+    }
+
+    fn stored(&self, value: f32) -> f32 {
+        self.stored.rounded(value)
+    }
+
     fn group_steps(&self, _unit: &Unit, _group: usize, _out: &mut Vec<Unit>) {}
 
-    fn fit(&self, levels: &Levels, group_columns: usize, unit: Group<'_>) -> Unit {
+    fn fit(
+        &self,
+        levels: &Levels,
+        group_columns: usize,
+        unit: Group<'_>,
+        _place: UnitPlace,
+    ) -> Unit {
         let mut room = vec![0.0; group_columns];
         let line = if self.offset {
             search::line(levels, true, unit, &mut room)
         } else {
-            RealLine { scale: search::scale(levels, Signs::Both, unit, &mut room), offset: 0.0 }
+            RealLine { scale: search::scale(levels, self.signs, unit, &mut room), offset: 0.0 }
         };
-        let (_, line) = search::settle(levels, self.offset, unit, line, &mut room, stored_half);
+        let settled = |value: f64| self.stored.settled(value);
+        let (_, line) = search::settle(levels, self.offset, unit, line, &mut room, settled);
         Unit { parameters: [line.scale as f32, -line.offset as f32], ..Unit::default() }
     }
 }
@@ -60,7 +79,7 @@ fn grid<P>(data_type: DataType, levels: Levels, offset: bool, packing: P) -> Lev
             emphasis: EmphasisRule { factor: 1.0, whole_row: true },
         },
         levels,
-        family: Plain { offset },
+        family: Plain { offset, signs: Signs::Both, stored: StoredNumber::F16 },
         packing,
     }
 }

@@ -8,11 +8,11 @@
 
 use std::rc::Rc;
 
-use super::super::Unit;
 use super::super::level_grid::Family;
 use super::super::levels::{Levels, Line, stored_half};
 use super::super::quick::Quick;
 use super::super::search::{self, Alphabet, Group, Moments, RealLine, Signs};
+use super::super::{Unit, UnitPlace};
 
 /// Integers that scale a group, and how.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +100,13 @@ impl Family for SubScaled {
         }
     }
 
-    fn fit(&self, levels: &Levels, group_columns: usize, unit: Group<'_>) -> Unit {
+    fn fit(
+        &self,
+        levels: &Levels,
+        group_columns: usize,
+        unit: Group<'_>,
+        _place: UnitPlace,
+    ) -> Unit {
         self.fit_groups(levels, group_columns, unit)
     }
 }

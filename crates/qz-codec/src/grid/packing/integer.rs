@@ -1,9 +1,9 @@
-//! Groups of integers, in a layout of our own: the containers that hold such groups
-//! spread them over several tensors, and take them from here. The codes, lowest bit
-//! first and without gaps; the scale, binary16; the zero point, one byte.
+//! Groups of integers: the codes, lowest bit first and without gaps; the scale, binary16;
+//! the zero point, one byte.
 
 use super::super::Unit;
 use super::super::level_grid::Packing;
+use super::dense::{code_bytes, pack_codes, unpack_codes};
 use super::{parameter, set_parameter};
 
 pub(in super::super) struct Integers {
@@ -11,36 +11,23 @@ pub(in super::super) struct Integers {
 }
 
 impl Integers {
-    /// Bytes that the codes take.
-    pub(in super::super) fn code_bytes(bits: usize, columns: usize) -> usize {
-        (bits * columns).div_ceil(8)
+    /// Bytes of a unit.
+    pub(in super::super) fn unit_bytes(&self, columns: usize) -> usize {
+        code_bytes(self.bits, columns) + 3
     }
 }
 
 impl Packing for Integers {
     fn pack(&self, unit: &Unit, codes: &[u8], out: &mut [u8]) {
-        let end = Self::code_bytes(self.bits, codes.len());
-        out[..end].fill(0);
-        for (position, code) in codes.iter().enumerate() {
-            let first = position * self.bits;
-            let shifted = (u16::from(*code) & ((1 << self.bits) - 1)) << (first % 8);
-            out[first / 8] |= shifted as u8;
-            if first % 8 + self.bits > 8 {
-                out[first / 8 + 1] |= (shifted >> 8) as u8;
-            }
-        }
+        let end = code_bytes(self.bits, codes.len());
+        pack_codes(codes, self.bits, out);
         set_parameter(out, end, unit.parameters[0]);
         out[end + 2] = unit.offsets[0] as u8;
     }
 
     fn unpack(&self, bytes: &[u8], codes: &mut [u8]) -> Unit {
-        let end = Self::code_bytes(self.bits, codes.len());
-        for (position, code) in codes.iter_mut().enumerate() {
-            let first = position * self.bits;
-            let next = if first % 8 + self.bits > 8 { bytes[first / 8 + 1] } else { 0 };
-            let window = u16::from_le_bytes([bytes[first / 8], next]);
-            *code = (window >> (first % 8)) as u8 & (u8::MAX >> (8 - self.bits));
-        }
+        let end = code_bytes(self.bits, codes.len());
+        unpack_codes(bytes, self.bits, codes);
         let mut unit = Unit { parameters: [parameter(bytes, end), 0.0], ..Unit::default() };
         unit.offsets[0] = i16::from(bytes[end + 2]);
         unit

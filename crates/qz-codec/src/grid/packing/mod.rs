@@ -1,6 +1,7 @@
 //! Units to bytes and back. Where the bits go is each codec's own definition.
 
 pub(super) mod codebook;
+pub(super) mod dense;
 pub(super) mod float_scaled;
 pub(super) mod integer;
 pub(super) mod k_quants;

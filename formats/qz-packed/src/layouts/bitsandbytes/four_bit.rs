@@ -3,6 +3,9 @@
 
 use std::ops::Range;
 
+use qz_codec::grid::{
+    Grid, LevelFormat, ParameterIndex, StoredNumber, listed_scales, scaled_levels,
+};
 use qz_tensor::{DataType, FileError};
 
 use super::blocks::{self, BLOCK, COUNT, Kind, NESTED_BLOCK, Rounder};
@@ -11,10 +14,12 @@ use super::dynamic_map;
 use super::state::State;
 use crate::error::{Error, Fault};
 use crate::layout::{
-    Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, RowBlock, Unfit,
+    ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, RowBlock, Unfit,
+    Whole,
 };
+use crate::layouts::batches;
 use crate::layouts::float8_rounding::largest_magnitude;
-use crate::layouts::numbers::ScaleType;
+use crate::layouts::numbers::{ScaleType, greatest_divisor};
 use crate::layouts::words::WeightReader;
 use crate::method::{OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme};
@@ -63,7 +68,7 @@ impl FourBitScheme {
             kind: self.kind,
             block: BLOCK as u64,
             data_type,
-            nested: self.is_double.then_some((NESTED_BLOCK as u64, 0.0)),
+            nested: self.is_double.then_some((NESTED_BLOCK as u64, None)),
             storage: DataType::U8,
             state_bytes: None,
         }
@@ -76,9 +81,9 @@ struct FourBit {
     kind: Kind,
     block: u64,
     data_type: DataType,
-    /// Blocks of the second quantization, and what was subtracted before; where it is
-    /// written that comes from the measure.
-    nested: Option<(u64, f32)>,
+    /// Blocks of the second quantization, and what was subtracted before, where that is
+    /// known: where it is written it comes from the measure.
+    nested: Option<(u64, Option<f32>)>,
     /// The type that the bytes are stored as: one of eight bits, but where a trainer wanted
     /// another one.
     storage: DataType,
@@ -128,14 +133,41 @@ impl FourBit {
         put(NESTED_SCALES, first / NESTED_BLOCK as u64 * 4, &scales);
     }
 
+    /// What the largest magnitudes are rounded by where a method chooses them: one number
+    /// for all nested blocks, since a grid is one of the whole matrix. They may grow by a
+    /// quarter while errors are fed back.
+    fn outer_scale(measure: Measure) -> f32 {
+        const ROOM: f32 = 1.25;
+        let offset = Self::offset(measure);
+        (measure.largest * ROOM - offset).max(offset)
+    }
+
+    /// What was subtracted before the second quantization: known, or as it was written. A
+    /// state that says nothing makes no number.
+    fn stored_offset(&self, matrix: Matrix, parts: &dyn PartBytes) -> Result<f32, FileError> {
+        if let Some((_, Some(offset))) = self.nested {
+            return Ok(offset);
+        }
+        let mut text = vec![0; self.state(matrix, 0.0).room()];
+        parts.read(STATE, 0, &mut text)?;
+        let stored = State::parse(&text).ok().and_then(|state| state.nested);
+        Ok(stored.map_or(f32::NAN, |(_, offset)| offset))
+    }
+
     /// The scales of some blocks.
-    fn scales(&self, parts: &dyn PartBytes, blocks: Range<u64>) -> Result<Vec<f32>, FileError> {
+    fn scales(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        blocks: Range<u64>,
+    ) -> Result<Vec<f32>, FileError> {
         let mut reader = WeightReader { parts, bytes: Vec::new() };
         let mut scales = vec![0.0; (blocks.end - blocks.start) as usize];
-        let Some((nested, offset)) = self.nested else {
+        let Some((nested, _)) = self.nested else {
             reader.numbers(SCALES, blocks.start * 4, ScaleType::F32, &mut scales)?;
             return Ok(scales);
         };
+        let offset = self.stored_offset(matrix, parts)?;
         let mut map = [0.0; dynamic_map::COUNT];
         reader.numbers(NESTED_MAP, 0, ScaleType::F32, &mut map)?;
         let first = blocks.start / nested;
@@ -204,6 +236,9 @@ impl Layout for FourBit {
     }
 
     fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
+        if batches::write_searched(self, rows, put) {
+            return Ok(());
+        }
         let block = self.block as usize;
         let mut maxima = Vec::new();
         blocks::maxima(rows.weights, block, &mut maxima);
@@ -221,6 +256,41 @@ impl Layout for FourBit {
         Ok(())
     }
 
+    /// None where blocks go on in the next row.
+    fn grid(&self, whole: &Whole<'_>) -> Option<Box<dyn Grid>> {
+        if whole.matrix.columns == 0 || !whole.matrix.columns.is_multiple_of(self.block) {
+            return None;
+        }
+        let (name, levels) = (self.kind.name(), &self.kind.numbers());
+        let format = LevelFormat { name, levels, unit_columns: self.block as usize };
+        if self.nested.is_none() {
+            return Some(Box::new(scaled_levels(format, StoredNumber::F32)));
+        }
+        let (offset, outer) = (Self::offset(whole.measure), Self::outer_scale(whole.measure));
+        let scales = dynamic_map::numbers().map(|number| number * outer + offset).to_vec();
+        let negative = scales.iter().filter(|scale| **scale < 0.0).count();
+        Some(Box::new(listed_scales(format, scales, negative as u8..=u8::MAX)))
+    }
+
+    fn write(&self, chosen: &ChosenRows<'_>, put: &mut Put<'_>) {
+        let (codes, first) =
+            (batches::codes(chosen.batch), chosen.first_row * chosen.matrix.columns);
+        let packed: Vec<u8> =
+            codes.as_chunks::<2>().0.iter().map(|pair| pair[0] << 4 | pair[1]).collect();
+        put(WEIGHT, first / 2, &packed);
+        let first = first / self.block;
+        let Some((nested, _)) = self.nested else {
+            let mut bytes = Vec::new();
+            ScaleType::F32.write(&batches::parameters(chosen.batch, ParameterIndex(0)), &mut bytes);
+            put(SCALES, first * 4, &bytes);
+            return;
+        };
+        let scales = batches::scale_bytes(chosen.batch);
+        put(SCALES, first, &scales);
+        let outer = Self::outer_scale(chosen.measure).to_le_bytes();
+        put(NESTED_SCALES, first / nested * 4, &outer.repeat(scales.len().div_ceil(NESTED_BLOCK)));
+    }
+
     fn decode(
         &self,
         matrix: Matrix,
@@ -231,7 +301,7 @@ impl Layout for FourBit {
         let (first, end) = (rows.start * matrix.columns, rows.end * matrix.columns);
         let mut bytes = vec![0; (end.div_ceil(2) - first / 2) as usize];
         parts.read(WEIGHT, first / 2, &mut bytes)?;
-        let scales = self.scales(parts, first / self.block..end.div_ceil(self.block))?;
+        let scales = self.scales(matrix, parts, first / self.block..end.div_ceil(self.block))?;
         let mut map = [0.0; COUNT];
         WeightReader { parts, bytes: Vec::new() }.numbers(MAP, 0, ScaleType::F32, &mut map)?;
         // Only what lies within a block and a byte matters, and that fits.
@@ -239,11 +309,6 @@ impl Layout for FourBit {
         blocks::decode(&map, &bytes, &scales, self.block as usize, within, out);
         Ok(())
     }
-}
-
-/// Of two numbers that are not zero.
-fn greatest_divisor(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { greatest_divisor(b, a % b) }
 }
 
 pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
@@ -271,7 +336,7 @@ fn open_module(request: &OpenRequest<'_>, module: &str) -> Result<PackedTensor, 
         kind: state.kind,
         block: state.block,
         data_type: state.data_type,
-        nested: state.nested,
+        nested: state.nested.map(|(block, offset)| (block, Some(offset))),
         storage: request.data_type(request.part(module, "weight")?),
         state_bytes: Some(length),
     };
@@ -425,9 +490,7 @@ mod tests {
             let once = stored(&*layout, rows, columns, &weights, rows);
             let tiles = stored(&*layout, rows, columns, &weights, 1);
             prop_assert_eq!(&once.parts, &tiles.parts);
-            let mut reader = FourBitScheme { kind, is_double: double }.packed(DataType::F32);
-            reader.nested = State::parse(&once.parts[3]).expect("a state").nested;
-            let decoded = once.decoded(&reader);
+            let decoded = once.decoded(&*layout);
             let maximum = |weights: &[f32]| weights.iter().fold(0.0f32, |most, weight| most.max(weight.abs()));
             let spread = maximum(&weights);
             for (back, weights) in decoded.chunks(64).zip(weights.chunks(64)) {

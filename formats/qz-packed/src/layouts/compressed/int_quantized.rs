@@ -3,16 +3,16 @@
 
 use std::ops::Range;
 
-use qz_codec::grid::{Grid, RowBatch};
 use qz_tensor::{DataType, FileError};
 use serde_json::json;
 
 use super::integer::IntegerScheme;
 use super::{Format, configuration, scale_type};
 use crate::error::{Error, Fault};
-use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
+use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
+use crate::layouts::integer_layout::IntegerLayout;
 use crate::layouts::integers::{GroupedCodes, IntegerGroups};
-use crate::layouts::words::{GroupIndex, WeightReader, exact_block_type, pack_blocks};
+use crate::layouts::words::WeightReader;
 use crate::method::{OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme};
 use crate::schemes::Words;
@@ -63,8 +63,21 @@ impl Scheme for IntScheme {
     }
 }
 
-impl IntQuantized {
-    fn put(&self, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
+impl IntegerLayout for IntQuantized {
+    fn integers(&self) -> &IntegerGroups {
+        &self.integers
+    }
+
+    fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
+        let scale = self.integers.scale.data_type();
+        let scales: &[u64] = if self.whole_tensor { &[1] } else { &[matrix.rows, 1] };
+        Ok(vec![
+            Part::new("weight", DataType::I8, &[matrix.rows, matrix.columns])?,
+            Part::new("weight_scale", scale, scales)?,
+        ])
+    }
+
+    fn put(&self, _matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
         let bytes: Vec<u8> = codes.codes.iter().map(|code| code ^ 0x80).collect();
         put(WEIGHT, first_row * codes.columns as u64, &bytes);
         let mut bytes = Vec::new();
@@ -72,7 +85,24 @@ impl IntQuantized {
         put(SCALES, first_row * self.integers.scale.bytes() as u64, &bytes);
     }
 
-    fn scales(&self, parts: &dyn PartBytes, rows: Range<u64>) -> Result<Vec<f32>, FileError> {
+    fn read_codes(
+        &self,
+        matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<u8>, FileError> {
+        let mut codes = vec![0; ((rows.end - rows.start) * matrix.columns) as usize];
+        parts.read(WEIGHT, rows.start * matrix.columns, &mut codes)?;
+        codes.iter_mut().for_each(|code| *code ^= 0x80);
+        Ok(codes)
+    }
+
+    fn read_scales(
+        &self,
+        _matrix: Matrix,
+        parts: &dyn PartBytes,
+        rows: Range<u64>,
+    ) -> Result<Vec<f32>, FileError> {
         let mut reader = WeightReader { parts, bytes: Vec::new() };
         let count = (rows.end - rows.start) as usize;
         let scale = self.integers.scale;
@@ -86,78 +116,13 @@ impl IntQuantized {
         Ok(scales)
     }
 
-    fn read(
+    fn read_zeros(
         &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
+        _matrix: Matrix,
+        _parts: &dyn PartBytes,
         rows: Range<u64>,
-    ) -> Result<GroupedCodes, FileError> {
-        let (count, columns) = ((rows.end - rows.start) as usize, matrix.columns as usize);
-        let mut codes = vec![0; count * columns];
-        parts.read(WEIGHT, rows.start * matrix.columns, &mut codes)?;
-        codes.iter_mut().for_each(|code| *code ^= 0x80);
-        let scales = self.scales(parts, rows)?;
-        Ok(GroupedCodes { rows: count, columns, groups: 1, codes, scales, zeros: vec![128; count] })
-    }
-}
-
-impl Layout for IntQuantized {
-    fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
-        let scale = self.integers.scale.data_type();
-        let scales: &[u64] = if self.whole_tensor { &[1] } else { &[matrix.rows, 1] };
-        Ok(vec![
-            Part::new("weight", DataType::I8, &[matrix.rows, matrix.columns])?,
-            Part::new("weight_scale", scale, scales)?,
-        ])
-    }
-
-    fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
-        let codes = self.integers.round(rows)?;
-        self.put(rows.first_row, &codes, put);
-        Ok(())
-    }
-
-    fn grid(&self, columns: usize) -> Option<Box<dyn Grid>> {
-        Some(self.integers.grid(columns))
-    }
-
-    fn write(&self, _matrix: Matrix, first_row: u64, batch: &RowBatch, put: &mut Put<'_>) {
-        self.put(first_row, &self.integers.of_batch(batch), put);
-    }
-
-    fn decode(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-        rows: Range<u64>,
-        out: &mut [f32],
-    ) -> Result<(), FileError> {
-        let codes = self.read(matrix, parts, rows)?;
-        codes.decode(&GroupIndex::Absent, codes.columns.max(1), out);
-        Ok(())
-    }
-
-    fn exact_type(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-    ) -> Result<Option<DataType>, FileError> {
-        exact_block_type(&self.integers, matrix, &GroupIndex::Absent, || {
-            let scales = self.scales(parts, 0..matrix.rows)?;
-            let zeros = vec![128; scales.len()];
-            Ok((scales, zeros))
-        })
-    }
-
-    fn repack(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-        rows: Range<u64>,
-        out: &mut [u8],
-    ) -> Result<(), FileError> {
-        pack_blocks(&self.integers, &self.read(matrix, parts, rows)?, out);
-        Ok(())
+    ) -> Result<Vec<u8>, FileError> {
+        Ok(vec![128; (rows.end - rows.start) as usize])
     }
 }
 

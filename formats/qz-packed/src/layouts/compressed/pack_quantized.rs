@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use qz_codec::grid::{Grid, RowBatch};
 use qz_tensor::{DataType, FileError};
 use serde_json::Value;
 
@@ -11,11 +10,10 @@ use super::integer::IntegerScheme;
 use super::{Format, configuration, scale_type, stated};
 use crate::bits;
 use crate::error::{Error, Fault};
-use crate::layout::{Layout, Matrix, Measure, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
+use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
+use crate::layouts::integer_layout::IntegerLayout;
 use crate::layouts::integers::{GroupedCodes, IntegerGroups};
-use crate::layouts::words::{
-    GroupIndex, WeightReader, exact_only, nearest_block_type, pack_blocks,
-};
+use crate::layouts::words::{GroupIndex, WeightReader, whole_runs};
 use crate::method::{OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme};
 use crate::schemes::Words;
@@ -61,12 +59,42 @@ impl Scheme for PackScheme {
     }
 }
 
-impl PackQuantized {
-    fn groups(&self, matrix: Matrix) -> u64 {
-        self.integers.group.map_or(1, |group| matrix.columns / group.max(1))
+impl IntegerLayout for PackQuantized {
+    fn integers(&self) -> &IntegerGroups {
+        &self.integers
     }
 
-    fn put(&self, matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
+    fn index(&self) -> &GroupIndex {
+        &self.index
+    }
+
+    fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
+        let Matrix { rows, columns } = matrix;
+        let bits = self.integers.bits;
+        self.integers.check_groups(matrix)?;
+        let groups = self.integers.groups(matrix);
+        let scale = self.integers.scale.data_type();
+        let mut parts = vec![
+            Part::new("weight_packed", DataType::I32, &[rows, bits::words(columns, bits)])?,
+            Part::new("weight_scale", scale, &[rows, groups])?,
+            Part::new("weight_shape", DataType::I64, &[2])?,
+        ];
+        if !self.integers.symmetric {
+            let words = bits::words(rows, bits);
+            parts.push(Part::new("weight_zero_point", DataType::I32, &[words, groups])?);
+        }
+        Ok(parts)
+    }
+
+    fn row_unit(&self, _matrix: Matrix) -> u64 {
+        if self.integers.symmetric { 1 } else { bits::codes_per_run(self.integers.bits) }
+    }
+
+    fn write_constants(&self, matrix: Matrix, put: &mut Put<'_>) {
+        put(SHAPE, 0, &[matrix.rows.to_le_bytes(), matrix.columns.to_le_bytes()].concat());
+    }
+
+    fn put(&self, _matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
         let bits = self.integers.bits;
         let GroupedCodes { rows, columns, groups, .. } = *codes;
         let row_words = bits::words(columns as u64, bits) as usize;
@@ -85,76 +113,24 @@ impl PackQuantized {
             return;
         }
         // Packed down the outputs: a word holds neighbours of one group.
-        let mut down = vec![0; codes.zeros.len()];
-        bits::transpose(&codes.zeros, rows, groups, &mut down);
+        let down = bits::transposed(&codes.zeros, rows, groups);
         let count = bits::words(rows as u64, bits) as usize;
         let mut words = vec![0; groups * count];
         for (zeros, words) in down.chunks(rows).zip(words.chunks_mut(count)) {
             bits::pack(zeros, bits, words);
         }
-        let mut across = vec![0; words.len()];
-        bits::transpose(&words, groups, count, &mut across);
-        bits::to_bytes(&across, &mut bytes);
+        bits::to_bytes(&bits::transposed(&words, groups, count), &mut bytes);
         put(ZEROS, first_row * u64::from(bits) / 32 * groups as u64 * 4, &bytes);
-        debug_assert!(matrix.rows >= first_row, "rows of the matrix");
     }
 
-    fn zeros(
+    fn read_codes(
         &self,
         matrix: Matrix,
         parts: &dyn PartBytes,
         rows: Range<u64>,
     ) -> Result<Vec<u8>, FileError> {
-        let (bits, groups) = (self.integers.bits, self.groups(matrix) as usize);
-        let count = (rows.end - rows.start) as usize;
-        if self.integers.symmetric {
-            return Ok(vec![1 << (bits - 1); count * groups]);
-        }
-        let unit = bits::codes_per_run(bits);
-        let whole = rows.start / unit * unit..(rows.end.div_ceil(unit) * unit).min(matrix.rows);
-        let skipped = (rows.start - whole.start) as usize;
-        let all = (whole.end - whole.start) as usize;
-        let lines = bits::words(all as u64, bits) as usize;
-        let mut across = vec![0; lines * groups];
-        let first_word = whole.start * u64::from(bits) / 32;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        reader.words(ZEROS, first_word * groups as u64 * 4, &mut across)?;
-        let mut words = vec![0; across.len()];
-        bits::transpose(&across, lines, groups, &mut words);
-        let mut down = vec![0; groups * count];
-        let mut zeros = vec![0; all];
-        for (words, down) in words.chunks(lines).zip(down.chunks_mut(count)) {
-            bits::unpack(words, bits, &mut zeros);
-            down.copy_from_slice(&zeros[skipped..][..count]);
-        }
-        let mut zeros = vec![0; down.len()];
-        bits::transpose(&down, groups, count, &mut zeros);
-        Ok(zeros)
-    }
-
-    fn scales(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-        rows: Range<u64>,
-    ) -> Result<Vec<f32>, FileError> {
-        let groups = self.groups(matrix);
-        let mut scales = vec![0.0; ((rows.end - rows.start) * groups) as usize];
-        let at = rows.start * groups * self.integers.scale.bytes() as u64;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        reader.numbers(SCALES, at, self.integers.scale, &mut scales)?;
-        Ok(scales)
-    }
-
-    fn read(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-        rows: Range<u64>,
-    ) -> Result<GroupedCodes, FileError> {
         let bits = self.integers.bits;
-        let count = (rows.end - rows.start) as usize;
-        let (columns, groups) = (matrix.columns as usize, self.groups(matrix) as usize);
+        let (count, columns) = ((rows.end - rows.start) as usize, matrix.columns as usize);
         let row_words = bits::words(matrix.columns, bits) as usize;
         let mut words = vec![0; row_words * count];
         let mut reader = WeightReader { parts, bytes: Vec::new() };
@@ -163,96 +139,50 @@ impl PackQuantized {
         for (words, codes) in words.chunks(row_words).zip(codes.chunks_mut(columns)) {
             bits::unpack(words, bits, codes);
         }
-        let scales = self.scales(matrix, parts, rows.clone())?;
-        let zeros = self.zeros(matrix, parts, rows)?;
-        Ok(GroupedCodes { rows: count, columns, groups, codes, scales, zeros })
-    }
-}
-
-impl Layout for PackQuantized {
-    fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
-        let Matrix { rows, columns } = matrix;
-        let bits = self.integers.bits;
-        let group = self.integers.group.unwrap_or(columns);
-        if columns == 0 || group == 0 || columns % group != 0 {
-            return Err(Unfit(format!("{columns} inputs are not a multiple of the group {group}")));
-        }
-        let groups = self.groups(matrix);
-        let scale = self.integers.scale.data_type();
-        let mut parts = vec![
-            Part::new("weight_packed", DataType::I32, &[rows, bits::words(columns, bits)])?,
-            Part::new("weight_scale", scale, &[rows, groups])?,
-            Part::new("weight_shape", DataType::I64, &[2])?,
-        ];
-        if !self.integers.symmetric {
-            let words = bits::words(rows, bits);
-            parts.push(Part::new("weight_zero_point", DataType::I32, &[words, groups])?);
-        }
-        Ok(parts)
+        Ok(codes)
     }
 
-    fn row_unit(&self, _matrix: Matrix) -> u64 {
-        if self.integers.symmetric { 1 } else { bits::codes_per_run(self.integers.bits) }
-    }
-
-    fn write_constants(&self, matrix: Matrix, _measure: Measure, put: &mut Put<'_>) {
-        put(SHAPE, 0, &[matrix.rows.to_le_bytes(), matrix.columns.to_le_bytes()].concat());
-    }
-
-    fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
-        let codes = self.integers.round(rows)?;
-        self.put(rows.matrix, rows.first_row, &codes, put);
-        Ok(())
-    }
-
-    fn grid(&self, columns: usize) -> Option<Box<dyn Grid>> {
-        Some(self.integers.grid(columns))
-    }
-
-    fn write(&self, matrix: Matrix, first_row: u64, batch: &RowBatch, put: &mut Put<'_>) {
-        self.put(matrix, first_row, &self.integers.of_batch(batch), put);
-    }
-
-    fn decode(
+    fn read_scales(
         &self,
         matrix: Matrix,
         parts: &dyn PartBytes,
         rows: Range<u64>,
-        out: &mut [f32],
-    ) -> Result<(), FileError> {
-        let codes = self.read(matrix, parts, rows)?;
-        codes.decode(&self.index, self.integers.group_columns(codes.columns), out);
-        Ok(())
+    ) -> Result<Vec<f32>, FileError> {
+        let groups = self.integers.groups(matrix);
+        let mut scales = vec![0.0; ((rows.end - rows.start) * groups) as usize];
+        let at = rows.start * groups * self.integers.scale.bytes() as u64;
+        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        reader.numbers(SCALES, at, self.integers.scale, &mut scales)?;
+        Ok(scales)
     }
 
-    fn exact_type(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-    ) -> Result<Option<DataType>, FileError> {
-        Ok(exact_only(self.nearest_type(matrix, parts)?))
-    }
-
-    fn nearest_type(
-        &self,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-    ) -> Result<Option<(DataType, f64)>, FileError> {
-        nearest_block_type(&self.integers, matrix, &self.index, || {
-            let rows = 0..matrix.rows;
-            Ok((self.scales(matrix, parts, rows.clone())?, self.zeros(matrix, parts, rows)?))
-        })
-    }
-
-    fn repack(
+    fn read_zeros(
         &self,
         matrix: Matrix,
         parts: &dyn PartBytes,
         rows: Range<u64>,
-        out: &mut [u8],
-    ) -> Result<(), FileError> {
-        pack_blocks(&self.integers, &self.read(matrix, parts, rows)?, out);
-        Ok(())
+    ) -> Result<Vec<u8>, FileError> {
+        let (bits, groups) = (self.integers.bits, self.integers.groups(matrix) as usize);
+        let count = (rows.end - rows.start) as usize;
+        if self.integers.symmetric {
+            return Ok(vec![1 << (bits - 1); count * groups]);
+        }
+        let whole = whole_runs(&rows, bits::codes_per_run(bits), matrix);
+        let skipped = (rows.start - whole.start) as usize;
+        let all = (whole.end - whole.start) as usize;
+        let lines = bits::words(all as u64, bits) as usize;
+        let mut across = vec![0; lines * groups];
+        let first_word = whole.start * u64::from(bits) / 32;
+        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        reader.words(ZEROS, first_word * groups as u64 * 4, &mut across)?;
+        let words = bits::transposed(&across, lines, groups);
+        let mut down = vec![0; groups * count];
+        let mut zeros = vec![0; all];
+        for (words, down) in words.chunks(lines).zip(down.chunks_mut(count)) {
+            bits::unpack(words, bits, &mut zeros);
+            down.copy_from_slice(&zeros[skipped..][..count]);
+        }
+        Ok(bits::transposed(&down, groups, count))
     }
 }
 
