@@ -103,6 +103,18 @@ impl Gram {
         self.tokens = prior;
     }
 
+    /// Adds what another has summed of the same rows.
+    ///
+    /// # Panics
+    /// If they are not the same.
+    pub fn merge(&mut self, mut other: Self) {
+        assert_eq!((self.columns, &self.rows), (other.columns, &other.rows), "the same rows");
+        self.settle();
+        other.settle();
+        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, other)| *sum += other);
+        self.tokens += other.tokens;
+    }
+
     /// The mean over tokens, E[x xᵀ].
     ///
     /// # Panics

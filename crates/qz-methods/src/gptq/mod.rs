@@ -72,7 +72,7 @@ impl Default for GptqOptions {
             cycles: 3,
             descent_damping: 0.001,
             refits: 2,
-            propagation: 0.25,
+            propagation: 0.0,
         }
     }
 }

@@ -22,8 +22,8 @@ pub(super) type Keep<'k> = dyn FnMut(&Group, usize, Gram) -> Result<(), Error> +
 pub(super) struct LayerCollector<'a> {
     pub(super) backend: &'a CpuBackend,
     pub(super) grams: bool,
-    /// The most bytes of Gram matrices at a time; experts with few tokens take those of one
-    /// part more.
+    /// The most bytes of Gram matrices at a time, and again for those of all experts where
+    /// some have few tokens.
     pub(super) limit: u64,
     /// The tokens that an expert counts at least.
     pub(super) prior: u64,
@@ -116,20 +116,43 @@ impl LayerCollector<'_> {
         short.dedup();
         let short: Vec<_> = short.into_iter().map(|(group, rows)| (group, rows.clone())).collect();
         for (number, rows) in short {
-            let group = groups[number];
-            let shown = group.linear.map(inputs_of_all);
-            let mut all = Gram::of_rows(group.width, rows.clone());
-            stream.visit(stage(group), &mut |inputs| {
-                if Some(inputs.group) == shown {
-                    self.backend.install(|| all.add(inputs.rows));
-                }
-                Ok(())
-            })?;
+            let mut all = self.all_experts(stream, groups[number], &rows)?;
             let own = grams.iter_mut().filter(is_short);
             own.filter(|(item, _)| item.group == number && item.rows == rows)
                 .for_each(|(_, gram)| gram.shrink(self.prior, &mut all));
         }
         Ok(())
+    }
+
+    /// Rows of the Gram matrix of all experts' inputs, in an order that batches do not change:
+    /// for gate and up those of the router, else one expert's after the other's.
+    fn all_experts<'s>(
+        &self,
+        stream: &mut LayerStream<'s, CpuBackend, ModelWeights<'s>>,
+        group: &Group,
+        rows: &Range<usize>,
+    ) -> Result<Gram, Error> {
+        let shown = group.linear.map(inputs_of_all);
+        let experts: Vec<_> = match shown == group.linear {
+            true => (0..group.experts).map(Some).collect(),
+            false => vec![None],
+        };
+        let at_once = self.limit / Gram::bytes(group.width, rows).max(1);
+        let at_once = usize::try_from(at_once).unwrap_or(usize::MAX).max(1);
+        let new = |_: &Option<usize>| Gram::of_rows(group.width, rows.clone());
+        let mut all = new(&None);
+        for experts in experts.chunks(at_once) {
+            let mut grams: Vec<Gram> = experts.iter().map(new).collect();
+            stream.visit(stage(group), &mut |inputs| {
+                let at = experts.iter().position(|expert| *expert == inputs.expert);
+                if let Some(at) = at.filter(|_| Some(inputs.group) == shown) {
+                    self.backend.install(|| grams[at].add(inputs.rows));
+                }
+                Ok(())
+            })?;
+            grams.into_iter().for_each(|own| all.merge(own));
+        }
+        Ok(all)
     }
 
     /// What is collected in each pass, in the order of stages; one pass if it all fits.

@@ -123,6 +123,15 @@ impl Sums {
         }
     }
 
+    /// Adds what another of the same kind has summed.
+    pub(super) fn merge(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Moments(own), Self::Moments(other)) => own.merge(&other),
+            (Self::Gram { gram, .. }, Self::Gram { gram: other, .. }) => gram.merge(other),
+            _ => unreachable!("sums of one kind"),
+        }
+    }
+
     /// What a method is told; `tokens` are those that were seen.
     pub(super) fn finish(self, tokens: u64) -> Captured {
         let count = self.tokens();

@@ -94,12 +94,19 @@ pub(super) struct Collector<'a> {
 }
 
 /// What is known of a group with experts while they are visited some at a time.
-#[derive(Default)]
 pub(super) struct GroupExperts {
+    /// How many there are.
+    count: usize,
     /// Tokens that each was given, so far.
     pub(super) tokens: Vec<(usize, u64)>,
     /// The inputs of all together, once one has few of its own.
     all: Option<Sums>,
+}
+
+impl GroupExperts {
+    pub(super) fn of(count: usize) -> Self {
+        Self { count, tokens: Vec::new(), all: None }
+    }
 }
 
 impl Collector<'_> {
@@ -141,7 +148,7 @@ impl Collector<'_> {
                 if tokens < self.options.experts.prior {
                     let all = match known.all.take() {
                         Some(all) => all,
-                        None => self.all_experts(streams, group)?,
+                        None => self.all_experts(streams, group, known.count)?,
                     };
                     sums.shrink(self.options.experts.prior, known.all.insert(all));
                 }
@@ -151,14 +158,33 @@ impl Collector<'_> {
         Ok(captured)
     }
 
-    /// The inputs of all experts together.
-    fn all_experts(&self, streams: &mut Streams<'_>, group: LinearGroup) -> Result<Sums, Error> {
-        let mut all = Sums::new(self.needs(), streams.quantized.width(group), false);
-        streams.visit(inputs_of_all(group), false, &mut |inputs, _| {
-            check_cancelled(self.cancel)?;
-            self.backend.install(|| all.add(inputs.rows, None));
-            Ok(())
-        })?;
+    /// The inputs of all experts together, in an order that batches do not change: for gate
+    /// and up those of the router, else one expert's after the other's.
+    fn all_experts(
+        &self,
+        streams: &mut Streams<'_>,
+        group: LinearGroup,
+        count: usize,
+    ) -> Result<Sums, Error> {
+        let shown = inputs_of_all(group);
+        let width = streams.quantized.width(group);
+        let experts: Vec<_> = match shown == group {
+            true => (0..count).map(Some).collect(),
+            false => vec![None],
+        };
+        let mut all = Sums::new(self.needs(), width, false);
+        for experts in experts.chunks(self.experts_at_once(width)) {
+            let new = |_: &Option<usize>| Sums::new(self.needs(), width, false);
+            let mut sums: Vec<Sums> = experts.iter().map(new).collect();
+            streams.visit(shown, false, &mut |inputs, _| {
+                check_cancelled(self.cancel)?;
+                if let Some(at) = experts.iter().position(|expert| *expert == inputs.expert) {
+                    self.backend.install(|| sums[at].add(inputs.rows, None));
+                }
+                Ok(())
+            })?;
+            sums.into_iter().for_each(|own| all.merge(own));
+        }
         Ok(all)
     }
 

@@ -202,7 +202,8 @@ impl Layers<'_> {
         let mut experts: Vec<_> = open.iter().map(|(_, matrix)| matrix.expert).collect();
         experts.sort_unstable();
         experts.dedup();
-        let (collector, mut known) = (self.collector(), GroupExperts::default());
+        let collector = self.collector();
+        let mut known = GroupExperts::of(experts.len());
         for experts in experts.chunks(collector.experts_at_once(stream.width(group))) {
             for (expert, captured) in collector.captured(streams, group, experts, &mut known)? {
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
