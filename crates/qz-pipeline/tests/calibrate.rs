@@ -1,36 +1,16 @@
 //! A calibration that is interrupted, and goes on.
 
+mod interrupted;
+
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use qz_pipeline::{
     CalibrateOptions, CalibrationData, Cancel, Collect, ComputeOptions, Conversations, DataOptions,
-    Error, Event, ExpertOptions, Observer, OpenOptions, Rounding, Silent, StatisticsFormat,
-    calibrate,
+    Error, Event, ExpertOptions, OpenOptions, Rounding, Silent, StatisticsFormat, calibrate,
 };
 use qz_tensor::DataType;
 
-/// Cancels after so many steps, and counts tensors that were taken over.
-struct Stopper<'a> {
-    cancel: &'a Cancel,
-    left: u32,
-    resumed: usize,
-}
-
-impl Observer for Stopper<'_> {
-    fn observe(&mut self, event: Event<'_>) {
-        match event {
-            Event::Advanced { .. } => {
-                self.left = self.left.saturating_sub(1);
-                if self.left == 0 {
-                    self.cancel.store(true, Ordering::Relaxed);
-                }
-            }
-            Event::Resumed { tensors, .. } => self.resumed = tensors,
-            _ => {}
-        }
-    }
-}
+use interrupted::Stopper;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -75,7 +55,12 @@ fn an_interrupted_run_is_continued_with_the_same_bytes() {
         let mut resumed = Vec::new();
         for left in 1..20 {
             let cancel = Cancel::default();
-            let mut stopper = Stopper { cancel: &cancel, left, resumed: 0 };
+            let mut stopper = Stopper {
+                is_step: |event| matches!(event, Event::Advanced { .. }),
+                cancel: &cancel,
+                left,
+                resumed: 0,
+            };
             let result = calibrate(&model, &parts, &options, &cancel, &mut stopper);
             resumed.push(stopper.resumed);
             match result {

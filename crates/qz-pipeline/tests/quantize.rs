@@ -1,9 +1,10 @@
 //! A method's run onto packed layouts: interrupted, it goes on with the same bytes, which
 //! needs that what was written is read back as the very values that the method chose.
 
+mod interrupted;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use qz_pipeline::qz_methods::{Options, method_named};
 use qz_pipeline::{
@@ -13,27 +14,7 @@ use qz_pipeline::{
 };
 use qz_tensor::DataType;
 
-/// Cancels after so many matrices, and counts tensors that were taken over.
-struct Stopper<'a> {
-    cancel: &'a Cancel,
-    left: u32,
-    resumed: usize,
-}
-
-impl Observer for Stopper<'_> {
-    fn observe(&mut self, event: Event<'_>) {
-        match event {
-            Event::TensorDone { .. } => {
-                self.left = self.left.saturating_sub(1);
-                if self.left == 0 {
-                    self.cancel.store(true, Ordering::Relaxed);
-                }
-            }
-            Event::Resumed { tensors, .. } => self.resumed = tensors,
-            _ => {}
-        }
-    }
-}
+use interrupted::Stopper;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -97,7 +78,12 @@ fn packed_floats_are_finished_with_the_same_bytes() {
         let mut resumed = Vec::new();
         for _ in 0..20 {
             let cancel = Cancel::default();
-            let mut stopper = Stopper { cancel: &cancel, left: 24, resumed: 0 };
+            let mut stopper = Stopper {
+                is_step: |event| matches!(event, Event::TensorDone { .. }),
+                cancel: &cancel,
+                left: 24,
+                resumed: 0,
+            };
             // Another number of threads, too.
             let result = run(&parts, 1, &cancel, &mut stopper);
             resumed.push(stopper.resumed);
