@@ -9,7 +9,7 @@ use std::time::Duration;
 use qz_gguf::GgufFile;
 use qz_tensor::TensorSource;
 
-use crate::support::{command, fixtures, names, quantize, scratch, text};
+use crate::support::{command, fixtures, names, quantize, scratch, survives_kills, text};
 
 fn demo() -> std::path::PathBuf {
     fixtures().join("demo-llama")
@@ -28,22 +28,7 @@ fn a_killed_run_is_finished_by_the_next() {
     let expected = converted(&folder.path().join("expected.gguf"));
     let (source, output) = (demo(), folder.path().join("out.gguf"));
     let arguments = ["convert", text(&source), "--to", "q6_k", "-o", text(&output)];
-    for milliseconds in [1, 5, 10, 20, 40, 80, 160] {
-        let mut child = command(&arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        thread::sleep(Duration::from_millis(milliseconds));
-        let _ = child.kill();
-        child.wait().expect("waited");
-        if output.exists() {
-            assert!(fs::read(&output).expect("read") == expected, "after {milliseconds} ms");
-            fs::remove_file(&output).expect("removed");
-        }
-    }
-    quantize(&arguments).expect_success();
-    assert!(fs::read(&output).expect("read") == expected);
+    survives_kills(&arguments, &output, &expected, &[1, 5, 10, 20, 40, 80, 160]);
     assert_eq!(names(folder.path()), ["expected.gguf", "out.gguf"]);
 }
 

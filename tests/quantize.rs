@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Run, command, fixtures, names, quantize, scratch, text};
+use crate::support::{Run, command, fixtures, names, quantize, scratch, survives_kills, text};
 
 fn demo() -> PathBuf {
     fixtures().join("demo-llama")
@@ -91,22 +91,7 @@ fn a_killed_run_is_finished_by_the_next() {
     quantize(&arguments).expect_success();
     let expected = fs::read(&output).expect("read");
     fs::remove_file(&output).expect("removed");
-    for milliseconds in [50, 100, 200, 400, 800] {
-        let mut child = command(&arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        thread::sleep(Duration::from_millis(milliseconds));
-        let _ = child.kill();
-        child.wait().expect("waited");
-        if output.exists() {
-            assert!(fs::read(&output).expect("read") == expected, "after {milliseconds} ms");
-            fs::remove_file(&output).expect("removed");
-        }
-    }
-    quantize(&arguments).expect_success();
-    assert!(fs::read(&output).expect("read") == expected);
+    survives_kills(&arguments, &output, &expected, &[50, 100, 200, 400, 800]);
     assert_eq!(names(folder.path()), ["out.gguf", "prose.txt"]);
 }
 

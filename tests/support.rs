@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use qz_gguf::{GgufFile, GgufSink};
 use qz_tensor::{
@@ -40,6 +42,32 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 
 pub(crate) fn quantize(arguments: &[&str]) -> Run {
     finish(command(arguments).output().expect("the binary runs"))
+}
+
+/// Kills the run after each of these times, then lets it end: whatever is at `output` meanwhile,
+/// and in the end, is `expected`.
+pub(crate) fn survives_kills(
+    arguments: &[&str],
+    output: &Path,
+    expected: &[u8],
+    milliseconds: &[u64],
+) {
+    for milliseconds in milliseconds {
+        let mut child = command(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        thread::sleep(Duration::from_millis(*milliseconds));
+        let _ = child.kill();
+        child.wait().expect("waited");
+        if output.exists() {
+            assert!(fs::read(output).expect("read") == expected, "after {milliseconds} ms");
+            fs::remove_file(output).expect("removed");
+        }
+    }
+    quantize(arguments).expect_success();
+    assert!(fs::read(output).expect("read") == expected);
 }
 
 pub(crate) fn finish(output: Output) -> Run {

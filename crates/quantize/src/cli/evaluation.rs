@@ -110,7 +110,12 @@ struct Tasks {
 #[derive(Clone, Debug, Args)]
 struct Writing {
     /// Let the model continue this text instead
-    #[arg(long, value_name = "PROMPT", conflicts_with_all = NOT_OF_SAMPLES)]
+    #[arg(
+        long,
+        value_name = "PROMPT",
+        conflicts_with_all = NOT_OF_TASKS,
+        conflicts_with_all = NOT_OF_SAMPLES
+    )]
     sample: Option<String>,
     /// Write at most so many tokens
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64, requires = "sample")]
@@ -133,7 +138,7 @@ struct Writing {
     seed: u64,
 }
 
-/// What says nothing of tasks.
+/// What says nothing of tasks, nor of a text that the model writes.
 const NOT_OF_TASKS: [&str; 10] = [
     "ctx",
     "chunks",
@@ -147,21 +152,8 @@ const NOT_OF_TASKS: [&str; 10] = [
     "min_top1",
 ];
 
-/// What says nothing of a text that the model writes.
-const NOT_OF_SAMPLES: [&str; 12] = [
-    "ctx",
-    "chunks",
-    "stride",
-    "reference",
-    "save_logits",
-    "save_leading",
-    "force",
-    "max_ppl",
-    "max_kld",
-    "min_top1",
-    "max_memory",
-    "markdown",
-];
+/// What says nothing of a text that the model writes, beside [`NOT_OF_TASKS`].
+const NOT_OF_SAMPLES: [&str; 2] = ["max_memory", "markdown"];
 
 fn parse_temperature(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);

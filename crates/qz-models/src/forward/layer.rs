@@ -41,20 +41,18 @@ impl<B: Backend> Layer<B> {
         layer: LayerIndex,
     ) -> Result<Self, W::Error> {
         let shape = loader.shape;
-        let queries = shape.heads * shape.head_size;
-        let key_values = shape.key_value_heads * shape.head_size;
-        let linear = |role, rows, columns| loader.linear(role, layer, (rows, columns));
+        let linear = |role| loader.linear(role, layer, shape.matrix(role));
         let norm = |role| loader.vector(role, Some(layer), shape.hidden);
         let head_norm =
             |role| loader.optional_vector(role, Part::Weight, Some(layer), shape.head_size);
         Ok(Self {
             attention_norm: norm(Role::AttentionNorm)?,
-            query: linear(Role::AttentionQuery, queries, shape.hidden)?,
-            key: linear(Role::AttentionKey, key_values, shape.hidden)?,
-            value: linear(Role::AttentionValue, key_values, shape.hidden)?,
+            query: linear(Role::AttentionQuery)?,
+            key: linear(Role::AttentionKey)?,
+            value: linear(Role::AttentionValue)?,
             query_norm: head_norm(Role::AttentionQueryNorm)?,
             key_norm: head_norm(Role::AttentionKeyNorm)?,
-            attention_output: linear(Role::AttentionOutput, shape.hidden, queries)?,
+            attention_output: linear(Role::AttentionOutput)?,
             feed_forward_norm: norm(Role::FeedForwardNorm)?,
             feed_forward: FeedForward::load(loader, layer)?,
         })
@@ -66,22 +64,22 @@ impl<B: Backend> FeedForward<B> {
         loader: &Loader<'_, B, W>,
         layer: LayerIndex,
     ) -> Result<Self, W::Error> {
-        let DecoderShape { hidden, intermediate, .. } = *loader.shape;
-        let (inward, outward) = ((intermediate, hidden), (hidden, intermediate));
-        let Some((experts, used)) = loader.shape.experts else {
+        let shape = loader.shape;
+        let linear = |role| loader.linear(role, layer, shape.matrix(role));
+        let Some((experts, used)) = shape.experts else {
             return Ok(Self::Dense(Gated {
-                gate: loader.linear(Role::FeedForwardGate, layer, inward)?,
-                up: loader.linear(Role::FeedForwardUp, layer, inward)?,
-                down: loader.linear(Role::FeedForwardDown, layer, outward)?,
+                gate: linear(Role::FeedForwardGate)?,
+                up: linear(Role::FeedForwardUp)?,
+                down: linear(Role::FeedForwardDown)?,
             }));
         };
-        let router = loader.linear(Role::ExpertRouter, layer, (experts, hidden))?;
+        let router = linear(Role::ExpertRouter)?;
         let load = |expert: usize| {
-            let of = (expert, experts);
+            let own = |role| loader.expert(role, layer, (expert, experts), shape.matrix(role));
             Ok(Gated {
-                gate: loader.expert(Role::FeedForwardGate, layer, of, inward)?,
-                up: loader.expert(Role::FeedForwardUp, layer, of, inward)?,
-                down: loader.expert(Role::FeedForwardDown, layer, of, outward)?,
+                gate: own(Role::FeedForwardGate)?,
+                up: own(Role::FeedForwardUp)?,
+                down: own(Role::FeedForwardDown)?,
             })
         };
         let experts = (0..experts).map(load).collect::<Result<_, W::Error>>()?;
