@@ -19,6 +19,7 @@ mod pytorch;
 mod quantize;
 mod reports;
 mod safetensors;
+mod sources;
 mod split;
 mod support;
 mod text;

@@ -142,7 +142,7 @@ impl Source {
 #[derive(Debug, Args)]
 pub(crate) struct Recipe {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "SRC")]
+    #[arg(value_name = "SRC", value_parser = crate::hub::models())]
     pub(crate) source: PathBuf,
     /// What to write: one or more, divided by commas
     #[arg(long, value_name = "TARGET", value_delimiter = ',', required = true)]
@@ -339,7 +339,7 @@ pub(crate) struct Completions {
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -354,10 +354,10 @@ pub(crate) struct Inspect {
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// The artifact
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: PathBuf,
     /// The model it was made from: compares every weight
-    #[arg(long, value_name = "SRC")]
+    #[arg(long, value_name = "SRC", value_parser = crate::hub::models())]
     pub(crate) source: Option<PathBuf>,
     /// The engine that is to load it: its rules are checked, too (vllm, sglang,
     /// transformers, llama.cpp, mlx)

@@ -10,6 +10,7 @@
 mod cli;
 mod commands;
 mod exit;
+mod hub;
 mod interrupt;
 mod memory;
 mod progress;

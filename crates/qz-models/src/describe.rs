@@ -8,6 +8,7 @@ use crate::architecture::{Architecture, Model};
 use crate::architectures::ARCHITECTURES;
 use crate::checkpoint::{MatchedTensors, match_tensors};
 use crate::config::{JsonObject, shown};
+use crate::config_keys;
 use crate::error::Error;
 use crate::general::{Authorship, ParameterCount, read_card, write_sampling};
 use crate::hyperparameters::ModelConfig;
@@ -62,9 +63,12 @@ pub fn describe(
     let architecture = architecture_of(&json)?;
     let defaults = config_defaults(&json, architecture)?;
     let config = ModelConfig::read(&json, defaults, architecture.mixes_experts())?;
+    let mixes_experts = architecture.mixes_experts();
+    config_keys::check(&json, &config, defaults, mixes_experts, &mut warnings)?;
     warn_of_lost_scaling(&json, &config, &mut warnings);
 
-    let MatchedTensors { recipes, ignored } = match_tensors(architecture, &config, &json, tensors)?;
+    let MatchedTensors { recipes, ignored } =
+        match_tensors(architecture, &config, &json, tensors, &mut warnings)?;
     let tensors = with_computed(architecture, &config, recipes)?;
     let parameters = ParameterCount::of(&tensors)
         .ok_or_else(|| json.fault("(root)", "the model has more than 2^64 weights"))?;

@@ -22,8 +22,10 @@
 
 mod architecture;
 mod architectures;
+mod canonical;
 mod checkpoint;
 mod config;
+mod config_keys;
 mod describe;
 mod error;
 mod experts;

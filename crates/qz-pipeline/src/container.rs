@@ -1,17 +1,22 @@
 //! The containers a model can come in, as a list to walk.
 
+mod place;
+mod weights;
+
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
 use qz_gguf::GgufModel;
 use qz_packed::{PackedSource, Repack};
-use qz_pickle::TorchModel;
-use qz_safetensors::SafetensorsModel;
 use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::model::{Model, OpenOptions};
+
+pub(crate) use place::name_of;
+pub use place::{HubId, stem_of};
+pub(crate) use weights::{folder_of, open_weights};
 
 /// A kind of model on disk.
 pub struct Container {
@@ -34,7 +39,10 @@ pub static CONTAINERS: &[Container] = &[
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
-        detect: |path| path.is_dir() && path.join("config.json").exists(),
+        detect: |path| match folder_of(path) {
+            Some(folder) => !path.is_dir() || folder.join(CONFIG).symlink_metadata().is_ok(),
+            None => false,
+        },
         open: open_hugging_face,
     },
 ];
@@ -45,8 +53,11 @@ impl Container {
     /// # Errors
     /// If nothing is there, nothing recognises it, or it is malformed.
     pub fn open_any(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-        if fs::metadata(path).is_err() {
-            return Err(FileError::Missing(path.to_owned()).into());
+        check_readable(path)?;
+        if place::is_cache_folder(path)
+            && let Some(snapshot) = place::snapshot(path, None)
+        {
+            return Self::open_any(&snapshot, options);
         }
         match CONTAINERS.iter().find(|container| (container.detect)(path)) {
             Some(container) => (container.open)(path, options),
@@ -56,10 +67,50 @@ impl Container {
             }
             None => Err(Error::UnknownContainer {
                 path: path.to_owned(),
-                detail: format!("not a model; expected {}", known()),
+                detail: weights::adapter(path)
+                    .unwrap_or_else(|| format!("not a model; expected {}", known())),
             }),
         }
     }
+}
+
+/// Tells a path that cannot be read from one that is not there. Of a folder it is the
+/// configuration that is looked for.
+fn check_readable(path: &Path) -> Result<(), Error> {
+    let fail =
+        |path: &Path, source| FileError::Io { path: path.to_owned(), action: "open", source };
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if is_absent(&error) => return Err(absent(path)),
+        Err(error) => return Err(fail(path, error).into()),
+    };
+    if found.is_file() {
+        SourceFile::open(path)?;
+        return Ok(());
+    }
+    match path.join(CONFIG).symlink_metadata() {
+        Err(error) if !is_absent(&error) => Err(fail(path, error).into()),
+        _ => Ok(()),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// The error that nothing is at `path`, which may be meant for a model of the hub.
+fn absent(path: &Path) -> Error {
+    let missing = || FileError::Missing(path.to_owned()).into();
+    let Some(id) = path.to_str().and_then(HubId::parse) else { return missing() };
+    let is_address = path.to_string_lossy().contains("://");
+    let is_folder_there = path.parent().is_some_and(Path::exists);
+    let is_file = ["gguf", "safetensors", "bin", "json", "pt"]
+        .iter()
+        .any(|extension| path.extension().is_some_and(|found| found == *extension));
+    if !is_address && (is_folder_there || is_file) {
+        return missing();
+    }
+    Error::NotFetched { path: path.to_owned(), id: id.id() }
 }
 
 fn known() -> String {
@@ -74,18 +125,22 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let model = GgufModel::open(path)?;
-    Ok(Model::from_gguf(path, Box::new(model), options))
+    let source = GgufModel::open(path)?;
+    let notes = source.notes().to_vec();
+    let mut model = Model::from_gguf(path, Box::new(source), options);
+    model.warnings.extend(notes);
+    Ok(model)
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let (source, warning) = open_weights(path)?;
-    let folder = Folder::new(path);
+    let (source, notes) = open_weights(path)?;
+    let folder_path = folder_of(path).unwrap_or_else(|| path.to_owned());
+    let folder = Folder::new(&folder_path);
     let mut rounded = (0, 0.0);
     let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
         Some(config) => {
             let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
-            let source = PackedSource::open_as(source, &config, &path.join(CONFIG), repack)?;
+            let source = PackedSource::open_as(source, &config, &folder_path.join(CONFIG), repack)?;
             rounded = source.rounded();
             let packed = source.packed_bytes().collect();
             (Box::new(source), Some(packed))
@@ -100,7 +155,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
-    model.warnings.extend(warning);
+    model.warnings.extend(notes);
     if let (count @ 1.., steps) = rounded {
         model.warnings.push(format!(
             "{}: {count} matrices are read with offsets rounded to binary16, which moves weights \
@@ -119,7 +174,7 @@ pub(crate) fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
         // A broken file is told of by whoever needs it.
-        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+        Ok(qz_shards::json::from_slice(&bytes).unwrap_or_default())
     };
     let named = |value: Option<Value>, method: &str| match value {
         Some(Value::Object(mut config)) => {
@@ -139,35 +194,6 @@ pub(crate) fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>
     Ok(named(object("hf_quant_config.json")?.remove("quantization"), "modelopt"))
 }
 
-/// Opens a folder's weights, in the format that is there. Where both are, the
-/// safetensors are read, as transformers does, and a warning says so.
-pub(crate) fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option<String>), Error> {
-    let has_pytorch = TorchModel::is_in(path);
-    if SafetensorsModel::is_in(path) {
-        let warning = has_pytorch.then(|| {
-            let path = path.display();
-            format!(
-                "{path}: both safetensors and PyTorch weights are here; the safetensors are read"
-            )
-        });
-        Ok((Box::new(SafetensorsModel::open_folder(path)?), warning))
-    } else if has_pytorch {
-        Ok((Box::new(TorchModel::open_folder(path)?), None))
-    } else {
-        Err(Error::NoWeights { path: path.to_owned(), detail: missing_weights(path) })
-    }
-}
-
-/// What a folder without weights has instead.
-fn missing_weights(path: &Path) -> &'static str {
-    if path.join("consolidated.00.pth").exists() {
-        "weights in Meta's own layout (`consolidated.*.pth`); convert them to Hugging Face's first"
-    } else {
-        "no weights here: no safetensors (`model.safetensors` or its index) and no PyTorch files \
-         (`pytorch_model.bin` or its index)"
-    }
-}
-
 /// A checkpoint folder's small files.
 pub(crate) struct Folder {
     path: PathBuf,
@@ -179,10 +205,7 @@ const SIDE_FILE_LIMIT: u64 = 256 << 20;
 
 impl Folder {
     pub(crate) fn new(path: &Path) -> Self {
-        // `.` and `..` have a name only once resolved.
-        let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned());
-        Self { path: path.to_owned(), name }
+        Self { path: path.to_owned(), name: name_of(path) }
     }
 
     /// Names come from our own code, but one day one may not.

@@ -47,7 +47,7 @@ pub use calibrate::{
     ExpertCoverage, ExpertOptions, MergedStatistics, StatisticsFormat, StatisticsSummary,
     calibrate, merge_statistics, show_statistics,
 };
-pub use container::{CONTAINERS, Container};
+pub use container::{CONTAINERS, Container, HubId, stem_of};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };

@@ -226,7 +226,7 @@ impl Surroundings {
     /// is no such file.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
         let Some(bytes) = files.read(NAME)? else { return Ok(Self::default()) };
-        serde_json::from_slice(&bytes)
+        qz_shards::json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })
     }
 }
@@ -235,7 +235,7 @@ impl TokenizerFile {
     /// Reads `tokenizer.json`.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
         let Some(bytes) = files.read(NAME)? else { return Err(missing(files)?) };
-        let file: Self = serde_json::from_slice(&bytes)
+        let file: Self = qz_shards::json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })?;
         drop(bytes);
         if file.is_bpe() {

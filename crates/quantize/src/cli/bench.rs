@@ -12,7 +12,7 @@ use super::{Global, Source, parse_element_type};
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// A Hugging Face folder or a .gguf file; without one the codecs are measured
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: Option<PathBuf>,
     /// Tokens of the prompt; 0 for no such test
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512, requires = "model")]

@@ -15,7 +15,7 @@ use super::{Global, Source};
 #[command(group(ArgGroup::new("work").required(true).multiple(true).args(["data", "in_file", "show_statistics"])))]
 pub(crate) struct Calibrate {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "SRC", requires = "data")]
+    #[arg(value_name = "SRC", requires = "data", value_parser = crate::hub::models())]
     pub(crate) model: Option<PathBuf>,
     /// Text to read: a plain file, "text" or "messages" in JSON lines (.jsonl) or .parquet, or
     /// "default" for the text that comes with this program (repeatable; parts are mixed evenly)

@@ -16,12 +16,12 @@ use super::{Global, Source, parse_size};
 #[command(group(ArgGroup::new("source").required(true).args(["data", "tokens", "reference_file", "sample", "task"])))]
 pub(crate) struct Eval {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     text: Text,
     /// Compare with this model, which sees the text, too
-    #[arg(long, value_name = "MODEL", conflicts_with = "reference_file")]
+    #[arg(long, value_name = "MODEL", conflicts_with = "reference_file", value_parser = crate::hub::models())]
     reference: Option<PathBuf>,
     /// Compare with this file of a model's probabilities, from --save-logits, --save-leading or
     /// llama-perplexity; it brings the text
@@ -65,10 +65,10 @@ pub(crate) struct Eval {
 #[command(group(ArgGroup::new("source").required(true).args(["data", "tokens"])))]
 pub(crate) struct Compare {
     /// The model that the others are compared with
-    #[arg(value_name = "REFERENCE")]
+    #[arg(value_name = "REFERENCE", value_parser = crate::hub::models())]
     pub(crate) reference: PathBuf,
     /// The others
-    #[arg(value_name = "MODEL", required = true)]
+    #[arg(value_name = "MODEL", required = true, value_parser = crate::hub::models())]
     pub(crate) models: Vec<PathBuf>,
     #[command(flatten)]
     text: Text,

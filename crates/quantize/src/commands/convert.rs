@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use qz_pipeline::{
-    ConvertOptions, ConvertReport, FallbackTensor, Model, Output, Target, base_name, convert,
+    ConvertOptions, ConvertReport, FallbackTensor, Model, Output, Target, convert, stem_of,
 };
 use serde::Serialize;
 
@@ -59,21 +59,9 @@ pub(super) fn outputs(
     std::fs::create_dir_all(output).map_err(|error| {
         anyhow::anyhow!("{}: cannot create the folder: {error}", output.display())
     })?;
-    let stem = stem(source);
+    let stem = stem_of(source);
     let path = |target: &Target| output.join(target.artifact_name(&stem));
     Ok(targets.iter().map(|target| Output { target: target.clone(), path: path(target) }).collect())
-}
-
-/// The source's own name: a folder's, or a file's without `.gguf` and its place in
-/// a split set.
-fn stem(source: &Path) -> String {
-    let resolved = source.canonicalize().unwrap_or_else(|_| source.to_owned());
-    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
-    match name.map(|name| name.to_string_lossy()) {
-        Some(name) if resolved.is_dir() => name.into_owned(),
-        Some(name) => base_name(&name).to_owned(),
-        None => "model".to_owned(),
-    }
 }
 
 /// A line for each output.

@@ -36,7 +36,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Task>, (usize, Fault)> {
 
 fn read_line(line: &[u8]) -> Result<Task, Fault> {
     let object: Object =
-        serde_json::from_slice(line).map_err(|error| Fault::Json(error.to_string()))?;
+        qz_shards::json::from_slice(line).map_err(|error| Fault::Json(error.to_string()))?;
     if object.contains_key("option1") {
         return read_winogrande(&object);
     }

@@ -265,10 +265,11 @@ impl Reader<'_> {
                     let location = location.clone().offset(start as u64);
                     start += line.len();
                     if !line.trim().is_empty() {
-                        let document = serde_json::from_str(line).map_err(|error| {
-                            let problem = error.to_string();
-                            Error::Document { location: location.clone(), problem }
-                        })?;
+                        let document =
+                            qz_shards::json::from_slice(line.as_bytes()).map_err(|error| {
+                                let problem = error.to_string();
+                                Error::Document { location: location.clone(), problem }
+                            })?;
                         part.tokens.extend(self.document(&document, &location)?);
                         part.documents += 1;
                     }

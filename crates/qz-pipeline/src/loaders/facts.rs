@@ -47,13 +47,11 @@ const MARKERS: &[&str] = &[
 impl Facts<'_> {
     /// Of the checkpoint at `path`; none if it has no packed weights.
     pub(super) fn read(path: &Path, engine: Option<Engine>) -> Result<Option<Self>, Error> {
-        if !path.is_dir() {
-            return Ok(None);
-        }
-        let folder = Folder::new(path);
+        let Some(folder) = container::folder_of(path) else { return Ok(None) };
+        let folder = Folder::new(&folder);
         let Some(config) = container::quantization(&folder)? else { return Ok(None) };
         let json = |name: &str| -> Result<Option<Value>, Error> {
-            Ok(folder.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+            Ok(folder.read(name)?.and_then(|bytes| qz_shards::json::from_slice(&bytes).ok()))
         };
         let model = json("config.json")?.and_then(|value| match value {
             Value::Object(model) => Some(model),
