@@ -10,7 +10,7 @@ use crate::checkpoint::{MatchedTensors, match_tensors};
 use crate::config::{JsonObject, shown};
 use crate::config_keys;
 use crate::error::Error;
-use crate::general::{Authorship, ParameterCount, read_card, write_sampling};
+use crate::general::{Authorship, ParameterCount, is_generic_name, read_card, write_sampling};
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{TensorOrigin, TensorRecipe};
 use crate::rules::{Part, Role};
@@ -172,6 +172,7 @@ fn write_general(
     // A path on somebody's machine says nothing; a model id has one slash.
     if let Some(Value::String(id)) = json.get("_name_or_path")
         && id.matches('/').count() <= 1
+        && !is_generic_name(id.rsplit('/').next().unwrap_or_default())
     {
         authorship.read_id(id, total);
     }

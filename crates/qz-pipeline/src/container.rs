@@ -67,7 +67,7 @@ impl Container {
             }
             None => Err(Error::UnknownContainer {
                 path: path.to_owned(),
-                detail: weights::adapter(path)
+                detail: weights::unknown_folder(path)
                     .unwrap_or_else(|| format!("not a model; expected {}", known())),
             }),
         }

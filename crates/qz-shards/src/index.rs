@@ -7,7 +7,7 @@ use qz_tensor::{SourceFile, TensorInfo, recognise};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Fault};
-use crate::json::{Key, Skip, Stash, TextFault, parse, without_mark};
+use crate::json::{Key, Skip, Stash, TextFault, parse, with_tagged_floats, without_mark};
 use crate::names::check_shard;
 
 /// Longest index in bytes. The largest known one has about ten million.
@@ -40,8 +40,16 @@ pub(crate) fn read(file: &SourceFile) -> Result<Index, Error> {
         let offset = begin + error.valid_up_to();
         Error::at(file.path(), offset as u64, TextFault::Utf8("index").into())
     })?;
-    let stash = Stash::default();
-    let index = parse(text, &stash, IndexSeed(&stash)).map_err(|broken| {
+    let parsed = |text: &str| {
+        let stash = Stash::default();
+        parse(text, &stash, IndexSeed(&stash))
+    };
+    // Only a text that is not JSON is looked through for what Python writes.
+    let index = parsed(text).or_else(|broken| match with_tagged_floats(own) {
+        Some(text) => str::from_utf8(&text).map_or(Err(broken), parsed),
+        None => Err(broken),
+    });
+    let index = index.map_err(|broken| {
         let fault = match (&broken.fault, recognise(&bytes)) {
             (Fault::Text(TextFault::Json(_)), Some(found)) => Fault::NotAnIndex(found),
             _ => broken.fault,

@@ -55,7 +55,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
 
 /// The text with Python's words for floats that JSON lacks as objects; `None` if there
 /// are none.
-fn with_tagged_floats(text: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn with_tagged_floats(text: &[u8]) -> Option<Vec<u8>> {
     const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
     let mut out: Option<Vec<u8>> = None;
     let (mut place, mut copied) = (0, 0);

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use qz_models::is_generic_name;
+
 /// The id of a model on the Hugging Face hub, with the revision that is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubId {
@@ -117,7 +119,7 @@ pub(crate) fn name_of(path: &Path) -> Option<String> {
     [&resolved, &absolute].into_iter().find_map(|path| cached_id(path)).or_else(|| {
         let parts = resolved.ancestors().take(MOST_FOLDERS).filter_map(Path::file_name);
         let names = parts.map(|name| name.to_string_lossy().into_owned());
-        names.into_iter().find(|name| !is_generic(name))
+        names.into_iter().find(|name| !is_generic_name(name))
     })
 }
 
@@ -131,7 +133,7 @@ pub fn stem_of(path: &Path) -> String {
         let name = ends.iter().fold(name, |name, end| name.strip_suffix(end).unwrap_or(name));
         qz_gguf::base_name(name)
     });
-    let is_telling = |stem: &&str| !is_generic(stem) && *stem != "pytorch_model";
+    let is_telling = |stem: &&str| !is_generic_name(stem) && *stem != "pytorch_model";
     if let Some(stem) = stem.filter(is_telling) {
         return stem.to_owned();
     }
@@ -149,58 +151,10 @@ const MOST_FOLDERS: usize = 3;
 
 /// `organization/name` of a path inside the hub's cache.
 fn cached_id(path: &Path) -> Option<String> {
-    path.components().rev().find_map(|part| {
-        let name = part.as_os_str().to_str()?.strip_prefix(FOLDER_PREFIX)?;
-        Some(name.replacen(FOLDER_SEPARATOR, "/", 1))
-    })
-}
-
-/// True for what folders of models are called whatever is in them: a commit's hash, a
-/// trainer's step, a common word.
-pub(super) fn is_generic(name: &str) -> bool {
-    const WORDS: &[&str] = &[
-        "best",
-        "checkpoint",
-        "checkpoints",
-        "ckpt",
-        "ckpts",
-        "content",
-        "data",
-        "export",
-        "exported",
-        "final",
-        "hf",
-        "home",
-        "huggingface",
-        "last",
-        "latest",
-        "merged",
-        "mnt",
-        "model",
-        "models",
-        "out",
-        "output",
-        "outputs",
-        "result",
-        "results",
-        "root",
-        "snapshot",
-        "snapshots",
-        "src",
-        "target",
-        "temp",
-        "tmp",
-        "weights",
-        "workspace",
-    ];
-    const STEPS: &[&str] = &["checkpoint", "ckpt", "step", "epoch", "global_step", "iter"];
-    let lower = name.to_ascii_lowercase();
-    let is_hash = lower.len() == 40 && lower.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let is_step = STEPS.iter().filter_map(|word| lower.strip_prefix(word)).any(|rest| {
-        let number = rest.trim_start_matches(['-', '_']);
-        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    lower.starts_with('.') || is_hash || is_step || WORDS.contains(&lower.as_str())
+    let snapshots = path.ancestors().find(|part| part.ends_with("snapshots"));
+    let folder = snapshots.and_then(Path::parent).unwrap_or(path);
+    let name = folder.file_name()?.to_str()?.strip_prefix(FOLDER_PREFIX)?;
+    Some(name.replacen(FOLDER_SEPARATOR, "/", 1))
 }
 
 #[cfg(test)]

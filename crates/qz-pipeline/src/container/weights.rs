@@ -116,6 +116,17 @@ fn missing(path: &Path) -> String {
     detail.to_owned()
 }
 
+/// What to say of a folder without a configuration, if something known is in it.
+pub(super) fn unknown_folder(path: &Path) -> Option<String> {
+    let is_gguf = |name: &String| name.ends_with(".gguf");
+    let adapted = adapter(path);
+    adapted.or_else(|| {
+        let names = Folder::new(path).list("").ok()?;
+        let first = names.iter().find(|name| is_gguf(name))?;
+        Some(format!("a folder of GGUF files; give the path of one, as `{first}`"))
+    })
+}
+
 const ADAPTER: &str = "an adapter, not a model";
 
 /// What to say of a folder that holds an adapter.

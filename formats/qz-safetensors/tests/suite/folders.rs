@@ -162,6 +162,16 @@ fn files_of_other_names() {
 }
 
 #[test]
+fn an_index_is_read_as_python_writes_it() {
+    let folder = folder();
+    write(folder.path(), "x.safetensors", bytes_named(&[("a", 1)]));
+    let text = index(&[("a", "x.safetensors")]).replace("{\"total_size\":1}", "{\"size\":NaN}");
+    write(folder.path(), INDEX, format!("\u{feff}{text}"));
+    let model = SafetensorsModel::open_folder(folder.path()).expect("read");
+    assert_eq!(names(&model), ["a"]);
+}
+
+#[test]
 fn shards_in_a_subfolder() {
     let message = check_index(&index(&[("a", "weights/x.safetensors")]), "shard-in-subfolder");
     assert!(message.contains("weights/x.safetensors"), "{message}");
