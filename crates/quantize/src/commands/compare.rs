@@ -113,7 +113,8 @@ fn page(report: &CompareReport) -> Page {
 fn write_page(path: &Path, page: &Page, replace: bool) -> anyhow::Result<()> {
     let html = page.to_html();
     let artifact = Artifact::file(path, html.len() as u64);
-    let mut staged = StagedArtifact::create(artifact, "page", OutputOptions { replace })?;
+    let mut staged =
+        StagedArtifact::create(artifact, "page", OutputOptions::default().replacing(replace))?;
     staged.write_at(0, 0, html.as_bytes())?;
     Ok(staged.commit()?)
 }
