@@ -348,8 +348,9 @@ fn open_file(
 fn reserve(file: &File, size: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if size > 0 {
-        use rustix::io::Errno;
-        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::{Errno, retry_on_intr};
+        match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, size)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
             result => return result.map_err(io::Error::from),
         }

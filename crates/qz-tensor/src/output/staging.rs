@@ -59,10 +59,10 @@ impl Staging {
 
     /// True if nothing here is of use to a later run.
     pub(super) fn is_spent(&self) -> bool {
-        let is_empty = |folder: &Path| {
-            fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
-        };
-        is_empty(&self.data())
+        match fs::read_dir(self.data()) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// Removes everything, if `lock` is still the folder's. The lock goes last, so that no
