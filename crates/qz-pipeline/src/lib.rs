@@ -23,6 +23,7 @@ mod estimate;
 mod eval;
 mod event;
 mod format;
+mod inputs;
 mod inspect;
 mod loaders;
 mod measuring;
@@ -59,6 +60,7 @@ pub use eval::{
 };
 pub use event::{Event, Observer, Silent};
 pub use format::{FORMATS, Format};
+pub use inputs::Inputs;
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
 pub use loaders::{ENGINES, Engine, LOADER_RULES, LoaderRule};
 pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};

@@ -187,7 +187,7 @@ impl StagedArtifact {
         journal.write_all(text.as_bytes()).map_err(io_error(&path, "write"))?;
         Ok(Self {
             staging: staging.clone(),
-            flusher: Flusher::start(artifact.target(), journal),
+            flusher: Flusher::start(artifact.target(), journal)?,
             dirty: vec![false; files.len()],
             files,
             completed,
@@ -198,6 +198,25 @@ impl StagedArtifact {
             _lock: None,
             artifact,
         })
+    }
+
+    /// Fails if something is at the final path that may not be replaced: for jobs that write
+    /// only at their end.
+    ///
+    /// # Errors
+    /// As [`Self::create`] in this case.
+    pub fn check(artifact: &Artifact, options: OutputOptions) -> Result<(), OutputError> {
+        match Staging::beside(artifact.target()).exists() {
+            // What is at the path may be put back yet.
+            true => Ok(()),
+            false => placing::check_free(artifact, options.replace),
+        }
+    }
+
+    /// The folder in which what will be at `target` grows, and which an interrupted run
+    /// leaves.
+    pub fn folder_beside(target: &Path) -> PathBuf {
+        Staging::beside(target).folder().to_owned()
     }
 
     /// Records of the pieces that an interrupted run finished.

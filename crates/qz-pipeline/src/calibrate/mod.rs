@@ -27,6 +27,7 @@ pub(crate) use layout::Group;
 use crate::error::Error;
 use crate::eval::{ComputeOptions, Steps, Subject};
 use crate::event::{Event, Observer};
+use crate::inputs::Inputs;
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::stream::Cancel;
@@ -129,6 +130,9 @@ pub fn calibrate(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Calibration, Error> {
+    // A run that goes on reads its output, too.
+    let inputs = Inputs::default().with_model(path).with_files(options.data.paths());
+    inputs.with_files(options.add.iter().map(PathBuf::as_path)).check(output)?;
     let subject = Subject::open(path, &options.open)?;
     let model = &subject.model;
     let backend = options.compute.backend()?;
@@ -305,6 +309,7 @@ pub fn merge_statistics(
     format: StatisticsFormat,
     replace: bool,
 ) -> Result<MergedStatistics, Error> {
+    Inputs::default().with_files(files.iter().map(PathBuf::as_path)).check(output)?;
     let mut sums = ImportanceSums::default();
     files.iter().try_for_each(|file| sums.add_file(file, chunk_size))?;
     let options = OutputOptions { replace };
