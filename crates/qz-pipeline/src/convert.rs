@@ -8,6 +8,7 @@ use qz_tensor::{DataType, FileStates, OutputOptions, SinkTensor};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::TargetPlan;
+use crate::inputs::Inputs;
 use crate::measuring::Measures;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, importance_of, plan_all};
@@ -33,6 +34,14 @@ pub struct ConvertOptions {
     pub output: OutputOptions,
     /// What decides about types and metadata.
     pub plan: PlanOptions,
+}
+
+impl ConvertOptions {
+    /// Everything that is read.
+    pub(crate) fn inputs(&self, model: &Model) -> Inputs {
+        let importance = self.plan.importance.as_ref().map(|matrix| matrix.path());
+        Inputs::default().with_open_model(model).with_files(importance)
+    }
 }
 
 /// What came of one output.
@@ -97,6 +106,8 @@ pub fn convert(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<ConvertReport>, Error> {
+    let inputs = options.inputs(model);
+    outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }

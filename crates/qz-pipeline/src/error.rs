@@ -271,9 +271,16 @@ pub enum Error {
     /// A checkpoint that should be left as it is, in another container.
     #[error("{}: copy is for GGUF models; for a checkpoint say which type its tensors are to have: f32, f16 or bf16", .0.display())]
     CopyOfCheckpoint(PathBuf),
-    /// An output path is one of the inputs.
-    #[error("{}: the output is one of the inputs", .0.display())]
-    OutputIsInput(PathBuf),
+    /// An output would change an input, or what an input is.
+    #[error("{}: the output {relation} the input {}", output.display(), input.display())]
+    OutputIsInput {
+        /// The output.
+        output: PathBuf,
+        /// It is the input, lies in it, or contains it.
+        relation: &'static str,
+        /// The input.
+        input: PathBuf,
+    },
     /// An input was written to while the job read it.
     #[error("{}: the file changed while it was being read", .0.display())]
     InputChanged(PathBuf),
@@ -417,8 +424,8 @@ impl Diagnose for Error {
             Self::CopyOfCheckpoint(path) => {
                 (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")
             }
-            Self::OutputIsInput(path) => {
-                (FaultClass::Refused, Location::file(path), "output-is-input")
+            Self::OutputIsInput { output, .. } => {
+                (FaultClass::Refused, Location::file(output), "output-is-input")
             }
             Self::InputChanged(path) => {
                 (FaultClass::Environment, Location::file(path), "input-changed")

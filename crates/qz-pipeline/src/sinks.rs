@@ -3,8 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use qz_packed::{Measure, Rounding};
@@ -50,10 +49,11 @@ impl Sinks {
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let mut growing = Vec::with_capacity(outputs.len());
+        let inputs = options.inputs(model);
         for (output, plan) in outputs.iter().zip(plans) {
             let layout = output.target.format.layout(&output.path, plan, &options.plan)?;
             let (files, bytes) = (layout.paths(), layout.size());
-            check_not_an_input(model, &output.path, &files)?;
+            files.iter().try_for_each(|file| inputs.check(file))?;
             let fingerprint = fingerprint(model, plan, &options.plan, recipe);
             let sink = layout.begin(&fingerprint, options.output)?;
             let finished: HashSet<TensorIndex> = sink.completed().iter().copied().collect();
@@ -273,26 +273,6 @@ impl TargetPlan {
         };
         Some(Wanted { encoding, row_order: *row_order })
     }
-}
-
-/// Fails if a file to be written is one that is read, or if a folder to be replaced
-/// holds one.
-fn check_not_an_input(model: &Model, target: &Path, files: &[PathBuf]) -> Result<(), Error> {
-    let is_input = |path: &PathBuf| {
-        let Ok(output) = qz_tensor::SourceFile::open(path) else { return false };
-        let inode = output.identity().inode;
-        inode.is_some() && model.source.files().iter().any(|file| file.identity().inode == inode)
-    };
-    if let Some(path) = files.iter().find(|path| is_input(path)) {
-        return Err(Error::OutputIsInput(path.clone()));
-    }
-    let Ok(folder) = fs::canonicalize(target) else { return Ok(()) };
-    let inputs = model.source.files();
-    let mut inputs = inputs.iter().filter_map(|file| fs::canonicalize(file.path()).ok());
-    if folder.is_dir() && inputs.any(|input| input.starts_with(&folder)) {
-        return Err(Error::OutputIsInput(target.to_owned()));
-    }
-    Ok(())
 }
 
 /// One line that tells this job from any other: a staging folder may be

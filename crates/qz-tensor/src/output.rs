@@ -157,9 +157,14 @@ impl StagedArtifact {
             }
             return Err(error);
         }
-        match Parts::open(&artifact, &staging, fingerprint, options) {
-            Ok(Parts { files, journal, completed }) => Ok(Self {
-                flusher: Flusher::start(artifact.target(), journal, lock.try_clone().ok()),
+        let begun = Parts::open(&artifact, &staging, fingerprint, options).and_then(|parts| {
+            let Parts { files, journal, completed } = parts;
+            let flusher = Flusher::start(artifact.target(), journal, lock.try_clone().ok())?;
+            Ok((files, completed, flusher))
+        });
+        match begun {
+            Ok((files, completed, flusher)) => Ok(Self {
+                flusher,
                 dirty: vec![false; files.len()],
                 files,
                 completed,
@@ -177,6 +182,25 @@ impl StagedArtifact {
                 Err(error)
             }
         }
+    }
+
+    /// Fails if something is at the final path that may not be replaced: for jobs that write
+    /// only at their end.
+    ///
+    /// # Errors
+    /// As [`Self::create`] in this case.
+    pub fn check(artifact: &Artifact, options: OutputOptions) -> Result<(), OutputError> {
+        match Staging::beside(artifact.target()).exists()? {
+            // What is at the path may be put back yet.
+            true => Ok(()),
+            false => placing::check_free(artifact, options.replace),
+        }
+    }
+
+    /// The folder in which what will be at `target` grows, and which an interrupted run
+    /// leaves.
+    pub fn folder_beside(target: &Path) -> PathBuf {
+        Staging::beside(target).folder().to_owned()
     }
 
     /// Records of the pieces that an interrupted run finished.

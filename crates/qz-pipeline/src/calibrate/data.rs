@@ -53,7 +53,22 @@ pub struct DataOptions {
     pub conversations: Conversations,
 }
 
+impl CalibrationData {
+    /// The file, if it is one.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Bundled => None,
+            Self::Tokens(path) | Self::File(path) => Some(path),
+        }
+    }
+}
+
 impl DataOptions {
+    /// The files that are read.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.data.iter().filter_map(CalibrationData::path)
+    }
+
     /// What the parts are called in a statistics file.
     pub(crate) fn names(&self) -> Vec<String> {
         let name = |data: &CalibrationData| match data {

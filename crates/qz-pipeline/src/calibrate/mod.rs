@@ -28,6 +28,7 @@ use crate::convert::check_states;
 use crate::error::Error;
 use crate::eval::{ComputeOptions, Steps, Subject};
 use crate::event::{Event, Observer};
+use crate::inputs::Inputs;
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::sinks::warn_of_damage;
@@ -131,6 +132,9 @@ pub fn calibrate(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Calibration, Error> {
+    // A run that goes on reads its output, too.
+    let inputs = Inputs::default().with_model(path).with_files(options.data.paths());
+    inputs.with_files(options.add.iter().map(PathBuf::as_path)).check(output)?;
     let subject = Subject::open(path, &options.open)?;
     let model = &subject.model;
     let backend = options.compute.backend()?;
@@ -311,6 +315,7 @@ pub fn merge_statistics(
     format: StatisticsFormat,
     replace: bool,
 ) -> Result<MergedStatistics, Error> {
+    Inputs::default().with_files(files.iter().map(PathBuf::as_path)).check(output)?;
     let mut sums = ImportanceSums::default();
     let mut added = FileStates::default();
     for file in files {

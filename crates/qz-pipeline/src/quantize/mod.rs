@@ -83,6 +83,10 @@ pub fn quantize(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<QuantizeReport>, Error> {
+    let texts = options.text.iter().flat_map(DataOptions::paths);
+    let inputs =
+        options.convert.inputs(model).with_files(texts.chain(options.statistics.as_deref()));
+    outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
