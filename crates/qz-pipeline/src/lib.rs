@@ -25,6 +25,7 @@ mod event;
 mod format;
 mod inspect;
 mod loaders;
+mod loss;
 mod measuring;
 mod metadata_override;
 mod model;
