@@ -1,12 +1,13 @@
 //! The containers a model can come in, as a list to walk.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufModel;
 use qz_packed::{PackedSource, Repack};
 use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
-use qz_tensor::{FileError, Presence, SideFiles, SourceFile, TensorSource};
+use qz_tensor::{FileError, Location, Presence, SideFiles, SourceFile, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -90,11 +91,14 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let (source, warning) = open_weights(path)?;
     let folder = Folder::new(path)?;
     let mut rounded = (0, 0.0);
-    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
-        Some(config) => {
+    let (mut notes, mut spare) = (Vec::new(), HashSet::new());
+    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder, &*source)? {
+        Some(Quantization { config, path }) => {
             let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
-            let source = PackedSource::open_as(source, &config, &path.join(CONFIG), repack)?;
+            let source = PackedSource::open_as(source, &config, &path, repack)?;
             rounded = source.rounded();
+            notes.extend_from_slice(source.warnings());
+            spare.clone_from(source.zero_biases());
             let packed = source.packed_bytes().collect();
             (Box::new(source), Some(packed))
         }
@@ -104,11 +108,12 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         pre_tokenizer: options.pre_tokenizer.clone(),
         model_name: options.model_name.clone(),
         is_unpacked: unpacked.is_some(),
+        spare,
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
-    model.warnings.extend(warning);
+    model.warnings.extend(warning.into_iter().chain(notes));
     if let (count @ 1.., steps) = rounded {
         model.warnings.push(format!(
             "{}: {count} matrices are read with offsets rounded to binary16, which moves weights \
@@ -121,30 +126,71 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
 
 const CONFIG: &str = "config.json";
 
-/// What a checkpoint says of how its weights are quantized, with the method's name in
-/// it. MLX writes an object of its own, ModelOpt wrote a file of its own.
-pub(crate) fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>, Error> {
+/// What a checkpoint says of how its weights are quantized.
+pub(crate) struct Quantization {
+    /// With the method's name in it.
+    pub(crate) config: Map<String, Value>,
+    /// The file that says it.
+    pub(crate) path: PathBuf,
+}
+
+/// Where a configuration is looked for: the file, the key, and the method of one that names
+/// none. MLX writes an object of its own, early compressed-tensors had another key, ModelOpt
+/// wrote a file of its own.
+const PLACES: &[(&str, &str, &str)] = &[
+    (CONFIG, "quantization_config", ""),
+    (CONFIG, "quantization", "mlx"),
+    (CONFIG, "compression_config", "compressed-tensors"),
+    ("hf_quant_config.json", "quantization", "modelopt"),
+];
+
+/// Files of AutoGPTQ, of llm-awq and early AutoAWQ, and of auto-round. They lie beside other
+/// configurations, and stay where weights are plain again.
+const BESIDE: &[&str] = &["quantize_config.json", "quant_config.json", "quantization_config.json"];
+
+/// Finds what a checkpoint says of how its weights are quantized.
+///
+/// # Errors
+/// If nothing does, and the tensors look packed.
+pub(crate) fn quantization(
+    folder: &Folder,
+    source: &dyn TensorSource,
+) -> Result<Option<Quantization>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
         // A broken file is told of by whoever needs it.
         Ok(serde_json::from_slice(&bytes).unwrap_or_default())
     };
-    let named = |value: Option<Value>, method: &str| match value {
-        Some(Value::Object(mut config)) => {
-            config.entry("quant_method").or_insert_with(|| method.into());
-            Some(config)
-        }
-        _ => None,
-    };
-    let mut config = object(CONFIG)?;
     // MLX repeats its own object under the common name.
-    let is_mlx = config.contains_key("quantization");
-    let method = if is_mlx { "mlx" } else { "" };
-    let found = named(config.remove("quantization_config"), method);
-    if let Some(found) = found.or_else(|| named(config.remove("quantization"), "mlx")) {
-        return Ok(Some(found));
+    let is_mlx = object(CONFIG)?.contains_key("quantization");
+    for (file, key, method) in PLACES {
+        let Some(Value::Object(mut config)) = object(file)?.remove(*key) else { continue };
+        let method = if is_mlx { "mlx" } else { method };
+        config.entry("quant_method").or_insert_with(|| (*method).into());
+        return Ok(Some(Quantization { config, path: folder.path(file) }));
     }
-    Ok(named(object("hf_quant_config.json")?.remove("quantization"), "modelopt"))
+    let Some((method, tensor)) = qz_packed::recognise(source) else { return Ok(None) };
+    for file in BESIDE {
+        let Some(bytes) = folder.read(file)? else { continue };
+        let path = folder.path(file);
+        let mut config: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| {
+            let fault = qz_packed::Fault::Configuration(format!("is no JSON object: {error}"));
+            let location = Location::file(&path);
+            qz_packed::Error::Malformed { location, fault: Box::new(fault) }
+        })?;
+        config.entry("quant_method").or_insert_with(|| method.name.into());
+        return Ok(Some(Quantization { config, path }));
+    }
+    let fault = qz_packed::Fault::Unconfigured {
+        method: method.name,
+        looks_like: method.looks_like,
+        looked_in: ["quantization_config in config.json", "hf_quant_config.json"]
+            .into_iter()
+            .chain(BESIDE.iter().copied())
+            .collect(),
+    };
+    let location = source.location(tensor, 0);
+    Err(qz_packed::Error::Malformed { location, fault: Box::new(fault) }.into())
 }
 
 /// Opens a folder's weights, in the format that is there. Where both are, the

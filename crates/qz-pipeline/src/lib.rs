@@ -27,6 +27,7 @@ mod format;
 mod inputs;
 mod inspect;
 mod loaders;
+mod loss;
 mod measuring;
 mod metadata_override;
 mod model;

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::loaders::{self, Engine};
+use crate::loss::Energies;
 use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
 
 /// What to compare with.
@@ -224,6 +225,10 @@ struct Sums {
     error: f64,
     energy: f64,
     vanished: u64,
+    /// In blocks of which next to nothing is left.
+    lost: u64,
+    /// The energy of those.
+    lost_energy: f64,
 }
 
 enum Check {
@@ -249,7 +254,7 @@ fn check_tensor(
                 None => Ok(Sums::default()),
                 Some((model, original, codec)) => {
                     let wanted = decode_rows(model, original, codec, rows)?;
-                    Ok(sums(&wanted, &written))
+                    Ok(sums(&wanted, &written, block_of(tensor)))
                 }
             }
         })
@@ -261,6 +266,8 @@ fn check_tensor(
             error: total.error + part.error,
             energy: total.energy + part.energy,
             vanished: total.vanished + part.vanished,
+            lost: total.lost + part.lost,
+            lost_energy: total.lost_energy + part.lost_energy,
         })
     })?;
     Ok(if original.is_some() { Check::Compared(total) } else { Check::Blocks })
@@ -310,8 +317,24 @@ fn decode_rows(
     Ok(ordered.collect())
 }
 
-fn sums(wanted: &[f32], written: &[f32]) -> Sums {
+/// Weights that share a scale; of a packed tensor, which shows as plain numbers, a row has
+/// some that do.
+fn block_of(tensor: &ModelTensor) -> usize {
+    match tensor.source_type.is_block() {
+        true => tensor.source_type.block_elements(),
+        false => to_usize(tensor.shape.columns()).max(1),
+    }
+}
+
+fn sums(wanted: &[f32], written: &[f32], block: usize) -> Sums {
     let mut sums = Sums::default();
+    for (wanted, written) in wanted.chunks(block).zip(written.chunks(block)) {
+        let energies = Energies::of(wanted, written);
+        if energies.lost > 0 {
+            sums.lost += energies.lost;
+            sums.lost_energy += energies.wanted;
+        }
+    }
     for (wanted, written) in wanted.iter().zip(written) {
         let difference = f64::from(wanted - written);
         sums.error += difference * difference;
@@ -320,6 +343,10 @@ fn sums(wanted: &[f32], written: &[f32]) -> Sums {
     }
     sums
 }
+
+/// The part of a tensor's energy that may be in lost blocks: models have rows that are all
+/// but zero, of tokens without a text.
+const LOST_ENERGY: f64 = 0.01;
 
 /// Turns a measurement into a row of the report, and a bad one into a finding.
 fn judge(
@@ -346,6 +373,18 @@ fn judge(
                     tensor: Some(tensor.name.clone()),
                     message: format!(
                         "relative error {relative_error:.4}, more than {limit:.4} for {}",
+                        tensor.source_type
+                    ),
+                });
+            }
+            if sums.lost_energy > LOST_ENERGY * sums.energy {
+                findings.push(Finding {
+                    rule: "lost-weights",
+                    tensor: Some(tensor.name.clone()),
+                    message: format!(
+                        "{} of {} weights are zero or next to it in whole blocks: {} cannot hold them",
+                        sums.lost,
+                        tensor.shape.elements(),
                         tensor.source_type
                     ),
                 });

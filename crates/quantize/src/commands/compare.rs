@@ -58,7 +58,7 @@ fn check_page(
     let models = [&arguments.reference].into_iter().chain(&arguments.models);
     let inputs = models.fold(Inputs::default(), |inputs, model| inputs.with_model(model));
     inputs.with_file(options.text.data.path()).check(page)?;
-    let replace = OutputOptions { replace: arguments.force };
+    let replace = OutputOptions::default().replacing(arguments.force);
     Ok(StagedArtifact::check(&Artifact::file(page, 0), replace)?)
 }
 

@@ -8,7 +8,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::Engine;
-use crate::container;
+use crate::container::{self, Quantization};
 use crate::error::Error;
 use crate::folder::Folder;
 
@@ -52,7 +52,10 @@ impl Facts<'_> {
             return Ok(None);
         }
         let folder = Folder::new(path)?;
-        let Some(config) = container::quantization(&folder)? else { return Ok(None) };
+        let (source, _) = container::open_weights(path)?;
+        let quantization = container::quantization(&folder, &*source);
+        // Whoever opens the model says what is wrong with it.
+        let Ok(Some(Quantization { config, .. })) = quantization else { return Ok(None) };
         let json = |name: &str| -> Result<Option<Value>, Error> {
             Ok(folder.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
         };
@@ -60,7 +63,6 @@ impl Facts<'_> {
             Value::Object(model) => Some(model),
             _ => None,
         });
-        let (source, _) = container::open_weights(path)?;
         let tensors = source.tensors().iter().enumerate();
         let names: HashMap<String, TensorIndex> =
             tensors.map(|(position, info)| (info.name.clone(), TensorIndex(position))).collect();
@@ -78,6 +80,7 @@ impl Facts<'_> {
             .filter(|module| !packed.contains(module))
             .collect();
         let method = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();
+        let method = qz_packed::Method::named(method).map_or(method, |known| known.name);
         Ok(Some(Self {
             engine,
             method: method.to_owned(),

@@ -21,7 +21,13 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     parse,
 };
 
-pub(crate) const METHOD: Method = Method { name: "bitsandbytes", open };
+pub(crate) const METHOD: Method = Method {
+    name: "bitsandbytes",
+    aliases: &[],
+    looks_like: "`weight.absmax` or `SCB`",
+    recognise: |request| four_bit::recognise(request).or_else(|| int8::recognise(request)),
+    open,
+};
 
 fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     int8::parse(text).or_else(|| four_bit::parse(text))
