@@ -11,6 +11,8 @@ mod generic;
 mod golden;
 mod importance;
 mod interruption;
+#[cfg(unix)]
+mod links;
 mod overrides;
 mod packed;
 mod packed_floats;
