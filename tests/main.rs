@@ -12,6 +12,8 @@ mod golden;
 mod importance;
 mod interruption;
 mod loss;
+#[cfg(unix)]
+mod links;
 mod overrides;
 mod packed;
 mod packed_floats;

@@ -47,8 +47,9 @@ impl CheckpointFiles {
             if name != CONFIG
                 && !QUANTIZATION_FILES.contains(&&*name)
                 && is_side_file(&name)
-                && let Some(content) = read(&name)?
             {
+                // One that was there a moment ago is no reason to leave it out.
+                let content = read(&name)?.ok_or_else(|| Error::MissingFile(files.path(&name)))?;
                 others.push(SideFile { name, content });
             }
         }
