@@ -94,7 +94,7 @@ fn weights_that_vanish_are_told_of_or_held() {
         match is_told(&run, WEIGHTS) {
             true => assert!(code == 1 && finding.contains("lost-weights"), "{target}: {finding}"),
             false => {
-                assert_eq!(code, 0, "{target}: {finding}");
+                assert!(!finding.contains("lost-weights"), "{target}: {finding}");
                 held.push(*target);
             }
         }

@@ -296,7 +296,7 @@ fn open_module(
     let [groups, outputs] = *request.matrix_dimensions(scales)?;
     let found = || format!("{words} words for {outputs} outputs");
     let bits = [i64::from(BITS)];
-    request.check_stated("bits", &bits, |_| words * RUN == outputs, weight, found)?;
+    request.check_stated("bits", &bits, |_| words.saturating_mul(RUN) == outputs, weight, found)?;
     check_groups(request, GROUP_KEYS, stated, columns, groups, scales)?;
     let group = (groups > 1).then(|| columns / groups);
     let (has_zeros, remark) = zero_points(request, module)?;

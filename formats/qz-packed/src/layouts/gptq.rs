@@ -391,7 +391,7 @@ impl Gptq {
             for field in &fields {
                 let version = match *field {
                     zero if zero == middle => Version::V2,
-                    zero if zero + 1 == middle => Version::V1,
+                    zero if zero == middle - 1 => Version::V1,
                     _ => return Ok(None),
                 };
                 if *shown.get_or_insert(version) != version {
@@ -433,11 +433,11 @@ fn open_module(
     let columns = match index {
         Some(index) => request.source.tensors()[index.0].shape.elements(),
         None => {
-            let stated = bits_without_index(request, module, rows, stated)?;
-            word_rows * 32 / stated
+            let stated = bits_without_index(request, module, [groups, rows], stated)?;
+            word_rows.saturating_mul(32) / stated
         }
     };
-    let bits = word_rows * 32 / columns.max(1);
+    let bits = word_rows.saturating_mul(32) / columns.max(1);
     // Other numbers of bits are GPTQModel's own planes, not a stream.
     if !matches!(bits, 2 | 3 | 4 | 8) {
         let detail = format!("codes of {bits} bits in {module}; there are 2, 3, 4 and 8");
@@ -477,18 +477,19 @@ fn open_module(
 fn bits_without_index(
     request: &OpenRequest<'_>,
     module: &str,
-    rows: u64,
+    [groups, rows]: [u64; 2],
     stated: &Stated,
 ) -> Result<u64, Error> {
     let missing = || request.config_fault("bits", "is missing");
     let first = *stated.bits.first().ok_or_else(missing)?;
     let zeros = request.part(module, "qzeros")?;
-    let [_, words] = *request.matrix_dimensions(zeros)?;
-    let fits = |known: i64| {
-        u64::try_from(known).is_ok_and(|known| known > 0 && words * 32 == rows * known)
-    };
-    // Numbers of bits that there are not have a message of their own.
-    if matches!(first, 2 | 3 | 4 | 8) {
+    let [lines, words] = *request.matrix_dimensions(zeros)?;
+    let holds = |known: u64| known > 0 && words.saturating_mul(32) == rows.saturating_mul(known);
+    let fits = |known: i64| u64::try_from(known).is_ok_and(holds);
+    // Numbers of bits that there are not, and shapes that none makes, have messages of
+    // their own.
+    let is_known = matches!(first, 2 | 3 | 4 | 8);
+    if is_known && lines == groups && [2, 3, 4, 8].into_iter().any(holds) {
         let found = || format!("{words} words for {rows} outputs");
         request.check_stated("bits", &stated.bits, fits, zeros, found)?;
     }

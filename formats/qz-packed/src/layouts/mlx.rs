@@ -292,7 +292,8 @@ fn check_words(
         return Ok(());
     }
     let Form { bits, group } = form;
-    let (name, inputs) = (&request.source.tensors()[weight.0].name, words * 32 / u64::from(bits));
+    let (name, inputs) =
+        (&request.source.tensors()[weight.0].name, words.saturating_mul(32) / u64::from(bits));
     let detail = format!(
         "says {bits}, and group_size {group}, but {name} has {inputs} inputs of {bits} bits and \
          its scales are of {}",
