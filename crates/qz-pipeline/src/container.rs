@@ -115,7 +115,7 @@ const CONFIG: &str = "config.json";
 
 /// What a checkpoint says of how its weights are quantized, with the method's name in
 /// it. MLX writes an object of its own, ModelOpt wrote a file of its own.
-pub(crate) fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>, Error> {
+pub(crate) fn quantization(folder: &dyn SideFiles) -> Result<Option<Map<String, Value>>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
         // A broken file is told of by whoever needs it.
