@@ -69,7 +69,7 @@ fn packed_matrices_that_are_called_plain() {
         &|config| config["config_groups"]["group_0"]["targets"] = json!(["re:.*mlp.*"]),
         &all,
     );
-    check("fp8:tensor", &list("modules_to_not_convert", Q_PROJ), &all);
+    check("fp8:block128", &list("modules_to_not_convert", Q_PROJ), &all);
     check("fp8:block128", &list("ignored_layers", Q_PROJ), &["vllm", "sglang"]);
     check("bnb:nf4", &list("llm_int8_skip_modules", "q_proj"), &["sglang", "transformers"]);
     check("bnb:int8", &list("llm_int8_skip_modules", Q_PROJ), &["sglang", "transformers"]);
@@ -103,7 +103,7 @@ fn plain_matrices_that_are_not_named() {
     let folder = scratch();
     let packed = folder.path().join("packed");
     let keep = ["--tensor-type", r"blk\.[0-3]\.attn_=bf16"];
-    for target in ["gptq:w4g128", "awq:w4g128", "ct:w4a16", "fp8:tensor", "bnb:nf4"] {
+    for target in ["gptq:w4g128", "awq:w4g128", "ct:w4a16", "fp8:block128", "bnb:nf4"] {
         convert(&demo(), target, &packed, &keep);
         let engines = match target {
             "bnb:nf4" => &["sglang", "transformers"][..],
@@ -158,6 +158,8 @@ fn shapes_are_judged_alike() {
     let said = convert(&demo(), "gptq:w3g128", &small, &[]);
     assert!(said.contains("vLLM 0.33 and SGLang 0.5.23 refuse it"), "{said}");
     assert!(said.contains("would load"), "{said}");
+    let said = convert(&demo(), "fp8:tensor", &small, &[]);
+    assert!(said.contains("transformers 5.24 would load fp8:block128"), "{said}");
     // Nothing is said of what is loaded everywhere that reads the method.
     for target in ["gptq:w4g128", "ct:w4a16", "awq:w4g128", "fp8:block128", "mlx:w4g64", "bnb:nf4"]
     {

@@ -347,6 +347,17 @@ pub(super) fn packed_ignored(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
 }
 
+/// transformers' `FP8Linear` has its scales under this name, even one of a whole tensor; it
+/// passes over others, and multiplies by the codes.
+pub(super) fn scale_name(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let has = |module: &str, part: &str| facts.tensor(module, part).is_some();
+    for module in &facts.packed {
+        if has(module, "weight_scale") && !has(module, "weight_scale_inv") {
+            find(module, "`weight_scale` is not read, but `weight_scale_inv`".to_owned());
+        }
+    }
+}
+
 /// vLLM `fp8.py`, `validate_block_quant_shapes`: what is multiplied together has its outputs
 /// in whole blocks, since the scales of several matrices are put one after the other.
 pub(super) fn block_divides(facts: &Facts<'_>, find: &mut Findings<'_>) {

@@ -6,7 +6,7 @@ use super::facts::Facts;
 use super::layout_rules::{
     act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, global_scales,
     group_divides, ignored, integer_bits, integer_group, missing_parts, packed_ignored, part_types,
-    zero_points_version, zero_points_wrap,
+    scale_name, zero_points_version, zero_points_wrap,
 };
 use super::{Engine, Findings, LoaderRule};
 
@@ -57,6 +57,7 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("global-scale", &[Vllm, Sglang], CT, global_scales),
     rule("static-blocks", &[Vllm, Sglang], FP8, static_blocks),
     rule("block-divides", &[Vllm, Sglang], FP8, block_divides),
+    rule("scale-name", &[Transformers], FP8, scale_name),
     rule("modelopt-keys", &[Vllm, Sglang], &["modelopt"], modelopt_keys),
     rule("fused-alike", &[Vllm, Sglang], &[], fused_alike),
     rule("ignore", &[], &["compressed-tensors", "awq", "bitsandbytes", "fp8", "modelopt"], ignored),
