@@ -14,6 +14,7 @@ mod interruption;
 mod loss;
 #[cfg(unix)]
 mod links;
+mod loaders;
 mod overrides;
 mod packed;
 mod packed_floats;
@@ -23,6 +24,7 @@ mod pytorch;
 mod quantize;
 mod reports;
 mod safetensors;
+mod shapes;
 mod split;
 mod support;
 mod text;

@@ -269,6 +269,7 @@ impl Recipe {
                 (Some(RoundingName::Mse), _) => PackedRounding::LeastError,
                 (Some(RoundingName::Importance), _) | (None, Some(_)) => PackedRounding::Importance,
             },
+            method: None,
         })
     }
 }

@@ -91,9 +91,10 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let (source, warning) = open_weights(path)?;
     let folder = Folder::new(path)?;
     let mut rounded = (0, 0.0);
-    let (mut notes, mut spare) = (Vec::new(), HashSet::new());
+    let (mut notes, mut spare, mut stated) = (Vec::new(), HashSet::new(), None);
     let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder, &*source)? {
-        Some(Quantization { config, path }) => {
+        Some(QuantizationConfig { config, path }) => {
+            stated = Some(config.clone());
             let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
             let source = PackedSource::open_as(source, &config, &path, repack)?;
             rounded = source.rounded();
@@ -113,6 +114,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
+    model.quantization = stated;
     model.warnings.extend(warning.into_iter().chain(notes));
     if let (count @ 1.., steps) = rounded {
         model.warnings.push(format!(
@@ -127,7 +129,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
 const CONFIG: &str = "config.json";
 
 /// What a checkpoint says of how its weights are quantized.
-pub(crate) struct Quantization {
+pub(crate) struct QuantizationConfig {
     /// With the method's name in it.
     pub(crate) config: Map<String, Value>,
     /// The file that says it.
@@ -148,17 +150,11 @@ const PLACES: &[(&str, &str, &str)] = &[
 /// configurations, and stay where weights are plain again.
 const BESIDE: &[&str] = &["quantize_config.json", "quant_config.json", "quantization_config.json"];
 
-/// Finds what a checkpoint says of how its weights are quantized.
-///
-/// # Errors
-/// If nothing does, and the tensors look packed.
-pub(crate) fn quantization(
-    folder: &Folder,
-    source: &dyn TensorSource,
-) -> Result<Option<Quantization>, Error> {
+/// What a checkpoint's own configuration says of how its weights are quantized.
+pub(crate) fn stated_quantization(folder: &dyn SideFiles) -> Result<Option<QuantizationConfig>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
-        // A broken file is told of by whoever needs it.
+        // Whoever needs a broken file reports it.
         Ok(serde_json::from_slice(&bytes).unwrap_or_default())
     };
     // MLX repeats its own object under the common name.
@@ -167,7 +163,21 @@ pub(crate) fn quantization(
         let Some(Value::Object(mut config)) = object(file)?.remove(*key) else { continue };
         let method = if is_mlx { "mlx" } else { method };
         config.entry("quant_method").or_insert_with(|| (*method).into());
-        return Ok(Some(Quantization { config, path: folder.path(file) }));
+        return Ok(Some(QuantizationConfig { config, path: folder.path(file) }));
+    }
+    Ok(None)
+}
+
+/// Finds what a checkpoint says of how its weights are quantized.
+///
+/// # Errors
+/// If nothing does, and the tensors look packed.
+pub(crate) fn quantization(
+    folder: &Folder,
+    source: &dyn TensorSource,
+) -> Result<Option<QuantizationConfig>, Error> {
+    if let Some(stated) = stated_quantization(folder)? {
+        return Ok(Some(stated));
     }
     let Some((method, tensor)) = qz_packed::recognise(source) else { return Ok(None) };
     for file in BESIDE {
@@ -179,7 +189,7 @@ pub(crate) fn quantization(
             qz_packed::Error::Malformed { location, fault: Box::new(fault) }
         })?;
         config.entry("quant_method").or_insert_with(|| method.name.into());
-        return Ok(Some(Quantization { config, path }));
+        return Ok(Some(QuantizationConfig { config, path }));
     }
     let fault = qz_packed::Fault::Unconfigured {
         method: method.name,

@@ -61,6 +61,11 @@ impl Format {
         (self.scheme)(self, name)
     }
 
+    /// True if its schemes are those of packed layouts.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.family.is_some()
+    }
+
     /// What the artifact of a model called `stem` is called.
     pub(crate) fn artifact_name(&self, stem: &str, scheme: &str) -> String {
         (self.artifact_name)(self, stem, scheme)

@@ -36,7 +36,7 @@ use crate::event::{Event, Observer};
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
 use crate::plan::peak_memory;
-use crate::planning::plan_all;
+use crate::planning::{PlanOptions, plan_all};
 use crate::sinks::Sinks;
 use crate::stream::{Cancel, Work};
 use capture::Calibration;
@@ -107,7 +107,6 @@ fn one(
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
-    let plans = &planning.targets;
     let backend = options.compute.backend()?;
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
@@ -119,7 +118,7 @@ fn one(
         }
     };
     let chosen = match &forward {
-        Some(forward) => Chosen::of(forward, model, output, &plans[0])?,
+        Some(forward) => Chosen::of(forward, model, output, &planning.targets[0])?,
         None => Chosen::default(),
     };
     let uncovered: Vec<_> = planning
@@ -139,6 +138,14 @@ fn one(
         (None, None) => return Err(Error::NoText),
     }
     let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());
+    let mut plans = planning.targets;
+    if !chosen.is_empty() {
+        // Configurations say what the model read, which is known by now.
+        let method = report::provenance(options, calibration.as_ref(), known.as_ref());
+        let plan = PlanOptions { method: Some(method), ..options.convert.plan.clone() };
+        plans = vec![output.target.plan(model, &plan)?];
+    }
+    let plans = &plans;
     let outputs = std::slice::from_ref(output);
     let sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, observer)?;
     let threads = options.convert.threads;

@@ -86,8 +86,14 @@ impl Scheme for AwqScheme {
     }
 
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
-        // Engines look for these names anywhere in a module's.
-        let mut left: Vec<&str> = quantized.left.iter().map(|module| short(module)).collect();
+        // Engines look for these names anywhere in a module's, so a short one stands for
+        // all layers, unless it is found in a module that is packed.
+        let is_free = |name: &str| !quantized.modules.iter().any(|packed| packed.contains(name));
+        let name = |module: &'_ String| match short(module) {
+            short if is_free(short) => short.to_owned(),
+            _ => module.clone(),
+        };
+        let mut left: Vec<String> = quantized.left.iter().map(name).collect();
         left.sort_unstable();
         left.dedup();
         let config = json!({
@@ -97,6 +103,7 @@ impl Scheme for AwqScheme {
             "zero_point": true,
             "version": "gemm",
             "modules_to_not_convert": left,
+            "meta": quantized.provenance.meta(),
         });
         Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
     }

@@ -92,6 +92,7 @@ impl Scheme for Fp8Scheme {
             "activation_scheme": "dynamic",
             "weight_block_size": null,
             "modules_to_not_convert": quantized.left,
+            "meta": quantized.provenance.meta(),
         });
         if let Self::Block { side, powers } = self {
             config["weight_block_size"] = json!([side, side]);

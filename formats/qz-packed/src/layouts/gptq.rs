@@ -108,7 +108,7 @@ impl Scheme for GptqScheme {
             .filter(|module| *module != "lm_head")
             .map(|module| (format!("-:^{}$", module.replace('.', "\\.")), json!({})))
             .collect();
-        let config = json!({
+        let mut config = json!({
             "quant_method": "gptq",
             "bits": self.bits,
             "group_size": self.group.map_or(json!(-1), |group| json!(group)),
@@ -118,12 +118,16 @@ impl Scheme for GptqScheme {
             "checkpoint_format": format,
             "format": format,
             "pack_dtype": "int32",
-            "static_groups": false,
-            "true_sequential": true,
-            "damp_percent": 0.05,
             "dynamic": if left.is_empty() { Value::Null } else { Value::Object(left) },
-            "meta": {"quantizer": [concat!("quantize:", env!("CARGO_PKG_VERSION"))]},
+            "meta": quantized.provenance.meta(),
         });
+        if let (Some(feedback), Value::Object(config)) =
+            (quantized.provenance.feedback, &mut config)
+        {
+            config.insert("damp_percent".to_owned(), json!(feedback.damping));
+            config.insert("true_sequential".to_owned(), json!(feedback.sequential));
+            config.insert("static_groups".to_owned(), json!(feedback.static_groups));
+        }
         let file = SideFile { name: "quantize_config.json".to_owned(), content: pretty(&config) };
         Configuration { entries: vec![("quantization_config", config)], files: vec![file] }
     }

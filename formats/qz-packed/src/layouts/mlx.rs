@@ -72,9 +72,19 @@ impl Scheme for MlxScheme {
         Box::new(Mlx { form: self.0, scale })
     }
 
-    fn configuration(&self, _quantized: &Quantized<'_>) -> Configuration {
+    /// mlx-lm's `quantize_model` packs whatever has a `to_quantized`.
+    fn packs_embeddings(&self) -> bool {
+        true
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
         // mlx-lm quantizes the modules that have scales, whatever their names.
-        let config = json!({"group_size": self.0.group, "bits": self.0.bits, "mode": "affine"});
+        let config = json!({
+            "group_size": self.0.group,
+            "bits": self.0.bits,
+            "mode": "affine",
+            "meta": quantized.provenance.meta(),
+        });
         Configuration { entries: vec![("quantization", config)], files: Vec::new() }
     }
 }

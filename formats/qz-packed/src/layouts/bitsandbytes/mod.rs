@@ -57,6 +57,7 @@ fn configuration(four_bits: Option<(&str, bool)>, quantized: &Quantized<'_>) -> 
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": quantized.left,
         "llm_int8_threshold": 6.0,
+        "meta": quantized.provenance.meta(),
     });
     Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
 }

@@ -169,8 +169,8 @@ fn stated_group(weights: &Value) -> Option<i64> {
     }
 }
 
-/// The configuration of a checkpoint with one format. Nothing that is not needed: the
-/// package refuses keys that it does not know.
+/// The configuration of a checkpoint with one format. In groups nothing that is not needed:
+/// the package refuses keys there that it does not know.
 fn configuration(
     format: &str,
     weights: &Value,
@@ -184,6 +184,7 @@ fn configuration(
         "global_compression_ratio": null,
         "kv_cache_scheme": null,
         "ignore": quantized.left,
+        "meta": quantized.provenance.meta(),
         "config_groups": {
             "group_0": {
                 "targets": ["Linear"],
