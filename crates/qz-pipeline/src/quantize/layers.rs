@@ -369,6 +369,7 @@ impl Layers<'_> {
             }
         };
         let report = self.backend.install(|| self.options.method.quantize(&problem, &mut take));
+        check_cancelled(self.cancel)?;
         report.map_err(|error| match error {
             qz_methods::Error::Stopped => Error::Interrupted,
             qz_methods::Error::Weight(weight) => {

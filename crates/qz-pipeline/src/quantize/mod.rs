@@ -36,7 +36,7 @@ use crate::model_weights::ModelWeights;
 use crate::plan::peak_memory;
 use crate::planning::plan_all;
 use crate::sinks::Sinks;
-use crate::stream::{Cancel, Work};
+use crate::stream::{Cancel, Work, unless_cancelled};
 use capture::Calibration;
 use known::Known;
 use layers::Layers;
@@ -88,7 +88,12 @@ pub fn quantize(
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
-    outputs.iter().map(|output| one(model, output, options, cancel, observer)).collect()
+    let targets = outputs.iter().zip(1..).map(|(output, number)| {
+        let (name, count) = (output.target.to_string(), outputs.len());
+        observer.observe(Event::Target { name: &name, number, count });
+        one(model, output, options, cancel, observer)
+    });
+    targets.collect()
 }
 
 fn one(
@@ -106,7 +111,7 @@ fn one(
         observer.observe(Event::Warning(warning));
     }
     let plans = &planning.targets;
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
         Needs::Nothing => None,
@@ -180,7 +185,7 @@ fn one(
             }
         })
         .and_then(|()| check_unchanged(model, &options.convert.plan));
-    match outcome {
+    match unless_cancelled(outcome, cancel) {
         Ok(()) => {
             let artifact = finish(sinks, model, outputs, plans, observer)?.remove(0);
             let method = options.method.name();

@@ -17,6 +17,7 @@ use super::reference;
 use super::{Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding};
 use crate::codec_for;
 use crate::memory::Bytes;
+use crate::stop;
 use crate::vector::Instructions;
 use attention::Cache;
 use matmul::{Matrix, Products};
@@ -49,10 +50,15 @@ impl CpuBackend {
     /// # Errors
     /// If the operating system gives none.
     pub fn new(threads: usize) -> Result<Self, Error> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .build()
-            .map_err(|error| Error::Threads(error.to_string()))?;
+        Self::stopped_by(threads, &stop::Flag::default())
+    }
+
+    /// The same, with work that ends early once `flag` is set ([`stop`]).
+    ///
+    /// # Errors
+    /// If the operating system gives no threads.
+    pub fn stopped_by(threads: usize, flag: &stop::Flag) -> Result<Self, Error> {
+        let pool = stop::pool(threads, flag).map_err(|error| Error::Threads(error.to_string()))?;
         Ok(Self { pool, instructions: Instructions::best(), few: FewTokens::default() })
     }
 
