@@ -81,7 +81,7 @@ impl Run {
 
     fn at(&mut self, part: (&'static str, u64, u64), steady: bool) {
         let is_other = self.part.is_none_or(|(name, ..)| name != part.0);
-        self.part = Some(part);
+        self.part = Some(part).filter(|(_, _, count)| *count > 0);
         if is_other {
             self.steady = steady.then(|| (Instant::now(), self.done));
         }

@@ -10,7 +10,7 @@ use qz_tensor::DataType;
 use qz_tokenize::Tokenizer;
 
 use crate::error::Error;
-use crate::event::{Event, Observer, Work};
+use crate::event::{Event, Observer, Shares};
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::stream::{Cancel, check_cancelled};
@@ -185,7 +185,7 @@ impl Pass<'_> {
 
 /// Tells how far a pass is, and ends it when it is to stop.
 pub(crate) struct Steps<'a> {
-    work: Work,
+    shares: Shares,
     cancel: &'a Cancel,
     observer: &'a mut dyn Observer,
 }
@@ -205,7 +205,7 @@ impl<'a> Steps<'a> {
             weights += model.weights();
         }
         observer.observe(Event::Started { job, tensors, weights });
-        Self { work: Work::new(weights, steps as f64), cancel, observer }
+        Self { shares: Shares::new(weights, steps as f64), cancel, observer }
     }
 
     /// Says which part of several is worked on.
@@ -235,7 +235,7 @@ impl<'a> Steps<'a> {
 
     pub(crate) fn advance(&mut self, steps: u64) -> Result<(), Error> {
         check_cancelled(self.cancel)?;
-        let weights = self.work.advance(steps as f64);
+        let weights = self.shares.advance(steps as f64);
         self.observer.observe(Event::Advanced { weights });
         Ok(())
     }

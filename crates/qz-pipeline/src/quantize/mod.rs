@@ -10,6 +10,7 @@
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
 mod capture;
+mod effort;
 mod inputs;
 mod known;
 mod layers;
@@ -151,6 +152,8 @@ fn one(
         (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
     let weights = wanted.iter().map(|position| model.tensors[*position].shape.elements()).sum();
     observer.observe(Event::Started { job: "quantize", tensors: wanted.len(), weights });
+    // What is outside of the layers goes at another pace.
+    observer.observe(Event::At { part: "", number: 0, count: 0, steady: chosen.is_empty() });
     let work = sinks.remaining_work(model, plans, &measures, &options.convert.plan);
     let (rest, positions): (Vec<Work<'_>>, Vec<usize>) = work
         .into_iter()
