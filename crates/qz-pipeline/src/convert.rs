@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use qz_plan::Assignment;
-use qz_tensor::{DataType, SinkTensor};
+use qz_tensor::{DataType, FileStates, OutputOptions, SinkTensor};
 
 use crate::error::Error;
 use crate::estimate;
@@ -31,8 +31,8 @@ pub struct Output {
 pub struct ConvertOptions {
     /// Encoding threads.
     pub threads: usize,
-    /// Replace outputs that exist.
-    pub replace: bool,
+    /// How outputs are written.
+    pub output: OutputOptions,
     /// What decides about types and metadata.
     pub plan: PlanOptions,
 }
@@ -216,6 +216,14 @@ pub(crate) fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<()
             Err(Error::InputChanged(matrix.path().to_owned()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Fails if one of these files is not what was read.
+pub(crate) fn check_states(files: &FileStates) -> Result<(), Error> {
+    match files.changed()? {
+        Some(path) => Err(Error::InputChanged(path.to_owned())),
+        None => Ok(()),
     }
 }
 

@@ -13,6 +13,9 @@ pub enum Error {
     /// An input file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A model folder cannot be opened.
+    #[error(transparent)]
+    Folder(#[from] qz_shards::Error),
     /// A GGUF file breaks its format, or cannot be written.
     #[error(transparent)]
     Gguf(#[from] qz_gguf::Error),
@@ -328,6 +331,7 @@ impl Diagnose for Error {
         let (class, location, rule) = match self {
             Self::File(error) => return error.diagnosis(),
             Self::Gguf(error) => return error.diagnosis(),
+            Self::Folder(error) => return error.diagnosis(),
             Self::Safetensors(error) => return error.diagnosis(),
             Self::Pickle(error) => return error.diagnosis(),
             Self::Packed(error) => return error.diagnosis(),

@@ -22,6 +22,7 @@ mod error;
 mod estimate;
 mod eval;
 mod event;
+mod folder;
 mod format;
 mod inputs;
 mod inspect;

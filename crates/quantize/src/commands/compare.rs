@@ -58,7 +58,7 @@ fn check_page(
     let models = [&arguments.reference].into_iter().chain(&arguments.models);
     let inputs = models.fold(Inputs::default(), |inputs, model| inputs.with_model(model));
     inputs.with_file(options.text.data.path()).check(page)?;
-    let replace = OutputOptions { replace: arguments.force };
+    let replace = OutputOptions::default().replacing(arguments.force);
     Ok(StagedArtifact::check(&Artifact::file(page, 0), replace)?)
 }
 
@@ -129,7 +129,8 @@ fn page(report: &CompareReport) -> Page {
 fn write_page(path: &Path, page: &Page, replace: bool) -> Result<(), qz_pipeline::Error> {
     let html = page.to_html();
     let artifact = Artifact::file(path, html.len() as u64);
-    let mut staged = StagedArtifact::create(artifact, "page", OutputOptions { replace })?;
+    let mut staged =
+        StagedArtifact::create(artifact, "page", OutputOptions::default().replacing(replace))?;
     staged.write_at(0, 0, html.as_bytes())?;
     Ok(staged.commit()?)
 }

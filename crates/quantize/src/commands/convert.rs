@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
     let model = Model::open(&recipe.source, &recipe.read.options())?;
     let options = ConvertOptions {
         threads: global.thread_count(),
-        replace: arguments.force,
+        output: global.output(arguments.force),
         plan: recipe.options()?,
     };
     let paths = outputs.iter().map(|output| output.path.clone());

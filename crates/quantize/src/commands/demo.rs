@@ -97,7 +97,7 @@ fn convert_all(
     // The demonstration owns its files' names.
     let options = ConvertOptions {
         threads: global.thread_count(),
-        replace: true,
+        output: global.output(true),
         plan: PlanOptions { fallback: Fallback::Refused, ..PlanOptions::default() },
     };
     Ok(convert(&model, &outputs, &options, cancel, progress)?)

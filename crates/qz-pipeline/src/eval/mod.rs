@@ -69,7 +69,7 @@ impl EvalOptions {
             None => inputs,
         };
         inputs.check(output)?;
-        let options = OutputOptions { replace: self.replace };
+        let options = OutputOptions::default().replacing(self.replace);
         Ok(StagedArtifact::check(&Artifact::file(output, 0), options)?)
     }
 }

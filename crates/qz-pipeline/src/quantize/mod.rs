@@ -28,7 +28,9 @@ pub use capture::CalibrationSummary;
 pub use report::{MethodTensor, QuantizeReport};
 
 use crate::calibrate::{DataOptions, ExpertOptions};
-use crate::convert::{ConvertOptions, Output, Rows, check_unchanged, finish, measured};
+use crate::convert::{
+    ConvertOptions, Output, Rows, check_states, check_unchanged, finish, measured,
+};
 use crate::error::Error;
 use crate::eval::ComputeOptions;
 use crate::event::{Event, Observer};
@@ -187,7 +189,12 @@ fn one(
                 (None, None) => Ok(()),
             }
         })
-        .and_then(|()| check_unchanged(model, &options.convert.plan));
+        .and_then(|()| check_unchanged(model, &options.convert.plan))
+        .and_then(|()| {
+            let text = calibration.as_ref().map(|calibration| &calibration.files);
+            let statistics = known.as_ref().map(|known| &known.files);
+            text.into_iter().chain(statistics).try_for_each(check_states)
+        });
     match unless_cancelled(outcome, cancel) {
         Ok(()) => {
             let artifact = finish(sinks, model, outputs, plans, observer)?.remove(0);

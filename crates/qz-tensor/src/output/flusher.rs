@@ -27,10 +27,16 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
-    pub(super) fn start(target: &Path, mut journal: File) -> Result<Self, OutputError> {
+    /// `lock` is flushed once: its text must outlast a power cut, as the journal does.
+    pub(super) fn start(
+        target: &Path,
+        mut journal: File,
+        mut lock: Option<File>,
+    ) -> Result<Self, OutputError> {
         let (requests, received) = sync_channel::<Batch>(0);
         let flush = move || {
             for Batch { files, records } in received {
+                lock.take().map_or(Ok(()), |lock| lock.sync_all())?;
                 files.iter().try_for_each(|file| file.sync_data())?;
                 let text: String =
                     records.iter().flat_map(|record| [record.as_str(), "\n"]).collect();
