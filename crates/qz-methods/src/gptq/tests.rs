@@ -443,7 +443,7 @@ fn a_stop_is_heard_at_every_stage() {
 
     use qz_linalg::Feedback;
 
-    const COLUMNS: usize = 6144;
+    const COLUMNS: usize = 3072;
     let rows = numbers(1024 * COLUMNS, 3);
     let check = |stage: &str, work: &(dyn Fn() + Sync)| {
         let flag = stop::Flag::default();

@@ -94,6 +94,7 @@ pub fn bench_codecs(
         codecs.push(bench.codec(data_type)?);
         observer.observe(Event::Advanced { weights });
     }
+    check_cancelled(cancel)?;
     Ok(CodecBench { machine, codecs })
 }
 

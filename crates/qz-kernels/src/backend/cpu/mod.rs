@@ -275,7 +275,7 @@ mod tests {
         let cache = backend.cache(&shape, tokens, DataType::F32).expect("a cache");
         let queries = vec![0.5; tokens / 8 * shape.query_width()];
         let mut out = queries.clone();
-        let (rows, columns) = (16 * 1024, 4096);
+        let (rows, columns) = (4096, 4096);
         let matrix = backend.matrix(DataType::F32, rows, columns, vec![0; rows * columns * 4]);
         let matrix = matrix.expect("fits");
         let (activations, mut products) = (vec![0.5; 512 * columns], vec![0.0; 512 * rows]);
