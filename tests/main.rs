@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod calibrate;
 mod convert;
+mod endings;
 mod eval;
 mod experts;
 mod generic;

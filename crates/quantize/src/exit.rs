@@ -52,6 +52,17 @@ pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcom
     with_report(code).into()
 }
 
+/// Prints what the parser says instead of a command line: a mistake, or help.
+pub(crate) fn of_usage(error: &clap::Error) -> ExitCode {
+    let lost = error.print().err().filter(|_| !error.use_stderr());
+    let code = match lost {
+        Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => ENVIRONMENT,
+        _ if error.use_stderr() => USAGE,
+        _ => OK,
+    };
+    code.into()
+}
+
 /// The code of a run of which not all may have been reported.
 fn with_report(code: u8) -> u8 {
     match messages::lost_report() {

@@ -25,7 +25,10 @@ use crate::exit::Outcome;
 
 fn main() -> ExitCode {
     interrupt::survive_limits();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::of_usage(&error),
+    };
     exit::run(arguments.command.wants_json(), || run(&arguments))
 }
 

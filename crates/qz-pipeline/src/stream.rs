@@ -14,7 +14,7 @@ mod tile_rows;
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -39,12 +39,18 @@ const STRIDED_WEIGHTS: u64 = 4 << 20;
 /// Weights decoded at a time: their f32 form stays in a core's second cache.
 const CHUNK_WEIGHTS: usize = 32 * 1024;
 
-/// Set from outside to stop a job between tiles.
-pub type Cancel = AtomicBool;
+/// Set from outside to stop a job between pieces of its work.
+pub type Cancel = qz_kernels::stop::Flag;
 
 /// Fails if the job has been stopped.
 pub(crate) fn check_cancelled(cancel: &Cancel) -> Result<(), Error> {
     if cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// What came of work that ends early once the job is to stop: then it means nothing.
+pub(crate) fn unless_cancelled<T>(outcome: Result<T, Error>, cancel: &Cancel) -> Result<T, Error> {
+    check_cancelled(cancel)?;
+    outcome
 }
 
 /// A tensor and what is to become of it.
@@ -293,7 +299,7 @@ pub(crate) fn run(
     let (give_back, spare) = bounded::<Vec<u8>>(4 * threads + 4);
     let mut fault: Option<(usize, Error)> = None;
 
-    let started = thread::scope(|scope| {
+    let started: Result<(), Error> = thread::scope(|scope| {
         let reader = Reader { model, work, limit: &limit, cancel, spare: &spare };
         let failed = to_write.clone();
         // Threads that have started end when the queues do, which is where this returns.
@@ -302,7 +308,8 @@ pub(crate) fn run(
         let read = move || reader.read_all(tiles, &to_encode, &failed);
         thread::Builder::new().spawn_scoped(scope, read).map_err(refused)?;
         for _ in 0..threads {
-            let encoder = Encoder { model, work, limit: &limit, give_back: give_back.clone() };
+            let give_back = give_back.clone();
+            let encoder = Encoder { model, work, limit: &limit, cancel, give_back };
             let (loaded, to_write) = (loaded.clone(), to_write.clone());
             let encode = move || encoder.encode_all(&loaded, &to_write);
             thread::Builder::new().spawn_scoped(scope, encode).map_err(refused)?;
@@ -459,6 +466,7 @@ struct Encoder<'a> {
     model: &'a Model,
     work: &'a [Work<'a>],
     limit: &'a TileLimit,
+    cancel: &'a Cancel,
     give_back: Sender<Vec<u8>>,
 }
 
@@ -487,6 +495,7 @@ impl Encoder<'_> {
     ) -> Result<EncodedTile, Error> {
         let work = &self.work[tile.work];
         let rows = TileRows {
+            cancel: self.cancel,
             model: self.model,
             tensor: work.tensor,
             rows: tile.rows.clone(),

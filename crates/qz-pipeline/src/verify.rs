@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qz_codec::Codec;
-use qz_kernels::codec_for;
+use qz_kernels::{codec_for, stop};
 use qz_plan::FileType;
 use qz_tensor::{DataType, Diagnose};
 use rayon::prelude::*;
@@ -16,6 +16,7 @@ use crate::event::{Event, Observer};
 use crate::loaders::{self, Engine};
 use crate::loss::Energies;
 use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
+use crate::stream::{Cancel, check_cancelled};
 
 /// What to compare with.
 #[derive(Clone, Debug, Default)]
@@ -135,11 +136,12 @@ const PART_WEIGHTS: u64 = 256 * 1024;
 /// Checks the artifact at `path`.
 ///
 /// # Errors
-/// If the artifact or the source cannot be read at all. What is merely wrong is
+/// If the artifact or the source cannot be read at all, or the job is stopped. What is merely wrong is
 /// a finding.
 pub fn verify(
     path: &Path,
     options: &VerifyOptions,
+    cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Verification, Error> {
     let loaders::Judgement { mut findings, has_rules } = loaders::check(path, options.engine)?;
@@ -174,10 +176,8 @@ pub fn verify(
         Some(source) => pair(&artifact, source, &mut findings),
         None => HashMap::new(),
     };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()
-        .map_err(|error| Error::Threads(error.to_string()))?;
+    let pool =
+        stop::pool(options.threads, cancel).map_err(|error| Error::Threads(error.to_string()))?;
     let (count, weights) = (artifact.tensors.len(), artifact.weights());
     observer.observe(Event::Started { job: "verify", tensors: count, weights });
     let mut tensors = Vec::with_capacity(count);
@@ -186,6 +186,7 @@ pub fn verify(
             .get(tensor.name.as_str())
             .and_then(|original| Some((source.as_ref()?, *original)));
         let check = pool.install(|| check_tensor(&artifact, tensor, original));
+        check_cancelled(cancel)?;
         tensors.push(judge(tensor, check, options, &mut findings)?);
         observer.observe(Event::Advanced { weights: tensor.shape.elements() });
     }
@@ -313,6 +314,9 @@ fn check_tensor(
     let parts: Vec<Result<Sums, Error>> = parts(tensor)
         .into_par_iter()
         .map(|rows| {
+            if stop::is_requested() {
+                return Ok(Sums::default());
+            }
             let written = decode_rows(artifact, tensor, codec, rows.clone())?;
             match original {
                 None => Ok(Sums::default()),

@@ -12,6 +12,7 @@ use qz_tensor::DataType;
 
 use super::QuantizeOptions;
 use super::capture::Captured;
+use super::effort::Effort;
 use super::inputs::{Collector, GroupExperts, Stream, Streams};
 use super::known::Known;
 use super::packed::PackedMatrix;
@@ -86,11 +87,27 @@ impl Layers<'_> {
         if self.is_all_done(sinks) {
             return Ok(());
         }
+        let mut effort = Effort::of(self, forward, &chunks, sinks)?;
         let mut streams = Streams::begin(forward, &chunks, self.options)?;
+        let count = u64::from(forward.shape().layers);
         while streams.load_next()? {
+            let layer = streams.quantized.layer();
+            let (mut passed, mut is_open) = (0.0, false);
+            for role in LinearGroup::ALL.into_iter().flat_map(LinearGroup::roles) {
+                if *role == Role::ExpertRouter {
+                    continue;
+                }
+                let (name, stored) = streams.quantized.stored(*role)?;
+                passed += effort.of_pass(stored.shape.elements());
+                let position = self.chosen.position(&name);
+                is_open |= position.is_some_and(|position| !sinks.is_done(0, position));
+            }
+            let part = if is_open { "layer" } else { "finished layer" };
+            let number = u64::from(layer.0) + 1;
+            observer.observe(Event::At { part, number, count, steady: is_open });
             for stage in Stage::ALL {
                 for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
-                    self.group(&mut streams, group, sinks, reports, observer)?;
+                    self.group(&mut streams, group, sinks, reports, &mut effort, observer)?;
                 }
             }
             if self.chosen.output.is_none() && streams.quantized.is_at_last_layer() {
@@ -98,12 +115,14 @@ impl Layers<'_> {
                 return Ok(());
             }
             streams.advance(&mut |_| check_cancelled(self.cancel))?;
+            effort.advance(passed, observer);
         }
         let Some((position, _)) = self.chosen.output else { return Ok(()) };
         let columns = to_usize(self.model.tensors[position].shape.columns());
         if sinks.is_done(0, position) {
             return Ok(());
         }
+        observer.observe(Event::At { part: "output matrix", number: 1, count: 1, steady: true });
         let captured = self.collector().output(&mut streams, columns)?;
         self.output(&captured, sinks, reports, observer)
     }
@@ -187,6 +206,7 @@ impl Layers<'_> {
         group: LinearGroup,
         sinks: &mut Sinks,
         reports: &mut Reports,
+        effort: &mut Effort,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let stream = &mut streams.quantized;
@@ -207,14 +227,17 @@ impl Layers<'_> {
         experts.dedup();
         let collector = self.collector();
         let mut known = GroupExperts::of(experts.len());
+        let (width, all) = (stream.width(group), experts.len().max(1) as f64);
         for experts in experts.chunks(collector.experts_at_once(stream.width(group))) {
-            for (expert, captured) in collector.captured(streams, group, experts, &mut known)? {
+            let captured = collector.captured(streams, group, experts, &mut known)?;
+            effort.advance(effort.of_inputs(width) * experts.len() as f64 / all, observer);
+            for (expert, captured) in captured {
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (role, matrix) in own {
                     let found = self.replaced(streams, *role, matrix, &captured, sinks)?;
                     reports.methods.push(self.described(matrix, &captured, found));
                     let weights = (matrix.rows * matrix.columns) as u64;
-                    observer.observe(Event::Advanced { weights });
+                    effort.advance(effort.of_matrix(weights, matrix.columns as u64), observer);
                 }
             }
         }
@@ -407,6 +430,7 @@ impl Layers<'_> {
             }
         };
         let report = self.backend.install(|| self.options.method.quantize(&problem, &mut take));
+        check_cancelled(self.cancel)?;
         report.map_err(|error| match error {
             qz_methods::Error::Stopped => Error::Interrupted,
             qz_methods::Error::Weight(weight) => {

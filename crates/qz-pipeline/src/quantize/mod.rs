@@ -10,6 +10,7 @@
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
 mod capture;
+mod effort;
 mod inputs;
 mod known;
 mod layers;
@@ -38,7 +39,7 @@ use crate::model_weights::ModelWeights;
 use crate::plan::peak_memory;
 use crate::planning::{PlanOptions, plan_all};
 use crate::sinks::Sinks;
-use crate::stream::{Cancel, Work};
+use crate::stream::{Cancel, Work, unless_cancelled};
 use capture::Calibration;
 use known::Known;
 use layers::Layers;
@@ -90,7 +91,12 @@ pub fn quantize(
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
-    outputs.iter().map(|output| one(model, output, options, cancel, observer)).collect()
+    let targets = outputs.iter().zip(1..).map(|(output, number)| {
+        let (name, count) = (output.target.to_string(), outputs.len());
+        observer.observe(Event::Target { name: &name, number, count });
+        one(model, output, options, cancel, observer)
+    });
+    targets.collect()
 }
 
 fn one(
@@ -107,7 +113,7 @@ fn one(
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
         Needs::Nothing => None,
@@ -155,6 +161,8 @@ fn one(
         (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
     let weights = wanted.iter().map(|position| model.tensors[*position].shape.elements()).sum();
     observer.observe(Event::Started { job: "quantize", tensors: wanted.len(), weights });
+    // What is outside of the layers goes at another pace.
+    observer.observe(Event::At { part: "", number: 0, count: 0, steady: chosen.is_empty() });
     let work = sinks.remaining_work(model, plans, &measures, &options.convert.plan);
     let (rest, positions): (Vec<Work<'_>>, Vec<usize>) = work
         .into_iter()
@@ -194,7 +202,7 @@ fn one(
             let statistics = known.as_ref().map(|known| &known.files);
             text.into_iter().chain(statistics).try_for_each(check_states)
         });
-    match outcome {
+    match unless_cancelled(outcome, cancel) {
         Ok(()) => {
             let artifact = finish(sinks, model, outputs, plans, observer)?.remove(0);
             let method = options.method.name();

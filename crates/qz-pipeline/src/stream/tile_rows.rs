@@ -7,7 +7,7 @@ use qz_models::RowOrder;
 use qz_packed::{Measure, PartIndex, Rounding, RowBlock};
 use qz_tensor::{DataType, Location, TensorIndex};
 
-use super::{CHUNK_WEIGHTS, Importance, Packed, PutParts};
+use super::{CHUNK_WEIGHTS, Cancel, Importance, Packed, PutParts, check_cancelled};
 use crate::error::Error;
 use crate::format::PackedPlace;
 use crate::loss::{self, Suspicion};
@@ -42,6 +42,7 @@ struct Chunk {
 
 /// One tile's rows at work.
 pub(super) struct TileRows<'a> {
+    pub(super) cancel: &'a Cancel,
     pub(super) model: &'a Model,
     pub(super) tensor: &'a ModelTensor,
     pub(super) rows: Range<u64>,
@@ -99,6 +100,7 @@ impl TileRows<'_> {
         let mut bytes = vec![0; stored.len() / row_in * row_out];
         let mut matrix = None;
         for Chunk { rows, matrix: of } in self.chunks() {
+            check_cancelled(self.cancel)?;
             if self.importance.is_some() && matrix.replace(of) != Some(of) {
                 self.read_importance(of, &mut scratch.importance)?;
             }
