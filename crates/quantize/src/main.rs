@@ -5,7 +5,7 @@
 //! formats, codecs or models. Layer 7: nothing depends on it.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(missing_docs)]
 
 mod cli;
 mod commands;
@@ -13,6 +13,7 @@ mod exit;
 mod hub;
 mod interrupt;
 mod memory;
+mod messages;
 mod progress;
 mod render;
 
@@ -24,7 +25,11 @@ use crate::cli::{Arguments, Command};
 use crate::exit::Outcome;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    interrupt::survive_limits();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::of_usage(&error),
+    };
     exit::run(arguments.command.wants_json(), || run(&arguments))
 }
 

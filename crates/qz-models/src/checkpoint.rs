@@ -31,6 +31,7 @@ pub(crate) fn match_tensors(
     config: &ModelConfig,
     json: &JsonObject,
     tensors: &[TensorInfo],
+    spare: &HashSet<String>,
     warnings: &mut Vec<Warning>,
 ) -> Result<MatchedTensors, Error> {
     let names = &canonical_names(tensors, json, config.tied_embeddings, warnings)?;
@@ -50,7 +51,8 @@ pub(crate) fn match_tensors(
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
-        if is_buffer || matcher.is_tied_copy(position) {
+        let is_spare = spare.contains(&tensor.name) && !matcher.has_place(position);
+        if is_buffer || is_spare || matcher.is_tied_copy(position) {
             matched.ignored.push(tensor.name.clone());
         } else {
             matcher.place(TensorIndex(position), &mut matched.recipes)?;
@@ -149,6 +151,15 @@ impl Matcher<'_> {
                     && place(other) == place(tensor)
                     && (&other.file, &other.shape) == (&tensor.file, &tensor.shape)
             })
+    }
+
+    /// True if there is a rule for a tensor, and the configuration does not deny it.
+    fn has_place(&self, position: usize) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| match rule.hugging_face.matches(&self.names[position]) {
+            Some(numbers) => self.contradiction(rule, numbers).is_none(),
+            None => false,
+        })
     }
 
     /// True if the configuration allows the tensor, in its shape. Faults are

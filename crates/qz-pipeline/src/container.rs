@@ -3,15 +3,16 @@
 mod place;
 mod weights;
 
-use std::path::{Component, Path, PathBuf};
-use std::{fs, io};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufModel;
 use qz_packed::{PackedSource, Repack};
-use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
+use qz_tensor::{FileError, Location, Presence, SideFiles, SourceFile, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::folder::Folder;
 use crate::model::{Model, OpenOptions};
 
 pub(crate) use place::name_of;
@@ -24,7 +25,7 @@ pub struct Container {
     pub name: &'static str,
     /// What a person would look for, for the message when nothing fits.
     pub looks_like: &'static str,
-    detect: fn(&Path) -> bool,
+    detect: fn(&Path) -> Result<bool, FileError>,
     open: fn(&Path, &OpenOptions) -> Result<Model, Error>,
 }
 
@@ -33,15 +34,15 @@ pub static CONTAINERS: &[Container] = &[
     Container {
         name: "gguf",
         looks_like: "a .gguf file",
-        detect: |path| path.is_file() && starts_with(path, b"GGUF"),
+        detect: |path| Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?),
         open: open_gguf,
     },
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
-        detect: |path| match folder_of(path) {
-            Some(folder) => !path.is_dir() || folder.join(CONFIG).symlink_metadata().is_ok(),
-            None => false,
+        detect: |path| match folder_of(path)? {
+            Some(folder) if folder == path => Ok(Presence::of(&path.join(CONFIG))?.is_there()),
+            folder => Ok(folder.is_some()),
         },
         open: open_hugging_face,
     },
@@ -53,49 +54,33 @@ impl Container {
     /// # Errors
     /// If nothing is there, nothing recognises it, or it is malformed.
     pub fn open_any(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-        check_readable(path)?;
+        match Presence::of(path)? {
+            Presence::Absent => return Err(absent(path)),
+            Presence::DanglingLink => return Err(FileError::DanglingLink(path.to_owned()).into()),
+            _ => {}
+        }
         if place::is_cache_folder(path)
             && let Some(snapshot) = place::snapshot(path, None)
         {
             return Self::open_any(&snapshot, options);
         }
-        match CONTAINERS.iter().find(|container| (container.detect)(path)) {
-            Some(container) => (container.open)(path, options),
+        for container in CONTAINERS {
+            if (container.detect)(path)? {
+                return (container.open)(path, options);
+            }
+        }
+        match path {
             // A file that claims to be GGUF by name gets GGUF's own complaint.
-            None if path.extension().is_some_and(|extension| extension == "gguf") => {
+            _ if path.extension().is_some_and(|extension| extension == "gguf") => {
                 open_gguf(path, options)
             }
-            None => Err(Error::UnknownContainer {
+            _ => Err(Error::UnknownContainer {
                 path: path.to_owned(),
                 detail: weights::unknown_folder(path)
                     .unwrap_or_else(|| format!("not a model; expected {}", known())),
             }),
         }
     }
-}
-
-/// Tells a path that cannot be read from one that is not there. Of a folder it is the
-/// configuration that is looked for.
-fn check_readable(path: &Path) -> Result<(), Error> {
-    let fail =
-        |path: &Path, source| FileError::Io { path: path.to_owned(), action: "open", source };
-    let found = match fs::metadata(path) {
-        Ok(found) => found,
-        Err(error) if is_absent(&error) => return Err(absent(path)),
-        Err(error) => return Err(fail(path, error).into()),
-    };
-    if found.is_file() {
-        SourceFile::open(path)?;
-        return Ok(());
-    }
-    match path.join(CONFIG).symlink_metadata() {
-        Err(error) if !is_absent(&error) => Err(fail(path, error).into()),
-        _ => Ok(()),
-    }
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The error that nothing is at `path`, which may be meant for a model of the hub.
@@ -118,10 +103,12 @@ fn known() -> String {
     kinds.join(" or ")
 }
 
-fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
+fn starts_with(path: &Path, magic: &[u8; 4]) -> Result<bool, FileError> {
     let mut head = [0; 4];
-    SourceFile::open(path).is_ok_and(|file| file.read_exact_at(0, &mut head).is_ok())
-        && head == *magic
+    match SourceFile::open(path)?.read_exact_at(0, &mut head) {
+        Err(FileError::Truncated { .. }) => Ok(false),
+        read => read.map(|()| head == *magic),
+    }
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
@@ -133,15 +120,18 @@ fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let (source, notes) = open_weights(path)?;
-    let folder_path = folder_of(path).unwrap_or_else(|| path.to_owned());
-    let folder = Folder::new(&folder_path);
+    let (source, mut notes) = open_weights(path)?;
+    let folder = Folder::new(&folder_of(path)?.unwrap_or_else(|| path.to_owned()))?;
     let mut rounded = (0, 0.0);
-    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
-        Some(config) => {
+    let (mut spare, mut stated) = (HashSet::new(), None);
+    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder, &*source)? {
+        Some(QuantizationConfig { config, path }) => {
+            stated = Some(config.clone());
             let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
-            let source = PackedSource::open_as(source, &config, &folder_path.join(CONFIG), repack)?;
+            let source = PackedSource::open_as(source, &config, &path, repack)?;
             rounded = source.rounded();
+            notes.extend_from_slice(source.warnings());
+            spare.clone_from(source.zero_biases());
             let packed = source.packed_bytes().collect();
             (Box::new(source), Some(packed))
         }
@@ -151,10 +141,12 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         pre_tokenizer: options.pre_tokenizer.clone(),
         model_name: options.model_name.clone(),
         is_unpacked: unpacked.is_some(),
+        spare,
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
+    model.quantization = stated;
     model.warnings.extend(notes);
     if let (count @ 1.., steps) = rounded {
         model.warnings.push(format!(
@@ -168,93 +160,80 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
 
 const CONFIG: &str = "config.json";
 
-/// What a checkpoint says of how its weights are quantized, with the method's name in
-/// it. MLX writes an object of its own, ModelOpt wrote a file of its own.
-pub(crate) fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>, Error> {
+/// What a checkpoint says of how its weights are quantized.
+pub(crate) struct QuantizationConfig {
+    /// With the method's name in it.
+    pub(crate) config: Map<String, Value>,
+    /// The file that says it.
+    pub(crate) path: PathBuf,
+}
+
+/// Where a configuration is looked for: the file, the key, and the method of one that names
+/// none. MLX writes an object of its own, early compressed-tensors had another key, ModelOpt
+/// wrote a file of its own.
+const PLACES: &[(&str, &str, &str)] = &[
+    (CONFIG, "quantization_config", ""),
+    (CONFIG, "quantization", "mlx"),
+    (CONFIG, "compression_config", "compressed-tensors"),
+    ("hf_quant_config.json", "quantization", "modelopt"),
+];
+
+/// Files of AutoGPTQ, of llm-awq and early AutoAWQ, and of auto-round. They lie beside other
+/// configurations, and stay where weights are plain again.
+const BESIDE: &[&str] = &["quantize_config.json", "quant_config.json", "quantization_config.json"];
+
+/// What a checkpoint's own configuration says of how its weights are quantized.
+pub(crate) fn stated_quantization(
+    folder: &dyn SideFiles,
+) -> Result<Option<QuantizationConfig>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
-        // A broken file is told of by whoever needs it.
+        // Whoever needs a broken file reports it.
         Ok(qz_shards::json::from_slice(&bytes).unwrap_or_default())
     };
-    let named = |value: Option<Value>, method: &str| match value {
-        Some(Value::Object(mut config)) => {
-            config.entry("quant_method").or_insert_with(|| method.into());
-            Some(config)
-        }
-        _ => None,
-    };
-    let mut config = object(CONFIG)?;
     // MLX repeats its own object under the common name.
-    let is_mlx = config.contains_key("quantization");
-    let method = if is_mlx { "mlx" } else { "" };
-    let found = named(config.remove("quantization_config"), method);
-    if let Some(found) = found.or_else(|| named(config.remove("quantization"), "mlx")) {
-        return Ok(Some(found));
+    let is_mlx = object(CONFIG)?.contains_key("quantization");
+    for (file, key, method) in PLACES {
+        let Some(Value::Object(mut config)) = object(file)?.remove(*key) else { continue };
+        let method = if is_mlx { "mlx" } else { method };
+        config.entry("quant_method").or_insert_with(|| (*method).into());
+        return Ok(Some(QuantizationConfig { config, path: folder.path(file) }));
     }
-    Ok(named(object("hf_quant_config.json")?.remove("quantization"), "modelopt"))
+    Ok(None)
 }
 
-/// A checkpoint folder's small files.
-pub(crate) struct Folder {
-    path: PathBuf,
-    name: Option<String>,
-}
-
-/// No configuration or tokenizer comes near this; a larger one is not read.
-const SIDE_FILE_LIMIT: u64 = 256 << 20;
-
-impl Folder {
-    pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), name: name_of(path) }
+/// Finds what a checkpoint says of how its weights are quantized.
+///
+/// # Errors
+/// If nothing does, and the tensors look packed.
+pub(crate) fn quantization(
+    folder: &Folder,
+    source: &dyn TensorSource,
+) -> Result<Option<QuantizationConfig>, Error> {
+    if let Some(stated) = stated_quantization(folder)? {
+        return Ok(Some(stated));
     }
-
-    /// Names come from our own code, but one day one may not.
-    fn join(&self, name: &str) -> Option<PathBuf> {
-        let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        inside.then(|| self.path.join(name))
+    let Some((method, tensor)) = qz_packed::recognise(source) else { return Ok(None) };
+    for file in BESIDE {
+        let Some(bytes) = folder.read(file)? else { continue };
+        let path = folder.path(file);
+        let mut config: Map<String, Value> =
+            qz_shards::json::from_slice(&bytes).map_err(|error| {
+                let fault = qz_packed::Fault::Configuration(format!("is no JSON object: {error}"));
+                let location = Location::file(&path);
+                qz_packed::Error::Malformed { location, fault: Box::new(fault) }
+            })?;
+        config.entry("quant_method").or_insert_with(|| method.name.into());
+        return Ok(Some(QuantizationConfig { config, path }));
     }
-}
-
-impl SideFiles for Folder {
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
-        let Some(path) = self.join(name) else { return Ok(None) };
-        let file = match SourceFile::open(&path) {
-            Err(FileError::Missing(_)) => return Ok(None),
-            file => file?,
-        };
-        if file.len() > SIDE_FILE_LIMIT {
-            return Err(FileError::TooLarge { path, length: file.len(), limit: SIDE_FILE_LIMIT });
-        }
-        let mut bytes = vec![0; usize::try_from(file.len()).unwrap_or(usize::MAX)];
-        file.read_exact_at(0, &mut bytes)?;
-        Ok(Some(bytes))
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<String>, FileError> {
-        let Some(path) = self.join(folder) else { return Ok(Vec::new()) };
-        let listing = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            listing => listing,
-        };
-        let names = listing.and_then(|entries| {
-            let mut names = Vec::new();
-            for entry in entries {
-                let entry = entry?;
-                if entry.path().is_file() {
-                    names.extend(entry.file_name().into_string());
-                }
-            }
-            names.sort_unstable();
-            Ok(names)
-        });
-        names.map_err(|source| FileError::Io { path, action: "list", source })
-    }
-
-    fn folder_name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
+    let fault = qz_packed::Fault::Unconfigured {
+        method: method.name,
+        looks_like: method.looks_like,
+        looked_in: ["quantization_config in config.json", "hf_quant_config.json"]
+            .into_iter()
+            .chain(BESIDE.iter().copied())
+            .collect(),
+    };
+    let location = source.location(tensor, 0);
+    Err(qz_packed::Error::Malformed { location, fault: Box::new(fault) }.into())
 }

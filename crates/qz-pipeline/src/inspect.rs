@@ -1,11 +1,13 @@
 //! `inspect`: what a model is, without reading its weights.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use qz_tensor::{Array, Metadata, Value};
 
 use crate::error::Error;
-use crate::model::{Model, OpenOptions};
+use crate::model::{Model, ModelTensor, OpenOptions};
+use crate::quantization::Quantization;
 
 /// What a model is.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -24,6 +26,9 @@ pub struct Inspection {
     pub tensor_bytes: u64,
     /// Bits per weight over all tensors.
     pub bits_per_weight: f64,
+    /// How a checkpoint says its matrices are quantized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
     /// How the weights are stored, largest share first.
     pub types: Vec<TypeShare>,
     /// Metadata, long arrays shortened.
@@ -37,9 +42,9 @@ pub struct Inspection {
 /// The tensors of one element type.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct TypeShare {
-    /// The type.
+    /// The type; of packed matrices what their package calls it.
     #[serde(rename = "type")]
-    pub data_type: &'static str,
+    pub data_type: Cow<'static, str>,
     /// How many tensors.
     pub tensors: usize,
     /// Their weights.
@@ -57,7 +62,7 @@ pub struct InspectedTensor {
     pub shape: Vec<u64>,
     /// How it is stored.
     #[serde(rename = "type")]
-    pub data_type: &'static str,
+    pub data_type: Cow<'static, str>,
     /// Its bytes.
     pub bytes: u64,
 }
@@ -68,18 +73,20 @@ pub struct InspectedTensor {
 /// If it cannot be opened.
 pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> {
     let model = Model::open(path, options)?;
+    let quantization = model.quantization.clone().map(Quantization::of);
     let tensors: Vec<InspectedTensor> = model
         .tensors
         .iter()
         .map(|tensor| InspectedTensor {
             name: tensor.name.clone(),
             shape: tensor.shape.dimensions().to_vec(),
-            data_type: tensor.source_type.name(),
+            data_type: type_of(&model, tensor, quantization.as_ref()),
             bytes: tensor.stored_bytes(),
         })
         .collect();
     let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
     let weights = model.weights();
+    let types = shares(&model, quantization.as_ref());
     Ok(Inspection {
         path: path.to_owned(),
         container: model.container,
@@ -88,17 +95,32 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> 
         weights,
         tensor_bytes,
         bits_per_weight: model.bits_per_weight(),
-        types: shares(&model),
+        quantization,
+        types,
         metadata: shown(&model.metadata),
         tensors,
         warnings: model.warnings,
     })
 }
 
-fn shares(model: &Model) -> Vec<TypeShare> {
+/// How a tensor is stored: its element type, or what its package calls it.
+fn type_of(
+    model: &Model,
+    tensor: &ModelTensor,
+    quantization: Option<&Quantization>,
+) -> Cow<'static, str> {
+    let packed = quantization.filter(|_| tensor.packed_bytes.is_some());
+    let Some((quantization, source)) = packed.zip(tensor.first_source()) else {
+        return tensor.source_type.name().into();
+    };
+    let name = &model.source.tensors()[source.0].name;
+    quantization.type_of(name.strip_suffix(".weight").unwrap_or(name)).into()
+}
+
+fn shares(model: &Model, quantization: Option<&Quantization>) -> Vec<TypeShare> {
     let mut shares: Vec<TypeShare> = Vec::new();
     for tensor in &model.tensors {
-        let data_type = tensor.source_type.name();
+        let data_type = type_of(model, tensor, quantization);
         let position = shares.iter().position(|share| share.data_type == data_type);
         let position = position.unwrap_or_else(|| {
             shares.push(TypeShare { data_type, tensors: 0, weights: 0, bytes: 0 });

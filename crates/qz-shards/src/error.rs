@@ -64,9 +64,6 @@ pub enum Fault {
         "the shard name {0} is in a subfolder; shards are read only from beside their index: move them there"
     )]
     InSubfolder(String),
-    /// A link out of the folder.
-    #[error("a link that leads outside the model folder, to {0}")]
-    LinkOutside(String),
     /// More shards than any model has.
     #[error("the index names more than {MAX_SHARDS} shards")]
     TooManyShards,
@@ -153,7 +150,7 @@ impl Fault {
             Self::NotAFolder => "not-a-folder",
             Self::NoWeights { .. } => "no-weights",
             Self::SeveralWeights(_) => "ambiguous-weights",
-            Self::OutsideFolder(_) | Self::LinkOutside(_) => "outside-folder",
+            Self::OutsideFolder(_) => "outside-folder",
             Self::InSubfolder(_) => "shard-in-subfolder",
             Self::TooManyShards => "too-many-shards",
             Self::MissingShards(_) => "missing-shards",
@@ -166,7 +163,7 @@ impl Fault {
     /// Reaching outside a folder is refused by policy; all else is bad input.
     fn class(&self) -> FaultClass {
         match self {
-            Self::OutsideFolder(_) | Self::LinkOutside(_) => FaultClass::Refused,
+            Self::OutsideFolder(_) => FaultClass::Refused,
             _ => FaultClass::BadInput,
         }
     }

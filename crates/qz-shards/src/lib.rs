@@ -22,6 +22,7 @@ mod names;
 mod sets;
 
 pub use error::{Error, Fault, NameList, shown};
+pub use folder::Folder;
 pub use index::{MAX_INDEX, MAX_SHARDS};
 pub use model::{ShardFile, ShardReader, ShardedModel};
 pub use names::{InvalidName, check_tensor, find_alike};

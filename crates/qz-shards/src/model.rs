@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use qz_tensor::{FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource};
+use qz_tensor::{
+    FileError, Location, Metadata, Presence, SourceFile, TensorIndex, TensorInfo, TensorSource,
+};
 
 use crate::error::{Error, Fault, NameList};
 use crate::folder::Folder;
@@ -121,7 +122,7 @@ impl<F: ShardFile> ShardedModel<F> {
     /// As [`ShardFile::open`] and [`ShardedModel::open_folder`].
     pub fn open_path(path: impl AsRef<Path>) -> Result<Self, F::Error> {
         let path = path.as_ref();
-        if path.is_dir() {
+        if Presence::of(path)? == Presence::Folder {
             return Self::open_folder(path);
         }
         let parent = match path.parent() {
@@ -160,7 +161,7 @@ impl<F: ShardFile> ShardedModel<F> {
         let folder = Folder::new(path)?;
         let has_single = is_present(path, F::SINGLE_NAME)?;
         if is_present(path, F::INDEX_NAME)? {
-            let mut model = Self::open_index(&folder, &folder.file(F::INDEX_NAME)?)?;
+            let mut model = Self::open_index(&folder, &found(&folder, F::INDEX_NAME)?)?;
             let is_named = |name: &OsStr| name == F::SINGLE_NAME;
             let named = model.files().any(|file| file.path().file_name().is_some_and(is_named));
             if has_single && !named {
@@ -196,7 +197,7 @@ impl<F: ShardFile> ShardedModel<F> {
 
     /// Opens these files of a folder.
     fn open_named(folder: &Folder, names: &[String]) -> Result<Self, F::Error> {
-        let open = |name: &String| F::open(&folder.file(name)?);
+        let open = |name: &String| F::open(&found(folder, name)?);
         let files = names.iter().map(open).collect::<Result<Vec<_>, F::Error>>()?;
         Ok(Self::assemble(files, None)?)
     }
@@ -205,14 +206,15 @@ impl<F: ShardFile> ShardedModel<F> {
     fn open_index(folder: &Folder, path: &Path) -> Result<Self, F::Error> {
         let file = SourceFile::open(path)?;
         let index = &index::read(&file)?;
-        let paths =
-            index.shards.iter().map(|name| folder.file(name)).collect::<Result<Vec<_>, Error>>()?;
-        let missing = index
-            .shards
-            .iter()
-            .zip(&paths)
-            .filter(|(_, path)| matches!(path.try_exists(), Ok(false)));
-        let missing = NameList::new(missing.map(|(name, _)| name.clone()));
+        let (mut paths, mut missing) = (Vec::new(), Vec::new());
+        for name in &index.shards {
+            match folder.file(name) {
+                Ok(Some(path)) => paths.push(path),
+                Ok(None) | Err(FileError::DanglingLink(_)) => missing.push(name.clone()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let missing = NameList::new(missing);
         if !missing.is_empty() {
             return Err(Error::new(file.path(), Fault::MissingShards(missing)).into());
         }
@@ -346,12 +348,12 @@ impl<F: ShardFile> TensorSource for ShardedModel<F> {
 
 /// A link that leads nowhere is there, too: it is an error, not an absence.
 fn is_present(folder: &Path, name: &str) -> Result<bool, FileError> {
-    let path = folder.join(name);
-    match path.symlink_metadata() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(FileError::Io { path, action: "open", source }),
-    }
+    Ok(Presence::of(&folder.join(name))?.is_there())
+}
+
+/// The path of a file that was seen in the folder.
+fn found(folder: &Folder, name: &str) -> Result<PathBuf, FileError> {
+    folder.file(name)?.ok_or_else(|| FileError::Missing(folder.path().join(name)))
 }
 
 /// What the format's files end with, dot included.

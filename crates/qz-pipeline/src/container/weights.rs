@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
-use qz_tensor::{SideFiles, TensorSource};
+use qz_tensor::{FileError, Presence, SideFiles, TensorSource};
 use serde_json::Value;
 
-use super::Folder;
 use crate::error::Error;
+use crate::folder::Folder;
 
 /// The formats of weights that a path can name, by what their files end with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,15 +32,14 @@ fn format_of(file: &Path) -> Option<Format> {
 }
 
 /// The folder of the checkpoint that `path` names: itself, or that of the weights.
-pub(crate) fn folder_of(path: &Path) -> Option<PathBuf> {
-    if path.is_dir() {
-        return Some(path.to_owned());
+pub(crate) fn folder_of(path: &Path) -> Result<Option<PathBuf>, FileError> {
+    if Presence::of(path)? == Presence::Folder {
+        return Ok(Some(path.to_owned()));
     }
-    format_of(path)?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => Some(parent.to_owned()),
-        _ => Some(PathBuf::from(".")),
-    }
+    Ok(format_of(path).map(|_| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }))
 }
 
 type Weights = (Box<dyn TensorSource>, Vec<String>);
@@ -48,11 +47,12 @@ type Weights = (Box<dyn TensorSource>, Vec<String>);
 /// Opens the weights that `path` names: a folder's, or those of a file or an index.
 pub(crate) fn open_weights(path: &Path) -> Result<Weights, Error> {
     if is_adapter(path) {
-        let folder = folder_of(path).unwrap_or_else(|| path.to_owned());
+        let folder = folder_of(path)?.unwrap_or_else(|| path.to_owned());
         let detail = adapter(&folder).unwrap_or_else(|| ADAPTER.to_owned());
         return Err(Error::NoWeights { path: path.to_owned(), detail });
     }
-    match format_of(path).filter(|_| !path.is_dir()) {
+    let is_folder = Presence::of(path)? == Presence::Folder;
+    match format_of(path).filter(|_| !is_folder) {
         Some(Format::Safetensors) => Ok(safetensors(SafetensorsModel::open_path(path)?)),
         Some(Format::PyTorch) => Ok(pytorch(TorchModel::open_path(path)?)),
         None => open_folder(path),
@@ -79,7 +79,7 @@ fn open_folder(path: &Path) -> Result<Weights, Error> {
     } else if TorchModel::may_be_in(path)? {
         Ok(pytorch(TorchModel::open_folder(path)?))
     } else {
-        Err(Error::NoWeights { path: path.to_owned(), detail: missing(path) })
+        Err(Error::NoWeights { path: path.to_owned(), detail: missing(path)? })
     }
 }
 
@@ -100,20 +100,21 @@ fn is_adapter(path: &Path) -> bool {
 }
 
 /// What a folder without weights has instead.
-fn missing(path: &Path) -> String {
+fn missing(path: &Path) -> Result<String, FileError> {
     if let Some(adapter) = adapter(path) {
-        return adapter;
+        return Ok(adapter);
     }
-    let detail = if path.join("consolidated.00.pth").exists() {
+    let has = |name: &str| Presence::of(&path.join(name)).map(Presence::is_there);
+    let detail = if has("consolidated.00.pth")? {
         "weights in Meta's own layout (`consolidated.*.pth`); convert them to Hugging Face's first"
-    } else if path.join("consolidated.safetensors").exists() {
+    } else if has("consolidated.safetensors")? {
         "weights in Mistral's own layout (`consolidated.safetensors`); convert them to Hugging \
          Face's first"
     } else {
         "no weights here: no safetensors (`model.safetensors` or its index) and no PyTorch files \
          (`pytorch_model.bin` or its index)"
     };
-    detail.to_owned()
+    Ok(detail.to_owned())
 }
 
 /// What to say of a folder without a configuration, if something known is in it.
@@ -121,7 +122,7 @@ pub(super) fn unknown_folder(path: &Path) -> Option<String> {
     let is_gguf = |name: &String| name.ends_with(".gguf");
     let adapted = adapter(path);
     adapted.or_else(|| {
-        let names = Folder::new(path).list("").ok()?;
+        let names = Folder::new(path).ok()?.list("").ok()?;
         let first = names.iter().find(|name| is_gguf(name))?;
         Some(format!("a folder of GGUF files; give the path of one, as `{first}`"))
     })
@@ -136,7 +137,7 @@ pub(super) fn adapter(path: &Path) -> Option<String> {
     if !FILES.iter().any(|name| path.join(name).exists()) {
         return None;
     }
-    let bytes = Folder::new(path).read(CONFIG).ok().flatten().unwrap_or_default();
+    let bytes = Folder::new(path).ok()?.read(CONFIG).ok().flatten().unwrap_or_default();
     let config: Value = qz_shards::json::from_slice(&bytes).unwrap_or_default();
     let text = |key: &str| config.get(key).and_then(Value::as_str).map(qz_shards::shown);
     let kind = match text("peft_type").as_deref() {

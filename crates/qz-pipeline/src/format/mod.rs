@@ -61,6 +61,11 @@ impl Format {
         (self.scheme)(self, name)
     }
 
+    /// True if its schemes are those of packed layouts.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.family.is_some()
+    }
+
     /// What the artifact of a model called `stem` is called.
     pub(crate) fn artifact_name(&self, stem: &str, scheme: &str) -> String {
         (self.artifact_name)(self, stem, scheme)
@@ -219,6 +224,7 @@ pub(crate) trait Layout {
 pub(crate) trait Sink {
     fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), Error>;
     fn completed(&self) -> &[TensorIndex];
+    fn damaged(&self) -> &[TensorIndex];
     fn record_complete(&mut self, tensor: TensorIndex);
     fn checkpoint(&mut self);
     fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error>;
@@ -236,6 +242,10 @@ where
 
     fn completed(&self) -> &[TensorIndex] {
         TensorSink::completed(self)
+    }
+
+    fn damaged(&self) -> &[TensorIndex] {
+        TensorSink::damaged(self)
     }
 
     fn record_complete(&mut self, tensor: TensorIndex) {
