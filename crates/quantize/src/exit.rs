@@ -59,6 +59,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted) => crate::interrupt::exit_code(),
         Some(error) => match error.diagnosis().class {
+            FaultClass::Usage => USAGE,
             FaultClass::BadInput => BAD_INPUT,
             FaultClass::Environment => ENVIRONMENT,
             FaultClass::Refused => REFUSED,

@@ -5,7 +5,7 @@ use qz_pipeline::{InspectedTensor, Inspection, TypeShare, inspect};
 use super::{print_json, print_line};
 use crate::cli::{Global, Inspect};
 use crate::exit::Outcome;
-use crate::render::{bytes, count, table};
+use crate::render::{bytes, count, readable, table};
 
 pub(crate) fn run(arguments: &Inspect, _: &Global) -> anyhow::Result<Outcome> {
     let inspection = inspect(&arguments.model, &arguments.read.options())?;
@@ -55,10 +55,10 @@ fn types(shares: &[TypeShare]) -> String {
 fn metadata(entries: &[(String, String)]) -> String {
     const WIDTH: usize = 100;
     let line = |(key, value): &(String, String)| {
-        let value = value.escape_debug().to_string();
+        let value = readable(value);
         let shown: String = value.chars().take(WIDTH).collect();
         let cut = if shown.len() < value.len() { "…" } else { "" };
-        format!("{key} = {shown}{cut}")
+        format!("{} = {shown}{cut}", readable(key))
     };
     entries.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -67,7 +67,7 @@ fn tensors(tensors: &[InspectedTensor]) -> String {
     let row = |tensor: &InspectedTensor| {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         vec![
-            tensor.name.escape_debug().to_string(),
+            readable(&tensor.name),
             tensor.data_type.to_owned(),
             shape.join(" x "),
             bytes(tensor.bytes),

@@ -8,9 +8,11 @@ pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod eval;
 pub(crate) mod inspect;
+mod outputs;
 pub(crate) mod plan;
 pub(crate) mod quantize;
 mod sample;
+pub(crate) mod targets;
 mod tasks;
 pub(crate) mod verify;
 
@@ -33,7 +35,7 @@ fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
     print_line(&serde_json::to_string(&Versioned { schema_version: SCHEMA_VERSION, report })?)
 }
 
-/// Tells a person what is no error.
+/// Warns of what is no error.
 fn warn(warnings: &[String]) {
     warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
 }

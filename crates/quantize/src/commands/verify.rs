@@ -1,12 +1,12 @@
 //! `quantize verify`
 
-use qz_pipeline::{TensorCheck, Verification, VerifyOptions, verify};
+use qz_pipeline::{Finding, TensorCheck, Verification, VerifyOptions, verify};
 
 use super::{print_json, print_line};
 use crate::cli::{Global, Verify};
 use crate::exit::Outcome;
 use crate::progress::Progress;
-use crate::render::table;
+use crate::render::{grouped, table};
 
 pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome> {
     let options = VerifyOptions {
@@ -27,12 +27,18 @@ pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome
     Ok(if verification.passed { Outcome::Ok } else { Outcome::CheckFailed })
 }
 
-/// Findings, then the measured errors: the worst tensor of each type, or all.
+/// Findings by kind, then the measured errors: the worst tensor of each type; or all of both.
 pub(crate) fn text(verification: &Verification, all: bool) -> String {
     let mut parts: Vec<String> = Vec::new();
-    for finding in &verification.findings {
-        let tensor = finding.tensor.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
-        parts.push(format!("failed: {tensor}{} [{}]", finding.message, finding.rule));
+    let kind = |finding: &Finding| {
+        let alone = if all { finding.tensor.as_deref() } else { None };
+        (finding.rule, alone.map(str::to_owned), finding.message.clone())
+    };
+    for ((rule, _, message), of) in grouped(verification.findings.iter().map(|f| (kind(f), f))) {
+        let first = of.first().and_then(|finding| finding.tensor.as_deref());
+        let more = if of.len() > 1 { format!(" and {} more", of.len() - 1) } else { String::new() };
+        let tensor = first.map(|name| format!("{name}{more}: ")).unwrap_or_default();
+        parts.push(format!("failed: {tensor}{message} [{rule}]"));
     }
     let measured: Vec<&TensorCheck> =
         verification.tensors.iter().filter(|check| check.relative_error.is_some()).collect();

@@ -37,6 +37,7 @@ use crate::plan::peak_memory;
 use crate::planning::plan_all;
 use crate::sinks::Sinks;
 use crate::stream::{Cancel, Work};
+use crate::target::Target;
 use capture::Calibration;
 use known::Known;
 use layers::Layers;
@@ -84,7 +85,18 @@ pub fn quantize(
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
+    check_all(model, outputs, options)?;
     outputs.iter().map(|output| one(model, output, options, cancel, observer)).collect()
+}
+
+/// What could end the job behind its first output: targets that do not fit, outputs that are
+/// there.
+fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Result<(), Error> {
+    if outputs.len() < 2 {
+        return Ok(());
+    }
+    let targets: Vec<Target> = outputs.iter().map(|output| output.target.clone()).collect();
+    plan_all(model, &targets, &options.convert.plan).map(drop)
 }
 
 fn one(
@@ -130,7 +142,7 @@ fn one(
         _ if chosen.is_empty() => {}
         (Some(path), _) => known = Some(Known::open(path)?),
         (None, Some(text)) => calibration = Some(Calibration::read(model, text, observer)?),
-        (None, None) => return Err(Error::NoText),
+        (None, None) => return Err(Error::NoCalibration(options.method.name())),
     }
     let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());
     let outputs = std::slice::from_ref(output);

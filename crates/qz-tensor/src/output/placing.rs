@@ -33,10 +33,11 @@ pub(super) fn check_free(artifact: &Artifact, replace: bool) -> Result<(), Outpu
     for position in 0..artifact.files().len() {
         let path = artifact.path_of(position);
         match fs::symlink_metadata(&path) {
-            Ok(_) if !replace => return Err(OutputError::Exists(path)),
+            // Said first: no option replaces it.
             Ok(metadata) if metadata.is_dir() => {
                 return Err(OutputError::NotReplaceable { path, found: "it is a folder" });
             }
+            Ok(_) if !replace => return Err(OutputError::Exists(path)),
             _ => {}
         }
     }
@@ -50,7 +51,7 @@ fn check_folder_free(artifact: &Artifact, replace: bool) -> Result<(), OutputErr
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     let refuse = |found| Err(OutputError::NotReplaceable { path: path.to_owned(), found });
     if !metadata.is_dir() {
-        return if replace { refuse("it is not a folder") } else { exists(path) };
+        return refuse("it is a file, and the output is a folder");
     }
     let (mut is_empty, mut has_first, mut has_others) = (true, false, false);
     for entry in fs::read_dir(path).map_err(io_error(path, "list"))? {
@@ -59,12 +60,13 @@ fn check_folder_free(artifact: &Artifact, replace: bool) -> Result<(), OutputErr
         has_first |= entry.file_name() == *artifact.files()[0].name;
         has_others |= !entry.file_type().is_ok_and(|kind| kind.is_file());
     }
-    match (is_empty, replace) {
-        (true, _) => Ok(()),
-        (false, false) => exists(path),
+    // What no option replaces is said first.
+    match replace {
+        _ if is_empty => Ok(()),
         _ if has_others => refuse("it holds folders or links"),
         _ if !has_first => refuse("it holds files, but not those of a model like this one"),
-        _ => Ok(()),
+        true => Ok(()),
+        false => exists(path),
     }
 }
 
