@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use qz_pipeline::{Engine, Isa, OpenOptions};
+use qz_tensor::OutputOptions;
 
 pub(crate) use bench::{Bench, Format as BenchFormat};
 pub(crate) use calibrated::Quantize;
@@ -93,6 +94,9 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "ISA", value_parser = parse_instruction_set)]
     #[arg(help_heading = heading::GLOBAL, hide_short_help = true)]
     pub(crate) isa: Option<Isa>,
+    /// Bytes between two records of what is done, which an interrupted run is continued from
+    #[arg(long, global = true, hide = true, value_name = "BYTES")]
+    pub(crate) journal_every: Option<u64>,
 }
 
 impl Global {
@@ -100,6 +104,15 @@ impl Global {
         match self.threads {
             Some(threads) => threads.into(),
             None => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// How outputs are written.
+    pub(crate) fn output(&self, replace: bool) -> OutputOptions {
+        let standard = OutputOptions { replace, program: env!("BUILD_ID"), ..Default::default() };
+        OutputOptions {
+            journal_every: self.journal_every.unwrap_or(standard.journal_every),
+            ..standard
         }
     }
 }

@@ -5,7 +5,7 @@
 //! formats, codecs or models. Layer 7: nothing depends on it.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(missing_docs)]
 
 mod cli;
 mod commands;
@@ -13,6 +13,7 @@ mod completion;
 mod exit;
 mod interrupt;
 mod memory;
+mod messages;
 mod names;
 mod progress;
 mod render;
@@ -23,6 +24,7 @@ use crate::cli::{Arguments, Command};
 use crate::exit::Outcome;
 
 fn main() -> ExitCode {
+    interrupt::survive_limits();
     if let Some(code) = completion::answer() {
         return code;
     }

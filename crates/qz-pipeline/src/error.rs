@@ -14,6 +14,9 @@ pub enum Error {
     /// An input file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A model folder cannot be opened.
+    #[error(transparent)]
+    Folder(#[from] qz_shards::Error),
     /// A GGUF file breaks its format, or cannot be written.
     #[error(transparent)]
     Gguf(#[from] qz_gguf::Error),
@@ -42,7 +45,7 @@ pub enum Error {
     #[error(transparent)]
     UnknownTarget(#[from] UnknownTarget),
     /// Several targets that cannot be written.
-    #[error("{}", target_faults(.0))]
+    #[error("{}", target_faults(.0).join("\n"))]
     Targets(Vec<(String, Error)>),
     /// The checkpoint is not a model we know, or contradicts itself.
     #[error(transparent)]
@@ -286,9 +289,16 @@ pub enum Error {
     /// A checkpoint that should be left as it is, in another container.
     #[error("{}: copy is for GGUF models; for a checkpoint say which type its tensors are to have: f32, f16 or bf16", .0.display())]
     CopyOfCheckpoint(PathBuf),
-    /// An output path is one of the inputs.
-    #[error("{}: the output is one of the inputs", .0.display())]
-    OutputIsInput(PathBuf),
+    /// An output would change an input, or what an input is.
+    #[error("{}: the output {relation} the input {}", output.display(), input.display())]
+    OutputIsInput {
+        /// The output.
+        output: PathBuf,
+        /// It is the input, lies in it, or contains it.
+        relation: &'static str,
+        /// The input.
+        input: PathBuf,
+    },
     /// An input was written to while the job read it.
     #[error("{}: the file changed while it was being read", .0.display())]
     InputChanged(PathBuf),
@@ -331,14 +341,24 @@ pub(crate) fn fitting_targets(fitting: &[String]) -> String {
     }
 }
 
-fn target_faults(faults: &[(String, Error)]) -> String {
+impl Error {
+    /// The message, in a line for each of several faults.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Targets(faults) => target_faults(faults),
+            error => vec![error.to_string()],
+        }
+    }
+}
+
+fn target_faults(faults: &[(String, Error)]) -> Vec<String> {
     let line = |(target, error): &(String, Error)| match error {
         // These name it themselves.
-        Error::Unfit { .. } | Error::UnknownTarget(_) => format!("\n  {error}"),
-        error => format!("\n  {target}: {error}"),
+        Error::Unfit { .. } | Error::UnknownTarget(_) => format!("  {error}"),
+        error => format!("  {target}: {error}"),
     };
-    let lines: String = faults.iter().map(line).collect();
-    format!("{} targets cannot be written; nothing was:{lines}", faults.len())
+    let first = format!("{} targets cannot be written; nothing was:", faults.len());
+    [first].into_iter().chain(faults.iter().map(line)).collect()
 }
 
 /// A packed layout that no block type holds exactly is decoded to plain numbers.
@@ -358,6 +378,7 @@ impl Diagnose for Error {
         let (class, location, rule) = match self {
             Self::File(error) => return error.diagnosis(),
             Self::Gguf(error) => return error.diagnosis(),
+            Self::Folder(error) => return error.diagnosis(),
             Self::Safetensors(error) => return error.diagnosis(),
             Self::Pickle(error) => return error.diagnosis(),
             Self::Packed(error) => return error.diagnosis(),
@@ -455,8 +476,8 @@ impl Diagnose for Error {
             Self::CopyOfCheckpoint(path) => {
                 (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")
             }
-            Self::OutputIsInput(path) => {
-                (FaultClass::Refused, Location::file(path), "output-is-input")
+            Self::OutputIsInput { output, .. } => {
+                (FaultClass::Refused, Location::file(output), "output-is-input")
             }
             Self::InputChanged(path) => {
                 (FaultClass::Environment, Location::file(path), "input-changed")

@@ -113,7 +113,7 @@ impl Quantize {
         Ok(QuantizeOptions {
             convert: ConvertOptions {
                 threads: global.thread_count(),
-                replace: self.written.force,
+                output: global.output(self.written.force),
                 plan: self.recipe.options()?,
             },
             // The parser lets no other name pass.

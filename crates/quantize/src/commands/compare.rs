@@ -1,9 +1,9 @@
 //! `quantize compare`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use qz_pipeline::{CompareReport, Compared, LEAST_P_VALUE, compare};
+use qz_pipeline::{CompareOptions, CompareReport, Compared, Inputs, LEAST_P_VALUE, compare};
 use qz_report::{Chart, Page, Point, Table};
 use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 
@@ -19,6 +19,9 @@ pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcom
     arguments.check_text()?;
     let options = arguments.options(global).context("no text to compare on")?;
     let (names, models) = named(&arguments.reference, &arguments.models);
+    if let Some(page) = &arguments.output {
+        check_page(page, &models, arguments.force, &options)?;
+    }
     let mut progress = Progress::new(global);
     let cancel = interrupt::install()?;
     let report = compare(&models[0], &models[1..], &options, &cancel, &mut progress)?;
@@ -29,15 +32,28 @@ pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcom
         write_page(path, &shown.page(), arguments.force)?;
     }
     if arguments.json {
-        print_json(&report)?;
+        print_json(&report);
     } else if arguments.markdown {
-        print_line(&format!("{}\n\n{}", shown.whole(markdown_table), shown.notes()))?;
+        print_line(&format!("{}\n\n{}", shown.whole(markdown_table), shown.notes()));
     } else if global.verbose {
-        print_line(&format!("{}\n\n{}", shown.whole(table), shown.notes()))?;
+        print_line(&format!("{}\n\n{}", shown.whole(table), shown.notes()));
     } else {
-        print_line(&format!("{}\n\n{}", shown.narrow(), shown.notes()))?;
+        print_line(&format!("{}\n\n{}", shown.narrow(), shown.notes()));
     }
     Ok(Outcome::Ok)
+}
+
+/// Fails before the work if the page could not be written after it.
+fn check_page(
+    page: &Path,
+    models: &[PathBuf],
+    replace: bool,
+    options: &CompareOptions,
+) -> Result<(), qz_pipeline::Error> {
+    let inputs = models.iter().fold(Inputs::default(), |inputs, model| inputs.with_model(model));
+    inputs.with_file(options.text.data.path()).check(page)?;
+    let replace = OutputOptions::default().replacing(replace);
+    Ok(StagedArtifact::check(&Artifact::file(page, 0), replace)?)
 }
 
 /// A report with the models' names: the reference's, then the others'.
@@ -192,10 +208,11 @@ impl Shown<'_> {
     }
 }
 
-fn write_page(path: &Path, page: &Page, replace: bool) -> anyhow::Result<()> {
+fn write_page(path: &Path, page: &Page, replace: bool) -> Result<(), qz_pipeline::Error> {
     let html = page.to_html();
     let artifact = Artifact::file(path, html.len() as u64);
-    let mut staged = StagedArtifact::create(artifact, "page", OutputOptions { replace })?;
+    let mut staged =
+        StagedArtifact::create(artifact, "page", OutputOptions::default().replacing(replace))?;
     staged.write_at(0, 0, html.as_bytes())?;
     Ok(staged.commit()?)
 }

@@ -23,20 +23,21 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
     let (recipe, written) = (&arguments.recipe, &arguments.written);
     let options = ConvertOptions {
         threads: global.thread_count(),
-        replace: written.force,
+        output: global.output(written.force),
         plan: recipe.options()?,
     };
     let cancel = interrupt::install()?;
     let Job { model, targets } = open(recipe, &options.plan)?;
     let outputs = outputs(&recipe.source, &targets, written)?;
     let _folders = Folders::make(&outputs)?;
-    let mut progress = Progress::new(global);
+    let paths = outputs.iter().map(|output| output.path.clone());
+    let mut progress = Progress::new(global).writing(paths);
     let reports = convert(&model, &outputs, &options, &cancel, &mut progress)?;
     drop(progress);
     if written.json {
-        print_json(&Report { source: recipe.source.clone(), outputs: reports })?;
+        print_json(&Report { source: recipe.source.clone(), outputs: reports });
     } else {
-        print_line(&summary(&reports.iter().collect::<Vec<_>>(), global))?;
+        print_line(&summary(&reports.iter().collect::<Vec<_>>(), global));
     }
     Ok(Outcome::Ok)
 }

@@ -88,10 +88,10 @@ fn has_extension(path: &Path) -> bool {
 
 fn warn_of_extension(target: &Target, path: &Path) {
     if !target.is_folder() && !has_extension(path) {
-        eprintln!(
-            "warning: {}: a GGUF file whose name does not end in .gguf; most programs look for that",
+        crate::messages::warning(&format!(
+            "{}: a GGUF file whose name does not end in .gguf; most programs look for that",
             path.display()
-        );
+        ));
     }
 }
 

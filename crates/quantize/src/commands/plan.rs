@@ -10,7 +10,7 @@ use super::outputs::{Job, open};
 use super::{print_json, print_line, warn};
 use crate::cli::{Global, Plan};
 use crate::exit::Outcome;
-use crate::render::{bytes, duration, grouped, readable, table};
+use crate::render::{bytes, duration, grouped, table};
 
 #[derive(Serialize)]
 struct Report {
@@ -26,9 +26,9 @@ pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<Outcome> 
     let plan = plan(&model, &targets, &options, global.thread_count())?;
     warn(&plan.warnings);
     if arguments.json {
-        print_json(&Report { source: recipe.source.clone(), plan })?;
+        print_json(&Report { source: recipe.source.clone(), plan });
     } else {
-        print_line(&text(&plan, global))?;
+        print_line(&text(&plan, global));
     }
     Ok(Outcome::Ok)
 }
@@ -67,7 +67,7 @@ fn tensors(tensors: &[TensorPlan]) -> String {
     let row = |tensor: &TensorPlan| {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         vec![
-            readable(&tensor.name),
+            tensor.name.clone(),
             shape.join(" x "),
             tensor.from.to_owned(),
             tensor.data_type.to_owned(),

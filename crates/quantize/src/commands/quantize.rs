@@ -33,15 +33,16 @@ pub(crate) fn run(arguments: &Quantize, global: &Global) -> anyhow::Result<Outco
     let Job { model, targets } = open(recipe, &options.convert.plan)?;
     let outputs = outputs(&recipe.source, &targets, written)?;
     let _folders = Folders::make(&outputs)?;
-    let mut progress = Progress::new(global);
+    let paths = outputs.iter().map(|output| output.path.clone());
+    let mut progress = Progress::new(global).writing(paths);
     let reports = quantize(&model, &outputs, &options, &cancel, &mut progress)?;
     drop(progress);
     if written.json {
         let peak_memory_bytes = peak_bytes();
         let source = recipe.source.clone();
-        print_json(&Report { source, peak_memory_bytes, outputs: reports })?;
+        print_json(&Report { source, peak_memory_bytes, outputs: reports });
     } else {
-        print_line(&text(&reports, global))?;
+        print_line(&text(&reports, global));
     }
     Ok(Outcome::Ok)
 }

@@ -21,9 +21,9 @@ pub(crate) fn run(arguments: &Targets, _: &Global) -> anyhow::Result<Outcome> {
         targets.retain(|target| target.loaded_by.contains(&engine.name()));
     }
     if arguments.json {
-        print_json(&Report { targets })?;
+        print_json(&Report { targets });
     } else {
-        print_line(&text(&targets, model.is_some()))?;
+        print_line(&text(&targets, model.is_some()));
     }
     Ok(Outcome::Ok)
 }
