@@ -12,6 +12,7 @@ mod generic;
 mod golden;
 mod importance;
 mod interruption;
+mod messages;
 mod output_paths;
 mod overrides;
 mod packed;
