@@ -4,6 +4,7 @@
 mod bad_input;
 mod bench;
 mod calibrate;
+mod completions;
 mod convert;
 mod endings;
 mod eval;
@@ -16,6 +17,8 @@ mod loss;
 #[cfg(unix)]
 mod links;
 mod loaders;
+mod messages;
+mod output_paths;
 mod overrides;
 mod packed;
 mod packed_floats;
@@ -28,4 +31,5 @@ mod safetensors;
 mod shapes;
 mod split;
 mod support;
+mod targets;
 mod text;

@@ -177,7 +177,9 @@ fn show_array(array: &Array) -> String {
         Array::F32(elements) => first!(elements),
         Array::F64(elements) => first!(elements),
         Array::Bool(elements) => first!(elements),
-        Array::String(elements) => first!(elements),
+        Array::String(elements) => {
+            elements.iter().take(SHOWN).map(|element| format!("\"{element}\"")).collect()
+        }
     };
     let rest =
         if array.len() > SHOWN { format!(", … {} in all", array.len()) } else { String::new() };

@@ -139,7 +139,7 @@ pub(crate) fn read(
             CalibrationData::Tokens(path) => parts.push(Part {
                 name: path.display().to_string(),
                 documents: 1,
-                tokens: read_token_ids(path)?,
+                tokens: read_token_ids(path, tokenizer.token_count())?,
             }),
             CalibrationData::Bundled => {
                 for part in bundled::PARTS {

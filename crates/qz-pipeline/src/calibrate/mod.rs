@@ -153,6 +153,7 @@ pub fn calibrate(
     }
     let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
     let text = data::read(&options.data, model, &subject.tokenizer, skipped)?;
+    model.check_context(options.data.context, observer);
     let mut warnings = model.warnings.clone();
     warnings.extend(text.warnings);
 
