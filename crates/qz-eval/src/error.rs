@@ -70,6 +70,14 @@ pub enum Fault {
         /// By the file system.
         actual: u64,
     },
+    /// A text that is longer than any that somebody evaluates on.
+    #[error("a text of {tokens} tokens; the most are {most}")]
+    ManyTokens {
+        /// Tokens that it says it holds.
+        tokens: u64,
+        /// The most.
+        most: u64,
+    },
     /// A token that the vocabulary does not have.
     #[error("token {token}, in a vocabulary of {vocabulary}")]
     Token {
@@ -128,6 +136,7 @@ impl Fault {
             Self::NoLogits => "not-logits",
             Self::Empty { .. } => "logits-empty",
             Self::Length { .. } => "logits-length",
+            Self::ManyTokens { .. } => "logits-tokens",
             Self::Token { .. } => "logits-token",
             Self::NonFiniteRecord => "logits-non-finite",
             Self::NoTasks => "no-tasks",
