@@ -16,6 +16,7 @@
 
 mod bench;
 mod calibrate;
+mod caught;
 mod container;
 mod convert;
 mod error;
@@ -47,6 +48,7 @@ pub use calibrate::{
     ExpertCoverage, ExpertOptions, MergedStatistics, StatisticsFormat, StatisticsSummary,
     calibrate, merge_statistics, show_statistics,
 };
+pub use caught::catches_panics;
 pub use container::{CONTAINERS, Container};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,

@@ -5,6 +5,7 @@ mod collect;
 mod data;
 mod experts;
 mod layout;
+mod lines;
 mod parquet;
 
 use std::fmt::Write;
