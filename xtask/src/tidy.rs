@@ -30,6 +30,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("qz-pipeline", 6),
     ("qz-report", 6),
     ("quantize", 7),
+    ("qz-fuzz", 7),
 ];
 
 /// What a container format may use of ours.

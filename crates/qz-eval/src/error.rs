@@ -119,7 +119,7 @@ pub enum Fault {
     FewChoices(usize),
     /// More answers than there can be.
     #[error("a task with {0} answers; the most are 100")]
-    ManyChoices(u32),
+    ManyChoices(usize),
     /// The right answer is none of those there are.
     #[error("answer {correct} is right, counted from 0, but there are {choices}")]
     NoSuchChoice {

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use qz_tensor::{Array, Metadata, Value};
+use qz_tensor::{Array, Value};
 
 use crate::error::Error;
-use crate::model::{Model, OpenOptions};
+use crate::model::{Model, ModelTensor, OpenOptions};
 
 /// What a model is.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -68,31 +68,33 @@ pub struct InspectedTensor {
 /// If it cannot be opened.
 pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> {
     let model = Model::open(path, options)?;
-    let tensors: Vec<InspectedTensor> = model
-        .tensors
-        .iter()
-        .map(|tensor| InspectedTensor {
-            name: tensor.name.clone(),
-            shape: tensor.shape.dimensions().to_vec(),
-            data_type: tensor.source_type.name(),
-            bytes: tensor.stored_bytes(),
-        })
-        .collect();
-    let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
-    let weights = model.weights();
+    let (weights, bits_per_weight, types) = (model.weights(), model.bits_per_weight(), shares(&model));
+    // Headers are large where somebody wants them to be: nothing is kept twice.
+    let Model { container, metadata, tensors, source, warnings, .. } = model;
+    drop(source);
+    let tensors: Vec<InspectedTensor> = tensors.into_iter().map(inspected).collect();
     Ok(Inspection {
         path: path.to_owned(),
-        container: model.container,
-        architecture: model.metadata.string("general.architecture").map(str::to_owned),
-        name: model.metadata.string("general.name").map(str::to_owned),
+        container,
+        architecture: metadata.string("general.architecture").map(str::to_owned),
+        name: metadata.string("general.name").map(str::to_owned),
         weights,
-        tensor_bytes,
-        bits_per_weight: model.bits_per_weight(),
-        types: shares(&model),
-        metadata: shown(&model.metadata),
+        tensor_bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
+        bits_per_weight,
+        types,
+        metadata: metadata.into_iter().map(|(key, value)| (key, show(&value))).collect(),
         tensors,
-        warnings: model.warnings,
+        warnings,
     })
+}
+
+fn inspected(tensor: ModelTensor) -> InspectedTensor {
+    InspectedTensor {
+        bytes: tensor.stored_bytes(),
+        data_type: tensor.source_type.name(),
+        shape: tensor.shape.dimensions().to_vec(),
+        name: tensor.name,
+    }
 }
 
 fn shares(model: &Model) -> Vec<TypeShare> {
@@ -111,10 +113,6 @@ fn shares(model: &Model) -> Vec<TypeShare> {
     }
     shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
     shares
-}
-
-fn shown(metadata: &Metadata) -> Vec<(String, String)> {
-    metadata.iter().map(|(key, value)| (key.to_owned(), show(value))).collect()
 }
 
 /// A value in one line; of long arrays the length and the first elements.

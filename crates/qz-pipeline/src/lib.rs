@@ -46,7 +46,7 @@ pub use bench::{
 pub use calibrate::{
     CalibrateOptions, Calibration, CalibrationData, Collect, Conversations, DataOptions, DataPart,
     ExpertCoverage, ExpertOptions, MergedStatistics, StatisticsFormat, StatisticsSummary,
-    calibrate, merge_statistics, show_statistics,
+    calibrate, each_parquet_row, merge_statistics, show_statistics,
 };
 pub use caught::catches_panics;
 pub use container::{CONTAINERS, Container};

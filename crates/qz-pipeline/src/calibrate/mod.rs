@@ -24,6 +24,7 @@ pub use data::{CalibrationData, Conversations, DataOptions, DataPart};
 pub(crate) use experts::inputs_of_all;
 pub use experts::{ExpertCoverage, ExpertOptions};
 pub(crate) use layout::Group;
+pub use parquet::each_row as each_parquet_row;
 
 use crate::error::Error;
 use crate::eval::{ComputeOptions, Steps, Subject};

@@ -19,7 +19,11 @@ mod pages;
 
 /// Calls `visit` with every row of a file, and its number, as a JSON object, until it says
 /// that it has enough.
-pub(super) fn each_row(
+///
+/// # Errors
+/// If the file is no parquet file, says what cannot be, or takes too much memory to decode;
+/// and what `visit` returns.
+pub fn each_row(
     path: &Path,
     visit: &mut dyn FnMut(u64, &Value) -> Result<ControlFlow<()>, Error>,
 ) -> Result<(), Error> {
