@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -44,30 +44,63 @@ pub(crate) fn quantize(arguments: &[&str]) -> Run {
     finish(command(arguments).output().expect("the binary runs"))
 }
 
-/// Kills the run after each of these times, then lets it end: whatever is at `output` meanwhile,
-/// and in the end, is `expected`.
-pub(crate) fn survives_kills(
+/// Kills the run once it has written down that one tensor is done, and once that some are. Each
+/// time the next run goes on with them, and says so; `check` looks at what is there then.
+pub(crate) fn survives_kills(arguments: &[&str], output: &Path, check: &dyn Fn()) {
+    for records in [1, 5] {
+        leave_unfinished(arguments, output, records);
+        let run = quantize(arguments).expect_success();
+        assert!(run.stderr.contains("continuing, "), "{records}: {}", run.stderr);
+        check();
+    }
+}
+
+/// Kills the run once its journal has so many records. What it leaves is an unfinished output.
+pub(crate) fn leave_unfinished(arguments: &[&str], output: &Path, records: usize) {
+    stop(arguments, output, records, &|child| child.kill().expect("killed"));
+}
+
+/// Runs the job until its journal has so many records, and stops it then: how it ended.
+pub(crate) fn stop(
     arguments: &[&str],
     output: &Path,
-    expected: &[u8],
-    milliseconds: &[u64],
-) {
-    for milliseconds in milliseconds {
+    records: usize,
+    stop: &dyn Fn(&mut Child),
+) -> ExitStatus {
+    let journal = PathBuf::from(format!("{}.partial/journal", text(output)));
+    let is_recorded = || {
+        // The first line is the journal's title.
+        fs::read_to_string(&journal).is_ok_and(|text| text.matches('\n').count() > records)
+    };
+    // A run may come to its end before it is stopped.
+    for _ in 0..50 {
+        remove(output);
         let mut child = command(arguments)
+            .args(["--journal-every", "1"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("the binary runs");
-        thread::sleep(Duration::from_millis(*milliseconds));
-        let _ = child.kill();
-        child.wait().expect("waited");
-        if output.exists() {
-            assert!(fs::read(output).expect("read") == expected, "after {milliseconds} ms");
-            fs::remove_file(output).expect("removed");
+        let is_running = |child: &mut Child| child.try_wait().expect("asked").is_none();
+        while !is_recorded() && is_running(&mut child) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if is_running(&mut child) {
+            stop(&mut child);
+        }
+        let status = child.wait().expect("waited");
+        if !status.success() && is_recorded() {
+            return status;
         }
     }
-    quantize(arguments).expect_success();
-    assert!(fs::read(output).expect("read") == expected);
+    panic!("no run was stopped in time");
+}
+
+fn remove(output: &Path) {
+    match output.is_dir() {
+        true => fs::remove_dir_all(output).expect("removed"),
+        false => drop(fs::remove_file(output)),
+    }
 }
 
 pub(crate) fn finish(output: Output) -> Run {

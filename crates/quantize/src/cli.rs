@@ -15,7 +15,7 @@ use qz_pipeline::{
     DEFAULT_SHARD_SIZE, Engine, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions,
     Overrides, PackedRounding, PlanOptions, SplitOptions, Target, TensorOverride, element_type,
 };
-use qz_tensor::DataType;
+use qz_tensor::{DataType, OutputOptions};
 
 pub(crate) use bench::{Bench, Format as BenchFormat};
 pub(crate) use calibrated::Quantize;
@@ -57,6 +57,9 @@ pub(crate) struct Global {
     /// same [default: the fastest of this machine]
     #[arg(long, global = true, value_name = "ISA", value_parser = parse_instruction_set)]
     pub(crate) isa: Option<Isa>,
+    /// Bytes between two records of what is done, which an interrupted run is continued from
+    #[arg(long, global = true, hide = true, value_name = "BYTES")]
+    pub(crate) journal_every: Option<u64>,
 }
 
 impl Global {
@@ -64,6 +67,15 @@ impl Global {
         match self.threads {
             Some(threads) => threads.into(),
             None => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// How outputs are written.
+    pub(crate) fn output(&self, replace: bool) -> OutputOptions {
+        let standard = OutputOptions { replace, program: env!("BUILD_ID"), ..Default::default() };
+        OutputOptions {
+            journal_every: self.journal_every.unwrap_or(standard.journal_every),
+            ..standard
         }
     }
 }

@@ -5,13 +5,14 @@
 //! formats, codecs or models. Layer 7: nothing depends on it.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(missing_docs)]
 
 mod cli;
 mod commands;
 mod exit;
 mod interrupt;
 mod memory;
+mod messages;
 mod progress;
 mod render;
 
@@ -23,6 +24,7 @@ use crate::cli::{Arguments, Command};
 use crate::exit::Outcome;
 
 fn main() -> ExitCode {
+    interrupt::survive_limits();
     let arguments = Arguments::parse();
     exit::run(arguments.command.wants_json(), || run(&arguments))
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::messages::on_one_line;
+
 /// What a model is called: the last part of its path.
 pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
@@ -49,7 +51,8 @@ pub(crate) fn duration(seconds: f64) -> String {
 /// The same as Markdown.
 pub(crate) fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
     let cell = |cells: &[String], column: usize| {
-        cells.get(column).map_or_else(String::new, |cell| cell.trim().replace('|', "\\|"))
+        let cell = cells.get(column).map(|cell| on_one_line(cell.trim()));
+        cell.map_or_else(String::new, |cell| cell.replace('|', "\\|"))
     };
     let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
     let mut lines = vec![line(header.iter().map(|name| (*name).to_owned()).collect())];
@@ -60,9 +63,9 @@ pub(crate) fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// The same as comma-separated values (RFC 4180, with plain line ends).
 pub(crate) fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |cell: &str| match cell.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.to_owned(),
+    let cell = |cell: &str| match on_one_line(cell) {
+        cell if cell.contains([',', '"']) => format!("\"{}\"", cell.replace('"', "\"\"")),
+        cell => cell.into_owned(),
     };
     let lines = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect::<Vec<_>>());
     let lines: Vec<String> = lines.map(|cells| cells.join(",")).collect();
@@ -71,6 +74,9 @@ pub(crate) fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Columns aligned; a column whose cells are all numbers, or units, to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    // Names come from files; a line of theirs is none of the table's.
+    let cells = |row: &Vec<String>| row.iter().map(|cell| on_one_line(cell).into_owned()).collect();
+    let rows: &[Vec<String>] = &rows.iter().map(cells).collect::<Vec<_>>();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([header[column].chars().count()]).max().unwrap_or(0)
@@ -124,6 +130,16 @@ mod tests {
     fn commas_are_quoted() {
         let rows = [vec!["a,b".to_owned(), "say \"1\"".to_owned()]];
         assert_eq!(csv(&["name", "n"], &rows), "name,n\n\"a,b\",\"say \"\"1\"\"\"");
+    }
+
+    #[test]
+    fn names_from_files_break_no_table() {
+        let rows = [vec!["a\n\u{1b}[2J|b".to_owned(), "1".to_owned()]];
+        let header = ["name", "n"];
+        assert_eq!(table(&header, &rows), "name             n\na\\n\\u{1b}[2J|b  1");
+        assert_eq!(csv(&header, &rows), "name,n\na\\n\\u{1b}[2J|b,1");
+        let markdown = "| name | n |\n|---|---|\n| a\\n\\u{1b}[2J\\|b | 1 |";
+        assert_eq!(markdown_table(&header, &rows), markdown);
     }
 
     #[test]

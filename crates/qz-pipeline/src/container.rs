@@ -1,16 +1,16 @@
 //! The containers a model can come in, as a list to walk.
 
-use std::path::{Component, Path, PathBuf};
-use std::{fs, io};
+use std::path::Path;
 
 use qz_gguf::GgufModel;
 use qz_packed::{PackedSource, Repack};
 use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
-use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
+use qz_tensor::{FileError, Presence, SideFiles, SourceFile, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::folder::Folder;
 use crate::model::{Model, OpenOptions};
 
 /// A kind of model on disk.
@@ -19,7 +19,7 @@ pub struct Container {
     pub name: &'static str,
     /// What a person would look for, for the message when nothing fits.
     pub looks_like: &'static str,
-    detect: fn(&Path) -> bool,
+    detect: fn(&Path) -> Result<bool, FileError>,
     open: fn(&Path, &OpenOptions) -> Result<Model, Error>,
 }
 
@@ -28,13 +28,13 @@ pub static CONTAINERS: &[Container] = &[
     Container {
         name: "gguf",
         looks_like: "a .gguf file",
-        detect: |path| path.is_file() && starts_with(path, b"GGUF"),
+        detect: |path| Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?),
         open: open_gguf,
     },
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
-        detect: |path| path.is_dir() && path.join("config.json").exists(),
+        detect: |path| Ok(Presence::of(&path.join(CONFIG))?.is_there()),
         open: open_hugging_face,
     },
 ];
@@ -45,16 +45,22 @@ impl Container {
     /// # Errors
     /// If nothing is there, nothing recognises it, or it is malformed.
     pub fn open_any(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-        if fs::metadata(path).is_err() {
-            return Err(FileError::Missing(path.to_owned()).into());
+        match Presence::of(path)? {
+            Presence::Absent => return Err(FileError::Missing(path.to_owned()).into()),
+            Presence::DanglingLink => return Err(FileError::DanglingLink(path.to_owned()).into()),
+            _ => {}
         }
-        match CONTAINERS.iter().find(|container| (container.detect)(path)) {
-            Some(container) => (container.open)(path, options),
+        for container in CONTAINERS {
+            if (container.detect)(path)? {
+                return (container.open)(path, options);
+            }
+        }
+        match path {
             // A file that claims to be GGUF by name gets GGUF's own complaint.
-            None if path.extension().is_some_and(|extension| extension == "gguf") => {
+            _ if path.extension().is_some_and(|extension| extension == "gguf") => {
                 open_gguf(path, options)
             }
-            None => Err(Error::UnknownContainer {
+            _ => Err(Error::UnknownContainer {
                 path: path.to_owned(),
                 detail: format!("not a model; expected {}", known()),
             }),
@@ -67,10 +73,12 @@ fn known() -> String {
     kinds.join(" or ")
 }
 
-fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
+fn starts_with(path: &Path, magic: &[u8; 4]) -> Result<bool, FileError> {
     let mut head = [0; 4];
-    SourceFile::open(path).is_ok_and(|file| file.read_exact_at(0, &mut head).is_ok())
-        && head == *magic
+    match SourceFile::open(path)?.read_exact_at(0, &mut head) {
+        Err(FileError::Truncated { .. }) => Ok(false),
+        read => read.map(|()| head == *magic),
+    }
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
@@ -80,7 +88,7 @@ fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let (source, warning) = open_weights(path)?;
-    let folder = Folder::new(path);
+    let folder = Folder::new(path)?;
     let mut rounded = (0, 0.0);
     let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
         Some(config) => {
@@ -142,8 +150,8 @@ pub(crate) fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>
 /// Opens a folder's weights, in the format that is there. Where both are, the
 /// safetensors are read, as transformers does, and a warning says so.
 pub(crate) fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option<String>), Error> {
-    let has_pytorch = TorchModel::is_in(path);
-    if SafetensorsModel::is_in(path) {
+    let has_pytorch = TorchModel::is_in(path)?;
+    if SafetensorsModel::is_in(path)? {
         let warning = has_pytorch.then(|| {
             let path = path.display();
             format!(
@@ -154,84 +162,16 @@ pub(crate) fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option
     } else if has_pytorch {
         Ok((Box::new(TorchModel::open_folder(path)?), None))
     } else {
-        Err(Error::NoWeights { path: path.to_owned(), detail: missing_weights(path) })
+        Err(Error::NoWeights { path: path.to_owned(), detail: missing_weights(path)? })
     }
 }
 
 /// What a folder without weights has instead.
-fn missing_weights(path: &Path) -> &'static str {
-    if path.join("consolidated.00.pth").exists() {
+fn missing_weights(path: &Path) -> Result<&'static str, FileError> {
+    Ok(if Presence::of(&path.join("consolidated.00.pth"))?.is_there() {
         "weights in Meta's own layout (`consolidated.*.pth`); convert them to Hugging Face's first"
     } else {
         "no weights here: no safetensors (`model.safetensors` or its index) and no PyTorch files \
          (`pytorch_model.bin` or its index)"
-    }
-}
-
-/// A checkpoint folder's small files.
-pub(crate) struct Folder {
-    path: PathBuf,
-    name: Option<String>,
-}
-
-/// No configuration or tokenizer comes near this; a larger one is not read.
-const SIDE_FILE_LIMIT: u64 = 256 << 20;
-
-impl Folder {
-    pub(crate) fn new(path: &Path) -> Self {
-        // `.` and `..` have a name only once resolved.
-        let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned());
-        Self { path: path.to_owned(), name }
-    }
-
-    /// Names come from our own code, but one day one may not.
-    fn join(&self, name: &str) -> Option<PathBuf> {
-        let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        inside.then(|| self.path.join(name))
-    }
-}
-
-impl SideFiles for Folder {
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
-        let Some(path) = self.join(name) else { return Ok(None) };
-        let file = match SourceFile::open(&path) {
-            Err(FileError::Missing(_)) => return Ok(None),
-            file => file?,
-        };
-        if file.len() > SIDE_FILE_LIMIT {
-            return Err(FileError::TooLarge { path, length: file.len(), limit: SIDE_FILE_LIMIT });
-        }
-        let mut bytes = vec![0; usize::try_from(file.len()).unwrap_or(usize::MAX)];
-        file.read_exact_at(0, &mut bytes)?;
-        Ok(Some(bytes))
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<String>, FileError> {
-        let Some(path) = self.join(folder) else { return Ok(Vec::new()) };
-        let listing = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            listing => listing,
-        };
-        let names = listing.and_then(|entries| {
-            let mut names = Vec::new();
-            for entry in entries {
-                let entry = entry?;
-                if entry.path().is_file() {
-                    names.extend(entry.file_name().into_string());
-                }
-            }
-            names.sort_unstable();
-            Ok(names)
-        });
-        names.map_err(|source| FileError::Io { path, action: "list", source })
-    }
-
-    fn folder_name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
+    })
 }

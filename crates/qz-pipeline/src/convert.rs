@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use qz_plan::Assignment;
-use qz_tensor::{DataType, SinkTensor};
+use qz_tensor::{DataType, FileStates, OutputOptions, SinkTensor};
 
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::TargetPlan;
+use crate::inputs::Inputs;
 use crate::measuring::Measures;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, importance_of, plan_all};
@@ -29,10 +30,18 @@ pub struct Output {
 pub struct ConvertOptions {
     /// Encoding threads.
     pub threads: usize,
-    /// Replace outputs that exist.
-    pub replace: bool,
+    /// How outputs are written.
+    pub output: OutputOptions,
     /// What decides about types and metadata.
     pub plan: PlanOptions,
+}
+
+impl ConvertOptions {
+    /// Everything that is read.
+    pub(crate) fn inputs(&self, model: &Model) -> Inputs {
+        let importance = self.plan.importance.as_ref().map(|matrix| matrix.path());
+        Inputs::default().with_open_model(model).with_files(importance)
+    }
 }
 
 /// What came of one output.
@@ -97,6 +106,8 @@ pub fn convert(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<ConvertReport>, Error> {
+    let inputs = options.inputs(model);
+    outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
@@ -199,6 +210,14 @@ pub(crate) fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<()
             Err(Error::InputChanged(matrix.path().to_owned()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Fails if one of these files is not what was read.
+pub(crate) fn check_states(files: &FileStates) -> Result<(), Error> {
+    match files.changed()? {
+        Some(path) => Err(Error::InputChanged(path.to_owned())),
+        None => Ok(()),
     }
 }
 

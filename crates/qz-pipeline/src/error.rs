@@ -13,6 +13,9 @@ pub enum Error {
     /// An input file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A model folder cannot be opened.
+    #[error(transparent)]
+    Folder(#[from] qz_shards::Error),
     /// A GGUF file breaks its format, or cannot be written.
     #[error(transparent)]
     Gguf(#[from] qz_gguf::Error),
@@ -278,9 +281,16 @@ pub enum Error {
     /// A checkpoint that should be left as it is, in another container.
     #[error("{}: copy is for GGUF models; for a checkpoint say which type its tensors are to have: f32, f16 or bf16", .0.display())]
     CopyOfCheckpoint(PathBuf),
-    /// An output path is one of the inputs.
-    #[error("{}: the output is one of the inputs", .0.display())]
-    OutputIsInput(PathBuf),
+    /// An output would change an input, or what an input is.
+    #[error("{}: the output {relation} the input {}", output.display(), input.display())]
+    OutputIsInput {
+        /// The output.
+        output: PathBuf,
+        /// It is the input, lies in it, or contains it.
+        relation: &'static str,
+        /// The input.
+        input: PathBuf,
+    },
     /// An input was written to while the job read it.
     #[error("{}: the file changed while it was being read", .0.display())]
     InputChanged(PathBuf),
@@ -331,6 +341,7 @@ impl Diagnose for Error {
         let (class, location, rule) = match self {
             Self::File(error) => return error.diagnosis(),
             Self::Gguf(error) => return error.diagnosis(),
+            Self::Folder(error) => return error.diagnosis(),
             Self::Safetensors(error) => return error.diagnosis(),
             Self::Pickle(error) => return error.diagnosis(),
             Self::Packed(error) => return error.diagnosis(),
@@ -426,8 +437,8 @@ impl Diagnose for Error {
             Self::CopyOfCheckpoint(path) => {
                 (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")
             }
-            Self::OutputIsInput(path) => {
-                (FaultClass::Refused, Location::file(path), "output-is-input")
+            Self::OutputIsInput { output, .. } => {
+                (FaultClass::Refused, Location::file(output), "output-is-input")
             }
             Self::InputChanged(path) => {
                 (FaultClass::Environment, Location::file(path), "input-changed")

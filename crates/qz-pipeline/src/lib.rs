@@ -23,7 +23,9 @@ mod error;
 mod estimate;
 mod eval;
 mod event;
+mod folder;
 mod format;
+mod inputs;
 mod inspect;
 mod loaders;
 mod measuring;
@@ -61,6 +63,7 @@ pub use eval::{
 };
 pub use event::{Event, Observer, Silent};
 pub use format::{FORMATS, Format};
+pub use inputs::Inputs;
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
 pub use loaders::{ENGINES, Engine, LOADER_RULES, LoaderRule};
 pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use qz_models::{Architecture, ModelDescription, RowOrder, TensorOrigin};
 use qz_tensor::{DataType, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
 
-use crate::container::{Container, Folder};
+use crate::container::Container;
 use crate::error::Error;
+use crate::folder::Folder;
 
 /// How a model is to be read.
 #[derive(Clone, Debug, Default)]
@@ -249,6 +250,6 @@ impl Model {
                 return Err(Error::InputChanged(file.path().to_path_buf()));
             }
         }
-        Ok(())
+        self.folder.as_ref().map_or(Ok(()), Folder::check_unchanged)
     }
 }

@@ -3,12 +3,11 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use qz_packed::{Measure, Rounding};
-use qz_tensor::{OutputOptions, SinkTensor, TensorIndex};
+use qz_tensor::{SinkTensor, TensorIndex};
 use sha2::{Digest, Sha256};
 
 use crate::convert::{ConvertOptions, Output, importance};
@@ -50,18 +49,20 @@ impl Sinks {
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let mut growing = Vec::with_capacity(outputs.len());
+        let inputs = options.inputs(model);
         for (output, plan) in outputs.iter().zip(plans) {
             let layout = output.target.format.layout(&output.path, plan, &options.plan)?;
             let (files, bytes) = (layout.paths(), layout.size());
-            check_not_an_input(model, &output.path, &files)?;
+            files.iter().try_for_each(|file| inputs.check(file))?;
             let fingerprint = fingerprint(model, plan, &options.plan, recipe);
-            let replace = OutputOptions { replace: options.replace };
-            let sink = layout.begin(&fingerprint, replace)?;
+            let sink = layout.begin(&fingerprint, options.output)?;
             let finished: HashSet<TensorIndex> = sink.completed().iter().copied().collect();
             if !finished.is_empty() {
                 let tensors = finished.len();
                 observer.observe(Event::Resumed { path: &output.path, tensors });
             }
+            let damaged = sink.damaged().iter().map(|tensor| &*plan.tensors[tensor.0].name);
+            warn_of_damage(&output.path, &damaged.collect::<Vec<_>>(), observer);
             let is_done = |place: &Option<_>| match place {
                 Some(place) => tensors_of(place).is_subset(&finished),
                 None => true,
@@ -229,6 +230,24 @@ impl IntoIterator for Sinks {
     }
 }
 
+/// Tells of tensors that an interrupted run had finished, and that have changed since.
+pub(crate) fn warn_of_damage(output: &Path, tensors: &[&str], observer: &mut dyn Observer) {
+    const NAMED: usize = 5;
+    if tensors.is_empty() {
+        return;
+    }
+    let names = tensors.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    let others = match tensors.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        others => format!(" and {others} others"),
+    };
+    let path = output.display();
+    observer.observe(Event::Warning(&format!(
+        "{path}: the interrupted run's bytes of {names}{others} have changed since they were \
+         written; they are computed again"
+    )));
+}
+
 fn tensors_of(place: &crate::format::Placement) -> HashSet<TensorIndex> {
     place.tensors().collect()
 }
@@ -256,31 +275,11 @@ impl TargetPlan {
     }
 }
 
-/// Fails if a file to be written is one that is read, or if a folder to be replaced
-/// holds one.
-fn check_not_an_input(model: &Model, target: &Path, files: &[PathBuf]) -> Result<(), Error> {
-    let is_input = |path: &PathBuf| {
-        let Ok(output) = qz_tensor::SourceFile::open(path) else { return false };
-        let inode = output.identity().inode;
-        inode.is_some() && model.source.files().iter().any(|file| file.identity().inode == inode)
-    };
-    if let Some(path) = files.iter().find(|path| is_input(path)) {
-        return Err(Error::OutputIsInput(path.clone()));
-    }
-    let Ok(folder) = fs::canonicalize(target) else { return Ok(()) };
-    let inputs = model.source.files();
-    let mut inputs = inputs.iter().filter_map(|file| fs::canonicalize(file.path()).ok());
-    if folder.is_dir() && inputs.any(|input| input.starts_with(&folder)) {
-        return Err(Error::OutputIsInput(target.to_owned()));
-    }
-    Ok(())
-}
-
 /// One line that tells this job from any other: a staging folder may be
 /// continued only by a job with the same line. Overrides are in it through the
 /// types and the metadata that came of them.
 fn fingerprint(model: &Model, plan: &TargetPlan, options: &PlanOptions, recipe: &str) -> String {
-    let mut text = format!("quantize {}\n", env!("CARGO_PKG_VERSION"));
+    let mut text = String::new();
     for file in model.source.files() {
         let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
     }

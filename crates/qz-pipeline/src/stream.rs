@@ -257,14 +257,19 @@ pub(crate) fn run(
     let (give_back, spare) = bounded::<Vec<u8>>(4 * threads + 4);
     let mut fault: Option<(usize, Error)> = None;
 
-    thread::scope(|scope| {
+    let started = thread::scope(|scope| {
         let reader = Reader { model, work, limit: &limit, cancel, spare: &spare };
         let failed = to_write.clone();
-        scope.spawn(move || reader.read_all(tiles, &to_encode, &failed));
+        // Threads that have started end when the queues do, which is where this returns.
+        let (loaded, to_write, encoded) = (loaded, to_write, encoded);
+        let refused = |error: std::io::Error| Error::Threads(error.to_string());
+        let read = move || reader.read_all(tiles, &to_encode, &failed);
+        thread::Builder::new().spawn_scoped(scope, read).map_err(refused)?;
         for _ in 0..threads {
             let encoder = Encoder { model, work, limit: &limit, give_back: give_back.clone() };
             let (loaded, to_write) = (loaded.clone(), to_write.clone());
-            scope.spawn(move || encoder.encode_all(&loaded, &to_write));
+            let encode = move || encoder.encode_all(&loaded, &to_write);
+            thread::Builder::new().spawn_scoped(scope, encode).map_err(refused)?;
         }
         drop((loaded, to_write));
         for Encoded { number, outcome } in encoded {
@@ -286,7 +291,9 @@ pub(crate) fn run(
                 }
             }
         }
+        Ok(())
     });
+    started?;
     fault.map_or(Ok(()), |(_, error)| Err(error))
 }
 

@@ -12,7 +12,7 @@ use qz_pipeline::{
     Event, ExpertOptions, Model, Observer, OpenOptions, Output, PlanOptions, QuantizeOptions,
     Rounding, Silent, quantize,
 };
-use qz_tensor::DataType;
+use qz_tensor::{DataType, OutputOptions};
 
 use interrupted::Stopper;
 
@@ -24,7 +24,11 @@ fn options(threads: usize) -> QuantizeOptions {
     let mut options = Options::default();
     options.gptq.cycles = 1;
     QuantizeOptions {
-        convert: ConvertOptions { threads, replace: false, plan: PlanOptions::default() },
+        convert: ConvertOptions {
+            threads,
+            output: OutputOptions::default(),
+            plan: PlanOptions::default(),
+        },
         method: method_named("gptq").expect("a method"),
         options,
         text: Some(DataOptions {

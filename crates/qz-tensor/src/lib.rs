@@ -24,9 +24,12 @@ mod tensor;
 
 pub use data_type::{DATA_TYPES, DataType, GgmlTypeId, TypeSpec};
 pub use diagnosis::{Diagnose, Diagnosis, FaultClass, Location, Warning};
-pub use file::{FileError, FileIdentity, SourceFile};
+pub use file::{FileError, FileIdentity, FileStates, Presence, SourceFile};
 pub use metadata::{Array, Metadata, Value, ValueKind};
-pub use output::{Artifact, ArtifactFile, OutputError, OutputOptions, StagedArtifact};
+pub use output::{
+    Artifact, ArtifactFile, OutputError, OutputOptions, PlacedTensor, StagedArtifact, StagedSink,
+    StagedTensors,
+};
 pub use shape::{MAX_RANK, Shape, SizeError};
 pub use side_files::{SideFile, SideFiles};
 pub use signature::recognise;

@@ -125,7 +125,7 @@ impl Quantize {
         Ok(QuantizeOptions {
             convert: ConvertOptions {
                 threads: global.thread_count(),
-                replace: self.force,
+                output: global.output(self.force),
                 plan: self.recipe.options()?,
             },
             // The parser lets no other name pass.

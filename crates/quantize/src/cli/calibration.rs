@@ -167,7 +167,7 @@ impl Calibrate {
             add: self.in_file.clone(),
             resume: self.resume,
             format: self.format(),
-            replace: self.force,
+            output: global.output(self.force),
         }
     }
 }

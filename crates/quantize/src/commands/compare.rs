@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use qz_pipeline::{CompareReport, Compared, compare};
+use qz_pipeline::{CompareOptions, CompareReport, Compared, Inputs, compare};
 use qz_report::{Chart, Page, Point, Table};
 use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 
@@ -28,6 +28,9 @@ const HEADER: [&str; 9] = [
 
 pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcome> {
     let options = arguments.options(global).context("no text to compare on")?;
+    if let Some(page) = &arguments.output {
+        check_page(page, arguments, &options)?;
+    }
     let mut progress = Progress::new(global);
     let cancel = interrupt::install()?;
     let report =
@@ -38,12 +41,25 @@ pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcom
         write_page(path, &page(&report), arguments.force)?;
     }
     if arguments.json {
-        print_json(&report)?;
+        print_json(&report);
     } else {
         let draw = if arguments.markdown { markdown_table } else { table };
-        print_line(&format!("{}\n\n{}", draw(&HEADER, &rows(&report)), notes(&report)))?;
+        print_line(&format!("{}\n\n{}", draw(&HEADER, &rows(&report)), notes(&report)));
     }
     Ok(Outcome::Ok)
+}
+
+/// Fails before the work if the page could not be written after it.
+fn check_page(
+    page: &Path,
+    arguments: &Compare,
+    options: &CompareOptions,
+) -> Result<(), qz_pipeline::Error> {
+    let models = [&arguments.reference].into_iter().chain(&arguments.models);
+    let inputs = models.fold(Inputs::default(), |inputs, model| inputs.with_model(model));
+    inputs.with_file(options.text.data.path()).check(page)?;
+    let replace = OutputOptions { replace: arguments.force };
+    Ok(StagedArtifact::check(&Artifact::file(page, 0), replace)?)
 }
 
 fn rows(report: &CompareReport) -> Vec<Vec<String>> {
@@ -110,10 +126,11 @@ fn page(report: &CompareReport) -> Page {
     }
 }
 
-fn write_page(path: &Path, page: &Page, replace: bool) -> anyhow::Result<()> {
+fn write_page(path: &Path, page: &Page, replace: bool) -> Result<(), qz_pipeline::Error> {
     let html = page.to_html();
     let artifact = Artifact::file(path, html.len() as u64);
-    let mut staged = StagedArtifact::create(artifact, "page", OutputOptions { replace })?;
+    let mut staged =
+        StagedArtifact::create(artifact, "page", OutputOptions::default().replacing(replace))?;
     staged.write_at(0, 0, html.as_bytes())?;
     Ok(staged.commit()?)
 }

@@ -12,6 +12,6 @@ pub(crate) fn run(arguments: &Completions) -> anyhow::Result<Outcome> {
     // Into memory first: the generator panics if its writer fails.
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, name, &mut script);
-    print_line(String::from_utf8_lossy(&script).trim_end())?;
+    print_line(String::from_utf8_lossy(&script).trim_end());
     Ok(Outcome::Ok)
 }

@@ -27,16 +27,17 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
     let model = Model::open(&recipe.source, &recipe.read.options())?;
     let options = ConvertOptions {
         threads: global.thread_count(),
-        replace: arguments.force,
+        output: global.output(arguments.force),
         plan: recipe.options()?,
     };
-    let mut progress = Progress::new(global);
+    let paths = outputs.iter().map(|output| output.path.clone());
+    let mut progress = Progress::new(global).writing(paths);
     let reports = convert(&model, &outputs, &options, &cancel, &mut progress)?;
     drop(progress);
     if arguments.json {
-        print_json(&Report { source: recipe.source.clone(), outputs: reports })?;
+        print_json(&Report { source: recipe.source.clone(), outputs: reports });
     } else if !global.quiet {
-        print_line(&summary(&reports.iter().collect::<Vec<_>>()))?;
+        print_line(&summary(&reports.iter().collect::<Vec<_>>()));
     }
     Ok(Outcome::Ok)
 }

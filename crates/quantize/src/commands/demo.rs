@@ -61,11 +61,11 @@ pub(crate) fn run(arguments: &Demo, global: &Global) -> anyhow::Result<Outcome> 
     let passed = verifications.iter().all(|verification| verification.passed);
     if arguments.json {
         let folder = arguments.output.clone();
-        print_json(&Report { folder, outputs, verifications })?;
+        print_json(&Report { folder, outputs, verifications });
     } else {
-        print_line(&summary(&outputs, &verifications))?;
+        print_line(&summary(&outputs, &verifications));
     }
-    Ok(if passed { Outcome::Ok } else { Outcome::CheckFailed })
+    Ok(Outcome::of_check(passed))
 }
 
 fn write_checkpoint(folder: &Path) -> anyhow::Result<()> {
@@ -96,7 +96,7 @@ fn convert_all(
     // The demonstration owns its files' names.
     let options = ConvertOptions {
         threads: global.thread_count(),
-        replace: true,
+        output: global.output(true),
         plan: PlanOptions { fallback: Fallback::Refused, ..PlanOptions::default() },
     };
     Ok(convert(&model, &outputs, &options, &cancel, progress)?)

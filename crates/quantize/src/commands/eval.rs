@@ -22,11 +22,11 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<Outcome> 
     drop(progress);
     warn(&evaluation.warnings);
     if arguments.json {
-        print_json(&evaluation)?;
+        print_json(&evaluation);
     } else {
-        print_line(&text(&evaluation, arguments.markdown))?;
+        print_line(&text(&evaluation, arguments.markdown));
     }
-    Ok(if evaluation.passed { Outcome::Ok } else { Outcome::CheckFailed })
+    Ok(Outcome::of_check(evaluation.passed))
 }
 
 fn text(evaluation: &Evaluation, markdown: bool) -> String {

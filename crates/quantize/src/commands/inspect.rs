@@ -10,9 +10,9 @@ use crate::render::{bytes, count, table};
 pub(crate) fn run(arguments: &Inspect, _: &Global) -> anyhow::Result<Outcome> {
     let inspection = inspect(&arguments.model, &arguments.read.options())?;
     if arguments.json {
-        print_json(&inspection)?;
+        print_json(&inspection);
     } else {
-        print_line(&text(&inspection, arguments.tensors))?;
+        print_line(&text(&inspection, arguments.tensors));
     }
     Ok(Outcome::Ok)
 }

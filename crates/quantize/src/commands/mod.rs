@@ -14,32 +14,9 @@ mod sample;
 mod tasks;
 pub(crate) mod verify;
 
-use std::io::Write;
-
-use serde::Serialize;
-
-use crate::exit::SCHEMA_VERSION;
-
-/// A report with the schema's version beside its own fields.
-#[derive(Serialize)]
-struct Versioned<'a, T> {
-    schema_version: u32,
-    #[serde(flatten)]
-    report: &'a T,
-}
-
-/// Writes a report to standard output as one line of JSON.
-fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
-    print_line(&serde_json::to_string(&Versioned { schema_version: SCHEMA_VERSION, report })?)
-}
+pub(crate) use crate::messages::{print_json, print_line};
 
 /// Tells a person what is no error.
 fn warn(warnings: &[String]) {
-    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-}
-
-/// Writes a line to standard output; a reader that has gone away is an error,
-/// not a panic.
-fn print_line(line: &str) -> anyhow::Result<()> {
-    Ok(writeln!(std::io::stdout(), "{line}")?)
+    warnings.iter().for_each(|warning| crate::messages::warning(warning));
 }

@@ -24,9 +24,9 @@ pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<Outcome> 
     let plan = plan(&model, &recipe.to, &recipe.options()?, global.thread_count())?;
     warn(&plan.warnings);
     if arguments.json {
-        print_json(&Report { source: recipe.source.clone(), plan })?;
+        print_json(&Report { source: recipe.source.clone(), plan });
     } else {
-        print_line(&text(&plan))?;
+        print_line(&text(&plan));
     }
     Ok(Outcome::Ok)
 }

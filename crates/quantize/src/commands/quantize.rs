@@ -31,18 +31,19 @@ pub(crate) fn run(arguments: &Quantize, global: &Global) -> anyhow::Result<Outco
     let cancel = interrupt::install()?;
     let model = Model::open(&recipe.source, &recipe.read.options())?;
     let options: QuantizeOptions = arguments.options(global)?;
-    let mut progress = Progress::new(global);
+    let paths = outputs.iter().map(|output| output.path.clone());
+    let mut progress = Progress::new(global).writing(paths);
     let reports = quantize(&model, &outputs, &options, &cancel, &mut progress)?;
     drop(progress);
     if arguments.json {
         let peak_memory_bytes = peak_bytes();
         let source = recipe.source.clone();
-        print_json(&Report { source, peak_memory_bytes, outputs: reports })?;
+        print_json(&Report { source, peak_memory_bytes, outputs: reports });
     } else if !global.quiet {
-        print_line(&text(&reports))?;
+        print_line(&text(&reports));
         let bound = reports.iter().map(|report| report.memory_bound_bytes).max();
         if let (Some(peak), Some(bound)) = (peak_bytes(), bound) {
-            print_line(&format!("\nmemory: {} of at most {}", bytes(peak), bytes(bound)))?;
+            print_line(&format!("\nmemory: {} of at most {}", bytes(peak), bytes(bound)));
         }
     }
     Ok(Outcome::Ok)

@@ -20,9 +20,9 @@ pub(crate) fn run(
     drop(progress);
     warn(&evaluation.warnings);
     if arguments.json {
-        print_json(&evaluation)?;
+        print_json(&evaluation);
     } else {
-        print_line(&text(&evaluation, arguments.markdown))?;
+        print_line(&text(&evaluation, arguments.markdown));
     }
     Ok(Outcome::Ok)
 }

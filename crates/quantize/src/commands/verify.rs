@@ -20,11 +20,11 @@ pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome
     let verification = verify(&arguments.model, &options, &mut progress)?;
     drop(progress);
     if arguments.json {
-        print_json(&verification)?;
+        print_json(&verification);
     } else {
-        print_line(&text(&verification, global.verbose))?;
+        print_line(&text(&verification, global.verbose));
     }
-    Ok(if verification.passed { Outcome::Ok } else { Outcome::CheckFailed })
+    Ok(Outcome::of_check(verification.passed))
 }
 
 /// Findings, then the measured errors: the worst tensor of each type, or all.

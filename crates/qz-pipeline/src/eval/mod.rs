@@ -16,6 +16,7 @@ use qz_eval::statistics::{Comparison, Perplexity};
 use qz_eval::text::Text;
 use qz_kernels::backend::CpuBackend;
 use qz_models::forward::LogitsTile;
+use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 use rayon::prelude::*;
 
 pub use compare::{CompareOptions, CompareReport, Compared, Pair, compare};
@@ -27,6 +28,7 @@ pub use text::{EvalData, TextOptions};
 
 use crate::error::Error;
 use crate::event::Observer;
+use crate::inputs::Inputs;
 use crate::model::OpenOptions;
 use crate::stream::Cancel;
 use reference::{ReferenceFile, Saving};
@@ -51,6 +53,25 @@ pub struct EvalOptions {
     pub compute: ComputeOptions,
     /// What the figures must not exceed.
     pub thresholds: Thresholds,
+}
+
+impl EvalOptions {
+    /// Fails early if the file that is to be kept is one of those that are read, or is there.
+    fn check_output(&self, model: &Path) -> Result<(), Error> {
+        let Some(SaveOptions::Logits(output) | SaveOptions::Leading(output)) = &self.save else {
+            return Ok(());
+        };
+        let mut inputs = Inputs::default().with_model(model);
+        inputs = inputs.with_files(self.text.as_ref().map(|text| text.data.path()));
+        inputs = match &self.reference {
+            Some(ReferenceOptions::Model(path)) => inputs.with_model(path),
+            Some(ReferenceOptions::File(path)) => inputs.with_file(path),
+            None => inputs,
+        };
+        inputs.check(output)?;
+        let options = OutputOptions { replace: self.replace };
+        Ok(StagedArtifact::check(&Artifact::file(output, 0), options)?)
+    }
 }
 
 /// What passes.
@@ -109,6 +130,7 @@ pub fn eval(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Evaluation, Error> {
+    options.check_output(path)?;
     let (mut paths, mut file, mut reference) = (vec![path], None, None);
     match &options.reference {
         None => {}

@@ -10,7 +10,7 @@ use qz_tensor::DataType;
 use qz_tokenize::Tokenizer;
 
 use crate::error::Error;
-use crate::event::{Event, Observer};
+use crate::event::{Event, Observer, Work};
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::stream::{Cancel, check_cancelled};
@@ -170,17 +170,15 @@ impl Pass<'_> {
     }
 }
 
-/// Tells how far a pass is: as if each step went through an equal part of the weights.
+/// Tells how far a pass is, and ends it when it is to stop.
 pub(crate) struct Steps<'a> {
-    weights: u64,
-    steps: u64,
-    done: u64,
+    work: Work,
     cancel: &'a Cancel,
     observer: &'a mut dyn Observer,
 }
 
 impl<'a> Steps<'a> {
-    /// Says that a job on these models begins.
+    /// Says that a job on these models begins, of so many steps.
     pub(crate) fn begin<'m>(
         job: &'static str,
         models: impl IntoIterator<Item = &'m Model>,
@@ -194,18 +192,21 @@ impl<'a> Steps<'a> {
             weights += model.weights();
         }
         observer.observe(Event::Started { job, tensors, weights });
-        Self { weights, steps, done: 0, cancel, observer }
+        Self { work: Work::new(weights, steps as f64), cancel, observer }
+    }
+
+    /// Says which part of several is worked on.
+    pub(crate) fn at(&mut self, part: &'static str, number: u64, count: u64, steady: bool) {
+        self.observer.observe(Event::At { part, number, count, steady });
+    }
+
+    pub(crate) fn observer(&mut self) -> &mut dyn Observer {
+        self.observer
     }
 
     pub(crate) fn advance(&mut self, steps: u64) -> Result<(), Error> {
         check_cancelled(self.cancel)?;
-        let through = |steps: u64| {
-            let share =
-                u128::from(self.weights) * u128::from(steps) / u128::from(self.steps.max(1));
-            u64::try_from(share).unwrap_or(u64::MAX)
-        };
-        let weights = through(self.done + steps) - through(self.done);
-        self.done += steps;
+        let weights = self.work.advance(steps as f64);
         self.observer.observe(Event::Advanced { weights });
         Ok(())
     }

@@ -19,7 +19,8 @@ pub enum EvalData {
 }
 
 impl EvalData {
-    pub(crate) fn path(&self) -> &Path {
+    /// The file.
+    pub fn path(&self) -> &Path {
         match self {
             Self::Text(path) | Self::Tokens(path) => path,
         }

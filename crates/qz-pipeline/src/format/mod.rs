@@ -219,6 +219,7 @@ pub(crate) trait Layout {
 pub(crate) trait Sink {
     fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), Error>;
     fn completed(&self) -> &[TensorIndex];
+    fn damaged(&self) -> &[TensorIndex];
     fn record_complete(&mut self, tensor: TensorIndex);
     fn checkpoint(&mut self);
     fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error>;
@@ -236,6 +237,10 @@ where
 
     fn completed(&self) -> &[TensorIndex] {
         TensorSink::completed(self)
+    }
+
+    fn damaged(&self) -> &[TensorIndex] {
+        TensorSink::damaged(self)
     }
 
     fn record_complete(&mut self, tensor: TensorIndex) {

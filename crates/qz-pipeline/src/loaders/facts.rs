@@ -3,13 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use qz_tensor::{DataType, SideFiles, TensorIndex, TensorInfo, TensorSource};
+use qz_tensor::{DataType, Presence, SideFiles, TensorIndex, TensorInfo, TensorSource};
 use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::Engine;
-use crate::container::{self, Folder};
+use crate::container;
 use crate::error::Error;
+use crate::folder::Folder;
 
 /// A packed checkpoint.
 pub(super) struct Facts<'a> {
@@ -47,10 +48,10 @@ const MARKERS: &[&str] = &[
 impl Facts<'_> {
     /// Of the checkpoint at `path`; none if it has no packed weights.
     pub(super) fn read(path: &Path, engine: Option<Engine>) -> Result<Option<Self>, Error> {
-        if !path.is_dir() {
+        if Presence::of(path)? != Presence::Folder {
             return Ok(None);
         }
-        let folder = Folder::new(path);
+        let folder = Folder::new(path)?;
         let Some(config) = container::quantization(&folder)? else { return Ok(None) };
         let json = |name: &str| -> Result<Option<Value>, Error> {
             Ok(folder.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))

@@ -27,7 +27,9 @@ pub use capture::CalibrationSummary;
 pub use report::{MethodTensor, QuantizeReport};
 
 use crate::calibrate::{DataOptions, ExpertOptions};
-use crate::convert::{ConvertOptions, Output, Rows, check_unchanged, finish, measured};
+use crate::convert::{
+    ConvertOptions, Output, Rows, check_states, check_unchanged, finish, measured,
+};
 use crate::error::Error;
 use crate::eval::ComputeOptions;
 use crate::event::{Event, Observer};
@@ -81,6 +83,10 @@ pub fn quantize(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<QuantizeReport>, Error> {
+    let texts = options.text.iter().flat_map(DataOptions::paths);
+    let inputs =
+        options.convert.inputs(model).with_files(texts.chain(options.statistics.as_deref()));
+    outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
@@ -175,7 +181,12 @@ fn one(
                 (None, None) => Ok(()),
             }
         })
-        .and_then(|()| check_unchanged(model, &options.convert.plan));
+        .and_then(|()| check_unchanged(model, &options.convert.plan))
+        .and_then(|()| {
+            let text = calibration.as_ref().map(|calibration| &calibration.files);
+            let statistics = known.as_ref().map(|known| &known.files);
+            text.into_iter().chain(statistics).try_for_each(check_states)
+        });
     match outcome {
         Ok(()) => {
             let artifact = finish(sinks, model, outputs, plans, observer)?.remove(0);
