@@ -392,7 +392,14 @@ fn bad_data() {
     check(&plain, "page.parquet", &page, "a page of 8191 bytes in 75 bytes");
     let values = with(b"\x15\x2a\x15\x2e\x4c\x15\x04", b"\x15\x2a\x15\x2e\x4c\x15\x7e");
     check(&plain, "values.parquet", &values, "a dictionary of 63 values in 21 bytes");
-    let panicked = quantize(&["calibrate", text(&plain), "--data", text(&folder.path().join("cut.parquet")), "-o", text(&output)]);
+    let panicked = quantize(&[
+        "calibrate",
+        text(&plain),
+        "--data",
+        text(&folder.path().join("cut.parquet")),
+        "-o",
+        text(&output),
+    ]);
     assert!(!panicked.stderr.contains("panicked"), "{}", panicked.stderr);
     let mut broken = whole;
     let middle = broken.len() / 4;

@@ -105,7 +105,11 @@ fn divisors(
     let counts = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
     let divisor = |count: f32| {
         let rounded = count.round();
-        if count.is_finite() && count <= MAX_COUNT { Ok((rounded > 0.0).then_some(rounded)) } else { Err(count) }
+        if count.is_finite() && count <= MAX_COUNT {
+            Ok((rounded > 0.0).then_some(rounded))
+        } else {
+            Err(count)
+        }
     };
     Ok(counts.map(divisor).collect())
 }

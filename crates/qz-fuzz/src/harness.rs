@@ -132,9 +132,10 @@ pub fn run(
 }
 
 fn random_of(target: &Target, seed: u64, number: u64) -> Random {
-    let name = target.name.bytes().fold(seed, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let name = target
+        .name
+        .bytes()
+        .fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     Random::new(name.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 

@@ -96,12 +96,7 @@ const DIGITS: &[&str] = &[
 ];
 
 /// A mutant of a seed, of one to eight changes.
-pub(crate) fn mutant(
-    random: &mut Random,
-    seeds: &[Vec<u8>],
-    words: &[&[u8]],
-    out: &mut Vec<u8>,
-) {
+pub(crate) fn mutant(random: &mut Random, seeds: &[Vec<u8>], words: &[&[u8]], out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(random.choose(seeds).map_or(&[], Vec::as_slice));
     let changes = 1 + random.below(8).min(random.below(8));

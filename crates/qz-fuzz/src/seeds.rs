@@ -157,7 +157,9 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
         directory.extend([b"PK\x01\x02\0\0\0\0".as_slice(), &fields, &[0; 12]].concat());
         directory.extend((out.len() as u32).to_le_bytes());
         directory.extend(name.as_bytes());
-        out.extend([b"PK\x03\x04\0\0".as_slice(), &fields, &[0; 2], name.as_bytes(), data].concat());
+        out.extend(
+            [b"PK\x03\x04\0\0".as_slice(), &fields, &[0; 2], name.as_bytes(), data].concat(),
+        );
     }
     let (start, size) = (out.len() as u32, directory.len() as u32);
     let count = (entries.len() as u16).to_le_bytes();
@@ -170,7 +172,9 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// A state dictionary of one tensor of 2 by 2, of protocol 2.
 fn pickle() -> Vec<u8> {
-    let text = |text: &str| [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let text = |text: &str| {
+        [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+    };
     let storage = [
         b"(".to_vec(),
         text("storage"),

@@ -35,23 +35,85 @@ pub struct Target {
 }
 
 const JSON: &[&[u8]] = &[
-    b"{", b"}", b"[", b"]", b",", b":", b"\"", b"\\", b"\\u0000", b"\\ud800", b"null", b"true",
-    b"{}", b"[]", b"\"a\":", b"\xef\xbb\xbf", b"NaN", b"Infinity", b"[[[[[[[[", b"{\"a\":{\"a\":",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\"",
+    b"\\",
+    b"\\u0000",
+    b"\\ud800",
+    b"null",
+    b"true",
+    b"{}",
+    b"[]",
+    b"\"a\":",
+    b"\xef\xbb\xbf",
+    b"NaN",
+    b"Infinity",
+    b"[[[[[[[[",
+    b"{\"a\":{\"a\":",
 ];
 
 const GGUF: &[&[u8]] = &[
-    b"GGUF", b"\x09\0\0\0\x08\0\0\0", b"\x08\0\0\0", b"general.alignment", b"split.count",
+    b"GGUF",
+    b"\x09\0\0\0\x08\0\0\0",
+    b"\x08\0\0\0",
+    b"general.alignment",
+    b"split.count",
     b"\xff\xff\xff\xff\xff\xff\xff\x7f",
 ];
 
 const JINJA: &[&[u8]] = &[
-    b"{{", b"}}", b"{%", b"%}", b"{#", b"#}", b"-%}", b"{%-", b"{% for x in messages %}",
-    b"{% endfor %}", b"{% if x %}", b"{% endif %}", b"{% set x = ", b"{% set ns.x = [ns.x, ns.x] %}",
-    b"namespace(x=messages)", b"range(99999)", b"* 99999", b"~ x", b"[::-1]", b"|tojson", b"|join(x)",
-    b".replace('a', x)", b"{% macro f(x) %}", b"{% endmacro %}", b"f(x)", b"loop(x)", b"recursive",
-    b"|map('length')", b"|sort", b"|list", b"is defined", b"not ", b"-", b"(", b")", b"[", b"]", b"**",
-    b"{% raw %}", b"{% endraw %}", b"{% generation %}", b"{% endgeneration %}", b"|indent(99999)",
-    b"'%99999d' % 1", b"\\u", b"'", b"\"",
+    b"{{",
+    b"}}",
+    b"{%",
+    b"%}",
+    b"{#",
+    b"#}",
+    b"-%}",
+    b"{%-",
+    b"{% for x in messages %}",
+    b"{% endfor %}",
+    b"{% if x %}",
+    b"{% endif %}",
+    b"{% set x = ",
+    b"{% set ns.x = [ns.x, ns.x] %}",
+    b"namespace(x=messages)",
+    b"range(99999)",
+    b"* 99999",
+    b"~ x",
+    b"[::-1]",
+    b"|tojson",
+    b"|join(x)",
+    b".replace('a', x)",
+    b"{% macro f(x) %}",
+    b"{% endmacro %}",
+    b"f(x)",
+    b"loop(x)",
+    b"recursive",
+    b"|map('length')",
+    b"|sort",
+    b"|list",
+    b"is defined",
+    b"not ",
+    b"-",
+    b"(",
+    b")",
+    b"[",
+    b"]",
+    b"**",
+    b"{% raw %}",
+    b"{% endraw %}",
+    b"{% generation %}",
+    b"{% endgeneration %}",
+    b"|indent(99999)",
+    b"'%99999d' % 1",
+    b"\\u",
+    b"'",
+    b"\"",
 ];
 
 /// Every target.
@@ -65,8 +127,18 @@ pub static TARGETS: &[Target] = &[
     },
     Target { name: "index", seeds: seeds::index, words: JSON, read: index },
     Target { name: "torch", seeds: seeds::torch, words: PICKLE, read: torch },
-    Target { name: "tokenizer.json", seeds: seeds::tokenizer_json, words: JSON, read: tokenizer_json },
-    Target { name: "sentencepiece", seeds: seeds::sentencepiece, words: PROTOBUF, read: sentencepiece },
+    Target {
+        name: "tokenizer.json",
+        seeds: seeds::tokenizer_json,
+        words: JSON,
+        read: tokenizer_json,
+    },
+    Target {
+        name: "sentencepiece",
+        seeds: seeds::sentencepiece,
+        words: PROTOBUF,
+        read: sentencepiece,
+    },
     Target { name: "config", seeds: seeds::config, words: JSON, read: config },
     Target { name: "chat-template", seeds: seeds::chat, words: JINJA, read: chat },
     Target {
@@ -84,18 +156,52 @@ pub static TARGETS: &[Target] = &[
         words: JSON,
         read: |bytes, scratch| qz_eval::tasks::read(scratch.file(bytes)).is_ok(),
     },
-    Target { name: "parquet", seeds: seeds::parquet, words: &[b"PAR1", b"\x15", b"\x4c"], read: parquet },
-    Target { name: "journal", seeds: seeds::journal, words: &[b"\n", b"piece 1\n", b"job"], read: journal },
-    Target { name: "quantization_config", seeds: seeds::quantization, words: JSON, read: quantization },
+    Target {
+        name: "parquet",
+        seeds: seeds::parquet,
+        words: &[b"PAR1", b"\x15", b"\x4c"],
+        read: parquet,
+    },
+    Target {
+        name: "journal",
+        seeds: seeds::journal,
+        words: &[b"\n", b"piece 1\n", b"job"],
+        read: journal,
+    },
+    Target {
+        name: "quantization_config",
+        seeds: seeds::quantization,
+        words: JSON,
+        read: quantization,
+    },
 ];
 
 const PICKLE: &[&[u8]] = &[
-    b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"\x80\x02", b"c__builtin__\neval\n",
-    b"R", b"t", b"(", b"}", b"]", b"Q", b"q\x00", b"h\x00", b"u", b"s", b"\x85", b"\x93", b".", b"2222",
+    b"PK\x03\x04",
+    b"PK\x01\x02",
+    b"PK\x05\x06",
+    b"PK\x06\x06",
+    b"\x80\x02",
+    b"c__builtin__\neval\n",
+    b"R",
+    b"t",
+    b"(",
+    b"}",
+    b"]",
+    b"Q",
+    b"q\x00",
+    b"h\x00",
+    b"u",
+    b"s",
+    b"\x85",
+    b"\x93",
+    b".",
+    b"2222",
     b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
 ];
 
-const PROTOBUF: &[&[u8]] = &[b"\x0a", b"\x12", b"\x1a", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"<0x41>"];
+const PROTOBUF: &[&[u8]] =
+    &[b"\x0a", b"\x12", b"\x1a", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"<0x41>"];
 
 fn gguf(bytes: &[u8], scratch: &Scratch) -> bool {
     let Ok(model) = GgufModel::open(scratch.file(bytes)) else { return false };
@@ -141,10 +247,12 @@ impl SideFiles for Files<'_> {
 }
 
 fn vocabulary(files: &Files<'_>) -> bool {
-    let options = VocabularyOptions { rules: qz_tokenize::VocabularyRules::Llama, ..Default::default() };
+    let options =
+        VocabularyOptions { rules: qz_tokenize::VocabularyRules::Llama, ..Default::default() };
     let Ok(vocabulary) = qz_tokenize::vocabulary(files, options) else { return false };
     let Ok(tokenizer) = Tokenizer::from_metadata(&vocabulary.metadata) else { return false };
-    let tokens = tokenizer.encode("a abc <s> b\u{2581}a", EncodeOptions { add_special: true, parse_special: true });
+    let tokens = tokenizer
+        .encode("a abc <s> b\u{2581}a", EncodeOptions { add_special: true, parse_special: true });
     tokens.into_iter().for_each(|token| drop(tokenizer.piece(token)));
     true
 }
@@ -159,8 +267,7 @@ fn sentencepiece(bytes: &[u8], _: &Scratch) -> bool {
 
 fn config(bytes: &[u8], _: &Scratch) -> bool {
     let tokenizer = include_bytes!("../../../fixtures/tiny/llama-tied/tokenizer.json");
-    let files =
-        Files { mutant: ("config.json", bytes), others: &[("tokenizer.json", tokenizer)] };
+    let files = Files { mutant: ("config.json", bytes), others: &[("tokenizer.json", tokenizer)] };
     qz_models::describe(&files, &[], &qz_models::ConvertOptions::default()).is_ok()
 }
 
@@ -203,8 +310,10 @@ fn leading(bytes: &[u8], scratch: &Scratch) -> bool {
 }
 
 fn parquet(bytes: &[u8], scratch: &Scratch) -> bool {
-    qz_pipeline::each_parquet_row(scratch.file(bytes), &mut |_, _| Ok(std::ops::ControlFlow::Continue(())))
-        .is_ok()
+    qz_pipeline::each_parquet_row(scratch.file(bytes), &mut |_, _| {
+        Ok(std::ops::ControlFlow::Continue(()))
+    })
+    .is_ok()
 }
 
 fn journal(bytes: &[u8], scratch: &Scratch) -> bool {
@@ -243,12 +352,38 @@ impl TensorSource for Ones {
 fn ones() -> Ones {
     let path: Arc<Path> = Path::new("model.safetensors").into();
     let layers: &[&[(&str, DataType, &[u64])]] = &[
-        &[("qweight", DataType::I32, &[8, 64]), ("qzeros", DataType::I32, &[2, 8]), ("scales", DataType::F16, &[2, 64]), ("g_idx", DataType::I32, &[64])],
-        &[("qweight", DataType::I32, &[64, 8]), ("qzeros", DataType::I32, &[2, 8]), ("scales", DataType::F16, &[2, 64])],
-        &[("weight_packed", DataType::I32, &[64, 8]), ("weight_scale", DataType::BF16, &[64, 2]), ("weight_shape", DataType::I64, &[2])],
-        &[("weight", DataType::F8_E4M3, &[64, 64]), ("weight_scale", DataType::F32, &[64, 1]), ("weight_scale_inv", DataType::F32, &[1, 1])],
-        &[("weight", DataType::U8, &[2048, 1]), ("weight.absmax", DataType::F32, &[64]), ("weight.quant_map", DataType::F32, &[16]), ("weight.quant_state.bitsandbytes__nf4", DataType::U8, &[96])],
-        &[("weight", DataType::U32, &[64, 8]), ("scales", DataType::BF16, &[64, 2]), ("biases", DataType::BF16, &[64, 2])],
+        &[
+            ("qweight", DataType::I32, &[8, 64]),
+            ("qzeros", DataType::I32, &[2, 8]),
+            ("scales", DataType::F16, &[2, 64]),
+            ("g_idx", DataType::I32, &[64]),
+        ],
+        &[
+            ("qweight", DataType::I32, &[64, 8]),
+            ("qzeros", DataType::I32, &[2, 8]),
+            ("scales", DataType::F16, &[2, 64]),
+        ],
+        &[
+            ("weight_packed", DataType::I32, &[64, 8]),
+            ("weight_scale", DataType::BF16, &[64, 2]),
+            ("weight_shape", DataType::I64, &[2]),
+        ],
+        &[
+            ("weight", DataType::F8_E4M3, &[64, 64]),
+            ("weight_scale", DataType::F32, &[64, 1]),
+            ("weight_scale_inv", DataType::F32, &[1, 1]),
+        ],
+        &[
+            ("weight", DataType::U8, &[2048, 1]),
+            ("weight.absmax", DataType::F32, &[64]),
+            ("weight.quant_map", DataType::F32, &[16]),
+            ("weight.quant_state.bitsandbytes__nf4", DataType::U8, &[96]),
+        ],
+        &[
+            ("weight", DataType::U32, &[64, 8]),
+            ("scales", DataType::BF16, &[64, 2]),
+            ("biases", DataType::BF16, &[64, 2]),
+        ],
     ];
     let tensors = layers.iter().enumerate().flat_map(|(layer, parts)| {
         let path = path.clone();

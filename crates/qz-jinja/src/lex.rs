@@ -36,8 +36,7 @@ struct Lexer<'s> {
 
 /// All tokens, each with its line.
 pub(crate) fn tokens(source: &str) -> Result<Vec<(Token, usize)>> {
-    let mut lexer =
-        Lexer { source, at: 0, line: 1, tokens: Vec::new(), line_starts: true };
+    let mut lexer = Lexer { source, at: 0, line: 1, tokens: Vec::new(), line_starts: true };
     let done = lexer.run();
     done.map_err(|error| error.at(lexer.line))?;
     Ok(lexer.tokens)
@@ -170,10 +169,7 @@ impl<'s> Lexer<'s> {
             let line = kept.rfind('\n').map_or(0, |newline| newline + 1);
             if sign == Some('-') {
                 kept = kept.trim_end();
-            } else if sign.is_none()
-                && line > 0
-                && kept[line..].chars().all(char::is_whitespace)
-            {
+            } else if sign.is_none() && line > 0 && kept[line..].chars().all(char::is_whitespace) {
                 kept = &kept[..line];
             }
             self.text(kept.len(), body.len() - after.len());

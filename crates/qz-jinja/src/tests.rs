@@ -61,9 +61,8 @@ fn templates_stay_within_the_budget() {
         let error = render(template).expect_err(&template[..template.len().min(80)]);
         assert!(error.contains(expected), "{}: {error}", &template[..template.len().min(80)]);
     };
-    let print = |part: &str, times: usize, last: &str| {
-        format!("{{{{ {}{last} }}}}", part.repeat(times))
-    };
+    let print =
+        |part: &str, times: usize, last: &str| format!("{{{{ {}{last} }}}}", part.repeat(times));
     check(&print("-", 40_000, "1"), deep);
     check(&print("not ", 40_000, "1"), deep);
     check(&print("1+", 60_000, "1"), deep);
@@ -76,7 +75,9 @@ fn templates_stay_within_the_budget() {
     check(&"{% if 1 %}".repeat(30_000), deep);
     check(&"{% set x=[x] %}".repeat(1000), deep);
     let grown = |values: &str, grow: &str, end: &str| {
-        format!("{{% set n=namespace({values}) %}}{{% for i in range(99999) %}}{grow}{{% endfor %}}{end}")
+        format!(
+            "{{% set n=namespace({values}) %}}{{% for i in range(99999) %}}{grow}{{% endfor %}}{end}"
+        )
     };
     check(&grown("x=[]", "{% set n.x=[n.x] %}", ""), deep);
     check(&grown("x=[]", "{% set n.x={'a': n.x} %}", ""), deep);

@@ -68,7 +68,8 @@ pub struct InspectedTensor {
 /// If it cannot be opened.
 pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> {
     let model = Model::open(path, options)?;
-    let (weights, bits_per_weight, types) = (model.weights(), model.bits_per_weight(), shares(&model));
+    let (weights, bits_per_weight, types) =
+        (model.weights(), model.bits_per_weight(), shares(&model));
     // Headers are large where somebody wants them to be: nothing is kept twice.
     let Model { container, metadata, tensors, source, warnings, .. } = model;
     drop(source);

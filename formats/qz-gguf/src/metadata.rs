@@ -15,10 +15,7 @@ const MIN_STRING: u64 = 8;
 
 /// Reads `count` pairs, which were compared with the bytes that are left; also returns
 /// where each is.
-pub(crate) fn read(
-    cursor: &mut Cursor<'_>,
-    count: usize,
-) -> Result<(Metadata, Vec<u64>), Error> {
+pub(crate) fn read(cursor: &mut Cursor<'_>, count: usize) -> Result<(Metadata, Vec<u64>), Error> {
     let mut entries: Vec<(String, Value)> = Vec::with_capacity(count);
     let mut offsets = Vec::with_capacity(count);
     let mut seen = Seen::default();

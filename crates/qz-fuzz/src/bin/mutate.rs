@@ -39,7 +39,9 @@ fn main() -> ExitCode {
     }
     std::panic::set_hook(Box::new(|_| {}));
     let mut failed = false;
-    for target in TARGETS.iter().filter(|one| names.is_empty() || names.iter().any(|n| n == one.name)) {
+    for target in
+        TARGETS.iter().filter(|one| names.is_empty() || names.iter().any(|n| n == one.name))
+    {
         let start = Instant::now();
         match run(target, seed, from..from + mutants, Limits::default(), &MEMORY) {
             Ok(report) => println!(
@@ -54,7 +56,9 @@ fn main() -> ExitCode {
             Err(finding) => {
                 failed = true;
                 println!("{:<20} {finding}", target.name);
-                if let Err(error) = std::fs::write(format!("finding-{}", target.name), &finding.bytes) {
+                if let Err(error) =
+                    std::fs::write(format!("finding-{}", target.name), &finding.bytes)
+                {
                     eprintln!("the finding cannot be written: {error}");
                 }
             }

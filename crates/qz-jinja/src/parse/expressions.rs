@@ -52,8 +52,7 @@ impl Parser {
                 let test = parser.or()?;
                 let otherwise =
                     if parser.skip_name("else") { Some(Box::new(parser.value()?)) } else { None };
-                value =
-                    parser.expression(Kind::Conditional(Box::new([value, test]), otherwise))?;
+                value = parser.expression(Kind::Conditional(Box::new([value, test]), otherwise))?;
             }
             Ok(value)
         })
@@ -221,11 +220,7 @@ impl Parser {
         self.expression(kind)
     }
 
-    fn sequence<T>(
-        &mut self,
-        end: &str,
-        one: impl Fn(&mut Self) -> Result<T>,
-    ) -> Result<Vec<T>> {
+    fn sequence<T>(&mut self, end: &str, one: impl Fn(&mut Self) -> Result<T>) -> Result<Vec<T>> {
         let mut all = Vec::new();
         while !self.skip_symbol(end) {
             if !all.is_empty() {
@@ -350,8 +345,7 @@ impl Parser {
 
     fn filter(&mut self, value: Expression) -> Result<Expression> {
         let name = self.name()?;
-        let arguments =
-            if self.is_symbol("(") { self.arguments()? } else { Arguments::default() };
+        let arguments = if self.is_symbol("(") { self.arguments()? } else { Arguments::default() };
         self.expression(Kind::Filter(Box::new(value), name, arguments))
     }
 

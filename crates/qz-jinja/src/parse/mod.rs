@@ -126,7 +126,9 @@ impl Parser {
             let line = self.line();
             let kind = match self.next() {
                 None if ends.is_empty() => return Ok(all),
-                None => return fail!("the template ends, and {:?} is missing", ends[ends.len() - 1]),
+                None => {
+                    return fail!("the template ends, and {:?} is missing", ends[ends.len() - 1]);
+                }
                 Some(Token::Text(text)) => Action::Text(text),
                 Some(Token::PrintBegin) => {
                     let value = self.tuple()?;

@@ -176,7 +176,8 @@ impl<'t> Renderer<'t> {
             (Value::Map(map), key) => map.get(key, &self.budget)?.cloned(),
             (Value::Sequence(sequence), key) if sequence.kind != SequenceKind::Iterator => {
                 let index = key.as_integer();
-                index.and_then(|index| operators::place(index, sequence.items.len()))
+                index
+                    .and_then(|index| operators::place(index, sequence.items.len()))
                     .map(|index| sequence.items[index].clone())
             }
             (Value::Text(text), key) => match key.as_integer() {
@@ -210,5 +211,4 @@ impl<'t> Renderer<'t> {
         }
         Ok(value)
     }
-
 }

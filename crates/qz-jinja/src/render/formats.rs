@@ -201,13 +201,25 @@ pub(super) fn date(format: &str, budget: &Budget) -> Result<Value> {
             },
             Some('m' | 'd' | 'V') => "01",
             Some('e') => " 1",
-            Some('j') => if unpadded { "1" } else { "001" },
+            Some('j') => {
+                if unpadded {
+                    "1"
+                } else {
+                    "001"
+                }
+            }
             Some('B') => "January",
             Some('b' | 'h') => "Jan",
             Some('A') => "Wednesday",
             Some('a') => "Wed",
             Some('u' | 'w') => "3",
-            Some('H' | 'M' | 'S' | 'U' | 'W') => if unpadded { "0" } else { "00" },
+            Some('H' | 'M' | 'S' | 'U' | 'W') => {
+                if unpadded {
+                    "0"
+                } else {
+                    "00"
+                }
+            }
             Some('I') => "12",
             Some('p') => "AM",
             Some('f') => "000000",

@@ -100,4 +100,3 @@ fn of_list(
         other => fail!("{other:?} would change a list, and nothing may be changed"),
     }
 }
-

@@ -113,9 +113,9 @@ fn integers(operator: Operator, left: i64, right: i64) -> Result<Value> {
             let inexact = left % right != 0 && (left < 0) != (right < 0);
             quotient - i64::from(inexact)
         }),
-        Operator::Remainder => left.checked_rem(right).map(|rest| {
-            if rest != 0 && (rest < 0) != (right < 0) { rest + right } else { rest }
-        }),
+        Operator::Remainder => left
+            .checked_rem(right)
+            .map(|rest| if rest != 0 && (rest < 0) != (right < 0) { rest + right } else { rest }),
         Operator::Power if right < 0 => return floats(operator, left as f64, right as f64),
         Operator::Power => u32::try_from(right).ok().and_then(|right| left.checked_pow(right)),
     };

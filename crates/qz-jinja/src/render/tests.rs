@@ -9,9 +9,30 @@ use crate::ast::Comparison;
 
 pub(super) fn known(name: &str) -> bool {
     const NAMES: &[&str] = &[
-        "boolean", "callable", "defined", "divisibleby", "escaped", "even", "false", "filter",
-        "float", "in", "integer", "iterable", "lower", "mapping", "none", "number", "odd",
-        "sameas", "sequence", "string", "test", "true", "undefined", "upper",
+        "boolean",
+        "callable",
+        "defined",
+        "divisibleby",
+        "escaped",
+        "even",
+        "false",
+        "filter",
+        "float",
+        "in",
+        "integer",
+        "iterable",
+        "lower",
+        "mapping",
+        "none",
+        "number",
+        "odd",
+        "sameas",
+        "sequence",
+        "string",
+        "test",
+        "true",
+        "undefined",
+        "upper",
     ];
     NAMES.contains(&name) || comparison(name).is_some()
 }
@@ -75,7 +96,10 @@ pub(super) fn apply(
         },
         "callable" => matches!(
             value,
-            Value::Function(_) | Value::Macro(_) | Value::Method(_) | Value::Loop(_)
+            Value::Function(_)
+                | Value::Macro(_)
+                | Value::Method(_)
+                | Value::Loop(_)
                 | Value::Undefined(_)
         ),
         "escaped" => false,

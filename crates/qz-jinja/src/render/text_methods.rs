@@ -8,11 +8,47 @@ use super::call::Given;
 use super::formats;
 
 pub(super) const NAMES: &[&str] = &[
-    "strip", "lstrip", "rstrip", "upper", "lower", "casefold", "title", "capitalize", "swapcase",
-    "startswith", "endswith", "find", "rfind", "index", "rindex", "count", "replace", "split",
-    "rsplit", "splitlines", "join", "partition", "rpartition", "removeprefix", "removesuffix",
-    "isdigit", "isdecimal", "isnumeric", "isalpha", "isalnum", "isspace", "isupper", "islower",
-    "istitle", "isascii", "isidentifier", "zfill", "center", "ljust", "rjust", "format",
+    "strip",
+    "lstrip",
+    "rstrip",
+    "upper",
+    "lower",
+    "casefold",
+    "title",
+    "capitalize",
+    "swapcase",
+    "startswith",
+    "endswith",
+    "find",
+    "rfind",
+    "index",
+    "rindex",
+    "count",
+    "replace",
+    "split",
+    "rsplit",
+    "splitlines",
+    "join",
+    "partition",
+    "rpartition",
+    "removeprefix",
+    "removesuffix",
+    "isdigit",
+    "isdecimal",
+    "isnumeric",
+    "isalpha",
+    "isalnum",
+    "isspace",
+    "isupper",
+    "islower",
+    "istitle",
+    "isascii",
+    "isidentifier",
+    "zfill",
+    "center",
+    "ljust",
+    "rjust",
+    "format",
     "expandtabs",
 ];
 
@@ -190,7 +226,9 @@ fn search(text: &str, name: &str, given: Given, budget: &Budget) -> Result<Value
     let found = part(text, integer_of(start, 0)?, integer_of(stop, i64::MAX)?);
     let number = |number: usize| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
     if name == "count" {
-        return Ok(found.map_or(Value::Integer(0), |(part, _)| number(part.matches(wanted).count())));
+        return Ok(
+            found.map_or(Value::Integer(0), |(part, _)| number(part.matches(wanted).count()))
+        );
     }
     let at = found.and_then(|(part, from)| {
         let at = match name {

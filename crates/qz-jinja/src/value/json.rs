@@ -126,7 +126,10 @@ impl Writer<'_> {
                 '\t' => all.push_str("\\t"),
                 '\u{8}' => all.push_str("\\b"),
                 '\u{c}' => all.push_str("\\f"),
-                _ if letter < ' ' || self.style.ensure_ascii && !letter.is_ascii() || letter == '\u{7f}' && self.style.ensure_ascii => {
+                _ if letter < ' '
+                    || self.style.ensure_ascii && !letter.is_ascii()
+                    || letter == '\u{7f}' && self.style.ensure_ascii =>
+                {
                     for unit in letter.encode_utf16(&mut [0; 2]) {
                         // Writing to a string does not fail.
                         let _ = write!(all, "\\u{unit:04x}");

@@ -277,7 +277,8 @@ impl Dictionary {
     }
 
     fn insert(&mut self, key: Value, value: Value, budget: &Budget) -> Result<()> {
-        if matches!(key, Value::Map(_)) || matches!(&key, Value::Sequence(one) if one.kind == SequenceKind::List)
+        if matches!(key, Value::Map(_))
+            || matches!(&key, Value::Sequence(one) if one.kind == SequenceKind::List)
         {
             return key.refuse("a dictionary's key cannot be");
         }

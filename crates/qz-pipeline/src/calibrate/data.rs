@@ -272,8 +272,9 @@ impl Reader<'_> {
             return Ok(ControlFlow::Break(()));
         }
         if !line.trim().is_empty() {
-            let document = serde_json::from_str(line).map_err(|error| {
-                Error::Document { location: location.clone(), problem: error.to_string() }
+            let document = serde_json::from_str(line).map_err(|error| Error::Document {
+                location: location.clone(),
+                problem: error.to_string(),
             })?;
             part.tokens.extend(self.document(&document, location)?);
             part.documents += 1;

@@ -200,7 +200,6 @@ impl Preparing<'_> {
 }
 
 impl Prepared {
-
     /// What the model has to see: nothing follows from the last token of a choice.
     fn branches(&self) -> Branches {
         let beginning = self.tokens[0][..self.common].to_vec();

@@ -191,8 +191,7 @@ pub(super) fn whole(
             }
         }
         "dictsort" => {
-            let [sensitive, by, reverse] =
-                given.bind(name, ["case_sensitive", "by", "reverse"])?;
+            let [sensitive, by, reverse] = given.bind(name, ["case_sensitive", "by", "reverse"])?;
             let Value::Map(_) = &value else { return value.refuse("dictsort sorts no") };
             let pairs = super::super::methods::call(&value, "items", Given::default(), budget)?;
             let by_value = by.as_ref().and_then(Value::as_text).is_some_and(|by| **by == *"value");
@@ -206,20 +205,23 @@ pub(super) fn whole(
         "sort" => {
             let [reverse, sensitive, attribute] =
                 given.bind(name, ["reverse", "case_sensitive", "attribute"])?;
-            let keyed = Keys::new(attribute.as_ref(), sensitive.is_some_and(|one| one.is_true()), budget)?;
+            let keyed =
+                Keys::new(attribute.as_ref(), sensitive.is_some_and(|one| one.is_true()), budget)?;
             let reverse = reverse.is_some_and(|one| one.is_true());
             Value::list(sorted(renderer, &value, &keyed, reverse)?, budget)
         }
         "min" | "max" => {
             let [sensitive, attribute] = given.bind(name, ["case_sensitive", "attribute"])?;
-            let keyed = Keys::new(attribute.as_ref(), sensitive.is_some_and(|one| one.is_true()), budget)?;
+            let keyed =
+                Keys::new(attribute.as_ref(), sensitive.is_some_and(|one| one.is_true()), budget)?;
             let sorted = sorted(renderer, &value, &keyed, name == "max")?;
             let first = sorted.into_iter().next();
             Ok(first.unwrap_or_else(|| Value::undefined("the item of an empty list")))
         }
         "unique" => {
             let [sensitive, attribute] = given.bind(name, ["case_sensitive", "attribute"])?;
-            let keyed = Keys::new(attribute.as_ref(), sensitive.is_some_and(|one| one.is_true()), budget)?;
+            let keyed =
+                Keys::new(attribute.as_ref(), sensitive.is_some_and(|one| one.is_true()), budget)?;
             let mut seen: Vec<Vec<Value>> = Vec::new();
             let mut kept = Vec::new();
             for item in &value.items(budget)?.items {
@@ -250,12 +252,7 @@ fn copied(items: &[Value], budget: &Budget) -> Result<Vec<Value>> {
     Ok(items.to_vec())
 }
 
-fn batches(
-    items: &[Value],
-    count: usize,
-    fill: Option<&Value>,
-    budget: &Budget,
-) -> Result<Value> {
+fn batches(items: &[Value], count: usize, fill: Option<&Value>, budget: &Budget) -> Result<Value> {
     let mut all = Vec::new();
     for batch in items.chunks(count) {
         let mut batch = copied(batch, budget)?;

@@ -10,11 +10,53 @@ use super::Renderer;
 use super::call::Given;
 
 const NAMES: &[&str] = &[
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e",
-    "escape", "first", "float", "forceescape", "format", "groupby", "indent", "int", "items",
-    "join", "last", "length", "list", "lower", "map", "max", "min", "pprint", "reject",
-    "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "slice", "sort",
-    "string", "sum", "title", "tojson", "trim", "truncate", "unique", "upper", "urlencode",
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "pprint",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
     "wordcount",
 ];
 
@@ -33,8 +75,8 @@ pub(super) fn apply(
         "map" | "select" | "reject" | "selectattr" | "rejectattr" => {
             lists::each(renderer, name, &value, given)
         }
-        "batch" | "slice" | "dictsort" | "first" | "last" | "groupby" | "items" | "list" | "max"
-        | "min" | "reverse" | "sort" | "sum" | "unique" | "join" => {
+        "batch" | "slice" | "dictsort" | "first" | "last" | "groupby" | "items" | "list"
+        | "max" | "min" | "reverse" | "sort" | "sum" | "unique" | "join" => {
             lists::whole(renderer, name, value, given)
         }
         "attr" => {

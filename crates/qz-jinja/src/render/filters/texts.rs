@@ -140,13 +140,7 @@ fn escaped(text: &str, budget: &Budget) -> Result<Value> {
     Value::text(out, budget)
 }
 
-fn indented(
-    text: &str,
-    width: Value,
-    first: bool,
-    blank: bool,
-    budget: &Budget,
-) -> Result<Value> {
+fn indented(text: &str, width: Value, first: bool, blank: bool, budget: &Budget) -> Result<Value> {
     let indent = match &width {
         Value::Text(text) => text.to_string(),
         other => {

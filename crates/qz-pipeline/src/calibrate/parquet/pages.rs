@@ -49,7 +49,8 @@ pub(super) fn check(
                 Ok(found.taken)
             });
             let name = column.column_path();
-            taken = taken.saturating_add(checked.map_err(|fault| format!("column {name}: {fault}"))?);
+            taken =
+                taken.saturating_add(checked.map_err(|fault| format!("column {name}: {fault}"))?);
         }
         if taken > MAX_GROUP {
             return Err(format!("decoding row group {number} takes {taken} bytes"));
@@ -83,13 +84,19 @@ impl Column<'_> {
             let (header, size) = self.header(at, end)?;
             at += size;
             if header.compressed > end - at {
-                return Err(format!("a page's {} bytes lie behind the column's end", header.compressed));
+                return Err(format!(
+                    "a page's {} bytes lie behind the column's end",
+                    header.compressed
+                ));
             }
             self.check_size(&header)?;
             if header.is_dictionary {
                 let smallest = header.values.saturating_mul(self.smallest_value());
                 if smallest / 8 > header.size {
-                    return Err(format!("a dictionary of {} values in {} bytes", header.values, header.size));
+                    return Err(format!(
+                        "a dictionary of {} values in {} bytes",
+                        header.values, header.size
+                    ));
                 }
                 let kept = header.values.saturating_mul(DICTIONARY_VALUE);
                 found.taken = found.taken.saturating_add(header.size).saturating_add(kept);
@@ -179,7 +186,8 @@ fn check_delta(column: &ColumnChunkMetaData, pages: &mut dyn PageReader) -> Resu
                 (*def_levels_byte_len as usize).checked_add(*rep_levels_byte_len as usize)
             }
             _ => levels.iter().filter(|there| **there).try_fold(0usize, |at, _| {
-                let length = bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))?;
+                let length =
+                    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))?;
                 at.checked_add(4)?.checked_add(length as usize)
             }),
         };
