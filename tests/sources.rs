@@ -155,6 +155,28 @@ fn a_computation_that_is_not_ours_is_refused() {
 }
 
 #[test]
+fn a_file_whose_graph_is_another_is_not_evaluated() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    convert(&fixtures().join(LLAMA), &at("plain.gguf")).expect_success();
+    let check = |key: &str, code: i32| {
+        let (from, to) = (at("plain.gguf"), at("odd.gguf"));
+        let set = ["--override-kv", key, "--force", "-o", text(&to)];
+        quantize(&[&["convert", text(&from), "--to", "copy"], &set[..]].concat()).expect_success();
+        let run = quantize(&["eval", text(&to), "--sample", "a", "-n", "1"]);
+        assert_eq!(run.code, code, "{key}: {}", run.stderr);
+        let named = key.split('=').next().expect("a key");
+        assert!(code == 0 || run.stderr.contains(named), "{key}: {}", run.stderr);
+    };
+    check("llama.logit_scale=float:2", BAD_INPUT);
+    check("llama.attn_logit_softcapping=float:30", BAD_INPUT);
+    check("llama.attention.scale=float:0.5", BAD_INPUT);
+    check("llama.attention.causal=bool:false", BAD_INPUT);
+    check("llama.logit_scale=float:1", 0);
+    check("llama.expert_shared_count=int:0", 0);
+}
+
+#[test]
 fn an_adapter_is_called_one() {
     let folder = scratch();
     let adapter = folder.path().join("adapter");

@@ -15,7 +15,7 @@ pub(crate) fn models() -> impl TypedValueParser<Value = PathBuf> {
 /// What is no path but an id of the hub (`organization/name`, `hf://...`, an address) is
 /// the path of its snapshot in the cache, if it lies there; else the path stays as it is,
 /// and whoever opens it says so.
-fn model_path(path: PathBuf) -> PathBuf {
+pub(crate) fn model_path(path: PathBuf) -> PathBuf {
     // A path that is there, or that cannot be looked at, is a path.
     if !matches!(path.try_exists(), Ok(false)) {
         return path;

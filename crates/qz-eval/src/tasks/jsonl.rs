@@ -116,7 +116,8 @@ mod tests {
     #[test]
     fn the_published_forms() {
         let check = |line: &str, texts: &[&str], correct: usize| {
-            let tasks = read(line.as_bytes()).expect("a task");
+            let tasks = read(format!("\u{feff}{line}").as_bytes()).expect("a task");
+            assert_eq!(tasks, read(line.as_bytes()).expect("a task"));
             let found: Vec<&str> =
                 tasks[0].choices.iter().map(|choice| choice.text.as_str()).collect();
             assert_eq!((found.as_slice(), tasks[0].correct), (texts, correct));

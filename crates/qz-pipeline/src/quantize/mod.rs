@@ -40,6 +40,7 @@ use crate::plan::peak_memory;
 use crate::planning::{PlanOptions, plan_all};
 use crate::sinks::Sinks;
 use crate::stream::{Cancel, Work, unless_cancelled};
+use crate::target::Target;
 use capture::Calibration;
 use known::Known;
 use layers::Layers;
@@ -91,12 +92,23 @@ pub fn quantize(
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
+    check_all(model, outputs, options)?;
     let targets = outputs.iter().zip(1..).map(|(output, number)| {
         let (name, count) = (output.target.to_string(), outputs.len());
         observer.observe(Event::Target { name: &name, number, count });
         one(model, output, options, cancel, observer)
     });
     targets.collect()
+}
+
+/// What could end the job behind its first output: targets that do not fit, outputs that are
+/// there.
+fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Result<(), Error> {
+    if outputs.len() < 2 {
+        return Ok(());
+    }
+    let targets: Vec<Target> = outputs.iter().map(|output| output.target.clone()).collect();
+    plan_all(model, &targets, &options.convert.plan).map(drop)
 }
 
 fn one(
@@ -141,7 +153,7 @@ fn one(
         _ if chosen.is_empty() => {}
         (Some(path), _) => known = Some(Known::open(path)?),
         (None, Some(text)) => calibration = Some(Calibration::read(model, text, observer)?),
-        (None, None) => return Err(Error::NoText),
+        (None, None) => return Err(Error::NoCalibration(options.method.name())),
     }
     let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());
     let mut plans = planning.targets;

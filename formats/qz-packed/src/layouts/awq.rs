@@ -21,8 +21,13 @@ use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
 
-pub(crate) const FAMILY: SchemeFamily =
-    SchemeFamily { name: "awq", examples: &["w4g128", "w4g64", "w4g32"], parse };
+pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
+    name: "awq",
+    examples: &["w4g128", "w4g64", "w4g32"],
+    form: "4 bits and a group: awq:w4g128 (without g one group for each row)",
+    method: "awq",
+    parse,
+};
 
 pub(crate) const METHOD: Method = Method {
     name: "awq",
@@ -79,6 +84,10 @@ pub(super) fn integers(group: Option<u64>, scale: ScaleType) -> IntegerGroups {
 impl Scheme for AwqScheme {
     fn name(&self) -> String {
         format!("w4{}", self.group.map_or_else(String::new, |group| format!("g{group}")))
+    }
+
+    fn with_group(&self, group: Option<u64>) -> Option<Box<dyn Scheme>> {
+        Some(Box::new(Self { group }))
     }
 
     fn layout(&self, _model_type: DataType) -> Box<dyn Layout> {

@@ -18,6 +18,8 @@ use crate::schemes::{Words, number};
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "fp8",
     examples: &["block128", "block128+ue8m0", "tensor", "tensor+fused"],
+    form: "blocks or a tensor: fp8:block128 (any side; +ue8m0) or fp8:tensor (+fused)",
+    method: "fp8",
     parse,
 };
 

@@ -21,6 +21,9 @@ use crate::schemes::Words;
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "gptq",
     examples: &["w4g128", "w8g128", "w4g128+v2", "w4g128+asym", "w3g128", "w2g64", "w4"],
+    form: "bits and group: gptq:w4g128 (2, 3, 4 or 8 bits; without g one group for each row; \
+           +v2, +asym)",
+    method: "gptq",
     parse,
 };
 
@@ -80,6 +83,10 @@ impl Scheme for GptqScheme {
         let version = if self.version == Version::V2 { "+v2" } else { "" };
         let asymmetric = if self.symmetric { "" } else { "+asym" };
         format!("w{}{group}{version}{asymmetric}", self.bits)
+    }
+
+    fn with_group(&self, group: Option<u64>) -> Option<Box<dyn Scheme>> {
+        Some(Box::new(Self { group, ..*self }))
     }
 
     fn layout(&self, _model_type: DataType) -> Box<dyn Layout> {

@@ -23,6 +23,9 @@ use crate::schemes::Words;
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "mlx",
     examples: &["w4g64", "w8g64", "w6g64", "w5g64", "w3g64", "w2g32"],
+    form: "bits and group: mlx:w4g64 (2, 3, 4, 5, 6 or 8 bits; groups of 32, 64 or 128, 64 \
+           without g)",
+    method: "mlx",
     parse,
 };
 
@@ -65,6 +68,10 @@ fn parse(text: &str) -> Option<Box<dyn Scheme>> {
 impl Scheme for MlxScheme {
     fn name(&self) -> String {
         format!("w{}g{}", self.0.bits, self.0.group)
+    }
+
+    fn with_group(&self, group: Option<u64>) -> Option<Box<dyn Scheme>> {
+        Some(Box::new(Self(Form::known(self.0.bits.into(), group?)?)))
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {

@@ -18,6 +18,8 @@ use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "bnb",
     examples: &["nf4", "nf4+double", "fp4", "fp4+double", "int8"],
+    form: "a type: bnb:nf4, bnb:fp4 (both: +double) or bnb:int8",
+    method: "bitsandbytes",
     parse,
 };
 

@@ -30,6 +30,9 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
         "nvfp4",
         "mxfp4",
     ],
+    form: "a scheme: ct:w4a16 (2 to 8 bits; +g32, +channel, +asym), ct:w8a8, ct:fp8, ct:nvfp4 \
+           or ct:mxfp4",
+    method: "compressed-tensors",
     parse,
 };
 

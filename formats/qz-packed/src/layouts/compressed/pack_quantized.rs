@@ -50,6 +50,10 @@ impl Scheme for PackScheme {
         self.0.name()
     }
 
+    fn with_group(&self, group: Option<u64>) -> Option<Box<dyn Scheme>> {
+        Some(Box::new(Self(IntegerScheme { group, ..self.0 })))
+    }
+
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
         let integers = self.0.integers(scale_type(model_type));
         Box::new(PackQuantized { integers, index: GroupIndex::Absent })
