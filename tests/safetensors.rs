@@ -4,9 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
 
 use qz_gguf::GgufFile;
 use qz_safetensors::SafetensorsModel;
@@ -15,7 +12,7 @@ use serde_json::json;
 
 use crate::bad_input::BAD_INPUT;
 use crate::support::{
-    checkpoints, command, copy_of, fixtures, names, quantize, scratch, text, write_gguf,
+    checkpoints, copy_of, fixtures, names, quantize, scratch, survives_kills, text, write_gguf,
 };
 
 /// The tensors of a model by name: type, shape, bytes.
@@ -294,7 +291,7 @@ fn a_checkpoint_is_never_its_own_output() {
     }
 }
 
-/// Killed after any time, a rerun gives the same folder.
+/// Killed with some of its work written down, a run is continued to the same folder.
 #[test]
 fn a_killed_run_is_finished_by_the_next() {
     let folder = scratch();
@@ -302,25 +299,13 @@ fn a_killed_run_is_finished_by_the_next() {
     let expected = folder.path().join("expected");
     convert(&source, "safetensors:f32", &expected);
     let arguments = ["convert", text(&source), "--to", "safetensors:f32", "-o", text(&output)];
-    for milliseconds in [2, 10, 30, 60, 100, 150] {
-        let mut child = command(&arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        thread::sleep(Duration::from_millis(milliseconds));
-        let _ = child.kill();
-        child.wait().expect("waited");
-        if output.exists() {
-            assert!(folder_tensors(&output) == folder_tensors(&expected), "{milliseconds} ms");
-            fs::remove_dir_all(&output).expect("removed");
+    survives_kills(&arguments, &output, &|| {
+        for name in names(&expected) {
+            let same =
+                fs::read(expected.join(&name)).unwrap() == fs::read(output.join(&name)).unwrap();
+            assert!(same, "{name}");
         }
-    }
-    quantize(&arguments).expect_success();
-    for name in names(&expected) {
-        let same = fs::read(expected.join(&name)).unwrap() == fs::read(output.join(&name)).unwrap();
-        assert!(same, "{name}");
-    }
+    });
     assert_eq!(names(folder.path()), ["expected", "out"]);
 }
 

@@ -4,14 +4,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
 
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Run, command, fixtures, names, quantize, scratch, text};
+use crate::support::{
+    Run, fixtures, leave_unfinished, names, quantize, scratch, survives_kills, text,
+};
 
 fn digest(path: &Path) -> String {
     format!("{:x}", Sha256::digest(fs::read(path).expect("read")))
@@ -184,8 +183,8 @@ fn a_set_that_is_not_whole_is_refused() {
     check(&cut, "data-missing", "a-00002-of-00003.gguf");
 }
 
-/// Killed after any time, a set is there as a whole or has no first file, and a
-/// rerun makes the same one.
+/// Killed with some of its work written down, a run leaves the old set or none, and is
+/// continued to the same one.
 #[test]
 fn a_killed_run_is_finished_by_the_next() {
     let folder = scratch();
@@ -200,29 +199,14 @@ fn a_killed_run_is_finished_by_the_next() {
     quantize(&arguments).expect_success();
     let expected = digests();
     assert_eq!(expected.len(), 13);
+    // The old set stays in its place meanwhile.
     let forced = [&arguments[..], &["--force"]].concat();
-    for (milliseconds, is_new) in
-        [5, 10, 20, 30, 40, 60, 80, 120].into_iter().flat_map(|ms| [(ms, true), (ms, false)])
-    {
-        if is_new {
-            fs::remove_dir_all(&set).expect("removed");
-            fs::create_dir(&set).expect("created");
-        }
-        let mut child = command(&forced)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        thread::sleep(Duration::from_millis(milliseconds));
-        let _ = child.kill();
-        child.wait().expect("waited");
-        if set.join("a-00001-of-00013.gguf").exists() {
-            let parts: Vec<String> =
-                names(&set).into_iter().filter(|name| !name.ends_with(".partial")).collect();
-            let found: Vec<String> = parts.iter().map(|name| digest(&set.join(name))).collect();
-            assert_eq!(found, expected, "after {milliseconds} ms");
-        }
-        quantize(&forced).expect_success();
-        assert_eq!(digests(), expected, "after {milliseconds} ms");
-    }
+    leave_unfinished(&forced, &output, 3);
+    let parts = || names(&set).into_iter().filter(|name| !name.ends_with(".partial"));
+    let found: Vec<String> = parts().map(|name| digest(&set.join(name))).collect();
+    assert_eq!(found, expected);
+    survives_kills(&forced, &output, &|| assert_eq!(digests(), expected));
+    fs::remove_dir_all(&set).expect("removed");
+    fs::create_dir(&set).expect("created");
+    survives_kills(&forced, &output, &|| assert_eq!(digests(), expected));
 }

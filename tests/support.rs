@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use qz_gguf::{GgufFile, GgufSink};
 use qz_tensor::{
     DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink, TensorSource,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What came of a run.
@@ -44,30 +44,63 @@ pub(crate) fn quantize(arguments: &[&str]) -> Run {
     finish(command(arguments).output().expect("the binary runs"))
 }
 
-/// Kills the run after each of these times, then lets it end: whatever is at `output` meanwhile,
-/// and in the end, is `expected`.
-pub(crate) fn survives_kills(
+/// Kills the run once it has written down that one tensor is done, and once that some are. Each
+/// time the next run goes on with them, and says so; `check` looks at what is there then.
+pub(crate) fn survives_kills(arguments: &[&str], output: &Path, check: &dyn Fn()) {
+    for records in [1, 5] {
+        leave_unfinished(arguments, output, records);
+        let run = quantize(arguments).expect_success();
+        assert!(run.stderr.contains("continuing, "), "{records}: {}", run.stderr);
+        check();
+    }
+}
+
+/// Kills the run once its journal has so many records. What it leaves is an unfinished output.
+pub(crate) fn leave_unfinished(arguments: &[&str], output: &Path, records: usize) {
+    stop(arguments, output, records, &|child| child.kill().expect("killed"));
+}
+
+/// Runs the job until its journal has so many records, and stops it then: how it ended.
+pub(crate) fn stop(
     arguments: &[&str],
     output: &Path,
-    expected: &[u8],
-    milliseconds: &[u64],
-) {
-    for milliseconds in milliseconds {
+    records: usize,
+    stop: &dyn Fn(&mut Child),
+) -> ExitStatus {
+    let journal = PathBuf::from(format!("{}.partial/journal", text(output)));
+    let is_recorded = || {
+        // The first line is the journal's title.
+        fs::read_to_string(&journal).is_ok_and(|text| text.matches('\n').count() > records)
+    };
+    // A run may come to its end before it is stopped.
+    for _ in 0..50 {
+        remove(output);
         let mut child = command(arguments)
+            .args(["--journal-every", "1"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("the binary runs");
-        thread::sleep(Duration::from_millis(*milliseconds));
-        let _ = child.kill();
-        child.wait().expect("waited");
-        if output.exists() {
-            assert!(fs::read(output).expect("read") == expected, "after {milliseconds} ms");
-            fs::remove_file(output).expect("removed");
+        let is_running = |child: &mut Child| child.try_wait().expect("asked").is_none();
+        while !is_recorded() && is_running(&mut child) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if is_running(&mut child) {
+            stop(&mut child);
+        }
+        let status = child.wait().expect("waited");
+        if !status.success() && is_recorded() {
+            return status;
         }
     }
-    quantize(arguments).expect_success();
-    assert!(fs::read(output).expect("read") == expected);
+    panic!("no run was stopped in time");
+}
+
+fn remove(output: &Path) {
+    match output.is_dir() {
+        true => fs::remove_dir_all(output).expect("removed"),
+        false => drop(fs::remove_file(output)),
+    }
 }
 
 pub(crate) fn finish(output: Output) -> Run {
@@ -89,6 +122,39 @@ pub(crate) fn checkpoints() -> Vec<PathBuf> {
     folders.sort();
     folders.push(fixtures().join("demo-llama"));
     folders
+}
+
+/// True for a checkpoint whose tokenizer is a `tokenizer.json` with byte tokens.
+pub(crate) fn has_byte_tokens(checkpoint: &Path) -> bool {
+    let definition = fs::read_to_string(checkpoint.join("tokenizer.json")).unwrap_or_default();
+    definition.contains("\"byte_fallback\": true")
+}
+
+/// Gives the GGUF file of such a checkpoint the vocabulary that the reference writes: the
+/// same score for every token, and `<unk>` without a part to play where no key names it.
+pub(crate) fn forget_merges(path: &Path) {
+    let mut bytes = fs::read(path).expect("read");
+    edit_words(&mut bytes, "tokenizer.ggml.scores", |_, score| {
+        let is_padding = f32::from_le_bytes(score) == -10_000.0;
+        if is_padding { score } else { (-1000.0f32).to_le_bytes() }
+    });
+    edit_words(&mut bytes, "tokenizer.ggml.token_type", |id, kind| {
+        if id == 0 { 1i32.to_le_bytes() } else { kind }
+    });
+    fs::write(path, bytes).expect("written");
+}
+
+/// Changes the elements of a list in a GGUF file's metadata, each four bytes long.
+fn edit_words(bytes: &mut [u8], key: &str, edit: impl Fn(usize, [u8; 4]) -> [u8; 4]) {
+    let found = bytes.windows(key.len()).position(|window| window == key.as_bytes());
+    // Behind the key stand two types of four bytes and the count.
+    let header = found.expect("the key") + key.len() + 8;
+    let (count, words) = bytes[header..].split_first_chunk_mut::<8>().expect("a count");
+    let count = u64::from_le_bytes(*count) as usize;
+    let words = words.as_chunks_mut::<4>().0;
+    for (id, word) in words[..count].iter_mut().enumerate() {
+        *word = edit(id, *word);
+    }
 }
 
 pub(crate) fn text(path: &Path) -> &str {
@@ -151,6 +217,14 @@ impl Safetensors {
         bytes.extend(header.as_bytes());
         bytes.extend(&self.data);
         fs::write(path, bytes).expect("written");
+    }
+
+    /// Adds a tensor behind the others.
+    pub(crate) fn add(&mut self, tensor: &str, data_type: &str, shape: &[usize], bytes: &[u8]) {
+        let begin = self.data.len();
+        self.data.extend_from_slice(bytes);
+        self.header[tensor] =
+            json!({"dtype": data_type, "shape": shape, "data_offsets": [begin, self.data.len()]});
     }
 
     /// The tensor's first byte in `data`.

@@ -6,6 +6,7 @@
 
 mod bench;
 mod codec_speed;
+mod faults;
 #[path = "../../crates/qz-codec/golden/inputs.rs"]
 mod inputs;
 mod parity_calibration;
@@ -36,6 +37,19 @@ struct Arguments {
 enum Task {
     /// Check layers, unsafe code and file sizes
     Tidy,
+    /// Let calls of the system fail, processes die, inputs change and disks fill, and check what
+    /// is left
+    Faults {
+        /// Our binary
+        #[arg(long, default_value = "target/release/quantize")]
+        quantize: PathBuf,
+        /// Some points of each kind: about a minute
+        #[arg(long)]
+        short: bool,
+        /// Only jobs and kinds whose name contains this ("file KILL at fsync", "writers")
+        #[arg(long, default_value = "")]
+        only: String,
+    },
     /// Compare the codecs with llama.cpp's own library, bit for bit
     Parity {
         /// A release build of libggml-base for x86-64
@@ -203,6 +217,9 @@ fn workspace() -> &'static Path {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::check(workspace()),
+        Task::Faults { quantize, short, only } => {
+            faults::run(&faults::Settings { quantize, short, only })
+        }
         Task::Parity { library, rounds, isa } => parity_codec::run(&library, rounds, isa),
         Task::Snapshots { source } => snapshots::run(&source),
         Task::CodecSpeed { library, isa, only, count } => {

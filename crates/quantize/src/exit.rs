@@ -1,4 +1,5 @@
-//! How a run ends: the exit codes, and what is said about a failure.
+//! How a run ends: the exit codes, and what is said about a failure. The outcome is fixed
+//! before anything is printed: a reader of the report who goes away does not change it.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
@@ -6,6 +7,8 @@ use std::process::ExitCode;
 use qz_pipeline::Error;
 use qz_tensor::{Diagnose, FaultClass};
 use serde_json::json;
+
+use crate::{messages, progress};
 
 /// The version of everything `--json` prints.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
@@ -18,6 +21,7 @@ pub(crate) enum Outcome {
     CheckFailed,
 }
 
+const OK: u8 = 0;
 const CHECK_FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const BAD_INPUT: u8 = 3;
@@ -26,16 +30,49 @@ const REFUSED: u8 = 5;
 const NUMERIC: u8 = 6;
 const INTERNAL: u8 = 70;
 
+impl Outcome {
+    /// Of a command that checks something.
+    pub(crate) fn of_check(passed: bool) -> Self {
+        if passed { Self::Ok } else { Self::CheckFailed }
+    }
+}
+
 /// Runs a command and turns whatever comes of it into an exit code.
 pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCode {
     // The command's state is not looked at again after a panic.
-    match panic::catch_unwind(AssertUnwindSafe(command)) {
-        Ok(Ok(Outcome::Ok)) => ExitCode::SUCCESS,
-        Ok(Ok(Outcome::CheckFailed)) => CHECK_FAILED.into(),
-        Ok(Err(error)) => fail(&error, as_json).into(),
+    let code = match panic::catch_unwind(AssertUnwindSafe(command)) {
+        Ok(Ok(Outcome::Ok)) => OK,
+        Ok(Ok(Outcome::CheckFailed)) => CHECK_FAILED,
+        Ok(Err(error)) => fail(&error, as_json),
         Err(_) => {
-            eprintln!("error: internal error; please report it with the message above");
-            INTERNAL.into()
+            messages::say("error: internal error; please report it with the message above");
+            INTERNAL
+        }
+    };
+    with_report(code).into()
+}
+
+/// Prints what the parser says instead of a command line: a mistake, or help.
+pub(crate) fn of_usage(error: &clap::Error) -> ExitCode {
+    let lost = error.print().err().filter(|_| !error.use_stderr());
+    let code = match lost {
+        Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => ENVIRONMENT,
+        _ if error.use_stderr() => USAGE,
+        _ => OK,
+    };
+    code.into()
+}
+
+/// The code of a run of which not all may have been reported.
+fn with_report(code: u8) -> u8 {
+    match messages::lost_report() {
+        // Whoever read it has seen enough.
+        None | Some(std::io::ErrorKind::BrokenPipe) => code,
+        // A failure says more than that nobody could be told of it.
+        Some(_) if ![OK, CHECK_FAILED].contains(&code) => code,
+        Some(kind) => {
+            messages::say(&format!("error: standard output: cannot write the report: {kind}"));
+            ENVIRONMENT
         }
     }
 }
@@ -59,6 +96,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted) => crate::interrupt::exit_code(),
         Some(error) => match error.diagnosis().class {
+            FaultClass::Usage => USAGE,
             FaultClass::BadInput => BAD_INPUT,
             FaultClass::Environment => ENVIRONMENT,
             FaultClass::Refused => REFUSED,
@@ -78,17 +116,21 @@ fn message(error: &anyhow::Error) -> String {
     if error.is::<Error>() { error.to_string() } else { format!("{error:#}") }
 }
 
+/// Says a failure: in several lines where it is several, or a text of our own.
+fn say_error(error: &anyhow::Error) {
+    let message = message(error);
+    let lines = match error.downcast_ref::<Error>() {
+        Some(error) => error.lines(),
+        None if error.is::<UsageError>() => message.lines().map(str::to_owned).collect(),
+        None => vec![message],
+    };
+    for (number, line) in lines.iter().enumerate() {
+        messages::say(&if number == 0 { format!("error: {line}") } else { line.clone() });
+    }
+}
+
 fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
     let code = code_of(error);
-    let broken_pipe = error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
-    });
-    if broken_pipe {
-        // Whoever read our output has seen enough.
-        return 0;
-    }
     if as_json {
         let diagnosis = error.downcast_ref::<Error>().map(Diagnose::diagnosis);
         let location = diagnosis.as_ref().map(|diagnosis| &diagnosis.location);
@@ -103,11 +145,14 @@ fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
                 "message": message(error),
             },
         });
-        println!("{report}");
+        messages::print_json_text(&report.to_string());
     }
-    eprintln!("error: {}", message(error));
+    say_error(error);
     if rule_of(error) == Some("output-exists") {
-        eprintln!("hint: --force replaces it");
+        messages::say("hint: --force replaces it");
+    }
+    if matches!(error.downcast_ref::<Error>(), Some(Error::Interrupted)) {
+        progress::say_stopped();
     }
     code
 }

@@ -1,29 +1,37 @@
 //! The `quantize` command: arguments in, a job from `qz-pipeline`, text or JSON
 //! out, an exit code.
 //!
-//! What belongs here: everything a person sees. What does not: any knowledge of
+//! What belongs here: everything that people see. What does not: any knowledge of
 //! formats, codecs or models. Layer 7: nothing depends on it.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(missing_docs)]
 
 mod cli;
 mod commands;
+mod completion;
 mod exit;
 mod interrupt;
 mod memory;
+mod messages;
+mod names;
 mod progress;
 mod render;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::cli::{Arguments, Command};
 use crate::exit::Outcome;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    interrupt::survive_limits();
+    if let Some(code) = completion::answer() {
+        return code;
+    }
+    let arguments = match cli::parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::of_usage(&error),
+    };
     exit::run(arguments.command.wants_json(), || run(&arguments))
 }
 
@@ -35,6 +43,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         Command::Convert(convert) => commands::convert::run(convert, &arguments.global),
         Command::Quantize(quantize) => commands::quantize::run(quantize, &arguments.global),
         Command::Plan(plan) => commands::plan::run(plan, &arguments.global),
+        Command::Targets(targets) => commands::targets::run(targets, &arguments.global),
         Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
         Command::Calibrate(calibrate) => commands::calibrate::run(calibrate, &arguments.global),

@@ -1,6 +1,12 @@
 //! Numbers and tables as people read them.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::path::Path;
+
+use qz_tensor::ByteSize;
+
+use crate::messages::on_one_line;
 
 /// What a model is called: the last part of its path.
 pub(crate) fn file_name(path: &Path) -> String {
@@ -9,17 +15,23 @@ pub(crate) fn file_name(path: &Path) -> String {
 
 /// A size: `4.58 GiB`.
 pub(crate) fn bytes(size: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if size < 1024 {
-        return format!("{size} B");
+    ByteSize(size).to_string()
+}
+
+/// Values of the same key together, in the order of each key's first.
+pub(crate) fn grouped<K: Clone + Eq + Hash, V>(
+    pairs: impl Iterator<Item = (K, V)>,
+) -> Vec<(K, Vec<V>)> {
+    let mut groups: Vec<(K, Vec<V>)> = Vec::new();
+    let mut places: HashMap<K, usize> = HashMap::new();
+    for (key, value) in pairs {
+        let place = *places.entry(key.clone()).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, values)) => values.push(value),
+            None => groups.push((key, vec![value])),
+        }
     }
-    let mut value = size as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.2} {}", UNITS[unit])
+    groups
 }
 
 /// A count: `1.24 G`.
@@ -49,7 +61,8 @@ pub(crate) fn duration(seconds: f64) -> String {
 /// The same as Markdown.
 pub(crate) fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
     let cell = |cells: &[String], column: usize| {
-        cells.get(column).map_or_else(String::new, |cell| cell.trim().replace('|', "\\|"))
+        let cell = cells.get(column).map(|cell| on_one_line(cell.trim()));
+        cell.map_or_else(String::new, |cell| cell.replace('|', "\\|"))
     };
     let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
     let mut lines = vec![line(header.iter().map(|name| (*name).to_owned()).collect())];
@@ -60,9 +73,9 @@ pub(crate) fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// The same as comma-separated values (RFC 4180, with plain line ends).
 pub(crate) fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |cell: &str| match cell.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.to_owned(),
+    let cell = |cell: &str| match on_one_line(cell) {
+        cell if cell.contains([',', '"']) => format!("\"{}\"", cell.replace('"', "\"\"")),
+        cell => cell.into_owned(),
     };
     let lines = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect::<Vec<_>>());
     let lines: Vec<String> = lines.map(|cells| cells.join(",")).collect();
@@ -71,6 +84,9 @@ pub(crate) fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Columns aligned; a column whose cells are all numbers, or units, to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    // Names come from files; a line of theirs is none of the table's.
+    let cells = |row: &Vec<String>| row.iter().map(|cell| on_one_line(cell).into_owned()).collect();
+    let rows: &[Vec<String>] = &rows.iter().map(cells).collect::<Vec<_>>();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([header[column].chars().count()]).max().unwrap_or(0)
@@ -104,11 +120,6 @@ mod tests {
 
     #[test]
     fn sizes_and_counts() {
-        let check = |size, expected| assert_eq!(bytes(size), expected);
-        check(0, "0 B");
-        check(1023, "1023 B");
-        check(1536, "1.50 KiB");
-        check(4_917_698_560, "4.58 GiB");
         let check = |number, expected| assert_eq!(count(number), expected);
         check(999, "999");
         check(5_800_000, "5.8 M");
@@ -121,9 +132,25 @@ mod tests {
     }
 
     #[test]
+    fn values_of_a_key_come_together() {
+        let pairs = [("b", 1), ("a", 2), ("b", 3)].into_iter();
+        assert_eq!(grouped(pairs), [("b", vec![1, 3]), ("a", vec![2])]);
+    }
+
+    #[test]
     fn commas_are_quoted() {
         let rows = [vec!["a,b".to_owned(), "say \"1\"".to_owned()]];
         assert_eq!(csv(&["name", "n"], &rows), "name,n\n\"a,b\",\"say \"\"1\"\"\"");
+    }
+
+    #[test]
+    fn names_from_files_break_no_table() {
+        let rows = [vec!["a\n\u{1b}[2J|b".to_owned(), "1".to_owned()]];
+        let header = ["name", "n"];
+        assert_eq!(table(&header, &rows), "name             n\na\\n\\u{1b}[2J|b  1");
+        assert_eq!(csv(&header, &rows), "name,n\na\\n\\u{1b}[2J|b,1");
+        let markdown = "| name | n |\n|---|---|\n| a\\n\\u{1b}[2J\\|b | 1 |";
+        assert_eq!(markdown_table(&header, &rows), markdown);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub enum Error {
     },
     /// Too few tokens.
     #[error(
-        "the text has {tokens} tokens, but two chunks of {context} are needed; give more text or a smaller --ctx"
+        "the text has {tokens} tokens; it needs {}, two chunks of {context}, as llama.cpp asks for however few chunks are scored; take a longer text or a smaller --ctx", 2 * context
     )]
     TooShort {
         /// How many there are.

@@ -34,6 +34,7 @@ pub(crate) fn match_tensors(
     config: &ModelConfig,
     json: &JsonObject,
     tensors: &[TensorInfo],
+    spare: &HashSet<String>,
 ) -> Result<MatchedTensors, Error> {
     let bare = is_bare(tensors);
     let rules = layout_of(architecture, tensors, bare);
@@ -52,7 +53,8 @@ pub(crate) fn match_tensors(
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
-        if is_buffer || matcher.is_tied_copy(tensor) {
+        let is_spare = spare.contains(&tensor.name) && !matcher.has_place(tensor);
+        if is_buffer || is_spare || matcher.is_tied_copy(tensor) {
             matched.ignored.push(tensor.name.clone());
         } else {
             matcher.place(tensor, TensorIndex(position), &mut matched.recipes)?;
@@ -169,6 +171,16 @@ impl Matcher<'_> {
                     && place(other) == place(tensor)
                     && (&other.file, &other.shape) == (&tensor.file, &tensor.shape)
             })
+    }
+
+    /// True if there is a rule for a tensor, and the configuration does not deny it.
+    fn has_place(&self, tensor: &TensorInfo) -> bool {
+        let name = rule_name(&tensor.name, self.bare);
+        let mut rules = self.rules.iter();
+        rules.any(|rule| match rule.hugging_face.matches(&name) {
+            Some(numbers) => self.contradiction(rule, numbers).is_none(),
+            None => false,
+        })
     }
 
     /// True if the configuration allows the tensor, in its shape. Faults are

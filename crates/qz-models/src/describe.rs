@@ -1,5 +1,7 @@
 //! From a checkpoint's files to everything a GGUF file of it says.
 
+use std::collections::HashSet;
+
 use qz_tensor::{FileError, Location, Metadata, Shape, SideFiles, TensorInfo, Warning};
 use qz_tokenize::VocabularyOptions;
 use serde_json::Value;
@@ -24,6 +26,9 @@ pub struct ConvertOptions {
     /// The tensors are those of the model, whatever `quantization_config` says: whoever
     /// opened the checkpoint has seen to that.
     pub is_unpacked: bool,
+    /// Tensors that say nothing, such as biases of zeros: left out where the model has no
+    /// place for them.
+    pub spare: HashSet<String>,
 }
 
 /// Everything a GGUF file of a checkpoint says, and where its tensors come from.
@@ -64,7 +69,8 @@ pub fn describe(
     let config = ModelConfig::read(&json, defaults, architecture.mixes_experts())?;
     warn_of_lost_scaling(&json, &config, &mut warnings);
 
-    let MatchedTensors { recipes, ignored } = match_tensors(architecture, &config, &json, tensors)?;
+    let MatchedTensors { recipes, ignored } =
+        match_tensors(architecture, &config, &json, tensors, &options.spare)?;
     let tensors = with_computed(architecture, &config, recipes)?;
     let parameters = ParameterCount::of(&tensors)
         .ok_or_else(|| json.fault("(root)", "the model has more than 2^64 weights"))?;

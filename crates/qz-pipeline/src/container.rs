@@ -1,16 +1,17 @@
 //! The containers a model can come in, as a list to walk.
 
-use std::path::{Component, Path, PathBuf};
-use std::{fs, io};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufModel;
 use qz_packed::{PackedSource, Repack};
 use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
-use qz_tensor::{FileError, SideFiles, SourceFile, TensorSource};
+use qz_tensor::{FileError, Location, Presence, SideFiles, SourceFile, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::folder::Folder;
 use crate::model::{Model, OpenOptions};
 
 /// A kind of model on disk.
@@ -19,7 +20,7 @@ pub struct Container {
     pub name: &'static str,
     /// What a person would look for, for the message when nothing fits.
     pub looks_like: &'static str,
-    detect: fn(&Path) -> bool,
+    detect: fn(&Path) -> Result<bool, FileError>,
     open: fn(&Path, &OpenOptions) -> Result<Model, Error>,
 }
 
@@ -28,13 +29,13 @@ pub static CONTAINERS: &[Container] = &[
     Container {
         name: "gguf",
         looks_like: "a .gguf file",
-        detect: |path| path.is_file() && starts_with(path, b"GGUF"),
+        detect: |path| Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?),
         open: open_gguf,
     },
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
-        detect: |path| path.is_dir() && path.join("config.json").exists(),
+        detect: |path| Ok(Presence::of(&path.join(CONFIG))?.is_there()),
         open: open_hugging_face,
     },
 ];
@@ -45,16 +46,22 @@ impl Container {
     /// # Errors
     /// If nothing is there, nothing recognises it, or it is malformed.
     pub fn open_any(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-        if fs::metadata(path).is_err() {
-            return Err(FileError::Missing(path.to_owned()).into());
+        match Presence::of(path)? {
+            Presence::Absent => return Err(FileError::Missing(path.to_owned()).into()),
+            Presence::DanglingLink => return Err(FileError::DanglingLink(path.to_owned()).into()),
+            _ => {}
         }
-        match CONTAINERS.iter().find(|container| (container.detect)(path)) {
-            Some(container) => (container.open)(path, options),
+        for container in CONTAINERS {
+            if (container.detect)(path)? {
+                return (container.open)(path, options);
+            }
+        }
+        match path {
             // A file that claims to be GGUF by name gets GGUF's own complaint.
-            None if path.extension().is_some_and(|extension| extension == "gguf") => {
+            _ if path.extension().is_some_and(|extension| extension == "gguf") => {
                 open_gguf(path, options)
             }
-            None => Err(Error::UnknownContainer {
+            _ => Err(Error::UnknownContainer {
                 path: path.to_owned(),
                 detail: format!("not a model; expected {}", known()),
             }),
@@ -67,10 +74,12 @@ fn known() -> String {
     kinds.join(" or ")
 }
 
-fn starts_with(path: &Path, magic: &[u8; 4]) -> bool {
+fn starts_with(path: &Path, magic: &[u8; 4]) -> Result<bool, FileError> {
     let mut head = [0; 4];
-    SourceFile::open(path).is_ok_and(|file| file.read_exact_at(0, &mut head).is_ok())
-        && head == *magic
+    match SourceFile::open(path)?.read_exact_at(0, &mut head) {
+        Err(FileError::Truncated { .. }) => Ok(false),
+        read => read.map(|()| head == *magic),
+    }
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
@@ -80,13 +89,17 @@ fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let (source, warning) = open_weights(path)?;
-    let folder = Folder::new(path);
+    let folder = Folder::new(path)?;
     let mut rounded = (0, 0.0);
-    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
-        Some(config) => {
+    let (mut notes, mut spare, mut stated) = (Vec::new(), HashSet::new(), None);
+    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder, &*source)? {
+        Some(QuantizationConfig { config, path }) => {
+            stated = Some(config.clone());
             let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
-            let source = PackedSource::open_as(source, &config, &path.join(CONFIG), repack)?;
+            let source = PackedSource::open_as(source, &config, &path, repack)?;
             rounded = source.rounded();
+            notes.extend_from_slice(source.warnings());
+            spare.clone_from(source.zero_biases());
             let packed = source.packed_bytes().collect();
             (Box::new(source), Some(packed))
         }
@@ -96,11 +109,13 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         pre_tokenizer: options.pre_tokenizer.clone(),
         model_name: options.model_name.clone(),
         is_unpacked: unpacked.is_some(),
+        spare,
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
-    model.warnings.extend(warning);
+    model.quantization = stated;
+    model.warnings.extend(warning.into_iter().chain(notes));
     if let (count @ 1.., steps) = rounded {
         model.warnings.push(format!(
             "{}: {count} matrices are read with offsets rounded to binary16, which moves weights \
@@ -113,37 +128,86 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
 
 const CONFIG: &str = "config.json";
 
-/// What a checkpoint says of how its weights are quantized, with the method's name in
-/// it. MLX writes an object of its own, ModelOpt wrote a file of its own.
-pub(crate) fn quantization(folder: &dyn SideFiles) -> Result<Option<Map<String, Value>>, Error> {
+/// What a checkpoint says of how its weights are quantized.
+pub(crate) struct QuantizationConfig {
+    /// With the method's name in it.
+    pub(crate) config: Map<String, Value>,
+    /// The file that says it.
+    pub(crate) path: PathBuf,
+}
+
+/// Where a configuration is looked for: the file, the key, and the method of one that names
+/// none. MLX writes an object of its own, early compressed-tensors had another key, ModelOpt
+/// wrote a file of its own.
+const PLACES: &[(&str, &str, &str)] = &[
+    (CONFIG, "quantization_config", ""),
+    (CONFIG, "quantization", "mlx"),
+    (CONFIG, "compression_config", "compressed-tensors"),
+    ("hf_quant_config.json", "quantization", "modelopt"),
+];
+
+/// Files of AutoGPTQ, of llm-awq and early AutoAWQ, and of auto-round. They lie beside other
+/// configurations, and stay where weights are plain again.
+const BESIDE: &[&str] = &["quantize_config.json", "quant_config.json", "quantization_config.json"];
+
+/// What a checkpoint's own configuration says of how its weights are quantized.
+pub(crate) fn stated_quantization(folder: &dyn SideFiles) -> Result<Option<QuantizationConfig>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
-        // A broken file is told of by whoever needs it.
+        // Whoever needs a broken file reports it.
         Ok(serde_json::from_slice(&bytes).unwrap_or_default())
     };
-    let named = |value: Option<Value>, method: &str| match value {
-        Some(Value::Object(mut config)) => {
-            config.entry("quant_method").or_insert_with(|| method.into());
-            Some(config)
-        }
-        _ => None,
-    };
-    let mut config = object(CONFIG)?;
     // MLX repeats its own object under the common name.
-    let is_mlx = config.contains_key("quantization");
-    let method = if is_mlx { "mlx" } else { "" };
-    let found = named(config.remove("quantization_config"), method);
-    if let Some(found) = found.or_else(|| named(config.remove("quantization"), "mlx")) {
-        return Ok(Some(found));
+    let is_mlx = object(CONFIG)?.contains_key("quantization");
+    for (file, key, method) in PLACES {
+        let Some(Value::Object(mut config)) = object(file)?.remove(*key) else { continue };
+        let method = if is_mlx { "mlx" } else { method };
+        config.entry("quant_method").or_insert_with(|| (*method).into());
+        return Ok(Some(QuantizationConfig { config, path: folder.path(file) }));
     }
-    Ok(named(object("hf_quant_config.json")?.remove("quantization"), "modelopt"))
+    Ok(None)
+}
+
+/// Finds what a checkpoint says of how its weights are quantized.
+///
+/// # Errors
+/// If nothing does, and the tensors look packed.
+pub(crate) fn quantization(
+    folder: &Folder,
+    source: &dyn TensorSource,
+) -> Result<Option<QuantizationConfig>, Error> {
+    if let Some(stated) = stated_quantization(folder)? {
+        return Ok(Some(stated));
+    }
+    let Some((method, tensor)) = qz_packed::recognise(source) else { return Ok(None) };
+    for file in BESIDE {
+        let Some(bytes) = folder.read(file)? else { continue };
+        let path = folder.path(file);
+        let mut config: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| {
+            let fault = qz_packed::Fault::Configuration(format!("is no JSON object: {error}"));
+            let location = Location::file(&path);
+            qz_packed::Error::Malformed { location, fault: Box::new(fault) }
+        })?;
+        config.entry("quant_method").or_insert_with(|| method.name.into());
+        return Ok(Some(QuantizationConfig { config, path }));
+    }
+    let fault = qz_packed::Fault::Unconfigured {
+        method: method.name,
+        looks_like: method.looks_like,
+        looked_in: ["quantization_config in config.json", "hf_quant_config.json"]
+            .into_iter()
+            .chain(BESIDE.iter().copied())
+            .collect(),
+    };
+    let location = source.location(tensor, 0);
+    Err(qz_packed::Error::Malformed { location, fault: Box::new(fault) }.into())
 }
 
 /// Opens a folder's weights, in the format that is there. Where both are, the
 /// safetensors are read, as transformers does, and a warning says so.
 pub(crate) fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option<String>), Error> {
-    let has_pytorch = TorchModel::is_in(path);
-    if SafetensorsModel::is_in(path) {
+    let has_pytorch = TorchModel::is_in(path)?;
+    if SafetensorsModel::is_in(path)? {
         let warning = has_pytorch.then(|| {
             let path = path.display();
             format!(
@@ -154,84 +218,16 @@ pub(crate) fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option
     } else if has_pytorch {
         Ok((Box::new(TorchModel::open_folder(path)?), None))
     } else {
-        Err(Error::NoWeights { path: path.to_owned(), detail: missing_weights(path) })
+        Err(Error::NoWeights { path: path.to_owned(), detail: missing_weights(path)? })
     }
 }
 
 /// What a folder without weights has instead.
-fn missing_weights(path: &Path) -> &'static str {
-    if path.join("consolidated.00.pth").exists() {
+fn missing_weights(path: &Path) -> Result<&'static str, FileError> {
+    Ok(if Presence::of(&path.join("consolidated.00.pth"))?.is_there() {
         "weights in Meta's own layout (`consolidated.*.pth`); convert them to Hugging Face's first"
     } else {
         "no weights here: no safetensors (`model.safetensors` or its index) and no PyTorch files \
          (`pytorch_model.bin` or its index)"
-    }
-}
-
-/// A checkpoint folder's small files.
-pub(crate) struct Folder {
-    path: PathBuf,
-    name: Option<String>,
-}
-
-/// No configuration or tokenizer comes near this; a larger one is not read.
-const SIDE_FILE_LIMIT: u64 = 256 << 20;
-
-impl Folder {
-    pub(crate) fn new(path: &Path) -> Self {
-        // `.` and `..` have a name only once resolved.
-        let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned());
-        Self { path: path.to_owned(), name }
-    }
-
-    /// Names come from our own code, but one day one may not.
-    fn join(&self, name: &str) -> Option<PathBuf> {
-        let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        inside.then(|| self.path.join(name))
-    }
-}
-
-impl SideFiles for Folder {
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
-        let Some(path) = self.join(name) else { return Ok(None) };
-        let file = match SourceFile::open(&path) {
-            Err(FileError::Missing(_)) => return Ok(None),
-            file => file?,
-        };
-        if file.len() > SIDE_FILE_LIMIT {
-            return Err(FileError::TooLarge { path, length: file.len(), limit: SIDE_FILE_LIMIT });
-        }
-        let mut bytes = vec![0; usize::try_from(file.len()).unwrap_or(usize::MAX)];
-        file.read_exact_at(0, &mut bytes)?;
-        Ok(Some(bytes))
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<String>, FileError> {
-        let Some(path) = self.join(folder) else { return Ok(Vec::new()) };
-        let listing = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            listing => listing,
-        };
-        let names = listing.and_then(|entries| {
-            let mut names = Vec::new();
-            for entry in entries {
-                let entry = entry?;
-                if entry.path().is_file() {
-                    names.extend(entry.file_name().into_string());
-                }
-            }
-            names.sort_unstable();
-            Ok(names)
-        });
-        names.map_err(|source| FileError::Io { path, action: "list", source })
-    }
-
-    fn folder_name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
+    })
 }

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use qz_plan::Assignment;
-use qz_tensor::{DataType, SinkTensor};
+use qz_tensor::{DataType, FileStates, OutputOptions, SinkTensor};
 
 use crate::error::Error;
-use crate::event::{Event, Observer};
+use crate::estimate;
+use crate::event::{Event, Observer, Shares};
 use crate::format::TargetPlan;
+use crate::inputs::Inputs;
 use crate::measuring::Measures;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, importance_of, plan_all};
@@ -29,10 +31,18 @@ pub struct Output {
 pub struct ConvertOptions {
     /// Encoding threads.
     pub threads: usize,
-    /// Replace outputs that exist.
-    pub replace: bool,
+    /// How outputs are written.
+    pub output: OutputOptions,
     /// What decides about types and metadata.
     pub plan: PlanOptions,
+}
+
+impl ConvertOptions {
+    /// Everything that is read.
+    pub(crate) fn inputs(&self, model: &Model) -> Inputs {
+        let importance = self.plan.importance.as_ref().map(|matrix| matrix.path());
+        Inputs::default().with_open_model(model).with_files(importance)
+    }
 }
 
 /// What came of one output.
@@ -97,6 +107,8 @@ pub fn convert(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<ConvertReport>, Error> {
+    let inputs = options.inputs(model);
+    outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
@@ -163,9 +175,14 @@ impl Rows<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let plans = self.plans;
+        let costs: Vec<f64> = work.iter().map(estimate::relative_cost).collect();
+        let all = work.iter().map(|work| work.tensor.shape.elements());
+        let whole = all.clone().zip(&costs).map(|(weights, cost)| weights as f64 * cost).sum();
+        let mut shares = Shares::new(all.sum(), whole);
         stream::run(self.model, work, self.threads, cancel, |step| match step {
             Step::Piece(piece) => sinks.put(plans, positions[piece.work], &piece),
             Step::TileDone { work: position, weights, is_last } => {
+                let weights = shares.advance(weights as f64 * costs[position]);
                 observer.observe(Event::Advanced { weights });
                 if is_last {
                     sinks.complete(plans, positions[position]);
@@ -202,6 +219,14 @@ pub(crate) fn check_unchanged(model: &Model, options: &PlanOptions) -> Result<()
     }
 }
 
+/// Fails if one of these files is not what was read.
+pub(crate) fn check_states(files: &FileStates) -> Result<(), Error> {
+    match files.changed()? {
+        Some(path) => Err(Error::InputChanged(path.to_owned())),
+        None => Ok(()),
+    }
+}
+
 pub(crate) fn finish(
     sinks: Sinks,
     model: &Model,
@@ -211,6 +236,9 @@ pub(crate) fn finish(
 ) -> Result<Vec<ConvertReport>, Error> {
     let mut reports = Vec::with_capacity(outputs.len());
     for ((growing, output), plan) in sinks.into_iter().zip(outputs).zip(plans) {
+        if let Some(warning) = growing.loss(&output.target.to_string(), model) {
+            observer.observe(Event::Warning(&warning));
+        }
         let Growing { sink, files, bytes, .. } = growing;
         sink.finish()?;
         observer.observe(Event::Written { path: &output.path, bytes });

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, OutputError};
 
 use crate::planning::shortened;
+use crate::unknown_target::UnknownTarget;
 
 /// Why a job ended without its result.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,9 @@ pub enum Error {
     /// An input file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A model folder cannot be opened.
+    #[error(transparent)]
+    Folder(#[from] qz_shards::Error),
     /// A GGUF file breaks its format, or cannot be written.
     #[error(transparent)]
     Gguf(#[from] qz_gguf::Error),
@@ -26,13 +30,23 @@ pub enum Error {
     #[error(transparent)]
     Packed(#[from] qz_packed::Error),
     /// A matrix that a packed layout has no room for.
-    #[error("{location}: {detail}")]
+    #[error("{location}: {target} cannot hold it: {why}{}", fitting_targets(fitting))]
     Unfit {
         /// File and tensor.
         location: Location,
-        /// The target, and why.
-        detail: String,
+        /// The target.
+        target: String,
+        /// Why it does not fit.
+        why: String,
+        /// The same target with other groups, where these fit the whole model.
+        fitting: Vec<String>,
     },
+    /// A target that does not exist.
+    #[error(transparent)]
+    UnknownTarget(#[from] UnknownTarget),
+    /// Several targets that cannot be written.
+    #[error("{}", target_faults(.0).join("\n"))]
+    Targets(Vec<(String, Error)>),
     /// The checkpoint is not a model we know, or contradicts itself.
     #[error(transparent)]
     Model(#[from] qz_models::Error),
@@ -45,6 +59,11 @@ pub enum Error {
     /// The text cannot be evaluated.
     #[error(transparent)]
     Evaluation(#[from] qz_eval::Error),
+    /// Nothing that a method could learn from.
+    #[error(
+        "{0} needs a text that the model reads: --data FILE (or --data default, the text that comes with this program), --tokens or --stats"
+    )]
+    NoCalibration(&'static str),
     /// Nothing to evaluate on.
     #[error("no text to evaluate the model on")]
     NoText,
@@ -93,12 +112,14 @@ pub enum Error {
         location: Location,
     },
     /// A number that is no token id.
-    #[error("{}: {token} is no token id", path.display())]
+    #[error("{location}: {token} is no token id{}", vocabulary.map(|size| format!(": the vocabulary has 0 to {}", size.saturating_sub(1))).unwrap_or_default())]
     TokenId {
-        /// The file of token ids.
-        path: PathBuf,
+        /// The file of token ids and the number's first byte.
+        location: Location,
         /// The number.
         token: String,
+        /// Tokens of the model's vocabulary.
+        vocabulary: Option<usize>,
     },
     /// A method chooses among a grid's values, and the target is not stored as such.
     #[error("{target} has no values that a method could choose among")]
@@ -268,9 +289,16 @@ pub enum Error {
     /// A checkpoint that should be left as it is, in another container.
     #[error("{}: copy is for GGUF models; for a checkpoint say which type its tensors are to have: f32, f16 or bf16", .0.display())]
     CopyOfCheckpoint(PathBuf),
-    /// An output path is one of the inputs.
-    #[error("{}: the output is one of the inputs", .0.display())]
-    OutputIsInput(PathBuf),
+    /// An output would change an input, or what an input is.
+    #[error("{}: the output {relation} the input {}", output.display(), input.display())]
+    OutputIsInput {
+        /// The output.
+        output: PathBuf,
+        /// It is the input, lies in it, or contains it.
+        relation: &'static str,
+        /// The input.
+        input: PathBuf,
+    },
     /// An input was written to while the job read it.
     #[error("{}: the file changed while it was being read", .0.display())]
     InputChanged(PathBuf),
@@ -304,6 +332,35 @@ fn missing_importance(uncovered: &[Uncovered]) -> String {
     format!("the result is useless without importance weights (--imatrix) for {list}")
 }
 
+/// The rest of a message: what could be written instead.
+pub(crate) fn fitting_targets(fitting: &[String]) -> String {
+    match fitting {
+        [] => String::new(),
+        [only] => format!("; {only} fits this model"),
+        [before @ .., last] => format!("; {} and {last} fit this model", before.join(", ")),
+    }
+}
+
+impl Error {
+    /// The message, in a line for each of several faults.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Targets(faults) => target_faults(faults),
+            error => vec![error.to_string()],
+        }
+    }
+}
+
+fn target_faults(faults: &[(String, Error)]) -> Vec<String> {
+    let line = |(target, error): &(String, Error)| match error {
+        // These name it themselves.
+        Error::Unfit { .. } | Error::UnknownTarget(_) => format!("  {error}"),
+        error => format!("  {target}: {error}"),
+    };
+    let first = format!("{} targets cannot be written; nothing was:", faults.len());
+    [first].into_iter().chain(faults.iter().map(line)).collect()
+}
+
 /// A packed layout that no block type holds exactly is decoded to plain numbers.
 fn quantized_as(data_type: DataType) -> &'static str {
     if data_type.is_block() { data_type.name() } else { "in a packed layout" }
@@ -321,10 +378,14 @@ impl Diagnose for Error {
         let (class, location, rule) = match self {
             Self::File(error) => return error.diagnosis(),
             Self::Gguf(error) => return error.diagnosis(),
+            Self::Folder(error) => return error.diagnosis(),
             Self::Safetensors(error) => return error.diagnosis(),
             Self::Pickle(error) => return error.diagnosis(),
             Self::Packed(error) => return error.diagnosis(),
-            Self::Unfit { location, .. } => (FaultClass::BadInput, location.clone(), "unfit-shape"),
+            Self::Unfit { location, .. } => (FaultClass::Usage, location.clone(), "unfit-shape"),
+            Self::UnknownTarget(_) => (FaultClass::Usage, Location::default(), "unknown-target"),
+            // They end the run together: the command line has to change.
+            Self::Targets(_) => (FaultClass::Usage, Location::default(), "targets"),
             Self::Model(error) => return error.diagnosis(),
             Self::Plan(error) => return error.diagnosis(),
             Self::Calibration(error) => return error.diagnosis(),
@@ -332,7 +393,9 @@ impl Diagnose for Error {
             Self::TextEncoding { location } => {
                 (FaultClass::BadInput, location.clone(), "not-utf-8")
             }
-            Self::NoText => (FaultClass::BadInput, Location::default(), "no-text"),
+            Self::NoText | Self::NoCalibration(_) => {
+                (FaultClass::Usage, Location::default(), "no-text")
+            }
             Self::FewTasks { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "few-tasks")
             }
@@ -345,7 +408,7 @@ impl Diagnose for Error {
             Self::Tokens { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "vocabulary-mismatch")
             }
-            Self::TokenId { path, .. } => (FaultClass::BadInput, Location::file(path), "token-id"),
+            Self::TokenId { location, .. } => (FaultClass::BadInput, location.clone(), "token-id"),
             Self::MethodFormat { .. } => {
                 (FaultClass::Refused, Location::default(), "method-target")
             }
@@ -413,8 +476,8 @@ impl Diagnose for Error {
             Self::CopyOfCheckpoint(path) => {
                 (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")
             }
-            Self::OutputIsInput(path) => {
-                (FaultClass::Refused, Location::file(path), "output-is-input")
+            Self::OutputIsInput { output, .. } => {
+                (FaultClass::Refused, Location::file(output), "output-is-input")
             }
             Self::InputChanged(path) => {
                 (FaultClass::Environment, Location::file(path), "input-changed")

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use qz_tensor::{Array, Metadata, Value};
 
-use crate::container;
 use crate::error::Error;
 use crate::model::{Model, ModelTensor, OpenOptions};
 use crate::quantization::Quantization;
@@ -74,10 +73,7 @@ pub struct InspectedTensor {
 /// If it cannot be opened.
 pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> {
     let model = Model::open(path, options)?;
-    let quantization = match &model.folder {
-        Some(folder) => container::quantization(folder)?.map(Quantization::of),
-        None => None,
-    };
+    let quantization = model.quantization.clone().map(Quantization::of);
     let tensors: Vec<InspectedTensor> = model
         .tensors
         .iter()
@@ -181,7 +177,9 @@ fn show_array(array: &Array) -> String {
         Array::F32(elements) => first!(elements),
         Array::F64(elements) => first!(elements),
         Array::Bool(elements) => first!(elements),
-        Array::String(elements) => first!(elements),
+        Array::String(elements) => {
+            elements.iter().take(SHOWN).map(|element| format!("\"{element}\"")).collect()
+        }
     };
     let rest =
         if array.len() > SHOWN { format!(", … {} in all", array.len()) } else { String::new() };

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use qz_models::{Architecture, ModelDescription, RowOrder, TensorOrigin};
 use qz_tensor::{DataType, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
 
-use crate::container::{Container, Folder};
+use crate::container::Container;
 use crate::error::Error;
+use crate::folder::Folder;
 
 /// How a model is to be read.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +38,8 @@ pub struct Model {
     pub(crate) architecture: Option<&'static dyn Architecture>,
     /// The pre-tokenizer's name, decided by a person.
     pub(crate) pre_tokenizer: Option<String>,
+    /// What its configuration says of how its weights are packed, with the method's name.
+    pub(crate) quantization: Option<serde_json::Map<String, serde_json::Value>>,
     /// The sliding window that a checkpoint's configuration states.
     pub(crate) sliding_window: Option<u64>,
 }
@@ -202,6 +205,7 @@ impl Model {
             architecture: None,
             pre_tokenizer: None,
             sliding_window: None,
+            quantization: None,
         }
     }
 
@@ -249,6 +253,6 @@ impl Model {
                 return Err(Error::InputChanged(file.path().to_path_buf()));
             }
         }
-        Ok(())
+        self.folder.as_ref().map_or(Ok(()), Folder::check_unchanged)
     }
 }

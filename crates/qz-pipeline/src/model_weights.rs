@@ -8,6 +8,7 @@ use qz_models::forward::{Forward, ForwardOptions, StoredTensor, WeightSource};
 use qz_tensor::Location;
 
 use crate::error::Error;
+use crate::event::{Event, Observer};
 use crate::model::{Model, ModelTensor, to_usize};
 
 /// The tensors of a model, by name.
@@ -40,6 +41,17 @@ impl Model {
         let architecture = self.metadata.string("general.architecture")?;
         let length = self.metadata.unsigned(&format!("{architecture}.context_length"))?;
         Some(to_usize(length))
+    }
+
+    /// Warns of a context that the model was not trained on.
+    pub(crate) fn check_context(&self, context: usize, observer: &mut dyn Observer) {
+        let Some(trained) = self.context_length().filter(|trained| *trained < context) else {
+            return;
+        };
+        observer.observe(Event::Warning(&format!(
+            "{}: the model was trained on a context of {trained} tokens, not of {context}; figures beyond are no measure of it",
+            self.path.display()
+        )));
     }
 }
 

@@ -18,6 +18,7 @@ use crate::loaders;
 use crate::metadata_override::MetadataOverride;
 use crate::model::{Model, ModelTensor};
 use crate::target::Target;
+use crate::unknown_target::UnknownTarget;
 
 /// What decides about types and metadata, apart from the target.
 #[derive(Clone, Debug)]
@@ -113,7 +114,7 @@ pub(crate) fn plan_all(
     options: &PlanOptions,
 ) -> Result<Planning, Error> {
     let plan = |target: &Target| target.plan(model, options);
-    let plans: Vec<TargetPlan> = targets.iter().map(plan).collect::<Result<_, _>>()?;
+    let plans = plan_each(model, targets, Vec::new(), options)?;
     let mut warnings: Vec<String> =
         plans.iter().flat_map(|target| target.warnings.iter().cloned()).collect();
     for (target, planned) in targets.iter().zip(&plans) {
@@ -123,6 +124,49 @@ pub(crate) fn plan_all(
     warnings.extend(idle_overrides(model, &targets, options));
     let uncovered = check_coverage(model, &targets, options, &mut warnings)?;
     Ok(Planning { targets, warnings, uncovered })
+}
+
+/// Plans each target, and reports all that cannot be written together.
+fn plan_each(
+    model: &Model,
+    targets: &[Target],
+    mut faults: Vec<(String, Error)>,
+    options: &PlanOptions,
+) -> Result<Vec<TargetPlan>, Error> {
+    let mut plans = Vec::new();
+    for target in targets {
+        match target.plan(model, options) {
+            Ok(plan) => plans.push(plan),
+            Err(error) => faults.push((target.to_string(), error)),
+        }
+    }
+    if faults.is_empty() { Ok(plans) } else { Err(together(faults)) }
+}
+
+/// One error for all of them. What ails the model ails each of its targets, and is said once.
+fn together(mut faults: Vec<(String, Error)>) -> Error {
+    let messages: HashSet<String> = faults.iter().map(|(_, error)| error.to_string()).collect();
+    if messages.len() > 1 { Error::Targets(faults) } else { faults.remove(0).1 }
+}
+
+/// The error of targets that do not exist; those that do, and do not fit the model, are
+/// reported with them.
+pub fn unknown_targets(
+    unknown: Vec<UnknownTarget>,
+    known: &[Target],
+    model: Option<&Model>,
+    options: &PlanOptions,
+) -> Option<Error> {
+    let fault = |target: UnknownTarget| {
+        let target = model.map_or(target.clone(), |model| target.beside(model, options));
+        (target.name().to_owned(), Error::from(target))
+    };
+    let faults: Vec<(String, Error)> = unknown.into_iter().map(fault).collect();
+    match model {
+        _ if faults.is_empty() => None,
+        Some(model) => plan_each(model, known, faults, options).err(),
+        None => Some(together(faults)),
+    }
 }
 
 /// Refuses quantizing what is quantized.

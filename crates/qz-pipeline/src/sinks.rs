@@ -1,20 +1,20 @@
 //! The outputs of a conversion while they are written: what each still wants, and
 //! where encoded rows go.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qz_packed::{Measure, Rounding};
-use qz_tensor::{OutputOptions, SinkTensor, TensorIndex};
+use qz_tensor::{SinkTensor, TensorIndex};
 use sha2::{Digest, Sha256};
 
 use crate::convert::{ConvertOptions, Output, importance};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::{Destination, Placement, Sink, TargetPlan};
+use crate::loss;
 use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::planning::PlanOptions;
@@ -36,6 +36,19 @@ pub(crate) struct Growing {
     done: Vec<bool>,
     /// Of each of its own tensors, how many of the model's still have rows for it.
     awaited: Vec<usize>,
+    /// Of the model's tensors, weights that it cannot hold.
+    lost: BTreeMap<usize, u64>,
+}
+
+impl Growing {
+    /// What a person should know of weights that it cannot hold.
+    pub(crate) fn loss(&self, target: &str, model: &Model) -> Option<String> {
+        let tensor = |(position, lost): (&usize, &u64)| {
+            let tensor = &model.tensors[*position];
+            (&*tensor.name, *lost, tensor.shape.elements())
+        };
+        loss::warning(target, &self.lost.iter().map(tensor).collect::<Vec<_>>())
+    }
 }
 
 impl Sinks {
@@ -50,18 +63,20 @@ impl Sinks {
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let mut growing = Vec::with_capacity(outputs.len());
+        let inputs = options.inputs(model);
         for (output, plan) in outputs.iter().zip(plans) {
             let layout = output.target.format.layout(&output.path, plan, &options.plan)?;
             let (files, bytes) = (layout.paths(), layout.size());
-            check_not_an_input(model, &output.path, &files)?;
+            files.iter().try_for_each(|file| inputs.check(file))?;
             let fingerprint = fingerprint(model, plan, &options.plan, recipe);
-            let replace = OutputOptions { replace: options.replace };
-            let sink = layout.begin(&fingerprint, replace)?;
+            let sink = layout.begin(&fingerprint, options.output)?;
             let finished: HashSet<TensorIndex> = sink.completed().iter().copied().collect();
             if !finished.is_empty() {
                 let tensors = finished.len();
                 observer.observe(Event::Resumed { path: &output.path, tensors });
             }
+            let damaged = sink.damaged().iter().map(|tensor| &*plan.tensors[tensor.0].name);
+            warn_of_damage(&output.path, &damaged.collect::<Vec<_>>(), observer);
             let is_done = |place: &Option<_>| match place {
                 Some(place) => tensors_of(place).is_subset(&finished),
                 None => true,
@@ -72,7 +87,7 @@ impl Sinks {
                 let tensors = place.iter().flat_map(tensors_of);
                 tensors.for_each(|tensor| awaited[tensor.0] += 1);
             }
-            growing.push(Growing { sink, files, bytes, done, awaited });
+            growing.push(Growing { sink, files, bytes, done, awaited, lost: BTreeMap::new() });
         }
         Ok(Self { outputs: growing })
     }
@@ -170,7 +185,10 @@ impl Sinks {
         piece: &Piece,
     ) -> Result<(), Error> {
         let Some(place) = &plans[piece.output].places[position] else { return Ok(()) };
-        let sink = &mut self.outputs[piece.output].sink;
+        let Growing { sink, lost, .. } = &mut self.outputs[piece.output];
+        if piece.lost > 0 {
+            *lost.entry(position).or_default() += piece.lost;
+        }
         let (row_bytes, bytes, runs) = match (&piece.content, &place.destination) {
             (Content::Rows { row_bytes, bytes }, Destination::Runs(runs)) => {
                 (*row_bytes.max(&1), bytes, runs)
@@ -229,6 +247,24 @@ impl IntoIterator for Sinks {
     }
 }
 
+/// Tells of tensors that an interrupted run had finished, and that have changed since.
+pub(crate) fn warn_of_damage(output: &Path, tensors: &[&str], observer: &mut dyn Observer) {
+    const NAMED: usize = 5;
+    if tensors.is_empty() {
+        return;
+    }
+    let names = tensors.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    let others = match tensors.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        others => format!(" and {others} others"),
+    };
+    let path = output.display();
+    observer.observe(Event::Warning(&format!(
+        "{path}: the interrupted run's bytes of {names}{others} have changed since they were \
+         written; they are computed again"
+    )));
+}
+
 fn tensors_of(place: &crate::format::Placement) -> HashSet<TensorIndex> {
     place.tensors().collect()
 }
@@ -256,31 +292,11 @@ impl TargetPlan {
     }
 }
 
-/// Fails if a file to be written is one that is read, or if a folder to be replaced
-/// holds one.
-fn check_not_an_input(model: &Model, target: &Path, files: &[PathBuf]) -> Result<(), Error> {
-    let is_input = |path: &PathBuf| {
-        let Ok(output) = qz_tensor::SourceFile::open(path) else { return false };
-        let inode = output.identity().inode;
-        inode.is_some() && model.source.files().iter().any(|file| file.identity().inode == inode)
-    };
-    if let Some(path) = files.iter().find(|path| is_input(path)) {
-        return Err(Error::OutputIsInput(path.clone()));
-    }
-    let Ok(folder) = fs::canonicalize(target) else { return Ok(()) };
-    let inputs = model.source.files();
-    let mut inputs = inputs.iter().filter_map(|file| fs::canonicalize(file.path()).ok());
-    if folder.is_dir() && inputs.any(|input| input.starts_with(&folder)) {
-        return Err(Error::OutputIsInput(target.to_owned()));
-    }
-    Ok(())
-}
-
 /// One line that tells this job from any other: a staging folder may be
 /// continued only by a job with the same line. Overrides are in it through the
 /// types and the metadata that came of them.
 fn fingerprint(model: &Model, plan: &TargetPlan, options: &PlanOptions, recipe: &str) -> String {
-    let mut text = format!("quantize {}\n", env!("CARGO_PKG_VERSION"));
+    let mut text = String::new();
     for file in model.source.files() {
         let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
     }

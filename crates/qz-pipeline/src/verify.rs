@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qz_codec::Codec;
-use qz_kernels::codec_for;
+use qz_kernels::{codec_for, stop};
 use qz_plan::FileType;
 use qz_tensor::{DataType, Diagnose};
 use rayon::prelude::*;
@@ -14,7 +14,9 @@ use rayon::prelude::*;
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::loaders::{self, Engine};
+use crate::loss::Energies;
 use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
+use crate::stream::{Cancel, check_cancelled};
 
 /// What to compare with.
 #[derive(Clone, Debug, Default)]
@@ -134,11 +136,12 @@ const PART_WEIGHTS: u64 = 256 * 1024;
 /// Checks the artifact at `path`.
 ///
 /// # Errors
-/// If the artifact or the source cannot be read at all. What is merely wrong is
+/// If the artifact or the source cannot be read at all, or the job is stopped. What is merely wrong is
 /// a finding.
 pub fn verify(
     path: &Path,
     options: &VerifyOptions,
+    cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Verification, Error> {
     let loaders::Judgement { mut findings, has_rules } = loaders::check(path, options.engine)?;
@@ -173,10 +176,8 @@ pub fn verify(
         Some(source) => pair(&artifact, source, &mut findings),
         None => HashMap::new(),
     };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()
-        .map_err(|error| Error::Threads(error.to_string()))?;
+    let pool =
+        stop::pool(options.threads, cancel).map_err(|error| Error::Threads(error.to_string()))?;
     let (count, weights) = (artifact.tensors.len(), artifact.weights());
     observer.observe(Event::Started { job: "verify", tensors: count, weights });
     let mut tensors = Vec::with_capacity(count);
@@ -185,6 +186,7 @@ pub fn verify(
             .get(tensor.name.as_str())
             .and_then(|original| Some((source.as_ref()?, *original)));
         let check = pool.install(|| check_tensor(&artifact, tensor, original));
+        check_cancelled(cancel)?;
         tensors.push(judge(tensor, check, options, &mut findings)?);
         observer.observe(Event::Advanced { weights: tensor.shape.elements() });
     }
@@ -295,6 +297,10 @@ struct Sums {
     error: f64,
     energy: f64,
     vanished: u64,
+    /// In blocks of which next to nothing is left.
+    lost: u64,
+    /// The energy of those.
+    lost_energy: f64,
 }
 
 enum Check {
@@ -315,12 +321,15 @@ fn check_tensor(
     let parts: Vec<Result<Sums, Error>> = parts(tensor)
         .into_par_iter()
         .map(|rows| {
+            if stop::is_requested() {
+                return Ok(Sums::default());
+            }
             let written = decode_rows(artifact, tensor, codec, rows.clone())?;
             match original {
                 None => Ok(Sums::default()),
                 Some((model, original, codec)) => {
                     let wanted = decode_rows(model, original, codec, rows)?;
-                    Ok(sums(&wanted, &written))
+                    Ok(sums(&wanted, &written, block_of(tensor)))
                 }
             }
         })
@@ -332,6 +341,8 @@ fn check_tensor(
             error: total.error + part.error,
             energy: total.energy + part.energy,
             vanished: total.vanished + part.vanished,
+            lost: total.lost + part.lost,
+            lost_energy: total.lost_energy + part.lost_energy,
         })
     })?;
     Ok(if original.is_some() { Check::Compared(total) } else { Check::Blocks })
@@ -373,8 +384,24 @@ fn decode_rows(
     Ok(weights)
 }
 
-fn sums(wanted: &[f32], written: &[f32]) -> Sums {
+/// Weights that share a scale; of a packed tensor, which shows as plain numbers, a row has
+/// some that do.
+fn block_of(tensor: &ModelTensor) -> usize {
+    match tensor.source_type.is_block() {
+        true => tensor.source_type.block_elements(),
+        false => to_usize(tensor.shape.columns()).max(1),
+    }
+}
+
+fn sums(wanted: &[f32], written: &[f32], block: usize) -> Sums {
     let mut sums = Sums::default();
+    for (wanted, written) in wanted.chunks(block).zip(written.chunks(block)) {
+        let energies = Energies::of(wanted, written);
+        if energies.lost > 0 {
+            sums.lost += energies.lost;
+            sums.lost_energy += energies.wanted;
+        }
+    }
     for (wanted, written) in wanted.iter().zip(written) {
         let difference = f64::from(wanted - written);
         sums.error += difference * difference;
@@ -383,6 +410,10 @@ fn sums(wanted: &[f32], written: &[f32]) -> Sums {
     }
     sums
 }
+
+/// The part of a tensor's energy that may be in lost blocks: models have rows that are all
+/// but zero, of tokens without a text.
+const LOST_ENERGY: f64 = 0.01;
 
 /// Turns a measurement into a row of the report, and a bad one into a finding.
 fn judge(
@@ -409,6 +440,18 @@ fn judge(
                     tensor: Some(tensor.name.clone()),
                     message: format!(
                         "relative error {relative_error:.4}, more than {limit:.4} for {}",
+                        tensor.source_type
+                    ),
+                });
+            }
+            if sums.lost_energy > LOST_ENERGY * sums.energy {
+                findings.push(Finding {
+                    rule: "lost-weights",
+                    tensor: Some(tensor.name.clone()),
+                    message: format!(
+                        "{} of {} weights are zero or next to it in whole blocks: {} cannot hold them",
+                        sums.lost,
+                        tensor.shape.elements(),
                         tensor.source_type
                     ),
                 });

@@ -8,7 +8,7 @@ use qz_pipeline::{
     CalibrateOptions, CalibrationData, Cancel, Collect, ComputeOptions, Conversations, DataOptions,
     Error, Event, ExpertOptions, OpenOptions, Rounding, Silent, StatisticsFormat, calibrate,
 };
-use qz_tensor::DataType;
+use qz_tensor::{DataType, OutputOptions};
 
 use interrupted::Stopper;
 
@@ -39,7 +39,7 @@ fn options() -> CalibrateOptions {
         add: Vec::new(),
         resume: false,
         format: StatisticsFormat::Gguf,
-        replace: false,
+        output: OutputOptions::default(),
     }
 }
 

@@ -61,9 +61,6 @@ pub enum Fault {
     /// A shard name that is more than a file name.
     #[error("the shard name {0} leads outside the model folder")]
     OutsideFolder(String),
-    /// A link out of the folder.
-    #[error("a link that leads outside the model folder, to {0}")]
-    LinkOutside(String),
     /// More shards than any model has.
     #[error("the index names more than {MAX_SHARDS} shards")]
     TooManyShards,
@@ -150,7 +147,7 @@ impl Fault {
             Self::NotAFolder => "not-a-folder",
             Self::NoWeights { .. } => "no-weights",
             Self::AmbiguousWeights(_) => "ambiguous-weights",
-            Self::OutsideFolder(_) | Self::LinkOutside(_) => "outside-folder",
+            Self::OutsideFolder(_) => "outside-folder",
             Self::TooManyShards => "too-many-shards",
             Self::MissingShards(_) => "missing-shards",
             Self::IndexMismatch { .. } => "index-mismatch",
@@ -162,7 +159,7 @@ impl Fault {
     /// Reaching outside a folder is refused by policy; all else is bad input.
     fn class(&self) -> FaultClass {
         match self {
-            Self::OutsideFolder(_) | Self::LinkOutside(_) => FaultClass::Refused,
+            Self::OutsideFolder(_) => FaultClass::Refused,
             _ => FaultClass::BadInput,
         }
     }

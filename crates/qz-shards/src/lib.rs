@@ -21,6 +21,7 @@ mod model;
 mod names;
 
 pub use error::{Error, Fault, NameList, shown};
+pub use folder::Folder;
 pub use index::{MAX_INDEX, MAX_SHARDS};
 pub use model::{ShardFile, ShardReader, ShardedModel};
 pub use names::{InvalidName, check_tensor, find_alike};

@@ -1,9 +1,11 @@
 //! The weights of a model: one file, or shards under an index.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use qz_tensor::{FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource};
+use qz_tensor::{
+    FileError, Location, Metadata, Presence, SourceFile, TensorIndex, TensorInfo, TensorSource,
+};
 
 use crate::error::{Error, Fault, NameList};
 use crate::folder::Folder;
@@ -93,8 +95,11 @@ struct Shard<R> {
 
 impl<F: ShardFile> ShardedModel<F> {
     /// True if a model folder has weights in this format.
-    pub fn is_in(folder: &Path) -> bool {
-        [F::INDEX_NAME, F::SINGLE_NAME].iter().any(|name| is_present(folder, name))
+    ///
+    /// # Errors
+    /// If the system does not say what is there.
+    pub fn is_in(folder: &Path) -> Result<bool, FileError> {
+        Ok(is_present(folder, F::INDEX_NAME)? || is_present(folder, F::SINGLE_NAME)?)
     }
 
     /// Opens what `path` names: a model folder, an index (`*.index.json`), or one
@@ -104,7 +109,7 @@ impl<F: ShardFile> ShardedModel<F> {
     /// As [`ShardFile::open`] and [`ShardedModel::open_folder`].
     pub fn open_path(path: impl AsRef<Path>) -> Result<Self, F::Error> {
         let path = path.as_ref();
-        if path.is_dir() {
+        if Presence::of(path)? == Presence::Folder {
             return Self::open_folder(path);
         }
         if !path.as_os_str().as_encoded_bytes().ends_with(b".index.json") {
@@ -129,14 +134,14 @@ impl<F: ShardFile> ShardedModel<F> {
     pub fn open_folder(path: impl AsRef<Path>) -> Result<Self, F::Error> {
         let path = path.as_ref();
         let folder = Folder::new(path)?;
-        match (is_present(path, F::INDEX_NAME), is_present(path, F::SINGLE_NAME)) {
+        match (is_present(path, F::INDEX_NAME)?, is_present(path, F::SINGLE_NAME)?) {
             (false, false) => {
                 let (format, index, single) = (F::FORMAT, F::INDEX_NAME, F::SINGLE_NAME);
                 Err(Error::new(path, Fault::NoWeights { format, index, single }).into())
             }
-            (false, true) => Ok(Self::assemble([F::open(&folder.file(F::SINGLE_NAME)?)?])?),
+            (false, true) => Ok(Self::assemble([F::open(&found(&folder, F::SINGLE_NAME)?)?])?),
             (true, single) => {
-                let file = SourceFile::open(folder.file(F::INDEX_NAME)?)?;
+                let file = SourceFile::open(found(&folder, F::INDEX_NAME)?)?;
                 let index = index::read(&file)?;
                 if single && !index.shards.iter().any(|shard| shard == F::SINGLE_NAME) {
                     return Err(Error::new(path, Fault::AmbiguousWeights(F::SINGLE_NAME)).into());
@@ -152,10 +157,15 @@ impl<F: ShardFile> ShardedModel<F> {
     }
 
     fn open_shards(folder: &Folder, file: &SourceFile, index: &Index) -> Result<Self, F::Error> {
-        let paths =
-            index.shards.iter().map(|name| folder.file(name)).collect::<Result<Vec<_>, Error>>()?;
-        let missing = index.shards.iter().zip(&paths).filter(|(_, path)| !path.exists());
-        let missing = NameList::new(missing.map(|(name, _)| name.clone()));
+        let (mut paths, mut missing) = (Vec::new(), Vec::new());
+        for name in &index.shards {
+            match folder.file(name) {
+                Ok(Some(path)) => paths.push(path),
+                Ok(None) | Err(FileError::DanglingLink(_)) => missing.push(name.clone()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let missing = NameList::new(missing);
         if !missing.is_empty() {
             return Err(Error::new(file.path(), Fault::MissingShards(missing)).into());
         }
@@ -268,8 +278,13 @@ impl<F: ShardFile> TensorSource for ShardedModel<F> {
 }
 
 /// A link that leads nowhere is there, too: it is an error, not an absence.
-fn is_present(folder: &Path, name: &str) -> bool {
-    folder.join(name).symlink_metadata().is_ok()
+fn is_present(folder: &Path, name: &str) -> Result<bool, FileError> {
+    Ok(Presence::of(&folder.join(name))?.is_there())
+}
+
+/// The path of a file that was seen in the folder.
+fn found(folder: &Folder, name: &str) -> Result<PathBuf, FileError> {
+    folder.file(name)?.ok_or_else(|| FileError::Missing(folder.path().join(name)))
 }
 
 /// The entries of all; of those with the same key the first.

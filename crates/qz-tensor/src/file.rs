@@ -1,7 +1,7 @@
 //! Input files, read by position. Never mapped: a file that is cut short while
 //! it is mapped kills the process, a positioned read returns an error.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,8 +24,85 @@ pub struct FileIdentity {
     pub length: u64,
     /// Last change of the content, if the file system knows.
     pub modified: Option<SystemTime>,
+    /// Last change of the content, name or rights: nobody can set it back. Seconds and
+    /// nanoseconds, where the platform has them.
+    pub changed: Option<(i64, i64)>,
     /// Device and inode, where the platform has them.
     pub inode: Option<(u64, u64)>,
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing, not even a link.
+    Absent,
+    /// A link that leads nowhere.
+    DanglingLink,
+    /// A regular file, or a link to one.
+    File,
+    /// A folder, or a link to one.
+    Folder,
+    /// A pipe, socket or device.
+    Other,
+}
+
+impl Presence {
+    /// What is at `path`. Only the system's word for it counts as absence: a path that
+    /// cannot be looked at is an error.
+    ///
+    /// # Errors
+    /// If the file system does not answer.
+    pub fn of(path: &Path) -> Result<Self, FileError> {
+        let is_absence = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        };
+        let io_error =
+            |source| FileError::Io { path: path.to_owned(), action: "look at it", source };
+        match fs::metadata(path) {
+            Ok(found) if found.is_file() => Ok(Self::File),
+            Ok(found) if found.is_dir() => Ok(Self::Folder),
+            Ok(_) => Ok(Self::Other),
+            Err(error) if is_absence(&error) => match fs::symlink_metadata(path) {
+                Ok(_) => Ok(Self::DanglingLink),
+                Err(error) if is_absence(&error) => Ok(Self::Absent),
+                Err(error) => Err(io_error(error)),
+            },
+            Err(error) => Err(io_error(error)),
+        }
+    }
+
+    /// True if there is anything, be it a link that leads nowhere.
+    pub fn is_there(self) -> bool {
+        self != Self::Absent
+    }
+}
+
+/// Files that were read, as they were then.
+#[derive(Clone, Debug, Default)]
+pub struct FileStates(Vec<(Arc<Path>, FileIdentity)>);
+
+impl FileStates {
+    /// Notes a file.
+    pub fn note(&mut self, file: &SourceFile) {
+        self.0.push((file.path().clone(), file.identity().clone()));
+    }
+
+    /// The first of them that is another file now, or gone.
+    ///
+    /// # Errors
+    /// If the file system does not answer.
+    pub fn changed(&self) -> Result<Option<&Path>, FileError> {
+        for (path, then) in &self.0 {
+            match SourceFile::open(path) {
+                Ok(now) if now.identity() == then => {}
+                Ok(_) | Err(FileError::Missing(_) | FileError::NotRegular(_)) => {
+                    return Ok(Some(path));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// A fault of an input file.
@@ -45,6 +122,17 @@ pub enum FileError {
     /// No such file.
     #[error("{}: no such file", .0.display())]
     Missing(PathBuf),
+    /// A link to a file that is not there.
+    #[error("{}: a link that leads nowhere", .0.display())]
+    DanglingLink(PathBuf),
+    /// A link to a file outside of the folder that it is in.
+    #[error("{}: a link that leads outside the model folder, to {end}", path.display())]
+    LinkOutside {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads, as a message may show it.
+        end: String,
+    },
     /// A folder, pipe, socket or device where a file is needed.
     #[error("{}: not a regular file", .0.display())]
     NotRegular(PathBuf),
@@ -77,6 +165,12 @@ impl Diagnose for FileError {
         let (class, location, rule) = match self {
             Self::Io { path, .. } => (FaultClass::Environment, Location::file(path), "io"),
             Self::Missing(path) => (FaultClass::BadInput, Location::file(path), "file-missing"),
+            Self::DanglingLink(path) => {
+                (FaultClass::BadInput, Location::file(path), "dangling-link")
+            }
+            Self::LinkOutside { path, .. } => {
+                (FaultClass::Refused, Location::file(path), "outside-folder")
+            }
             Self::NotRegular(path) => {
                 (FaultClass::BadInput, Location::file(path), "not-a-regular-file")
             }
@@ -98,9 +192,22 @@ impl SourceFile {
     /// If there is no such file, it is not a regular one, or it cannot be opened.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
         let path = path.as_ref();
+        Self::opened(path, open_without_blocking(path, true))
+    }
+
+    /// Opens the file that links at `path` were found to lead to, for one that is allowed to
+    /// be there only: no link is followed any more.
+    ///
+    /// # Errors
+    /// As [`SourceFile::open`].
+    pub fn open_resolved(path: &Path, real: &Path) -> Result<Self, FileError> {
+        Self::opened(path, open_without_blocking(real, false))
+    }
+
+    fn opened(path: &Path, file: io::Result<File>) -> Result<Self, FileError> {
         let io_error =
             |action| move |source| FileError::Io { path: path.to_owned(), action, source };
-        let file = open_without_blocking(path).map_err(|source| match source.kind() {
+        let file = file.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => FileError::Missing(path.to_owned()),
             _ => io_error("open")(source),
         })?;
@@ -168,26 +275,32 @@ impl FileIdentity {
             return Ok(None);
         }
         #[cfg(unix)]
-        let inode = {
+        let (changed, inode) = {
             use std::os::unix::fs::MetadataExt;
-            Some((metadata.dev(), metadata.ino()))
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            (Some(changed), Some((metadata.dev(), metadata.ino())))
         };
         #[cfg(not(unix))]
-        let inode = None;
-        Ok(Some(Self { length: metadata.len(), modified: metadata.modified().ok(), inode }))
+        let (changed, inode) = (None, None);
+        let (length, modified) = (metadata.len(), metadata.modified().ok());
+        Ok(Some(Self { length, modified, changed, inode }))
     }
 }
 
-fn open_without_blocking(path: &Path) -> io::Result<File> {
+fn open_without_blocking(path: &Path, follow: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     {
+        use rustix::fs::OFlags;
         use std::os::unix::fs::OpenOptionsExt;
         // Opening a pipe for reading waits for a writer; with O_NONBLOCK it
         // returns, and the type check then refuses it. No effect on files.
-        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+        let last = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+        options.custom_flags((OFlags::NONBLOCK | last).bits().cast_signed());
     }
+    #[cfg(not(unix))]
+    let _ = follow;
     options.open(path)
 }
 
@@ -232,6 +345,48 @@ mod tests {
         let error = file.read_exact_at(3, &mut out).expect_err("too short");
         assert_eq!(error.diagnosis().location.offset, Some(3));
         assert_eq!(error.diagnosis().class, FaultClass::BadInput);
+    }
+
+    /// The modification time can be set back; the change time tells.
+    #[cfg(unix)]
+    #[test]
+    fn notices_a_change_that_hides_its_time() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("data");
+        fs::write(&path, b"0123456789").expect("written");
+        let file = SourceFile::open(&path).expect("opened");
+        let mut states = FileStates::default();
+        states.note(&file);
+        assert_eq!(states.changed().expect("answered"), None);
+        let modified = fs::metadata(&path).and_then(|found| found.modified()).expect("a time");
+        // The clock of the file system's times ticks every few milliseconds.
+        while !file.has_changed().expect("answered") {
+            fs::write(&path, b"9876543210").expect("written");
+            let written = OpenOptions::new().write(true).open(&path).expect("opened");
+            written.set_modified(modified).expect("set back");
+        }
+        assert_eq!(states.changed().expect("answered"), Some(&*path));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn absence_is_told_from_what_cannot_be_looked_at() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), b"").expect("written");
+        for (link, end) in [("nowhere", "absent"), ("to-file", "file"), ("circle", "circle")] {
+            std::os::unix::fs::symlink(end, path(link)).expect("linked");
+        }
+        let check = |name: &str, expected| {
+            assert_eq!(Presence::of(&path(name)).expect("answered"), expected, "{name}");
+        };
+        check("file", Presence::File);
+        check("to-file", Presence::File);
+        check("nowhere", Presence::DanglingLink);
+        check("absent", Presence::Absent);
+        check("file/inside", Presence::Absent);
+        check("", Presence::Folder);
+        assert!(Presence::of(&path("circle")).is_err());
     }
 
     #[test]

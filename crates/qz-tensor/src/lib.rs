@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod byte_size;
 mod data_type;
 mod diagnosis;
 mod file;
@@ -22,11 +23,15 @@ mod side_files;
 mod signature;
 mod tensor;
 
+pub use byte_size::ByteSize;
 pub use data_type::{DATA_TYPES, DataType, GgmlTypeId, TypeSpec};
 pub use diagnosis::{Diagnose, Diagnosis, FaultClass, Location, Warning};
-pub use file::{FileError, FileIdentity, SourceFile};
+pub use file::{FileError, FileIdentity, FileStates, Presence, SourceFile};
 pub use metadata::{Array, Metadata, Value, ValueKind};
-pub use output::{Artifact, ArtifactFile, OutputError, OutputOptions, StagedArtifact};
+pub use output::{
+    Artifact, ArtifactFile, OutputError, OutputOptions, PlacedTensor, StagedArtifact, StagedSink,
+    StagedTensors,
+};
 pub use shape::{MAX_RANK, Shape, SizeError};
 pub use side_files::{SideFile, SideFiles};
 pub use signature::recognise;

@@ -11,37 +11,36 @@
 //! - At the final path there is the old artifact or the complete new one.
 //! - A journal record is appended only after the bytes it speaks of have been
 //!   flushed, so it holds after a power cut too.
+//! - Of an earlier run only what it can have left is taken over: regular files and folders
+//!   of this user, under one name each, in a folder that a lock of ours marks (`own`). No link
+//!   is followed. A tensor counts as finished only while its bytes have the checksum that the
+//!   journal states (`tensors`).
 //! - Dropping a [`StagedArtifact`] removes the staging folder, unless `keep` was
 //!   called; a killed process leaves it, and the next one with the same
 //!   fingerprint continues from its journal.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::byte_size::ByteSize;
 use crate::diagnosis::{Diagnose, Diagnosis, FaultClass, Location};
 
 mod artifact;
 mod flusher;
+mod options;
+mod own;
 mod placing;
 mod staging;
+mod tensors;
 
 pub use artifact::{Artifact, ArtifactFile};
+pub use options::OutputOptions;
+pub use tensors::{PlacedTensor, StagedSink, StagedTensors};
 
 use flusher::{Batch, Flusher};
 use staging::Staging;
-
-/// Bytes written before a flush of the data, with its journal records, begins.
-/// Small enough that the disk is busy from the start and the last flush is short.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
-
-/// How an output may be placed.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct OutputOptions {
-    /// Replace an artifact that exists (`--force`).
-    pub replace: bool,
-}
 
 /// A fault on the writing side.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +58,15 @@ pub enum OutputError {
         /// What is there.
         found: &'static str,
     },
+    /// What is at the staging folder's path, or in it, is nothing that a run of this program
+    /// can have left there.
+    #[error("{}: was not left here by this program: {found}; remove it, or choose another output", path.display())]
+    NotOurs {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
     /// Another process writes the same output.
     #[error("{}: another process{} is writing this output", path.display(), holder.map(|pid| format!(" ({pid})")).unwrap_or_default())]
     Locked {
@@ -68,12 +76,14 @@ pub enum OutputError {
         holder: Option<u32>,
     },
     /// The disk has no room for the whole output. Found before any work.
-    #[error("{}: the disk has no room for {needed} bytes", path.display())]
+    #[error("{}: the disk has no room: the output needs {}{}", path.display(), ByteSize(*needed), available.map(|free| format!(", {} are free", ByteSize(free))).unwrap_or_default())]
     NoSpace {
         /// The output.
         path: PathBuf,
         /// Its size.
         needed: u64,
+        /// Bytes that are free, where the system says so.
+        available: Option<u64>,
     },
     /// Any other refusal of the operating system.
     #[error("{}: cannot {action}: {source}", path.display())]
@@ -92,6 +102,7 @@ impl Diagnose for OutputError {
         let (class, path, rule) = match self {
             Self::Exists(path) => (FaultClass::Refused, path, "output-exists"),
             Self::NotReplaceable { path, .. } => (FaultClass::Refused, path, "not-replaceable"),
+            Self::NotOurs { path, .. } => (FaultClass::Refused, path, "staging-not-ours"),
             Self::Locked { path, .. } => (FaultClass::Environment, path, "output-locked"),
             Self::NoSpace { path, .. } => (FaultClass::Environment, path, "disk-full"),
             Self::Io { path, .. } => (FaultClass::Environment, path, "io"),
@@ -113,10 +124,10 @@ pub struct StagedArtifact {
     /// What the next flush is to do.
     pending: Batch,
     unflushed: u64,
-    replace: bool,
+    options: OutputOptions,
     keep: bool,
-    // Held open for its lock, which ends with the process.
-    _lock: Option<File>,
+    // Its lock ends with the process.
+    lock: File,
 }
 
 impl StagedArtifact {
@@ -127,14 +138,15 @@ impl StagedArtifact {
     ///
     /// # Errors
     /// If something is at the final path that may not be replaced, another process
-    /// writes there, or the disk refuses or lacks the room.
+    /// writes there, something that is not ours is in the staging folder's place, or the
+    /// disk refuses or lacks the room.
     pub fn create(
         artifact: Artifact,
         fingerprint: &str,
         options: OutputOptions,
     ) -> Result<Self, OutputError> {
         let staging = Staging::beside(artifact.target());
-        if !staging.exists() {
+        if !staging.exists()? {
             placing::check_free(&artifact, options.replace)?;
         }
         let lock = staging.lock(artifact.target())?;
@@ -144,60 +156,54 @@ impl StagedArtifact {
         if let Err(error) = free {
             // What an earlier run left may yet be continued, or be the old artifact.
             if staging.is_spent() {
-                staging.remove();
+                staging.remove(&lock);
             }
             return Err(error);
         }
-        match Self::open(artifact, &staging, fingerprint, options) {
-            Ok(mut staged) => {
-                staged._lock = Some(lock);
-                Ok(staged)
-            }
+        let begun = Parts::open(&artifact, &staging, fingerprint, options).and_then(|parts| {
+            let Parts { files, journal, completed } = parts;
+            let flusher = Flusher::start(artifact.target(), journal, lock.try_clone().ok())?;
+            Ok((files, completed, flusher))
+        });
+        match begun {
+            Ok((files, completed, flusher)) => Ok(Self {
+                flusher,
+                dirty: vec![false; files.len()],
+                files,
+                completed,
+                pending: Batch::default(),
+                unflushed: 0,
+                options,
+                keep: false,
+                lock,
+                staging,
+                artifact,
+            }),
             Err(error) => {
                 // The folder is ours: the lock is held.
-                staging.remove();
+                staging.remove(&lock);
                 Err(error)
             }
         }
     }
 
-    fn open(
-        artifact: Artifact,
-        staging: &Staging,
-        fingerprint: &str,
-        options: OutputOptions,
-    ) -> Result<Self, OutputError> {
-        // The files are part of what the journal was begun for.
-        let title = format!("{fingerprint} {}", artifact.summary());
-        let completed = staging
-            .holds_files_of(&artifact)
-            .then(|| staging.read_journal(&title))
-            .flatten()
-            .unwrap_or_default();
-        staging.clear(completed.is_empty())?;
-        let files = artifact
-            .files()
-            .iter()
-            .map(|file| open_file(&artifact, staging, file))
-            .collect::<Result<Vec<_>, _>>()?;
-        let path = staging.journal();
-        let mut journal = File::create(&path).map_err(io_error(&path, "create"))?;
-        let mut text = format!("{title}\n");
-        completed.iter().for_each(|record| text.extend([record.as_str(), "\n"]));
-        journal.write_all(text.as_bytes()).map_err(io_error(&path, "write"))?;
-        Ok(Self {
-            staging: staging.clone(),
-            flusher: Flusher::start(artifact.target(), journal),
-            dirty: vec![false; files.len()],
-            files,
-            completed,
-            pending: Batch::default(),
-            unflushed: 0,
-            replace: options.replace,
-            keep: false,
-            _lock: None,
-            artifact,
-        })
+    /// Fails if something is at the final path that may not be replaced: for jobs that write
+    /// only at their end.
+    ///
+    /// # Errors
+    /// As [`Self::create`] in this case.
+    pub fn check(artifact: &Artifact, options: OutputOptions) -> Result<(), OutputError> {
+        match Staging::beside(artifact.target()).exists()? {
+            // What is at the path may be put back yet.
+            true => Ok(()),
+            false => placing::check_free(artifact, options.replace),
+        }
+    }
+
+    /// The folder in which what will be at `target` grows, and which an interrupted run
+    /// leaves.
+    pub fn folder_beside(target: &Path) -> PathBuf {
+        Staging::beside(target).folder().to_owned()
     }
 
     /// Records of the pieces that an interrupted run finished.
@@ -224,7 +230,7 @@ impl StagedArtifact {
             self.pending.files.push(self.files[file].clone());
         }
         self.unflushed += bytes.len() as u64;
-        if self.unflushed >= CHECKPOINT_BYTES {
+        if self.unflushed >= self.options.journal_every {
             self.try_checkpoint();
         }
         Ok(())
@@ -282,7 +288,7 @@ impl StagedArtifact {
             file.sync_all().map_err(|source| io_error(&path, "flush")(source))?;
         }
         self.pending = Batch::default();
-        placing::place(&self.artifact, &self.staging, self.replace).inspect_err(|_| {
+        placing::place(&self.artifact, &self.staging, self.options.replace).inspect_err(|_| {
             // If that fails too, the staging folder may hold the only copy of the
             // old artifact; the next run tries again.
             self.keep = placing::take_back(&self.artifact, &self.staging).is_err();
@@ -305,8 +311,43 @@ impl Drop for StagedArtifact {
     fn drop(&mut self) {
         let _ = self.flusher.finish(Batch::default());
         if !self.keep {
-            self.staging.remove();
+            self.staging.remove(&self.lock);
         }
+    }
+}
+
+/// What is open of a staging folder.
+struct Parts {
+    files: Vec<Arc<File>>,
+    journal: File,
+    /// What the journal says, if it was begun for the same.
+    completed: Vec<String>,
+}
+
+impl Parts {
+    fn open(
+        artifact: &Artifact,
+        staging: &Staging,
+        fingerprint: &str,
+        options: OutputOptions,
+    ) -> Result<Self, OutputError> {
+        // The program and the files are part of what the journal was begun for.
+        let title = format!("{fingerprint} {} {}", options.program, artifact.summary());
+        let is_whole = staging.holds_files_of(artifact)?;
+        let completed = match is_whole {
+            true => staging.read_journal(&title)?.unwrap_or_default(),
+            false => Vec::new(),
+        };
+        staging.clear(completed.is_empty())?;
+        let files = artifact
+            .files()
+            .iter()
+            .map(|file| open_file(artifact, staging, file))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut text = format!("{title}\n");
+        completed.iter().for_each(|record| text.extend([record.as_str(), "\n"]));
+        let journal = staging.begin_journal(&text)?;
+        Ok(Self { files, journal, completed })
     }
 }
 
@@ -317,17 +358,15 @@ fn open_file(
     file: &ArtifactFile,
 ) -> Result<Arc<File>, OutputError> {
     let path = staging.data().join(&file.name);
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io_error(&path, "create"))?;
+    let Some(opened) = own::open_file(&path, true)? else {
+        return Err(own::strange(&path, "it was just removed"));
+    };
     reserve(&opened, file.size).map_err(|source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            OutputError::NoSpace { path: artifact.target().to_owned(), needed: artifact.size() }
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OutputError::NoSpace {
+            path: artifact.target().to_owned(),
+            needed: artifact.size(),
+            available: available(staging.folder()),
+        },
         _ => io_error(artifact.target(), "reserve the space")(source),
     })?;
     Ok(Arc::new(opened))
@@ -338,13 +377,26 @@ fn open_file(
 fn reserve(file: &File, size: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if size > 0 {
-        use rustix::io::Errno;
-        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::{Errno, retry_on_intr};
+        match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, size)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
             result => return result.map_err(io::Error::from),
         }
     }
     file.set_len(size)
+}
+
+/// Bytes that this process may still write in the file system of `folder`.
+#[cfg(target_os = "linux")]
+fn available(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn available(_: &Path) -> Option<u64> {
+    None
 }
 
 #[cfg(unix)]

@@ -105,6 +105,10 @@ pub trait TensorSink: Send {
     /// put again.
     fn completed(&self) -> &[TensorIndex];
 
+    /// The tensors that an interrupted run finished, and whose bytes have changed since. They
+    /// must be put again.
+    fn damaged(&self) -> &[TensorIndex];
+
     /// Notes that all of a tensor has been put: a run that continues this one
     /// need not do it again.
     ///

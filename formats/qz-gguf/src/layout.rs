@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use qz_tensor::{Artifact, ArtifactFile, Location, Metadata, SinkTensor};
+use qz_tensor::{Artifact, ArtifactFile, Location, Metadata, PlacedTensor, SinkTensor};
 
 use crate::encode::{NamedFault, layout};
 use crate::error::{Error, Fault};
@@ -22,12 +22,7 @@ pub struct GgufLayout {
 /// A tensor and its place.
 #[derive(Debug)]
 pub(crate) struct Placed {
-    pub(crate) name: String,
-    /// Which file.
-    pub(crate) file: usize,
-    /// The first byte in it.
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
+    pub(crate) tensor: PlacedTensor,
     /// Zeros that follow.
     pub(crate) padding: u64,
 }
@@ -86,12 +81,10 @@ fn lay_out(parts: Vec<Part>, tensors: &[SinkTensor]) -> Result<Files, NamedFault
         let layout = layout(&part.metadata, own)?;
         files.push(ArtifactFile { name: part.name, size: layout.size });
         headers.push(layout.header);
-        placed.extend(own.iter().zip(layout.places).map(|(tensor, place)| Placed {
-            name: tensor.name.clone(),
-            file,
-            offset: place.offset,
-            bytes: place.bytes,
-            padding: place.padding,
+        placed.extend(own.iter().zip(layout.places).map(|(tensor, place)| {
+            let (name, offset, bytes) = (tensor.name.clone(), place.offset, place.bytes);
+            let tensor = PlacedTensor { name, file, offset, bytes };
+            Placed { tensor, padding: place.padding }
         }));
     }
     Ok((files, headers, placed))

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use qz_tensor::{FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource};
+use qz_tensor::{
+    FileError, Location, Metadata, Presence, SourceFile, TensorIndex, TensorInfo, TensorSource,
+};
 
 use crate::error::{Error, Fault};
 use crate::reader::{GgufFile, read_tensor};
@@ -105,7 +107,12 @@ fn part_paths(named: &GgufFile, split: Split) -> Result<Vec<PathBuf>, Error> {
         split.sibling(own, number).ok_or_else(|| about(named, Some(NUMBER_KEY), fault))
     };
     let paths = (0..split.count).map(sibling).collect::<Result<Vec<_>, _>>()?;
-    let missing: Vec<&PathBuf> = paths.iter().filter(|path| !path.exists()).collect();
+    let mut missing = Vec::new();
+    for path in &paths {
+        if matches!(Presence::of(path)?, Presence::Absent | Presence::DanglingLink) {
+            missing.push(path);
+        }
+    }
     match missing.first() {
         None => Ok(paths),
         Some(first) => {

@@ -43,4 +43,4 @@ pub use layout::{
 };
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use scheme::{Configuration, Feedback, Provenance, Quantized, SCHEMES, Scheme, SchemeFamily};
-pub use source::{PackedSource, Repack};
+pub use source::{PackedSource, Repack, recognise};

@@ -13,8 +13,12 @@ use crate::layouts;
 pub struct SchemeFamily {
     /// Its name.
     pub name: &'static str,
-    /// The schemes that help texts list; others are like them.
+    /// The schemes that help texts list; others are like them. The usual one comes first.
     pub examples: &'static [&'static str],
+    /// How its schemes are spelled, for a person who has spelled one wrong.
+    pub form: &'static str,
+    /// What configurations call it: `quant_method`.
+    pub method: &'static str,
     /// The scheme of this name, if it is one.
     pub parse: fn(&str) -> Option<Box<dyn Scheme>>,
 }
@@ -39,6 +43,12 @@ impl fmt::Debug for SchemeFamily {
 pub trait Scheme: Send + Sync + fmt::Debug {
     /// Its name in one spelling, for reports: `w4g128+v2`.
     fn name(&self) -> String;
+
+    /// The same scheme with groups of so many columns, or one group for each row: None if it
+    /// has no such form.
+    fn with_group(&self, _group: Option<u64>) -> Option<Box<dyn Scheme>> {
+        None
+    }
 
     /// How a matrix is stored in a checkpoint whose other weights are of `model_type`.
     fn layout(&self, model_type: DataType) -> Box<dyn Layout>;

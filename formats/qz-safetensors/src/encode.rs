@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qz_shards::{MAX_SHARDS, ShardFile, check_tensor, find_alike};
-use qz_tensor::{Artifact, ArtifactFile, Location, SideFile, SinkTensor};
+use qz_tensor::{Artifact, ArtifactFile, Location, PlacedTensor, SideFile, SinkTensor};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Fault};
@@ -28,18 +28,7 @@ pub struct SafetensorsLayout {
     pub(crate) starts: Vec<Vec<u8>>,
     /// The files with weights.
     pub(crate) weights: Range<usize>,
-    pub(crate) tensors: Vec<Placed>,
-}
-
-/// Where a tensor goes.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    pub(crate) name: String,
-    /// The file of the artifact.
-    pub(crate) file: usize,
-    /// From the start of the file.
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
+    pub(crate) tensors: Vec<PlacedTensor>,
 }
 
 impl SafetensorsLayout {
@@ -73,7 +62,7 @@ impl SafetensorsLayout {
         if let Some(index) = layout.index {
             add(SafetensorsFile::INDEX_NAME.to_owned(), index.len() as u64, index);
         }
-        let placed = |(tensor, place): (&SinkTensor, &Place)| Placed {
+        let placed = |(tensor, place): (&SinkTensor, &Place)| PlacedTensor {
             name: tensor.name.clone(),
             file: weights.start + place.shard,
             offset: place.offset,

@@ -21,8 +21,8 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<Outcome>
             let report = bench_codecs(&options, &cancel, &mut progress)?;
             drop(progress);
             match format {
-                BenchFormat::Json => print_json(&report)?,
-                format => print_line(&codecs(&report, format))?,
+                BenchFormat::Json => print_json(&report),
+                format => print_line(&codecs(&report, format)),
             }
         }
         Some(model) => {
@@ -31,8 +31,8 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<Outcome>
             drop(progress);
             warn(&report.warnings);
             match format {
-                BenchFormat::Json => print_json(&report)?,
-                format => print_line(&tests(&report, format))?,
+                BenchFormat::Json => print_json(&report),
+                format => print_line(&tests(&report, format)),
             }
         }
     }

@@ -32,7 +32,7 @@ fn collect(
     arguments: &Calibrate,
     global: &Global,
 ) -> anyhow::Result<()> {
-    let mut progress = Progress::new(global);
+    let mut progress = Progress::new(global).writing([output.to_owned()]);
     let cancel = interrupt::install()?;
     let options = arguments.options(global);
     let calibration = calibrate(model, output, &options, &cancel, &mut progress)?;
@@ -41,6 +41,7 @@ fn collect(
         true => print_json(&calibration),
         false => print_line(&text(&calibration)),
     }
+    Ok(())
 }
 
 fn text(calibration: &Calibration) -> String {
@@ -77,15 +78,25 @@ pub(super) fn coverage(layers: &[ExpertCoverage]) -> String {
     table(&["layer", "experts", "fewest tokens", "most"], &rows)
 }
 
+/// The same in one line.
+pub(super) fn coverage_in_short(layers: &[ExpertCoverage]) -> String {
+    let tokens = || layers.iter().flat_map(|layer| layer.tokens.iter().copied());
+    let (fewest, most) = (tokens().min().unwrap_or(0), tokens().max().unwrap_or(0));
+    format!("experts saw {fewest} to {most} tokens each")
+}
+
 fn merge(output: &Path, arguments: &Calibrate) -> anyhow::Result<()> {
     let files = &arguments.in_file;
     let format = arguments.format();
     let merged = merge_statistics(files, output, arguments.reading.ctx, format, arguments.force)?;
-    if arguments.json {
-        return print_json(&merged);
-    }
     let (tensors, chunks) = (merged.tensors, merged.chunks);
-    print_line(&format!("{}: {tensors} matrices, {chunks} chunks", output.display()))
+    match arguments.json {
+        true => print_json(&merged),
+        false => {
+            print_line(&format!("{}: {tensors} matrices, {chunks} chunks", output.display()));
+        }
+    }
+    Ok(())
 }
 
 /// The summary as it is shown.
@@ -151,7 +162,8 @@ fn show(file: &Path, json: bool) -> anyhow::Result<()> {
     let StatisticsSummary { tensors, layers } = show_statistics(file)?;
     if json {
         let (tensors, layers) = (tensors.iter().map(Into::into), layers.iter().map(Into::into));
-        return print_json(&Shown { tensors: tensors.collect(), layers: layers.collect() });
+        print_json(&Shown { tensors: tensors.collect(), layers: layers.collect() });
+        return Ok(());
     }
     let header = [
         "matrix",
@@ -191,7 +203,8 @@ fn show(file: &Path, json: bool) -> anyhow::Result<()> {
         [vec![one.layer.to_string()], figures.to_vec()].concat()
     };
     let layers: Vec<Vec<String>> = layers.iter().map(layer).collect();
-    print_line(&table(&header, &rows))?;
-    print_line("")?;
-    print_line(&table(&["layer", "mean Σ E[x²]", "mean z > 1", "mean cosine"], &layers))
+    print_line(&table(&header, &rows));
+    print_line("");
+    print_line(&table(&["layer", "mean Σ E[x²]", "mean z > 1", "mean cosine"], &layers));
+    Ok(())
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use qz_pipeline::{
-    ConvertOptions, ConvertReport, Fallback, Model, Observer, OpenOptions, Output, PlanOptions,
-    Target, Verification, VerifyOptions, convert, verify,
+    Cancel, ConvertOptions, ConvertReport, Fallback, Model, Observer, OpenOptions, Output,
+    PlanOptions, Target, Verification, VerifyOptions, convert, verify,
 };
 use serde::Serialize;
 
@@ -47,7 +47,8 @@ pub(crate) fn run(arguments: &Demo, global: &Global) -> anyhow::Result<Outcome> 
     let checkpoint = folder.join("demo-llama");
     write_checkpoint(&checkpoint)?;
     let mut progress = Progress::new(global);
-    let outputs = convert_all(&checkpoint, folder, global, &mut progress)?;
+    let cancel = interrupt::install()?;
+    let outputs = convert_all(&checkpoint, folder, global, &cancel, &mut progress)?;
     let options = VerifyOptions {
         source: Some(checkpoint),
         threads: global.thread_count(),
@@ -55,17 +56,17 @@ pub(crate) fn run(arguments: &Demo, global: &Global) -> anyhow::Result<Outcome> 
     };
     let verifications = outputs
         .iter()
-        .map(|output| Ok(verify(&output.path, &options, &mut progress)?))
+        .map(|output| Ok(verify(&output.path, &options, &cancel, &mut progress)?))
         .collect::<anyhow::Result<Vec<Verification>>>()?;
     drop(progress);
     let passed = verifications.iter().all(|verification| verification.passed);
     if arguments.json {
         let folder = arguments.output.clone();
-        print_json(&Report { folder, outputs, verifications })?;
+        print_json(&Report { folder, outputs, verifications });
     } else {
-        print_line(&summary(&outputs, &verifications))?;
+        print_line(&summary(&outputs, &verifications));
     }
-    Ok(if passed { Outcome::Ok } else { Outcome::CheckFailed })
+    Ok(Outcome::of_check(passed))
 }
 
 fn write_checkpoint(folder: &Path) -> anyhow::Result<()> {
@@ -81,9 +82,9 @@ fn convert_all(
     checkpoint: &Path,
     folder: &Path,
     global: &Global,
+    cancel: &Cancel,
     progress: &mut dyn Observer,
 ) -> anyhow::Result<Vec<ConvertReport>> {
-    let cancel = interrupt::install()?;
     let model = Model::open(checkpoint, &OpenOptions::default())?;
     let outputs = TARGETS
         .iter()
@@ -96,10 +97,10 @@ fn convert_all(
     // The demonstration owns its files' names.
     let options = ConvertOptions {
         threads: global.thread_count(),
-        replace: true,
+        output: global.output(true),
         plan: PlanOptions { fallback: Fallback::Refused, ..PlanOptions::default() },
     };
-    Ok(convert(&model, &outputs, &options, &cancel, progress)?)
+    Ok(convert(&model, &outputs, &options, cancel, progress)?)
 }
 
 fn summary(outputs: &[ConvertReport], verifications: &[Verification]) -> String {

@@ -5,14 +5,15 @@ use qz_pipeline::{InspectedTensor, Inspection, TypeShare, inspect};
 use super::{print_json, print_line};
 use crate::cli::{Global, Inspect};
 use crate::exit::Outcome;
+use crate::messages::on_one_line;
 use crate::render::{bytes, count, table};
 
 pub(crate) fn run(arguments: &Inspect, _: &Global) -> anyhow::Result<Outcome> {
     let inspection = inspect(&arguments.model, &arguments.read.options())?;
     if arguments.json {
-        print_json(&inspection)?;
+        print_json(&inspection);
     } else {
-        print_line(&text(&inspection, arguments.tensors))?;
+        print_line(&text(&inspection, arguments.tensors));
     }
     Ok(Outcome::Ok)
 }
@@ -61,10 +62,10 @@ fn types(shares: &[TypeShare]) -> String {
 fn metadata(entries: &[(String, String)]) -> String {
     const WIDTH: usize = 100;
     let line = |(key, value): &(String, String)| {
-        let value = value.escape_debug().to_string();
+        let value = on_one_line(value);
         let shown: String = value.chars().take(WIDTH).collect();
         let cut = if shown.len() < value.len() { "…" } else { "" };
-        format!("{key} = {shown}{cut}")
+        format!("{} = {shown}{cut}", on_one_line(key))
     };
     entries.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -73,7 +74,7 @@ fn tensors(tensors: &[InspectedTensor]) -> String {
     let row = |tensor: &InspectedTensor| {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         vec![
-            tensor.name.escape_debug().to_string(),
+            tensor.name.clone(),
             tensor.data_type.to_string(),
             shape.join(" x "),
             bytes(tensor.bytes),

@@ -1,6 +1,5 @@
 //! `quantize eval --sample`
 
-use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qz_pipeline::{Event, Observer, SampleOptions, sample};
@@ -9,6 +8,7 @@ use super::{print_json, print_line, warn};
 use crate::cli::{Eval, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
+use crate::messages;
 use crate::progress::Progress;
 
 pub(crate) fn run(
@@ -22,17 +22,16 @@ pub(crate) fn run(
         let sample = sample(&arguments.model, options, &cancel, &mut progress)?;
         drop(progress);
         warn(&sample.warnings);
-        print_json(&sample)?;
+        print_json(&sample);
         return Ok(Outcome::Ok);
     }
-    let mut writing =
-        Writing { prompt: Some(&options.prompt), progress, cancel: &cancel, failed: None };
+    let mut writing = Writing { prompt: Some(&options.prompt), progress, cancel: &cancel };
     let outcome = sample(&arguments.model, options, &cancel, &mut writing);
-    if let Some(failed) = writing.failed {
-        return Err(failed.into());
+    if messages::lost_report().is_some() {
+        return Ok(Outcome::Ok);
     }
     let sample = outcome?;
-    print_line("")?;
+    print_line("");
     warn(&sample.warnings);
     Ok(Outcome::Ok)
 }
@@ -42,18 +41,14 @@ struct Writing<'a> {
     prompt: Option<&'a str>,
     progress: Progress,
     cancel: &'a AtomicBool,
-    failed: Option<io::Error>,
 }
 
 impl Observer for Writing<'_> {
     fn observe(&mut self, event: Event<'_>) {
         let Event::Text(text) = event else { return self.progress.observe(event) };
         let prompt = self.prompt.take().unwrap_or_default();
-        let mut out = io::stdout();
-        let written = write!(out, "{prompt}{text}").and_then(|()| out.flush());
-        if let Err(error) = written {
+        if !messages::print_part(&format!("{prompt}{text}")) {
             // Nobody reads on: the model need not write on.
-            self.failed.get_or_insert(error);
             self.cancel.store(true, Ordering::Relaxed);
         }
     }

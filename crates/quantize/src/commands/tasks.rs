@@ -20,16 +20,16 @@ pub(crate) fn run(
     drop(progress);
     warn(&evaluation.warnings);
     if arguments.json {
-        print_json(&evaluation)?;
+        print_json(&evaluation);
     } else {
-        print_line(&text(&evaluation, arguments.markdown))?;
+        print_line(&text(&evaluation, arguments.markdown));
     }
     Ok(Outcome::Ok)
 }
 
 fn text(evaluation: &TaskEvaluation, markdown: bool) -> String {
     let score = &evaluation.score;
-    let header = ["accuracy, %", "value", "standard error", "95 % of such tasks"];
+    let header = ["accuracy, %", "value", "standard error", "95 % CI"];
     let chance = vec!["by chance".to_owned(), percent(score.chance), String::new(), String::new()];
     let rows = [
         share("likelihood", &score.accuracy),

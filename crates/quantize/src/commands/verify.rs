@@ -5,6 +5,7 @@ use qz_pipeline::{JudgedFor, Kind, TensorCheck, Verification, VerifyOptions, ver
 use super::{print_json, print_line};
 use crate::cli::{Global, Verify};
 use crate::exit::Outcome;
+use crate::interrupt;
 use crate::progress::Progress;
 use crate::render::table;
 
@@ -17,14 +18,15 @@ pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome
         threads: global.thread_count(),
     };
     let mut progress = Progress::new(global);
-    let verification = verify(&arguments.model, &options, &mut progress)?;
+    let cancel = interrupt::install()?;
+    let verification = verify(&arguments.model, &options, &cancel, &mut progress)?;
     drop(progress);
     if arguments.json {
-        print_json(&verification)?;
+        print_json(&verification);
     } else {
-        print_line(&text(&verification, global.verbose))?;
+        print_line(&text(&verification, global.verbose));
     }
-    Ok(if verification.passed { Outcome::Ok } else { Outcome::CheckFailed })
+    Ok(Outcome::of_check(verification.passed))
 }
 
 /// Findings, a line for each kind or for each one, then the measured errors: the worst

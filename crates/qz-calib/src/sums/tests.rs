@@ -29,7 +29,7 @@ fn tensors_are_added() {
 fn files_come_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("m");
-    let replace = OutputOptions { replace: true };
+    let replace = OutputOptions::default().replacing(true);
     let written = matrix(
         &[("b", sums(&[1.0, 2.0, 0.0, 0.0], &[1024, 0])), ("a", sums(&[3.0, 0.5], &[1024]))],
         "some.txt",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use qz_calib::bundled::{self, Kind};
 use qz_calib::chat::ChatTemplate;
 use qz_models::forward::Chunks;
-use qz_tensor::Location;
+use qz_tensor::{FileStates, Location, SourceFile};
 use qz_tokenize::{EncodeOptions, TokenId, Tokenizer};
 use serde_json::Value;
 
@@ -53,7 +53,22 @@ pub struct DataOptions {
     pub conversations: Conversations,
 }
 
+impl CalibrationData {
+    /// The file, if it is one.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Bundled => None,
+            Self::Tokens(path) | Self::File(path) => Some(path),
+        }
+    }
+}
+
 impl DataOptions {
+    /// The files that are read.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.data.iter().filter_map(CalibrationData::path)
+    }
+
     /// What the parts are called in a statistics file.
     pub(crate) fn names(&self) -> Vec<String> {
         let name = |data: &CalibrationData| match data {
@@ -84,6 +99,8 @@ pub(crate) struct CalibrationText {
     pub(crate) chunks: Chunks,
     pub(crate) parts: Vec<DataPart>,
     pub(crate) warnings: Vec<String>,
+    /// The files that it is from.
+    pub(crate) files: FileStates,
 }
 
 /// A part before it is cut.
@@ -112,14 +129,17 @@ pub(crate) fn read(
         _ => usize::MAX,
     };
     let reader = Reader { options, tokenizer, template, wanted };
-    let mut parts = Vec::new();
+    let (mut parts, mut files) = (Vec::new(), FileStates::default());
     for data in &options.data {
+        if let CalibrationData::File(path) | CalibrationData::Tokens(path) = data {
+            files.note(&SourceFile::open(path)?);
+        }
         match data {
             CalibrationData::File(path) => parts.push(reader.file(path)?),
             CalibrationData::Tokens(path) => parts.push(Part {
                 name: path.display().to_string(),
                 documents: 1,
-                tokens: read_token_ids(path)?,
+                tokens: read_token_ids(path, tokenizer.token_count())?,
             }),
             CalibrationData::Bundled => {
                 for part in bundled::PARTS {
@@ -166,7 +186,7 @@ pub(crate) fn read(
         chunks: *chunks,
     });
     let parts = described.collect();
-    Ok(CalibrationText { chunks: Chunks::new(all, context), parts, warnings })
+    Ok(CalibrationText { chunks: Chunks::new(all, context), parts, warnings, files })
 }
 
 /// The chunks of parts with so many, as part and number: chunk `i` of `n` stands at

@@ -138,17 +138,22 @@ impl<'a> File<'a> {
             let metadata = metadata(&datasets, chunks, chunk_size);
             let layout = GgufLayout::new(path, &metadata, &tensors, None)?;
             file.bytes = layout.size();
-            let replace = OutputOptions { replace: options.replace || options.resume };
             let fingerprint = file.fingerprint(identity);
-            file.sink = Some(GgufSink::begin(layout, &fingerprint, replace)?);
+            file.sink = Some(GgufSink::begin(layout, &fingerprint, file.output())?);
         }
         Ok(file)
+    }
+
+    /// A run that goes on from its output replaces it.
+    fn output(&self) -> OutputOptions {
+        let output = self.options.output;
+        output.replacing(output.replace || self.options.resume)
     }
 
     /// One line that tells this job from any other.
     fn fingerprint(&self, identity: &str) -> String {
         let options = self.options;
-        let mut text = format!("calibrate {}\n{identity}\n", env!("CARGO_PKG_VERSION"));
+        let mut text = format!("calibrate\n{identity}\n");
         let compute = (options.compute.rounding, options.compute.cache_type.name());
         let routing = (options.experts.all, options.experts.prior);
         let _ = writeln!(text, "{compute:?} {routing:?} {} {}", self.chunk_size, self.chunks);
@@ -167,13 +172,25 @@ impl<'a> File<'a> {
         self.sink.as_ref().map_or(0, |sink| sink.completed().len())
     }
 
+    /// Tensors that an interrupted run had finished, and that have changed since.
+    pub(super) fn damaged(&self) -> Vec<&str> {
+        let damaged = self.sink.iter().flat_map(|sink| sink.damaged());
+        damaged.map(|index| &*self.tensors[index.0]).collect()
+    }
+
     /// True if everything about a group is in the file.
     pub(super) fn is_complete(&self, group: &Group) -> bool {
         let Some(sink) = &self.sink else { return false };
-        // Moments are written last, and in this order.
-        let last =
-            group.names.last().and_then(|name| self.positions.get(&format!("{name}.counts")));
-        last.is_some_and(|index| is_finished(sink, *index))
+        let is_there = |name: &String| {
+            self.positions.get(name).is_some_and(|index| is_finished(sink, *index))
+        };
+        let own = |name: &String| {
+            let magnitudes = self.options.collect.magnitudes.then(|| format!("{name}{MAGNITUDES}"));
+            let sums = ["in_sum2", "counts"].map(|kind| format!("{name}.{kind}"));
+            sums.into_iter().chain(magnitudes)
+        };
+        let gram = group.gram_name().filter(|_| self.options.collect.grams);
+        gram.iter().all(is_there) && group.names.iter().flat_map(own).all(|name| is_there(&name))
     }
 
     /// Writes some rows of an expert's Gram matrix.
@@ -275,9 +292,8 @@ impl<'a> File<'a> {
                 Ok(self.bytes)
             }
             None => {
-                let replace =
-                    OutputOptions { replace: self.options.replace || self.options.resume };
-                Ok(self.sums.write_legacy(&self.path, self.chunk_size, replace)?)
+                let output = self.output();
+                Ok(self.sums.write_legacy(&self.path, self.chunk_size, output)?)
             }
         }
     }

@@ -15,7 +15,7 @@ use qz_calib::{ImportanceSums, Moments};
 use qz_kernels::backend::CpuBackend;
 use qz_linalg::Gram;
 use qz_models::forward::{Chunks, Forward, LayerStream};
-use qz_tensor::OutputOptions;
+use qz_tensor::{FileStates, OutputOptions, SourceFile};
 use sha2::{Digest, Sha256};
 
 pub(crate) use data::read as read_data;
@@ -24,12 +24,15 @@ pub(crate) use experts::inputs_of_all;
 pub use experts::{ExpertCoverage, ExpertOptions};
 pub(crate) use layout::Group;
 
+use crate::convert::check_states;
 use crate::error::Error;
 use crate::eval::{ComputeOptions, Steps, Subject};
 use crate::event::{Event, Observer};
+use crate::inputs::Inputs;
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
-use crate::stream::Cancel;
+use crate::sinks::warn_of_damage;
+use crate::stream::{Cancel, unless_cancelled};
 use collect::{Collected, LayerCollector};
 use layout::File;
 
@@ -55,8 +58,8 @@ pub struct CalibrateOptions {
     pub resume: bool,
     /// The kind of file to write.
     pub format: StatisticsFormat,
-    /// Replace the output if it exists.
-    pub replace: bool,
+    /// How the output is written.
+    pub output: OutputOptions,
 }
 
 impl CalibrateOptions {
@@ -129,9 +132,12 @@ pub fn calibrate(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Calibration, Error> {
+    // A run that goes on reads its output, too.
+    let inputs = Inputs::default().with_model(path).with_files(options.data.paths());
+    inputs.with_files(options.add.iter().map(PathBuf::as_path)).check(output)?;
     let subject = Subject::open(path, &options.open)?;
     let model = &subject.model;
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
     let (metadata, window) = (&model.metadata, model.sliding_window);
     let forward = Forward::new(&backend, &weights, metadata, window, options.compute.share(1))?;
@@ -139,12 +145,15 @@ pub fn calibrate(
     options.check(output)?;
     let chunk_size = u32::try_from(options.data.context).unwrap_or(u32::MAX);
     let mut earlier = ImportanceSums::default();
+    let mut added = FileStates::default();
     let previous = options.resume.then(|| output.to_owned());
     for file in previous.iter().chain(&options.add) {
+        added.note(&SourceFile::open(file)?);
         earlier.add_file(file, chunk_size)?;
     }
     let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
     let text = data::read(&options.data, model, &subject.tokenizer, skipped)?;
+    model.check_context(options.data.context, observer);
     let mut warnings = model.warnings.clone();
     warnings.extend(text.warnings);
 
@@ -158,13 +167,17 @@ pub fn calibrate(
         coverage: Vec::new(),
         warnings,
     };
+    let (chunks, context) = (text.chunks.count(), text.chunks.length());
+    observer.observe(Event::Reading { chunks, context });
     let steps = forward.steps(&text.chunks);
     if job.file.finished() > 0 {
         observer.observe(Event::Resumed { path: output, tensors: job.file.finished() });
     }
+    warn_of_damage(output, &job.file.damaged(), observer);
     let mut progress = Steps::begin("calibrate", [model], steps, cancel, observer);
 
     let run = job.run(&forward, text.chunks.clone(), &groups, &mut progress);
+    let run = unless_cancelled(run, cancel);
     if matches!(run, Err(Error::Interrupted)) {
         job.file.keep()?;
         return Err(Error::Interrupted);
@@ -175,6 +188,7 @@ pub fn calibrate(
     }
     let (chunks_in_all, tensors) = (job.file.chunks(), job.file.entries());
     model.check_unchanged()?;
+    [&added, &text.files].into_iter().try_for_each(check_states)?;
     let bytes = job.file.finish()?;
     observer.observe(Event::Written { path: output, bytes });
     Ok(Calibration {
@@ -226,10 +240,13 @@ impl Job<'_> {
         while stream.load_next()? {
             let layer = Some(stream.layer());
             let own: Vec<&Group> = groups.iter().filter(|group| group.layer == layer).collect();
+            let (number, count) = (u64::from(stream.layer().0) + 1, forward.shape().layers.into());
             if own.iter().all(|group| self.file.is_complete(group)) {
+                progress.at("finished layer", number, count, false);
                 stream.advance(&mut |steps| progress.advance(steps))?;
                 continue;
             }
+            progress.at("layer", number, count, true);
             let collector = LayerCollector {
                 backend: self.backend,
                 grams: self.options.collect.grams,
@@ -246,6 +263,7 @@ impl Job<'_> {
         }
         if let Some(group) = groups.iter().find(|group| group.layer.is_none()) {
             let moments = self.output(&mut stream, group)?;
+            progress.advance(0)?;
             self.keep(group, vec![moments])?;
         }
         Ok(())
@@ -305,9 +323,15 @@ pub fn merge_statistics(
     format: StatisticsFormat,
     replace: bool,
 ) -> Result<MergedStatistics, Error> {
+    Inputs::default().with_files(files.iter().map(PathBuf::as_path)).check(output)?;
     let mut sums = ImportanceSums::default();
-    files.iter().try_for_each(|file| sums.add_file(file, chunk_size))?;
-    let options = OutputOptions { replace };
+    let mut added = FileStates::default();
+    for file in files {
+        added.note(&SourceFile::open(file)?);
+        sums.add_file(file, chunk_size)?;
+    }
+    check_states(&added)?;
+    let options = OutputOptions::default().replacing(replace);
     match format {
         StatisticsFormat::Gguf => sums.write_gguf(output, chunk_size, options)?,
         StatisticsFormat::Legacy => sums.write_legacy(output, chunk_size, options).map(drop)?,

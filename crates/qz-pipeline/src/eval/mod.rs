@@ -1,4 +1,4 @@
-//! `eval`: how well a model foretells a text, and how far it is from a reference.
+//! `eval`: how well a model predicts a text, and how far it is from a reference.
 //! How many tasks it gets right, what it writes itself. `compare`: several models beside one reference.
 
 mod compare;
@@ -16,6 +16,7 @@ use qz_eval::statistics::{Comparison, Perplexity};
 use qz_eval::text::Text;
 use qz_kernels::backend::CpuBackend;
 use qz_models::forward::LogitsTile;
+use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 use rayon::prelude::*;
 
 pub use compare::{CompareOptions, CompareReport, Compared, Pair, compare};
@@ -27,8 +28,9 @@ pub use text::{EvalData, TextOptions};
 
 use crate::error::Error;
 use crate::event::Observer;
+use crate::inputs::Inputs;
 use crate::model::OpenOptions;
-use crate::stream::Cancel;
+use crate::stream::{Cancel, unless_cancelled};
 use reference::{ReferenceFile, Saving};
 use subjects::Pass;
 pub(crate) use subjects::{Steps, Subject};
@@ -53,6 +55,25 @@ pub struct EvalOptions {
     pub thresholds: Thresholds,
 }
 
+impl EvalOptions {
+    /// Fails early if the file that is to be kept is one of those that are read, or is there.
+    fn check_output(&self, model: &Path) -> Result<(), Error> {
+        let Some(SaveOptions::Logits(output) | SaveOptions::Leading(output)) = &self.save else {
+            return Ok(());
+        };
+        let mut inputs = Inputs::default().with_model(model);
+        inputs = inputs.with_files(self.text.as_ref().map(|text| text.data.path()));
+        inputs = match &self.reference {
+            Some(ReferenceOptions::Model(path)) => inputs.with_model(path),
+            Some(ReferenceOptions::File(path)) => inputs.with_file(path),
+            None => inputs,
+        };
+        inputs.check(output)?;
+        let options = OutputOptions::default().replacing(self.replace);
+        Ok(StagedArtifact::check(&Artifact::file(output, 0), options)?)
+    }
+}
+
 /// What passes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Thresholds {
@@ -64,7 +85,7 @@ pub struct Thresholds {
     pub min_same_top: Option<f64>,
 }
 
-/// How well a model foretells a text.
+/// How well a model predicts a text.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Evaluation {
     /// The model.
@@ -109,6 +130,7 @@ pub fn eval(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Evaluation, Error> {
+    options.check_output(path)?;
     let (mut paths, mut file, mut reference) = (vec![path], None, None);
     match &options.reference {
         None => {}
@@ -127,14 +149,17 @@ pub fn eval(
         (None, Some(text)) => same_text(&subjects, text)?,
         (None, None) => return Err(Error::NoText),
     };
+    for subject in &subjects {
+        subject.model.check_context(text.context(), observer);
+    }
     let overlapping = file.is_none() && options.text.as_ref().is_some_and(|t| t.stride.is_some());
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let compute = &options.compute;
     let pass = Pass { job: "eval", text: &text, overlapping, compute, backend: &backend };
     let mut scoring =
         Scoring { path, text: &text, backend: &backend, file: file.as_ref(), saving: None };
     let (mut alone, mut compared) = (Vec::new(), Vec::new());
-    pass.run(&subjects, cancel, observer, |tiles| {
+    let outcome = pass.run(&subjects, cancel, observer, |tiles| {
         let (tile, before) = tiles.split_last().expect("there is a model");
         scoring.save(options, tile)?;
         match before.first() {
@@ -143,7 +168,8 @@ pub fn eval(
             None => alone.extend(scoring.scores(tile)),
         }
         Ok(())
-    })?;
+    });
+    unless_cancelled(outcome, cancel)?;
     for subject in &subjects {
         subject.model.check_unchanged()?;
     }
@@ -275,21 +301,20 @@ impl Thresholds {
             Figures::Compared(found) => found.perplexity.value,
         };
         // A NaN exceeds every limit.
-        let exceeds = |value: f64, limit: Option<f64>| {
-            limit.is_some_and(|limit| value > limit || value.is_nan())
-        };
-        if exceeds(perplexity, self.max_perplexity) {
-            failures.push(format!("the perplexity is {perplexity:.4}"));
+        let exceeds = |value: f64, limit: f64| value > limit || value.is_nan();
+        if let Some(limit) = self.max_perplexity.filter(|limit| exceeds(perplexity, *limit)) {
+            failures.push(format!("perplexity {perplexity:.4} > {limit} (--max-ppl)"));
         }
         if let Figures::Compared(found) = figures {
             // What may be larger than allowed is not allowed.
             let divergence = found.kld_upper.as_ref().unwrap_or(&found.kld).mean.value;
-            if exceeds(divergence, self.max_divergence) {
-                failures.push(format!("the mean KL divergence is {divergence:.6}"));
+            if let Some(limit) = self.max_divergence.filter(|limit| exceeds(divergence, *limit)) {
+                failures.push(format!("mean KL divergence {divergence:.6} > {limit} (--max-kld)"));
             }
             let same_top = found.same_top.value;
-            if exceeds(-same_top, self.min_same_top.map(|least| -least)) {
-                failures.push(format!("the top token is the same for {:.3} %", 100.0 * same_top));
+            if let Some(limit) = self.min_same_top.filter(|limit| exceeds(-same_top, -limit)) {
+                let (found, limit) = (100.0 * same_top, 100.0 * limit);
+                failures.push(format!("top-1 agreement {found:.3} % < {limit} % (--min-top1)"));
             }
         }
         failures

@@ -71,7 +71,7 @@ impl Saving {
         vocabulary: usize,
         replace: bool,
     ) -> Result<Self, Error> {
-        let output = OutputOptions { replace };
+        let output = OutputOptions::default().replacing(replace);
         Ok(match options {
             SaveOptions::Logits(path) => {
                 Self::Logits(LogitsWriter::create(path, text, vocabulary, output)?)

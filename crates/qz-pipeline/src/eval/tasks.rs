@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
 use crate::model_weights::ModelWeights;
-use crate::stream::Cancel;
+use crate::stream::{Cancel, unless_cancelled};
 
 /// What is to be scored.
 #[derive(Clone, Debug)]
@@ -75,13 +75,13 @@ pub fn eval_tasks(
     let branches: Vec<Branches> = prepared.iter().map(Prepared::branches).collect();
     let chunks = Chunks::branching(&branches);
 
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(&subject.model);
     let forward = subject.model.forward(&backend, &weights, options.compute.share(1))?;
     // The end of the pass counts as a layer.
     let steps = forward.steps(&chunks) + chunks.count() as u64;
     let mut progress = Steps::begin("eval", [&subject.model], steps, cancel, observer);
-    let mut end = forward.run(&chunks, &mut |steps| progress.advance(steps))?;
+    let mut end = unless_cancelled(progress.run(&forward, &chunks), cancel)?;
 
     let (vocabulary, tile_rows) = (end.vocabulary(), end.tile_rows());
     let mut likelihoods: Vec<Vec<Likelihood>> = prepared.iter().map(Prepared::unknown).collect();
@@ -98,7 +98,7 @@ pub fn eval_tasks(
     for rows in rows.chunks(tile_rows) {
         let last = rows[rows.len() - 1];
         let (tokens, later) = rest.split_at(rest.partition_point(|token| token.row <= last));
-        end.of_tokens(rows, &mut logits)?;
+        unless_cancelled(end.of_tokens(rows, &mut logits), cancel)?;
         let found = log_probabilities(&backend, tokens, rows, &logits, vocabulary);
         for (token, found) in tokens.iter().zip(found) {
             likelihoods[token.task][token.choice].sum += found;

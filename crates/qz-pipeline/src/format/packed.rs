@@ -13,6 +13,7 @@ use qz_plan::{Assignment, Reason};
 use qz_tensor::{DataType, Metadata, Shape, SinkTensor, TensorIndex};
 
 use super::checkpoint::Checkpoint;
+use super::demand::{self, Demand};
 use super::{Destination, Format, PackedPlace, Placement, TargetPlan, safetensors};
 use crate::error::Error;
 use crate::model::{Model, ModelTensor};
@@ -22,12 +23,15 @@ use crate::planning::{PlanOptions, check_codecs};
 pub(super) fn format(family: &'static SchemeFamily) -> Format {
     Format {
         name: family.name,
+        form: family.form,
         family: Some(family),
         schemes: |format| format.family.map_or_else(Vec::new, |family| family.examples.to_vec()),
         scheme: |format, name| Some(find(format, name)?.name().into()),
         artifact_name: |format, stem, scheme| {
             format!("{stem}-{}-{}", format.name, scheme.replace('+', "-"))
         },
+        fitting,
+        demand,
         plan,
         layout: safetensors::lay_out,
     }
@@ -35,6 +39,49 @@ pub(super) fn format(family: &'static SchemeFamily) -> Format {
 
 fn find(format: &Format, name: &str) -> Option<Box<dyn Scheme>> {
     (format.family?.parse)(name)
+}
+
+/// The usual scheme of the family, with the groups that fit a model.
+fn fitting(format: &Format, model: &Model, options: &PlanOptions) -> Vec<String> {
+    let usual = format.schemes().first().and_then(|name| find(format, name));
+    let Some(usual) = usual else { return Vec::new() };
+    let names = with_other_groups(&*usual).map(|scheme| scheme.name());
+    let fits = |name: &String| plan(format, model, name, options).is_ok();
+    names.filter(fits).map(|name| format!("{}:{name}", format.name)).collect()
+}
+
+fn demand(format: &Format, scheme: &str) -> Demand {
+    let Some(scheme) = find(format, scheme) else { return Demand::default() };
+    let layout = scheme.layout(DataType::BF16);
+    let fits = |rows, columns| layout.parts(Matrix { rows, columns }).is_ok();
+    // Odd multiples of powers of two: what divides none of them is asked for.
+    let least = |fits: &dyn Fn(u64) -> bool| {
+        let powers = (0..13).map(|power| 1u64 << power);
+        powers.clone().find(|unit| fits(3 * unit)).unwrap_or(1)
+    };
+    let bits_of = |tensor: &qz_plan::PlannedTensor| {
+        let shape = &tensor.shape;
+        let matrix = Matrix { rows: shape.rows(), columns: shape.columns() };
+        let is_packed = tensor.name.starts_with("blk.") && shape.rank() == 2;
+        let parts = is_packed.then(|| layout.parts(matrix).ok()).flatten();
+        let bytes = match parts {
+            Some(parts) => {
+                parts.iter().filter_map(|part| part.shape.byte_size(part.data_type).ok()).sum()
+            }
+            None => shape.byte_size(DataType::BF16).unwrap_or(0),
+        };
+        (bytes, shape.elements())
+    };
+    let (bytes, weights) = demand::example()
+        .iter()
+        .map(bits_of)
+        .fold((0u64, 0u64), |sum, next| (sum.0 + next.0, sum.1 + next.1));
+    Demand {
+        bits_per_weight: Some(bytes as f64 * 8.0 / weights.max(1) as f64),
+        columns: least(&|columns| fits(4096, columns)),
+        rows: least(&|rows| fits(rows, 4096)),
+        ..Demand::default()
+    }
 }
 
 /// What a decoder layer multiplies by.
@@ -64,10 +111,9 @@ fn plan(
     scheme: &str,
     options: &PlanOptions,
 ) -> Result<TargetPlan, Error> {
-    let target = format!("{}:{scheme}", format.name);
     // Targets are made of schemes that were found.
     let Some(scheme) = find(format, scheme) else {
-        unreachable!("{target} is no target");
+        unreachable!("{}:{scheme} is no target", format.name);
     };
     let checkpoint = Checkpoint::of(model)?;
     let model_type = checkpoint
@@ -75,20 +121,19 @@ fn plan(
         .stated_type()
         .and_then(safetensors::of_torch_name)
         .unwrap_or(DataType::BF16);
-    let mut writer = Writer {
-        model,
-        options,
-        target,
-        scheme: &*scheme,
-        model_type,
-        output: Output::default(),
-        numbers: HashMap::new(),
-        fused: HashMap::new(),
+    let place_all = |scheme: &dyn Scheme| {
+        Writer::new(model, options, format, scheme, model_type).place_all(&checkpoint)
     };
-    for (position, tensor) in model.tensors.iter().enumerate() {
-        writer.place(&checkpoint, position, tensor)?;
-    }
-    let Output { tensors, sources, places, assignments, modules, mut left } = writer.output;
+    let Output { tensors, sources, places, assignments, modules, mut left } =
+        match place_all(&*scheme) {
+            Err(Error::Unfit { location, target, why, .. }) => {
+                let fits = |scheme: &Box<dyn Scheme>| place_all(&**scheme).is_ok();
+                let fitting = with_other_groups(&*scheme).filter(fits);
+                let fitting = fitting.map(|scheme| format!("{}:{}", format.name, scheme.name()));
+                return Err(Error::Unfit { location, target, why, fitting: fitting.collect() });
+            }
+            placed => placed?,
+        };
     if !left.iter().any(|module| module == OUTPUT) {
         left.push(OUTPUT.to_owned());
     }
@@ -190,7 +235,39 @@ impl Fusion {
     }
 }
 
-impl Writer<'_> {
+/// The same scheme with the usual groups, from the largest on.
+fn with_other_groups(scheme: &dyn Scheme) -> impl Iterator<Item = Box<dyn Scheme>> {
+    let groups = [Some(128), Some(64), Some(32), None].into_iter();
+    groups.filter_map(|group| scheme.with_group(group))
+}
+
+impl<'a> Writer<'a> {
+    fn new(
+        model: &'a Model,
+        options: &'a PlanOptions,
+        format: &Format,
+        scheme: &'a dyn Scheme,
+        model_type: DataType,
+    ) -> Self {
+        Self {
+            model,
+            options,
+            target: format!("{}:{}", format.name, scheme.name()),
+            scheme,
+            model_type,
+            output: Output::default(),
+            numbers: HashMap::new(),
+            fused: HashMap::new(),
+        }
+    }
+
+    fn place_all(mut self, checkpoint: &Checkpoint) -> Result<Output, Error> {
+        for (position, tensor) in self.model.tensors.iter().enumerate() {
+            self.place(checkpoint, position, tensor)?;
+        }
+        Ok(self.output)
+    }
+
     fn place(
         &mut self,
         checkpoint: &Checkpoint,
@@ -242,7 +319,9 @@ impl Writer<'_> {
         let layout = self.scheme.layout(self.model_type);
         let unfit = |unfit: Unfit| Error::Unfit {
             location: qz_tensor::Location { offset: None, ..location() },
-            detail: format!("{} cannot hold it: {unfit}", self.target),
+            target: self.target.clone(),
+            why: unfit.to_string(),
+            fitting: Vec::new(),
         };
         let described = layout.parts(matrix).map_err(unfit)?;
         let data_type = described.first().map_or(DataType::U8, |part| part.data_type);

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qz_tensor::{
-    DataType, FileError, SideFile, SideFiles, SinkTensor, TensorIndex, TensorInfo, TensorSource,
+    DataType, FileError, Presence, SideFile, SideFiles, SinkTensor, TensorIndex, TensorInfo,
+    TensorSource,
 };
 use serde_json::{Map, Value};
 
 use super::Engine;
 use super::ignoring::Patterns;
-use crate::container::{self, Folder};
+use crate::container::{self, QuantizationConfig};
 use crate::error::Error;
+use crate::folder::Folder;
 use crate::format::TargetPlan;
 
 /// A packed checkpoint.
@@ -55,12 +57,14 @@ const MARKERS: &[&str] = &[
 impl Facts<'_> {
     /// Of the checkpoint at `path`; none if it has no packed weights.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
-        if !path.is_dir() {
+        if Presence::of(path)? != Presence::Folder {
             return Ok(None);
         }
-        let folder = Folder::new(path);
-        let Some(config) = container::quantization(&folder)? else { return Ok(None) };
+        let folder = Folder::new(path)?;
         let (source, _) = container::open_weights(path)?;
+        let quantization = container::quantization(&folder, &*source);
+        // Whoever opens the model says what is wrong with it.
+        let Ok(Some(QuantizationConfig { config, .. })) = quantization else { return Ok(None) };
         let tensors = source.tensors().to_vec();
         Ok(Some(Self { source: Some(source), ..Self::of(&folder, config, tensors)? }))
     }
@@ -68,7 +72,9 @@ impl Facts<'_> {
     /// Of a checkpoint that is planned; none if it has no packed weights.
     pub(super) fn planned(plan: &TargetPlan) -> Result<Option<Self>, Error> {
         let files = Planned(&plan.files);
-        let Some(config) = container::quantization(&files)? else { return Ok(None) };
+        let Some(QuantizationConfig { config, .. }) = container::stated_quantization(&files)? else {
+            return Ok(None);
+        };
         let nowhere: Arc<Path> = Path::new("").into();
         let info = |tensor: &SinkTensor| TensorInfo {
             name: tensor.name.clone(),

@@ -60,6 +60,13 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// The packed layouts that it loads without a plugin, by their `quant_method`.
+    pub fn methods(self) -> &'static [&'static str] {
+        rules::methods_of(self)
+    }
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -68,9 +68,8 @@ pub static LOADER_RULES: &[LoaderRule] = &[
 ];
 
 /// What each engine reads without a plugin.
-fn engine_method(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let Some(engine) = facts.engine else { return };
-    let read: &[&str] = match engine {
+pub(super) fn methods_of(engine: Engine) -> &'static [&'static str] {
+    match engine {
         Vllm => &["gptq", "awq", "compressed-tensors", "fp8", "modelopt", "mxfp4", "auto-round"],
         Sglang => &[
             "gptq",
@@ -94,7 +93,13 @@ fn engine_method(facts: &Facts<'_>, find: &mut Findings<'_>) {
         ],
         LlamaCpp => &[],
         Mlx => &["mlx"],
-    };
+    }
+}
+
+/// The engine reads the method.
+fn engine_method(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let Some(engine) = facts.engine else { return };
+    let read = methods_of(engine);
     if read.contains(&&*facts.method) {
         return;
     }

@@ -4,6 +4,7 @@ use qz_calib::Moments;
 use qz_linalg::{CrossGram, Gram, Symmetric};
 use qz_methods::{Needs, Shared, Statistics};
 use qz_models::forward::Chunks;
+use qz_tensor::FileStates;
 use sha2::{Digest, Sha256};
 
 use crate::calibrate::{DataOptions, read_data};
@@ -16,6 +17,8 @@ use crate::model::Model;
 pub(super) struct Calibration {
     pub(super) chunks: Chunks,
     data: Vec<String>,
+    /// The files that the text is from.
+    pub(super) files: FileStates,
 }
 
 /// What the model read.
@@ -36,11 +39,14 @@ impl Calibration {
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let tokenizer = Subject::tokenizer_of(model)?;
+        model.check_context(options.context, observer);
         let text = read_data(options, model, &tokenizer, 0)?;
         for warning in &text.warnings {
             observer.observe(Event::Warning(warning));
         }
-        Ok(Self { chunks: text.chunks, data: options.names() })
+        let (chunks, context) = (text.chunks.count(), text.chunks.length());
+        observer.observe(Event::Reading { chunks, context });
+        Ok(Self { chunks: text.chunks, data: options.names(), files: text.files })
     }
 
     /// Tells these tokens from others.

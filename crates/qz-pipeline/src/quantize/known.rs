@@ -5,7 +5,7 @@ use std::path::Path;
 use qz_calib::{ImportanceMatrix, StatisticsFile};
 use qz_linalg::Symmetric;
 use qz_methods::Needs;
-use qz_tensor::Location;
+use qz_tensor::{FileStates, Location};
 
 use super::capture::Captured;
 use crate::calibrate::Group;
@@ -15,12 +15,16 @@ use crate::error::Error;
 pub(super) struct Known {
     importance: ImportanceMatrix,
     grams: StatisticsFile,
+    /// The file, as it was when it was opened.
+    pub(super) files: FileStates,
 }
 
 impl Known {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let importance = ImportanceMatrix::open(path)?;
-        Ok(Self { importance, grams: StatisticsFile::open(path)? })
+        let mut files = FileStates::default();
+        files.note(importance.file());
+        Ok(Self { importance, grams: StatisticsFile::open(path)?, files })
     }
 
     /// Tells this file's content from others'.

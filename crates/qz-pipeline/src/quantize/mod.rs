@@ -10,6 +10,7 @@
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
 mod capture;
+mod effort;
 mod inputs;
 mod known;
 mod layers;
@@ -27,7 +28,9 @@ pub use capture::CalibrationSummary;
 pub use report::{MethodTensor, QuantizeReport};
 
 use crate::calibrate::{DataOptions, ExpertOptions};
-use crate::convert::{ConvertOptions, Output, Rows, check_unchanged, finish, measured};
+use crate::convert::{
+    ConvertOptions, Output, Rows, check_states, check_unchanged, finish, measured,
+};
 use crate::error::Error;
 use crate::eval::ComputeOptions;
 use crate::event::{Event, Observer};
@@ -36,7 +39,8 @@ use crate::model_weights::ModelWeights;
 use crate::plan::peak_memory;
 use crate::planning::{PlanOptions, plan_all};
 use crate::sinks::Sinks;
-use crate::stream::{Cancel, Work};
+use crate::stream::{Cancel, Work, unless_cancelled};
+use crate::target::Target;
 use capture::Calibration;
 use known::Known;
 use layers::Layers;
@@ -81,10 +85,30 @@ pub fn quantize(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<QuantizeReport>, Error> {
+    let texts = options.text.iter().flat_map(DataOptions::paths);
+    let inputs =
+        options.convert.inputs(model).with_files(texts.chain(options.statistics.as_deref()));
+    outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
-    outputs.iter().map(|output| one(model, output, options, cancel, observer)).collect()
+    check_all(model, outputs, options)?;
+    let targets = outputs.iter().zip(1..).map(|(output, number)| {
+        let (name, count) = (output.target.to_string(), outputs.len());
+        observer.observe(Event::Target { name: &name, number, count });
+        one(model, output, options, cancel, observer)
+    });
+    targets.collect()
+}
+
+/// What could end the job behind its first output: targets that do not fit, outputs that are
+/// there.
+fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Result<(), Error> {
+    if outputs.len() < 2 {
+        return Ok(());
+    }
+    let targets: Vec<Target> = outputs.iter().map(|output| output.target.clone()).collect();
+    plan_all(model, &targets, &options.convert.plan).map(drop)
 }
 
 fn one(
@@ -101,7 +125,7 @@ fn one(
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
         Needs::Nothing => None,
@@ -129,7 +153,7 @@ fn one(
         _ if chosen.is_empty() => {}
         (Some(path), _) => known = Some(Known::open(path)?),
         (None, Some(text)) => calibration = Some(Calibration::read(model, text, observer)?),
-        (None, None) => return Err(Error::NoText),
+        (None, None) => return Err(Error::NoCalibration(options.method.name())),
     }
     let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());
     let mut plans = planning.targets;
@@ -149,6 +173,8 @@ fn one(
         (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
     let weights = wanted.iter().map(|position| model.tensors[*position].shape.elements()).sum();
     observer.observe(Event::Started { job: "quantize", tensors: wanted.len(), weights });
+    // What is outside of the layers goes at another pace.
+    observer.observe(Event::At { part: "", number: 0, count: 0, steady: chosen.is_empty() });
     let work = sinks.remaining_work(model, plans, &measures, &options.convert.plan);
     let (rest, positions): (Vec<Work<'_>>, Vec<usize>) = work
         .into_iter()
@@ -182,8 +208,13 @@ fn one(
                 (None, None) => Ok(()),
             }
         })
-        .and_then(|()| check_unchanged(model, &options.convert.plan));
-    match outcome {
+        .and_then(|()| check_unchanged(model, &options.convert.plan))
+        .and_then(|()| {
+            let text = calibration.as_ref().map(|calibration| &calibration.files);
+            let statistics = known.as_ref().map(|known| &known.files);
+            text.into_iter().chain(statistics).try_for_each(check_states)
+        });
+    match unless_cancelled(outcome, cancel) {
         Ok(()) => {
             let artifact = finish(sinks, model, outputs, plans, observer)?.remove(0);
             let method = options.method.name();

@@ -27,18 +27,27 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
-    pub(super) fn start(target: &Path, mut journal: File) -> Self {
+    /// `lock` is flushed once: its text must outlast a power cut, as the journal does.
+    pub(super) fn start(
+        target: &Path,
+        mut journal: File,
+        mut lock: Option<File>,
+    ) -> Result<Self, OutputError> {
         let (requests, received) = sync_channel::<Batch>(0);
-        let thread = thread::spawn(move || {
+        let flush = move || {
             for Batch { files, records } in received {
+                lock.take().map_or(Ok(()), |lock| lock.sync_all())?;
                 files.iter().try_for_each(|file| file.sync_data())?;
                 let text: String =
                     records.iter().flat_map(|record| [record.as_str(), "\n"]).collect();
                 journal.write_all(text.as_bytes())?;
             }
             Ok(())
-        });
-        Self { target: target.to_owned(), requests: Some(requests), thread: Some(thread) }
+        };
+        let thread = thread::Builder::new()
+            .spawn(flush)
+            .map_err(io_error(target, "start a thread that flushes"))?;
+        Ok(Self { target: target.to_owned(), requests: Some(requests), thread: Some(thread) })
     }
 
     /// Begins a flush after which the records hold; gives the batch back if the

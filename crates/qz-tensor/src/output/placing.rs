@@ -5,12 +5,12 @@
 //! - **A folder** takes one rename if nothing is in its place, else one exchange
 //!   of the two folders. Where the system cannot exchange, the old one goes to
 //!   `previous` first; a run that is killed between the two renames leaves no
-//!   folder, and the next one puts the old one back.
+//!   folder, and the next one puts the old one back. `moves` says which one that is.
 //! - **A set** of several files takes as many renames. Nothing opens a set
 //!   without its first file, so that goes first when the old set is moved to
 //!   `previous`, and comes last when the new one is placed: in between there is no
-//!   artifact. `moves`, flushed before the first rename, names the new files; with
-//!   it the next run (or this one, if a rename fails) undoes all of them in the
+//!   artifact. `moves`, flushed before the first rename, names the new files and the old
+//!   ones; with it the next run (or this one, if a rename fails) undoes all of them in the
 //!   opposite order. The folder is flushed where the order must outlast a
 //!   power cut: after the old first file is gone and before the new one comes.
 //!
@@ -18,10 +18,11 @@
 //! only the staging folder is left to be removed.
 
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::artifact::Kind;
+use super::own::{found_at, open_file, strange};
 use super::staging::remove;
 use super::{Artifact, OutputError, Staging, io_error, rename, sync_folder};
 
@@ -32,11 +33,12 @@ pub(super) fn check_free(artifact: &Artifact, replace: bool) -> Result<(), Outpu
     }
     for position in 0..artifact.files().len() {
         let path = artifact.path_of(position);
-        match fs::symlink_metadata(&path) {
-            Ok(_) if !replace => return Err(OutputError::Exists(path)),
-            Ok(metadata) if metadata.is_dir() => {
+        match found_at(&path)? {
+            // Said first: no option replaces it.
+            Some(metadata) if metadata.is_dir() => {
                 return Err(OutputError::NotReplaceable { path, found: "it is a folder" });
             }
+            Some(_) if !replace => return Err(OutputError::Exists(path)),
             _ => {}
         }
     }
@@ -47,24 +49,25 @@ pub(super) fn check_free(artifact: &Artifact, replace: bool) -> Result<(), Outpu
 /// of the same kind: a mistyped path must not cost anyone a folder of other things.
 fn check_folder_free(artifact: &Artifact, replace: bool) -> Result<(), OutputError> {
     let path = artifact.target();
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Some(metadata) = found_at(path)? else { return Ok(()) };
     let refuse = |found| Err(OutputError::NotReplaceable { path: path.to_owned(), found });
     if !metadata.is_dir() {
-        return if replace { refuse("it is not a folder") } else { exists(path) };
+        return refuse("it is a file, and the output is a folder");
     }
     let (mut is_empty, mut has_first, mut has_others) = (true, false, false);
     for entry in fs::read_dir(path).map_err(io_error(path, "list"))? {
         let entry = entry.map_err(io_error(path, "list"))?;
         is_empty = false;
         has_first |= entry.file_name() == *artifact.files()[0].name;
-        has_others |= !entry.file_type().is_ok_and(|kind| kind.is_file());
+        has_others |= !entry.file_type().map_err(io_error(path, "list"))?.is_file();
     }
-    match (is_empty, replace) {
-        (true, _) => Ok(()),
-        (false, false) => exists(path),
+    // What no option replaces is said first.
+    match replace {
+        _ if is_empty => Ok(()),
         _ if has_others => refuse("it holds folders or links"),
         _ if !has_first => refuse("it holds files, but not those of a model like this one"),
-        _ => Ok(()),
+        true => Ok(()),
+        false => exists(path),
     }
 }
 
@@ -92,7 +95,10 @@ fn place_folder(artifact: &Artifact, staging: &Staging, replace: bool) -> Result
     let (data, target) = (staging.data(), artifact.target());
     sync_folder(&data)?;
     check_folder_free(artifact, replace)?;
-    let is_occupied = fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some());
+    let is_occupied = match fs::read_dir(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        entries => entries.map_err(io_error(target, "list"))?.next().is_some(),
+    };
     if !is_occupied {
         // Some systems rename no folder onto an empty one.
         let _ = fs::remove_dir(target);
@@ -104,6 +110,7 @@ fn place_folder(artifact: &Artifact, staging: &Staging, replace: bool) -> Result
     if exchange(&data, target).is_ok() {
         return Ok(());
     }
+    write_moves(artifact, staging)?;
     rename(target, &staging.previous())?;
     rename(&data, target)
 }
@@ -123,7 +130,9 @@ fn exchange(_: &Path, _: &Path) -> io::Result<()> {
 fn place_set(artifact: &Artifact, staging: &Staging, replace: bool) -> Result<(), OutputError> {
     check_free(artifact, replace)?;
     write_moves(artifact, staging)?;
-    steps_of_set(artifact, staging).iter().try_for_each(Step::take)
+    let previous = staging.previous();
+    fs::create_dir(&previous).map_err(io_error(&previous, "create the folder"))?;
+    steps_of_set(artifact, staging)?.iter().try_for_each(Step::take)
 }
 
 /// One thing to do for a set of files.
@@ -143,7 +152,10 @@ impl Step {
 }
 
 /// All steps that place a set, once `moves` is written.
-pub(super) fn steps_of_set(artifact: &Artifact, staging: &Staging) -> Vec<Step> {
+pub(super) fn steps_of_set(
+    artifact: &Artifact,
+    staging: &Staging,
+) -> Result<Vec<Step>, OutputError> {
     let (data, previous) = (staging.data(), staging.previous());
     let sync_folders = || {
         let folders = [&*previous, artifact.parent()];
@@ -152,7 +164,7 @@ pub(super) fn steps_of_set(artifact: &Artifact, staging: &Staging) -> Vec<Step> 
     let mut steps = Vec::new();
     for (position, file) in artifact.files().iter().enumerate() {
         let path = artifact.path_of(position);
-        if !is_absent(&path) {
+        if !is_absent(&path)? {
             steps.push(Step::Rename(path, previous.join(&file.name)));
         }
         if position == 0 {
@@ -165,25 +177,46 @@ pub(super) fn steps_of_set(artifact: &Artifact, staging: &Staging) -> Vec<Step> 
         }
         steps.push(Step::Rename(data.join(&file.name), artifact.path_of(position)));
     }
-    steps
+    Ok(steps)
 }
 
-/// Notes which files are about to be moved, and what tells them from others that
-/// might take their names.
+/// What is moved, with what tells it from others that might take its name.
+#[derive(Debug, Default)]
+struct Moves {
+    /// The new files of a set: marks and names.
+    new: Vec<(String, String)>,
+    /// The old files of a set; of a folder the old one, without a name.
+    old: Vec<(String, String)>,
+}
+
+/// Notes what is about to be moved.
 pub(super) fn write_moves(artifact: &Artifact, staging: &Staging) -> Result<(), OutputError> {
     let mut text = String::new();
-    for file in artifact.files() {
-        let path = staging.data().join(&file.name);
-        let metadata = fs::symlink_metadata(&path).map_err(io_error(&path, "read the length"))?;
-        text.extend([&*mark(&metadata), " ", &*file.name, END]);
+    let mut note = |kind: &str, mark: &str, name: &str| {
+        text.extend([kind, " ", mark, " ", name, END]);
+    };
+    if artifact.kind() == Kind::Folder {
+        let old = metadata(artifact.target())?;
+        note("old", &mark_of_folder(&old), "");
+    } else {
+        for (position, file) in artifact.files().iter().enumerate() {
+            note("new", &mark(&metadata(&staging.data().join(&file.name))?), &file.name);
+            if let Some(old) = found_at(&artifact.path_of(position))? {
+                note("old", &mark(&old), &file.name);
+            }
+        }
     }
     let path = staging.moves();
-    fs::write(&path, text).map_err(io_error(&path, "write"))?;
-    let moves = fs::File::open(&path).map_err(io_error(&path, "open"))?;
-    moves.sync_all().map_err(io_error(&path, "flush"))?;
-    let previous = staging.previous();
-    fs::create_dir(&previous).map_err(io_error(&previous, "create the folder"))?;
+    let Some(mut moves) = open_file(&path, true)? else {
+        return Err(strange(&path, "it was just removed"));
+    };
+    let written = moves.write_all(text.as_bytes());
+    written.and_then(|()| moves.sync_all()).map_err(io_error(&path, "write"))?;
     sync_folder(staging.folder())
+}
+
+fn metadata(path: &Path) -> Result<Metadata, OutputError> {
+    fs::symlink_metadata(path).map_err(io_error(path, "look at it"))
 }
 
 /// Ends a line of `moves`: no name has it.
@@ -194,61 +227,111 @@ fn mark(metadata: &Metadata) -> String {
     let modified = metadata.modified().ok();
     let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     let nanoseconds = since.map_or(0, |since| since.as_nanos());
+    format!("{}:{nanoseconds}:{}", metadata.len(), inode(metadata))
+}
+
+/// The same for a folder, whose length and time may change with its place.
+fn mark_of_folder(metadata: &Metadata) -> String {
+    inode(metadata).to_string()
+}
+
+fn inode(metadata: &Metadata) -> u64 {
     #[cfg(unix)]
-    let inode = {
-        use std::os::unix::fs::MetadataExt;
-        (metadata.dev(), metadata.ino())
-    };
+    return std::os::unix::fs::MetadataExt::ino(metadata);
     #[cfg(not(unix))]
-    let inode = (0, 0);
-    format!("{}:{nanoseconds}:{}:{}", metadata.len(), inode.0, inode.1)
+    {
+        let _ = metadata;
+        0
+    }
 }
 
 /// Undoes the moves of a run that did not finish them: the new files go back to
 /// `data`, the old ones to their places. Does nothing, safely, at any other time.
 pub(super) fn take_back(artifact: &Artifact, staging: &Staging) -> Result<(), OutputError> {
-    let previous = staging.previous();
-    let Some(moves) = read_moves(staging) else {
-        let is_between =
-            previous.is_dir() && staging.data().is_dir() && is_absent(artifact.target());
-        if is_between {
-            rename(&previous, artifact.target())?;
-            sync_folder(artifact.parent())?;
-        }
+    let Some(moves) = read_moves(staging)? else { return Ok(()) };
+    match artifact.kind() {
+        Kind::Folder => take_back_folder(artifact, staging, &moves),
+        Kind::File | Kind::Set => take_back_set(artifact, staging, &moves),
+    }
+}
+
+fn take_back_folder(
+    artifact: &Artifact,
+    staging: &Staging,
+    moves: &Moves,
+) -> Result<(), OutputError> {
+    let (previous, target) = (staging.previous(), artifact.target());
+    let Some(found) = found_at(&previous)? else { return Ok(()) };
+    let is_between = found_at(&staging.data())?.is_some() && is_absent(target)?;
+    if !is_between {
         return Ok(());
+    }
+    let is_old = |(mark, _): &(String, String)| *mark == mark_of_folder(&found);
+    if !moves.old.first().is_some_and(is_old) {
+        return Err(strange(&previous, STRANGE_PREVIOUS));
+    }
+    rename(&previous, target)?;
+    sync_folder(artifact.parent())
+}
+
+/// Nobody's work may be lost: neither put in the artifact's place nor removed.
+const STRANGE_PREVIOUS: &str = "it is not what was in the output's place";
+
+fn take_back_set(artifact: &Artifact, staging: &Staging, moves: &Moves) -> Result<(), OutputError> {
+    let (data, previous) = (staging.data(), staging.previous());
+    let is_placed = match moves.new.first() {
+        Some((_, first)) => is_absent(&data.join(first))?,
+        None => true,
     };
-    let is_placed = moves.first().is_none_or(|(_, first)| is_absent(&staging.data().join(first)));
     if is_placed {
         return Ok(());
     }
-    for (mark_of_new, name) in &moves {
-        let (new, path) = (staging.data().join(name), artifact.parent().join(name));
-        let is_new = fs::symlink_metadata(&path).is_ok_and(|found| mark(&found) == *mark_of_new);
-        if is_new && is_absent(&new) {
+    for (mark_of_new, name) in &moves.new {
+        let (new, path) = (data.join(name), artifact.parent().join(name));
+        let is_new = found_at(&path)?.is_some_and(|found| mark(&found) == *mark_of_new);
+        if is_new && is_absent(&new)? {
             rename(&path, &new)?;
         }
     }
-    for (_, name) in moves.iter().rev() {
+    for (mark_of_old, name) in moves.old.iter().rev() {
         let (old, path) = (previous.join(name), artifact.parent().join(name));
-        if !is_absent(&old) && is_absent(&path) {
-            rename(&old, &path)?;
+        match found_at(&old)? {
+            Some(_) if !is_absent(&path)? => {}
+            Some(found) if mark(&found) == *mark_of_old => rename(&old, &path)?,
+            Some(_) => return Err(strange(&old, STRANGE_PREVIOUS)),
+            None => {}
         }
     }
     sync_folder(artifact.parent())
 }
 
-fn is_absent(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+fn is_absent(path: &Path) -> Result<bool, OutputError> {
+    Ok(found_at(path)?.is_none())
 }
 
-/// The marks and names in `moves`; none before it was written whole, when nothing
-/// had been moved yet.
-fn read_moves(staging: &Staging) -> Option<Vec<(String, String)>> {
-    let text = fs::read_to_string(staging.moves()).ok()?;
-    let text = text.strip_suffix(END)?;
-    let line =
-        |line: &str| line.split_once(' ').map(|(mark, name)| (mark.to_owned(), name.to_owned()));
-    let moves = text.split(END).map(line).collect::<Option<Vec<_>>>()?;
-    let is_base = |name: &str| Path::new(name).file_name() == Some(name.as_ref());
-    moves.iter().all(|(_, name)| is_base(name)).then_some(moves)
+/// What `moves` says; nothing before it was written whole, when nothing had been moved yet.
+fn read_moves(staging: &Staging) -> Result<Option<Moves>, OutputError> {
+    let path = staging.moves();
+    let Some(mut file) = open_file(&path, false)? else { return Ok(None) };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(io_error(&path, "read"))?;
+    Ok(String::from_utf8(text).ok().and_then(|text| parse_moves(&text)))
+}
+
+fn parse_moves(text: &str) -> Option<Moves> {
+    let mut moves = Moves::default();
+    for line in text.strip_suffix(END)?.split(END) {
+        let mut words = line.splitn(3, ' ');
+        let (kind, mark, name) = (words.next()?, words.next()?, words.next()?);
+        if !name.is_empty() && Path::new(name).file_name() != Some(name.as_ref()) {
+            return None;
+        }
+        let list = match kind {
+            "new" => &mut moves.new,
+            "old" => &mut moves.old,
+            _ => return None,
+        };
+        list.push((mark.to_owned(), name.to_owned()));
+    }
+    Some(moves)
 }

@@ -34,7 +34,7 @@ fn create(artifact: &Artifact, fingerprint: &str) -> Result<StagedArtifact, Outp
 }
 
 fn replacing(artifact: &Artifact, fingerprint: &str) -> StagedArtifact {
-    let options = OutputOptions { replace: true };
+    let options = OutputOptions::default().replacing(true);
     StagedArtifact::create(artifact.clone(), fingerprint, options).expect("created")
 }
 
@@ -116,10 +116,12 @@ fn what_is_no_artifact_is_not_replaced() {
         let artifact = kinds(folder.path())[kind].clone();
         occupy(folder.path());
         let before = names(folder.path());
-        let options = OutputOptions { replace: true };
-        let result = StagedArtifact::create(artifact, "job", options);
-        assert!(matches!(result, Err(OutputError::NotReplaceable { .. })), "{result:?}");
-        assert_eq!(names(folder.path()), before);
+        for replace in [false, true] {
+            let options = OutputOptions::default().replacing(replace);
+            let result = StagedArtifact::create(artifact.clone(), "job", options);
+            assert!(matches!(result, Err(OutputError::NotReplaceable { .. })), "{result:?}");
+            assert_eq!(names(folder.path()), before);
+        }
     };
     let folder = |at: &Path, name: &str| fs::create_dir_all(at.join(name)).expect("created");
     let file = |at: &Path, name: &str| fs::write(at.join(name), "mine").expect("written");
@@ -214,7 +216,8 @@ fn a_set_survives_a_kill_between_any_two_moves() {
         let staging = staged.staging.clone();
         staged.keep().expect("kept");
         placing::write_moves(&set, &staging).expect("written");
-        let steps = placing::steps_of_set(&set, &staging);
+        fs::create_dir(staging.previous()).expect("created");
+        let steps = placing::steps_of_set(&set, &staging).expect("looked at");
         steps[..steps_taken].iter().for_each(|step| step.take().expect("taken"));
         let is_placed = steps_taken == steps.len();
 
@@ -254,7 +257,8 @@ fn taking_back_leaves_strange_files_alone() {
     let staging = staged.staging.clone();
     staged.keep().expect("kept");
     placing::write_moves(&set, &staging).expect("written");
-    let steps = placing::steps_of_set(&set, &staging);
+    fs::create_dir(staging.previous()).expect("created");
+    let steps = placing::steps_of_set(&set, &staging).expect("looked at");
     steps[..steps.len() - 1].iter().for_each(|step| step.take().expect("taken"));
     fs::remove_file(folder.path().join("out-2")).expect("removed");
     fs::write(folder.path().join("out-2"), "new mine").expect("written");
@@ -272,6 +276,7 @@ fn a_folder_that_was_moved_aside_is_put_back() {
     let staged = replacing(&artifact, "job");
     let staging = staged.staging.clone();
     staged.keep().expect("kept");
+    placing::write_moves(&artifact, &staging).expect("written");
     fs::rename(artifact.target(), staging.previous()).expect("moved");
     drop(replacing(&artifact, "job"));
     assert_eq!(contents(&artifact), all(&artifact, "old "));
@@ -305,4 +310,319 @@ fn a_move_that_fails_is_undone() {
     assert!(matches!(staged.commit(), Err(OutputError::Io { .. })));
     assert_eq!(contents(&set), all(&set, "old "));
     assert_eq!(names(folder.path()), ["out-1", "out-2", "out-3"]);
+}
+
+#[test]
+fn a_full_disk_is_told_in_units() {
+    let needed =
+        |available| OutputError::NoSpace { path: "x.gguf".into(), needed: 144_810_880, available };
+    let with = needed(Some(40 << 20)).to_string();
+    assert!(with.contains("needs 138.10 MiB, 40.00 MiB are free"), "{with}");
+    assert!(needed(None).to_string().ends_with("needs 138.10 MiB"));
+}
+
+/// What is in the staging folder's place before a run, and nobody else's may be used.
+#[cfg(unix)]
+mod planted {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A run after `plant` has prepared the folder that is to hold `out` and `out.partial`;
+    /// beside it is `victim`, which nothing may change.
+    fn check(plant: &dyn Fn(&Path, &Path)) {
+        for kind in 0..3 {
+            let folder = scratch();
+            let [at, victim] = ["at", "victim"].map(|name| folder.path().join(name));
+            fs::create_dir_all(victim.join("data")).expect("created");
+            fs::create_dir(&at).expect("created");
+            for name in ["file", "data/photo"] {
+                fs::write(victim.join(name), "precious").expect("written");
+            }
+            plant(&at.join("out.partial"), &victim);
+            let (before, all_before) = (names(&victim), names(&at));
+            let artifact = kinds(&at)[kind].clone();
+            let options = OutputOptions::default().replacing(true);
+            let result = StagedArtifact::create(artifact, "job", options);
+            assert!(matches!(result, Err(OutputError::NotOurs { .. })), "{result:?}");
+            assert_eq!(names(&victim), before);
+            assert_eq!(names(&at), all_before);
+            for name in ["file", "data/photo"] {
+                assert_eq!(fs::read(victim.join(name)).expect("read"), b"precious", "{name}");
+            }
+        }
+    }
+
+    /// A folder as a run of ours leaves it.
+    fn left(partial: &Path) {
+        fs::create_dir_all(partial.join("data")).expect("created");
+        fs::write(partial.join("lock"), "quantize 1\n").expect("written");
+    }
+
+    fn pipe(path: &Path) {
+        let status = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo runs");
+        assert!(status.success());
+    }
+
+    #[test]
+    fn the_folder_is_a_link_or_a_file() {
+        check(&|partial, victim| symlink(victim, partial).expect("linked"));
+        check(&|partial, victim| symlink(victim.join("absent"), partial).expect("linked"));
+        check(&|partial, _| fs::write(partial, "mine").expect("written"));
+        check(&|partial, _| pipe(partial));
+    }
+
+    #[test]
+    fn files_in_it_lead_elsewhere() {
+        for name in ["lock", "journal", "moves", "data", "previous"] {
+            let plant = |partial: &Path, make: &dyn Fn(&Path)| {
+                left(partial);
+                let path = partial.join(name);
+                let _ = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
+                make(&path);
+            };
+            check(&|partial, victim| {
+                plant(partial, &|path| symlink(victim.join("file"), path).expect("linked"));
+            });
+            check(&|partial, victim| {
+                plant(partial, &|path| symlink(victim.join("new"), path).expect("linked"));
+            });
+            check(&|partial, victim| {
+                plant(partial, &|path| symlink(victim.join("data"), path).expect("linked"));
+            });
+            check(&|partial, victim| {
+                plant(partial, &|path| fs::hard_link(victim.join("file"), path).expect("linked"));
+            });
+            check(&|partial, _| plant(partial, &pipe));
+        }
+    }
+
+    /// A folder that happens to have the name, or came out of an archive.
+    #[test]
+    fn there_is_no_lock_of_ours() {
+        check(&|partial, _| {
+            fs::create_dir_all(partial.join("data")).expect("created");
+            fs::write(partial.join("data/thesis"), "mine").expect("written");
+        });
+        check(&|partial, _| {
+            left(partial);
+            fs::write(partial.join("lock"), "").expect("written");
+        });
+        check(&|partial, _| {
+            left(partial);
+            fs::write(partial.join("lock"), "mine").expect("written");
+        });
+        check(&|partial, _| fs::create_dir_all(partial.join("previous/a")).expect("created"));
+    }
+
+    /// What is in `previous` goes to the output's place only if it was taken from there.
+    #[test]
+    fn another_previous_is_not_the_old_output() {
+        let folder = scratch();
+        for kind in [1, 2] {
+            let artifact = kinds(folder.path())[kind].clone();
+            let staging = Staging::beside(artifact.target());
+            left(staging.folder());
+            fs::create_dir(staging.previous()).expect("created");
+            for (position, name) in ["out-1", "out-2", "a"].iter().enumerate() {
+                fs::write(staging.data().join(name), "12345678").expect("written");
+                fs::write(staging.previous().join(name), format!("evil {position}"))
+                    .expect("written");
+            }
+            let check = |moves: &str, is_refused: bool| {
+                fs::write(staging.moves(), moves).expect("written");
+                let result = placing::take_back(&artifact, &staging);
+                assert_eq!(result.is_err(), is_refused, "{result:?}");
+                assert_eq!(names(folder.path()), ["out.partial"]);
+            };
+            check("", false);
+            check("new 1:2:3 out-1\0old 1:2:3 out-1\0old 1:2:3 out-2\0", true);
+            check("new 1:2:3 ../out-1\0old 1:2:3 out-1\0", false);
+            fs::remove_dir_all(staging.folder()).expect("removed");
+        }
+    }
+
+    /// Files in the data that are not the artifact's would be placed with a folder.
+    #[test]
+    fn strange_data_is_discarded() {
+        let check = |plant: &dyn Fn(&Path, &Path)| {
+            let folder = scratch();
+            let [_, artifact, _] = kinds(folder.path());
+            let mut staged = create(&artifact, "job").expect("created");
+            fill(&mut staged, b"1234");
+            staged.record("done".to_owned());
+            let data = staged.staging.data();
+            staged.keep().expect("kept");
+            let victim = folder.path().join("victim");
+            fs::write(&victim, "87654321").expect("written");
+            plant(&data, &victim);
+            let mut staged = create(&artifact, "job").expect("created");
+            assert!(staged.completed().is_empty());
+            fill(&mut staged, b"1234");
+            staged.commit().expect("committed");
+            assert_eq!(names(artifact.target()), ["a", "b"]);
+            assert_eq!(contents(&artifact), all(&artifact, "1234"));
+            assert_eq!(fs::read(&victim).expect("read"), b"87654321");
+        };
+        check(&|data, _| fs::write(data.join("c"), "evil").expect("written"));
+        for name in ["a", "b"] {
+            check(&|data, victim| {
+                fs::remove_file(data.join(name)).expect("removed");
+                symlink(victim, data.join(name)).expect("linked");
+            });
+            check(&|data, victim| {
+                fs::remove_file(data.join(name)).expect("removed");
+                fs::hard_link(victim, data.join(name)).expect("linked");
+            });
+        }
+    }
+
+    /// What grows there is nobody else's to read or change.
+    #[test]
+    fn the_folder_is_private_and_the_output_is_not() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = scratch();
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let [_, artifact, _] = kinds(folder.path());
+        fs::create_dir(folder.path().join("usual")).expect("created");
+        let staged = create(&artifact, "job").expect("created");
+        assert_eq!(mode(staged.staging.folder()), 0o700);
+        staged.commit().expect("committed");
+        assert_eq!(mode(artifact.target()), mode(&folder.path().join("usual")));
+    }
+}
+
+/// Only the build that began it goes on with an output.
+#[test]
+fn another_build_starts_over() {
+    let folder = scratch();
+    let [file, ..] = kinds(folder.path());
+    let begin = |program| {
+        let options = OutputOptions { program, ..OutputOptions::default() };
+        let mut staged = StagedArtifact::create(file.clone(), "job", options).expect("created");
+        let found = staged.completed().len();
+        staged.record("piece".to_owned());
+        staged.keep().expect("kept");
+        found
+    };
+    assert_eq!(["one", "one", "two", "one"].map(begin), [0, 1, 0, 0]);
+}
+
+/// Records reach the journal once so many bytes are written.
+#[test]
+fn the_interval_of_records_is_a_parameter() {
+    let check = |journal_every, is_journalled: bool| {
+        let folder = scratch();
+        let [file, ..] = kinds(folder.path());
+        let options = OutputOptions { journal_every, ..OutputOptions::default() };
+        let mut staged = StagedArtifact::create(file, "job", options).expect("created");
+        // A flush begins only while none is under way, and takes its time.
+        let most = if is_journalled { usize::MAX } else { 100 };
+        let is_found = (0..most).any(|_| {
+            staged.record("piece".to_owned());
+            fill(&mut staged, b"1234");
+            fs::read_to_string(staged.staging.journal()).expect("read").contains("piece")
+        });
+        assert_eq!(is_found, is_journalled);
+    };
+    check(8, true);
+    check(1 << 20, false);
+}
+
+mod tensors {
+    use super::*;
+    use crate::tensor::{TensorIndex, TensorSink};
+
+    struct Sink(StagedTensors);
+
+    impl StagedSink for Sink {
+        type Error = OutputError;
+
+        fn staged(&self) -> &StagedTensors {
+            &self.0
+        }
+
+        fn staged_mut(&mut self) -> &mut StagedTensors {
+            &mut self.0
+        }
+
+        fn into_staged(self) -> StagedTensors {
+            self.0
+        }
+    }
+
+    /// Two tensors of eight bytes behind a seal of four.
+    fn begin(folder: &Path) -> Sink {
+        let artifact = Artifact::file(&folder.join("out"), 20);
+        let placed = |number: u64| PlacedTensor {
+            name: format!("tensor {number}"),
+            file: 0,
+            offset: 4 + 8 * number,
+            bytes: 8,
+        };
+        let starts = [(b"SEAL".to_vec(), 4)];
+        let options = OutputOptions::default();
+        let tensors = (0..2).map(placed);
+        Sink(StagedTensors::begin(artifact, starts, tensors, "job", options).expect("begun"))
+    }
+
+    /// Puts a tensor in two halves, the first one first or last.
+    fn put(sink: &mut Sink, number: usize, in_order: bool) {
+        let mut halves = [(0, b"1234"), (4, b"5678")];
+        if !in_order {
+            halves.reverse();
+        }
+        for (offset, bytes) in halves {
+            sink.put(TensorIndex(number), offset, bytes).expect("put");
+        }
+        sink.record_complete(TensorIndex(number));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_and_the_tensor_written_again() {
+        for bit in (0..128).step_by(9) {
+            let folder = scratch();
+            let mut sink = begin(folder.path());
+            put(&mut sink, 0, true);
+            put(&mut sink, 1, false);
+            sink.keep().expect("kept");
+
+            let path = folder.path().join("out.partial/data/out");
+            let mut bytes = fs::read(&path).expect("read");
+            bytes[4 + bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, bytes).expect("written");
+
+            let mut sink = begin(folder.path());
+            let damaged = bit / 64;
+            assert_eq!(sink.damaged(), [TensorIndex(damaged)]);
+            assert_eq!(sink.completed(), [TensorIndex(1 - damaged)]);
+            put(&mut sink, damaged, true);
+            sink.finish().expect("finished");
+            let found = fs::read(folder.path().join("out")).expect("read");
+            assert_eq!(found, b"SEAL1234567812345678");
+        }
+    }
+
+    /// A record that was changed speaks of nothing.
+    #[test]
+    fn a_changed_record_is_no_record() {
+        let check = |edit: &dyn Fn(String) -> String, completed: usize, damaged: usize| {
+            let folder = scratch();
+            let mut sink = begin(folder.path());
+            put(&mut sink, 0, true);
+            sink.keep().expect("kept");
+            let path = folder.path().join("out.partial/journal");
+            let journal = fs::read_to_string(&path).expect("read");
+            fs::write(&path, edit(journal)).expect("written");
+            let sink = begin(folder.path());
+            assert_eq!((sink.completed().len(), sink.damaged().len()), (completed, damaged));
+        };
+        check(&|journal| journal, 1, 0);
+        check(&|journal| journal.replace("\n0 ", "\n1 "), 0, 0);
+        check(&|journal| journal.replace("\n0 ", "\n7 "), 0, 0);
+        check(&|journal| journal.trim_end().to_owned(), 0, 0);
+        check(&|journal| journal.replace("tensor 0", "tensor 1"), 0, 0);
+        check(&|journal| journal.replace("\n0 ", "\n0 1"), 0, 0);
+        check(&|journal| format!("{journal}0 00000000 tensor 0\n"), 0, 1);
+    }
 }

@@ -164,7 +164,7 @@ fn an_existing_file_stays_until_the_new_one_is_complete() {
     let error = create(&target, &Metadata::new(), &[]).expect_err("refused");
     assert_eq!(error.diagnosis().rule, "output-exists");
     assert!(matches!(error, Error::Output(_)));
-    let replace = OutputOptions { replace: true };
+    let replace = OutputOptions::default().replacing(true);
     let sink = GgufSink::create(&target, &Metadata::new(), &[], "job", replace).expect("created");
     assert_eq!(fs::read(&target).expect("read"), b"old");
     sink.finish().expect("finished");
