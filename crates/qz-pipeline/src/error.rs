@@ -97,6 +97,16 @@ pub enum Error {
         /// The reference's.
         expected: usize,
     },
+    /// A task, counted from 0, with more tokens than the model has positions.
+    #[error("{location}: task {task} is longer than the model's {context} positions")]
+    TaskTooLong {
+        /// The file.
+        location: Location,
+        /// The task.
+        task: usize,
+        /// The model's positions.
+        context: usize,
+    },
     /// A model that makes other tokens of the text than its reference.
     #[error("{}: the text has other tokens than for {}", path.display(), reference.display())]
     Tokens {
@@ -409,6 +419,9 @@ impl Diagnose for Error {
                 (FaultClass::BadInput, Location::file(path), "vocabulary-mismatch")
             }
             Self::TokenId { location, .. } => (FaultClass::BadInput, location.clone(), "token-id"),
+            Self::TaskTooLong { location, .. } => {
+                (FaultClass::BadInput, location.clone(), "task-too-long")
+            }
             Self::MethodFormat { .. } => {
                 (FaultClass::Refused, Location::default(), "method-target")
             }

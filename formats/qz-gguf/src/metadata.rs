@@ -1,12 +1,11 @@
 //! Reading the key-value section.
 
-use std::collections::HashMap;
-
 use qz_tensor::{Array, Metadata, Value, ValueKind};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
 use crate::rules::{MAX_HEADER, MAX_KEY, check_key};
+use crate::seen::Seen;
 
 /// A pair is at least a key of one byte with its length, a kind and one byte.
 pub(crate) const MIN_PAIR: u64 = 8 + 1 + 4 + 1;
@@ -14,22 +13,25 @@ pub(crate) const MIN_PAIR: u64 = 8 + 1 + 4 + 1;
 /// A string is at least its length.
 const MIN_STRING: u64 = 8;
 
-/// Reads `count` pairs; also returns where each key is.
-pub(crate) fn read(
-    cursor: &mut Cursor<'_>,
-    count: usize,
-) -> Result<(Metadata, HashMap<String, u64>), Error> {
-    let mut entries = Vec::new();
-    let mut offsets = HashMap::new();
-    for _ in 0..count {
+/// Reads `count` pairs, which were compared with the bytes that are left; also returns
+/// where each is.
+pub(crate) fn read(cursor: &mut Cursor<'_>, count: usize) -> Result<(Metadata, Vec<u64>), Error> {
+    let mut entries: Vec<(String, Value)> = Vec::with_capacity(count);
+    let mut offsets = Vec::with_capacity(count);
+    let mut seen = Seen::default();
+    for number in 0..count {
         let offset = cursor.position();
         let key = read_key(cursor)?;
-        if let Some(first) = offsets.insert(key.clone(), offset) {
+        let key_at = |at: usize| entries.get(at).map(|(key, _)| key.as_str());
+        if let Some(first) = seen.insert(&key, number, key_at) {
+            let first = offsets.get(first).copied().unwrap_or_default();
             return Err(cursor.error(offset, Fault::DuplicateKey { first }).inside(&key));
         }
         let value = read_value(cursor).map_err(|error| error.inside(&key))?;
         entries.push((key, value));
+        offsets.push(offset);
     }
+    drop(seen);
     // Cannot fail: a key that occurs twice was refused above, with its place.
     let metadata = Metadata::from_unique(entries).unwrap_or_default();
     Ok((metadata, offsets))
@@ -110,14 +112,14 @@ fn read_array(cursor: &mut Cursor<'_>) -> Result<Array, Error> {
     })
 }
 
-/// Items whose memory may be larger than their bytes: the list grows as they
-/// are read, so that it is never larger than what the file really holds.
+/// Items whose memory may be larger than their bytes, three times at most; their count was
+/// compared with what the header can still hold.
 fn read_items<T>(
     cursor: &mut Cursor<'_>,
     count: usize,
     mut read: impl FnMut(&mut Cursor<'_>) -> Result<T, Error>,
 ) -> Result<Vec<T>, Error> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(count);
     for _ in 0..count {
         out.push(read(cursor)?);
     }

@@ -39,9 +39,12 @@ impl GgufFile {
         let pair_count = read_count(&mut cursor, metadata::MIN_PAIR, "metadata pairs")?;
         let (metadata, key_offsets) = metadata::read(&mut cursor, pair_count)?;
         let alignment = alignment(&metadata).map_err(|fault| {
-            let offset = key_offsets.get(ALIGNMENT_KEY).copied().unwrap_or_default();
+            let number = metadata.iter().position(|(key, _)| key == ALIGNMENT_KEY);
+            let offset = number.and_then(|number| key_offsets.get(number).copied());
+            let offset = offset.unwrap_or_default();
             cursor.error(offset, fault).inside(ALIGNMENT_KEY)
         })?;
+        drop(key_offsets);
         let list = tensors::read(&mut cursor, &file, tensor_count)?;
         // Cannot overflow: the header is inside the file.
         let data_offset = padded(cursor.position(), alignment).unwrap_or(u64::MAX);

@@ -1,6 +1,5 @@
 //! Reading the tensor list and checking where the data lies.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use qz_tensor::{DataType, GgmlTypeId, Shape, SourceFile, TensorInfo};
@@ -8,50 +7,53 @@ use qz_tensor::{DataType, GgmlTypeId, Shape, SourceFile, TensorInfo};
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
 use crate::rules::{MAX_DIMENSIONS, MAX_NAME, check_name, padded};
+use crate::seen::Seen;
 
 /// A tensor is at least a name of one byte with its length, a number of
 /// dimensions, a type and an offset.
 pub(crate) const MIN_TENSOR: u64 = 8 + 1 + 4 + 4 + 8;
 
-/// One tensor of the list, and where its data offset is written.
-struct Listed {
-    info: TensorInfo,
-    offset_position: u64,
-}
-
 /// A tensor list whose offsets have not been checked yet: they count from the
 /// end of the list, which is known only once the list has been read.
-pub(crate) struct TensorList(Vec<Listed>);
+pub(crate) struct TensorList {
+    tensors: Vec<TensorInfo>,
+    /// Where each one's data offset is written.
+    offset_positions: Vec<u64>,
+}
 
-/// Reads `count` tensors.
+/// Reads `count` tensors, which were compared with the bytes that are left.
 pub(crate) fn read(
     cursor: &mut Cursor<'_>,
     file: &SourceFile,
     count: usize,
 ) -> Result<TensorList, Error> {
-    let mut list = Vec::new();
-    let mut places = HashMap::new();
+    let mut tensors: Vec<TensorInfo> = Vec::with_capacity(count);
+    let mut offset_positions = Vec::with_capacity(count);
+    let mut seen = Seen::default();
     for second in 0..count {
         let begin = cursor.position();
         let name = cursor.string("tensor name", MAX_NAME, Fault::LongName)?;
         check_name(&name).map_err(|fault| cursor.error(begin, fault))?;
-        if let Some(first) = places.insert(name.clone(), second) {
+        let name_at = |at: usize| tensors.get(at).map(|tensor| tensor.name.as_str());
+        if let Some(first) = seen.insert(&name, second, name_at) {
             let fault = Fault::DuplicateName { first, second };
             return Err(cursor.error(begin, fault).inside(&name));
         }
-        let listed =
-            read_tensor(cursor, file.path(), &name).map_err(|error| error.inside(&name))?;
-        list.push(listed);
+        let found = read_tensor(cursor, file.path(), &name);
+        let (tensor, offset_position) = found.map_err(|error| error.inside(&name))?;
+        tensors.push(tensor);
+        offset_positions.push(offset_position);
     }
-    Ok(TensorList(list))
+    Ok(TensorList { tensors, offset_positions })
 }
 
-/// Reads what follows a tensor's name. `info.offset` is left as the file has it.
+/// Reads what follows a tensor's name, and says where its offset is written.
+/// `offset` is left as the file has it.
 fn read_tensor(
     cursor: &mut Cursor<'_>,
     path: &Arc<std::path::Path>,
     name: &str,
-) -> Result<Listed, Error> {
+) -> Result<(TensorInfo, u64), Error> {
     let shape_position = cursor.position();
     let dimensions = read_dimensions(cursor)?;
     let type_position = cursor.position();
@@ -63,7 +65,7 @@ fn read_tensor(
         sized(&dimensions, data_type).map_err(|fault| cursor.error(shape_position, fault))?;
     let info =
         TensorInfo { name: name.to_owned(), data_type, shape, file: path.clone(), offset, bytes };
-    Ok(Listed { info, offset_position })
+    Ok((info, offset_position))
 }
 
 /// The dimensions in file order, innermost first.
@@ -101,11 +103,12 @@ impl TensorList {
         data_offset: u64,
         alignment: u32,
     ) -> Result<Vec<TensorInfo>, Error> {
-        let mut tensors = Vec::with_capacity(self.0.len());
+        let Self { mut tensors, offset_positions } = self;
         let mut expected = 0;
         let mut end = data_offset;
-        for Listed { mut info, offset_position } in self.0 {
-            let fail = |fault| Error::at(file.path(), offset_position, fault).inside(&info.name);
+        for (info, offset_position) in tensors.iter_mut().zip(offset_positions) {
+            let name = info.name.as_str();
+            let fail = |fault| Error::at(file.path(), offset_position, fault).inside(name);
             if info.offset != expected {
                 return Err(fail(Fault::DataOffset { found: info.offset, expected }));
             }
@@ -113,13 +116,13 @@ impl TensorList {
                 .checked_add(info.bytes)
                 .and_then(|end| padded(end, alignment))
                 .ok_or_else(|| fail(Fault::TotalSize))?;
-            info.offset =
+            let offset =
                 data_offset.checked_add(info.offset).ok_or_else(|| fail(Fault::TotalSize))?;
-            end = info.offset.checked_add(info.bytes).ok_or_else(|| fail(Fault::TotalSize))?;
+            end = offset.checked_add(info.bytes).ok_or_else(|| fail(Fault::TotalSize))?;
             if end > file.len() && info.bytes > 0 {
-                return Err(fail(missing(&info, end, file.len())));
+                return Err(fail(missing(info, end, file.len())));
             }
-            tensors.push(info);
+            info.offset = offset;
         }
         check_end(file, end, alignment)?;
         Ok(tensors)

@@ -38,6 +38,9 @@ pub struct Choice {
 /// The largest file that is read; the published sets have some ten megabytes.
 const SIZE_LIMIT: u64 = 1 << 30;
 
+/// The most answers of one task, the reference program's limit.
+pub const MAX_CHOICES: usize = 100;
+
 /// Reads all tasks of a file.
 ///
 /// # Errors
@@ -73,6 +76,9 @@ impl Task {
     fn checked(choices: Vec<Choice>, correct: usize) -> Result<Self, Fault> {
         if choices.len() < 2 {
             return Err(Fault::FewChoices(choices.len()));
+        }
+        if choices.len() > MAX_CHOICES {
+            return Err(Fault::ManyChoices(choices.len()));
         }
         if correct >= choices.len() {
             return Err(Fault::NoSuchChoice { correct, choices: choices.len() });

@@ -92,6 +92,9 @@ impl DecoderShape {
         let heads = keys.required("attention.head_count")?;
         let implied = hidden / heads.max(1);
         let head_size = keys.size("attention.key_length")?.unwrap_or(implied);
+        if head_size == 0 {
+            return Err(keys.fault("attention.key_length", "is zero, or implied to be"));
+        }
         let key_value_heads = keys.size("attention.head_count_kv")?.unwrap_or(heads);
         let window = match window {
             Some(window) => usize::try_from(window).ok(),
