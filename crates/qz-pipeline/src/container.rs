@@ -26,12 +26,7 @@ pub struct Container {
 
 /// Every container that can be read. The first that recognises a path opens it.
 pub static CONTAINERS: &[Container] = &[
-    Container {
-        name: "gguf",
-        looks_like: "a .gguf file",
-        detect: |path| Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?),
-        open: open_gguf,
-    },
+    Container { name: "gguf", looks_like: "a .gguf file", detect: is_gguf, open: open_gguf },
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
@@ -67,6 +62,11 @@ impl Container {
             }),
         }
     }
+}
+
+/// True for a file that begins as GGUF files do.
+pub(crate) fn is_gguf(path: &Path) -> Result<bool, FileError> {
+    Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?)
 }
 
 fn known() -> String {
@@ -151,7 +151,9 @@ const PLACES: &[(&str, &str, &str)] = &[
 const BESIDE: &[&str] = &["quantize_config.json", "quant_config.json", "quantization_config.json"];
 
 /// What a checkpoint's own configuration says of how its weights are quantized.
-pub(crate) fn stated_quantization(folder: &dyn SideFiles) -> Result<Option<QuantizationConfig>, Error> {
+pub(crate) fn stated_quantization(
+    folder: &dyn SideFiles,
+) -> Result<Option<QuantizationConfig>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
         // Whoever needs a broken file reports it.

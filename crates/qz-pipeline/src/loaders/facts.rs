@@ -72,7 +72,8 @@ impl Facts<'_> {
     /// Of a checkpoint that is planned; none if it has no packed weights.
     pub(super) fn planned(plan: &TargetPlan) -> Result<Option<Self>, Error> {
         let files = Planned(&plan.files);
-        let Some(QuantizationConfig { config, .. }) = container::stated_quantization(&files)? else {
+        let Some(QuantizationConfig { config, .. }) = container::stated_quantization(&files)?
+        else {
             return Ok(None);
         };
         let nowhere: Arc<Path> = Path::new("").into();
