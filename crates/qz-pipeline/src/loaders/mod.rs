@@ -120,13 +120,15 @@ pub(crate) struct Judgement {
 /// If its files cannot be read at all.
 pub(crate) fn check(path: &Path, engine: Option<Engine>) -> Result<Judgement, Error> {
     let is_gguf = container::is_gguf(path)?;
-    // Weights that are named by path lie in their folder.
-    let folder = match path.parent() {
-        _ if Presence::of(path)? == Presence::Folder => path,
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
+    let facts = match path.parent() {
+        _ if is_gguf => None,
+        _ if Presence::of(path)? == Presence::Folder => Facts::read(path)?,
+        // Weights that are named by path lie in their folder. Whoever opens them says what is
+        // wrong with it.
+        Some(parent) if parent != Path::new("") => Facts::read(parent).unwrap_or_default(),
+        _ => Facts::read(Path::new(".")).unwrap_or_default(),
     };
-    if !is_gguf && let Some(mut facts) = Facts::read(folder)? {
+    if let Some(mut facts) = facts {
         facts.engine = engine;
         return Ok(Judgement { findings: judged(&facts), has_rules: true });
     }
