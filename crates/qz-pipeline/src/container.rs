@@ -31,12 +31,7 @@ pub struct Container {
 
 /// Every container that can be read. The first that recognises a path opens it.
 pub static CONTAINERS: &[Container] = &[
-    Container {
-        name: "gguf",
-        looks_like: "a .gguf file",
-        detect: |path| Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?),
-        open: open_gguf,
-    },
+    Container { name: "gguf", looks_like: "a .gguf file", detect: is_gguf, open: open_gguf },
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
@@ -96,6 +91,11 @@ fn absent(path: &Path) -> Error {
         return missing();
     }
     Error::NotFetched { path: path.to_owned(), id: id.id() }
+}
+
+/// True for a file that begins as GGUF files do.
+pub(crate) fn is_gguf(path: &Path) -> Result<bool, FileError> {
+    Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?)
 }
 
 fn known() -> String {
