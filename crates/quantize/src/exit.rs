@@ -39,6 +39,13 @@ impl Outcome {
 
 /// Runs a command and turns whatever comes of it into an exit code.
 pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCode {
+    // What a library catches it tells as an error.
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !qz_pipeline::catches_panics() {
+            tell(panic);
+        }
+    }));
     // The command's state is not looked at again after a panic.
     let code = match panic::catch_unwind(AssertUnwindSafe(command)) {
         Ok(Ok(Outcome::Ok)) => OK,

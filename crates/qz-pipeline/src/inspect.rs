@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use qz_tensor::{Array, Metadata, Value};
+use qz_tensor::{Array, Value};
 
 use crate::error::Error;
 use crate::model::{Model, ModelTensor, OpenOptions};
@@ -74,33 +74,38 @@ pub struct InspectedTensor {
 pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> {
     let model = Model::open(path, options)?;
     let quantization = model.quantization.clone().map(Quantization::of);
-    let tensors: Vec<InspectedTensor> = model
-        .tensors
-        .iter()
-        .map(|tensor| InspectedTensor {
-            name: tensor.name.clone(),
-            shape: tensor.shape.dimensions().to_vec(),
-            data_type: type_of(&model, tensor, quantization.as_ref()),
-            bytes: tensor.stored_bytes(),
-        })
-        .collect();
-    let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
-    let weights = model.weights();
+    let (weights, bits_per_weight) = (model.weights(), model.bits_per_weight());
     let types = shares(&model, quantization.as_ref());
+    let own_type = |tensor: &ModelTensor| type_of(&model, tensor, quantization.as_ref());
+    let data_types: Vec<Cow<'static, str>> = model.tensors.iter().map(own_type).collect();
+    // Headers are large where somebody wants them to be: nothing is kept twice.
+    let Model { container, metadata, tensors, source, warnings, .. } = model;
+    drop(source);
+    let tensors: Vec<InspectedTensor> =
+        tensors.into_iter().zip(data_types).map(inspected).collect();
     Ok(Inspection {
         path: path.to_owned(),
-        container: model.container,
-        architecture: model.metadata.string("general.architecture").map(str::to_owned),
-        name: model.metadata.string("general.name").map(str::to_owned),
+        container,
+        architecture: metadata.string("general.architecture").map(str::to_owned),
+        name: metadata.string("general.name").map(str::to_owned),
         weights,
-        tensor_bytes,
-        bits_per_weight: model.bits_per_weight(),
+        tensor_bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
+        bits_per_weight,
         quantization,
         types,
-        metadata: shown(&model.metadata),
+        metadata: metadata.into_iter().map(|(key, value)| (key, show(&value))).collect(),
         tensors,
-        warnings: model.warnings,
+        warnings,
     })
+}
+
+fn inspected((tensor, data_type): (ModelTensor, Cow<'static, str>)) -> InspectedTensor {
+    InspectedTensor {
+        bytes: tensor.stored_bytes(),
+        data_type,
+        shape: tensor.shape.dimensions().to_vec(),
+        name: tensor.name,
+    }
 }
 
 /// How a tensor is stored: its element type, or what its package calls it.
@@ -135,10 +140,6 @@ fn shares(model: &Model, quantization: Option<&Quantization>) -> Vec<TypeShare> 
     shares
 }
 
-fn shown(metadata: &Metadata) -> Vec<(String, String)> {
-    metadata.iter().map(|(key, value)| (key.to_owned(), show(value))).collect()
-}
-
 /// A value in one line; of long arrays the length and the first elements.
 fn show(value: &Value) -> String {
     match value {
@@ -154,6 +155,7 @@ fn show(value: &Value) -> String {
         Value::F64(value) => value.to_string(),
         Value::Bool(value) => value.to_string(),
         Value::String(value) => value.clone(),
+        Value::Bytes(value) => value.escape_ascii().to_string(),
         Value::Array(array) => show_array(array),
     }
 }
@@ -180,6 +182,14 @@ fn show_array(array: &Array) -> String {
         Array::String(elements) => {
             elements.iter().take(SHOWN).map(|element| format!("\"{element}\"")).collect()
         }
+        Array::Bytes(elements) => elements
+            .iter()
+            .take(SHOWN)
+            .map(|element| match str::from_utf8(element) {
+                Ok(text) => format!("\"{text}\""),
+                Err(_) => format!("\"{}\"", element.escape_ascii()),
+            })
+            .collect(),
     };
     let rest =
         if array.len() > SHOWN { format!(", … {} in all", array.len()) } else { String::new() };

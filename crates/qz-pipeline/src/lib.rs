@@ -16,6 +16,7 @@
 
 mod bench;
 mod calibrate;
+mod caught;
 mod container;
 mod convert;
 mod error;
@@ -51,9 +52,10 @@ pub use bench::{
 pub use calibrate::{
     CalibrateOptions, Calibration, CalibrationData, Collect, Conversations, DataOptions, DataPart,
     ExpertCoverage, ExpertOptions, MergedStatistics, StatisticsFormat, StatisticsSummary,
-    calibrate, merge_statistics, show_statistics,
+    calibrate, each_parquet_row, merge_statistics, show_statistics,
 };
-pub use container::{CONTAINERS, Container};
+pub use caught::catches_panics;
+pub use container::{CONTAINERS, Container, HubId, stem_of};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };

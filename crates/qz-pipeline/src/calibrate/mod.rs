@@ -5,6 +5,7 @@ mod collect;
 mod data;
 mod experts;
 mod layout;
+mod lines;
 mod parquet;
 
 use std::fmt::Write;
@@ -23,6 +24,7 @@ pub use data::{CalibrationData, Conversations, DataOptions, DataPart};
 pub(crate) use experts::inputs_of_all;
 pub use experts::{ExpertCoverage, ExpertOptions};
 pub(crate) use layout::Group;
+pub use parquet::each_row as each_parquet_row;
 
 use crate::convert::check_states;
 use crate::error::Error;

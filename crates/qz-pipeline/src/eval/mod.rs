@@ -144,6 +144,9 @@ pub fn eval(
         }
     }
     let subjects = open_all(&paths, &options.open)?;
+    if let (Some(file), Some(subject)) = (&file, subjects.first()) {
+        file.check_vocabulary(&subject.model)?;
+    }
     let text = match (&file, &options.text) {
         (Some(file), _) => file.text().clone(),
         (None, Some(text)) => same_text(&subjects, text)?,
