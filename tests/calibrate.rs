@@ -396,6 +396,26 @@ fn bad_data() {
     check(&plain, "some.parquet", b"PAR1", "some.parquet: ");
     let whole = std::fs::read(fixtures().join("documents.parquet")).expect("a file");
     check(&plain, "cut.parquet", &whole[..whole.len() / 2], "cut.parquet: ");
+    // What the file says of a page's size and of a dictionary's values, without the bytes.
+    let with = |part: &[u8], other: &[u8]| {
+        let at = whole.windows(part.len()).position(|bytes| bytes == part).expect("there");
+        let mut bytes = whole.clone();
+        bytes[at..at + part.len()].copy_from_slice(other);
+        bytes
+    };
+    let page = with(b"\x15\x80\x02\x15\x96\x01\x4c", b"\x15\xfe\x7f\x15\x96\x01\x4c");
+    check(&plain, "page.parquet", &page, "a page of 8191 bytes in 75 bytes");
+    let values = with(b"\x15\x2a\x15\x2e\x4c\x15\x04", b"\x15\x2a\x15\x2e\x4c\x15\x7e");
+    check(&plain, "values.parquet", &values, "a dictionary of 63 values in 21 bytes");
+    let panicked = quantize(&[
+        "calibrate",
+        text(&plain),
+        "--data",
+        text(&folder.path().join("cut.parquet")),
+        "-o",
+        text(&output),
+    ]);
+    assert!(!panicked.stderr.contains("panicked"), "{}", panicked.stderr);
     let mut broken = whole;
     let middle = broken.len() / 4;
     broken[8..middle].fill(0xff);

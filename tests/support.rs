@@ -10,7 +10,7 @@ use qz_gguf::{GgufFile, GgufSink};
 use qz_tensor::{
     DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink, TensorSource,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What came of a run.
@@ -217,6 +217,14 @@ impl Safetensors {
         bytes.extend(header.as_bytes());
         bytes.extend(&self.data);
         fs::write(path, bytes).expect("written");
+    }
+
+    /// Adds a tensor behind the others.
+    pub(crate) fn add(&mut self, tensor: &str, data_type: &str, shape: &[usize], bytes: &[u8]) {
+        let begin = self.data.len();
+        self.data.extend_from_slice(bytes);
+        self.header[tensor] =
+            json!({"dtype": data_type, "shape": shape, "data_offsets": [begin, self.data.len()]});
     }
 
     /// The tensor's first byte in `data`.
