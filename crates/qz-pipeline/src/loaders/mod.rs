@@ -14,8 +14,6 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use qz_tensor::Presence;
-
 use crate::container;
 use crate::error::Error;
 use crate::verify::Finding;
@@ -120,15 +118,7 @@ pub(crate) struct Judgement {
 /// If its files cannot be read at all.
 pub(crate) fn check(path: &Path, engine: Option<Engine>) -> Result<Judgement, Error> {
     let is_gguf = container::is_gguf(path)?;
-    let facts = match path.parent() {
-        _ if is_gguf => None,
-        _ if Presence::of(path)? == Presence::Folder => Facts::read(path)?,
-        // Weights that are named by path lie in their folder. Whoever opens them says what is
-        // wrong with it.
-        Some(parent) if parent != Path::new("") => Facts::read(parent).unwrap_or_default(),
-        _ => Facts::read(Path::new(".")).unwrap_or_default(),
-    };
-    if let Some(mut facts) = facts {
+    if let Some(mut facts) = Facts::read(path)? {
         facts.engine = engine;
         return Ok(Judgement { findings: judged(&facts), has_rules: true });
     }
