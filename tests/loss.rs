@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::{Run, Safetensors, copy_of, quantize, scratch, text};
 
