@@ -15,7 +15,8 @@ fn all_targets_that_cannot_be_written_are_reported_at_once() {
     let output = folder.path().join("new/out");
     for command in [&["convert"][..], &["quantize", "--data", "default"], &["plan"]] {
         let targets = "q4_k_m,gptq:w4g128,ct:w4a16,q4km,awq";
-        let mut arguments = [command, &[text(&narrow()), "--to", targets]].concat();
+        let source = narrow();
+        let mut arguments = [command, &[text(&source), "--to", targets]].concat();
         if command[0] != "plan" {
             arguments.extend(["-o", text(&output)]);
         }
