@@ -61,8 +61,6 @@ fn an_interrupt_says_where_it_was() {
         assert_eq!(names(folder.path()), ["out.gguf.partial"]);
         let wanted = [
             "text: ",
-            "stopping quantize q4_0, layer ",
-            "again to quit at once",
             "interrupted: quantize q4_0, layer ",
             "out.gguf.partial (",
             "the same command continues",
