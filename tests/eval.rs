@@ -175,7 +175,7 @@ fn divergence_from_a_model_and_from_files_of_it() {
         [&["eval", text(&model), "--markdown", "--reference", text(&reference)][..], &common];
     let shown = quantize(&shown.concat()).expect_success().stdout;
     // What llama-perplexity --kl-divergence prints.
-    for row in ["ratio", "KL divergence: mean", "99.9 %", "median", "0.1 %", "same top token, %"] {
+    for row in ["ratio", "KL divergence: mean", "99.9 %", "median", "0.1 %", "top-1 agreement, %"] {
         assert!(shown.contains(&format!("| {row} |")), "{row} is not in\n{shown}");
     }
 
@@ -223,6 +223,15 @@ fn models_beside_each_other() {
     assert!(report["pairs"][0]["p_value"].as_f64().expect("enough chunks") < 0.05);
     let html = std::fs::read_to_string(&page).expect("a page");
     assert!(html.contains("<svg") && html.contains(&models[0]) && !html.contains("http"));
+    // Names given, a table that fits a terminal, and the difference to the best.
+    let named = format!("mine={}", paths[0].display());
+    let mut arguments_with_names = arguments.clone();
+    arguments_with_names[2] = &named;
+    let shown = quantize(&arguments_with_names).expect_success().stdout;
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    for expected in ["\nmine ", " − demo-llama-Q8_0.gguf: KLD +", "p ≤ 0.002"] {
+        assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+    }
     let markdown = quantize(&[&arguments[..], &["--markdown"]].concat());
     assert!(markdown.expect_success().stdout.starts_with("| model | size |"));
 }

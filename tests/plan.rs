@@ -1,4 +1,4 @@
-//! `plan` says what `convert` does, and writes nothing; `completions`.
+//! `plan` says what `convert` does, and writes nothing.
 
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ fn a_plan_says_why() {
     check("blk.0.ffn_up.weight", "Q6_K", "override", json!("blk.0.*up=Q6_K"));
     assert!(plan["seconds"]["value"].as_f64().expect("a number") > 0.0);
     assert!(plan["peak_memory_bytes"].as_u64().expect("a number") > 1 << 20);
-    let shown = quantize(&arguments).expect_success().stdout;
+    let shown = quantize(&[&arguments[..], &["-v"]].concat()).expect_success().stdout;
     for expected in ["rule (attn_v: first 2)", "bits per weight", "encoding", "memory"] {
         assert!(shown.contains(expected), "{expected} is not in\n{shown}");
     }
@@ -72,17 +72,8 @@ fn a_plan_lists_what_needs_importance() {
     let missing = plan["missing_importance"].as_array().expect("a list");
     assert!(missing.contains(&json!({"tensor": "blk.3.ffn_up.weight", "type": "Q2_K"})));
     let run = quantize(&["plan", text(&source), "--to", "q2_k_s"]).expect_success();
+    let expected = format!(" (Q2_K) and {} more\n", missing.len() - 1);
+    assert!(run.stdout.contains(&expected), "{}", run.stdout);
+    let run = quantize(&["plan", text(&source), "--to", "q2_k_s", "-v"]).expect_success();
     assert!(run.stdout.contains("blk.3.ffn_up.weight (Q2_K)"), "{}", run.stdout);
-}
-
-#[test]
-fn completions_know_commands_and_targets() {
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = quantize(&["completions", shell]).expect_success().stdout;
-        for expected in ["convert", "plan", "imatrix"] {
-            assert!(script.contains(expected), "{shell}: {expected}");
-        }
-    }
-    assert!(quantize(&["completions", "bash"]).stdout.contains("q4_k_m"));
-    assert_eq!(quantize(&["completions", "sh"]).code, 2);
 }

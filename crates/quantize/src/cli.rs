@@ -4,28 +4,42 @@ mod bench;
 mod calibrated;
 mod calibration;
 mod evaluation;
+mod recipe;
+mod usage;
+mod values;
 
-use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use qz_pipeline::{
-    DEFAULT_SHARD_SIZE, Engine, Fallback, ImportanceMatrix, Isa, MetadataOverride, OpenOptions,
-    Overrides, PackedRounding, PlanOptions, SplitOptions, Target, TensorOverride, element_type,
-};
-use qz_tensor::{DataType, OutputOptions};
+use qz_pipeline::{Engine, Isa, OpenOptions};
+use qz_tensor::OutputOptions;
 
 pub(crate) use bench::{Bench, Format as BenchFormat};
 pub(crate) use calibrated::Quantize;
 pub(crate) use calibration::Calibrate;
 pub(crate) use evaluation::{Compare, Eval};
+pub(crate) use recipe::{Recipe, Written};
+pub(crate) use usage::parse;
+use values::{EngineParser, parse_instruction_set, parse_size};
 
-/// Turns a language-model checkpoint into a smaller one that is as good as its
-/// size allows, and proves it.
+/// Headings of help texts.
+pub(crate) mod heading {
+    pub(crate) const TEXT: &str = "Text";
+    pub(crate) const METHOD: &str = "Method";
+    pub(crate) const TYPES: &str = "Types of tensors";
+    pub(crate) const OUTPUT: &str = "Output";
+    pub(crate) const SOURCE: &str = "Reading the model";
+    pub(crate) const COMPUTE: &str = "Computation";
+    pub(crate) const LIMITS: &str = "Limits (exit code 1 if one is not kept)";
+    pub(crate) const TASKS: &str = "Multiple-choice tasks";
+    pub(crate) const SAMPLE: &str = "Generation";
+    pub(crate) const EXPERTS: &str = "Mixtures of experts";
+    pub(crate) const GLOBAL: &str = "Global options";
+}
+
+/// Converts, quantizes, evaluates and verifies checkpoints of language models
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(version, about, max_term_width = 100, after_help = EXAMPLES, after_long_help = NOTES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -33,29 +47,52 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 ok; 1 a check failed; 2 usage; 3 bad input; 4 environment (disk, permission, lock, \
-changed input); 5 refused by policy (output exists, requantizing, path outside the model folder); \
-6 numeric (NaN or infinite weight, overflow); 70 internal error; 130/143 interrupted.";
+const EXAMPLES: &str = "\
+Examples:
+  quantize convert ./Llama-3.2-1B --to q4_k_m
+  quantize quantize ./Llama-3.2-1B --to gptq:w4g128 --data default
+  quantize eval model-Q4_K_M.gguf --data wiki.test.raw
+  quantize targets";
+
+const NOTES: &str = "\
+Examples:
+  quantize convert ./Llama-3.2-1B --to q4_k_m
+  quantize quantize ./Llama-3.2-1B --to gptq:w4g128 --data default
+  quantize eval model-Q4_K_M.gguf --data wiki.test.raw
+  quantize targets
+
+Exit codes:
+  0    ok
+  1    a check or threshold failed
+  2    usage: an unknown option or target, or one that does not fit
+  3    bad input
+  4    environment: disk, permission, lock, an input that changed
+  5    refused: the output exists, requantizing, a path outside the model
+  6    numeric: a NaN or infinite weight, an overflow
+  70   internal error
+  130, 143  interrupted; the same command continues";
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Threads that do the work [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(help_heading = heading::GLOBAL)]
     pub(crate) threads: Option<u16>,
-    /// Say nothing but errors and the result
-    #[arg(short, long, global = true)]
+    /// Print errors, warnings and the result alone
+    #[arg(short, long, global = true, help_heading = heading::GLOBAL)]
     pub(crate) quiet: bool,
-    /// Say more: every tensor as it is done
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    /// Print details: each tensor, each fallback, each finding
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = heading::GLOBAL)]
     pub(crate) verbose: bool,
-    /// No progress bar, even on a terminal
-    #[arg(long, global = true)]
+    /// Show no progress bar, even on a terminal
+    #[arg(long, global = true, help_heading = heading::GLOBAL)]
     pub(crate) no_progress: bool,
-    /// The instruction set of the codecs: baseline, avx2 or avx512; with each the bytes are the
-    /// same [default: the fastest of this machine]
+    /// Instruction set: baseline, avx2 or avx512 [default: the fastest here]
+    ///
+    /// Converted bytes are the same with each. Calibrated ones differ in their last bits.
     #[arg(long, global = true, value_name = "ISA", value_parser = parse_instruction_set)]
+    #[arg(help_heading = heading::GLOBAL, hide_short_help = true)]
     pub(crate) isa: Option<Isa>,
     /// Bytes between two records of what is done, which an interrupted run is continued from
     #[arg(long, global = true, hide = true, value_name = "BYTES")]
@@ -82,27 +119,29 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Convert a model to other formats and precisions in one read of it
+    /// Convert or quantize a model without data, into one or more formats
     Convert(Convert),
-    /// Quantize a model with a method that knows what its matrices multiply
-    Quantize(Quantize),
+    /// Quantize a model with calibration data (GPTQ, importance)
+    Quantize(Box<Quantize>),
     /// Show what `convert` would write: types, sizes, time and memory
     Plan(Plan),
+    /// List what can be written, and which engines load it
+    Targets(Targets),
     /// Show what a model is: architecture, sizes, types, metadata
     Inspect(Inspect),
-    /// Check an artifact: its structure, and its weights against their source
+    /// Check an artifact's structure, and its weights against their source
     Verify(Verify),
-    /// Collect statistics of a model's activations on a text: importance matrices
-    Calibrate(Calibrate),
-    /// Measure how well a model foretells a text: its perplexity, its distance from a reference
+    /// Collect statistics of a model's activations: importance matrices
+    Calibrate(Box<Calibrate>),
+    /// Measure perplexity, KL divergence from a reference, task accuracy
     Eval(Box<Eval>),
-    /// Measure several models beside one reference: a table of size and quality
+    /// Compare several models with one reference: size and quality
     Compare(Compare),
-    /// Measure the speed of a model, or of this machine with each codec
+    /// Measure the speed of a model, or of this machine's codecs
     Bench(Bench),
     /// Convert, quantize and verify the bundled checkpoint
     Demo(Demo),
-    /// Write completions for a shell to standard output
+    /// Print a shell's completion script
     Completions(Completions),
 }
 
@@ -110,14 +149,15 @@ impl Command {
     /// True if the result, and a failure, are wanted as JSON.
     pub(crate) fn wants_json(&self) -> bool {
         match self {
-            Self::Convert(Convert { json, .. })
-            | Self::Quantize(Quantize { json, .. })
+            Self::Convert(Convert { written: Written { json, .. }, .. })
             | Self::Plan(Plan { json, .. })
+            | Self::Targets(Targets { json, .. })
             | Self::Inspect(Inspect { json, .. })
             | Self::Verify(Verify { json, .. })
-            | Self::Calibrate(Calibrate { json, .. })
             | Self::Compare(Compare { json, .. })
             | Self::Demo(Demo { json, .. }) => *json,
+            Self::Quantize(quantize) => quantize.written.json,
+            Self::Calibrate(calibrate) => calibrate.json,
             Self::Eval(eval) => eval.json,
             Self::Bench(bench) => bench.format() == BenchFormat::Json,
             Self::Completions(_) => false,
@@ -128,15 +168,17 @@ impl Command {
 /// How a source is read.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Source {
-    /// The pre-tokenizer's GGUF name, instead of the one tokenizer.json implies
-    #[arg(long, value_name = "NAME")]
+    /// GGUF name of the pre-tokenizer [default: by tokenizer.json]
+    #[arg(long, value_name = "NAME", help_heading = heading::SOURCE, hide_short_help = true)]
     pub(crate) pre_tokenizer: Option<String>,
-    /// The model's name, instead of the one its files imply
-    #[arg(long, value_name = "NAME")]
+    /// Name of the model [default: by its files]
+    #[arg(long, value_name = "NAME", help_heading = heading::SOURCE, hide_short_help = true)]
     pub(crate) model_name: Option<String>,
-    /// Read packed 4-bit matrices with zero points (AWQ) as Q4_1 with the same codes, their
-    /// offsets rounded to binary16; the largest change is told
-    #[arg(long)]
+    /// Read packed 4-bit matrices with zero points (AWQ) as Q4_1
+    ///
+    /// The codes stay, their offsets are rounded to binary16; the largest change of a weight
+    /// is reported.
+    #[arg(long, help_heading = heading::SOURCE, hide_short_help = true)]
     pub(crate) repack: bool,
 }
 
@@ -150,198 +192,65 @@ impl Source {
     }
 }
 
-/// What is to be written, and how its types are decided.
+/// Convert or quantize a model without data, into one or more formats in one read of it
+///
+/// Types below 8 bits are rounded by each format's own search; `quantize quantize` is better
+/// at the same size, and needs a text.
 #[derive(Debug, Args)]
-pub(crate) struct Recipe {
-    /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "SRC")]
-    pub(crate) source: PathBuf,
-    /// What to write: one or more, divided by commas
-    #[arg(long, value_name = "TARGET", value_delimiter = ',', required = true)]
-    #[arg(value_parser = TargetParser)]
-    pub(crate) to: Vec<Target>,
-    /// How packed layouts (gptq, awq, ct, ...) round: as their packages do, to the scale of
-    /// the least error, or to the one of the least error weighed by importance. Default:
-    /// importance with --imatrix, else rtn
-    #[arg(long, value_name = "HOW")]
-    pub(crate) rounding: Option<RoundingName>,
-
-    /// Weigh the errors of each column with its importance, from a file of llama-imatrix
-    #[arg(long, value_name = "FILE")]
-    pub(crate) imatrix: Option<PathBuf>,
-    /// Give tensors in whose name the pattern is found this element type (repeatable; the first
-    /// that is found decides)
-    #[arg(long, value_name = "REGEX=TYPE")]
-    pub(crate) tensor_type: Vec<TensorOverride>,
-    /// The element type of the output matrix
-    #[arg(long, value_name = "TYPE", value_parser = parse_element_type)]
-    pub(crate) output_tensor_type: Option<DataType>,
-    /// The element type of the token embedding
-    #[arg(long, value_name = "TYPE", value_parser = parse_element_type)]
-    pub(crate) token_embedding_type: Option<DataType>,
-    /// Leave the output matrix in its source's precision
-    #[arg(long)]
-    pub(crate) leave_output_tensor: bool,
-    /// Give every tensor the file type's base, without its mixture
-    #[arg(long)]
-    pub(crate) pure: bool,
-    /// Set a metadata entry; types are int (written as u32), float, bool and str (repeatable)
-    #[arg(long, value_name = "KEY=TYPE:VALUE")]
-    pub(crate) override_kv: Vec<MetadataOverride>,
-    /// Quantize tensors that are quantized already
-    #[arg(long)]
-    pub(crate) allow_requantize: bool,
-    /// Fail if a tensor's rows do not fill its type's blocks, instead of giving it another type
-    #[arg(long)]
-    pub(crate) no_fallback: bool,
-    /// Quantize a GGUF model of an unknown architecture by its tensors' names and shapes alone
-    #[arg(long)]
-    pub(crate) generic: bool,
+#[command(after_help = "\
+Examples:
+  quantize convert ./Llama-3.2-1B --to q4_k_m
+  quantize convert ./Llama-3.2-1B --to q8_0,q4_k_m,gptq:w4g128 -o out/
+  quantize convert model.gguf --to safetensors:bf16 -o model-hf/")]
+pub(crate) struct Convert {
     #[command(flatten)]
-    pub(crate) split: SplitArguments,
-    /// Write safetensors files of at most so many bytes of tensors [default: 50G]
-    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_size)]
-    pub(crate) shard_size: Option<NonZeroU64>,
+    pub(crate) recipe: Recipe,
+    #[command(flatten)]
+    pub(crate) written: Written,
+}
+
+/// Show what `convert` would write: types, sizes, time and memory
+///
+/// Reads no weights. Encoding speed is measured on this machine.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  quantize plan ./Llama-3.2-1B --to q4_k_m,q8_0 -v")]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) recipe: Recipe,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List what can be written: bits per weight, which engines load it, which rows it needs
+///
+/// Bits per weight are those of an 8B Llama 3, or of MODEL.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quantize targets
+  quantize targets ./Llama-3.2-1B --for vllm")]
+pub(crate) struct Targets {
+    /// Say which of them fit this model
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
+    pub(crate) model: Option<PathBuf>,
+    /// List only what this engine loads
+    #[arg(long = "for", value_name = "ENGINE", value_parser = EngineParser)]
+    pub(crate) engine: Option<Engine>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) read: Source,
 }
 
-/// Whether, and where, outputs are cut into several files.
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct SplitArguments {
-    /// Write files of at most so many bytes of tensors: NAME-00001-of-0000N.gguf
-    #[arg(long, value_name = "N[K|M|G]", value_parser = parse_size)]
-    split_max_size: Option<NonZeroU64>,
-    /// Write files of at most so many tensors
-    #[arg(long, value_name = "N")]
-    split_max_tensors: Option<NonZeroU32>,
-    /// Write the metadata alone into the first file
-    #[arg(long)]
-    no_tensor_first_split: bool,
-}
-
-impl SplitArguments {
-    fn options(self) -> Option<SplitOptions> {
-        let options = SplitOptions {
-            max_bytes: self.split_max_size,
-            max_tensors: self.split_max_tensors,
-            first_without_tensors: self.no_tensor_first_split,
-        };
-        (options != SplitOptions::default()).then_some(options)
-    }
-}
-
-/// A size as llama.cpp's converter takes it: a number, or thousands, millions or
-/// thousand millions.
-fn parse_size(text: &str) -> Result<NonZeroU64, String> {
-    let (number, unit) = match text.as_bytes().last() {
-        Some(b'K') => (&text[..text.len() - 1], 1_000),
-        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
-        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
-        _ => (text, 1),
-    };
-    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    let wanted = "expected a positive number of bytes, or one with K, M or G";
-    size.and_then(NonZeroU64::new).ok_or_else(|| wanted.to_owned())
-}
-
-impl Recipe {
-    /// The options, with the importance matrix opened.
-    pub(crate) fn options(&self) -> Result<PlanOptions, qz_pipeline::Error> {
-        let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
-        Ok(PlanOptions {
-            allow_requantize: self.allow_requantize,
-            fallback: if self.no_fallback { Fallback::Refused } else { Fallback::Allowed },
-            overrides: Overrides {
-                tensors: self.tensor_type.clone(),
-                output: self.output_tensor_type,
-                token_embedding: self.token_embedding_type,
-                leave_output: self.leave_output_tensor,
-                pure: self.pure,
-            },
-            metadata: self.override_kv.clone(),
-            importance: importance.map(Arc::new),
-            generic: self.generic,
-            split: self.split.options(),
-            shard_size: self.shard_size.map_or(DEFAULT_SHARD_SIZE, NonZeroU64::get),
-            rounding: match (self.rounding, &self.imatrix) {
-                (Some(RoundingName::Rtn), _) | (None, None) => PackedRounding::Nearest,
-                (Some(RoundingName::Mse), _) => PackedRounding::LeastError,
-                (Some(RoundingName::Importance), _) | (None, Some(_)) => PackedRounding::Importance,
-            },
-        })
-    }
-}
-
-/// How packed layouts round, by name: as the layout's package does, to the scale of the
-/// least error, to scale and zero point of the least weighed error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum RoundingName {
-    Rtn,
-    Mse,
-    Importance,
-}
-
-/// An instruction set of this machine.
-fn parse_instruction_set(name: &str) -> Result<Isa, String> {
-    let isa: Isa = name.parse().map_err(|error: qz_pipeline::IsaError| error.to_string())?;
-    match isa.is_supported() {
-        true => Ok(isa),
-        false => Err(qz_pipeline::IsaError::Unsupported(isa).to_string()),
-    }
-}
-
-fn parse_element_type(name: &str) -> Result<DataType, String> {
-    element_type(name).map_err(|error| error.to_string())
-}
-
-/// Targets by name; help and completions list those that can be written.
-#[derive(Clone)]
-struct TargetParser;
-
-impl TypedValueParser for TargetParser {
-    type Value = Target;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        value: &std::ffi::OsStr,
-    ) -> Result<Target, clap::Error> {
-        // The parser of any type with `FromStr`, for its messages.
-        (|text: &str| text.parse::<Target>()).parse_ref(command, argument, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(Target::names().into_iter().map(PossibleValue::new)))
-    }
-}
-
 #[derive(Debug, Args)]
-pub(crate) struct Convert {
-    #[command(flatten)]
-    pub(crate) recipe: Recipe,
-    /// The file to write, or the folder for safetensors; with several targets, a folder for all
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) output: PathBuf,
-    /// Replace outputs that exist
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Write the result as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Plan {
-    #[command(flatten)]
-    pub(crate) recipe: Recipe,
-    /// Write the result as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
+#[command(after_help = "\
+bash:  quantize completions bash > ~/.local/share/bash-completion/completions/quantize
+zsh:   quantize completions zsh > ~/.zfunc/_quantize   (a folder of $fpath)
+fish:  quantize completions fish > ~/.config/fish/completions/quantize.fish")]
 pub(crate) struct Completions {
     /// The shell
     #[arg(value_name = "SHELL")]
@@ -351,12 +260,12 @@ pub(crate) struct Completions {
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: PathBuf,
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
-    /// Write the result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -364,21 +273,24 @@ pub(crate) struct Inspect {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quantize verify model-Q4_K_M.gguf --source ./Llama-3.2-1B
+  quantize verify out/Llama-3.2-1B-gptq-w4g128 --for vllm")]
 pub(crate) struct Verify {
-    /// The artifact
-    #[arg(value_name = "MODEL")]
+    /// The artifact: a .gguf file or a folder
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: PathBuf,
     /// The model it was made from: compares every weight
-    #[arg(long, value_name = "SRC")]
+    #[arg(long, value_name = "SRC", value_parser = crate::hub::models())]
     pub(crate) source: Option<PathBuf>,
-    /// The engine that is to load it: its rules are checked, too (vllm, sglang,
-    /// transformers, llama.cpp, mlx)
-    #[arg(long = "for", value_name = "ENGINE")]
+    /// Check what this engine asks of its input, too
+    #[arg(long = "for", value_name = "ENGINE", value_parser = EngineParser)]
     pub(crate) engine: Option<Engine>,
-    /// The largest relative error of a tensor that passes [default: by type]
+    /// Largest relative error of a tensor that passes [default: by type]
     #[arg(long, value_name = "X", requires = "source")]
     pub(crate) max_relative_error: Option<f64>,
-    /// Write the result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -390,7 +302,7 @@ pub(crate) struct Demo {
     /// Keep the checkpoint and the results in this folder
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
-    /// Write the result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -406,32 +318,35 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// Every help text, short and long, in an 80-column terminal.
     #[test]
-    fn sizes() {
-        let check = |text: &str, expected: Option<u64>| {
-            assert_eq!(parse_size(text).ok().map(NonZeroU64::get), expected, "{text}");
-        };
-        check("7", Some(7));
-        check("2K", Some(2_000));
-        check("300M", Some(300_000_000));
-        check("48G", Some(48_000_000_000));
-        check("0", None);
-        check("0G", None);
-        check("-1M", None);
-        check("1.5G", None);
-        check("2T", None);
-        check("G", None);
-        check("", None);
-        check("18446744073709551615G", None);
+    fn help_fits_80_columns() {
+        let mut command = Arguments::command().term_width(80);
+        command.build();
+        let names: Vec<String> =
+            command.get_subcommands().map(|known| known.get_name().to_owned()).collect();
+        let mut helps = vec![command.render_help(), command.render_long_help()];
+        for name in names.iter().filter(|name| *name != "help") {
+            let subcommand = command.find_subcommand_mut(name).expect("a command");
+            let mut subcommand = subcommand.clone().term_width(80);
+            helps.extend([subcommand.render_help(), subcommand.render_long_help()]);
+        }
+        for help in helps {
+            let help = help.to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{line}\nin\n{help}");
+            }
+        }
     }
 
     #[test]
-    fn help_names_every_target() {
+    fn own_options_come_before_global_ones() {
         let mut command = Arguments::command();
+        command.build();
         let convert = command.find_subcommand_mut("convert").expect("a command");
         let help = convert.render_long_help().to_string();
-        for name in Target::names() {
-            assert!(help.contains(&name), "{name} is not in the help");
-        }
+        let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("{text} in\n{help}"));
+        assert!(at("--to <") < at("--imatrix") && at("--imatrix") < at("Global options:"));
+        assert!(at("Global options:") < at("--threads") && at("--threads") < at("Examples:"));
     }
 }

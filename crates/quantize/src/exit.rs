@@ -39,6 +39,13 @@ impl Outcome {
 
 /// Runs a command and turns whatever comes of it into an exit code.
 pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCode {
+    // What a library catches it tells as an error.
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !qz_pipeline::catches_panics() {
+            tell(panic);
+        }
+    }));
     // The command's state is not looked at again after a panic.
     let code = match panic::catch_unwind(AssertUnwindSafe(command)) {
         Ok(Ok(Outcome::Ok)) => OK,
@@ -96,6 +103,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted) => crate::interrupt::exit_code(),
         Some(error) => match error.diagnosis().class {
+            FaultClass::Usage => USAGE,
             FaultClass::BadInput => BAD_INPUT,
             FaultClass::Environment => ENVIRONMENT,
             FaultClass::Refused => REFUSED,
@@ -113,6 +121,19 @@ fn rule_of(error: &anyhow::Error) -> Option<&'static str> {
 /// Our own errors say their causes themselves; of others the whole chain is said.
 fn message(error: &anyhow::Error) -> String {
     if error.is::<Error>() { error.to_string() } else { format!("{error:#}") }
+}
+
+/// Says a failure: in several lines where it is several, or a text of our own.
+fn say_error(error: &anyhow::Error) {
+    let message = message(error);
+    let lines = match error.downcast_ref::<Error>() {
+        Some(error) => error.lines(),
+        None if error.is::<UsageError>() => message.lines().map(str::to_owned).collect(),
+        None => vec![message],
+    };
+    for (number, line) in lines.iter().enumerate() {
+        messages::say(&if number == 0 { format!("error: {line}") } else { line.clone() });
+    }
 }
 
 fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
@@ -133,7 +154,7 @@ fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
         });
         messages::print_json_text(&report.to_string());
     }
-    messages::say(&format!("error: {}", message(error)));
+    say_error(error);
     if rule_of(error) == Some("output-exists") {
         messages::say("hint: --force replaces it");
     }

@@ -1,7 +1,7 @@
 //! The `quantize` command: arguments in, a job from `qz-pipeline`, text or JSON
 //! out, an exit code.
 //!
-//! What belongs here: everything a person sees. What does not: any knowledge of
+//! What belongs here: everything that people see. What does not: any knowledge of
 //! formats, codecs or models. Layer 7: nothing depends on it.
 
 #![forbid(unsafe_code)]
@@ -9,23 +9,27 @@
 
 mod cli;
 mod commands;
+mod completion;
 mod exit;
+mod hub;
 mod interrupt;
 mod memory;
 mod messages;
+mod names;
 mod progress;
 mod render;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use crate::cli::{Arguments, Command};
 use crate::exit::Outcome;
 
 fn main() -> ExitCode {
     interrupt::survive_limits();
-    let arguments = match Arguments::try_parse() {
+    if let Some(code) = completion::answer() {
+        return code;
+    }
+    let arguments = match cli::parse() {
         Ok(arguments) => arguments,
         Err(error) => return exit::of_usage(&error),
     };
@@ -40,6 +44,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         Command::Convert(convert) => commands::convert::run(convert, &arguments.global),
         Command::Quantize(quantize) => commands::quantize::run(quantize, &arguments.global),
         Command::Plan(plan) => commands::plan::run(plan, &arguments.global),
+        Command::Targets(targets) => commands::targets::run(targets, &arguments.global),
         Command::Inspect(inspect) => commands::inspect::run(inspect, &arguments.global),
         Command::Verify(verify) => commands::verify::run(verify, &arguments.global),
         Command::Calibrate(calibrate) => commands::calibrate::run(calibrate, &arguments.global),

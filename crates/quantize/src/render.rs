@@ -1,6 +1,10 @@
 //! Numbers and tables as people read them.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::path::Path;
+
+use qz_tensor::ByteSize;
 
 use crate::messages::on_one_line;
 
@@ -11,17 +15,23 @@ pub(crate) fn file_name(path: &Path) -> String {
 
 /// A size: `4.58 GiB`.
 pub(crate) fn bytes(size: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if size < 1024 {
-        return format!("{size} B");
+    ByteSize(size).to_string()
+}
+
+/// Values of the same key together, in the order of each key's first.
+pub(crate) fn grouped<K: Clone + Eq + Hash, V>(
+    pairs: impl Iterator<Item = (K, V)>,
+) -> Vec<(K, Vec<V>)> {
+    let mut groups: Vec<(K, Vec<V>)> = Vec::new();
+    let mut places: HashMap<K, usize> = HashMap::new();
+    for (key, value) in pairs {
+        let place = *places.entry(key.clone()).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, values)) => values.push(value),
+            None => groups.push((key, vec![value])),
+        }
     }
-    let mut value = size as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.2} {}", UNITS[unit])
+    groups
 }
 
 /// A count: `1.24 G`.
@@ -110,11 +120,6 @@ mod tests {
 
     #[test]
     fn sizes_and_counts() {
-        let check = |size, expected| assert_eq!(bytes(size), expected);
-        check(0, "0 B");
-        check(1023, "1023 B");
-        check(1536, "1.50 KiB");
-        check(4_917_698_560, "4.58 GiB");
         let check = |number, expected| assert_eq!(count(number), expected);
         check(999, "999");
         check(5_800_000, "5.8 M");
@@ -124,6 +129,12 @@ mod tests {
         check(59.94, "59.9 s");
         check(125.0, "2 min 5 s");
         check(7260.0, "2 h 1 min");
+    }
+
+    #[test]
+    fn values_of_a_key_come_together() {
+        let pairs = [("b", 1), ("a", 2), ("b", 3)].into_iter();
+        assert_eq!(grouped(pairs), [("b", vec![1, 3]), ("a", vec![2])]);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::random::Random;
 /// How often chunks are drawn anew.
 const RESAMPLES: usize = 1000;
 
+/// The smallest probability that so many draws can show.
+pub const LEAST_P_VALUE: f64 = 2.0 / (RESAMPLES as f64 + 1.0);
+
 /// Fewer chunks than this say nothing about how chunks differ.
 const FEWEST_CHUNKS: usize = 8;
 

@@ -236,6 +236,9 @@ pub(crate) fn finish(
 ) -> Result<Vec<ConvertReport>, Error> {
     let mut reports = Vec::with_capacity(outputs.len());
     for ((growing, output), plan) in sinks.into_iter().zip(outputs).zip(plans) {
+        if let Some(warning) = growing.loss(&output.target.to_string(), model) {
+            observer.observe(Event::Warning(&warning));
+        }
         let Growing { sink, files, bytes, .. } = growing;
         sink.finish()?;
         observer.observe(Event::Written { path: &output.path, bytes });

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, OutputError};
 
 use crate::planning::shortened;
+use crate::unknown_target::UnknownTarget;
 
 /// Why a job ended without its result.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +30,23 @@ pub enum Error {
     #[error(transparent)]
     Packed(#[from] qz_packed::Error),
     /// A matrix that a packed layout has no room for.
-    #[error("{location}: {detail}")]
+    #[error("{location}: {target} cannot hold it: {why}{}", fitting_targets(fitting))]
     Unfit {
         /// File and tensor.
         location: Location,
-        /// The target, and why.
-        detail: String,
+        /// The target.
+        target: String,
+        /// Why it does not fit.
+        why: String,
+        /// The same target with other groups, where these fit the whole model.
+        fitting: Vec<String>,
     },
+    /// A target that does not exist.
+    #[error(transparent)]
+    UnknownTarget(#[from] UnknownTarget),
+    /// Several targets that cannot be written.
+    #[error("{}", target_faults(.0).join("\n"))]
+    Targets(Vec<(String, Error)>),
     /// The checkpoint is not a model we know, or contradicts itself.
     #[error(transparent)]
     Model(#[from] qz_models::Error),
@@ -48,6 +59,11 @@ pub enum Error {
     /// The text cannot be evaluated.
     #[error(transparent)]
     Evaluation(#[from] qz_eval::Error),
+    /// Nothing that a method could learn from.
+    #[error(
+        "{0} needs a text that the model reads: --data FILE (or --data default, the text that comes with this program), --tokens or --stats"
+    )]
+    NoCalibration(&'static str),
     /// Nothing to evaluate on.
     #[error("no text to evaluate the model on")]
     NoText,
@@ -81,6 +97,16 @@ pub enum Error {
         /// The reference's.
         expected: usize,
     },
+    /// A task, counted from 0, with more tokens than the model has positions.
+    #[error("{location}: task {task} is longer than the model's {context} positions")]
+    TaskTooLong {
+        /// The file.
+        location: Location,
+        /// The task.
+        task: usize,
+        /// The model's positions.
+        context: usize,
+    },
     /// A model that makes other tokens of the text than its reference.
     #[error("{}: the text has other tokens than for {}", path.display(), reference.display())]
     Tokens {
@@ -96,12 +122,14 @@ pub enum Error {
         location: Location,
     },
     /// A number that is no token id.
-    #[error("{}: {token} is no token id", path.display())]
+    #[error("{location}: {token} is no token id{}", vocabulary.map(|size| format!(": the vocabulary has 0 to {}", size.saturating_sub(1))).unwrap_or_default())]
     TokenId {
-        /// The file of token ids.
-        path: PathBuf,
+        /// The file of token ids and the number's first byte.
+        location: Location,
         /// The number.
         token: String,
+        /// Tokens of the model's vocabulary.
+        vocabulary: Option<usize>,
     },
     /// A method chooses among a grid's values, and the target is not stored as such.
     #[error("{target} has no values that a method could choose among")]
@@ -184,7 +212,15 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
         /// What is there, or is not.
-        detail: &'static str,
+        detail: String,
+    },
+    /// What may be a model of the hub that is not on this machine.
+    #[error("{}: no such file or folder, and {id} is not in the hub's cache; fetch it with `hf download {id}`", path.display())]
+    NotFetched {
+        /// The path given.
+        path: PathBuf,
+        /// The model's id.
+        id: String,
     },
     /// A weight that is no number.
     #[error("{location}: weight {index} is {value}")]
@@ -314,6 +350,35 @@ fn missing_importance(uncovered: &[Uncovered]) -> String {
     format!("the result is useless without importance weights (--imatrix) for {list}")
 }
 
+/// The rest of a message: what could be written instead.
+pub(crate) fn fitting_targets(fitting: &[String]) -> String {
+    match fitting {
+        [] => String::new(),
+        [only] => format!("; {only} fits this model"),
+        [before @ .., last] => format!("; {} and {last} fit this model", before.join(", ")),
+    }
+}
+
+impl Error {
+    /// The message, in a line for each of several faults.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Targets(faults) => target_faults(faults),
+            error => vec![error.to_string()],
+        }
+    }
+}
+
+fn target_faults(faults: &[(String, Error)]) -> Vec<String> {
+    let line = |(target, error): &(String, Error)| match error {
+        // These name it themselves.
+        Error::Unfit { .. } | Error::UnknownTarget(_) => format!("  {error}"),
+        error => format!("  {target}: {error}"),
+    };
+    let first = format!("{} targets cannot be written; nothing was:", faults.len());
+    [first].into_iter().chain(faults.iter().map(line)).collect()
+}
+
 /// A packed layout that no block type holds exactly is decoded to plain numbers.
 fn quantized_as(data_type: DataType) -> &'static str {
     if data_type.is_block() { data_type.name() } else { "in a packed layout" }
@@ -335,7 +400,10 @@ impl Diagnose for Error {
             Self::Safetensors(error) => return error.diagnosis(),
             Self::Pickle(error) => return error.diagnosis(),
             Self::Packed(error) => return error.diagnosis(),
-            Self::Unfit { location, .. } => (FaultClass::BadInput, location.clone(), "unfit-shape"),
+            Self::Unfit { location, .. } => (FaultClass::Usage, location.clone(), "unfit-shape"),
+            Self::UnknownTarget(_) => (FaultClass::Usage, Location::default(), "unknown-target"),
+            // They end the run together: the command line has to change.
+            Self::Targets(_) => (FaultClass::Usage, Location::default(), "targets"),
             Self::Model(error) => return error.diagnosis(),
             Self::Plan(error) => return error.diagnosis(),
             Self::Calibration(error) => return error.diagnosis(),
@@ -343,7 +411,9 @@ impl Diagnose for Error {
             Self::TextEncoding { location } => {
                 (FaultClass::BadInput, location.clone(), "not-utf-8")
             }
-            Self::NoText => (FaultClass::BadInput, Location::default(), "no-text"),
+            Self::NoText | Self::NoCalibration(_) => {
+                (FaultClass::Usage, Location::default(), "no-text")
+            }
             Self::FewTasks { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "few-tasks")
             }
@@ -356,7 +426,10 @@ impl Diagnose for Error {
             Self::Tokens { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "vocabulary-mismatch")
             }
-            Self::TokenId { path, .. } => (FaultClass::BadInput, Location::file(path), "token-id"),
+            Self::TokenId { location, .. } => (FaultClass::BadInput, location.clone(), "token-id"),
+            Self::TaskTooLong { location, .. } => {
+                (FaultClass::BadInput, location.clone(), "task-too-long")
+            }
             Self::MethodFormat { .. } => {
                 (FaultClass::Refused, Location::default(), "method-target")
             }
@@ -391,6 +464,9 @@ impl Diagnose for Error {
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")
+            }
+            Self::NotFetched { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "file-missing")
             }
             Self::NoWeights { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "no-weights")

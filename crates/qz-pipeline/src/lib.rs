@@ -16,6 +16,7 @@
 
 mod bench;
 mod calibrate;
+mod caught;
 mod container;
 mod convert;
 mod error;
@@ -27,17 +28,21 @@ mod format;
 mod inputs;
 mod inspect;
 mod loaders;
+mod loss;
 mod measuring;
 mod metadata_override;
 mod model;
 mod model_weights;
 mod plan;
 mod planning;
+mod quantization;
 mod quantize;
 mod sinks;
 mod source_rows;
 mod stream;
 mod target;
+mod targets;
+mod unknown_target;
 mod verify;
 
 pub use bench::{
@@ -47,9 +52,10 @@ pub use bench::{
 pub use calibrate::{
     CalibrateOptions, Calibration, CalibrationData, Collect, Conversations, DataOptions, DataPart,
     ExpertCoverage, ExpertOptions, MergedStatistics, StatisticsFormat, StatisticsSummary,
-    calibrate, merge_statistics, show_statistics,
+    calibrate, each_parquet_row, merge_statistics, show_statistics,
 };
-pub use container::{CONTAINERS, Container};
+pub use caught::catches_panics;
+pub use container::{CONTAINERS, Container, HubId, stem_of};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
@@ -60,7 +66,7 @@ pub use eval::{
     TaskEvaluation, TaskOptions, TextOptions, Thresholds, compare, eval, eval_tasks, sample,
 };
 pub use event::{Event, Observer, Silent};
-pub use format::{FORMATS, Format};
+pub use format::{Demand, FORMATS, Format};
 pub use inputs::Inputs;
 pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
 pub use loaders::{ENGINES, Engine, LOADER_RULES, LoaderRule};
@@ -68,11 +74,12 @@ pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};
 pub use model::{Model, ModelTensor, OpenOptions};
 pub use model_weights::ModelWeights;
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
-pub use planning::PlanOptions;
+pub use planning::{PlanOptions, unknown_targets};
+pub use quantization::Quantization;
 pub use quantize::{CalibrationSummary, MethodTensor, QuantizeOptions, QuantizeReport, quantize};
 pub use qz_calib::ImportanceMatrix;
 pub use qz_calib::summary::{LayerSummary, TensorSummary};
-pub use qz_eval::bootstrap::Interval;
+pub use qz_eval::bootstrap::{Interval, LEAST_P_VALUE};
 pub use qz_eval::sampling::SamplingOptions;
 pub use qz_eval::statistics::{Comparison, Estimate, Perplexity, Spread};
 pub use qz_eval::tasks::{Score, Share};
@@ -84,5 +91,7 @@ pub use qz_packed::Rounding as PackedRounding;
 pub use qz_plan::{Fallback, Overrides, TensorOverride, element_type};
 pub use qz_safetensors::DEFAULT_SHARD_SIZE;
 pub use stream::Cancel;
-pub use target::{Target, UnknownTarget};
-pub use verify::{Finding, TensorCheck, Verification, VerifyOptions, verify};
+pub use target::Target;
+pub use targets::{ModelFit, TargetInfo, targets};
+pub use unknown_target::UnknownTarget;
+pub use verify::{Finding, JudgedFor, Kind, TensorCheck, Verification, VerifyOptions, verify};

@@ -8,6 +8,7 @@ use qz_models::forward::{Forward, ForwardOptions, StoredTensor, WeightSource};
 use qz_tensor::Location;
 
 use crate::error::Error;
+use crate::event::{Event, Observer};
 use crate::model::{Model, ModelTensor, to_usize};
 
 /// The tensors of a model, by name.
@@ -41,6 +42,17 @@ impl Model {
         let length = self.metadata.unsigned(&format!("{architecture}.context_length"))?;
         Some(to_usize(length))
     }
+
+    /// Warns of a context that the model was not trained on.
+    pub(crate) fn check_context(&self, context: usize, observer: &mut dyn Observer) {
+        let Some(trained) = self.context_length().filter(|trained| *trained < context) else {
+            return;
+        };
+        observer.observe(Event::Warning(&format!(
+            "{}: the model was trained on a context of {trained} tokens, not of {context}; figures beyond are no measure of it",
+            self.path.display()
+        )));
+    }
 }
 
 impl WeightSource for ModelWeights<'_> {
@@ -57,20 +69,7 @@ impl WeightSource for ModelWeights<'_> {
         // The elements of a vector are rows of the grid, but one row here.
         let per_row = grid_rows / tensor.shape.rows().max(1);
         let rows = rows.start * per_row..rows.end * per_row;
-        let row_order = tensor.row_order();
-        if row_order.is_identity() {
-            return self.model.read_rows(tensor, rows, out);
-        }
-        let unit = row_order.unit();
-        let units = rows.start / unit * unit..rows.end.next_multiple_of(unit).min(grid_rows);
-        let row_bytes = tensor.row_bytes(tensor.source_type);
-        let mut stored = vec![0; to_usize(units.end - units.start) * row_bytes];
-        self.model.read_rows(tensor, units.clone(), &mut stored)?;
-        for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
-            let start = to_usize(row_order.source_row(row) - units.start) * row_bytes;
-            out.copy_from_slice(&stored[start..start + row_bytes]);
-        }
-        Ok(())
+        self.model.read_ordered_rows(tensor, rows, out)
     }
 
     fn location(&self, name: &str) -> Location {

@@ -2,20 +2,23 @@
 //! weight is read: the common beginning of `convert` and `plan`.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use qz_calib::{Entry, ImportanceMatrix};
 use qz_codec::{ImportanceUse, encoder_for};
 use qz_gguf::SplitOptions;
-use qz_packed::Rounding;
+use qz_packed::{Provenance, Rounding};
 use qz_plan::{Assignment, Fallback, Overrides, Reason};
 use qz_tensor::{DataType, Location};
 
 use crate::error::{Error, Uncovered};
 use crate::format::TargetPlan;
+use crate::loaders;
 use crate::metadata_override::MetadataOverride;
 use crate::model::{Model, ModelTensor};
 use crate::target::Target;
+use crate::unknown_target::UnknownTarget;
 
 /// What decides about types and metadata, apart from the target.
 #[derive(Clone, Debug)]
@@ -38,6 +41,8 @@ pub struct PlanOptions {
     pub shard_size: u64,
     /// How weights are rounded to the grids of packed layouts.
     pub rounding: Rounding,
+    /// What a method has done instead, for configurations.
+    pub method: Option<Provenance>,
 }
 
 impl Default for PlanOptions {
@@ -52,8 +57,32 @@ impl Default for PlanOptions {
             split: None,
             shard_size: qz_safetensors::DEFAULT_SHARD_SIZE,
             rounding: Rounding::default(),
+            method: None,
         }
     }
+}
+
+impl PlanOptions {
+    /// How the values of packed layouts are chosen, as their configurations say it.
+    pub(crate) fn provenance(&self) -> Provenance {
+        if let Some(method) = &self.method {
+            return method.clone();
+        }
+        let mut rounded = Provenance::of(match self.rounding {
+            Rounding::Nearest => "rtn",
+            Rounding::LeastError => "mse",
+            Rounding::Importance => "importance",
+        });
+        if let (Rounding::Importance, Some(matrix)) = (self.rounding, &self.importance) {
+            rounded.details.insert("importance".to_owned(), file_name(matrix.path()).into());
+        }
+        rounded
+    }
+}
+
+/// A file's name without the folders that it lies in, which are nobody's business.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// All outputs, decided.
@@ -84,13 +113,60 @@ pub(crate) fn plan_all(
     targets: &[Target],
     options: &PlanOptions,
 ) -> Result<Planning, Error> {
-    let targets: Vec<TargetPlan> =
-        targets.iter().map(|target| target.plan(model, options)).collect::<Result<_, _>>()?;
+    let plan = |target: &Target| target.plan(model, options);
+    let plans = plan_each(model, targets, Vec::new(), options)?;
     let mut warnings: Vec<String> =
-        targets.iter().flat_map(|target| target.warnings.iter().cloned()).collect();
+        plans.iter().flat_map(|target| target.warnings.iter().cloned()).collect();
+    for (target, planned) in targets.iter().zip(&plans) {
+        warnings.extend(loaders::warning(target, planned, &plan)?);
+    }
+    let targets = plans;
     warnings.extend(idle_overrides(model, &targets, options));
     let uncovered = check_coverage(model, &targets, options, &mut warnings)?;
     Ok(Planning { targets, warnings, uncovered })
+}
+
+/// Plans each target, and reports all that cannot be written together.
+fn plan_each(
+    model: &Model,
+    targets: &[Target],
+    mut faults: Vec<(String, Error)>,
+    options: &PlanOptions,
+) -> Result<Vec<TargetPlan>, Error> {
+    let mut plans = Vec::new();
+    for target in targets {
+        match target.plan(model, options) {
+            Ok(plan) => plans.push(plan),
+            Err(error) => faults.push((target.to_string(), error)),
+        }
+    }
+    if faults.is_empty() { Ok(plans) } else { Err(together(faults)) }
+}
+
+/// One error for all of them. What ails the model ails each of its targets, and is said once.
+fn together(mut faults: Vec<(String, Error)>) -> Error {
+    let messages: HashSet<String> = faults.iter().map(|(_, error)| error.to_string()).collect();
+    if messages.len() > 1 { Error::Targets(faults) } else { faults.remove(0).1 }
+}
+
+/// The error of targets that do not exist; those that do, and do not fit the model, are
+/// reported with them.
+pub fn unknown_targets(
+    unknown: Vec<UnknownTarget>,
+    known: &[Target],
+    model: Option<&Model>,
+    options: &PlanOptions,
+) -> Option<Error> {
+    let fault = |target: UnknownTarget| {
+        let target = model.map_or(target.clone(), |model| target.beside(model, options));
+        (target.name().to_owned(), Error::from(target))
+    };
+    let faults: Vec<(String, Error)> = unknown.into_iter().map(fault).collect();
+    match model {
+        _ if faults.is_empty() => None,
+        Some(model) => plan_each(model, known, faults, options).err(),
+        None => Some(together(faults)),
+    }
 }
 
 /// Refuses quantizing what is quantized.

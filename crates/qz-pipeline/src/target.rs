@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::format::{FORMATS, Format, TargetPlan};
 use crate::model::Model;
 use crate::planning::PlanOptions;
+use crate::unknown_target::UnknownTarget;
 
 /// A format and the types its tensors get. `gguf:` may be left out.
 #[derive(Clone, Debug)]
@@ -16,14 +17,6 @@ pub struct Target {
     pub format: &'static Format,
     /// One of the format's schemes, in the spelling that reports use.
     pub scheme: Cow<'static, str>,
-}
-
-/// A target that does not exist.
-#[derive(Debug, thiserror::Error)]
-#[error("no such target: {given}; there are: {}", known.join(", "))]
-pub struct UnknownTarget {
-    given: String,
-    known: Vec<String>,
 }
 
 impl Target {
@@ -45,6 +38,19 @@ impl Target {
         self.format.artifact_name(stem, &self.scheme)
     }
 
+    /// True if its artifact is a folder, false if it is a file.
+    pub fn is_folder(&self) -> bool {
+        self.format.is_folder()
+    }
+
+    /// True for a name of one of the format's targets.
+    pub(crate) fn is_of(name: &str, format: &Format) -> bool {
+        match name.split_once(':') {
+            Some((of, _)) => of == format.name,
+            None => FORMATS.first().is_some_and(|first| first.name == format.name),
+        }
+    }
+
     /// Plans it for a model.
     pub(crate) fn plan(&self, model: &Model, options: &PlanOptions) -> Result<TargetPlan, Error> {
         self.format.plan(model, &self.scheme, options)
@@ -63,8 +69,7 @@ impl FromStr for Target {
     type Err = UnknownTarget;
 
     fn from_str(text: &str) -> Result<Self, UnknownTarget> {
-        Self::find(text)
-            .ok_or_else(|| UnknownTarget { given: text.to_owned(), known: Self::names() })
+        Self::find(text).ok_or_else(|| UnknownTarget::new(text))
     }
 }
 

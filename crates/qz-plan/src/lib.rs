@@ -19,6 +19,7 @@ mod mixture;
 mod order;
 mod overrides;
 mod rule;
+mod suggestion;
 mod table;
 
 pub use architectures::is_known_architecture;
@@ -29,3 +30,4 @@ pub use file_type::{FILE_TYPES, FileType};
 pub use order::layer_then_name;
 pub use overrides::{InvalidOverride, Overrides, TensorOverride, UnknownType, element_type};
 pub use rule::{Condition, Rule};
+pub use suggestion::{did_you_mean, is_alike, nearest};

@@ -4,8 +4,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use qz_tensor::DataType;
+use qz_tensor::{DATA_TYPES, DataType};
 use regex::Regex;
+
+use crate::file_type::FileType;
+use crate::suggestion::{did_you_mean, nearest};
 
 /// Wishes over a file type's rules.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +28,7 @@ pub struct Overrides {
 
 impl Overrides {
     /// The first pattern found in `name`: its position and its type.
-    pub(crate) fn first_match(&self, name: &str) -> Option<(usize, DataType)> {
+    pub fn first_match(&self, name: &str) -> Option<(usize, DataType)> {
         let position = self.tensors.iter().position(|tensor| tensor.pattern.is_match(name))?;
         Some((position, self.tensors[position].data_type))
     }
@@ -68,8 +71,26 @@ pub enum InvalidOverride {
 
 /// No element type of GGUF has this name.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("no such element type: {0} (types are q4_k, iq4_xs, bf16, ...; q4_k_m is a file type)")]
-pub struct UnknownType(String);
+#[error("no such element type: {given}{}", instead_of(given))]
+pub struct UnknownType {
+    given: String,
+}
+
+/// What may have been meant: a file type's base, or types of similar names.
+fn instead_of(given: &str) -> String {
+    if let Some(FileType { name, base, .. }) = FileType::from_name(given) {
+        return format!("; {name} is a file type, its base is {}", base.name().to_lowercase());
+    }
+    let known: Vec<String> = DATA_TYPES
+        .iter()
+        .filter(|data_type| data_type.spec().ggml.is_some())
+        .map(|data_type| data_type.name().to_lowercase())
+        .collect();
+    match nearest(given, known.iter().map(String::as_str)).as_slice() {
+        [] => "; types are q4_k, q8_0, iq4_xs, bf16 and the like".to_owned(),
+        names => did_you_mean(names),
+    }
+}
 
 /// The element type called `name`, if GGUF has it.
 ///
@@ -78,7 +99,7 @@ pub struct UnknownType(String);
 pub fn element_type(name: &str) -> Result<DataType, UnknownType> {
     DataType::from_name(name)
         .filter(|data_type| data_type.spec().ggml.is_some())
-        .ok_or_else(|| UnknownType(name.to_owned()))
+        .ok_or_else(|| UnknownType { given: name.to_owned() })
 }
 
 impl FromStr for TensorOverride {
@@ -118,6 +139,8 @@ mod tests {
         check("attn_v", Err("REGEX=TYPE"));
         check("=q8_0", Err("REGEX=TYPE"));
         check("attn_v=q4_k_m", Err("file type"));
+        check("attn_v=q4km", Err("did you mean q4_k?"));
+        check("attn_v=int4", Err("types are q4_k"));
         check("attn_v=u32", Err("no such element type"));
         check("(=q8_0", Err("unclosed group"));
     }

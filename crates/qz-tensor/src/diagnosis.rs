@@ -7,6 +7,8 @@ use std::path::PathBuf;
 /// Whose fault it is. The binary turns this into its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultClass {
+    /// What was asked for does not exist, or does not fit the input (exit code 2).
+    Usage,
     /// The input breaks a rule of its format (exit code 3).
     BadInput,
     /// The disk, a permission, a lock (exit code 4).

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod byte_size;
 mod data_type;
 mod diagnosis;
 mod file;
@@ -22,6 +23,7 @@ mod side_files;
 mod signature;
 mod tensor;
 
+pub use byte_size::ByteSize;
 pub use data_type::{DATA_TYPES, DataType, GgmlTypeId, TypeSpec};
 pub use diagnosis::{Diagnose, Diagnosis, FaultClass, Location, Warning};
 pub use file::{FileError, FileIdentity, FileStates, Presence, SourceFile};

@@ -24,6 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::byte_size::ByteSize;
 use crate::diagnosis::{Diagnose, Diagnosis, FaultClass, Location};
 
 mod artifact;
@@ -75,12 +76,14 @@ pub enum OutputError {
         holder: Option<u32>,
     },
     /// The disk has no room for the whole output. Found before any work.
-    #[error("{}: the disk has no room for {needed} bytes", path.display())]
+    #[error("{}: the disk has no room: the output needs {}{}", path.display(), ByteSize(*needed), available.map(|free| format!(", {} are free", ByteSize(free))).unwrap_or_default())]
     NoSpace {
         /// The output.
         path: PathBuf,
         /// Its size.
         needed: u64,
+        /// Bytes that are free, where the system says so.
+        available: Option<u64>,
     },
     /// Any other refusal of the operating system.
     #[error("{}: cannot {action}: {source}", path.display())]
@@ -359,9 +362,11 @@ fn open_file(
         return Err(own::strange(&path, "it was just removed"));
     };
     reserve(&opened, file.size).map_err(|source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            OutputError::NoSpace { path: artifact.target().to_owned(), needed: artifact.size() }
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OutputError::NoSpace {
+            path: artifact.target().to_owned(),
+            needed: artifact.size(),
+            available: available(staging.folder()),
+        },
         _ => io_error(artifact.target(), "reserve the space")(source),
     })?;
     Ok(Arc::new(opened))
@@ -380,6 +385,18 @@ fn reserve(file: &File, size: u64) -> io::Result<()> {
         }
     }
     file.set_len(size)
+}
+
+/// Bytes that this process may still write in the file system of `folder`.
+#[cfg(target_os = "linux")]
+fn available(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn available(_: &Path) -> Option<u64> {
+    None
 }
 
 #[cfg(unix)]

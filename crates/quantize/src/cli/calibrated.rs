@@ -3,109 +3,97 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use clap::Args;
-use clap::builder::{PossibleValue, TypedValueParser};
-use qz_pipeline::qz_methods::{METHODS, Method, Options, Order, method_named};
+use clap::{Args, ValueHint};
+use qz_pipeline::qz_methods::{METHODS, Options, Order, method_named};
 use qz_pipeline::{CalibrationData, ComputeOptions, ConvertOptions, QuantizeOptions, Rounding};
 use qz_tensor::DataType;
 
 use super::calibration::{Experts, Reading};
-use super::{Global, Recipe, parse_size};
+use super::heading::{COMPUTE, METHOD, TEXT};
+use super::values::{MethodParser, parse_amount, parse_size};
+use super::{Global, Recipe, Written};
 
+/// Quantize a model with calibration data (GPTQ, importance)
+///
+/// The model reads a text, layer by layer; each matrix is quantized so that its outputs on that
+/// text change least, given what the layers before it became.
 #[derive(Debug, Args)]
+#[command(override_usage = "\
+quantize quantize <SRC> --to <TARGET> --data <FILE> [OPTIONS]
+       quantize quantize <SRC> --to <TARGET> --stats <STATS> [OPTIONS]")]
+#[command(after_help = "\
+Examples:
+  quantize quantize ./Llama-3.2-1B --to gptq:w4g128 --data default
+  quantize quantize ./Llama-3.2-1B --to q4_k_m,ct:w4a16 --data chat.jsonl -o out/")]
 pub(crate) struct Quantize {
     #[command(flatten)]
     pub(crate) recipe: Recipe,
-    /// How values are chosen: rounding without data, rounding with each column's importance, or
-    /// error feedback and coordinate descent
-    #[arg(long, value_name = "METHOD", default_value = "gptq", value_parser = MethodParser)]
-    method: &'static str,
-    /// Text that the model reads meanwhile: a plain file, JSON lines with "text" or "messages"
-    /// (.jsonl), or "default" for the text that comes with this program (repeatable)
-    #[arg(long, value_name = "FILE")]
+    #[command(flatten)]
+    pub(crate) written: Written,
+
+    /// Text that the model reads: a file, or "default" (repeatable)
+    ///
+    /// Plain text, JSON lines (.jsonl) or parquet with "text" or "messages", or "default" for the
+    /// text that comes with this program. Chunks of several parts are mixed evenly.
+    #[arg(long, value_name = "FILE", help_heading = TEXT, value_hint = ValueHint::FilePath)]
     data: Vec<PathBuf>,
-    /// The text as token ids instead: numbers divided by anything else
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    /// The text as token ids instead: numbers, separated by anything
+    #[arg(long, value_name = "FILE", conflicts_with = "data", help_heading = TEXT)]
+    #[arg(hide_short_help = true, value_hint = ValueHint::FilePath)]
     tokens: Option<PathBuf>,
-    /// Statistics that `calibrate` collected, instead of a text (with --collect grams for gptq)
-    #[arg(long, value_name = "STATS", conflicts_with_all = ["data", "tokens"])]
+    /// Statistics that `calibrate` collected, instead of a text
+    ///
+    /// With --collect grams for gptq. One collection serves many targets.
+    #[arg(long, value_name = "STATS", conflicts_with_all = ["data", "tokens"], help_heading = TEXT)]
+    #[arg(value_hint = ValueHint::FilePath)]
     stats: Option<PathBuf>,
     #[command(flatten)]
     reading: Reading,
-    /// What is added to the diagonal of the inputs' Gram matrix, in parts of its mean
+
+    /// How values are chosen
+    ///
+    /// gptq: error feedback on the Hessian XᵀX of the inputs, then coordinate descent. imatrix:
+    /// llama.cpp's search, weighed by the importance of each column. rtn: round to nearest, as
+    /// `convert` does; needs no text.
+    #[arg(long, value_name = "METHOD", default_value = "gptq", value_parser = MethodParser)]
+    #[arg(help_heading = METHOD)]
+    method: &'static str,
+    /// Damping: added to the Hessian's diagonal, in parts of its mean
     #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = parse_amount)]
+    #[arg(help_heading = METHOD, hide_short_help = true)]
     damping: f64,
-    /// The order in which columns are visited
+    /// Order in which columns are quantized
     #[arg(long, value_name = "ORDER", value_enum, default_value_t = Visits::Natural)]
+    #[arg(help_heading = METHOD, hide_short_help = true)]
     order: Visits,
     /// Cycles of coordinate descent
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = METHOD)]
+    #[arg(hide_short_help = true)]
     cycles: usize,
-    /// How far weights move to make up for what was lost in the layers before, by what the full
-    /// model would have seen (GPTAQ): 0 not at all, 1 all the way; takes a second run of the text
-    /// beside the first. Experts are left out
+    /// Correct for the errors of earlier layers (GPTAQ): 0 not at all, 1 fully
+    ///
+    /// Needs a second run of the text beside the first. Experts are left out.
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = parse_amount)]
+    #[arg(help_heading = METHOD, hide_short_help = true)]
     propagation: f64,
     #[command(flatten)]
     experts: Experts,
-    /// Memory to stay within where there is a choice; hidden states beyond it go to disk
+
+    /// Memory limit where there is a choice; more goes to disk
     #[arg(long, value_name = "N[K|M|G]", default_value = "2G", value_parser = parse_size)]
+    #[arg(help_heading = COMPUTE)]
     max_memory: NonZeroU64,
-    /// The file to write; with several targets, a folder for all
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) output: PathBuf,
-    /// Replace outputs that exist
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Write the result as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
-/// The order in which columns are visited.
+/// The order in which columns are quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Visits {
     /// From left to right
     Natural,
-    /// The loudest inputs first, with scales fitted before
+    /// Activation order (act-order, desc_act) with scales fitted before; the file does not show it
     Static,
-    /// Groups with the loudest inputs first, and within them
+    /// Activation order of groups, and within them
     GroupAware,
-}
-
-/// Methods by name.
-#[derive(Clone)]
-struct MethodParser;
-
-impl TypedValueParser for MethodParser {
-    type Value = &'static str;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        value: &std::ffi::OsStr,
-    ) -> Result<Self::Value, clap::Error> {
-        let parse = |text: &str| {
-            method_named(text).map(Method::name).ok_or_else(|| {
-                let known: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
-                format!("no such method; there are: {}", known.join(", "))
-            })
-        };
-        parse.parse_ref(command, argument, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(METHODS.iter().map(|method| PossibleValue::new(method.name()))))
-    }
-}
-
-/// A number that something is multiplied with.
-fn parse_amount(text: &str) -> Result<f64, String> {
-    let number: Option<f64> = text.parse().ok();
-    number
-        .filter(|number| number.is_finite() && *number >= 0.0)
-        .ok_or_else(|| "expected a number that is not negative".to_owned())
 }
 
 impl Quantize {
@@ -125,7 +113,7 @@ impl Quantize {
         Ok(QuantizeOptions {
             convert: ConvertOptions {
                 threads: global.thread_count(),
-                output: global.output(self.force),
+                output: global.output(self.written.force),
                 plan: self.recipe.options()?,
             },
             // The parser lets no other name pass.

@@ -2,58 +2,78 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueHint};
 use qz_pipeline::{
     CalibrateOptions, CalibrationData, Collect, Conversations, DataOptions, ExpertOptions,
     StatisticsFormat,
 };
 
 use super::evaluation::Compute;
+use super::heading::{EXPERTS, OUTPUT, TEXT};
 use super::{Global, Source};
 
+/// Collect statistics of a model's activations on a text: importance matrices
+///
+/// The files are those of llama-imatrix; with --collect grams they serve `quantize quantize
+/// --stats`, too.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("work").required(true).multiple(true).args(["data", "in_file", "show_statistics"])))]
+#[command(override_usage = "\
+quantize calibrate <SRC> --data <FILE> -o <STATS> [OPTIONS]
+       quantize calibrate --in-file <STATS>... -o <STATS>
+       quantize calibrate --show-statistics <STATS>")]
+#[command(after_help = "\
+Examples:
+  quantize calibrate ./Llama-3.2-1B --data default -o imatrix.gguf
+  quantize calibrate --in-file a.gguf --in-file b.gguf -o both.gguf")]
 pub(crate) struct Calibrate {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "SRC", requires = "data")]
+    #[arg(value_name = "SRC", requires = "data", value_parser = crate::hub::models())]
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) model: Option<PathBuf>,
-    /// Text to read: a plain file, "text" or "messages" in JSON lines (.jsonl) or .parquet, or
-    /// "default" for the text that comes with this program (repeatable; parts are mixed evenly)
-    #[arg(long, value_name = "FILE", requires = "model")]
+    /// Text to read: a file, or "default" (repeatable)
+    ///
+    /// Plain text, JSON lines (.jsonl) or parquet with "text" or "messages", or "default" for the
+    /// text that comes with this program. Chunks of several parts are mixed evenly.
+    #[arg(long, value_name = "FILE", requires = "model", value_hint = ValueHint::FilePath)]
     data: Vec<PathBuf>,
     /// The file to write
     #[arg(short, long, value_name = "STATS", required_unless_present = "show_statistics")]
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
-    /// The kind of importance matrix to write [default: by the name: .dat is legacy]
-    #[arg(long, value_name = "KIND", value_enum)]
-    output_format: Option<Format>,
-    #[command(flatten)]
-    pub(crate) reading: Reading,
-    #[command(flatten)]
-    compute: Compute,
-    /// Collect the inputs of the output matrix, too, if it has weights of its own
-    #[arg(long)]
-    process_output: bool,
-    /// Collect more than sums of squares (GGUF only): magnitudes, grams, tokens
-    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
-    collect: Vec<What>,
-    #[command(flatten)]
-    experts: Experts,
     /// Add the sums of this file (repeatable); without a model, only that
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "STATS", value_hint = ValueHint::FilePath)]
     pub(crate) in_file: Vec<PathBuf>,
-    /// Go on from the output, which is there already, with the chunks of the text after those in it
+    /// Continue the output with the chunks after those in it
     #[arg(long, requires = "model")]
     resume: bool,
-    /// Show what a file says about a model's activations, as llama-imatrix does
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "in_file", "output"])]
+    /// Print a file's figures, as llama-imatrix does
+    #[arg(long, value_name = "STATS", conflicts_with_all = ["model", "in_file", "output"])]
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) show_statistics: Option<PathBuf>,
     /// Replace the output if it exists
     #[arg(long)]
     pub(crate) force: bool,
-    /// Write the result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+
+    /// More than sums of squares, comma-separated (GGUF only)
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',', help_heading = OUTPUT)]
+    collect: Vec<What>,
+    /// Kind of file [default: by its name: .dat is legacy]
+    #[arg(long, value_name = "KIND", value_enum, help_heading = OUTPUT, hide_short_help = true)]
+    output_format: Option<Format>,
+    /// Collect the inputs of the output matrix, too, if it has its own weights
+    #[arg(long, help_heading = OUTPUT, hide_short_help = true)]
+    process_output: bool,
+    #[command(flatten)]
+    experts: Experts,
+    #[command(flatten)]
+    compute: Compute,
     #[command(flatten)]
     read: Source,
 }
@@ -61,18 +81,19 @@ pub(crate) struct Calibrate {
 /// How a text for statistics is read.
 #[derive(Debug, Args)]
 pub(crate) struct Reading {
-    /// Tokens that the model sees together
+    /// Context length: tokens of a chunk
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_context)]
+    #[arg(help_heading = TEXT)]
     pub(crate) ctx: u32,
-    /// Read at most so many chunks of the text [default: all]
+    /// Read at most N chunks of the text [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = TEXT)]
     chunks: Option<u32>,
-    /// Take the names of special tokens in plain text for these tokens
-    #[arg(long)]
+    /// Parse the names of special tokens in plain text
+    #[arg(long, help_heading = TEXT, hide_short_help = true)]
     parse_special: bool,
-    /// How conversations become text: through the model's chat template, or their contents alone
-    /// [default: the template, if there is one]
-    #[arg(long, value_name = "HOW", value_enum)]
+    /// How conversations become text [default: template, if there is one]
+    #[arg(long, value_name = "HOW", value_enum, help_heading = TEXT, hide_short_help = true)]
     chat: Option<Chat>,
 }
 
@@ -101,11 +122,14 @@ impl Reading {
 #[derive(Debug, Args)]
 pub(crate) struct Experts {
     /// Show every token to every expert
-    #[arg(long)]
+    #[arg(long, help_heading = EXPERTS, hide_short_help = true)]
     all_experts: bool,
-    /// Draw experts with fewer tokens toward their layer's mean, as if it were the rest of so
-    /// many; 0 leaves them as they are, as llama-imatrix does
-    #[arg(long, value_name = "TOKENS", default_value_t = ExpertOptions::default().prior)]
+    /// Shrink the statistics of experts with few tokens toward their layer's mean
+    ///
+    /// An expert with fewer than N tokens counts as if that mean were the rest of N. 0 leaves
+    /// them as they are, as llama-imatrix does.
+    #[arg(long, value_name = "N", default_value_t = ExpertOptions::default().prior)]
+    #[arg(help_heading = EXPERTS, hide_short_help = true)]
     expert_prior: u64,
 }
 
@@ -123,15 +147,20 @@ enum Format {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Chat {
+    /// Through the model's chat template
     Template,
+    /// Their contents alone
     Plain,
 }
 
 /// What is collected besides sums of squares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum What {
+    /// Mean magnitudes of activations, E|x|
     Magnitudes,
+    /// Hessians XᵀX of the inputs, for gptq
     Grams,
+    /// How often each token occurs
     Tokens,
 }
 

@@ -3,89 +3,121 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueHint};
 use qz_pipeline::{
     CompareOptions, ComputeOptions, EvalData, EvalOptions, FewShot, ReferenceOptions, Rounding,
     SampleOptions, SamplingOptions, SaveOptions, TaskOptions, TextOptions, Thresholds,
 };
 use qz_tensor::DataType;
 
-use super::{Global, Source, parse_size};
+use super::heading::{COMPUTE, LIMITS, OUTPUT, SAMPLE, TASKS, TEXT};
+use super::values::{parse_amount, parse_share, parse_size};
+use super::{Global, Source};
+use crate::exit::UsageError;
 
+/// Measure how well a model predicts a text: perplexity, KL divergence from a reference
+///
+/// Or how many multiple-choice tasks it solves (--task), or what it writes (--sample).
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("source").required(true).args(["data", "tokens", "reference_file", "sample", "task"])))]
+#[command(override_usage = "\
+quantize eval <MODEL> --data <FILE> [--reference <MODEL>] [OPTIONS]
+       quantize eval <MODEL> --reference-file <FILE> [OPTIONS]
+       quantize eval <MODEL> --task <FILE> [OPTIONS]
+       quantize eval <MODEL> --sample <PROMPT> [OPTIONS]")]
+#[command(after_help = "\
+Examples:
+  quantize eval model-Q4_K_M.gguf --data wiki.test.raw
+  quantize eval model-Q4_K_M.gguf --data wiki.test.raw --reference ./model --max-kld 0.05
+  quantize eval model-Q4_K_M.gguf --sample 'The sea' -n 32")]
 pub(crate) struct Eval {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     text: Text,
-    /// Compare with this model, which sees the text, too
+    /// Compare with this model on the same text
     #[arg(long, value_name = "MODEL", conflicts_with = "reference_file")]
+    #[arg(value_hint = ValueHint::AnyPath, value_parser = crate::hub::models())]
     reference: Option<PathBuf>,
-    /// Compare with this file of a model's probabilities, from --save-logits, --save-leading or
-    /// llama-perplexity; it brings the text
+    /// Compare with a file of probabilities, which brings the text
+    ///
+    /// From --save-logits, --save-leading or llama-perplexity --kl-divergence-base.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "tokens", "chunks", "stride"])]
+    #[arg(value_hint = ValueHint::FilePath)]
     reference_file: Option<PathBuf>,
-    /// Keep the model's probabilities in llama-perplexity's file (--kl-divergence-base)
+    /// Print the figures as a Markdown table
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Fail above this perplexity
+    #[arg(long, value_name = "X", help_heading = LIMITS)]
+    max_ppl: Option<f64>,
+    /// Fail above this mean KL divergence from the reference, in nats
+    #[arg(long, value_name = "X", help_heading = LIMITS)]
+    max_kld: Option<f64>,
+    /// Fail below this top-1 agreement with the reference: 0.9 or 90%
+    #[arg(long, value_name = "X", value_parser = parse_share, help_heading = LIMITS)]
+    min_top1: Option<f64>,
+
+    /// Save the probabilities as llama-perplexity does (--kl-divergence-base)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["save_leading", "stride"])]
+    #[arg(help_heading = OUTPUT, hide_short_help = true, value_hint = ValueHint::FilePath)]
     save_logits: Option<PathBuf>,
-    /// Keep the most probable tokens, in at most a hundredth of that
-    #[arg(long, value_name = "FILE", conflicts_with = "stride")]
+    /// Save the most probable tokens, in about a hundredth of that size
+    #[arg(long, value_name = "FILE", conflicts_with = "stride", help_heading = OUTPUT)]
+    #[arg(hide_short_help = true, value_hint = ValueHint::FilePath)]
     save_leading: Option<PathBuf>,
     /// Replace that file if it exists
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT, hide_short_help = true)]
     force: bool,
+
     #[command(flatten)]
     tasks: Tasks,
     #[command(flatten)]
     writing: Writing,
     #[command(flatten)]
     compute: Compute,
-    /// Fail (exit code 1) if the perplexity is larger
-    #[arg(long, value_name = "X")]
-    max_ppl: Option<f64>,
-    /// Fail if the mean KL divergence from the reference is larger, in nats
-    #[arg(long, value_name = "X")]
-    max_kld: Option<f64>,
-    /// Fail if model and reference find the same token most probable less often: 0 to 1
-    #[arg(long, value_name = "X")]
-    min_top1: Option<f64>,
-    /// Write the figures as a Markdown table
-    #[arg(long, conflicts_with = "json")]
-    pub(crate) markdown: bool,
-    /// Write the result as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
     read: Source,
 }
 
+/// Compare several models with one reference, in one pass over a text: size and quality
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("source").required(true).args(["data", "tokens"])))]
+#[command(override_usage = "\
+quantize compare <REFERENCE> <MODEL>... --data <FILE> [OPTIONS]")]
+#[command(after_help = "\
+Examples:
+  quantize compare ./model out/*.gguf --data wiki.test.raw -o page.html
+  quantize compare ./model RTN=a/model-w4 GPTQ=b/model-w4 --data wiki.test.raw")]
 pub(crate) struct Compare {
     /// The model that the others are compared with
-    #[arg(value_name = "REFERENCE")]
+    #[arg(value_name = "REFERENCE", value_hint = ValueHint::AnyPath)]
     pub(crate) reference: PathBuf,
-    /// The others
-    #[arg(value_name = "MODEL", required = true)]
+    /// The others, each as PATH or NAME=PATH
+    #[arg(value_name = "MODEL", required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) models: Vec<PathBuf>,
     #[command(flatten)]
     text: Text,
-    #[command(flatten)]
-    compute: Compute,
-    /// Write a page with the table and a chart of size against divergence
-    #[arg(short, long, value_name = "FILE.html")]
+    /// Write a page with the table and a chart of size and divergence
+    #[arg(short, long, value_name = "FILE.html", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
     /// Replace the page if it exists
     #[arg(long)]
     pub(crate) force: bool,
-    /// Write a Markdown table
+    /// Print the table as Markdown
     #[arg(long, conflicts_with = "json")]
     pub(crate) markdown: bool,
-    /// Write the result as JSON
+    /// Print the result as JSON, with the differences of all pairs
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    compute: Compute,
     #[command(flatten)]
     read: Source,
 }
@@ -93,16 +125,19 @@ pub(crate) struct Compare {
 /// Multiple-choice tasks.
 #[derive(Clone, Debug, Args)]
 struct Tasks {
-    /// Score the model on multiple-choice tasks instead: JSON lines in the fields of MMLU, ARC,
-    /// HellaSwag or Winogrande, or the file of llama-perplexity --multiple-choice
-    #[arg(long, value_name = "FILE", conflicts_with_all = NOT_OF_TASKS)]
+    /// Score multiple-choice tasks instead of a text
+    ///
+    /// JSON lines in the fields of MMLU, ARC, HellaSwag or Winogrande, or the file of
+    /// llama-perplexity --multiple-choice.
+    #[arg(long, value_name = "FILE", conflicts_with_all = NOT_OF_TASKS, help_heading = TASKS)]
+    #[arg(value_hint = ValueHint::FilePath)]
     task: Option<PathBuf>,
-    /// Score at most so many of the tasks, the first ones [default: all]
+    /// Score at most the first N tasks [default: all]
     #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = TASKS)]
     task_limit: Option<u32>,
-    /// Put so many of the tasks, the first ones, with their right answers before each other one,
-    /// or the text of a file
-    #[arg(long, value_name = "N|FILE", requires = "task")]
+    /// Put the first N tasks with their answers, or a file's text, before each
+    #[arg(long, value_name = "N|FILE", requires = "task", help_heading = TASKS)]
     few_shot: Option<String>,
 }
 
@@ -113,28 +148,34 @@ struct Writing {
     #[arg(
         long,
         value_name = "PROMPT",
+        help_heading = SAMPLE,
         conflicts_with_all = NOT_OF_TASKS,
         conflicts_with_all = NOT_OF_SAMPLES
     )]
     sample: Option<String>,
-    /// Write at most so many tokens
+    /// Generate at most N tokens
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64, requires = "sample")]
+    #[arg(help_heading = SAMPLE)]
     predict: usize,
-    /// Draw each token: what logits are divided by [default: 0, always the most probable token]
-    #[arg(long, value_name = "X", requires = "sample", value_parser = parse_temperature)]
+    /// Sampling temperature [default: 0, the most probable token]
+    #[arg(long, value_name = "X", requires = "sample", value_parser = parse_amount)]
+    #[arg(help_heading = SAMPLE)]
     temperature: Option<f64>,
-    /// Draw from so many of the most probable tokens only [default: all]
-    #[arg(long, value_name = "K", requires = "temperature")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    /// Sample from the K most probable tokens only [default: all]
+    #[arg(long, value_name = "K", requires = "temperature", help_heading = SAMPLE)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..), hide_short_help = true)]
     top_k: Option<u32>,
-    /// Draw from the most probable tokens that together have this probability only
+    /// Sample from the most probable tokens that together have this probability
     #[arg(long, value_name = "P", requires = "temperature", value_parser = parse_share)]
+    #[arg(help_heading = SAMPLE, hide_short_help = true)]
     top_p: Option<f64>,
-    /// Draw from tokens with this share of the most probable one's probability only
+    /// Sample from tokens with this share of the largest probability
     #[arg(long, value_name = "P", requires = "temperature", value_parser = parse_share)]
+    #[arg(help_heading = SAMPLE, hide_short_help = true)]
     min_p: Option<f64>,
-    /// Draw other tokens, the same for the same number
+    /// Seed of the sampling: the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature")]
+    #[arg(help_heading = SAMPLE, hide_short_help = true)]
     seed: u64,
 }
 
@@ -155,44 +196,37 @@ const NOT_OF_TASKS: [&str; 10] = [
 /// What says nothing of a text that the model writes, beside [`NOT_OF_TASKS`].
 const NOT_OF_SAMPLES: [&str; 2] = ["max_memory", "markdown"];
 
-fn parse_temperature(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
-    number.ok_or_else(|| "expected a number that is not negative".to_owned())
-}
-
-fn parse_share(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number: &f64| (0.0..=1.0).contains(number));
-    number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
-}
-
 /// The text, and how it is cut.
 #[derive(Clone, Debug, Args)]
 struct Text {
-    /// The text
-    #[arg(long, value_name = "FILE")]
+    /// Text to predict, in UTF-8
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     data: Option<PathBuf>,
-    /// The text as token ids instead: numbers divided by anything else
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    /// The text as token ids instead: numbers, separated by anything
+    #[arg(long, value_name = "FILE", conflicts_with = "data", help_heading = TEXT)]
+    #[arg(hide_short_help = true, value_hint = ValueHint::FilePath)]
     tokens: Option<PathBuf>,
-    /// Tokens that the model sees together
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    /// Context length: tokens of a chunk
+    #[arg(long, value_name = "N", default_value_t = 512, help_heading = TEXT)]
     ctx: usize,
-    /// Score at most so many chunks of the text [default: all]
+    /// Score at most N chunks of the text [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = TEXT)]
     chunks: Option<u32>,
-    /// Score overlapping chunks that begin so many tokens apart
-    #[arg(long, value_name = "N")]
+    /// Score overlapping chunks that begin N tokens apart
+    #[arg(long, value_name = "N", help_heading = TEXT, hide_short_help = true)]
     stride: Option<usize>,
 }
 
 /// What rounding the arithmetic has.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Arithmetic {
-    /// Round activations as llama.cpp does for each weight type, or not at all
+    /// How activations are rounded before products
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Activations::Engine)]
+    #[arg(help_heading = COMPUTE, hide_short_help = true)]
     activations: Activations,
-    /// The type keys and values are kept in [default: f16; f32 with --activations f32]
-    #[arg(long, value_name = "TYPE", value_enum)]
+    /// Type of the KV cache [default: f16; f32 with --activations f32]
+    #[arg(long, value_name = "TYPE", value_enum, help_heading = COMPUTE, hide_short_help = true)]
     kv_type: Option<KvType>,
 }
 
@@ -201,15 +235,24 @@ pub(super) struct Arithmetic {
 pub(super) struct Compute {
     #[command(flatten)]
     arithmetic: Arithmetic,
-    /// Memory to stay within where there is a choice; hidden states beyond it go to disk
+    /// Memory limit where there is a choice; more goes to disk
     #[arg(long, value_name = "N[K|M|G]", default_value = "2G", value_parser = parse_size)]
+    #[arg(help_heading = COMPUTE)]
     max_memory: NonZeroU64,
 }
+
+const NOT_DEFAULT: &str = "\
+--data default: models are calibrated on that text, so it does not show how good they are; \
+take another one, such as the test part of wikitext-2:
+  curl -LO https://huggingface.co/datasets/ggml-org/ci/resolve/main/wikitext-2-raw-v1.zip
+  unzip wikitext-2-raw-v1.zip    # --data wikitext-2-raw/wiki.test.raw";
 
 /// What becomes of activations before products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Activations {
+    /// As llama.cpp rounds them for each weight type
     Engine,
+    /// Not at all
     F32,
 }
 
@@ -226,6 +269,16 @@ enum KvType {
 }
 
 impl Text {
+    /// Says why the text that calibration takes is none to measure with.
+    fn check(&self) -> Result<(), UsageError> {
+        match &self.data {
+            Some(path) if path.as_os_str() == "default" && !path.exists() => {
+                Err(UsageError(NOT_DEFAULT.to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn options(&self) -> Option<TextOptions> {
         let data = match (&self.tokens, &self.data) {
             (Some(tokens), _) => EvalData::Tokens(tokens.clone()),
@@ -266,6 +319,10 @@ impl Arithmetic {
 }
 
 impl Eval {
+    pub(crate) fn check_text(&self) -> Result<(), UsageError> {
+        self.text.check()
+    }
+
     /// If tasks are to be scored.
     pub(crate) fn task_options(&self, global: &Global) -> Option<TaskOptions> {
         let file = self.tasks.task.clone()?;
@@ -319,6 +376,10 @@ impl Eval {
 }
 
 impl Compare {
+    pub(crate) fn check_text(&self) -> Result<(), UsageError> {
+        self.text.check()
+    }
+
     /// None if there is no text, which the parser does not let pass.
     pub(crate) fn options(&self, global: &Global) -> Option<CompareOptions> {
         let text = self.text.options()?;

@@ -78,6 +78,13 @@ pub(super) fn coverage(layers: &[ExpertCoverage]) -> String {
     table(&["layer", "experts", "fewest tokens", "most"], &rows)
 }
 
+/// The same in one line.
+pub(super) fn coverage_in_short(layers: &[ExpertCoverage]) -> String {
+    let tokens = || layers.iter().flat_map(|layer| layer.tokens.iter().copied());
+    let (fewest, most) = (tokens().min().unwrap_or(0), tokens().max().unwrap_or(0));
+    format!("experts saw {fewest} to {most} tokens each")
+}
+
 fn merge(output: &Path, arguments: &Calibrate) -> anyhow::Result<()> {
     let files = &arguments.in_file;
     let format = arguments.format();

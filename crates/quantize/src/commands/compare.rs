@@ -1,9 +1,9 @@
 //! `quantize compare`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use qz_pipeline::{CompareOptions, CompareReport, Compared, Inputs, compare};
+use qz_pipeline::{CompareOptions, CompareReport, Compared, Inputs, LEAST_P_VALUE, compare};
 use qz_report::{Chart, Page, Point, Table};
 use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 
@@ -11,8 +11,56 @@ use super::{print_json, print_line, warn};
 use crate::cli::{Compare, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
+use crate::names::{named, shortened};
 use crate::progress::Progress;
-use crate::render::{bytes, file_name, markdown_table, table};
+use crate::render::{bytes, markdown_table, table};
+
+pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcome> {
+    arguments.check_text()?;
+    let options = arguments.options(global).context("no text to compare on")?;
+    let (names, models) = named(&arguments.reference, &arguments.models);
+    if let Some(page) = &arguments.output {
+        check_page(page, &models, arguments.force, &options)?;
+    }
+    let mut progress = Progress::new(global);
+    let cancel = interrupt::install()?;
+    let report = compare(&models[0], &models[1..], &options, &cancel, &mut progress)?;
+    drop(progress);
+    warn(&report.warnings);
+    let shown = Shown { report: &report, names: &names };
+    if let Some(path) = &arguments.output {
+        write_page(path, &shown.page(), arguments.force)?;
+    }
+    if arguments.json {
+        print_json(&report);
+    } else if arguments.markdown {
+        print_line(&format!("{}\n\n{}", shown.whole(markdown_table), shown.notes()));
+    } else if global.verbose {
+        print_line(&format!("{}\n\n{}", shown.whole(table), shown.notes()));
+    } else {
+        print_line(&format!("{}\n\n{}", shown.narrow(), shown.notes()));
+    }
+    Ok(Outcome::Ok)
+}
+
+/// Fails before the work if the page could not be written after it.
+fn check_page(
+    page: &Path,
+    models: &[PathBuf],
+    replace: bool,
+    options: &CompareOptions,
+) -> Result<(), qz_pipeline::Error> {
+    let inputs = models.iter().fold(Inputs::default(), |inputs, model| inputs.with_model(model));
+    inputs.with_file(options.text.data.path()).check(page)?;
+    let replace = OutputOptions::default().replacing(replace);
+    Ok(StagedArtifact::check(&Artifact::file(page, 0), replace)?)
+}
+
+/// A report with the models' names: the reference's, then the others'.
+struct Shown<'a> {
+    report: &'a CompareReport,
+    names: &'a [String],
+}
 
 const HEADER: [&str; 9] = [
     "model",
@@ -22,107 +70,141 @@ const HEADER: [&str; 9] = [
     "KLD mean",
     "KLD median",
     "KLD 99 %",
-    "same top, %",
+    "top-1 agreement, %",
     "tokens/s",
 ];
 
-pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcome> {
-    let options = arguments.options(global).context("no text to compare on")?;
-    if let Some(page) = &arguments.output {
-        check_page(page, arguments, &options)?;
+/// Columns of the table that fits a terminal of 80.
+const NARROW: [&str; 7] = ["model", "size", "bits", "PPL", "KLD", "± SE", "top-1, %"];
+
+/// What its other columns leave for names.
+const NAME_WIDTH: usize = 21;
+
+impl Shown<'_> {
+    fn models(&self) -> impl Iterator<Item = (&str, &Compared)> {
+        let models = [&self.report.reference].into_iter().chain(&self.report.models);
+        self.names.iter().map(String::as_str).zip(models)
     }
-    let mut progress = Progress::new(global);
-    let cancel = interrupt::install()?;
-    let report =
-        compare(&arguments.reference, &arguments.models, &options, &cancel, &mut progress)?;
-    drop(progress);
-    warn(&report.warnings);
-    if let Some(path) = &arguments.output {
-        write_page(path, &page(&report), arguments.force)?;
+
+    /// All columns.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |(name, model): (&str, &Compared)| {
+            let found = &model.comparison;
+            vec![
+                format!("{name}{}", mark(model)),
+                bytes(model.bytes),
+                format!("{:.3}", model.bits_per_weight),
+                format!("{:.4} ± {:.4}", found.perplexity.value, found.perplexity.stderr),
+                format!("{:.6} ± {:.6}", found.kld.mean.value, found.kld.mean.stderr),
+                format!("{:.6}", found.kld.median),
+                format!("{:.6}", found.kld.p99),
+                format!("{:.3}", 100.0 * found.same_top.value),
+                format!("{:.0}", model.tokens_per_second),
+            ]
+        };
+        self.models().map(row).collect()
     }
-    if arguments.json {
-        print_json(&report);
-    } else {
-        let draw = if arguments.markdown { markdown_table } else { table };
-        print_line(&format!("{}\n\n{}", draw(&HEADER, &rows(&report)), notes(&report)));
+
+    fn whole(&self, draw: fn(&[&str], &[Vec<String>]) -> String) -> String {
+        draw(&HEADER, &self.rows())
     }
-    Ok(Outcome::Ok)
-}
 
-/// Fails before the work if the page could not be written after it.
-fn check_page(
-    page: &Path,
-    arguments: &Compare,
-    options: &CompareOptions,
-) -> Result<(), qz_pipeline::Error> {
-    let models = [&arguments.reference].into_iter().chain(&arguments.models);
-    let inputs = models.fold(Inputs::default(), |inputs, model| inputs.with_model(model));
-    inputs.with_file(options.text.data.path()).check(page)?;
-    let replace = OutputOptions::default().replacing(arguments.force);
-    Ok(StagedArtifact::check(&Artifact::file(page, 0), replace)?)
-}
-
-fn rows(report: &CompareReport) -> Vec<Vec<String>> {
-    let models = report.models.iter().map(row);
-    [row(&report.reference)].into_iter().chain(models).collect()
-}
-
-fn row(model: &Compared) -> Vec<String> {
-    let found = &model.comparison;
-    let mark = if model.on_pareto_front { " *" } else { "" };
-    vec![
-        format!("{}{mark}", file_name(&model.path)),
-        bytes(model.bytes),
-        format!("{:.3}", model.bits_per_weight),
-        format!("{:.4} ± {:.4}", found.perplexity.value, found.perplexity.stderr),
-        format!("{:.6} ± {:.6}", found.kld.mean.value, found.kld.mean.stderr),
-        format!("{:.6}", found.kld.median),
-        format!("{:.6}", found.kld.p99),
-        format!("{:.3}", 100.0 * found.same_top.value),
-        format!("{:.0}", model.tokens_per_second),
-    ]
-}
-
-fn notes(report: &CompareReport) -> String {
-    let found = &report.reference.comparison;
-    let mut lines = vec![
-        format!(
-            "{} tokens scored in {} chunks of {}; the first model is the reference",
-            found.tokens, found.chunks, report.context
-        ),
-        "* no other is both smaller and nearer to the reference".to_owned(),
-    ];
-    for pair in &report.pairs {
-        let (Some(interval), Some(p)) = (pair.test.interval, pair.test.p_value) else { continue };
-        lines.push(format!(
-            "{} less {}: KLD {:+.6} ({:+.6} to {:+.6}), p = {p:.3}",
-            file_name(&pair.first),
-            file_name(&pair.second),
-            pair.test.kld_difference,
-            interval.lower,
-            interval.upper,
-        ));
+    /// The columns that fit 80.
+    fn narrow(&self) -> String {
+        let names = shortened(self.names, NAME_WIDTH - 2);
+        let row = |(name, (_, model)): (&String, (&str, &Compared))| {
+            let found = &model.comparison;
+            vec![
+                format!("{name}{}", mark(model)),
+                bytes(model.bytes),
+                format!("{:.2}", model.bits_per_weight),
+                format!("{:.3}", found.perplexity.value),
+                format!("{:.5}", found.kld.mean.value),
+                format!("{:.5}", found.kld.mean.stderr),
+                format!("{:.2}", 100.0 * found.same_top.value),
+            ]
+        };
+        let rows: Vec<Vec<String>> = names.iter().zip(self.models()).map(row).collect();
+        table(&NARROW, &rows)
     }
-    lines.join("\n")
+
+    /// What was scored, and how far each model is from the best one.
+    fn notes(&self) -> String {
+        let found = &self.report.reference.comparison;
+        let mut lines = vec![
+            format!(
+                "{} tokens scored in {} chunks of {}; the first model is the reference",
+                found.tokens, found.chunks, self.report.context
+            ),
+            "* Pareto front: no other model is both smaller and nearer to the reference".to_owned(),
+        ];
+        lines.extend(self.differences());
+        lines.join("\n")
+    }
+
+    /// `A − B: KLD +0.0321 (+0.0312 to +0.0330), p ≤ 0.002`: of each model and the one nearest
+    /// to the reference.
+    fn differences(&self) -> Vec<String> {
+        let models = &self.report.models;
+        let divergence = |at: &usize| models[*at].comparison.kld.mean.value;
+        let best = (0..models.len()).min_by(|a, b| divergence(a).total_cmp(&divergence(b)));
+        let Some(best) = best else { return Vec::new() };
+        let name = |at: usize| &self.names[1 + at];
+        let mut lines = Vec::new();
+        // Pairs come in the order in which they were made: of each model with those before it.
+        let places =
+            (0..models.len()).flat_map(|second| (0..second).map(move |first| (first, second)));
+        for ((first, second), pair) in places.zip(&self.report.pairs) {
+            if first != best && second != best {
+                continue;
+            }
+            let (other, sign) = if first == best { (second, -1.0) } else { (first, 1.0) };
+            let (Some(interval), Some(p)) = (pair.test.interval, pair.test.p_value) else {
+                continue;
+            };
+            let ends = [sign * interval.lower, sign * interval.upper];
+            lines.push(format!(
+                "{} − {}: KLD {:+.5} ({:+.5} to {:+.5}), {}",
+                name(other),
+                name(best),
+                sign * pair.test.kld_difference,
+                ends[0].min(ends[1]),
+                ends[0].max(ends[1]),
+                probability(p),
+            ));
+        }
+        lines
+    }
 }
 
-fn page(report: &CompareReport) -> Page {
-    let points = report.models.iter().map(|model| Point {
-        name: file_name(&model.path),
-        x: model.bytes as f64 / (1u64 << 20) as f64,
-        y: model.comparison.kld.mean.value,
-        error: model.comparison.kld.mean.interval.map(|interval| (interval.lower, interval.upper)),
-        emphasized: model.on_pareto_front,
-    });
-    Page {
-        title: format!("{} and its quantizations", file_name(&report.reference.path)),
-        chart: Chart {
-            x_label: "size, MiB".to_owned(),
-            y_label: "mean KL divergence, nats".to_owned(),
-            points: points.collect(),
-        },
-        table: Table { header: HEADER.map(str::to_owned).to_vec(), rows: rows(report) },
-        notes: notes(report).lines().map(str::to_owned).collect(),
+fn mark(model: &Compared) -> &'static str {
+    if model.on_pareto_front { " *" } else { "" }
+}
+
+/// The bootstrap's smallest probability is a bound, no figure.
+fn probability(p: f64) -> String {
+    if p <= LEAST_P_VALUE { format!("p ≤ {LEAST_P_VALUE:.3}") } else { format!("p = {p:.3}") }
+}
+
+impl Shown<'_> {
+    fn page(&self) -> Page {
+        let point = |(name, model): (&str, &Compared)| Point {
+            name: name.to_owned(),
+            x: model.bytes as f64 / (1u64 << 20) as f64,
+            y: model.comparison.kld.mean.value,
+            error: model.comparison.kld.mean.interval.map(|found| (found.lower, found.upper)),
+            emphasized: model.on_pareto_front,
+        };
+        Page {
+            title: format!("{} and its quantizations", self.names[0]),
+            chart: Chart {
+                x_label: "size, MiB".to_owned(),
+                y_label: "mean KL divergence, nats".to_owned(),
+                points: self.models().skip(1).map(point).collect(),
+            },
+            table: Table { header: HEADER.map(str::to_owned).to_vec(), rows: self.rows() },
+            notes: self.notes().lines().map(str::to_owned).collect(),
+        }
     }
 }
 

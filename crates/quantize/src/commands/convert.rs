@@ -1,18 +1,17 @@
 //! `quantize convert`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use qz_pipeline::{
-    ConvertOptions, ConvertReport, FallbackTensor, Model, Output, Target, base_name, convert,
-};
+use qz_pipeline::{ConvertOptions, ConvertReport, FallbackTensor, convert};
 use serde::Serialize;
 
+use super::outputs::{Folders, Job, open, outputs};
 use super::{print_json, print_line};
 use crate::cli::{Convert, Global};
-use crate::exit::{Outcome, UsageError};
+use crate::exit::Outcome;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::render::{bytes, table};
+use crate::render::{bytes, grouped, table};
 
 #[derive(Serialize)]
 struct Report {
@@ -21,78 +20,45 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcome> {
-    let recipe = &arguments.recipe;
-    let outputs = outputs(&recipe.source, &recipe.to, &arguments.output)?;
-    let cancel = interrupt::install()?;
-    let model = Model::open(&recipe.source, &recipe.read.options())?;
+    let (recipe, written) = (&arguments.recipe, &arguments.written);
     let options = ConvertOptions {
         threads: global.thread_count(),
-        output: global.output(arguments.force),
+        output: global.output(written.force),
         plan: recipe.options()?,
     };
+    let cancel = interrupt::install()?;
+    let Job { model, targets } = open(recipe, &options.plan)?;
+    let outputs = outputs(&recipe.source, &targets, written)?;
+    let _folders = Folders::make(&outputs)?;
     let paths = outputs.iter().map(|output| output.path.clone());
     let mut progress = Progress::new(global).writing(paths);
     let reports = convert(&model, &outputs, &options, &cancel, &mut progress)?;
     drop(progress);
-    if arguments.json {
+    if written.json {
         print_json(&Report { source: recipe.source.clone(), outputs: reports });
-    } else if !global.quiet {
-        print_line(&summary(&reports.iter().collect::<Vec<_>>()));
+    } else {
+        print_line(&summary(&reports.iter().collect::<Vec<_>>(), global));
     }
     Ok(Outcome::Ok)
 }
 
-/// One target: the path as given. Several: files and folders in a folder of that
-/// path.
-pub(super) fn outputs(
-    source: &Path,
-    targets: &[Target],
-    output: &Path,
-) -> anyhow::Result<Vec<Output>> {
-    if let [target] = targets {
-        return Ok(vec![Output { target: target.clone(), path: output.to_owned() }]);
-    }
-    let mut names: Vec<String> = targets.iter().map(Target::to_string).collect();
-    names.sort_unstable();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(UsageError(format!("target {} is given twice", pair[0])).into());
-    }
-    std::fs::create_dir_all(output).map_err(|error| {
-        anyhow::anyhow!("{}: cannot create the folder: {error}", output.display())
-    })?;
-    let stem = stem(source);
-    let path = |target: &Target| output.join(target.artifact_name(&stem));
-    Ok(targets.iter().map(|target| Output { target: target.clone(), path: path(target) }).collect())
-}
-
-/// The source's own name: a folder's, or a file's without `.gguf` and its place in
-/// a split set.
-fn stem(source: &Path) -> String {
-    let resolved = source.canonicalize().unwrap_or_else(|_| source.to_owned());
-    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
-    match name.map(|name| name.to_string_lossy()) {
-        Some(name) if resolved.is_dir() => name.into_owned(),
-        Some(name) => base_name(&name).to_owned(),
-        None => "model".to_owned(),
-    }
-}
-
-/// A line for each output.
-pub(super) fn summary(reports: &[&ConvertReport]) -> String {
+/// What fell back, then a line for each output.
+pub(super) fn summary(reports: &[&ConvertReport], global: &Global) -> String {
     let row = |report: &ConvertReport| {
         vec![
             report.target.clone(),
             bytes(report.bytes),
             format!("{:.3}", report.bits_per_weight),
-            types(report),
+            types(report.tensors.iter().map(|tensor| (tensor.data_type, tensor.bytes))),
             files(report),
         ]
     };
     let rows: Vec<Vec<String>> = reports.iter().copied().map(row).collect();
-    let mut text = table(&["target", "size", "bits per weight", "tensors", "file"], &rows);
-    for report in reports {
-        text.push_str(&fallbacks(&report.target, &report.fallbacks));
-    }
+    let of = |report: &&ConvertReport| {
+        fallbacks(&report.target, &report.fallbacks, report.tensors.len(), global)
+    };
+    let mut text: String = reports.iter().map(of).collect();
+    text.push_str(&table(&["target", "size", "bits per weight", "tensors", "file"], &rows));
     text
 }
 
@@ -108,25 +74,41 @@ fn files(report: &ConvertReport) -> String {
     }
 }
 
-/// One line for each tensor whose rows do not fill its type's blocks.
-pub(super) fn fallbacks(target: &str, fallbacks: &[FallbackTensor]) -> String {
-    let line = |fallback: &FallbackTensor| {
-        let FallbackTensor { tensor, columns, from, to } = fallback;
-        format!("\n{target}: {tensor}: rows of {columns} do not fill {from}, {to} instead")
+/// One line for each kind of tensor whose rows do not fill its type's blocks, or for each tensor.
+pub(super) fn fallbacks(
+    target: &str,
+    fallbacks: &[FallbackTensor],
+    tensors: usize,
+    global: &Global,
+) -> String {
+    if global.quiet || fallbacks.is_empty() {
+        return String::new();
+    }
+    let why = |fallback: &FallbackTensor| {
+        let FallbackTensor { columns, from, to, .. } = fallback;
+        format!("rows of {columns} do not fill {from}, {to} instead")
     };
-    fallbacks.iter().map(line).collect()
+    if global.verbose {
+        let line = |one: &FallbackTensor| format!("{target}: {}: {}\n", one.tensor, why(one));
+        return fallbacks.iter().map(line).collect();
+    }
+    let kinds = grouped(fallbacks.iter().map(|fallback| (why(fallback), fallback)));
+    let line = |(why, of): (String, Vec<&FallbackTensor>)| {
+        format!("{target}: {} of {tensors} tensors: {why}\n", of.len())
+    };
+    kinds.into_iter().map(line).collect()
 }
 
 /// `Q4_K 96, Q6_K 17, F32 33`: how many tensors of each type, most bytes first.
-fn types(report: &ConvertReport) -> String {
+pub(super) fn types<'a>(tensors: impl Iterator<Item = (&'a str, u64)>) -> String {
     let mut types: Vec<(&str, usize, u64)> = Vec::new();
-    for tensor in &report.tensors {
-        match types.iter_mut().find(|(name, ..)| *name == tensor.data_type) {
-            Some((_, tensors, bytes)) => {
+    for (data_type, bytes) in tensors {
+        match types.iter_mut().find(|(name, ..)| *name == data_type) {
+            Some((_, tensors, sum)) => {
                 *tensors += 1;
-                *bytes += tensor.bytes;
+                *sum += bytes;
             }
-            None => types.push((tensor.data_type, 1, tensor.bytes)),
+            None => types.push((data_type, 1, bytes)),
         }
     }
     types.sort_by_key(|(.., bytes)| std::cmp::Reverse(*bytes));

@@ -16,6 +16,7 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<Outcome> 
     if let Some(options) = arguments.sample_options(global) {
         return sample::run(arguments, &options, global);
     }
+    arguments.check_text()?;
     let mut progress = Progress::new(global);
     let cancel = interrupt::install()?;
     let evaluation = eval(&arguments.model, &arguments.options(global), &cancel, &mut progress)?;
@@ -37,7 +38,8 @@ fn text(evaluation: &Evaluation, markdown: bool) -> String {
         }
         Figures::Compared(found) => (found.tokens, found.chunks, compared(found)),
     };
-    let header = ["figure", "value", "standard error", "95 % of such texts"];
+    let figures = if tokens > FEW_TOKENS { figures } else { without_errors(figures) };
+    let header = ["figure", "value", "standard error", "95 % CI"];
     let draw = if markdown { markdown_table } else { table };
     let context = evaluation.context;
     let mut lines = vec![
@@ -46,6 +48,13 @@ fn text(evaluation: &Evaluation, markdown: bool) -> String {
     ];
     lines.extend(evaluation.failures.iter().map(|failure| format!("FAILED: {failure}")));
     lines.join("\n")
+}
+
+/// So few values have no standard error, as in llama.cpp.
+const FEW_TOKENS: usize = 10;
+
+fn without_errors(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    rows.into_iter().map(|row| row.into_iter().take(2).collect()).collect()
 }
 
 /// What llama-perplexity prints, in its order.
@@ -68,7 +77,7 @@ fn compared(found: &qz_pipeline::Comparison) -> Vec<Vec<String>> {
     }
     rows.extend(spread("change of probability, %", &found.probability_change, 100.0));
     rows.push(estimate("root mean square of it, %", &found.rms_probability_change, 100.0));
-    rows.push(estimate("same top token, %", &found.same_top, 100.0));
+    rows.push(estimate("top-1 agreement, %", &found.same_top, 100.0));
     rows
 }
 

@@ -8,15 +8,17 @@ pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod eval;
 pub(crate) mod inspect;
+mod outputs;
 pub(crate) mod plan;
 pub(crate) mod quantize;
 mod sample;
+pub(crate) mod targets;
 mod tasks;
 pub(crate) mod verify;
 
 pub(crate) use crate::messages::{print_json, print_line};
 
-/// Tells a person what is no error.
+/// Warns of what is no error.
 fn warn(warnings: &[String]) {
     warnings.iter().for_each(|warning| crate::messages::warning(warning));
 }

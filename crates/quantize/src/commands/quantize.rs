@@ -3,94 +3,124 @@
 use std::path::PathBuf;
 
 use qz_pipeline::qz_methods::TensorReport;
-use qz_pipeline::{MethodTensor, Model, QuantizeOptions, QuantizeReport, quantize};
+use qz_pipeline::{MethodTensor, QuantizeOptions, QuantizeReport, quantize};
 use serde::Serialize;
 
-use super::calibrate::coverage;
-use super::convert::{outputs, summary};
+use super::calibrate::{coverage, coverage_in_short};
+use super::convert::summary;
+use super::outputs::{Folders, Job, open, outputs};
 use super::{print_json, print_line};
 use crate::cli::{Global, Quantize};
 use crate::exit::Outcome;
 use crate::interrupt;
 use crate::memory::peak_bytes;
 use crate::progress::Progress;
-use crate::render::{bytes, table};
+use crate::render::{bytes, grouped, table};
 
 #[derive(Serialize)]
 struct Report {
     source: PathBuf,
-    /// What the process used of memory at most, where the system tells it.
+    /// What the process used of memory at most, where the system says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_bytes: Option<u64>,
     outputs: Vec<QuantizeReport>,
 }
 
 pub(crate) fn run(arguments: &Quantize, global: &Global) -> anyhow::Result<Outcome> {
-    let recipe = &arguments.recipe;
-    let outputs = outputs(&recipe.source, &recipe.to, &arguments.output)?;
-    let cancel = interrupt::install()?;
-    let model = Model::open(&recipe.source, &recipe.read.options())?;
+    let (recipe, written) = (&arguments.recipe, &arguments.written);
     let options: QuantizeOptions = arguments.options(global)?;
+    let cancel = interrupt::install()?;
+    let Job { model, targets } = open(recipe, &options.convert.plan)?;
+    let outputs = outputs(&recipe.source, &targets, written)?;
+    let _folders = Folders::make(&outputs)?;
     let paths = outputs.iter().map(|output| output.path.clone());
     let mut progress = Progress::new(global).writing(paths);
     let reports = quantize(&model, &outputs, &options, &cancel, &mut progress)?;
     drop(progress);
-    if arguments.json {
+    if written.json {
         let peak_memory_bytes = peak_bytes();
         let source = recipe.source.clone();
         print_json(&Report { source, peak_memory_bytes, outputs: reports });
-    } else if !global.quiet {
-        print_line(&text(&reports));
-        let bound = reports.iter().map(|report| report.memory_bound_bytes).max();
-        if let (Some(peak), Some(bound)) = (peak_bytes(), bound) {
-            print_line(&format!("\nmemory: {} of at most {}", bytes(peak), bytes(bound)));
-        }
+    } else {
+        print_line(&text(&reports, global));
     }
     Ok(Outcome::Ok)
 }
 
-fn text(reports: &[QuantizeReport]) -> String {
-    let artifacts: Vec<_> = reports.iter().map(|report| &report.artifact).collect();
-    let mut lines = vec![summary(&artifacts)];
-    for report in reports.iter().filter(|report| !report.methods.is_empty()) {
-        let header = ["tensor", "type", "loss by rounding, ‰", "loss, ‰", "damping", "remarks"];
-        let rows: Vec<Vec<String>> = report
-            .methods
-            .iter()
-            .map(|tensor| {
-                let TensorReport { losses, damping, .. } = &tensor.report;
-                let name = match tensor.expert {
-                    Some(expert) => format!("{} [{expert}]", tensor.tensor),
-                    None => tensor.tensor.clone(),
-                };
-                let loss = |value: Option<f64>| {
-                    value.map_or_else(String::new, |value| format!("{:.4}", 1000.0 * value))
-                };
-                vec![
-                    name,
-                    tensor.data_type.to_owned(),
-                    loss(losses.map(|losses| losses.rounding)),
-                    loss(losses.map(|losses| losses.result)),
-                    damping.map_or_else(String::new, |damping| format!("{damping}")),
-                    remarks(tensor),
-                ]
-            })
-            .collect();
-        lines.push(format!("\n{}: {}", report.artifact.target, report.method));
-        lines.push(table(&header, &rows));
-        if !report.experts.is_empty() {
-            lines.extend([String::new(), coverage(&report.experts)]);
+/// What the method did, with each matrix where details are wanted; the outputs last.
+fn text(reports: &[QuantizeReport], global: &Global) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for report in reports.iter().filter(|report| !report.methods.is_empty() && !global.quiet) {
+        parts.push(if global.verbose { matrices(report) } else { in_short(report) });
+        match report.experts.is_empty() {
+            true => {}
+            false if global.verbose => parts.push(coverage(&report.experts)),
+            false => parts.push(coverage_in_short(&report.experts)),
         }
     }
-    lines.join("\n")
+    let bound = reports.iter().map(|report| report.memory_bound_bytes).max();
+    if let (Some(peak), Some(bound), false) = (peak_bytes(), bound, global.quiet) {
+        parts.push(format!("memory: {} of at most {}", bytes(peak), bytes(bound)));
+    }
+    let artifacts: Vec<_> = reports.iter().map(|report| &report.artifact).collect();
+    parts.push(summary(&artifacts, global));
+    let separator = if global.verbose { "\n\n" } else { "\n" };
+    parts.join(separator)
 }
 
-fn remarks(tensor: &MethodTensor) -> String {
+/// Every matrix.
+fn matrices(report: &QuantizeReport) -> String {
+    let of_method = format!("error {}, ‰", report.method.to_uppercase());
+    let header = ["tensor", "type", "error RTN, ‰", &of_method, "damping", "remarks"];
+    let row = |tensor: &MethodTensor| {
+        let TensorReport { losses, damping, .. } = &tensor.report;
+        let name = match tensor.expert {
+            Some(expert) => format!("{} [{expert}]", tensor.tensor),
+            None => tensor.tensor.clone(),
+        };
+        vec![
+            name,
+            tensor.data_type.to_owned(),
+            losses.map_or_else(String::new, |losses| per_mille(losses.rounding)),
+            losses.map_or_else(String::new, |losses| per_mille(losses.result)),
+            damping.map_or_else(String::new, |damping| format!("{damping}")),
+            remarks(tensor).join("; "),
+        ]
+    };
+    let rows: Vec<Vec<String>> = report.methods.iter().map(row).collect();
+    format!("{}: {}\n{}", report.artifact.target, report.method, table(&header, &rows))
+}
+
+/// The mean error of all matrices, and one line for each kind of remark.
+fn in_short(report: &QuantizeReport) -> String {
+    let (target, matrices) = (&report.artifact.target, report.methods.len());
+    let losses: Vec<_> = report.methods.iter().filter_map(|tensor| tensor.report.losses).collect();
+    let mut line = format!("{target}: {matrices} matrices by {}", report.method);
+    if !losses.is_empty() {
+        let count = losses.len() as f64;
+        let mean = |sum: f64| per_mille(sum / count);
+        line.push_str(&format!(
+            ", mean error {} ‰ after {} ‰ with RTN",
+            mean(losses.iter().map(|losses| losses.result).sum()),
+            mean(losses.iter().map(|losses| losses.rounding).sum()),
+        ));
+    }
+    let remarks = report.methods.iter().flat_map(remarks).map(|remark| (remark, ()));
+    let kinds = grouped(remarks).into_iter();
+    let kinds = kinds.map(|(remark, of)| format!("\n{target}: {} matrices: {remark}", of.len()));
+    line + &kinds.collect::<String>()
+}
+
+fn per_mille(value: f64) -> String {
+    format!("{:.4}", 1000.0 * value)
+}
+
+fn remarks(tensor: &MethodTensor) -> Vec<String> {
     let mut remarks = Vec::new();
     if let (Some(tokens), Some(_)) = (tensor.tokens, tensor.filled_up_to) {
         remarks.push(match tokens {
             0 => "no token: the mean of all experts stands in".to_owned(),
-            _ => format!("{tokens} tokens: drawn toward the mean of all experts"),
+            _ => format!("{tokens} tokens: shrunk toward the mean of all experts"),
         });
     }
     if let Some(fallback) = &tensor.report.fallback {
@@ -99,5 +129,5 @@ fn remarks(tensor: &MethodTensor) -> String {
     if tensor.report.dead_columns > 0 {
         remarks.push(format!("{} columns without input", tensor.report.dead_columns));
     }
-    remarks.join("; ")
+    remarks
 }

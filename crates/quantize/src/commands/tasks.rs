@@ -29,7 +29,7 @@ pub(crate) fn run(
 
 fn text(evaluation: &TaskEvaluation, markdown: bool) -> String {
     let score = &evaluation.score;
-    let header = ["accuracy, %", "value", "standard error", "95 % of such tasks"];
+    let header = ["accuracy, %", "value", "standard error", "95 % CI"];
     let chance = vec!["by chance".to_owned(), percent(score.chance), String::new(), String::new()];
     let rows = [
         share("likelihood", &score.accuracy),

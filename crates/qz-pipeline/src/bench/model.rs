@@ -83,6 +83,7 @@ pub fn bench_model(
     observer: &mut dyn Observer,
 ) -> Result<ModelBench, Error> {
     let model = Model::open(path, &options.open)?;
+    model.check_context(options.prompt.max(options.generated), observer);
     let backend = options.compute.session_backend(cancel)?;
     let weights = ModelWeights::new(&model);
     let forward = model.forward(&backend, &weights, options.compute.share(1))?;

@@ -5,6 +5,7 @@ mod collect;
 mod data;
 mod experts;
 mod layout;
+mod lines;
 mod parquet;
 
 use std::fmt::Write;
@@ -23,6 +24,7 @@ pub use data::{CalibrationData, Conversations, DataOptions, DataPart};
 pub(crate) use experts::inputs_of_all;
 pub use experts::{ExpertCoverage, ExpertOptions};
 pub(crate) use layout::Group;
+pub use parquet::each_row as each_parquet_row;
 
 use crate::convert::check_states;
 use crate::error::Error;
@@ -153,6 +155,7 @@ pub fn calibrate(
     }
     let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
     let text = data::read(&options.data, model, &subject.tokenizer, skipped)?;
+    model.check_context(options.data.context, observer);
     let mut warnings = model.warnings.clone();
     warnings.extend(text.warnings);
 

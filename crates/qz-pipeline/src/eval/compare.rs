@@ -87,6 +87,9 @@ pub fn compare(
         [reference].into_iter().chain(models.iter().map(PathBuf::as_path)).collect();
     let subjects = open_all(&paths, &options.open)?;
     let text = same_text(&subjects, &options.text)?;
+    for subject in &subjects {
+        subject.model.check_context(text.context(), observer);
+    }
     let backend = options.compute.backend(cancel)?;
     let pass = Pass {
         job: "compare",

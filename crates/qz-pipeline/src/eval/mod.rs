@@ -1,4 +1,4 @@
-//! `eval`: how well a model foretells a text, and how far it is from a reference.
+//! `eval`: how well a model predicts a text, and how far it is from a reference.
 //! How many tasks it gets right, what it writes itself. `compare`: several models beside one reference.
 
 mod compare;
@@ -85,7 +85,7 @@ pub struct Thresholds {
     pub min_same_top: Option<f64>,
 }
 
-/// How well a model foretells a text.
+/// How well a model predicts a text.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Evaluation {
     /// The model.
@@ -144,11 +144,17 @@ pub fn eval(
         }
     }
     let subjects = open_all(&paths, &options.open)?;
+    if let (Some(file), Some(subject)) = (&file, subjects.first()) {
+        file.check_vocabulary(&subject.model)?;
+    }
     let text = match (&file, &options.text) {
         (Some(file), _) => file.text().clone(),
         (None, Some(text)) => same_text(&subjects, text)?,
         (None, None) => return Err(Error::NoText),
     };
+    for subject in &subjects {
+        subject.model.check_context(text.context(), observer);
+    }
     let overlapping = file.is_none() && options.text.as_ref().is_some_and(|t| t.stride.is_some());
     let backend = options.compute.backend(cancel)?;
     let compute = &options.compute;
@@ -298,21 +304,20 @@ impl Thresholds {
             Figures::Compared(found) => found.perplexity.value,
         };
         // A NaN exceeds every limit.
-        let exceeds = |value: f64, limit: Option<f64>| {
-            limit.is_some_and(|limit| value > limit || value.is_nan())
-        };
-        if exceeds(perplexity, self.max_perplexity) {
-            failures.push(format!("the perplexity is {perplexity:.4}"));
+        let exceeds = |value: f64, limit: f64| value > limit || value.is_nan();
+        if let Some(limit) = self.max_perplexity.filter(|limit| exceeds(perplexity, *limit)) {
+            failures.push(format!("perplexity {perplexity:.4} > {limit} (--max-ppl)"));
         }
         if let Figures::Compared(found) = figures {
             // What may be larger than allowed is not allowed.
             let divergence = found.kld_upper.as_ref().unwrap_or(&found.kld).mean.value;
-            if exceeds(divergence, self.max_divergence) {
-                failures.push(format!("the mean KL divergence is {divergence:.6}"));
+            if let Some(limit) = self.max_divergence.filter(|limit| exceeds(divergence, *limit)) {
+                failures.push(format!("mean KL divergence {divergence:.6} > {limit} (--max-kld)"));
             }
             let same_top = found.same_top.value;
-            if exceeds(-same_top, self.min_same_top.map(|least| -least)) {
-                failures.push(format!("the top token is the same for {:.3} %", 100.0 * same_top));
+            if let Some(limit) = self.min_same_top.filter(|limit| exceeds(-same_top, -limit)) {
+                let (found, limit) = (100.0 * same_top, 100.0 * limit);
+                failures.push(format!("top-1 agreement {found:.3} % < {limit} % (--min-top1)"));
             }
         }
         failures

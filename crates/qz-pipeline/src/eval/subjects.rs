@@ -68,7 +68,11 @@ impl Subject {
 
     /// What makes tokens of text for a model.
     pub(crate) fn tokenizer_of(model: &Model) -> Result<Tokenizer, Error> {
-        Ok(Tokenizer::from_metadata(&model.metadata).map_err(qz_models::Error::from)?)
+        let tokenizer = match &model.folder {
+            Some(folder) => Tokenizer::from_checkpoint(folder, &model.metadata),
+            None => Tokenizer::from_metadata(&model.metadata),
+        };
+        Ok(tokenizer.map_err(qz_models::Error::from)?)
     }
 
     /// What the model is called: the last part of its path.

@@ -67,20 +67,36 @@ fn read_tokens(data: &EvalData, tokenizer: &Tokenizer, wanted: usize) -> Result<
             let ids = tokenizer.encode_first(&read_text(path)?, options, wanted);
             Ok(ids.into_iter().map(|id| id.0).collect())
         }
-        EvalData::Tokens(path) => read_token_ids(path),
+        EvalData::Tokens(path) => read_token_ids(path, tokenizer.token_count()),
     }
 }
 
-/// A file of token ids: numbers divided by anything else.
-pub(crate) fn read_token_ids(path: &Path) -> Result<Vec<u32>, Error> {
+/// A file of token ids: numbers divided by anything else. All have to be ids of a vocabulary
+/// of so many tokens.
+pub(crate) fn read_token_ids(path: &Path, vocabulary: usize) -> Result<Vec<u32>, Error> {
     let bytes = read_file(path)?;
-    let digits = bytes.split(|byte| !byte.is_ascii_digit());
-    let token = |digits: &[u8]| {
-        let token = String::from_utf8_lossy(digits).into_owned();
-        let id = token.parse();
-        id.map_err(|_| Error::TokenId { path: path.to_owned(), token })
-    };
-    digits.filter(|digits| !digits.is_empty()).map(token).collect()
+    let mut tokens = Vec::new();
+    let mut rest = 0;
+    while let Some(start) = bytes[rest..].iter().position(u8::is_ascii_digit) {
+        let start = rest + start;
+        let length = bytes[start..].iter().position(|byte| !byte.is_ascii_digit());
+        let end = length.map_or(bytes.len(), |length| start + length);
+        // A sign belongs to its number, unless it is all that divides two.
+        let has_sign = bytes[rest..start].ends_with(b"-");
+        let divides_two = start == rest + 1 && rest > 0;
+        let first = if has_sign && !divides_two { start - 1 } else { start };
+        let text = String::from_utf8_lossy(&bytes[first..end]);
+        match text.parse::<u32>() {
+            Ok(token) if (token as usize) < vocabulary => tokens.push(token),
+            _ => {
+                let location = Location::file(path).offset(first as u64);
+                let (token, vocabulary) = (text.into_owned(), Some(vocabulary));
+                return Err(Error::TokenId { location, token, vocabulary });
+            }
+        }
+        rest = end;
+    }
+    Ok(tokens)
 }
 
 /// A file in UTF-8.
@@ -100,4 +116,34 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0; to_usize(length)];
     file.read_exact_at(0, &mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_ids() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokens");
+        let check = |text: &str, expected: Result<&[u32], (&str, u64)>| {
+            std::fs::write(&path, text).expect("written");
+            match (read_token_ids(&path, 100), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
+                (Err(Error::TokenId { location, token, .. }), Err(expected)) => {
+                    assert_eq!((&*token, location.offset), (expected.0, Some(expected.1)));
+                }
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        };
+        check("1, 2\n99", Ok(&[1, 2, 99]));
+        check("[1,2,3]", Ok(&[1, 2, 3]));
+        check("1-2", Ok(&[1, 2]));
+        check("", Ok(&[]));
+        check("-1", Err(("-1", 0)));
+        check("1 -2", Err(("-2", 2)));
+        check("1,-2,3", Err(("-2", 2)));
+        check("7 100", Err(("100", 2)));
+        check("99999999999", Err(("99999999999", 0)));
+    }
 }

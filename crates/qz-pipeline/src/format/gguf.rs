@@ -8,11 +8,12 @@ use qz_calib::ImportanceMatrix;
 use qz_codec::encoder_for;
 use qz_gguf::{GgufLayout, GgufSink};
 use qz_plan::{
-    Assignment, FILE_TYPES, FileType, ModelFacts, PlannedTensor, Reason, Request,
-    is_known_architecture,
+    Assignment, FILE_TYPES, Fallback, FileType, ModelFacts, Overrides, PlannedTensor, Reason,
+    Request, is_known_architecture,
 };
 use qz_tensor::{Metadata, OutputOptions, SinkTensor, TensorIndex, Value};
 
+use super::demand::{self, Demand};
 use super::{Format, Layout, Placement, Sink, TargetPlan};
 use crate::error::Error;
 use crate::metadata_override::MetadataOverride;
@@ -21,10 +22,13 @@ use crate::planning::{PlanOptions, check_codecs, check_requantizing};
 
 pub(super) static GGUF: Format = Format {
     name: "gguf",
+    form: "a type: q4_k_m, q8_0, bf16 and the like",
     family: None,
     schemes: |_| schemes(),
     scheme: |_, name| scheme(name).map(Cow::Borrowed),
     artifact_name: |_, stem, scheme| format!("{stem}-{}.gguf", scheme.to_uppercase()),
+    fitting: |_, _, _| Vec::new(),
+    demand: |_, scheme| demand(scheme),
     plan: |_, model, scheme, options| plan(model, scheme, options),
     layout: |path, plan, options| {
         let split = options.split.as_ref();
@@ -48,6 +52,28 @@ fn scheme(name: &str) -> Option<&'static str> {
         return Some(COPY);
     }
     FileType::from_name(name).map(|file_type| file_type.name)
+}
+
+fn demand(scheme: &str) -> Demand {
+    let Some(file_type) = FileType::from_name(scheme) else { return Demand::default() };
+    let tensors = demand::example();
+    let facts = demand::example_facts();
+    let request = Request {
+        file_type,
+        facts: &facts,
+        has_importance: true,
+        overrides: &Overrides::default(),
+        fallback: Fallback::Allowed,
+    };
+    let assignments = qz_plan::assign(&request, &tensors).unwrap_or_default();
+    let types = assignments.iter().map(|assignment| assignment.data_type);
+    Demand {
+        bits_per_weight: demand::bits_per_weight(tensors.iter().map(|t| &t.shape).zip(types)),
+        columns: u64::from(file_type.base.spec().block_elements),
+        rows: 1,
+        has_stand_in: true,
+        needs_importance: assignments.iter().any(|assignment| assignment.requires_importance),
+    }
 }
 
 fn plan(model: &Model, scheme: &str, options: &PlanOptions) -> Result<TargetPlan, Error> {

@@ -2,6 +2,7 @@
 //! the model's tensors go.
 
 mod checkpoint;
+mod demand;
 mod gguf;
 mod packed;
 mod safetensors;
@@ -17,6 +18,7 @@ use qz_plan::Assignment;
 use qz_tensor::{DataType, Metadata, OutputOptions, SideFile, SinkTensor, TensorIndex, TensorSink};
 
 use crate::error::Error;
+use crate::loaders::{ENGINES, Engine};
 use crate::model::Model;
 use crate::planning::PlanOptions;
 
@@ -24,11 +26,17 @@ use crate::planning::PlanOptions;
 pub struct Format {
     /// Its name: what stands before the colon of a target.
     pub name: &'static str,
+    /// How its schemes are spelled, for a person who has spelled one wrong.
+    pub form: &'static str,
     /// What its schemes are, where they are those of packed layouts.
     family: Option<&'static SchemeFamily>,
     schemes: fn(&Self) -> Vec<&'static str>,
     scheme: fn(&Self, &str) -> Option<Cow<'static, str>>,
     artifact_name: fn(&Self, &str, &str) -> String,
+    /// The format's targets that fit a model, where others of the same kind may not.
+    fitting: fn(&Self, &Model, &PlanOptions) -> Vec<String>,
+    /// What a scheme costs, and asks of matrices.
+    demand: fn(&Self, &str) -> Demand,
     plan: fn(&Self, &Model, &str, &PlanOptions) -> Result<TargetPlan, Error>,
     layout: LayOut,
 }
@@ -61,9 +69,43 @@ impl Format {
         (self.scheme)(self, name)
     }
 
+    /// True if its schemes are those of packed layouts.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.family.is_some()
+    }
+
+    /// True if it is called so, by its own name or by the one that configurations have.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let is_name = |known: &str| known.eq_ignore_ascii_case(name);
+        is_name(self.name) || self.family.is_some_and(|family| is_name(family.method))
+    }
+
     /// What the artifact of a model called `stem` is called.
     pub(crate) fn artifact_name(&self, stem: &str, scheme: &str) -> String {
         (self.artifact_name)(self, stem, scheme)
+    }
+
+    pub(crate) fn fitting(&self, model: &Model, options: &PlanOptions) -> Vec<String> {
+        (self.fitting)(self, model, options)
+    }
+
+    /// What a scheme costs, and asks of matrices.
+    pub(crate) fn demand(&self, scheme: &str) -> Demand {
+        (self.demand)(self, scheme)
+    }
+
+    /// True if an artifact is a folder, false if it is a file.
+    pub fn is_folder(&self) -> bool {
+        self.name != gguf::GGUF.name
+    }
+
+    /// The engines that load its artifacts.
+    pub(crate) fn engines(&self) -> Vec<Engine> {
+        let loads = |engine: &Engine| match self.family {
+            Some(family) => engine.methods().contains(&family.method),
+            None => self.is_folder() != (*engine == Engine::LlamaCpp),
+        };
+        ENGINES.iter().copied().filter(loads).collect()
     }
 
     pub(crate) fn plan(
@@ -84,6 +126,8 @@ impl Format {
         (self.layout)(path, plan, options)
     }
 }
+
+pub use demand::Demand;
 
 /// One output, decided.
 pub(crate) struct TargetPlan {

@@ -8,17 +8,20 @@ use qz_safetensors::{SafetensorsLayout, SafetensorsSink};
 use qz_tensor::{DataType, Metadata, OutputOptions, SinkTensor};
 
 use super::checkpoint::Checkpoint;
-use super::{Format, Layout, Placement, Sink, TargetPlan};
+use super::{Demand, Format, Layout, Placement, Sink, TargetPlan};
 use crate::error::Error;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, check_codecs};
 
 pub(super) static SAFETENSORS: Format = Format {
     name: "safetensors",
+    form: "a type: safetensors:bf16 (f32, f16 or bf16)",
     family: None,
     schemes: |_| SCHEMES.iter().map(|scheme| scheme.name).collect(),
     scheme: |_, name| find(name).map(|scheme| scheme.name.into()),
     artifact_name: |_, stem, scheme| format!("{stem}-safetensors-{scheme}"),
+    fitting: |_, _, _| Vec::new(),
+    demand: |_, name| demand(name),
     plan: |_, model, scheme, options| plan(model, scheme, options),
     layout: lay_out,
 };
@@ -36,6 +39,11 @@ static SCHEMES: &[Scheme] = &[
     Scheme { name: "f16", data_type: DataType::F16, torch_name: "float16" },
     Scheme { name: "bf16", data_type: DataType::BF16, torch_name: "bfloat16" },
 ];
+
+fn demand(name: &str) -> Demand {
+    let bits = find(name).map(|scheme| f64::from(scheme.data_type.spec().block_bytes) * 8.0);
+    Demand { bits_per_weight: bits, ..Demand::default() }
+}
 
 /// A folder of safetensors files.
 pub(super) fn lay_out(

@@ -39,6 +39,7 @@ impl Calibration {
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let tokenizer = Subject::tokenizer_of(model)?;
+        model.check_context(options.context, observer);
         let text = read_data(options, model, &tokenizer, 0)?;
         for warning in &text.warnings {
             observer.observe(Event::Warning(warning));

@@ -22,6 +22,7 @@ use crate::calibrate::{ExpertCoverage, Group};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::TargetPlan;
+use crate::loss::{self, Suspicion};
 use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
@@ -48,6 +49,8 @@ struct Quantized {
     content: Content,
     /// For the stream of hidden states: the same values, row by row as GGUF has them.
     replacement: (DataType, Vec<u8>),
+    /// Weights that the output cannot hold.
+    lost: u64,
     report: TensorReport,
 }
 
@@ -150,9 +153,9 @@ impl Layers<'_> {
                     let rows = first..first + matrix.rows as u64;
                     let name = &self.model.tensors[*position].name;
                     let weights = forward.numbers(name, rows)?;
-                    let Quantized { content, report, .. } =
+                    let Quantized { content, lost, report, .. } =
                         self.quantized(&matrix, &weights, &captured)?;
-                    self.put(sinks, &matrix, first, content)?;
+                    self.put(sinks, &matrix, first, content, lost)?;
                     reports.methods.push(self.described(&matrix, &captured, report));
                     observer.observe(Event::Advanced { weights: weights.len() as u64 });
                 }
@@ -263,10 +266,10 @@ impl Layers<'_> {
     ) -> Result<TensorReport, Error> {
         let stream = &mut streams.quantized;
         let weights = stream.weights(role, matrix.expert)?;
-        let Quantized { content, replacement: (data_type, bytes), report } =
+        let Quantized { content, replacement: (data_type, bytes), lost, report } =
             self.quantized(matrix, &weights, captured)?;
         if !sinks.is_done(0, matrix.position) {
-            self.put(sinks, matrix, matrix.first_row(), content)?;
+            self.put(sinks, matrix, matrix.first_row(), content, lost)?;
         }
         if self.replaces() {
             stream.replace(role, matrix.expert, data_type, bytes)?;
@@ -334,7 +337,9 @@ impl Layers<'_> {
         let Some(packed) = self.packed(matrix) else {
             let (bytes, report) = self.blocks(matrix, weights, captured)?;
             let content = Content::Rows { row_bytes: matrix.row_bytes(), bytes: bytes.clone() };
-            return Ok(Quantized { content, replacement: (matrix.data_type, bytes), report });
+            let suspicion = Suspicion::of_type(matrix.data_type, matrix.columns);
+            let lost = self.lost(matrix, weights, suspicion, matrix.data_type, &bytes)?;
+            return Ok(Quantized { content, replacement: (matrix.data_type, bytes), lost, report });
         };
         let ordered = packed.in_order(weights);
         let Some(grid) = packed.grid(&ordered) else {
@@ -346,7 +351,40 @@ impl Layers<'_> {
             writer.take(rows, batch);
         })?;
         let (content, bytes) = writer.finish();
-        Ok(Quantized { content, replacement: (DataType::F32, bytes), report })
+        let lost = self.lost(matrix, weights, packed.suspicion(), DataType::F32, &bytes)?;
+        Ok(Quantized { content, replacement: (DataType::F32, bytes), lost, report })
+    }
+
+    /// Weights that the output cannot hold; `bytes` are what became of all, as this type.
+    fn lost(
+        &self,
+        matrix: &Matrix,
+        weights: &[f32],
+        suspicion: Suspicion,
+        data_type: DataType,
+        bytes: &[u8],
+    ) -> Result<u64, Error> {
+        let Some(codec) = qz_kernels::codec_for(data_type) else { return Ok(0) };
+        let row_bytes = data_type.byte_size(matrix.columns as u64).map_or(1, to_usize).max(1);
+        let mut written = vec![0.0; matrix.columns];
+        let mut lost = 0;
+        let rows = weights.chunks(matrix.columns.max(1)).zip(bytes.chunks(row_bytes));
+        for (row, (weights, bytes)) in
+            rows.enumerate().filter(|(_, (own, _))| suspicion.is_raised(own))
+        {
+            codec.decode(bytes, &mut written);
+            lost += suspicion.lost(weights, &written).map_err(|_| {
+                let tensor = &self.model.tensors[matrix.position];
+                let location = self.model.location(tensor, 0);
+                Error::Overflow {
+                    location: qz_tensor::Location { offset: None, ..location },
+                    row: matrix.first_row() + row as u64,
+                    largest: loss::largest(weights),
+                    data_type: matrix.data_type,
+                }
+            })?;
+        }
+        Ok(lost)
     }
 
     /// The bytes of a matrix in blocks of an element type.
@@ -416,8 +454,9 @@ impl Layers<'_> {
         matrix: &Matrix,
         first_row: u64,
         content: Content,
+        lost: u64,
     ) -> Result<(), Error> {
-        let piece = Piece { work: 0, output: 0, first_row, content };
+        let piece = Piece { work: 0, output: 0, first_row, content, lost };
         sinks.put(self.plans, matrix.position, &piece)
     }
 
@@ -468,8 +507,10 @@ impl Layers<'_> {
             let weights = self.read_rows(position, first, count)?;
             let part = Matrix { position, expert: None, rows: count, columns, data_type };
             let (bytes, part_report) = layers.blocks(&part, &weights, captured)?;
+            let suspicion = Suspicion::of_type(data_type, columns);
+            let lost = self.lost(&part, &weights, suspicion, data_type, &bytes)?;
             let content = Content::Rows { row_bytes: part.row_bytes(), bytes };
-            self.put(sinks, &part, first as u64, content)?;
+            self.put(sinks, &part, first as u64, content, lost)?;
             observer.observe(Event::Advanced { weights: weights.len() as u64 });
             report.get_or_insert(part_report).rows = rows;
         }

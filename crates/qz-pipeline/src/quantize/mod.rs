@@ -37,9 +37,10 @@ use crate::event::{Event, Observer};
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
 use crate::plan::peak_memory;
-use crate::planning::plan_all;
+use crate::planning::{PlanOptions, plan_all};
 use crate::sinks::Sinks;
 use crate::stream::{Cancel, Work, unless_cancelled};
+use crate::target::Target;
 use capture::Calibration;
 use known::Known;
 use layers::Layers;
@@ -91,12 +92,23 @@ pub fn quantize(
     for warning in model.warnings() {
         observer.observe(Event::Warning(warning));
     }
+    check_all(model, outputs, options)?;
     let targets = outputs.iter().zip(1..).map(|(output, number)| {
         let (name, count) = (output.target.to_string(), outputs.len());
         observer.observe(Event::Target { name: &name, number, count });
         one(model, output, options, cancel, observer)
     });
     targets.collect()
+}
+
+/// What could end the job behind its first output: targets that do not fit, outputs that are
+/// there.
+fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Result<(), Error> {
+    if outputs.len() < 2 {
+        return Ok(());
+    }
+    let targets: Vec<Target> = outputs.iter().map(|output| output.target.clone()).collect();
+    plan_all(model, &targets, &options.convert.plan).map(drop)
 }
 
 fn one(
@@ -113,7 +125,6 @@ fn one(
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
-    let plans = &planning.targets;
     let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
@@ -125,7 +136,7 @@ fn one(
         }
     };
     let chosen = match &forward {
-        Some(forward) => Chosen::of(forward, model, output, &plans[0])?,
+        Some(forward) => Chosen::of(forward, model, output, &planning.targets[0])?,
         None => Chosen::default(),
     };
     let uncovered: Vec<_> = planning
@@ -142,9 +153,17 @@ fn one(
         _ if chosen.is_empty() => {}
         (Some(path), _) => known = Some(Known::open(path)?),
         (None, Some(text)) => calibration = Some(Calibration::read(model, text, observer)?),
-        (None, None) => return Err(Error::NoText),
+        (None, None) => return Err(Error::NoCalibration(options.method.name())),
     }
     let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());
+    let mut plans = planning.targets;
+    if !chosen.is_empty() {
+        // Configurations say what the model read, which is known by now.
+        let method = report::provenance(options, calibration.as_ref(), known.as_ref());
+        let plan = PlanOptions { method: Some(method), ..options.convert.plan.clone() };
+        plans = vec![output.target.plan(model, &plan)?];
+    }
+    let plans = &plans;
     let outputs = std::slice::from_ref(output);
     let sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, observer)?;
     let threads = options.convert.threads;

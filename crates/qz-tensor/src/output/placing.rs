@@ -34,10 +34,11 @@ pub(super) fn check_free(artifact: &Artifact, replace: bool) -> Result<(), Outpu
     for position in 0..artifact.files().len() {
         let path = artifact.path_of(position);
         match found_at(&path)? {
-            Some(_) if !replace => return Err(OutputError::Exists(path)),
+            // Said first: no option replaces it.
             Some(metadata) if metadata.is_dir() => {
                 return Err(OutputError::NotReplaceable { path, found: "it is a folder" });
             }
+            Some(_) if !replace => return Err(OutputError::Exists(path)),
             _ => {}
         }
     }
@@ -51,7 +52,7 @@ fn check_folder_free(artifact: &Artifact, replace: bool) -> Result<(), OutputErr
     let Some(metadata) = found_at(path)? else { return Ok(()) };
     let refuse = |found| Err(OutputError::NotReplaceable { path: path.to_owned(), found });
     if !metadata.is_dir() {
-        return if replace { refuse("it is not a folder") } else { exists(path) };
+        return refuse("it is a file, and the output is a folder");
     }
     let (mut is_empty, mut has_first, mut has_others) = (true, false, false);
     for entry in fs::read_dir(path).map_err(io_error(path, "list"))? {
@@ -60,12 +61,13 @@ fn check_folder_free(artifact: &Artifact, replace: bool) -> Result<(), OutputErr
         has_first |= entry.file_name() == *artifact.files()[0].name;
         has_others |= !entry.file_type().map_err(io_error(path, "list"))?.is_file();
     }
-    match (is_empty, replace) {
-        (true, _) => Ok(()),
-        (false, false) => exists(path),
+    // What no option replaces is said first.
+    match replace {
+        _ if is_empty => Ok(()),
         _ if has_others => refuse("it holds folders or links"),
         _ if !has_first => refuse("it holds files, but not those of a model like this one"),
-        _ => Ok(()),
+        true => Ok(()),
+        false => exists(path),
     }
 }
 

@@ -18,10 +18,18 @@ use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "bnb",
     examples: &["nf4", "nf4+double", "fp4", "fp4+double", "int8"],
+    form: "a type: bnb:nf4, bnb:fp4 (both: +double) or bnb:int8",
+    method: "bitsandbytes",
     parse,
 };
 
-pub(crate) const METHOD: Method = Method { name: "bitsandbytes", open };
+pub(crate) const METHOD: Method = Method {
+    name: "bitsandbytes",
+    aliases: &[],
+    looks_like: "`weight.absmax` or `SCB`",
+    recognise: |request| four_bit::recognise(request).or_else(|| int8::recognise(request)),
+    open,
+};
 
 fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     int8::parse(text).or_else(|| four_bit::parse(text))
@@ -51,6 +59,7 @@ fn configuration(four_bits: Option<(&str, bool)>, quantized: &Quantized<'_>) -> 
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": quantized.left,
         "llm_int8_threshold": 6.0,
+        "meta": quantized.provenance.meta(),
     });
     Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
 }

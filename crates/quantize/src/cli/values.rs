@@ -1,0 +1,155 @@
+//! Values of options: how they are read, and which there are.
+
+use std::ffi::OsStr;
+use std::num::NonZeroU64;
+
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Arg, Command};
+use qz_pipeline::qz_methods::{METHODS, Method, method_named};
+use qz_pipeline::{ENGINES, Engine, Isa, Target, element_type};
+use qz_tensor::{DATA_TYPES, DataType};
+
+/// Values by name: those that are listed by help texts and completions, and what reads them.
+macro_rules! named {
+    ($(#[$doc:meta])* $parser:ident: $value:ty, $parse:expr, $names:expr) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub(super) struct $parser;
+
+        impl TypedValueParser for $parser {
+            type Value = $value;
+
+            fn parse_ref(
+                &self,
+                command: &Command,
+                argument: Option<&Arg>,
+                value: &OsStr,
+            ) -> Result<$value, clap::Error> {
+                $parse.parse_ref(command, argument, value)
+            }
+
+            fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+                Some(Box::new($names.map(PossibleValue::new)))
+            }
+        }
+    };
+}
+
+named!(
+    /// Targets, as text: those that do not exist are reported together, with those that do not
+    /// fit the model.
+    TargetParser: String,
+    |text: &str| Ok::<_, String>(text.to_owned()),
+    Target::names().into_iter()
+);
+
+named!(
+    /// Element types of GGUF.
+    TypeParser: DataType,
+    |text: &str| element_type(text).map_err(|error| error.to_string()),
+    type_names()
+);
+
+named!(
+    /// Engines.
+    EngineParser: Engine,
+    str::parse::<Engine>,
+    ENGINES.iter().map(|engine| engine.name())
+);
+
+named!(
+    /// Methods.
+    MethodParser: &'static str,
+    |text: &str| {
+        method_named(text).map(Method::name).ok_or_else(|| {
+            let known: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
+            format!("no such method; there are: {}", known.join(", "))
+        })
+    },
+    METHODS.iter().map(|method| method.name())
+);
+
+/// The element types that GGUF has, as they are written in options.
+fn type_names() -> impl Iterator<Item = String> {
+    let in_gguf = DATA_TYPES.iter().filter(|data_type| data_type.spec().ggml.is_some());
+    in_gguf.map(|data_type| data_type.name().to_lowercase())
+}
+
+/// An instruction set of this machine.
+pub(super) fn parse_instruction_set(name: &str) -> Result<Isa, String> {
+    let isa: Isa = name.parse().map_err(|error: qz_pipeline::IsaError| error.to_string())?;
+    match isa.is_supported() {
+        true => Ok(isa),
+        false => Err(qz_pipeline::IsaError::Unsupported(isa).to_string()),
+    }
+}
+
+/// A size as llama.cpp's converter takes it: a number, or thousands, millions or
+/// thousand millions.
+pub(super) fn parse_size(text: &str) -> Result<NonZeroU64, String> {
+    let (number, unit) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let wanted = "expected a positive number of bytes, or one with K, M or G";
+    size.and_then(NonZeroU64::new).ok_or_else(|| wanted.to_owned())
+}
+
+/// A number that is not negative.
+pub(super) fn parse_amount(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "expected a number that is not negative".to_owned())
+}
+
+/// A share of the whole: 0.9 or 90%.
+pub(super) fn parse_share(text: &str) -> Result<f64, String> {
+    let number = match text.strip_suffix('%') {
+        Some(percent) => percent.trim_end().parse().ok().map(|number: f64| number / 100.0),
+        None => text.parse().ok(),
+    };
+    let number = number.filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "expected a number from 0 to 1, or a percentage".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(parse_size(text).ok().map(NonZeroU64::get), expected, "{text}");
+        };
+        check("7", Some(7));
+        check("2K", Some(2_000));
+        check("300M", Some(300_000_000));
+        check("48G", Some(48_000_000_000));
+        check("0", None);
+        check("0G", None);
+        check("-1M", None);
+        check("1.5G", None);
+        check("2T", None);
+        check("G", None);
+        check("", None);
+        check("18446744073709551615G", None);
+    }
+
+    #[test]
+    fn shares() {
+        let check = |text: &str, expected: Option<f64>| {
+            assert_eq!(parse_share(text).ok(), expected, "{text}");
+        };
+        check("0.9", Some(0.9));
+        check("90%", Some(0.9));
+        check("90 %", Some(0.9));
+        check("1", Some(1.0));
+        check("90", None);
+        check("101%", None);
+        check("-1", None);
+        check("NaN", None);
+        check("%", None);
+    }
+}

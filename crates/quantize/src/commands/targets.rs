@@ -1,0 +1,84 @@
+//! `quantize targets`
+
+use qz_pipeline::{Model, TargetInfo, targets};
+use serde::Serialize;
+
+use super::{print_json, print_line};
+use crate::cli::{Global, Targets};
+use crate::exit::Outcome;
+use crate::render::table;
+
+#[derive(Serialize)]
+struct Report {
+    targets: Vec<TargetInfo>,
+}
+
+pub(crate) fn run(arguments: &Targets, _: &Global) -> anyhow::Result<Outcome> {
+    let model = arguments.model.as_ref();
+    let model = model.map(|path| Model::open(path, &arguments.read.options())).transpose()?;
+    let mut targets = targets(model.as_ref());
+    if let Some(engine) = arguments.engine {
+        targets.retain(|target| target.loaded_by.contains(&engine.name()));
+    }
+    if arguments.json {
+        print_json(&Report { targets });
+    } else {
+        print_line(&text(&targets, model.is_some()));
+    }
+    Ok(Outcome::Ok)
+}
+
+fn text(targets: &[TargetInfo], of_model: bool) -> String {
+    let last = if of_model { "this model" } else { "rows (inputs)" };
+    let row = |info: &TargetInfo| {
+        let bits = match &info.model {
+            None => info.demand.bits_per_weight,
+            Some(fit) => fit.bits_per_weight,
+        };
+        vec![
+            info.target.clone(),
+            bits.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.2}")),
+            if info.loaded_by.len() > 3 {
+                "all but llama.cpp".to_owned()
+            } else {
+                info.loaded_by.join(", ")
+            },
+            if of_model { fit(info) } else { rows(info) },
+        ]
+    };
+    let rows: Vec<Vec<String>> = targets.iter().map(row).collect();
+    let whose = if of_model { "of this model" } else { "of an 8B Llama 3" };
+    let mut text = table(&["target", "bits/weight", "loaded by", last], &rows);
+    text.push_str(&format!("\n\nbits/weight: {whose}, embedding and output matrix included"));
+    if !of_model {
+        text.push_str(
+            "\n*: other rows fall back to another type\n\
+             packed targets take other numbers, too: gptq:w3g64+asym, ct:w4a16+g64, mlx:w6g128",
+        );
+    }
+    text
+}
+
+/// What rows have to be a multiple of.
+fn rows(info: &TargetInfo) -> String {
+    let demand = &info.demand;
+    let columns = match (demand.columns, demand.has_stand_in) {
+        (1, _) => "any".to_owned(),
+        (columns, false) => format!("multiples of {columns}"),
+        (columns, true) => format!("multiples of {columns} *"),
+    };
+    let rows =
+        if demand.rows > 1 { format!(", outputs of {}", demand.rows) } else { String::new() };
+    let importance = if demand.needs_importance { ", needs --imatrix" } else { "" };
+    format!("{columns}{rows}{importance}")
+}
+
+fn fit(info: &TargetInfo) -> String {
+    let Some(fit) = &info.model else { return String::new() };
+    match (&fit.why_not, fit.fallbacks) {
+        (Some(why), _) => format!("no: {why}"),
+        (None, _) if info.demand.needs_importance => "fits, needs --imatrix".to_owned(),
+        (None, 0) => "fits".to_owned(),
+        (None, fallbacks) => format!("fits, {fallbacks} tensors fall back"),
+    }
+}

@@ -1,0 +1,98 @@
+//! What is said where something is missing, too short, or more than was meant.
+
+use qz_tensor::{Metadata, Value};
+
+use crate::support::{Run, fixtures, quantize, scratch, text, write_gguf};
+
+fn expect(run: &Run, code: i32, parts: &[&str]) {
+    assert_eq!(run.code, code, "{}\n{}", run.stdout, run.stderr);
+    for part in parts {
+        let is_said = run.stderr.contains(part) || run.stdout.contains(part);
+        assert!(is_said, "{part} is not in\n{}\n{}", run.stdout, run.stderr);
+    }
+}
+
+#[test]
+fn a_method_without_data() {
+    let folder = scratch();
+    let (source, output) = (fixtures().join("demo-llama"), folder.path().join("x.gguf"));
+    let run = quantize(&["quantize", text(&source), "--to", "q4_k_m", "-o", text(&output)]);
+    expect(&run, 2, &["--data default", "--tokens", "--stats"]);
+    assert!(!output.exists());
+}
+
+#[test]
+fn the_text_of_calibration_is_none_to_measure_with() {
+    let source = fixtures().join("demo-llama");
+    let run = quantize(&["eval", text(&source), "--data", "default"]);
+    expect(&run, 2, &["calibrated on that text", "wiki.test.raw"]);
+    assert!(run.stderr.lines().count() > 2, "{}", run.stderr);
+}
+
+#[test]
+fn texts_and_contexts() {
+    let folder = scratch();
+    let source = fixtures().join("demo-llama");
+    let data = folder.path().join("text.txt");
+    let eval = |words: usize, options: &[&str]| {
+        let sentence = "The weights are numbers, and we round them. ";
+        std::fs::write(&data, sentence.repeat(words)).expect("written");
+        quantize(&[&["eval", text(&source), "--data", text(&data)], options].concat())
+    };
+    let short = eval(1, &["--chunks", "1"]);
+    expect(&short, 3, &["it needs 1024, two chunks of 512", "as llama.cpp asks for"]);
+    // Few values have no standard error.
+    let few = eval(2, &["--ctx", "8", "--chunks", "1"]).expect_success();
+    assert!(!few.stdout.contains("0.000000"), "{}", few.stdout);
+    let long = eval(300, &["--ctx", "1200", "--chunks", "1"]);
+    expect(&long, 0, &["trained on a context of 1024 tokens, not of 1200"]);
+    let long_enough = eval(300, &["--ctx", "1024", "--chunks", "1"]).expect_success();
+    assert!(!long_enough.stderr.contains("trained on"), "{}", long_enough.stderr);
+}
+
+#[test]
+fn limits_that_are_not_kept() {
+    let folder = scratch();
+    let source = fixtures().join("demo-llama");
+    let data = folder.path().join("text.txt");
+    std::fs::write(&data, "The weights are numbers, and we round them. ".repeat(20)).expect("text");
+    let common = ["eval", text(&source), "--data", text(&data), "--ctx", "32", "--chunks", "2"];
+    let eval = |options: &[&str]| quantize(&[&common[..], options].concat());
+    expect(&eval(&["--max-ppl", "1.5"]), 1, &["FAILED: perplexity ", " > 1.5 (--max-ppl)"]);
+    let reference = fixtures().join("demo-llama");
+    let beside = ["--reference", text(&reference), "--min-top1"];
+    eval(&[&beside[..], &["90%"]].concat()).expect_success();
+    expect(&eval(&[&beside[..], &["101%"]].concat()), 2, &["from 0 to 1, or a percentage"]);
+}
+
+#[test]
+fn token_ids_that_are_none() {
+    let folder = scratch();
+    let source = fixtures().join("demo-llama");
+    let path = folder.path().join("tokens");
+    let check = |tokens: &str, expected: &str, offset: u64| {
+        std::fs::write(&path, tokens).expect("written");
+        let run = quantize(&["eval", text(&source), "--tokens", text(&path), "--json"]);
+        expect(&run, 3, &[expected]);
+        assert_eq!(run.json()["error"]["offset"], offset);
+    };
+    check("1 2 -3 4", "-3 is no token id: the vocabulary has 0 to 1151", 4);
+    check("1 2 1152", "1152 is no token id", 4);
+}
+
+#[test]
+fn metadata_is_shown_as_people_read_it() {
+    let folder = scratch();
+    let path = folder.path().join("x.gguf");
+    let metadata: Metadata = [
+        ("general.architecture", Value::from("llama")),
+        ("general.languages", Value::from(vec!["en".to_owned(), "de".to_owned()])),
+        ("some.text", Value::from("it's \"quoted\"\nand broken")),
+    ]
+    .into_iter()
+    .collect();
+    write_gguf(&path, &metadata, &[("blk.0.attn_q.weight", &[2, 32], &[0.5; 64])]);
+    let run = quantize(&["inspect", text(&path)]);
+    let languages = "general.languages = [\"en\", \"de\"]\n";
+    expect(&run, 0, &[languages, "some.text = it's \"quoted\"\\nand broken\n"]);
+}

@@ -1,0 +1,108 @@
+//! What can be written, and what is said where it cannot.
+
+use serde_json::Value;
+
+use crate::support::{fixtures, names, quantize, scratch, text};
+
+/// `tiny/llama-spm`: 64 inputs.
+fn narrow() -> std::path::PathBuf {
+    fixtures().join("tiny/llama-spm")
+}
+
+#[test]
+fn all_targets_that_cannot_be_written_are_reported_at_once() {
+    let folder = scratch();
+    let output = folder.path().join("new/out");
+    for command in [&["convert"][..], &["quantize", "--data", "default"], &["plan"]] {
+        let targets = "q4_k_m,gptq:w4g128,ct:w4a16,q4km,awq";
+        let mut arguments = [command, &[text(&narrow()), "--to", targets]].concat();
+        if command[0] != "plan" {
+            arguments.extend(["-o", text(&output)]);
+        }
+        let run = quantize(&arguments);
+        assert_eq!(run.code, 2, "{}", run.stderr);
+        for expected in [
+            "4 targets cannot be written; nothing was:",
+            "gptq:w4g128 cannot hold it: 64 inputs",
+            "gptq:w4g64, gptq:w4g32 and gptq:w4 fit this model",
+            "ct:w4a16+g64, ct:w4a16+g32 and ct:w4a16+channel fit this model",
+            "no such target: q4km; did you mean q4_k_m?",
+            "no such target: awq; awq needs 4 bits and a group: awq:w4g128",
+            "awq:w4g64, awq:w4g32 and awq:w4 fit this model",
+        ] {
+            assert!(run.stderr.contains(expected), "{expected} is not in:\n{}", run.stderr);
+        }
+        assert!(run.stderr.lines().count() <= 8, "{}", run.stderr);
+        assert!(names(folder.path()).is_empty());
+    }
+}
+
+#[test]
+fn an_unknown_type_is_one_short_message() {
+    let folder = scratch();
+    let (source, output) = (narrow(), folder.path().join("x.gguf"));
+    let check = |arguments: &[&str], expected: &str| {
+        let common = ["convert", text(&source), "-o", text(&output)];
+        let run = quantize(&[&common[..], arguments].concat());
+        assert_eq!(run.code, 2, "{}", run.stderr);
+        assert!(run.stderr.contains(expected), "{expected} is not in:\n{}", run.stderr);
+        assert!(run.stderr.len() < 500, "{}", run.stderr);
+        assert!(names(folder.path()).is_empty());
+    };
+    check(&["--to", "q4km"], "error: no such target: q4km; did you mean q4_k_m?");
+    check(&["--to", "gptq"], "gptq needs bits and group: gptq:w4g128");
+    check(&["--to", "q8_0", "--tensor-type", "attn=q4km"], "did you mean q4_k?");
+    check(&["--to", "q8_0", "--output-tensor-type", "q6k_"], "did you mean q6_k?");
+    check(&["--to", "q8_0", "--token-embedding-type", "q4_k_m"], "its base is q4_k");
+    let run = quantize(&["bench", "--types", "q80"]);
+    assert!(run.code == 2 && run.stderr.contains("did you mean q8_0?"), "{}", run.stderr);
+    // A model that is not there does not hide the typing error.
+    let run = quantize(&["convert", "nowhere", "--to", "q9", "--json"]);
+    assert_eq!((run.code, &run.json()["error"]["rule"]), (2, &"unknown-target".into()));
+}
+
+#[test]
+fn targets_are_listed() {
+    let shown = quantize(&["targets"]).expect_success().stdout;
+    for line in shown.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    for expected in ["q4_k_m", "4.89", "gptq:w4g128", "multiples of 128", "vllm, sglang"] {
+        assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+    }
+    let of_mlx = quantize(&["targets", "--for", "mlx"]).expect_success().stdout;
+    assert!(of_mlx.contains("mlx:w4g64") && !of_mlx.contains("gptq"), "{of_mlx}");
+}
+
+#[test]
+fn targets_say_what_fits_a_model() {
+    let source = narrow();
+    let report = quantize(&["targets", text(&source), "--json"]).expect_success().json();
+    let check = |target: &str, fits: bool, fallbacks: bool| {
+        let all = report["targets"].as_array().expect("a list");
+        let found: &Value = all.iter().find(|one| one["target"] == target).expect("listed");
+        assert_eq!(found["model"]["fits"], fits, "{found}");
+        assert_eq!(found["model"]["fallbacks"].as_u64() > Some(0), fallbacks, "{found}");
+        assert_eq!(found["model"]["why_not"].is_null(), fits, "{found}");
+    };
+    check("gptq:w4g128", false, false);
+    check("gptq:w4", true, false);
+    check("q8_0", true, false);
+    check("q4_k_m", true, true);
+}
+
+#[test]
+fn fallbacks_are_one_line_for_each_kind() {
+    let folder = scratch();
+    let (source, output) = (narrow(), folder.path().join("x.gguf"));
+    let arguments = ["convert", text(&source), "--to", "q4_k_m", "-o", text(&output)];
+    let run = quantize(&arguments).expect_success();
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    let kinds = lines.iter().filter(|line| line.contains("do not fill"));
+    assert!((1..=3).contains(&kinds.count()), "{}", run.stdout);
+    assert!(lines.last().is_some_and(|line| line.starts_with("q4_k_m ")), "{}", run.stdout);
+    let run = quantize(&[&arguments[..], &["-v", "--force"]].concat()).expect_success();
+    assert!(run.stdout.contains("q4_k_m: blk.0.attn_k.weight: rows of 64"), "{}", run.stdout);
+    let quiet = quantize(&[&arguments[..], &["-q", "--force"]].concat()).expect_success();
+    assert!(quiet.stderr.is_empty() && !quiet.stdout.contains("do not fill"), "{}", quiet.stdout);
+}
