@@ -70,7 +70,7 @@ Exit codes:
   5    refused: the output exists, requantizing, a path outside the model
   6    numeric: a NaN or infinite weight, an overflow
   70   internal error
-  130, 143  interrupted; the same command continues";
+  129, 130, 143  interrupted; the same command continues";
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
