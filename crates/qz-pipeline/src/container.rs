@@ -83,8 +83,9 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> Result<bool, FileError> {
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let model = GgufModel::open(path)?;
-    Ok(Model::from_gguf(path, Box::new(model), options))
+    let mut model = GgufModel::open(path)?;
+    let metadata = model.take_metadata();
+    Ok(Model::from_gguf(path, metadata, Box::new(model), options))
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
