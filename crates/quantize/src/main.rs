@@ -11,6 +11,7 @@ mod cli;
 mod commands;
 mod completion;
 mod exit;
+mod hub;
 mod interrupt;
 mod memory;
 mod messages;

@@ -44,10 +44,7 @@ impl CheckpointFiles {
         let config = JsonObject::parse(files.path(CONFIG), &config)?;
         let mut others = Vec::new();
         for name in files.list("").map_err(Error::File)? {
-            if name != CONFIG
-                && !QUANTIZATION_FILES.contains(&&*name)
-                && is_side_file(&name)
-            {
+            if name != CONFIG && !QUANTIZATION_FILES.contains(&&*name) && is_side_file(&name) {
                 // One that was there a moment ago is no reason to leave it out.
                 let content = read(&name)?.ok_or_else(|| Error::MissingFile(files.path(&name)))?;
                 others.push(SideFile { name, content });

@@ -1,18 +1,23 @@
 //! The containers a model can come in, as a list to walk.
 
+mod place;
+mod weights;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufModel;
 use qz_packed::{PackedSource, Repack};
-use qz_pickle::TorchModel;
-use qz_safetensors::SafetensorsModel;
 use qz_tensor::{FileError, Location, Presence, SideFiles, SourceFile, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::model::{Model, OpenOptions};
+
+pub(crate) use place::name_of;
+pub use place::{HubId, stem_of};
+pub(crate) use weights::{folder_of, open_weights};
 
 /// A kind of model on disk.
 pub struct Container {
@@ -35,7 +40,10 @@ pub static CONTAINERS: &[Container] = &[
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
-        detect: |path| Ok(Presence::of(&path.join(CONFIG))?.is_there()),
+        detect: |path| match folder_of(path)? {
+            Some(folder) if folder == path => Ok(Presence::of(&path.join(CONFIG))?.is_there()),
+            folder => Ok(folder.is_some()),
+        },
         open: open_hugging_face,
     },
 ];
@@ -47,9 +55,14 @@ impl Container {
     /// If nothing is there, nothing recognises it, or it is malformed.
     pub fn open_any(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
         match Presence::of(path)? {
-            Presence::Absent => return Err(FileError::Missing(path.to_owned()).into()),
+            Presence::Absent => return Err(absent(path)),
             Presence::DanglingLink => return Err(FileError::DanglingLink(path.to_owned()).into()),
             _ => {}
+        }
+        if place::is_cache_folder(path)
+            && let Some(snapshot) = place::snapshot(path, None)
+        {
+            return Self::open_any(&snapshot, options);
         }
         for container in CONTAINERS {
             if (container.detect)(path)? {
@@ -63,10 +76,26 @@ impl Container {
             }
             _ => Err(Error::UnknownContainer {
                 path: path.to_owned(),
-                detail: format!("not a model; expected {}", known()),
+                detail: weights::unknown_folder(path)
+                    .unwrap_or_else(|| format!("not a model; expected {}", known())),
             }),
         }
     }
+}
+
+/// The error that nothing is at `path`, which may be meant for a model of the hub.
+fn absent(path: &Path) -> Error {
+    let missing = || FileError::Missing(path.to_owned()).into();
+    let Some(id) = path.to_str().and_then(HubId::parse) else { return missing() };
+    let is_address = path.to_string_lossy().contains("://");
+    let is_folder_there = path.parent().is_some_and(Path::exists);
+    let is_file = ["gguf", "safetensors", "bin", "json", "pt"]
+        .iter()
+        .any(|extension| path.extension().is_some_and(|found| found == *extension));
+    if !is_address && (is_folder_there || is_file) {
+        return missing();
+    }
+    Error::NotFetched { path: path.to_owned(), id: id.id() }
 }
 
 fn known() -> String {
@@ -83,16 +112,18 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> Result<bool, FileError> {
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let mut model = GgufModel::open(path)?;
-    let metadata = model.take_metadata();
-    Ok(Model::from_gguf(path, metadata, Box::new(model), options))
+    let mut source = GgufModel::open(path)?;
+    let (metadata, notes) = (source.take_metadata(), source.notes().to_vec());
+    let mut model = Model::from_gguf(path, metadata, Box::new(source), options);
+    model.warnings.extend(notes);
+    Ok(model)
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let (source, warning) = open_weights(path)?;
-    let folder = Folder::new(path)?;
+    let (source, mut notes) = open_weights(path)?;
+    let folder = Folder::new(&folder_of(path)?.unwrap_or_else(|| path.to_owned()))?;
     let mut rounded = (0, 0.0);
-    let (mut notes, mut spare, mut stated) = (Vec::new(), HashSet::new(), None);
+    let (mut spare, mut stated) = (HashSet::new(), None);
     let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder, &*source)? {
         Some(QuantizationConfig { config, path }) => {
             stated = Some(config.clone());
@@ -116,7 +147,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
     model.quantization = stated;
-    model.warnings.extend(warning.into_iter().chain(notes));
+    model.warnings.extend(notes);
     if let (count @ 1.., steps) = rounded {
         model.warnings.push(format!(
             "{}: {count} matrices are read with offsets rounded to binary16, which moves weights \
@@ -152,11 +183,13 @@ const PLACES: &[(&str, &str, &str)] = &[
 const BESIDE: &[&str] = &["quantize_config.json", "quant_config.json", "quantization_config.json"];
 
 /// What a checkpoint's own configuration says of how its weights are quantized.
-pub(crate) fn stated_quantization(folder: &dyn SideFiles) -> Result<Option<QuantizationConfig>, Error> {
+pub(crate) fn stated_quantization(
+    folder: &dyn SideFiles,
+) -> Result<Option<QuantizationConfig>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
         // Whoever needs a broken file reports it.
-        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+        Ok(qz_shards::json::from_slice(&bytes).unwrap_or_default())
     };
     // MLX repeats its own object under the common name.
     let is_mlx = object(CONFIG)?.contains_key("quantization");
@@ -184,11 +217,12 @@ pub(crate) fn quantization(
     for file in BESIDE {
         let Some(bytes) = folder.read(file)? else { continue };
         let path = folder.path(file);
-        let mut config: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| {
-            let fault = qz_packed::Fault::Configuration(format!("is no JSON object: {error}"));
-            let location = Location::file(&path);
-            qz_packed::Error::Malformed { location, fault: Box::new(fault) }
-        })?;
+        let mut config: Map<String, Value> =
+            qz_shards::json::from_slice(&bytes).map_err(|error| {
+                let fault = qz_packed::Fault::Configuration(format!("is no JSON object: {error}"));
+                let location = Location::file(&path);
+                qz_packed::Error::Malformed { location, fault: Box::new(fault) }
+            })?;
         config.entry("quant_method").or_insert_with(|| method.name.into());
         return Ok(Some(QuantizationConfig { config, path }));
     }
@@ -202,33 +236,4 @@ pub(crate) fn quantization(
     };
     let location = source.location(tensor, 0);
     Err(qz_packed::Error::Malformed { location, fault: Box::new(fault) }.into())
-}
-
-/// Opens a folder's weights, in the format that is there. Where both are, the
-/// safetensors are read, as transformers does, and a warning says so.
-pub(crate) fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option<String>), Error> {
-    let has_pytorch = TorchModel::is_in(path)?;
-    if SafetensorsModel::is_in(path)? {
-        let warning = has_pytorch.then(|| {
-            let path = path.display();
-            format!(
-                "{path}: both safetensors and PyTorch weights are here; the safetensors are read"
-            )
-        });
-        Ok((Box::new(SafetensorsModel::open_folder(path)?), warning))
-    } else if has_pytorch {
-        Ok((Box::new(TorchModel::open_folder(path)?), None))
-    } else {
-        Err(Error::NoWeights { path: path.to_owned(), detail: missing_weights(path)? })
-    }
-}
-
-/// What a folder without weights has instead.
-fn missing_weights(path: &Path) -> Result<&'static str, FileError> {
-    Ok(if Presence::of(&path.join("consolidated.00.pth"))?.is_there() {
-        "weights in Meta's own layout (`consolidated.*.pth`); convert them to Hugging Face's first"
-    } else {
-        "no weights here: no safetensors (`model.safetensors` or its index) and no PyTorch files \
-         (`pytorch_model.bin` or its index)"
-    })
 }

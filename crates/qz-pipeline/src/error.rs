@@ -212,7 +212,15 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
         /// What is there, or is not.
-        detail: &'static str,
+        detail: String,
+    },
+    /// What may be a model of the hub that is not on this machine.
+    #[error("{}: no such file or folder, and {id} is not in the hub's cache; fetch it with `hf download {id}`", path.display())]
+    NotFetched {
+        /// The path given.
+        path: PathBuf,
+        /// The model's id.
+        id: String,
     },
     /// A weight that is no number.
     #[error("{location}: weight {index} is {value}")]
@@ -456,6 +464,9 @@ impl Diagnose for Error {
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")
+            }
+            Self::NotFetched { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "file-missing")
             }
             Self::NoWeights { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "no-weights")

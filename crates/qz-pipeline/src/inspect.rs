@@ -155,6 +155,7 @@ fn show(value: &Value) -> String {
         Value::F64(value) => value.to_string(),
         Value::Bool(value) => value.to_string(),
         Value::String(value) => value.clone(),
+        Value::Bytes(value) => value.escape_ascii().to_string(),
         Value::Array(array) => show_array(array),
     }
 }
@@ -181,6 +182,14 @@ fn show_array(array: &Array) -> String {
         Array::String(elements) => {
             elements.iter().take(SHOWN).map(|element| format!("\"{element}\"")).collect()
         }
+        Array::Bytes(elements) => elements
+            .iter()
+            .take(SHOWN)
+            .map(|element| match str::from_utf8(element) {
+                Ok(text) => format!("\"{text}\""),
+                Err(_) => format!("\"{}\"", element.escape_ascii()),
+            })
+            .collect(),
     };
     let rest =
         if array.len() > SHOWN { format!(", … {} in all", array.len()) } else { String::new() };

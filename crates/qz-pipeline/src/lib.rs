@@ -55,7 +55,7 @@ pub use calibrate::{
     calibrate, each_parquet_row, merge_statistics, show_statistics,
 };
 pub use caught::catches_panics;
-pub use container::{CONTAINERS, Container};
+pub use container::{CONTAINERS, Container, HubId, stem_of};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };

@@ -308,7 +308,7 @@ impl Surroundings {
     /// is no such file.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
         let Some(bytes) = read_bytes(files, NAME)? else { return Ok(Self::default()) };
-        serde_json::from_slice(&bytes)
+        qz_shards::json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })
     }
 }
@@ -325,7 +325,7 @@ impl TokenizerFile {
     /// Reads `tokenizer.json` if there is one.
     pub(crate) fn read_if_there(files: &dyn SideFiles) -> Result<Option<Self>, Error> {
         let Some(bytes) = read_bytes(files, NAME)? else { return Ok(None) };
-        let file: Self = serde_json::from_slice(&bytes)
+        let file: Self = qz_shards::json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })?;
         drop(bytes);
         if file.is_bpe() {

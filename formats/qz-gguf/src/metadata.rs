@@ -54,7 +54,10 @@ fn read_value(cursor: &mut Cursor<'_>) -> Result<Value, Error> {
         ValueKind::I32 => Value::I32(cursor.number(i32::from_le_bytes)?),
         ValueKind::F32 => Value::F32(cursor.number(f32::from_le_bytes)?),
         ValueKind::Bool => Value::Bool(read_bool(cursor)?),
-        ValueKind::String => Value::String(read_string(cursor)?),
+        ValueKind::String => match read_text(cursor)? {
+            Ok(text) => Value::String(text),
+            Err(bytes) => Value::Bytes(bytes),
+        },
         ValueKind::Array => Value::Array(read_array(cursor)?),
         ValueKind::U64 => Value::U64(cursor.u64()?),
         ValueKind::I64 => Value::I64(cursor.number(i64::from_le_bytes)?),
@@ -77,8 +80,30 @@ fn read_bool(cursor: &mut Cursor<'_>) -> Result<bool, Error> {
     }
 }
 
-fn read_string(cursor: &mut Cursor<'_>) -> Result<String, Error> {
-    cursor.string("metadata value", MAX_HEADER, |_| Fault::HeaderTooLong)
+/// A string, or its bytes where they are no UTF-8: llama.cpp takes any.
+fn read_text(cursor: &mut Cursor<'_>) -> Result<Result<String, Vec<u8>>, Error> {
+    let bytes = cursor.text(MAX_HEADER, |_| Fault::HeaderTooLong)?;
+    Ok(str::from_utf8(bytes).map(str::to_owned).map_err(|_| bytes.to_owned()))
+}
+
+/// Strings; as bytes if one of them is no UTF-8.
+fn read_strings(cursor: &mut Cursor<'_>, count: usize) -> Result<Array, Error> {
+    let mut texts = Vec::new();
+    while texts.len() < count {
+        match read_text(cursor)? {
+            Ok(text) => texts.push(text),
+            Err(bytes) => {
+                let mut all: Vec<Vec<u8>> = texts.into_iter().map(String::into_bytes).collect();
+                all.push(bytes);
+                let rest = count - all.len();
+                all.extend(read_items(cursor, rest, |cursor| {
+                    cursor.text(MAX_HEADER, |_| Fault::HeaderTooLong).map(<[u8]>::to_vec)
+                })?);
+                return Ok(Array::Bytes(all));
+            }
+        }
+    }
+    Ok(Array::String(texts))
 }
 
 fn read_array(cursor: &mut Cursor<'_>) -> Result<Array, Error> {
@@ -107,7 +132,7 @@ fn read_array(cursor: &mut Cursor<'_>) -> Result<Array, Error> {
         ValueKind::I64 => Array::I64(cursor.numbers(count, i64::from_le_bytes)?),
         ValueKind::F64 => Array::F64(cursor.numbers(count, f64::from_le_bytes)?),
         ValueKind::Bool => Array::Bool(read_items(cursor, count, read_bool)?),
-        ValueKind::String => Array::String(read_items(cursor, count, read_string)?),
+        ValueKind::String => read_strings(cursor, count)?,
         ValueKind::Array => return Err(cursor.error(kind_offset, Fault::NestedArray)),
     })
 }

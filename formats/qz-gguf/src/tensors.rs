@@ -6,7 +6,7 @@ use qz_tensor::{DataType, GgmlTypeId, Shape, SourceFile, TensorInfo};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
-use crate::rules::{MAX_DIMENSIONS, MAX_NAME, check_name, padded};
+use crate::rules::{MAGIC, MAX_DIMENSIONS, MAX_NAME, check_name, padded};
 use crate::seen::Seen;
 
 /// A tensor is at least a name of one byte with its length, a number of
@@ -95,14 +95,15 @@ fn sized(dimensions: &[u64], data_type: DataType) -> Result<(Shape, u64), Fault>
 }
 
 impl TensorList {
-    /// Checks that the tensors lie one after the other from `data_offset` to the
-    /// end of the file, and gives their places from the start of the file.
+    /// Checks that the tensors lie one after the other from `data_offset` on, inside the
+    /// file. Gives them with their places from the start of the file, and where bytes
+    /// begin that belong to none.
     pub(crate) fn placed(
         self,
         file: &SourceFile,
         data_offset: u64,
         alignment: u32,
-    ) -> Result<Vec<TensorInfo>, Error> {
+    ) -> Result<(Vec<TensorInfo>, Option<u64>), Error> {
         let Self { mut tensors, offset_positions } = self;
         let mut expected = 0;
         let mut end = data_offset;
@@ -124,8 +125,8 @@ impl TensorList {
             }
             info.offset = offset;
         }
-        check_end(file, end, alignment)?;
-        Ok(tensors)
+        let trailing = check_end(file, end, alignment)?;
+        Ok((tensors, trailing))
     }
 }
 
@@ -133,12 +134,20 @@ fn missing(info: &TensorInfo, end: u64, length: u64) -> Fault {
     Fault::DataMissing { data_type: info.data_type, shape: info.shape.clone(), end, length }
 }
 
-/// After the last tensor there may be its padding, and nothing else.
-fn check_end(file: &SourceFile, end: u64, alignment: u32) -> Result<(), Error> {
+/// After the last tensor there may be its padding. Where other bytes follow, no loader
+/// looks at them; another file behind this one is a mistake, whatever it holds.
+fn check_end(file: &SourceFile, end: u64, alignment: u32) -> Result<Option<u64>, Error> {
     let padded_end = padded(end, alignment).unwrap_or(end);
-    if file.len() > padded_end {
-        let fault = Fault::TrailingBytes { end: padded_end, length: file.len() };
-        return Err(Error::at(file.path(), padded_end, fault));
+    // Files are joined as they are, and not all have the padding.
+    for second in [end, padded_end] {
+        let mut start = [0; MAGIC.len() + 4];
+        if file.len().saturating_sub(second) < start.len() as u64 {
+            continue;
+        }
+        file.read_exact_at(second, &mut start)?;
+        if start.starts_with(&MAGIC) && matches!(start[MAGIC.len()..], [1..=3, 0, 0, 0]) {
+            return Err(Error::at(file.path(), second, Fault::JoinedFiles));
+        }
     }
-    Ok(())
+    Ok((file.len() > padded_end).then_some(padded_end))
 }

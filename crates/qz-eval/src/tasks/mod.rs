@@ -53,7 +53,8 @@ pub fn read(path: &Path) -> Result<Vec<Task>, Error> {
     let mut bytes = vec![0; file.len() as usize];
     file.read_exact_at(0, &mut bytes)?;
     // JSON begins with a brace, the binary file with its number of tasks.
-    let is_json = bytes.trim_ascii_start().starts_with(b"{");
+    let text = qz_shards::json::without_mark(&bytes);
+    let is_json = text.trim_ascii_start().starts_with(b"{");
     let tasks = if is_json { jsonl::read(&bytes) } else { binary::read(&bytes) };
     let tasks = tasks.map_err(|(offset, fault)| Error::at(&file, offset as u64, fault))?;
     if tasks.is_empty() {

@@ -272,9 +272,8 @@ impl Reader<'_> {
             return Ok(ControlFlow::Break(()));
         }
         if !line.trim().is_empty() {
-            let document = serde_json::from_str(line).map_err(|error| Error::Document {
-                location: location.clone(),
-                problem: error.to_string(),
+            let document = qz_shards::json::from_slice(line.as_bytes()).map_err(|error| {
+                Error::Document { location: location.clone(), problem: error.to_string() }
             })?;
             part.tokens.extend(self.document(&document, location)?);
             part.documents += 1;

@@ -181,9 +181,8 @@ impl<'a> File<'a> {
     /// True if everything about a group is in the file.
     pub(super) fn is_complete(&self, group: &Group) -> bool {
         let Some(sink) = &self.sink else { return false };
-        let is_there = |name: &String| {
-            self.positions.get(name).is_some_and(|index| is_finished(sink, *index))
-        };
+        let is_there =
+            |name: &String| self.positions.get(name).is_some_and(|index| is_finished(sink, *index));
         let own = |name: &String| {
             let magnitudes = self.options.collect.magnitudes.then(|| format!("{name}{MAGNITUDES}"));
             let sums = ["in_sum2", "counts"].map(|kind| format!("{name}.{kind}"));

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qz_tensor::{
-    DataType, FileError, Presence, SideFile, SideFiles, SinkTensor, TensorIndex, TensorInfo,
-    TensorSource,
+    DataType, FileError, SideFile, SideFiles, SinkTensor, TensorIndex, TensorInfo, TensorSource,
 };
 use serde_json::{Map, Value};
 
@@ -57,10 +56,8 @@ const MARKERS: &[&str] = &[
 impl Facts<'_> {
     /// Of the checkpoint at `path`; none if it has no packed weights.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
-        if Presence::of(path)? != Presence::Folder {
-            return Ok(None);
-        }
-        let folder = Folder::new(path)?;
+        let Some(folder) = container::folder_of(path)? else { return Ok(None) };
+        let folder = Folder::new(&folder)?;
         let (source, _) = container::open_weights(path)?;
         let quantization = container::quantization(&folder, &*source);
         // Whoever opens the model says what is wrong with it.
@@ -72,7 +69,8 @@ impl Facts<'_> {
     /// Of a checkpoint that is planned; none if it has no packed weights.
     pub(super) fn planned(plan: &TargetPlan) -> Result<Option<Self>, Error> {
         let files = Planned(&plan.files);
-        let Some(QuantizationConfig { config, .. }) = container::stated_quantization(&files)? else {
+        let Some(QuantizationConfig { config, .. }) = container::stated_quantization(&files)?
+        else {
             return Ok(None);
         };
         let nowhere: Arc<Path> = Path::new("").into();
@@ -93,7 +91,7 @@ impl Facts<'_> {
         tensors: Vec<TensorInfo>,
     ) -> Result<Self, Error> {
         let json = |name: &str| -> Result<Option<Value>, Error> {
-            Ok(files.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+            Ok(files.read(name)?.and_then(|bytes| qz_shards::json::from_slice(&bytes).ok()))
         };
         let model = json("config.json")?.and_then(|value| match value {
             Value::Object(model) => Some(model),

@@ -67,6 +67,7 @@ impl Tokenizer {
     /// model or pre-tokenizer that nothing is known of.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, Error> {
         const KEY: &str = "tokenizer.ggml.model";
+        let metadata = &*metadata.as_text();
         let entries = Entries(metadata);
         match entries.string(KEY)?.ok_or_else(|| fault(KEY, "is missing"))? {
             "gpt2" => {
