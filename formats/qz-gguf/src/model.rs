@@ -64,7 +64,8 @@ impl GgufModel {
     }
 
     fn of_files(parts: Vec<GgufFile>) -> Result<Self, Error> {
-        let (mut files, mut tensors, mut file_of) = (Vec::new(), Vec::<TensorInfo>::new(), Vec::new());
+        let (mut files, mut tensors, mut file_of) =
+            (Vec::new(), Vec::<TensorInfo>::new(), Vec::new());
         let mut first_metadata = None;
         let mut notes = Vec::new();
         for (number, part) in parts.into_iter().enumerate() {
