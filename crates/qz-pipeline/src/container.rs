@@ -112,9 +112,9 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> Result<bool, FileError> {
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let source = GgufModel::open(path)?;
-    let notes = source.notes().to_vec();
-    let mut model = Model::from_gguf(path, Box::new(source), options);
+    let mut source = GgufModel::open(path)?;
+    let (metadata, notes) = (source.take_metadata(), source.notes().to_vec());
+    let mut model = Model::from_gguf(path, metadata, Box::new(source), options);
     model.warnings.extend(notes);
     Ok(model)
 }
