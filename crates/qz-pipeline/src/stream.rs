@@ -257,7 +257,7 @@ pub(crate) fn run(
     let (give_back, spare) = bounded::<Vec<u8>>(4 * threads + 4);
     let mut fault: Option<(usize, Error)> = None;
 
-    let started = thread::scope(|scope| {
+    let started: Result<(), Error> = thread::scope(|scope| {
         let reader = Reader { model, work, limit: &limit, cancel, spare: &spare };
         let failed = to_write.clone();
         // Threads that have started end when the queues do, which is where this returns.
