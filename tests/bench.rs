@@ -31,6 +31,21 @@ fn codecs() {
     }
 }
 
+/// Roofs are what a processor can do, in every profile: work that a compiler saw through
+/// would take no time.
+#[test]
+fn roofs_are_within_reason() {
+    let run = quantize(&["bench", "--threads", "2", "--types", "q8_0", "--json"]);
+    let report = run.expect_success().json();
+    let machine = &report["machine"];
+    // Two units of 16 lanes with a product and a sum each, on two threads, past any clock.
+    let most = 2.0 * 2.0 * 16.0 * 2.0 * 8e9;
+    let speed = machine["f32_operations_per_second"].as_f64().expect("a number");
+    assert!((1e8..most).contains(&speed), "{speed:e} operations per second");
+    let matmul = report["codecs"][0]["matmul_operations_per_second"].as_f64().expect("a number");
+    assert!(matmul > 0.001 * speed, "{matmul:e} of {speed:e}");
+}
+
 #[test]
 fn a_model() {
     let model = fixtures().join("tiny/qwen2");

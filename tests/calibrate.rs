@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::support::{copy_of, edit_json, fixtures, quantize, scratch, text, write_gguf};
+use crate::support::{
+    copy_of, edit_json, fixtures, forget_merges, has_byte_tokens, quantize, scratch, text,
+    write_gguf,
+};
 
 fn prose() -> PathBuf {
     fixtures().join("../calibration-data/prose.txt")
@@ -47,13 +50,25 @@ fn calibrate(model: &Path, output: &Path, options: &[&str]) -> crate::support::R
     quantize(&[&common, options].concat())
 }
 
+/// The model, or where the reference cuts text otherwise the file that it would make.
+fn as_the_reference_reads_it(model: &Path, folder: &Path) -> PathBuf {
+    if !has_byte_tokens(model) {
+        return model.to_owned();
+    }
+    let file = folder.join("model.gguf");
+    quantize(&["convert", text(model), "--to", "f32", "-o", text(&file)]).expect_success();
+    forget_merges(&file);
+    file
+}
+
 #[test]
 fn sums_are_the_references() {
     for name in ["demo-llama", "tiny/mixtral"] {
         let (folder, model) = (scratch(), fixtures().join(name));
         let output = folder.path().join("m.gguf");
         let options = [&EXACT[..], &["--process-output"]].concat();
-        let report = calibrate(&model, &output, &options).expect_success().json();
+        let seen = as_the_reference_reads_it(&model, folder.path());
+        let report = calibrate(&seen, &output, &options).expect_success().json();
         assert_eq!((&report["chunks"], &report["chunks_in_all"]), (&json!(8), &json!(8)));
         let expected = tensors(&model.join("golden-calibration.gguf"));
         let found = tensors(&output);
@@ -381,6 +396,26 @@ fn bad_data() {
     check(&plain, "some.parquet", b"PAR1", "some.parquet: ");
     let whole = std::fs::read(fixtures().join("documents.parquet")).expect("a file");
     check(&plain, "cut.parquet", &whole[..whole.len() / 2], "cut.parquet: ");
+    // What the file says of a page's size and of a dictionary's values, without the bytes.
+    let with = |part: &[u8], other: &[u8]| {
+        let at = whole.windows(part.len()).position(|bytes| bytes == part).expect("there");
+        let mut bytes = whole.clone();
+        bytes[at..at + part.len()].copy_from_slice(other);
+        bytes
+    };
+    let page = with(b"\x15\x80\x02\x15\x96\x01\x4c", b"\x15\xfe\x7f\x15\x96\x01\x4c");
+    check(&plain, "page.parquet", &page, "a page of 8191 bytes in 75 bytes");
+    let values = with(b"\x15\x2a\x15\x2e\x4c\x15\x04", b"\x15\x2a\x15\x2e\x4c\x15\x7e");
+    check(&plain, "values.parquet", &values, "a dictionary of 63 values in 21 bytes");
+    let panicked = quantize(&[
+        "calibrate",
+        text(&plain),
+        "--data",
+        text(&folder.path().join("cut.parquet")),
+        "-o",
+        text(&output),
+    ]);
+    assert!(!panicked.stderr.contains("panicked"), "{}", panicked.stderr);
     let mut broken = whole;
     let middle = broken.len() / 4;
     broken[8..middle].fill(0xff);

@@ -10,7 +10,7 @@ use qz_gguf::{GgufFile, GgufSink};
 use qz_tensor::{
     DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink, TensorSource,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What came of a run.
@@ -124,6 +124,39 @@ pub(crate) fn checkpoints() -> Vec<PathBuf> {
     folders
 }
 
+/// True for a checkpoint whose tokenizer is a `tokenizer.json` with byte tokens.
+pub(crate) fn has_byte_tokens(checkpoint: &Path) -> bool {
+    let definition = fs::read_to_string(checkpoint.join("tokenizer.json")).unwrap_or_default();
+    definition.contains("\"byte_fallback\": true")
+}
+
+/// Gives the GGUF file of such a checkpoint the vocabulary that the reference writes: the
+/// same score for every token, and `<unk>` without a part to play where no key names it.
+pub(crate) fn forget_merges(path: &Path) {
+    let mut bytes = fs::read(path).expect("read");
+    edit_words(&mut bytes, "tokenizer.ggml.scores", |_, score| {
+        let is_padding = f32::from_le_bytes(score) == -10_000.0;
+        if is_padding { score } else { (-1000.0f32).to_le_bytes() }
+    });
+    edit_words(&mut bytes, "tokenizer.ggml.token_type", |id, kind| {
+        if id == 0 { 1i32.to_le_bytes() } else { kind }
+    });
+    fs::write(path, bytes).expect("written");
+}
+
+/// Changes the elements of a list in a GGUF file's metadata, each four bytes long.
+fn edit_words(bytes: &mut [u8], key: &str, edit: impl Fn(usize, [u8; 4]) -> [u8; 4]) {
+    let found = bytes.windows(key.len()).position(|window| window == key.as_bytes());
+    // Behind the key stand two types of four bytes and the count.
+    let header = found.expect("the key") + key.len() + 8;
+    let (count, words) = bytes[header..].split_first_chunk_mut::<8>().expect("a count");
+    let count = u64::from_le_bytes(*count) as usize;
+    let words = words.as_chunks_mut::<4>().0;
+    for (id, word) in words[..count].iter_mut().enumerate() {
+        *word = edit(id, *word);
+    }
+}
+
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("a UTF-8 path")
 }
@@ -184,6 +217,14 @@ impl Safetensors {
         bytes.extend(header.as_bytes());
         bytes.extend(&self.data);
         fs::write(path, bytes).expect("written");
+    }
+
+    /// Adds a tensor behind the others.
+    pub(crate) fn add(&mut self, tensor: &str, data_type: &str, shape: &[usize], bytes: &[u8]) {
+        let begin = self.data.len();
+        self.data.extend_from_slice(bytes);
+        self.header[tensor] =
+            json!({"dtype": data_type, "shape": shape, "data_offsets": [begin, self.data.len()]});
     }
 
     /// The tensor's first byte in `data`.

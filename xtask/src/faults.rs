@@ -109,7 +109,9 @@ pub(crate) fn check_contract(
 ) -> Result<bool, String> {
     let found = State::of(folder).map_err(|error| error.to_string())?;
     let is_complete = found == job.expected;
-    if !is_complete && found != *before && !(job.is_set() && !found.has_first_of_set()) {
+    // Without its first file a set is none.
+    let is_none = job.is_set() && !found.has_first_of_set();
+    if !is_complete && found != *before && !is_none {
         return Err(format!("the output is neither old nor complete: {}", found.names()));
     }
     if !is_documented(ended) {

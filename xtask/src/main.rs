@@ -50,6 +50,17 @@ enum Task {
         #[arg(long, default_value = "")]
         only: String,
     },
+    /// Give every parser mutated files: no panic, no more than a second and 256 MiB
+    Mutate {
+        /// Mutants of each target
+        #[arg(long, default_value_t = 10_000_000)]
+        mutants: u64,
+        /// Another seed gives other mutants
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Targets [default: all]
+        targets: Vec<String>,
+    },
     /// Compare the codecs with llama.cpp's own library, bit for bit
     Parity {
         /// A release build of libggml-base for x86-64
@@ -220,6 +231,7 @@ fn main() -> Result<()> {
         Task::Faults { quantize, short, only } => {
             faults::run(&faults::Settings { quantize, short, only })
         }
+        Task::Mutate { mutants, seed, targets } => mutate(mutants, seed, &targets),
         Task::Parity { library, rounds, isa } => parity_codec::run(&library, rounds, isa),
         Task::Snapshots { source } => snapshots::run(&source),
         Task::CodecSpeed { library, isa, only, count } => {
@@ -308,4 +320,17 @@ fn fixtures() -> Result<Vec<Checkpoint>> {
             Ok(Checkpoint { path: folder, pre_tokenizer: pre, importance: None })
         })
         .collect()
+}
+
+/// Runs the harness as a release build: it counts memory over its whole process.
+fn mutate(mutants: u64, seed: u64, targets: &[String]) -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let status = std::process::Command::new(cargo)
+        .args(["run", "--release", "--quiet", "-p", "qz-fuzz", "--bin", "mutate", "--"])
+        .args(["--mutants", &mutants.to_string(), "--seed", &seed.to_string()])
+        .args(targets)
+        .status()
+        .context("cannot run cargo")?;
+    anyhow::ensure!(status.success(), "some mutants break a promise");
+    Ok(())
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 /// Every crate's layer. An edge must point to a lower one. `formats/*` stand at
 /// layer 2, with the crates they may use as their only exception below.
 const LAYERS: &[(&str, u32)] = &[
+    ("qz-jinja", 0),
     ("qz-tensor", 0),
     ("qz-codec", 1),
     ("qz-shards", 1),
@@ -29,6 +30,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("qz-pipeline", 6),
     ("qz-report", 6),
     ("quantize", 7),
+    ("qz-fuzz", 7),
 ];
 
 /// What a container format may use of ours.

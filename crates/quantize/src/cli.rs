@@ -234,7 +234,7 @@ Examples:
   quantize targets ./Llama-3.2-1B --for vllm")]
 pub(crate) struct Targets {
     /// Say which of them fit this model
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: Option<PathBuf>,
     /// List only what this engine loads
     #[arg(long = "for", value_name = "ENGINE", value_parser = EngineParser)]
@@ -261,7 +261,7 @@ pub(crate) struct Completions {
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -280,10 +280,10 @@ Examples:
   quantize verify out/Llama-3.2-1B-gptq-w4g128 --for vllm")]
 pub(crate) struct Verify {
     /// The artifact: a .gguf file or a folder
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
     pub(crate) model: PathBuf,
     /// The model it was made from: compares every weight
-    #[arg(long, value_name = "SRC")]
+    #[arg(long, value_name = "SRC", value_parser = crate::hub::models())]
     pub(crate) source: Option<PathBuf>,
     /// Check what this engine asks of its input, too
     #[arg(long = "for", value_name = "ENGINE", value_parser = EngineParser)]

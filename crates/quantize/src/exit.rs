@@ -39,6 +39,13 @@ impl Outcome {
 
 /// Runs a command and turns whatever comes of it into an exit code.
 pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCode {
+    // What a library catches it tells as an error.
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !qz_pipeline::catches_panics() {
+            tell(panic);
+        }
+    }));
     // The command's state is not looked at again after a panic.
     let code = match panic::catch_unwind(AssertUnwindSafe(command)) {
         Ok(Ok(Outcome::Ok)) => OK,
@@ -50,6 +57,17 @@ pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcom
         }
     };
     with_report(code).into()
+}
+
+/// Prints what the parser says instead of a command line: a mistake, or help.
+pub(crate) fn of_usage(error: &clap::Error) -> ExitCode {
+    let lost = error.print().err().filter(|_| !error.use_stderr());
+    let code = match lost {
+        Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => ENVIRONMENT,
+        _ if error.use_stderr() => USAGE,
+        _ => OK,
+    };
+    code.into()
 }
 
 /// The code of a run of which not all may have been reported.

@@ -11,6 +11,7 @@ mod cli;
 mod commands;
 mod completion;
 mod exit;
+mod hub;
 mod interrupt;
 mod memory;
 mod messages;
@@ -28,7 +29,10 @@ fn main() -> ExitCode {
     if let Some(code) = completion::answer() {
         return code;
     }
-    let arguments = cli::parse();
+    let arguments = match cli::parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::of_usage(&error),
+    };
     exit::run(arguments.command.wants_json(), || run(&arguments))
 }
 

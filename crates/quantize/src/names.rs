@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use crate::hub::model_path;
+
 /// The names and paths of a reference and of models, each given as PATH or NAME=PATH. Without a
 /// name it is the shortest end of its path that no other has.
 pub(crate) fn named(reference: &Path, models: &[PathBuf]) -> (Vec<String>, Vec<PathBuf>) {
@@ -13,14 +15,17 @@ pub(crate) fn named(reference: &Path, models: &[PathBuf]) -> (Vec<String>, Vec<P
     (names.collect(), paths)
 }
 
-/// A path that is there is one, whatever it looks like.
+/// A path that is there is one, whatever it looks like. A model of the hub has its id's name.
 fn split(given: &Path) -> (Option<String>, PathBuf) {
     let text = given.to_string_lossy();
     match text.split_once('=') {
         Some((name, path)) if !given.exists() && !name.is_empty() && !path.is_empty() => {
-            (Some(name.to_owned()), path.into())
+            (Some(name.to_owned()), model_path(path.into()))
         }
-        _ => (None, given.to_owned()),
+        _ => {
+            let path = model_path(given.to_owned());
+            ((path != given).then(|| text.into_owned()), path)
+        }
     }
 }
 

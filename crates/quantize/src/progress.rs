@@ -44,6 +44,8 @@ struct Run {
     job: &'static str,
     /// A target's name, which one it is and of how many.
     target: Option<(String, usize, usize)>,
+    /// Targets after this one that are runs of their own.
+    later: usize,
     /// Which part of how many.
     part: Option<(&'static str, u64, u64)>,
     weights: u64,
@@ -63,6 +65,7 @@ impl Run {
             bar: None,
             job: "",
             target: None,
+            later: 0,
             part: None,
             weights: 0,
             done: 0,
@@ -77,11 +80,13 @@ impl Run {
         let now = Instant::now();
         (self.job, self.weights, self.done, self.part) = (job, weights, 0, None);
         (self.begun, self.steady) = (Some(now), Some((now, 0)));
+        // Those that begin while this goes on are parts of it.
+        self.later = self.target.as_ref().map_or(0, |(_, number, of)| of.saturating_sub(*number));
     }
 
     fn at(&mut self, part: (&'static str, u64, u64), steady: bool) {
         let is_other = self.part.is_none_or(|(name, ..)| name != part.0);
-        self.part = Some(part);
+        self.part = Some(part).filter(|(_, _, count)| *count > 0);
         if is_other {
             self.steady = steady.then(|| (Instant::now(), self.done));
         }
@@ -136,8 +141,7 @@ impl Run {
         }
         let rest = self.weights.saturating_sub(self.done) as f64 / done as f64;
         let own = time.as_secs_f64() * rest;
-        let later = self.target.as_ref().map_or(0, |(_, number, of)| of.saturating_sub(*number));
-        let all = own + later as f64 * (elapsed.as_secs_f64() + own);
+        let all = own + self.later as f64 * (elapsed.as_secs_f64() + own);
         Duration::try_from_secs_f64(all).ok()
     }
 
@@ -338,7 +342,7 @@ mod tests {
         run.tokens = Some(51_200);
         assert_eq!(run.figures(), "50 %, 232 tokens/s, 1:50, 0:20 left");
         // Another target takes as long as this one in all.
-        run.target = Some(("q4_k_m".to_owned(), 1, 2));
+        run.later = 1;
         let left = run.left(Duration::from_secs(110)).map(|left| left.as_secs());
         assert_eq!(left, Some(20 + 110 + 20));
         // A pace that will change says nothing.

@@ -80,7 +80,23 @@ pub enum Fault {
         /// The value.
         value: f32,
     },
-    /// A count that is no number.
+    /// A diagonal that no matrix of products has.
+    #[error("element {row} of the diagonal is {value}, but no sum of squares is negative")]
+    NegativeDiagonal {
+        /// Its row.
+        row: usize,
+        /// The value.
+        value: f32,
+    },
+    /// Products that are larger than their factors allow.
+    #[error("element {row}, {column} is larger than the diagonal allows; not sums of products")]
+    LargerThanDiagonal {
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+    },
+    /// A count that is no number, or larger than any.
     #[error("a count is {0}")]
     Count(f32),
     /// A legacy file that ends too early, or lies about a length.
@@ -119,6 +135,7 @@ impl Fault {
             Self::Uneven { .. } => "importance-counts",
             Self::NonFinite { .. } | Self::Count(_) => "non-finite-importance",
             Self::Negative { .. } => "negative-importance",
+            Self::NegativeDiagonal { .. } | Self::LargerThanDiagonal { .. } => "gram-impossible",
             Self::Truncated { .. } => "truncated",
             Self::Length { .. } => "importance-length",
             Self::Name => "importance-name",

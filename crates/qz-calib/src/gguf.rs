@@ -18,6 +18,9 @@ const CHUNK_SIZE: &str = "imatrix.chunk_size";
 /// More experts than any model has; bounds what is read at once.
 const MAX_COUNTS: u64 = 1 << 20;
 
+/// More tokens than anything was computed on. Sums of such counts do not wrap.
+const MAX_COUNT: f32 = (1u64 << 48) as f32;
+
 /// The tensors that make one entry.
 #[derive(Default)]
 struct Pair {
@@ -102,7 +105,11 @@ fn divisors(
     let counts = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
     let divisor = |count: f32| {
         let rounded = count.round();
-        if count.is_finite() { Ok((rounded > 0.0).then_some(rounded)) } else { Err(count) }
+        if count.is_finite() && count <= MAX_COUNT {
+            Ok((rounded > 0.0).then_some(rounded))
+        } else {
+            Err(count)
+        }
     };
     Ok(counts.map(divisor).collect())
 }

@@ -79,12 +79,41 @@ impl StatisticsFile {
         self.file.read(entry.index, (expert * bytes.len()) as u64, &mut bytes)?;
         let numbers: Vec<f32> =
             bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        if let Some(index) = numbers.iter().position(|number| !number.is_finite()) {
+        let malformed = |fault| {
             let name = &self.file.tensors()[entry.index.0].name;
             let location = Location::file(self.file.file().path().as_ref()).tensor(name);
-            let fault = Fault::NonFinite { index: index as u64, value: numbers[index] };
-            return Err(Error::Malformed { location, fault });
+            Error::Malformed { location, fault }
+        };
+        if let Some(index) = numbers.iter().position(|number| !number.is_finite()) {
+            return Err(malformed(Fault::NonFinite { index: index as u64, value: numbers[index] }));
         }
-        Ok(unpack(entry.size, &numbers))
+        let matrix = unpack(entry.size, &numbers);
+        match impossible(entry.size, &matrix) {
+            Some(fault) => Err(malformed(fault)),
+            None => Ok(matrix),
+        }
     }
 }
+
+/// What no sums of products are: below zero with themselves, or larger with each other than
+/// with themselves (Cauchy and Schwarz), but for rounding.
+fn impossible(size: usize, matrix: &[f32]) -> Option<Fault> {
+    let at = |row: usize, column: usize| f64::from(matrix[row * size + column]);
+    for row in 0..size {
+        if at(row, row) < 0.0 {
+            return Some(Fault::NegativeDiagonal { row, value: matrix[row * size + row] });
+        }
+    }
+    for row in 0..size {
+        for column in 0..row {
+            let (product, bound) = (at(row, column).powi(2), at(row, row) * at(column, column));
+            if product > bound * (1.0 + ROUNDING) + f64::from(f32::MIN_POSITIVE) {
+                return Some(Fault::LargerThanDiagonal { row, column });
+            }
+        }
+    }
+    None
+}
+
+/// How far sums in f32 may be from their values.
+const ROUNDING: f64 = 1e-2;

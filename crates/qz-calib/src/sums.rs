@@ -65,7 +65,10 @@ impl TensorSums {
         let (Some(mut sum), Some(others)) = (spread(&self.counts), spread(&other.counts)) else {
             return false;
         };
-        sum.iter_mut().zip(others).for_each(|(count, other)| *count += other);
+        sum.iter_mut().zip(others).for_each(|(count, other)| {
+            // Each is below 2^63.
+            *count = count.saturating_add(other);
+        });
         self.counts = sum;
         self.squares.iter_mut().zip(&other.squares).for_each(|(sum, other)| *sum += other);
         true
@@ -83,9 +86,17 @@ impl ImportanceSums {
         let file = ImportanceMatrix::open(path)?;
         for name in file.names() {
             let sums = file.sums(name, chunk_size)?;
-            if !self.tensors.entry(name.to_owned()).or_default().merge(&sums) {
+            let sum = self.tensors.entry(name.to_owned()).or_default();
+            let fault = if !sum.merge(&sums) {
+                Some(Fault::OtherShape)
+            } else {
+                let infinite = sum.squares.iter().position(|sum| !sum.is_finite());
+                let value = |index: usize| (index as u64, sum.squares[index]);
+                infinite.map(value).map(|(index, value)| Fault::NonFinite { index, value })
+            };
+            if let Some(fault) = fault {
                 let location = Location::file(path).tensor(name);
-                return Err(Error::Malformed { location, fault: Fault::OtherShape });
+                return Err(Error::Malformed { location, fault });
             }
         }
         self.datasets.extend_from_slice(file.datasets());

@@ -70,6 +70,14 @@ pub enum Fault {
         /// By the file system.
         actual: u64,
     },
+    /// A text that is longer than any that somebody evaluates on.
+    #[error("a text of {tokens} tokens; the most are {most}")]
+    ManyTokens {
+        /// Tokens that it says it holds.
+        tokens: u64,
+        /// The most.
+        most: u64,
+    },
     /// A token that the vocabulary does not have.
     #[error("token {token}, in a vocabulary of {vocabulary}")]
     Token {
@@ -111,7 +119,7 @@ pub enum Fault {
     FewChoices(usize),
     /// More answers than there can be.
     #[error("a task with {0} answers; the most are 100")]
-    ManyChoices(u32),
+    ManyChoices(usize),
     /// The right answer is none of those there are.
     #[error("answer {correct} is right, counted from 0, but there are {choices}")]
     NoSuchChoice {
@@ -128,6 +136,7 @@ impl Fault {
             Self::NoLogits => "not-logits",
             Self::Empty { .. } => "logits-empty",
             Self::Length { .. } => "logits-length",
+            Self::ManyTokens { .. } => "logits-tokens",
             Self::Token { .. } => "logits-token",
             Self::NonFiniteRecord => "logits-non-finite",
             Self::NoTasks => "no-tasks",

@@ -105,15 +105,16 @@ impl LeadingFile {
         if context < 4 || vocabulary == 0 || chunks == 0 || count == 0 || count > vocabulary {
             return Err(Error::at(&file, 8, Fault::Empty { context, vocabulary, chunks }));
         }
-        let text = Text::read(&file, HEADER, context, chunks, vocabulary)?;
         let format = Format { vocabulary: vocabulary as usize, count: count as usize };
-        let start = HEADER + text.bytes();
-        let records = text.positions() as u128 * format.record_size() as u128;
-        let expected = u128::from(start) + records;
+        // Before the text is read, which may be as large as the head says.
+        let records = Text::positions_of(context, chunks) * format.record_size() as u128;
+        let expected = u128::from(HEADER + 4 * context * chunks) + records;
         if u128::from(file.len()) != expected {
             let fault = Fault::Length { expected, actual: file.len() };
             return Err(Error::at(&file, file.len(), fault));
         }
+        let text = Text::read(&file, HEADER, context, chunks, vocabulary)?;
+        let start = HEADER + text.bytes();
         Ok(Self { file, text, format, start })
     }
 

@@ -124,16 +124,17 @@ impl LogitsFile {
         if context < 4 || vocabulary == 0 || chunks == 0 {
             return Err(Error::at(&file, 8, Fault::Empty { context, vocabulary, chunks }));
         }
-        let text = Text::read(&file, HEADER, context, chunks, vocabulary)?;
-        let start = HEADER + text.bytes();
-        let vocabulary = vocabulary as usize;
-        let expected =
-            u128::from(start) + text.positions() as u128 * record_size(vocabulary) as u128;
+        // Before the text is read, which may be as large as the head says.
+        let record = record_size(vocabulary as usize) as u128;
+        let expected = u128::from(HEADER + 4 * context * chunks)
+            + Text::positions_of(context, chunks) * record;
         if u128::from(file.len()) != expected {
             let fault = Fault::Length { expected, actual: file.len() };
             return Err(Error::at(&file, file.len(), fault));
         }
-        Ok(Self { file, text, vocabulary, start })
+        let text = Text::read(&file, HEADER, context, chunks, vocabulary)?;
+        let start = HEADER + text.bytes();
+        Ok(Self { file, text, vocabulary: vocabulary as usize, start })
     }
 
     /// The text it is about.

@@ -5,6 +5,13 @@ use qz_tensor::SourceFile;
 
 use crate::error::{Error, Fault};
 
+/// The most tokens that a file of probabilities may be about. What it says of half as many
+/// tokens is hundreds of gigabytes.
+const MAX_TOKENS: u64 = 1 << 24;
+
+/// Tokens that are read at once.
+const PIECE: u64 = 1 << 16;
+
 /// Chunks of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
@@ -63,6 +70,12 @@ impl Text {
         Ok(Self { context: length, tokens, scored: stride })
     }
 
+    /// Positions that are scored of so many chunks in a file.
+    pub(crate) fn positions_of(context: u64, chunks: u64) -> u128 {
+        u128::from(context - context / 2 - 1) * u128::from(chunks)
+    }
+
+    /// The text that a file holds from a byte on, whose length was compared with its head.
     pub(crate) fn read(
         file: &SourceFile,
         offset: u64,
@@ -71,23 +84,25 @@ impl Text {
         vocabulary: u64,
     ) -> Result<Self, Error> {
         // Both are below 2^32.
-        let size = u128::from(context) * u128::from(chunks) * 4;
-        if size > u128::from(file.len() - offset) {
-            let expected = size + u128::from(offset);
-            return Err(Error::at(
-                file,
-                file.len(),
-                Fault::Length { expected, actual: file.len() },
-            ));
+        let count = context * chunks;
+        if count > MAX_TOKENS {
+            return Err(Error::at(file, 8, Fault::ManyTokens { tokens: count, most: MAX_TOKENS }));
         }
-        let mut bytes = vec![0; size as usize];
-        file.read_exact_at(offset, &mut bytes)?;
-        let tokens: Vec<u32> =
-            bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
-        let stranger = tokens.iter().position(|token| u64::from(*token) >= vocabulary);
-        if let Some(place) = stranger {
-            let fault = Fault::Token { token: tokens[place], vocabulary };
-            return Err(Error::at(file, offset + 4 * place as u64, fault));
+        let mut tokens = Vec::with_capacity(count as usize);
+        let mut bytes = vec![0; 4 * context.min(PIECE) as usize];
+        while (tokens.len() as u64) < count {
+            let place = offset + 4 * tokens.len() as u64;
+            let wanted = 4 * (count - tokens.len() as u64).min(context.min(PIECE)) as usize;
+            let bytes = &mut bytes[..wanted];
+            file.read_exact_at(place, bytes)?;
+            let read = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+            for (index, token) in read.enumerate() {
+                if u64::from(token) >= vocabulary {
+                    let fault = Fault::Token { token, vocabulary };
+                    return Err(Error::at(file, place + 4 * index as u64, fault));
+                }
+                tokens.push(token);
+            }
         }
         Ok(Self::halves(context as usize, tokens))
     }

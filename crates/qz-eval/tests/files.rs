@@ -133,6 +133,31 @@ fn bad_leading_files() {
     check(Box::new(|bytes| bytes.truncate(bytes.len() - 1)), "logits-length");
 }
 
+/// Files with holes: a few bytes on the disk, as long as their heads say.
+#[test]
+fn texts_longer_than_any() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("base");
+    let make = |head: Vec<u8>, length: u64| {
+        fs::write(&path, head).expect("written");
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("opens");
+        file.set_len(length).expect("grown");
+    };
+    let (context, chunks) = (1u64 << 20, 1000);
+    let positions = (context - context / 2 - 1) * chunks;
+    let numbers = |numbers: &[u32]| -> Vec<u8> {
+        numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    };
+    let head = [b"_logits_".to_vec(), numbers(&[1 << 20, 2, 1000])].concat();
+    make(head, 20 + 4 * context * chunks + positions * 12);
+    let error = LogitsFile::open(&path).expect_err("refused");
+    assert_eq!(error.diagnosis().rule, "logits-tokens");
+    let head = [b"QZLEAD01".to_vec(), numbers(&[1 << 20, 2, 1000, 1])].concat();
+    make(head, 24 + 4 * context * chunks + positions * 16);
+    let error = LeadingFile::open(&path).expect_err("refused");
+    assert_eq!(error.diagnosis().rule, "logits-tokens");
+}
+
 #[test]
 fn records_that_are_no_numbers() {
     let first_record = 20 + 4 * 24;

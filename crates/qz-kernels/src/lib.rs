@@ -24,6 +24,7 @@ pub mod gemm;
 mod isa;
 mod memory;
 pub mod roof;
+pub mod stop;
 pub mod tile;
 mod vector;
 #[cfg(target_arch = "x86_64")]

@@ -8,6 +8,7 @@
 
 use qz_codec::grid::Rows;
 use qz_kernels::gemm::add_row_products_in_runs;
+use qz_kernels::stop;
 use rayon::prelude::*;
 
 use crate::Symmetric;
@@ -47,6 +48,9 @@ impl Feedback {
         let size = matrix.size();
         let mut entries = matrix.into_entries();
         for end in (1..=size).rev().step_by(PANEL) {
+            if stop::is_requested() {
+                return Err(NotPositive { column: 0 });
+            }
             let first = end.saturating_sub(PANEL);
             factor_panel(&mut entries, size, first, end)?;
         }
@@ -112,6 +116,9 @@ impl Feedback {
         let size = self.size.max(1);
         assert!(rows.len().is_multiple_of(size), "whole rows");
         rows.par_chunks_mut(size).for_each(|row| {
+            if stop::is_requested() {
+                return;
+            }
             let mut values: Vec<f64> = row.iter().map(|value| f64::from(*value)).collect();
             // x R = y with y Rᵀ = b: from the last column of b, then from the first.
             for column in (0..self.size).rev() {
@@ -166,6 +173,9 @@ fn factor_panel(
     }
     debug_assert_eq!(own.len(), width * later);
     entries[..first * size].par_chunks_mut(TILE * size).for_each(|rows| {
+        if stop::is_requested() {
+            return;
+        }
         let mut rest = rest(rows, size, first, width, &own);
         for (row, rest) in rows.chunks_mut(size).zip(rest.chunks_mut(width)) {
             for column in (0..width).rev() {

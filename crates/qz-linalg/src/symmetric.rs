@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use qz_codec::grid::Rows;
 use qz_kernels::gemm::add_row_products_in_runs;
+use qz_kernels::stop;
 use rayon::prelude::*;
 
 /// A symmetric matrix of `f32`, both halves stored.
@@ -101,6 +102,9 @@ impl Symmetric {
             let rows = Rows::dense(errors, size);
             let mut losses = vec![0.0; rows.count()];
             for first in (0..size).step_by(OTHERS) {
+                if stop::is_requested() {
+                    break;
+                }
                 let own = first..size.min(first + OTHERS);
                 let mut pulls = vec![0.0; rows.count() * own.len()];
                 add_row_products_in_runs(rows, self.block(own.clone(), 0..size), &mut pulls);

@@ -2,6 +2,7 @@
 //! the grid's own fit.
 
 use qz_codec::grid::{Grid, RowBatch, Rows, rounding};
+use qz_kernels::stop;
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -73,11 +74,17 @@ pub(crate) fn round_all(
         let tiles: Vec<RowBatch> = starts
             .par_iter()
             .map(|start| {
+                if stop::is_requested() {
+                    return RowBatch::new(problem.target.grid().spec(), 0, columns);
+                }
                 let own = (*start..end.min(start + TILE)).map(|row| problem.weights.row(row));
                 let weights: Vec<f32> = own.flatten().copied().collect();
                 round_rows(problem.target, Rows::dense(&weights, columns), *start, importance)
             })
             .collect();
+        if stop::is_requested() {
+            return Err(Error::Stopped);
+        }
         for (start, tile) in starts.iter().zip(&tiles) {
             if out(*start..start + tile.rows(), tile).is_break() {
                 return Err(Error::Stopped);
@@ -86,6 +93,9 @@ pub(crate) fn round_all(
     }
     let errors = rounding_errors(problem, importance);
     let losses = lost_parts(problem, [&errors]);
+    if stop::is_requested() {
+        return Err(Error::Stopped);
+    }
     Ok(TensorReport {
         method,
         rows,

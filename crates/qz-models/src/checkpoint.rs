@@ -1,11 +1,11 @@
 //! A checkpoint's tensors against an architecture's rules.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 
-use qz_tensor::{Shape, TensorIndex, TensorInfo};
+use qz_tensor::{Shape, TensorIndex, TensorInfo, Warning};
 
 use crate::architecture::Architecture;
+use crate::canonical::canonical_names;
 use crate::config::JsonObject;
 use crate::error::{Error, TensorFault, TensorFaults};
 use crate::experts::FoundExperts;
@@ -19,9 +19,6 @@ use crate::rules::{
 /// attention masks (`ModelBase.prepare_tensors` in `conversion/base.py`).
 const IGNORED: &[&str] = &[".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq"];
 
-/// What rules start with and checkpoints of a bare decoder leave out.
-const DECODER_PREFIX: &str = "model.";
-
 /// What becomes of a checkpoint's tensors.
 pub(crate) struct MatchedTensors {
     pub(crate) recipes: Vec<TensorRecipe>,
@@ -34,15 +31,17 @@ pub(crate) fn match_tensors(
     config: &ModelConfig,
     json: &JsonObject,
     tensors: &[TensorInfo],
+    spare: &HashSet<String>,
+    warnings: &mut Vec<Warning>,
 ) -> Result<MatchedTensors, Error> {
-    let bare = is_bare(tensors);
-    let rules = layout_of(architecture, tensors, bare);
+    let names = &canonical_names(tensors, json, config.tied_embeddings, warnings)?;
+    let rules = layout_of(architecture, names);
     let mut matcher = Matcher {
         rules,
         config,
         json,
         tensors,
-        bare,
+        names,
         seen: HashSet::new(),
         experts: FoundExperts::new(rules, config.dimension(Dimension::Experts)),
         faults: Vec::new(),
@@ -52,10 +51,11 @@ pub(crate) fn match_tensors(
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
-        if is_buffer || matcher.is_tied_copy(tensor) {
+        let is_spare = spare.contains(&tensor.name) && !matcher.has_place(position);
+        if is_buffer || is_spare || matcher.is_tied_copy(position) {
             matched.ignored.push(tensor.name.clone());
         } else {
-            matcher.place(tensor, TensorIndex(position), &mut matched.recipes)?;
+            matcher.place(TensorIndex(position), &mut matched.recipes)?;
         }
     }
     matcher.find_missing()?;
@@ -71,17 +71,11 @@ pub(crate) fn match_tensors(
 }
 
 /// The rules of the layout that knows most of the tensors.
-fn layout_of(
-    architecture: &dyn Architecture,
-    tensors: &[TensorInfo],
-    bare: bool,
-) -> &'static [TensorRule] {
+fn layout_of(architecture: &dyn Architecture, names: &[String]) -> &'static [TensorRule] {
     let known = |rules: &[TensorRule]| {
-        let is_known = |tensor: &&TensorInfo| {
-            let name = rule_name(&tensor.name, bare);
-            rules.iter().any(|rule| rule.hugging_face.matches(&name).is_some())
-        };
-        tensors.iter().filter(is_known).count()
+        let is_known =
+            |name: &&String| rules.iter().any(|rule| rule.hugging_face.matches(name).is_some());
+        names.iter().filter(is_known).count()
     };
     let mut best = architecture.tensor_rules();
     for rules in architecture.other_layouts() {
@@ -103,21 +97,14 @@ fn reference_order(tensors: &[TensorInfo]) -> Vec<usize> {
     order
 }
 
-/// True for a decoder saved without the model around it: `layers.0...` instead
-/// of `model.layers.0...`, as Qwen3-Embedding is.
-fn is_bare(tensors: &[TensorInfo]) -> bool {
-    !tensors.is_empty()
-        && !tensors.iter().any(|tensor| tensor.name.starts_with(DECODER_PREFIX))
-        && tensors.iter().any(|tensor| tensor.name == "embed_tokens.weight")
-}
-
 struct Matcher<'a> {
     rules: &'static [TensorRule],
     config: &'a ModelConfig,
     json: &'a JsonObject,
     tensors: &'a [TensorInfo],
-    bare: bool,
-    /// Names as the rules have them.
+    /// Their names as the rules have them.
+    names: &'a [String],
+    /// Those that were placed.
     seen: HashSet<String>,
     experts: FoundExperts,
     faults: Vec<TensorFault>,
@@ -126,20 +113,15 @@ struct Matcher<'a> {
 
 impl Matcher<'_> {
     /// Adds what becomes of a tensor to `recipes`.
-    fn place(
-        &mut self,
-        tensor: &TensorInfo,
-        index: TensorIndex,
-        recipes: &mut Vec<TensorRecipe>,
-    ) -> Result<(), Error> {
-        let name = rule_name(&tensor.name, self.bare).into_owned();
+    fn place(&mut self, index: TensorIndex, recipes: &mut Vec<TensorRecipe>) -> Result<(), Error> {
+        let (tensor, name) = (&self.tensors[index.0], &self.names[index.0]);
         if !self.seen.insert(name.clone()) {
             self.fault(|| TensorFault::Duplicate { name: tensor.name.clone() });
             return Ok(());
         }
         let mut is_known = false;
         for (position, rule) in self.rules.iter().enumerate() {
-            let Some(numbers) = rule.hugging_face.matches(&name) else { continue };
+            let Some(numbers) = rule.hugging_face.matches(name) else { continue };
             let was_known = std::mem::replace(&mut is_known, true);
             if self.fits(rule, numbers, tensor, was_known)? {
                 self.use_rule(position, numbers, index, recipes)?;
@@ -156,11 +138,11 @@ impl Matcher<'_> {
     /// True for output weights that are the token embeddings under another name,
     /// with their very bytes, as PyTorch files have them: they are written once. A
     /// configuration that denies it is believed.
-    fn is_tied_copy(&self, tensor: &TensorInfo) -> bool {
-        let name = rule_name(&tensor.name, self.bare);
+    fn is_tied_copy(&self, position: usize) -> bool {
+        let (tensor, name) = (&self.tensors[position], &self.names[position]);
         let may_be_tied = self.rules.iter().any(|rule| {
             matches!(rule.presence, Presence::WhenFalse(key) if self.config.switch(key) != Some(false))
-                && rule.hugging_face.matches(&name).is_some()
+                && rule.hugging_face.matches(name).is_some()
         });
         let place = |tensor: &TensorInfo| (tensor.offset, tensor.bytes, tensor.data_type);
         may_be_tied
@@ -169,6 +151,15 @@ impl Matcher<'_> {
                     && place(other) == place(tensor)
                     && (&other.file, &other.shape) == (&tensor.file, &tensor.shape)
             })
+    }
+
+    /// True if there is a rule for a tensor, and the configuration does not deny it.
+    fn has_place(&self, position: usize) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| match rule.hugging_face.matches(&self.names[position]) {
+            Some(numbers) => self.contradiction(rule, numbers).is_none(),
+            None => false,
+        })
     }
 
     /// True if the configuration allows the tensor, in its shape. Faults are
@@ -398,15 +389,6 @@ fn recipe(
 ) -> TensorRecipe {
     let name = rule.gguf.name(layer);
     TensorRecipe { name, role: rule.role, part: rule.part, layer, shape, origin }
-}
-
-/// A tensor's name as the rules have it.
-fn rule_name(name: &str, bare: bool) -> Cow<'_, str> {
-    if bare && !name.starts_with("lm_head.") {
-        Cow::Owned(format!("{DECODER_PREFIX}{name}"))
-    } else {
-        Cow::Borrowed(name)
-    }
 }
 
 fn shape_keys(rule: &TensorRule) -> String {

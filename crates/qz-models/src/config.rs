@@ -29,8 +29,11 @@ pub struct ConfigDefaults {
 /// What `sliding_window` is if `config.json` does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultWindow {
-    /// The model type has none, or none in all layers: the key does not count.
+    /// The model type has none: the key does not count.
     Never,
+    /// Some layers have one if `use_sliding_window` says so, of so many positions. No
+    /// such model is supported.
+    SomeLayers(u64),
     /// None.
     None,
     /// So many positions.
@@ -66,7 +69,7 @@ pub(crate) struct JsonObject {
 impl JsonObject {
     /// Parses a file that must hold an object.
     pub(crate) fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, Error> {
-        match serde_json::from_slice(bytes) {
+        match qz_shards::json::from_slice(bytes) {
             Ok(Value::Object(values)) => Ok(Self { path, prefix: String::new(), values }),
             Ok(_) => Err(Error::Key {
                 path,
@@ -221,6 +224,11 @@ impl JsonObject {
             })),
             Some(value) => Err(self.fault(key, format!("is {}, expected an object", shown(value)))),
         }
+    }
+
+    /// Its keys and values.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// True without keys.

@@ -1,5 +1,7 @@
 //! From a checkpoint's files to everything a GGUF file of it says.
 
+use std::collections::HashSet;
+
 use qz_tensor::{FileError, Location, Metadata, Shape, SideFiles, TensorInfo, Warning};
 use qz_tokenize::VocabularyOptions;
 use serde_json::Value;
@@ -8,8 +10,9 @@ use crate::architecture::{Architecture, Model};
 use crate::architectures::ARCHITECTURES;
 use crate::checkpoint::{MatchedTensors, match_tensors};
 use crate::config::{JsonObject, shown};
+use crate::config_keys;
 use crate::error::Error;
-use crate::general::{Authorship, ParameterCount, read_card, write_sampling};
+use crate::general::{Authorship, ParameterCount, is_generic_name, read_card, write_sampling};
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{TensorOrigin, TensorRecipe};
 use crate::rules::{Part, Role};
@@ -24,6 +27,9 @@ pub struct ConvertOptions {
     /// The tensors are those of the model, whatever `quantization_config` says: whoever
     /// opened the checkpoint has seen to that.
     pub is_unpacked: bool,
+    /// Tensors that say nothing, such as biases of zeros: left out where the model has no
+    /// place for them.
+    pub spare: HashSet<String>,
 }
 
 /// Everything a GGUF file of a checkpoint says, and where its tensors come from.
@@ -62,9 +68,12 @@ pub fn describe(
     let architecture = architecture_of(&json)?;
     let defaults = config_defaults(&json, architecture)?;
     let config = ModelConfig::read(&json, defaults, architecture.mixes_experts())?;
+    let mixes_experts = architecture.mixes_experts();
+    config_keys::check(&json, &config, defaults, mixes_experts, &mut warnings)?;
     warn_of_lost_scaling(&json, &config, &mut warnings);
 
-    let MatchedTensors { recipes, ignored } = match_tensors(architecture, &config, &json, tensors)?;
+    let MatchedTensors { recipes, ignored } =
+        match_tensors(architecture, &config, &json, tensors, &options.spare, &mut warnings)?;
     let tensors = with_computed(architecture, &config, recipes)?;
     let parameters = ParameterCount::of(&tensors)
         .ok_or_else(|| json.fault("(root)", "the model has more than 2^64 weights"))?;
@@ -168,6 +177,7 @@ fn write_general(
     // A path on somebody's machine says nothing; a model id has one slash.
     if let Some(Value::String(id)) = json.get("_name_or_path")
         && id.matches('/').count() <= 1
+        && !is_generic_name(id.rsplit('/').next().unwrap_or_default())
     {
         authorship.read_id(id, total);
     }

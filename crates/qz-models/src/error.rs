@@ -77,6 +77,16 @@ pub enum Error {
     /// The tensors are not those of the architecture.
     #[error("{}", .0)]
     Tensors(Box<TensorFaults>),
+    /// Weights with an adapter beside them that changes them.
+    #[error(
+        "{location}: {count} tensors belong to an adapter that is not merged into the weights: merge it first (peft's `merge_and_unload`)"
+    )]
+    UnmergedAdapter {
+        /// The first of them.
+        location: Location,
+        /// How many they are.
+        count: usize,
+    },
     /// A weight is stored quantized, in a layout of its own.
     #[error("{}: quantization_config: weights quantized by {method} are not supported; convert the unquantized checkpoint", path.display())]
     Quantized {
@@ -355,6 +365,7 @@ impl Diagnose for Error {
             Self::Quantized { path, .. } => {
                 bad(Location::file(path).tensor("quantization_config"), "quantized-checkpoint")
             }
+            Self::UnmergedAdapter { location, .. } => bad(location.clone(), "unmerged-adapter"),
             Self::Vocabulary(error) => error.diagnosis(),
             Self::NoForwardPass { location, .. } => bad(location.clone(), "no-forward-pass"),
             Self::Hyperparameter { location, .. } => bad(location.clone(), "hyperparameter"),

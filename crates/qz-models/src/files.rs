@@ -14,8 +14,13 @@ const CONFIG: &str = "config.json";
 const TYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
 /// What a checkpoint with quantized weights says of them; it does not go with others.
-const QUANTIZATION_KEYS: [&str; 2] = ["quantization_config", "quantization"];
-const QUANTIZATION_FILES: [&str; 2] = ["quantize_config.json", "hf_quant_config.json"];
+const QUANTIZATION_KEYS: [&str; 3] = ["quantization_config", "quantization", "compression_config"];
+const QUANTIZATION_FILES: [&str; 4] = [
+    "quantize_config.json",
+    "quant_config.json",
+    "quantization_config.json",
+    "hf_quant_config.json",
+];
 
 /// The files beside the weights.
 #[derive(Clone, Debug)]
@@ -39,11 +44,9 @@ impl CheckpointFiles {
         let config = JsonObject::parse(files.path(CONFIG), &config)?;
         let mut others = Vec::new();
         for name in files.list("").map_err(Error::File)? {
-            if name != CONFIG
-                && !QUANTIZATION_FILES.contains(&&*name)
-                && is_side_file(&name)
-                && let Some(content) = read(&name)?
-            {
+            if name != CONFIG && !QUANTIZATION_FILES.contains(&&*name) && is_side_file(&name) {
+                // One that was there a moment ago is no reason to leave it out.
+                let content = read(&name)?.ok_or_else(|| Error::MissingFile(files.path(&name)))?;
                 others.push(SideFile { name, content });
             }
         }

@@ -254,7 +254,7 @@ fn read_window(
 ) -> Result<Option<u64>, Error> {
     let key = "sliding_window";
     match defaults.map_or(DefaultWindow::Never, |defaults| defaults.window) {
-        DefaultWindow::Never => Ok(None),
+        DefaultWindow::Never | DefaultWindow::SomeLayers(_) => Ok(None),
         DefaultWindow::Fixed(window) if !config.has(key) => Ok(Some(window)),
         DefaultWindow::None | DefaultWindow::Fixed(_) => {
             Ok(config.integer(key, 0..=LARGEST_SIZE)?.filter(|window| *window > 0))

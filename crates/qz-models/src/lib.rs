@@ -22,8 +22,10 @@
 
 mod architecture;
 mod architectures;
+mod canonical;
 mod checkpoint;
 mod config;
+mod config_keys;
 mod describe;
 mod error;
 mod experts;
@@ -43,6 +45,7 @@ pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 pub use describe::{ConvertOptions, ModelDescription, describe};
 pub use error::{Error, TensorFault, TensorFaults};
 pub use files::CheckpointFiles;
+pub use general::is_generic_name;
 pub use hyperparameters::ModelConfig;
 pub use qz_tensor::SideFiles;
 pub use qz_tokenize::VocabularyRules;

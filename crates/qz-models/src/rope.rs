@@ -2,8 +2,9 @@
 //! and the frequency factors that Llama 3 stores as a tensor.
 
 use qz_tensor::Metadata;
+use serde_json::Value;
 
-use crate::config::{DEFAULT_ROPE_THETA, JsonObject};
+use crate::config::{DEFAULT_ROPE_THETA, JsonObject, shown};
 use crate::error::Error;
 
 /// The tensor of frequency factors in a GGUF file.
@@ -36,12 +37,8 @@ pub enum RopeScaling {
     Dynamic,
     /// YaRN.
     Yarn(YarnScaling),
-    /// One factor per frequency, from the configuration.
-    LongRope,
     /// One factor per frequency, from a formula.
     Llama3(Llama3Scaling),
-    /// A kind this program does not know; GGUF files then say nothing.
-    Unknown(String),
 }
 
 /// YaRN's parameters.
@@ -124,11 +121,7 @@ impl Rope {
                     }
                 }
             }
-            RopeScaling::LongRope => set("type", "longrope".into()),
-            RopeScaling::None
-            | RopeScaling::Dynamic
-            | RopeScaling::Llama3(_)
-            | RopeScaling::Unknown(_) => {}
+            RopeScaling::None | RopeScaling::Dynamic | RopeScaling::Llama3(_) => {}
         }
     }
 
@@ -143,13 +136,8 @@ impl Rope {
     }
 
     /// What a GGUF file cannot say about the scaling, if there is such a thing.
-    pub(crate) fn lost_in_gguf(&self) -> Option<String> {
-        match &self.scaling {
-            RopeScaling::Dynamic => Some("dynamic".to_owned()),
-            RopeScaling::LongRope => Some("longrope factors".to_owned()),
-            RopeScaling::Unknown(kind) => Some(kind.clone()),
-            _ => None,
-        }
+    pub(crate) fn lost_in_gguf(&self) -> Option<&'static str> {
+        matches!(self.scaling, RopeScaling::Dynamic).then_some("dynamic")
     }
 
     /// The frequency factors that Llama 3 stores as `rope_freqs.weight`, one per
@@ -203,14 +191,19 @@ impl RopeScaling {
         };
         let factor = rope.positive_number("factor")?;
         match (kind, factor) {
-            ("default", _) => Ok(Self::None),
+            // A text's tokens have the same position in all sections of `mrope`.
+            ("default" | "mrope", _) => Ok(Self::None),
             ("linear", Some(factor)) => Ok(Self::Linear { factor }),
             ("yarn", Some(factor)) => YarnScaling::read(rope, factor).map(Self::Yarn),
-            ("su" | "longrope", _) => Ok(Self::LongRope),
             ("dynamic", _) => Ok(Self::Dynamic),
             _ if kind.eq_ignore_ascii_case("llama3") => Llama3Scaling::read(rope).map(Self::Llama3),
             ("linear" | "yarn", None) => Err(rope.fault("factor", "is missing")),
-            _ => Ok(Self::Unknown(kind.to_owned())),
+            _ => {
+                let key = if rope.has("rope_type") { "rope_type" } else { "type" };
+                let problem =
+                    format!("{} is not supported", shown(&Value::String(kind.to_owned())));
+                Err(rope.fault(key, problem))
+            }
         }
     }
 }

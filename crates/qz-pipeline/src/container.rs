@@ -1,17 +1,23 @@
 //! The containers a model can come in, as a list to walk.
 
-use std::path::Path;
+mod place;
+mod weights;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufModel;
 use qz_packed::{PackedSource, Repack};
-use qz_pickle::TorchModel;
-use qz_safetensors::SafetensorsModel;
-use qz_tensor::{FileError, Presence, SideFiles, SourceFile, TensorSource};
+use qz_tensor::{FileError, Location, Presence, SideFiles, SourceFile, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::model::{Model, OpenOptions};
+
+pub(crate) use place::name_of;
+pub use place::{HubId, stem_of};
+pub(crate) use weights::{folder_of, open_weights};
 
 /// A kind of model on disk.
 pub struct Container {
@@ -25,16 +31,14 @@ pub struct Container {
 
 /// Every container that can be read. The first that recognises a path opens it.
 pub static CONTAINERS: &[Container] = &[
-    Container {
-        name: "gguf",
-        looks_like: "a .gguf file",
-        detect: |path| Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?),
-        open: open_gguf,
-    },
+    Container { name: "gguf", looks_like: "a .gguf file", detect: is_gguf, open: open_gguf },
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
-        detect: |path| Ok(Presence::of(&path.join(CONFIG))?.is_there()),
+        detect: |path| match folder_of(path)? {
+            Some(folder) if folder == path => Ok(Presence::of(&path.join(CONFIG))?.is_there()),
+            folder => Ok(folder.is_some()),
+        },
         open: open_hugging_face,
     },
 ];
@@ -46,9 +50,14 @@ impl Container {
     /// If nothing is there, nothing recognises it, or it is malformed.
     pub fn open_any(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
         match Presence::of(path)? {
-            Presence::Absent => return Err(FileError::Missing(path.to_owned()).into()),
+            Presence::Absent => return Err(absent(path)),
             Presence::DanglingLink => return Err(FileError::DanglingLink(path.to_owned()).into()),
             _ => {}
+        }
+        if place::is_cache_folder(path)
+            && let Some(snapshot) = place::snapshot(path, None)
+        {
+            return Self::open_any(&snapshot, options);
         }
         for container in CONTAINERS {
             if (container.detect)(path)? {
@@ -62,10 +71,31 @@ impl Container {
             }
             _ => Err(Error::UnknownContainer {
                 path: path.to_owned(),
-                detail: format!("not a model; expected {}", known()),
+                detail: weights::unknown_folder(path)
+                    .unwrap_or_else(|| format!("not a model; expected {}", known())),
             }),
         }
     }
+}
+
+/// The error that nothing is at `path`, which may be meant for a model of the hub.
+fn absent(path: &Path) -> Error {
+    let missing = || FileError::Missing(path.to_owned()).into();
+    let Some(id) = path.to_str().and_then(HubId::parse) else { return missing() };
+    let is_address = path.to_string_lossy().contains("://");
+    let is_folder_there = path.parent().is_some_and(Path::exists);
+    let is_file = ["gguf", "safetensors", "bin", "json", "pt"]
+        .iter()
+        .any(|extension| path.extension().is_some_and(|found| found == *extension));
+    if !is_address && (is_folder_there || is_file) {
+        return missing();
+    }
+    Error::NotFetched { path: path.to_owned(), id: id.id() }
+}
+
+/// True for a file that begins as GGUF files do.
+pub(crate) fn is_gguf(path: &Path) -> Result<bool, FileError> {
+    Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?)
 }
 
 fn known() -> String {
@@ -82,19 +112,26 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> Result<bool, FileError> {
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let model = GgufModel::open(path)?;
-    Ok(Model::from_gguf(path, Box::new(model), options))
+    let source = GgufModel::open(path)?;
+    let notes = source.notes().to_vec();
+    let mut model = Model::from_gguf(path, Box::new(source), options);
+    model.warnings.extend(notes);
+    Ok(model)
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let (source, warning) = open_weights(path)?;
-    let folder = Folder::new(path)?;
+    let (source, mut notes) = open_weights(path)?;
+    let folder = Folder::new(&folder_of(path)?.unwrap_or_else(|| path.to_owned()))?;
     let mut rounded = (0, 0.0);
-    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder)? {
-        Some(config) => {
+    let (mut spare, mut stated) = (HashSet::new(), None);
+    let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder, &*source)? {
+        Some(QuantizationConfig { config, path }) => {
+            stated = Some(config.clone());
             let repack = if options.repack { Repack::Nearest } else { Repack::Exact };
-            let source = PackedSource::open_as(source, &config, &path.join(CONFIG), repack)?;
+            let source = PackedSource::open_as(source, &config, &path, repack)?;
             rounded = source.rounded();
+            notes.extend_from_slice(source.warnings());
+            spare.clone_from(source.zero_biases());
             let packed = source.packed_bytes().collect();
             (Box::new(source), Some(packed))
         }
@@ -104,11 +141,13 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         pre_tokenizer: options.pre_tokenizer.clone(),
         model_name: options.model_name.clone(),
         is_unpacked: unpacked.is_some(),
+        spare,
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
     let unpacked = unpacked.unwrap_or_default();
     let mut model = Model::from_description(path, source, folder, description, &unpacked);
-    model.warnings.extend(warning);
+    model.quantization = stated;
+    model.warnings.extend(notes);
     if let (count @ 1.., steps) = rounded {
         model.warnings.push(format!(
             "{}: {count} matrices are read with offsets rounded to binary16, which moves weights \
@@ -121,57 +160,80 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
 
 const CONFIG: &str = "config.json";
 
-/// What a checkpoint says of how its weights are quantized, with the method's name in
-/// it. MLX writes an object of its own, ModelOpt wrote a file of its own.
-pub(crate) fn quantization(folder: &Folder) -> Result<Option<Map<String, Value>>, Error> {
+/// What a checkpoint says of how its weights are quantized.
+pub(crate) struct QuantizationConfig {
+    /// With the method's name in it.
+    pub(crate) config: Map<String, Value>,
+    /// The file that says it.
+    pub(crate) path: PathBuf,
+}
+
+/// Where a configuration is looked for: the file, the key, and the method of one that names
+/// none. MLX writes an object of its own, early compressed-tensors had another key, ModelOpt
+/// wrote a file of its own.
+const PLACES: &[(&str, &str, &str)] = &[
+    (CONFIG, "quantization_config", ""),
+    (CONFIG, "quantization", "mlx"),
+    (CONFIG, "compression_config", "compressed-tensors"),
+    ("hf_quant_config.json", "quantization", "modelopt"),
+];
+
+/// Files of AutoGPTQ, of llm-awq and early AutoAWQ, and of auto-round. They lie beside other
+/// configurations, and stay where weights are plain again.
+const BESIDE: &[&str] = &["quantize_config.json", "quant_config.json", "quantization_config.json"];
+
+/// What a checkpoint's own configuration says of how its weights are quantized.
+pub(crate) fn stated_quantization(
+    folder: &dyn SideFiles,
+) -> Result<Option<QuantizationConfig>, Error> {
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
-        // A broken file is told of by whoever needs it.
-        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+        // Whoever needs a broken file reports it.
+        Ok(qz_shards::json::from_slice(&bytes).unwrap_or_default())
     };
-    let named = |value: Option<Value>, method: &str| match value {
-        Some(Value::Object(mut config)) => {
-            config.entry("quant_method").or_insert_with(|| method.into());
-            Some(config)
-        }
-        _ => None,
-    };
-    let mut config = object(CONFIG)?;
     // MLX repeats its own object under the common name.
-    let is_mlx = config.contains_key("quantization");
-    let method = if is_mlx { "mlx" } else { "" };
-    let found = named(config.remove("quantization_config"), method);
-    if let Some(found) = found.or_else(|| named(config.remove("quantization"), "mlx")) {
-        return Ok(Some(found));
+    let is_mlx = object(CONFIG)?.contains_key("quantization");
+    for (file, key, method) in PLACES {
+        let Some(Value::Object(mut config)) = object(file)?.remove(*key) else { continue };
+        let method = if is_mlx { "mlx" } else { method };
+        config.entry("quant_method").or_insert_with(|| (*method).into());
+        return Ok(Some(QuantizationConfig { config, path: folder.path(file) }));
     }
-    Ok(named(object("hf_quant_config.json")?.remove("quantization"), "modelopt"))
+    Ok(None)
 }
 
-/// Opens a folder's weights, in the format that is there. Where both are, the
-/// safetensors are read, as transformers does, and a warning says so.
-pub(crate) fn open_weights(path: &Path) -> Result<(Box<dyn TensorSource>, Option<String>), Error> {
-    let has_pytorch = TorchModel::is_in(path)?;
-    if SafetensorsModel::is_in(path)? {
-        let warning = has_pytorch.then(|| {
-            let path = path.display();
-            format!(
-                "{path}: both safetensors and PyTorch weights are here; the safetensors are read"
-            )
-        });
-        Ok((Box::new(SafetensorsModel::open_folder(path)?), warning))
-    } else if has_pytorch {
-        Ok((Box::new(TorchModel::open_folder(path)?), None))
-    } else {
-        Err(Error::NoWeights { path: path.to_owned(), detail: missing_weights(path)? })
+/// Finds what a checkpoint says of how its weights are quantized.
+///
+/// # Errors
+/// If nothing does, and the tensors look packed.
+pub(crate) fn quantization(
+    folder: &Folder,
+    source: &dyn TensorSource,
+) -> Result<Option<QuantizationConfig>, Error> {
+    if let Some(stated) = stated_quantization(folder)? {
+        return Ok(Some(stated));
     }
-}
-
-/// What a folder without weights has instead.
-fn missing_weights(path: &Path) -> Result<&'static str, FileError> {
-    Ok(if Presence::of(&path.join("consolidated.00.pth"))?.is_there() {
-        "weights in Meta's own layout (`consolidated.*.pth`); convert them to Hugging Face's first"
-    } else {
-        "no weights here: no safetensors (`model.safetensors` or its index) and no PyTorch files \
-         (`pytorch_model.bin` or its index)"
-    })
+    let Some((method, tensor)) = qz_packed::recognise(source) else { return Ok(None) };
+    for file in BESIDE {
+        let Some(bytes) = folder.read(file)? else { continue };
+        let path = folder.path(file);
+        let mut config: Map<String, Value> =
+            qz_shards::json::from_slice(&bytes).map_err(|error| {
+                let fault = qz_packed::Fault::Configuration(format!("is no JSON object: {error}"));
+                let location = Location::file(&path);
+                qz_packed::Error::Malformed { location, fault: Box::new(fault) }
+            })?;
+        config.entry("quant_method").or_insert_with(|| method.name.into());
+        return Ok(Some(QuantizationConfig { config, path }));
+    }
+    let fault = qz_packed::Fault::Unconfigured {
+        method: method.name,
+        looks_like: method.looks_like,
+        looked_in: ["quantization_config in config.json", "hf_quant_config.json"]
+            .into_iter()
+            .chain(BESIDE.iter().copied())
+            .collect(),
+    };
+    let location = source.location(tensor, 0);
+    Err(qz_packed::Error::Malformed { location, fault: Box::new(fault) }.into())
 }

@@ -6,7 +6,8 @@ use qz_plan::Assignment;
 use qz_tensor::{DataType, FileStates, OutputOptions, SinkTensor};
 
 use crate::error::Error;
-use crate::event::{Event, Observer};
+use crate::estimate;
+use crate::event::{Event, Observer, Shares};
 use crate::format::TargetPlan;
 use crate::inputs::Inputs;
 use crate::measuring::Measures;
@@ -174,9 +175,14 @@ impl Rows<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let plans = self.plans;
+        let costs: Vec<f64> = work.iter().map(estimate::relative_cost).collect();
+        let all = work.iter().map(|work| work.tensor.shape.elements());
+        let whole = all.clone().zip(&costs).map(|(weights, cost)| weights as f64 * cost).sum();
+        let mut shares = Shares::new(all.sum(), whole);
         stream::run(self.model, work, self.threads, cancel, |step| match step {
             Step::Piece(piece) => sinks.put(plans, positions[piece.work], &piece),
             Step::TileDone { work: position, weights, is_last } => {
+                let weights = shares.advance(weights as f64 * costs[position]);
                 observer.observe(Event::Advanced { weights });
                 if is_last {
                     sinks.complete(plans, positions[position]);
@@ -230,6 +236,9 @@ pub(crate) fn finish(
 ) -> Result<Vec<ConvertReport>, Error> {
     let mut reports = Vec::with_capacity(outputs.len());
     for ((growing, output), plan) in sinks.into_iter().zip(outputs).zip(plans) {
+        if let Some(warning) = growing.loss(&output.target.to_string(), model) {
+            observer.observe(Event::Warning(&warning));
+        }
         let Growing { sink, files, bytes, .. } = growing;
         sink.finish()?;
         observer.observe(Event::Written { path: &output.path, bytes });

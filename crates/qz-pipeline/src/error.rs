@@ -97,6 +97,16 @@ pub enum Error {
         /// The reference's.
         expected: usize,
     },
+    /// A task, counted from 0, with more tokens than the model has positions.
+    #[error("{location}: task {task} is longer than the model's {context} positions")]
+    TaskTooLong {
+        /// The file.
+        location: Location,
+        /// The task.
+        task: usize,
+        /// The model's positions.
+        context: usize,
+    },
     /// A model that makes other tokens of the text than its reference.
     #[error("{}: the text has other tokens than for {}", path.display(), reference.display())]
     Tokens {
@@ -202,7 +212,15 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
         /// What is there, or is not.
-        detail: &'static str,
+        detail: String,
+    },
+    /// What may be a model of the hub that is not on this machine.
+    #[error("{}: no such file or folder, and {id} is not in the hub's cache; fetch it with `hf download {id}`", path.display())]
+    NotFetched {
+        /// The path given.
+        path: PathBuf,
+        /// The model's id.
+        id: String,
     },
     /// A weight that is no number.
     #[error("{location}: weight {index} is {value}")]
@@ -409,6 +427,9 @@ impl Diagnose for Error {
                 (FaultClass::BadInput, Location::file(path), "vocabulary-mismatch")
             }
             Self::TokenId { location, .. } => (FaultClass::BadInput, location.clone(), "token-id"),
+            Self::TaskTooLong { location, .. } => {
+                (FaultClass::BadInput, location.clone(), "task-too-long")
+            }
             Self::MethodFormat { .. } => {
                 (FaultClass::Refused, Location::default(), "method-target")
             }
@@ -443,6 +464,9 @@ impl Diagnose for Error {
             Self::Output(error) => return error.diagnosis(),
             Self::UnknownContainer { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unknown-container")
+            }
+            Self::NotFetched { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "file-missing")
             }
             Self::NoWeights { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "no-weights")

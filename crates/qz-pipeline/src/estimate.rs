@@ -21,6 +21,25 @@ const ROWS: usize = 8;
 /// round also brings code and tables into memory.
 const TRIAL: Duration = Duration::from_millis(20);
 
+/// About how much longer a weight takes than one that is copied: for progress, where trials
+/// would take longer than small models.
+pub(crate) fn relative_cost(work: &Work<'_>) -> f64 {
+    let of_type = |to: DataType| match to.name() {
+        _ if to == work.tensor.source_type => 0.0,
+        name if name.starts_with("IQ") => 100.0,
+        name if name.starts_with("TQ") || name.starts_with("Q8") => 2.0,
+        name if name.ends_with("_K") => 15.0,
+        _ if to.is_block() => 5.0,
+        _ => 1.0,
+    };
+    let of_packing = |rounding: Rounding| match rounding {
+        Rounding::Nearest => 5.0,
+        _ => 100.0,
+    };
+    let packed: f64 = work.packed().map(|(_, rounding)| of_packing(rounding)).sum();
+    1.0 + work.data_types().map(of_type).sum::<f64>() + packed
+}
+
 /// Seconds of encoding on `threads` threads that share the work evenly; more
 /// threads than cores do not help. Reading
 /// and writing go on beside it and are not counted; nor are tensors that are

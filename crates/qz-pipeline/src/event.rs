@@ -45,7 +45,7 @@ pub enum Event<'a> {
         part: &'static str,
         /// Which one, from 1.
         number: u64,
-        /// How many there are.
+        /// How many there are; none where what is worked on is no part.
         count: u64,
         /// True if all that is left goes at this pace.
         steady: bool,
@@ -100,13 +100,13 @@ impl Observer for Silent {
 
 /// Counts work of any unit as shares of the weights: [`Event::Advanced`].
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Work {
+pub(crate) struct Shares {
     weights: u64,
     whole: f64,
     done: f64,
 }
 
-impl Work {
+impl Shares {
     /// All `weights` are as much work as `whole` of the unit.
     pub(crate) fn new(weights: u64, whole: f64) -> Self {
         Self { weights, whole, done: 0.0 }
@@ -130,10 +130,10 @@ mod tests {
 
     #[test]
     fn shares_add_up() {
-        let mut work = Work::new(100, 7.0);
-        let shares: Vec<u64> = (0..7).map(|_| work.advance(1.0)).collect();
-        assert_eq!(shares, [14, 15, 14, 14, 14, 15, 14]);
-        assert_eq!(work.advance(1.0), 0);
-        assert_eq!(Work::new(100, 0.0).advance(0.0), 0);
+        let mut shares = Shares::new(100, 7.0);
+        let found: Vec<u64> = (0..7).map(|_| shares.advance(1.0)).collect();
+        assert_eq!(found, [14, 15, 14, 14, 14, 15, 14]);
+        assert_eq!(shares.advance(1.0), 0);
+        assert_eq!(Shares::new(100, 0.0).advance(0.0), 0);
     }
 }

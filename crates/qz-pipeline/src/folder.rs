@@ -1,6 +1,5 @@
 //! A checkpoint folder's small files: the one door through which they are read.
 
-use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::{fs, io};
@@ -24,9 +23,7 @@ const SIDE_FILE_LIMIT: u64 = 256 << 20;
 impl Folder {
     pub(crate) fn new(path: &Path) -> Result<Self, Error> {
         let folder = qz_shards::Folder::new(path)?;
-        // `.` and `..` have a name only once resolved.
-        let name = folder.real_path().file_name().map(OsStr::to_string_lossy);
-        let name = name.map(std::borrow::Cow::into_owned);
+        let name = crate::container::name_of(path);
         Ok(Self { folder, name, read: Mutex::default() })
     }
 

@@ -1,11 +1,13 @@
 //! `inspect`: what a model is, without reading its weights.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use qz_tensor::{Array, Metadata, Value};
+use qz_tensor::{Array, Value};
 
 use crate::error::Error;
-use crate::model::{Model, OpenOptions};
+use crate::model::{Model, ModelTensor, OpenOptions};
+use crate::quantization::Quantization;
 
 /// What a model is.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -24,6 +26,9 @@ pub struct Inspection {
     pub tensor_bytes: u64,
     /// Bits per weight over all tensors.
     pub bits_per_weight: f64,
+    /// How a checkpoint says its matrices are quantized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
     /// How the weights are stored, largest share first.
     pub types: Vec<TypeShare>,
     /// Metadata, long arrays shortened.
@@ -37,9 +42,9 @@ pub struct Inspection {
 /// The tensors of one element type.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct TypeShare {
-    /// The type.
+    /// The type; of packed matrices what their package calls it.
     #[serde(rename = "type")]
-    pub data_type: &'static str,
+    pub data_type: Cow<'static, str>,
     /// How many tensors.
     pub tensors: usize,
     /// Their weights.
@@ -57,7 +62,7 @@ pub struct InspectedTensor {
     pub shape: Vec<u64>,
     /// How it is stored.
     #[serde(rename = "type")]
-    pub data_type: &'static str,
+    pub data_type: Cow<'static, str>,
     /// Its bytes.
     pub bytes: u64,
 }
@@ -68,37 +73,59 @@ pub struct InspectedTensor {
 /// If it cannot be opened.
 pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> {
     let model = Model::open(path, options)?;
-    let tensors: Vec<InspectedTensor> = model
-        .tensors
-        .iter()
-        .map(|tensor| InspectedTensor {
-            name: tensor.name.clone(),
-            shape: tensor.shape.dimensions().to_vec(),
-            data_type: tensor.source_type.name(),
-            bytes: tensor.stored_bytes(),
-        })
-        .collect();
-    let tensor_bytes: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
-    let weights = model.weights();
+    let quantization = model.quantization.clone().map(Quantization::of);
+    let (weights, bits_per_weight) = (model.weights(), model.bits_per_weight());
+    let types = shares(&model, quantization.as_ref());
+    let own_type = |tensor: &ModelTensor| type_of(&model, tensor, quantization.as_ref());
+    let data_types: Vec<Cow<'static, str>> = model.tensors.iter().map(own_type).collect();
+    // Headers are large where somebody wants them to be: nothing is kept twice.
+    let Model { container, metadata, tensors, source, warnings, .. } = model;
+    drop(source);
+    let tensors: Vec<InspectedTensor> =
+        tensors.into_iter().zip(data_types).map(inspected).collect();
     Ok(Inspection {
         path: path.to_owned(),
-        container: model.container,
-        architecture: model.metadata.string("general.architecture").map(str::to_owned),
-        name: model.metadata.string("general.name").map(str::to_owned),
+        container,
+        architecture: metadata.string("general.architecture").map(str::to_owned),
+        name: metadata.string("general.name").map(str::to_owned),
         weights,
-        tensor_bytes,
-        bits_per_weight: model.bits_per_weight(),
-        types: shares(&model),
-        metadata: shown(&model.metadata),
+        tensor_bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
+        bits_per_weight,
+        quantization,
+        types,
+        metadata: metadata.into_iter().map(|(key, value)| (key, show(&value))).collect(),
         tensors,
-        warnings: model.warnings,
+        warnings,
     })
 }
 
-fn shares(model: &Model) -> Vec<TypeShare> {
+fn inspected((tensor, data_type): (ModelTensor, Cow<'static, str>)) -> InspectedTensor {
+    InspectedTensor {
+        bytes: tensor.stored_bytes(),
+        data_type,
+        shape: tensor.shape.dimensions().to_vec(),
+        name: tensor.name,
+    }
+}
+
+/// How a tensor is stored: its element type, or what its package calls it.
+fn type_of(
+    model: &Model,
+    tensor: &ModelTensor,
+    quantization: Option<&Quantization>,
+) -> Cow<'static, str> {
+    let packed = quantization.filter(|_| tensor.packed_bytes.is_some());
+    let Some((quantization, source)) = packed.zip(tensor.first_source()) else {
+        return tensor.source_type.name().into();
+    };
+    let name = &model.source.tensors()[source.0].name;
+    quantization.type_of(name.strip_suffix(".weight").unwrap_or(name)).into()
+}
+
+fn shares(model: &Model, quantization: Option<&Quantization>) -> Vec<TypeShare> {
     let mut shares: Vec<TypeShare> = Vec::new();
     for tensor in &model.tensors {
-        let data_type = tensor.source_type.name();
+        let data_type = type_of(model, tensor, quantization);
         let position = shares.iter().position(|share| share.data_type == data_type);
         let position = position.unwrap_or_else(|| {
             shares.push(TypeShare { data_type, tensors: 0, weights: 0, bytes: 0 });
@@ -111,10 +138,6 @@ fn shares(model: &Model) -> Vec<TypeShare> {
     }
     shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
     shares
-}
-
-fn shown(metadata: &Metadata) -> Vec<(String, String)> {
-    metadata.iter().map(|(key, value)| (key.to_owned(), show(value))).collect()
 }
 
 /// A value in one line; of long arrays the length and the first elements.
@@ -132,6 +155,7 @@ fn show(value: &Value) -> String {
         Value::F64(value) => value.to_string(),
         Value::Bool(value) => value.to_string(),
         Value::String(value) => value.clone(),
+        Value::Bytes(value) => value.escape_ascii().to_string(),
         Value::Array(array) => show_array(array),
     }
 }
@@ -158,6 +182,14 @@ fn show_array(array: &Array) -> String {
         Array::String(elements) => {
             elements.iter().take(SHOWN).map(|element| format!("\"{element}\"")).collect()
         }
+        Array::Bytes(elements) => elements
+            .iter()
+            .take(SHOWN)
+            .map(|element| match str::from_utf8(element) {
+                Ok(text) => format!("\"{text}\""),
+                Err(_) => format!("\"{}\"", element.escape_ascii()),
+            })
+            .collect(),
     };
     let rest =
         if array.len() > SHOWN { format!(", … {} in all", array.len()) } else { String::new() };

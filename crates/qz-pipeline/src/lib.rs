@@ -16,6 +16,7 @@
 
 mod bench;
 mod calibrate;
+mod caught;
 mod container;
 mod convert;
 mod error;
@@ -27,12 +28,14 @@ mod format;
 mod inputs;
 mod inspect;
 mod loaders;
+mod loss;
 mod measuring;
 mod metadata_override;
 mod model;
 mod model_weights;
 mod plan;
 mod planning;
+mod quantization;
 mod quantize;
 mod sinks;
 mod source_rows;
@@ -49,9 +52,10 @@ pub use bench::{
 pub use calibrate::{
     CalibrateOptions, Calibration, CalibrationData, Collect, Conversations, DataOptions, DataPart,
     ExpertCoverage, ExpertOptions, MergedStatistics, StatisticsFormat, StatisticsSummary,
-    calibrate, merge_statistics, show_statistics,
+    calibrate, each_parquet_row, merge_statistics, show_statistics,
 };
-pub use container::{CONTAINERS, Container};
+pub use caught::catches_panics;
+pub use container::{CONTAINERS, Container, HubId, stem_of};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
@@ -71,6 +75,7 @@ pub use model::{Model, ModelTensor, OpenOptions};
 pub use model_weights::ModelWeights;
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::{PlanOptions, unknown_targets};
+pub use quantization::Quantization;
 pub use quantize::{CalibrationSummary, MethodTensor, QuantizeOptions, QuantizeReport, quantize};
 pub use qz_calib::ImportanceMatrix;
 pub use qz_calib::summary::{LayerSummary, TensorSummary};
@@ -89,4 +94,4 @@ pub use stream::Cancel;
 pub use target::Target;
 pub use targets::{ModelFit, TargetInfo, targets};
 pub use unknown_target::UnknownTarget;
-pub use verify::{Finding, TensorCheck, Verification, VerifyOptions, verify};
+pub use verify::{Finding, JudgedFor, Kind, TensorCheck, Verification, VerifyOptions, verify};

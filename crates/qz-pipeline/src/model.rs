@@ -38,6 +38,8 @@ pub struct Model {
     pub(crate) architecture: Option<&'static dyn Architecture>,
     /// The pre-tokenizer's name, decided by a person.
     pub(crate) pre_tokenizer: Option<String>,
+    /// What its configuration says of how its weights are packed, with the method's name.
+    pub(crate) quantization: Option<serde_json::Map<String, serde_json::Value>>,
     /// The sliding window that a checkpoint's configuration states.
     pub(crate) sliding_window: Option<u64>,
 }
@@ -203,6 +205,7 @@ impl Model {
             architecture: None,
             pre_tokenizer: None,
             sliding_window: None,
+            quantization: None,
         }
     }
 

@@ -69,20 +69,7 @@ impl WeightSource for ModelWeights<'_> {
         // The elements of a vector are rows of the grid, but one row here.
         let per_row = grid_rows / tensor.shape.rows().max(1);
         let rows = rows.start * per_row..rows.end * per_row;
-        let row_order = tensor.row_order();
-        if row_order.is_identity() {
-            return self.model.read_rows(tensor, rows, out);
-        }
-        let unit = row_order.unit();
-        let units = rows.start / unit * unit..rows.end.next_multiple_of(unit).min(grid_rows);
-        let row_bytes = tensor.row_bytes(tensor.source_type);
-        let mut stored = vec![0; to_usize(units.end - units.start) * row_bytes];
-        self.model.read_rows(tensor, units.clone(), &mut stored)?;
-        for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
-            let start = to_usize(row_order.source_row(row) - units.start) * row_bytes;
-            out.copy_from_slice(&stored[start..start + row_bytes]);
-        }
-        Ok(())
+        self.model.read_ordered_rows(tensor, rows, out)
     }
 
     fn location(&self, name: &str) -> Location {

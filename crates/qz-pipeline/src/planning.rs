@@ -2,17 +2,19 @@
 //! weight is read: the common beginning of `convert` and `plan`.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use qz_calib::{Entry, ImportanceMatrix};
 use qz_codec::{ImportanceUse, encoder_for};
 use qz_gguf::SplitOptions;
-use qz_packed::Rounding;
+use qz_packed::{Provenance, Rounding};
 use qz_plan::{Assignment, Fallback, Overrides, Reason};
 use qz_tensor::{DataType, Location};
 
 use crate::error::{Error, Uncovered};
 use crate::format::TargetPlan;
+use crate::loaders;
 use crate::metadata_override::MetadataOverride;
 use crate::model::{Model, ModelTensor};
 use crate::target::Target;
@@ -39,6 +41,8 @@ pub struct PlanOptions {
     pub shard_size: u64,
     /// How weights are rounded to the grids of packed layouts.
     pub rounding: Rounding,
+    /// What a method has done instead, for configurations.
+    pub method: Option<Provenance>,
 }
 
 impl Default for PlanOptions {
@@ -53,8 +57,32 @@ impl Default for PlanOptions {
             split: None,
             shard_size: qz_safetensors::DEFAULT_SHARD_SIZE,
             rounding: Rounding::default(),
+            method: None,
         }
     }
+}
+
+impl PlanOptions {
+    /// How the values of packed layouts are chosen, as their configurations say it.
+    pub(crate) fn provenance(&self) -> Provenance {
+        if let Some(method) = &self.method {
+            return method.clone();
+        }
+        let mut rounded = Provenance::of(match self.rounding {
+            Rounding::Nearest => "rtn",
+            Rounding::LeastError => "mse",
+            Rounding::Importance => "importance",
+        });
+        if let (Rounding::Importance, Some(matrix)) = (self.rounding, &self.importance) {
+            rounded.details.insert("importance".to_owned(), file_name(matrix.path()).into());
+        }
+        rounded
+    }
+}
+
+/// A file's name without the folders that it lies in, which are nobody's business.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// All outputs, decided.
@@ -85,9 +113,14 @@ pub(crate) fn plan_all(
     targets: &[Target],
     options: &PlanOptions,
 ) -> Result<Planning, Error> {
-    let targets = plan_each(model, targets, Vec::new(), options)?;
+    let plan = |target: &Target| target.plan(model, options);
+    let plans = plan_each(model, targets, Vec::new(), options)?;
     let mut warnings: Vec<String> =
-        targets.iter().flat_map(|target| target.warnings.iter().cloned()).collect();
+        plans.iter().flat_map(|target| target.warnings.iter().cloned()).collect();
+    for (target, planned) in targets.iter().zip(&plans) {
+        warnings.extend(loaders::warning(target, planned, &plan)?);
+    }
+    let targets = plans;
     warnings.extend(idle_overrides(model, &targets, options));
     let uncovered = check_coverage(model, &targets, options, &mut warnings)?;
     Ok(Planning { targets, warnings, uncovered })

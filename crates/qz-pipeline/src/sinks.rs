@@ -1,7 +1,7 @@
 //! The outputs of a conversion while they are written: what each still wants, and
 //! where encoded rows go.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::convert::{ConvertOptions, Output, importance};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::{Destination, Placement, Sink, TargetPlan};
+use crate::loss;
 use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::planning::PlanOptions;
@@ -35,6 +36,19 @@ pub(crate) struct Growing {
     done: Vec<bool>,
     /// Of each of its own tensors, how many of the model's still have rows for it.
     awaited: Vec<usize>,
+    /// Of the model's tensors, weights that it cannot hold.
+    lost: BTreeMap<usize, u64>,
+}
+
+impl Growing {
+    /// What a person should know of weights that it cannot hold.
+    pub(crate) fn loss(&self, target: &str, model: &Model) -> Option<String> {
+        let tensor = |(position, lost): (&usize, &u64)| {
+            let tensor = &model.tensors[*position];
+            (&*tensor.name, *lost, tensor.shape.elements())
+        };
+        loss::warning(target, &self.lost.iter().map(tensor).collect::<Vec<_>>())
+    }
 }
 
 impl Sinks {
@@ -73,7 +87,7 @@ impl Sinks {
                 let tensors = place.iter().flat_map(tensors_of);
                 tensors.for_each(|tensor| awaited[tensor.0] += 1);
             }
-            growing.push(Growing { sink, files, bytes, done, awaited });
+            growing.push(Growing { sink, files, bytes, done, awaited, lost: BTreeMap::new() });
         }
         Ok(Self { outputs: growing })
     }
@@ -171,7 +185,10 @@ impl Sinks {
         piece: &Piece,
     ) -> Result<(), Error> {
         let Some(place) = &plans[piece.output].places[position] else { return Ok(()) };
-        let sink = &mut self.outputs[piece.output].sink;
+        let Growing { sink, lost, .. } = &mut self.outputs[piece.output];
+        if piece.lost > 0 {
+            *lost.entry(position).or_default() += piece.lost;
+        }
         let (row_bytes, bytes, runs) = match (&piece.content, &place.destination) {
             (Content::Rows { row_bytes, bytes }, Destination::Runs(runs)) => {
                 (*row_bytes.max(&1), bytes, runs)

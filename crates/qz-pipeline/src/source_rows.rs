@@ -54,6 +54,31 @@ impl Model {
         Ok(())
     }
 
+    /// Fills `out` with the bytes of `rows`, which are counted in the tensor's own order:
+    /// those of whole units are read, wherever `rows` begin and end in them.
+    pub(crate) fn read_ordered_rows(
+        &self,
+        tensor: &ModelTensor,
+        rows: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        let row_order = tensor.row_order();
+        if row_order.is_identity() {
+            return self.read_rows(tensor, rows, out);
+        }
+        let unit = row_order.unit();
+        let end = rows.end.next_multiple_of(unit).min(tensor.grid().0);
+        let units = rows.start / unit * unit..end;
+        let row_bytes = tensor.row_bytes(tensor.source_type);
+        let mut stored = vec![0; to_usize(units.end - units.start) * row_bytes];
+        self.read_rows(tensor, units.clone(), &mut stored)?;
+        for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
+            let start = to_usize(row_order.source_row(row) - units.start) * row_bytes;
+            out.copy_from_slice(&stored[start..start + row_bytes]);
+        }
+        Ok(())
+    }
+
     /// The tensor of the source, and the byte in it, that byte `offset` of a
     /// tensor is; none for a computed one.
     pub(crate) fn source_of(

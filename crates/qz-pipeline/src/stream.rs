@@ -11,16 +11,17 @@
 
 mod tile_rows;
 
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use qz_calib::{Entry, ImportanceMatrix};
 use qz_models::RowOrder;
-use qz_packed::{Measure, Rounding};
-use qz_tensor::{DataType, TensorIndex};
+use qz_packed::{Measure, PartBytes, PartIndex, Rounding};
+use qz_tensor::{DataType, FileError, TensorIndex};
 
 use crate::error::Error;
 use crate::format::PackedPlace;
@@ -38,12 +39,18 @@ const STRIDED_WEIGHTS: u64 = 4 << 20;
 /// Weights decoded at a time: their f32 form stays in a core's second cache.
 const CHUNK_WEIGHTS: usize = 32 * 1024;
 
-/// Set from outside to stop a job between tiles.
-pub type Cancel = AtomicBool;
+/// Set from outside to stop a job between pieces of its work.
+pub type Cancel = qz_kernels::stop::Flag;
 
 /// Fails if the job has been stopped.
 pub(crate) fn check_cancelled(cancel: &Cancel) -> Result<(), Error> {
     if cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// What came of work that ends early once the job is to stop: then it means nothing.
+pub(crate) fn unless_cancelled<T>(outcome: Result<T, Error>, cancel: &Cancel) -> Result<T, Error> {
+    check_cancelled(cancel)?;
+    outcome
 }
 
 /// A tensor and what is to become of it.
@@ -152,6 +159,8 @@ pub(crate) struct Piece {
     /// The first row, in the output's order.
     pub(crate) first_row: u64,
     pub(crate) content: Content,
+    /// Weights that the output cannot hold.
+    pub(crate) lost: u64,
 }
 
 /// What a piece holds.
@@ -196,6 +205,39 @@ impl Packed {
             begin += strip.bytes;
             (strip.tensor, strip.offset, bytes)
         })
+    }
+}
+
+/// A layout's parts, which are tensors of these numbers, as far as they were put.
+struct PutParts<'a> {
+    tensors: &'a [TensorIndex],
+    strips: BTreeMap<(TensorIndex, u64), &'a [u8]>,
+}
+
+impl<'a> PutParts<'a> {
+    fn of(tensors: &'a [TensorIndex], all: &[&'a Packed]) -> Self {
+        let strips = all.iter().flat_map(|packed| packed.strips());
+        let strips = strips.map(|(tensor, offset, bytes)| ((tensor, offset), bytes)).collect();
+        Self { tensors, strips }
+    }
+}
+
+impl PartBytes for PutParts<'_> {
+    /// What was not put reads as zeros.
+    fn read(&self, part: PartIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
+        out.fill(0);
+        let (tensor, end) = (self.tensors[part.0], offset + out.len() as u64);
+        let first = self.strips.range(..=(tensor, offset)).next_back();
+        let next =
+            self.strips.range((Bound::Excluded((tensor, offset)), Bound::Excluded((tensor, end))));
+        for ((of, start), bytes) in first.into_iter().chain(next) {
+            let (from, to) = (offset.max(*start), end.min(start + bytes.len() as u64));
+            if *of == tensor && from < to {
+                let own = &bytes[to_usize(from - start)..to_usize(to - start)];
+                out[to_usize(from - offset)..to_usize(to - offset)].copy_from_slice(own);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -266,7 +308,8 @@ pub(crate) fn run(
         let read = move || reader.read_all(tiles, &to_encode, &failed);
         thread::Builder::new().spawn_scoped(scope, read).map_err(refused)?;
         for _ in 0..threads {
-            let encoder = Encoder { model, work, limit: &limit, give_back: give_back.clone() };
+            let give_back = give_back.clone();
+            let encoder = Encoder { model, work, limit: &limit, cancel, give_back };
             let (loaded, to_write) = (loaded.clone(), to_write.clone());
             let encode = move || encoder.encode_all(&loaded, &to_write);
             thread::Builder::new().spawn_scoped(scope, encode).map_err(refused)?;
@@ -291,7 +334,7 @@ pub(crate) fn run(
                 }
             }
         }
-        Ok(())
+        Ok::<(), Error>(())
     });
     started?;
     fault.map_or(Ok(()), |(_, error)| Err(error))
@@ -329,7 +372,8 @@ fn tile_rows(work: &Work<'_>, threads: usize) -> u64 {
 
 /// The most bytes of buffers that [`run`] holds at once. On `threads` threads there are that many loaded tiles waiting,
 /// one being loaded, and one with each thread, which also keeps a buffer to put
-/// rows in order; and as many encoded tiles waiting, one with each thread and one
+/// rows in order, and one to look at what became of weights; and as many encoded
+/// tiles waiting, one with each thread and one
 /// being written.
 pub(crate) fn peak_memory(work: &[Work<'_>], threads: usize) -> u64 {
     let threads = threads.max(1) as u64;
@@ -354,7 +398,10 @@ pub(crate) fn peak_memory(work: &[Work<'_>], threads: usize) -> u64 {
     }
     let widest = work.iter().map(|work| work.tensor.grid().1).max().unwrap_or(0);
     let chunk = widest.max(CHUNK_WEIGHTS as u64) * size_of::<f32>() as u64;
-    (3 * threads + 1) * loaded + (2 * threads + 1) * encoded + threads * (2 * chunk).max(packing)
+    (3 * threads + 1) * loaded
+        + (2 * threads + 1) * encoded
+        + threads * (2 * chunk).max(packing)
+        + threads * chunk
 }
 
 struct Encoded {
@@ -419,6 +466,7 @@ struct Encoder<'a> {
     model: &'a Model,
     work: &'a [Work<'a>],
     limit: &'a TileLimit,
+    cancel: &'a Cancel,
     give_back: Sender<Vec<u8>>,
 }
 
@@ -447,6 +495,7 @@ impl Encoder<'_> {
     ) -> Result<EncodedTile, Error> {
         let work = &self.work[tile.work];
         let rows = TileRows {
+            cancel: self.cancel,
             model: self.model,
             tensor: work.tensor,
             rows: tile.rows.clone(),
@@ -466,6 +515,7 @@ impl Encoder<'_> {
                 rows.put_in_order(stored, row_order, &mut reordered);
             }
             let ordered = if as_stored { stored } else { &reordered };
+            let mut lost = 0;
             let content = match encoding {
                 Encoding::Rows(data_type) => {
                     let row_bytes = work.tensor.row_bytes(*data_type);
@@ -475,7 +525,7 @@ impl Encoder<'_> {
                     } else if is_copy {
                         ordered.to_vec()
                     } else {
-                        rows.convert(ordered, *data_type, row_order, scratch)?
+                        rows.convert(ordered, *data_type, row_order, scratch, &mut lost)?
                     };
                     Content::Rows { row_bytes, bytes }
                 }
@@ -484,10 +534,10 @@ impl Encoder<'_> {
                 }
                 Encoding::Packed { place, measures, rounding } => {
                     let packing = Packing { place, measures, rounding: *rounding, row_order };
-                    Content::Packed(rows.pack(ordered, &packing, scratch)?)
+                    Content::Packed(rows.pack(ordered, &packing, scratch, &mut lost)?)
                 }
             };
-            pieces.push(Piece { work: tile.work, output, first_row, content });
+            pieces.push(Piece { work: tile.work, output, first_row, content, lost });
         }
         scratch.reordered = reordered;
         if let Some(bytes) = input {

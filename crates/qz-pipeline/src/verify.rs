@@ -1,12 +1,12 @@
 //! `verify`: is an artifact whole, and does it hold the weights it claims to?
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qz_codec::Codec;
-use qz_kernels::codec_for;
-use qz_models::RowOrder;
+use qz_kernels::{codec_for, stop};
 use qz_plan::FileType;
 use qz_tensor::{DataType, Diagnose};
 use rayon::prelude::*;
@@ -14,7 +14,9 @@ use rayon::prelude::*;
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::loaders::{self, Engine};
+use crate::loss::Energies;
 use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
+use crate::stream::{Cancel, check_cancelled};
 
 /// What to compare with.
 #[derive(Clone, Debug, Default)]
@@ -38,12 +40,26 @@ pub struct Verification {
     pub path: PathBuf,
     /// What it was compared with.
     pub source: Option<PathBuf>,
+    /// The engine whose rules it was held to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<JudgedFor>,
     /// True without findings.
     pub passed: bool,
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// Every tensor of the artifact.
     pub tensors: Vec<TensorCheck>,
+}
+
+/// An engine that was asked for.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct JudgedFor {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Its name and the version that the rules speak of.
+    pub version: &'static str,
+    /// False if there are no rules for such an artifact: nothing was judged.
+    pub has_rules: bool,
 }
 
 /// One thing that is wrong.
@@ -55,6 +71,49 @@ pub struct Finding {
     pub tensor: Option<String>,
     /// What is wrong.
     pub message: String,
+}
+
+/// Findings that say the same of several tensors.
+#[derive(Clone, Debug)]
+pub struct Kind<'a> {
+    /// The rule's stable name.
+    pub rule: &'static str,
+    /// What is wrong.
+    pub message: &'a str,
+    /// The tensors, modules or keys.
+    pub tensors: Vec<&'a str>,
+}
+
+impl<'a> Kind<'a> {
+    /// The kinds of findings, in the order of their first ones.
+    pub fn of(findings: &'a [Finding]) -> Vec<Self> {
+        let mut kinds: Vec<Self> = Vec::new();
+        let mut numbers = HashMap::new();
+        for Finding { rule, tensor, message } in findings {
+            let kind = (*rule, message.as_str());
+            let number = *numbers.entry(kind).or_insert_with(|| {
+                kinds.push(Self { rule: kind.0, message: kind.1, tensors: Vec::new() });
+                kinds.len() - 1
+            });
+            kinds[number].tensors.extend(tensor.as_deref());
+        }
+        kinds
+    }
+}
+
+/// The first names, how many there are, and what is wrong.
+impl fmt::Display for Kind<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 3;
+        let (names, count) = (&self.tensors, self.tensors.len());
+        let first = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+        match count {
+            0 => {}
+            1..=SHOWN => write!(f, "{first}: ")?,
+            _ => write!(f, "{first} and {} more ({count} in all): ", count - SHOWN)?,
+        }
+        f.write_str(self.message)
+    }
 }
 
 /// What was measured of one tensor.
@@ -77,14 +136,20 @@ const PART_WEIGHTS: u64 = 256 * 1024;
 /// Checks the artifact at `path`.
 ///
 /// # Errors
-/// If the artifact or the source cannot be read at all. What is merely wrong is
+/// If the artifact or the source cannot be read at all, or the job is stopped. What is merely wrong is
 /// a finding.
 pub fn verify(
     path: &Path,
     options: &VerifyOptions,
+    cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Verification, Error> {
-    let mut findings = loaders::check(path, options.engine)?;
+    let loaders::Judgement { mut findings, has_rules } = loaders::check(path, options.engine)?;
+    let judged = |engine: Engine| {
+        let (name, version) = (engine.name(), engine.version());
+        JudgedFor { name, version, has_rules }
+    };
+    let engine = options.engine.map(judged);
     let artifact = match Model::open(path, &OpenOptions::default()) {
         // What a loader would not do with it is what it is asked for.
         Err(error @ Error::Packed(_))
@@ -96,6 +161,7 @@ pub fn verify(
             return Ok(Verification {
                 path: path.to_owned(),
                 source: options.source.clone(),
+                engine,
                 passed: false,
                 findings,
                 tensors: Vec::new(),
@@ -110,10 +176,8 @@ pub fn verify(
         Some(source) => pair(&artifact, source, &mut findings),
         None => HashMap::new(),
     };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()
-        .map_err(|error| Error::Threads(error.to_string()))?;
+    let pool =
+        stop::pool(options.threads, cancel).map_err(|error| Error::Threads(error.to_string()))?;
     let (count, weights) = (artifact.tensors.len(), artifact.weights());
     observer.observe(Event::Started { job: "verify", tensors: count, weights });
     let mut tensors = Vec::with_capacity(count);
@@ -122,12 +186,14 @@ pub fn verify(
             .get(tensor.name.as_str())
             .and_then(|original| Some((source.as_ref()?, *original)));
         let check = pool.install(|| check_tensor(&artifact, tensor, original));
+        check_cancelled(cancel)?;
         tensors.push(judge(tensor, check, options, &mut findings)?);
         observer.observe(Event::Advanced { weights: tensor.shape.elements() });
     }
     Ok(Verification {
         path: path.to_owned(),
         source: options.source.clone(),
+        engine,
         passed: findings.is_empty(),
         findings,
         tensors,
@@ -158,7 +224,14 @@ fn structure(artifact: &Model) -> Vec<Finding> {
         let known = u32::try_from(file_type).ok().and_then(FileType::from_id);
         let quantized =
             |base: DataType| artifact.tensors.iter().any(|tensor| tensor.source_type == base);
-        if let Some(known) = known.filter(|known| !quantized(known.base)) {
+        // Rows that do not fill the base's blocks have a stand-in.
+        let fits = |base: DataType| {
+            let elements = base.block_elements().max(1) as u64;
+            let mut matrices = artifact.tensors.iter().filter(|tensor| tensor.shape.rank() > 1);
+            matrices.any(|tensor| tensor.shape.columns().is_multiple_of(elements))
+        };
+        let is_wrong = |known: &&FileType| !quantized(known.base) && fits(known.base);
+        if let Some(known) = known.filter(is_wrong) {
             let message =
                 format!("the file calls itself {}, but no tensor is {}", known.name, known.base);
             find("file-type", "general.file_type", message);
@@ -224,6 +297,10 @@ struct Sums {
     error: f64,
     energy: f64,
     vanished: u64,
+    /// In blocks of which next to nothing is left.
+    lost: u64,
+    /// The energy of those.
+    lost_energy: f64,
 }
 
 enum Check {
@@ -241,15 +318,18 @@ fn check_tensor(
     let Some(codec) = codec_for(tensor.source_type) else { return Ok(Check::Blocks) };
     let original = original
         .and_then(|(model, original)| Some((model, original, codec_for(original.source_type)?)));
-    let parts: Vec<Result<Sums, Error>> = parts(tensor, original.map(|(_, original, _)| original))
+    let parts: Vec<Result<Sums, Error>> = parts(tensor)
         .into_par_iter()
         .map(|rows| {
+            if stop::is_requested() {
+                return Ok(Sums::default());
+            }
             let written = decode_rows(artifact, tensor, codec, rows.clone())?;
             match original {
                 None => Ok(Sums::default()),
                 Some((model, original, codec)) => {
                     let wanted = decode_rows(model, original, codec, rows)?;
-                    Ok(sums(&wanted, &written))
+                    Ok(sums(&wanted, &written, block_of(tensor)))
                 }
             }
         })
@@ -261,20 +341,21 @@ fn check_tensor(
             error: total.error + part.error,
             energy: total.energy + part.energy,
             vanished: total.vanished + part.vanished,
+            lost: total.lost + part.lost,
+            lost_energy: total.lost_energy + part.lost_energy,
         })
     })?;
     Ok(if original.is_some() { Check::Compared(total) } else { Check::Blocks })
 }
 
-/// Row ranges that hold whole units of the source's row order.
-fn parts(tensor: &ModelTensor, original: Option<&ModelTensor>) -> Vec<Range<u64>> {
-    let unit = original.map_or(1, |original| original.row_order().unit().max(1));
+/// Ranges of rows, counted in the order that the artifact and its source share.
+fn parts(tensor: &ModelTensor) -> Vec<Range<u64>> {
     let (rows, columns) = tensor.grid();
-    let step = (PART_WEIGHTS / columns.max(1) / unit).max(1) * unit;
+    let step = (PART_WEIGHTS / columns.max(1)).max(1);
     (0..rows.div_ceil(step)).map(|part| part * step..rows.min((part + 1) * step)).collect()
 }
 
-/// The rows' weights in output order.
+/// The rows' weights.
 fn decode_rows(
     model: &Model,
     tensor: &ModelTensor,
@@ -285,33 +366,42 @@ fn decode_rows(
     let count = to_usize(rows.end - rows.start);
     let row_bytes = tensor.row_bytes(tensor.source_type);
     let mut bytes = vec![0; count * row_bytes];
-    model.read_rows(tensor, rows.clone(), &mut bytes)?;
+    model.read_ordered_rows(tensor, rows.clone(), &mut bytes)?;
     if let Some(block) = codec.first_non_finite_block(&bytes) {
-        let offset =
-            rows.start * row_bytes as u64 + (block * tensor.source_type.block_bytes()) as u64;
+        let size = tensor.source_type.block_bytes();
+        let (row, byte) = (block * size / row_bytes, block * size % row_bytes);
+        let row = tensor.row_order().source_row(rows.start + row as u64);
+        let offset = row * row_bytes as u64 + byte as u64;
         let stored = model.source_of(tensor, offset).map_or(offset, |(_, offset)| offset);
         return Err(Error::NonFiniteBlock {
             location: model.location(tensor, offset),
-            block: stored / tensor.source_type.block_bytes() as u64,
+            block: stored / size as u64,
             data_type: tensor.source_type,
         });
     }
-    let mut stored = vec![0.0; count * columns];
-    codec.decode(&bytes, &mut stored);
-    let row_order = tensor.row_order();
-    if row_order == RowOrder::AsStored {
-        return Ok(stored);
-    }
-    let source_row = |row| to_usize(row_order.source_row(row) - rows.start);
-    let ordered = rows.clone().flat_map(|row| {
-        let start = source_row(row) * columns;
-        stored[start..start + columns].iter().copied()
-    });
-    Ok(ordered.collect())
+    let mut weights = vec![0.0; count * columns];
+    codec.decode(&bytes, &mut weights);
+    Ok(weights)
 }
 
-fn sums(wanted: &[f32], written: &[f32]) -> Sums {
+/// Weights that share a scale; of a packed tensor, which shows as plain numbers, a row has
+/// some that do.
+fn block_of(tensor: &ModelTensor) -> usize {
+    match tensor.source_type.is_block() {
+        true => tensor.source_type.block_elements(),
+        false => to_usize(tensor.shape.columns()).max(1),
+    }
+}
+
+fn sums(wanted: &[f32], written: &[f32], block: usize) -> Sums {
     let mut sums = Sums::default();
+    for (wanted, written) in wanted.chunks(block).zip(written.chunks(block)) {
+        let energies = Energies::of(wanted, written);
+        if energies.lost > 0 {
+            sums.lost += energies.lost;
+            sums.lost_energy += energies.wanted;
+        }
+    }
     for (wanted, written) in wanted.iter().zip(written) {
         let difference = f64::from(wanted - written);
         sums.error += difference * difference;
@@ -320,6 +410,10 @@ fn sums(wanted: &[f32], written: &[f32]) -> Sums {
     }
     sums
 }
+
+/// The part of a tensor's energy that may be in lost blocks: models have rows that are all
+/// but zero, of tokens without a text.
+const LOST_ENERGY: f64 = 0.01;
 
 /// Turns a measurement into a row of the report, and a bad one into a finding.
 fn judge(
@@ -346,6 +440,18 @@ fn judge(
                     tensor: Some(tensor.name.clone()),
                     message: format!(
                         "relative error {relative_error:.4}, more than {limit:.4} for {}",
+                        tensor.source_type
+                    ),
+                });
+            }
+            if sums.lost_energy > LOST_ENERGY * sums.energy {
+                findings.push(Finding {
+                    rule: "lost-weights",
+                    tensor: Some(tensor.name.clone()),
+                    message: format!(
+                        "{} of {} weights are zero or next to it in whole blocks: {} cannot hold them",
+                        sums.lost,
+                        tensor.shape.elements(),
                         tensor.source_type
                     ),
                 });

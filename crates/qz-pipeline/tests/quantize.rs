@@ -103,3 +103,53 @@ fn packed_floats_are_finished_with_the_same_bytes() {
         assert!(resumed.is_sorted() && resumed.last() > Some(&23), "{target}: {resumed:?}");
     }
 }
+
+/// Changes a file once the job has begun, and gives it its old modification time.
+struct Changes<'a>(&'a Path);
+
+impl Observer for Changes<'_> {
+    fn observe(&mut self, event: Event<'_>) {
+        if !matches!(event, Event::Started { .. }) {
+            return;
+        }
+        // The clock of the file system's times ticks every few milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let modified = std::fs::metadata(self.0).and_then(|found| found.modified());
+        let mut bytes = std::fs::read(self.0).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(self.0, bytes).expect("written");
+        let file = std::fs::OpenOptions::new().write(true).open(self.0).expect("opens");
+        file.set_modified(modified.expect("a time")).expect("set back");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_input_that_changes_meanwhile_is_an_error() {
+    let fixture = root().join("fixtures/tiny/llama-tied");
+    for changed in ["model.safetensors", "config.json", "tokenizer.json", "text.txt"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model");
+        std::fs::create_dir(&path).expect("created");
+        for (name, content) in files(&fixture) {
+            std::fs::write(path.join(name), content).expect("written");
+        }
+        let text = path.join("text.txt");
+        let prose = std::fs::read(root().join("calibration-data/prose.txt")).expect("read");
+        std::fs::write(&text, prose).expect("written");
+        let model = Model::open(&path, &OpenOptions::default()).expect("a model");
+        let path = folder.path().join("out.gguf");
+        let outputs = [Output { target: "q4_0".parse().expect("a target"), path: path.clone() }];
+        let mut options = options(1);
+        if let Some(data) = &mut options.text {
+            data.data = vec![CalibrationData::File(text.clone())];
+        }
+        let (cancel, file) = (Cancel::default(), text.with_file_name(changed));
+        let result = quantize(&model, &outputs, &options, &cancel, &mut Changes(&file));
+        let Err(Error::InputChanged(found)) = result else { panic!("{changed}: {result:?}") };
+        assert_eq!(found, file);
+        assert!(!path.exists());
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+}

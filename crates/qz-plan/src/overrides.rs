@@ -28,7 +28,7 @@ pub struct Overrides {
 
 impl Overrides {
     /// The first pattern found in `name`: its position and its type.
-    pub(crate) fn first_match(&self, name: &str) -> Option<(usize, DataType)> {
+    pub fn first_match(&self, name: &str) -> Option<(usize, DataType)> {
         let position = self.tensors.iter().position(|tensor| tensor.pattern.is_match(name))?;
         Some((position, self.tensors[position].data_type))
     }

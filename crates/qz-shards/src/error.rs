@@ -53,14 +53,17 @@ pub enum Fault {
         /// What its file is called where there is one alone.
         single: &'static str,
     },
-    /// A folder with two sets of weights.
-    #[error(
-        "two sets of weights: `{0}`, and an index that does not name it; give the path of the one that is meant"
-    )]
-    AmbiguousWeights(&'static str),
+    /// A folder with files of weights that do not go together, and no index.
+    #[error("several sets of weights and no index: {0}; give the path of the one that is meant")]
+    SeveralWeights(NameList),
     /// A shard name that is more than a file name.
     #[error("the shard name {0} leads outside the model folder")]
     OutsideFolder(String),
+    /// A shard name with a folder in it.
+    #[error(
+        "the shard name {0} is in a subfolder; shards are read only from beside their index: move them there"
+    )]
+    InSubfolder(String),
     /// More shards than any model has.
     #[error("the index names more than {MAX_SHARDS} shards")]
     TooManyShards,
@@ -146,8 +149,9 @@ impl Fault {
             Self::DuplicateTensor => "duplicate-tensor",
             Self::NotAFolder => "not-a-folder",
             Self::NoWeights { .. } => "no-weights",
-            Self::AmbiguousWeights(_) => "ambiguous-weights",
+            Self::SeveralWeights(_) => "ambiguous-weights",
             Self::OutsideFolder(_) => "outside-folder",
+            Self::InSubfolder(_) => "shard-in-subfolder",
             Self::TooManyShards => "too-many-shards",
             Self::MissingShards(_) => "missing-shards",
             Self::IndexMismatch { .. } => "index-mismatch",

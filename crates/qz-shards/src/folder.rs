@@ -47,11 +47,6 @@ impl Folder {
         &self.path
     }
 
-    /// Its path without links.
-    pub fn real_path(&self) -> &Path {
-        &self.allowed[0]
-    }
-
     /// Opens the file `name`, a path without `..`, unless it leads to somewhere that is not
     /// allowed; `None` if there is nothing of this name.
     ///

@@ -1,13 +1,13 @@
 //! The index of a sharded checkpoint: which shard holds which tensor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use qz_tensor::{SourceFile, recognise};
+use qz_tensor::{SourceFile, TensorInfo, recognise};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Fault};
-use crate::json::{Key, Skip, Stash, TextFault, parse};
+use crate::json::{Key, Skip, Stash, TextFault, parse, with_tagged_floats, without_mark};
 use crate::names::check_shard;
 
 /// Longest index in bytes. The largest known one has about ten million.
@@ -34,21 +34,44 @@ pub(crate) fn read(file: &SourceFile) -> Result<Index, Error> {
     // At most MAX_INDEX, so the cast is exact.
     let mut bytes = vec![0; file.len() as usize];
     file.read_exact_at(0, &mut bytes)?;
-    let text = str::from_utf8(&bytes).map_err(|error| {
-        Error::at(file.path(), error.valid_up_to() as u64, TextFault::Utf8("index").into())
+    let own = without_mark(&bytes);
+    let begin = bytes.len() - own.len();
+    let text = str::from_utf8(own).map_err(|error| {
+        let offset = begin + error.valid_up_to();
+        Error::at(file.path(), offset as u64, TextFault::Utf8("index").into())
     })?;
-    let stash = Stash::default();
-    let index = parse(text, &stash, IndexSeed(&stash)).map_err(|broken| {
+    let parsed = |text: &str| {
+        let stash = Stash::default();
+        parse(text, &stash, IndexSeed(&stash))
+    };
+    // Only a text that is not JSON is looked through for what Python writes.
+    let index = parsed(text).or_else(|broken| match with_tagged_floats(own) {
+        Some(text) => str::from_utf8(&text).map_or(Err(broken), parsed),
+        None => Err(broken),
+    });
+    let index = index.map_err(|broken| {
         let fault = match (&broken.fault, recognise(&bytes)) {
             (Fault::Text(TextFault::Json(_)), Some(found)) => Fault::NotAnIndex(found),
             _ => broken.fault,
         };
-        Error::at(file.path(), broken.offset as u64, fault).inside(broken.name)
+        Error::at(file.path(), (begin + broken.offset) as u64, fault).inside(broken.name)
     })?;
     Ok(index.sorted())
 }
 
 impl Index {
+    /// The tensors that lie in the shards which the index names for them; `shards` are
+    /// the tensors of each.
+    pub(crate) fn holders<'t>(
+        &self,
+        shards: impl Iterator<Item = &'t [TensorInfo]>,
+    ) -> HashSet<String> {
+        let of_shard = |(number, own): (usize, &'t [TensorInfo])| {
+            own.iter().filter(move |tensor| self.tensors.get(&tensor.name) == Some(&number))
+        };
+        shards.enumerate().flat_map(of_shard).map(|tensor| tensor.name.clone()).collect()
+    }
+
     fn sorted(mut self) -> Self {
         let mut order: Vec<usize> = (0..self.shards.len()).collect();
         order.sort_unstable_by(|a, b| self.shards[*a].cmp(&self.shards[*b]));

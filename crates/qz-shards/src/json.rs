@@ -1,4 +1,6 @@
-//! What headers and indexes share: strict JSON whose errors are faults with a place.
+//! JSON as checkpoints have it. [`from_slice`] reads files that Python wrote, with what
+//! its `json` module takes and the standard does not; [`parse`] is for headers and
+//! indexes: strict JSON whose errors are faults with a place.
 //!
 //! `serde_json` knows where it stands but carries errors of its own only. A
 //! visitor that finds a broken rule leaves the fault in a [`Stash`] and fails
@@ -8,9 +10,88 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use qz_tensor::recognise;
+use serde::de::{
+    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess,
+    Visitor,
+};
 
 use crate::error::shown;
+
+/// What Windows' editors put in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// `bytes` without a byte order mark in front.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
+}
+
+/// Reads a whole text as Python's `json` module does: a byte order mark in front is
+/// skipped, and `NaN`, `Infinity` and `-Infinity` are values. JSON has none for them, so
+/// each becomes the object that transformers 5 writes in its place,
+/// `{"__float__": "NaN"}`: it is kept when the text is written again, and is no number
+/// to whoever asks for one.
+///
+/// # Errors
+/// What the parser says. Where the text shows what it is instead, this.
+pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    let text = without_mark(bytes);
+    let error = match serde_json::from_slice(text) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(de::Error::custom("the text is UTF-16, JSON is UTF-8: save it anew"));
+    }
+    if let Some(found) = recognise(bytes) {
+        return Err(de::Error::custom(format!("it looks like {found}")));
+    }
+    // Only a text that is not JSON is looked through for them.
+    match with_tagged_floats(text) {
+        Some(text) => serde_json::from_slice(&text),
+        None => Err(error),
+    }
+}
+
+/// The text with Python's words for floats that JSON lacks as objects; `None` if there
+/// are none.
+pub(crate) fn with_tagged_floats(text: &[u8]) -> Option<Vec<u8>> {
+    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    let mut out: Option<Vec<u8>> = None;
+    let (mut place, mut copied) = (0, 0);
+    while let Some(byte) = text.get(place) {
+        if *byte == b'"' {
+            place = end_of_string(text, place);
+            continue;
+        }
+        let rest = &text[place..];
+        let Some(word) = WORDS.iter().find(|word| rest.starts_with(word.as_bytes())) else {
+            place += 1;
+            continue;
+        };
+        let out = out.get_or_insert_default();
+        out.extend_from_slice(&text[copied..place]);
+        out.extend_from_slice(format!(r#"{{"__float__": "{word}"}}"#).as_bytes());
+        place += word.len();
+        copied = place;
+    }
+    let mut out = out?;
+    out.extend_from_slice(&text[copied..]);
+    Some(out)
+}
+
+/// The place behind the string that begins at `start`.
+fn end_of_string(text: &[u8], start: usize) -> usize {
+    let mut place = start + 1;
+    while let Some(byte) = text.get(place) {
+        match byte {
+            b'"' => return place + 1,
+            b'\\' => place += 2,
+            _ => place += 1,
+        }
+    }
+    text.len()
+}
 
 /// What is wrong with a JSON text, whatever it is about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -209,5 +290,49 @@ impl<'de> Visitor<'de> for Skip {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Skip, A::Error> {
         while entries.next_entry::<Key<'_>, Skip>()?.is_some() {}
         Ok(Skip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_python_writes_is_read() {
+        let check = |text: &[u8], expected: Value| {
+            let found: Value = from_slice(text).expect("JSON");
+            assert_eq!(found, expected);
+        };
+        let tagged = |word: &str| json!({ "__float__": word });
+        check(b"\xef\xbb\xbf{\"a\": 1}", json!({"a": 1}));
+        check(
+            b"{\"a\": NaN, \"b\": [-Infinity,Infinity], \"c\": \"NaN \\\" Infinity\"}",
+            json!({
+                "a": tagged("NaN"),
+                "b": [tagged("-Infinity"), tagged("Infinity")],
+                "c": "NaN \" Infinity",
+            }),
+        );
+        check(b"\xef\xbb\xbfNaN", tagged("NaN"));
+        check(b"\"NaN\"", json!("NaN"));
+    }
+
+    #[test]
+    fn what_is_no_json_is_an_error() {
+        let check = |text: &[u8], expected: &str| {
+            let error = from_slice::<Value>(text).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(b"", "EOF");
+        check(b"{\"a\": Nan}", "line 1 column 8");
+        check(b"{\"a\": NaN", "EOF");
+        check(b"{\"a\": \"NaN", "EOF");
+        check(b"{\"a\\", "EOF");
+        check(b"1 NaN", "trailing characters");
+        check(b"\xff\xfe{\0}\0", "UTF-16");
+        check(b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull");
+        check(b"<!DOCTYPE html>", "web page");
     }
 }

@@ -19,6 +19,7 @@ mod index;
 pub mod json;
 mod model;
 mod names;
+mod sets;
 
 pub use error::{Error, Fault, NameList, shown};
 pub use folder::Folder;

@@ -1,6 +1,7 @@
 //! The weights of a model: one file, or shards under an index.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use qz_tensor::{
@@ -11,6 +12,7 @@ use crate::error::{Error, Fault, NameList};
 use crate::folder::Folder;
 use crate::index::{self, Index};
 use crate::names::find_alike;
+use crate::sets::{self, Place};
 
 /// A format of files that hold weights, in a folder under fixed names.
 pub trait ShardFile: Sized {
@@ -84,6 +86,9 @@ pub struct ShardedModel<F: ShardFile> {
     shards: Vec<Shard<F::Reader>>,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    /// For each tensor its place in its own file.
+    places: Vec<usize>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -94,16 +99,24 @@ struct Shard<R> {
 }
 
 impl<F: ShardFile> ShardedModel<F> {
-    /// True if a model folder has weights in this format.
+    /// True if a model folder has weights in this format, under their usual names.
     ///
     /// # Errors
-    /// If the system does not say what is there.
+    /// If the folder cannot be looked into.
     pub fn is_in(folder: &Path) -> Result<bool, FileError> {
         Ok(is_present(folder, F::INDEX_NAME)? || is_present(folder, F::SINGLE_NAME)?)
     }
 
-    /// Opens what `path` names: a model folder, an index (`*.index.json`), or one
-    /// file of any name.
+    /// True if it has files that could be weights in this format, under any names.
+    ///
+    /// # Errors
+    /// As [`ShardedModel::is_in`].
+    pub fn may_be_in(folder: &Path) -> Result<bool, FileError> {
+        Ok(!sets::names_in(folder, extension::<F>())?.is_empty())
+    }
+
+    /// Opens what `path` names: a model folder, an index (`*.index.json`), one file of
+    /// any name, or the set of shards that a file is one of.
     ///
     /// # Errors
     /// As [`ShardFile::open`] and [`ShardedModel::open_folder`].
@@ -112,43 +125,69 @@ impl<F: ShardFile> ShardedModel<F> {
         if Presence::of(path)? == Presence::Folder {
             return Self::open_folder(path);
         }
-        if !path.as_os_str().as_encoded_bytes().ends_with(b".index.json") {
-            return Ok(Self::assemble([F::open(path)?])?);
-        }
-        let folder = match path.parent() {
+        let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let file = SourceFile::open(path)?;
-        let index = index::read(&file)?;
-        Self::open_shards(&Folder::new(folder)?, &file, &index)
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".index.json") {
+            return Self::open_index(&Folder::new(parent)?, path);
+        }
+        match Place::of(&name, extension::<F>()) {
+            Some(place) if place.count > 1 => {
+                let folder = Folder::new(parent)?;
+                let ending = extension::<F>();
+                let index_path = parent.join(format!("{}{ending}.index.json", place.stem));
+                if index_path.symlink_metadata().is_ok() {
+                    return Self::open_index(&folder, &index_path);
+                }
+                let names = sets::complete(parent, place, extension::<F>())?;
+                Self::open_named(&folder, &names)
+            }
+            _ => Ok(Self::assemble([F::open(path)?], None)?),
+        }
     }
 
-    /// Opens the weights of a model folder: the shards of the index, else the one
-    /// file. Weights in other formats beside them are ignored.
+    /// Opens the weights of a model folder: the shards of the index, else the one file,
+    /// else a whole set of shards, else a file of another name that is the only one.
+    /// Weights in other formats beside them are ignored.
     ///
     /// # Errors
-    /// If the folder has neither, or both without one naming the other; if a
-    /// shard is missing, lies outside the folder, breaks a rule of the format, or
-    /// disagrees with the index.
+    /// If the folder has none of them, or several without an index; if a shard is
+    /// missing, lies outside the folder, breaks a rule of the format, or disagrees with
+    /// the index.
     pub fn open_folder(path: impl AsRef<Path>) -> Result<Self, F::Error> {
         let path = path.as_ref();
         let folder = Folder::new(path)?;
-        match (is_present(path, F::INDEX_NAME)?, is_present(path, F::SINGLE_NAME)?) {
-            (false, false) => {
-                let (format, index, single) = (F::FORMAT, F::INDEX_NAME, F::SINGLE_NAME);
-                Err(Error::new(path, Fault::NoWeights { format, index, single }).into())
+        let has_single = is_present(path, F::SINGLE_NAME)?;
+        if is_present(path, F::INDEX_NAME)? {
+            let mut model = Self::open_index(&folder, &found(&folder, F::INDEX_NAME)?)?;
+            let is_named = |name: &OsStr| name == F::SINGLE_NAME;
+            let named = model.files().any(|file| file.path().file_name().is_some_and(is_named));
+            if has_single && !named {
+                model.notes.push(format!(
+                    "{}: two sets of weights are here, `{}` and the shards of its index; the \
+                     shards are read",
+                    path.display(),
+                    F::SINGLE_NAME
+                ));
             }
-            (false, true) => Ok(Self::assemble([F::open(&found(&folder, F::SINGLE_NAME)?)?])?),
-            (true, single) => {
-                let file = SourceFile::open(found(&folder, F::INDEX_NAME)?)?;
-                let index = index::read(&file)?;
-                if single && !index.shards.iter().any(|shard| shard == F::SINGLE_NAME) {
-                    return Err(Error::new(path, Fault::AmbiguousWeights(F::SINGLE_NAME)).into());
-                }
-                Self::open_shards(&folder, &file, &index)
-            }
+            return Ok(model);
         }
+        if has_single {
+            return Self::open_named(&folder, &[F::SINGLE_NAME.to_owned()]);
+        }
+        let names = sets::names_in(path, extension::<F>())?;
+        if names.is_empty() {
+            let (format, index, single) = (F::FORMAT, F::INDEX_NAME, F::SINGLE_NAME);
+            return Err(Error::new(path, Fault::NoWeights { format, index, single }).into());
+        }
+        Self::open_named(&folder, &sets::choose(path, &names, extension::<F>())?)
+    }
+
+    /// What a person should know about the weights that were chosen.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The open files, sorted by name.
@@ -156,7 +195,17 @@ impl<F: ShardFile> ShardedModel<F> {
         self.shards.iter().map(|shard| shard.reader.file())
     }
 
-    fn open_shards(folder: &Folder, file: &SourceFile, index: &Index) -> Result<Self, F::Error> {
+    /// Opens these files of a folder.
+    fn open_named(folder: &Folder, names: &[String]) -> Result<Self, F::Error> {
+        let open = |name: &String| F::open(&found(folder, name)?);
+        let files = names.iter().map(open).collect::<Result<Vec<_>, F::Error>>()?;
+        Ok(Self::assemble(files, None)?)
+    }
+
+    /// Opens the shards of an index.
+    fn open_index(folder: &Folder, path: &Path) -> Result<Self, F::Error> {
+        let file = SourceFile::open(path)?;
+        let index = &index::read(&file)?;
         let (mut paths, mut missing) = (Vec::new(), Vec::new());
         for name in &index.shards {
             match folder.file(name) {
@@ -171,24 +220,44 @@ impl<F: ShardFile> ShardedModel<F> {
         }
         let shards =
             paths.iter().map(|path| F::open(path)).collect::<Result<Vec<_>, F::Error>>()?;
-        let model = Self::assemble(shards)?;
-        model.check_index(file, index)?;
+        let model = Self::assemble(shards, Some(index))?;
+        model.check_index(&file, index)?;
         Ok(model)
     }
 
-    /// One model of these files, which are sorted by name.
-    fn assemble(files: impl IntoIterator<Item = F>) -> Result<Self, Error> {
-        let mut shards = Vec::new();
-        let mut tensors = Vec::new();
-        let mut all_metadata = Vec::new();
-        for shard in files {
-            let (reader, metadata, own_tensors) = shard.into_parts();
+    /// One model of these files, which are sorted by name. A tensor that several hold is
+    /// that of the file which the index names.
+    fn assemble(files: impl IntoIterator<Item = F>, index: Option<&Index>) -> Result<Self, Error> {
+        let (mut shards, mut tensors, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut all_metadata, mut dropped) = (Vec::new(), Vec::new());
+        let mut parts: Vec<_> = files.into_iter().map(F::into_parts).collect();
+        let holders = match index {
+            Some(index) => index.holders(parts.iter().map(|(_, _, own)| own.as_slice())),
+            None => HashSet::new(),
+        };
+        for (number, (reader, metadata, own_tensors)) in parts.drain(..).enumerate() {
             shards.push(Shard { reader, first: tensors.len() });
-            tensors.extend(own_tensors);
             all_metadata.push(metadata);
+            for (place, tensor) in own_tensors.into_iter().enumerate() {
+                let named = index.and_then(|index| index.tensors.get(&tensor.name));
+                // Only where the file that is named really has it.
+                if named.is_some_and(|shard| *shard != number) && holders.contains(&tensor.name) {
+                    dropped.push(tensor.name);
+                } else {
+                    tensors.push(tensor);
+                    places.push(place);
+                }
+            }
         }
         let metadata = merged(&all_metadata);
-        let model = Self { shards, metadata, tensors };
+        let mut notes = Vec::new();
+        if !dropped.is_empty() {
+            notes.push(format!(
+                "tensors are in two shards, those of the shards that the index names are read: {}",
+                NameList::new(dropped)
+            ));
+        }
+        let model = Self { shards, metadata, tensors, places, notes };
         model.check_names()?;
         Ok(model)
     }
@@ -246,7 +315,7 @@ impl<F: ShardFile> ShardedModel<F> {
     /// What reads a tensor, its place in its own file, and what it is.
     fn locate(&self, tensor: TensorIndex) -> (&F::Reader, usize, &TensorInfo) {
         let shard = &self.shards[self.shard_of(tensor.0)];
-        (&shard.reader, tensor.0 - shard.first, &self.tensors[tensor.0])
+        (&shard.reader, self.places[tensor.0], &self.tensors[tensor.0])
     }
 }
 
@@ -285,6 +354,11 @@ fn is_present(folder: &Path, name: &str) -> Result<bool, FileError> {
 /// The path of a file that was seen in the folder.
 fn found(folder: &Folder, name: &str) -> Result<PathBuf, FileError> {
     folder.file(name)?.ok_or_else(|| FileError::Missing(folder.path().join(name)))
+}
+
+/// What the format's files end with, dot included.
+fn extension<F: ShardFile>() -> &'static str {
+    F::SINGLE_NAME.rfind('.').map_or("", |dot| &F::SINGLE_NAME[dot..])
 }
 
 /// The entries of all; of those with the same key the first.

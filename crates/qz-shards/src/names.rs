@@ -34,10 +34,19 @@ pub(crate) fn check_shard(name: &str) -> Result<(), Fault> {
     let separates = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
     let relative = matches!(name, "" | "." | "..");
     // Windows drops dots and spaces at the end, and opens devices by name.
-    if relative || name.contains(separates) || name.ends_with(['.', ' ']) || is_device(name) {
-        return Err(Fault::OutsideFolder(format!("\"{}\"", shown(name))));
+    if !(relative || name.contains(separates) || name.ends_with(['.', ' ']) || is_device(name)) {
+        return Ok(());
     }
-    Ok(())
+    let shown = format!("\"{}\"", shown(name));
+    let is_inside = !name.contains(['\\', ':'])
+        && name
+            .split('/')
+            .all(|part| !matches!(part, "" | "." | "..") && !part.contains(char::is_control));
+    Err(if is_inside && name.contains('/') {
+        Fault::InSubfolder(shown)
+    } else {
+        Fault::OutsideFolder(shown)
+    })
 }
 
 /// Names that Windows gives to devices, with any extension.

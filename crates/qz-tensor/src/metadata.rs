@@ -1,6 +1,7 @@
 //! Typed key-value metadata, in order. The value kinds are GGUF's, which
 //! contain those of every other container.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// One metadata value.
@@ -24,6 +25,8 @@ pub enum Value {
     Bool(bool),
     /// `string`
     String(String),
+    /// `string` whose bytes are no UTF-8
+    Bytes(Vec<u8>),
     /// `array`
     Array(Array),
     /// `uint64`
@@ -55,6 +58,8 @@ pub enum Array {
     Bool(Vec<bool>),
     /// of `string`
     String(Vec<String>),
+    /// of `string`, where at least one is no UTF-8
+    Bytes(Vec<Vec<u8>>),
     /// of `uint64`
     U64(Vec<u64>),
     /// of `int64`
@@ -91,6 +96,7 @@ macro_rules! kinds {
             pub fn kind(&self) -> ValueKind {
                 match self {
                     $(Value::$kind(_) => ValueKind::$kind,)*
+                    Value::Bytes(_) => ValueKind::String,
                     Value::Array(_) => ValueKind::Array,
                 }
             }
@@ -98,12 +104,18 @@ macro_rules! kinds {
         impl Array {
             /// The elements' kind.
             pub fn kind(&self) -> ValueKind {
-                match self { $(Array::$kind(_) => ValueKind::$kind,)* }
+                match self {
+                    $(Array::$kind(_) => ValueKind::$kind,)*
+                    Array::Bytes(_) => ValueKind::String,
+                }
             }
 
             /// How many elements.
             pub fn len(&self) -> usize {
-                match self { $(Array::$kind(elements) => elements.len(),)* }
+                match self {
+                    $(Array::$kind(elements) => elements.len(),)*
+                    Array::Bytes(elements) => elements.len(),
+                }
             }
         }
     };
@@ -219,6 +231,28 @@ impl Metadata {
         }
     }
 
+    /// The same where all strings are text: what is no UTF-8 in one is replaced. For
+    /// readers that want to know what is meant; whoever copies takes it as it is.
+    pub fn as_text(&self) -> Cow<'_, Self> {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let is_text =
+            |value: &Value| !matches!(value, Value::Bytes(_) | Value::Array(Array::Bytes(_)));
+        if self.entries.iter().all(|(_, value)| is_text(value)) {
+            return Cow::Borrowed(self);
+        }
+        let as_text = |(key, value): &(String, Value)| {
+            let value = match value {
+                Value::Bytes(bytes) => Value::String(text(bytes)),
+                Value::Array(Array::Bytes(list)) => {
+                    Value::Array(Array::String(list.iter().map(text).collect()))
+                }
+                value => value.clone(),
+            };
+            (key.clone(), value)
+        };
+        Cow::Owned(Self { entries: self.entries.iter().map(as_text).collect() })
+    }
+
     /// The non-negative integer under `key`, whatever its width.
     pub fn unsigned(&self, key: &str) -> Option<u64> {
         match *self.get(key)? {
@@ -273,6 +307,22 @@ impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Metadata {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strings_can_be_taken_as_text() {
+        let entries = vec![
+            ("a".to_owned(), Value::Bytes(b"caf\xe9".to_vec())),
+            ("b".to_owned(), Value::Array(Array::Bytes(vec![b"x".to_vec(), vec![0xff]]))),
+            ("c".to_owned(), Value::U8(1)),
+        ];
+        let metadata = Metadata::from_unique(entries).expect("no key occurs twice");
+        assert_eq!(metadata.string("a"), None);
+        let text = metadata.as_text();
+        assert_eq!(text.string("a"), Some("caf\u{fffd}"));
+        assert_eq!(text.get("b"), Some(&vec!["x".to_owned(), "\u{fffd}".to_owned()].into()));
+        assert_eq!(text.get("c"), metadata.get("c"));
+        assert!(matches!(text.as_text(), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn unique_entries_keep_their_order() {

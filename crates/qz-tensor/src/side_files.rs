@@ -22,7 +22,8 @@ pub trait SideFiles {
     /// If the folder is there and cannot be listed.
     fn list(&self, folder: &str) -> Result<Vec<String>, FileError>;
 
-    /// The checkpoint's own name: that of its folder, if it has one.
+    /// The checkpoint's own name, if its place tells one: that of its folder, or its id
+    /// (`organization/name`) on the hub.
     fn folder_name(&self) -> Option<&str>;
 
     /// Where `name` lies, for messages.

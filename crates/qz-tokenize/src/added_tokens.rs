@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::json::{Settings, fault, read_object, token_content};
-use crate::tokenizer_file::{self, DeclaredToken, MOST_TOKENS, TokenId, TokenizerFile};
+use crate::tokenizer_file::{self, DeclaredToken, MOST_TOKENS, TokenFlags, TokenId, TokenizerFile};
 
 /// The keys that name a token in every tokenizer class.
 const NAMED: [&str; 7] =
@@ -36,6 +36,7 @@ pub(crate) struct AddedToken {
     pub(crate) id: TokenId,
     pub(crate) special: bool,
     pub(crate) normalized: bool,
+    pub(crate) flags: TokenFlags,
 }
 
 /// The tokens on top of the model's own.
@@ -131,6 +132,7 @@ impl AddedTokens {
             id,
             special: token.special,
             normalized: token.normalized.unwrap_or(!token.special),
+            flags: token.flags(),
         });
         Ok(())
     }
@@ -154,15 +156,8 @@ impl AddedTokens {
                 .filter(|id| u64::from(*id) < MOST_TOKENS)
                 .ok_or_else(|| wrong("is not a token's id"))?;
             let content = token_content(token).ok_or_else(|| wrong("has no content"))?;
-            let flag = |flag: &str| token.get(flag).and_then(Value::as_bool);
-            let special = flag("special").unwrap_or(false);
-            let token = DeclaredToken {
-                id: TokenId(number),
-                content: content.to_owned(),
-                special,
-                normalized: Some(flag("normalized").unwrap_or(!special)),
-            };
-            sorted.push((key, token));
+            let special = token.get("special").and_then(Value::as_bool).unwrap_or(false);
+            sorted.push((key, DeclaredToken::new(TokenId(number), content, special, token)));
         }
         sorted.sort_by_key(|(_, token)| token.id);
         for (key, token) in &sorted {
@@ -198,12 +193,7 @@ impl AddedTokens {
                 continue;
             }
             let special = named.iter().any(|token| token.content == content);
-            let token = DeclaredToken {
-                id: TokenId(id),
-                content: content.clone(),
-                special,
-                normalized: Some(!special),
-            };
+            let token = DeclaredToken::new(TokenId(id), &content, special, &Value::Null);
             self.declare(files, file, (name, &content), &token)?;
         }
         Ok(self.tokens.iter().map(|token| token.content.clone()).collect())
@@ -241,6 +231,7 @@ impl AddedTokens {
             id,
             special: true,
             normalized: token.normalized,
+            flags: token.flags,
         });
     }
 
@@ -271,6 +262,7 @@ impl AddedTokens {
 struct NamedToken {
     content: String,
     normalized: bool,
+    flags: TokenFlags,
     /// By a key of its own, not in a list.
     by_key: bool,
 }
@@ -279,7 +271,8 @@ impl NamedToken {
     fn new(value: &Value, by_key: bool) -> Option<Self> {
         let content = token_content(value).filter(|content| !content.is_empty())?;
         let normalized = value.get("normalized").and_then(Value::as_bool).unwrap_or(false);
-        Some(Self { content: content.to_owned(), normalized, by_key })
+        let flags = TokenFlags::of(value);
+        Some(Self { content: content.to_owned(), normalized, flags, by_key })
     }
 }
 

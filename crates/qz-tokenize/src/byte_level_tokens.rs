@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::added_tokens::{AddedToken, AddedTokens};
 use crate::byte_level::decode_token;
+use crate::definition::warn_of_unsaid;
 use crate::error::Error;
 use crate::json::Settings;
 use crate::pre_tokenizer::{self, Evidence};
@@ -31,6 +32,7 @@ pub(crate) fn byte_level_tokens(
         Some(name) => name,
         None => pre_tokenizer::identify(files, &file, &Evidence::new(&file, &added))?,
     };
+    warn_of_unsaid(files, &file, &added, true, warnings);
     let (tokens, types) = contents_and_types(&file, &added, size);
     Ok(TokenTable {
         model: "gpt2",
@@ -39,6 +41,7 @@ pub(crate) fn byte_level_tokens(
         scores: None,
         types,
         merges: Some(file.model.merges.lines),
+        space_prefix: None,
         surroundings: file.surroundings,
     })
 }

@@ -8,6 +8,7 @@ use crate::json::{read_object, read_text};
 
 const FOLDER: &str = "additional_chat_templates";
 const EXTENSION: &str = ".jinja";
+const DEFAULT_NAME: &str = "default";
 
 /// Templates larger than this are no templates.
 const LARGE: usize = 1 << 20;
@@ -16,22 +17,31 @@ const SUSPICIOUS: &[&str] =
     &["__class__", "__globals__", "__builtins__", "__import__", "__subclasses__", "popen"];
 
 /// One template, or several by name.
+#[derive(Debug, PartialEq, Eq)]
 enum Templates {
     One(String),
     Named(Vec<(String, String)>),
 }
 
-/// Adds the templates of `tokenizer_config.json`, or failing that of the files
-/// beside it.
+/// Adds the templates of the files for them, or failing that those of
+/// `tokenizer_config.json`, as transformers does (`_from_pretrained` in
+/// `tokenization_utils_base.py`).
 pub(crate) fn write_chat_templates(
     files: &dyn SideFiles,
     config: &Map<String, Value>,
     metadata: &mut Metadata,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), Error> {
-    let templates = match config.get("chat_template").filter(|value| !value.is_null()) {
-        Some(value) => from_json(value),
-        None => from_files(files)?,
+    let stated = config.get("chat_template").and_then(from_json);
+    let templates = match (from_files(files)?, stated) {
+        (Some(found), stated) => {
+            if stated.is_some_and(|stated| stated != found) {
+                warnings.push(overruled(files));
+            }
+            Some(found)
+        }
+        (None, Some(stated)) => Some(stated),
+        (None, None) => from_processor(files)?,
     };
     let texts: Vec<&str> = match &templates {
         None => return Ok(()),
@@ -64,7 +74,7 @@ fn write_named(named: Vec<(String, String)>, metadata: &mut Metadata) {
     for (name, text) in named {
         let name: String =
             name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        if name == "default" {
+        if name == DEFAULT_NAME {
             default = Some(text);
         } else if !name.is_empty() {
             set(metadata, format!("tokenizer.chat_template.{name}"), text);
@@ -95,27 +105,48 @@ fn from_json(value: &Value) -> Option<Templates> {
             let named = list
                 .iter()
                 .filter_map(|entry| Some((text(entry, "name")?, text(entry, "template")?)));
-            Some(Templates::Named(named.collect()))
+            by_name(named.collect())
         }
         _ => None,
     }
 }
 
+/// `chat_template.jinja` and the templates in the folder beside it.
 fn from_files(files: &dyn SideFiles) -> Result<Option<Templates>, Error> {
-    if let Some(text) = read_text(files, "chat_template.jinja")? {
-        let mut named = vec![("default".to_owned(), text)];
-        for file in files.list(FOLDER)? {
-            if let Some(name) = file.strip_suffix(EXTENSION)
-                && let Some(text) = read_text(files, &format!("{FOLDER}/{file}"))?
-            {
-                named.push((name.to_owned(), text));
-            }
+    let mut named = Vec::new();
+    named.extend(
+        read_text(files, "chat_template.jinja")?.map(|text| (DEFAULT_NAME.to_owned(), text)),
+    );
+    for file in files.list(FOLDER)? {
+        if let Some(name) = file.strip_suffix(EXTENSION)
+            && let Some(text) = read_text(files, &format!("{FOLDER}/{file}"))?
+        {
+            named.push((name.to_owned(), text));
         }
-        return Ok(match <[_; 1]>::try_from(named) {
-            Ok([(_, text)]) => Some(Templates::One(text)),
-            Err(named) => Some(Templates::Named(named)),
-        });
     }
+    Ok(by_name(named))
+}
+
+/// Templates by name; `None` if there are none.
+fn by_name(named: Vec<(String, String)>) -> Option<Templates> {
+    match <[_; 1]>::try_from(named) {
+        Ok([(name, text)]) if name == DEFAULT_NAME => Some(Templates::One(text)),
+        Ok(other) => Some(Templates::Named(other.into())),
+        Err(named) => (!named.is_empty()).then_some(Templates::Named(named)),
+    }
+}
+
+/// `chat_template.json`, which older processors have in the place of the others.
+fn from_processor(files: &dyn SideFiles) -> Result<Option<Templates>, Error> {
     let json = read_object(files, "chat_template.json")?;
     Ok(json.and_then(|json| json.get("chat_template").and_then(from_json)))
+}
+
+fn overruled(files: &dyn SideFiles) -> Warning {
+    Warning {
+        location: Location::file(files.path("tokenizer_config.json")).tensor("chat_template"),
+        rule: "chat-template-overruled",
+        message: "differs from the template files beside it, which count, as in transformers"
+            .to_owned(),
+    }
 }

@@ -14,6 +14,14 @@ pub enum Error {
     /// There is no `tokenizer.json`.
     #[error("{}: no such file in the checkpoint", .0.display())]
     MissingFile(PathBuf),
+    /// A file is another one than its name says.
+    #[error("{}: it looks like {found}", path.display())]
+    OtherFile {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
     /// A file is not the JSON it should be.
     #[error("{}: not a valid tokenizer file: {source}", path.display())]
     Json {
@@ -131,6 +139,9 @@ impl Diagnose for Error {
         let (class, location, rule) = match self {
             Self::File(error) => return error.diagnosis(),
             Self::MissingFile(path) => (FaultClass::BadInput, Location::file(path), "file-missing"),
+            Self::OtherFile { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "another-file")
+            }
             Self::Json { path, .. } => (FaultClass::BadInput, Location::file(path), "invalid-json"),
             Self::Text { path, source } => {
                 let location = Location::file(path).offset(source.valid_up_to() as u64);

@@ -1,7 +1,7 @@
 //! Side files as JSON, with the truth values of Python: the reference's rules
 //! speak of them.
 
-use qz_tensor::SideFiles;
+use qz_tensor::{SideFiles, recognise};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -15,13 +15,40 @@ pub(crate) struct Settings {
     pub(crate) model: Map<String, Value>,
 }
 
+impl Settings {
+    pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
+        Ok(Self {
+            tokenizer: read_object(files, "tokenizer_config.json")?.unwrap_or_default(),
+            model: read_object(files, "config.json")?.unwrap_or_default(),
+        })
+    }
+}
+
+/// What a file begins with that Git LFS left in the place of another.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+/// A side file's bytes, if they do not show that it is another file; `None` if there
+/// is no such file.
+pub(crate) fn read_bytes(files: &dyn SideFiles, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    let Some(bytes) = files.read(name)? else { return Ok(None) };
+    refuse_other_files(files, name, &bytes)?;
+    Ok(Some(bytes))
+}
+
+fn refuse_other_files(files: &dyn SideFiles, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    match recognise(bytes) {
+        Some(found) => Err(Error::OtherFile { path: files.path(name), found }),
+        None => Ok(()),
+    }
+}
+
 /// A side file as a JSON object; `None` if there is no such file.
 pub(crate) fn read_object(
     files: &dyn SideFiles,
     name: &str,
 ) -> Result<Option<Map<String, Value>>, Error> {
-    let Some(bytes) = files.read(name)? else { return Ok(None) };
-    match serde_json::from_slice(&bytes) {
+    let Some(bytes) = read_bytes(files, name)? else { return Ok(None) };
+    match qz_shards::json::from_slice(&bytes) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(_) => Err(fault(files, name, "(root)", "is not a JSON object")),
         Err(source) => Err(Error::Json { path: files.path(name), source }),
@@ -31,6 +58,9 @@ pub(crate) fn read_object(
 /// A side file as text; `None` if there is no such file.
 pub(crate) fn read_text(files: &dyn SideFiles, name: &str) -> Result<Option<String>, Error> {
     let Some(bytes) = files.read(name)? else { return Ok(None) };
+    if bytes.starts_with(LFS_POINTER) {
+        refuse_other_files(files, name, &bytes)?;
+    }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Some(text)),
         Err(error) => Err(Error::Text { path: files.path(name), source: error.utf8_error() }),

@@ -6,7 +6,9 @@
 //! (`_set_vocab_gpt2`, `_set_vocab_sentencepiece` and `_set_vocab_llama_hf` in
 //! `conversion/base.py`, `SpecialVocab` in `gguf-py/gguf/vocab.py`, partly on top
 //! of transformers' tokenizer classes); in `encode`, what llama.cpp makes of these
-//! keys: ids for a text, the text of ids. What does not: rendering templates.
+//! keys: ids for a text, the text of ids; in `definition`, what `tokenizer.json` says
+//! beyond them, as the tokenizers library carries it out. What does not: rendering
+//! templates.
 //!
 //! Layer 2: depends on `qz-tensor` only.
 //!
@@ -17,8 +19,9 @@
 //! - Nothing from a checkpoint is executed or rendered; templates are copied.
 //! - The pre-tokenizer's name follows from `tokenizer.json`'s own definition, so
 //!   a vocabulary that nobody has seen before is no obstacle.
-//! - Ids equal the reference's. Every scanner reads the text once; only merging
-//!   within a word takes n log n.
+//! - Ids equal the reference's: from GGUF metadata llama.cpp's, from a checkpoint's
+//!   files the tokenizers library's. What the former cannot say is a warning. Every
+//!   scanner reads the text once; only merging within a word takes n log n.
 //! - The reference is llama.cpp at commit 0c1e57098 (llama-cpp-python 0.3.36)
 //!   with transformers 5.23.0, tokenizers 0.23.3 and sentencepiece 0.2.3.
 
@@ -28,6 +31,7 @@ mod added_tokens;
 mod byte_level;
 mod byte_level_tokens;
 mod chat_template;
+mod definition;
 mod encode;
 mod error;
 mod json;
@@ -38,6 +42,7 @@ mod restore;
 mod scored_tokens;
 mod sentencepiece;
 mod special_tokens;
+mod splits;
 mod token_types;
 mod tokenizer_file;
 mod vocabulary;

@@ -9,14 +9,15 @@ use std::collections::HashMap;
 use qz_tensor::{Location, SideFiles, Warning};
 use serde_json::Value;
 
-use crate::added_tokens::AddedTokens;
+use crate::added_tokens::{AddedToken, AddedTokens};
+use crate::definition::{SPACE, space_prefix, warn_of_flags, warn_of_unsaid};
 use crate::error::Error;
 use crate::json::{Settings, fault, read_object, truthy};
 use crate::sentencepiece::{self, Piece, PieceKind, byte_of, read_pieces};
 use crate::token_types::{
     BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, looks_special, padding, with_spaces,
 };
-use crate::tokenizer_file::{self, Surroundings, TokenizerFile};
+use crate::tokenizer_file::{self, Surroundings, TokenFlags, TokenizerFile};
 use crate::vocabulary::{TokenTable, check_size, size_of};
 
 /// The score of an id without a token.
@@ -62,7 +63,7 @@ impl Entries {
         Ok(())
     }
 
-    fn into_table(self, surroundings: Surroundings) -> TokenTable {
+    fn into_table(self, surroundings: Surroundings, space_prefix: Option<bool>) -> TokenTable {
         TokenTable {
             model: "llama",
             pre_tokenizer: "default".to_owned(),
@@ -70,6 +71,7 @@ impl Entries {
             scores: Some(self.scores),
             types: self.types,
             merges: None,
+            space_prefix,
             surroundings,
         }
     }
@@ -99,7 +101,8 @@ pub(crate) fn sentencepiece_tokens(
     add_tokens_file(files, &mut entries, warnings)?;
     add_tokens_decoder(files, settings, &mut entries, warnings)?;
     entries.check_unique(files, sentencepiece::NAME)?;
-    Ok(entries.into_table(Surroundings::read(files)?))
+    warn_of_declared_flags(files, settings, warnings);
+    Ok(entries.into_table(Surroundings::read(files)?, None))
 }
 
 fn put_piece(entries: &mut Entries, place: usize, piece: &Piece<'_>) {
@@ -180,6 +183,15 @@ fn add_tokens_decoder(
     Ok(())
 }
 
+/// Flags of `added_tokens_decoder` that a GGUF file cannot say.
+fn warn_of_declared_flags(files: &dyn SideFiles, settings: &Settings, warnings: &mut Vec<Warning>) {
+    let decoder = settings.tokenizer.get("added_tokens_decoder").and_then(Value::as_object);
+    let tokens = decoder.into_iter().flatten().filter_map(|(_, token)| {
+        Some((token.get("content")?.as_str()?, TokenFlags::of(token), false))
+    });
+    warn_of_flags(files, "tokenizer_config.json", tokens, warnings);
+}
+
 /// Tokens of a file that the model has no room for: they are left out, as in the
 /// reference, and told of once.
 struct PastEnd {
@@ -214,6 +226,10 @@ impl PastEnd {
 
 /// The table for `file`, which holds a BPE vocabulary with byte tokens.
 ///
+/// The reference gives all tokens the same score, so that text merges from the left.
+/// Here scores are in the order of the merges, which gives the ids that the merges
+/// give.
+///
 /// The reference fails for ids without a token, and writes fewer tokens than the
 /// model has rows if `tokenizer.json` has fewer; llama.cpp does not load such a
 /// file. Here both get padding.
@@ -227,14 +243,18 @@ pub(crate) fn byte_fallback_tokens(
     let added = AddedTokens::gather(files, &file, settings, stated, warnings)?;
     let size = size_of(files, &file, &added, stated)?;
     let mut entries = Entries::padded(size);
+    let order = file.model.merge_order();
+    let unmerged = UNSCORED.min(-(order.len() as f32));
     for (token, id) in &file.model.vocab.ids {
         if let Some(place) = entries.place(id.0.into()) {
-            let kind = match byte_of(token) {
-                Some(_) => BYTE,
-                None if added.is_named(token) => CONTROL,
-                None => NORMAL,
+            let kind = match (byte_of(token), added.get(token)) {
+                (Some(_), _) => BYTE,
+                _ if added.is_named(token) => CONTROL,
+                (None, Some(token)) => added_kind(token),
+                (None, None) => NORMAL,
             };
-            entries.put(place, token.clone(), UNSCORED, kind);
+            let score = order.get(&id.0).map_or(unmerged, |place| 0.0 - *place as f32);
+            entries.put(place, token.clone(), score, kind);
         }
     }
     for token in added.iter().filter(|token| !file.model.vocab.ids.contains_key(&token.content)) {
@@ -245,7 +265,19 @@ pub(crate) fn byte_fallback_tokens(
     }
     check_bytes(files, &entries)?;
     entries.check_unique(files, tokenizer_file::NAME)?;
-    Ok(entries.into_table(file.surroundings))
+    warn_of_unsaid(files, &file, &added, false, warnings);
+    let space_prefix = space_prefix(&file);
+    Ok(entries.into_table(file.surroundings, space_prefix))
+}
+
+/// What a token of the model is that is also an added one: found in text before
+/// anything merges. One with U+2581 stands for spaces, too, so it has to merge.
+fn added_kind(token: &AddedToken) -> i32 {
+    match token.special {
+        true => CONTROL,
+        false if token.content.contains(SPACE) => NORMAL,
+        false => USER_DEFINED,
+    }
 }
 
 /// Refuses two tokens for the same byte, such as `<0xab>` and `<0xAB>`.

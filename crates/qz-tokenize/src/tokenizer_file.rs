@@ -11,7 +11,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::json::fault;
+use crate::json::{fault, read_bytes};
 
 /// The file's name.
 pub(crate) const NAME: &str = "tokenizer.json";
@@ -81,6 +81,52 @@ pub(crate) struct DeclaredToken {
     pub(crate) special: bool,
     /// Whether it is searched for in normalized text. tokenizers' own default.
     pub(crate) normalized: Option<bool>,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    single_word: bool,
+}
+
+impl DeclaredToken {
+    /// A token with the flags that stand in `value`, the same way as here.
+    pub(crate) fn new(id: TokenId, content: &str, special: bool, value: &Value) -> Self {
+        let flag = |flag: &str| value.get(flag).and_then(Value::as_bool);
+        let TokenFlags { lstrip, rstrip, single_word } = TokenFlags::of(value);
+        Self {
+            id,
+            content: content.to_owned(),
+            special,
+            normalized: flag("normalized"),
+            lstrip,
+            rstrip,
+            single_word,
+        }
+    }
+
+    pub(crate) fn flags(&self) -> TokenFlags {
+        TokenFlags { lstrip: self.lstrip, rstrip: self.rstrip, single_word: self.single_word }
+    }
+}
+
+/// Where an added token is found, and what it takes along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TokenFlags {
+    /// White space before it.
+    pub(crate) lstrip: bool,
+    /// White space behind it.
+    pub(crate) rstrip: bool,
+    /// Not inside of words.
+    pub(crate) single_word: bool,
+}
+
+impl TokenFlags {
+    /// The flags of a token that is written as an object; a string has none.
+    pub(crate) fn of(value: &Value) -> Self {
+        let flag = |flag: &str| value.get(flag).and_then(Value::as_bool).unwrap_or(false);
+        Self { lstrip: flag("lstrip"), rstrip: flag("rstrip"), single_word: flag("single_word") }
+    }
 }
 
 /// The model.
@@ -93,10 +139,46 @@ pub(crate) struct Model {
     pub(crate) byte_fallback: Option<bool>,
     #[serde(default)]
     pub(crate) ignore_merges: Option<bool>,
+    /// The token for letters without one.
+    #[serde(default)]
+    pub(crate) unk_token: Option<String>,
+    /// Whether several such letters are one token.
+    #[serde(default)]
+    pub(crate) fuse_unk: Option<bool>,
     #[serde(default)]
     pub(crate) vocab: Tokens,
     #[serde(default)]
     pub(crate) merges: Merges,
+}
+
+impl Model {
+    /// The ids of what each merge joins and of what it gives, in order. Those of
+    /// [`TokenizerFile::read`] have all three.
+    pub(crate) fn merge_ids(&self) -> impl Iterator<Item = (u32, u32, u32)> {
+        self.merges.lines.iter().filter_map(|line| {
+            let (left, right) = line.split_once(' ')?;
+            let product = self.id_in_merge(&format!("{left}{right}"))?;
+            Some((self.id_in_merge(left)?.0, self.id_in_merge(right)?.0, product.0))
+        })
+    }
+
+    /// The place of each token among those that merges give, by when one first does.
+    pub(crate) fn merge_order(&self) -> HashMap<u32, u32> {
+        let mut order = HashMap::new();
+        for (_, _, product) in self.merge_ids() {
+            let next = order.len() as u32;
+            order.entry(product).or_insert(next);
+        }
+        order
+    }
+
+    /// The token that is written so in a merge.
+    fn id_in_merge(&self, token: &str) -> Option<TokenId> {
+        let ids = &self.vocab.ids;
+        let with_spaces =
+            || token.contains('\u{120}').then(|| ids.get(&token.replace('\u{120}', " "))).flatten();
+        ids.get(token).or_else(with_spaces).copied()
+    }
 }
 
 /// A token's id. One read from a file is below 2^24.
@@ -225,8 +307,8 @@ impl Surroundings {
     /// Reads them alone: the model in the file may be of any kind. Empty if there
     /// is no such file.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
-        let Some(bytes) = files.read(NAME)? else { return Ok(Self::default()) };
-        serde_json::from_slice(&bytes)
+        let Some(bytes) = read_bytes(files, NAME)? else { return Ok(Self::default()) };
+        qz_shards::json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })
     }
 }
@@ -234,17 +316,25 @@ impl Surroundings {
 impl TokenizerFile {
     /// Reads `tokenizer.json`.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
-        let Some(bytes) = files.read(NAME)? else { return Err(missing(files)?) };
-        let file: Self = serde_json::from_slice(&bytes)
+        match Self::read_if_there(files)? {
+            Some(file) => Ok(file),
+            None => Err(missing(files)?),
+        }
+    }
+
+    /// Reads `tokenizer.json` if there is one.
+    pub(crate) fn read_if_there(files: &dyn SideFiles) -> Result<Option<Self>, Error> {
+        let Some(bytes) = read_bytes(files, NAME)? else { return Ok(None) };
+        let file: Self = qz_shards::json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })?;
         drop(bytes);
         if file.is_bpe() {
             file.check_vocabulary(files)?;
         }
-        Ok(file)
+        Ok(Some(file))
     }
 
-    fn is_bpe(&self) -> bool {
+    pub(crate) fn is_bpe(&self) -> bool {
         matches!(self.model.kind.as_deref(), Some("BPE") | None) && !self.model.vocab.is_scored_list
     }
 
@@ -298,11 +388,7 @@ impl TokenizerFile {
     /// A merge joins two tokens of the vocabulary to a third; tokenizers refuses
     /// a file where one of them is missing.
     fn check_merges(&self, files: &dyn SideFiles) -> Result<(), Error> {
-        let vocab = &self.model.vocab.ids;
-        let known = |token: &str| {
-            vocab.contains_key(token)
-                || (token.contains('\u{120}') && vocab.contains_key(&token.replace('\u{120}', " ")))
-        };
+        let known = |token: &str| self.model.id_in_merge(token).is_some();
         for (position, line) in self.model.merges.lines.iter().enumerate() {
             let problem = match line.split_once(' ') {
                 Some((left, right)) if !right.contains(' ') => {

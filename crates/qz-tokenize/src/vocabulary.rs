@@ -7,7 +7,7 @@ use crate::added_tokens::AddedTokens;
 use crate::byte_level_tokens::byte_level_tokens;
 use crate::chat_template::write_chat_templates;
 use crate::error::Error;
-use crate::json::{Settings, fault, read_object};
+use crate::json::{Settings, fault, read_bytes};
 use crate::pre_tokenizer;
 use crate::scored_tokens::{byte_fallback_tokens, sentencepiece_tokens};
 use crate::sentencepiece;
@@ -62,6 +62,8 @@ pub(crate) struct TokenTable {
     pub(crate) scores: Option<Vec<f32>>,
     pub(crate) types: Vec<i32>,
     pub(crate) merges: Option<Vec<String>>,
+    /// Whether texts get a space in front, where `tokenizer.json` defines that.
+    pub(crate) space_prefix: Option<bool>,
     pub(crate) surroundings: Surroundings,
 }
 
@@ -77,18 +79,15 @@ pub fn vocabulary(
     if let Some(name) = options.pre_tokenizer {
         pre_tokenizer::check_name(name)?;
     }
-    let settings = Settings {
-        tokenizer: read_object(files, "tokenizer_config.json")?.unwrap_or_default(),
-        model: read_object(files, "config.json")?.unwrap_or_default(),
-    };
+    let settings = Settings::read(files)?;
     let mut warnings = Vec::new();
     let mut metadata = Metadata::new();
-    if options.rules == VocabularyRules::Llama
-        && let Some(Value::Bool(add)) = settings.tokenizer.get("add_prefix_space")
-    {
-        metadata.set("tokenizer.ggml.add_space_prefix", *add);
-    }
     let table = token_table(files, &settings, options, &mut warnings)?;
+    if options.rules == VocabularyRules::Llama
+        && let Some(add) = space_prefix(files, &settings, table.space_prefix, &mut warnings)
+    {
+        metadata.set("tokenizer.ggml.add_space_prefix", add);
+    }
     let search = Search {
         files,
         surroundings: &table.surroundings,
@@ -113,14 +112,37 @@ pub fn vocabulary(
         metadata.set("tokenizer.ggml.merges", Array::String(merges));
     }
     special.write(&mut metadata);
-    if !settings.tokenizer.is_empty() {
-        write_chat_templates(files, &settings.tokenizer, &mut metadata, &mut warnings)?;
-    }
+    write_chat_templates(files, &settings.tokenizer, &mut metadata, &mut warnings)?;
     write_normalizer(&table.surroundings.normalizer, &mut metadata);
     if let Some(infilling) = infilling {
         infilling.write(&mut metadata);
     }
     Ok(Vocabulary { metadata, warnings })
+}
+
+/// Whether texts get a space in front, where a file has to say so: as `tokenizer.json`
+/// defines it, else as `tokenizer_config.json` says.
+fn space_prefix(
+    files: &dyn SideFiles,
+    settings: &Settings,
+    defined: Option<bool>,
+    warnings: &mut Vec<Warning>,
+) -> Option<bool> {
+    let stated = settings.tokenizer.get("add_prefix_space").and_then(Value::as_bool);
+    match (defined, stated) {
+        (Some(defined), Some(stated)) if defined != stated => {
+            let name = "tokenizer_config.json";
+            warnings.push(Warning {
+                location: Location::file(files.path(name)).tensor("add_prefix_space"),
+                rule: "space-prefix-overruled",
+                message: format!("is {stated}, but tokenizer.json defines {defined}, which counts"),
+            });
+            Some(defined)
+        }
+        (_, Some(stated)) => Some(stated),
+        // Where nothing is said, llama.cpp puts one.
+        (defined, None) => defined.filter(|add| !add),
+    }
 }
 
 /// The tokens of the file that the reference would take.
@@ -135,7 +157,7 @@ fn token_table(
     if is_llama && files.read(tokenizer_file::NAME)?.is_none() && files.read(tekken)?.is_some() {
         return Err(Error::Unsupported { path: files.path(tekken), kind: "Tekken".to_owned() });
     }
-    if let Some(model) = files.read(sentencepiece::NAME)? {
+    if let Some(model) = read_bytes(files, sentencepiece::NAME)? {
         warn_of_pre_tokenizer(files, options, sentencepiece::NAME, warnings);
         return sentencepiece_tokens(files, &model, settings, options.size, warnings);
     }

@@ -113,8 +113,22 @@ impl<'a> Cursor<'a> {
         Err(self.error(offset, fault))
     }
 
-    /// A string: its length, at most `longest`, then its bytes, which must be
-    /// UTF-8.
+    /// The bytes of a string: its length, at most `longest`, then as many bytes.
+    pub(crate) fn text(
+        &mut self,
+        longest: u64,
+        too_long: fn(u64) -> Fault,
+    ) -> Result<&[u8], Error> {
+        let offset = self.position();
+        let length = self.u64()?;
+        self.count(offset, length, 1, "bytes of text")?;
+        if length > longest {
+            return Err(self.error(offset, too_long(length)));
+        }
+        self.take(length)
+    }
+
+    /// A string whose bytes must be UTF-8.
     pub(crate) fn string(
         &mut self,
         what: &'static str,
@@ -122,12 +136,7 @@ impl<'a> Cursor<'a> {
         too_long: fn(u64) -> Fault,
     ) -> Result<String, Error> {
         let offset = self.position();
-        let length = self.u64()?;
-        self.count(offset, length, 1, "bytes of text")?;
-        if length > longest {
-            return Err(self.error(offset, too_long(length)));
-        }
-        let bytes = self.take(length)?;
+        let bytes = self.text(longest, too_long)?;
         let fault = match str::from_utf8(bytes) {
             Ok(text) => return Ok(text.to_owned()),
             Err(_) => text_fault(what, bytes),

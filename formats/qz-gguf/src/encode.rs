@@ -117,9 +117,10 @@ fn type_id(data_type: DataType) -> Result<u32, Fault> {
     data_type.spec().ggml.map(|id| id.0).ok_or(Fault::NoSuchType(data_type))
 }
 
-fn put_string(out: &mut Vec<u8>, text: &str) {
+fn put_string(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
+    let text = text.as_ref();
     out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
+    out.extend(text);
 }
 
 fn put_kind(out: &mut Vec<u8>, kind: ValueKind) {
@@ -138,6 +139,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
         Value::F32(value) => out.extend(value.to_le_bytes()),
         Value::Bool(value) => out.push(u8::from(*value)),
         Value::String(value) => put_string(out, value),
+        Value::Bytes(value) => put_string(out, value),
         Value::Array(array) => put_array(out, array),
         Value::U64(value) => out.extend(value.to_le_bytes()),
         Value::I64(value) => out.extend(value.to_le_bytes()),
@@ -158,6 +160,7 @@ fn put_array(out: &mut Vec<u8>, array: &Array) {
         Array::F32(elements) => put_all(out, elements, |value| value.to_le_bytes()),
         Array::Bool(elements) => put_all(out, elements, |value| [u8::from(value)]),
         Array::String(elements) => elements.iter().for_each(|text| put_string(out, text)),
+        Array::Bytes(elements) => elements.iter().for_each(|text| put_string(out, text)),
         Array::U64(elements) => put_all(out, elements, |value| value.to_le_bytes()),
         Array::I64(elements) => put_all(out, elements, |value| value.to_le_bytes()),
         Array::F64(elements) => put_all(out, elements, |value| value.to_le_bytes()),

@@ -245,14 +245,11 @@ pub enum Fault {
     /// A set of more tensors than its keys can count.
     #[error("a set of {0} tensors, at most 2147483647 are allowed")]
     TooManyTensors(u64),
-    /// Bytes that belong to nothing.
-    #[error("the data ends at byte {end}, the file has {length} bytes: {} too many", length.saturating_sub(*end))]
-    TrailingBytes {
-        /// One past the last byte of data and padding.
-        end: u64,
-        /// Bytes of the file.
-        length: u64,
-    },
+    /// A second file behind the first one's data.
+    #[error(
+        "a second GGUF file begins here: files of a set are not joined one behind the other; give the first of them, or merge them with `llama-gguf-split --merge`"
+    )]
+    JoinedFiles,
 }
 
 /// The first few names, and how many there are.
@@ -292,7 +289,7 @@ impl Fault {
             Self::RemovedType { .. } => "removed-type",
             Self::DataOffset { .. } => "data-offset",
             Self::DataMissing { .. } => "data-missing",
-            Self::TrailingBytes { .. } => "trailing-bytes",
+            Self::JoinedFiles => "joined-files",
             Self::SplitKey(_) | Self::SplitKeyMissing => "split-key",
             Self::SplitName { .. } => "split-name",
             Self::PartsMissing { .. } => "split-part-missing",

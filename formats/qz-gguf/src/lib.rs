@@ -26,6 +26,7 @@ mod metadata;
 mod model;
 mod reader;
 mod rules;
+mod seen;
 mod sink;
 mod split;
 mod tensors;

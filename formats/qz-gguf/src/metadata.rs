@@ -1,12 +1,11 @@
 //! Reading the key-value section.
 
-use std::collections::HashMap;
-
 use qz_tensor::{Array, Metadata, Value, ValueKind};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
 use crate::rules::{MAX_HEADER, MAX_KEY, check_key};
+use crate::seen::Seen;
 
 /// A pair is at least a key of one byte with its length, a kind and one byte.
 pub(crate) const MIN_PAIR: u64 = 8 + 1 + 4 + 1;
@@ -14,22 +13,25 @@ pub(crate) const MIN_PAIR: u64 = 8 + 1 + 4 + 1;
 /// A string is at least its length.
 const MIN_STRING: u64 = 8;
 
-/// Reads `count` pairs; also returns where each key is.
-pub(crate) fn read(
-    cursor: &mut Cursor<'_>,
-    count: usize,
-) -> Result<(Metadata, HashMap<String, u64>), Error> {
-    let mut entries = Vec::new();
-    let mut offsets = HashMap::new();
-    for _ in 0..count {
+/// Reads `count` pairs, which were compared with the bytes that are left; also returns
+/// where each is.
+pub(crate) fn read(cursor: &mut Cursor<'_>, count: usize) -> Result<(Metadata, Vec<u64>), Error> {
+    let mut entries: Vec<(String, Value)> = Vec::with_capacity(count);
+    let mut offsets = Vec::with_capacity(count);
+    let mut seen = Seen::default();
+    for number in 0..count {
         let offset = cursor.position();
         let key = read_key(cursor)?;
-        if let Some(first) = offsets.insert(key.clone(), offset) {
+        let key_at = |at: usize| entries.get(at).map(|(key, _)| key.as_str());
+        if let Some(first) = seen.insert(&key, number, key_at) {
+            let first = offsets.get(first).copied().unwrap_or_default();
             return Err(cursor.error(offset, Fault::DuplicateKey { first }).inside(&key));
         }
         let value = read_value(cursor).map_err(|error| error.inside(&key))?;
         entries.push((key, value));
+        offsets.push(offset);
     }
+    drop(seen);
     // Cannot fail: a key that occurs twice was refused above, with its place.
     let metadata = Metadata::from_unique(entries).unwrap_or_default();
     Ok((metadata, offsets))
@@ -52,7 +54,10 @@ fn read_value(cursor: &mut Cursor<'_>) -> Result<Value, Error> {
         ValueKind::I32 => Value::I32(cursor.number(i32::from_le_bytes)?),
         ValueKind::F32 => Value::F32(cursor.number(f32::from_le_bytes)?),
         ValueKind::Bool => Value::Bool(read_bool(cursor)?),
-        ValueKind::String => Value::String(read_string(cursor)?),
+        ValueKind::String => match read_text(cursor)? {
+            Ok(text) => Value::String(text),
+            Err(bytes) => Value::Bytes(bytes),
+        },
         ValueKind::Array => Value::Array(read_array(cursor)?),
         ValueKind::U64 => Value::U64(cursor.u64()?),
         ValueKind::I64 => Value::I64(cursor.number(i64::from_le_bytes)?),
@@ -75,8 +80,30 @@ fn read_bool(cursor: &mut Cursor<'_>) -> Result<bool, Error> {
     }
 }
 
-fn read_string(cursor: &mut Cursor<'_>) -> Result<String, Error> {
-    cursor.string("metadata value", MAX_HEADER, |_| Fault::HeaderTooLong)
+/// A string, or its bytes where they are no UTF-8: llama.cpp takes any.
+fn read_text(cursor: &mut Cursor<'_>) -> Result<Result<String, Vec<u8>>, Error> {
+    let bytes = cursor.text(MAX_HEADER, |_| Fault::HeaderTooLong)?;
+    Ok(str::from_utf8(bytes).map(str::to_owned).map_err(|_| bytes.to_owned()))
+}
+
+/// Strings; as bytes if one of them is no UTF-8.
+fn read_strings(cursor: &mut Cursor<'_>, count: usize) -> Result<Array, Error> {
+    let mut texts = Vec::new();
+    while texts.len() < count {
+        match read_text(cursor)? {
+            Ok(text) => texts.push(text),
+            Err(bytes) => {
+                let mut all: Vec<Vec<u8>> = texts.into_iter().map(String::into_bytes).collect();
+                all.push(bytes);
+                let rest = count - all.len();
+                all.extend(read_items(cursor, rest, |cursor| {
+                    cursor.text(MAX_HEADER, |_| Fault::HeaderTooLong).map(<[u8]>::to_vec)
+                })?);
+                return Ok(Array::Bytes(all));
+            }
+        }
+    }
+    Ok(Array::String(texts))
 }
 
 fn read_array(cursor: &mut Cursor<'_>) -> Result<Array, Error> {
@@ -105,19 +132,19 @@ fn read_array(cursor: &mut Cursor<'_>) -> Result<Array, Error> {
         ValueKind::I64 => Array::I64(cursor.numbers(count, i64::from_le_bytes)?),
         ValueKind::F64 => Array::F64(cursor.numbers(count, f64::from_le_bytes)?),
         ValueKind::Bool => Array::Bool(read_items(cursor, count, read_bool)?),
-        ValueKind::String => Array::String(read_items(cursor, count, read_string)?),
+        ValueKind::String => read_strings(cursor, count)?,
         ValueKind::Array => return Err(cursor.error(kind_offset, Fault::NestedArray)),
     })
 }
 
-/// Items whose memory may be larger than their bytes: the list grows as they
-/// are read, so that it is never larger than what the file really holds.
+/// Items whose memory may be larger than their bytes, three times at most; their count was
+/// compared with what the header can still hold.
 fn read_items<T>(
     cursor: &mut Cursor<'_>,
     count: usize,
     mut read: impl FnMut(&mut Cursor<'_>) -> Result<T, Error>,
 ) -> Result<Vec<T>, Error> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(count);
     for _ in 0..count {
         out.push(read(cursor)?);
     }

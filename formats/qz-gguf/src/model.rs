@@ -21,6 +21,7 @@ pub struct GgufModel {
     tensors: Vec<TensorInfo>,
     /// Which file each tensor is in.
     file_of: Vec<usize>,
+    notes: Vec<String>,
 }
 
 impl GgufModel {
@@ -60,16 +61,24 @@ impl GgufModel {
     fn of_files(parts: Vec<GgufFile>) -> Result<Self, Error> {
         let (mut files, mut tensors, mut file_of) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_metadata = None;
+        let mut notes = Vec::new();
         for (number, part) in parts.into_iter().enumerate() {
+            notes.extend(part.notes());
             let (file, metadata, own) = part.into_parts();
             first_metadata.get_or_insert(metadata);
             file_of.resize(file_of.len() + own.len(), number);
             files.push(file);
             tensors.extend(own);
         }
-        let model = Self { files, metadata: first_metadata.unwrap_or_default(), tensors, file_of };
+        let metadata = first_metadata.unwrap_or_default();
+        let model = Self { files, metadata, tensors, file_of, notes };
         model.check_names()?;
         Ok(model)
+    }
+
+    /// What is odd about the files, though they can be read.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// A name may occur in one file only; within a file that has been checked.

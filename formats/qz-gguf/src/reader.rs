@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use qz_tensor::{
-    FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource, recognise,
+    Array, FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource, Value,
+    recognise,
 };
 
 use crate::cursor::Cursor;
@@ -22,6 +23,8 @@ pub struct GgufFile {
     data_offset: u64,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    /// Where bytes begin that belong to no tensor.
+    trailing: Option<u64>,
 }
 
 impl GgufFile {
@@ -39,14 +42,17 @@ impl GgufFile {
         let pair_count = read_count(&mut cursor, metadata::MIN_PAIR, "metadata pairs")?;
         let (metadata, key_offsets) = metadata::read(&mut cursor, pair_count)?;
         let alignment = alignment(&metadata).map_err(|fault| {
-            let offset = key_offsets.get(ALIGNMENT_KEY).copied().unwrap_or_default();
+            let number = metadata.iter().position(|(key, _)| key == ALIGNMENT_KEY);
+            let offset = number.and_then(|number| key_offsets.get(number).copied());
+            let offset = offset.unwrap_or_default();
             cursor.error(offset, fault).inside(ALIGNMENT_KEY)
         })?;
+        drop(key_offsets);
         let list = tensors::read(&mut cursor, &file, tensor_count)?;
         // Cannot overflow: the header is inside the file.
         let data_offset = padded(cursor.position(), alignment).unwrap_or(u64::MAX);
-        let tensors = list.placed(&file, data_offset, alignment)?;
-        Ok(Self { version, alignment, data_offset, metadata, tensors, file })
+        let (tensors, trailing) = list.placed(&file, data_offset, alignment)?;
+        Ok(Self { version, alignment, data_offset, metadata, tensors, file, trailing })
     }
 
     /// The format's version: 2 or 3.
@@ -79,6 +85,35 @@ impl GgufFile {
             let location = Location::file(self.file.path().as_ref()).tensor(key);
             Error::Malformed { location, fault: Box::new(fault) }
         })
+    }
+
+    /// What is odd about the file, though it can be read.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let path = self.file.path().display();
+        let mut notes = Vec::new();
+        if let Some(end) = self.trailing {
+            let bytes = self.file.len() - end;
+            notes.push(format!(
+                "{path}: at byte {end}: {bytes} bytes behind the last tensor are passed over"
+            ));
+        }
+        for (key, value) in self.metadata.iter() {
+            let shown = match value {
+                Value::Bytes(bytes) => shown(bytes),
+                Value::Array(Array::Bytes(list)) => {
+                    let broken = list.iter().filter(|bytes| str::from_utf8(bytes).is_err());
+                    match broken.clone().next() {
+                        Some(first) => {
+                            format!("{} of its strings, first {}", broken.count(), shown(first))
+                        }
+                        None => continue,
+                    }
+                }
+                _ => continue,
+            };
+            notes.push(format!("{path}: {key}: not UTF-8, kept byte for byte: {shown}"));
+        }
+        notes
     }
 
     /// The open file, the metadata, and the tensors.
@@ -117,6 +152,11 @@ pub(crate) fn read_tensor(
     let inside = offset.checked_add(out.len() as u64).is_some_and(|end| end <= info.bytes);
     assert!(inside, "bytes {offset}.. of {} are outside its {}", info.name, info.bytes);
     file.read_exact_at(info.offset + offset, out)
+}
+
+/// The first bytes of a text, escaped.
+fn shown(bytes: &[u8]) -> String {
+    format!("\"{}\"", bytes[..bytes.len().min(64)].escape_ascii())
 }
 
 fn check_magic(cursor: &mut Cursor<'_>, file: &SourceFile) -> Result<(), Error> {

@@ -1,57 +1,59 @@
 //! Reading the tensor list and checking where the data lies.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use qz_tensor::{DataType, GgmlTypeId, Shape, SourceFile, TensorInfo};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
-use crate::rules::{MAX_DIMENSIONS, MAX_NAME, check_name, padded};
+use crate::rules::{MAGIC, MAX_DIMENSIONS, MAX_NAME, check_name, padded};
+use crate::seen::Seen;
 
 /// A tensor is at least a name of one byte with its length, a number of
 /// dimensions, a type and an offset.
 pub(crate) const MIN_TENSOR: u64 = 8 + 1 + 4 + 4 + 8;
 
-/// One tensor of the list, and where its data offset is written.
-struct Listed {
-    info: TensorInfo,
-    offset_position: u64,
-}
-
 /// A tensor list whose offsets have not been checked yet: they count from the
 /// end of the list, which is known only once the list has been read.
-pub(crate) struct TensorList(Vec<Listed>);
+pub(crate) struct TensorList {
+    tensors: Vec<TensorInfo>,
+    /// Where each one's data offset is written.
+    offset_positions: Vec<u64>,
+}
 
-/// Reads `count` tensors.
+/// Reads `count` tensors, which were compared with the bytes that are left.
 pub(crate) fn read(
     cursor: &mut Cursor<'_>,
     file: &SourceFile,
     count: usize,
 ) -> Result<TensorList, Error> {
-    let mut list = Vec::new();
-    let mut places = HashMap::new();
+    let mut tensors: Vec<TensorInfo> = Vec::with_capacity(count);
+    let mut offset_positions = Vec::with_capacity(count);
+    let mut seen = Seen::default();
     for second in 0..count {
         let begin = cursor.position();
         let name = cursor.string("tensor name", MAX_NAME, Fault::LongName)?;
         check_name(&name).map_err(|fault| cursor.error(begin, fault))?;
-        if let Some(first) = places.insert(name.clone(), second) {
+        let name_at = |at: usize| tensors.get(at).map(|tensor| tensor.name.as_str());
+        if let Some(first) = seen.insert(&name, second, name_at) {
             let fault = Fault::DuplicateName { first, second };
             return Err(cursor.error(begin, fault).inside(&name));
         }
-        let listed =
-            read_tensor(cursor, file.path(), &name).map_err(|error| error.inside(&name))?;
-        list.push(listed);
+        let found = read_tensor(cursor, file.path(), &name);
+        let (tensor, offset_position) = found.map_err(|error| error.inside(&name))?;
+        tensors.push(tensor);
+        offset_positions.push(offset_position);
     }
-    Ok(TensorList(list))
+    Ok(TensorList { tensors, offset_positions })
 }
 
-/// Reads what follows a tensor's name. `info.offset` is left as the file has it.
+/// Reads what follows a tensor's name, and says where its offset is written.
+/// `offset` is left as the file has it.
 fn read_tensor(
     cursor: &mut Cursor<'_>,
     path: &Arc<std::path::Path>,
     name: &str,
-) -> Result<Listed, Error> {
+) -> Result<(TensorInfo, u64), Error> {
     let shape_position = cursor.position();
     let dimensions = read_dimensions(cursor)?;
     let type_position = cursor.position();
@@ -63,7 +65,7 @@ fn read_tensor(
         sized(&dimensions, data_type).map_err(|fault| cursor.error(shape_position, fault))?;
     let info =
         TensorInfo { name: name.to_owned(), data_type, shape, file: path.clone(), offset, bytes };
-    Ok(Listed { info, offset_position })
+    Ok((info, offset_position))
 }
 
 /// The dimensions in file order, innermost first.
@@ -93,19 +95,21 @@ fn sized(dimensions: &[u64], data_type: DataType) -> Result<(Shape, u64), Fault>
 }
 
 impl TensorList {
-    /// Checks that the tensors lie one after the other from `data_offset` to the
-    /// end of the file, and gives their places from the start of the file.
+    /// Checks that the tensors lie one after the other from `data_offset` on, inside the
+    /// file. Gives them with their places from the start of the file, and where bytes
+    /// begin that belong to none.
     pub(crate) fn placed(
         self,
         file: &SourceFile,
         data_offset: u64,
         alignment: u32,
-    ) -> Result<Vec<TensorInfo>, Error> {
-        let mut tensors = Vec::with_capacity(self.0.len());
+    ) -> Result<(Vec<TensorInfo>, Option<u64>), Error> {
+        let Self { mut tensors, offset_positions } = self;
         let mut expected = 0;
         let mut end = data_offset;
-        for Listed { mut info, offset_position } in self.0 {
-            let fail = |fault| Error::at(file.path(), offset_position, fault).inside(&info.name);
+        for (info, offset_position) in tensors.iter_mut().zip(offset_positions) {
+            let name = info.name.as_str();
+            let fail = |fault| Error::at(file.path(), offset_position, fault).inside(name);
             if info.offset != expected {
                 return Err(fail(Fault::DataOffset { found: info.offset, expected }));
             }
@@ -113,16 +117,16 @@ impl TensorList {
                 .checked_add(info.bytes)
                 .and_then(|end| padded(end, alignment))
                 .ok_or_else(|| fail(Fault::TotalSize))?;
-            info.offset =
+            let offset =
                 data_offset.checked_add(info.offset).ok_or_else(|| fail(Fault::TotalSize))?;
-            end = info.offset.checked_add(info.bytes).ok_or_else(|| fail(Fault::TotalSize))?;
+            end = offset.checked_add(info.bytes).ok_or_else(|| fail(Fault::TotalSize))?;
             if end > file.len() && info.bytes > 0 {
-                return Err(fail(missing(&info, end, file.len())));
+                return Err(fail(missing(info, end, file.len())));
             }
-            tensors.push(info);
+            info.offset = offset;
         }
-        check_end(file, end, alignment)?;
-        Ok(tensors)
+        let trailing = check_end(file, end, alignment)?;
+        Ok((tensors, trailing))
     }
 }
 
@@ -130,12 +134,20 @@ fn missing(info: &TensorInfo, end: u64, length: u64) -> Fault {
     Fault::DataMissing { data_type: info.data_type, shape: info.shape.clone(), end, length }
 }
 
-/// After the last tensor there may be its padding, and nothing else.
-fn check_end(file: &SourceFile, end: u64, alignment: u32) -> Result<(), Error> {
+/// After the last tensor there may be its padding. Where other bytes follow, no loader
+/// looks at them; another file behind this one is a mistake, whatever it holds.
+fn check_end(file: &SourceFile, end: u64, alignment: u32) -> Result<Option<u64>, Error> {
     let padded_end = padded(end, alignment).unwrap_or(end);
-    if file.len() > padded_end {
-        let fault = Fault::TrailingBytes { end: padded_end, length: file.len() };
-        return Err(Error::at(file.path(), padded_end, fault));
+    // Files are joined as they are, and not all have the padding.
+    for second in [end, padded_end] {
+        let mut start = [0; MAGIC.len() + 4];
+        if file.len().saturating_sub(second) < start.len() as u64 {
+            continue;
+        }
+        file.read_exact_at(second, &mut start)?;
+        if start.starts_with(&MAGIC) && matches!(start[MAGIC.len()..], [1..=3, 0, 0, 0]) {
+            return Err(Error::at(file.path(), second, Fault::JoinedFiles));
+        }
     }
-    Ok(())
+    Ok((file.len() > padded_end).then_some(padded_end))
 }

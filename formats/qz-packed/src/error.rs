@@ -31,6 +31,25 @@ pub enum Fault {
         /// What can be read.
         known: Vec<&'static str>,
     },
+    /// A configuration without a method's name, beside tensors that look like no method's.
+    #[error("names no quantization method, and the tensors look like none; there are: {}", known.join(", "))]
+    UnnamedMethod {
+        /// What can be read.
+        known: Vec<&'static str>,
+    },
+    /// Packed tensors, and no word of how.
+    #[error(
+        "looks packed by {method} ({looks_like}), and nothing says how: there is no {}",
+        looked_in.join(", no ")
+    )]
+    Unconfigured {
+        /// Whose they seem to be.
+        method: &'static str,
+        /// The tensors that show it.
+        looks_like: &'static str,
+        /// Where a configuration could be.
+        looked_in: Vec<&'static str>,
+    },
     /// A key of the configuration that is missing, or says what cannot be.
     #[error("{0}")]
     Configuration(String),
@@ -70,7 +89,8 @@ impl Fault {
     /// The rule's short, stable name.
     pub fn rule(&self) -> &'static str {
         match self {
-            Self::UnknownMethod { .. } => "unknown-quantization",
+            Self::UnknownMethod { .. } | Self::UnnamedMethod { .. } => "unknown-quantization",
+            Self::Unconfigured { .. } => "unconfigured-quantization",
             Self::Configuration(_) => "quantization-config",
             Self::MissingPart(_) => "missing-part",
             Self::Part { .. } => "part-mismatch",

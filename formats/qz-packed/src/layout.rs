@@ -212,6 +212,11 @@ pub trait Layout: Send + Sync + fmt::Debug {
         1
     }
 
+    /// Weights of a row that share a scale, where they begin at a multiple of it.
+    fn group_columns(&self, matrix: Matrix) -> u64 {
+        matrix.columns
+    }
+
     /// True if the bytes of a row lie apart, so that many rows at once make longer runs
     /// of bytes.
     fn is_strided(&self) -> bool {

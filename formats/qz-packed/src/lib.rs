@@ -42,5 +42,5 @@ pub use layout::{
     RowBlock, Unfit, Whole,
 };
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
-pub use scheme::{Configuration, Quantized, SCHEMES, Scheme, SchemeFamily};
-pub use source::{PackedSource, Repack};
+pub use scheme::{Configuration, Feedback, Provenance, Quantized, SCHEMES, Scheme, SchemeFamily};
+pub use source::{PackedSource, Repack, recognise};

@@ -16,6 +16,13 @@ use crate::layouts::numbers::ScaleType;
 pub struct Method {
     /// `quant_method`.
     pub name: &'static str,
+    /// Other spellings of it.
+    pub aliases: &'static [&'static str],
+    /// The tensors of a module that show it, as a message lists them.
+    pub looks_like: &'static str,
+    /// The first tensor that shows it. Where several methods find one, the first in
+    /// [`METHODS`] has it.
+    pub recognise: fn(&OpenRequest<'_>) -> Option<TensorIndex>,
     /// Finds the packed matrices.
     pub open: fn(&OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error>,
 }
@@ -24,15 +31,23 @@ pub struct Method {
 pub static METHODS: &[Method] = &[
     layouts::gptq::METHOD,
     layouts::awq::METHOD,
+    layouts::auto_round::METHOD,
     layouts::compressed::METHOD,
+    layouts::modelopt::METHOD,
     layouts::fp8::METHOD,
     layouts::bitsandbytes::METHOD,
-    layouts::mlx::METHOD,
-    layouts::modelopt::METHOD,
-    layouts::gpt_oss::METHOD,
     layouts::hqq::METHOD,
     layouts::aqlm::METHOD,
+    layouts::mlx::METHOD,
+    layouts::gpt_oss::METHOD,
 ];
+
+impl Method {
+    /// The method of this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        METHODS.iter().find(|method| method.name == name || method.aliases.contains(&name))
+    }
+}
 
 impl fmt::Debug for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,6 +80,8 @@ pub struct PackedTensor {
     pub parts: Vec<TensorIndex>,
     /// Tensors of the source that belong to it and are not read: scales of activations.
     pub unused: Vec<TensorIndex>,
+    /// What a person should know of how it is read, for all matrices with the same.
+    pub remark: Option<String>,
 }
 
 impl PackedTensor {
@@ -92,6 +109,17 @@ impl PartBytes for StoredParts<'_> {
 }
 
 impl<'a> OpenRequest<'a> {
+    /// A source's tensors, with what is said of them.
+    pub(crate) fn new(
+        config: &'a Map<String, Value>,
+        config_path: &'a std::path::Path,
+        source: &'a dyn TensorSource,
+    ) -> Self {
+        let tensors = source.tensors().iter().enumerate();
+        let names = tensors.map(|(position, info)| (&*info.name, TensorIndex(position))).collect();
+        Self { config, config_path, source, names }
+    }
+
     /// The modules that have a tensor of this suffix, with it, in the source's order.
     pub fn modules_with(&self, suffix: &str) -> Vec<(&'a str, TensorIndex)> {
         let tensors = self.source.tensors().iter().enumerate();
@@ -100,6 +128,14 @@ impl<'a> OpenRequest<'a> {
             Some((module, TensorIndex(position)))
         };
         tensors.filter_map(module).collect()
+    }
+
+    /// The first suffix' tensor of the first module that has all of them.
+    pub fn first_with(&self, suffixes: &[&str]) -> Option<TensorIndex> {
+        let mut modules = self.modules_with(suffixes.first()?).into_iter();
+        let has_all =
+            |module: &str| suffixes.iter().all(|suffix| self.tensor(module, suffix).is_some());
+        modules.find_map(|(module, tensor)| has_all(module).then_some(tensor))
     }
 
     /// The tensor `MODULE.SUFFIX`, if it is there.
@@ -204,13 +240,47 @@ impl<'a> OpenRequest<'a> {
             }
             parts.push(tensor);
         }
-        Ok(PackedTensor { name, shape, layout, parts, unused: Vec::new() })
+        Ok(PackedTensor { name, shape, layout, parts, unused: Vec::new(), remark: None })
     }
 
     /// A fault of a module.
     pub fn fault(&self, module: &str, fault: Fault) -> Error {
         let location = qz_tensor::Location::file(self.config_path).tensor(module);
         Error::Malformed { location, fault: Box::new(fault) }
+    }
+
+    /// Fails if `key` states a value, and it is none of those that it allows.
+    ///
+    /// # Errors
+    /// That, with both values: `found` is what the tensor has, in words.
+    pub fn check_stated(
+        &self,
+        key: &str,
+        stated: &[i64],
+        fits: impl Fn(i64) -> bool,
+        tensor: TensorIndex,
+        found: impl FnOnce() -> String,
+    ) -> Result<(), Error> {
+        if stated.is_empty() || stated.iter().copied().any(fits) {
+            return Ok(());
+        }
+        let stated: Vec<String> = stated.iter().map(i64::to_string).collect();
+        let name = &self.source.tensors()[tensor.0].name;
+        let detail = format!("says {}, but {name} has {}", stated.join(" or "), found());
+        Err(self.config_fault(key, detail))
+    }
+
+    /// What the configuration states under the first of `keys` that it has, and what the
+    /// exceptions for modules under the key `exceptions` do.
+    pub fn stated(&self, keys: &[&str], exceptions: &str) -> Vec<i64> {
+        let of = |object: &Map<String, Value>| {
+            keys.iter().find_map(|key| object.get(*key)).and_then(Value::as_i64)
+        };
+        let rules = self.config.get(exceptions).and_then(Value::as_object);
+        let rules = rules.into_iter().flatten().filter_map(|(_, rule)| of(rule.as_object()?));
+        let mut stated: Vec<i64> = of(self.config).into_iter().chain(rules).collect();
+        stated.dedup();
+        stated
     }
 
     /// A fault of the configuration's `key`.

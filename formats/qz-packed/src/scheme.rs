@@ -3,7 +3,7 @@
 use std::fmt;
 
 use qz_tensor::{DataType, SideFile};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::layout::Layout;
 use crate::layouts;
@@ -53,6 +53,12 @@ pub trait Scheme: Send + Sync + fmt::Debug {
     /// How a matrix is stored in a checkpoint whose other weights are of `model_type`.
     fn layout(&self, model_type: DataType) -> Box<dyn Layout>;
 
+    /// True if the token embedding and the output matrix are stored like the matrices of
+    /// layers, as the package stores them.
+    fn packs_embeddings(&self) -> bool {
+        false
+    }
+
     /// What the configuration says.
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration;
 }
@@ -67,6 +73,52 @@ pub struct Quantized<'a> {
     pub left: &'a [String],
     /// The element type of what is left.
     pub model_type: DataType,
+    /// How the matrices' values were chosen.
+    pub provenance: &'a Provenance,
+}
+
+/// How values were chosen, and by which program: what a configuration says of it.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// The method: `rtn` for plain rounding, `gptq`, and others.
+    pub method: String,
+    /// What error feedback was told, where that has chosen them.
+    pub feedback: Option<Feedback>,
+    /// What else is worth knowing.
+    pub details: Map<String, Value>,
+}
+
+/// What error feedback was told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Feedback {
+    /// What was added to the diagonal, in parts of its mean.
+    pub damping: f64,
+    /// Whether matrices saw what the ones before them in their layer had become.
+    pub sequential: bool,
+    /// Whether groups were fixed first, and columns visited in another order than theirs.
+    pub static_groups: bool,
+}
+
+impl Provenance {
+    /// Of values that a method without error feedback has chosen.
+    pub fn of(method: impl Into<String>) -> Self {
+        Self { method: method.into(), feedback: None, details: Map::new() }
+    }
+
+    /// The object that goes into configurations, whose packages pass over it.
+    pub fn meta(&self) -> Value {
+        let mut meta = Map::new();
+        let program = concat!("quantize:", env!("CARGO_PKG_VERSION"));
+        meta.insert("quantizer".to_owned(), json!([program]));
+        meta.insert("method".to_owned(), json!(self.method));
+        if let Some(feedback) = self.feedback {
+            meta.insert("damp_percent".to_owned(), json!(feedback.damping));
+            meta.insert("true_sequential".to_owned(), json!(feedback.sequential));
+            meta.insert("static_groups".to_owned(), json!(feedback.static_groups));
+        }
+        meta.extend(self.details.clone());
+        Value::Object(meta)
+    }
 }
 
 /// What is said of a scheme beside the weights.

@@ -9,7 +9,7 @@ use qz_tensor::{
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault};
-use crate::method::{METHODS, OpenRequest, PackedTensor, StoredParts};
+use crate::method::{METHODS, Method, OpenRequest, PackedTensor, StoredParts};
 
 /// Packed matrices under their plain names (`….weight`), decoded where they are read;
 /// all other tensors as they are.
@@ -19,6 +19,10 @@ pub struct PackedSource {
     /// Of each tensor.
     origins: Vec<Origin>,
     method: &'static str,
+    /// What a person should know.
+    warnings: Vec<String>,
+    /// Biases of packed matrices that are zero.
+    zero_biases: HashSet<String>,
     /// Matrices that are read with rounded offsets, and the most steps that moves a
     /// value.
     rounded: (usize, f64),
@@ -62,29 +66,47 @@ impl PackedSource {
         config_path: &Path,
         repack: Repack,
     ) -> Result<Self, Error> {
-        let names = stored
-            .tensors()
-            .iter()
-            .enumerate()
-            .map(|(position, info)| (&*info.name, TensorIndex(position)))
-            .collect();
-        let request = OpenRequest { config, config_path, source: &*stored, names };
-        let method = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();
-        let method = METHODS.iter().find(|known| known.name == method).ok_or_else(|| {
-            let known = METHODS.iter().map(|method| method.name).collect();
-            let location = Location::file(config_path).tensor("quantization_config.quant_method");
-            let fault = Box::new(Fault::UnknownMethod { method: method.to_owned(), known });
-            Error::Malformed { location, fault }
-        })?;
+        let request = OpenRequest::new(config, config_path, &*stored);
+        let name = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();
+        let mut warnings = Vec::new();
+        let method = match Method::named(name) {
+            Some(method) => method,
+            None => {
+                let method = unnamed(&request, name)?;
+                warnings.push(format!(
+                    "{}: quantization_config.quant_method is missing or empty; read as {}, as the \
+                     tensors look",
+                    config_path.display(),
+                    method.name
+                ));
+                method
+            }
+        };
         let packed = (method.open)(&request)?;
+        warnings.extend(remarks(&packed));
+        let zero_biases = zero_biases(&request, &packed)?;
+        let (tensors, cache_scales) = without_cache_scales(&*stored);
+        warnings.extend(cache_scales);
         let mut rounded = (0, 0.0f64);
-        let (tensors, origins) = logical(&*stored, packed, repack, &mut rounded)?;
-        Ok(Self { stored, tensors, origins, method: method.name, rounded })
+        let (tensors, origins) = logical(&*stored, &tensors, packed, repack, &mut rounded)?;
+        let method = method.name;
+        Ok(Self { stored, tensors, origins, method, warnings, zero_biases, rounded })
     }
 
     /// `quant_method`.
     pub fn method(&self) -> &'static str {
         self.method
+    }
+
+    /// What a person should know of how it is read.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Biases of packed matrices that are zero, which say nothing where a model has none:
+    /// AutoGPTQ and AutoAWQ write one beside every matrix.
+    pub fn zero_biases(&self) -> &HashSet<String> {
+        &self.zero_biases
     }
 
     /// How many matrices are read with rounded offsets, and the most steps of their
@@ -154,10 +176,118 @@ impl PackedSource {
     }
 }
 
+/// The method that a configuration without a method's name is of.
+fn unnamed(request: &OpenRequest<'_>, name: &str) -> Result<&'static Method, Error> {
+    let known = METHODS.iter().map(|method| method.name).collect();
+    let fault = match name {
+        "" => match recognised(request) {
+            Some((method, _)) => return Ok(method),
+            None => Fault::UnnamedMethod { known },
+        },
+        name => Fault::UnknownMethod { method: name.to_owned(), known },
+    };
+    let location = Location::file(request.config_path).tensor("quantization_config.quant_method");
+    Err(Error::Malformed { location, fault: Box::new(fault) })
+}
+
+fn recognised(request: &OpenRequest<'_>) -> Option<(&'static Method, TensorIndex)> {
+    METHODS.iter().find_map(|method| Some((method, (method.recognise)(request)?)))
+}
+
+/// The method that a source's tensors look like, without a word of a configuration; and
+/// the tensor that shows it.
+pub fn recognise(source: &dyn TensorSource) -> Option<(&'static Method, TensorIndex)> {
+    recognised(&OpenRequest::new(&Map::new(), Path::new(""), source))
+}
+
+/// What is remarked of matrices, once for all with the same.
+fn remarks(packed: &[PackedTensor]) -> Vec<String> {
+    let mut all: Vec<(&str, &str, usize)> = Vec::new();
+    for tensor in packed {
+        let Some(remark) = &tensor.remark else { continue };
+        match all.iter_mut().find(|(known, ..)| known == remark) {
+            Some((.., count)) => *count += 1,
+            None => all.push((remark, &tensor.name, 1)),
+        }
+    }
+    let shown = |(remark, first, count): (&str, &str, usize)| match count {
+        1 => format!("{first}: {remark}"),
+        _ => format!("{first} and {} more matrices: {remark}", count - 1),
+    };
+    all.into_iter().map(shown).collect()
+}
+
+fn zero_biases(
+    request: &OpenRequest<'_>,
+    packed: &[PackedTensor],
+) -> Result<HashSet<String>, Error> {
+    const FLOATS: [DataType; 3] = [DataType::F16, DataType::BF16, DataType::F32];
+    let mut zero = HashSet::new();
+    for tensor in packed {
+        let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+        let Some(bias) = request.tensor(module, "bias") else { continue };
+        let data_type = request.data_type(bias);
+        let bytes = match FLOATS.contains(&data_type) {
+            true => request.bytes(bias)?,
+            false => continue,
+        };
+        // The highest bit is the sign.
+        let mut numbers = bytes.chunks(data_type.block_bytes());
+        let is_zero = |number: &[u8]| match number.split_last() {
+            Some((last, rest)) => last & 0x7f == 0 && rest.iter().all(|byte| *byte == 0),
+            None => true,
+        };
+        if numbers.all(is_zero) {
+            zero.insert(format!("{module}.bias"));
+        }
+    }
+    Ok(zero)
+}
+
+/// All tensors but the scales of keys and values, which engines cache in fewer bits; and
+/// what is said of those.
+fn without_cache_scales(stored: &dyn TensorSource) -> (Vec<TensorIndex>, Option<String>) {
+    let (mut others, mut scales) = (Vec::new(), Vec::new());
+    for (position, info) in stored.tensors().iter().enumerate() {
+        match is_cache_scale(&info.name) {
+            true => scales.push(&*info.name),
+            false => others.push(TensorIndex(position)),
+        }
+    }
+    let note = scales.first().map(|first| {
+        let more = match scales.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        format!("{first}{more}: left out: a scale of cached keys and values changes no weight")
+    });
+    (others, note)
+}
+
+/// Scales and zero points of queries, keys, values and probabilities, as vLLM, AutoFP8,
+/// compressed-tensors, Quark and ModelOpt call them.
+fn is_cache_scale(name: &str) -> bool {
+    const OWN: &[&str] = &["q", "k", "v", "kv", "qkv", "prob", "prob_output", "k_cache", "v_cache"];
+    const OF_PROJECTION: &[&str] = &["q_proj", "k_proj", "v_proj", "qkv_proj", "kv_proj"];
+    const KINDS: &[&str] = &["_scale", "_zero_point", "_global_scale", "_scale_inv"];
+    let Some((module, last)) = name.rsplit_once('.') else { return false };
+    let subject = |last: &str| {
+        // The longest kind ends it: `k_global_scale` is one of `k`.
+        let subjects = KINDS.iter().filter_map(|kind| last.strip_suffix(kind));
+        subjects.min_by_key(|subject| subject.len()).map(str::to_owned)
+    };
+    match subject(last).as_deref() {
+        Some("output") => OF_PROJECTION.contains(&module.rsplit('.').next().unwrap_or_default()),
+        Some(subject) => OWN.contains(&subject),
+        None => last == "_amax" && module.ends_with("_bmm_quantizer"),
+    }
+}
+
 /// The tensors that are seen, and what each is. A packed matrix stands where its first
 /// part stood; several may share it.
 fn logical(
     stored: &dyn TensorSource,
+    seen: &[TensorIndex],
     packed: Vec<PackedTensor>,
     repack: Repack,
     rounded: &mut (usize, f64),
@@ -172,8 +302,8 @@ fn logical(
     let names: HashSet<String> =
         first.values().flatten().map(|tensor| tensor.name.clone()).collect();
     let (mut tensors, mut origins) = (Vec::new(), Vec::new());
-    for (position, info) in stored.tensors().iter().enumerate() {
-        let index = TensorIndex(position);
+    for index in seen.iter().copied() {
+        let info = &stored.tensors()[index.0];
         for tensor in first.remove(&index).unwrap_or_default() {
             let parts = StoredParts { source: stored, parts: &tensor.parts };
             let data_type = match repack {

@@ -130,6 +130,11 @@ pub enum Fault {
         /// Bytes it has.
         found: u64,
     },
+    /// A second file behind the first one's data.
+    #[error(
+        "a second safetensors file begins here: shards are not joined one behind the other, they lie side by side"
+    )]
+    JoinedFiles,
 }
 
 fn supported_types() -> String {
@@ -158,6 +163,7 @@ impl Fault {
             Self::Overlap { .. } => "overlap",
             Self::DataMissing { .. } => "data-missing",
             Self::TrailingBytes { .. } => "trailing-bytes",
+            Self::JoinedFiles => "joined-files",
         }
     }
 }

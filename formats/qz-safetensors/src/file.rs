@@ -117,7 +117,12 @@ fn check_end(
     let found = file.len();
     let fail = |fault| Err(Error::at(file.path(), expected.min(found), fault));
     if expected < found {
-        fail(Fault::TrailingBytes { expected, found })
+        let mut rest = vec![0; (found - expected).min(64) as usize];
+        file.read_exact_at(expected, &mut rest)?;
+        fail(match header::is_start(&rest) {
+            true => Fault::JoinedFiles,
+            false => Fault::TrailingBytes { expected, found },
+        })
     } else if expected > found {
         fail(Fault::DataMissing { expected, found })
             .map_err(|error| error.inside(last.map(|tensor| tensor.name.clone())))

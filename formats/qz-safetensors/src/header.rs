@@ -51,6 +51,12 @@ pub(crate) fn read(file: &SourceFile) -> Result<Header, Error> {
     Ok(Header { metadata, tensors, data_start: LENGTH_BYTES + length })
 }
 
+/// True if bytes look like the beginning of a file.
+pub(crate) fn is_start(bytes: &[u8]) -> bool {
+    let Some((length, json)) = bytes.split_first_chunk::<8>() else { return false };
+    (1..=MAX_HEADER).contains(&u64::from_le_bytes(*length)) && json.starts_with(b"{\"")
+}
+
 /// The header's length: not zero, allowed, and inside the file.
 fn read_length(file: &SourceFile) -> Result<u64, Error> {
     // No longer than the file, so the cast is exact.

@@ -18,7 +18,8 @@ Examples:
   quantize bench --types q4_k,q8_0")]
 pub(crate) struct Bench {
     /// A Hugging Face folder or a .gguf file; without one the codecs are measured
-    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) model: Option<PathBuf>,
     /// Tokens of the prompt; 0 for no such test
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512, requires = "model")]

@@ -28,7 +28,8 @@ Examples:
   quantize calibrate --in-file a.gguf --in-file b.gguf -o both.gguf")]
 pub(crate) struct Calibrate {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "SRC", requires = "data", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "SRC", requires = "data", value_parser = crate::hub::models())]
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) model: Option<PathBuf>,
     /// Text to read: a file, or "default" (repeatable)
     ///

@@ -32,13 +32,14 @@ Examples:
   quantize eval model-Q4_K_M.gguf --sample 'The sea' -n 32")]
 pub(crate) struct Eval {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "MODEL", value_parser = crate::hub::models())]
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     text: Text,
     /// Compare with this model on the same text
     #[arg(long, value_name = "MODEL", conflicts_with = "reference_file")]
-    #[arg(value_hint = ValueHint::AnyPath)]
+    #[arg(value_hint = ValueHint::AnyPath, value_parser = crate::hub::models())]
     reference: Option<PathBuf>,
     /// Compare with a file of probabilities, which brings the text
     ///

@@ -19,7 +19,8 @@ use super::values::{TargetParser, TypeParser, parse_size};
 #[derive(Debug, Args)]
 pub(crate) struct Recipe {
     /// A Hugging Face folder or a .gguf file
-    #[arg(value_name = "SRC", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "SRC", value_parser = crate::hub::models())]
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) source: PathBuf,
     /// What to write, comma-separated: q4_k_m, gptq:w4g128, safetensors:bf16, ...
     ///
@@ -152,6 +153,7 @@ impl Recipe {
                 (Some(RoundingName::Mse), _) => PackedRounding::LeastError,
                 (Some(RoundingName::Importance), _) | (None, Some(_)) => PackedRounding::Importance,
             },
+            method: None,
         })
     }
 }

@@ -9,9 +9,9 @@ use clap::{CommandFactory, Parser};
 use super::Arguments;
 
 /// The arguments; ends the process where they cannot be read, or only ask for help.
-pub(crate) fn parse() -> Arguments {
+pub(crate) fn parse() -> Result<Arguments, clap::Error> {
     let given: Vec<OsString> = std::env::args_os().collect();
-    Arguments::try_parse_from(&given).unwrap_or_else(|error| explained(error, &given).exit())
+    Arguments::try_parse_from(&given).map_err(|error| explained(error, &given))
 }
 
 /// A model where a command is expected: `quantize ./model --to q4_k_m`.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use qz_pipeline::{
-    ConvertOptions, ConvertReport, Fallback, Model, Observer, OpenOptions, Output, PlanOptions,
-    Target, Verification, VerifyOptions, convert, verify,
+    Cancel, ConvertOptions, ConvertReport, Fallback, Model, Observer, OpenOptions, Output,
+    PlanOptions, Target, Verification, VerifyOptions, convert, verify,
 };
 use serde::Serialize;
 
@@ -47,7 +47,8 @@ pub(crate) fn run(arguments: &Demo, global: &Global) -> anyhow::Result<Outcome> 
     let checkpoint = folder.join("demo-llama");
     write_checkpoint(&checkpoint)?;
     let mut progress = Progress::new(global);
-    let outputs = convert_all(&checkpoint, folder, global, &mut progress)?;
+    let cancel = interrupt::install()?;
+    let outputs = convert_all(&checkpoint, folder, global, &cancel, &mut progress)?;
     let options = VerifyOptions {
         source: Some(checkpoint),
         threads: global.thread_count(),
@@ -55,7 +56,7 @@ pub(crate) fn run(arguments: &Demo, global: &Global) -> anyhow::Result<Outcome> 
     };
     let verifications = outputs
         .iter()
-        .map(|output| Ok(verify(&output.path, &options, &mut progress)?))
+        .map(|output| Ok(verify(&output.path, &options, &cancel, &mut progress)?))
         .collect::<anyhow::Result<Vec<Verification>>>()?;
     drop(progress);
     let passed = verifications.iter().all(|verification| verification.passed);
@@ -81,9 +82,9 @@ fn convert_all(
     checkpoint: &Path,
     folder: &Path,
     global: &Global,
+    cancel: &Cancel,
     progress: &mut dyn Observer,
 ) -> anyhow::Result<Vec<ConvertReport>> {
-    let cancel = interrupt::install()?;
     let model = Model::open(checkpoint, &OpenOptions::default())?;
     let outputs = TARGETS
         .iter()
@@ -99,7 +100,7 @@ fn convert_all(
         output: global.output(true),
         plan: PlanOptions { fallback: Fallback::Refused, ..PlanOptions::default() },
     };
-    Ok(convert(&model, &outputs, &options, &cancel, progress)?)
+    Ok(convert(&model, &outputs, &options, cancel, progress)?)
 }
 
 fn summary(outputs: &[ConvertReport], verifications: &[Verification]) -> String {

@@ -20,16 +20,22 @@ pub(crate) fn run(arguments: &Inspect, _: &Global) -> anyhow::Result<Outcome> {
 
 fn text(inspection: &Inspection, with_tensors: bool) -> String {
     let unknown = || "unknown".to_owned();
-    let facts = [
+    let mut facts = vec![
         ("model", inspection.name.clone().unwrap_or_else(unknown)),
         ("architecture", inspection.architecture.clone().unwrap_or_else(unknown)),
         ("container", inspection.container.to_owned()),
+    ];
+    if let Some(quantization) = &inspection.quantization {
+        facts.push(("quantization", quantization.summary.clone()));
+        facts.extend(quantization.chosen_by().map(|method| ("quantized by", method)));
+    }
+    facts.extend([
         ("weights", count(inspection.weights)),
         ("size", bytes(inspection.tensor_bytes)),
         ("bits per weight", format!("{:.3}", inspection.bits_per_weight)),
-    ];
-    let mut parts: Vec<String> = Vec::new();
-    parts.push(facts.map(|(key, value)| format!("{key:<16}{value}")).join("\n"));
+    ]);
+    let facts = facts.into_iter().map(|(key, value)| format!("{key:<16}{value}"));
+    let mut parts = vec![facts.collect::<Vec<_>>().join("\n")];
     parts.push(types(&inspection.types));
     parts.push(metadata(&inspection.metadata));
     if with_tensors {
@@ -42,7 +48,7 @@ fn text(inspection: &Inspection, with_tensors: bool) -> String {
 fn types(shares: &[TypeShare]) -> String {
     let row = |share: &TypeShare| {
         vec![
-            share.data_type.to_owned(),
+            share.data_type.to_string(),
             share.tensors.to_string(),
             count(share.weights),
             bytes(share.bytes),
@@ -69,7 +75,7 @@ fn tensors(tensors: &[InspectedTensor]) -> String {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         vec![
             tensor.name.clone(),
-            tensor.data_type.to_owned(),
+            tensor.data_type.to_string(),
             shape.join(" x "),
             bytes(tensor.bytes),
         ]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qz_pipeline::{Model, Output, PlanOptions, Target, base_name, unknown_targets};
+use qz_pipeline::{Model, Output, PlanOptions, Target, stem_of, unknown_targets};
 
 use crate::cli::{Recipe, Written};
 use crate::exit::UsageError;
@@ -69,7 +69,7 @@ pub(super) fn outputs(
             path.to_owned()
         }
     };
-    let stem = stem(source);
+    let stem = stem_of(source);
     let path = |target: &Target| folder.join(target.artifact_name(&stem));
     Ok(targets.iter().map(|target| Output { target: target.clone(), path: path(target) }).collect())
 }
@@ -92,18 +92,6 @@ fn warn_of_extension(target: &Target, path: &Path) {
             "{}: a GGUF file whose name does not end in .gguf; most programs look for that",
             path.display()
         ));
-    }
-}
-
-/// The source's own name: a folder's, or a file's without `.gguf` and its place in
-/// a split set.
-fn stem(source: &Path) -> String {
-    let resolved = source.canonicalize().unwrap_or_else(|_| source.to_owned());
-    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
-    match name.map(|name| name.to_string_lossy()) {
-        Some(name) if resolved.is_dir() => name.into_owned(),
-        Some(name) => base_name(&name).to_owned(),
-        None => "model".to_owned(),
     }
 }
 

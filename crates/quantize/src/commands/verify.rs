@@ -1,12 +1,13 @@
 //! `quantize verify`
 
-use qz_pipeline::{Finding, TensorCheck, Verification, VerifyOptions, verify};
+use qz_pipeline::{JudgedFor, Kind, TensorCheck, Verification, VerifyOptions, verify};
 
 use super::{print_json, print_line};
 use crate::cli::{Global, Verify};
 use crate::exit::Outcome;
+use crate::interrupt;
 use crate::progress::Progress;
-use crate::render::{grouped, table};
+use crate::render::table;
 
 pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome> {
     let options = VerifyOptions {
@@ -17,7 +18,8 @@ pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome
         threads: global.thread_count(),
     };
     let mut progress = Progress::new(global);
-    let verification = verify(&arguments.model, &options, &mut progress)?;
+    let cancel = interrupt::install()?;
+    let verification = verify(&arguments.model, &options, &cancel, &mut progress)?;
     drop(progress);
     if arguments.json {
         print_json(&verification);
@@ -27,32 +29,48 @@ pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome
     Ok(Outcome::of_check(verification.passed))
 }
 
-/// Findings by kind, then the measured errors: the worst tensor of each type; or all of both.
+/// Findings, a line for each kind or for each one, then the measured errors: the worst
+/// tensor of each type, or all.
 pub(crate) fn text(verification: &Verification, all: bool) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let kind = |finding: &Finding| {
-        let alone = if all { finding.tensor.as_deref() } else { None };
-        (finding.rule, alone.map(str::to_owned), finding.message.clone())
+    let findings = &verification.findings;
+    let kinds: Vec<Kind<'_>> = match all {
+        true => findings.chunks(1).flat_map(Kind::of).collect(),
+        false => Kind::of(findings),
     };
-    for ((rule, _, message), of) in grouped(verification.findings.iter().map(|f| (kind(f), f))) {
-        let first = of.first().and_then(|finding| finding.tensor.as_deref());
-        let more = if of.len() > 1 { format!(" and {} more", of.len() - 1) } else { String::new() };
-        let tensor = first.map(|name| format!("{name}{more}: ")).unwrap_or_default();
-        parts.push(format!("failed: {tensor}{message} [{rule}]"));
-    }
+    let mut parts: Vec<String> =
+        kinds.iter().map(|kind| format!("failed: {kind} [{}]", kind.rule)).collect();
     let measured: Vec<&TensorCheck> =
         verification.tensors.iter().filter(|check| check.relative_error.is_some()).collect();
     if !measured.is_empty() {
         parts.push(if all { errors(&measured) } else { worst_of_each_type(&measured) });
     }
-    let tensors = verification.tensors.len();
-    let verdict = match (verification.passed, measured.len()) {
-        (false, _) => format!("FAILED: {} findings", verification.findings.len()),
-        (true, 0) => format!("ok: {tensors} tensors, structure only"),
-        (true, compared) => format!("ok: {tensors} tensors, {compared} compared with their source"),
-    };
-    parts.push(verdict);
+    parts.push(verdict(verification, kinds.len(), measured.len()));
     parts.join("\n")
+}
+
+fn verdict(verification: &Verification, kinds: usize, compared: usize) -> String {
+    let (findings, tensors) = (verification.findings.len(), verification.tensors.len());
+    let engine = match &verification.engine {
+        Some(JudgedFor { version, has_rules: true, .. }) => format!(" for {version}"),
+        _ => String::new(),
+    };
+    let unjudged = match &verification.engine {
+        Some(JudgedFor { version, has_rules: false, .. }) => {
+            format!("not judged for {version}: there are no rules for GGUF files\n")
+        }
+        _ => String::new(),
+    };
+    let verdict = match (verification.passed, compared) {
+        (false, _) if kinds < findings => {
+            format!("FAILED{engine}: {findings} findings of {kinds} kinds")
+        }
+        (false, _) => format!("FAILED{engine}: {findings} findings"),
+        (true, 0) => format!("ok{engine}: {tensors} tensors, structure only"),
+        (true, compared) => {
+            format!("ok{engine}: {tensors} tensors, {compared} compared with their source")
+        }
+    };
+    unjudged + &verdict
 }
 
 fn errors(checks: &[&TensorCheck]) -> String {

@@ -5,11 +5,8 @@
 //! are, which nobody scores. A text is its length and its bytes; answers are their
 //! number, their texts, and for each a 1 if it is right, else a 0.
 
-use super::Task;
+use super::{MAX_CHOICES, Task};
 use crate::error::Fault;
-
-/// The reference program's limit.
-const MAX_ANSWERS: u32 = 100;
 
 /// All tasks; a fault comes with its place.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<Task>, (usize, Fault)> {
@@ -65,8 +62,8 @@ impl<'a> Reader<'a> {
 
     fn answers(&mut self) -> Result<(Vec<String>, Vec<u32>), (usize, Fault)> {
         let offset = self.offset;
-        let count = self.number()?;
-        if count > MAX_ANSWERS {
+        let count = self.number()? as usize;
+        if count > MAX_CHOICES {
             return Err((offset, Fault::ManyChoices(count)));
         }
         let texts = (0..count).map(|_| self.text()).collect::<Result<_, _>>()?;

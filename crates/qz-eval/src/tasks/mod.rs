@@ -38,6 +38,9 @@ pub struct Choice {
 /// The largest file that is read; the published sets have some ten megabytes.
 const SIZE_LIMIT: u64 = 1 << 30;
 
+/// The most answers of one task, the reference program's limit.
+pub const MAX_CHOICES: usize = 100;
+
 /// Reads all tasks of a file.
 ///
 /// # Errors
@@ -50,7 +53,8 @@ pub fn read(path: &Path) -> Result<Vec<Task>, Error> {
     let mut bytes = vec![0; file.len() as usize];
     file.read_exact_at(0, &mut bytes)?;
     // JSON begins with a brace, the binary file with its number of tasks.
-    let is_json = bytes.trim_ascii_start().starts_with(b"{");
+    let text = qz_shards::json::without_mark(&bytes);
+    let is_json = text.trim_ascii_start().starts_with(b"{");
     let tasks = if is_json { jsonl::read(&bytes) } else { binary::read(&bytes) };
     let tasks = tasks.map_err(|(offset, fault)| Error::at(&file, offset as u64, fault))?;
     if tasks.is_empty() {
@@ -73,6 +77,9 @@ impl Task {
     fn checked(choices: Vec<Choice>, correct: usize) -> Result<Self, Fault> {
         if choices.len() < 2 {
             return Err(Fault::FewChoices(choices.len()));
+        }
+        if choices.len() > MAX_CHOICES {
+            return Err(Fault::ManyChoices(choices.len()));
         }
         if correct >= choices.len() {
             return Err(Fault::NoSuchChoice { correct, choices: choices.len() });

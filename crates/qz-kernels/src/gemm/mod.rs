@@ -30,6 +30,7 @@ mod view;
 use qz_codec::grid::Rows;
 use rayon::prelude::*;
 
+use crate::stop;
 use crate::vector::Instructions;
 
 pub(crate) use blocks::Destination;
@@ -181,6 +182,9 @@ impl Product<'_> {
         for left in (0..self.b.columns()).step_by(SHARED_COLUMNS) {
             let columns = left..self.b.columns().min(left + SHARED_COLUMNS);
             for first in (0..depth).step_by(DEPTH) {
+                if stop::is_requested() {
+                    return;
+                }
                 let run = first..depth.min(first + DEPTH);
                 let right = self.b.block(run.clone(), columns.clone()).transposed();
                 let width = self.kernel.width();
@@ -211,6 +215,9 @@ impl Product<'_> {
         };
         let tasks: Vec<(usize, usize)> = tasks.filter(is_wanted).collect();
         let task = |packed: &mut Panels, (top, offset): (usize, usize)| {
+            if stop::is_requested() {
+                return;
+            }
             let rows = top..a.rows().min(top + ROWS);
             packed.pack(a.block(rows, 0..a.columns()), Kernel::ROWS);
             let tile = Tile {

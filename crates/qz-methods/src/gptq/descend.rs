@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use qz_codec::grid::Rows;
 use qz_kernels::gemm::add_row_products;
+use qz_kernels::stop;
 use qz_kernels::tile::{TILE_ROWS, TileColumn, add_weighted_columns};
 
 use super::tile::{LaneRoom, Tile, columns_of};
@@ -30,6 +31,9 @@ impl Tile<'_> {
             let objective = self.prepared.objective.block(block.clone(), 0..self.columns);
             add_row_products(errors, objective, &mut pull);
             for rows in self.strips() {
+                if stop::is_requested() {
+                    return;
+                }
                 let own = &pull[rows.start * width..rows.end * width];
                 let pull = columns_of(own, width);
                 let mut moves = Moves { rows: rows.clone(), block: block.clone(), pull };

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use qz_codec::grid::Rows;
 use qz_kernels::gemm::add_row_products;
+use qz_kernels::stop;
 use qz_kernels::tile::{TILE_ROWS, TileColumn, add_weighted_columns};
 
 use super::Weighing;
@@ -31,6 +32,9 @@ impl Tile<'_> {
         }
         let mut carried = Vec::new();
         for block in self.blocks() {
+            if stop::is_requested() {
+                return;
+            }
             let width = block.len();
             carried.clear();
             carried.resize(self.rows() * width, 0.0);
@@ -40,6 +44,9 @@ impl Tile<'_> {
                 add_row_products(before, weights, &mut carried);
             }
             for rows in self.strips() {
+                if stop::is_requested() {
+                    return;
+                }
                 let own = &carried[rows.start * width..rows.end * width];
                 let mut strip = Strip {
                     carried: columns_of(own, width),
@@ -64,6 +71,9 @@ impl Tile<'_> {
     fn fit_all(&mut self) {
         let columns = self.grid.spec().unit_columns;
         for unit in 0..self.batch.units_per_row() {
+            if stop::is_requested() {
+                return;
+            }
             let own = unit * columns..(unit + 1) * columns;
             let metric = self.prepared.importance[own.clone()].to_vec();
             for rows in self.strips() {

@@ -16,6 +16,7 @@ mod tests;
 mod tile;
 
 use qz_codec::grid::Emphasis;
+use qz_kernels::stop;
 use qz_kernels::tile::TILE_ROWS;
 use rayon::prelude::*;
 
@@ -100,7 +101,11 @@ impl Method for Gptq {
         };
         let spec = problem.target.grid().spec();
         let options = &problem.options.gptq;
-        match Prepared::new(gram, &problem.statistics, spec, options) {
+        let prepared = Prepared::new(gram, &problem.statistics, spec, options);
+        if stop::is_requested() {
+            return Err(Error::Stopped);
+        }
+        match prepared {
             Ok(prepared) => prepared.quantize(problem, out),
             Err(fallback) => {
                 let importance = problem.statistics.importance();
@@ -160,6 +165,9 @@ impl Prepared {
                 .par_iter()
                 .map(|start| self.quantize_rows(problem, *start..end.min(start + tile)))
                 .collect();
+            if stop::is_requested() {
+                return Err(Error::Stopped);
+            }
             for (start, tile) in starts.iter().zip(&done) {
                 let range = *start..start + tile.batch.rows();
                 for row in sampled.iter().filter(|row| range.contains(row)) {
@@ -174,6 +182,9 @@ impl Prepared {
         let importance = problem.statistics.importance();
         let of_rounding = rounding_errors(problem, importance.as_deref());
         let losses = lost_parts(problem, [&of_rounding, &errors]);
+        if stop::is_requested() {
+            return Err(Error::Stopped);
+        }
         Ok(TensorReport {
             method: Gptq.name(),
             rows,

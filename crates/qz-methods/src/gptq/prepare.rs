@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use qz_codec::grid::GridSpec;
+use qz_kernels::stop;
 use qz_linalg::{Feedback, Symmetric};
 
 use super::GptqOptions;
@@ -141,7 +142,7 @@ fn factor(gram: &Symmetric, visits: &Visits, least: f64) -> Result<(Feedback, f6
         if let Ok(feedback) = Feedback::of(damped) {
             return Ok((feedback, damping));
         }
-        if damping >= 1.0 {
+        if damping >= 1.0 || stop::is_requested() {
             return Err(Fallback::NoFactor);
         }
         damping = (damping * 2.0).clamp(1e-4, 1.0);

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use qz_codec::grid::{ParameterIndex, Rows, Unit};
 use qz_kernels::gemm::add_row_products;
+use qz_kernels::stop;
 
 use super::descend::Moves;
 use super::tile::Tile;
@@ -44,6 +45,9 @@ impl Tile<'_> {
     pub(super) fn refit_wide_units(&mut self) {
         let columns = self.grid.spec().unit_columns;
         for unit in 0..self.batch.units_per_row() {
+            if stop::is_requested() {
+                return;
+            }
             let own = unit * columns..(unit + 1) * columns;
             let mut pull = vec![0.0; self.rows() * columns];
             let errors = Rows::dense(&self.errors, self.columns);

@@ -434,3 +434,63 @@ fn what_is_shared_changes_no_value() {
     check(DataType::Q4_0, &GptqOptions { damping: 0.1, ..default.clone() });
     check(DataType::Q4_0, &GptqOptions { order: Order::Static, ..default });
 }
+
+/// Set in the middle of a stage that takes far longer, the flag ends it.
+#[test]
+fn a_stop_is_heard_at_every_stage() {
+    use std::sync::atomic::Ordering;
+    use std::time::{Duration, Instant};
+
+    use qz_linalg::Feedback;
+
+    const COLUMNS: usize = 3072;
+    let rows = numbers(1024 * COLUMNS, 3);
+    let check = |stage: &str, work: &(dyn Fn() + Sync)| {
+        let flag = stop::Flag::default();
+        let pool = stop::pool(2, &flag).expect("threads");
+        let setter = std::thread::spawn({
+            let flag = flag.clone();
+            move || {
+                std::thread::sleep(Duration::from_millis(50));
+                flag.store(true, Ordering::Relaxed);
+                Instant::now()
+            }
+        });
+        pool.install(work);
+        let end = Instant::now();
+        let set = setter.join().expect("no panic");
+        // What would take seconds, on any machine, does not.
+        assert!(end.saturating_duration_since(set) < Duration::from_secs(2), "{stage}");
+    };
+    check("gram", &|| {
+        let mut gram = Gram::new(COLUMNS);
+        (0..16).for_each(|_| gram.add(&rows));
+    });
+    let mut identity = vec![0.0; COLUMNS * COLUMNS];
+    identity.iter_mut().step_by(COLUMNS + 1).for_each(|entry| *entry = 1.0);
+    let gram = Symmetric::new(COLUMNS, identity);
+    check("factor", &|| {
+        let _ = Feedback::of(gram.clone());
+    });
+    check("losses", &|| {
+        let _ = gram.losses(&rows);
+    });
+    let statistics = Statistics { gram: Some(&gram), ..Statistics::default() };
+    let options = Options::default();
+    let target = Target::of_type(DataType::Q4_K).expect("a grid");
+    let spec = target.grid().spec();
+    let problem =
+        Problem { weights: Rows::dense(&rows, COLUMNS), statistics, target, options: &options };
+    let prepared = Prepared::new(&gram, &statistics, spec, &options.gptq).expect("positive");
+    check("feedback and descent", &|| {
+        let given = prepared.quantize(&problem, &mut |_, _| ControlFlow::Continue(()));
+        assert_eq!(given.map(|_| ()), Err(Error::Stopped));
+    });
+    check("rounding", &|| {
+        let mut all = |_: Range<usize>, _: &RowBatch| ControlFlow::Continue(());
+        let importance = method_named("imatrix").expect("a method");
+        let target = Target::of_type(DataType::IQ2_XS).expect("a grid");
+        let given = importance.quantize(&Problem { target, ..problem }, &mut all);
+        assert_eq!(given.map(|_| ()), Err(Error::Stopped));
+    });
+}

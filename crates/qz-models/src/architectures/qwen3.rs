@@ -50,7 +50,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Fixed(128),
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: DEFAULT_ROPE_THETA,
-    window: DefaultWindow::Never,
+    window: DefaultWindow::SomeLayers(4096),
 };
 
 impl Architecture for Qwen3 {

@@ -92,6 +92,9 @@ impl DecoderShape {
         let heads = keys.required("attention.head_count")?;
         let implied = hidden / heads.max(1);
         let head_size = keys.size("attention.key_length")?.unwrap_or(implied);
+        if head_size == 0 {
+            return Err(keys.fault("attention.key_length", "is zero, or implied to be"));
+        }
         let key_value_heads = keys.size("attention.head_count_kv")?.unwrap_or(heads);
         let window = match window {
             Some(window) => usize::try_from(window).ok(),
@@ -117,6 +120,7 @@ impl DecoderShape {
     }
 
     fn check(&self, keys: &Keys<'_>) -> Result<(), Error> {
+        self.check_uncomputed(keys)?;
         if !self.heads.is_multiple_of(self.key_value_heads) {
             return Err(keys.fault("attention.head_count_kv", "does not divide the heads"));
         }
@@ -138,6 +142,53 @@ impl DecoderShape {
     }
 }
 
+/// Factors and caps that llama.cpp's graphs of some architectures know, and the number
+/// besides 0 with which they change nothing.
+const UNCOMPUTED: &[(&str, f64)] = &[
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("attention.temperature_scale", 0.0),
+    ("attn_logit_softcapping", 0.0),
+    ("embedding_scale", 1.0),
+    ("expert_shared_count", 0.0),
+    ("expert_weights_scale", 1.0),
+    ("final_logit_softcapping", 0.0),
+    ("interleave_moe_layer_step", 1.0),
+    ("leading_dense_block_count", 0.0),
+    ("logit_scale", 1.0),
+    ("residual_scale", 1.0),
+    ("rope.scaling.yarn_log_multiplier", 0.0),
+    ("use_parallel_residual", 0.0),
+];
+
+impl DecoderShape {
+    /// Refuses keys with which the model computes something else.
+    fn check_uncomputed(&self, keys: &Keys<'_>) -> Result<(), Error> {
+        let score_scale = ("attention.scale", (self.head_size as f64).sqrt().recip());
+        for (key, neutral) in UNCOMPUTED.iter().chain([&score_scale]) {
+            let number = match keys.get(key) {
+                None => continue,
+                Some(Value::F32(number)) => f64::from(*number),
+                Some(Value::F64(number)) => *number,
+                Some(Value::Bool(value)) => f64::from(u8::from(*value)),
+                Some(_) => keys.metadata.unsigned(&keys.full(key)).map_or(f64::NAN, |n| n as f64),
+            };
+            // Equal as 32-bit floats are.
+            let is_neutral = number == 0.0 || ((number - neutral) / neutral).abs() < 1e-6;
+            if !is_neutral {
+                return Err(
+                    keys.fault(key, "changes what the model computes, which is not supported")
+                );
+            }
+        }
+        if keys.get("attention.causal") == Some(&Value::Bool(false)) {
+            let problem = "is false: models that attend in both directions are not evaluated";
+            return Err(keys.fault("attention.causal", problem));
+        }
+        Ok(())
+    }
+}
+
 /// A model's own metadata keys.
 pub(super) struct Keys<'a> {
     metadata: &'a Metadata,
@@ -147,7 +198,11 @@ pub(super) struct Keys<'a> {
 
 impl Keys<'_> {
     fn get(&self, key: &str) -> Option<&Value> {
-        self.metadata.get(&format!("{}.{key}", self.prefix))
+        self.metadata.get(&self.full(key))
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.prefix)
     }
 
     /// A size between 1 and a limit that is past any model's; zero where it says so.

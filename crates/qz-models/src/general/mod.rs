@@ -5,11 +5,13 @@
 
 mod authorship;
 mod card;
+mod generic;
 mod name;
 mod sampling;
 mod size_label;
 
 pub(crate) use authorship::Authorship;
 pub(crate) use card::read_card;
+pub use generic::is_generic_name;
 pub(crate) use sampling::{sampling_of, write_sampling};
 pub(crate) use size_label::ParameterCount;

@@ -59,7 +59,7 @@ pub fn restore(
     source: &dyn TensorSource,
     options: &RestoreOptions,
 ) -> Result<RestoredCheckpoint, Error> {
-    let metadata = source.metadata();
+    let metadata = &*source.metadata().as_text();
     let keys = Keys { metadata, path };
     let architecture = architecture_of(&keys)?;
     let tokens = tensors::rows_of_embedding(architecture, &keys, source.tensors())?;

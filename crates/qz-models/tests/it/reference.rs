@@ -28,7 +28,18 @@ fn check(name: &str) {
         assert_eq!(tensors.get(position), Some(expected), "{name}: tensor {position}");
     }
     assert_eq!(tensors.len(), entries(&expected["tensors"]).len(), "{name}");
-    assert_eq!(description.warnings, [], "{name}");
+    let rules: Vec<&str> = description.warnings.iter().map(|warning| warning.rule).collect();
+    assert_eq!(rules, told_of(name), "{name}");
+}
+
+/// What of a checkpoint GGUF cannot say, as far as there is such.
+fn told_of(name: &str) -> &'static [&'static str] {
+    match name {
+        "Mixtral-tiny-v0.1" => &["byte-tokens-missing"],
+        // NFC.
+        "Qwen2-tiny" | "qwen3" => &["tokenizer-part-lost"],
+        _ => &[],
+    }
 }
 
 fn entries(list: &Json) -> &[Json] {

@@ -200,3 +200,18 @@ fn a_pre_tokenizer_can_be_given() {
     let error = unknown.describe_with(&give("qwen9")).err().expect("refused");
     assert_eq!(error.diagnosis().rule, "unknown-pre-tokenizer-name");
 }
+
+#[test]
+fn spare_tensors_are_left_out_where_there_is_no_place() {
+    let bias = "model.layers.0.mlp.up_proj.bias";
+    let options = ConvertOptions {
+        spare: [bias, "model.norm.weight"].map(str::to_owned).into(),
+        ..ConvertOptions::default()
+    };
+    let mut checkpoint = llama();
+    checkpoint.tensors.push((bias.to_owned(), vec![16]));
+    refused(&checkpoint, "unknown-tensor", "model.layers.0.mlp.up_proj.bias [16] is unknown");
+    let description = checkpoint.describe_with(&options).expect("described");
+    assert_eq!(description.ignored, [bias]);
+    assert!(description.tensors.iter().any(|tensor| tensor.name == "output_norm.weight"));
+}

@@ -74,8 +74,8 @@ pub fn bench_codecs(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<CodecBench, Error> {
-    let backend =
-        CpuBackend::new(options.threads).map_err(|error| Error::Threads(error.to_string()))?;
+    let backend = CpuBackend::stopped_by(options.threads, cancel)
+        .map_err(|error| Error::Threads(error.to_string()))?;
     let backend = backend.with_few_tokens(FewTokens::Own);
     let all = CODECS.iter().map(|codec| codec.spec().data_type);
     let types = if options.types.is_empty() { all.collect() } else { options.types.clone() };
@@ -94,6 +94,7 @@ pub fn bench_codecs(
         codecs.push(bench.codec(data_type)?);
         observer.observe(Event::Advanced { weights });
     }
+    check_cancelled(cancel)?;
     Ok(CodecBench { machine, codecs })
 }
 

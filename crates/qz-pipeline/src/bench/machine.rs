@@ -22,8 +22,8 @@ pub struct Machine {
 /// Past any processor's last cache, where that is not shared by dozens of cores.
 const READ_BYTES: usize = 512 << 20;
 
-/// About a hundredth of a second.
-const ROUNDS: usize = 2_000_000;
+/// Some thousandths of a second: short enough that a busy machine leaves some runs alone.
+const ROUNDS: usize = 500_000;
 
 impl Machine {
     pub(super) fn measure(backend: &CpuBackend, threads: usize) -> Self {

@@ -15,7 +15,7 @@ use crate::eval::subjects::Steps;
 use crate::event::Observer;
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
-use crate::stream::Cancel;
+use crate::stream::{Cancel, unless_cancelled};
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ pub fn bench_model(
 ) -> Result<ModelBench, Error> {
     let model = Model::open(path, &options.open)?;
     model.check_context(options.prompt.max(options.generated), observer);
-    let backend = options.compute.session_backend()?;
+    let backend = options.compute.session_backend(cancel)?;
     let weights = ModelWeights::new(&model);
     let forward = model.forward(&backend, &weights, options.compute.share(1))?;
     let layers = u64::from(forward.shape().layers);
@@ -105,11 +105,12 @@ pub fn bench_model(
     };
     let mut speeds = Vec::new();
     for (prompt, generated) in tests {
-        bench.warm_up(prompt)?;
+        unless_cancelled(bench.warm_up(prompt), cancel)?;
         progress.advance(1)?;
         let mut samples = Vec::new();
-        for _ in 0..options.repetitions {
-            samples.push(bench.run(prompt, generated)?);
+        for number in 0..options.repetitions {
+            progress.at("repetition", number as u64 + 1, options.repetitions as u64, false);
+            samples.push(unless_cancelled(bench.run(prompt, generated), cancel)?);
             progress.advance(1)?;
         }
         speeds.push(ModelSpeed::of(prompt, generated, samples));

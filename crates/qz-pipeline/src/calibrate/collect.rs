@@ -93,6 +93,8 @@ impl LayerCollector<'_> {
                     stream.advance(&mut |steps| progress.advance(steps))?;
                 }
             }
+            // What was left undone is not kept.
+            progress.advance(0)?;
             for (item, rows) in pass.grams {
                 keep(groups[item.group], item.expert, rows)?;
             }

@@ -1,5 +1,6 @@
 //! Calibration text: from files to chunks of tokens.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use qz_calib::bundled::{self, Kind};
@@ -9,7 +10,7 @@ use qz_tensor::{FileStates, Location, SourceFile};
 use qz_tokenize::{EncodeOptions, TokenId, Tokenizer};
 use serde_json::Value;
 
-use super::parquet;
+use super::{lines, parquet};
 use crate::error::Error;
 use crate::eval::{read_file, read_token_ids};
 use crate::model::Model;
@@ -226,6 +227,13 @@ fn template(
     Ok(Some(ChatTemplate::new(text, bos, eos, location)?))
 }
 
+impl Part {
+    /// The part, if there is anything in it.
+    fn filled(self, location: Location) -> Result<Self, Error> {
+        if self.documents == 0 { Err(Error::EmptyData(location)) } else { Ok(self) }
+    }
+}
+
 struct Reader<'a> {
     options: &'a DataOptions,
     tokenizer: &'a Tokenizer,
@@ -239,16 +247,38 @@ impl Reader<'_> {
         if path.extension().is_some_and(|extension| extension == "parquet") {
             return self.parquet(path);
         }
+        let name = path.display().to_string();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("jsonl" | "ndjson")) {
+            let mut part = Part { name, documents: 0, tokens: Vec::new() };
+            lines::each_line(path, &mut |line, location| self.line(&mut part, line, location))?;
+            return part.filled(Location::file(path));
+        }
         let bytes = read_file(path)?;
         let text = std::str::from_utf8(&bytes).map_err(|error| Error::TextEncoding {
             location: Location::file(path).offset(error.valid_up_to() as u64),
         })?;
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        let kind = match extension {
-            Some("jsonl" | "ndjson") => Kind::JsonLines,
-            _ => Kind::Text,
-        };
-        self.part(&path.display().to_string(), kind, text, &Location::file(path))
+        self.part(&name, Kind::Text, text, &Location::file(path))
+    }
+
+    /// Adds the document of a line to a part, until that has enough.
+    fn line(
+        &self,
+        part: &mut Part,
+        line: &str,
+        location: &Location,
+    ) -> Result<ControlFlow<()>, Error> {
+        if part.tokens.len() >= self.wanted {
+            return Ok(ControlFlow::Break(()));
+        }
+        if !line.trim().is_empty() {
+            let document = qz_shards::json::from_slice(line.as_bytes()).map_err(|error| {
+                Error::Document { location: location.clone(), problem: error.to_string() }
+            })?;
+            part.tokens.extend(self.document(&document, location)?);
+            part.documents += 1;
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     fn parquet(&self, path: &Path) -> Result<Part, Error> {
@@ -258,12 +288,10 @@ impl Reader<'_> {
             part.tokens
                 .extend(self.document(row, &Location::file(path).tensor(format!("row {number}")))?);
             part.documents += 1;
-            Ok(())
+            let enough = part.tokens.len() >= self.wanted;
+            Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        if part.documents == 0 {
-            return Err(Error::EmptyData(Location::file(path)));
-        }
-        Ok(part)
+        part.filled(Location::file(path))
     }
 
     fn part(&self, name: &str, kind: Kind, text: &str, location: &Location) -> Result<Part, Error> {
@@ -279,26 +307,15 @@ impl Reader<'_> {
             Kind::JsonLines => {
                 let mut start = 0;
                 for line in text.split_inclusive('\n') {
-                    if part.tokens.len() >= self.wanted {
-                        break;
-                    }
                     let location = location.clone().offset(start as u64);
                     start += line.len();
-                    if !line.trim().is_empty() {
-                        let document = serde_json::from_str(line).map_err(|error| {
-                            let problem = error.to_string();
-                            Error::Document { location: location.clone(), problem }
-                        })?;
-                        part.tokens.extend(self.document(&document, &location)?);
-                        part.documents += 1;
+                    if self.line(&mut part, line, &location)?.is_break() {
+                        break;
                     }
                 }
             }
         }
-        if part.documents == 0 {
-            return Err(Error::EmptyData(location.clone()));
-        }
-        Ok(part)
+        part.filled(location.clone())
     }
 
     /// The tokens of one document: `{"text": "…"}` or `{"messages": […]}`.

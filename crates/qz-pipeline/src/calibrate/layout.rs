@@ -181,10 +181,15 @@ impl<'a> File<'a> {
     /// True if everything about a group is in the file.
     pub(super) fn is_complete(&self, group: &Group) -> bool {
         let Some(sink) = &self.sink else { return false };
-        // Moments are written last, and in this order.
-        let last =
-            group.names.last().and_then(|name| self.positions.get(&format!("{name}.counts")));
-        last.is_some_and(|index| is_finished(sink, *index))
+        let is_there =
+            |name: &String| self.positions.get(name).is_some_and(|index| is_finished(sink, *index));
+        let own = |name: &String| {
+            let magnitudes = self.options.collect.magnitudes.then(|| format!("{name}{MAGNITUDES}"));
+            let sums = ["in_sum2", "counts"].map(|kind| format!("{name}.{kind}"));
+            sums.into_iter().chain(magnitudes)
+        };
+        let gram = group.gram_name().filter(|_| self.options.collect.grams);
+        gram.iter().all(is_there) && group.names.iter().flat_map(own).all(|name| is_there(&name))
     }
 
     /// Writes some rows of an expert's Gram matrix.

@@ -5,6 +5,7 @@ mod collect;
 mod data;
 mod experts;
 mod layout;
+mod lines;
 mod parquet;
 
 use std::fmt::Write;
@@ -23,6 +24,7 @@ pub use data::{CalibrationData, Conversations, DataOptions, DataPart};
 pub(crate) use experts::inputs_of_all;
 pub use experts::{ExpertCoverage, ExpertOptions};
 pub(crate) use layout::Group;
+pub use parquet::each_row as each_parquet_row;
 
 use crate::convert::check_states;
 use crate::error::Error;
@@ -32,7 +34,7 @@ use crate::inputs::Inputs;
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::sinks::warn_of_damage;
-use crate::stream::Cancel;
+use crate::stream::{Cancel, unless_cancelled};
 use collect::{Collected, LayerCollector};
 use layout::File;
 
@@ -137,7 +139,7 @@ pub fn calibrate(
     inputs.with_files(options.add.iter().map(PathBuf::as_path)).check(output)?;
     let subject = Subject::open(path, &options.open)?;
     let model = &subject.model;
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
     let (metadata, window) = (&model.metadata, model.sliding_window);
     let forward = Forward::new(&backend, &weights, metadata, window, options.compute.share(1))?;
@@ -167,6 +169,8 @@ pub fn calibrate(
         coverage: Vec::new(),
         warnings,
     };
+    let (chunks, context) = (text.chunks.count(), text.chunks.length());
+    observer.observe(Event::Reading { chunks, context });
     let steps = forward.steps(&text.chunks);
     if job.file.finished() > 0 {
         observer.observe(Event::Resumed { path: output, tensors: job.file.finished() });
@@ -175,6 +179,7 @@ pub fn calibrate(
     let mut progress = Steps::begin("calibrate", [model], steps, cancel, observer);
 
     let run = job.run(&forward, text.chunks.clone(), &groups, &mut progress);
+    let run = unless_cancelled(run, cancel);
     if matches!(run, Err(Error::Interrupted)) {
         job.file.keep()?;
         return Err(Error::Interrupted);
@@ -237,10 +242,13 @@ impl Job<'_> {
         while stream.load_next()? {
             let layer = Some(stream.layer());
             let own: Vec<&Group> = groups.iter().filter(|group| group.layer == layer).collect();
+            let (number, count) = (u64::from(stream.layer().0) + 1, forward.shape().layers.into());
             if own.iter().all(|group| self.file.is_complete(group)) {
+                progress.at("finished layer", number, count, false);
                 stream.advance(&mut |steps| progress.advance(steps))?;
                 continue;
             }
+            progress.at("layer", number, count, true);
             let collector = LayerCollector {
                 backend: self.backend,
                 grams: self.options.collect.grams,
@@ -257,6 +265,7 @@ impl Job<'_> {
         }
         if let Some(group) = groups.iter().find(|group| group.layer.is_none()) {
             let moments = self.output(&mut stream, group)?;
+            progress.advance(0)?;
             self.keep(group, vec![moments])?;
         }
         Ok(())

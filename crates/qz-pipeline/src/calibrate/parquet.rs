@@ -2,36 +2,50 @@
 //! text or of messages.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use parquet::errors::ParquetError;
-use parquet::file::reader::SerializedFileReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use qz_tensor::SourceFile;
 use serde_json::{Map, Value};
 
+use crate::caught::caught;
 use crate::error::Error;
 
-/// Calls `visit` with every row of a file, and its number, as a JSON object.
-pub(super) fn each_row(
+mod pages;
+
+/// Calls `visit` with every row of a file, and its number, as a JSON object, until it says
+/// that it has enough.
+///
+/// # Errors
+/// If the file is no parquet file, says what cannot be, or takes too much memory to decode;
+/// and what `visit` returns.
+pub fn each_row(
     path: &Path,
-    visit: &mut dyn FnMut(u64, &Value) -> Result<(), Error>,
+    visit: &mut dyn FnMut(u64, &Value) -> Result<ControlFlow<()>, Error>,
 ) -> Result<(), Error> {
     let malformed = |problem: String| Error::Parquet { path: path.to_owned(), problem };
     let failed = |error: ParquetError| malformed(error.to_string());
-    // For its messages: the file is there, and is a file.
-    SourceFile::open(path)?;
-    let file = File::open(path).map_err(|error| malformed(error.to_string()))?;
     // The decoder takes some broken files for impossible, and panics.
-    let caught = |_| malformed("the file is broken".to_owned());
-    let reader = catch_unwind(|| SerializedFileReader::new(file)).map_err(caught)?;
-    let mut rows = RowIter::from_file_into(Box::new(reader.map_err(failed)?));
+    let broken = || malformed("the file is broken".to_owned());
+    let source = SourceFile::open(path)?;
+    let file = File::open(path).map_err(|error| malformed(error.to_string()))?;
+    let reader = caught(|| SerializedFileReader::new(file)).ok_or_else(broken)?.map_err(failed)?;
+    let pages = |group: usize, column: usize| {
+        let group = reader.get_row_group(group).map_err(|error| error.to_string())?;
+        group.get_column_page_reader(column).map_err(|error| error.to_string())
+    };
+    let checked = caught(|| pages::check(&source, reader.metadata(), &pages));
+    checked.ok_or_else(broken)?.map_err(malformed)?;
+    let mut rows = caught(|| RowIter::from_file_into(Box::new(reader))).ok_or_else(broken)?;
     for number in 0.. {
-        let row = catch_unwind(AssertUnwindSafe(|| rows.next())).map_err(caught)?;
-        let Some(row) = row else { break };
-        visit(number, &object(&row.map_err(failed)?))?;
+        let Some(row) = caught(|| rows.next()).ok_or_else(broken)? else { break };
+        if visit(number, &object(&row.map_err(failed)?))?.is_break() {
+            break;
+        }
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::{Scoring, open_all, same_text};
 use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
-use crate::stream::Cancel;
+use crate::stream::{Cancel, check_cancelled, unless_cancelled};
 
 /// How models are compared.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ pub fn compare(
     for subject in &subjects {
         subject.model.check_context(text.context(), observer);
     }
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let pass = Pass {
         job: "compare",
         text: &text,
@@ -101,15 +101,17 @@ pub fn compare(
     let scoring =
         Scoring { path: reference, text: &text, backend: &backend, file: None, saving: None };
     let mut positions: Vec<Vec<Position>> = vec![Vec::new(); subjects.len()];
-    let times = pass.run(&subjects, cancel, observer, |tiles| {
+    let outcome = pass.run(&subjects, cancel, observer, |tiles| {
         for (positions, tile) in positions.iter_mut().zip(tiles) {
             positions.extend(scoring.beside(tile, &tiles[0]));
         }
         Ok(())
-    })?;
+    });
+    let times = unless_cancelled(outcome, cancel)?;
     let tokens = (text.chunks() * text.context()) as f64;
     let mut compared: Vec<Compared> = Vec::new();
     for ((subject, positions), time) in subjects.iter().zip(&positions).zip(&times) {
+        check_cancelled(cancel)?;
         subject.model.check_unchanged()?;
         compared.push(Compared {
             path: subject.model.path.clone(),
@@ -121,7 +123,7 @@ pub fn compare(
         });
     }
     mark_pareto_front(&mut compared);
-    let pairs = pairs(&compared[1..], &positions[1..], text.chunks());
+    let pairs = pairs(&compared[1..], &positions[1..], text.chunks(), cancel)?;
     let reference = compared.remove(0);
     Ok(CompareReport {
         data: options.text.data.path().to_owned(),
@@ -152,14 +154,20 @@ fn mark_pareto_front(models: &mut [Compared]) {
     }
 }
 
-fn pairs(models: &[Compared], positions: &[Vec<Position>], chunks: usize) -> Vec<Pair> {
+fn pairs(
+    models: &[Compared],
+    positions: &[Vec<Position>],
+    chunks: usize,
+    cancel: &Cancel,
+) -> Result<Vec<Pair>, Error> {
     let mut pairs = Vec::new();
     for (second, model) in models.iter().enumerate() {
         for first in 0..second {
+            check_cancelled(cancel)?;
             let test = PairedTest::of(&positions[first], &positions[second], chunks);
             let [first, second] = [&models[first].path, &model.path];
             pairs.push(Pair { first: first.clone(), second: second.clone(), test });
         }
     }
-    pairs
+    Ok(pairs)
 }

@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::inputs::Inputs;
 use crate::model::OpenOptions;
-use crate::stream::Cancel;
+use crate::stream::{Cancel, unless_cancelled};
 use reference::{ReferenceFile, Saving};
 use subjects::Pass;
 pub(crate) use subjects::{Steps, Subject};
@@ -144,6 +144,9 @@ pub fn eval(
         }
     }
     let subjects = open_all(&paths, &options.open)?;
+    if let (Some(file), Some(subject)) = (&file, subjects.first()) {
+        file.check_vocabulary(&subject.model)?;
+    }
     let text = match (&file, &options.text) {
         (Some(file), _) => file.text().clone(),
         (None, Some(text)) => same_text(&subjects, text)?,
@@ -153,13 +156,13 @@ pub fn eval(
         subject.model.check_context(text.context(), observer);
     }
     let overlapping = file.is_none() && options.text.as_ref().is_some_and(|t| t.stride.is_some());
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let compute = &options.compute;
     let pass = Pass { job: "eval", text: &text, overlapping, compute, backend: &backend };
     let mut scoring =
         Scoring { path, text: &text, backend: &backend, file: file.as_ref(), saving: None };
     let (mut alone, mut compared) = (Vec::new(), Vec::new());
-    pass.run(&subjects, cancel, observer, |tiles| {
+    let outcome = pass.run(&subjects, cancel, observer, |tiles| {
         let (tile, before) = tiles.split_last().expect("there is a model");
         scoring.save(options, tile)?;
         match before.first() {
@@ -168,7 +171,8 @@ pub fn eval(
             None => alone.extend(scoring.scores(tile)),
         }
         Ok(())
-    })?;
+    });
+    unless_cancelled(outcome, cancel)?;
     for subject in &subjects {
         subject.model.check_unchanged()?;
     }

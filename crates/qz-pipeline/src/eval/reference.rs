@@ -9,6 +9,7 @@ use qz_eval::text::Text;
 use qz_tensor::OutputOptions;
 
 use crate::error::Error;
+use crate::model::{Model, to_usize};
 
 /// The reference of a comparison.
 #[derive(Clone, Debug)]
@@ -47,6 +48,21 @@ impl ReferenceFile {
         match self {
             Self::Logits(file) => file.text(),
             Self::Leading(file) => file.text(),
+        }
+    }
+
+    /// Refuses a model of another vocabulary, before anything is computed.
+    pub(super) fn check_vocabulary(&self, model: &Model) -> Result<(), Error> {
+        let rows = |name: &str| {
+            let tensor = model.tensors.iter().find(|tensor| tensor.name == name)?;
+            Some(to_usize(tensor.shape.rows()))
+        };
+        let expected = self.vocabulary();
+        match rows("output.weight").or_else(|| rows("token_embd.weight")) {
+            Some(found) if found != expected => {
+                Err(Error::Vocabulary { path: model.path.clone(), found, expected })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::model::OpenOptions;
 use crate::model_weights::ModelWeights;
-use crate::stream::{Cancel, check_cancelled};
+use crate::stream::{Cancel, check_cancelled, unless_cancelled};
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ pub fn sample(
     }
     let capacity = prompt.len().saturating_add(options.tokens).min(context);
 
-    let backend = options.compute.session_backend()?;
+    let backend = options.compute.session_backend(cancel)?;
     let weights = ModelWeights::new(&subject.model);
     let forward = subject.model.forward(&backend, &weights, options.compute.share(1))?;
     let layers = u64::from(forward.shape().layers);
@@ -115,7 +115,8 @@ pub fn sample(
         }
         check_cancelled(cancel)?;
         // On the backend's threads from beginning to end, as in `bench`.
-        backend.install(|| session.append(unseen, &mut logits))?;
+        let appended = backend.install(|| session.append(unseen, &mut logits));
+        unless_cancelled(appended, cancel)?;
         let token = sampler.choose(&logits);
         tokens.push(token);
         if subject.tokenizer.is_end(TokenId(token)) {

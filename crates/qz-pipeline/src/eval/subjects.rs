@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use qz_eval::text::Text;
 use qz_kernels::backend::{CpuBackend, FewTokens, Rounding};
-use qz_models::forward::{Chunks, ForwardOptions, LogitsTile};
+use qz_models::forward::{Chunks, Forward, ForwardOptions, Logits, LogitsTile};
 use qz_tensor::DataType;
 use qz_tokenize::Tokenizer;
 
 use crate::error::Error;
-use crate::event::{Event, Observer, Work};
+use crate::event::{Event, Observer, Shares};
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::stream::{Cancel, check_cancelled};
@@ -31,13 +31,15 @@ pub struct ComputeOptions {
 }
 
 impl ComputeOptions {
-    pub(crate) fn backend(&self) -> Result<CpuBackend, Error> {
-        CpuBackend::new(self.threads).map_err(|error| Error::Threads(error.to_string()))
+    /// A backend whose work ends early once the job is to stop.
+    pub(crate) fn backend(&self, cancel: &Cancel) -> Result<CpuBackend, Error> {
+        CpuBackend::stopped_by(self.threads, cancel)
+            .map_err(|error| Error::Threads(error.to_string()))
     }
 
     /// A backend for a model that gets its tokens one by one.
-    pub(crate) fn session_backend(&self) -> Result<CpuBackend, Error> {
-        Ok(self.backend()?.with_few_tokens(FewTokens::Own))
+    pub(crate) fn session_backend(&self, cancel: &Cancel) -> Result<CpuBackend, Error> {
+        Ok(self.backend(cancel)?.with_few_tokens(FewTokens::Own))
     }
 
     /// What one of so many models may use.
@@ -66,7 +68,17 @@ impl Subject {
 
     /// What makes tokens of text for a model.
     pub(crate) fn tokenizer_of(model: &Model) -> Result<Tokenizer, Error> {
-        Ok(Tokenizer::from_metadata(&model.metadata).map_err(qz_models::Error::from)?)
+        let tokenizer = match &model.folder {
+            Some(folder) => Tokenizer::from_checkpoint(folder, &model.metadata),
+            None => Tokenizer::from_metadata(&model.metadata),
+        };
+        Ok(tokenizer.map_err(qz_models::Error::from)?)
+    }
+
+    /// What the model is called: the last part of its path.
+    pub(super) fn name(&self) -> String {
+        let path = &self.model.path;
+        path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
     }
 
     /// The text as the model sees it: in the place of each chunk's first token the one
@@ -126,13 +138,18 @@ impl Pass<'_> {
         let ends = (text.chunks() * subjects.len()) as u64;
         let steps: u64 = forwards.iter().zip(&chunks).map(|(f, chunks)| f.steps(chunks)).sum();
         let models = subjects.iter().map(|subject| &subject.model);
+        let (count, context) = (text.chunks(), text.context());
+        observer.observe(Event::Reading { chunks: count, context });
         let mut progress = Steps::begin(self.job, models, steps + ends, cancel, observer);
 
         let mut times = Vec::new();
         let mut logits = Vec::new();
-        for (forward, chunks) in forwards.iter().zip(&chunks) {
+        for (number, (forward, chunks)) in forwards.iter().zip(&chunks).enumerate() {
+            let name = subjects[number].name();
+            let count = subjects.len();
+            progress.observer().observe(Event::Target { name: &name, number: number + 1, count });
             let start = Instant::now();
-            logits.push(forward.run(chunks, &mut |steps| progress.advance(steps))?);
+            logits.push(progress.run(forward, chunks)?);
             times.push(start.elapsed());
         }
         self.check_vocabularies(subjects, logits.iter().map(|logits| logits.vocabulary()))?;
@@ -172,7 +189,7 @@ impl Pass<'_> {
 
 /// Tells how far a pass is, and ends it when it is to stop.
 pub(crate) struct Steps<'a> {
-    work: Work,
+    shares: Shares,
     cancel: &'a Cancel,
     observer: &'a mut dyn Observer,
 }
@@ -192,12 +209,28 @@ impl<'a> Steps<'a> {
             weights += model.weights();
         }
         observer.observe(Event::Started { job, tensors, weights });
-        Self { work: Work::new(weights, steps as f64), cancel, observer }
+        Self { shares: Shares::new(weights, steps as f64), cancel, observer }
     }
 
     /// Says which part of several is worked on.
     pub(crate) fn at(&mut self, part: &'static str, number: u64, count: u64, steady: bool) {
         self.observer.observe(Event::At { part, number, count, steady });
+    }
+
+    /// Puts a text through all layers.
+    pub(crate) fn run<'f, 'm>(
+        &mut self,
+        forward: &'f Forward<'m, CpuBackend, ModelWeights<'m>>,
+        chunks: &Chunks,
+    ) -> Result<Logits<'f, CpuBackend, ModelWeights<'m>>, Error> {
+        let (layers, of_layer) = (u64::from(forward.shape().layers), chunks.count() as u64);
+        let mut done = 0;
+        forward.run(chunks, &mut |steps| {
+            self.advance(steps)?;
+            done += steps;
+            self.at("layer", (done / of_layer.max(1) + 1).min(layers), layers, true);
+            Ok(())
+        })
     }
 
     pub(crate) fn observer(&mut self) -> &mut dyn Observer {
@@ -206,7 +239,7 @@ impl<'a> Steps<'a> {
 
     pub(crate) fn advance(&mut self, steps: u64) -> Result<(), Error> {
         check_cancelled(self.cancel)?;
-        let weights = self.work.advance(steps as f64);
+        let weights = self.shares.advance(steps as f64);
         self.observer.observe(Event::Advanced { weights });
         Ok(())
     }

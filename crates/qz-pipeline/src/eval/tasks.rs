@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
 use crate::model_weights::ModelWeights;
-use crate::stream::Cancel;
+use crate::stream::{Cancel, unless_cancelled};
 
 /// What is to be scored.
 #[derive(Clone, Debug)]
@@ -69,19 +69,26 @@ pub fn eval_tasks(
     observer: &mut dyn Observer,
 ) -> Result<TaskEvaluation, Error> {
     let subject = Subject::open(path, &options.open)?;
-    let tasks = options.tasks()?;
-    let prepared: Vec<Prepared> =
-        tasks.iter().map(|task| Prepared::of(task, &subject.tokenizer)).collect();
+    let (tasks, prefix) = options.tasks()?;
+    let preparing = Preparing {
+        tokenizer: &subject.tokenizer,
+        context: subject.model.context_length().unwrap_or(usize::MAX),
+        file: &options.file,
+    };
+    preparing.check(0, &prefix)?;
+    let prepared = tasks.iter().enumerate();
+    let prepared = prepared.map(|(number, task)| preparing.task(number, &task.after(&prefix)));
+    let prepared: Vec<Prepared> = prepared.collect::<Result<_, _>>()?;
     let branches: Vec<Branches> = prepared.iter().map(Prepared::branches).collect();
     let chunks = Chunks::branching(&branches);
 
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(&subject.model);
     let forward = subject.model.forward(&backend, &weights, options.compute.share(1))?;
     // The end of the pass counts as a layer.
     let steps = forward.steps(&chunks) + chunks.count() as u64;
     let mut progress = Steps::begin("eval", [&subject.model], steps, cancel, observer);
-    let mut end = forward.run(&chunks, &mut |steps| progress.advance(steps))?;
+    let mut end = unless_cancelled(progress.run(&forward, &chunks), cancel)?;
 
     let (vocabulary, tile_rows) = (end.vocabulary(), end.tile_rows());
     let mut likelihoods: Vec<Vec<Likelihood>> = prepared.iter().map(Prepared::unknown).collect();
@@ -98,7 +105,7 @@ pub fn eval_tasks(
     for rows in rows.chunks(tile_rows) {
         let last = rows[rows.len() - 1];
         let (tokens, later) = rest.split_at(rest.partition_point(|token| token.row <= last));
-        end.of_tokens(rows, &mut logits)?;
+        unless_cancelled(end.of_tokens(rows, &mut logits), cancel)?;
         let found = log_probabilities(&backend, tokens, rows, &logits, vocabulary);
         for (token, found) in tokens.iter().zip(found) {
             likelihoods[token.task][token.choice].sum += found;
@@ -109,19 +116,17 @@ pub fn eval_tasks(
         through = done;
     }
     subject.model.check_unchanged()?;
-    let mut warnings = subject.model.warnings.clone();
-    warnings.extend(too_long(&subject, &prepared));
     Ok(TaskEvaluation {
         path: path.to_owned(),
         data: options.file.clone(),
         score: Score::of(&tasks, &likelihoods),
-        warnings,
+        warnings: subject.model.warnings,
     })
 }
 
 impl TaskOptions {
-    /// The tasks to score, each after what it comes after.
-    fn tasks(&self) -> Result<Vec<Task>, Error> {
+    /// The tasks to score, and what each comes after.
+    fn tasks(&self) -> Result<(Vec<Task>, String), Error> {
         let mut tasks = tasks::read(&self.file)?;
         let prefix = match &self.few_shot {
             None => String::new(),
@@ -136,15 +141,8 @@ impl TaskOptions {
             }
         };
         tasks.truncate(self.limit.unwrap_or(usize::MAX).max(1));
-        Ok(tasks.iter().map(|task| task.after(&prefix)).collect())
+        Ok((tasks, prefix))
     }
-}
-
-fn too_long(subject: &Subject, tasks: &[Prepared]) -> Option<String> {
-    let context = subject.model.context_length()?;
-    let longer = |task: &&Prepared| task.tokens.iter().any(|tokens| tokens.len() > context);
-    let count = tasks.iter().filter(longer).count();
-    (count > 0).then(|| format!("{count} tasks are longer than the model's {context} positions"))
 }
 
 /// A task's choices as tokens.
@@ -164,23 +162,44 @@ struct Foretold {
     choice: usize,
 }
 
-impl Prepared {
-    fn of(task: &Task, tokenizer: &Tokenizer) -> Self {
+/// From tasks to tokens.
+struct Preparing<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Positions that the model has.
+    context: usize,
+    file: &'a Path,
+}
+
+impl Preparing<'_> {
+    /// The tokens of a text, which has no more of them than the model has positions; of a
+    /// longer one no more is looked at.
+    fn check(&self, task: usize, text: &str) -> Result<Vec<u32>, Error> {
         let special = EncodeOptions { add_special: true, parse_special: false };
-        let encode = |text: &str| -> Vec<u32> {
-            tokenizer.encode(text, special).into_iter().map(|token| token.0).collect()
-        };
-        let tokens: Vec<Vec<u32>> =
-            task.choices.iter().map(|choice| encode(&choice.text)).collect();
-        let given: Vec<Option<usize>> = task
-            .choices
-            .iter()
-            .map(|choice| choice.given.map(|bytes| encode(&choice.text[..bytes]).len()))
-            .collect();
-        let scored = tasks::scored(&tokens, &given);
-        Self { common: tasks::common(&tokens), tokens, scored }
+        let most = self.context.saturating_add(1);
+        let tokens = self.tokenizer.encode_first(text, special, most);
+        if tokens.len() > self.context {
+            let (location, context) = (Location::file(self.file), self.context);
+            return Err(Error::TaskTooLong { location, task, context });
+        }
+        Ok(tokens.into_iter().map(|token| token.0).collect())
     }
 
+    fn task(&self, number: usize, task: &Task) -> Result<Prepared, Error> {
+        let encode = |text: &str| self.check(number, text);
+        let choices = task.choices.iter();
+        let tokens: Vec<Vec<u32>> =
+            choices.clone().map(|choice| encode(&choice.text)).collect::<Result<_, _>>()?;
+        let given = choices.map(|choice| {
+            let given = choice.given.map(|bytes| encode(&choice.text[..bytes]));
+            given.transpose().map(|tokens| tokens.map(|tokens| tokens.len()))
+        });
+        let given: Vec<Option<usize>> = given.collect::<Result<_, _>>()?;
+        let scored = tasks::scored(&tokens, &given);
+        Ok(Prepared { common: tasks::common(&tokens), tokens, scored })
+    }
+}
+
+impl Prepared {
     /// What the model has to see: nothing follows from the last token of a choice.
     fn branches(&self) -> Branches {
         let beginning = self.tokens[0][..self.common].to_vec();

@@ -69,6 +69,11 @@ impl Format {
         (self.scheme)(self, name)
     }
 
+    /// True if its schemes are those of packed layouts.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.family.is_some()
+    }
+
     /// True if it is called so, by its own name or by the one that configurations have.
     pub(crate) fn is_called(&self, name: &str) -> bool {
         let is_name = |known: &str| known.eq_ignore_ascii_case(name);

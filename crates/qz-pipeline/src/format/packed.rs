@@ -98,6 +98,9 @@ const LINEAR: &[Role] = &[
 /// What else is multiplied by, and stays as it is.
 const LEFT: &[Role] = &[Role::Output, Role::ExpertRouter];
 
+/// What some packages store like the matrices of layers.
+const EMBEDDINGS: &[Role] = &[Role::TokenEmbedding, Role::Output];
+
 /// What engines call the output matrix, whether there is one or not: where it is the
 /// token embedding, it is still a layer that could be quantized.
 const OUTPUT: &str = "lm_head";
@@ -134,14 +137,16 @@ fn plan(
     if !left.iter().any(|module| module == OUTPUT) {
         left.push(OUTPUT.to_owned());
     }
-    let configuration =
-        scheme.configuration(&Quantized { modules: &modules, left: &left, model_type });
+    let provenance = &options.provenance();
+    let quantized = Quantized { modules: &modules, left: &left, model_type, provenance };
+    let configuration = scheme.configuration(&quantized);
     let torch_name = safetensors::torch_name(model_type).unwrap_or_default();
     let files = checkpoint.files.with_entries(configuration.entries, configuration.files);
     let mut warnings: Vec<String> = checkpoint.warnings.iter().map(ToString::to_string).collect();
     if !options.metadata.is_empty() {
         warnings.push(format!("--override-kv has no effect on {}", format.name));
     }
+    warnings.extend(idle_types(format, options));
     Ok(TargetPlan {
         assignments,
         tensors,
@@ -151,6 +156,37 @@ fn plan(
         files: files.with_type(torch_name),
         warnings,
     })
+}
+
+/// The types that a person wants for two tensors, where a packed folder cannot hold them.
+fn idle_types(format: &Format, options: &PlanOptions) -> Vec<String> {
+    let overrides = &options.overrides;
+    let wishes = [
+        ("--token-embedding-type", overrides.token_embedding),
+        ("--output-tensor-type", overrides.output),
+    ];
+    let idle = |(option, wish): (&str, Option<DataType>)| {
+        let data_type = wish.filter(|wish| safetensors::torch_name(*wish).is_none())?;
+        Some(format!("{option} {data_type} has no effect on {}", format.name))
+    };
+    wishes.into_iter().filter_map(idle).collect()
+}
+
+/// The plain type that a person wants for a tensor, and what says so.
+fn plain_wish(tensor: &ModelTensor, options: &PlanOptions) -> Option<(DataType, Reason)> {
+    let overrides = &options.overrides;
+    let of_role = match &*tensor.name {
+        "token_embd.weight" => overrides.token_embedding,
+        "output.weight" if overrides.leave_output => Some(tensor.source_type),
+        "output.weight" => overrides.output,
+        _ => None,
+    };
+    let of_role = of_role.map(|data_type| (data_type, Reason::Base));
+    let wish = of_role.or_else(|| {
+        let (position, data_type) = overrides.first_match(&tensor.name)?;
+        Some((data_type, Reason::Override(position)))
+    });
+    wish.filter(|(data_type, _)| safetensors::torch_name(*data_type).is_some())
 }
 
 /// What is decided, tensor by tensor.
@@ -176,7 +212,7 @@ struct Writer<'a> {
     /// The output's number of a checkpoint's tensor that is left as it is.
     numbers: HashMap<TensorIndex, TensorIndex>,
     /// Numbers of what engines multiply by together.
-    fused: HashMap<(LayerIndex, Fusion), usize>,
+    fused: HashMap<(Option<LayerIndex>, Fusion), usize>,
 }
 
 /// What engines multiply by together.
@@ -241,15 +277,23 @@ impl<'a> Writer<'a> {
         let place = checkpoint.places[position].as_ref();
         let rules = checkpoint.architecture.map_or(&[][..], |known| known.tensor_rules());
         let rule = rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&tensor.name)?)));
+        let wish = plain_wish(tensor, self.options);
         if let (Some(place), Some((rule, numbers))) = (place, rule)
-            && let Some(layer) = numbers.layer
-            && rule.part == Part::Weight
-            && LINEAR.contains(&rule.role)
+            && wish.is_none()
+            && self.packs(rule, tensor)
         {
-            let names = names(checkpoint, place, tensor, rule, layer);
-            return self.pack(position, tensor, place.row_order, rule.role, layer, names);
+            let names = names(checkpoint, place, tensor, rule, numbers.layer);
+            return self.pack(position, tensor, place.row_order, rule.role, numbers.layer, names);
         }
-        self.leave(checkpoint, position, tensor, rule.map(|(rule, _)| rule))
+        self.leave(checkpoint, position, tensor, rule.map(|(rule, _)| rule), wish)
+    }
+
+    /// Whether a tensor is stored in parts. An embedding that the layout cannot hold stays.
+    fn packs(&self, rule: &TensorRule, tensor: &ModelTensor) -> bool {
+        let size = Matrix { rows: tensor.shape.rows(), columns: tensor.shape.columns() };
+        let holds = || self.scheme.layout(self.model_type).parts(size).is_ok();
+        let is_embedding = EMBEDDINGS.contains(&rule.role) && self.scheme.packs_embeddings();
+        rule.part == Part::Weight && (LINEAR.contains(&rule.role) || (is_embedding && holds()))
     }
 
     /// The tensor in its parts, which stand in the output one after the other.
@@ -259,7 +303,7 @@ impl<'a> Writer<'a> {
         tensor: &ModelTensor,
         row_order: RowOrder,
         role: Role,
-        layer: LayerIndex,
+        layer: Option<LayerIndex>,
         names: Vec<String>,
     ) -> Result<(), Error> {
         let location = || self.model.location(tensor, 0);
@@ -300,25 +344,31 @@ impl<'a> Writer<'a> {
         let fused = *self.fused.entry((layer, Fusion::of(role))).or_insert(next);
         let place = Arc::new(PackedPlace { layout, matrix, parts, fused });
         let destination = Destination::Packed(place);
-        self.output.push(data_type, Some(Placement { row_order, destination }));
+        self.output.push(data_type, Reason::Base, Some(Placement { row_order, destination }));
         Ok(())
     }
 
-    /// The tensor as it is, or in the model's type where it is quantized.
+    /// The tensor as it is, or in the model's type where it is quantized, or in one that is
+    /// wanted.
     fn leave(
         &mut self,
         checkpoint: &Checkpoint,
         position: usize,
         tensor: &ModelTensor,
         rule: Option<&TensorRule>,
+        wish: Option<(DataType, Reason)>,
     ) -> Result<(), Error> {
         let Some(place) = &checkpoint.places[position] else {
-            self.output.push(tensor.source_type, None);
+            self.output.push(tensor.source_type, Reason::Base, None);
             return Ok(());
         };
         let is_plain = safetensors::torch_name(tensor.source_type).is_some();
         let keeps = is_plain && self.model.is_checkpoint() && !tensor.is_quantized();
-        let data_type = if keeps { tensor.source_type } else { self.model_type };
+        let own = if keeps { tensor.source_type } else { self.model_type };
+        let (data_type, reason) = wish.unwrap_or((own, Reason::Base));
+        let is_multiplied = |rule: &TensorRule| {
+            rule.part == Part::Weight && (LEFT.contains(&rule.role) || LINEAR.contains(&rule.role))
+        };
         check_codecs(self.model, tensor, data_type)?;
         let Destination::Runs(runs) = &place.destination else { return Ok(()) };
         let (numbers, output) = (&mut self.numbers, &mut self.output);
@@ -326,7 +376,7 @@ impl<'a> Writer<'a> {
             *numbers.entry(number).or_insert_with(|| {
                 let (name, shape) = &checkpoint.tensors[number.0];
                 if let Some(module) = name.strip_suffix(".weight")
-                    && rule.is_some_and(|rule| LEFT.contains(&rule.role))
+                    && rule.is_some_and(is_multiplied)
                 {
                     output.left.push(module.to_owned());
                 }
@@ -334,7 +384,8 @@ impl<'a> Writer<'a> {
             })
         });
         let destination = Destination::Runs(runs);
-        self.output.push(data_type, Some(Placement { row_order: place.row_order, destination }));
+        let placement = Placement { row_order: place.row_order, destination };
+        self.output.push(data_type, reason, Some(placement));
         Ok(())
     }
 }
@@ -352,11 +403,11 @@ impl Output {
         TensorIndex(self.tensors.len() - 1)
     }
 
-    fn push(&mut self, data_type: DataType, place: Option<Placement>) {
+    fn push(&mut self, data_type: DataType, reason: Reason, place: Option<Placement>) {
         self.places.push(place);
         self.assignments.push(Assignment {
             data_type,
-            reason: Reason::Base,
+            reason,
             fallback_from: None,
             requires_importance: false,
         });
@@ -370,7 +421,7 @@ fn names(
     place: &Placement,
     tensor: &ModelTensor,
     rule: &TensorRule,
-    layer: LayerIndex,
+    layer: Option<LayerIndex>,
 ) -> Vec<String> {
     let rows = tensor.shape.rows();
     let own = match &place.destination {
@@ -380,12 +431,11 @@ fn names(
     own.unwrap_or_else(|| match rule.transform {
         Transform::StackExperts => {
             let experts = tensor.shape.dimensions().first().copied().unwrap_or(1);
-            let name = |expert: u64| {
-                rule.hugging_face.name_of_expert(Some(layer), ExpertIndex(expert as u32))
-            };
+            let name =
+                |expert: u64| rule.hugging_face.name_of_expert(layer, ExpertIndex(expert as u32));
             (0..experts).map(name).collect()
         }
-        _ => vec![rule.hugging_face.name(Some(layer))],
+        _ => vec![rule.hugging_face.name(layer)],
     })
 }
 

@@ -1,16 +1,21 @@
-//! What rules look at: the configuration and the tensors as they are stored.
+//! What rules look at: the configuration and the tensors, as they are stored or as they are
+//! about to be.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use qz_tensor::{DataType, Presence, SideFiles, TensorIndex, TensorInfo, TensorSource};
-use regex::Regex;
+use qz_tensor::{
+    DataType, FileError, SideFile, SideFiles, SinkTensor, TensorIndex, TensorInfo, TensorSource,
+};
 use serde_json::{Map, Value};
 
 use super::Engine;
-use crate::container;
+use super::ignoring::Patterns;
+use crate::container::{self, QuantizationConfig};
 use crate::error::Error;
 use crate::folder::Folder;
+use crate::format::TargetPlan;
 
 /// A packed checkpoint.
 pub(super) struct Facts<'a> {
@@ -23,12 +28,15 @@ pub(super) struct Facts<'a> {
     pub(super) model: Map<String, Value>,
     /// `quantize_config.json`, if it is there.
     pub(super) quantize_config: Option<Value>,
-    source: Box<dyn TensorSource + 'a>,
+    tensors: Vec<TensorInfo>,
+    /// None before anything is written.
+    source: Option<Box<dyn TensorSource + 'a>>,
     names: HashMap<String, TensorIndex>,
     /// Modules with packed weights, by the tensors that only these have.
     pub(super) packed: BTreeSet<String>,
     /// Modules with a plain matrix that could be packed.
     pub(super) plain: BTreeSet<String>,
+    pub(super) patterns: Patterns,
 }
 
 /// What only packed modules have.
@@ -47,23 +55,51 @@ const MARKERS: &[&str] = &[
 
 impl Facts<'_> {
     /// Of the checkpoint at `path`; none if it has no packed weights.
-    pub(super) fn read(path: &Path, engine: Option<Engine>) -> Result<Option<Self>, Error> {
-        if Presence::of(path)? != Presence::Folder {
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
+        let Some(folder) = container::folder_of(path)? else { return Ok(None) };
+        let folder = Folder::new(&folder)?;
+        let (source, _) = container::open_weights(path)?;
+        let quantization = container::quantization(&folder, &*source);
+        // Whoever opens the model says what is wrong with it.
+        let Ok(Some(QuantizationConfig { config, .. })) = quantization else { return Ok(None) };
+        let tensors = source.tensors().to_vec();
+        Ok(Some(Self { source: Some(source), ..Self::of(&folder, config, tensors)? }))
+    }
+
+    /// Of a checkpoint that is planned; none if it has no packed weights.
+    pub(super) fn planned(plan: &TargetPlan) -> Result<Option<Self>, Error> {
+        let files = Planned(&plan.files);
+        let Some(QuantizationConfig { config, .. }) = container::stated_quantization(&files)?
+        else {
             return Ok(None);
-        }
-        let folder = Folder::new(path)?;
-        let Some(config) = container::quantization(&folder)? else { return Ok(None) };
+        };
+        let nowhere: Arc<Path> = Path::new("").into();
+        let info = |tensor: &SinkTensor| TensorInfo {
+            name: tensor.name.clone(),
+            data_type: tensor.data_type,
+            shape: tensor.shape.clone(),
+            file: nowhere.clone(),
+            offset: 0,
+            bytes: tensor.shape.byte_size(tensor.data_type).unwrap_or_default(),
+        };
+        Ok(Some(Self::of(&files, config, plan.tensors.iter().map(info).collect())?))
+    }
+
+    fn of(
+        files: &dyn SideFiles,
+        config: Map<String, Value>,
+        tensors: Vec<TensorInfo>,
+    ) -> Result<Self, Error> {
         let json = |name: &str| -> Result<Option<Value>, Error> {
-            Ok(folder.read(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+            Ok(files.read(name)?.and_then(|bytes| qz_shards::json::from_slice(&bytes).ok()))
         };
         let model = json("config.json")?.and_then(|value| match value {
             Value::Object(model) => Some(model),
             _ => None,
         });
-        let (source, _) = container::open_weights(path)?;
-        let tensors = source.tensors().iter().enumerate();
+        let numbered = tensors.iter().enumerate();
         let names: HashMap<String, TensorIndex> =
-            tensors.map(|(position, info)| (info.name.clone(), TensorIndex(position))).collect();
+            numbered.map(|(position, info)| (info.name.clone(), TensorIndex(position))).collect();
         let module = |name: &String| {
             MARKERS
                 .iter()
@@ -71,29 +107,30 @@ impl Facts<'_> {
                 .map(str::to_owned)
         };
         let packed: BTreeSet<String> = names.keys().filter_map(module).collect();
-        let plain = source
-            .tensors()
+        let plain = tensors
             .iter()
             .filter_map(plain_module)
             .filter(|module| !packed.contains(module))
             .collect();
         let method = config.get("quant_method").and_then(Value::as_str).unwrap_or_default();
-        Ok(Some(Self {
-            engine,
+        Ok(Self {
+            engine: None,
             method: method.to_owned(),
             config,
             model: model.unwrap_or_default(),
             quantize_config: json("quantize_config.json")?,
-            source,
+            tensors,
+            source: None,
             names,
             packed,
             plain,
-        }))
+            patterns: Patterns::default(),
+        })
     }
 
     pub(super) fn tensor(&self, module: &str, part: &str) -> Option<&TensorInfo> {
         let index = self.names.get(&format!("{module}.{part}"))?;
-        Some(&self.source.tensors()[index.0])
+        Some(&self.tensors[index.0])
     }
 
     /// The dimensions of a matrix.
@@ -104,8 +141,8 @@ impl Facts<'_> {
     /// The first bytes of a tensor, at most `most`.
     pub(super) fn bytes(&self, module: &str, part: &str, most: u64) -> Option<Vec<u8>> {
         let index = self.names.get(&format!("{module}.{part}"))?;
-        let mut bytes = vec![0; self.source.tensors()[index.0].bytes.min(most) as usize];
-        self.source.read(*index, 0, &mut bytes).ok()?;
+        let mut bytes = vec![0; self.tensors[index.0].bytes.min(most) as usize];
+        self.source.as_ref()?.read(*index, 0, &mut bytes).ok()?;
         Some(bytes)
     }
 
@@ -144,44 +181,27 @@ impl Facts<'_> {
         groups.sort_unstable();
         groups
     }
+}
 
-    /// True if the configuration says that a module is not packed.
-    pub(super) fn is_ignored(&self, module: &str) -> bool {
-        let list = |key: &str| {
-            let names = self.config.get(key).and_then(Value::as_array).into_iter().flatten();
-            names.filter_map(Value::as_str).collect::<Vec<_>>()
-        };
-        let pattern = |text: &str| {
-            let anchored = Regex::new(&format!("^(?:{text})"));
-            anchored.is_ok_and(|pattern| pattern.is_match(module))
-        };
-        match &*self.method {
-            "compressed-tensors" => {
-                list("ignore").into_iter().any(|name| match name.strip_prefix("re:") {
-                    Some(text) => pattern(text),
-                    None => name == module,
-                })
-            }
-            "gptq" => {
-                let rules = self.config.get("dynamic").and_then(Value::as_object);
-                let mut rules = rules.into_iter().flatten();
-                (module == "lm_head" && self.flag("lm_head") != Some(true))
-                    || rules.any(|(rule, _)| rule.strip_prefix("-:").is_some_and(pattern))
-            }
-            "modelopt" => {
-                let wild = |name: &&str| {
-                    let text = regex::escape(name).replace("\\*", ".*");
-                    Regex::new(&format!("^{text}$")).is_ok_and(|known| known.is_match(module))
-                };
-                list("ignore").iter().any(wild) || list("exclude_modules").iter().any(wild)
-            }
-            _ => {
-                let keys = ["modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules"];
-                // Engines leave the output matrix of these alone by themselves.
-                (module == "lm_head" && matches!(&*self.method, "awq" | "mlx"))
-                    || keys.iter().flat_map(|key| list(key)).any(|name| module.contains(name))
-            }
-        }
+/// The files beside weights that are planned.
+struct Planned<'a>(&'a [SideFile]);
+
+impl SideFiles for Planned<'_> {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
+        let file = self.0.iter().find(|file| file.name == name);
+        Ok(file.map(|file| file.content.clone()))
+    }
+
+    fn list(&self, _folder: &str) -> Result<Vec<String>, FileError> {
+        Ok(self.0.iter().map(|file| file.name.clone()).collect())
+    }
+
+    fn folder_name(&self) -> Option<&str> {
+        None
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        name.into()
     }
 }
 

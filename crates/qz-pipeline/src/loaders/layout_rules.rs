@@ -1,10 +1,12 @@
 //! The rules of tensors.
 
-use qz_tensor::DataType;
-use serde_json::Value;
+use std::collections::HashMap;
 
-use super::Findings;
+use qz_tensor::DataType;
+use serde_json::{Map, Value};
+
 use super::facts::Facts;
+use super::{Engine, Findings};
 
 /// For each tensor that marks a module, what must be beside it.
 const BESIDE: &[(&str, &str, &[&str])] = &[
@@ -97,15 +99,98 @@ pub(super) fn group_divides(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
 }
 
-/// vLLM's Marlin kernels; SGLang has the same.
+/// What a configuration says of integers in groups: one for GPTQ, one for each group of
+/// compressed-tensors' `pack-quantized`.
+struct Integers<'a> {
+    /// The key in front of those of its numbers.
+    place: String,
+    bits: Option<u64>,
+    /// Inputs of a group; none if a scale is that of all.
+    group: Option<i64>,
+    symmetric: Option<bool>,
+    targets: Option<&'a Vec<Value>>,
+}
+
+fn integers<'a>(facts: &'a Facts<'_>) -> Vec<Integers<'a>> {
+    if facts.method == "gptq" {
+        let bits = facts.number("bits").and_then(|bits| u64::try_from(bits).ok());
+        let group = facts.number("group_size").filter(|group| *group != -1);
+        let place = "quantization_config".to_owned();
+        return vec![Integers { place, bits, group, symmetric: facts.flag("sym"), targets: None }];
+    }
+    let whole = facts.text("format");
+    let of_group = |(name, group): (&str, &'a Map<String, Value>)| {
+        let weights = group.get("weights")?.as_object()?;
+        let format = group.get("format").and_then(Value::as_str).or(whole)?;
+        let is_integer = weights.get("type").and_then(Value::as_str) != Some("float");
+        (format == "pack-quantized" && is_integer).then(|| Integers {
+            place: format!("config_groups.{name}.weights"),
+            bits: weights.get("num_bits").and_then(Value::as_u64),
+            group: weights.get("group_size").and_then(Value::as_i64).filter(|group| *group != -1),
+            symmetric: weights.get("symmetric").and_then(Value::as_bool),
+            targets: group.get("targets").and_then(Value::as_array),
+        })
+    };
+    facts.groups().filter_map(of_group).collect()
+}
+
+/// compressed-tensors' codes: vLLM has kernels for 2 to 8 bits, with zero points for 4 and 8;
+/// SGLang for 4 and 8.
+pub(super) fn integer_bits(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for Integers { place, bits, symmetric, .. } in integers(facts) {
+        let Some(bits) = bits else { continue };
+        let few = facts.engine == Some(Engine::Sglang) || symmetric == Some(false);
+        if few && !matches!(bits, 4 | 8) {
+            let kind = if symmetric == Some(false) { "asymmetric" } else { "symmetric" };
+            find(&format!("{place}.num_bits"), format!("{bits} bits, {kind}; there are 4 and 8"));
+        }
+    }
+}
+
+/// Groups that Marlin's kernels have.
+pub(super) fn integer_group(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for Integers { place, group, .. } in integers(facts) {
+        if let Some(group) = group
+            && ![32, 64, 128].contains(&group)
+        {
+            let message = format!("groups of {group}; there are -1, 32, 64 and 128");
+            find(&format!("{place}.group_size"), message);
+        }
+    }
+}
+
+/// Inputs and outputs of a module of packed integers.
+fn integer_size(facts: &Facts<'_>, module: &str) -> Option<[u64; 2]> {
+    if facts.method == "gptq" {
+        return gptq_size(facts, module).map(|(inputs, outputs)| [inputs, outputs]);
+    }
+    let [outputs, words] = facts.matrix(module, "weight_packed")?;
+    let known = integers(facts);
+    let about = |integers: &&Integers<'_>| {
+        known.len() == 1
+            || integers.targets.is_some_and(|targets| targets.iter().any(|name| name == module))
+    };
+    let bits = known.iter().find(about)?.bits.filter(|bits| *bits > 0)?;
+    Some([words * 32 / bits, outputs])
+}
+
+/// SGLang's Marlin kernels; vLLM fills up with zeros (pull requests 45295 and 45703).
 pub(super) fn alignment(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let outputs_of = |module: &str| integer_size(facts, module).map(|[_, outputs]| outputs);
+    let mut fused: HashMap<&str, u64> = HashMap::new();
+    for group in facts.fused() {
+        let together: u64 = group.iter().filter_map(|module| outputs_of(module)).sum();
+        fused.extend(group.into_iter().map(|module| (module, together)));
+    }
     for module in &facts.packed {
-        let Some((inputs, outputs)) = gptq_size(facts, module) else { continue };
+        let Some([inputs, own]) = integer_size(facts, module) else { continue };
         if inputs % 128 != 0 {
             find(module, format!("{inputs} inputs are not a multiple of 128"));
         }
+        let outputs = fused.get(&**module).copied().unwrap_or(own);
         if outputs % 64 != 0 {
-            find(module, format!("{outputs} outputs are not a multiple of 64"));
+            let whole = if outputs == own { "" } else { " of the fused matrix" };
+            find(module, format!("{outputs} outputs{whole} are not a multiple of 64"));
         }
     }
 }
@@ -201,7 +286,10 @@ pub(super) fn act_order_tensor(facts: &Facts<'_>, find: &mut Findings<'_>) {
 pub(super) fn fused_alike(facts: &Facts<'_>, find: &mut Findings<'_>) {
     for group in facts.fused() {
         let packed = group.iter().filter(|module| facts.packed.contains(**module)).count();
-        if packed > 0 && packed < group.len() {
+        if packed == 0 {
+            continue;
+        }
+        if packed < group.len() {
             let plain = group.iter().find(|module| !facts.packed.contains(**module));
             let names = group.join(", ");
             let message = format!("is not packed, others of {names} are: they are one matrix");
@@ -242,18 +330,31 @@ pub(super) fn global_scales(facts: &Facts<'_>, find: &mut Findings<'_>) {
 /// A plain matrix that the configuration does not name: engines wait for its packed
 /// tensors.
 pub(super) fn ignored(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let targets_linear = facts.groups().next().is_none()
-        || facts.groups().any(|(_, group)| {
-            let targets = group.get("targets").and_then(Value::as_array);
-            targets.is_none_or(|targets| targets.iter().any(|target| target == "Linear"))
-        });
-    if !targets_linear {
-        return;
-    }
     for module in facts.plain.iter().filter(|module| !facts.is_ignored(module)) {
         let message = "is a plain matrix, and the configuration does not say so: engines wait \
                        for its packed tensors";
         find(module, message.to_owned());
+    }
+}
+
+/// A packed matrix that the configuration calls plain: engines make room for a plain one,
+/// and find none, or read garbage.
+pub(super) fn packed_ignored(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for module in facts.packed.iter().filter(|module| facts.is_surely_ignored(module)) {
+        let message = "is packed, and the configuration says that it is not: engines look for a \
+                       plain matrix";
+        find(module, message.to_owned());
+    }
+}
+
+/// transformers' `FP8Linear` has its scales under this name, even one of a whole tensor; it
+/// passes over others, and multiplies by the codes.
+pub(super) fn scale_name(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let has = |module: &str, part: &str| facts.tensor(module, part).is_some();
+    for module in &facts.packed {
+        if has(module, "weight_scale") && !has(module, "weight_scale_inv") {
+            find(module, "`weight_scale` is not read, but `weight_scale_inv`".to_owned());
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! What engines demand of a packed checkpoint: what they refuse, and what they load as
 //! silent garbage. Each demand is an entry of [`LOADER_RULES`].
 //!
-//! Sources: vLLM 0.33 (`layers/quantization/`), SGLang, transformers 5 (`quantizers/`),
-//! compressed-tensors 0.19, GPTQModel 7.7, mlx-lm.
+//! Sources: vLLM 0.33 (`layers/quantization/`), SGLang 0.5.23 (`srt/layers/quantization/`),
+//! transformers 5.24 (`quantizers/`), compressed-tensors 0.19, GPTQModel 7.7, mlx-lm 0.32.
 
+mod advice;
 mod facts;
+mod ignoring;
 mod layout_rules;
 mod rules;
 
@@ -12,9 +14,13 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use qz_tensor::Presence;
+
+use crate::container;
 use crate::error::Error;
 use crate::verify::Finding;
 
+pub(crate) use advice::warning;
 use facts::Facts;
 pub use rules::LOADER_RULES;
 
@@ -42,6 +48,17 @@ impl Engine {
             Self::Transformers => "transformers",
             Self::LlamaCpp => "llama.cpp",
             Self::Mlx => "mlx",
+        }
+    }
+
+    /// The version that the rules speak of.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Vllm => "vLLM 0.33",
+            Self::Sglang => "SGLang 0.5.23",
+            Self::Transformers => "transformers 5.24",
+            Self::LlamaCpp => "llama.cpp",
+            Self::Mlx => "mlx-lm 0.32",
         }
     }
 }
@@ -89,24 +106,79 @@ impl fmt::Debug for LoaderRule {
 /// Takes what a rule finds: the tensor, module or key, and what is wrong.
 pub(crate) type Findings<'a> = dyn FnMut(&str, String) + 'a;
 
-/// Checks the checkpoint at `path`, if it is one with packed weights, for every engine, or
-/// for one with its own rules.
+/// What an engine's rules say of an artifact.
+#[derive(Default)]
+pub(crate) struct Judgement {
+    pub(crate) findings: Vec<Finding>,
+    /// False if the engine has no rules for such an artifact.
+    pub(crate) has_rules: bool,
+}
+
+/// Checks the artifact at `path` for one engine with its own rules, or for every one.
 ///
 /// # Errors
 /// If its files cannot be read at all.
-pub(crate) fn check(path: &Path, engine: Option<Engine>) -> Result<Vec<Finding>, Error> {
+pub(crate) fn check(path: &Path, engine: Option<Engine>) -> Result<Judgement, Error> {
+    let is_gguf = container::is_gguf(path)?;
+    let facts = match path.parent() {
+        _ if is_gguf => None,
+        _ if Presence::of(path)? == Presence::Folder => Facts::read(path)?,
+        // Weights that are named by path lie in their folder. Whoever opens them says what is
+        // wrong with it.
+        Some(parent) if parent != Path::new("") => Facts::read(parent).unwrap_or_default(),
+        _ => Facts::read(Path::new(".")).unwrap_or_default(),
+    };
+    if let Some(mut facts) = facts {
+        facts.engine = engine;
+        return Ok(Judgement { findings: judged(&facts), has_rules: true });
+    }
+    let refusal = match engine {
+        None => return Ok(Judgement::default()),
+        Some(engine) if is_gguf => gguf(engine),
+        Some(engine) => plain_folder(engine),
+    };
+    let Some(message) = refusal else {
+        // The structure of a GGUF file is what llama.cpp demands, and engines load a folder
+        // that is not quantized by its configuration.
+        let has_rules = !is_gguf || engine == Some(Engine::LlamaCpp);
+        return Ok(Judgement { findings: Vec::new(), has_rules });
+    };
+    let finding = Finding { rule: "engine-method", tensor: None, message };
+    Ok(Judgement { findings: vec![finding], has_rules: true })
+}
+
+/// Why an engine does not load a GGUF file, if that is known.
+fn gguf(engine: Engine) -> Option<String> {
+    let version = engine.version();
+    match engine {
+        // vLLM pull request 39583.
+        Engine::Vllm => {
+            Some(format!("{version} loads GGUF with the plugin vllm-gguf-plugin alone"))
+        }
+        Engine::Mlx => Some(format!("{version} loads folders of safetensors, no GGUF")),
+        Engine::LlamaCpp | Engine::Sglang | Engine::Transformers => None,
+    }
+}
+
+/// Why an engine does not load a folder that is not quantized.
+fn plain_folder(engine: Engine) -> Option<String> {
+    let loads = engine != Engine::LlamaCpp;
+    (!loads).then(|| format!("{engine} loads GGUF alone"))
+}
+
+/// What the rules find: those of every engine, and those of the one asked for.
+fn judged(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let Some(facts) = Facts::read(path, engine)? else { return Ok(findings) };
     for rule in LOADER_RULES {
         let is_about = rule.methods.is_empty() || rule.methods.contains(&&*facts.method);
-        let is_asked =
-            rule.engines.is_empty() || engine.is_some_and(|engine| rule.engines.contains(&engine));
+        let is_asked = rule.engines.is_empty()
+            || facts.engine.is_some_and(|engine| rule.engines.contains(&engine));
         if is_about && is_asked {
-            (rule.check)(&facts, &mut |what, message| {
+            (rule.check)(facts, &mut |what, message| {
                 let tensor = Some(what.to_owned());
                 findings.push(Finding { rule: rule.name, tensor, message });
             });
         }
     }
-    Ok(findings)
+    findings
 }

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::facts::Facts;
 use super::layout_rules::{
     act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, global_scales,
-    group_divides, ignored, missing_parts, part_types, zero_points_version, zero_points_wrap,
+    group_divides, ignored, integer_bits, integer_group, missing_parts, packed_ignored, part_types,
+    scale_name, zero_points_version, zero_points_wrap,
 };
 use super::{Engine, Findings, LoaderRule};
 
@@ -16,6 +17,8 @@ const AWQ: &[&str] = &["awq"];
 const CT: &[&str] = &["compressed-tensors"];
 const FP8: &[&str] = &["fp8"];
 const WORDS: &[&str] = &["gptq", "awq"];
+/// Integers of a group: vLLM chooses a kernel for both in one place.
+const INTEGERS: &[&str] = &["gptq", "compressed-tensors"];
 
 const fn rule(
     name: &'static str,
@@ -37,9 +40,11 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("config-copies", &[], GPTQ, config_copies),
     rule("gptq-keys", &[Vllm, Sglang], GPTQ, gptq_keys),
     rule("gptq-bits", &[Vllm, Sglang], GPTQ, gptq_bits),
-    rule("gptq-group", &[Vllm, Sglang], GPTQ, gptq_group),
+    rule("ct-bits", &[Vllm, Sglang], CT, integer_bits),
+    rule("gptq-group", &[Vllm, Sglang], GPTQ, integer_group),
+    rule("ct-group", &[Vllm, Sglang], CT, integer_group),
     rule("act-order", &[Vllm], GPTQ, act_order),
-    rule("alignment", &[Vllm, Sglang], GPTQ, alignment),
+    rule("alignment", &[Sglang], INTEGERS, alignment),
     rule("awq-bits", &[Vllm, Sglang, Transformers], AWQ, awq_bits),
     rule("awq-zero-point", &[Vllm, Sglang], AWQ, awq_zero_point),
     rule("awq-version", &[Vllm, Sglang], AWQ, awq_version),
@@ -52,10 +57,12 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("global-scale", &[Vllm, Sglang], CT, global_scales),
     rule("static-blocks", &[Vllm, Sglang], FP8, static_blocks),
     rule("block-divides", &[Vllm, Sglang], FP8, block_divides),
+    rule("scale-name", &[Transformers], FP8, scale_name),
     rule("modelopt-keys", &[Vllm, Sglang], &["modelopt"], modelopt_keys),
     rule("fused-alike", &[Vllm, Sglang], &[], fused_alike),
     rule("ignore", &[], &["compressed-tensors", "awq", "bitsandbytes", "fp8", "modelopt"], ignored),
-    rule("ignore", &[Vllm, Sglang], GPTQ, ignored),
+    rule("ignore", &[Vllm, Sglang, Transformers], GPTQ, ignored),
+    rule("packed-ignored", &[], &[], packed_ignored),
     rule("bitsandbytes-keys", &[Transformers], &["bitsandbytes"], bitsandbytes_keys),
     rule("mlx-keys", &[Mlx], &["mlx"], mlx_keys),
 ];
@@ -64,9 +71,16 @@ pub static LOADER_RULES: &[LoaderRule] = &[
 pub(super) fn methods_of(engine: Engine) -> &'static [&'static str] {
     match engine {
         Vllm => &["gptq", "awq", "compressed-tensors", "fp8", "modelopt", "mxfp4", "auto-round"],
-        Sglang => {
-            &["gptq", "awq", "compressed-tensors", "fp8", "modelopt", "mxfp4", "bitsandbytes"]
-        }
+        Sglang => &[
+            "gptq",
+            "awq",
+            "compressed-tensors",
+            "fp8",
+            "modelopt",
+            "mxfp4",
+            "bitsandbytes",
+            "auto-round",
+        ],
         Transformers => &[
             "gptq",
             "awq",
@@ -86,14 +100,22 @@ pub(super) fn methods_of(engine: Engine) -> &'static [&'static str] {
 fn engine_method(facts: &Facts<'_>, find: &mut Findings<'_>) {
     let Some(engine) = facts.engine else { return };
     let read = methods_of(engine);
-    if !read.contains(&&*facts.method) {
-        let reads = match read {
-            [] => "GGUF alone".to_owned(),
-            read => read.join(", "),
-        };
-        let message = format!("{engine} does not load {}; it loads {reads}", facts.method);
-        find("quantization_config.quant_method", message);
+    if read.contains(&&*facts.method) {
+        return;
     }
+    let version = engine.version();
+    let message = match (engine, &*facts.method) {
+        // vLLM pull request 43529.
+        (Vllm, "bitsandbytes") => format!(
+            "{version} loads bitsandbytes with the plugin vllm-bnb-plugin alone; vLLM up to 0.27 \
+             loads it without"
+        ),
+        (LlamaCpp, _) => format!("{version} does not load {}; it loads GGUF alone", facts.method),
+        (_, method) => {
+            format!("{version} does not load {method}; it loads {}", read.join(", "))
+        }
+    };
+    find("quantization_config.quant_method", message);
 }
 
 /// `quantization_config` and `quantize_config.json` say the same.
@@ -127,15 +149,6 @@ fn gptq_bits(facts: &Facts<'_>, find: &mut Findings<'_>) {
              compressed-tensors takes any"
         );
         find("quantization_config.bits", message);
-    }
-}
-
-fn gptq_group(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    if let Some(group) = facts.number("group_size")
-        && ![-1, 32, 64, 128].contains(&group)
-    {
-        let message = format!("groups of {group}; there are -1, 32, 64 and 128");
-        find("quantization_config.group_size", message);
     }
 }
 

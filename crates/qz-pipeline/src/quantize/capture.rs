@@ -44,6 +44,8 @@ impl Calibration {
         for warning in &text.warnings {
             observer.observe(Event::Warning(warning));
         }
+        let (chunks, context) = (text.chunks.count(), text.chunks.length());
+        observer.observe(Event::Reading { chunks, context });
         Ok(Self { chunks: text.chunks, data: options.names(), files: text.files })
     }
 

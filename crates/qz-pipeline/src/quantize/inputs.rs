@@ -140,6 +140,7 @@ impl Collector<'_> {
             }
             Ok(())
         })?;
+        check_cancelled(self.cancel)?;
         let mut captured = Vec::with_capacity(sums.len());
         for (expert, mut sums) in sums {
             let tokens = sums.tokens();

@@ -12,6 +12,7 @@ use qz_tensor::DataType;
 
 use super::QuantizeOptions;
 use super::capture::Captured;
+use super::effort::Effort;
 use super::inputs::{Collector, GroupExperts, Stream, Streams};
 use super::known::Known;
 use super::packed::PackedMatrix;
@@ -21,6 +22,7 @@ use crate::calibrate::{ExpertCoverage, Group};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::format::TargetPlan;
+use crate::loss::{self, Suspicion};
 use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
@@ -47,6 +49,8 @@ struct Quantized {
     content: Content,
     /// For the stream of hidden states: the same values, row by row as GGUF has them.
     replacement: (DataType, Vec<u8>),
+    /// Weights that the output cannot hold.
+    lost: u64,
     report: TensorReport,
 }
 
@@ -83,11 +87,27 @@ impl Layers<'_> {
         if self.is_all_done(sinks) {
             return Ok(());
         }
+        let mut effort = Effort::of(self, forward, &chunks, sinks)?;
         let mut streams = Streams::begin(forward, &chunks, self.options)?;
+        let count = u64::from(forward.shape().layers);
         while streams.load_next()? {
+            let layer = streams.quantized.layer();
+            let (mut passed, mut is_open) = (0.0, false);
+            for role in LinearGroup::ALL.into_iter().flat_map(LinearGroup::roles) {
+                if *role == Role::ExpertRouter {
+                    continue;
+                }
+                let (name, stored) = streams.quantized.stored(*role)?;
+                passed += effort.of_pass(stored.shape.elements());
+                let position = self.chosen.position(&name);
+                is_open |= position.is_some_and(|position| !sinks.is_done(0, position));
+            }
+            let part = if is_open { "layer" } else { "finished layer" };
+            let number = u64::from(layer.0) + 1;
+            observer.observe(Event::At { part, number, count, steady: is_open });
             for stage in Stage::ALL {
                 for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
-                    self.group(&mut streams, group, sinks, reports, observer)?;
+                    self.group(&mut streams, group, sinks, reports, &mut effort, observer)?;
                 }
             }
             if self.chosen.output.is_none() && streams.quantized.is_at_last_layer() {
@@ -95,12 +115,14 @@ impl Layers<'_> {
                 return Ok(());
             }
             streams.advance(&mut |_| check_cancelled(self.cancel))?;
+            effort.advance(passed, observer);
         }
         let Some((position, _)) = self.chosen.output else { return Ok(()) };
         let columns = to_usize(self.model.tensors[position].shape.columns());
         if sinks.is_done(0, position) {
             return Ok(());
         }
+        observer.observe(Event::At { part: "output matrix", number: 1, count: 1, steady: true });
         let captured = self.collector().output(&mut streams, columns)?;
         self.output(&captured, sinks, reports, observer)
     }
@@ -131,9 +153,9 @@ impl Layers<'_> {
                     let rows = first..first + matrix.rows as u64;
                     let name = &self.model.tensors[*position].name;
                     let weights = forward.numbers(name, rows)?;
-                    let Quantized { content, report, .. } =
+                    let Quantized { content, lost, report, .. } =
                         self.quantized(&matrix, &weights, &captured)?;
-                    self.put(sinks, &matrix, first, content)?;
+                    self.put(sinks, &matrix, first, content, lost)?;
                     reports.methods.push(self.described(&matrix, &captured, report));
                     observer.observe(Event::Advanced { weights: weights.len() as u64 });
                 }
@@ -184,6 +206,7 @@ impl Layers<'_> {
         group: LinearGroup,
         sinks: &mut Sinks,
         reports: &mut Reports,
+        effort: &mut Effort,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let stream = &mut streams.quantized;
@@ -204,14 +227,17 @@ impl Layers<'_> {
         experts.dedup();
         let collector = self.collector();
         let mut known = GroupExperts::of(experts.len());
+        let (width, all) = (stream.width(group), experts.len().max(1) as f64);
         for experts in experts.chunks(collector.experts_at_once(stream.width(group))) {
-            for (expert, captured) in collector.captured(streams, group, experts, &mut known)? {
+            let captured = collector.captured(streams, group, experts, &mut known)?;
+            effort.advance(effort.of_inputs(width) * experts.len() as f64 / all, observer);
+            for (expert, captured) in captured {
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (role, matrix) in own {
                     let found = self.replaced(streams, *role, matrix, &captured, sinks)?;
                     reports.methods.push(self.described(matrix, &captured, found));
                     let weights = (matrix.rows * matrix.columns) as u64;
-                    observer.observe(Event::Advanced { weights });
+                    effort.advance(effort.of_matrix(weights, matrix.columns as u64), observer);
                 }
             }
         }
@@ -240,10 +266,10 @@ impl Layers<'_> {
     ) -> Result<TensorReport, Error> {
         let stream = &mut streams.quantized;
         let weights = stream.weights(role, matrix.expert)?;
-        let Quantized { content, replacement: (data_type, bytes), report } =
+        let Quantized { content, replacement: (data_type, bytes), lost, report } =
             self.quantized(matrix, &weights, captured)?;
         if !sinks.is_done(0, matrix.position) {
-            self.put(sinks, matrix, matrix.first_row(), content)?;
+            self.put(sinks, matrix, matrix.first_row(), content, lost)?;
         }
         if self.replaces() {
             stream.replace(role, matrix.expert, data_type, bytes)?;
@@ -311,7 +337,9 @@ impl Layers<'_> {
         let Some(packed) = self.packed(matrix) else {
             let (bytes, report) = self.blocks(matrix, weights, captured)?;
             let content = Content::Rows { row_bytes: matrix.row_bytes(), bytes: bytes.clone() };
-            return Ok(Quantized { content, replacement: (matrix.data_type, bytes), report });
+            let suspicion = Suspicion::of_type(matrix.data_type, matrix.columns);
+            let lost = self.lost(matrix, weights, suspicion, matrix.data_type, &bytes)?;
+            return Ok(Quantized { content, replacement: (matrix.data_type, bytes), lost, report });
         };
         let ordered = packed.in_order(weights);
         let Some(grid) = packed.grid(&ordered) else {
@@ -323,7 +351,40 @@ impl Layers<'_> {
             writer.take(rows, batch);
         })?;
         let (content, bytes) = writer.finish();
-        Ok(Quantized { content, replacement: (DataType::F32, bytes), report })
+        let lost = self.lost(matrix, weights, packed.suspicion(), DataType::F32, &bytes)?;
+        Ok(Quantized { content, replacement: (DataType::F32, bytes), lost, report })
+    }
+
+    /// Weights that the output cannot hold; `bytes` are what became of all, as this type.
+    fn lost(
+        &self,
+        matrix: &Matrix,
+        weights: &[f32],
+        suspicion: Suspicion,
+        data_type: DataType,
+        bytes: &[u8],
+    ) -> Result<u64, Error> {
+        let Some(codec) = qz_kernels::codec_for(data_type) else { return Ok(0) };
+        let row_bytes = data_type.byte_size(matrix.columns as u64).map_or(1, to_usize).max(1);
+        let mut written = vec![0.0; matrix.columns];
+        let mut lost = 0;
+        let rows = weights.chunks(matrix.columns.max(1)).zip(bytes.chunks(row_bytes));
+        for (row, (weights, bytes)) in
+            rows.enumerate().filter(|(_, (own, _))| suspicion.is_raised(own))
+        {
+            codec.decode(bytes, &mut written);
+            lost += suspicion.lost(weights, &written).map_err(|_| {
+                let tensor = &self.model.tensors[matrix.position];
+                let location = self.model.location(tensor, 0);
+                Error::Overflow {
+                    location: qz_tensor::Location { offset: None, ..location },
+                    row: matrix.first_row() + row as u64,
+                    largest: loss::largest(weights),
+                    data_type: matrix.data_type,
+                }
+            })?;
+        }
+        Ok(lost)
     }
 
     /// The bytes of a matrix in blocks of an element type.
@@ -369,6 +430,7 @@ impl Layers<'_> {
             }
         };
         let report = self.backend.install(|| self.options.method.quantize(&problem, &mut take));
+        check_cancelled(self.cancel)?;
         report.map_err(|error| match error {
             qz_methods::Error::Stopped => Error::Interrupted,
             qz_methods::Error::Weight(weight) => {
@@ -392,8 +454,9 @@ impl Layers<'_> {
         matrix: &Matrix,
         first_row: u64,
         content: Content,
+        lost: u64,
     ) -> Result<(), Error> {
-        let piece = Piece { work: 0, output: 0, first_row, content };
+        let piece = Piece { work: 0, output: 0, first_row, content, lost };
         sinks.put(self.plans, matrix.position, &piece)
     }
 
@@ -444,8 +507,10 @@ impl Layers<'_> {
             let weights = self.read_rows(position, first, count)?;
             let part = Matrix { position, expert: None, rows: count, columns, data_type };
             let (bytes, part_report) = layers.blocks(&part, &weights, captured)?;
+            let suspicion = Suspicion::of_type(data_type, columns);
+            let lost = self.lost(&part, &weights, suspicion, data_type, &bytes)?;
             let content = Content::Rows { row_bytes: part.row_bytes(), bytes };
-            self.put(sinks, &part, first as u64, content)?;
+            self.put(sinks, &part, first as u64, content, lost)?;
             observer.observe(Event::Advanced { weights: weights.len() as u64 });
             report.get_or_insert(part_report).rows = rows;
         }

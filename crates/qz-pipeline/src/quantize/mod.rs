@@ -10,6 +10,7 @@
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
 mod capture;
+mod effort;
 mod inputs;
 mod known;
 mod layers;
@@ -36,9 +37,9 @@ use crate::event::{Event, Observer};
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
 use crate::plan::peak_memory;
-use crate::planning::plan_all;
+use crate::planning::{PlanOptions, plan_all};
 use crate::sinks::Sinks;
-use crate::stream::{Cancel, Work};
+use crate::stream::{Cancel, Work, unless_cancelled};
 use crate::target::Target;
 use capture::Calibration;
 use known::Known;
@@ -92,7 +93,12 @@ pub fn quantize(
         observer.observe(Event::Warning(warning));
     }
     check_all(model, outputs, options)?;
-    outputs.iter().map(|output| one(model, output, options, cancel, observer)).collect()
+    let targets = outputs.iter().zip(1..).map(|(output, number)| {
+        let (name, count) = (output.target.to_string(), outputs.len());
+        observer.observe(Event::Target { name: &name, number, count });
+        one(model, output, options, cancel, observer)
+    });
+    targets.collect()
 }
 
 /// What could end the job behind its first output: targets that do not fit, outputs that are
@@ -119,8 +125,7 @@ fn one(
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
-    let plans = &planning.targets;
-    let backend = options.compute.backend()?;
+    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
         Needs::Nothing => None,
@@ -131,7 +136,7 @@ fn one(
         }
     };
     let chosen = match &forward {
-        Some(forward) => Chosen::of(forward, model, output, &plans[0])?,
+        Some(forward) => Chosen::of(forward, model, output, &planning.targets[0])?,
         None => Chosen::default(),
     };
     let uncovered: Vec<_> = planning
@@ -151,6 +156,14 @@ fn one(
         (None, None) => return Err(Error::NoCalibration(options.method.name())),
     }
     let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());
+    let mut plans = planning.targets;
+    if !chosen.is_empty() {
+        // Configurations say what the model read, which is known by now.
+        let method = report::provenance(options, calibration.as_ref(), known.as_ref());
+        let plan = PlanOptions { method: Some(method), ..options.convert.plan.clone() };
+        plans = vec![output.target.plan(model, &plan)?];
+    }
+    let plans = &plans;
     let outputs = std::slice::from_ref(output);
     let sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, observer)?;
     let threads = options.convert.threads;
@@ -160,6 +173,8 @@ fn one(
         (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
     let weights = wanted.iter().map(|position| model.tensors[*position].shape.elements()).sum();
     observer.observe(Event::Started { job: "quantize", tensors: wanted.len(), weights });
+    // What is outside of the layers goes at another pace.
+    observer.observe(Event::At { part: "", number: 0, count: 0, steady: chosen.is_empty() });
     let work = sinks.remaining_work(model, plans, &measures, &options.convert.plan);
     let (rest, positions): (Vec<Work<'_>>, Vec<usize>) = work
         .into_iter()
@@ -199,7 +214,7 @@ fn one(
             let statistics = known.as_ref().map(|known| &known.files);
             text.into_iter().chain(statistics).try_for_each(check_states)
         });
-    match outcome {
+    match unless_cancelled(outcome, cancel) {
         Ok(()) => {
             let artifact = finish(sinks, model, outputs, plans, observer)?.remove(0);
             let method = options.method.name();

@@ -10,6 +10,7 @@ use qz_tensor::FileError;
 
 use crate::error::Error;
 use crate::format::{PackedPlace, TargetPlan};
+use crate::loss::Suspicion;
 use crate::model::to_usize;
 use crate::sinks::Sinks;
 use crate::stream::{Content, Packed};
@@ -50,6 +51,12 @@ impl<'a> PackedMatrix<'a> {
     pub(super) fn grid(&self, weights: &[f32]) -> Option<Box<dyn Grid>> {
         let (matrix, measure) = (self.place.matrix, self.measure);
         self.place.layout.grid(&Whole { matrix, weights, measure })
+    }
+
+    /// What could not be held by its layout.
+    pub(super) fn suspicion(&self) -> Suspicion {
+        let columns = to_usize(self.place.layout.group_columns(self.place.matrix));
+        Suspicion::of_groups(columns, self.measure.largest)
     }
 
     fn columns(&self) -> usize {

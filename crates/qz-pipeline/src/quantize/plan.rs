@@ -59,11 +59,13 @@ impl Chosen {
                 }
             }
         }
-        // A token embedding that serves as output matrix is encoded as `convert` does it.
+        // A token embedding that serves as output matrix is encoded as `convert` does it, and
+        // so is an output matrix that is stored in parts.
         let (name, _) = forward.stored_output()?;
         let last = by_name.get(name.as_str()).copied();
         let is_tied = forward.stored(Role::TokenEmbedding, LayerIndex(0))?.0 == name;
-        if let Some(position) = last.filter(|at| is_chosen(*at) && !is_tied) {
+        let is_rounded = |at: usize| is_tied || plan.packed(at).is_some();
+        if let Some(position) = last.filter(|at| is_chosen(*at) && !is_rounded(*at)) {
             chosen.positions.insert(position);
             chosen.output = Some((position, plan.assignments[position].data_type));
         }

@@ -1,15 +1,19 @@
 //! What is said about a quantization, and what tells it from another.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use qz_kernels::Isa;
-use qz_methods::TensorReport;
+use qz_methods::{Needs, Order, TensorReport};
+use qz_packed::{Feedback, Provenance};
+use serde_json::json;
 
 use super::QuantizeOptions;
 use super::capture::{Calibration, CalibrationSummary};
 use super::known::Known;
 use crate::calibrate::ExpertCoverage;
 use crate::convert::ConvertReport;
+use crate::planning::file_name;
 
 /// What came of one output.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -59,6 +63,46 @@ pub struct MethodTensor {
 pub(super) struct Reports {
     pub(super) methods: Vec<MethodTensor>,
     pub(super) experts: Vec<ExpertCoverage>,
+}
+
+/// What configurations say of the method and of what the model read.
+pub(super) fn provenance(
+    options: &QuantizeOptions,
+    calibration: Option<&Calibration>,
+    known: Option<&Known>,
+) -> Provenance {
+    let mut provenance = Provenance::of(options.method.name());
+    let details = &mut provenance.details;
+    if options.method.needs() == Needs::Gram {
+        let gptq = &options.options.gptq;
+        details.insert("order".to_owned(), json!(gptq.order));
+        details.insert("cycles".to_owned(), json!(gptq.cycles));
+        if gptq.propagation != 0.0 {
+            details.insert("propagation".to_owned(), json!(gptq.propagation));
+        }
+        provenance.feedback = Some(Feedback {
+            damping: gptq.damping,
+            // With statistics of an earlier run every matrix sees the full model's inputs.
+            sequential: calibration.is_some(),
+            static_groups: gptq.order == Order::Static,
+        });
+    }
+    if let (Some(calibration), Some(text)) = (calibration, &options.text) {
+        let data: Vec<String> =
+            text.names().iter().map(|name| file_name(Path::new(name))).collect();
+        let read = json!({
+            "data": data,
+            "chunks": calibration.chunks.count(),
+            "context": calibration.chunks.length(),
+            "tokens_sha256": calibration.digest(),
+        });
+        details.insert("calibration".to_owned(), read);
+    }
+    if let (Some(known), Some(path)) = (known, &options.statistics) {
+        let read = json!({"file": file_name(path), "sha256": known.digest()});
+        details.insert("statistics".to_owned(), read);
+    }
+    provenance
 }
 
 /// Everything that decides about bytes beside the model and the plan. The instruction set

@@ -5,11 +5,12 @@ use std::ops::Range;
 use qz_codec::Codec;
 use qz_models::RowOrder;
 use qz_packed::{Measure, PartIndex, Rounding, RowBlock};
-use qz_tensor::{DataType, Location};
+use qz_tensor::{DataType, Location, TensorIndex};
 
-use super::{CHUNK_WEIGHTS, Importance, Packed};
+use super::{CHUNK_WEIGHTS, Cancel, Importance, Packed, PutParts, check_cancelled};
 use crate::error::Error;
 use crate::format::PackedPlace;
+use crate::loss::{self, Suspicion};
 use crate::model::{Model, ModelTensor, to_usize};
 
 /// Buffers that an encoding thread keeps.
@@ -17,6 +18,8 @@ use crate::model::{Model, ModelTensor, to_usize};
 pub(super) struct Scratch {
     weights: Vec<f32>,
     importance: Vec<f32>,
+    /// What encoded weights became, where that is looked at.
+    written: Vec<f32>,
     pub(super) reordered: Vec<u8>,
 }
 
@@ -39,6 +42,7 @@ struct Chunk {
 
 /// One tile's rows at work.
 pub(super) struct TileRows<'a> {
+    pub(super) cancel: &'a Cancel,
     pub(super) model: &'a Model,
     pub(super) tensor: &'a ModelTensor,
     pub(super) rows: Range<u64>,
@@ -85,7 +89,9 @@ impl TileRows<'_> {
         wanted: DataType,
         row_order: RowOrder,
         scratch: &mut Scratch,
+        lost: &mut u64,
     ) -> Result<Vec<u8>, Error> {
+        let suspicion = Suspicion::of_type(wanted, to_usize(self.tensor.grid().1));
         let decoder = self.codec(self.tensor.source_type, wanted)?;
         let encoder = self.codec(wanted, wanted)?;
         let columns = to_usize(self.tensor.grid().1);
@@ -94,6 +100,7 @@ impl TileRows<'_> {
         let mut bytes = vec![0; stored.len() / row_in * row_out];
         let mut matrix = None;
         for Chunk { rows, matrix: of } in self.chunks() {
+            check_cancelled(self.cancel)?;
             if self.importance.is_some() && matrix.replace(of) != Some(of) {
                 self.read_importance(of, &mut scratch.importance)?;
             }
@@ -120,6 +127,13 @@ impl TileRows<'_> {
                     weights,
                 ));
             }
+            // Every f32 holds what was read.
+            if wanted != DataType::F32 && suspicion.has_odd_block(&scratch.weights) {
+                scratch.written.resize(scratch.weights.len(), 0.0);
+                encoder.decode(out, &mut scratch.written);
+                // No block is infinite: that was looked at.
+                *lost += suspicion.lost(&scratch.weights, &scratch.written).unwrap_or_default();
+            }
         }
         Ok(bytes)
     }
@@ -130,6 +144,7 @@ impl TileRows<'_> {
         stored: &[u8],
         packing: &Packing<'_>,
         scratch: &mut Scratch,
+        lost: &mut u64,
     ) -> Result<Packed, Error> {
         let place = packing.place;
         let matrix = self.rows.start / place.matrix.rows.max(1);
@@ -154,13 +169,20 @@ impl TileRows<'_> {
         if block.first_row == 0 {
             place.layout.write_constants(place.matrix, measure, &mut put);
         }
-        place.layout.encode(&block, &mut put).map_err(|position| {
+        let overflow = |position: usize| {
             let columns = block.columns();
             let row = position / columns.max(1);
             let weights = &block.weights[row * columns..][..columns];
             let stored = packing.row_order.source_row(self.rows.start + row as u64);
             self.overflow(stored, place.scale_type(), weights)
-        })?;
+        };
+        place.layout.encode(&block, &mut put).map_err(overflow)?;
+        let columns = to_usize(place.layout.group_columns(place.matrix));
+        let suspicion = Suspicion::of_groups(columns, measure.largest);
+        if suspicion.is_raised(block.weights) {
+            let written = Written::of(place, &block, parts, &packed);
+            *lost += written.lost(suspicion, &mut scratch.written, overflow)?;
+        }
         Ok(packed)
     }
 
@@ -221,7 +243,7 @@ impl TileRows<'_> {
         let row_bytes = self.tensor.row_bytes(self.tensor.source_type) as u64;
         let location: Location = self.model.location(self.tensor, stored * row_bytes);
         let place = self.model.source_of(self.tensor, stored * row_bytes);
-        let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
+        let largest = loss::largest(weights);
         Error::Overflow {
             location: Location { offset: None, ..location },
             row: place.map_or(stored, |(_, offset)| offset / row_bytes.max(1)),
@@ -231,12 +253,65 @@ impl TileRows<'_> {
     }
 }
 
+/// Rows that have just been packed.
+struct Written<'a> {
+    place: &'a PackedPlace,
+    block: &'a RowBlock<'a>,
+    tensors: &'a [TensorIndex],
+    packed: &'a Packed,
+    /// What is written with the matrix' first rows.
+    constants: Packed,
+}
+
+impl<'a> Written<'a> {
+    fn of(
+        place: &'a PackedPlace,
+        block: &'a RowBlock<'a>,
+        tensors: &'a [TensorIndex],
+        packed: &'a Packed,
+    ) -> Self {
+        let mut constants = Packed::default();
+        if block.first_row > 0 {
+            let mut put = |part: PartIndex, offset: u64, bytes: &[u8]| {
+                constants.put(tensors[part.0], offset, bytes);
+            };
+            place.layout.write_constants(block.matrix, block.measure, &mut put);
+        }
+        Self { place, block, tensors, packed, constants }
+    }
+
+    /// Decodes them, a chunk at a time; how many weights are lost.
+    fn lost(
+        &self,
+        suspicion: Suspicion,
+        written: &mut Vec<f32>,
+        overflow: impl Fn(usize) -> Error,
+    ) -> Result<u64, Error> {
+        let RowBlock { matrix, first_row, weights, .. } = *self.block;
+        let parts = PutParts::of(self.tensors, &[self.packed, &self.constants]);
+        let columns = self.block.columns().max(1);
+        let step = (CHUNK_WEIGHTS / columns).max(1);
+        let mut lost = 0;
+        for (chunk, weights) in weights.chunks(step * columns).enumerate() {
+            if !suspicion.is_raised(weights) {
+                continue;
+            }
+            let row = first_row + (chunk * step) as u64;
+            let rows = row..row + (weights.len() / columns) as u64;
+            written.resize(weights.len(), 0.0);
+            self.place.layout.decode(matrix, &parts, rows, written)?;
+            let place = |position: usize| overflow(chunk * step * columns + position);
+            lost += suspicion.lost(weights, written).map_err(place)?;
+        }
+        Ok(lost)
+    }
+}
+
 /// The first row with a weight whose square overflows f32. The reference's
 /// searches then find nothing, and some (Q6_K) store zeros without a complaint.
 fn row_past_searches(weights: &[f32], columns: usize, wanted: DataType) -> Option<usize> {
     const LARGEST: f32 = 1e18;
-    let past =
-        |row: &[f32]| row.iter().fold(0.0f32, |most, weight| most.max(weight.abs())) > LARGEST;
+    let past = |row: &[f32]| loss::largest(row) > LARGEST;
     let searched = wanted.is_block() && past(weights);
     searched.then(|| weights.chunks(columns).position(past)).flatten()
 }

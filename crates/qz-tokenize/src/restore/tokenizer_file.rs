@@ -33,7 +33,7 @@ pub(super) fn write(
     let Parts { normalizer, pre_tokenizer, decoder, before_template, adds_beginning, model } =
         match table.kind {
             Kind::ByteLevel => byte_level(table, metadata, options)?,
-            Kind::SentencePiece => sentencepiece(table, metadata, warnings),
+            Kind::SentencePiece => sentencepiece(table, metadata, warnings)?,
         };
     let adds = |kind: &str, default: bool| match metadata
         .get(&format!("tokenizer.ggml.add_{kind}_token"))
@@ -168,7 +168,11 @@ fn merges<'a>(
     table.merges.iter().enumerate().map(pair).collect()
 }
 
-fn sentencepiece(table: &Table<'_>, metadata: &Metadata, warnings: &mut Vec<Warning>) -> Parts {
+fn sentencepiece(
+    table: &Table<'_>,
+    metadata: &Metadata,
+    warnings: &mut Vec<Warning>,
+) -> Result<Parts, Error> {
     let flag = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
     let adds_space = flag("add_space_prefix") != Some(&Entry::Bool(false));
     if flag("remove_extra_whitespaces") == Some(&Entry::Bool(true)) {
@@ -181,7 +185,7 @@ fn sentencepiece(table: &Table<'_>, metadata: &Metadata, warnings: &mut Vec<Warn
     }
     let bytes: HashSet<&str> =
         table.used().filter(|(id, _)| table.types[*id] == BYTE).map(|(_, text)| text).collect();
-    let mut model = model(vocab(table), &merges_by_score(table));
+    let mut model = model(vocab(table), &merges_by_score(table)?);
     model.insert("unk_token".to_owned(), json!(table.unknown().map(|id| &table.tokens[id])));
     model.insert("fuse_unk".to_owned(), json!(true));
     model.insert("byte_fallback".to_owned(), json!(!bytes.is_empty()));
@@ -200,14 +204,14 @@ fn sentencepiece(table: &Table<'_>, metadata: &Metadata, warnings: &mut Vec<Warn
     decoders.extend(
         adds_space.then(|| json!({"type": "Strip", "content": " ", "start": 1, "stop": 0})),
     );
-    Parts {
+    Ok(Parts {
         normalizer: json!({"type": "Sequence", "normalizers": normalizers}),
         pre_tokenizer: Value::Null,
         decoder: json!({"type": "Sequence", "decoders": decoders}),
         before_template: Vec::new(),
         adds_beginning: true,
         model,
-    }
+    })
 }
 
 /// What is added to a text: the tokens at its beginning and end.

@@ -148,6 +148,22 @@ fn broken_and_other_files() {
 }
 
 #[test]
+fn files_that_are_others() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+    for name in
+        ["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja"]
+    {
+        let message = format!("{name}: it looks like a Git LFS pointer");
+        refused(&Files::small().write(name, pointer), "another-file", &message);
+    }
+    for name in ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"] {
+        let message = format!("{name}: it looks like a web page");
+        let page = "<!DOCTYPE html><html></html>";
+        refused(&Files::small().write(name, page), "another-file", &message);
+    }
+}
+
+#[test]
 fn special_ids() {
     let check = |key: &str, value: Value, message: &str| {
         let files = Files::small().write("config.json", json!({ key: value }).to_string());

@@ -99,6 +99,19 @@ fn merges_follow_from_scores() {
 }
 
 #[test]
+fn long_pieces_take_time_and_memory_in_proportion() {
+    let long = "a".repeat(1 << 20);
+    let restored = restore(&pieces(&[(&long, -1.0), ("aa", -2.0), ("a", -3.0)]), 6);
+    let merges = file(&restored.expect("restored"), "tokenizer.json")["model"]["merges"].clone();
+    assert_eq!(merges, json!([["a", "a"]]));
+    let all: Vec<String> = (1..4000).map(|length| "a".repeat(length)).collect();
+    let all: Vec<(&str, f32)> = all.iter().map(|piece| (piece.as_str(), -1.0)).collect();
+    let error = restore(&pieces(&all), 5000).expect_err("refused");
+    assert_eq!(error.diagnosis().rule, "bad-tokenizer-value");
+    assert!(error.to_string().contains("in too many ways"), "{error}");
+}
+
+#[test]
 fn pieces_and_scores_come_back() {
     let metadata = pieces(&[("ab", -1.5), ("a", -2.5), ("b", -3.5), ("\u{2581}", -4.5)]);
     let restored = restore(&metadata, 7).expect("restored");

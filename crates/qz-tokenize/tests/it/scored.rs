@@ -204,24 +204,60 @@ fn byte_tokens_of_tokenizer_json() {
         let found = entries(&llama(&files, 9).expect("a vocabulary").metadata);
         let types: Vec<i32> = found.iter().map(|(_, _, kind)| *kind).collect();
         assert_eq!(types, expected);
-        assert!(found[..8].iter().all(|(_, score, _)| *score == -1000.0));
+        // Only "ab" is what a merge gives.
+        assert!(found[..7].iter().all(|(_, score, _)| *score == -1000.0));
+        assert_eq!(found[7].1, 0.0);
     };
-    // Only what a key names is a control token.
-    check(byte_fallback(), [1, 1, 3, 6, 6, 1, 1, 1, 5]);
+    check(byte_fallback(), [3, 3, 3, 6, 6, 1, 1, 1, 5]);
+    // Others are control tokens if a key or the class names them.
+    let plain = || {
+        byte_fallback().tokenizer(|file| {
+            for token in file["added_tokens"].as_array_mut().expect("a list") {
+                token["special"] = json!(false);
+            }
+        })
+    };
+    check(plain(), [4, 4, 3, 6, 6, 1, 1, 1, 5]);
     let class = |files: Files| files.config("tokenizer_class", json!("LlamaTokenizerFast"));
-    check(class(byte_fallback()), [3, 3, 3, 6, 6, 1, 1, 1, 5]);
-    let mistral = class(byte_fallback()).write("config.json", r#"{"model_type": "mistral"}"#);
-    check(mistral, [1, 1, 3, 6, 6, 1, 1, 1, 5]);
-    check(class(byte_fallback()).config("bos_token", Value::Null), [3, 1, 3, 6, 6, 1, 1, 1, 5]);
+    check(class(plain()), [3, 3, 3, 6, 6, 1, 1, 1, 5]);
+    let mistral = class(plain()).write("config.json", r#"{"model_type": "mistral"}"#);
+    check(mistral, [4, 4, 3, 6, 6, 1, 1, 1, 5]);
+    check(class(plain()).config("bos_token", Value::Null), [3, 4, 3, 6, 6, 1, 1, 1, 5]);
     let with = |special| {
         byte_fallback().tokenizer(|file| {
             file["added_tokens"].as_array_mut().expect("a list").push(added(8, "<t>", special));
         })
     };
-    check(with(false), [1, 1, 3, 6, 6, 1, 1, 1, 4]);
-    check(with(true), [1, 1, 3, 6, 6, 1, 1, 1, 4]);
-    check(with(true).config("pad_token", json!("<t>")), [1, 1, 3, 6, 6, 1, 1, 1, 3]);
-    check(with(false).config("pad_token", json!("a")), [1, 1, 3, 6, 6, 3, 1, 1, 4]);
+    check(with(false), [3, 3, 3, 6, 6, 1, 1, 1, 4]);
+    check(with(true), [3, 3, 3, 6, 6, 1, 1, 1, 4]);
+    check(with(true).config("pad_token", json!("<t>")), [3, 3, 3, 6, 6, 1, 1, 1, 3]);
+    check(with(false).config("pad_token", json!("a")), [3, 3, 3, 6, 6, 3, 1, 1, 4]);
+}
+
+#[test]
+fn scores_are_in_the_order_of_the_merges() {
+    let files = byte_fallback().tokenizer(|file| {
+        let vocab = file["model"]["vocab"].as_object_mut().expect("tokens");
+        for (token, id) in [("abab", 8), ("ba", 9), ("\u{2581}\u{2581}", 10), ("\u{2581}", 11)] {
+            vocab.insert(token.to_owned(), json!(id));
+        }
+        file["model"]["merges"] =
+            json!([["b", "a"], ["\u{2581}", "\u{2581}"], ["a", "b"], ["ab", "ab"], ["b", "a"]]);
+        // A token of the model that is found in text; one of spaces has to merge, too.
+        let added_tokens = file["added_tokens"].as_array_mut().expect("a list");
+        added_tokens.push(added(9, "ba", false));
+        added_tokens.push(added(10, "\u{2581}\u{2581}", false));
+    });
+    let expected = [
+        ("a", -1000.0, 1),
+        ("b", -1000.0, 1),
+        ("ab", -2.0, 1),
+        ("abab", -3.0, 1),
+        ("ba", 0.0, 4),
+        ("\u{2581}\u{2581}", -1.0, 1),
+        ("\u{2581}", -1000.0, 1),
+    ];
+    check_entries(&files, 12, 5, &expected);
 }
 
 #[test]

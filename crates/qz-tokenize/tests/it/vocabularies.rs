@@ -213,7 +213,23 @@ fn templates_are_copied_byte_for_byte() {
     check(&Files::small().config("chat_template", json!(template)), &[(key, template)]);
     let beside = Files::small().write("chat_template.jinja", template);
     check(&beside, &[(key, template)]);
-    check(&beside.config("chat_template", json!("inline")), &[(key, "inline")]);
+    // The file counts, as in transformers 5.24, and so do templates beside it alone.
+    let both = beside.config("chat_template", json!("inline"));
+    check(&both, &[(key, template)]);
+    let rules = |files: &Files| -> Vec<&str> {
+        let warnings = files.vocabulary(10).expect("a vocabulary").warnings;
+        warnings.iter().map(|warning| warning.rule).collect()
+    };
+    assert_eq!(rules(&both), ["chat-template-overruled"]);
+    assert!(rules(&both.config("chat_template", json!(template))).is_empty());
+    let further = Files::small().write("additional_chat_templates/rag.jinja", "R");
+    check(
+        &further.config("chat_template", json!("inline")),
+        &[("tokenizer.chat_template.rag", "R")],
+    );
+    let json_file = json!({ "chat_template": template }).to_string();
+    let inline = Files::small().config("chat_template", json!("inline"));
+    check(&inline.write("chat_template.json", json_file), &[(key, "inline")]);
     let json_file = json!({ "chat_template": template }).to_string();
     check(&Files::small().write("chat_template.json", json_file), &[(key, template)]);
     let named = [
@@ -231,9 +247,9 @@ fn templates_are_copied_byte_for_byte() {
     let list = json!([{"name": "default", "template": "D"}, {"name": "rag", "template": "R"},
         {"name": "tool use", "template": "T"}, {"name": "", "template": "X"}]);
     check(&Files::small().config("chat_template", list), &named);
-    // Without tokenizer_config.json no template is looked for.
+    // The file needs no tokenizer_config.json beside it.
     let files = Files::small().without("tokenizer_config.json").write("chat_template.jinja", "D");
-    check(&files, &[]);
+    check(&files, &[(key, "D")]);
 }
 
 #[test]

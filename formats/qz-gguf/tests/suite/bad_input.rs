@@ -1,7 +1,8 @@
 //! Files that break one rule each. Whatever is wrong, the message names the file
 //! and the byte, and the rule has a stable name.
 
-use qz_tensor::{Diagnose, FaultClass};
+use qz_gguf::GgufModel;
+use qz_tensor::{Array, Diagnose, FaultClass, TensorSource, Value};
 
 use crate::support::{Scratch, file, file_aligned, open, pair, start, tensor, text, valid};
 
@@ -139,8 +140,6 @@ fn values() {
     }
     check(value(7, &[2]), "invalid-bool");
     check(value(9, &array(7, 3, &[0, 1, 255])), "invalid-bool");
-    check(value(8, &text(b"\xc3\x28")), "invalid-text");
-    check(value(9, &array(8, 2, &[text("ok"), text(b"\xff")].concat())), "invalid-text");
     check(value(9, &array(9, 1, &array(4, 1, &[0; 4]))), "nested-array");
     let mut deep = array(4, 0, &[]);
     for _ in 0..5000 {
@@ -264,11 +263,42 @@ fn data_that_is_not_there() {
 
 #[test]
 fn bytes_behind_the_data() {
-    let message = check(one(&[8], 0, 33), "trailing-bytes");
-    assert!(message.contains("1 too many"), "{message}");
-    check(one(&[1], 0, 33), "trailing-bytes");
-    check(file(&[], &[], 1), "trailing-bytes");
-    check([one(&[8], 0, 32), b"PK\x05\x06".to_vec()].concat(), "trailing-bytes");
+    let check_passed_over = |bytes: Vec<u8>, count: u64| {
+        let model = open_model(&bytes);
+        let note = format!("{count} bytes behind the last tensor are passed over");
+        assert!(model.notes()[0].ends_with(&note), "{:?}", model.notes());
+        assert_eq!(model.notes().len(), 1);
+    };
+    check_passed_over(one(&[8], 0, 33), 1);
+    check_passed_over(one(&[1], 0, 33), 1);
+    check_passed_over(file(&[], &[], 1), 1);
+    check_passed_over([one(&[8], 0, 32), b"PK\x05\x06".to_vec()].concat(), 4);
+    check_passed_over([one(&[8], 0, 32), b"GGUF".to_vec()].concat(), 4);
+    let joined = [one(&[8], 0, 32), one(&[8], 0, 32)].concat();
+    check(joined, "joined-files");
+    // The first one without its last padding.
+    check([one(&[1], 0, 4), one(&[8], 0, 32)].concat(), "joined-files");
+}
+
+fn open_model(bytes: &[u8]) -> GgufModel {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, bytes).expect("written");
+    GgufModel::open(path).expect("opened")
+}
+
+#[test]
+fn strings_that_are_no_text_are_kept() {
+    let strings = array(8, 3, &[text("ok"), text(b"\xff"), text(b"x\xe9")].concat());
+    let bytes = file(&[pair("a", 8, &text(b"caf\xe9")), pair("b", 9, &strings)], &[], 0);
+    let model = open_model(&bytes);
+    let metadata = model.metadata();
+    assert_eq!(metadata.get("a"), Some(&Value::Bytes(b"caf\xe9".to_vec())));
+    let kept = [&b"ok"[..], b"\xff", b"x\xe9"].map(<[u8]>::to_vec).to_vec();
+    assert_eq!(metadata.get("b"), Some(&Value::Array(Array::Bytes(kept))));
+    let notes = model.notes();
+    assert!(notes[0].ends_with(r#": a: not UTF-8, kept byte for byte: "caf\xe9""#), "{notes:?}");
+    assert!(notes[1].ends_with(r#"2 of its strings, first "\xff""#), "{notes:?}");
 }
 
 #[test]

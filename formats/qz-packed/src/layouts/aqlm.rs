@@ -11,7 +11,13 @@ use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 
-pub(crate) const METHOD: Method = Method { name: "aqlm", open };
+pub(crate) const METHOD: Method = Method {
+    name: "aqlm",
+    aliases: &[],
+    looks_like: "`codes`, `codebooks` and `scales`",
+    recognise: |request| request.first_with(&["codes", "codebooks", "scales"]),
+    open,
+};
 
 const CODES: PartIndex = PartIndex(0);
 const BOOKS: PartIndex = PartIndex(1);

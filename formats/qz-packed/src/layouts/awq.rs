@@ -5,13 +5,15 @@
 
 use std::ops::Range;
 
-use qz_tensor::{DataType, FileError};
+use qz_tensor::{DataType, FileError, TensorIndex};
 use serde_json::{Value, json};
 
+use super::gptq::check_groups;
 use super::integer_layout::{IntegerLayout, put_scales_by_group, read_scales_by_group};
 use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
 use super::words::{WeightReader, whole_runs};
+use super::{awq_fast, awq_gemv};
 use crate::bits;
 use crate::error::Error;
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
@@ -27,15 +29,23 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     parse,
 };
 
-pub(crate) const METHOD: Method = Method { name: "awq", open };
+pub(crate) const METHOD: Method = Method {
+    name: "awq",
+    aliases: &[],
+    looks_like: "`qweight`, `qzeros` and `scales`, packed along the outputs",
+    recognise: recognise,
+    open,
+};
 
 const WEIGHT: PartIndex = PartIndex(0);
+/// Where zero points are stored; else scales are here.
 const ZEROS: PartIndex = PartIndex(1);
-const SCALES: PartIndex = PartIndex(2);
 
 /// Codes in a word.
 const RUN: u64 = 8;
 const BITS: u32 = 4;
+/// The zero point of symmetric codes.
+pub(super) const MIDDLE: u8 = 8;
 
 /// Nibble `i` of a word holds the output of this number.
 const ORDER: [usize; RUN as usize] = [0, 2, 4, 6, 1, 3, 5, 7];
@@ -44,6 +54,8 @@ const ORDER: [usize; RUN as usize] = [0, 2, 4, 6, 1, 3, 5, 7];
 #[derive(Clone, Debug)]
 pub struct Awq {
     integers: IntegerGroups,
+    /// Else every zero point is in the middle; only read.
+    has_zeros: bool,
 }
 
 /// What stands behind the colon.
@@ -58,7 +70,7 @@ fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     (bits == BITS && words.flags_are(&[])).then(|| Box::new(AwqScheme { group }) as Box<dyn Scheme>)
 }
 
-fn integers(group: Option<u64>, scale: ScaleType) -> IntegerGroups {
+pub(super) fn integers(group: Option<u64>, scale: ScaleType) -> IntegerGroups {
     IntegerGroups {
         bits: BITS,
         group,
@@ -79,12 +91,18 @@ impl Scheme for AwqScheme {
     }
 
     fn layout(&self, _model_type: DataType) -> Box<dyn Layout> {
-        Box::new(Awq { integers: integers(self.group, ScaleType::F16) })
+        Box::new(Awq { integers: integers(self.group, ScaleType::F16), has_zeros: true })
     }
 
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
-        // Engines look for these names anywhere in a module's.
-        let mut left: Vec<&str> = quantized.left.iter().map(|module| short(module)).collect();
+        // Engines look for these names anywhere in a module's, so a short one stands for
+        // all layers, unless it is found in a module that is packed.
+        let is_free = |name: &str| !quantized.modules.iter().any(|packed| packed.contains(name));
+        let name = |module: &'_ String| match short(module) {
+            short if is_free(short) => short.to_owned(),
+            _ => module.clone(),
+        };
+        let mut left: Vec<String> = quantized.left.iter().map(name).collect();
         left.sort_unstable();
         left.dedup();
         let config = json!({
@@ -94,6 +112,7 @@ impl Scheme for AwqScheme {
             "zero_point": true,
             "version": "gemm",
             "modules_to_not_convert": left,
+            "meta": quantized.provenance.meta(),
         });
         Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
     }
@@ -112,6 +131,10 @@ fn short(module: &str) -> &str {
 }
 
 impl Awq {
+    fn scales(&self) -> PartIndex {
+        PartIndex(ZEROS.0 + usize::from(self.has_zeros))
+    }
+
     /// Packs lines of codes, each of all rows, down the outputs.
     fn put_lines(
         part: PartIndex,
@@ -185,11 +208,12 @@ impl IntegerLayout for Awq {
         }
         self.integers.check_groups(matrix)?;
         let groups = self.integers.groups(matrix);
-        Ok(vec![
-            Part::new("qweight", DataType::I32, &[columns, rows / RUN])?,
-            Part::new("qzeros", DataType::I32, &[groups, rows / RUN])?,
-            Part::new("scales", self.integers.scale.data_type(), &[groups, rows])?,
-        ])
+        let mut parts = vec![Part::new("qweight", DataType::I32, &[columns, rows / RUN])?];
+        if self.has_zeros {
+            parts.push(Part::new("qzeros", DataType::I32, &[groups, rows / RUN])?);
+        }
+        parts.push(Part::new("scales", self.integers.scale.data_type(), &[groups, rows])?);
+        Ok(parts)
     }
 
     fn row_unit(&self, _matrix: Matrix) -> u64 {
@@ -204,9 +228,11 @@ impl IntegerLayout for Awq {
         let GroupedCodes { rows, columns, groups, .. } = *codes;
         let lines = bits::transposed(&codes.codes, rows, columns);
         Self::put_lines(WEIGHT, matrix, first_row, &lines, rows, put);
-        let lines = bits::transposed(&codes.zeros, rows, groups);
-        Self::put_lines(ZEROS, matrix, first_row, &lines, rows, put);
-        put_scales_by_group(SCALES, self.integers.scale, matrix, first_row, codes, put);
+        if self.has_zeros {
+            let lines = bits::transposed(&codes.zeros, rows, groups);
+            Self::put_lines(ZEROS, matrix, first_row, &lines, rows, put);
+        }
+        put_scales_by_group(self.scales(), self.integers.scale, matrix, first_row, codes, put);
     }
 
     fn read_codes(
@@ -225,7 +251,7 @@ impl IntegerLayout for Awq {
         rows: Range<u64>,
     ) -> Result<Vec<f32>, FileError> {
         let groups = self.integers.groups(matrix);
-        read_scales_by_group(SCALES, self.integers.scale, matrix, groups, parts, rows)
+        read_scales_by_group(self.scales(), self.integers.scale, matrix, groups, parts, rows)
     }
 
     fn read_zeros(
@@ -235,18 +261,30 @@ impl IntegerLayout for Awq {
         rows: Range<u64>,
     ) -> Result<Vec<u8>, FileError> {
         let groups = self.integers.groups(matrix) as usize;
+        if !self.has_zeros {
+            return Ok(vec![MIDDLE; (rows.end - rows.start) as usize * groups]);
+        }
         Self::read_lines(ZEROS, matrix, groups, parts, &rows)
     }
 }
 
-fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
+fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
+    request.first_with(&["qweight", "qzeros", "scales"])
+}
+
+pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     let config = request.config;
-    if let Some(version) = config.get("version").and_then(Value::as_str)
-        && !version.eq_ignore_ascii_case("gemm")
-    {
-        let detail = format!("the version {version} is not supported; there is: gemm");
-        return Err(request.config_fault("version", detail));
-    }
+    let version = config.get("version").and_then(Value::as_str).unwrap_or("gemm");
+    let open_module = match &*version.to_ascii_lowercase() {
+        "gemm" => open_module,
+        "gemv" => awq_gemv::open_module,
+        "gemv_fast" => awq_fast::open_module,
+        _ => {
+            let detail =
+                format!("the version {version} is not supported; there are: gemm, gemv, gemv_fast");
+            return Err(request.config_fault("version", detail));
+        }
+    };
     let key = if config.contains_key("bits") { "bits" } else { "w_bit" };
     match config.get(key).and_then(Value::as_u64) {
         None | Some(4) => {}
@@ -255,18 +293,55 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
             return Err(request.config_fault(key, detail));
         }
     }
-    let mut packed = Vec::new();
-    for (module, weight) in request.modules_with("qweight") {
-        let scales = request.part(module, "scales")?;
-        let [columns, words] = *request.matrix_dimensions(weight)?;
-        let [groups, _] = *request.matrix_dimensions(scales)?;
-        let group = (groups > 1).then(|| columns / groups);
-        let scale = request.scale_type(scales)?;
-        let layout = Awq { integers: integers(group, scale) };
-        let matrix = Matrix { rows: words.saturating_mul(RUN), columns };
-        packed.push(request.packed(module, matrix, Box::new(layout))?);
+    let stated = request.stated(GROUP_KEYS, "extra_config");
+    let modules = request.modules_with("qweight").into_iter();
+    modules.map(|(module, weight)| open_module(request, module, weight, &stated)).collect()
+}
+
+/// What the number of inputs with a scale is called; llm-awq has the second.
+pub(super) const GROUP_KEYS: &[&str] = &["group_size", "q_group_size"];
+
+fn open_module(
+    request: &OpenRequest<'_>,
+    module: &str,
+    weight: TensorIndex,
+    stated: &[i64],
+) -> Result<PackedTensor, Error> {
+    let scales = request.part(module, "scales")?;
+    let [columns, words] = *request.matrix_dimensions(weight)?;
+    let [groups, outputs] = *request.matrix_dimensions(scales)?;
+    let found = || format!("{words} words for {outputs} outputs");
+    let bits = [i64::from(BITS)];
+    request.check_stated("bits", &bits, |_| words.saturating_mul(RUN) == outputs, weight, found)?;
+    check_groups(request, GROUP_KEYS, stated, columns, groups, scales)?;
+    let group = (groups > 1).then(|| columns / groups);
+    let (has_zeros, remark) = zero_points(request, module)?;
+    let layout = Awq { integers: integers(group, request.scale_type(scales)?), has_zeros };
+    let matrix = Matrix { rows: words.saturating_mul(RUN), columns };
+    let tensor = request.packed(module, matrix, Box::new(layout))?;
+    // Of no use where they are not read.
+    let unused = if has_zeros { Vec::new() } else { request.tensors(module, &["qzeros"]) };
+    Ok(PackedTensor { unused, remark, ..tensor })
+}
+
+/// Whether zero points are stored. Without them (`zero_point` false) there is nothing, or
+/// zeros: codes around zero would have no negative weights.
+pub(super) fn zero_points(
+    request: &OpenRequest<'_>,
+    module: &str,
+) -> Result<(bool, Option<String>), Error> {
+    if request.config.get("zero_point").and_then(Value::as_bool) != Some(false) {
+        return Ok((true, None));
     }
-    Ok(packed)
+    let Some(zeros) = request.tensor(module, "qzeros") else { return Ok((false, None)) };
+    if request.bytes(zeros)?.iter().any(|byte| *byte != 0) {
+        return Ok((true, None));
+    }
+    let remark = format!(
+        "zero_point is false and every stored zero point is 0: read as symmetric codes around \
+         {MIDDLE}"
+    );
+    Ok((false, Some(remark)))
 }
 
 #[cfg(test)]

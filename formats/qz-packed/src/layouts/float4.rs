@@ -158,6 +158,10 @@ impl Layout for Float4 {
         Ok(parts)
     }
 
+    fn group_columns(&self, _matrix: Matrix) -> u64 {
+        self.kind.group() as u64
+    }
+
     /// Engines multiply queries, keys and values at once, with one scale.
     fn prepass(&self) -> Prepass {
         match self.kind {

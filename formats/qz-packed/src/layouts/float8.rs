@@ -214,6 +214,13 @@ impl Layout for Float8 {
         ])
     }
 
+    fn group_columns(&self, matrix: Matrix) -> u64 {
+        match self.spread {
+            Spread::Block { columns, .. } => columns,
+            Spread::Tensor { .. } | Spread::Row => matrix.columns,
+        }
+    }
+
     fn row_unit(&self, _matrix: Matrix) -> u64 {
         match self.spread {
             Spread::Block { rows, .. } => rows.max(1),

@@ -4,7 +4,7 @@
 //!
 //! The blocks' scale is called `weight_scale_inv`, and yet weights are multiplied by it.
 
-use qz_tensor::DataType;
+use qz_tensor::{DataType, TensorIndex};
 use serde_json::{Value, json};
 
 use super::float8::{Float8, Spread, StoredScale};
@@ -23,10 +23,26 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     parse,
 };
 
-pub(crate) const METHOD: Method = Method { name: "fp8", open };
+pub(crate) const METHOD: Method = Method {
+    name: "fp8",
+    aliases: &[],
+    looks_like: "`weight` of eight-bit floats with `weight_scale_inv` or `weight_scale`",
+    recognise: recognise,
+    open,
+};
 
 const BLOCK_SUFFIX: &str = "weight_scale_inv";
 const TENSOR_SUFFIX: &str = "weight_scale";
+
+/// What weights may be.
+const CODES: [DataType; 2] = [DataType::F8_E4M3, DataType::F8_E5M2];
+
+fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
+    let modules = [BLOCK_SUFFIX, TENSOR_SUFFIX].map(|suffix| request.modules_with(suffix));
+    let mut weights =
+        modules.into_iter().flatten().filter_map(|(module, _)| request.tensor(module, "weight"));
+    weights.find(|weight| CODES.contains(&request.data_type(*weight)))
+}
 
 /// What stands behind the colon.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +94,7 @@ impl Scheme for Fp8Scheme {
             "activation_scheme": "dynamic",
             "weight_block_size": null,
             "modules_to_not_convert": quantized.left,
+            "meta": quantized.provenance.meta(),
         });
         if let Self::Block { side, powers } = self {
             config["weight_block_size"] = json!([side, side]);
@@ -89,7 +106,7 @@ impl Scheme for Fp8Scheme {
     }
 }
 
-fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
+pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     let stated = block_size(request)?;
     let mut packed = Vec::new();
     for suffix in [BLOCK_SUFFIX, TENSOR_SUFFIX] {
@@ -126,7 +143,7 @@ pub(crate) fn open_module(
     let weight = request.part(module, "weight")?;
     let scales = request.part(module, suffix)?;
     let code = request.data_type(weight);
-    if ![DataType::F8_E4M3, DataType::F8_E5M2].contains(&code) {
+    if !CODES.contains(&code) {
         let (found, expected) = (code.to_string(), "F8_E4M3 or F8_E5M2".to_owned());
         return Err(request.tensor_fault(weight, Fault::Part { found, expected }));
     }
@@ -155,7 +172,7 @@ pub(crate) fn open_module(
     };
     let layout = Float8 { code, spread, suffix, scale, rank: dimensions.len() };
     let mut tensor = request.packed(module, Matrix { rows, columns }, Box::new(layout))?;
-    tensor.unused = request.tensors(module, &["input_scale", "activation_scale"]);
+    tensor.unused = request.tensors(module, &["input_scale", "activation_scale", "output_scale"]);
     Ok(tensor)
 }
 

@@ -12,7 +12,13 @@ use super::numbers::ScaleType;
 use crate::error::{Error, Fault};
 use crate::method::{Method, OpenRequest, PackedTensor};
 
-pub(crate) const METHOD: Method = Method { name: "mxfp4", open };
+pub(crate) const METHOD: Method = Method {
+    name: "mxfp4",
+    aliases: &[],
+    looks_like: "`…_blocks` and `…_scales` of experts",
+    recognise: recognise,
+    open,
+};
 
 const BLOCKS: &str = "_blocks";
 const SCALES: &str = "_scales";
@@ -22,6 +28,15 @@ const FUSED: &str = "gate_up_proj";
 const BLOCK_BYTES: u64 = 16;
 /// Weights of a block.
 const BLOCK: u64 = 32;
+
+fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
+    let tensors = request.source.tensors().iter();
+    let is_stack = |info: &qz_tensor::TensorInfo| {
+        let stem = info.name.strip_suffix(BLOCKS);
+        stem.is_some_and(|stem| request.names.contains_key(&*format!("{stem}{SCALES}")))
+    };
+    tensors.into_iter().position(is_stack).map(TensorIndex)
+}
 
 fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     let mut packed = Vec::new();
@@ -100,7 +115,8 @@ impl Stack {
             picked,
         };
         let parts = vec![self.blocks, self.scales];
-        Ok(PackedTensor { name, shape, layout: Box::new(layout), parts, unused: Vec::new() })
+        let (unused, remark) = (Vec::new(), None);
+        Ok(PackedTensor { name, shape, layout: Box::new(layout), parts, unused, remark })
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use qz_tensor::{DataType, FileError, SideFile};
+use qz_tensor::{DataType, FileError, SideFile, TensorIndex};
 use serde_json::{Map, Value, json};
 
 use super::integer_layout::{IntegerLayout, put_scales_by_group, read_scales_by_group};
@@ -27,7 +27,13 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     parse,
 };
 
-pub(crate) const METHOD: Method = Method { name: "gptq", open };
+pub(crate) const METHOD: Method = Method {
+    name: "gptq",
+    aliases: &[],
+    looks_like: "`qweight`, `qzeros` and `scales`, packed along the inputs",
+    recognise: recognise,
+    open,
+};
 
 const WEIGHT: PartIndex = PartIndex(0);
 const ZEROS: PartIndex = PartIndex(1);
@@ -109,7 +115,7 @@ impl Scheme for GptqScheme {
             .filter(|module| *module != "lm_head")
             .map(|module| (format!("-:^{}$", module.replace('.', "\\.")), json!({})))
             .collect();
-        let config = json!({
+        let mut config = json!({
             "quant_method": "gptq",
             "bits": self.bits,
             "group_size": self.group.map_or(json!(-1), |group| json!(group)),
@@ -119,12 +125,16 @@ impl Scheme for GptqScheme {
             "checkpoint_format": format,
             "format": format,
             "pack_dtype": "int32",
-            "static_groups": false,
-            "true_sequential": true,
-            "damp_percent": 0.05,
             "dynamic": if left.is_empty() { Value::Null } else { Value::Object(left) },
-            "meta": {"quantizer": [concat!("quantize:", env!("CARGO_PKG_VERSION"))]},
+            "meta": quantized.provenance.meta(),
         });
+        if let (Some(feedback), Value::Object(config)) =
+            (quantized.provenance.feedback, &mut config)
+        {
+            config.insert("damp_percent".to_owned(), json!(feedback.damping));
+            config.insert("true_sequential".to_owned(), json!(feedback.sequential));
+            config.insert("static_groups".to_owned(), json!(feedback.static_groups));
+        }
         let file = SideFile { name: "quantize_config.json".to_owned(), content: pretty(&config) };
         Configuration { entries: vec![("quantization_config", config)], files: vec![file] }
     }
@@ -307,10 +317,16 @@ impl IntegerLayout for Gptq {
     }
 }
 
+fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
+    let weight = request.first_with(&["qweight", "qzeros", "scales"])?;
+    let module = request.source.tensors()[weight.0].name.strip_suffix(".qweight")?;
+    let outputs = |tensor: TensorIndex| request.dimensions(tensor).last().copied();
+    let is_along_inputs = outputs(weight) == outputs(request.tensor(module, "scales")?);
+    is_along_inputs.then_some(weight)
+}
+
 fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
-    let config = request.config;
-    let text = |key: &str| config.get(key).and_then(Value::as_str);
-    let stated_bits = config.get("bits").and_then(Value::as_u64);
+    let text = |key: &str| request.config.get(key).and_then(Value::as_str);
     let format = text("checkpoint_format").or_else(|| text("format")).unwrap_or("gptq");
     let version = match format {
         "gptq" => Version::V1,
@@ -320,22 +336,107 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
             return Err(request.config_fault("checkpoint_format", detail));
         }
     };
+    open_as(request, version, "dynamic")
+}
+
+/// Opens a checkpoint whose zero points are said to be stored in this way, and whose
+/// configuration has exceptions for modules under this key.
+pub(super) fn open_as(
+    request: &OpenRequest<'_>,
+    version: Version,
+    exceptions: &str,
+) -> Result<Vec<PackedTensor>, Error> {
+    let stated = Stated {
+        bits: request.stated(&["bits"], exceptions),
+        groups: request.stated(&["group_size"], exceptions),
+    };
     let mut packed = Vec::new();
     for (module, weight) in request.modules_with("qweight") {
-        packed.push(open_module(request, module, weight, stated_bits, version)?);
+        packed.push(open_module(request, module, weight, &stated)?);
     }
-    Ok(packed)
+    let versions = packed.iter().map(|(gptq, tensor)| gptq.shown_version(request, tensor));
+    let versions = versions.collect::<Result<Vec<Option<Version>>, Error>>()?;
+    let other = Some(if version == Version::V1 { Version::V2 } else { Version::V1 });
+    // Zero points of an asymmetric matrix may happen to be alike; of all matrices they
+    // are not.
+    let is_symmetric = request.config.get("sym").and_then(Value::as_bool) != Some(false);
+    let believed = is_symmetric || versions.iter().all(|shown| *shown == other);
+    let tensor = |((mut gptq, mut tensor), shown): ((Gptq, PackedTensor), Option<Version>)| {
+        gptq.version = version;
+        if believed && shown == other {
+            tensor.remark = Some(gptq.read_as_the_other());
+        }
+        PackedTensor { layout: Box::new(gptq), ..tensor }
+    };
+    Ok(packed.into_iter().zip(versions).map(tensor).collect())
+}
+
+/// What a configuration allows.
+struct Stated {
+    bits: Vec<i64>,
+    groups: Vec<i64>,
+}
+
+impl Gptq {
+    /// How zero points are stored, if all of the matrix are those of symmetric codes.
+    fn shown_version(
+        &self,
+        request: &OpenRequest<'_>,
+        tensor: &PackedTensor,
+    ) -> Result<Option<Version>, Error> {
+        /// Words that are looked at together: whole runs of codes, whatever the bits.
+        const WORDS: u64 = 24 << 10;
+        let (bits, zeros) = (self.integers.bits, tensor.parts[ZEROS.0]);
+        let count = request.source.tensors()[zeros.0].bytes / 4;
+        let middle = 1u8 << (bits - 1);
+        let mut shown = None;
+        let (mut bytes, mut words, mut fields) = (Vec::new(), Vec::new(), Vec::new());
+        for first in (0..count).step_by(WORDS as usize) {
+            let taken = WORDS.min(count - first) as usize;
+            bytes.resize(taken * 4, 0);
+            request.source.read(zeros, first * 4, &mut bytes)?;
+            words.resize(taken, 0);
+            bits::from_bytes(&bytes, &mut words);
+            fields.resize(taken * 32 / bits as usize, 0);
+            bits::unpack(&words, bits, &mut fields);
+            for field in &fields {
+                let version = match *field {
+                    zero if zero == middle => Version::V2,
+                    zero if zero == middle - 1 => Version::V1,
+                    _ => return Ok(None),
+                };
+                if *shown.get_or_insert(version) != version {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Takes the zero points for those of the other version; says so.
+    fn read_as_the_other(&mut self) -> String {
+        let middle = 1u32 << (self.integers.bits - 1);
+        let (stored, own, other) = match self.version {
+            Version::V1 => (middle, "gptq", "gptq_v2"),
+            Version::V2 => (middle - 1, "gptq_v2", "gptq"),
+        };
+        self.version = if self.version == Version::V1 { Version::V2 } else { Version::V1 };
+        format!(
+            "every zero point is stored as {stored}, as symmetric codes of the format {other} \
+             have it, and the configuration says {own}: read as {other}"
+        )
+    }
 }
 
 /// Bits and groups are those that the shapes say, since a configuration may have
-/// exceptions for modules.
+/// exceptions for modules; others than those it states are an error. The version is
+/// still to be found.
 fn open_module(
     request: &OpenRequest<'_>,
     module: &str,
-    weight: qz_tensor::TensorIndex,
-    stated_bits: Option<u64>,
-    version: Version,
-) -> Result<PackedTensor, Error> {
+    weight: TensorIndex,
+    stated: &Stated,
+) -> Result<(Gptq, PackedTensor), Error> {
     let index = request.tensor(module, "g_idx");
     let scales = request.part(module, "scales")?;
     let [word_rows, rows] = *request.matrix_dimensions(weight)?;
@@ -343,16 +444,19 @@ fn open_module(
     let columns = match index {
         Some(index) => request.source.tensors()[index.0].shape.elements(),
         None => {
-            let bits = stated_bits.ok_or_else(|| request.config_fault("bits", "is missing"))?;
-            word_rows * 32 / bits.max(1)
+            let stated = bits_without_index(request, module, [groups, rows], stated)?;
+            word_rows.saturating_mul(32) / stated
         }
     };
-    let bits = word_rows * 32 / columns.max(1);
+    let bits = word_rows.saturating_mul(32) / columns.max(1);
     // Other numbers of bits are GPTQModel's own planes, not a stream.
     if !matches!(bits, 2 | 3 | 4 | 8) {
         let detail = format!("codes of {bits} bits in {module}; there are 2, 3, 4 and 8");
         return Err(request.config_fault("bits", detail));
     }
+    let found = || format!("codes of {bits} bits");
+    request.check_stated("bits", &stated.bits, |known| known == bits as i64, weight, found)?;
+    check_groups(request, &["group_size"], &stated.groups, columns, groups, scales)?;
     let group = match groups {
         0 | 1 => None,
         groups => Some(columns.div_ceil(groups)),
@@ -372,8 +476,56 @@ fn open_module(
             scale,
             convention: Convention::Gptq,
         },
-        version,
+        version: Version::V1,
         index,
     };
-    request.packed(module, Matrix { rows, columns }, Box::new(layout))
+    let tensor = request.packed(module, Matrix { rows, columns }, Box::new(layout.clone()))?;
+    Ok((layout, tensor))
+}
+
+/// Without `g_idx` nothing but the configuration says how many inputs there are; zero
+/// points, which lie along the outputs, say which of its numbers of bits is meant.
+fn bits_without_index(
+    request: &OpenRequest<'_>,
+    module: &str,
+    [groups, rows]: [u64; 2],
+    stated: &Stated,
+) -> Result<u64, Error> {
+    let missing = || request.config_fault("bits", "is missing");
+    let first = *stated.bits.first().ok_or_else(missing)?;
+    let zeros = request.part(module, "qzeros")?;
+    let [lines, words] = *request.matrix_dimensions(zeros)?;
+    let holds = |known: u64| known > 0 && words.saturating_mul(32) == rows.saturating_mul(known);
+    let fits = |known: i64| u64::try_from(known).is_ok_and(holds);
+    // Numbers of bits that there are not, and shapes that none makes, have messages of
+    // their own.
+    let is_known = matches!(first, 2 | 3 | 4 | 8);
+    if is_known && lines == groups && [2, 3, 4, 8].into_iter().any(holds) {
+        let found = || format!("{words} words for {rows} outputs");
+        request.check_stated("bits", &stated.bits, fits, zeros, found)?;
+    }
+    let known = stated.bits.iter().copied().find(|known| fits(*known)).unwrap_or(first);
+    Ok(u64::try_from(known).unwrap_or(1).max(1))
+}
+
+/// Fails if the groups that scales have are none that the configuration states; -1 is
+/// one for all inputs.
+pub(super) fn check_groups(
+    request: &OpenRequest<'_>,
+    keys: &[&str],
+    stated: &[i64],
+    columns: u64,
+    groups: u64,
+    scales: TensorIndex,
+) -> Result<(), Error> {
+    let key = keys.iter().find(|key| request.config.contains_key(**key)).unwrap_or(&"group_size");
+    let fits = |known: i64| match u64::try_from(known) {
+        Ok(known) => groups == columns.div_ceil(known.max(1)),
+        Err(_) => groups <= 1,
+    };
+    let found = || {
+        let of = columns.div_ceil(groups.max(1));
+        format!("{groups} groups for {columns} inputs: one for {of} inputs")
+    };
+    request.check_stated(key, stated, fits, scales, found)
 }

@@ -16,7 +16,13 @@ use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 
-pub(crate) const METHOD: Method = Method { name: "hqq", open };
+pub(crate) const METHOD: Method = Method {
+    name: "hqq",
+    aliases: &[],
+    looks_like: "`W_q`, `scale` and `zero`",
+    recognise: |request| request.first_with(&["W_q", "scale", "zero"]),
+    open,
+};
 
 const CODES: PartIndex = PartIndex(0);
 const SCALES: PartIndex = PartIndex(1);
@@ -274,6 +280,7 @@ fn open_module(
         layout: Box::new(layout),
         parts: vec![codes, scales, zeros],
         unused: request.tensors(module, SETTINGS),
+        remark: None,
     })
 }
 

@@ -90,6 +90,10 @@ impl<L: IntegerLayout> Layout for L {
         IntegerLayout::row_unit(self, matrix)
     }
 
+    fn group_columns(&self, matrix: Matrix) -> u64 {
+        self.integers().group.unwrap_or(matrix.columns)
+    }
+
     fn is_strided(&self) -> bool {
         IntegerLayout::is_strided(self)
     }

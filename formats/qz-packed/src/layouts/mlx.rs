@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use qz_codec::grid::{Grid, ParameterIndex, affine};
-use qz_tensor::{DataType, FileError};
+use qz_tensor::{DataType, FileError, TensorIndex};
 use serde_json::{Value, json};
 
 use super::batches;
@@ -29,7 +29,13 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     parse,
 };
 
-pub(crate) const METHOD: Method = Method { name: "mlx", open };
+pub(crate) const METHOD: Method = Method {
+    name: "mlx",
+    aliases: &[],
+    looks_like: "`weight` of 32-bit words, `scales` and `biases`",
+    recognise: recognise,
+    open,
+};
 
 const WEIGHT: PartIndex = PartIndex(0);
 const SCALES: PartIndex = PartIndex(1);
@@ -73,9 +79,19 @@ impl Scheme for MlxScheme {
         Box::new(Mlx { form: self.0, scale })
     }
 
-    fn configuration(&self, _quantized: &Quantized<'_>) -> Configuration {
+    /// mlx-lm's `quantize_model` packs whatever has a `to_quantized`.
+    fn packs_embeddings(&self) -> bool {
+        true
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
         // mlx-lm quantizes the modules that have scales, whatever their names.
-        let config = json!({"group_size": self.0.group, "bits": self.0.bits, "mode": "affine"});
+        let config = json!({
+            "group_size": self.0.group,
+            "bits": self.0.bits,
+            "mode": "affine",
+            "meta": quantized.provenance.meta(),
+        });
         Configuration { entries: vec![("quantization", config)], files: Vec::new() }
     }
 }
@@ -186,6 +202,10 @@ impl Layout for Mlx {
         ])
     }
 
+    fn group_columns(&self, _matrix: Matrix) -> u64 {
+        self.form.group
+    }
+
     /// Fails with the first weight of a group whose numbers the scales' type does not hold.
     fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize> {
         if batches::write_searched(self, rows, put) {
@@ -255,6 +275,11 @@ impl Layout for Mlx {
     }
 }
 
+fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
+    let weight = request.first_with(&["weight", "scales", "biases"])?;
+    (request.data_type(weight) == DataType::U32).then_some(weight)
+}
+
 /// What the configuration says of a module: its own entry, or what holds for all.
 fn form(request: &OpenRequest<'_>, module: &str) -> Result<Form, Error> {
     let own = request.config.get(module).and_then(Value::as_object);
@@ -270,6 +295,30 @@ fn form(request: &OpenRequest<'_>, module: &str) -> Result<Form, Error> {
     })
 }
 
+/// Bits and groups, which nothing but the configuration states, have to make the same
+/// inputs of the words and of the scales.
+fn check_words(
+    request: &OpenRequest<'_>,
+    module: &str,
+    form: Form,
+    matrix: Matrix,
+) -> Result<(), Error> {
+    let weight = request.part(module, "weight")?;
+    let [_, words] = *request.matrix_dimensions(weight)?;
+    if words == bits::words(matrix.columns, form.bits) {
+        return Ok(());
+    }
+    let Form { bits, group } = form;
+    let (name, inputs) =
+        (&request.source.tensors()[weight.0].name, words.saturating_mul(32) / u64::from(bits));
+    let detail = format!(
+        "says {bits}, and group_size {group}, but {name} has {inputs} inputs of {bits} bits and \
+         its scales are of {}",
+        matrix.columns
+    );
+    Err(request.config_fault("bits", detail))
+}
+
 fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     if let Some(mode) = request.config.get("mode").and_then(Value::as_str)
         && mode != "affine"
@@ -282,6 +331,7 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
         let layout = Mlx { form: form(request, module)?, scale: request.scale_type(scales)? };
         let [rows, groups] = *request.matrix_dimensions(scales)?;
         let matrix = Matrix { rows, columns: groups.saturating_mul(layout.form.group) };
+        check_words(request, module, layout.form, matrix)?;
         packed.push(request.packed(module, matrix, Box::new(layout))?);
     }
     Ok(packed)

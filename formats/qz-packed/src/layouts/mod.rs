@@ -1,7 +1,10 @@
 //! A file per layout, and what several of them share.
 
 pub mod aqlm;
+pub mod auto_round;
 pub mod awq;
+mod awq_fast;
+mod awq_gemv;
 mod batches;
 pub mod bitsandbytes;
 pub mod compressed;

@@ -12,7 +12,13 @@ use crate::error::Error;
 use crate::layout::Matrix;
 use crate::method::{Method, OpenRequest, PackedTensor};
 
-pub(crate) const METHOD: Method = Method { name: "modelopt", open };
+pub(crate) const METHOD: Method = Method {
+    name: "modelopt",
+    aliases: &[],
+    looks_like: "`weight`, `weight_scale` and `weight_scale_2`",
+    recognise: |request| request.first_with(&["weight", SCALES, GLOBAL]),
+    open,
+};
 
 const SCALES: &str = "weight_scale";
 const GLOBAL: &str = "weight_scale_2";
@@ -51,7 +57,7 @@ fn open_one(request: &OpenRequest<'_>, module: &str) -> Result<PackedTensor, Err
     };
     let matrix = Matrix { rows, columns: bytes.saturating_mul(2) };
     let mut tensor = request.packed(module, matrix, Box::new(layout))?;
-    tensor.unused = request.tensors(module, &["input_scale"]);
+    tensor.unused = request.tensors(module, &["input_scale", "output_scale"]);
     Ok(tensor)
 }
 

@@ -111,16 +111,79 @@ fn two_sets_of_weights() {
     write(folder.path(), INDEX, index(&[("a", "x.safetensors")]));
     write(folder.path(), "x.safetensors", bytes_named(&[("a", 1)]));
     let single = write(folder.path(), "model.safetensors", bytes_named(&[("b", 1)]));
-    check(folder.path(), "ambiguous-weights");
     let open = |path: &Path| {
         let model = SafetensorsModel::open_path(path).expect("the choice is clear");
         names(&model).join(" ")
     };
+    let model = SafetensorsModel::open_folder(folder.path()).expect("the index decides");
+    assert_eq!(names(&model), ["a"]);
+    assert!(model.notes()[0].contains("two sets of weights"), "{:?}", model.notes());
     assert_eq!(open(&single), "b");
     assert_eq!(open(&folder.path().join(INDEX)), "a");
     // An index of one shard.
     write(folder.path(), INDEX, index(&[("b", "model.safetensors")]));
     assert_eq!(open(folder.path()), "b");
+}
+
+#[test]
+fn shards_without_an_index() {
+    let folder = folder();
+    let shard = |number: u32| format!("model-0000{number}-of-00002.safetensors");
+    let first = write(folder.path(), &shard(1), bytes_named(&[("b", 1)]));
+    let message = check(folder.path(), "missing-shards");
+    assert!(message.contains(&shard(2)), "{message}");
+    check(&first, "missing-shards");
+    let second = write(folder.path(), &shard(2), bytes_named(&[("a", 1)]));
+    for path in [folder.path(), &first, &second] {
+        let model = SafetensorsModel::open_path(path).expect("the set is whole");
+        assert_eq!(names(&model), ["b", "a"]);
+    }
+    write(folder.path(), "other.safetensors", bytes_named(&[("c", 1)]));
+    let model = SafetensorsModel::open_folder(folder.path()).expect("the set is whole");
+    assert_eq!(names(&model), ["b", "a"]);
+    write(folder.path(), &shard(2), bytes_named(&[("b", 1)]));
+    check(folder.path(), "tensor-in-two-shards");
+}
+
+#[test]
+fn files_of_other_names() {
+    let folder = folder();
+    let own = write(folder.path(), "own.safetensors", bytes_named(&[("a", 1)]));
+    write(folder.path(), "adapter_model.safetensors", bytes_named(&[("lora", 1)]));
+    for path in [folder.path(), &own] {
+        let model = SafetensorsModel::open_path(path).expect("there is one only");
+        assert_eq!(names(&model), ["a"]);
+    }
+    write(folder.path(), "second.safetensors", bytes_named(&[("b", 1)]));
+    let message = check(folder.path(), "ambiguous-weights");
+    assert!(message.contains("own.safetensors, second.safetensors"), "{message}");
+    let model = SafetensorsModel::open_path(&own).expect("named");
+    assert_eq!(names(&model), ["a"]);
+}
+
+#[test]
+fn an_index_is_read_as_python_writes_it() {
+    let folder = folder();
+    write(folder.path(), "x.safetensors", bytes_named(&[("a", 1)]));
+    let text = index(&[("a", "x.safetensors")]).replace("{\"total_size\":1}", "{\"size\":NaN}");
+    write(folder.path(), INDEX, format!("\u{feff}{text}"));
+    let model = SafetensorsModel::open_folder(folder.path()).expect("read");
+    assert_eq!(names(&model), ["a"]);
+}
+
+#[test]
+fn shards_in_a_subfolder() {
+    let message = check_index(&index(&[("a", "weights/x.safetensors")]), "shard-in-subfolder");
+    assert!(message.contains("weights/x.safetensors"), "{message}");
+    check_index(&format!("\u{feff}{}", index(&[("a", "x/y")])), "shard-in-subfolder");
+}
+
+#[test]
+fn files_that_are_joined() {
+    let folder = folder();
+    let both = [bytes_named(&[("a", 1)]), bytes_named(&[("b", 1)])].concat();
+    let message = check(&write(folder.path(), "model.safetensors", both), "joined-files");
+    assert!(message.contains("a second safetensors file"), "{message}");
 }
 
 #[test]
@@ -225,11 +288,16 @@ fn index_and_shards_that_disagree() {
 #[test]
 fn tensors_of_one_name() {
     let folder = folder();
-    write(folder.path(), INDEX, index(&[("a", "1.safetensors"), ("b", "2.safetensors")]));
-    write(folder.path(), "1.safetensors", bytes_named(&[("a", 1)]));
-    write(folder.path(), "2.safetensors", bytes_named(&[("b", 1), ("a", 1)]));
-    let message = check(folder.path(), "tensor-in-two-shards");
-    assert!(message.contains("1.safetensors") && message.contains("2.safetensors"), "{message}");
+    // The index names the second's for one, the first's for the other.
+    write(folder.path(), INDEX, index(&[("a", "2.safetensors"), ("b", "1.safetensors")]));
+    write(folder.path(), "1.safetensors", bytes_named(&[("a", 1), ("b", 2), ("c", 3)]));
+    write(folder.path(), "2.safetensors", bytes_named(&[("b", 4), ("a", 5)]));
+    check(folder.path(), "index-mismatch");
+    write(folder.path(), "1.safetensors", bytes_named(&[("a", 1), ("b", 2)]));
+    let model = SafetensorsModel::open_folder(folder.path()).expect("the index decides");
+    assert_eq!(names(&model), ["b", "a"]);
+    assert_eq!(model.tensors().iter().map(|tensor| tensor.bytes).collect::<Vec<_>>(), [2, 5]);
+    assert!(model.notes()[0].contains("in two shards"), "{:?}", model.notes());
 
     write(folder.path(), INDEX, index(&[("a", "1.safetensors"), ("A", "2.safetensors")]));
     write(folder.path(), "2.safetensors", bytes_named(&[("A", 1)]));

@@ -9,6 +9,7 @@ use super::super::{Attention, Error, activation_type, round_activations};
 use super::tiles::{self, ROWS};
 use super::{Instructions, exponentials};
 use crate::gemm::{Destination, ViewMut};
+use crate::stop;
 
 /// Keys and values of one sequence, as numbers that the cache's type can represent, in
 /// panels as [`tiles::add`] takes them: of keys, `width` positions of a head, of values,
@@ -89,6 +90,9 @@ pub(super) fn attend(
     let mut all = ViewMut::dense(out, count, width);
     let destination = Destination::new(&mut all);
     tasks.into_par_iter().for_each_init(Scratch::default, |scratch, (first, head)| {
+        if stop::is_requested() {
+            return;
+        }
         let rows = first..count.min(first + ROWS);
         let own = Head { instructions, shape, cache, head, position };
         own.attend(queries, rows, scratch, destination);

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::matmul::{Matrix, rows_of_a_task};
 use super::tiles::{self, ROWS};
 use crate::gemm::{DEPTH, Destination, Panels, View, ViewMut, transposed};
+use crate::stop;
 use crate::vector::{Eight, Instructions, Vector};
 
 /// Rows of weights that a task decodes. With [`DEPTH`] columns they stay in a core's
@@ -61,6 +62,9 @@ fn multiply_many(
     let tasks = matrix.bytes.par_chunks((TASK_ROWS * row_bytes).max(1)).enumerate();
     tasks.for_each_init(Default::default, |(weights, sums): &mut (Vec<f32>, Vec<f32>), task| {
         let (number, bytes) = task;
+        if stop::is_requested() {
+            return;
+        }
         let rows = bytes.len() / row_bytes;
         // With one run a panel's sums are done at once, and stay in the first cache.
         let of_panel = width * rows.next_multiple_of(ROWS);
@@ -154,6 +158,9 @@ fn multiply_few(
     let destination = Destination::new(&mut all);
     let tasks = matrix.bytes.par_chunks((rows * row_bytes).max(1)).enumerate();
     tasks.for_each(|(number, bytes)| {
+        if stop::is_requested() {
+            return;
+        }
         for (group, bytes) in bytes.chunks(TOGETHER * row_bytes).enumerate() {
             let mut products = [0.0; TOGETHER];
             let products = &mut products[..bytes.len() / row_bytes];

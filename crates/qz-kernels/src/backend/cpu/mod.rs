@@ -17,6 +17,7 @@ use super::reference;
 use super::{Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding};
 use crate::codec_for;
 use crate::memory::Bytes;
+use crate::stop;
 use crate::vector::Instructions;
 use attention::Cache;
 use matmul::{Matrix, Products};
@@ -49,10 +50,15 @@ impl CpuBackend {
     /// # Errors
     /// If the operating system gives none.
     pub fn new(threads: usize) -> Result<Self, Error> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .build()
-            .map_err(|error| Error::Threads(error.to_string()))?;
+        Self::stopped_by(threads, &stop::Flag::default())
+    }
+
+    /// The same, with work that ends early once `flag` is set ([`stop`]).
+    ///
+    /// # Errors
+    /// If the operating system gives no threads.
+    pub fn stopped_by(threads: usize, flag: &stop::Flag) -> Result<Self, Error> {
+        let pool = stop::pool(threads, flag).map_err(|error| Error::Threads(error.to_string()))?;
         Ok(Self { pool, instructions: Instructions::best(), few: FewTokens::default() })
     }
 
@@ -253,6 +259,37 @@ mod tests {
             let backend = CpuBackend::new(threads).expect("threads").with_few_tokens(few);
             conformance::check(&backend).unwrap_or_else(|problem| panic!("{problem}"));
         }
+    }
+
+    /// A long context and a large product, which would take seconds.
+    #[test]
+    fn a_stop_is_heard() {
+        use std::sync::atomic::Ordering;
+        use std::time::{Duration, Instant};
+
+        let flag = stop::Flag::default();
+        let backend = CpuBackend::stopped_by(2, &flag).expect("threads");
+        let shape =
+            Attention { heads: 32, key_value_heads: 1, head_size: 64, scale: 0.125, window: None };
+        let tokens = 16 * 1024;
+        let cache = backend.cache(&shape, tokens, DataType::F32).expect("a cache");
+        let queries = vec![0.5; tokens / 8 * shape.query_width()];
+        let mut out = queries.clone();
+        let (rows, columns) = (4096, 4096);
+        let matrix = backend.matrix(DataType::F32, rows, columns, vec![0; rows * columns * 4]);
+        let matrix = matrix.expect("fits");
+        let (activations, mut products) = (vec![0.5; 512 * columns], vec![0.0; 512 * rows]);
+        let setter = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            flag.store(true, Ordering::Relaxed);
+            Instant::now()
+        });
+        backend.attend(&shape, &cache, tokens - tokens / 8, &queries, 0..tokens / 8, &mut out);
+        let attended = Instant::now();
+        let set = setter.join().expect("no panic");
+        assert!(attended.saturating_duration_since(set) < Duration::from_secs(2));
+        backend.matmul(Rounding::Exact, &activations, &matrix, &mut products);
+        assert!(attended.elapsed() < Duration::from_secs(2));
     }
 
     #[test]

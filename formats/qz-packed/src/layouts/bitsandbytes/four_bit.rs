@@ -6,7 +6,7 @@ use std::ops::Range;
 use qz_codec::grid::{
     Grid, LevelFormat, ParameterIndex, StoredNumber, listed_scales, scaled_levels,
 };
-use qz_tensor::{DataType, FileError};
+use qz_tensor::{DataType, FileError, TensorIndex};
 
 use super::blocks::{self, BLOCK, COUNT, Kind, NESTED_BLOCK, Rounder};
 use super::configuration;
@@ -208,6 +208,10 @@ impl Layout for FourBit {
         Ok(parts)
     }
 
+    fn group_columns(&self, matrix: Matrix) -> u64 {
+        greatest_divisor(self.block, matrix.columns)
+    }
+
     /// Rows until a block ends with one, a nested block where there are such.
     fn row_unit(&self, matrix: Matrix) -> u64 {
         let block = self.block * self.nested.map_or(1, |(nested, _)| nested);
@@ -309,6 +313,10 @@ impl Layout for FourBit {
         blocks::decode(&map, &bytes, &scales, self.block as usize, within, out);
         Ok(())
     }
+}
+
+pub(super) fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
+    request.first_with(&[SCALES_SUFFIX, "weight"])
 }
 
 pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use qz_tensor::{DataType, FileError};
+use qz_tensor::{DataType, FileError, TensorIndex};
 
 use super::configuration;
 use crate::error::{Error, Fault};
@@ -122,6 +122,10 @@ impl Layout for Int8 {
         }
         Ok(())
     }
+}
+
+pub(super) fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
+    request.first_with(&[MAXIMA_SUFFIX, "weight"])
 }
 
 pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {

@@ -23,7 +23,13 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     parse,
 };
 
-pub(crate) const METHOD: Method = Method { name: "bitsandbytes", open };
+pub(crate) const METHOD: Method = Method {
+    name: "bitsandbytes",
+    aliases: &[],
+    looks_like: "`weight.absmax` or `SCB`",
+    recognise: |request| four_bit::recognise(request).or_else(|| int8::recognise(request)),
+    open,
+};
 
 fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     int8::parse(text).or_else(|| four_bit::parse(text))
@@ -53,6 +59,7 @@ fn configuration(four_bits: Option<(&str, bool)>, quantized: &Quantized<'_>) -> 
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": quantized.left,
         "llm_int8_threshold": 6.0,
+        "meta": quantized.provenance.meta(),
     });
     Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
 }

@@ -99,7 +99,8 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
         let matrix = Matrix { rows, columns: bytes.saturating_mul(2) };
         let layout = layout(kind, ScaleType::F32);
         let mut tensor = request.packed(module, matrix, Box::new(layout))?;
-        tensor.unused = request.tensors(module, &["input_global_scale", "input_scale"]);
+        tensor.unused =
+            request.tensors(module, &["input_global_scale", "input_scale", "output_scale"]);
         packed.push(tensor);
     }
     Ok(packed)

@@ -143,7 +143,8 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
         let scheme = IntegerScheme { bits: 8, activations: 8, group: None, symmetric: true };
         let layout = IntQuantized { integers: scheme.integers(scale), whole_tensor };
         let mut tensor = request.packed(module, Matrix { rows, columns }, Box::new(layout))?;
-        tensor.unused = request.tensors(module, &["input_scale", "input_zero_point"]);
+        tensor.unused =
+            request.tensors(module, &["input_scale", "input_zero_point", "output_scale"]);
         packed.push(tensor);
     }
     Ok(packed)

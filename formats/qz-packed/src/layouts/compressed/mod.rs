@@ -10,7 +10,7 @@ mod int_quantized;
 mod integer;
 mod pack_quantized;
 
-use qz_tensor::DataType;
+use qz_tensor::{DataType, TensorIndex};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -36,7 +36,22 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     parse,
 };
 
-pub(crate) const METHOD: Method = Method { name: "compressed-tensors", open };
+pub(crate) const METHOD: Method = Method {
+    name: "compressed-tensors",
+    aliases: &[],
+    looks_like: "`weight_packed` and `weight_scale`, or `weight` of eight-bit integers",
+    recognise: recognise,
+    open,
+};
+
+fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
+    let integers = || {
+        let scales = request.modules_with("weight_scale").into_iter();
+        let weights = scales.filter_map(|(module, _)| request.tensor(module, "weight"));
+        weights.into_iter().find(|weight| request.data_type(*weight) == DataType::I8)
+    };
+    request.first_with(&["weight_packed", "weight_scale"]).or_else(integers)
+}
 
 /// One of the formats.
 struct Format {
@@ -54,7 +69,10 @@ fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     FORMATS.iter().find_map(|format| (format.parse)(&words))
 }
 
-fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
+pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
+    check_formats(request)?;
+    check_sparsity(request)?;
+    check_transforms(request)?;
     let mut packed = Vec::new();
     for format in FORMATS {
         packed.extend((format.open)(request)?);
@@ -62,8 +80,100 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     Ok(packed)
 }
 
-/// The configuration of a checkpoint with one format. Nothing that is not needed: the
-/// package refuses keys that it does not know.
+/// Formats whose tensors have the names of others, or stand in other places.
+const UNREADABLE: &[&str] =
+    &["sparse-bitmask", "sparse-24-bitmask", "marlin-24", "mxfp6-pack-quantized"];
+
+fn check_formats(request: &OpenRequest<'_>) -> Result<(), Error> {
+    let check = |key: &str, format: Option<&Value>| match format.and_then(Value::as_str) {
+        Some(format) if UNREADABLE.contains(&format) => {
+            Err(request.config_fault(key, format!("the format {format} is not supported")))
+        }
+        _ => Ok(()),
+    };
+    check("format", request.config.get("format"))?;
+    let groups = request.config.get("config_groups").and_then(Value::as_object);
+    for (name, group) in groups.into_iter().flatten() {
+        check(&format!("config_groups.{name}.format"), group.get("format"))?;
+    }
+    Ok(())
+}
+
+/// Older versions compressed what is left of weights once more.
+fn check_sparsity(request: &OpenRequest<'_>) -> Result<(), Error> {
+    let format = request.config.get("sparsity_config").and_then(|config| config.get("format"));
+    match format.and_then(Value::as_str) {
+        None | Some("dense") => Ok(()),
+        Some(format) => {
+            let detail = format!("weights stored as {format} are not supported");
+            Err(request.config_fault("sparsity_config.format", detail))
+        }
+    }
+}
+
+/// Transforms of activations happen while the model runs, so the weights alone are not the
+/// model's. Those of weights have happened.
+fn check_transforms(request: &OpenRequest<'_>) -> Result<(), Error> {
+    const KEY: &str = "transform_config";
+    let Some(config) = request.config.get(KEY).filter(|config| !config.is_null()) else {
+        return Ok(());
+    };
+    let unknown = |key: &str| {
+        let detail = "says what is not known: transforms may have to be applied while it runs";
+        request.config_fault(key, detail)
+    };
+    let config = config.as_object().ok_or_else(|| unknown(KEY))?;
+    if let Some(key) = config.keys().find(|key| *key != "config_groups") {
+        return Err(unknown(&format!("{KEY}.{key}")));
+    }
+    let groups = match config.get("config_groups") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(groups) => groups.as_object().ok_or_else(|| unknown(KEY))?,
+    };
+    for (name, group) in groups {
+        let key = format!("{KEY}.config_groups.{name}");
+        let places = group.get("apply").and_then(Value::as_array).ok_or_else(|| unknown(&key))?;
+        for place in places {
+            let location = place.get("location").and_then(Value::as_str);
+            match location.ok_or_else(|| unknown(&key))? {
+                "weight_input" | "weight_output" => {}
+                online => {
+                    let kind = group.get("type").and_then(Value::as_str).unwrap_or("a matrix");
+                    let detail = format!(
+                        "transforms ({kind}) the {online} of layers while the model runs, which \
+                         is not supported: the weights alone are not the model's"
+                    );
+                    return Err(request.config_fault(&key, detail));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `weights` of all the configuration's groups say, as numbers; empty if one says
+/// nothing.
+fn stated_by_all(request: &OpenRequest<'_>, number: impl Fn(&Value) -> Option<i64>) -> Vec<i64> {
+    let groups = request.config.get("config_groups").and_then(Value::as_object);
+    let weights = groups.into_iter().flatten().filter_map(|(_, group)| group.get("weights"));
+    let weights = weights.filter(|weights| !weights.is_null());
+    weights.map(number).collect::<Option<Vec<i64>>>().unwrap_or_default()
+}
+
+/// Inputs with a scale as `weights` state it; -1 is one for all of a row. None if that
+/// does not follow from a number of inputs.
+fn stated_group(weights: &Value) -> Option<i64> {
+    let strategy = weights.get("strategy").and_then(Value::as_str);
+    let group = weights.get("group_size").and_then(Value::as_i64);
+    match (strategy, group) {
+        (Some("channel" | "tensor"), _) => Some(-1),
+        (Some("group" | "tensor_group") | None, Some(group)) => Some(group),
+        _ => None,
+    }
+}
+
+/// The configuration of a checkpoint with one format. In groups nothing that is not needed:
+/// the package refuses keys there that it does not know.
 fn configuration(
     format: &str,
     weights: &Value,
@@ -77,6 +187,7 @@ fn configuration(
         "global_compression_ratio": null,
         "kv_cache_scheme": null,
         "ignore": quantized.left,
+        "meta": quantized.provenance.meta(),
         "config_groups": {
             "group_0": {
                 "targets": ["Linear"],
@@ -102,4 +213,98 @@ fn stated<'a>(request: &OpenRequest<'a>, key: &str) -> Option<&'a Value> {
 /// The type that scales are stored in: the model's.
 fn scale_type(model_type: DataType) -> super::numbers::ScaleType {
     super::numbers::ScaleType::of(model_type).unwrap_or(super::numbers::ScaleType::BF16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::bytes_of;
+    use crate::testing::{Checkpoint, Tensor, seen};
+
+    /// One row of eight 4-bit codes of 9 with a scale of 2.
+    fn tensors() -> Vec<Tensor<'static>> {
+        let shape = [1u64.to_le_bytes(), 8u64.to_le_bytes()].concat();
+        vec![
+            ("a.weight_packed", DataType::I32, &[1, 1], 0x9999_9999u32.to_le_bytes().to_vec()),
+            ("a.weight_scale", DataType::F32, &[1, 1], bytes_of(&[2.0])),
+            ("a.weight_shape", DataType::I64, &[2], shape),
+        ]
+    }
+
+    fn config(key: &str, value: Value) -> Value {
+        let weights = json!({"num_bits": 4, "strategy": "group", "group_size": 8});
+        let mut config = json!({
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {"group_0": {"weights": weights}},
+        });
+        if !key.is_empty() {
+            config[key] = value;
+        }
+        config
+    }
+
+    fn transform(location: &str) -> Value {
+        let apply = json!([{"targets": ["Linear"], "location": location}]);
+        json!({"config_groups": {"R1": {"type": "hadamard", "apply": apply}}})
+    }
+
+    #[test]
+    fn what_changes_no_weight_is_no_fault() {
+        let check = |key: &str, value: Value| {
+            let source = Checkpoint::new(tensors()).open(config(key, value)).expect("opens");
+            assert_eq!(seen(&source)["a.weight"].2, [2.0; 8], "{key}");
+        };
+        check("", Value::Null);
+        check("transform_config", Value::Null);
+        check("transform_config", json!({}));
+        check("transform_config", json!({"config_groups": {}}));
+        check("transform_config", transform("weight_input"));
+        check("sparsity_config", json!({}));
+        check("sparsity_config", json!({"format": "dense"}));
+        check("kv_cache_scheme", json!({"num_bits": 8, "type": "float"}));
+    }
+
+    #[test]
+    fn what_would_be_read_wrongly_is_named() {
+        let check = |key: &str, value: Value, expected: &str| {
+            let found = Checkpoint::new(tensors()).refusal(config(key, value));
+            let start = format!("config.json: quantization_config.{expected}");
+            assert!(found.starts_with(&start), "{found}");
+        };
+        for location in ["input", "output", "k_cache", "q_attn"] {
+            let expected = format!(
+                "transform_config.config_groups.R1: transforms (hadamard) the {location} of layers"
+            );
+            check("transform_config", transform(location), &expected);
+        }
+        check("transform_config", json!({"groups": {}}), "transform_config.groups: says what");
+        check("transform_config", json!([1]), "transform_config: says what");
+        check(
+            "transform_config",
+            json!({"config_groups": {"R1": {"type": "hadamard"}}}),
+            "transform_config.config_groups.R1: says what",
+        );
+        check(
+            "sparsity_config",
+            json!({"format": "sparse-24-bitmask"}),
+            "sparsity_config.format: weights stored as sparse-24-bitmask",
+        );
+        check("format", json!("marlin-24"), "format: the format marlin-24");
+        let weights = |key: &str, value: Value| {
+            let mut groups = config("", Value::Null)["config_groups"].clone();
+            groups["group_0"]["weights"][key] = value;
+            groups
+        };
+        check(
+            "config_groups",
+            weights("num_bits", json!(8)),
+            "config_groups: says 8, but a.weight_packed has 1 words in a row for 8 inputs",
+        );
+        check(
+            "config_groups",
+            weights("group_size", json!(4)),
+            "config_groups: says 4, but a.weight_scale has 1 groups for 8 inputs",
+        );
+    }
 }

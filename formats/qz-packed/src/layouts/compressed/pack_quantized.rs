@@ -7,10 +7,11 @@ use qz_tensor::{DataType, FileError};
 use serde_json::Value;
 
 use super::integer::IntegerScheme;
-use super::{Format, configuration, scale_type, stated};
+use super::{Format, configuration, scale_type, stated_by_all, stated_group};
 use crate::bits;
 use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
+use crate::layouts::gptq::check_groups;
 use crate::layouts::integer_layout::IntegerLayout;
 use crate::layouts::integers::{GroupedCodes, IntegerGroups};
 use crate::layouts::words::{GroupIndex, WeightReader, whole_runs};
@@ -218,9 +219,15 @@ fn open_module(
     let [_, words] = *request.matrix_dimensions(weight)?;
     let [_, groups] = *request.matrix_dimensions(scales)?;
     let fitting = |bits: &u32| bits::words(matrix.columns, *bits) == words;
-    // Rows of few columns may fit several; then the configuration says.
-    let bits = stated(request, "num_bits").and_then(Value::as_u64).map(|bits| bits as u32);
-    let bits = bits.filter(fitting).or_else(|| (2..=8).find(fitting)).ok_or_else(|| {
+    // Rows of few columns may fit several numbers of bits.
+    let bits = stated_by_all(request, |weights| weights.get("num_bits")?.as_i64());
+    let fits = |bits: i64| u32::try_from(bits).is_ok_and(|bits| fitting(&bits));
+    let found = || format!("{words} words in a row for {} inputs", matrix.columns);
+    request.check_stated("config_groups", &bits, fits, weight, found)?;
+    let stated_groups = stated_by_all(request, stated_group);
+    check_groups(request, &["config_groups"], &stated_groups, matrix.columns, groups, scales)?;
+    let bits = bits.into_iter().find(|bits| fits(*bits)).map(|bits| bits as u32);
+    let bits = bits.or_else(|| (2..=8).find(fitting)).ok_or_else(|| {
         let found = format!("{words} words in a row");
         let expected = format!("those of {} codes of 2 to 8 bits", matrix.columns);
         request.tensor_fault(weight, Fault::Part { found, expected })
@@ -241,6 +248,7 @@ fn open_module(
     let scheme = IntegerScheme { bits, activations: 16, group, symmetric };
     let layout = PackQuantized { integers: scheme.integers(scale), index };
     let mut packed = request.packed(module, matrix, Box::new(layout))?;
-    packed.unused = request.tensors(module, &["weight_g_idx", "input_scale", "input_zero_point"]);
+    packed.unused = request
+        .tensors(module, &["weight_g_idx", "input_scale", "input_zero_point", "output_scale"]);
     Ok(packed)
 }

@@ -11,6 +11,7 @@ use super::split::{Scratch, Split};
 use super::{levels, words};
 use crate::backend::cpu::matmul::Matrix;
 use crate::gemm::Destination;
+use crate::stop;
 use crate::vector::Instructions;
 
 /// Rows of weights in a register tile.
@@ -271,6 +272,9 @@ pub(in super::super) fn multiply_many(
         Default::default,
         |(weights, sums): &mut (WeightPanels, Vec<f32>), task| {
             let (number, bytes) = task;
+            if stop::is_requested() {
+                return;
+            }
             match kind {
                 Kind::Levels(layout) => {
                     levels::unpack(instructions, layout, bytes, matrix.columns, weights);
