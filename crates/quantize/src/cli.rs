@@ -20,7 +20,7 @@ pub(crate) use calibration::Calibrate;
 pub(crate) use evaluation::{Compare, Eval};
 pub(crate) use recipe::{Recipe, Written};
 pub(crate) use usage::parse;
-use values::{EngineParser, parse_instruction_set, parse_size};
+use values::{EngineParser, parse_instruction_set};
 
 /// Headings of help texts.
 pub(crate) mod heading {
