@@ -248,9 +248,10 @@ pub(crate) struct Targets {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-bash:  quantize completions bash > ~/.local/share/bash-completion/completions/quantize
-zsh:   quantize completions zsh > ~/.zfunc/_quantize   (a folder of $fpath)
-fish:  quantize completions fish > ~/.config/fish/completions/quantize.fish")]
+Where each shell looks for them:
+  bash  ~/.local/share/bash-completion/completions/quantize
+  zsh   ~/.zfunc/_quantize, if ~/.zfunc is in $fpath
+  fish  ~/.config/fish/completions/quantize.fish")]
 pub(crate) struct Completions {
     /// The shell
     #[arg(value_name = "SHELL")]
