@@ -387,7 +387,7 @@ fn bad_data() {
         assert!(run.stderr.contains(expected), "{name}: {}", run.stderr);
         assert!(!output.exists());
     };
-    check(&plain, "short.txt", b"Too short.", "two chunks of 512 are needed");
+    check(&plain, "short.txt", b"Too short.", "it needs 1024, two chunks of 512");
     check(&plain, "empty.txt", b"", "there is no text in it");
     check(&plain, "empty.jsonl", b"\n\n", "there is no text in it");
     check(&plain, "text.txt", b"no \xff text", "the text is not UTF-8");

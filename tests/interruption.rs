@@ -143,12 +143,13 @@ fn a_full_disk_leaves_nothing() {
 }
 
 #[test]
-fn a_missing_folder_is_named() {
+fn a_folder_that_cannot_be_made_is_named() {
     let folder = scratch();
-    let (source, output) = (demo(), folder.path().join("absent/out.gguf"));
+    fs::write(folder.path().join("taken"), "a file").expect("written");
+    let (source, output) = (demo(), folder.path().join("taken/out.gguf"));
     let run = quantize(&["convert", text(&source), "--to", "q8_0", "-o", text(&output)]);
     assert_eq!(run.code, 4, "{}", run.stderr);
-    assert!(run.stderr.contains("absent"), "{}", run.stderr);
+    assert!(run.stderr.contains("taken"), "{}", run.stderr);
 }
 
 /// Of several writers one makes the file; the others say who holds it, or find it.

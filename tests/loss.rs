@@ -130,7 +130,7 @@ fn methods_tell_it_too() {
     let output = folder.path().join("out");
     let model = checkpoint(folder.path(), |at| 1e-12 * (1 + at % 7) as f32);
     for target in ["q4_k_m", "gptq:w4g128"] {
-        let more = ["--chunks", "2", "--ctx", "64"];
+        let more = ["--data", "default", "--chunks", "2", "--ctx", "64"];
         let run = run("quantize", &model, target, &output, &more).expect_success();
         assert!(is_told(&run, WEIGHTS), "{target}: {}", run.stderr);
     }
@@ -156,7 +156,7 @@ fn other_types_tell_it_too() {
     let folder = scratch();
     let output = folder.path().join("out");
     let model = checkpoint(folder.path(), |at| 1e-42 * (1 + at % 7) as f32);
-    for data_type in ["mxfp4", "nvfp4", "q5_0", "iq2_s"] {
+    for data_type in ["mxfp4", "nvfp4", "q5_0", "iq3_s"] {
         let wish = format!("ffn_up={data_type}");
         let run = run("convert", &model, "q8_0", &output, &["--tensor-type", &wish]);
         assert!(run.code == 0 && is_told(&run, WEIGHTS), "{data_type}: {}", run.stderr);

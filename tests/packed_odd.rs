@@ -161,7 +161,9 @@ fn the_configuration_may_lie_beside() {
         fs::write(packed_in.join(file), own.to_string()).expect("written");
         assert!(decoded(&packed_in).0 == right, "{target} {file}");
         // Where nothing is packed the file says nothing.
-        let plain = packed_in.with_extension("decoded");
+        let plain = folder.path().join("plain");
+        let _ = fs::remove_dir_all(&plain);
+        fs::rename(packed_in.with_extension("decoded"), &plain).expect("renamed");
         fs::copy(packed_in.join(file), plain.join(file)).expect("copied");
         assert!(decoded(&plain).0 == right, "{target} {file}");
     };
@@ -262,7 +264,7 @@ fn what_tensors_contradict_is_named_by_every_job() {
         for command in [
             &["convert", text(&packed_in), "--to", "f16", "-o", text(&output)][..],
             &["quantize", text(&packed_in), "--to", "q8_0", "-o", text(&output)],
-            &["eval", text(&packed_in), "--text", text(&source)],
+            &["eval", text(&packed_in), "--data", text(&source)],
         ] {
             let run = quantize(command);
             assert_eq!(run.code, 3, "{command:?}: {}", run.stderr);

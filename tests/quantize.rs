@@ -284,7 +284,7 @@ fn refusals() {
     };
     let short = folder.path().join("short.txt");
     fs::write(&short, "Too short.").expect("written");
-    check(&["--to", "q4_k_m"], 3, "no text");
+    check(&["--to", "q4_k_m"], 2, "--data default");
     check(&["--to", "q4_k_m", "--data", text(&short)], 3, "tokens");
     check(&["--to", "safetensors:f16", "--data", text(&short)], 5, "safetensors:f16");
     let known = source.join("importance.gguf");

@@ -147,7 +147,7 @@ mod tests {
     fn names_from_files_break_no_table() {
         let rows = [vec!["a\n\u{1b}[2J|b".to_owned(), "1".to_owned()]];
         let header = ["name", "n"];
-        assert_eq!(table(&header, &rows), "name             n\na\\n\\u{1b}[2J|b  1");
+        assert_eq!(table(&header, &rows), "name            n\na\\n\\u{1b}[2J|b  1");
         assert_eq!(csv(&header, &rows), "name,n\na\\n\\u{1b}[2J|b,1");
         let markdown = "| name | n |\n|---|---|\n| a\\n\\u{1b}[2J\\|b | 1 |";
         assert_eq!(markdown_table(&header, &rows), markdown);

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use crate::error::{Result, fail};
 
 /// The longest template. Long ones of models are 60 kB.
-pub const MAX_SOURCE: usize = 1 << 20;
+pub const MAX_SOURCE: usize = 256 << 10;
 
 /// The longest text that a template may make, as a whole or on the way.
 pub const MAX_TEXT: usize = 32 << 20;

@@ -99,6 +99,6 @@ mod tests {
         check("q6_k", 6.56, 256, 1, &["llama.cpp"]);
         check("safetensors:bf16", 16.0, 1, 1, &["transformers", "vllm", "mlx"]);
         check("awq:w4g128", 5.71, 128, 8, &["vllm", "sglang", "transformers"]);
-        check("mlx:w4g64", 6.00, 64, 1, &["mlx"]);
+        check("mlx:w4g64", 4.50, 64, 1, &["mlx"]);
     }
 }

@@ -122,7 +122,7 @@ mod tests {
         check("compressed-tensors", &["ct needs a scheme"]);
         check("mlx:w7g64", &["mlx needs bits and group", "2, 3, 4, 5, 6 or 8 bits", "mlx:w6g64"]);
         check("gptq:w5g128", &["2, 3, 4 or 8 bits", "gptq:w4g128"]);
-        check("gtpq:w4g128", &["did you mean gptq:w4g128?"]);
+        check("gtpq:w4g128", &["did you mean gptq:w4g128, "]);
         check("safetensors", &["f32, f16 or bf16"]);
         check("gguf:q4km", &["gguf needs a type"]);
         check("exl2", &["`quantize targets` lists them"]);

@@ -52,7 +52,7 @@ fn text(targets: &[TargetInfo], of_model: bool) -> String {
     text.push_str(&format!("\n\nbits/weight: {whose}, embedding and output matrix included"));
     if !of_model {
         text.push_str(
-            "\ninputs in: what rows have to be multiples of; *: others fall back to another type\n\
+            "\ninputs in: rows are multiples of this; *: others fall back to another type\n\
              packed targets take other numbers, too: gptq:w3g64+asym, ct:w4a16+g64, mlx:w6g128",
         );
     }

@@ -13,7 +13,7 @@ mod tensors;
 
 use std::path::Path;
 
-use qz_tensor::{Location, SideFile, TensorSource, Value, Warning};
+use qz_tensor::{Location, Metadata, SideFile, TensorSource, Value, Warning};
 use qz_tokenize::RestoredTokenizer;
 use serde_json::{Map, json};
 
@@ -49,17 +49,18 @@ pub struct RestoredCheckpoint {
     pub warnings: Vec<Warning>,
 }
 
-/// Restores the checkpoint of a GGUF file.
+/// Restores the checkpoint of a GGUF file with this metadata.
 ///
 /// # Errors
 /// If the file lacks what a checkpoint needs, contradicts itself, or is of an
 /// architecture or has a tokenizer whose files are not known.
 pub fn restore(
     path: &Path,
+    metadata: &Metadata,
     source: &dyn TensorSource,
     options: &RestoreOptions,
 ) -> Result<RestoredCheckpoint, Error> {
-    let metadata = &*source.metadata().as_text();
+    let metadata = &*metadata.as_text();
     let keys = Keys { metadata, path };
     let architecture = architecture_of(&keys)?;
     let tokens = tensors::rows_of_embedding(architecture, &keys, source.tensors())?;

@@ -18,7 +18,7 @@ use crate::error::Error;
 mod pages;
 
 /// What is called with a row's number and the row, and says whether it wants more.
-pub type VisitRow<'v> = dyn FnMut(u64, &Value) -> Result<ControlFlow<()>, Error> + 'v;
+pub(super) type VisitRow<'v> = dyn FnMut(u64, &Value) -> Result<ControlFlow<()>, Error> + 'v;
 
 /// Calls `visit` with every row of a file, and its number, as a JSON object, until it says
 /// that it has enough.

@@ -57,7 +57,7 @@ fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpo
 /// from.
 fn restored(model: &Model) -> Result<Checkpoint, Error> {
     let options = qz_models::RestoreOptions { pre_tokenizer: model.pre_tokenizer.clone() };
-    let restored = qz_models::restore(&model.path, &*model.source, &options)?;
+    let restored = qz_models::restore(&model.path, &model.metadata, &*model.source, &options)?;
     let mut places: Vec<Option<Placement>> = vec![None; model.tensors.len()];
     let mut of_source: Vec<Option<usize>> = vec![None; model.source.tensors().len()];
     for (position, tensor) in model.tensors.iter().enumerate() {

@@ -62,7 +62,8 @@ fn demand(format: &Format, scheme: &str) -> Demand {
     let bits_of = |tensor: &qz_plan::PlannedTensor| {
         let shape = &tensor.shape;
         let matrix = Matrix { rows: shape.rows(), columns: shape.columns() };
-        let is_packed = tensor.name.starts_with("blk.") && shape.rank() == 2;
+        let is_in_layer = tensor.name.starts_with("blk.");
+        let is_packed = shape.rank() == 2 && (is_in_layer || scheme.packs_embeddings());
         let parts = is_packed.then(|| layout.parts(matrix).ok()).flatten();
         let bytes = match parts {
             Some(parts) => {

@@ -413,7 +413,8 @@ mod tests {
         check(
             |_| (),
             json!({"quant_method": "mlx", "bits": 3, "group_size": 32}),
-            "model.safetensors: a.weight: at byte 0: is U32 [1, 4], expected U32 [1, 3]",
+            "config.json: quantization_config.bits: says 3, and group_size 32, but a.weight has 42 \
+             inputs of 3 bits and its scales are of 32",
         );
         check(
             |all| (all[1].1, all[1].3) = (DataType::I32, vec![0; 4]),
