@@ -150,8 +150,7 @@ impl Fault {
             Self::NotAFolder => "not-a-folder",
             Self::NoWeights { .. } => "no-weights",
             Self::SeveralWeights(_) => "ambiguous-weights",
-            Self::OutsideFolder(_) => "outside-folder",
-            Self::InSubfolder(_) => "shard-in-subfolder",
+            Self::OutsideFolder(_) | Self::InSubfolder(_) => "outside-folder",
             Self::TooManyShards => "too-many-shards",
             Self::MissingShards(_) => "missing-shards",
             Self::IndexMismatch { .. } => "index-mismatch",
@@ -163,7 +162,7 @@ impl Fault {
     /// Reaching outside a folder is refused by policy; all else is bad input.
     fn class(&self) -> FaultClass {
         match self {
-            Self::OutsideFolder(_) => FaultClass::Refused,
+            Self::OutsideFolder(_) | Self::InSubfolder(_) => FaultClass::Refused,
             _ => FaultClass::BadInput,
         }
     }

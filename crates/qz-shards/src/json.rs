@@ -326,7 +326,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check(b"", "EOF");
-        check(b"{\"a\": Nan}", "line 1 column 8");
+        check(b"{\"a\": Nan}", "line 1 column 7");
         check(b"{\"a\": NaN", "EOF");
         check(b"{\"a\": \"NaN", "EOF");
         check(b"{\"a\\", "EOF");
