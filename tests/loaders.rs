@@ -74,6 +74,19 @@ fn packed_matrices_that_are_called_plain() {
     check("bnb:nf4", &list("llm_int8_skip_modules", "q_proj"), &["sglang", "transformers"]);
     check("bnb:int8", &list("llm_int8_skip_modules", Q_PROJ), &["sglang", "transformers"]);
 
+    // What looks around is a pattern of Python's alone: nothing is said of it.
+    for (key, name) in [("ignore", "re:^(?!.*mlp).*"), ("targets", "re:^(?!lm_head).*")] {
+        convert(&demo(), "ct:w4a16", &packed, &[]);
+        edit_json(&packed.join("config.json"), |config| {
+            let config = &mut config["quantization_config"];
+            match key {
+                "targets" => config["config_groups"]["group_0"][key] = json!([name]),
+                _ => config[key] = json!(["lm_head", name]),
+            }
+        });
+        assert_eq!(rules(&packed, "vllm"), (Vec::new(), 0), "{key}");
+    }
+
     // The engines read a list in their own ways.
     let check = |target: &str, key: &'static str, name: &'static str, expected: [bool; 3]| {
         convert(&demo(), target, &packed, &[]);

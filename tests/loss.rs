@@ -62,6 +62,9 @@ fn checkpoint(folder: &Path, weight: impl Fn(usize) -> f32) -> PathBuf {
 }
 
 fn run(command: &str, model: &Path, target: &str, output: &Path, more: &[&str]) -> Run {
+    // No folder takes a file's place.
+    let _ = std::fs::remove_dir_all(output);
+    let _ = std::fs::remove_file(output);
     let fixed = [command, text(model), "--to", target, "-o", text(output), "--force"];
     quantize(&[&fixed[..], more].concat())
 }

@@ -70,7 +70,7 @@ Exit codes:
   5    refused: the output exists, requantizing, a path outside the model
   6    numeric: a NaN or infinite weight, an overflow
   70   internal error
-  130, 143  interrupted; the same command continues";
+  129, 130, 143  interrupted; the same command continues";
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
@@ -248,9 +248,10 @@ pub(crate) struct Targets {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-bash:  quantize completions bash > ~/.local/share/bash-completion/completions/quantize
-zsh:   quantize completions zsh > ~/.zfunc/_quantize   (a folder of $fpath)
-fish:  quantize completions fish > ~/.config/fish/completions/quantize.fish")]
+Where each shell looks for them:
+  bash  ~/.local/share/bash-completion/completions/quantize
+  zsh   ~/.zfunc/_quantize, if ~/.zfunc is in $fpath
+  fish  ~/.config/fish/completions/quantize.fish")]
 pub(crate) struct Completions {
     /// The shell
     #[arg(value_name = "SHELL")]

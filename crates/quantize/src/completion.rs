@@ -61,7 +61,7 @@ _quantize() {
         fi
     done
     COMPREPLY=()
-    while IFS= read -r word; do
+    while IFS= read -r word || [[ -n $word ]]; do
         [[ -n $word ]] && COMPREPLY+=("${word#"$kept"}")
     done < <(
         VARIABLE=bash _CLAP_IFS=$'\n' _CLAP_COMPLETE_INDEX=$last \

@@ -22,11 +22,11 @@ const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
 
 /// Time between looks at what has happened.
-const GLANCE: Duration = Duration::from_millis(100);
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// A job asks its flag more often than that. Where it does not, the process ends all the
 /// same: it may be killed at any time, and what is in the journal holds.
-const PATIENCE: Duration = Duration::from_millis(1800);
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Makes writes beyond a limit of file size fail, instead of the process being killed.
 pub(crate) fn survive_limits() {

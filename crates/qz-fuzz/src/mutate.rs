@@ -172,7 +172,7 @@ fn change(random: &mut Random, seeds: &[Vec<u8>], words: &[&[u8]], out: &mut Vec
     }
 }
 
-fn overwrite(out: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+fn overwrite(out: &mut [u8], at: usize, bytes: &[u8]) {
     let length = bytes.len().min(out.len() - at);
     out[at..at + length].copy_from_slice(&bytes[..length]);
 }

@@ -31,12 +31,7 @@ pub struct Container {
 
 /// Every container that can be read. The first that recognises a path opens it.
 pub static CONTAINERS: &[Container] = &[
-    Container {
-        name: "gguf",
-        looks_like: "a .gguf file",
-        detect: |path| Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?),
-        open: open_gguf,
-    },
+    Container { name: "gguf", looks_like: "a .gguf file", detect: is_gguf, open: open_gguf },
     Container {
         name: "huggingface",
         looks_like: "a folder with config.json and safetensors or PyTorch files",
@@ -98,6 +93,11 @@ fn absent(path: &Path) -> Error {
     Error::NotFetched { path: path.to_owned(), id: id.id() }
 }
 
+/// True for a file that begins as GGUF files do.
+pub(crate) fn is_gguf(path: &Path) -> Result<bool, FileError> {
+    Ok(Presence::of(path)? == Presence::File && starts_with(path, b"GGUF")?)
+}
+
 fn known() -> String {
     let kinds: Vec<&str> = CONTAINERS.iter().map(|container| container.looks_like).collect();
     kinds.join(" or ")
@@ -112,9 +112,9 @@ fn starts_with(path: &Path, magic: &[u8; 4]) -> Result<bool, FileError> {
 }
 
 fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
-    let source = GgufModel::open(path)?;
-    let notes = source.notes().to_vec();
-    let mut model = Model::from_gguf(path, Box::new(source), options);
+    let mut source = GgufModel::open(path)?;
+    let (metadata, notes) = (source.take_metadata(), source.notes().to_vec());
+    let mut model = Model::from_gguf(path, metadata, Box::new(source), options);
     model.warnings.extend(notes);
     Ok(model)
 }

@@ -33,7 +33,7 @@ pub enum Error {
     #[error("{location}: {target} cannot hold it: {why}{}", fitting_targets(fitting))]
     Unfit {
         /// File and tensor.
-        location: Location,
+        location: Box<Location>,
         /// The target.
         target: String,
         /// Why it does not fit.
@@ -400,7 +400,9 @@ impl Diagnose for Error {
             Self::Safetensors(error) => return error.diagnosis(),
             Self::Pickle(error) => return error.diagnosis(),
             Self::Packed(error) => return error.diagnosis(),
-            Self::Unfit { location, .. } => (FaultClass::Usage, location.clone(), "unfit-shape"),
+            Self::Unfit { location, .. } => {
+                (FaultClass::Usage, Location::clone(location), "unfit-shape")
+            }
             Self::UnknownTarget(_) => (FaultClass::Usage, Location::default(), "unknown-target"),
             // They end the run together: the command line has to change.
             Self::Targets(_) => (FaultClass::Usage, Location::default(), "targets"),

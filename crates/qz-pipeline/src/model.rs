@@ -125,6 +125,7 @@ impl Model {
 
     pub(crate) fn from_gguf(
         path: &Path,
+        metadata: Metadata,
         source: Box<dyn TensorSource>,
         options: &OpenOptions,
     ) -> Self {
@@ -140,7 +141,6 @@ impl Model {
             },
         };
         let tensors = source.tensors().iter().enumerate().map(as_stored).collect();
-        let metadata = source.metadata().clone();
         let mut model = Self::ordered(path, "gguf", metadata, tensors, source);
         model.pre_tokenizer = options.pre_tokenizer.clone();
         model

@@ -58,8 +58,14 @@ impl GgufModel {
         Ok(model)
     }
 
+    /// Gives the metadata away; the model has none from then on.
+    pub fn take_metadata(&mut self) -> Metadata {
+        std::mem::take(&mut self.metadata)
+    }
+
     fn of_files(parts: Vec<GgufFile>) -> Result<Self, Error> {
-        let (mut files, mut tensors, mut file_of) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut files, mut tensors, mut file_of) =
+            (Vec::new(), Vec::<TensorInfo>::new(), Vec::new());
         let mut first_metadata = None;
         let mut notes = Vec::new();
         for (number, part) in parts.into_iter().enumerate() {
@@ -68,7 +74,11 @@ impl GgufModel {
             first_metadata.get_or_insert(metadata);
             file_of.resize(file_of.len() + own.len(), number);
             files.push(file);
-            tensors.extend(own);
+            // Lists are long where somebody wants them to be: the first is not copied.
+            match tensors.is_empty() {
+                true => tensors = own,
+                false => tensors.extend(own),
+            }
         }
         let metadata = first_metadata.unwrap_or_default();
         let model = Self { files, metadata, tensors, file_of, notes };
@@ -83,6 +93,9 @@ impl GgufModel {
 
     /// A name may occur in one file only; within a file that has been checked.
     fn check_names(&self) -> Result<(), Error> {
+        if self.files.len() == 1 {
+            return Ok(());
+        }
         let mut places = HashMap::new();
         for (position, info) in self.tensors.iter().enumerate() {
             if let Some(first) = places.insert(&*info.name, self.file_of[position]) {

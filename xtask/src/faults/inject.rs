@@ -39,7 +39,7 @@ const SIGNALS: &[(&str, Option<i32>)] =
     &[("KILL", None), ("INT", Some(130)), ("TERM", Some(143)), ("HUP", Some(129))];
 
 /// Points of a kind in a short run.
-const SHORT: usize = 2;
+const SHORT: usize = 1;
 
 /// True if strace is there and may do what we need.
 pub(crate) fn is_possible() -> bool {

@@ -24,7 +24,7 @@ quantize quantize <SRC> --to <TARGET> --data <FILE> [OPTIONS]
 #[command(after_help = "\
 Examples:
   quantize quantize ./Llama-3.2-1B --to gptq:w4g128 --data default
-  quantize quantize ./Llama-3.2-1B --to q4_k_m,ct:w4a16 --data chat.jsonl -o out/")]
+  quantize quantize ./Llama-3.2-1B --to q4_k_m,ct:w4a16 --data my.jsonl -o out/")]
 pub(crate) struct Quantize {
     #[command(flatten)]
     pub(crate) recipe: Recipe,

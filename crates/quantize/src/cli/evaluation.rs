@@ -28,7 +28,7 @@ quantize eval <MODEL> --data <FILE> [--reference <MODEL>] [OPTIONS]
 #[command(after_help = "\
 Examples:
   quantize eval model-Q4_K_M.gguf --data wiki.test.raw
-  quantize eval model-Q4_K_M.gguf --data wiki.test.raw --reference ./model --max-kld 0.05
+  quantize eval q4.gguf --data wiki.test.raw --reference ./model --max-kld 0.05
   quantize eval model-Q4_K_M.gguf --sample 'The sea' -n 32")]
 pub(crate) struct Eval {
     /// A Hugging Face folder or a .gguf file

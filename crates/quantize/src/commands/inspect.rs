@@ -61,13 +61,15 @@ fn types(shares: &[TypeShare]) -> String {
 /// Metadata in one line each; long values (a chat template) are cut.
 fn metadata(entries: &[(String, String)]) -> String {
     const WIDTH: usize = 100;
-    let line = |(key, value): &(String, String)| {
+    let mut lines = String::new();
+    for (key, value) in entries {
         let value = on_one_line(value);
-        let shown: String = value.chars().take(WIDTH).collect();
-        let cut = if shown.len() < value.len() { "…" } else { "" };
-        format!("{} = {shown}{cut}", on_one_line(key))
-    };
-    entries.iter().map(line).collect::<Vec<_>>().join("\n")
+        let end = value.char_indices().nth(WIDTH).map_or(value.len(), |(end, _)| end);
+        let cut = if end < value.len() { "…" } else { "" };
+        let between = if lines.is_empty() { "" } else { "\n" };
+        lines.extend([between, &on_one_line(key), " = ", &value[..end], cut]);
+    }
+    lines
 }
 
 fn tensors(tensors: &[InspectedTensor]) -> String {

@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &Targets, _: &Global) -> anyhow::Result<Outcome> {
 }
 
 fn text(targets: &[TargetInfo], of_model: bool) -> String {
-    let last = if of_model { "this model" } else { "rows (inputs)" };
+    let last = if of_model { "this model" } else { "inputs in" };
     let row = |info: &TargetInfo| {
         let bits = match &info.model {
             None => info.demand.bits_per_weight,
@@ -52,7 +52,7 @@ fn text(targets: &[TargetInfo], of_model: bool) -> String {
     text.push_str(&format!("\n\nbits/weight: {whose}, embedding and output matrix included"));
     if !of_model {
         text.push_str(
-            "\n*: other rows fall back to another type\n\
+            "\ninputs in: what rows have to be multiples of; *: others fall back to another type\n\
              packed targets take other numbers, too: gptq:w3g64+asym, ct:w4a16+g64, mlx:w6g128",
         );
     }
@@ -64,12 +64,12 @@ fn rows(info: &TargetInfo) -> String {
     let demand = &info.demand;
     let columns = match (demand.columns, demand.has_stand_in) {
         (1, _) => "any".to_owned(),
-        (columns, false) => format!("multiples of {columns}"),
-        (columns, true) => format!("multiples of {columns} *"),
+        (columns, false) => format!("{columns}s"),
+        (columns, true) => format!("{columns}s *"),
     };
     let rows =
         if demand.rows > 1 { format!(", outputs of {}", demand.rows) } else { String::new() };
-    let importance = if demand.needs_importance { ", needs --imatrix" } else { "" };
+    let importance = if demand.needs_importance { ", --imatrix" } else { "" };
     format!("{columns}{rows}{importance}")
 }
 

@@ -181,7 +181,7 @@ fn strip(text: &str, name: &str, given: Given, budget: &Budget) -> Result<Value>
 }
 
 /// A text, and where its letters `start..stop` begin in bytes.
-fn part<'t>(text: &'t str, start: i64, stop: i64) -> Option<(&'t str, usize)> {
+fn part(text: &str, start: i64, stop: i64) -> Option<(&str, usize)> {
     let length = i64::try_from(text.chars().count()).ok()?;
     let place = |bound: i64| if bound < 0 { bound.saturating_add(length).max(0) } else { bound };
     let (start, stop) = (place(start), place(stop).min(length));

@@ -13,11 +13,11 @@ const MAX_LINE: usize = 32 << 20;
 /// Bytes that are read at once.
 const PIECE: usize = 1 << 20;
 
+/// What is called with a line and its place, and says whether it wants more.
+pub(super) type VisitLine<'v> = dyn FnMut(&str, &Location) -> Result<ControlFlow<()>, Error> + 'v;
+
 /// Calls `visit` with every line and its place, until it says that it has enough.
-pub(super) fn each_line(
-    path: &Path,
-    visit: &mut dyn FnMut(&str, &Location) -> Result<ControlFlow<()>, Error>,
-) -> Result<(), Error> {
+pub(super) fn each_line(path: &Path, visit: &mut VisitLine<'_>) -> Result<(), Error> {
     let file = SourceFile::open(path)?;
     // Bytes that are read and not visited, and where they begin.
     let (mut held, mut start) = (Vec::new(), 0u64);

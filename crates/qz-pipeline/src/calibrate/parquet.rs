@@ -17,16 +17,16 @@ use crate::error::Error;
 
 mod pages;
 
+/// What is called with a row's number and the row, and says whether it wants more.
+pub type VisitRow<'v> = dyn FnMut(u64, &Value) -> Result<ControlFlow<()>, Error> + 'v;
+
 /// Calls `visit` with every row of a file, and its number, as a JSON object, until it says
 /// that it has enough.
 ///
 /// # Errors
 /// If the file is no parquet file, says what cannot be, or takes too much memory to decode;
 /// and what `visit` returns.
-pub fn each_row(
-    path: &Path,
-    visit: &mut dyn FnMut(u64, &Value) -> Result<ControlFlow<()>, Error>,
-) -> Result<(), Error> {
+pub fn each_row(path: &Path, visit: &mut VisitRow<'_>) -> Result<(), Error> {
     let malformed = |problem: String| Error::Parquet { path: path.to_owned(), problem };
     let failed = |error: ParquetError| malformed(error.to_string());
     // The decoder takes some broken files for impossible, and panics.

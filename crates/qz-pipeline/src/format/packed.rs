@@ -127,8 +127,8 @@ fn plan(
     let Output { tensors, sources, places, assignments, modules, mut left } =
         match place_all(&*scheme) {
             Err(Error::Unfit { location, target, why, .. }) => {
-                let fits = |scheme: &Box<dyn Scheme>| place_all(&**scheme).is_ok();
-                let fitting = with_other_groups(&*scheme).filter(fits);
+                let fits = |scheme: &dyn Scheme| place_all(scheme).is_ok();
+                let fitting = with_other_groups(&*scheme).filter(|scheme| fits(&**scheme));
                 let fitting = fitting.map(|scheme| format!("{}:{}", format.name, scheme.name()));
                 return Err(Error::Unfit { location, target, why, fitting: fitting.collect() });
             }
@@ -318,7 +318,7 @@ impl<'a> Writer<'a> {
         let matrix = Matrix { rows, columns };
         let layout = self.scheme.layout(self.model_type);
         let unfit = |unfit: Unfit| Error::Unfit {
-            location: qz_tensor::Location { offset: None, ..location() },
+            location: Box::new(qz_tensor::Location { offset: None, ..location() }),
             target: self.target.clone(),
             why: unfit.to_string(),
             fitting: Vec::new(),

@@ -24,30 +24,39 @@ const NAME_KEYS: &[&str] =
 #[derive(Default)]
 pub(super) struct Patterns(RefCell<HashMap<String, Option<Regex>>>);
 
-impl Patterns {
-    /// Python's `re.match`. What is no pattern here matches nothing.
-    fn begins(&self, pattern: &str, behind: &str, text: &str) -> bool {
+/// How lists are read.
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    patterns: &'a Patterns,
+    engine: Engine,
+    /// What is said where a pattern is one of Python's alone (it looks around, or back).
+    unknown: bool,
+}
+
+impl Reading<'_> {
+    /// Python's `re.match`.
+    fn begins(self, pattern: &str, behind: &str, text: &str) -> bool {
         let whole = format!("^(?:{pattern}){behind}");
-        let mut known = self.0.borrow_mut();
+        let mut known = self.patterns.0.borrow_mut();
         let compiled = known.entry(whole).or_insert_with_key(|whole| Regex::new(whole).ok());
-        compiled.as_ref().is_some_and(|pattern| pattern.is_match(text))
+        compiled.as_ref().map_or(self.unknown, |pattern| pattern.is_match(text))
     }
 
     /// compressed-tensors: a name, a class, or a pattern.
-    fn is_name_or_pattern(&self, name: &str, module: &str) -> bool {
+    fn is_name_or_pattern(self, name: &str, module: &str) -> bool {
         match name.strip_prefix("re:") {
             Some(pattern) => self.begins(pattern, "", module),
             None => name == module || name == "Linear",
         }
     }
 
-    fn is_wild_match(&self, name: &str, module: &str) -> bool {
+    fn is_wild_match(self, name: &str, module: &str) -> bool {
         self.begins(&regex::escape(name).replace("\\*", ".*"), "$", module)
     }
 
     /// Whether an engine takes a module for the one of this name.
-    fn is_named(&self, name: &str, module: &str, method: &str, engine: Engine) -> bool {
-        match (engine, method) {
+    fn is_named(self, name: &str, module: &str, method: &str) -> bool {
+        match (self.engine, method) {
             (Engine::Vllm | Engine::Sglang, "awq") => module.contains(name),
             (Engine::Vllm, "fp8") => name == module || names_experts(name, module),
             (Engine::Sglang, "fp8") => {
@@ -80,50 +89,55 @@ fn names_experts(name: &str, module: &str) -> bool {
 }
 
 impl Facts<'_> {
-    /// True if the configuration says that a module is plain: as the engine reads it, or as
-    /// some engine does if none is asked for.
+    /// True if the configuration may say that a module is plain: as the engine reads it, or
+    /// as some engine does if none is asked for.
     pub(super) fn is_ignored(&self, module: &str) -> bool {
+        let ignored = |engine: Engine| self.is_ignored_by(module, self.reading(engine, true));
         match self.engine {
-            Some(engine) => self.is_ignored_by(module, engine),
+            Some(engine) => ignored(engine),
             // What is never packed by one engine may be by another.
-            None if module == OUTPUT => self.is_ignored_by(module, Engine::Transformers),
-            None => READERS.iter().any(|engine| self.is_ignored_by(module, *engine)),
+            None if module == OUTPUT => ignored(Engine::Transformers),
+            None => READERS.iter().any(|engine| ignored(*engine)),
         }
     }
 
-    /// True if the configuration says that a module is plain: as the engine reads it, or as
-    /// all do if none is asked for.
+    /// True if the configuration surely says that a module is plain: as the engine reads it,
+    /// or as all do if none is asked for.
     pub(super) fn is_surely_ignored(&self, module: &str) -> bool {
+        let ignored = |engine: Engine| self.is_ignored_by(module, self.reading(engine, false));
         match self.engine {
-            Some(engine) => self.is_ignored_by(module, engine),
-            None => READERS.iter().all(|engine| self.is_ignored_by(module, *engine)),
+            Some(engine) => ignored(engine),
+            None => READERS.iter().all(|engine| ignored(*engine)),
         }
     }
 
-    fn is_ignored_by(&self, module: &str, engine: Engine) -> bool {
+    fn reading(&self, engine: Engine, unknown: bool) -> Reading<'_> {
+        Reading { patterns: &self.patterns, engine, unknown }
+    }
+
+    fn is_ignored_by(&self, module: &str, reading: Reading<'_>) -> bool {
         match &*self.method {
             "compressed-tensors" => {
-                !self.is_targeted(module)
-                    || self
-                        .names("ignore")
-                        .any(|name| self.patterns.is_name_or_pattern(name, module))
+                let targets = Reading { unknown: !reading.unknown, ..reading };
+                !self.is_targeted(module, targets)
+                    || self.names("ignore").any(|name| reading.is_name_or_pattern(name, module))
             }
             "gptq" => {
                 (module == OUTPUT && self.flag("lm_head") != Some(true))
-                    || self.dynamic_rule(module).is_some_and(|rule| rule.starts_with("-:"))
+                    || self.is_denied(module, reading)
                     || self.is_outside_blocks(module)
             }
             "modelopt" => {
                 let mut names = self.names("ignore").chain(self.names("exclude_modules"));
-                names.any(|name| self.patterns.is_wild_match(name, module))
+                names.any(|name| reading.is_wild_match(name, module))
             }
             "mlx" => self.config.get(module) == Some(&Value::Bool(false)),
             "aqlm" => self
                 .names("linear_weights_not_to_quantize")
                 .any(|name| name.strip_suffix(".weight").unwrap_or(name) == module),
             method => {
-                let is_named = |name: &str| self.patterns.is_named(name, module, method, engine);
-                self.leaves_output(module, engine)
+                let is_named = |name: &str| reading.is_named(name, module, method);
+                self.leaves_output(module, reading.engine)
                     || NAME_KEYS.iter().flat_map(|key| self.names(key)).any(is_named)
             }
         }
@@ -144,7 +158,7 @@ impl Facts<'_> {
 
     /// compressed-tensors: whether some group is about the module. Classes but `Linear`
     /// are not known here.
-    fn is_targeted(&self, module: &str) -> bool {
+    fn is_targeted(&self, module: &str, reading: Reading<'_>) -> bool {
         let is_class = |name: &str| name.starts_with(|first: char| first.is_ascii_uppercase());
         let mut groups = self.groups().peekable();
         groups.peek().is_none()
@@ -153,18 +167,28 @@ impl Facts<'_> {
                     return true;
                 };
                 let mut targets = targets.iter().filter_map(Value::as_str);
-                targets.any(|name| is_class(name) || self.patterns.is_name_or_pattern(name, module))
+                targets.any(|name| is_class(name) || reading.is_name_or_pattern(name, module))
             })
     }
 
-    /// GPTQ: the first rule for a module decides.
-    fn dynamic_rule(&self, module: &str) -> Option<&str> {
+    /// GPTQ: the first rule for a module decides, and one that denies begins with `-:`.
+    fn is_denied(&self, module: &str, reading: Reading<'_>) -> bool {
         let rules = self.config.get("dynamic").and_then(Value::as_object);
-        let pattern = |rule: &str| {
-            let plain = rule.strip_prefix("-:").or_else(|| rule.strip_prefix("+:"));
-            self.patterns.begins(plain.unwrap_or(rule), "", module)
-        };
-        rules.into_iter().flatten().map(|(rule, _)| &**rule).find(|rule| pattern(rule))
+        for rule in rules.into_iter().flatten().map(|(rule, _)| &**rule) {
+            match rule.strip_prefix("-:") {
+                Some(pattern) if reading.begins(pattern, "", module) => return true,
+                Some(_) => {}
+                None => {
+                    let pattern = rule.strip_prefix("+:").unwrap_or(rule);
+                    if (Reading { unknown: !reading.unknown, ..reading })
+                        .begins(pattern, "", module)
+                    {
+                        return false;
+                    }
+                }
+            }
+        }
+        false
     }
 
     /// GPTQ: `modules_in_block_to_quantize` has names within a layer, in lists or alone.

@@ -14,6 +14,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use crate::container;
 use crate::error::Error;
 use crate::verify::Finding;
 
@@ -116,19 +117,20 @@ pub(crate) struct Judgement {
 /// # Errors
 /// If its files cannot be read at all.
 pub(crate) fn check(path: &Path, engine: Option<Engine>) -> Result<Judgement, Error> {
+    let is_gguf = container::is_gguf(path)?;
     if let Some(mut facts) = Facts::read(path)? {
         facts.engine = engine;
         return Ok(Judgement { findings: judged(&facts), has_rules: true });
     }
     let refusal = match engine {
         None => return Ok(Judgement::default()),
-        Some(engine) if path.is_dir() => plain_folder(engine),
-        Some(engine) => gguf(engine),
+        Some(engine) if is_gguf => gguf(engine),
+        Some(engine) => plain_folder(engine),
     };
     let Some(message) = refusal else {
         // The structure of a GGUF file is what llama.cpp demands, and engines load a folder
         // that is not quantized by its configuration.
-        let has_rules = path.is_dir() || engine == Some(Engine::LlamaCpp);
+        let has_rules = !is_gguf || engine == Some(Engine::LlamaCpp);
         return Ok(Judgement { findings: Vec::new(), has_rules });
     };
     let finding = Finding { rule: "engine-method", tensor: None, message };

@@ -26,6 +26,7 @@ pub struct StagedTensors {
     tensors: Vec<Tensor>,
     completed: Vec<TensorIndex>,
     damaged: Vec<TensorIndex>,
+    is_continued: bool,
     seals: Vec<(usize, Vec<u8>)>,
 }
 
@@ -85,7 +86,9 @@ impl StagedTensors {
         }
         let begun = |placed| Tensor { placed, put: 0, sum: RunningSum::begin() };
         let tensors = tensors.into_iter().map(begun).collect();
-        let mut all = Self { staged, tensors, completed: Vec::new(), damaged: Vec::new(), seals };
+        let is_continued = !staged.completed.is_empty();
+        let (completed, damaged) = (Vec::new(), Vec::new());
+        let mut all = Self { staged, tensors, completed, damaged, is_continued, seals };
         all.continue_earlier_run()?;
         Ok(all)
     }
@@ -114,7 +117,7 @@ impl StagedTensors {
 
     /// True if the files may hold bytes of an earlier run, not only zeros.
     pub fn is_continued(&self) -> bool {
-        !(self.completed.is_empty() && self.damaged.is_empty())
+        self.is_continued
     }
 
     /// Writes bytes of a file that belong to no tensor.

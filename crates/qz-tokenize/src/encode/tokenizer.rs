@@ -20,6 +20,7 @@ use super::word_piece::WordPiece;
 use crate::added_tokens::AddedTokens;
 use crate::error::Error;
 use crate::json::Settings;
+use crate::sentencepiece;
 use crate::tokenizer_file::{TokenId, TokenizerFile};
 
 /// What is done with special tokens.
@@ -90,26 +91,34 @@ impl Tokenizer {
     /// as a `tokenizer.model` beside it, the latter counts, as for GGUF files.
     ///
     /// # Errors
-    /// As [`Tokenizer::from_metadata`], and if files are broken.
+    /// As [`Tokenizer::from_metadata`], and if the files that count are broken.
     pub fn from_checkpoint(files: &dyn SideFiles, metadata: &Metadata) -> Result<Self, Error> {
         let mut tokenizer = Self::from_metadata(metadata)?;
+        match tokenizer.add_rules(files) {
+            Err(_) if files.read(sentencepiece::NAME)?.is_some() => {}
+            result => result?,
+        }
+        Ok(tokenizer)
+    }
+
+    fn add_rules(&mut self, files: &dyn SideFiles) -> Result<(), Error> {
         let Some(file) = TokenizerFile::read_if_there(files)?.filter(TokenizerFile::is_bpe) else {
-            return Ok(tokenizer);
+            return Ok(());
         };
         let settings = Settings::read(files)?;
-        let count = tokenizer.token_count();
+        let count = self.token_count();
         // What there is to say of the tokens was said when the metadata was made.
         let added =
             AddedTokens::gather(files, &file, &settings, Some(count as u64), &mut Vec::new())?;
-        if !tokenizer.has_vocabulary_of(&file, &added) {
-            return Ok(tokenizer);
+        if !self.has_vocabulary_of(&file, &added) {
+            return Ok(());
         }
-        tokenizer.rules = Some(Rules::of(files, &file, &added, count)?);
-        if let Model::BytePair(model) = &mut tokenizer.model {
+        self.rules = Some(Rules::of(files, &file, &added, count)?);
+        if let Model::BytePair(model) = &mut self.model {
             let is_whole = file.model.ignore_merges == Some(true);
             model.whole = if is_whole { Whole::Always } else { Whole::Never };
         }
-        Ok(tokenizer)
+        Ok(())
     }
 
     /// True if `file` has these tokens with these ids, and text that merges the same

@@ -224,4 +224,8 @@ fn a_model_file_of_other_tokens_counts() {
     });
     check(&other, false);
     check(&other.without("tokenizer.json"), false);
+    // One that no tokenizer can be made of does not count beside a model file.
+    let broken = golden.named("first").tokenizer(|file| file["added_tokens"][0]["id"] = json!(9));
+    assert!(Tokenizer::from_checkpoint(&broken, &metadata).is_err());
+    check(&broken.write("tokenizer.model", "any"), false);
 }

@@ -50,7 +50,6 @@ mod tests {
     use qz_tensor::DataType;
     use serde_json::{Value, json};
 
-    use super::*;
     use crate::layouts::numbers::ScaleType;
     use crate::testing::{Checkpoint, Tensor, seen};
 

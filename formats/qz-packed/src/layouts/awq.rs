@@ -33,7 +33,7 @@ pub(crate) const METHOD: Method = Method {
     name: "awq",
     aliases: &[],
     looks_like: "`qweight`, `qzeros` and `scales`, packed along the outputs",
-    recognise: recognise,
+    recognise,
     open,
 };
 

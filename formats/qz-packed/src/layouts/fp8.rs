@@ -27,7 +27,7 @@ pub(crate) const METHOD: Method = Method {
     name: "fp8",
     aliases: &[],
     looks_like: "`weight` of eight-bit floats with `weight_scale_inv` or `weight_scale`",
-    recognise: recognise,
+    recognise,
     open,
 };
 

@@ -16,7 +16,7 @@ pub(crate) const METHOD: Method = Method {
     name: "mxfp4",
     aliases: &[],
     looks_like: "`…_blocks` and `…_scales` of experts",
-    recognise: recognise,
+    recognise,
     open,
 };
 

@@ -31,7 +31,7 @@ pub(crate) const METHOD: Method = Method {
     name: "gptq",
     aliases: &[],
     looks_like: "`qweight`, `qzeros` and `scales`, packed along the inputs",
-    recognise: recognise,
+    recognise,
     open,
 };
 

@@ -33,7 +33,7 @@ pub(crate) const METHOD: Method = Method {
     name: "mlx",
     aliases: &[],
     looks_like: "`weight` of 32-bit words, `scales` and `biases`",
-    recognise: recognise,
+    recognise,
     open,
 };
 

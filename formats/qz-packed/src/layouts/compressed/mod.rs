@@ -40,7 +40,7 @@ pub(crate) const METHOD: Method = Method {
     name: "compressed-tensors",
     aliases: &[],
     looks_like: "`weight_packed` and `weight_scale`, or `weight` of eight-bit integers",
-    recognise: recognise,
+    recognise,
     open,
 };
 
