@@ -378,7 +378,10 @@ pub(crate) fn check(
     check_layers(json, config, defaults)?;
     let mut unknown = Vec::new();
     for (key, value) in json.entries().filter(|(key, value)| !is_known(key) && !is_off(value)) {
-        if computes(key) && value.as_f64() != Some(1.0) {
+        if computes(key) {
+            if is_one(value) {
+                continue;
+            }
             let problem = format!(
                 "is {}; the key is not known, and by its name it changes what the model \
                  computes: remove it from the file if it does not",

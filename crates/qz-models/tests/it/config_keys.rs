@@ -60,12 +60,12 @@ fn computations_that_are_not_ours_are_refused() {
     for (key, value) in [
         ("rope_type", json!("longrope")),
         ("rope_type", json!("proportional")),
-        ("type", json!("own")),
         ("partial_rotary_factor", json!(0.5)),
         ("llama_4_scaling_beta", json!(0.1)),
     ] {
         check(LLAMA, rope(json!({ key: value })), &format!("rope_parameters.{key}"));
     }
+    check(LLAMA, rope(json!({"type": "own"})), "rope_parameters.rope_type");
     let yarn = |key: &str, value: Value| {
         let mut parameters = json!({"rope_type": "yarn", "factor": 4.0});
         parameters[key] = value;
