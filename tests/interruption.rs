@@ -148,8 +148,8 @@ fn a_folder_that_cannot_be_made_is_named() {
     fs::write(folder.path().join("taken"), "a file").expect("written");
     let (source, output) = (demo(), folder.path().join("taken/out.gguf"));
     let run = quantize(&["convert", text(&source), "--to", "q8_0", "-o", text(&output)]);
-    assert_eq!(run.code, 4, "{}", run.stderr);
-    assert!(run.stderr.contains("taken"), "{}", run.stderr);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(run.stderr.contains("taken: not a folder"), "{}", run.stderr);
 }
 
 /// Of several writers one makes the file; the others say who holds it, or find it.

@@ -255,15 +255,21 @@ fn what_tensors_contradict_is_named_by_every_job() {
         let key = if target.starts_with("mlx") { "quantization" } else { "quantization_config" };
         edit_json(&packed_in.join("config.json"), |config| {
             edit(&mut config[key]);
-            if key == "quantization" {
-                edit(&mut config["quantization_config"]);
-            }
         });
         let output = packed_in.with_extension("out");
         let source = fixtures().join("demo-llama/tokenizer.json");
         for command in [
             &["convert", text(&packed_in), "--to", "f16", "-o", text(&output)][..],
-            &["quantize", text(&packed_in), "--to", "q8_0", "-o", text(&output)],
+            &[
+                "quantize",
+                text(&packed_in),
+                "--to",
+                "q8_0",
+                "--data",
+                "default",
+                "-o",
+                text(&output),
+            ],
             &["eval", text(&packed_in), "--data", text(&source)],
         ] {
             let run = quantize(command);

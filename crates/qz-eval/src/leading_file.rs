@@ -108,7 +108,7 @@ impl LeadingFile {
         let format = Format { vocabulary: vocabulary as usize, count: count as usize };
         // Before the text is read, which may be as large as the head says.
         let records = Text::positions_of(context, chunks) * format.record_size() as u128;
-        let expected = u128::from(HEADER + 4 * context * chunks) + records;
+        let expected = u128::from(HEADER) + 4 * u128::from(context) * u128::from(chunks) + records;
         if u128::from(file.len()) != expected {
             let fault = Fault::Length { expected, actual: file.len() };
             return Err(Error::at(&file, file.len(), fault));

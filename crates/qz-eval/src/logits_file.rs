@@ -126,7 +126,8 @@ impl LogitsFile {
         }
         // Before the text is read, which may be as large as the head says.
         let record = record_size(vocabulary as usize) as u128;
-        let expected = u128::from(HEADER + 4 * context * chunks)
+        let expected = u128::from(HEADER)
+            + 4 * u128::from(context) * u128::from(chunks)
             + Text::positions_of(context, chunks) * record;
         if u128::from(file.len()) != expected {
             let fault = Fault::Length { expected, actual: file.len() };
