@@ -71,7 +71,9 @@ impl Sizes {
 /// A checkpoint of these sizes, with configuration and tokenizer of a committed one.
 fn checkpoint(sizes: Sizes, into: &Path) -> PathBuf {
     let fixture = if sizes.experts > 0 { "tiny/mixtral" } else { "tiny/llama-spm" };
-    let folder = copy_of(fixture, into);
+    // A name of its own, which outputs get.
+    let folder = into.join("shaped");
+    fs::rename(copy_of(fixture, into), &folder).expect("renamed");
     let mut vocabulary = 0;
     edit_json(&folder.join("config.json"), |config| {
         vocabulary = config["vocab_size"].as_u64().expect("a number") as usize;
@@ -151,7 +153,7 @@ fn check(sizes: Sizes, targets: &str) {
         }
     }
     for name in names(&direct).iter().filter(|name| !name.ends_with(".gguf")) {
-        let target = name.strip_prefix("checkpoint-").expect("the source's name");
+        let target = name.strip_prefix("shaped-").expect("the source's name");
         let expected = tensors(&direct.join(name));
         let found = tensors(&again.join(format!("plain-{target}")));
         assert!(expected.keys().eq(found.keys()), "{target}");

@@ -66,7 +66,7 @@ fn templates_stay_within_the_budget() {
     check(&print("-", 40_000, "1"), deep);
     check(&print("not ", 40_000, "1"), deep);
     check(&print("1+", 60_000, "1"), deep);
-    check(&print("1 or ", 60_000, "1"), deep);
+    check(&print("1 or ", 50_000, "1"), deep);
     check(&print("1 if 1 else ", 50_000, "1"), deep);
     check(&format!("{{{{ m{} }}}}", ".a".repeat(100_000)), deep);
     check(&format!("{{{{ m{} }}}}", "|f".repeat(100_000)), deep);

@@ -162,7 +162,9 @@ impl StagedArtifact {
         }
         let begun = Parts::open(&artifact, &staging, fingerprint, options).and_then(|parts| {
             let Parts { files, journal, completed } = parts;
-            let flusher = Flusher::start(artifact.target(), journal, lock.try_clone().ok())?;
+            // Opened anew: a copy of the descriptor would hold the lock as long as the thread lives.
+            let to_flush = File::open(staging.lock_path()).ok();
+            let flusher = Flusher::start(artifact.target(), journal, to_flush)?;
             Ok((files, completed, flusher))
         });
         match begun {

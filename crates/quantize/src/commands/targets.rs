@@ -53,7 +53,7 @@ fn text(targets: &[TargetInfo], of_model: bool) -> String {
     if !of_model {
         text.push_str(
             "\ninputs in: rows are multiples of this; *: others fall back to another type\n\
-             packed targets take other numbers, too: gptq:w3g64+asym, ct:w4a16+g64, mlx:w6g128",
+             packed targets take other numbers: gptq:w3g64+asym, ct:w4a16+g64, mlx:w6g128",
         );
     }
     text
