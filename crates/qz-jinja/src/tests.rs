@@ -67,12 +67,12 @@ fn templates_stay_within_the_budget() {
     check(&print("not ", 40_000, "1"), deep);
     check(&print("1+", 60_000, "1"), deep);
     check(&print("1 or ", 50_000, "1"), deep);
-    check(&print("1 if 1 else ", 50_000, "1"), deep);
+    check(&print("1 if 1 else ", 20_000, "1"), deep);
     check(&format!("{{{{ m{} }}}}", ".a".repeat(100_000)), deep);
     check(&format!("{{{{ m{} }}}}", "|f".repeat(100_000)), deep);
     check(&format!("{{{{ m{} }}}}", "()".repeat(100_000)), deep);
     check(&format!("{{{{ {}{} }}}}", "(".repeat(90_000), ")".repeat(90_000)), deep);
-    check(&"{% if 1 %}".repeat(30_000), deep);
+    check(&"{% if 1 %}".repeat(25_000), deep);
     check(&"{% set x=[x] %}".repeat(1000), deep);
     let grown = |values: &str, grow: &str, end: &str| {
         format!(
