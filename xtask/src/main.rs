@@ -326,7 +326,7 @@ fn fixtures() -> Result<Vec<Checkpoint>> {
 fn mutate(mutants: u64, seed: u64, targets: &[String]) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let status = std::process::Command::new(cargo)
-        .args(["run", "--release", "--quiet", "-p", "qz-fuzz", "--bin", "mutate", "--"])
+        .args(["run", "--release", "--quiet", "-p", "qz-fuzz", "--example", "mutate", "--"])
         .args(["--mutants", &mutants.to_string(), "--seed", &seed.to_string()])
         .args(targets)
         .status()
