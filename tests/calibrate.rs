@@ -26,7 +26,7 @@ fn tensors(path: &Path) -> Vec<(String, Vec<f32>)> {
         let mut bytes = vec![0; info.bytes as usize];
         file.read(TensorIndex(position), 0, &mut bytes).expect("read");
         let numbers = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-        (info.name.clone(), numbers.collect())
+        (info.name.to_string(), numbers.collect())
     };
     file.tensors().iter().enumerate().map(numbers).collect()
 }

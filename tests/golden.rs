@@ -35,7 +35,7 @@ fn tensors_of(file: &GgufFile) -> BTreeMap<String, Json> {
         file.read(TensorIndex(position), 0, &mut bytes).expect("read");
         let shape: Vec<u64> = info.shape.dimensions().iter().rev().copied().collect();
         let data_type = info.data_type.name().to_lowercase();
-        (info.name.clone(), json!({"type": data_type, "shape": shape, "sha256": hex(&bytes)}))
+        (info.name.to_string(), json!({"type": data_type, "shape": shape, "sha256": hex(&bytes)}))
     };
     file.tensors().iter().enumerate().map(describe).collect()
 }
@@ -170,7 +170,9 @@ fn entry(key: &str, value: &Value) -> Json {
         Value::F32(value) => simple("float32", json!(value)),
         Value::Bool(value) => simple("bool", json!(value)),
         Value::String(value) => simple("string", json!(value)),
-        Value::Array(Array::String(values)) => list(key, "string", json!(values), values.len()),
+        Value::Array(Array::String(values)) => {
+            list(key, "string", json!(values.iter().collect::<Vec<_>>()), values.len())
+        }
         Value::Array(Array::I32(values)) => list(key, "int32", json!(values), values.len()),
         Value::Array(Array::F32(values)) => list(key, "float32", json!(values), values.len()),
         Value::Array(Array::Bool(values)) => list(key, "bool", json!(values), values.len()),

@@ -26,7 +26,7 @@ fn tensors(folder: &Path) -> Vec<(String, DataType, Vec<u8>)> {
             let info = &model.tensors()[position];
             let mut bytes = vec![0; info.bytes as usize];
             model.read(TensorIndex(position), 0, &mut bytes).expect("read");
-            (info.name.clone(), info.data_type, bytes)
+            (info.name.to_string(), info.data_type, bytes)
         })
         .collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));

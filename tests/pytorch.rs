@@ -155,7 +155,7 @@ fn a_weight_that_is_no_number_is_named() {
     use qz_tensor::TensorSource;
     let tensors = file.tensors();
     let tensor = tensors.iter().find(|tensor| tensor.name == name).unwrap_or(&tensors[0]);
-    let (name, place) = (tensor.name.clone(), tensor.offset + 2 * 70);
+    let (name, place) = (tensor.name.to_string(), tensor.offset + 2 * 70);
     let mut bytes = fs::read(&shard).expect("read");
     bytes[place as usize..place as usize + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
     fs::write(&shard, bytes).expect("written");

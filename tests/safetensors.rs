@@ -22,7 +22,7 @@ fn tensors(source: &dyn TensorSource) -> BTreeMap<String, (&'static str, Vec<u64
         let mut bytes = vec![0; info.bytes as usize];
         source.read(TensorIndex(position), 0, &mut bytes).expect("read");
         let shape = info.shape.dimensions().to_vec();
-        (info.name.clone(), (info.data_type.name(), shape, bytes))
+        (info.name.to_string(), (info.data_type.name(), shape, bytes))
     };
     (0..source.tensors().len()).map(read).collect()
 }

@@ -109,7 +109,7 @@ fn tensors(path: &Path) -> Result<BTreeMap<String, Vec<f32>>> {
         let mut bytes = vec![0; usize::try_from(info.bytes)?];
         file.read(TensorIndex(position), 0, &mut bytes)?;
         let numbers = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-        tensors.insert(info.name.clone(), numbers.collect());
+        tensors.insert(info.name.to_string(), numbers.collect());
     }
     Ok(tensors)
 }

@@ -142,7 +142,6 @@ fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
         let diagnosis = error.downcast_ref::<Error>().map(Diagnose::diagnosis);
         let location = diagnosis.as_ref().map(|diagnosis| &diagnosis.location);
         let report = json!({
-            "schema_version": SCHEMA_VERSION,
             "error": {
                 "code": code,
                 "file": location.and_then(|location| location.file.as_ref()),
@@ -152,7 +151,7 @@ fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
                 "message": message(error),
             },
         });
-        messages::print_json_text(&report.to_string());
+        messages::print_json(&report);
     }
     say_error(error);
     if rule_of(error) == Some("output-exists") {

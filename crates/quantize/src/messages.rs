@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use indicatif::ProgressBar;
@@ -53,7 +53,18 @@ pub(crate) fn print_line(text: &str) {
     write_report(|out| writeln!(out, "{}", in_lines(text)));
 }
 
-/// The report as one line of JSON.
+/// The lines of a report, which may be too many to be kept.
+pub(crate) fn print_lines(lines: impl Iterator<Item = String>) {
+    write_report(|out| {
+        let mut out = BufWriter::new(out);
+        for line in lines {
+            writeln!(out, "{}", in_lines(&line))?;
+        }
+        out.flush()
+    });
+}
+
+/// The report as one line of JSON. What JSON lets stand and a terminal obeys is escaped, too.
 pub(crate) fn print_json(report: &impl Serialize) {
     /// A report with the schema's version beside its own fields.
     #[derive(Serialize)]
@@ -62,21 +73,59 @@ pub(crate) fn print_json(report: &impl Serialize) {
         #[serde(flatten)]
         report: &'a T,
     }
-    match serde_json::to_string(&Versioned { schema_version: SCHEMA_VERSION, report }) {
-        Ok(json) => print_json_text(&json),
-        // A path that is not UTF-8.
-        Err(_) => {
-            LOST.get_or_init(|| io::ErrorKind::InvalidData);
+    write_report(|out| {
+        let mut out = Escaping { out, held: Vec::new() };
+        // A path that is not UTF-8 fails.
+        serde_json::to_writer(&mut out, &Versioned { schema_version: SCHEMA_VERSION, report })?;
+        writeln!(out)?;
+        out.flush()
+    });
+}
+
+/// Writes JSON piece by piece, so that a long report is never whole in memory.
+struct Escaping<W> {
+    out: W,
+    /// What comes next. Lost if the report fails: half a report is none.
+    held: Vec<u8>,
+}
+
+/// Bytes that are held.
+const HELD: usize = 1 << 16;
+
+impl<W: Write> Write for Escaping<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.held.extend_from_slice(bytes);
+        if self.held.len() >= HELD {
+            self.pass_on()?;
         }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pass_on()?;
+        self.out.flush()
     }
 }
 
-/// JSON that is a text already. What JSON lets stand and a terminal obeys is escaped, too.
-pub(crate) fn print_json_text(json: &str) {
-    let escape = |out: &mut String, character: char| {
-        let _ = write!(out, "\\u{:04x}", u32::from(character));
-    };
-    write_report(|out| writeln!(out, "{}", escaped(json, is_unsafe, escape)));
+impl<W: Write> Escaping<W> {
+    /// Writes what is held, but for a character that is not whole yet.
+    fn pass_on(&mut self) -> io::Result<()> {
+        let valid = match str::from_utf8(&self.held) {
+            Ok(text) => text.len(),
+            Err(error) => error.valid_up_to(),
+        };
+        let text = str::from_utf8(&self.held[..valid]).unwrap_or_default();
+        let escape = |out: &mut String, character: char| match character {
+            // Not in a string, where it is escaped already: the report's own end.
+            '\n' => out.push(character),
+            _ => {
+                let _ = write!(out, "\\u{:04x}", u32::from(character));
+            }
+        };
+        self.out.write_all(escaped(text, is_unsafe, escape).as_bytes())?;
+        self.held.drain(..valid);
+        Ok(())
+    }
 }
 
 /// A part of a text as it comes, without a line's end; as it is for a program that reads it.

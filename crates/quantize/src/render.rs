@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::iter;
 use std::path::Path;
 
 use qz_tensor::ByteSize;
@@ -84,34 +85,31 @@ pub(crate) fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Columns aligned; a column whose cells are all numbers, or units, to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    table_lines(header, || rows.iter().cloned()).collect::<Vec<_>>().join("\n")
+}
+
+/// The same line by line, of rows that are made twice and not kept: there may be millions.
+pub(crate) fn table_lines<R: Iterator<Item = Vec<String>>>(
+    header: &[&str],
+    rows: impl Fn() -> R,
+) -> impl Iterator<Item = String> {
     // Names come from files; a line of theirs is none of the table's.
-    let cells = |row: &Vec<String>| row.iter().map(|cell| on_one_line(cell).into_owned()).collect();
-    let rows: &[Vec<String>] = &rows.iter().map(cells).collect::<Vec<_>>();
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
-    };
-    let is_number = |column: usize| {
-        rows.iter().all(|row| {
-            row.get(column).is_none_or(|cell| {
-                cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit())
-            })
-        })
-    };
-    let columns: Vec<(usize, bool)> =
-        (0..header.len()).map(|column| (width(column), is_number(column))).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded = cells.zip(&columns).map(|(cell, (width, right))| {
+    let escape = |row: Vec<String>| row.into_iter().map(|cell| on_one_line(&cell).into_owned());
+    let header: Vec<String> = header.iter().map(|name| (*name).to_owned()).collect();
+    let mut columns: Vec<(usize, bool)> =
+        header.iter().map(|name| (name.chars().count(), true)).collect();
+    for row in rows() {
+        for ((width, is_number), cell) in columns.iter_mut().zip(escape(row)) {
+            *width = cell.chars().count().max(*width);
+            *is_number &= cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit());
+        }
+    }
+    iter::once(header).chain(rows()).map(move |row| {
+        let padded = escape(row).zip(&columns).map(|(cell, (width, right))| {
             if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut text = line(&mut header.iter().copied());
-    for row in rows {
-        text.push('\n');
-        text.push_str(&line(&mut row.iter().map(String::as_str)));
-    }
-    text
+    })
 }
 
 #[cfg(test)]

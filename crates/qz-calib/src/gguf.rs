@@ -56,7 +56,7 @@ pub(crate) fn read(path: &Path) -> Result<Contents, Error> {
         .iter()
         .map(|(name, pair)| Ok(((*name).to_owned(), entry(path, &file, name, pair)?)))
         .collect::<Result<_, Error>>()?;
-    Ok(Contents { entries, datasets: datasets.clone(), chunks })
+    Ok(Contents { entries, datasets: datasets.iter().map(str::to_owned).collect(), chunks })
 }
 
 /// A GGUF file that holds no sums: says what it is, if it says so itself.

@@ -98,7 +98,8 @@ pub fn run(
         let _ = catch_unwind(AssertUnwindSafe(|| (target.read)(seed, &scratch)));
     }
     for number in numbers {
-        mutant(&mut random_of(target, seed, number), &seeds, target.words, &mut bytes);
+        let random = &mut random_of(target, seed, number);
+        mutant(random, &seeds, target.words, target.structure, &mut bytes);
         let (before, start) = (memory.current(), Instant::now());
         memory.reset_peak();
         let read = catch_unwind(AssertUnwindSafe(|| (target.read)(&bytes, &scratch)));

@@ -16,8 +16,10 @@ mod harness;
 mod mutate;
 mod scratch;
 mod seeds;
+mod structured;
 mod targets;
 
 pub use harness::{Finding, Limits, Memory, Report, run};
 pub use scratch::Scratch;
+pub use structured::Structure;
 pub use targets::{TARGETS, Target};

@@ -1,5 +1,7 @@
 //! Mutations: bits, integers at their edges, pieces moved, repeated, cut and taken from other
-//! seeds, words of the format.
+//! seeds, words of the format; and those that keep the file well formed (`structured`).
+
+use crate::structured::Structure;
 
 /// SplitMix64: small, and the same everywhere.
 pub(crate) struct Random(u64);
@@ -22,7 +24,7 @@ impl Random {
         (self.next() % limit.max(1) as u64) as usize
     }
 
-    fn choose<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+    pub(crate) fn choose<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
         all.get(self.below(all.len()))
     }
 }
@@ -31,7 +33,7 @@ impl Random {
 const MAX_SIZE: usize = 1 << 16;
 
 /// Numbers at which sizes and counts go wrong.
-const EDGES: &[u64] = &[
+pub(crate) const EDGES: &[u64] = &[
     0,
     1,
     2,
@@ -71,7 +73,7 @@ const EDGES: &[u64] = &[
 ];
 
 /// Bits of floating-point numbers that are hard.
-const FLOATS: &[f32] =
+pub(crate) const FLOATS: &[f32] =
     &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, f32::MAX, f32::MIN_POSITIVE, 1e-45, -1.0];
 
 /// Numbers as texts have them.
@@ -95,11 +97,26 @@ const DIGITS: &[&str] = &[
     "99999999999999999999999999",
 ];
 
-/// A mutant of a seed, of one to eight changes.
-pub(crate) fn mutant(random: &mut Random, seeds: &[Vec<u8>], words: &[&[u8]], out: &mut Vec<u8>) {
+/// A mutant of a seed: well formed, or of one to eight changes, half of those of a single one,
+/// or both.
+pub(crate) fn mutant(
+    random: &mut Random,
+    seeds: &[Vec<u8>],
+    words: &[&[u8]],
+    structure: Structure,
+    out: &mut Vec<u8>,
+) {
+    let seed = random.choose(seeds).map_or(&[][..], Vec::as_slice);
+    let structured = match random.below(2) {
+        0 => structure.mutant(random, seed, words),
+        _ => None,
+    };
     out.clear();
-    out.extend_from_slice(random.choose(seeds).map_or(&[], Vec::as_slice));
-    let changes = 1 + random.below(8).min(random.below(8));
+    out.extend_from_slice(structured.as_deref().unwrap_or(seed));
+    if structured.is_some() && random.below(4) > 0 {
+        return;
+    }
+    let changes = 1 + random.below(8).min(random.below(8)) * random.below(2);
     for _ in 0..changes {
         change(random, seeds, words, out);
         out.truncate(MAX_SIZE);
@@ -203,7 +220,7 @@ mod tests {
         let seeds = [b"{\"a\": 12, \"b\": [3]}".to_vec(), vec![0; 40]];
         let make = |seed: u64| {
             let mut out = Vec::new();
-            mutant(&mut Random::new(seed), &seeds, &[b"null"], &mut out);
+            mutant(&mut Random::new(seed), &seeds, &[b"null"], Structure::Json, &mut out);
             out
         };
         let different = (0..1000).filter(|seed| !seeds.contains(&make(*seed))).count();

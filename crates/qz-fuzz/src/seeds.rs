@@ -1,9 +1,13 @@
 //! Small good files, made here or taken from the fixtures.
 
+use std::path::{Path, PathBuf};
+
 use qz_eval::leading_file::LeadingWriter;
 use qz_eval::logits_file::LogitsWriter;
 use qz_eval::text::Text;
-use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
+use qz_safetensors::SafetensorsFile;
+use qz_tensor::{Artifact, OutputOptions, StagedArtifact, TensorInfo, TensorSource};
+use serde_json::Value;
 
 use crate::scratch::Scratch;
 
@@ -48,6 +52,24 @@ fn gguf_file(pairs: &[Vec<u8>], tensors: &[(&str, &[u64], Vec<f32>)]) -> Vec<u8>
     out
 }
 
+/// The keys of a small vocabulary of this kind.
+fn vocabulary(kind: &str) -> Vec<Vec<u8>> {
+    let tokens = ["<unk>", "<s>", "</s>", "<0x41>", "\u{2581}", "a", "b", "ab", "\u{2581}a", "c"];
+    let types = [2i32, 3, 3, 6, 1, 1, 1, 1, 1, 4];
+    let words = |words: &[i32]| words.iter().map(|word| word.to_le_bytes().to_vec()).collect();
+    let words: &dyn Fn(&[i32]) -> Vec<Vec<u8>> = &words;
+    vec![
+        pair("tokenizer.ggml.model", 8, &text(kind)),
+        pair("tokenizer.ggml.pre", 8, &text("llama-bpe")),
+        array("tokenizer.ggml.tokens", 8, &tokens.map(text)),
+        array("tokenizer.ggml.scores", 6, &words(&[0; 10])),
+        array("tokenizer.ggml.token_type", 5, &words(&types)),
+        array("tokenizer.ggml.merges", 8, &["a b", "\u{2581} a"].map(text)),
+        pair("tokenizer.ggml.bos_token_id", 4, &1u32.to_le_bytes()),
+        pair("tokenizer.ggml.add_bos_token", 7, &[1]),
+    ]
+}
+
 pub(crate) fn gguf(_: &Scratch) -> Vec<Vec<u8>> {
     let numbers = (0..13u32).filter(|kind| ![8, 9].contains(kind)).map(|kind| {
         let size = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8][kind as usize];
@@ -70,6 +92,8 @@ pub(crate) fn gguf(_: &Scratch) -> Vec<Vec<u8>> {
         [("a.weight", &[4, 2], vec![0.5; 8]), ("b", &[3], vec![1.0; 3])];
     vec![
         gguf_file(&pairs, &tensors),
+        gguf_file(&vocabulary("llama"), &tensors),
+        gguf_file(&vocabulary("gpt2"), &tensors),
         gguf_file(&pairs[10..12], &tensors[..1]),
         gguf_file(&split(0), &tensors[..1]),
         gguf_file(&[], &[]),
@@ -233,15 +257,41 @@ pub(crate) fn sentencepiece(_: &Scratch) -> Vec<Vec<u8>> {
     vec![model]
 }
 
+/// The committed checkpoints that have a tokenizer.json.
+const CHECKPOINTS: [&str; 6] =
+    ["llama-tied", "llama3-rope", "mixtral", "qwen2", "qwen3", "mistral"];
+
+/// What of a checkpoint stands beside a configuration.
+pub(crate) struct Checkpoint {
+    /// The architecture's name in its configuration.
+    pub(crate) class: String,
+    pub(crate) tensors: Vec<TensorInfo>,
+    pub(crate) tokenizer: Vec<u8>,
+}
+
+fn read(checkpoint: &str, name: &str) -> Vec<u8> {
+    std::fs::read(folder(checkpoint).join(name)).expect("a file of a fixture")
+}
+
+fn folder(checkpoint: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(checkpoint)
+}
+
+pub(crate) fn checkpoints() -> Vec<Checkpoint> {
+    let checkpoint = |name: &str| {
+        let config: Value = serde_json::from_slice(&read(name, "config.json")).expect("JSON");
+        let weights = SafetensorsFile::open(folder(name).join("model.safetensors"));
+        Checkpoint {
+            class: config["architectures"][0].as_str().expect("a class").to_owned(),
+            tensors: weights.expect("a fixture").tensors().to_vec(),
+            tokenizer: read(name, "tokenizer.json"),
+        }
+    };
+    CHECKPOINTS.map(checkpoint).into()
+}
+
 pub(crate) fn config(_: &Scratch) -> Vec<Vec<u8>> {
-    vec![
-        fixture!("tiny/llama-tied/config.json"),
-        fixture!("tiny/llama3-rope/config.json"),
-        fixture!("tiny/mixtral/config.json"),
-        fixture!("tiny/qwen2/config.json"),
-        fixture!("tiny/qwen3/config.json"),
-        fixture!("tiny/mistral/config.json"),
-    ]
+    CHECKPOINTS.map(|name| read(name, "config.json")).into()
 }
 
 pub(crate) fn chat(_: &Scratch) -> Vec<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! The parsers, each with what it is given.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::LazyLock;
 
 use qz_calib::{ImportanceMatrix, StatisticsFile};
 use qz_eval::leading_file::LeadingFile;
@@ -12,14 +12,15 @@ use qz_packed::PackedSource;
 use qz_pickle::TorchFile;
 use qz_safetensors::{SafetensorsFile, SafetensorsModel};
 use qz_tensor::{
-    DataType, FileError, Metadata, OutputOptions, Shape, SideFiles, SourceFile, StagedArtifact,
-    TensorIndex, TensorInfo, TensorSource,
+    DataType, FileError, MemorySource, MemoryTensor, OutputOptions, Shape, SideFiles, StagedArtifact,
+    TensorIndex, TensorSource,
 };
 use qz_tokenize::{EncodeOptions, Tokenizer, VocabularyOptions};
 use serde_json::{Map, Value, json};
 
 use crate::scratch::Scratch;
-use crate::seeds;
+use crate::seeds::{self, Checkpoint};
+use crate::structured::Structure;
 
 /// Something that reads a stranger's bytes.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Target {
     pub seeds: fn(&Scratch) -> Vec<Vec<u8>>,
     /// Words of the format.
     pub words: &'static [&'static [u8]],
+    /// What its files are made of.
+    pub structure: Structure,
     /// Reads a file as the program does; true if nothing is wrong with it.
     pub read: fn(&[u8], &Scratch) -> bool,
 }
@@ -118,60 +121,116 @@ const JINJA: &[&[u8]] = &[
 
 /// Every target.
 pub static TARGETS: &[Target] = &[
-    Target { name: "gguf", seeds: seeds::gguf, words: GGUF, read: gguf },
+    Target {
+        name: "gguf",
+        seeds: seeds::gguf,
+        words: GGUF,
+        structure: Structure::Gguf,
+        read: gguf,
+    },
     Target {
         name: "safetensors",
         seeds: seeds::safetensors,
         words: JSON,
+        structure: Structure::PrefixedJson,
         read: |bytes, scratch| SafetensorsFile::open(scratch.file(bytes)).is_ok(),
     },
-    Target { name: "index", seeds: seeds::index, words: JSON, read: index },
-    Target { name: "torch", seeds: seeds::torch, words: PICKLE, read: torch },
+    Target {
+        name: "index",
+        seeds: seeds::index,
+        words: JSON,
+        structure: Structure::Json,
+        read: index,
+    },
+    Target {
+        name: "torch",
+        seeds: seeds::torch,
+        words: PICKLE,
+        structure: Structure::Bytes,
+        read: torch,
+    },
     Target {
         name: "tokenizer.json",
         seeds: seeds::tokenizer_json,
         words: JSON,
+        structure: Structure::Json,
         read: tokenizer_json,
     },
     Target {
         name: "sentencepiece",
         seeds: seeds::sentencepiece,
         words: PROTOBUF,
+        structure: Structure::Bytes,
         read: sentencepiece,
     },
-    Target { name: "config", seeds: seeds::config, words: JSON, read: config },
-    Target { name: "chat-template", seeds: seeds::chat, words: JINJA, read: chat },
+    Target {
+        name: "config",
+        seeds: seeds::config,
+        words: JSON,
+        structure: Structure::Json,
+        read: config,
+    },
+    Target {
+        name: "chat-template",
+        seeds: seeds::chat,
+        words: JINJA,
+        structure: Structure::Bytes,
+        read: chat,
+    },
     Target {
         name: "imatrix",
         seeds: seeds::importance,
         words: GGUF,
+        structure: Structure::Gguf,
         read: |bytes, scratch| ImportanceMatrix::open(scratch.file(bytes)).is_ok(),
     },
-    Target { name: "statistics", seeds: seeds::statistics, words: GGUF, read: statistics },
-    Target { name: "logits", seeds: seeds::logits, words: &[b"_logits_"], read: logits },
-    Target { name: "leading", seeds: seeds::leading, words: &[b"QZLEAD01"], read: leading },
+    Target {
+        name: "statistics",
+        seeds: seeds::statistics,
+        words: GGUF,
+        structure: Structure::Gguf,
+        read: statistics,
+    },
+    Target {
+        name: "logits",
+        seeds: seeds::logits,
+        words: &[b"_logits_"],
+        structure: Structure::Bytes,
+        read: logits,
+    },
+    Target {
+        name: "leading",
+        seeds: seeds::leading,
+        words: &[b"QZLEAD01"],
+        structure: Structure::Bytes,
+        read: leading,
+    },
     Target {
         name: "tasks",
         seeds: seeds::tasks,
         words: JSON,
+        structure: Structure::Json,
         read: |bytes, scratch| qz_eval::tasks::read(scratch.file(bytes)).is_ok(),
     },
     Target {
         name: "parquet",
         seeds: seeds::parquet,
         words: &[b"PAR1", b"\x15", b"\x4c"],
+        structure: Structure::Bytes,
         read: parquet,
     },
     Target {
         name: "journal",
         seeds: seeds::journal,
         words: &[b"\n", b"piece 1\n", b"job"],
+        structure: Structure::Bytes,
         read: journal,
     },
     Target {
         name: "quantization_config",
         seeds: seeds::quantization,
         words: JSON,
+        structure: Structure::Json,
         read: quantization,
     },
 ];
@@ -203,9 +262,16 @@ const PICKLE: &[&[u8]] = &[
 const PROTOBUF: &[&[u8]] =
     &[b"\x0a", b"\x12", b"\x1a", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"<0x41>"];
 
+/// Read is what opens; of what has a vocabulary that is made, too.
 fn gguf(bytes: &[u8], scratch: &Scratch) -> bool {
     let Ok(model) = GgufModel::open(scratch.file(bytes)) else { return false };
-    Tokenizer::from_metadata(model.metadata()).is_ok()
+    if let Ok(tokenizer) = Tokenizer::from_metadata(model.metadata()) {
+        encode(&tokenizer);
+    }
+    (0..model.tensors().len()).all(|index| {
+        let mut out = vec![0; model.tensors()[index].bytes.min(256) as usize];
+        model.read(TensorIndex(index), 0, &mut out).is_ok()
+    })
 }
 
 fn index(bytes: &[u8], scratch: &Scratch) -> bool {
@@ -251,10 +317,15 @@ fn vocabulary(files: &Files<'_>) -> bool {
         VocabularyOptions { rules: qz_tokenize::VocabularyRules::Llama, ..Default::default() };
     let Ok(vocabulary) = qz_tokenize::vocabulary(files, options) else { return false };
     let Ok(tokenizer) = Tokenizer::from_metadata(&vocabulary.metadata) else { return false };
+    encode(&tokenizer);
+    true
+}
+
+/// Makes tokens of a text, and text of them.
+fn encode(tokenizer: &Tokenizer) {
     let tokens = tokenizer
         .encode("a abc <s> b\u{2581}a", EncodeOptions { add_special: true, parse_special: true });
     tokens.into_iter().for_each(|token| drop(tokenizer.piece(token)));
-    true
 }
 
 fn tokenizer_json(bytes: &[u8], _: &Scratch) -> bool {
@@ -265,10 +336,16 @@ fn sentencepiece(bytes: &[u8], _: &Scratch) -> bool {
     vocabulary(&Files { mutant: ("tokenizer.model", bytes), others: &[] })
 }
 
+/// Describes a checkpoint with the tensors and the vocabulary of one that has this class.
 fn config(bytes: &[u8], _: &Scratch) -> bool {
-    let tokenizer = include_bytes!("../../../fixtures/tiny/llama-tied/tokenizer.json");
-    let files = Files { mutant: ("config.json", bytes), others: &[("tokenizer.json", tokenizer)] };
-    qz_models::describe(&files, &[], &qz_models::ConvertOptions::default()).is_ok()
+    static CHECKPOINTS: LazyLock<Vec<Checkpoint>> = LazyLock::new(seeds::checkpoints);
+    let has = |class: &str| bytes.windows(class.len()).any(|window| window == class.as_bytes());
+    CHECKPOINTS.iter().filter(|checkpoint| has(&checkpoint.class)).any(|checkpoint| {
+        let others = [("tokenizer.json", checkpoint.tokenizer.as_slice())];
+        let files = Files { mutant: ("config.json", bytes), others: &others };
+        let options = qz_models::ConvertOptions::default();
+        qz_models::describe(&files, &checkpoint.tensors, &options).is_ok()
+    })
 }
 
 fn chat(bytes: &[u8], _: &Scratch) -> bool {
@@ -296,17 +373,18 @@ fn statistics(bytes: &[u8], scratch: &Scratch) -> bool {
 }
 
 fn logits(bytes: &[u8], scratch: &Scratch) -> bool {
-    LogitsFile::open(scratch.file(bytes)).is_ok_and(|file| {
-        let last = file.text().positions().saturating_sub(1);
-        file.read(0).is_ok() && file.read(last).is_ok()
-    })
+    LogitsFile::open(scratch.file(bytes))
+        .is_ok_and(|file| both_ends(file.text().positions(), |at| file.read(at).is_ok()))
 }
 
 fn leading(bytes: &[u8], scratch: &Scratch) -> bool {
-    LeadingFile::open(scratch.file(bytes)).is_ok_and(|file| {
-        let last = file.text().positions().saturating_sub(1);
-        file.read(0).is_ok() && file.read(last).is_ok()
-    })
+    LeadingFile::open(scratch.file(bytes))
+        .is_ok_and(|file| both_ends(file.text().positions(), |at| file.read(at).is_ok()))
+}
+
+/// Reads the first position and the last.
+fn both_ends(positions: usize, read: impl Fn(usize) -> bool) -> bool {
+    read(0) && read(positions.saturating_sub(1))
 }
 
 fn parquet(bytes: &[u8], scratch: &Scratch) -> bool {
@@ -325,32 +403,7 @@ fn journal(bytes: &[u8], scratch: &Scratch) -> bool {
 }
 
 /// Tensors of packed matrices in many layouts, whose bytes are all one.
-struct Ones {
-    tensors: Vec<TensorInfo>,
-    metadata: Metadata,
-}
-
-impl TensorSource for Ones {
-    fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
-    }
-
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn files(&self) -> Vec<&SourceFile> {
-        Vec::new()
-    }
-
-    fn read(&self, _: TensorIndex, _: u64, out: &mut [u8]) -> Result<(), FileError> {
-        out.fill(1);
-        Ok(())
-    }
-}
-
-fn ones() -> Ones {
-    let path: Arc<Path> = Path::new("model.safetensors").into();
+fn ones() -> Option<MemorySource> {
     let layers: &[&[(&str, DataType, &[u64])]] = &[
         &[
             ("qweight", DataType::I32, &[8, 64]),
@@ -385,22 +438,25 @@ fn ones() -> Ones {
             ("biases", DataType::BF16, &[64, 2]),
         ],
     ];
-    let tensors = layers.iter().enumerate().flat_map(|(layer, parts)| {
-        let path = path.clone();
-        parts.iter().filter_map(move |(suffix, data_type, dimensions)| {
-            let data_type = *data_type;
-            let shape = Shape::new(dimensions.to_vec()).ok()?;
-            let bytes = shape.byte_size(data_type).ok()?;
-            let name = format!("model.layers.{layer}.mlp.up_proj.{suffix}");
-            Some(TensorInfo { name, data_type, shape, file: path.clone(), offset: 0, bytes })
+    let parts = layers.iter().enumerate().flat_map(|(layer, parts)| {
+        let name = move |suffix: &str| format!("model.layers.{layer}.mlp.up_proj.{suffix}");
+        parts.iter().map(move |(suffix, data_type, dimensions)| {
+            (name(suffix), *data_type, *dimensions)
         })
     });
-    Ones { tensors: tensors.collect(), metadata: Metadata::new() }
+    let parts: Vec<(String, DataType, &[u64])> = parts.collect();
+    let mut tensors: Vec<MemoryTensor<'_>> = Vec::new();
+    for (name, data_type, dimensions) in &parts {
+        let size = Shape::new(dimensions).ok()?.byte_size(*data_type).ok()?;
+        tensors.push((name, *data_type, dimensions, vec![1; usize::try_from(size).ok()?]));
+    }
+    MemorySource::new(tensors).ok()
 }
 
 fn quantization(bytes: &[u8], _: &Scratch) -> bool {
     let Ok(config) = serde_json::from_slice::<Map<String, Value>>(bytes) else { return false };
-    let Ok(source) = PackedSource::open(Box::new(ones()), &config, Path::new("config.json")) else {
+    let Some(ones) = ones() else { return false };
+    let Ok(source) = PackedSource::open(Box::new(ones), &config, Path::new("config.json")) else {
         return false;
     };
     (0..source.tensors().len()).all(|index| {

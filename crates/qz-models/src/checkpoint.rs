@@ -51,9 +51,9 @@ pub(crate) fn match_tensors(
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
-        let is_spare = spare.contains(&tensor.name) && !matcher.has_place(position);
+        let is_spare = spare.contains(&*tensor.name) && !matcher.has_place(position);
         if is_buffer || is_spare || matcher.is_tied_copy(position) {
-            matched.ignored.push(tensor.name.clone());
+            matched.ignored.push(tensor.name.to_string());
         } else {
             matcher.place(TensorIndex(position), &mut matched.recipes)?;
         }
@@ -116,7 +116,7 @@ impl Matcher<'_> {
     fn place(&mut self, index: TensorIndex, recipes: &mut Vec<TensorRecipe>) -> Result<(), Error> {
         let (tensor, name) = (&self.tensors[index.0], &self.names[index.0]);
         if !self.seen.insert(name.clone()) {
-            self.fault(|| TensorFault::Duplicate { name: tensor.name.clone() });
+            self.fault(|| TensorFault::Duplicate { name: tensor.name.to_string() });
             return Ok(());
         }
         let mut is_known = false;
@@ -183,7 +183,7 @@ impl Matcher<'_> {
         }
         if !is_told {
             self.fault(|| TensorFault::Shape {
-                name: tensor.name.clone(),
+                name: tensor.name.to_string(),
                 found: tensor.shape.clone(),
                 expected,
                 keys: shape_keys(rule),
@@ -268,7 +268,7 @@ impl Matcher<'_> {
         let Some(first) = types.next() else { return };
         for other in types.filter(|other| other.data_type != first.data_type) {
             self.fault(|| TensorFault::Type {
-                name: other.name.clone(),
+                name: other.name.to_string(),
                 found: other.data_type,
                 expected: first.data_type,
             });
@@ -367,7 +367,7 @@ impl Matcher<'_> {
 
     fn unknown(&mut self, tensor: &TensorInfo, reason: Option<String>) {
         self.fault(|| TensorFault::Unknown {
-            name: tensor.name.clone(),
+            name: tensor.name.to_string(),
             shape: tensor.shape.clone(),
             reason,
         });

@@ -278,7 +278,7 @@ fn report(
 pub(crate) fn fallbacks(model: &Model, plan: &[Assignment]) -> Vec<FallbackTensor> {
     let fallback = |(tensor, assignment): (&ModelTensor, &Assignment)| {
         Some(FallbackTensor {
-            tensor: tensor.name.clone(),
+            tensor: tensor.name.to_string(),
             columns: tensor.shape.columns(),
             from: assignment.fallback_from?.name(),
             to: assignment.data_type.name(),

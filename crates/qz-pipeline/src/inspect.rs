@@ -3,14 +3,16 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use qz_tensor::{Array, Value};
+use qz_tensor::{Array, Metadata, TensorSource, Value};
+use serde::{Serialize, Serializer};
 
 use crate::error::Error;
 use crate::model::{Model, ModelTensor, OpenOptions};
 use crate::quantization::Quantization;
 
-/// What a model is.
-#[derive(Clone, Debug, serde::Serialize)]
+/// What a model is. Metadata and tensors are described one by one when they are asked for:
+/// headers are large where somebody wants them to be.
+#[derive(Serialize)]
 pub struct Inspection {
     /// Where it is.
     pub path: PathBuf,
@@ -32,15 +34,15 @@ pub struct Inspection {
     /// How the weights are stored, largest share first.
     pub types: Vec<TypeShare>,
     /// Metadata, long arrays shortened.
-    pub metadata: Vec<(String, String)>,
+    pub metadata: ShownMetadata,
     /// The tensors.
-    pub tensors: Vec<InspectedTensor>,
+    pub tensors: InspectedTensors,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
 
 /// The tensors of one element type.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct TypeShare {
     /// The type; of packed matrices what their package calls it.
     #[serde(rename = "type")]
@@ -53,18 +55,87 @@ pub struct TypeShare {
     pub bytes: u64,
 }
 
+/// Metadata as text.
+pub struct ShownMetadata(Metadata);
+
+impl ShownMetadata {
+    /// Keys, and values of which long arrays are shortened.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(key, value)| (key, show(value)))
+    }
+}
+
+impl Serialize for ShownMetadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
 /// One tensor.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct InspectedTensor {
+#[derive(Debug, Serialize)]
+pub struct InspectedTensor<'a> {
     /// Its GGUF name.
-    pub name: String,
+    pub name: &'a str,
     /// Its dimensions, outermost first.
-    pub shape: Vec<u64>,
+    pub shape: &'a [u64],
     /// How it is stored.
     #[serde(rename = "type")]
     pub data_type: Cow<'static, str>,
     /// Its bytes.
     pub bytes: u64,
+}
+
+/// All tensors.
+pub struct InspectedTensors {
+    tensors: Vec<ModelTensor>,
+    /// Of packed matrices: how, and where their own names are.
+    packed: Option<(Quantization, Box<dyn TensorSource>)>,
+}
+
+impl InspectedTensors {
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = InspectedTensor<'_>> {
+        self.tensors.iter().map(|tensor| InspectedTensor {
+            name: &tensor.name,
+            shape: tensor.shape.dimensions(),
+            data_type: self.type_of(tensor),
+            bytes: tensor.stored_bytes(),
+        })
+    }
+
+    /// How a tensor is stored: its element type, or what its package calls it.
+    fn type_of(&self, tensor: &ModelTensor) -> Cow<'static, str> {
+        let packed = self.packed.as_ref().filter(|_| tensor.packed_bytes.is_some());
+        let Some(((quantization, source), first)) = packed.zip(tensor.first_source()) else {
+            return tensor.source_type.name().into();
+        };
+        let name = &*source.tensors()[first.0].name;
+        quantization.type_of(name.strip_suffix(".weight").unwrap_or(name)).into()
+    }
+
+    fn shares(&self) -> Vec<TypeShare> {
+        let mut shares: Vec<TypeShare> = Vec::new();
+        for tensor in &self.tensors {
+            let data_type = self.type_of(tensor);
+            let position = shares.iter().position(|share| share.data_type == data_type);
+            let position = position.unwrap_or_else(|| {
+                shares.push(TypeShare { data_type, tensors: 0, weights: 0, bytes: 0 });
+                shares.len() - 1
+            });
+            let share = &mut shares[position];
+            share.tensors += 1;
+            share.weights += tensor.shape.elements();
+            share.bytes += tensor.stored_bytes();
+        }
+        shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+        shares
+    }
+}
+
+impl Serialize for InspectedTensors {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
 }
 
 /// Describes the model at `path`.
@@ -75,69 +146,23 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> 
     let model = Model::open(path, options)?;
     let quantization = model.quantization.clone().map(Quantization::of);
     let (weights, bits_per_weight) = (model.weights(), model.bits_per_weight());
-    let types = shares(&model, quantization.as_ref());
-    let own_type = |tensor: &ModelTensor| type_of(&model, tensor, quantization.as_ref());
-    let data_types: Vec<Cow<'static, str>> = model.tensors.iter().map(own_type).collect();
-    // Headers are large where somebody wants them to be: nothing is kept twice.
     let Model { container, metadata, tensors, source, warnings, .. } = model;
-    drop(source);
-    let tensors: Vec<InspectedTensor> =
-        tensors.into_iter().zip(data_types).map(inspected).collect();
+    let packed = quantization.clone().map(|quantization| (quantization, source));
+    let tensors = InspectedTensors { tensors, packed };
     Ok(Inspection {
         path: path.to_owned(),
         container,
         architecture: metadata.string("general.architecture").map(str::to_owned),
         name: metadata.string("general.name").map(str::to_owned),
         weights,
-        tensor_bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
+        tensor_bytes: tensors.tensors.iter().map(ModelTensor::stored_bytes).sum(),
         bits_per_weight,
         quantization,
-        types,
-        metadata: metadata.into_iter().map(|(key, value)| (key, show(&value))).collect(),
+        types: tensors.shares(),
+        metadata: ShownMetadata(metadata),
         tensors,
         warnings,
     })
-}
-
-fn inspected((tensor, data_type): (ModelTensor, Cow<'static, str>)) -> InspectedTensor {
-    InspectedTensor {
-        bytes: tensor.stored_bytes(),
-        data_type,
-        shape: tensor.shape.dimensions().to_vec(),
-        name: tensor.name,
-    }
-}
-
-/// How a tensor is stored: its element type, or what its package calls it.
-fn type_of(
-    model: &Model,
-    tensor: &ModelTensor,
-    quantization: Option<&Quantization>,
-) -> Cow<'static, str> {
-    let packed = quantization.filter(|_| tensor.packed_bytes.is_some());
-    let Some((quantization, source)) = packed.zip(tensor.first_source()) else {
-        return tensor.source_type.name().into();
-    };
-    let name = &model.source.tensors()[source.0].name;
-    quantization.type_of(name.strip_suffix(".weight").unwrap_or(name)).into()
-}
-
-fn shares(model: &Model, quantization: Option<&Quantization>) -> Vec<TypeShare> {
-    let mut shares: Vec<TypeShare> = Vec::new();
-    for tensor in &model.tensors {
-        let data_type = type_of(model, tensor, quantization);
-        let position = shares.iter().position(|share| share.data_type == data_type);
-        let position = position.unwrap_or_else(|| {
-            shares.push(TypeShare { data_type, tensors: 0, weights: 0, bytes: 0 });
-            shares.len() - 1
-        });
-        let share = &mut shares[position];
-        share.tensors += 1;
-        share.weights += tensor.shape.elements();
-        share.bytes += tensor.stored_bytes();
-    }
-    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
-    shares
 }
 
 /// A value in one line; of long arrays the length and the first elements.

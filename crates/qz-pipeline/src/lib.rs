@@ -68,7 +68,9 @@ pub use eval::{
 pub use event::{Event, Observer, Silent};
 pub use format::{Demand, FORMATS, Format};
 pub use inputs::Inputs;
-pub use inspect::{InspectedTensor, Inspection, TypeShare, inspect};
+pub use inspect::{
+    InspectedTensor, InspectedTensors, Inspection, ShownMetadata, TypeShare, inspect,
+};
 pub use loaders::{ENGINES, Engine, LOADER_RULES, LoaderRule};
 pub use metadata_override::{InvalidMetadataOverride, MetadataOverride};
 pub use model::{Model, ModelTensor, OpenOptions};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use qz_models::{Architecture, ModelDescription, RowOrder, TensorOrigin};
-use qz_tensor::{DataType, Metadata, Shape, TensorIndex, TensorInfo, TensorSource};
+use qz_tensor::{DataType, Metadata, Name, Shape, TensorIndex, TensorInfo, TensorSource};
 
 use crate::container::Container;
 use crate::error::Error;
@@ -48,7 +48,7 @@ pub struct Model {
 #[derive(Clone, Debug)]
 pub struct ModelTensor {
     /// Its GGUF name.
-    pub name: String,
+    pub name: Name,
     /// Its dimensions, outermost first.
     pub shape: Shape,
     /// The element type it comes in.
@@ -170,7 +170,7 @@ impl Model {
                 }
                 TensorOrigin::Computed(_) => None,
             },
-            name: recipe.name,
+            name: recipe.name.into(),
             shape: recipe.shape,
             unquantized: DataType::F32,
             origin: recipe.origin,
@@ -192,7 +192,8 @@ impl Model {
         mut tensors: Vec<ModelTensor>,
         source: Box<dyn TensorSource>,
     ) -> Self {
-        tensors.sort_by(|a, b| qz_plan::layer_then_name(&a.name, &b.name));
+        // In place: no two have the same name.
+        tensors.sort_unstable_by(|a, b| qz_plan::layer_then_name(&a.name, &b.name));
         Self {
             path: path.to_owned(),
             container,

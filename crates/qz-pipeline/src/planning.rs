@@ -285,7 +285,7 @@ fn check_coverage(
         }
         if let Some(required) = encoded.iter().find(|assignment| assignment.requires_importance) {
             let data_type = required.data_type;
-            uncovered.push(Uncovered { tensor: tensor.name.clone(), data_type });
+            uncovered.push(Uncovered { tensor: tensor.name.to_string(), data_type });
         } else if encoded.iter().any(|assignment| is_weighed(assignment.data_type))
             && !is_embedding(&tensor.name)
             && tensor.name != "output.weight"

@@ -423,7 +423,7 @@ fn judge(
     findings: &mut Vec<Finding>,
 ) -> Result<TensorCheck, Error> {
     let mut row = TensorCheck {
-        name: tensor.name.clone(),
+        name: tensor.name.to_string(),
         data_type: tensor.source_type.name(),
         relative_error: None,
         vanished: None,
@@ -437,7 +437,7 @@ fn judge(
             if relative_error.is_nan() || relative_error > limit {
                 findings.push(Finding {
                     rule: "relative-error",
-                    tensor: Some(tensor.name.clone()),
+                    tensor: Some(tensor.name.to_string()),
                     message: format!(
                         "relative error {relative_error:.4}, more than {limit:.4} for {}",
                         tensor.source_type
@@ -447,7 +447,7 @@ fn judge(
             if sums.lost_energy > LOST_ENERGY * sums.energy {
                 findings.push(Finding {
                     rule: "lost-weights",
-                    tensor: Some(tensor.name.clone()),
+                    tensor: Some(tensor.name.to_string()),
                     message: format!(
                         "{} of {} weights are zero or next to it in whole blocks: {} cannot hold them",
                         sums.lost,
@@ -461,7 +461,7 @@ fn judge(
         }
         Err(error @ (Error::NonFiniteBlock { .. } | Error::NonFiniteWeight { .. })) => {
             let rule = error.diagnosis().rule;
-            let tensor = Some(tensor.name.clone());
+            let tensor = Some(tensor.name.to_string());
             findings.push(Finding { rule, tensor, message: error.to_string() });
         }
         Err(error) => return Err(error),

@@ -67,9 +67,9 @@ impl Index {
         shards: impl Iterator<Item = &'t [TensorInfo]>,
     ) -> HashSet<String> {
         let of_shard = |(number, own): (usize, &'t [TensorInfo])| {
-            own.iter().filter(move |tensor| self.tensors.get(&tensor.name) == Some(&number))
+            own.iter().filter(move |tensor| self.tensors.get(&*tensor.name) == Some(&number))
         };
-        shards.enumerate().flat_map(of_shard).map(|tensor| tensor.name.clone()).collect()
+        shards.enumerate().flat_map(of_shard).map(|tensor| tensor.name.to_string()).collect()
     }
 
     fn sorted(mut self) -> Self {

@@ -239,10 +239,10 @@ impl<F: ShardFile> ShardedModel<F> {
             shards.push(Shard { reader, first: tensors.len() });
             all_metadata.push(metadata);
             for (place, tensor) in own_tensors.into_iter().enumerate() {
-                let named = index.and_then(|index| index.tensors.get(&tensor.name));
+                let named = index.and_then(|index| index.tensors.get(&*tensor.name));
                 // Only where the file that is named really has it.
-                if named.is_some_and(|shard| *shard != number) && holders.contains(&tensor.name) {
-                    dropped.push(tensor.name);
+                if named.is_some_and(|shard| *shard != number) && holders.contains(&*tensor.name) {
+                    dropped.push(tensor.name.into());
                 } else {
                     tensors.push(tensor);
                     places.push(place);
@@ -270,7 +270,7 @@ impl<F: ShardFile> ShardedModel<F> {
         let fault = if first.name == second.name {
             Fault::TensorInTwoShards(first.file.display().to_string())
         } else {
-            Fault::AlikeName(first.name.clone())
+            Fault::AlikeName(first.name.to_string())
         };
         Err(Error::Malformed { location: second.location(0), fault: Box::new(fault) })
     }

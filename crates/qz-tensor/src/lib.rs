@@ -16,18 +16,23 @@ mod byte_size;
 mod data_type;
 mod diagnosis;
 mod file;
+mod memory;
 mod metadata;
+mod name;
 mod output;
 mod shape;
 mod side_files;
 mod signature;
 mod tensor;
+mod texts;
 
 pub use byte_size::ByteSize;
 pub use data_type::{DATA_TYPES, DataType, GgmlTypeId, TypeSpec};
 pub use diagnosis::{Diagnose, Diagnosis, FaultClass, Location, Warning};
 pub use file::{FileError, FileIdentity, FileStates, Presence, SourceFile};
+pub use memory::{MemorySource, MemoryTensor};
 pub use metadata::{Array, Metadata, Value, ValueKind};
+pub use name::Name;
 pub use output::{
     Artifact, ArtifactFile, OutputError, OutputOptions, PlacedTensor, StagedArtifact, StagedSink,
     StagedTensors,
@@ -36,3 +41,4 @@ pub use shape::{MAX_RANK, Shape, SizeError};
 pub use side_files::{SideFile, SideFiles};
 pub use signature::recognise;
 pub use tensor::{SinkTensor, TensorIndex, TensorInfo, TensorSink, TensorSource};
+pub use texts::{ByteTexts, Joined, Texts};

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use crate::texts::{ByteTexts, Texts};
+
 /// One metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -57,9 +59,9 @@ pub enum Array {
     /// of `bool`
     Bool(Vec<bool>),
     /// of `string`
-    String(Vec<String>),
+    String(Texts),
     /// of `string`, where at least one is no UTF-8
-    Bytes(Vec<Vec<u8>>),
+    Bytes(ByteTexts),
     /// of `uint64`
     U64(Vec<u64>),
     /// of `int64`
@@ -141,7 +143,7 @@ from_value! {
     u32 => Value::U32; i32 => Value::I32; u64 => Value::U64; i64 => Value::I64;
     f32 => Value::F32; f64 => Value::F64; bool => Value::Bool; String => Value::String;
     Array => Value::Array;
-    Vec<String> => |v| Value::Array(Array::String(v));
+    Vec<String> => |v: Vec<String>| Value::Array(Array::String(v.into()));
     Vec<i32> => |v| Value::Array(Array::I32(v));
     Vec<u32> => |v| Value::Array(Array::U32(v));
     Vec<f32> => |v| Value::Array(Array::F32(v));
@@ -234,7 +236,7 @@ impl Metadata {
     /// The same where all strings are text: what is no UTF-8 in one is replaced. For
     /// readers that want to know what is meant; whoever copies takes it as it is.
     pub fn as_text(&self) -> Cow<'_, Self> {
-        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let is_text =
             |value: &Value| !matches!(value, Value::Bytes(_) | Value::Array(Array::Bytes(_)));
         if self.entries.iter().all(|(_, value)| is_text(value)) {
@@ -312,7 +314,7 @@ mod tests {
     fn strings_can_be_taken_as_text() {
         let entries = vec![
             ("a".to_owned(), Value::Bytes(b"caf\xe9".to_vec())),
-            ("b".to_owned(), Value::Array(Array::Bytes(vec![b"x".to_vec(), vec![0xff]]))),
+            ("b".to_owned(), Value::Array(Array::Bytes(vec![&b"x"[..], &[0xff]].into()))),
             ("c".to_owned(), Value::U8(1)),
         ];
         let metadata = Metadata::from_unique(entries).expect("no key occurs twice");

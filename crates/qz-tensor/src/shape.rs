@@ -12,9 +12,15 @@ pub const MAX_RANK: usize = 8;
 /// `[rows, columns]`, and a row is contiguous. (GGUF files list them the other
 /// way round.) The element count always fits `i64`.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Shape {
-    dimensions: Vec<u64>,
-    elements: u64,
+pub struct Shape(Dimensions);
+
+/// What nearly all tensors have needs no memory of its own: files may list millions.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Dimensions {
+    /// Up to four; those past the rank are 0.
+    Few { rank: u8, sizes: [u64; 4] },
+    /// More.
+    Many(Box<[u64]>),
 }
 
 /// Why a size cannot be.
@@ -44,46 +50,57 @@ impl Shape {
     /// More than [`MAX_RANK`] dimensions, or an element count above `i64::MAX`.
     /// The product is checked with zeros left out, so that a zero cannot hide
     /// an overflow.
-    pub fn new(dimensions: impl Into<Vec<u64>>) -> Result<Self, SizeError> {
-        let dimensions = dimensions.into();
+    pub fn new(dimensions: impl AsRef<[u64]>) -> Result<Self, SizeError> {
+        let dimensions = dimensions.as_ref();
         if dimensions.len() > MAX_RANK {
             return Err(SizeError::Rank(dimensions.len()));
         }
-        let bound = dimensions
+        dimensions
             .iter()
             .filter(|dimension| **dimension != 0)
             .try_fold(1u64, |product, dimension| product.checked_mul(*dimension))
             .filter(|product| i64::try_from(*product).is_ok())
             .ok_or(SizeError::Overflow)?;
-        let elements = if dimensions.contains(&0) { 0 } else { bound };
-        Ok(Self { dimensions, elements })
+        let mut sizes = [0; 4];
+        Ok(Self(match sizes.get_mut(..dimensions.len()) {
+            Some(few) => {
+                few.copy_from_slice(dimensions);
+                // At most four.
+                Dimensions::Few { rank: dimensions.len() as u8, sizes }
+            }
+            None => Dimensions::Many(dimensions.into()),
+        }))
     }
 
     /// The dimensions, outermost first.
     pub fn dimensions(&self) -> &[u64] {
-        &self.dimensions
+        match &self.0 {
+            Dimensions::Few { rank, sizes } => sizes.get(..usize::from(*rank)).unwrap_or(sizes),
+            Dimensions::Many(sizes) => sizes,
+        }
     }
 
     /// How many dimensions.
     pub fn rank(&self) -> usize {
-        self.dimensions.len()
+        self.dimensions().len()
     }
 
     /// How many elements.
     pub fn elements(&self) -> u64 {
-        self.elements
+        // `new` has checked that it fits; where a size is 0 it is 0, whatever wraps before.
+        self.dimensions().iter().fold(1, |product, size| product.wrapping_mul(*size))
     }
 
     /// The innermost dimension: elements of one contiguous row (1 for a scalar).
     pub fn columns(&self) -> u64 {
-        self.dimensions.last().copied().unwrap_or(1)
+        self.dimensions().last().copied().unwrap_or(1)
     }
 
     /// Rows of `columns` elements over all outer dimensions.
     pub fn rows(&self) -> u64 {
         match self.columns() {
             0 => 0,
-            columns => self.elements / columns,
+            columns => self.elements() / columns,
         }
     }
 
@@ -110,7 +127,7 @@ impl Shape {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dimensions: Vec<String> = self.dimensions.iter().map(u64::to_string).collect();
+        let dimensions: Vec<String> = self.dimensions().iter().map(u64::to_string).collect();
         write!(f, "[{}]", dimensions.join(", "))
     }
 }

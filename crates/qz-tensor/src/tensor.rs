@@ -7,6 +7,7 @@ use crate::data_type::DataType;
 use crate::diagnosis::Location;
 use crate::file::{FileError, SourceFile};
 use crate::metadata::Metadata;
+use crate::name::Name;
 use crate::shape::Shape;
 
 /// A tensor's place in its source's or sink's list.
@@ -18,7 +19,7 @@ pub struct TensorIndex(pub usize);
 #[derive(Clone, Debug)]
 pub struct TensorInfo {
     /// The name in the container.
-    pub name: String,
+    pub name: Name,
     /// How its elements are stored.
     pub data_type: DataType,
     /// Its dimensions, outermost first.

@@ -84,7 +84,7 @@ fn write_named(named: Vec<(String, String)>, metadata: &mut Metadata) {
         }
     }
     if !names.is_empty() {
-        metadata.set("tokenizer.chat_templates", Array::String(names));
+        metadata.set("tokenizer.chat_templates", Array::String(names.into()));
     }
     if let Some(text) = default {
         set(metadata, "tokenizer.chat_template".to_owned(), text);

@@ -103,13 +103,13 @@ pub fn vocabulary(
 
     metadata.set("tokenizer.ggml.model", table.model);
     metadata.set("tokenizer.ggml.pre", table.pre_tokenizer);
-    metadata.set("tokenizer.ggml.tokens", Array::String(table.tokens));
+    metadata.set("tokenizer.ggml.tokens", Array::String(table.tokens.into()));
     if let Some(scores) = table.scores {
         metadata.set("tokenizer.ggml.scores", Array::F32(scores));
     }
     metadata.set("tokenizer.ggml.token_type", Array::I32(table.types));
     if let Some(merges) = table.merges {
-        metadata.set("tokenizer.ggml.merges", Array::String(merges));
+        metadata.set("tokenizer.ggml.merges", Array::String(merges.into()));
     }
     special.write(&mut metadata);
     write_chat_templates(files, &settings.tokenizer, &mut metadata, &mut warnings)?;

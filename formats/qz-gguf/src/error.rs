@@ -61,6 +61,14 @@ pub enum Fault {
     /// More header than anyone needs.
     #[error("the header is longer than the supported {MAX_HEADER} bytes")]
     HeaderTooLong,
+    /// More tensors and metadata than anyone needs.
+    #[error("{tensors} tensors and {pairs} metadata pairs are more than is supported")]
+    TooManyEntries {
+        /// How many tensors.
+        tensors: u64,
+        /// How many pairs.
+        pairs: u64,
+    },
     /// A count that the rest of the file cannot hold.
     #[error("{count} {items} cannot fit in the {left} bytes that are left")]
     Count {
@@ -270,6 +278,7 @@ impl Fault {
             Self::Version(_) => "unsupported-version",
             Self::Truncated { .. } => "truncated-header",
             Self::HeaderTooLong => "header-too-long",
+            Self::TooManyEntries { .. } => "too-many-entries",
             Self::Count { .. } => "count-too-large",
             Self::EmptyKey => "empty-key",
             Self::LongKey(_) => "key-too-long",

@@ -1,6 +1,6 @@
 //! Reading the key-value section.
 
-use qz_tensor::{Array, Metadata, Value, ValueKind};
+use qz_tensor::{Array, Metadata, Texts, Value, ValueKind};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
@@ -54,10 +54,13 @@ fn read_value(cursor: &mut Cursor<'_>) -> Result<Value, Error> {
         ValueKind::I32 => Value::I32(cursor.number(i32::from_le_bytes)?),
         ValueKind::F32 => Value::F32(cursor.number(f32::from_le_bytes)?),
         ValueKind::Bool => Value::Bool(read_bool(cursor)?),
-        ValueKind::String => match read_text(cursor)? {
-            Ok(text) => Value::String(text),
-            Err(bytes) => Value::Bytes(bytes),
-        },
+        ValueKind::String => {
+            let bytes = read_bytes(cursor)?;
+            match str::from_utf8(bytes) {
+                Ok(text) => Value::String(text.to_owned()),
+                Err(_) => Value::Bytes(bytes.to_owned()),
+            }
+        }
         ValueKind::Array => Value::Array(read_array(cursor)?),
         ValueKind::U64 => Value::U64(cursor.u64()?),
         ValueKind::I64 => Value::I64(cursor.number(i64::from_le_bytes)?),
@@ -80,25 +83,24 @@ fn read_bool(cursor: &mut Cursor<'_>) -> Result<bool, Error> {
     }
 }
 
-/// A string, or its bytes where they are no UTF-8: llama.cpp takes any.
-fn read_text(cursor: &mut Cursor<'_>) -> Result<Result<String, Vec<u8>>, Error> {
-    let bytes = cursor.text(MAX_HEADER, |_| Fault::HeaderTooLong)?;
-    Ok(str::from_utf8(bytes).map(str::to_owned).map_err(|_| bytes.to_owned()))
+/// The bytes of a value, which may be no UTF-8: llama.cpp takes any.
+fn read_bytes<'c>(cursor: &'c mut Cursor<'_>) -> Result<&'c [u8], Error> {
+    cursor.text(MAX_HEADER, |_| Fault::HeaderTooLong)
 }
 
 /// Strings; as bytes if one of them is no UTF-8.
 fn read_strings(cursor: &mut Cursor<'_>, count: usize) -> Result<Array, Error> {
-    let mut texts = Vec::new();
+    let mut texts = Texts::with_capacity(count);
     while texts.len() < count {
-        match read_text(cursor)? {
+        let bytes = read_bytes(cursor)?;
+        match str::from_utf8(bytes) {
             Ok(text) => texts.push(text),
-            Err(bytes) => {
-                let mut all: Vec<Vec<u8>> = texts.into_iter().map(String::into_bytes).collect();
+            Err(_) => {
+                let mut all = texts.into_bytes();
                 all.push(bytes);
-                let rest = count - all.len();
-                all.extend(read_items(cursor, rest, |cursor| {
-                    cursor.text(MAX_HEADER, |_| Fault::HeaderTooLong).map(<[u8]>::to_vec)
-                })?);
+                while all.len() < count {
+                    all.push(read_bytes(cursor)?);
+                }
                 return Ok(Array::Bytes(all));
             }
         }
@@ -131,22 +133,16 @@ fn read_array(cursor: &mut Cursor<'_>) -> Result<Array, Error> {
         ValueKind::U64 => Array::U64(cursor.numbers(count, u64::from_le_bytes)?),
         ValueKind::I64 => Array::I64(cursor.numbers(count, i64::from_le_bytes)?),
         ValueKind::F64 => Array::F64(cursor.numbers(count, f64::from_le_bytes)?),
-        ValueKind::Bool => Array::Bool(read_items(cursor, count, read_bool)?),
+        ValueKind::Bool => Array::Bool(read_bools(cursor, count)?),
         ValueKind::String => read_strings(cursor, count)?,
         ValueKind::Array => return Err(cursor.error(kind_offset, Fault::NestedArray)),
     })
 }
 
-/// Items whose memory may be larger than their bytes, three times at most; their count was
-/// compared with what the header can still hold.
-fn read_items<T>(
-    cursor: &mut Cursor<'_>,
-    count: usize,
-    mut read: impl FnMut(&mut Cursor<'_>) -> Result<T, Error>,
-) -> Result<Vec<T>, Error> {
+fn read_bools(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<bool>, Error> {
     let mut out = Vec::with_capacity(count);
     for _ in 0..count {
-        out.push(read(cursor)?);
+        out.push(read_bool(cursor)?);
     }
     Ok(out)
 }

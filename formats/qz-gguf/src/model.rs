@@ -9,7 +9,7 @@ use qz_tensor::{
 
 use crate::error::{Error, Fault};
 use crate::reader::{GgufFile, read_tensor};
-use crate::rules::MAX_HEADER;
+use crate::rules::{MAX_HEADER, check_entries};
 use crate::split::{COUNT_KEY, NUMBER_KEY, Split, TENSORS_KEY};
 
 /// A GGUF model: a file, or all files of a split set as one. Its metadata is the
@@ -19,8 +19,8 @@ pub struct GgufModel {
     files: Vec<SourceFile>,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
-    /// Which file each tensor is in.
-    file_of: Vec<usize>,
+    /// Where the tensors of each file end in the list.
+    ends: Vec<usize>,
     notes: Vec<String>,
 }
 
@@ -37,6 +37,7 @@ impl GgufModel {
         let Some(split) = named.split()? else { return Self::of_files(vec![named]) };
         let paths = part_paths(&named, split)?;
         let mut header_bytes = named.data_offset();
+        let (mut tensors, mut pairs) = entries(&named);
         let mut named = Some(named);
         let mut files = Vec::new();
         for (number, path) in (0..split.count).zip(paths) {
@@ -47,6 +48,9 @@ impl GgufModel {
             if number != split.number {
                 check_part(&file, number, split)?;
                 header_bytes = header_bytes.saturating_add(file.data_offset());
+                let own = entries(&file);
+                (tensors, pairs) = (tensors.saturating_add(own.0), pairs.saturating_add(own.1));
+                check_entries(tensors, pairs).map_err(|fault| about(&file, None, fault))?;
             }
             if header_bytes > MAX_HEADER {
                 return Err(about(&file, None, Fault::HeaderTooLong));
@@ -64,24 +68,24 @@ impl GgufModel {
     }
 
     fn of_files(parts: Vec<GgufFile>) -> Result<Self, Error> {
-        let (mut files, mut tensors, mut file_of) =
+        let (mut files, mut tensors, mut ends) =
             (Vec::new(), Vec::<TensorInfo>::new(), Vec::new());
         let mut first_metadata = None;
         let mut notes = Vec::new();
-        for (number, part) in parts.into_iter().enumerate() {
+        for part in parts {
             notes.extend(part.notes());
             let (file, metadata, own) = part.into_parts();
             first_metadata.get_or_insert(metadata);
-            file_of.resize(file_of.len() + own.len(), number);
             files.push(file);
             // Lists are long where somebody wants them to be: the first is not copied.
             match tensors.is_empty() {
                 true => tensors = own,
                 false => tensors.extend(own),
             }
+            ends.push(tensors.len());
         }
         let metadata = first_metadata.unwrap_or_default();
-        let model = Self { files, metadata, tensors, file_of, notes };
+        let model = Self { files, metadata, tensors, ends, notes };
         model.check_names()?;
         Ok(model)
     }
@@ -98,14 +102,19 @@ impl GgufModel {
         }
         let mut places = HashMap::new();
         for (position, info) in self.tensors.iter().enumerate() {
-            if let Some(first) = places.insert(&*info.name, self.file_of[position]) {
-                let first = self.files[first].path().to_path_buf();
+            if let Some(first) = places.insert(&*info.name, self.file_of(position)) {
+                let first = first.path().to_path_buf();
                 let location = Location::file(info.file.as_ref()).tensor(&info.name);
                 let fault = Box::new(Fault::DuplicateInParts { first });
                 return Err(Error::Malformed { location, fault });
             }
         }
         Ok(())
+    }
+
+    /// The file that a tensor of the list is in.
+    fn file_of(&self, position: usize) -> &SourceFile {
+        &self.files[self.ends.partition_point(|end| *end <= position)]
     }
 
     fn check_total(&self, split: Split) -> Result<(), Error> {
@@ -119,6 +128,11 @@ impl GgufModel {
             _ => Ok(()),
         }
     }
+}
+
+/// How many tensors and metadata pairs a file has.
+fn entries(file: &GgufFile) -> (u64, u64) {
+    (file.tensors().len() as u64, file.metadata().len() as u64)
 }
 
 /// The paths of all parts, by the name of one of them.
@@ -190,7 +204,6 @@ impl TensorSource for GgufModel {
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        let file = &self.files[self.file_of[tensor.0]];
-        read_tensor(file, &self.tensors[tensor.0], offset, out)
+        read_tensor(self.file_of(tensor.0), &self.tensors[tensor.0], offset, out)
     }
 }

@@ -9,9 +9,12 @@ use qz_tensor::{
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
-use crate::rules::{ALIGNMENT_KEY, MAGIC, VERSION, alignment, padded};
+use crate::rules::{ALIGNMENT_KEY, MAGIC, VERSION, alignment, check_entries, padded};
 use crate::split::Split;
 use crate::{metadata, tensors};
+
+/// Where the numbers of tensors and pairs are: behind magic and version.
+const COUNTS: u64 = 8;
 
 /// A GGUF file, version 2 or 3, little-endian. Its header is in memory; its
 /// tensors are read by position.
@@ -40,6 +43,8 @@ impl GgufFile {
         let version = read_version(&mut cursor)?;
         let tensor_count = read_count(&mut cursor, tensors::MIN_TENSOR, "tensors")?;
         let pair_count = read_count(&mut cursor, metadata::MIN_PAIR, "metadata pairs")?;
+        check_entries(tensor_count as u64, pair_count as u64)
+            .map_err(|fault| cursor.error(COUNTS, fault))?;
         let (metadata, key_offsets) = metadata::read(&mut cursor, pair_count)?;
         let alignment = alignment(&metadata).map_err(|fault| {
             let number = metadata.iter().position(|(key, _)| key == ALIGNMENT_KEY);

@@ -21,6 +21,14 @@ pub const MAX_ALIGNMENT: u32 = 1 << 16;
 /// take some tens of millions; in memory a header is a few times as large.
 pub const MAX_HEADER: u64 = 128 << 20;
 
+/// What a tensor and a metadata pair take in memory, about and with what is made of them.
+const TENSOR_MEMORY: u64 = 250;
+const PAIR_MEMORY: u64 = 124;
+
+/// Most memory for tensors and pairs: files that were made for it, not any known model, come
+/// near. Inspecting the worst takes 400 MiB.
+const MAX_MEMORY: u64 = 380_000_000;
+
 /// Longest metadata key in bytes (the format's own limit).
 pub(crate) const MAX_KEY: u64 = 65_535;
 
@@ -32,6 +40,14 @@ pub const MAX_DIMENSIONS: u32 = 4;
 
 /// The key that says the alignment of tensor data.
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// Checks that so many tensors and metadata pairs are not too much for memory.
+pub(crate) fn check_entries(tensors: u64, pairs: u64) -> Result<(), Fault> {
+    let memory = tensors
+        .saturating_mul(TENSOR_MEMORY)
+        .saturating_add(pairs.saturating_mul(PAIR_MEMORY));
+    if memory > MAX_MEMORY { Err(Fault::TooManyEntries { tensors, pairs }) } else { Ok(()) }
+}
 
 /// Checks a metadata key.
 pub(crate) fn check_key(key: &str) -> Result<(), Fault> {

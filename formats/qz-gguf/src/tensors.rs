@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qz_tensor::{DataType, GgmlTypeId, Shape, SourceFile, TensorInfo};
+use qz_tensor::{DataType, GgmlTypeId, Name, Shape, SourceFile, TensorInfo};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
@@ -32,14 +32,14 @@ pub(crate) fn read(
     let mut seen = Seen::default();
     for second in 0..count {
         let begin = cursor.position();
-        let name = cursor.string("tensor name", MAX_NAME, Fault::LongName)?;
+        let name: Name = cursor.string("tensor name", MAX_NAME, Fault::LongName)?.into();
         check_name(&name).map_err(|fault| cursor.error(begin, fault))?;
-        let name_at = |at: usize| tensors.get(at).map(|tensor| tensor.name.as_str());
+        let name_at = |at: usize| tensors.get(at).map(|tensor| &*tensor.name);
         if let Some(first) = seen.insert(&name, second, name_at) {
             let fault = Fault::DuplicateName { first, second };
             return Err(cursor.error(begin, fault).inside(&name));
         }
-        let found = read_tensor(cursor, file.path(), &name);
+        let found = read_tensor(cursor, file.path(), name.clone());
         let (tensor, offset_position) = found.map_err(|error| error.inside(&name))?;
         tensors.push(tensor);
         offset_positions.push(offset_position);
@@ -52,7 +52,7 @@ pub(crate) fn read(
 fn read_tensor(
     cursor: &mut Cursor<'_>,
     path: &Arc<std::path::Path>,
-    name: &str,
+    name: Name,
 ) -> Result<(TensorInfo, u64), Error> {
     let shape_position = cursor.position();
     let dimensions = read_dimensions(cursor)?;
@@ -63,8 +63,7 @@ fn read_tensor(
     let offset = cursor.u64()?;
     let (shape, bytes) =
         sized(&dimensions, data_type).map_err(|fault| cursor.error(shape_position, fault))?;
-    let info =
-        TensorInfo { name: name.to_owned(), data_type, shape, file: path.clone(), offset, bytes };
+    let info = TensorInfo { name, data_type, shape, file: path.clone(), offset, bytes };
     Ok((info, offset_position))
 }
 
@@ -108,7 +107,7 @@ impl TensorList {
         let mut expected = 0;
         let mut end = data_offset;
         for (info, offset_position) in tensors.iter_mut().zip(offset_positions) {
-            let name = info.name.as_str();
+            let name = &*info.name;
             let fail = |fault| Error::at(file.path(), offset_position, fault).inside(name);
             if info.offset != expected {
                 return Err(fail(Fault::DataOffset { found: info.offset, expected }));

@@ -322,7 +322,7 @@ fn logical(
                 fault: Box::new(Fault::Unfit(error.to_string())),
             })?;
             tensors.push(TensorInfo {
-                name: tensor.name.clone(),
+                name: tensor.name.as_str().into(),
                 data_type,
                 shape: tensor.shape.clone(),
                 file: info.file.clone(),
@@ -332,7 +332,7 @@ fn logical(
             origins.push(Origin::Packed(Box::new(tensor)));
         }
         if !hidden.contains(&index) {
-            if names.contains(&info.name) {
+            if names.contains(&*info.name) {
                 let (location, fault) = (info.location(0), Box::new(Fault::Twice));
                 return Err(Error::Malformed { location, fault });
             }

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use qz_tensor::{
-    DataType, FileError, Metadata, Shape, SourceFile, TensorIndex, TensorInfo, TensorSource,
+    DataType, FileError, MemorySource, MemoryTensor, TensorIndex, TensorInfo, TensorSource,
 };
 use serde_json::Value;
 
@@ -103,63 +102,25 @@ impl PartBytes for Stored {
 }
 
 /// A checkpoint's tensors.
-pub(crate) struct Checkpoint {
-    tensors: Vec<TensorInfo>,
-    bytes: Vec<Vec<u8>>,
-    metadata: Metadata,
-}
+pub(crate) struct Checkpoint(MemorySource);
 
 /// A tensor of a checkpoint: name, type, dimensions, bytes.
-pub(crate) type Tensor<'a> = (&'a str, DataType, &'a [u64], Vec<u8>);
+pub(crate) type Tensor<'a> = MemoryTensor<'a>;
 
 impl Checkpoint {
     pub(crate) fn new(tensors: Vec<Tensor<'_>>) -> Self {
-        let file: Arc<Path> = Arc::from(Path::new("model.safetensors"));
-        let info = |(name, data_type, dimensions, bytes): &Tensor<'_>| {
-            let shape = Shape::new(*dimensions).expect("a shape");
-            assert_eq!(shape.byte_size(*data_type).expect("a size"), bytes.len() as u64, "{name}");
-            TensorInfo {
-                name: (*name).to_owned(),
-                data_type: *data_type,
-                shape,
-                file: file.clone(),
-                offset: 0,
-                bytes: bytes.len() as u64,
-            }
-        };
-        let infos = tensors.iter().map(info).collect();
-        let bytes = tensors.into_iter().map(|(.., bytes)| bytes).collect();
-        Self { tensors: infos, bytes, metadata: Metadata::new() }
+        Self(MemorySource::new(tensors).expect("sizes"))
     }
 
     /// Opens it as its configuration says.
     pub(crate) fn open(self, config: Value) -> Result<PackedSource, Error> {
         let Value::Object(config) = config else { panic!("a configuration is an object") };
-        PackedSource::open(Box::new(self), &config, Path::new("config.json"))
+        PackedSource::open(Box::new(self.0), &config, Path::new("config.json"))
     }
 
     /// The message of its refusal.
     pub(crate) fn refusal(self, config: Value) -> String {
         self.open(config).err().expect("it is refused").to_string()
-    }
-}
-
-impl TensorSource for Checkpoint {
-    fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
-    }
-
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn files(&self) -> Vec<&SourceFile> {
-        Vec::new()
-    }
-
-    fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        out.copy_from_slice(&self.bytes[tensor.0][offset as usize..][..out.len()]);
-        Ok(())
     }
 }
 
@@ -178,7 +139,7 @@ pub(crate) fn seen(source: &PackedSource) -> HashMap<String, (DataType, Vec<u64>
             None => Vec::new(),
         };
         let dimensions = info.shape.dimensions().to_vec();
-        (info.name.clone(), (info.data_type, dimensions, weights))
+        (info.name.to_string(), (info.data_type, dimensions, weights))
     };
     tensors.map(read).collect()
 }

@@ -143,13 +143,13 @@ impl State<'_> {
         check_inside(offset, &shape, &strides, elements)?;
         check_apart(&shape, &strides)?;
         let size_fault = |source| Fault::Size { shape: shape.clone(), source };
-        let checked = Shape::new(shape.clone()).map_err(size_fault)?;
+        let checked = Shape::new(&shape).map_err(size_fault)?;
         let bytes = checked.byte_size(data_type).map_err(size_fault)?;
         let strided = Strided::new(&shape, &strides, data_type.block_bytes());
         // Inside the storage, which is inside the file.
         let offset = data.offset + offset * element_bytes;
         let file = self.file.path().clone();
-        let name = name.to_owned();
+        let name = name.into();
         Ok((TensorInfo { name, data_type, shape: checked, file, offset, bytes }, strided))
     }
 

@@ -92,12 +92,12 @@ fn check_order(file: &SourceFile, tensors: &[TensorInfo], data_start: u64) -> Re
         if begin != end {
             let fault = match previous {
                 Some(previous) if begin < end => {
-                    Fault::Overlap { begin, end, other: previous.name.clone() }
+                    Fault::Overlap { begin, end, other: previous.name.to_string() }
                 }
                 _ => Fault::Hole { begin, end },
             };
             let place = data_start.saturating_add(begin.min(end));
-            return Err(Error::at(file.path(), place, fault).inside(Some(tensor.name.clone())));
+            return Err(Error::at(file.path(), place, fault).inside(Some(tensor.name.to_string())));
         }
         // Cannot overflow: it is the tensor's second data offset.
         end = begin + tensor.bytes;
@@ -125,7 +125,7 @@ fn check_end(
         })
     } else if expected > found {
         fail(Fault::DataMissing { expected, found })
-            .map_err(|error| error.inside(last.map(|tensor| tensor.name.clone())))
+            .map_err(|error| error.inside(last.map(|tensor| tensor.name.to_string())))
     } else {
         Ok(())
     }

@@ -166,7 +166,7 @@ struct Entry {
 impl Entry {
     fn tensor(self, path: &Arc<Path>, name: &str) -> Result<TensorInfo, Fault> {
         let Self { data_type, dimensions, begin, end } = self;
-        let shape = Shape::new(dimensions.clone())
+        let shape = Shape::new(&dimensions)
             .map_err(|source| Fault::Size { shape: dimensions.clone(), source })?;
         let expected = shape
             .byte_size(data_type)
@@ -175,7 +175,7 @@ impl Entry {
         if found != expected {
             return Err(Fault::WrongSize { data_type, shape, expected, found });
         }
-        let name = name.to_owned();
+        let name = name.into();
         Ok(TensorInfo { name, data_type, shape, file: path.clone(), offset: begin, bytes: found })
     }
 }

@@ -1,24 +1,34 @@
 //! `quantize inspect`
 
-use qz_pipeline::{InspectedTensor, Inspection, TypeShare, inspect};
+use std::iter;
 
-use super::{print_json, print_line};
+use qz_pipeline::{InspectedTensor, InspectedTensors, Inspection, ShownMetadata, TypeShare, inspect};
+
+use super::{print_json, print_lines};
 use crate::cli::{Global, Inspect};
 use crate::exit::Outcome;
 use crate::messages::on_one_line;
-use crate::render::{bytes, count, table};
+use crate::render::{bytes, count, table, table_lines};
 
 pub(crate) fn run(arguments: &Inspect, _: &Global) -> anyhow::Result<Outcome> {
     let inspection = inspect(&arguments.model, &arguments.read.options())?;
     if arguments.json {
         print_json(&inspection);
     } else {
-        print_line(&text(&inspection, arguments.tensors));
+        let warnings = inspection.warnings.iter().map(|warning| format!("\nwarning: {warning}"));
+        let tensors = arguments.tensors.then(|| tensors(&inspection.tensors));
+        let tensors = tensors.into_iter().flat_map(|lines| blank().chain(lines));
+        let metadata = blank().chain(metadata(&inspection.metadata));
+        print_lines(facts(&inspection).into_iter().chain(metadata).chain(tensors).chain(warnings));
     }
     Ok(Outcome::Ok)
 }
 
-fn text(inspection: &Inspection, with_tensors: bool) -> String {
+fn blank() -> impl Iterator<Item = String> {
+    iter::once(String::new())
+}
+
+fn facts(inspection: &Inspection) -> [String; 3] {
     let unknown = || "unknown".to_owned();
     let mut facts = vec![
         ("model", inspection.name.clone().unwrap_or_else(unknown)),
@@ -35,14 +45,7 @@ fn text(inspection: &Inspection, with_tensors: bool) -> String {
         ("bits per weight", format!("{:.3}", inspection.bits_per_weight)),
     ]);
     let facts = facts.into_iter().map(|(key, value)| format!("{key:<16}{value}"));
-    let mut parts = vec![facts.collect::<Vec<_>>().join("\n")];
-    parts.push(types(&inspection.types));
-    parts.push(metadata(&inspection.metadata));
-    if with_tensors {
-        parts.push(tensors(&inspection.tensors));
-    }
-    parts.extend(inspection.warnings.iter().map(|warning| format!("warning: {warning}")));
-    parts.join("\n\n")
+    [facts.collect::<Vec<_>>().join("\n"), String::new(), types(&inspection.types)]
 }
 
 fn types(shares: &[TypeShare]) -> String {
@@ -59,29 +62,25 @@ fn types(shares: &[TypeShare]) -> String {
 }
 
 /// Metadata in one line each; long values (a chat template) are cut.
-fn metadata(entries: &[(String, String)]) -> String {
+fn metadata(metadata: &ShownMetadata) -> impl Iterator<Item = String> {
     const WIDTH: usize = 100;
-    let mut lines = String::new();
-    for (key, value) in entries {
-        let value = on_one_line(value);
+    metadata.iter().map(|(key, value)| {
+        let value = on_one_line(&value);
         let end = value.char_indices().nth(WIDTH).map_or(value.len(), |(end, _)| end);
         let cut = if end < value.len() { "…" } else { "" };
-        let between = if lines.is_empty() { "" } else { "\n" };
-        lines.extend([between, &on_one_line(key), " = ", &value[..end], cut]);
-    }
-    lines
+        format!("{} = {}{cut}", on_one_line(key), &value[..end])
+    })
 }
 
-fn tensors(tensors: &[InspectedTensor]) -> String {
-    let row = |tensor: &InspectedTensor| {
+fn tensors(tensors: &InspectedTensors) -> impl Iterator<Item = String> {
+    let row = |tensor: InspectedTensor<'_>| {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         vec![
-            tensor.name.clone(),
-            tensor.data_type.to_string(),
+            tensor.name.to_owned(),
+            tensor.data_type.into_owned(),
             shape.join(" x "),
             bytes(tensor.bytes),
         ]
     };
-    let rows: Vec<Vec<String>> = tensors.iter().map(row).collect();
-    table(&["tensor", "type", "shape", "size"], &rows)
+    table_lines(&["tensor", "type", "shape", "size"], move || tensors.iter().map(row))
 }

@@ -16,7 +16,7 @@ pub(crate) mod targets;
 mod tasks;
 pub(crate) mod verify;
 
-pub(crate) use crate::messages::{print_json, print_line};
+pub(crate) use crate::messages::{print_json, print_line, print_lines};
 
 /// Warns of what is no error.
 fn warn(warnings: &[String]) {

@@ -126,11 +126,11 @@ impl Matcher<'_> {
             self.unknown(tensor, Some(format!("block_count is {layers}")));
             return Ok(());
         }
-        self.seen.insert(tensor.name.clone());
+        self.seen.insert(tensor.name.to_string());
         let expected = self.shape_in_gguf(rule)?;
         if tensor.shape != expected {
             self.fault(|| TensorFault::Shape {
-                name: tensor.name.clone(),
+                name: tensor.name.to_string(),
                 found: tensor.shape.clone(),
                 expected,
                 keys: shape_keys(rule),
@@ -206,7 +206,7 @@ impl Matcher<'_> {
 
     fn unknown(&mut self, tensor: &TensorInfo, reason: Option<String>) {
         self.fault(|| TensorFault::Unknown {
-            name: tensor.name.clone(),
+            name: tensor.name.to_string(),
             shape: tensor.shape.clone(),
             reason,
         });

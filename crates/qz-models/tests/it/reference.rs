@@ -53,7 +53,9 @@ fn shown(value: &Value) -> (&'static str, Json) {
         Value::F32(value) => ("float32", json!(f64::from(*value))),
         Value::Bool(value) => ("bool", json!(value)),
         Value::String(value) => ("string", json!(value)),
-        Value::Array(Array::String(values)) => ("array of string", json!(values)),
+        Value::Array(Array::String(values)) => {
+            ("array of string", json!(values.iter().collect::<Vec<_>>()))
+        }
         Value::Array(Array::F32(values)) => {
             let values: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
             ("array of float32", json!(values))

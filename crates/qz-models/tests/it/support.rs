@@ -53,12 +53,12 @@ impl Checkpoint {
         // One behind the other: what has the same place is the same tensor.
         let mut end = 0;
         let info = |(name, dimensions): &(String, Vec<u64>)| {
-            let shape = Shape::new(dimensions.clone()).expect("a shape");
+            let shape = Shape::new(dimensions).expect("a shape");
             let bytes = shape.byte_size(DataType::F32).expect("fits");
             let offset = end;
             end += bytes;
             TensorInfo {
-                name: name.clone(),
+                name: name.as_str().into(),
                 data_type: DataType::F32,
                 shape,
                 file: Path::new("model.safetensors").into(),

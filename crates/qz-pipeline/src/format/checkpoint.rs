@@ -37,7 +37,7 @@ fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpo
     let mut number = |tensor: TensorIndex| {
         *numbers[tensor.0].get_or_insert_with(|| {
             let info = &source[tensor.0];
-            tensors.push((info.name.clone(), info.shape.clone()));
+            tensors.push((info.name.to_string(), info.shape.clone()));
             TensorIndex(tensors.len() - 1)
         })
     };

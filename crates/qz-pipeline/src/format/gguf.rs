@@ -174,7 +174,7 @@ fn whole(
     let sink_tensor = |position: &usize| {
         let tensor = &model.tensors[*position];
         SinkTensor {
-            name: tensor.name.clone(),
+            name: tensor.name.to_string(),
             data_type: assignments[*position].data_type,
             shape: tensor.shape.clone(),
         }
@@ -192,7 +192,7 @@ fn whole(
 fn planned(tensor: &ModelTensor) -> PlannedTensor {
     let is_writable = tensor.source_type.spec().ggml.is_some();
     PlannedTensor {
-        name: tensor.name.clone(),
+        name: tensor.name.to_string(),
         shape: tensor.shape.clone(),
         unquantized: tensor.unquantized,
         source_type: if is_writable { tensor.source_type } else { tensor.unquantized },

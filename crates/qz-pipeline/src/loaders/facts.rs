@@ -75,7 +75,7 @@ impl Facts<'_> {
         };
         let nowhere: Arc<Path> = Path::new("").into();
         let info = |tensor: &SinkTensor| TensorInfo {
-            name: tensor.name.clone(),
+            name: tensor.name.as_str().into(),
             data_type: tensor.data_type,
             shape: tensor.shape.clone(),
             file: nowhere.clone(),
@@ -99,7 +99,7 @@ impl Facts<'_> {
         });
         let numbered = tensors.iter().enumerate();
         let names: HashMap<String, TensorIndex> =
-            numbered.map(|(position, info)| (info.name.clone(), TensorIndex(position))).collect();
+            numbered.map(|(position, info)| (info.name.to_string(), TensorIndex(position))).collect();
         let module = |name: &String| {
             MARKERS
                 .iter()

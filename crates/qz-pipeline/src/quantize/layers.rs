@@ -442,7 +442,7 @@ impl Layers<'_> {
                 Error::NonFiniteWeight { location, index, value }
             }
             source => {
-                let tensor = self.model.tensors[matrix.position].name.clone();
+                let tensor = self.model.tensors[matrix.position].name.to_string();
                 Error::Method { tensor, source }
             }
         })
@@ -467,7 +467,7 @@ impl Layers<'_> {
         report: TensorReport,
     ) -> MethodTensor {
         MethodTensor {
-            tensor: self.model.tensors[matrix.position].name.clone(),
+            tensor: self.model.tensors[matrix.position].name.to_string(),
             expert: matrix.expert,
             data_type: matrix.data_type.name(),
             tokens: captured.tokens,

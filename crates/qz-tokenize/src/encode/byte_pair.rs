@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
+use qz_tensor::Texts;
 
 use super::merge::{Merger, Merges, NO_SYMBOL, Node};
 use super::metadata::{Entries, fault};
@@ -47,11 +48,11 @@ impl MergeTable {
         const KEY: &str = "tokenizer.ggml.merges";
         let merges = match entries.strings(KEY)? {
             None if is_needed => return Err(fault(KEY, "is missing")),
-            merges => merges.unwrap_or_default(),
+            merges => merges,
         };
-        let mut table = HashMap::with_capacity_and_hasher(merges.len(), RandomState::default());
+        let mut table = HashMap::with_capacity_and_hasher(merges.map_or(0, Texts::len), RandomState::default());
         let mut product = String::new();
-        for (rank, merge) in (0u32..).zip(merges) {
+        for (rank, merge) in (0u32..).zip(merges.into_iter().flat_map(Texts::iter)) {
             let wrong = || fault(KEY, format!("{merge:?} is not two parts with a space between"));
             // A space in the first place is a part.
             let after_first = merge.chars().next().map_or(0, char::len_utf8);

@@ -1,6 +1,6 @@
 //! The `tokenizer.*` entries of a GGUF file, each of the kind it has to be.
 
-use qz_tensor::{Array, Metadata, Value};
+use qz_tensor::{Array, Metadata, Texts, Value};
 
 use crate::error::Error;
 use crate::tokenizer_file::{MOST_TOKENS, TokenId};
@@ -29,9 +29,9 @@ impl<'a> Entries<'a> {
         })
     }
 
-    pub(super) fn strings(self, key: &str) -> Result<Option<&'a [String]>, Error> {
+    pub(super) fn strings(self, key: &str) -> Result<Option<&'a Texts>, Error> {
         self.read(key, "an array of strings", |value| match value {
-            Value::Array(Array::String(strings)) => Some(strings.as_slice()),
+            Value::Array(Array::String(strings)) => Some(strings),
             _ => None,
         })
     }
@@ -75,7 +75,7 @@ impl<'a> Entries<'a> {
     }
 
     /// The vocabulary's tokens, at most as many as there can be ids.
-    pub(super) fn tokens(self) -> Result<&'a [String], Error> {
+    pub(super) fn tokens(self) -> Result<&'a Texts, Error> {
         const KEY: &str = "tokenizer.ggml.tokens";
         let tokens = self.strings(KEY)?.ok_or_else(|| fault(KEY, "is missing"))?;
         if tokens.len() as u64 > MOST_TOKENS {

@@ -65,7 +65,7 @@ impl Tokens {
         let mut texts = IndexSet::with_capacity_and_hasher(count, RandomState::default());
         for (id, token) in tokens.iter().enumerate() {
             // As the reference calls it.
-            let text = if token.is_empty() { format!("[EMPTY_{id}]") } else { token.clone() };
+            let text = if token.is_empty() { format!("[EMPTY_{id}]") } else { token.to_owned() };
             let (first, is_new) = texts.insert_full(text);
             if !is_new {
                 let problem = format!("{token:?} has two ids, {first} and {id}");

@@ -50,11 +50,11 @@ impl SpecialIds {
 pub(super) struct Table<'a> {
     pub(super) path: &'a Path,
     pub(super) kind: Kind,
-    pub(super) tokens: &'a [String],
+    pub(super) tokens: Vec<&'a str>,
     pub(super) types: Vec<i32>,
     /// As many as tokens.
     pub(super) scores: Option<&'a [f32]>,
-    pub(super) merges: &'a [String],
+    pub(super) merges: Vec<&'a str>,
     pub(super) special: SpecialIds,
     /// The tokens from here on are on top of the model's own.
     pub(super) model_tokens: usize,
@@ -83,16 +83,16 @@ impl<'a> Table<'a> {
         }
         let merges = match kind {
             Kind::ByteLevel => keys.strings("tokenizer.ggml.merges")?,
-            Kind::SentencePiece => &[],
+            Kind::SentencePiece => Vec::new(),
         };
         let mut table = Self {
             path,
             kind,
-            tokens,
             types: keys.types(tokens.len())?,
             scores: keys.scores(tokens.len())?,
             merges,
             special: keys.special(kind, tokens.len())?,
+            tokens,
             model_tokens: 0,
         };
         table.check_unique()?;
@@ -124,7 +124,7 @@ impl<'a> Table<'a> {
     /// The tokens that stand for something, with their ids.
     pub(super) fn used(&self) -> impl Iterator<Item = (usize, &'a str)> {
         let tokens = self.tokens.iter().zip(&self.types).enumerate();
-        tokens.filter(|(_, (_, kind))| **kind != UNUSED).map(|(id, (text, _))| (id, text.as_str()))
+        tokens.filter(|(_, (_, kind))| **kind != UNUSED).map(|(id, (text, _))| (id, *text))
     }
 
     /// The token of the model for text that no other token fits: the one that is
@@ -132,13 +132,13 @@ impl<'a> Table<'a> {
     pub(super) fn unknown(&self) -> Option<usize> {
         let named = self.special.unknown.map(|id| id as usize);
         let typed = || self.types.iter().position(|kind| *kind == UNKNOWN);
-        let first = || (self.tokens.first()? == "<unk>").then_some(0);
+        let first = || (*self.tokens.first()? == "<unk>").then_some(0);
         named.or_else(typed).or_else(first).filter(|id| *id < self.model_tokens)
     }
 
     /// A token's text; the id is one of the table.
     pub(super) fn text(&self, id: u32) -> &'a str {
-        self.tokens.get(id as usize).map_or("", String::as_str)
+        self.tokens.get(id as usize).copied().unwrap_or_default()
     }
 
     /// True if a text is searched for the token as it stands; then also whether it
@@ -210,9 +210,9 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn strings(&self, key: &'static str) -> Result<&'a [String], Error> {
+    fn strings(&self, key: &'static str) -> Result<Vec<&'a str>, Error> {
         match self.required(key)? {
-            Value::Array(Array::String(list)) => Ok(list),
+            Value::Array(Array::String(list)) => Ok(list.iter().collect()),
             _ => Err(self.fault(key, "expected a list of strings")),
         }
     }

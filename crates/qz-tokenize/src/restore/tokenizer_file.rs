@@ -151,7 +151,7 @@ fn merges<'a>(
     table: &Table<'a>,
     vocab: &Map<String, Value>,
 ) -> Result<Vec<(&'a str, &'a str)>, Error> {
-    let pair = |(position, line): (usize, &'a String)| {
+    let pair = |(position, line): (usize, &&'a str)| {
         let wrong = |problem: String| {
             Err(fault(table.path, format!("tokenizer.ggml.merges[{position}]"), problem))
         };

@@ -61,7 +61,7 @@ fn entries(metadata: &Metadata) -> Vec<(String, f32, i32)> {
             Some(Entry::Array(Array::I32(types))),
         ) => {
             assert_eq!((tokens.len(), tokens.len()), (scores.len(), types.len()));
-            let tokens = tokens.iter().cloned();
+            let tokens = tokens.iter().map(str::to_owned);
             tokens
                 .zip(scores)
                 .zip(types)

@@ -11,9 +11,9 @@ fn metadata(files: &Files) -> Metadata {
     files.vocabulary(10).expect("a vocabulary").metadata
 }
 
-fn strings<'m>(metadata: &'m Metadata, key: &str) -> &'m [String] {
+fn strings<'m>(metadata: &'m Metadata, key: &str) -> Vec<&'m str> {
     match metadata.get(key) {
-        Some(Entry::Array(Array::String(values))) => values,
+        Some(Entry::Array(Array::String(values))) => values.iter().collect(),
         other => panic!("{key}: {other:?}"),
     }
 }
@@ -25,7 +25,7 @@ fn last_tokens(files: &Files) -> Vec<(String, i32)> {
     match metadata.get("tokenizer.ggml.token_type") {
         Some(Entry::Array(Array::I32(types))) => {
             assert_eq!((tokens.len(), types.len()), (10, 10));
-            tokens.into_iter().zip(types.iter().copied()).skip(8).collect()
+            tokens.into_iter().map(str::to_owned).zip(types.iter().copied()).skip(8).collect()
         }
         other => panic!("{other:?}"),
     }

@@ -295,7 +295,7 @@ fn strings_that_are_no_text_are_kept() {
     let metadata = model.metadata();
     assert_eq!(metadata.get("a"), Some(&Value::Bytes(b"caf\xe9".to_vec())));
     let kept = [&b"ok"[..], b"\xff", b"x\xe9"].map(<[u8]>::to_vec).to_vec();
-    assert_eq!(metadata.get("b"), Some(&Value::Array(Array::Bytes(kept))));
+    assert_eq!(metadata.get("b"), Some(&Value::Array(Array::Bytes(kept.into()))));
     let notes = model.notes();
     assert!(notes[0].ends_with(r#": a: not UTF-8, kept byte for byte: "caf\xe9""#), "{notes:?}");
     assert!(notes[1].ends_with(r#"2 of its strings, first "\xff""#), "{notes:?}");
@@ -322,6 +322,25 @@ fn headers_that_are_too_long() {
     // The first pair leaves four bytes for the second.
     let most = array(0, qz_gguf::MAX_HEADER - (24 + 25) - 4, &[]);
     check(2, &pair("k", 9, &most));
+}
+
+#[test]
+fn more_entries_than_memory_is_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("model.gguf");
+    let check = |tensors: u64, pairs: u64, expected: &str| {
+        std::fs::write(&path, start(3, tensors, pairs)).expect("written");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+        file.set_len(1 << 27).expect("lengthened");
+        let error = qz_gguf::GgufFile::open(&path).expect_err("refused");
+        assert_eq!(error.diagnosis().rule, expected, "{error}");
+    };
+    check(1_600_000, 0, "too-many-entries");
+    check(0, 3_100_000, "too-many-entries");
+    check(800_000, 1_600_000, "too-many-entries");
+    // So many are read, and the first one's name is missing.
+    check(1_500_000, 0, "empty-name");
+    check(0, 3_000_000, "empty-key");
 }
 
 #[test]

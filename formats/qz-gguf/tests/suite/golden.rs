@@ -62,7 +62,7 @@ fn every_kind_of_value_is_read() {
     array("array.float32", Array::F32(vec![0.0, -1.5, 3.0e38]));
     array("array.bool", Array::Bool(vec![true, false, true]));
     let strings = ["", "plain", "é中😀\n\0end"];
-    array("array.string", Array::String(strings.map(str::to_owned).to_vec()));
+    array("array.string", Array::String(strings.to_vec().into()));
     array("array.uint64", Array::U64(vec![0, 1 << 40, u64::MAX]));
     array("array.int64", Array::I64(vec![i64::MIN, 0, i64::MAX]));
     array("array.float64", Array::F64(vec![0.0, -1.5, 1.0e300]));

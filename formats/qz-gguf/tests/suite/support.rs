@@ -117,7 +117,7 @@ pub(crate) fn contents(source: &dyn TensorSource, index: usize) -> Vec<u8> {
 /// The tensors of `source` as a sink wants them.
 pub(crate) fn plan(source: &dyn TensorSource) -> Vec<SinkTensor> {
     let same = |info: &qz_tensor::TensorInfo| SinkTensor {
-        name: info.name.clone(),
+        name: info.name.to_string(),
         data_type: info.data_type,
         shape: info.shape.clone(),
     };

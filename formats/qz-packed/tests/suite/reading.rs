@@ -4,59 +4,18 @@ use std::path::Path;
 
 use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_packed::{PackedSource, Repack};
-use qz_tensor::{
-    DataType, Diagnose, FileError, Metadata, Shape, SourceFile, TensorIndex, TensorInfo,
-    TensorSource,
-};
+use qz_tensor::{DataType, Diagnose, MemorySource, MemoryTensor, TensorIndex, TensorSource};
 use serde_json::{Value, json};
 
-/// Tensors in memory.
-struct Memory {
-    tensors: Vec<TensorInfo>,
-    bytes: Vec<Vec<u8>>,
-    metadata: Metadata,
-}
+type Tensors = Vec<MemoryTensor<'static>>;
 
-impl Memory {
-    fn of(tensors: &[(&str, DataType, &[u64], Vec<u8>)]) -> Self {
-        let info = |(name, data_type, dimensions, bytes): &(&str, DataType, &[u64], Vec<u8>)| {
-            let shape = Shape::new(*dimensions).expect("fits");
-            let size = shape.byte_size(*data_type).expect("fits");
-            assert_eq!(size, bytes.len() as u64, "{name}");
-            let (file, offset) = (Path::new("model").into(), 0);
-            let (name, data_type) = ((*name).to_owned(), *data_type);
-            TensorInfo { name, data_type, shape, file, offset, bytes: size }
-        };
-        Self {
-            tensors: tensors.iter().map(info).collect(),
-            bytes: tensors.iter().map(|tensor| tensor.3.clone()).collect(),
-            metadata: Metadata::new(),
-        }
-    }
-}
-
-impl TensorSource for Memory {
-    fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
-    }
-
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn files(&self) -> Vec<&SourceFile> {
-        Vec::new()
-    }
-
-    fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        let offset = offset as usize;
-        out.copy_from_slice(&self.bytes[tensor.0][offset..offset + out.len()]);
-        Ok(())
-    }
-}
-
-fn open(source: Memory, config: &Value, repack: Repack) -> Result<PackedSource, qz_packed::Error> {
+fn open(
+    tensors: Tensors,
+    config: &Value,
+    repack: Repack,
+) -> Result<PackedSource, qz_packed::Error> {
     let Value::Object(config) = config else { panic!("an object") };
+    let source = MemorySource::new(tensors).expect("sizes");
     PackedSource::open_as(Box::new(source), config, Path::new("config.json"), repack)
 }
 
@@ -106,7 +65,7 @@ fn scale(group: usize, output: usize) -> f32 {
 }
 
 /// A GPTQ matrix with two groups; `index` says which group an input is of.
-fn gptq(index: Option<&[i32]>, zeros: [u32; 2]) -> Memory {
+fn gptq(index: Option<&[i32]>, zeros: [u32; 2]) -> Tensors {
     let scales: Vec<f32> =
         (0..2).flat_map(|group| (0..OUTPUTS).map(move |output| scale(group, output))).collect();
     let mut tensors = vec![
@@ -119,7 +78,7 @@ fn gptq(index: Option<&[i32]>, zeros: [u32; 2]) -> Memory {
         let bytes = index.iter().flat_map(|group| group.to_le_bytes()).collect();
         tensors.push(("m.g_idx", DataType::I32, &[64][..], bytes));
     }
-    Memory::of(&tensors)
+    tensors
 }
 
 fn config(format: &str) -> Value {
@@ -190,7 +149,7 @@ fn zero_points_go_into_offsets() {
 
 #[test]
 fn what_is_broken_is_told() {
-    let check = |source: Memory, config: Value, rule: &str, expected: &str| {
+    let check = |source: Tensors, config: Value, rule: &str, expected: &str| {
         let Err(error) = open(source, &config, Repack::Exact) else { panic!("opened: {expected}") };
         assert_eq!(error.diagnosis().rule, rule, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
@@ -199,15 +158,13 @@ fn what_is_broken_is_told() {
     let config = || config("gptq");
     let without = |name: &str| {
         let mut source = sound();
-        let position = source.tensors.iter().position(|info| info.name == name).expect("there");
-        source.tensors.remove(position);
-        source.bytes.remove(position);
+        source.retain(|tensor| tensor.0 != name);
         source
     };
     check(without("m.scales"), config(), "missing-part", "m: has no tensor `scales`");
     check(without("m.qzeros"), config(), "missing-part", "m: has no tensor `qzeros`");
     let mut wrong = sound();
-    wrong.tensors[1].shape = Shape::new([1, 2]).expect("fits");
+    wrong[1].2 = &[1, 2];
     check(
         wrong,
         config(),
@@ -215,7 +172,7 @@ fn what_is_broken_is_told() {
         "m.qzeros: at byte 0: is I32 [1, 2], expected I32 [2, 1]",
     );
     let mut wrong = sound();
-    wrong.tensors[2].data_type = DataType::I16;
+    wrong[2].1 = DataType::I16;
     check(wrong, config(), "part-mismatch", "is I16, expected F16, BF16 or F32");
     let mut index = [0; INPUTS];
     index[9] = 2;
@@ -241,21 +198,7 @@ fn what_is_broken_is_told() {
     check(sound(), with("checkpoint_format", json!("marlin")), "quantization-config", "marlin");
     check(sound(), with("bits", json!(5)), "quantization-config", "codes of 5 bits");
     check(sound(), json!({"quant_method": "gptq"}), "quantization-config", "bits: is missing");
-    let twice = Memory {
-        tensors: [
-            &sound().tensors[..],
-            &[TensorInfo {
-                name: "m.weight".to_owned(),
-                data_type: DataType::F16,
-                shape: Shape::new([8]).expect("fits"),
-                file: Path::new("model").into(),
-                offset: 0,
-                bytes: 16,
-            }],
-        ]
-        .concat(),
-        bytes: [sound().bytes, vec![vec![0; 16]]].concat(),
-        metadata: Metadata::new(),
-    };
+    let mut twice = sound();
+    twice.push(("m.weight", DataType::F16, &[8], vec![0; 16]));
     check(twice, config(), "packed-and-plain", "both packed and plain");
 }

@@ -35,7 +35,7 @@ fn views_are_what_torch_sees() {
         let (file, expected) = (open_golden(name), views());
         assert_eq!(file.tensors().len(), expected.as_object().expect("an object").len());
         for (place, tensor) in file.tensors().iter().enumerate() {
-            let expected = &expected[&tensor.name];
+            let expected = &expected[&*tensor.name];
             assert_eq!(tensor.shape.dimensions(), numbers(&expected["shape"]), "{}", tensor.name);
             let elements = numbers(&expected["elements"]);
             let bytes: Vec<u8> =
@@ -93,7 +93,7 @@ fn every_element_type() {
 fn dictionaries_that_hold_the_state_dict() {
     let names = |bytes: &[u8]| -> Vec<String> {
         let file = open(bytes).expect("the file is valid");
-        file.tensors().iter().map(|tensor| tensor.name.clone()).collect()
+        file.tensors().iter().map(|tensor| tensor.name.to_string()).collect()
     };
     let state = [ordered_dict(), text("w"), VALID.pickled(), b"s".to_vec()].concat();
     let metadata = [b"}".to_vec(), text("_metadata"), ordered_dict(), b"s".to_vec()].concat();

@@ -60,7 +60,7 @@ proptest! {
         let model = SafetensorsModel::open_folder(&target).expect("opens");
         prop_assert_eq!(model.tensors().len(), tensors.len());
         for (position, info) in model.tensors().iter().enumerate() {
-            let put = tensors.iter().position(|tensor| tensor.name == info.name).expect("known");
+            let put = tensors.iter().position(|tensor| info.name == tensor.name).expect("known");
             prop_assert_eq!(&info.shape, &tensors[put].shape);
             let mut bytes = vec![0; info.bytes as usize];
             model.read(TensorIndex(position), 0, &mut bytes).expect("read");
