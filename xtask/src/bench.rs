@@ -35,9 +35,9 @@ const CHECKPOINT_TO_BF16: &str = "checkpoint -> bf16, against cp+sync";
 
 /// One run: how long, and the largest resident set of any of its processes.
 #[derive(Clone, Copy)]
-struct Measured {
-    time: Duration,
-    peak_kib: i64,
+pub(crate) struct Measured {
+    pub(crate) time: Duration,
+    pub(crate) peak_kib: i64,
 }
 
 /// Runs every case and prints a table.
@@ -211,7 +211,7 @@ fn reference_convert(programs: &Programs, inputs: &Inputs, output: &Path) -> Com
 }
 
 /// Runs a command to its end.
-fn measure(command: &mut Command) -> Result<Measured> {
+pub(crate) fn measure(command: &mut Command) -> Result<Measured> {
     let started = Instant::now();
     let log = tempfile::tempfile()?;
     let child = command

@@ -7,8 +7,11 @@
 mod bench;
 mod codec_speed;
 mod faults;
+mod headers;
 #[path = "../../crates/qz-codec/golden/inputs.rs"]
 mod inputs;
+#[path = "../../crates/qz-fuzz/tests/large/mod.rs"]
+mod large;
 mod parity_calibration;
 mod parity_codec;
 mod parity_eval;
@@ -49,6 +52,12 @@ enum Task {
         /// Only jobs and kinds whose name contains this ("file KILL at fsync", "writers")
         #[arg(long, default_value = "")]
         only: String,
+    },
+    /// Inspect the worst legal GGUF headers of 96 MB: no more than 400 MiB and 10 s
+    Headers {
+        /// Our binary
+        #[arg(long, default_value = "target/release/quantize")]
+        quantize: PathBuf,
     },
     /// Give every parser mutated files: no panic, no more than a second and 256 MiB
     Mutate {
@@ -231,6 +240,7 @@ fn main() -> Result<()> {
         Task::Faults { quantize, short, only } => {
             faults::run(&faults::Settings { quantize, short, only })
         }
+        Task::Headers { quantize } => headers::run(&quantize),
         Task::Mutate { mutants, seed, targets } => mutate(mutants, seed, &targets),
         Task::Parity { library, rounds, isa } => parity_codec::run(&library, rounds, isa),
         Task::Snapshots { source } => snapshots::run(&source),

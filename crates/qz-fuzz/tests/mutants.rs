@@ -1,4 +1,9 @@
-//! Some thousand mutants of every target. `cargo xtask mutate` tries more.
+//! Some thousand mutants of every target, and what large headers take. `cargo xtask mutate` and
+//! `cargo xtask headers` try more.
+
+mod large;
+
+use std::sync::{Mutex, PoisonError};
 
 use peak_alloc::PeakAlloc;
 use qz_fuzz::{Limits, TARGETS, run};
@@ -6,16 +11,38 @@ use qz_fuzz::{Limits, TARGETS, run};
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
+/// Memory is counted over the whole program: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 const MUTANTS: u64 = 2000;
 
-/// One test: memory is counted over the whole program.
 #[test]
 fn mutants_break_no_promise() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for target in TARGETS {
         // Another range than the longer run begins with.
         let numbers = u64::MAX / 2..u64::MAX / 2 + MUTANTS;
         if let Err(finding) = run(target, 0, numbers, Limits::default(), &MEMORY) {
             panic!("{finding}: {}", finding.bytes.escape_ascii());
         }
+    }
+}
+
+/// 400 MiB for a header of 100 MB is four times the file. The counter knows nothing of what the
+/// system's allocator adds, which is less than a half.
+#[test]
+fn large_headers_are_held_once() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    for (kind, make) in large::KINDS {
+        let size = 4 << 20;
+        std::fs::write(&path, make(size)).expect("written");
+        MEMORY.reset_peak_usage();
+        let before = MEMORY.current_usage();
+        let inspection = qz_pipeline::inspect(&path, &Default::default()).expect("legal");
+        serde_json::to_writer(std::io::sink(), &inspection).expect("written");
+        let taken = MEMORY.peak_usage() - before;
+        assert!(taken < size * 7 / 2, "{kind}: {taken} bytes for {size}");
     }
 }

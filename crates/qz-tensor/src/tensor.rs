@@ -38,6 +38,23 @@ impl TensorInfo {
         Location::file(self.file.as_ref()).tensor(&self.name).offset(self.offset + offset)
     }
 
+    /// For sources whose tensors lie in one piece: reads its bytes from `offset` on.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    ///
+    /// # Panics
+    /// If the tensor does not have the bytes asked for.
+    pub fn read_from(
+        &self,
+        file: &SourceFile,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), FileError> {
+        self.assert_has(offset, out.len());
+        file.read_exact_at(self.offset + offset, out)
+    }
+
     /// For sources: what callers promise of the bytes they ask for.
     ///
     /// # Panics

@@ -25,7 +25,7 @@ impl<'a> Cursor<'a> {
 
     /// The byte that is handed out next, from the start of the file.
     pub(crate) fn position(&self) -> u64 {
-        self.start + self.used as u64
+        self.start.saturating_add(self.used as u64)
     }
 
     /// Bytes that the header can still have.
@@ -40,14 +40,14 @@ impl<'a> Cursor<'a> {
 
     /// The next `count` bytes.
     pub(crate) fn take(&mut self, count: u64) -> Result<&[u8], Error> {
-        let buffered = (self.window.len() - self.used) as u64;
+        let buffered = self.window.len().saturating_sub(self.used) as u64;
         if count > buffered {
             self.refill(count)?;
         }
         let begin = self.used;
-        // Fits: no more than the window holds.
-        self.used += count as usize;
-        Ok(&self.window[begin..self.used])
+        // No more than the window holds by now, so nothing of it fails.
+        self.used = begin.saturating_add(count as usize);
+        Ok(self.window.get(begin..self.used).unwrap_or_default())
     }
 
     /// Moves the window to the current position and makes it hold at least
@@ -105,9 +105,10 @@ impl<'a> Cursor<'a> {
         items: &'static str,
     ) -> Result<usize, Error> {
         let left = self.file.len().saturating_sub(self.position());
+        let least = count.saturating_mul(minimum);
         let fault = match usize::try_from(count) {
-            Ok(fits) if count <= self.remaining() / minimum => return Ok(fits),
-            _ if count <= left / minimum => Fault::HeaderTooLong,
+            Ok(fits) if least <= self.remaining() => return Ok(fits),
+            _ if least <= left => Fault::HeaderTooLong,
             _ => Fault::Count { items, count, left },
         };
         Err(self.error(offset, fault))
@@ -150,11 +151,11 @@ impl<'a> Cursor<'a> {
         count: usize,
         from: fn([u8; W]) -> T,
     ) -> Result<Vec<T>, Error> {
-        let at_once = WINDOW as usize / W;
+        let at_once = (WINDOW as usize).checked_div(W).unwrap_or(1);
         let mut out = Vec::with_capacity(count);
         while out.len() < count {
-            let some = at_once.min(count - out.len());
-            let (numbers, _) = self.take((some * W) as u64)?.as_chunks::<W>();
+            let some = at_once.min(count.saturating_sub(out.len()));
+            let (numbers, _) = self.take(some.saturating_mul(W) as u64)?.as_chunks::<W>();
             out.extend(numbers.iter().map(|bytes| from(*bytes)));
         }
         Ok(out)

@@ -69,7 +69,7 @@ fn place(tensors: &[SinkTensor], alignment: u32) -> Result<Vec<Place>, NamedFaul
         let bytes = byte_size(tensor).map_err(&fail)?;
         let end = next.checked_add(bytes).ok_or_else(|| fail(Fault::TotalSize))?;
         let padded_end = padded(end, alignment).ok_or_else(|| fail(Fault::TotalSize))?;
-        places.push(Place { offset: next, bytes, padding: padded_end - end });
+        places.push(Place { offset: next, bytes, padding: padded_end.saturating_sub(end) });
         next = padded_end;
     }
     Ok(places)

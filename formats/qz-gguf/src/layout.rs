@@ -50,7 +50,7 @@ impl GgufLayout {
             let one =
                 Part { name: String::new(), metadata: metadata.clone(), tensors: 0..tensors.len() };
             let (files, headers, tensors) = lay_out(vec![one], tensors).map_err(malformed)?;
-            let artifact = Artifact::file(target, files[0].size);
+            let artifact = Artifact::file(target, files.iter().map(|file| file.size).sum());
             return Ok(Self { artifact, headers, tensors });
         };
         // A size that overflows is found, and named, when its file is laid out.
@@ -77,7 +77,7 @@ type Files = (Vec<ArtifactFile>, Vec<Vec<u8>>, Vec<Placed>);
 fn lay_out(parts: Vec<Part>, tensors: &[SinkTensor]) -> Result<Files, NamedFault> {
     let (mut files, mut headers, mut placed) = (Vec::new(), Vec::new(), Vec::new());
     for (file, part) in parts.into_iter().enumerate() {
-        let own = &tensors[part.tensors];
+        let own = tensors.get(part.tensors).unwrap_or_default();
         let layout = layout(&part.metadata, own)?;
         files.push(ArtifactFile { name: part.name, size: layout.size });
         headers.push(layout.header);

@@ -17,6 +17,10 @@
 //!   without a change is the same bytes (version 3, zero padding).
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
 
 mod cursor;
 mod encode;

@@ -8,7 +8,7 @@ use qz_tensor::{
 };
 
 use crate::error::{Error, Fault};
-use crate::reader::{GgufFile, read_tensor};
+use crate::reader::GgufFile;
 use crate::rules::{MAX_HEADER, check_entries};
 use crate::split::{COUNT_KEY, NUMBER_KEY, Split, TENSORS_KEY};
 
@@ -113,6 +113,7 @@ impl GgufModel {
     }
 
     /// The file that a tensor of the list is in.
+    #[allow(clippy::indexing_slicing, reason = "`ends` has an entry for each file")]
     fn file_of(&self, position: usize) -> &SourceFile {
         &self.files[self.ends.partition_point(|end| *end <= position)]
     }
@@ -121,7 +122,8 @@ impl GgufModel {
         let found = self.tensors.len() as u64;
         match split.tensors {
             Some(expected) if expected != found => {
-                let location = Location::file(self.files[0].path().as_ref()).tensor(TENSORS_KEY);
+                let first = self.files.first().map(|file| file.path().to_path_buf());
+                let location = Location::file(first.unwrap_or_default()).tensor(TENSORS_KEY);
                 let fault = Box::new(Fault::SplitTensors { found, expected });
                 Err(Error::Malformed { location, fault })
             }
@@ -139,7 +141,7 @@ fn entries(file: &GgufFile) -> (u64, u64) {
 fn part_paths(named: &GgufFile, split: Split) -> Result<Vec<PathBuf>, Error> {
     let own = named.file().path();
     let sibling = |number| {
-        let fault = Fault::SplitName { number: split.number + 1, count: split.count };
+        let fault = Fault::SplitName { number: split.number.saturating_add(1), count: split.count };
         split.sibling(own, number).ok_or_else(|| about(named, Some(NUMBER_KEY), fault))
     };
     let paths = (0..split.count).map(sibling).collect::<Result<Vec<_>, _>>()?;
@@ -203,7 +205,8 @@ impl TensorSource for GgufModel {
 
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
+    #[allow(clippy::indexing_slicing, reason = "what the trait says of a tensor that is not there")]
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        read_tensor(self.file_of(tensor.0), &self.tensors[tensor.0], offset, out)
+        self.tensors[tensor.0].read_from(self.file_of(tensor.0), offset, out)
     }
 }

@@ -9,7 +9,7 @@ use qz_tensor::{
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Fault};
-use crate::rules::{ALIGNMENT_KEY, MAGIC, VERSION, alignment, check_entries, padded};
+use crate::rules::{ALIGNMENT_KEY, MAGIC, VERSION, alignment, beginning, check_entries, padded};
 use crate::split::Split;
 use crate::{metadata, tensors};
 
@@ -97,7 +97,7 @@ impl GgufFile {
         let path = self.file.path().display();
         let mut notes = Vec::new();
         if let Some(end) = self.trailing {
-            let bytes = self.file.len() - end;
+            let bytes = self.file.len().saturating_sub(end);
             notes.push(format!(
                 "{path}: at byte {end}: {bytes} bytes behind the last tensor are passed over"
             ));
@@ -142,26 +142,15 @@ impl TensorSource for GgufFile {
 
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
+    #[allow(clippy::indexing_slicing, reason = "what the trait says of a tensor that is not there")]
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        read_tensor(&self.file, &self.tensors[tensor.0], offset, out)
+        self.tensors[tensor.0].read_from(&self.file, offset, out)
     }
-}
-
-/// Reads bytes of a tensor that lies in `file`.
-pub(crate) fn read_tensor(
-    file: &SourceFile,
-    info: &TensorInfo,
-    offset: u64,
-    out: &mut [u8],
-) -> Result<(), FileError> {
-    let inside = offset.checked_add(out.len() as u64).is_some_and(|end| end <= info.bytes);
-    assert!(inside, "bytes {offset}.. of {} are outside its {}", info.name, info.bytes);
-    file.read_exact_at(info.offset + offset, out)
 }
 
 /// The first bytes of a text, escaped.
 fn shown(bytes: &[u8]) -> String {
-    format!("\"{}\"", bytes[..bytes.len().min(64)].escape_ascii())
+    format!("\"{}\"", beginning(bytes).escape_ascii())
 }
 
 fn check_magic(cursor: &mut Cursor<'_>, file: &SourceFile) -> Result<(), Error> {

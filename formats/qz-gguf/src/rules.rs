@@ -75,8 +75,12 @@ fn check_no_nul(what: &'static str, text: &str) -> Result<(), Fault> {
 
 /// The fault of a text that may not be; shows enough of it to find it.
 pub(crate) fn text_fault(what: &'static str, bytes: &[u8]) -> Fault {
-    let shown = &bytes[..bytes.len().min(64)];
-    Fault::Text { what, text: shown.escape_ascii().to_string() }
+    Fault::Text { what, text: beginning(bytes).escape_ascii().to_string() }
+}
+
+/// As much of a text as a message shows.
+pub(crate) fn beginning(bytes: &[u8]) -> &[u8] {
+    bytes.get(..64).unwrap_or(bytes)
 }
 
 /// The alignment that `metadata` asks for.

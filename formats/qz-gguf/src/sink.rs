@@ -45,7 +45,7 @@ impl GgufSink {
         let GgufLayout { artifact, headers, tensors } = layout;
         let starts = headers.into_iter().map(|header| (header, MAGIC.len()));
         // A fresh file is zeros already; in one that is continued they are written again.
-        let end = |tensor: &PlacedTensor| (tensor.file, tensor.offset + tensor.bytes);
+        let end = |tensor: &PlacedTensor| (tensor.file, tensor.offset.saturating_add(tensor.bytes));
         let paddings: Vec<((usize, u64), u64)> =
             tensors.iter().map(|placed| (end(&placed.tensor), placed.padding)).collect();
         let tensors = tensors.into_iter().map(|placed| placed.tensor);

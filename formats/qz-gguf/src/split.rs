@@ -56,7 +56,7 @@ impl Split {
 
     /// What a file's name ends with.
     fn suffix(self) -> String {
-        format!("-{:05}-of-{:05}.gguf", self.number + 1, self.count)
+        format!("-{:05}-of-{:05}.gguf", self.number.saturating_add(1), self.count)
     }
 
     /// The path of the set's file `number`, beside `path`, which is this one's.
@@ -108,20 +108,21 @@ impl SplitOptions {
         if self.first_without_tensors {
             parts.push(0..0);
         }
-        let (mut begin, mut bytes, mut end) = (0, 0u64, 0);
-        for size in sizes {
+        let (mut begin, mut bytes) = (0, 0u64);
+        let mut count = 0;
+        for (end, size) in sizes.enumerate() {
             // The reference counts so, whatever the file's alignment.
             let size = size.saturating_add(31) & !31;
-            let is_full = self.max_tensors.is_some_and(|most| end - begin >= most.get() as usize)
+            let is_full = self.max_tensors.is_some_and(|most| end.abs_diff(begin) >= most.get() as usize)
                 || self.max_bytes.is_some_and(|most| bytes.saturating_add(size) > most.get());
             if is_full && end > begin {
                 parts.push(begin..end);
                 (begin, bytes) = (end, 0);
             }
             bytes = bytes.saturating_add(size);
-            end += 1;
+            count = end.saturating_add(1);
         }
-        parts.push(begin..end);
+        parts.push(begin..count);
         parts
     }
 }

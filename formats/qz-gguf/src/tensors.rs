@@ -139,12 +139,12 @@ fn check_end(file: &SourceFile, end: u64, alignment: u32) -> Result<Option<u64>,
     let padded_end = padded(end, alignment).unwrap_or(end);
     // Files are joined as they are, and not all have the padding.
     for second in [end, padded_end] {
-        let mut start = [0; MAGIC.len() + 4];
+        let mut start = [0; 8];
         if file.len().saturating_sub(second) < start.len() as u64 {
             continue;
         }
         file.read_exact_at(second, &mut start)?;
-        if start.starts_with(&MAGIC) && matches!(start[MAGIC.len()..], [1..=3, 0, 0, 0]) {
+        if matches!(start.strip_prefix(&MAGIC), Some([1..=3, 0, 0, 0])) {
             return Err(Error::at(file.path(), second, Fault::JoinedFiles));
         }
     }

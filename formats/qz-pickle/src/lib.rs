@@ -21,6 +21,10 @@
 //!   storage, and every storage inside the file.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
 
 mod archive;
 mod cursor;

@@ -33,7 +33,9 @@ impl SafetensorsFile {
         let end = check_order(&file, &tensors, data_start)?;
         check_end(&file, data_start, end, tensors.last())?;
         // Cannot overflow: the data is inside the file.
-        tensors.iter_mut().for_each(|tensor| tensor.offset += data_start);
+        for tensor in &mut tensors {
+            tensor.offset = tensor.offset.saturating_add(data_start);
+        }
         Ok(Self { file, metadata, tensors })
     }
 
@@ -75,10 +77,9 @@ impl TensorSource for SafetensorsFile {
 
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
+    #[allow(clippy::indexing_slicing, reason = "what the trait says of a tensor that is not there")]
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        let info = &self.tensors[tensor.0];
-        info.assert_has(offset, out.len());
-        self.file.read_exact_at(info.offset + offset, out)
+        self.tensors[tensor.0].read_from(&self.file, offset, out)
     }
 }
 
@@ -100,7 +101,7 @@ fn check_order(file: &SourceFile, tensors: &[TensorInfo], data_start: u64) -> Re
             return Err(Error::at(file.path(), place, fault).inside(Some(tensor.name.to_string())));
         }
         // Cannot overflow: it is the tensor's second data offset.
-        end = begin + tensor.bytes;
+        end = begin.saturating_add(tensor.bytes);
         previous = Some(tensor);
     }
     Ok(end)
@@ -117,7 +118,7 @@ fn check_end(
     let found = file.len();
     let fail = |fault| Err(Error::at(file.path(), expected.min(found), fault));
     if expected < found {
-        let mut rest = vec![0; (found - expected).min(64) as usize];
+        let mut rest = vec![0; found.saturating_sub(expected).min(64) as usize];
         file.read_exact_at(expected, &mut rest)?;
         fail(match header::is_start(&rest) {
             true => Fault::JoinedFiles,

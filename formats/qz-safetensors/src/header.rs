@@ -39,16 +39,16 @@ pub(crate) fn read(file: &SourceFile) -> Result<Header, Error> {
     let mut bytes = vec![0; length as usize];
     file.read_exact_at(LENGTH_BYTES, &mut bytes)?;
     let text = str::from_utf8(&bytes).map_err(|error| {
-        let offset = LENGTH_BYTES + error.valid_up_to() as u64;
+        let offset = LENGTH_BYTES.saturating_add(error.valid_up_to() as u64);
         Error::at(file.path(), offset, TextFault::Utf8("header").into())
     })?;
     let stash = Stash::default();
     let (metadata, tensors) = parse(text, &stash, HeaderSeed { path: file.path(), stash: &stash })
         .map_err(|broken| {
-            let offset = LENGTH_BYTES + broken.offset as u64;
+            let offset = LENGTH_BYTES.saturating_add(broken.offset as u64);
             Error::at(file.path(), offset, broken.fault).inside(broken.name)
         })?;
-    Ok(Header { metadata, tensors, data_start: LENGTH_BYTES + length })
+    Ok(Header { metadata, tensors, data_start: LENGTH_BYTES.saturating_add(length) })
 }
 
 /// True if bytes look like the beginning of a file.
@@ -248,9 +248,9 @@ impl<'de> Visitor<'de> for ShapeSeed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<u64>, A::Error> {
         let mut shape = Vec::new();
-        let mut rank = 0;
+        let mut rank = 0usize;
         while let Some(dimension) = items.next_element::<u64>()? {
-            rank += 1;
+            rank = rank.saturating_add(1);
             if rank <= MAX_RANK {
                 shape.push(dimension);
             }

@@ -18,7 +18,13 @@
 //! from the header to the end of the file: no hole, no overlap, nothing behind.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
 
+// The writer's sizes are those of tensors in memory, its numbers places in its own lists.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod encode;
 mod error;
 mod file;
