@@ -33,23 +33,6 @@ fn several_targets_from_one_read_equal_single_conversions() {
 }
 
 #[test]
-fn the_bytes_do_not_depend_on_threads() {
-    let folder = scratch();
-    let source = fixtures().join(FIXTURE);
-    let convert = |threads: &str| {
-        let output = folder.path().join(format!("{threads}.gguf"));
-        let arguments =
-            ["convert", text(&source), "--to", "q4_k_m", "-o", text(&output), "--threads", threads];
-        quantize(&arguments).expect_success();
-        fs::read(output).expect("read")
-    };
-    let one = convert("1");
-    for threads in ["2", "3", "8"] {
-        assert!(convert(threads) == one, "{threads} threads");
-    }
-}
-
-#[test]
 fn a_gguf_source_gives_the_bytes_of_its_checkpoint() {
     let folder = scratch();
     let source = fixtures().join(FIXTURE);

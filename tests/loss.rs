@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Run, Safetensors, copy_of, quantize, scratch, text};
+use crate::support::{
+    Run, Safetensors, copy_of, leave_unfinished, quantize, scratch, text,
+};
 
-const TENSOR: &str = "model.layers.0.mlp.up_proj.weight";
 const WEIGHTS: usize = 256 * 256;
 
 /// Of every kind of block, and of every packed family.
@@ -49,14 +50,25 @@ const TARGETS: &[&str] = &[
 
 /// A checkpoint with one matrix of these f32 weights.
 fn checkpoint(folder: &Path, weight: impl Fn(usize) -> f32) -> PathBuf {
+    checkpoint_with(folder, "mlp.up_proj", 256, weight)
+}
+
+/// The same with another matrix of the only layer.
+fn checkpoint_with(
+    folder: &Path,
+    module: &str,
+    rows: usize,
+    weight: impl Fn(usize) -> f32,
+) -> PathBuf {
+    let tensor = format!("model.layers.0.{module}.weight");
     let path = copy_of("tiny/llama-tied", folder);
     let weights = path.join("model.safetensors");
     let mut file = Safetensors::read(&weights);
     // What stood there becomes a buffer that no model needs.
-    let old = std::mem::take(&mut file.header[TENSOR]);
+    let old = std::mem::take(&mut file.header[&tensor]);
     file.header["model.layers.0.attention.bias"] = old;
-    let bytes: Vec<u8> = (0..WEIGHTS).flat_map(|at| weight(at).to_le_bytes()).collect();
-    file.add(TENSOR, "F32", &[256, 256], &bytes);
+    let bytes: Vec<u8> = (0..rows * 256).flat_map(|at| weight(at).to_le_bytes()).collect();
+    file.add(&tensor, "F32", &[rows, 256], &bytes);
     file.write(&weights);
     path
 }
@@ -164,6 +176,21 @@ fn other_types_tell_it_too() {
 }
 
 /// A few odd rows are no fault of the artifact.
+#[test]
+fn a_continued_run_tells_of_what_the_killed_one_lost() {
+    let folder = scratch();
+    let rows = |at: usize| if at < 32 * 256 { 1e-9 } else { 0.5 };
+    let model = checkpoint_with(folder.path(), "self_attn.k_proj", 64, rows);
+    let output = folder.path().join("out.gguf");
+    let arguments =
+        ["convert", text(&model), "--to", "q8_0", "-o", text(&output), "--threads", "1"];
+    // The matrix is the third of the file.
+    leave_unfinished(&arguments, &output, 4);
+    let run = quantize(&arguments).expect_success();
+    assert!(run.stderr.contains("continuing, "), "{}", run.stderr);
+    assert!(run.stderr.contains("attn_k.weight (8192 of 16384)"), "{}", run.stderr);
+}
+
 #[test]
 fn ordinary_weights_are_not_warned_of() {
     let folder = scratch();

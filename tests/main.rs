@@ -6,6 +6,7 @@ mod bench;
 mod calibrate;
 mod completions;
 mod convert;
+mod determinism;
 mod endings;
 mod eval;
 mod experts;

@@ -123,7 +123,7 @@ pub(crate) fn mutant(
     }
 }
 
-fn change(random: &mut Random, seeds: &[Vec<u8>], words: &[&[u8]], out: &mut Vec<u8>) {
+pub(crate) fn change(random: &mut Random, seeds: &[Vec<u8>], words: &[&[u8]], out: &mut Vec<u8>) {
     let at = random.below(out.len() + 1);
     match random.below(14) {
         0 => {

@@ -171,7 +171,7 @@ pub(crate) fn index(scratch: &Scratch) -> Vec<Vec<u8>> {
 }
 
 /// A zip file of stored entries.
-fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for (name, data) in entries {
         let mut fields = vec![0; 8];
@@ -254,7 +254,7 @@ pub(crate) fn sentencepiece(_: &Scratch) -> Vec<Vec<u8>> {
     piece("a", -2.0, 1);
     // Trainer: byte pairs; normalizer: a space in front.
     model.extend([0x12, 4, 0x18, 2, 0x20, 7, 0x1a, 2, 0x18, 1]);
-    vec![model]
+    vec![model, read("llama-spm", "tokenizer.model")]
 }
 
 /// The committed checkpoints that have a tokenizer.json.

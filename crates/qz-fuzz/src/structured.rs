@@ -1,9 +1,10 @@
 //! Mutations that keep a file well formed, so that more than its outermost reader sees it:
-//! values of JSON, and fields of GGUF headers.
+//! values of JSON, fields of GGUF headers, bytes of what is in a zip file.
 
 use serde_json::{Map, Value, json};
 
-use crate::mutate::{EDGES, FLOATS, Random};
+use crate::mutate::{EDGES, FLOATS, Random, change};
+use crate::seeds::zip;
 
 /// What a format's files are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub enum Structure {
     PrefixedJson,
     /// A GGUF file.
     Gguf,
+    /// A zip file of stored entries.
+    Zip,
 }
 
 impl Structure {
@@ -37,6 +40,7 @@ impl Structure {
                 Some([&(header.len() as u64).to_le_bytes()[..], &header, data].concat())
             }
             Self::Gguf => gguf_mutant(random, seed, words),
+            Self::Zip => zip_mutant(random, seed, words),
         }
     }
 }
@@ -144,6 +148,29 @@ fn change_items(random: &mut Random, items: &mut Vec<Value>) {
         1 => items.insert(other, items[at].clone()),
         _ => items.swap(at, other),
     }
+}
+
+/// Changes the bytes of one entry; checksums and sizes stay right.
+fn zip_mutant(random: &mut Random, seed: &[u8], words: &[&[u8]]) -> Option<Vec<u8>> {
+    const LOCAL: &[u8] = b"PK\x03\x04";
+    let mut entries: Vec<(&str, Vec<u8>)> = Vec::new();
+    let mut rest = seed;
+    while rest.starts_with(LOCAL) {
+        let fields = rest.split_off(..30)?;
+        let size = u32::from_le_bytes(*fields[22..].first_chunk()?) as usize;
+        let name = u16::from_le_bytes(*fields[26..].first_chunk()?).into();
+        let name = str::from_utf8(rest.split_off(..name)?).ok()?;
+        entries.push((name, rest.split_off(..size)?.to_vec()));
+    }
+    let at = random.below(entries.len());
+    let (_, data) = entries.get_mut(at)?;
+    let seeds = [data.clone()];
+    for _ in 0..1 + random.below(3).min(random.below(3)) {
+        change(random, &seeds, words, data);
+    }
+    let entries: Vec<(&str, &[u8])> =
+        entries.iter().map(|(name, data)| (*name, data.as_slice())).collect();
+    Some(zip(&entries))
 }
 
 /// A field of a GGUF header.

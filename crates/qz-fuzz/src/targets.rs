@@ -146,7 +146,7 @@ pub static TARGETS: &[Target] = &[
         name: "torch",
         seeds: seeds::torch,
         words: PICKLE,
-        structure: Structure::Bytes,
+        structure: Structure::Zip,
         read: torch,
     },
     Target {

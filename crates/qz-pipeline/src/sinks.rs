@@ -38,6 +38,8 @@ pub(crate) struct Growing {
     awaited: Vec<usize>,
     /// Of the model's tensors, weights that it cannot hold.
     lost: BTreeMap<usize, u64>,
+    /// The same of its own tensors, of those of the model's that are complete.
+    noted: Vec<u64>,
 }
 
 impl Growing {
@@ -87,7 +89,9 @@ impl Sinks {
                 let tensors = place.iter().flat_map(tensors_of);
                 tensors.for_each(|tensor| awaited[tensor.0] += 1);
             }
-            growing.push(Growing { sink, files, bytes, done, awaited, lost: BTreeMap::new() });
+            let lost = earlier_losses(&*sink, plan, &done);
+            let noted = vec![0; plan.tensors.len()];
+            growing.push(Growing { sink, files, bytes, done, awaited, lost, noted });
         }
         Ok(Self { outputs: growing })
     }
@@ -217,11 +221,14 @@ impl Sinks {
     pub(crate) fn complete(&mut self, plans: &[TargetPlan], position: usize) {
         for (output, plan) in self.outputs.iter_mut().zip(plans) {
             let place = plan.places[position].as_ref().filter(|_| !output.done[position]);
+            let lost = output.lost.get(&position).copied().unwrap_or(0);
             for tensor in place.into_iter().flat_map(tensors_of) {
-                let awaited = &mut output.awaited[tensor.0];
+                let (awaited, noted) =
+                    (&mut output.awaited[tensor.0], &mut output.noted[tensor.0]);
                 *awaited -= 1;
+                *noted += lost;
                 if *awaited == 0 {
-                    output.sink.record_complete(tensor);
+                    output.sink.record_complete(tensor, *noted);
                 }
             }
         }
@@ -263,6 +270,17 @@ pub(crate) fn warn_of_damage(output: &Path, tensors: &[&str], observer: &mut dyn
         "{path}: the interrupted run's bytes of {names}{others} have changed since they were \
          written; they are computed again"
     )));
+}
+
+/// What an interrupted run noted of the model's tensors that it finished. Each of several
+/// tensors that hold one notes all of it.
+fn earlier_losses(sink: &dyn Sink, plan: &TargetPlan, done: &[bool]) -> BTreeMap<usize, u64> {
+    let places = plan.places.iter().zip(done).enumerate().filter(|(_, (_, done))| **done);
+    let lost = places.filter_map(|(position, (place, _))| {
+        let lost = place.iter().flat_map(tensors_of).map(|tensor| sink.lost(tensor)).max()?;
+        (lost > 0).then_some((position, lost))
+    });
+    lost.collect()
 }
 
 fn tensors_of(place: &crate::format::Placement) -> HashSet<TensorIndex> {

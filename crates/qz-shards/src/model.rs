@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use qz_tensor::{
-    FileError, Location, Metadata, Presence, SourceFile, TensorIndex, TensorInfo, TensorSource,
+    FileError, Location, Metadata, Presence, SourceFile, TensorIndex, TensorInfo, TensorSource, Texts,
 };
 
 use crate::error::{Error, Fault, NameList};
@@ -363,13 +363,12 @@ fn extension<F: ShardFile>() -> &'static str {
 
 /// The entries of all; of those with the same key the first.
 fn merged(all: &[Metadata]) -> Metadata {
-    let mut keys = HashSet::new();
-    let entries = all
-        .iter()
-        .flat_map(Metadata::iter)
-        .filter(|(key, _)| keys.insert(*key))
-        .map(|(key, value)| (key.to_owned(), value.clone()))
-        .collect();
+    let mut seen = HashSet::new();
+    let (mut keys, mut values) = (Texts::default(), Vec::new());
+    for (key, value) in all.iter().flat_map(Metadata::iter).filter(|(key, _)| seen.insert(*key)) {
+        keys.push(key);
+        values.push(value.clone());
+    }
     // Cannot fail: each key is taken once.
-    Metadata::from_unique(entries).unwrap_or_default()
+    Metadata::from_unique(keys, values).unwrap_or_default()
 }

@@ -182,7 +182,9 @@ impl ValueKind {
 /// Key-value pairs in file order; keys are unique.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
-    entries: Vec<(String, Value)>,
+    keys: Texts,
+    /// As many.
+    values: Vec<Value>,
 }
 
 impl Metadata {
@@ -191,38 +193,50 @@ impl Metadata {
         Self::default()
     }
 
-    /// All of `entries`, in order. Unlike repeated [`Metadata::set`] this takes
+    /// All of these, in order. Unlike repeated [`Metadata::set`] this takes
     /// time proportional to their number, which a hostile file chooses.
     ///
     /// # Errors
     /// The first key that occurs twice.
-    pub fn from_unique(entries: Vec<(String, Value)>) -> Result<Self, String> {
-        let mut keys = HashSet::with_capacity(entries.len());
-        let repeated = entries.iter().find(|(key, _)| !keys.insert(key.as_str()));
+    ///
+    /// # Panics
+    /// If there are not as many values as keys.
+    pub fn from_unique(keys: Texts, values: Vec<Value>) -> Result<Self, String> {
+        assert_eq!(keys.len(), values.len(), "a value for each key");
+        let mut seen = HashSet::with_capacity(keys.len());
+        let repeated = keys.iter().find(|key| !seen.insert(*key)).map(str::to_owned);
         match repeated {
-            Some((key, _)) => Err(key.clone()),
-            None => Ok(Self { entries }),
+            Some(key) => Err(key),
+            None => Ok(Self { keys, values }),
         }
     }
 
     /// Sets `key`: in place if it exists, else at the end.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         let (key, value) = (key.into(), value.into());
-        match self.entries.iter_mut().find(|(existing, _)| *existing == key) {
-            Some((_, old)) => *old = value,
-            None => self.entries.push((key, value)),
+        match self.position(&key).and_then(|position| self.values.get_mut(position)) {
+            Some(old) => *old = value,
+            None => {
+                self.keys.push(&key);
+                self.values.push(value);
+            }
         }
     }
 
     /// Removes `key` and returns what it held.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        let position = self.entries.iter().position(|(existing, _)| existing == key)?;
-        Some(self.entries.remove(position).1)
+        let position = self.position(key)?;
+        self.keys.remove(position);
+        Some(self.values.remove(position))
     }
 
     /// What `key` holds.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries.iter().find(|(existing, _)| existing == key).map(|(_, value)| value)
+        self.values.get(self.position(key)?)
+    }
+
+    fn position(&self, key: &str) -> Option<usize> {
+        self.keys.iter().position(|existing| existing == key)
     }
 
     /// The string under `key`.
@@ -239,20 +253,18 @@ impl Metadata {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let is_text =
             |value: &Value| !matches!(value, Value::Bytes(_) | Value::Array(Array::Bytes(_)));
-        if self.entries.iter().all(|(_, value)| is_text(value)) {
+        if self.values.iter().all(is_text) {
             return Cow::Borrowed(self);
         }
-        let as_text = |(key, value): &(String, Value)| {
-            let value = match value {
-                Value::Bytes(bytes) => Value::String(text(bytes)),
-                Value::Array(Array::Bytes(list)) => {
-                    Value::Array(Array::String(list.iter().map(text).collect()))
-                }
-                value => value.clone(),
-            };
-            (key.clone(), value)
+        let as_text = |value: &Value| match value {
+            Value::Bytes(bytes) => Value::String(text(bytes)),
+            Value::Array(Array::Bytes(list)) => {
+                Value::Array(Array::String(list.iter().map(text).collect()))
+            }
+            value => value.clone(),
         };
-        Cow::Owned(Self { entries: self.entries.iter().map(as_text).collect() })
+        let values = self.values.iter().map(as_text).collect();
+        Cow::Owned(Self { keys: self.keys.clone(), values })
     }
 
     /// The non-negative integer under `key`, whatever its width.
@@ -272,17 +284,17 @@ impl Metadata {
 
     /// The entries in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
-        self.entries.iter().map(|(key, value)| (key.as_str(), value))
+        self.keys.iter().zip(&self.values)
     }
 
     /// How many entries.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.values.len()
     }
 
     /// True without entries.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.values.is_empty()
     }
 }
 
@@ -290,9 +302,10 @@ impl IntoIterator for Metadata {
     type Item = (String, Value);
     type IntoIter = std::vec::IntoIter<(String, Value)>;
 
-    /// The entries in order, without copying them.
+    /// The entries in order.
     fn into_iter(self) -> Self::IntoIter {
-        self.entries.into_iter()
+        let keys = self.keys.iter().map(str::to_owned);
+        keys.zip(self.values).collect::<Vec<_>>().into_iter()
     }
 }
 
@@ -312,12 +325,13 @@ mod tests {
 
     #[test]
     fn strings_can_be_taken_as_text() {
-        let entries = vec![
-            ("a".to_owned(), Value::Bytes(b"caf\xe9".to_vec())),
-            ("b".to_owned(), Value::Array(Array::Bytes(vec![&b"x"[..], &[0xff]].into()))),
-            ("c".to_owned(), Value::U8(1)),
+        let values = vec![
+            Value::Bytes(b"caf\xe9".to_vec()),
+            Value::Array(Array::Bytes(vec![&b"x"[..], &[0xff]].into())),
+            Value::U8(1),
         ];
-        let metadata = Metadata::from_unique(entries).expect("no key occurs twice");
+        let metadata = Metadata::from_unique(vec!["a", "b", "c"].into(), values);
+        let metadata = metadata.expect("no key occurs twice");
         assert_eq!(metadata.string("a"), None);
         let text = metadata.as_text();
         assert_eq!(text.string("a"), Some("caf\u{fffd}"));
@@ -328,10 +342,11 @@ mod tests {
 
     #[test]
     fn unique_entries_keep_their_order() {
-        let entries = vec![("b".to_owned(), Value::U8(1)), ("a".to_owned(), Value::U8(2))];
-        let metadata = Metadata::from_unique(entries.clone()).expect("no key occurs twice");
+        let values = || vec![Value::U8(1), Value::U8(2)];
+        let metadata = Metadata::from_unique(vec!["b", "a"].into(), values());
+        let metadata = metadata.expect("no key occurs twice");
         assert!(metadata.iter().map(|(key, _)| key).eq(["b", "a"]));
-        let repeated = [entries, vec![("b".to_owned(), Value::Bool(true))]].concat();
-        assert_eq!(Metadata::from_unique(repeated), Err("b".to_owned()));
+        let repeated = Metadata::from_unique(vec!["b", "b"].into(), values());
+        assert_eq!(repeated, Err("b".to_owned()));
     }
 }

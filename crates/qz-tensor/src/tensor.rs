@@ -128,11 +128,16 @@ pub trait TensorSink: Send {
     fn damaged(&self) -> &[TensorIndex];
 
     /// Notes that all of a tensor has been put: a run that continues this one
-    /// need not do it again.
+    /// need not do it again. That run is told `lost` again, how many of the tensor's weights
+    /// the output cannot hold.
     ///
     /// # Panics
     /// If bytes of the tensor are missing.
-    fn record_complete(&mut self, tensor: TensorIndex);
+    fn record_complete(&mut self, tensor: TensorIndex, lost: u64);
+
+    /// How many weights of a tensor were lost, by what the interrupted run that finished it
+    /// noted.
+    fn lost(&self, tensor: TensorIndex) -> u64;
 
     /// Begins to write down which tensors are complete, where that would otherwise wait for
     /// more bytes: for jobs to which a tensor is dear.

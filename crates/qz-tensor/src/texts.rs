@@ -2,10 +2,15 @@
 //! strings a list has, and a string of its own takes some fifty bytes for each.
 
 use std::fmt;
+use std::ops::Range;
 
 /// A list of strings that lie in `B`, which is [`String`] or bytes.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Joined<B> {
+pub struct Joined<B>(Box<Parts<B>>);
+
+/// Boxed, so that values which are no lists are not as large as this.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Parts<B> {
     all: B,
     /// Where each ends. None is past the end of `all`, and each is at one's boundary.
     ends: Vec<usize>,
@@ -22,15 +27,13 @@ macro_rules! joined {
         impl Joined<$buffer> {
             /// Adds one at the end.
             pub fn push(&mut self, item: &$item) {
-                self.all.$push(item);
-                self.ends.push(self.all.len());
+                self.0.all.$push(item);
+                self.0.ends.push(self.0.all.len());
             }
 
             /// The one with this number.
             pub fn get(&self, number: usize) -> Option<&$item> {
-                let end = *self.ends.get(number)?;
-                let before = number.checked_sub(1).and_then(|before| self.ends.get(before));
-                self.all.get(before.copied().unwrap_or(0)..end)
+                self.0.all.get(self.place(number)?)
             }
 
             /// All in order.
@@ -66,32 +69,61 @@ joined!(Vec<u8>, [u8], extend_from_slice);
 impl<B: Default> Joined<B> {
     /// An empty list with room for so many.
     pub fn with_capacity(count: usize) -> Self {
-        Self { all: B::default(), ends: Vec::with_capacity(count) }
+        Self(Box::new(Parts { all: B::default(), ends: Vec::with_capacity(count) }))
     }
 }
 
 impl<B> Joined<B> {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.0.ends.len()
+    }
+
+    /// Where the one with this number lies.
+    fn place(&self, number: usize) -> Option<Range<usize>> {
+        let end = *self.0.ends.get(number)?;
+        let before = number.checked_sub(1).and_then(|before| self.0.ends.get(before));
+        Some(before.copied().unwrap_or(0)..end)
     }
 
     /// True if there is none.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.0.ends.is_empty()
     }
 }
 
 impl Texts {
     /// The same as bytes.
     pub fn into_bytes(self) -> ByteTexts {
-        Joined { all: self.all.into_bytes(), ends: self.ends }
+        let Parts { all, ends } = *self.0;
+        Joined(Box::new(Parts { all: all.into_bytes(), ends }))
+    }
+
+    /// Takes the one with this number out.
+    pub(crate) fn remove(&mut self, number: usize) {
+        let Some(place) = self.place(number) else { return };
+        self.0.ends.remove(number);
+        self.0.ends.iter_mut().skip(number).for_each(|end| *end -= place.len());
+        self.0.all.replace_range(place, "");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_out_is_gone() {
+        let check = |number: usize, expected: &[&str]| {
+            let mut texts: Texts = ["é", "", "ab"].iter().collect();
+            texts.remove(number);
+            assert_eq!(texts.iter().collect::<Vec<_>>(), expected);
+        };
+        check(0, &["", "ab"]);
+        check(1, &["é", "ab"]);
+        check(2, &["é", ""]);
+        check(3, &["é", "", "ab"]);
+    }
 
     #[test]
     fn what_is_put_in_comes_out() {

@@ -16,24 +16,25 @@ const MIN_STRING: u64 = 8;
 /// Reads `count` pairs, which were compared with the bytes that are left; also returns
 /// where each is.
 pub(crate) fn read(cursor: &mut Cursor<'_>, count: usize) -> Result<(Metadata, Vec<u64>), Error> {
-    let mut entries: Vec<(String, Value)> = Vec::with_capacity(count);
+    let (mut keys, mut values) = (Texts::with_capacity(count), Vec::with_capacity(count));
     let mut offsets = Vec::with_capacity(count);
     let mut seen = Seen::default();
     for number in 0..count {
         let offset = cursor.position();
         let key = read_key(cursor)?;
-        let key_at = |at: usize| entries.get(at).map(|(key, _)| key.as_str());
+        let key_at = |at: usize| keys.get(at);
         if let Some(first) = seen.insert(&key, number, key_at) {
             let first = offsets.get(first).copied().unwrap_or_default();
             return Err(cursor.error(offset, Fault::DuplicateKey { first }).inside(&key));
         }
         let value = read_value(cursor).map_err(|error| error.inside(&key))?;
-        entries.push((key, value));
+        keys.push(&key);
+        values.push(value);
         offsets.push(offset);
     }
     drop(seen);
     // Cannot fail: a key that occurs twice was refused above, with its place.
-    let metadata = Metadata::from_unique(entries).unwrap_or_default();
+    let metadata = Metadata::from_unique(keys, values).unwrap_or_default();
     Ok((metadata, offsets))
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use qz_shards::json::{Key, Skip, Stash, TextFault, parse};
 use qz_shards::{check_tensor, shown};
 use qz_tensor::{
-    DataType, MAX_RANK, Metadata, Shape, SizeError, SourceFile, TensorInfo, Value, recognise,
+    DataType, MAX_RANK, Metadata, Shape, SizeError, SourceFile, TensorInfo, Texts, Value, recognise,
 };
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -146,11 +146,12 @@ impl<'de> Visitor<'de> for StringsSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Metadata, A::Error> {
-        let mut pairs = Vec::new();
+        let (mut keys, mut values) = (Texts::default(), Vec::new());
         while let Some((key, value)) = entries.next_entry::<String, String>()? {
-            pairs.push((key, Value::String(value)));
+            keys.push(&key);
+            values.push(Value::String(value));
         }
-        Metadata::from_unique(pairs)
+        Metadata::from_unique(keys, values)
             .map_err(|key| self.0.fail(TextFault::DuplicateField(shown(&key))))
     }
 }

@@ -261,7 +261,7 @@ impl<'a> File<'a> {
         if let (Some(sink), Some(index)) = (&mut self.sink, self.positions.get(name))
             && !is_finished(sink, *index)
         {
-            sink.record_complete(*index);
+            sink.record_complete(*index, 0);
         }
     }
 

@@ -264,7 +264,8 @@ pub(crate) trait Sink {
     fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), Error>;
     fn completed(&self) -> &[TensorIndex];
     fn damaged(&self) -> &[TensorIndex];
-    fn record_complete(&mut self, tensor: TensorIndex);
+    fn record_complete(&mut self, tensor: TensorIndex, lost: u64);
+    fn lost(&self, tensor: TensorIndex) -> u64;
     fn checkpoint(&mut self);
     fn read_back(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<bool, Error>;
     fn keep(self: Box<Self>) -> Result<(), Error>;
@@ -287,8 +288,12 @@ where
         TensorSink::damaged(self)
     }
 
-    fn record_complete(&mut self, tensor: TensorIndex) {
-        TensorSink::record_complete(self, tensor);
+    fn record_complete(&mut self, tensor: TensorIndex, lost: u64) {
+        TensorSink::record_complete(self, tensor, lost);
+    }
+
+    fn lost(&self, tensor: TensorIndex) -> u64 {
+        TensorSink::lost(self, tensor)
     }
 
     fn checkpoint(&mut self) {

@@ -35,6 +35,8 @@ struct Tensor {
     placed: PlacedTensor,
     /// Bytes put so far; all of them if an earlier run finished the tensor.
     put: u64,
+    /// What an earlier run noted of it.
+    lost: u64,
     sum: RunningSum,
 }
 
@@ -84,7 +86,7 @@ impl StagedTensors {
             }
             staged.write_at(file, 0, &start)?;
         }
-        let begun = |placed| Tensor { placed, put: 0, sum: RunningSum::begin() };
+        let begun = |placed| Tensor { placed, put: 0, lost: 0, sum: RunningSum::begin() };
         let tensors = tensors.into_iter().map(begun).collect();
         let is_continued = !staged.completed.is_empty();
         let (completed, damaged) = (Vec::new(), Vec::new());
@@ -97,16 +99,16 @@ impl StagedTensors {
     /// run wrote.
     fn continue_earlier_run(&mut self) -> Result<(), OutputError> {
         let records = std::mem::take(&mut self.staged.completed);
-        let mut finished: Vec<(TensorIndex, u32)> =
+        let mut finished: Vec<(TensorIndex, u32, u64)> =
             records.iter().filter_map(|text| self.parse_record(text)).collect();
         // Of a tensor that was computed again the last record holds.
         finished.reverse();
-        finished.sort_by_key(|(index, _)| *index);
-        finished.dedup_by_key(|(index, _)| *index);
-        for (index, sum) in finished {
+        finished.sort_by_key(|(index, ..)| *index);
+        finished.dedup_by_key(|(index, ..)| *index);
+        for (index, sum, lost) in finished {
             if self.stored_sum(index)? == sum {
                 let tensor = &mut self.tensors[index.0];
-                tensor.put = tensor.placed.bytes;
+                (tensor.put, tensor.lost) = (tensor.placed.bytes, lost);
                 self.completed.push(index);
             } else {
                 self.damaged.push(index);
@@ -129,7 +131,7 @@ impl StagedTensors {
     }
 
     fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), OutputError> {
-        let Tensor { placed, put, sum } = &mut self.tensors[tensor.0];
+        let Tensor { placed, put, sum, .. } = &mut self.tensors[tensor.0];
         let length = bytes.len() as u64;
         let inside = offset.checked_add(length).is_some_and(|end| end <= placed.bytes);
         assert!(
@@ -143,13 +145,13 @@ impl StagedTensors {
         Ok(())
     }
 
-    fn record_complete(&mut self, index: TensorIndex) {
+    fn record_complete(&mut self, index: TensorIndex, lost: u64) {
         let tensor = &self.tensors[index.0];
         tensor.assert_complete();
         let sum = tensor.sum.finish(tensor.placed.bytes);
         // A tensor that cannot be read back is not recorded: a later run does it again.
         if let Some(sum) = sum.or_else(|| self.stored_sum(index).ok()) {
-            self.staged.record(record(index, sum, &self.tensors[index.0].placed.name));
+            self.staged.record(record(index, sum, lost, &self.tensors[index.0].placed.name));
         }
     }
 
@@ -185,19 +187,20 @@ impl StagedTensors {
         self.staged.commit()
     }
 
-    /// The tensor of a record and its checksum, if there is such a tensor.
-    fn parse_record(&self, text: &str) -> Option<(TensorIndex, u32)> {
+    /// The tensor of a record, its checksum and its lost weights, if there is such a tensor.
+    fn parse_record(&self, text: &str) -> Option<(TensorIndex, u32, u64)> {
         let mut words = text.split(' ');
         let index = TensorIndex(words.next()?.parse().ok()?);
         let sum = u32::from_str_radix(words.next()?, 16).ok()?;
+        let lost = words.next()?.parse().ok()?;
         let name = &self.tensors.get(index.0)?.placed.name;
-        (record(index, sum, name) == text).then_some((index, sum))
+        (record(index, sum, lost, name) == text).then_some((index, sum, lost))
     }
 }
 
 /// A tensor's journal record. Escaped, since a record is one line.
-fn record(index: TensorIndex, sum: u32, name: &str) -> String {
-    format!("{} {sum:08x} {}", index.0, name.escape_default())
+fn record(index: TensorIndex, sum: u32, lost: u64, name: &str) -> String {
+    format!("{} {sum:08x} {lost} {}", index.0, name.escape_default())
 }
 
 impl RunningSum {
@@ -245,8 +248,14 @@ impl<S: StagedSink> TensorSink for S {
 
     /// # Panics
     /// If bytes of the tensor are missing.
-    fn record_complete(&mut self, tensor: TensorIndex) {
-        self.staged_mut().record_complete(tensor);
+    fn record_complete(&mut self, tensor: TensorIndex, lost: u64) {
+        self.staged_mut().record_complete(tensor, lost);
+    }
+
+    /// # Panics
+    /// If there is no such tensor.
+    fn lost(&self, tensor: TensorIndex) -> u64 {
+        self.staged().tensors[tensor.0].lost
     }
 
     fn checkpoint(&mut self) {

@@ -407,7 +407,7 @@ mod tensors {
         for (offset, bytes) in halves {
             sink.put(TensorIndex(number), offset, bytes).expect("put");
         }
-        sink.record_complete(TensorIndex(number));
+        sink.record_complete(TensorIndex(number), 0);
     }
 
     #[test]
@@ -455,6 +455,6 @@ mod tensors {
         check(&|journal| journal.trim_end().to_owned(), 0, 0);
         check(&|journal| journal.replace("tensor 0", "tensor 1"), 0, 0);
         check(&|journal| journal.replace("\n0 ", "\n0 1"), 0, 0);
-        check(&|journal| format!("{journal}0 00000000 tensor 0\n"), 0, 1);
+        check(&|journal| format!("{journal}0 00000000 0 tensor 0\n"), 0, 1);
     }
 }

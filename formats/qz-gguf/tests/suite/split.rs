@@ -149,7 +149,7 @@ fn begin(target: &Path, metadata: &Metadata, split: SplitOptions) -> GgufSink {
 fn put_all(sink: &mut GgufSink) {
     for index in 0..3 {
         sink.put(TensorIndex(index), 0, &[index as u8; 12]).expect("put");
-        sink.record_complete(TensorIndex(index));
+        sink.record_complete(TensorIndex(index), 0);
     }
 }
 
@@ -208,7 +208,7 @@ fn an_interrupted_set_is_continued() {
         SplitOptions { max_tensors: std::num::NonZeroU32::new(1), ..SplitOptions::default() };
     let mut sink = begin(&target, &Metadata::new(), split);
     sink.put(TensorIndex(1), 0, &[1; 12]).expect("put");
-    sink.record_complete(TensorIndex(1));
+    sink.record_complete(TensorIndex(1), 0);
     sink.keep().expect("kept");
     assert_eq!(names(folder.path()), ["m.gguf.partial"]);
     let mut sink = begin(&target, &Metadata::new(), split);

@@ -46,7 +46,7 @@ fn an_unfinished_file_has_no_magic() {
     let target = folder.path().join("out.gguf");
     let mut sink = create(&target, &Metadata::new(), &two()).expect("created");
     sink.put(TensorIndex(0), 0, &[1; 12]).expect("put");
-    sink.record_complete(TensorIndex(0));
+    sink.record_complete(TensorIndex(0), 0);
     sink.keep().expect("kept");
     assert!(!target.exists());
     let data = fs::read(folder.path().join("out.gguf.partial/data/out.gguf")).expect("read");
@@ -61,7 +61,7 @@ fn an_interrupted_file_is_continued() {
     let put = |sink: &mut GgufSink, index: usize| {
         let bytes = if index == 0 { &[1; 12][..] } else { &[2; 34] };
         sink.put(TensorIndex(index), 0, bytes).expect("put");
-        sink.record_complete(TensorIndex(index));
+        sink.record_complete(TensorIndex(index), 0);
     };
     let mut sink = create(&whole, &Metadata::new(), &two()).expect("created");
     put(&mut sink, 0);
@@ -91,7 +91,7 @@ fn another_job_begins_anew() {
     let target = folder.path().join("out.gguf");
     let mut sink = create(&target, &Metadata::new(), &two()).expect("created");
     sink.put(TensorIndex(0), 0, &[1; 12]).expect("put");
-    sink.record_complete(TensorIndex(0));
+    sink.record_complete(TensorIndex(0), 0);
     sink.keep().expect("kept");
     let options = OutputOptions::default();
     let sink = GgufSink::create(&target, &Metadata::new(), &two(), "another", options);

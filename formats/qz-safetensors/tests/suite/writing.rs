@@ -115,7 +115,7 @@ fn an_unfinished_folder_is_continued() {
     let mut sink = begin(&target, &tensors, 20).expect("begun");
     assert!(sink.completed().is_empty());
     sink.put(TensorIndex(1), 0, &content(1, &tensors[1])).expect("put");
-    sink.record_complete(TensorIndex(1));
+    sink.record_complete(TensorIndex(1), 0);
     sink.keep().expect("kept");
     assert!(!target.exists());
     let mut sink = begin(&target, &tensors, 20).expect("begun");
