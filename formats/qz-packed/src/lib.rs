@@ -22,10 +22,6 @@
 //! pass makes.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
-)]
 
 pub mod bits;
 mod error;

@@ -54,7 +54,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.bytes
+        self.offset..self.offset.saturating_add(self.bytes)
     }
 }
 
@@ -91,8 +91,8 @@ impl<'f> Archive<'f> {
         listed.sort_by_key(|entry| entry.header);
         let mut entries = HashMap::new();
         let mut end = 0;
-        for (position, entry) in listed.iter().enumerate() {
-            let next = listed.get(position + 1);
+        let nexts = listed.iter().skip(1).map(Some).chain([None]);
+        for (entry, next) in listed.iter().zip(nexts) {
             let next_begin = next.map_or(directory.range.start, |next| next.header);
             let found = check_entry(file, entry, end, next_begin)?;
             end = next_begin;
@@ -115,13 +115,15 @@ impl<'f> Archive<'f> {
     /// Compares the data of `entry`, which is small, with its checksum.
     pub(crate) fn check_data(&self, name: &str, entry: &Entry) -> Result<(), Error> {
         let mut hasher = crc32fast::Hasher::new();
-        let mut buffer = vec![0; 64 * 1024];
+        const AT_ONCE: u64 = 64 * 1024;
+        let mut buffer = Vec::new();
         let mut range = entry.range();
         while !range.is_empty() {
-            let count = (range.end - range.start).min(buffer.len() as u64) as usize;
-            self.file.read_exact_at(range.start, &mut buffer[..count])?;
-            hasher.update(&buffer[..count]);
-            range.start += count as u64;
+            // At most what the buffer had at first, so the cast is exact.
+            buffer.resize(length(&range).min(AT_ONCE) as usize, 0);
+            self.file.read_exact_at(range.start, &mut buffer)?;
+            hasher.update(&buffer);
+            range.start = range.start.saturating_add(buffer.len() as u64);
         }
         let (found, expected) = (hasher.finalize(), entry.checksum);
         if found != expected {
@@ -132,33 +134,44 @@ impl<'f> Archive<'f> {
     }
 }
 
+/// Bytes of a range.
+fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}
+
+/// Bytes of a record of fixed length; zeros past its end.
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+}
+
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+    u16::from_le_bytes(array_at(bytes, at))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
+    u32::from_le_bytes(array_at(bytes, at))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+    u64::from_le_bytes(array_at(bytes, at))
 }
 
 /// Finds the end record, whose comment ends with the file.
 fn find_end(file: &SourceFile) -> Result<(u64, Vec<u8>), Error> {
     let window = file.len().min(END_BYTES + u64::from(u16::MAX));
-    let start = file.len() - window;
+    let start = file.len().saturating_sub(window);
     // At most 64 KiB, so the cast is exact.
     let mut tail = vec![0; window as usize];
     file.read_exact_at(start, &mut tail)?;
     let last = tail.len().checked_sub(END_BYTES as usize);
     let is_end = |at: &usize| {
-        let comment = tail.len() - at - END_BYTES as usize;
-        u32_at(&tail, *at) == END && usize::from(u16_at(&tail, at + 20)) == comment
+        let record = tail.get(*at..).unwrap_or_default();
+        let comment = record.len().checked_sub(END_BYTES as usize);
+        u32_at(record, 0) == END && Some(usize::from(u16_at(record, 20))) == comment
     };
     let at = last.and_then(|last| (0..=last).rev().find(is_end));
     let at = at.ok_or_else(|| Error::at(file.path(), file.len(), Fault::NoEndRecord))?;
-    Ok((start + at as u64, tail.split_off(at)))
+    Ok((start.saturating_add(at as u64), tail.split_off(at)))
 }
 
 fn find_directory(file: &SourceFile) -> Result<Directory, Error> {
@@ -222,16 +235,16 @@ fn find_end64(file: &SourceFile, end_at: u64) -> Result<Option<(u64, [u64; 3])>,
 
 fn read_directory(file: &SourceFile, directory: &Directory) -> Result<Vec<Listed>, Error> {
     // At most MAX_DIRECTORY, so the cast is exact.
-    let mut bytes = vec![0; (directory.range.end - directory.range.start) as usize];
+    let mut bytes = vec![0; length(&directory.range) as usize];
     file.read_exact_at(directory.range.start, &mut bytes)?;
     let mut listed = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let place = directory.range.start + at as u64;
-        let (entry, length) = read_listed(&bytes[at..], place)
-            .map_err(|fault| Error::at(file.path(), place, fault))?;
+    let (mut rest, mut place) = (bytes.as_slice(), directory.range.start);
+    while !rest.is_empty() {
+        let (entry, after) =
+            read_listed(rest, place).map_err(|fault| Error::at(file.path(), place, fault))?;
         listed.push(entry);
-        at += length;
+        place = place.saturating_add(rest.len().abs_diff(after.len()) as u64);
+        rest = after;
     }
     if listed.len() as u64 != directory.entries {
         let fault = Fault::Directory("it has another number of entries than is said");
@@ -240,24 +253,23 @@ fn read_directory(file: &SourceFile, directory: &Directory) -> Result<Vec<Listed
     Ok(listed)
 }
 
-/// The entry that `bytes` begin with, and how long its description is.
-fn read_listed(bytes: &[u8], at: u64) -> Result<(Listed, usize), Fault> {
-    let cut = Fault::Directory("an entry is cut");
-    let Some(fixed) = bytes.get(..CENTRAL_BYTES) else { return Err(cut) };
+/// The entry that `bytes` begin with, and the bytes behind it.
+fn read_listed(bytes: &[u8], at: u64) -> Result<(Listed, &[u8]), Fault> {
+    let cut = || Fault::Directory("an entry is cut");
+    let (fixed, mut rest) = bytes.split_at_checked(CENTRAL_BYTES).ok_or_else(cut)?;
     if u32_at(fixed, 0) != CENTRAL {
         return Err(Fault::Directory("an entry does not begin where the one before ends"));
     }
-    let lengths = [28, 30, 32].map(|at| usize::from(u16_at(fixed, at)));
-    let total = CENTRAL_BYTES + lengths.iter().sum::<usize>();
-    let Some(variable) = bytes.get(CENTRAL_BYTES..total) else { return Err(cut) };
-    let (name, variable) = variable.split_at(lengths[0]);
+    let mut variable =
+        |at| rest.split_off(..usize::from(u16_at(fixed, at))).ok_or_else(cut);
+    let (name, extra, _comment) = (variable(28)?, variable(30)?, variable(32)?);
     let name = entry_name(name)?;
     let flags = u16_at(fixed, 8);
     if flags & !(FLAG_DESCRIPTOR | FLAG_UTF8) != 0 {
         return Err(Fault::EntryFlags { name: shown(&name), flags });
     }
     let mut numbers = [24, 20, 42].map(|at| u64::from(u32_at(fixed, at)));
-    widen(&variable[..lengths[1]], &mut numbers)?;
+    widen(extra, &mut numbers)?;
     let [bytes, packed, header] = numbers;
     let method = u16_at(fixed, 10);
     if method != 0 || bytes != packed {
@@ -267,7 +279,7 @@ fn read_listed(bytes: &[u8], at: u64) -> Result<(Listed, usize), Fault> {
         return Err(Fault::Directory("an entry is in another part"));
     }
     let checksum = u32_at(fixed, 16);
-    Ok((Listed { name, flags, method, checksum, bytes, header, at }, total))
+    Ok((Listed { name, flags, method, checksum, bytes, header, at }, rest))
 }
 
 /// Replaces the numbers that do not fit 32 bits with those of the zip64 field,
@@ -280,7 +292,7 @@ fn widen(mut extra: &[u8], numbers: &mut [u64]) -> Result<(), Fault> {
             return Err(Fault::Directory("an extra field is cut"));
         };
         if u16_at(head, 0) == ZIP64_EXTRA {
-            if length < 8 * saturated {
+            if field.chunks_exact(8).len() < saturated {
                 return Err(Fault::Directory("a zip64 field is too short"));
             }
             let wide = numbers.iter_mut().filter(|number| **number == SATURATED);
@@ -331,12 +343,12 @@ fn check_entry(file: &SourceFile, entry: &Listed, end: u64, next: u64) -> Result
     let Some(data_end) = offset.checked_add(entry.bytes).filter(|end| *end <= next) else {
         return overlap(offset.saturating_add(entry.bytes));
     };
-    let rest = next - data_end;
+    let rest = next.saturating_sub(data_end);
     let has_descriptor = entry.flags & FLAG_DESCRIPTOR != 0;
     match (has_descriptor, rest) {
         (false, 0) => {}
         (true, 12 | 16 | 20 | 24) => check_descriptor(file, entry, data_end..next)?,
-        (true, 0..12) => return overlap(data_end + 12),
+        (true, 0..12) => return overlap(data_end.saturating_add(12)),
         _ => {
             let name = "what follows".to_owned();
             return fail(data_end, Fault::EntryGap { name, begin: next, end: data_end });
@@ -352,7 +364,7 @@ fn check_header(file: &SourceFile, entry: &Listed, next: u64) -> Result<u64, Err
         let fault = Fault::HeaderMismatch { name: shown(&entry.name), field };
         Err(Error::at(file.path(), entry.header, fault))
     };
-    let length = LOCAL_BYTES + entry.name.len();
+    let length = LOCAL_BYTES.saturating_add(entry.name.len());
     if entry.header.checked_add(length as u64).is_none_or(|end| end > next) {
         return mismatch("place");
     }
@@ -362,7 +374,7 @@ fn check_header(file: &SourceFile, entry: &Listed, next: u64) -> Result<u64, Err
         return mismatch("place");
     }
     if usize::from(u16_at(&bytes, 26)) != entry.name.len()
-        || &bytes[LOCAL_BYTES..] != entry.name.as_bytes()
+        || !bytes.ends_with(entry.name.as_bytes())
     {
         return mismatch("name");
     }
@@ -370,8 +382,8 @@ fn check_header(file: &SourceFile, entry: &Listed, next: u64) -> Result<u64, Err
         return mismatch("flags or method");
     }
     let extra_bytes = u16_at(&bytes, 28);
-    let extra_at = entry.header + length as u64;
-    let offset = extra_at + u64::from(extra_bytes);
+    let extra_at = entry.header.saturating_add(length as u64);
+    let offset = extra_at.saturating_add(extra_bytes.into());
     if offset > next {
         return mismatch("place");
     }
@@ -396,12 +408,12 @@ fn check_header(file: &SourceFile, entry: &Listed, next: u64) -> Result<u64, Err
 /// Compares the record behind an entry's data with the directory: a signature,
 /// which may be missing, the checksum, and both sizes in 4 or 8 bytes.
 fn check_descriptor(file: &SourceFile, entry: &Listed, range: Range<u64>) -> Result<(), Error> {
-    let mut bytes = [0; 24];
-    let length = (range.end - range.start) as usize;
-    file.read_exact_at(range.start, &mut bytes[..length])?;
-    let fields = match length {
-        16 | 24 if u32_at(&bytes, 0) == DESCRIPTOR => &bytes[4..length],
-        12 | 20 => &bytes[..length],
+    // At most 24, so the cast is exact.
+    let mut bytes = vec![0; length(&range) as usize];
+    file.read_exact_at(range.start, &mut bytes)?;
+    let fields = match bytes.len() {
+        16 | 24 => bytes.strip_prefix(&DESCRIPTOR.to_le_bytes()).unwrap_or_default(),
+        12 | 20 => &bytes,
         _ => &[],
     };
     let sizes = match fields.len() {

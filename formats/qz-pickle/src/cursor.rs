@@ -34,7 +34,7 @@ impl<'f> Cursor<'f> {
 
     /// Bytes before the end.
     pub(crate) fn left(&self) -> u64 {
-        self.end - self.position
+        self.end.saturating_sub(self.position)
     }
 
     /// The error `fault`, at the byte `offset`.
@@ -55,7 +55,7 @@ impl<'f> Cursor<'f> {
     fn buffered(&mut self) -> Result<&[u8], Error> {
         self.expect(1)?;
         // Inside the buffer, so the cast is exact.
-        let mut skip = (self.position - self.buffered_from) as usize;
+        let mut skip = self.position.saturating_sub(self.buffered_from) as usize;
         if skip >= self.buffer.len() {
             // At most BUFFER, so the cast is exact.
             self.buffer.resize(self.left().min(BUFFER) as usize, 0);
@@ -63,7 +63,7 @@ impl<'f> Cursor<'f> {
             self.buffered_from = self.position;
             skip = 0;
         }
-        Ok(&self.buffer[skip..])
+        Ok(self.buffer.get(skip..).unwrap_or_default())
     }
 
     /// Hands the next `count` bytes to `take`, piece by piece.
@@ -72,21 +72,21 @@ impl<'f> Cursor<'f> {
         let mut missing = count;
         while missing > 0 {
             let piece = self.buffered()?;
-            let piece = &piece[..piece.len().min(usize::try_from(missing).unwrap_or(usize::MAX))];
+            let most = usize::try_from(missing).unwrap_or(usize::MAX);
+            let piece = piece.get(..most).unwrap_or(piece);
             let length = piece.len() as u64;
             take(piece);
-            self.position += length;
-            missing -= length;
+            self.position = self.position.saturating_add(length);
+            missing = missing.saturating_sub(length);
         }
         Ok(())
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
         let mut out = [0; N];
-        let mut filled = 0;
+        let mut empty = out.iter_mut();
         self.pieces(N as u64, |piece| {
-            out[filled..filled + piece.len()].copy_from_slice(piece);
-            filled += piece.len();
+            piece.iter().zip(&mut empty).for_each(|(from, to)| *to = *from);
         })?;
         Ok(out)
     }
@@ -104,7 +104,7 @@ impl<'f> Cursor<'f> {
 
     pub(crate) fn skip(&mut self, count: u64) -> Result<(), Error> {
         self.expect(count)?;
-        self.position += count;
+        self.position = self.position.saturating_add(count);
         Ok(())
     }
 

@@ -64,10 +64,9 @@ enum Kind {
 
 /// Which of the two layouts a file has, by its first bytes.
 fn kind(file: &SourceFile) -> Result<Kind, Error> {
-    let mut start = [0; 512];
     // At most 512, so the cast is exact.
-    let start = &mut start[..file.len().min(512) as usize];
-    file.read_exact_at(0, start)?;
+    let mut start = vec![0; file.len().min(512) as usize];
+    file.read_exact_at(0, &mut start)?;
     let fault = if start.starts_with(b"PK\x03\x04") {
         return Ok(Kind::Zip);
     } else if start.starts_with(legacy::MAGIC) {
@@ -77,7 +76,7 @@ fn kind(file: &SourceFile) -> Result<Kind, Error> {
     } else if start.is_empty() {
         Fault::NotPyTorch("an empty file")
     } else {
-        Fault::NotPyTorch(recognise(start).unwrap_or("nothing we know"))
+        Fault::NotPyTorch(recognise(&start).unwrap_or("nothing we know"))
     };
     Err(Error::at(file.path(), 0, fault))
 }
@@ -107,10 +106,10 @@ fn read_zip(file: &SourceFile) -> Result<Vec<Found>, Error> {
     }
     if let Some((name, order)) = entry("byteorder") {
         archive.check_data(&name, &order)?;
-        let mut text = [0; 6];
-        let length = text.len().min(usize::try_from(order.bytes).unwrap_or(usize::MAX));
-        file.read_exact_at(order.offset, &mut text[..length])?;
-        if &text != b"little" || order.bytes != text.len() as u64 {
+        // At most 7, so the cast is exact.
+        let mut text = vec![0; order.bytes.min(7) as usize];
+        file.read_exact_at(order.offset, &mut text)?;
+        if text != b"little" {
             return Err(fail(order.offset, Fault::BigEndian));
         }
     }
@@ -146,15 +145,16 @@ impl ShardReader for TorchReader {
         offset: u64,
         out: &mut [u8],
     ) -> Result<(), FileError> {
-        let Some(layout) = &self.layouts[place] else {
-            return self.file.read_exact_at(info.offset + offset, out);
+        let Some(layout) = self.layouts.get(place).and_then(Option::as_ref) else {
+            return info.read_from(&self.file, offset, out);
         };
+        info.assert_has(offset, out.len());
         let view = View { file: &self.file, tensor: place, origin: info.offset, layout };
         view.read(offset, out, &self.bands)
     }
 
     fn location(&self, place: usize, info: &TensorInfo, offset: u64) -> Location {
-        let offset = self.layouts[place].as_ref().map_or(offset, |layout| layout.byte(offset));
+        let offset = self.layouts.get(place).and_then(Option::as_ref).map_or(offset, |layout| layout.byte(offset));
         info.location(offset)
     }
 }
@@ -192,12 +192,14 @@ impl TensorSource for TorchFile {
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for; of a
     /// view also if these are not whole elements.
+    #[allow(clippy::indexing_slicing, reason = "what the trait says of a tensor that is not there")]
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
-        let info = &self.tensors[tensor.0];
-        info.assert_has(offset, out.len());
-        self.reader.read(tensor.0, info, offset, out)
+        self.reader.read(tensor.0, &self.tensors[tensor.0], offset, out)
     }
 
+    /// # Panics
+    /// If there is no such tensor.
+    #[allow(clippy::indexing_slicing, reason = "what the trait says of a tensor that is not there")]
     fn location(&self, tensor: TensorIndex, offset: u64) -> Location {
         self.reader.location(tensor.0, &self.tensors[tensor.0], offset)
     }

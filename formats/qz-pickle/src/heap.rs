@@ -53,10 +53,10 @@ pub(crate) struct Call {
 pub(crate) struct Heap {
     text: String,
     items: Vec<Value>,
-    pub(crate) lists: Vec<Vec<Value>>,
-    pub(crate) dicts: Vec<Dict>,
-    pub(crate) storages: Vec<Call>,
-    pub(crate) tensors: Vec<Call>,
+    lists: Vec<Vec<Value>>,
+    dicts: Vec<Dict>,
+    storages: Vec<Call>,
+    tensors: Vec<Call>,
 }
 
 /// Sizes are bounded by the limits of the machine, far below 2^32.
@@ -113,6 +113,30 @@ impl Heap {
 
     pub(crate) fn dict(&self, number: u32) -> &Dict {
         &self.dicts[number as usize]
+    }
+
+    pub(crate) fn dict_mut(&mut self, number: u32) -> &mut Dict {
+        &mut self.dicts[number as usize]
+    }
+
+    pub(crate) fn list(&self, number: u32) -> &[Value] {
+        &self.lists[number as usize]
+    }
+
+    pub(crate) fn list_mut(&mut self, number: u32) -> &mut Vec<Value> {
+        &mut self.lists[number as usize]
+    }
+
+    pub(crate) fn storage(&self, number: u32) -> Call {
+        self.storages[number as usize]
+    }
+
+    pub(crate) fn storages(&self) -> &[Call] {
+        &self.storages
+    }
+
+    pub(crate) fn tensor(&self, number: u32) -> Call {
+        self.tensors[number as usize]
     }
 
     /// How many things there are that a value refers to by number.

@@ -51,7 +51,7 @@ fn next_pickle(file: &SourceFile, at: &mut u64) -> Result<(Unpickled, u64), Erro
         Error::Malformed { location, fault }
             if end < file.len() && matches!(*fault, Fault::TruncatedPickle { .. }) =>
         {
-            let fault = Box::new(Fault::PickleTooLong(file.len() - start));
+            let fault = Box::new(Fault::PickleTooLong(file.len().saturating_sub(start)));
             Error::Malformed { location, fault }
         }
         error => error,
@@ -80,7 +80,7 @@ fn find_storages(
     let file = state.file;
     let fail = |at, fault| Error::at(file.path(), at, fault);
     let mut named = HashMap::new();
-    for call in &state.pickle.heap.storages {
+    for call in state.pickle.heap.storages() {
         let storage = state.storage_call(*call).map_err(|fault| fail(call.at, fault))?;
         named.insert(storage.key, storage);
     }
@@ -90,7 +90,7 @@ fn find_storages(
         return Err(fail(keys_at, fault));
     };
     let mut storages = Storages::new();
-    for key in &keys.heap.lists[keys_list as usize] {
+    for key in keys.heap.list(keys_list) {
         let Value::Text(key) = *key else {
             let fault = Fault::WrongValue { expected: "a storage's key", found: key.kind() };
             return Err(fail(keys_at, fault));
@@ -100,7 +100,7 @@ fn find_storages(
             return Err(fail(keys_at, Fault::MissingStorage(format!("\"{}\"", shown(key)))));
         };
         let mut count = [0; 8];
-        let left = file.len() - at;
+        let left = file.len().saturating_sub(at);
         let missing = |needed| Fault::StorageMissing { key: shown(key), needed, left };
         if left < count.len() as u64 {
             return Err(fail(at, missing(8)));
@@ -112,18 +112,19 @@ fn find_storages(
             let (key, expected) = (shown(key), storage.bytes());
             return Err(fail(at, Fault::StorageSize { key, expected, found }));
         }
-        let needed = storage.bytes() + 8;
+        let needed = storage.bytes().saturating_add(8);
         let bytes = match u64::try_from(needed) {
-            Ok(needed) if needed <= left => needed - 8,
+            Ok(needed) if needed <= left => needed.saturating_sub(8),
             _ => return Err(fail(at, missing(needed))),
         };
-        let data = StorageData { offset: at + 8, bytes };
+        let offset = at.saturating_add(8);
+        let data = StorageData { offset, bytes };
         if storages.insert(key.to_owned(), data).is_some() {
             return Err(fail(keys_at, Fault::DuplicateEntry(shown(key))));
         }
-        at += bytes + 8;
+        at = offset.saturating_add(bytes);
     }
-    match file.len() - at {
+    match file.len().saturating_sub(at) {
         0 => Ok(storages),
         behind => Err(fail(at, Fault::TrailingBytes(behind))),
     }

@@ -31,11 +31,16 @@ mod cursor;
 mod error;
 mod file;
 mod globals;
+// Numbers in values are places in the heap's own lists, which only grow.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod heap;
 mod legacy;
 mod machine;
 mod opcodes;
 mod state;
+// Every element of a view was found inside its storage before it is read (`state`), so places,
+// sizes and their products fit.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod strided;
 
 pub use archive::{MAX_DIRECTORY, MAX_ENTRIES};

@@ -92,7 +92,7 @@ impl Machine<'_, '_> {
     }
 
     fn check_limits(&self) -> Result<(), Error> {
-        if self.stack.len() + self.marks.len() > MAX_DEPTH {
+        if self.stack.len().saturating_add(self.marks.len()) > MAX_DEPTH {
             return Err(self.limit("values on the stack", MAX_DEPTH));
         }
         if self.memo.len() > MAX_MEMO {
@@ -218,7 +218,7 @@ impl Machine<'_, '_> {
         let bytes = self.cursor.bytes(length.into())?;
         let sign = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { 0xff } else { 0 };
         let mut number = [sign; 8];
-        number[..bytes.len()].copy_from_slice(&bytes);
+        number.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
         Ok(Value::Int(i64::from_le_bytes(number)))
     }
 
@@ -249,11 +249,11 @@ impl Machine<'_, '_> {
                 return Ok(self.heap.add_tuple(items));
             }
         };
-        let mut items = [Value::None; 3];
-        for item in items[..count].iter_mut().rev() {
+        let mut items = vec![Value::None; count];
+        for item in items.iter_mut().rev() {
             *item = self.pop()?;
         }
-        Ok(self.heap.add_tuple(items[..count].iter().copied()))
+        Ok(self.heap.add_tuple(items))
     }
 
     fn append(
@@ -262,7 +262,7 @@ impl Machine<'_, '_> {
     ) -> Result<(), Error> {
         let items = items(self)?;
         match self.top()? {
-            Value::List(list) => self.heap.lists[list as usize].extend(items),
+            Value::List(list) => self.heap.list_mut(list).extend(items),
             other => return Err(self.wrong("a list to append to", other)),
         }
         Ok(())
@@ -276,7 +276,7 @@ impl Machine<'_, '_> {
         }
         match self.top()? {
             Value::Dict(dict) => {
-                let entries = &mut self.heap.dicts[dict as usize].entries;
+                let entries = &mut self.heap.dict_mut(dict).entries;
                 entries.extend(pairs.iter().map(|[key, value]| (*key, *value)));
             }
             other => return Err(self.wrong("a dictionary to fill", other)),

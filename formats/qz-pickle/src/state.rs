@@ -41,7 +41,7 @@ impl StorageCall<'_> {
     }
 
     pub(crate) fn bytes(&self) -> u128 {
-        u128::from(self.elements) * u128::from(self.element_bytes())
+        u128::from(self.elements).saturating_mul(self.element_bytes().into())
     }
 }
 
@@ -71,7 +71,7 @@ impl State<'_> {
                 let what = format!("\"{}\" is {}, not a tensor", shown(name), value.kind());
                 return Err(self.no_state_dict(what));
             };
-            let call = self.pickle.heap.tensors[tensor as usize];
+            let call = self.pickle.heap.tensor(tensor);
             let tensor = check_tensor(name)
                 .map_err(Fault::from)
                 .and_then(|()| match names.insert(name) {
@@ -138,7 +138,7 @@ impl State<'_> {
             return Err(Fault::StorageSize { key, expected, found });
         }
         let element_bytes = data_type.block_bytes() as u64;
-        let elements = data.bytes / element_bytes;
+        let elements = data.bytes.checked_div(element_bytes).unwrap_or(0);
         let View { offset, shape, strides } = arguments.view;
         check_inside(offset, &shape, &strides, elements)?;
         check_apart(&shape, &strides)?;
@@ -147,7 +147,7 @@ impl State<'_> {
         let bytes = checked.byte_size(data_type).map_err(size_fault)?;
         let strided = Strided::new(&shape, &strides, data_type.block_bytes());
         // Inside the storage, which is inside the file.
-        let offset = data.offset + offset * element_bytes;
+        let offset = data.offset.saturating_add(offset.saturating_mul(element_bytes));
         let file = self.file.path().clone();
         let name = name.into();
         Ok((TensorInfo { name, data_type, shape: checked, file, offset, bytes }, strided))
@@ -204,7 +204,7 @@ impl State<'_> {
 
     /// What the pickle says of the storage with this number.
     fn storage(&self, number: u32) -> Result<StorageCall<'_>, Fault> {
-        self.storage_call(self.pickle.heap.storages[number as usize])
+        self.storage_call(self.pickle.heap.storage(number))
     }
 
     /// What `call`, which names a storage, says of it: after the word and the class
@@ -266,7 +266,8 @@ fn check_inside(offset: u64, shape: &[u64], strides: &[u64], elements: u64) -> R
         return if offset <= elements { Ok(()) } else { outside(offset.into()) };
     }
     let last = shape.iter().zip(strides).fold(u128::from(offset), |last, (size, stride)| {
-        last.saturating_add(u128::from(size - 1) * u128::from(*stride))
+        let steps = u128::from(size.saturating_sub(1));
+        last.saturating_add(steps.saturating_mul((*stride).into()))
     });
     if last < u128::from(elements) { Ok(()) } else { outside(last) }
 }
@@ -279,14 +280,14 @@ fn check_apart(shape: &[u64], strides: &[u64]) -> Result<(), Fault> {
     }
     let mut steps: Vec<(u64, u64)> = strides.iter().copied().zip(shape.iter().copied()).collect();
     steps.sort_unstable();
-    let mut reach = 0;
+    let mut reach = 0u64;
     for (stride, size) in steps.into_iter().filter(|(_, size)| *size > 1) {
         if stride <= reach {
             let (shape, strides) = (shape.to_vec(), strides.to_vec());
             return Err(Fault::OverlappingStrides { shape, strides });
         }
         // Inside the storage: the sum has been checked.
-        reach += (size - 1) * stride;
+        reach = reach.saturating_add(size.saturating_sub(1).saturating_mul(stride));
     }
     Ok(())
 }
