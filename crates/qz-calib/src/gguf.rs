@@ -2,6 +2,11 @@
 //! squares per column (and expert) and `NAME.counts` with a count per expert
 //! (llama.cpp, common/imatrix-loader.cpp, tools/imatrix/imatrix.cpp).
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -70,10 +75,10 @@ fn refusal(path: &Path, file: &GgufFile) -> Error {
 
 fn entry(path: &Path, file: &GgufFile, name: &str, pair: &Pair) -> Result<Entry, Error> {
     let malformed = |fault| Error::Malformed { location: Location::file(path).tensor(name), fault };
-    let (Some(sums), Some(counts)) = (pair.sums, pair.counts) else {
+    let tensor = |place: Option<usize>| file.tensors().get(place?);
+    let (Some(sums), Some(info)) = (tensor(pair.sums), tensor(pair.counts)) else {
         return Err(malformed(Fault::Unpaired));
     };
-    let (sums, info) = (&file.tensors()[sums], &file.tensors()[counts]);
     for info in [sums, info] {
         if info.data_type != DataType::F32 {
             return Err(malformed(Fault::NotF32(info.data_type)));

@@ -10,6 +10,11 @@
 //! | then, or nothing: chunks | i32 |
 //! | length of the text's name, name | i32, bytes |
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
+
 use std::collections::BTreeMap;
 
 use qz_tensor::{Location, SourceFile};
@@ -59,7 +64,7 @@ impl Cursor<'_> {
         self.need(length as u64)?;
         let mut bytes = vec![0; length];
         self.file.read_exact_at(self.offset, &mut bytes)?;
-        self.offset += length as u64;
+        self.offset = self.offset.saturating_add(length as u64);
         Ok(bytes)
     }
 
@@ -69,9 +74,10 @@ impl Cursor<'_> {
     }
 
     fn length(&mut self, what: &'static str, least: i32, most: i32) -> Result<u32, Error> {
+        let start = self.offset;
         let length = self.number()?;
         if !(least..=most).contains(&length) {
-            self.offset -= size_of::<i32>() as u64;
+            self.offset = start;
             return Err(self.malformed(Fault::Length { what, length }));
         }
         Ok(length.unsigned_abs())
@@ -91,10 +97,10 @@ impl Cursor<'_> {
         self.tensor = Some(name.clone());
         let calls = self.number()?;
         let values = u64::from(self.length("the number of values", 1, i32::MAX)?);
-        let bytes = values * size_of::<f32>() as u64;
+        let bytes = values.saturating_mul(size_of::<f32>() as u64);
         self.need(bytes)?;
         let offset = self.offset;
-        self.offset += bytes;
+        self.offset = offset.saturating_add(bytes);
         // Without calls the values stand as they are.
         let divisor = if calls > 0 { calls as f32 } else { 1.0 };
         Ok((name, Entry { offset, values, divisors: vec![Some(divisor)] }))

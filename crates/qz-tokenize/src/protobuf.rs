@@ -5,6 +5,11 @@
 //! used, nothing is copied, and nothing recurses: a nested message is bytes until
 //! its caller reads it.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
+
 /// Why bytes are no message, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed {
@@ -61,21 +66,22 @@ impl<'a> Message<'a> {
         };
         let taken = Message { rest: taken, offset: self.offset };
         self.rest = rest;
-        self.offset += length;
+        self.offset = self.offset.saturating_add(length);
         Ok(taken)
     }
 
     fn integer(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
-        for (place, byte) in self.rest.iter().take(LONGEST_INTEGER).enumerate() {
+        for (length, byte) in (1u8..).zip(self.rest.iter().take(LONGEST_INTEGER)) {
             let bits = u64::from(byte & 0x7f);
             // The tenth byte has room for one bit only.
-            if place + 1 == LONGEST_INTEGER && *byte > 1 {
+            if usize::from(length) == LONGEST_INTEGER && *byte > 1 {
                 break;
             }
-            value |= bits << (7 * place);
+            let place = u32::from(length).saturating_sub(1).saturating_mul(7);
+            value |= bits.checked_shl(place).unwrap_or(0);
             if byte & 0x80 == 0 {
-                self.take(place as u64 + 1)?;
+                self.take(length.into())?;
                 return Ok(value);
             }
         }
@@ -143,7 +149,7 @@ impl<'a> Field<'a> {
     pub(crate) fn text(&self) -> Result<&'a str, Malformed> {
         let bytes = self.message()?;
         std::str::from_utf8(bytes.rest).map_err(|error| Malformed {
-            offset: bytes.offset + error.valid_up_to() as u64,
+            offset: bytes.offset.saturating_add(error.valid_up_to() as u64),
             problem: "the text is not valid UTF-8".to_owned(),
         })
     }

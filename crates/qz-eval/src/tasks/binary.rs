@@ -5,6 +5,11 @@
 //! are, which nobody scores. A text is its length and its bytes; answers are their
 //! number, their texts, and for each a 1 if it is right, else a 0.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
+
 use super::{MAX_CHOICES, Task};
 use crate::error::Fault;
 
@@ -13,8 +18,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Task>, (usize, Fault)> {
     let mut reader = Reader { bytes, offset: 0 };
     let count = reader.number()?;
     // The positions are not needed: tasks follow each other.
-    let positions = count as usize * 4;
-    reader.take(positions)?;
+    reader.take((count as usize).saturating_mul(4))?;
     // Grows as tasks are read, whatever the count says.
     let mut tasks = Vec::new();
     for _ in 0..count {
@@ -39,18 +43,16 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], (usize, Fault)> {
-        let left = self.bytes.len() - self.offset;
-        if length > left {
-            return Err((self.offset, Fault::TasksTruncated { wanted: length, left }));
-        }
-        let taken = &self.bytes[self.offset..self.offset + length];
-        self.offset += length;
+        let rest = self.bytes.get(self.offset..).unwrap_or_default();
+        let truncated = Fault::TasksTruncated { wanted: length, left: rest.len() };
+        let taken = rest.get(..length).ok_or((self.offset, truncated))?;
+        self.offset = self.offset.saturating_add(length);
         Ok(taken)
     }
 
     fn number(&mut self) -> Result<u32, (usize, Fault)> {
-        let bytes = self.take(4)?;
-        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        let bytes = self.take(4)?.first_chunk().copied().unwrap_or_default();
+        Ok(u32::from_le_bytes(bytes))
     }
 
     fn text(&mut self) -> Result<String, (usize, Fault)> {

@@ -10,6 +10,11 @@
 //! Positions begin at 0 and may be written as text or as letters from `A`. Fields with
 //! the same meaning may stand for each other.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
+
 use serde_json::{Map, Value};
 
 use super::{Choice, Task};
@@ -24,12 +29,12 @@ const ANSWERS: [&str; 5] = ["answer", "label", "gold", "answerKey", "correct"];
 /// The tasks of all lines; a fault comes with the byte where its line begins.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<Task>, (usize, Fault)> {
     let mut tasks = Vec::new();
-    let mut offset = 0;
+    let mut offset = 0usize;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         if !line.trim_ascii().is_empty() {
             tasks.push(read_line(line).map_err(|fault| (offset, fault))?);
         }
-        offset += line.len();
+        offset = offset.saturating_add(line.len());
     }
     Ok(tasks)
 }
@@ -72,7 +77,7 @@ fn texts(value: Option<&Value>) -> Result<Vec<String>, Fault> {
 
 fn first_text<'a>(object: &'a Object, names: &[&'static str]) -> Result<&'a str, Fault> {
     let text = names.iter().find_map(|name| object.get(*name)?.as_str());
-    text.filter(|text| !text.is_empty()).ok_or(Fault::Field(names[0]))
+    text.filter(|text| !text.is_empty()).ok_or(Fault::Field(names.first().copied().unwrap_or_default()))
 }
 
 fn position_of(correct: &Value, labels: &[String]) -> Result<usize, Fault> {
@@ -85,7 +90,7 @@ fn position_of(correct: &Value, labels: &[String]) -> Result<usize, Fault> {
         return Ok(position);
     }
     match text.as_bytes() {
-        [letter @ b'A'..=b'Z'] => Ok(usize::from(letter - b'A')),
+        [letter @ b'A'..=b'Z'] => Ok(usize::from(letter.saturating_sub(b'A'))),
         _ => text.parse().map_err(|_| wrong),
     }
 }

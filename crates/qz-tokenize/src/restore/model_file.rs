@@ -28,7 +28,7 @@ pub(super) fn write(table: &Table<'_>) -> Option<SideFile> {
     let mut file = Writer::default();
     for id in own {
         let mut piece = Writer::default();
-        piece.text(fields::PIECE, &table.tokens[id]);
+        piece.text(fields::PIECE, table.tokens[id]);
         piece.float(fields::SCORE, scores[id]);
         piece.integer(fields::TYPE, if id == unknown { 2 } else { kind(table.types[id]) });
         file.message(fields::PIECES, &piece);
@@ -63,7 +63,7 @@ fn trainer(table: &Table<'_>, unknown: usize, byte_fallback: bool) -> Writer {
     trainer.integer(fields::BEGINNING_ID, id(table.special.beginning));
     trainer.integer(fields::END_ID, id(table.special.end));
     trainer.integer(fields::PADDING_ID, id(table.special.padding));
-    trainer.text(fields::UNKNOWN_PIECE, &table.tokens[unknown]);
+    trainer.text(fields::UNKNOWN_PIECE, table.tokens[unknown]);
     for (field, id) in [
         (fields::BEGINNING_PIECE, table.special.beginning),
         (fields::END_PIECE, table.special.end),
