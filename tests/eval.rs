@@ -373,6 +373,9 @@ fn multiple_choice_tasks() {
         fails(&[&["eval", text(&model), "--task", text(file)], more].concat(), 3, rule, None);
     };
     bad(&lines, &["--few-shot", "32"], "few-tasks");
+    let long = folder.path().join("long.txt");
+    std::fs::write(&long, "of the people ".repeat(50_000)).expect("written");
+    bad(&lines, &["--few-shot", text(&long)], "task-too-long");
     bad(&model.join("config.json"), &[], "tasks-json");
     bad(&model.join("model.safetensors"), &[], "tasks-truncated");
     let usage = quantize(&["eval", text(&model), "--task", text(&lines), "--ctx", "64"]);

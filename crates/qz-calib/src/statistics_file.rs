@@ -117,3 +117,19 @@ fn impossible(size: usize, matrix: &[f32]) -> Option<Fault> {
 
 /// How far sums in f32 may be from their values.
 const ROUNDING: f64 = 1e-2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_sums_of_products_are() {
+        let check = |matrix: [f32; 4], expected: Option<Fault>| {
+            assert_eq!(impossible(2, &matrix), expected, "{matrix:?}");
+        };
+        check([4.0, 2.0, 2.0, 1.0], None);
+        check([0.0; 4], None);
+        check([4.0, 0.0, 0.0, -1.0], Some(Fault::NegativeDiagonal { row: 1, value: -1.0 }));
+        check([4.0, 3.0, 3.0, 1.0], Some(Fault::LargerThanDiagonal { row: 1, column: 0 }));
+    }
+}

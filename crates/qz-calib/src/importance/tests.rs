@@ -131,6 +131,9 @@ fn bad_gguf_files_are_named() {
     check(&metadata(), &[negative, counts], "negative-importance", Some("a"));
     let endless: Tensor<'_> = ("a.counts", &[1], &[f32::NAN]);
     check(&metadata(), &[sums, endless], "non-finite-importance", Some("a"));
+    // Sums of such counts would wrap.
+    let many: Tensor<'_> = ("a.counts", &[1], &[(1u64 << 49) as f32]);
+    check(&metadata(), &[sums, many], "non-finite-importance", Some("a"));
     let key = "imatrix.chunk_count";
     let mut without = metadata();
     without.remove(key);

@@ -167,6 +167,9 @@ mod tests {
         check(r#"{"question":"q","choices":["a",1],"answer":0}"#, Fault::Field("choices"));
         check(r#"{"question":"q","choices":["a"],"answer":0}"#, Fault::FewChoices(1));
         check(r#"{"question":"q","choices":["a",""],"answer":0}"#, Fault::EmptyChoice);
+        let many = vec![r#""a""#; 100_000].join(",");
+        let line = format!(r#"{{"question":"q","choices":[{many}],"answer":0}}"#);
+        check(&line, Fault::ManyChoices(100_000));
         check(r#"{"question":"q","choices":["a","b"]}"#, Fault::Field("answer"));
         check(r#"{"question":"q","choices":["a","b"],"answer":-1}"#, Fault::Field("answer"));
         check(
