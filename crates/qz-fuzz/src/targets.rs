@@ -281,10 +281,11 @@ fn index(bytes: &[u8], scratch: &Scratch) -> bool {
 
 fn torch(bytes: &[u8], scratch: &Scratch) -> bool {
     let Ok(file) = TorchFile::open(scratch.file(bytes)) else { return false };
-    let mut out = [0; 1];
-    (0..file.tensors().len())
-        .filter(|index| file.tensors()[*index].bytes > 0)
-        .all(|index| file.read(TensorIndex(index), 0, &mut out).is_ok())
+    file.tensors().iter().enumerate().filter(|(_, info)| info.bytes > 0).all(|(index, info)| {
+        // The first element: views are read by whole ones.
+        let mut out = vec![0; info.data_type.block_bytes()];
+        file.read(TensorIndex(index), 0, &mut out).is_ok()
+    })
 }
 
 /// One file of a checkpoint, others as they are.
