@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{
-    Run, Safetensors, copy_of, leave_unfinished, quantize, scratch, text,
-};
+use crate::support::{Run, Safetensors, copy_of, leave_unfinished, quantize, scratch, text};
 
 const WEIGHTS: usize = 256 * 256;
 

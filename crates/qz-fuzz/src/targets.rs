@@ -12,8 +12,8 @@ use qz_packed::PackedSource;
 use qz_pickle::TorchFile;
 use qz_safetensors::{SafetensorsFile, SafetensorsModel};
 use qz_tensor::{
-    DataType, FileError, MemorySource, MemoryTensor, OutputOptions, Shape, SideFiles, StagedArtifact,
-    TensorIndex, TensorSource,
+    DataType, FileError, MemorySource, MemoryTensor, OutputOptions, Shape, SideFiles,
+    StagedArtifact, TensorIndex, TensorSource,
 };
 use qz_tokenize::{EncodeOptions, Tokenizer, VocabularyOptions};
 use serde_json::{Map, Value, json};
@@ -441,9 +441,9 @@ fn ones() -> Option<MemorySource> {
     ];
     let parts = layers.iter().enumerate().flat_map(|(layer, parts)| {
         let name = move |suffix: &str| format!("model.layers.{layer}.mlp.up_proj.{suffix}");
-        parts.iter().map(move |(suffix, data_type, dimensions)| {
-            (name(suffix), *data_type, *dimensions)
-        })
+        parts
+            .iter()
+            .map(move |(suffix, data_type, dimensions)| (name(suffix), *data_type, *dimensions))
     });
     let parts: Vec<(String, DataType, &[u64])> = parts.collect();
     let mut tensors: Vec<MemoryTensor<'_>> = Vec::new();

@@ -223,8 +223,7 @@ impl Sinks {
             let place = plan.places[position].as_ref().filter(|_| !output.done[position]);
             let lost = output.lost.get(&position).copied().unwrap_or(0);
             for tensor in place.into_iter().flat_map(tensors_of) {
-                let (awaited, noted) =
-                    (&mut output.awaited[tensor.0], &mut output.noted[tensor.0]);
+                let (awaited, noted) = (&mut output.awaited[tensor.0], &mut output.noted[tensor.0]);
                 *awaited -= 1;
                 *noted += lost;
                 if *awaited == 0 {

@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use qz_tensor::{
-    FileError, Location, Metadata, Presence, SourceFile, TensorIndex, TensorInfo, TensorSource, Texts,
+    FileError, Location, Metadata, Presence, SourceFile, TensorIndex, TensorInfo, TensorSource,
+    Texts,
 };
 
 use crate::error::{Error, Fault, NameList};

@@ -68,8 +68,7 @@ impl GgufModel {
     }
 
     fn of_files(parts: Vec<GgufFile>) -> Result<Self, Error> {
-        let (mut files, mut tensors, mut ends) =
-            (Vec::new(), Vec::<TensorInfo>::new(), Vec::new());
+        let (mut files, mut tensors, mut ends) = (Vec::new(), Vec::<TensorInfo>::new(), Vec::new());
         let mut first_metadata = None;
         let mut notes = Vec::new();
         for part in parts {

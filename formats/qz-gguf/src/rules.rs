@@ -43,9 +43,8 @@ pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 
 /// Checks that so many tensors and metadata pairs are not too much for memory.
 pub(crate) fn check_entries(tensors: u64, pairs: u64) -> Result<(), Fault> {
-    let memory = tensors
-        .saturating_mul(TENSOR_MEMORY)
-        .saturating_add(pairs.saturating_mul(PAIR_MEMORY));
+    let memory =
+        tensors.saturating_mul(TENSOR_MEMORY).saturating_add(pairs.saturating_mul(PAIR_MEMORY));
     if memory > MAX_MEMORY { Err(Fault::TooManyEntries { tensors, pairs }) } else { Ok(()) }
 }
 

@@ -113,8 +113,9 @@ impl SplitOptions {
         for (end, size) in sizes.enumerate() {
             // The reference counts so, whatever the file's alignment.
             let size = size.saturating_add(31) & !31;
-            let is_full = self.max_tensors.is_some_and(|most| end.abs_diff(begin) >= most.get() as usize)
-                || self.max_bytes.is_some_and(|most| bytes.saturating_add(size) > most.get());
+            let is_full =
+                self.max_tensors.is_some_and(|most| end.abs_diff(begin) >= most.get() as usize)
+                    || self.max_bytes.is_some_and(|most| bytes.saturating_add(size) > most.get());
             if is_full && end > begin {
                 parts.push(begin..end);
                 (begin, bytes) = (end, 0);

@@ -260,8 +260,7 @@ fn read_listed(bytes: &[u8], at: u64) -> Result<(Listed, &[u8]), Fault> {
     if u32_at(fixed, 0) != CENTRAL {
         return Err(Fault::Directory("an entry does not begin where the one before ends"));
     }
-    let mut variable =
-        |at| rest.split_off(..usize::from(u16_at(fixed, at))).ok_or_else(cut);
+    let mut variable = |at| rest.split_off(..usize::from(u16_at(fixed, at))).ok_or_else(cut);
     let (name, extra, _comment) = (variable(28)?, variable(30)?, variable(32)?);
     let name = entry_name(name)?;
     let flags = u16_at(fixed, 8);

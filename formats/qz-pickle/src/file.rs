@@ -154,7 +154,11 @@ impl ShardReader for TorchReader {
     }
 
     fn location(&self, place: usize, info: &TensorInfo, offset: u64) -> Location {
-        let offset = self.layouts.get(place).and_then(Option::as_ref).map_or(offset, |layout| layout.byte(offset));
+        let offset = self
+            .layouts
+            .get(place)
+            .and_then(Option::as_ref)
+            .map_or(offset, |layout| layout.byte(offset));
         info.location(offset)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::iter;
 
-use qz_pipeline::{InspectedTensor, InspectedTensors, Inspection, ShownMetadata, TypeShare, inspect};
+use qz_pipeline::{
+    InspectedTensor, InspectedTensors, Inspection, ShownMetadata, TypeShare, inspect,
+};
 
 use super::{print_json, print_lines};
 use crate::cli::{Global, Inspect};

@@ -77,7 +77,8 @@ fn texts(value: Option<&Value>) -> Result<Vec<String>, Fault> {
 
 fn first_text<'a>(object: &'a Object, names: &[&'static str]) -> Result<&'a str, Fault> {
     let text = names.iter().find_map(|name| object.get(*name)?.as_str());
-    text.filter(|text| !text.is_empty()).ok_or(Fault::Field(names.first().copied().unwrap_or_default()))
+    text.filter(|text| !text.is_empty())
+        .ok_or(Fault::Field(names.first().copied().unwrap_or_default()))
 }
 
 fn position_of(correct: &Value, labels: &[String]) -> Result<usize, Fault> {

@@ -98,8 +98,9 @@ impl Facts<'_> {
             _ => None,
         });
         let numbered = tensors.iter().enumerate();
-        let names: HashMap<String, TensorIndex> =
-            numbered.map(|(position, info)| (info.name.to_string(), TensorIndex(position))).collect();
+        let names: HashMap<String, TensorIndex> = numbered
+            .map(|(position, info)| (info.name.to_string(), TensorIndex(position)))
+            .collect();
         let module = |name: &String| {
             MARKERS
                 .iter()

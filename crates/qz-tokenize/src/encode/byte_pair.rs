@@ -50,7 +50,8 @@ impl MergeTable {
             None if is_needed => return Err(fault(KEY, "is missing")),
             merges => merges,
         };
-        let mut table = HashMap::with_capacity_and_hasher(merges.map_or(0, Texts::len), RandomState::default());
+        let mut table =
+            HashMap::with_capacity_and_hasher(merges.map_or(0, Texts::len), RandomState::default());
         let mut product = String::new();
         for (rank, merge) in (0u32..).zip(merges.into_iter().flat_map(Texts::iter)) {
             let wrong = || fault(KEY, format!("{merge:?} is not two parts with a space between"));
