@@ -22,8 +22,10 @@ fn mutants_break_no_promise() {
     for target in TARGETS {
         // Another range than the longer run begins with.
         let numbers = u64::MAX / 2..u64::MAX / 2 + MUTANTS;
-        if let Err(finding) = run(target, 0, numbers, Limits::default(), &MEMORY) {
-            panic!("{finding}: {}", finding.bytes.escape_ascii());
+        match run(target, 0, numbers, Limits::default(), &MEMORY) {
+            // Where hardly any is read, the seeds are no good files any more.
+            Ok(report) => assert!(report.accepted > MUTANTS / 50, "{}: {report:?}", target.name),
+            Err(finding) => panic!("{finding}: {}", finding.bytes.escape_ascii()),
         }
     }
 }
