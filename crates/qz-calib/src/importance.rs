@@ -1,6 +1,11 @@
 //! Importance matrices: for every matrix of a model the mean square of what is
 //! multiplied with each of its columns.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -32,6 +37,13 @@ pub struct Entry {
     /// The sums are divided by these, each by its share of them in order; where
     /// nothing was counted (an expert that was never chosen) all are 1.
     pub(crate) divisors: Vec<Option<f32>>,
+}
+
+impl Entry {
+    /// Where the value at this position lies in the file.
+    fn place(&self, position: u64) -> u64 {
+        self.offset.saturating_add(position.saturating_mul(size_of::<f32>() as u64))
+    }
 }
 
 impl Entry {
@@ -132,10 +144,11 @@ impl ImportanceMatrix {
     /// If the file cannot be read.
     pub fn read(&self, entry: &Entry, start: u64, out: &mut [f32]) -> Result<(), FileError> {
         let mut bytes = vec![0; size_of_val(out)];
-        self.file.read_exact_at(entry.offset + start * size_of::<f32>() as u64, &mut bytes)?;
-        let share = entry.values / (entry.divisors.len() as u64).max(1);
+        self.file.read_exact_at(entry.place(start), &mut bytes)?;
+        let share = entry.values.checked_div(entry.divisors.len() as u64).unwrap_or(0).max(1);
         for ((position, value), bytes) in (start..).zip(out).zip(bytes.as_chunks().0) {
-            let divisor = usize::try_from(position / share.max(1)).ok();
+            let divisor =
+                position.checked_div(share).and_then(|number| usize::try_from(number).ok());
             let divisor = divisor.and_then(|divisor| *entry.divisors.get(divisor)?);
             *value = divisor.map_or(1.0, |divisor| f32::from_le_bytes(*bytes) / divisor);
         }
@@ -150,35 +163,36 @@ impl ImportanceMatrix {
     pub(crate) fn sums(&self, name: &str, chunk_size: u32) -> Result<TensorSums, FileError> {
         let Some(entry) = self.entries.get(name) else { return Ok(TensorSums::default()) };
         let scale = if self.is_legacy { chunk_size } else { 1 };
-        let mut bytes = vec![0; usize::try_from(entry.values).unwrap_or(usize::MAX) * 4];
+        let mut bytes =
+            vec![0; usize::try_from(entry.values).unwrap_or(usize::MAX).saturating_mul(4)];
         self.file.read_exact_at(entry.offset, &mut bytes)?;
         let squares = bytes.as_chunks().0.iter();
         let squares = squares.map(|bytes| f32::from_le_bytes(*bytes) * scale as f32).collect();
         let count = |divisor: &Option<f32>| divisor.map_or(0, |count| count as u64);
-        let counts = entry.divisors.iter().map(|one| count(one) * u64::from(scale)).collect();
+        let counts =
+            entry.divisors.iter().map(|one| count(one).saturating_mul(scale.into())).collect();
         Ok(TensorSums { squares, counts })
     }
 
     fn check_values(&self) -> Result<(), Error> {
-        let mut values = vec![0.0; CHUNK];
+        let mut values = Vec::new();
         for (name, entry) in &self.entries {
-            let mut start = 0;
+            let mut start = 0u64;
             while start < entry.values {
-                let length = usize::try_from(entry.values - start).map_or(CHUNK, |n| n.min(CHUNK));
-                let values = &mut values[..length];
-                self.read(entry, start, values)?;
-                let bad = values.iter().position(|value| !value.is_finite() || *value < 0.0);
-                if let Some(bad) = bad {
-                    let (index, value) = (start + bad as u64, values[bad]);
+                values.resize(at_once(entry.values, start), 0.0);
+                self.read(entry, start, &mut values)?;
+                let mut numbered = (start..).zip(values.iter().copied());
+                let bad = numbered.find(|(_, value)| !value.is_finite() || *value < 0.0);
+                if let Some((index, value)) = bad {
                     let fault = match value.is_finite() {
                         false => Fault::NonFinite { index, value },
                         true => Fault::Negative { index, value },
                     };
-                    let offset = entry.offset + index * size_of::<f32>() as u64;
-                    let location = Location::file(self.path()).tensor(name).offset(offset);
+                    let location = Location::file(self.path()).tensor(name);
+                    let location = location.offset(entry.place(index));
                     return Err(Error::Malformed { location, fault });
                 }
-                start += length as u64;
+                start = start.saturating_add(values.len() as u64);
             }
         }
         Ok(())
@@ -187,15 +201,20 @@ impl ImportanceMatrix {
 
 fn digest(file: &SourceFile) -> Result<String, FileError> {
     let mut digest = Sha256::new();
-    let mut bytes = vec![0; CHUNK];
-    let mut start = 0;
+    let mut bytes = Vec::new();
+    let mut start = 0u64;
     while start < file.len() {
-        let length = usize::try_from(file.len() - start).map_or(CHUNK, |n| n.min(CHUNK));
-        file.read_exact_at(start, &mut bytes[..length])?;
-        digest.update(&bytes[..length]);
-        start += length as u64;
+        bytes.resize(at_once(file.len(), start), 0);
+        file.read_exact_at(start, &mut bytes)?;
+        digest.update(&bytes);
+        start = start.saturating_add(bytes.len() as u64);
     }
     Ok(format!("{:x}", digest.finalize()))
+}
+
+/// How many of `all` are taken at once, from `start` on.
+fn at_once(all: u64, start: u64) -> usize {
+    usize::try_from(all.saturating_sub(start)).map_or(CHUNK, |left| left.min(CHUNK))
 }
 
 #[cfg(test)]

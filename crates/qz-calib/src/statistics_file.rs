@@ -3,6 +3,11 @@
 //! `NAME.gram`, f32, the packed upper triangle ([`qz_linalg::unpack`]) of `XᵀX`, for each
 //! expert in turn. Programs that look for importance alone pass over it.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
+
 use std::path::Path;
 
 use qz_gguf::GgufFile;
@@ -50,10 +55,10 @@ impl StatisticsFile {
     /// If there is one of another shape or type.
     pub fn gram(&self, name: &str, size: usize) -> Result<Option<GramEntry>, Error> {
         let wanted = format!("{name}{GRAM}");
-        let Some(position) = self.file.tensors().iter().position(|info| info.name == wanted) else {
+        let mut tensors = self.file.tensors().iter().enumerate();
+        let Some((position, info)) = tensors.find(|(_, info)| info.name == wanted) else {
             return Ok(None);
         };
-        let info = &self.file.tensors()[position];
         let (elements, each) = (info.shape.elements(), packed_len(size) as u64);
         let fault = if info.data_type != DataType::F32 {
             Some(Fault::NotF32(info.data_type))
@@ -65,7 +70,8 @@ impl StatisticsFile {
             let location = Location::file(self.file.file().path().as_ref()).tensor(wanted);
             return Err(Error::Malformed { location, fault });
         }
-        let experts = usize::try_from(elements / each).unwrap_or(usize::MAX);
+        let experts = elements.checked_div(each).and_then(|experts| usize::try_from(experts).ok());
+        let experts = experts.unwrap_or(usize::MAX);
         Ok(Some(GramEntry { index: TensorIndex(position), size, experts }))
     }
 
@@ -75,17 +81,18 @@ impl StatisticsFile {
     /// # Errors
     /// If the file cannot be read, or a number is not finite.
     pub fn read(&self, entry: GramEntry, expert: usize) -> Result<Vec<f32>, Error> {
-        let mut bytes = vec![0; packed_len(entry.size) * size_of::<f32>()];
-        self.file.read(entry.index, (expert * bytes.len()) as u64, &mut bytes)?;
+        let mut bytes = vec![0; packed_len(entry.size).saturating_mul(size_of::<f32>())];
+        self.file.read(entry.index, expert.saturating_mul(bytes.len()) as u64, &mut bytes)?;
         let numbers: Vec<f32> =
             bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let malformed = |fault| {
-            let name = &self.file.tensors()[entry.index.0].name;
-            let location = Location::file(self.file.file().path().as_ref()).tensor(name);
-            Error::Malformed { location, fault }
+            let name = self.file.tensors().get(entry.index.0).map(|info| String::from(&info.name));
+            let location = Location::file(self.file.file().path().as_ref());
+            Error::Malformed { location: Location { tensor: name, ..location }, fault }
         };
-        if let Some(index) = numbers.iter().position(|number| !number.is_finite()) {
-            return Err(malformed(Fault::NonFinite { index: index as u64, value: numbers[index] }));
+        let odd = (0u64..).zip(&numbers).find(|(_, number)| !number.is_finite());
+        if let Some((index, value)) = odd {
+            return Err(malformed(Fault::NonFinite { index, value: *value }));
         }
         let matrix = unpack(entry.size, &numbers);
         match impossible(entry.size, &matrix) {
@@ -97,6 +104,11 @@ impl StatisticsFile {
 
 /// What no sums of products are: below zero with themselves, or larger with each other than
 /// with themselves (Cauchy and Schwarz), but for rounding.
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "the matrix was made with `size` rows and columns"
+)]
 fn impossible(size: usize, matrix: &[f32]) -> Option<Fault> {
     let at = |row: usize, column: usize| f64::from(matrix[row * size + column]);
     for row in 0..size {
