@@ -30,8 +30,8 @@ fn mutants_break_no_promise() {
     }
 }
 
-/// 400 MiB for a header of 100 MB is four times the file. The counter knows nothing of what the
-/// system's allocator adds, which is less than a half.
+/// 400 MiB for a header of 96 MB is more than four times the file. The counter knows nothing of what the
+/// system's allocator adds; `cargo xtask headers` measures that, too.
 #[test]
 fn large_headers_are_held_once() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,6 +45,6 @@ fn large_headers_are_held_once() {
         let inspection = qz_pipeline::inspect(&path, &Default::default()).expect("legal");
         serde_json::to_writer(std::io::sink(), &inspection).expect("written");
         let taken = MEMORY.peak_usage() - before;
-        assert!(taken < size * 7 / 2, "{kind}: {taken} bytes for {size}");
+        assert!(taken < size * 4, "{kind}: {taken} bytes for {size}");
     }
 }

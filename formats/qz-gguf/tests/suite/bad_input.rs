@@ -339,7 +339,7 @@ fn more_entries_than_memory_is_for() {
     check(0, 3_100_000, "too-many-entries");
     check(800_000, 1_600_000, "too-many-entries");
     // So many are read, and the first one's name is missing.
-    check(1_500_000, 0, "empty-name");
+    check(1_500_000, 0, "empty-tensor-name");
     check(0, 3_000_000, "empty-key");
 }
 
