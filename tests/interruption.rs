@@ -73,7 +73,7 @@ fn a_damaged_tensor_is_computed_again() {
     leave_unfinished(&arguments, &output, 2);
     let partial = folder.path().join("out.gguf.partial");
     let journal = fs::read_to_string(partial.join("journal")).expect("read");
-    let name = journal.lines().nth(1).and_then(|line| line.split(' ').nth(2)).expect("a record");
+    let name = journal.lines().nth(1).and_then(|line| line.split(' ').nth(3)).expect("a record");
     let file = GgufFile::open(folder.path().join("expected.gguf")).expect("opens");
     let damaged = file.tensors().iter().find(|info| info.name == name).expect("a tensor");
     let data = partial.join("data/out.gguf");
