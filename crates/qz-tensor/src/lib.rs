@@ -21,6 +21,7 @@ mod output;
 mod shape;
 mod side_files;
 mod signature;
+pub mod stop;
 mod tensor;
 
 pub use byte_size::ByteSize;
