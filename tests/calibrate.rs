@@ -152,22 +152,28 @@ fn statistics_are_the_references() {
 /// Neither threads, nor memory, nor how often one begins again.
 #[test]
 fn how_it_is_collected_changes_nothing() {
-    let folder = scratch();
-    let output = folder.path().join("m.gguf");
-    for name in ["llama-tied", "mixtral"] {
+    let check = |name: &str, common: &[&str], others: &[[&str; 2]]| {
+        let folder = scratch();
+        let output = folder.path().join("m.gguf");
         let model = fixtures().join("tiny").join(name);
         let run = |options: &[&str]| {
-            let common =
-                ["--ctx", "32", "--chunks", "6", "--force", "--collect", "magnitudes,grams,tokens"];
-            calibrate(&model, &output, &[&common, options].concat()).expect_success();
+            let fixed = ["--ctx", "32", "--force", "--collect", "magnitudes,grams,tokens"];
+            calibrate(&model, &output, &[&fixed, common, options].concat()).expect_success();
             tensors(&output)
         };
         let expected = run(&[]);
-        for options in [["--threads", "1"], ["--max-memory", "40K"], ["--max-memory", "1K"]] {
+        for options in others {
             // No assert_eq: it would print every number.
-            assert!(run(&options) == expected, "{name}, {options:?}");
+            assert!(run(options) == expected, "{name}, {options:?}");
         }
-    }
+    };
+    let (one, little, least) =
+        (["--threads", "1"], ["--max-memory", "40K"], ["--max-memory", "1K"]);
+    check("llama-tied", &["--chunks", "6"], &[one, little, least]);
+    // Several passes, for the experts and for the mean of all.
+    check("mixtral", &["--chunks", "6"], &[one, ["--max-memory", "300K"]]);
+    // A row of a matrix in each pass.
+    check("mixtral", &["--chunks", "2", "--expert-prior", "0"], &[little]);
 }
 
 /// A Gram matrix's diagonal is the sums of squares; its trace of magnitudes is smaller

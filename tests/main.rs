@@ -28,6 +28,7 @@ mod plan;
 mod pytorch;
 mod quantize;
 mod reports;
+mod row_order;
 mod safetensors;
 mod shapes;
 mod sources;

@@ -21,6 +21,28 @@ fn a_method_without_data() {
     assert!(!output.exists());
 }
 
+/// What a GGUF file loses of a tokenizer is of no matter to who reads the folder's own.
+#[test]
+fn what_gguf_cannot_say_is_told_where_one_is_written() {
+    let folder = scratch();
+    let source = fixtures().join("tiny/qwen2");
+    let (source, data) = (text(&source), folder.path().join("text.txt"));
+    std::fs::write(&data, "The weights are numbers, and we round them. ".repeat(20)).expect("text");
+    let output = folder.path().join("out/");
+    let to = |targets: &'static str| ["convert", source, "--to", targets, "-o", text(&output)];
+    let measured = ["eval", source, "--data", text(&data), "--ctx", "16", "--chunks", "2"];
+    let count = |arguments: &[&str]| {
+        let run = quantize(arguments).expect_success();
+        run.stderr.matches("GGUF cannot say NFC").count()
+            + run.stdout.matches("GGUF cannot say NFC").count()
+    };
+    assert_eq!(count(&to("safetensors:bf16,ct:w8a8")), 0);
+    assert_eq!(count(&measured), 0);
+    assert_eq!(count(&["inspect", source]), 0);
+    assert_eq!(count(&["plan", source, "--to", "q8_0"]), 1);
+    assert_eq!(count(&to("f16,q8_0")), 1);
+}
+
 #[test]
 fn the_text_of_calibration_is_none_to_measure_with() {
     let source = fixtures().join("demo-llama");

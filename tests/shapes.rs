@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::support::{Safetensors, copy_of, edit_json, names, quantize, scratch, text};
 
 /// The sizes of a decoder with one layer.
-#[derive(Clone, Copy)]
-struct Sizes {
-    hidden: usize,
-    heads: usize,
-    kv_heads: usize,
-    head: usize,
-    inner: usize,
-    experts: usize,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) hidden: usize,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head: usize,
+    pub(crate) inner: usize,
+    pub(crate) experts: usize,
 }
 
 /// Heads of 96 rows divide neither a tile (606 rows) nor a part (303 rows).
@@ -34,7 +34,7 @@ const EXPERTS: Sizes =
 
 impl Sizes {
     /// A tensor of each kind: name and dimensions.
-    fn tensors(&self, vocabulary: usize) -> Vec<(String, Vec<usize>)> {
+    pub(crate) fn tensors(&self, vocabulary: usize) -> Vec<(String, Vec<usize>)> {
         let Self { hidden, heads, kv_heads, head, inner, experts } = *self;
         let mut tensors = vec![
             ("model.embed_tokens.weight".to_owned(), vec![vocabulary, hidden]),
@@ -69,7 +69,7 @@ impl Sizes {
 }
 
 /// A checkpoint of these sizes, with configuration and tokenizer of a committed one.
-fn checkpoint(sizes: Sizes, into: &Path) -> PathBuf {
+pub(crate) fn checkpoint(sizes: Sizes, into: &Path) -> PathBuf {
     let fixture = if sizes.experts > 0 { "tiny/mixtral" } else { "tiny/llama-spm" };
     // A name of its own, which outputs get.
     let folder = into.join("shaped");
@@ -109,13 +109,13 @@ fn checkpoint(sizes: Sizes, into: &Path) -> PathBuf {
     folder
 }
 
-fn convert(source: &Path, targets: &str, output: &Path) {
+pub(crate) fn convert(source: &Path, targets: &str, output: &Path) {
     quantize(&["convert", text(source), "--to", targets, "-o", text(output)]).expect_success();
 }
 
 /// Holds the artifact to its source; the relative errors of its tensors.
 #[track_caller]
-fn verified(artifact: &Path, source: &Path) -> Vec<f64> {
+pub(crate) fn verified(artifact: &Path, source: &Path) -> Vec<f64> {
     let run = quantize(&["verify", text(artifact), "--source", text(source), "--json"]);
     assert_eq!(run.code, 0, "{}: {}\n{}", artifact.display(), run.stdout, run.stderr);
     let tensors = run.json()["tensors"].as_array().expect("tensors").clone();

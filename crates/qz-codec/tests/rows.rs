@@ -4,7 +4,8 @@
 #[path = "../golden/inputs.rs"]
 mod inputs;
 
-use qz_codec::{CODECS, Codec, ImportanceUse};
+use qz_codec::{CODECS, Codec, ImportanceUse, codec_for};
+use qz_tensor::DATA_TYPES;
 
 const ROWS: usize = 7;
 
@@ -23,6 +24,13 @@ fn encode(
 
 fn values(kinds: &[inputs::Kind], name: &str, count: usize) -> Vec<f32> {
     inputs::values(inputs::find(kinds, name).expect("a kind"), 1, count)
+}
+
+#[test]
+fn every_type_of_gguf_can_be_read() {
+    for data_type in DATA_TYPES.iter().filter(|data_type| data_type.spec().ggml.is_some()) {
+        assert!(codec_for(*data_type).is_some(), "{data_type}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! with replacement does not (the cluster bootstrap: Davison and Hinkley, Bootstrap
 //! Methods and their Application, section 3.8).
 
+use qz_tensor::stop;
 use serde::Serialize;
 
 use crate::random::Random;
@@ -41,7 +42,8 @@ impl Bootstrap {
     pub fn new(chunks: usize) -> Self {
         let mut random = Random::new(SEED);
         let count = if chunks < FEWEST_CHUNKS { 0 } else { RESAMPLES };
-        let resamples = (0..count).map(|_| {
+        let wanted = (0..count).take_while(|_| !stop::is_requested());
+        let resamples = wanted.map(|_| {
             let mut drawn = vec![0; chunks];
             (0..chunks).for_each(|_| drawn[random.below(chunks)] += 1);
             drawn
@@ -73,7 +75,8 @@ impl Bootstrap {
     }
 
     fn values(&self, figure: impl FnMut(&[u32]) -> f64) -> Vec<f64> {
-        let mut values: Vec<f64> = self.resamples.iter().map(Vec::as_slice).map(figure).collect();
+        let wanted = self.resamples.iter().take_while(|_| !stop::is_requested());
+        let mut values: Vec<f64> = wanted.map(Vec::as_slice).map(figure).collect();
         values.sort_by(f64::total_cmp);
         values
     }

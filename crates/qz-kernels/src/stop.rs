@@ -1,21 +1,10 @@
-//! Work that is no longer wanted.
-//!
-//! A pool's threads know a flag ([`pool`]), and loops that take long ask for it between
-//! pieces of their work ([`is_requested`]). Once it is set they leave the rest undone:
-//! what they give then means nothing. A flag is never taken back, so whoever put work on a
-//! pool and finds the flag not set afterwards has whole results.
+//! Pools of threads whose work can be stopped: they know a flag, as [`qz_tensor::stop`] has
+//! it, and whoever put work on a pool asks afterwards whether it is set.
 
-use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Set once work is to end.
-pub type Flag = Arc<AtomicBool>;
-
-thread_local! {
-    /// The flag of the pool that this thread belongs to.
-    static OWN: RefCell<Option<Flag>> = const { RefCell::new(None) };
-}
+use qz_tensor::stop::own;
+pub use qz_tensor::stop::{Flag, is_requested};
 
 /// A pool of so many threads, whose work ends early once `flag` is set.
 ///
@@ -25,17 +14,15 @@ pub fn pool(threads: usize, flag: &Flag) -> Result<rayon::ThreadPool, rayon::Thr
     let flag = Arc::clone(flag);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1))
-        .start_handler(move |_| OWN.set(Some(Arc::clone(&flag))))
+        // The threads have it to their end.
+        .start_handler(move |_| std::mem::forget(own(&flag)))
         .build()
-}
-
-/// True if what this thread works on is no longer wanted.
-pub fn is_requested() -> bool {
-    OWN.with_borrow(|own| own.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     #[test]

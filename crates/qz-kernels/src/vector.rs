@@ -12,7 +12,7 @@ use qz_codec::number::{f32_from_bf16, f32_from_f16};
 use crate::isa::Isa;
 
 /// Instructions for arithmetic on vectors that the machine has. A value is made by
-/// [`Instructions::available`] and [`Instructions::best`] alone, which look; so whoever
+/// [`Instructions::available`] and [`Instructions::of`] alone, which look; so whoever
 /// holds one may use what it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Instructions {
@@ -46,7 +46,11 @@ impl Instructions {
 
     /// The widest that the instruction set in use allows.
     pub(crate) fn best() -> Self {
-        let chosen = Isa::chosen();
+        Self::of(Isa::chosen())
+    }
+
+    /// The widest that this instruction set allows, and the machine has.
+    pub(crate) fn of(chosen: Isa) -> Self {
         let allowed = |set: &Self| match set {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]

@@ -47,6 +47,8 @@ pub struct ModelDescription {
     pub ignored: Vec<String>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
+    /// What of its tokenizer the metadata cannot say: to be told where they are written.
+    pub unsaid: Vec<Warning>,
 }
 
 /// Describes a checkpoint.
@@ -86,8 +88,9 @@ pub fn describe(
     write_model(architecture, &model, &mut metadata)?;
     warnings.extend(architecture.warnings(&model)?);
     warn_of_missing_output(&json, &config, &tensors, &mut warnings);
-    write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
-    Ok(ModelDescription { architecture, config, metadata, tensors, ignored, warnings })
+    let unsaid =
+        write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
+    Ok(ModelDescription { architecture, config, metadata, tensors, ignored, warnings, unsaid })
 }
 
 /// The architecture that `config.json` names: the first of `architectures`, as
@@ -264,6 +267,7 @@ fn write_model(
     Ok(())
 }
 
+/// Gives what the metadata do not say.
 fn write_vocabulary(
     files: &dyn SideFiles,
     architecture: &dyn Architecture,
@@ -271,7 +275,7 @@ fn write_vocabulary(
     options: &ConvertOptions,
     metadata: &mut Metadata,
     warnings: &mut Vec<Warning>,
-) -> Result<(), Error> {
+) -> Result<Vec<Warning>, Error> {
     let options = VocabularyOptions {
         size: Some(config.vocabulary),
         pre_tokenizer: options.pre_tokenizer.as_deref(),
@@ -283,7 +287,7 @@ fn write_vocabulary(
         metadata.set(key, value);
     }
     architecture.adjust_vocabulary(config, metadata);
-    Ok(())
+    Ok(vocabulary.unsaid)
 }
 
 /// Weights stored quantized have names and shapes of their own; without this

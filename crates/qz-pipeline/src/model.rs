@@ -31,6 +31,8 @@ pub struct Model {
     pub(crate) tensors: Vec<ModelTensor>,
     pub(crate) ignored: Vec<String>,
     pub(crate) warnings: Vec<String>,
+    /// What a GGUF file of it cannot say.
+    pub(crate) unsaid: Vec<String>,
     pub(crate) source: Box<dyn TensorSource>,
     /// The folder it is in, if it comes from a checkpoint.
     pub(crate) folder: Option<Folder>,
@@ -182,6 +184,7 @@ impl Model {
         model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
+        model.unsaid = description.unsaid.iter().map(ToString::to_string).collect();
         model
     }
 
@@ -201,6 +204,7 @@ impl Model {
             tensors,
             ignored: Vec::new(),
             warnings: Vec::new(),
+            unsaid: Vec::new(),
             source,
             folder: None,
             architecture: None,

@@ -115,8 +115,10 @@ pub(crate) fn plan_all(
 ) -> Result<Planning, Error> {
     let plan = |target: &Target| target.plan(model, options);
     let plans = plan_each(model, targets, Vec::new(), options)?;
-    let mut warnings: Vec<String> =
-        plans.iter().flat_map(|target| target.warnings.iter().cloned()).collect();
+    // What several targets have in common is said once.
+    let mut said = HashSet::new();
+    let of_targets = plans.iter().flat_map(|target| &target.warnings);
+    let mut warnings: Vec<String> = of_targets.filter(|text| said.insert(*text)).cloned().collect();
     for (target, planned) in targets.iter().zip(&plans) {
         warnings.extend(loaders::warning(target, planned, &plan)?);
     }

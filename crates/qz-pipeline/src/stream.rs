@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use qz_calib::{Entry, ImportanceMatrix};
 use qz_models::RowOrder;
 use qz_packed::{Measure, PartBytes, PartIndex, Rounding};
-use qz_tensor::{DataType, FileError, TensorIndex};
+use qz_tensor::{DataType, FileError, TensorIndex, stop};
 
 use crate::error::Error;
 use crate::format::PackedPlace;
@@ -40,7 +40,7 @@ const STRIDED_WEIGHTS: u64 = 4 << 20;
 const CHUNK_WEIGHTS: usize = 32 * 1024;
 
 /// Set from outside to stop a job between pieces of its work.
-pub type Cancel = qz_kernels::stop::Flag;
+pub type Cancel = stop::Flag;
 
 /// Fails if the job has been stopped.
 pub(crate) fn check_cancelled(cancel: &Cancel) -> Result<(), Error> {
@@ -51,6 +51,15 @@ pub(crate) fn check_cancelled(cancel: &Cancel) -> Result<(), Error> {
 pub(crate) fn unless_cancelled<T>(outcome: Result<T, Error>, cancel: &Cancel) -> Result<T, Error> {
     check_cancelled(cancel)?;
     outcome
+}
+
+/// A stage on this thread, which knows the job's flag as long. Loops of libraries ask for it.
+pub(crate) fn stoppable<T>(
+    cancel: &Cancel,
+    stage: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let _own = stop::own(cancel);
+    unless_cancelled(stage(), cancel)
 }
 
 /// A tensor and what is to become of it.

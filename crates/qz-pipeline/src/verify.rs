@@ -16,7 +16,7 @@ use crate::event::{Event, Observer};
 use crate::loaders::{self, Engine};
 use crate::loss::Energies;
 use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
-use crate::stream::{Cancel, check_cancelled};
+use crate::stream::{Cancel, check_cancelled, stoppable};
 
 /// What to compare with.
 #[derive(Clone, Debug, Default)]
@@ -150,7 +150,7 @@ pub fn verify(
         JudgedFor { name, version, has_rules }
     };
     let engine = options.engine.map(judged);
-    let artifact = match Model::open(path, &OpenOptions::default()) {
+    let artifact = match stoppable(cancel, || Model::open(path, &OpenOptions::default())) {
         // What a loader would not do with it is what it is asked for.
         Err(error @ Error::Packed(_))
             if !matches!(error, Error::Packed(qz_packed::Error::File(_))) =>
@@ -169,8 +169,8 @@ pub fn verify(
         }
         artifact => artifact?,
     };
-    let source =
-        options.source.as_deref().map(|path| Model::open(path, &options.open)).transpose()?;
+    let open = |path| stoppable(cancel, || Model::open(path, &options.open));
+    let source = options.source.as_deref().map(open).transpose()?;
     findings.extend(structure(&artifact));
     let pairs = match &source {
         Some(source) => pair(&artifact, source, &mut findings),

@@ -23,6 +23,7 @@ mod output;
 mod shape;
 mod side_files;
 mod signature;
+pub mod stop;
 mod tensor;
 mod texts;
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::added_tokens::{AddedToken, AddedTokens};
 use crate::byte_level::decode_token;
-use crate::definition::warn_of_unsaid;
+use crate::definition::{unsaid, warn_of_unknown};
 use crate::error::Error;
 use crate::json::Settings;
 use crate::pre_tokenizer::{self, Evidence};
@@ -32,7 +32,8 @@ pub(crate) fn byte_level_tokens(
         Some(name) => name,
         None => pre_tokenizer::identify(files, &file, &Evidence::new(&file, &added))?,
     };
-    warn_of_unsaid(files, &file, &added, true, warnings);
+    warn_of_unknown(files, &file, true, warnings);
+    let unsaid = unsaid(files, &file, &added, true);
     let (tokens, types) = contents_and_types(&file, &added, size);
     Ok(TokenTable {
         model: "gpt2",
@@ -43,6 +44,7 @@ pub(crate) fn byte_level_tokens(
         merges: Some(file.model.merges.lines),
         space_prefix: None,
         surroundings: file.surroundings,
+        unsaid,
     })
 }
 

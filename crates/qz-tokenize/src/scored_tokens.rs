@@ -10,7 +10,7 @@ use qz_tensor::{Location, SideFiles, Warning};
 use serde_json::Value;
 
 use crate::added_tokens::{AddedToken, AddedTokens};
-use crate::definition::{SPACE, space_prefix, warn_of_flags, warn_of_unsaid};
+use crate::definition::{SPACE, space_prefix, unsaid, unsaid_flags, warn_of_unknown};
 use crate::error::Error;
 use crate::json::{Settings, fault, read_object, truthy};
 use crate::sentencepiece::{self, Piece, PieceKind, byte_of, read_pieces};
@@ -63,7 +63,12 @@ impl Entries {
         Ok(())
     }
 
-    fn into_table(self, surroundings: Surroundings, space_prefix: Option<bool>) -> TokenTable {
+    fn into_table(
+        self,
+        surroundings: Surroundings,
+        space_prefix: Option<bool>,
+        unsaid: Vec<Warning>,
+    ) -> TokenTable {
         TokenTable {
             model: "llama",
             pre_tokenizer: "default".to_owned(),
@@ -73,6 +78,7 @@ impl Entries {
             merges: None,
             space_prefix,
             surroundings,
+            unsaid,
         }
     }
 }
@@ -101,8 +107,8 @@ pub(crate) fn sentencepiece_tokens(
     add_tokens_file(files, &mut entries, warnings)?;
     add_tokens_decoder(files, settings, &mut entries, warnings)?;
     entries.check_unique(files, sentencepiece::NAME)?;
-    warn_of_declared_flags(files, settings, warnings);
-    Ok(entries.into_table(Surroundings::read(files)?, None))
+    let unsaid = unsaid_declared_flags(files, settings).into_iter().collect();
+    Ok(entries.into_table(Surroundings::read(files)?, None, unsaid))
 }
 
 fn put_piece(entries: &mut Entries, place: usize, piece: &Piece<'_>) {
@@ -184,12 +190,12 @@ fn add_tokens_decoder(
 }
 
 /// Flags of `added_tokens_decoder` that a GGUF file cannot say.
-fn warn_of_declared_flags(files: &dyn SideFiles, settings: &Settings, warnings: &mut Vec<Warning>) {
+fn unsaid_declared_flags(files: &dyn SideFiles, settings: &Settings) -> Option<Warning> {
     let decoder = settings.tokenizer.get("added_tokens_decoder").and_then(Value::as_object);
     let tokens = decoder.into_iter().flatten().filter_map(|(_, token)| {
         Some((token.get("content")?.as_str()?, TokenFlags::of(token), false))
     });
-    warn_of_flags(files, "tokenizer_config.json", tokens, warnings);
+    unsaid_flags(files, "tokenizer_config.json", tokens)
 }
 
 /// Tokens of a file that the model has no room for: they are left out, as in the
@@ -265,9 +271,10 @@ pub(crate) fn byte_fallback_tokens(
     }
     check_bytes(files, &entries)?;
     entries.check_unique(files, tokenizer_file::NAME)?;
-    warn_of_unsaid(files, &file, &added, false, warnings);
+    warn_of_unknown(files, &file, false, warnings);
+    let unsaid = unsaid(files, &file, &added, false);
     let space_prefix = space_prefix(&file);
-    Ok(entries.into_table(file.surroundings, space_prefix))
+    Ok(entries.into_table(file.surroundings, space_prefix, unsaid))
 }
 
 /// What a token of the model is that is also an added one: found in text before

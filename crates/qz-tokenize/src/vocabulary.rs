@@ -49,6 +49,9 @@ pub struct Vocabulary {
     pub metadata: Metadata,
     /// What a person should know.
     pub warnings: Vec<Warning>,
+    /// What the tokenizer does and the keys do not say: nothing to whoever reads the
+    /// checkpoint's own definition.
+    pub unsaid: Vec<Warning>,
 }
 
 /// A vocabulary's tokens, whatever file they came from. All lists are equally
@@ -65,6 +68,8 @@ pub(crate) struct TokenTable {
     /// Whether texts get a space in front, where `tokenizer.json` defines that.
     pub(crate) space_prefix: Option<bool>,
     pub(crate) surroundings: Surroundings,
+    /// What gets lost of the tokenizer.
+    pub(crate) unsaid: Vec<Warning>,
 }
 
 /// Reads a vocabulary.
@@ -117,7 +122,7 @@ pub fn vocabulary(
     if let Some(infilling) = infilling {
         infilling.write(&mut metadata);
     }
-    Ok(Vocabulary { metadata, warnings })
+    Ok(Vocabulary { metadata, warnings, unsaid: table.unsaid })
 }
 
 /// Whether texts get a space in front, where a file has to say so: as `tokenizer.json`

@@ -56,6 +56,26 @@ pub fn unpack(words_: &[u32], bits: u32, codes: &mut [u8]) {
     }
 }
 
+/// Packs lines of so many codes, each into words of its own.
+pub fn pack_lines(codes: &[u8], line: usize, bits: u32) -> Vec<u32> {
+    let line_words = words(line as u64, bits) as usize;
+    let mut out = vec![0; codes.len() / line.max(1) * line_words];
+    for (codes, out) in codes.chunks(line.max(1)).zip(out.chunks_mut(line_words.max(1))) {
+        pack(codes, bits, out);
+    }
+    out
+}
+
+/// Undoes [`pack_lines`].
+pub fn unpack_lines(packed: &[u32], line: usize, bits: u32) -> Vec<u8> {
+    let line_words = words(line as u64, bits) as usize;
+    let mut codes = vec![0; packed.len() / line_words.max(1) * line];
+    for (packed, codes) in packed.chunks(line_words.max(1)).zip(codes.chunks_mut(line.max(1))) {
+        unpack(packed, bits, codes);
+    }
+    codes
+}
+
 /// 32 codes fill `BITS` words exactly.
 fn pack_as<const BITS: usize>(codes: &[u8], out: &mut [u32]) {
     let (whole, rest) = codes.as_chunks::<WORD_BITS>();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use qz_tensor::{
     DataType, FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource,
+    stop,
 };
 use serde_json::{Map, Value};
 
@@ -303,6 +304,10 @@ fn logical(
         first.values().flatten().map(|tensor| tensor.name.clone()).collect();
     let (mut tensors, mut origins) = (Vec::new(), Vec::new());
     for index in seen.iter().copied() {
+        // Every matrix' scales are read.
+        if stop::is_requested() {
+            break;
+        }
         let info = &stored.tensors()[index.0];
         for tensor in first.remove(&index).unwrap_or_default() {
             let parts = StoredParts { source: stored, parts: &tensor.parts };

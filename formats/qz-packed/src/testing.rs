@@ -124,6 +124,19 @@ impl Checkpoint {
     }
 }
 
+/// What makes a sound checkpoint and its configuration wrong.
+pub(crate) type Change = fn(&mut Vec<Tensor<'static>>, &mut Value);
+
+/// The message of the refusal after a change.
+pub(crate) fn refusal_after(
+    change: impl FnOnce(&mut Vec<Tensor<'static>>, &mut Value),
+    mut tensors: Vec<Tensor<'static>>,
+    mut config: Value,
+) -> String {
+    change(&mut tensors, &mut config);
+    Checkpoint::new(tensors).refusal(config)
+}
+
 /// The seen tensors by name: type, dimensions, and weights where they are plain.
 pub(crate) fn seen(source: &PackedSource) -> HashMap<String, (DataType, Vec<u64>, Vec<f32>)> {
     let tensors = source.tensors().iter().enumerate();

@@ -28,8 +28,9 @@ fn check(name: &str) {
         assert_eq!(tensors.get(position), Some(expected), "{name}: tensor {position}");
     }
     assert_eq!(tensors.len(), entries(&expected["tensors"]).len(), "{name}");
-    let rules: Vec<&str> = description.warnings.iter().map(|warning| warning.rule).collect();
+    let rules: Vec<&str> = description.unsaid.iter().map(|warning| warning.rule).collect();
     assert_eq!(rules, told_of(name), "{name}");
+    assert!(description.warnings.is_empty(), "{name}");
 }
 
 /// What of a checkpoint GGUF cannot say, as far as there is such.

@@ -15,7 +15,7 @@ use crate::eval::subjects::Steps;
 use crate::event::Observer;
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
-use crate::stream::{Cancel, unless_cancelled};
+use crate::stream::{Cancel, stoppable, unless_cancelled};
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ pub fn bench_model(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<ModelBench, Error> {
-    let model = Model::open(path, &options.open)?;
+    let model = stoppable(cancel, || Model::open(path, &options.open))?;
     model.check_context(options.prompt.max(options.generated), observer);
     let backend = options.compute.session_backend(cancel)?;
     let weights = ModelWeights::new(&model);

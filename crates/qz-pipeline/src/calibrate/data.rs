@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use qz_calib::bundled::{self, Kind};
 use qz_calib::chat::ChatTemplate;
 use qz_models::forward::Chunks;
-use qz_tensor::{FileStates, Location, SourceFile};
+use qz_tensor::{FileStates, Location, SourceFile, stop};
 use qz_tokenize::{EncodeOptions, TokenId, Tokenizer};
 use serde_json::Value;
 
@@ -268,7 +268,7 @@ impl Reader<'_> {
         line: &str,
         location: &Location,
     ) -> Result<ControlFlow<()>, Error> {
-        if part.tokens.len() >= self.wanted {
+        if part.tokens.len() >= self.wanted || stop::is_requested() {
             return Ok(ControlFlow::Break(()));
         }
         if !line.trim().is_empty() {
@@ -288,7 +288,7 @@ impl Reader<'_> {
             part.tokens
                 .extend(self.document(row, &Location::file(path).tensor(format!("row {number}")))?);
             part.documents += 1;
-            let enough = part.tokens.len() >= self.wanted;
+            let enough = part.tokens.len() >= self.wanted || stop::is_requested();
             Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         part.filled(Location::file(path))

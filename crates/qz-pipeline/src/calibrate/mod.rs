@@ -34,7 +34,7 @@ use crate::inputs::Inputs;
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::sinks::warn_of_damage;
-use crate::stream::{Cancel, unless_cancelled};
+use crate::stream::{Cancel, stoppable, unless_cancelled};
 use collect::{Collected, LayerCollector};
 use layout::File;
 
@@ -137,7 +137,7 @@ pub fn calibrate(
     // A run that goes on reads its output, too.
     let inputs = Inputs::default().with_model(path).with_files(options.data.paths());
     inputs.with_files(options.add.iter().map(PathBuf::as_path)).check(output)?;
-    let subject = Subject::open(path, &options.open)?;
+    let subject = Subject::open(path, &options.open, cancel)?;
     let model = &subject.model;
     let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
@@ -154,7 +154,8 @@ pub fn calibrate(
         earlier.add_file(file, chunk_size)?;
     }
     let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
-    let text = data::read(&options.data, model, &subject.tokenizer, skipped)?;
+    let read = || data::read(&options.data, model, &subject.tokenizer, skipped);
+    let text = stoppable(cancel, read)?;
     model.check_context(options.data.context, observer);
     let mut warnings = model.warnings.clone();
     warnings.extend(text.warnings);

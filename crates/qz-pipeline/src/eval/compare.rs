@@ -11,7 +11,7 @@ use super::{Scoring, open_all, same_text};
 use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
-use crate::stream::{Cancel, check_cancelled, unless_cancelled};
+use crate::stream::{Cancel, stoppable, unless_cancelled};
 
 /// How models are compared.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ pub fn compare(
 ) -> Result<CompareReport, Error> {
     let paths: Vec<&Path> =
         [reference].into_iter().chain(models.iter().map(PathBuf::as_path)).collect();
-    let subjects = open_all(&paths, &options.open)?;
-    let text = same_text(&subjects, &options.text)?;
+    let subjects = open_all(&paths, &options.open, cancel)?;
+    let text = same_text(&subjects, &options.text, cancel)?;
     for subject in &subjects {
         subject.model.check_context(text.context(), observer);
     }
@@ -111,7 +111,6 @@ pub fn compare(
     let tokens = (text.chunks() * text.context()) as f64;
     let mut compared: Vec<Compared> = Vec::new();
     for ((subject, positions), time) in subjects.iter().zip(&positions).zip(&times) {
-        check_cancelled(cancel)?;
         subject.model.check_unchanged()?;
         compared.push(Compared {
             path: subject.model.path.clone(),
@@ -119,7 +118,7 @@ pub fn compare(
             bits_per_weight: subject.model.bits_per_weight(),
             tokens_per_second: tokens / time.as_secs_f64(),
             on_pareto_front: false,
-            comparison: Comparison::of(positions, text.chunks()),
+            comparison: stoppable(cancel, || Ok(Comparison::of(positions, text.chunks())))?,
         });
     }
     mark_pareto_front(&mut compared);
@@ -163,8 +162,8 @@ fn pairs(
     let mut pairs = Vec::new();
     for (second, model) in models.iter().enumerate() {
         for first in 0..second {
-            check_cancelled(cancel)?;
-            let test = PairedTest::of(&positions[first], &positions[second], chunks);
+            let test = || PairedTest::of(&positions[first], &positions[second], chunks);
+            let test = stoppable(cancel, || Ok(test()))?;
             let [first, second] = [&models[first].path, &model.path];
             pairs.push(Pair { first: first.clone(), second: second.clone(), test });
         }

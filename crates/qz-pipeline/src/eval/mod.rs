@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::inputs::Inputs;
 use crate::model::OpenOptions;
-use crate::stream::{Cancel, unless_cancelled};
+use crate::stream::{Cancel, stoppable, unless_cancelled};
 use reference::{ReferenceFile, Saving};
 use subjects::Pass;
 pub(crate) use subjects::{Steps, Subject};
@@ -143,13 +143,13 @@ pub fn eval(
             reference = Some(path.clone());
         }
     }
-    let subjects = open_all(&paths, &options.open)?;
+    let subjects = open_all(&paths, &options.open, cancel)?;
     if let (Some(file), Some(subject)) = (&file, subjects.first()) {
         file.check_vocabulary(&subject.model)?;
     }
     let text = match (&file, &options.text) {
         (Some(file), _) => file.text().clone(),
-        (None, Some(text)) => same_text(&subjects, text)?,
+        (None, Some(text)) => same_text(&subjects, text, cancel)?,
         (None, None) => return Err(Error::NoText),
     };
     for subject in &subjects {
@@ -179,11 +179,13 @@ pub fn eval(
     if let Some(saving) = scoring.saving {
         saving.finish()?;
     }
-    let figures = if reference.is_some() {
-        Figures::Compared(Box::new(Comparison::of(&compared, text.chunks())))
-    } else {
-        Figures::Alone(Perplexity::of(&alone, text.chunks()))
-    };
+    let figures = stoppable(cancel, || {
+        Ok(if reference.is_some() {
+            Figures::Compared(Box::new(Comparison::of(&compared, text.chunks())))
+        } else {
+            Figures::Alone(Perplexity::of(&alone, text.chunks()))
+        })
+    })?;
     let failures = options.thresholds.failures(&figures);
     let data = match (&options.reference, &options.text) {
         (Some(ReferenceOptions::File(path)), _) => path.clone(),
@@ -201,15 +203,19 @@ pub fn eval(
     })
 }
 
-fn open_all(paths: &[&Path], options: &OpenOptions) -> Result<Vec<Subject>, Error> {
-    paths.iter().map(|path| Subject::open(path, options)).collect()
+fn open_all(
+    paths: &[&Path],
+    options: &OpenOptions,
+    cancel: &Cancel,
+) -> Result<Vec<Subject>, Error> {
+    paths.iter().map(|path| Subject::open(path, options, cancel)).collect()
 }
 
 /// The text in the tokens of all subjects, which have to be the same.
-fn same_text(subjects: &[Subject], options: &TextOptions) -> Result<Text, Error> {
-    let text = options.read(&subjects[0].tokenizer)?;
+fn same_text(subjects: &[Subject], options: &TextOptions, cancel: &Cancel) -> Result<Text, Error> {
+    let text = options.read(&subjects[0].tokenizer, cancel)?;
     for subject in &subjects[1..] {
-        if options.read(&subject.tokenizer)? != text {
+        if options.read(&subject.tokenizer, cancel)? != text {
             let [path, reference] = [&subject.model.path, &subjects[0].model.path];
             return Err(Error::Tokens { path: path.clone(), reference: reference.clone() });
         }

@@ -72,7 +72,7 @@ pub fn sample(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Sample, Error> {
-    let subject = Subject::open(path, &options.open)?;
+    let subject = Subject::open(path, &options.open, cancel)?;
     let special = EncodeOptions { add_special: true, parse_special: true };
     let prompt = subject.tokenizer.encode(&options.prompt, special);
     let mut prompt: Vec<u32> = prompt.into_iter().map(|token| token.0).collect();

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::event::{Event, Observer, Shares};
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
-use crate::stream::{Cancel, check_cancelled};
+use crate::stream::{Cancel, check_cancelled, stoppable};
 
 /// How forward passes compute, and within what.
 #[derive(Clone, Debug)]
@@ -60,10 +60,16 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    pub(crate) fn open(path: &std::path::Path, options: &OpenOptions) -> Result<Self, Error> {
-        let model = Model::open(path, options)?;
-        let tokenizer = Self::tokenizer_of(&model)?;
-        Ok(Self { model, tokenizer })
+    pub(crate) fn open(
+        path: &std::path::Path,
+        options: &OpenOptions,
+        cancel: &Cancel,
+    ) -> Result<Self, Error> {
+        stoppable(cancel, || {
+            let model = Model::open(path, options)?;
+            let tokenizer = Self::tokenizer_of(&model)?;
+            Ok(Self { model, tokenizer })
+        })
     }
 
     /// What makes tokens of text for a model.

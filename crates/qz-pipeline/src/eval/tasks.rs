@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
 use crate::model_weights::ModelWeights;
-use crate::stream::{Cancel, unless_cancelled};
+use crate::stream::{Cancel, stoppable, unless_cancelled};
 
 /// What is to be scored.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ pub fn eval_tasks(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<TaskEvaluation, Error> {
-    let subject = Subject::open(path, &options.open)?;
+    let subject = Subject::open(path, &options.open, cancel)?;
     let (tasks, prefix) = options.tasks()?;
     let preparing = Preparing {
         tokenizer: &subject.tokenizer,
@@ -78,7 +78,7 @@ pub fn eval_tasks(
     preparing.check(0, &prefix)?;
     let prepared = tasks.iter().enumerate();
     let prepared = prepared.map(|(number, task)| preparing.task(number, &task.after(&prefix)));
-    let prepared: Vec<Prepared> = prepared.collect::<Result<_, _>>()?;
+    let prepared: Vec<Prepared> = stoppable(cancel, || prepared.collect())?;
     let branches: Vec<Branches> = prepared.iter().map(Prepared::branches).collect();
     let chunks = Chunks::branching(&branches);
 
@@ -119,7 +119,7 @@ pub fn eval_tasks(
     Ok(TaskEvaluation {
         path: path.to_owned(),
         data: options.file.clone(),
-        score: Score::of(&tasks, &likelihoods),
+        score: stoppable(cancel, || Ok(Score::of(&tasks, &likelihoods)))?,
         warnings: subject.model.warnings,
     })
 }

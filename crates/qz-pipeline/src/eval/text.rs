@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use qz_eval::text::Text;
-use qz_tensor::{FileError, Location, SourceFile};
+use qz_tensor::{FileError, Location, SourceFile, stop};
 use qz_tokenize::{EncodeOptions, Tokenizer};
 
 use crate::error::Error;
 use crate::model::to_usize;
+use crate::stream::{Cancel, stoppable};
 
 /// The text to score.
 #[derive(Clone, Debug)]
@@ -42,12 +43,12 @@ pub struct TextOptions {
 
 impl TextOptions {
     /// Chunks of this tokenizer's tokens.
-    pub(crate) fn read(&self, tokenizer: &Tokenizer) -> Result<Text, Error> {
+    pub(crate) fn read(&self, tokenizer: &Tokenizer, cancel: &Cancel) -> Result<Text, Error> {
         // Chunks follow each other, or overlap; as many tokens again are asked for at least.
         let wanted = self.chunks.map_or(usize::MAX, |chunks| {
             chunks.saturating_add(2).saturating_mul(self.context.max(self.stride.unwrap_or(0)))
         });
-        let tokens = read_tokens(&self.data, tokenizer, wanted)?;
+        let tokens = stoppable(cancel, || read_tokens(&self.data, tokenizer, wanted))?;
         let text = match self.stride {
             None => Text::new(&tokens, self.context, self.chunks),
             Some(stride) => Text::overlapping(&tokens, self.context, stride, self.chunks),
@@ -58,6 +59,9 @@ impl TextOptions {
 
 /// No text to evaluate comes near this; a larger file is not read.
 const TEXT_LIMIT: u64 = 4 << 30;
+
+/// A second's work for a slow disk.
+const READ_AT_ONCE: usize = 16 << 20;
 
 /// The text's tokens, or the first `wanted` of them.
 fn read_tokens(data: &EvalData, tokenizer: &Tokenizer, wanted: usize) -> Result<Vec<u32>, Error> {
@@ -114,7 +118,12 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
         return Err(FileError::TooLarge { path, length, limit: TEXT_LIMIT }.into());
     }
     let mut bytes = vec![0; to_usize(length)];
-    file.read_exact_at(0, &mut bytes)?;
+    for (number, part) in bytes.chunks_mut(READ_AT_ONCE).enumerate() {
+        if stop::is_requested() {
+            break;
+        }
+        file.read_exact_at((number * READ_AT_ONCE) as u64, part)?;
+    }
     Ok(bytes)
 }
 

@@ -185,7 +185,7 @@ fn whole(
         let row_order = model.tensors[*position].row_order();
         places[*position] = Some(Placement::whole(TensorIndex(place), row_order));
     }
-    let (files, warnings) = (Vec::new(), Vec::new());
+    let (files, warnings) = (Vec::new(), model.unsaid.clone());
     Ok(TargetPlan { assignments, tensors, sources, places, metadata, files, warnings })
 }
 

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::eval::Subject;
 use crate::event::{Event, Observer};
 use crate::model::Model;
+use crate::stream::{Cancel, stoppable};
 
 /// The text in the model's tokens.
 pub(super) struct Calibration {
@@ -36,11 +37,12 @@ impl Calibration {
     pub(super) fn read(
         model: &Model,
         options: &DataOptions,
+        cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let tokenizer = Subject::tokenizer_of(model)?;
         model.check_context(options.context, observer);
-        let text = read_data(options, model, &tokenizer, 0)?;
+        let text = stoppable(cancel, || read_data(options, model, &tokenizer, 0))?;
         for warning in &text.warnings {
             observer.observe(Event::Warning(warning));
         }

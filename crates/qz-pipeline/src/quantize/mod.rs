@@ -152,7 +152,7 @@ fn one(
     match (&options.statistics, &options.text) {
         _ if chosen.is_empty() => {}
         (Some(path), _) => known = Some(Known::open(path)?),
-        (None, Some(text)) => calibration = Some(Calibration::read(model, text, observer)?),
+        (None, Some(text)) => calibration = Some(Calibration::read(model, text, cancel, observer)?),
         (None, None) => return Err(Error::NoCalibration(options.method.name())),
     }
     let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());

@@ -28,30 +28,43 @@ pub(crate) fn space_prefix(file: &TokenizerFile) -> Option<bool> {
     (normalizers.unknown.is_empty() && cuts.unknown.is_empty()).then_some(false)
 }
 
-/// Tells what of `file` gets lost. `is_byte_level` says which kind of vocabulary it
-/// is; the pre-tokenizer of a byte-level one has a name in the file.
-pub(crate) fn warn_of_unsaid(
+/// Tells which parts of `file` nothing here carries out. `is_byte_level` says which kind
+/// of vocabulary it is; the pre-tokenizer of a byte-level one is known by its name.
+pub(crate) fn warn_of_unknown(
+    files: &dyn SideFiles,
+    file: &TokenizerFile,
+    is_byte_level: bool,
+    warnings: &mut Vec<Warning>,
+) {
+    let normalizers = normalizers(&file.surroundings.normalizer).unknown;
+    let cuts = cuts(if is_byte_level { &Value::Null } else { &file.pre_tokenizer }).unknown;
+    for (key, unknown) in [("normalizer", normalizers), ("pre_tokenizer", cuts)] {
+        if !unknown.is_empty() {
+            warnings.push(Warning {
+                location: Location::file(files.path(tokenizer_file::NAME)).tensor(key),
+                rule: "tokenizer-part-unknown",
+                message: format!(
+                    "{}: this program does not know it, so token ids may differ from the tokenizers library's",
+                    unknown.join(", ")
+                ),
+            });
+        }
+    }
+}
+
+/// What of `file` a GGUF file loses.
+pub(crate) fn unsaid(
     files: &dyn SideFiles,
     file: &TokenizerFile,
     added: &AddedTokens,
     is_byte_level: bool,
-    warnings: &mut Vec<Warning>,
-) {
+) -> Vec<Warning> {
+    let mut warnings = Vec::new();
     let mut warn = |key: &str, rule: &'static str, message: String| {
         let location = Location::file(files.path(tokenizer_file::NAME)).tensor(key);
         warnings.push(Warning { location, rule, message });
     };
     let normalizers = normalizers(&file.surroundings.normalizer);
-    let cuts = cuts(if is_byte_level { &Value::Null } else { &file.pre_tokenizer });
-    for (key, unknown) in [("normalizer", &normalizers.unknown), ("pre_tokenizer", &cuts.unknown)] {
-        if !unknown.is_empty() {
-            let message = format!(
-                "{}: this program does not know it, so token ids may differ from the tokenizers library's",
-                unknown.join(", ")
-            );
-            warn(key, "tokenizer-part-unknown", message);
-        }
-    }
     let lost: Vec<&str> = normalizers
         .known
         .iter()
@@ -66,6 +79,7 @@ pub(crate) fn warn_of_unsaid(
         warn("normalizer", "tokenizer-part-lost", message);
     }
     if !is_byte_level {
+        let cuts = cuts(&file.pre_tokenizer);
         let escapes = normalizers.known.iter().any(Normalizer::escapes_spaces);
         let lost = lost_cuts(file, &cuts.known, escapes);
         if !lost.is_empty() {
@@ -95,17 +109,17 @@ pub(crate) fn warn_of_unsaid(
         let changes = || normalized(&normalizers.known, &token.content) != token.content;
         (token.content.as_str(), token.flags, token.normalized && changes())
     });
-    warn_of_flags(files, tokenizer_file::NAME, of_added, warnings);
+    warnings.extend(unsaid_flags(files, tokenizer_file::NAME, of_added));
+    warnings
 }
 
-/// Tells which flags of tokens get lost; the last of each entry says that it is looked
+/// Which flags of tokens a GGUF file loses; the last of each entry says that it is looked
 /// for in normalized text and changed itself.
-pub(crate) fn warn_of_flags<'a>(
+pub(crate) fn unsaid_flags<'a>(
     files: &dyn SideFiles,
     name: &str,
     tokens: impl Iterator<Item = (&'a str, TokenFlags, bool)>,
-    warnings: &mut Vec<Warning>,
-) {
+) -> Option<Warning> {
     let mut by_flag: [(&str, Vec<&str>); 4] =
         ["lstrip", "rstrip", "single_word", "normalized"].map(|flag| (flag, Vec::new()));
     for (content, flags, is_changed) in tokens {
@@ -117,16 +131,14 @@ pub(crate) fn warn_of_flags<'a>(
     let lost = by_flag.iter().filter(|(_, having)| !having.is_empty());
     let lost: Vec<String> =
         lost.map(|(flag, having)| format!("{flag} of {}", named(having))).collect();
-    if !lost.is_empty() {
-        warnings.push(Warning {
-            location: Location::file(files.path(name)).tensor("added_tokens"),
-            rule: "token-flags-lost",
-            message: format!(
-                "GGUF cannot say {}: texts with them become other tokens when such a file is used",
-                lost.join(", ")
-            ),
-        });
-    }
+    (!lost.is_empty()).then(|| Warning {
+        location: Location::file(files.path(name)).tensor("added_tokens"),
+        rule: "token-flags-lost",
+        message: format!(
+            "GGUF cannot say {}: texts with them become other tokens when such a file is used",
+            lost.join(", ")
+        ),
+    })
 }
 
 /// A few of the tokens, and how many there are.

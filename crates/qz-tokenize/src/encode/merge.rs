@@ -5,6 +5,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
+use qz_tensor::stop;
+
 /// Says which neighbours merge.
 pub(super) trait Merges {
     /// How well `left` and `right` merge, smaller is better, and into what.
@@ -102,6 +104,10 @@ impl Merger {
             self.propose(text, left, self.nodes[left as usize].next, merges);
         }
         while let Some(Reverse(best)) = self.queue.pop() {
+            // A text without spaces is one word.
+            if stop::is_requested() {
+                return;
+            }
             let (left, right) = (self.nodes[best.left as usize], self.nodes[best.right as usize]);
             if left.symbol == MERGED || right.symbol == MERGED || right.end != best.end {
                 continue;

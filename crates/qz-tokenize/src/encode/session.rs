@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use foldhash::fast::RandomState;
+use qz_tensor::stop;
 
 use super::merge::Merger;
 use crate::tokenizer_file::TokenId;
@@ -27,6 +28,10 @@ impl<'a> Words<'a> {
         output: &mut Vec<TokenId>,
         encode: impl FnOnce(&mut Vec<TokenId>),
     ) {
+        // Texts have millions of words.
+        if stop::is_requested() {
+            return;
+        }
         if let Some(known) = self.0.get(word) {
             output.extend_from_within(known.clone());
             return;

@@ -3,9 +3,10 @@
 //! `fixtures/make/golden_tokens.py`), and what is refused.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use qz_gguf::GgufFile;
-use qz_tensor::{Array, Diagnose, Metadata, TensorSource};
+use qz_tensor::{Array, Diagnose, Metadata, TensorSource, stop};
 use qz_tokenize::{EncodeOptions, TokenId, Tokenizer};
 use serde::Deserialize;
 
@@ -223,4 +224,22 @@ fn bad_vocabularies_are_refused() {
         bad,
         "precompiled_charsmap: is not a map",
     );
+}
+
+/// Whoever set the flag wants no tokens.
+#[test]
+fn a_stop_is_heard() {
+    let flag = stop::Flag::default();
+    let options = EncodeOptions::default();
+    for vocabulary in ["byte-level", "escaped", "scored", "word-piece"] {
+        let tokenizer = tokenizer(&metadata(vocabulary));
+        let count = || tokenizer.encode("one word and another", options).len();
+        let own = stop::own(&flag);
+        let whole = count();
+        flag.store(true, Ordering::Relaxed);
+        assert!(count() < whole, "{vocabulary}");
+        drop(own);
+        assert_eq!(count(), whole, "{vocabulary}");
+        flag.store(false, Ordering::Relaxed);
+    }
 }

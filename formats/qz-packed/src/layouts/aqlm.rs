@@ -84,7 +84,7 @@ impl Layout for Aqlm {
     ) -> Result<(), FileError> {
         let groups = rows.start / self.high..rows.end.div_ceil(self.high);
         let codes = self.codes(matrix, parts, groups.clone())?;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        let mut reader = WeightReader::new(parts);
         let (high, wide) = (self.high as usize, self.wide as usize);
         let word = high * wide;
         let mut books = vec![0.0; (self.books * self.words) as usize * word];
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::golden::{assert_golden, bytes_of, weights};
-    use crate::testing::{Checkpoint, Tensor, seen};
+    use crate::testing::{Checkpoint, Tensor, refusal_after, seen};
 
     fn half(numbers: &[f32]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -212,10 +212,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |change: fn(&mut Vec<Tensor<'static>>), expected: &str| {
-            let mut tensors = checkpoint(8, 2, 1);
-            change(&mut tensors);
-            let refusal = Checkpoint::new(tensors).refusal(json!({"quant_method": "aqlm"}));
-            assert_eq!(refusal, expected);
+            let config = json!({"quant_method": "aqlm"});
+            assert_eq!(refusal_after(|all, _| change(all), checkpoint(8, 2, 1), config), expected);
         };
         check(|all| drop(all.remove(1)), "config.json: a: has no tensor `codebooks`");
         check(|all| drop(all.remove(2)), "config.json: a: has no tensor `scales`");

@@ -12,10 +12,10 @@ use super::gptq::check_groups;
 use super::integer_layout::{IntegerLayout, put_scales_by_group, read_scales_by_group};
 use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
-use super::words::{WeightReader, whole_runs};
+use super::words::{WeightReader, WholeRuns};
 use super::{awq_fast, awq_gemv};
 use crate::bits;
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
@@ -159,18 +159,17 @@ impl Awq {
         parts: &dyn PartBytes,
         rows: &Range<u64>,
     ) -> Result<Vec<u8>, FileError> {
-        let whole = whole_runs(rows, RUN, matrix);
-        let (count, skipped) =
-            ((rows.end - rows.start) as usize, (rows.start - whole.start) as usize);
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        let mut words = vec![0; ((whole.end - whole.start) / RUN) as usize];
+        let whole = WholeRuns::around(rows, RUN, matrix);
+        let count = (rows.end - rows.start) as usize;
+        let mut reader = WeightReader::new(parts);
+        let mut words = vec![0; whole.len() / RUN as usize];
         let mut line = vec![0; words.len() * RUN as usize];
         let mut down = vec![0; lines * count];
         for (number, out) in down.chunks_mut(count).enumerate() {
-            let at = (number as u64 * matrix.rows + whole.start) / RUN * 4;
+            let at = (number as u64 * matrix.rows + whole.rows.start) / RUN * 4;
             reader.words(part, at, &mut words)?;
             separate(&words, &mut line);
-            out.copy_from_slice(&line[skipped..][..count]);
+            out.copy_from_slice(whole.wanted(&line));
         }
         Ok(bits::transposed(&down, lines, count))
     }
@@ -299,7 +298,7 @@ pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error
 }
 
 /// What the number of inputs with a scale is called; llm-awq has the second.
-pub(super) const GROUP_KEYS: &[&str] = &["group_size", "q_group_size"];
+const GROUP_KEYS: &[&str] = &["group_size", "q_group_size"];
 
 fn open_module(
     request: &OpenRequest<'_>,
@@ -322,6 +321,25 @@ fn open_module(
     // Of no use where they are not read.
     let unused = if has_zeros { Vec::new() } else { request.tensors(module, &["qzeros"]) };
     Ok(PackedTensor { unused, remark, ..tensor })
+}
+
+/// How many inputs have a scale, where only the configuration says it.
+pub(super) fn stated_group(request: &OpenRequest<'_>, stated: &[i64]) -> Result<i64, Error> {
+    let missing = || request.config_fault(GROUP_KEYS[0], "is missing");
+    stated.first().copied().ok_or_else(missing)
+}
+
+/// The matrix, unless its scales do not fit the stated groups.
+pub(super) fn packed_as_stated(
+    request: &OpenRequest<'_>,
+    module: &str,
+    matrix: Matrix,
+    layout: Box<dyn Layout>,
+    scales: TensorIndex,
+) -> Result<PackedTensor, Error> {
+    let unfit = |unfit: Unfit| request.tensor_fault(scales, Fault::Unfit(unfit.0));
+    layout.parts(matrix).map_err(unfit)?;
+    request.packed(module, matrix, layout)
 }
 
 /// Whether zero points are stored. Without them (`zero_point` false) there is nothing, or

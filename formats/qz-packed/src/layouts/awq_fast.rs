@@ -6,11 +6,10 @@ use std::ops::Range;
 
 use qz_tensor::{DataType, FileError, TensorIndex};
 
-use super::awq::GROUP_KEYS;
+use super::awq::{packed_as_stated, stated_group};
+use super::integer_layout::read_scales_by_group;
 use super::numbers::ScaleType;
-use super::words::WeightReader;
-use crate::bits;
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
 use crate::method::{OpenRequest, PackedTensor};
 
@@ -41,27 +40,6 @@ struct AwqFast {
 fn place(column: usize) -> usize {
     let (eighth, pair, odd) = (column / 8, column % 8 / 2, column % 2);
     pair * 8 + odd * 4 + eighth
-}
-
-impl AwqFast {
-    /// Numbers of rows for each group, as rows.
-    fn numbers(
-        &self,
-        part: PartIndex,
-        matrix: Matrix,
-        parts: &dyn PartBytes,
-        rows: &Range<u64>,
-    ) -> Result<Vec<f32>, FileError> {
-        let groups = (matrix.columns / self.group) as usize;
-        let count = (rows.end - rows.start) as usize;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        let mut lines = vec![0.0; groups * count];
-        for (group, line) in lines.chunks_mut(count.max(1)).enumerate() {
-            let at = (group as u64 * matrix.rows + rows.start) * self.scale.bytes() as u64;
-            reader.numbers(part, at, self.scale, line)?;
-        }
-        Ok(bits::transposed(&lines, groups, count))
-    }
 }
 
 impl Layout for AwqFast {
@@ -97,8 +75,10 @@ impl Layout for AwqFast {
         rows: Range<u64>,
         out: &mut [f32],
     ) -> Result<(), FileError> {
-        let scales = self.numbers(SCALES, matrix, parts, &rows)?;
-        let offsets = self.numbers(OFFSETS, matrix, parts, &rows)?;
+        let groups = matrix.columns / self.group;
+        let numbers =
+            |part| read_scales_by_group(part, self.scale, matrix, groups, parts, rows.clone());
+        let (scales, offsets) = (numbers(SCALES)?, numbers(OFFSETS)?);
         let (columns, group) = (matrix.columns as usize, self.group as usize);
         let mut band = vec![0; columns * ROWS / 2];
         let mut loaded = None;
@@ -131,14 +111,10 @@ pub(super) fn open_module(
     let scales = request.part(module, "scales")?;
     let [bands, columns] = *request.matrix_dimensions(weight)?;
     let [lines, _] = *request.matrix_dimensions(scales)?;
-    let missing = || request.config_fault(GROUP_KEYS[0], "is missing");
-    let group = *stated.first().ok_or_else(missing)?;
-    let group = u64::try_from(group).unwrap_or(columns);
+    let group = u64::try_from(stated_group(request, stated)?).unwrap_or(columns);
     let layout = AwqFast { group, lines, scale: request.scale_type(scales)? };
     let matrix = Matrix { rows: bands.saturating_mul(ROWS as u64), columns };
-    let unfit = |unfit: Unfit| request.tensor_fault(scales, Fault::Unfit(unfit.0));
-    layout.parts(matrix).map_err(unfit)?;
-    request.packed(module, matrix, Box::new(layout))
+    packed_as_stated(request, module, matrix, Box::new(layout), scales)
 }
 
 #[cfg(test)]
@@ -147,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::golden::{assert_golden, bytes_of, floats, golden};
-    use crate::testing::{Checkpoint, Tensor, seen};
+    use crate::testing::{Change, Checkpoint, Tensor, refusal_after, seen};
 
     fn checkpoint() -> Vec<Tensor<'static>> {
         let half = |case: &str| {
@@ -174,10 +150,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let check = |change: fn(&mut Vec<Tensor<'static>>, &mut Value), expected: &str| {
-            let (mut tensors, mut config) = (checkpoint(), config());
-            change(&mut tensors, &mut config);
-            let found = Checkpoint::new(tensors).refusal(config);
+        let check = |change: Change, expected: &str| {
+            let found = refusal_after(change, checkpoint(), config());
             assert!(found.contains(expected), "{found}");
         };
         check(|_, config| config["group_size"] = Value::Null, "group_size: is missing");

@@ -6,13 +6,11 @@ use std::ops::Range;
 
 use qz_tensor::{DataType, FileError, TensorIndex};
 
-use super::awq::{GROUP_KEYS, MIDDLE, integers, zero_points};
-use super::integer_layout::IntegerLayout;
+use super::awq::{MIDDLE, integers, packed_as_stated, stated_group, zero_points};
+use super::integer_layout::{IntegerLayout, read_codes_by_row, read_scales_by_row};
 use super::integers::{GroupedCodes, IntegerGroups};
-use super::words::WeightReader;
-use crate::bits;
 use crate::error::{Error, Fault};
-use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
+use crate::layout::{Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{OpenRequest, PackedTensor};
 
 const WEIGHT: PartIndex = PartIndex(0);
@@ -76,12 +74,7 @@ impl IntegerLayout for AwqGemv {
         parts: &dyn PartBytes,
         rows: Range<u64>,
     ) -> Result<Vec<u8>, FileError> {
-        let mut codes = vec![0; ((rows.end - rows.start) * matrix.columns) as usize];
-        let mut words = vec![0; codes.len() / RUN as usize];
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        reader.words(WEIGHT, rows.start * (matrix.columns / RUN) * 4, &mut words)?;
-        bits::unpack(&words, BITS, &mut codes);
-        Ok(codes)
+        read_codes_by_row(WEIGHT, BITS, matrix.columns, parts, rows)
     }
 
     fn read_scales(
@@ -90,10 +83,8 @@ impl IntegerLayout for AwqGemv {
         parts: &dyn PartBytes,
         rows: Range<u64>,
     ) -> Result<Vec<f32>, FileError> {
-        let (stored, scale) = (self.stored_groups(), self.integers.scale);
-        let mut all = vec![0.0; ((rows.end - rows.start) * stored) as usize];
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        reader.numbers(SCALES, rows.start * stored * scale.bytes() as u64, scale, &mut all)?;
+        let stored = self.stored_groups();
+        let all = read_scales_by_row(SCALES, self.integers.scale, stored, parts, rows)?;
         Ok(of_groups(&all, stored, self.integers.groups(matrix)))
     }
 
@@ -104,15 +95,10 @@ impl IntegerLayout for AwqGemv {
         rows: Range<u64>,
     ) -> Result<Vec<u8>, FileError> {
         let (stored, groups) = (self.stored_groups(), self.integers.groups(matrix));
-        let count = rows.end - rows.start;
         if !self.has_zeros {
-            return Ok(vec![MIDDLE; (count * groups) as usize]);
+            return Ok(vec![MIDDLE; ((rows.end - rows.start) * groups) as usize]);
         }
-        let mut all = vec![0; (count * stored) as usize];
-        let mut words = vec![0; (count * self.zero_words) as usize];
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        reader.words(ZEROS, rows.start * self.zero_words * 4, &mut words)?;
-        bits::unpack(&words, BITS, &mut all);
+        let all = read_codes_by_row(ZEROS, BITS, stored, parts, rows)?;
         Ok(of_groups(&all, stored, groups))
     }
 }
@@ -139,8 +125,7 @@ pub(super) fn open_module(
         let fault = Fault::Part { found, expected: expected.to_owned() };
         return Err(request.tensor_fault(weight, fault));
     }
-    let missing = || request.config_fault(GROUP_KEYS[0], "is missing");
-    let group = u64::try_from(*stated.first().ok_or_else(missing)?).ok();
+    let group = u64::try_from(stated_group(request, stated)?).ok();
     let (has_zeros, remark) = zero_points(request, module)?;
     let layout = AwqGemv {
         integers: integers(group, request.scale_type(scales)?),
@@ -148,9 +133,7 @@ pub(super) fn open_module(
         has_zeros,
     };
     let matrix = Matrix { rows, columns: words.saturating_mul(RUN) };
-    let unfit = |unfit: Unfit| request.tensor_fault(scales, Fault::Unfit(unfit.0));
-    Layout::parts(&layout, matrix).map_err(unfit)?;
-    let tensor = request.packed(module, matrix, Box::new(layout))?;
+    let tensor = packed_as_stated(request, module, matrix, Box::new(layout), scales)?;
     let unused = if has_zeros { Vec::new() } else { request.tensors(module, &["qzeros"]) };
     Ok(PackedTensor { unused, remark, ..tensor })
 }
@@ -162,7 +145,7 @@ mod tests {
     use super::*;
     use crate::golden::{assert_golden, bytes_of, floats, golden};
     use crate::layouts::numbers::ScaleType;
-    use crate::testing::{Checkpoint, Tensor, seen};
+    use crate::testing::{Change, Checkpoint, Tensor, refusal_after, seen};
 
     const ROWS: usize = 8;
     const COLUMNS: usize = 64;
@@ -259,10 +242,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let check = |change: fn(&mut Vec<Tensor<'static>>, &mut Value), expected: &str| {
-            let (mut tensors, mut config) = (checkpoint(), config());
-            change(&mut tensors, &mut config);
-            let found = Checkpoint::new(tensors).refusal(config);
+        let check = |change: Change, expected: &str| {
+            let found = refusal_after(change, checkpoint(), config());
             assert!(found.contains(expected), "{found}");
         };
         check(|_, config| config["group_size"] = Value::Null, "group_size: is missing");

@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::golden::{assert_golden, bytes_of, golden};
-    use crate::testing::{Checkpoint, Tensor, seen};
+    use crate::testing::{Checkpoint, Tensor, refusal_after, seen};
 
     fn checkpoint() -> Vec<Tensor<'static>> {
         let (blocks, scales) = (golden("gpt-oss", "blocks"), golden("gpt-oss", "scales"));
@@ -175,10 +175,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |change: fn(&mut Vec<Tensor<'static>>), expected: &str| {
-            let mut tensors = checkpoint();
-            change(&mut tensors);
-            let refusal = Checkpoint::new(tensors).refusal(json!({"quant_method": "mxfp4"}));
-            assert_eq!(refusal, expected);
+            let config = json!({"quant_method": "mxfp4"});
+            assert_eq!(refusal_after(|all, _| change(all), checkpoint(), config), expected);
         };
         check(
             |all| drop(all.remove(1)),

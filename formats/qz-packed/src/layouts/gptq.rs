@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::integer_layout::{IntegerLayout, put_scales_by_group, read_scales_by_group};
 use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
-use super::words::{GroupIndex, WeightReader, whole_runs};
+use super::words::{GroupIndex, WeightReader, WholeRuns};
 use crate::bits;
 use crate::error::Error;
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
@@ -234,10 +234,7 @@ impl IntegerLayout for Gptq {
         let bits = self.integers.bits;
         let GroupedCodes { rows, columns, groups, .. } = *codes;
         let row_words = bits::words(columns as u64, bits) as usize;
-        let mut words = vec![0; rows * row_words];
-        for (codes, words) in codes.codes.chunks(columns).zip(words.chunks_mut(row_words)) {
-            bits::pack(codes, bits, words);
-        }
+        let words = bits::pack_lines(&codes.codes, columns, bits);
         let mut bytes = Vec::new();
         for (row, words) in bits::transposed(&words, rows, row_words).chunks(rows).enumerate() {
             bits::to_bytes(words, &mut bytes);
@@ -262,19 +259,15 @@ impl IntegerLayout for Gptq {
         rows: Range<u64>,
     ) -> Result<Vec<u8>, FileError> {
         let bits = self.integers.bits;
-        let (count, columns) = ((rows.end - rows.start) as usize, matrix.columns as usize);
+        let count = (rows.end - rows.start) as usize;
         let row_words = bits::words(matrix.columns, bits) as usize;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        let mut reader = WeightReader::new(parts);
         let mut down = vec![0; row_words * count];
         for (row, words) in down.chunks_mut(count).enumerate() {
             reader.words(WEIGHT, (row as u64 * matrix.rows + rows.start) * 4, words)?;
         }
         let words = bits::transposed(&down, row_words, count);
-        let mut codes = vec![0; count * columns];
-        for (words, codes) in words.chunks(row_words).zip(codes.chunks_mut(columns)) {
-            bits::unpack(words, bits, codes);
-        }
-        Ok(codes)
+        Ok(bits::unpack_lines(&words, matrix.columns as usize, bits))
     }
 
     fn read_scales(
@@ -295,23 +288,21 @@ impl IntegerLayout for Gptq {
     ) -> Result<Vec<u8>, FileError> {
         let bits = self.integers.bits;
         // Zero points of neighbouring rows share words.
-        let whole = whole_runs(&rows, run(&self.integers), matrix);
-        let (count, skipped) =
-            ((rows.end - rows.start) as usize, (rows.start - whole.start) as usize);
+        let whole = WholeRuns::around(&rows, run(&self.integers), matrix);
+        let count = (rows.end - rows.start) as usize;
         let groups = self.integers.groups(matrix) as usize;
-        let all = (whole.end - whole.start) as usize;
-        let mut words = vec![0; bits::words(all as u64, bits) as usize];
+        let mut words = vec![0; bits::words(whole.len() as u64, bits) as usize];
         let group_words = bits::words(matrix.rows, bits);
-        let first_word = whole.start * u64::from(bits) / 32;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        let (mut zeros, mut of_groups) = (vec![0; all], vec![0; groups * count]);
+        let first_word = whole.rows.start * u64::from(bits) / 32;
+        let mut reader = WeightReader::new(parts);
+        let (mut zeros, mut of_groups) = (vec![0; whole.len()], vec![0; groups * count]);
         for (group, own) in of_groups.chunks_mut(count).enumerate() {
             reader.words(ZEROS, (group as u64 * group_words + first_word) * 4, &mut words)?;
             if self.version == Version::V1 {
                 add_one(&mut words, bits);
             }
             bits::unpack(&words, bits, &mut zeros);
-            own.copy_from_slice(&zeros[skipped..][..count]);
+            own.copy_from_slice(whole.wanted(&zeros));
         }
         Ok(bits::transposed(&of_groups, groups, count))
     }

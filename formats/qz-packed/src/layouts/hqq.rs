@@ -318,7 +318,7 @@ mod tests {
     use super::*;
     use crate::golden::{assert_golden, bytes_of, golden, weights};
     use crate::layouts::numbers::number_over_tensor;
-    use crate::testing::{Checkpoint, Tensor, seen};
+    use crate::testing::{Checkpoint, Tensor, refusal_after, seen};
 
     const ROWS: u64 = 40;
     const COLUMNS: u64 = 128;
@@ -424,10 +424,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |change: fn(&mut Vec<Tensor<'static>>), expected: &str| {
-            let mut tensors = checkpoint(&FOLDS[1], 1);
-            change(&mut tensors);
-            let refusal = Checkpoint::new(tensors).refusal(json!({"quant_method": "hqq"}));
-            assert_eq!(refusal, expected);
+            let (tensors, config) = (checkpoint(&FOLDS[1], 1), json!({"quant_method": "hqq"}));
+            assert_eq!(refusal_after(|all, _| change(all), tensors, config), expected);
         };
         check(|all| drop(all.remove(2)), "config.json: a: has no tensor `zero`");
         check(|all| drop(all.remove(4)), "config.json: a: has no tensor `shape`");

@@ -161,6 +161,34 @@ impl<L: IntegerLayout> Layout for L {
     }
 }
 
+/// Reads codes that lie row by row, so many of each, in whole words.
+pub(super) fn read_codes_by_row(
+    part: PartIndex,
+    bits: u32,
+    width: u64,
+    parts: &dyn PartBytes,
+    rows: Range<u64>,
+) -> Result<Vec<u8>, FileError> {
+    let row_words = bits::words(width, bits);
+    let mut words = vec![0; ((rows.end - rows.start) * row_words) as usize];
+    WeightReader::new(parts).words(part, rows.start * row_words * 4, &mut words)?;
+    Ok(bits::unpack_lines(&words, width as usize, bits))
+}
+
+/// Reads scales that lie row by row, so many of each.
+pub(super) fn read_scales_by_row(
+    part: PartIndex,
+    scale: ScaleType,
+    width: u64,
+    parts: &dyn PartBytes,
+    rows: Range<u64>,
+) -> Result<Vec<f32>, FileError> {
+    let mut scales = vec![0.0; ((rows.end - rows.start) * width) as usize];
+    let at = rows.start * width * scale.bytes() as u64;
+    WeightReader::new(parts).numbers(part, at, scale, &mut scales)?;
+    Ok(scales)
+}
+
 /// Writes scales that lie group by group, those of all rows together.
 pub(super) fn put_scales_by_group(
     part: PartIndex,
@@ -190,7 +218,7 @@ pub(super) fn read_scales_by_group(
     rows: Range<u64>,
 ) -> Result<Vec<f32>, FileError> {
     let (count, groups) = ((rows.end - rows.start) as usize, groups as usize);
-    let mut reader = WeightReader { parts, bytes: Vec::new() };
+    let mut reader = WeightReader::new(parts);
     let mut of_groups = vec![0.0; groups * count];
     for (group, scales) in of_groups.chunks_mut(count.max(1)).enumerate() {
         let at = (group as u64 * matrix.rows + rows.start) * scale.bytes() as u64;

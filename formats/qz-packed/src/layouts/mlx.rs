@@ -9,8 +9,8 @@ use qz_tensor::{DataType, FileError, TensorIndex};
 use serde_json::{Value, json};
 
 use super::batches;
+use super::integer_layout::{read_codes_by_row, read_scales_by_row};
 use super::numbers::ScaleType;
-use super::words::WeightReader;
 use crate::bits;
 use crate::error::Error;
 use crate::layout::{
@@ -173,13 +173,9 @@ impl Mlx {
         numbers: &[Vec<f32>; 2],
         put: &mut Put<'_>,
     ) {
-        let mut words = vec![0; self.words(matrix) as usize];
-        let (mut bytes, mut line) = (Vec::new(), Vec::new());
-        for codes in codes.chunks(matrix.columns as usize) {
-            bits::pack(codes, self.form.bits, &mut words);
-            bits::to_bytes(&words, &mut line);
-            bytes.extend_from_slice(&line);
-        }
+        let words = bits::pack_lines(codes, matrix.columns as usize, self.form.bits);
+        let mut bytes = Vec::new();
+        bits::to_bytes(&words, &mut bytes);
         put(WEIGHT, first_row * self.words(matrix) * 4, &bytes);
         let at = first_row * self.groups(matrix) * self.scale.bytes() as u64;
         for (part, numbers) in [SCALES, BIASES].into_iter().zip(numbers) {
@@ -248,22 +244,10 @@ impl Layout for Mlx {
         rows: Range<u64>,
         out: &mut [f32],
     ) -> Result<(), FileError> {
-        let count = rows.end - rows.start;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        let mut words = vec![0; (count * self.words(matrix)) as usize];
-        reader.words(WEIGHT, rows.start * self.words(matrix) * 4, &mut words)?;
-        let groups = self.groups(matrix);
-        let mut numbers = |part| -> Result<Vec<f32>, FileError> {
-            let mut numbers = vec![0.0; (count * groups) as usize];
-            let at = rows.start * groups * self.scale.bytes() as u64;
-            reader.numbers(part, at, self.scale, &mut numbers)?;
-            Ok(numbers)
-        };
+        let numbers =
+            |part| read_scales_by_row(part, self.scale, self.groups(matrix), parts, rows.clone());
         let (scales, biases) = (numbers(SCALES)?, numbers(BIASES)?);
-        let columns = matrix.columns as usize;
-        let mut codes = vec![0; out.len()];
-        let lines = codes.chunks_mut(columns).zip(words.chunks(self.words(matrix) as usize));
-        lines.for_each(|(codes, words)| bits::unpack(words, self.form.bits, codes));
+        let codes = read_codes_by_row(WEIGHT, self.form.bits, matrix.columns, parts, rows.clone())?;
         let group = self.form.group as usize;
         let of_groups = out.chunks_mut(group).zip(codes.chunks(group));
         for ((out, codes), (scale, bias)) in of_groups.zip(scales.iter().zip(&biases)) {
@@ -343,7 +327,7 @@ mod tests {
 
     use super::*;
     use crate::golden::{assert_golden, bytes_of, weights};
-    use crate::testing::{Checkpoint, Tensor, seen, stored};
+    use crate::testing::{Checkpoint, Tensor, refusal_after, seen, stored};
 
     #[test]
     fn parts_hold_what_mlx_writes() {
@@ -393,9 +377,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |change: fn(&mut Vec<Tensor<'static>>), config: Value, expected: &str| {
-            let mut tensors = checkpoint();
-            change(&mut tensors);
-            assert_eq!(Checkpoint::new(tensors).refusal(config), expected);
+            assert_eq!(refusal_after(|all, _| change(all), checkpoint(), config), expected);
         };
         let sound = || json!({"quant_method": "mlx", "bits": 4, "group_size": 32});
         check(|all| drop(all.pop()), sound(), "config.json: a: has no tensor `biases`");

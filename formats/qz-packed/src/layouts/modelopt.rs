@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::golden::bytes_of;
-    use crate::testing::{Checkpoint, Tensor, seen};
+    use crate::testing::{Checkpoint, Tensor, refusal_after, seen};
 
     fn checkpoint() -> Vec<Tensor<'static>> {
         vec![
@@ -94,10 +94,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |change: fn(&mut Vec<Tensor<'static>>), algorithm: &str, expected: &str| {
-            let mut tensors = checkpoint();
-            change(&mut tensors);
             let config = json!({"quant_method": "modelopt", "quant_algo": algorithm});
-            assert_eq!(Checkpoint::new(tensors).refusal(config), expected);
+            assert_eq!(refusal_after(|all, _| change(all), checkpoint(), config), expected);
         };
         check(|all| drop(all.remove(2)), "NVFP4", "config.json: a: has no tensor `weight_scale_2`");
         check(

@@ -18,7 +18,11 @@ pub(crate) struct WeightReader<'a> {
     pub(crate) bytes: Vec<u8>,
 }
 
-impl WeightReader<'_> {
+impl<'a> WeightReader<'a> {
+    pub(crate) fn new(parts: &'a dyn PartBytes) -> Self {
+        Self { parts, bytes: Vec::new() }
+    }
+
     pub(crate) fn words(
         &mut self,
         part: PartIndex,
@@ -45,9 +49,30 @@ impl WeightReader<'_> {
     }
 }
 
-/// Rows, and those that share runs of so many with them.
-pub(crate) fn whole_runs(rows: &Range<u64>, run: u64, matrix: Matrix) -> Range<u64> {
-    rows.start / run * run..(rows.end.div_ceil(run) * run).min(matrix.rows)
+/// Rows among those that share words with them.
+#[derive(Clone, Debug)]
+pub(crate) struct WholeRuns {
+    /// All of these.
+    pub(crate) rows: Range<u64>,
+    wanted: Range<usize>,
+}
+
+impl WholeRuns {
+    /// The runs of so many rows that `rows` lie in.
+    pub(crate) fn around(rows: &Range<u64>, run: u64, matrix: Matrix) -> Self {
+        let whole = rows.start / run * run..(rows.end.div_ceil(run) * run).min(matrix.rows);
+        let [start, end] = [rows.start, rows.end].map(|row| (row - whole.start) as usize);
+        Self { rows: whole, wanted: start..end }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        (self.rows.end - self.rows.start) as usize
+    }
+
+    /// What of a number for each of all is of the rows.
+    pub(crate) fn wanted<'a, T>(&self, all: &'a [T]) -> &'a [T] {
+        &all[self.wanted.clone()]
+    }
 }
 
 /// Which group each column is of.

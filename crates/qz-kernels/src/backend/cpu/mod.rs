@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use super::reference;
 use super::{Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding};
 use crate::codec_for;
+use crate::isa::Isa;
 use crate::memory::Bytes;
 use crate::stop;
 use crate::vector::Instructions;
@@ -66,6 +67,12 @@ impl CpuBackend {
     #[must_use]
     pub fn with_few_tokens(self, few: FewTokens) -> Self {
         Self { few, ..self }
+    }
+
+    /// The same backend, with vectors of at most this instruction set.
+    #[must_use]
+    pub fn with_isa(self, isa: Isa) -> Self {
+        Self { instructions: Instructions::of(isa), ..self }
     }
 
     /// Calls `work` on this backend's threads, so that parallel work in it runs there.
@@ -244,157 +251,6 @@ impl Backend for CpuBackend {
         for ((token, weight), row) in rows {
             let to = &mut to[token * width..][..width];
             to.iter_mut().zip(row).for_each(|(to, value)| *to += value * weight);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::conformance;
-    use super::*;
-
-    #[test]
-    fn conforms() {
-        for (threads, few) in [(1, FewTokens::AsMany), (1, FewTokens::Own), (3, FewTokens::Own)] {
-            let backend = CpuBackend::new(threads).expect("threads").with_few_tokens(few);
-            conformance::check(&backend).unwrap_or_else(|problem| panic!("{problem}"));
-        }
-    }
-
-    /// A long context and a large product, which would take seconds.
-    #[test]
-    fn a_stop_is_heard() {
-        use std::sync::atomic::Ordering;
-        use std::time::{Duration, Instant};
-
-        let flag = stop::Flag::default();
-        let backend = CpuBackend::stopped_by(2, &flag).expect("threads");
-        let shape =
-            Attention { heads: 32, key_value_heads: 1, head_size: 64, scale: 0.125, window: None };
-        let tokens = 16 * 1024;
-        let cache = backend.cache(&shape, tokens, DataType::F32).expect("a cache");
-        let queries = vec![0.5; tokens / 8 * shape.query_width()];
-        let mut out = queries.clone();
-        let (rows, columns) = (4096, 4096);
-        let matrix = backend.matrix(DataType::F32, rows, columns, vec![0; rows * columns * 4]);
-        let matrix = matrix.expect("fits");
-        let (activations, mut products) = (vec![0.5; 512 * columns], vec![0.0; 512 * rows]);
-        let setter = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(50));
-            flag.store(true, Ordering::Relaxed);
-            Instant::now()
-        });
-        backend.attend(&shape, &cache, tokens - tokens / 8, &queries, 0..tokens / 8, &mut out);
-        let attended = Instant::now();
-        let set = setter.join().expect("no panic");
-        assert!(attended.saturating_duration_since(set) < Duration::from_secs(2));
-        backend.matmul(Rounding::Exact, &activations, &matrix, &mut products);
-        assert!(attended.elapsed() < Duration::from_secs(2));
-    }
-
-    #[test]
-    fn every_instruction_set_conforms() {
-        for instructions in Instructions::available() {
-            let mut backend = CpuBackend::new(2).expect("threads").with_few_tokens(FewTokens::Own);
-            backend.instructions = instructions;
-            conformance::check(&backend)
-                .unwrap_or_else(|problem| panic!("{instructions:?}: {problem}"));
-        }
-    }
-
-    /// Blocks of any bytes but for the units, which lie at `units`: levels and scales that
-    /// no encoder makes, with activations as large as they can be.
-    #[test]
-    fn one_token_takes_every_block() {
-        let check = |data_type: DataType, units: &[usize]| {
-            let (rows, columns) = (5, 1024);
-            let size = rows * columns / data_type.block_elements() * data_type.block_bytes();
-            let numbers = conformance::made_up(size, 3);
-            let mut bytes: Vec<u8> = numbers.iter().map(|x| (x * 1e4) as i32 as u8).collect();
-            // The highest levels and scales.
-            bytes[..data_type.block_bytes()].fill(0xff);
-            for block in bytes.chunks_exact_mut(data_type.block_bytes()) {
-                units.iter().for_each(|unit| block[unit + 1] = 0x2c);
-            }
-            let signs = conformance::made_up(columns, 4);
-            let activations = signs.iter().map(|x| 1.0f32.copysign(*x)).collect();
-            let run = |instructions| {
-                let backend = CpuBackend::new(1).expect("threads");
-                let mut backend = backend.with_few_tokens(FewTokens::Own);
-                backend.instructions = instructions;
-                let matrix = backend.matrix(data_type, rows, columns, bytes.clone());
-                let mut out = backend.zeros(rows);
-                backend.matmul(Rounding::Engine, &activations, &matrix.expect("fits"), &mut out);
-                out
-            };
-            let expected = run(Instructions::Portable);
-            let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-            for instructions in Instructions::available() {
-                for (found, expected) in run(instructions).iter().zip(&expected) {
-                    let within = (found - expected).abs() <= 1e-5 * largest;
-                    assert!(within, "{data_type} {instructions:?}: {found}, not {expected}");
-                }
-            }
-        };
-        check(DataType::Q8_0, &[0]);
-        check(DataType::Q2_K, &[80, 82]);
-        check(DataType::Q3_K, &[108]);
-        check(DataType::Q4_K, &[0, 2]);
-        check(DataType::Q5_K, &[0, 2]);
-        check(DataType::Q6_K, &[208]);
-        check(DataType::IQ4_XS, &[0]);
-    }
-
-    #[test]
-    fn a_token_is_the_same_in_any_company() {
-        for (data_type, rows, columns) in
-            [(DataType::F32, 35, 512), (DataType::BF16, 35, 512), (DataType::Q4_K, 35, 512)]
-        {
-            let weights = conformance::made_up(rows * columns, 1);
-            let blocks = rows * columns / data_type.block_elements();
-            let mut bytes = vec![0; blocks * data_type.block_bytes()];
-            codec_for(data_type).expect("a codec").encode(&weights, columns, None, &mut bytes);
-            let activations = conformance::made_up(23 * columns, 2);
-            let backend = CpuBackend::new(2).expect("threads");
-            let matrix = backend.matrix(data_type, rows, columns, bytes).expect("fits");
-            let run = |tokens: usize| {
-                let mut out = backend.zeros(tokens * rows);
-                let own = activations[..tokens * columns].to_vec();
-                backend.matmul(Rounding::Engine, &own, &matrix, &mut out);
-                out
-            };
-            let all = run(23);
-            for tokens in [1, 4, 5, 17] {
-                assert!(run(tokens) == all[..tokens * rows], "{data_type} {tokens}");
-            }
-        }
-    }
-
-    #[test]
-    fn results_do_not_depend_on_threads() {
-        let shapes = [(DataType::F32, 301, 512), (DataType::Q8_0, 301, 512)];
-        let more = [(DataType::Q4_K, 301, 512), (DataType::BF16, 51, 4608)];
-        for (data_type, rows, columns) in shapes.into_iter().chain(more) {
-            let weights = conformance::made_up(rows * columns, 1);
-            let blocks = rows * columns / data_type.block_elements();
-            let mut bytes = vec![0; blocks * data_type.block_bytes()];
-            codec_for(data_type).expect("a codec").encode(&weights, columns, None, &mut bytes);
-            for tokens in [1, 3, 23] {
-                let activations = conformance::made_up(tokens * columns, 2);
-                let run = |threads| {
-                    let backend = CpuBackend::new(threads).expect("threads");
-                    let backend = backend.with_few_tokens(FewTokens::Own);
-                    let matrix = backend.matrix(data_type, rows, columns, bytes.clone());
-                    let matrix = matrix.expect("fits");
-                    let mut out = backend.zeros(tokens * rows);
-                    backend.matmul(Rounding::Engine, &activations, &matrix, &mut out);
-                    let mut exact = backend.zeros(tokens * rows);
-                    backend.matmul(Rounding::Exact, &activations, &matrix, &mut exact);
-                    (out, exact)
-                };
-                assert!(run(1) == run(2), "{data_type} {tokens}");
-                assert!(run(1) == run(5), "{data_type} {tokens}");
-            }
         }
     }
 }

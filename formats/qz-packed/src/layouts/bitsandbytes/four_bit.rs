@@ -161,7 +161,7 @@ impl FourBit {
         parts: &dyn PartBytes,
         blocks: Range<u64>,
     ) -> Result<Vec<f32>, FileError> {
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        let mut reader = WeightReader::new(parts);
         let mut scales = vec![0.0; (blocks.end - blocks.start) as usize];
         let Some((nested, _)) = self.nested else {
             reader.numbers(SCALES, blocks.start * 4, ScaleType::F32, &mut scales)?;
@@ -307,7 +307,7 @@ impl Layout for FourBit {
         parts.read(WEIGHT, first / 2, &mut bytes)?;
         let scales = self.scales(matrix, parts, first / self.block..end.div_ceil(self.block))?;
         let mut map = [0.0; COUNT];
-        WeightReader { parts, bytes: Vec::new() }.numbers(MAP, 0, ScaleType::F32, &mut map)?;
+        WeightReader::new(parts).numbers(MAP, 0, ScaleType::F32, &mut map)?;
         // Only what lies within a block and a byte matters, and that fits.
         let within = (first % (self.block * 2)) as usize;
         blocks::decode(&map, &bytes, &scales, self.block as usize, within, out);
@@ -359,7 +359,7 @@ mod tests {
 
     use super::*;
     use crate::golden::{assert_golden, bytes_of, floats, golden, weights};
-    use crate::testing::{Checkpoint, Tensor, seen, stored};
+    use crate::testing::{Checkpoint, Tensor, refusal_after, seen, stored};
 
     fn layout(kind: Kind, is_double: bool, data_type: DataType) -> Box<dyn Layout> {
         FourBitScheme { kind, is_double }.layout(data_type)
@@ -452,10 +452,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |change: fn(&mut Vec<Tensor<'static>>), expected: &str| {
-            let mut tensors = checkpoint(true);
-            change(&mut tensors);
-            let refusal = Checkpoint::new(tensors).refusal(json!({"quant_method": "bitsandbytes"}));
-            assert_eq!(refusal, expected);
+            let config = json!({"quant_method": "bitsandbytes"});
+            assert_eq!(refusal_after(|all, _| change(all), checkpoint(true), config), expected);
         };
         check(
             |all| drop(all.remove(3)),

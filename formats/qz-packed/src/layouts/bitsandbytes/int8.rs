@@ -111,7 +111,7 @@ impl Layout for Int8 {
         let mut codes = vec![0; out.len()];
         parts.read(WEIGHT, rows.start * matrix.columns, &mut codes)?;
         let mut maxima = vec![0.0; (rows.end - rows.start) as usize];
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        let mut reader = WeightReader::new(parts);
         reader.numbers(MAXIMA, rows.start * 4, ScaleType::F32, &mut maxima)?;
         let columns = (matrix.columns as usize).max(1);
         let lines = out.chunks_mut(columns).zip(codes.chunks(columns));
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::golden::{assert_golden, golden, weights};
-    use crate::testing::{Checkpoint, Tensor, seen, stored};
+    use crate::testing::{Checkpoint, Tensor, refusal_after, seen, stored};
 
     #[test]
     fn parts_hold_what_the_package_writes() {
@@ -196,10 +196,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |change: fn(&mut Vec<Tensor<'static>>), expected: &str| {
-            let mut tensors = checkpoint();
-            change(&mut tensors);
-            let refusal = Checkpoint::new(tensors).refusal(json!({"quant_method": "bitsandbytes"}));
-            assert_eq!(refusal, expected);
+            let config = json!({"quant_method": "bitsandbytes"});
+            assert_eq!(refusal_after(|all, _| change(all), checkpoint(), config), expected);
         };
         check(|all| drop(all.remove(0)), "config.json: a: has no tensor `weight`");
         check(

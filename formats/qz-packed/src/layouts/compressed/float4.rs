@@ -112,7 +112,7 @@ mod tests {
     use crate::golden::{assert_golden, bytes_of, golden, weights};
     use crate::layout::{Rounding, RowBlock};
     use crate::layouts::float4_groups::decode_mxfp4;
-    use crate::testing::{Checkpoint, Stored, Tensor, seen, stored};
+    use crate::testing::{Checkpoint, Stored, Tensor, refusal_after, seen, stored};
 
     const CONFIG: fn() -> Value = || json!({"quant_method": "compressed-tensors"});
 
@@ -214,9 +214,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |change: fn(&mut Vec<Tensor<'static>>), expected: &str| {
-            let mut tensors = tensors(1.0);
-            change(&mut tensors);
-            assert_eq!(Checkpoint::new(tensors).refusal(CONFIG()), expected);
+            assert_eq!(refusal_after(|all, _| change(all), tensors(1.0), CONFIG()), expected);
         };
         check(|all| drop(all.pop()), "config.json: a: has no tensor `weight_global_scale`");
         check(|all| drop(all.remove(1)), "config.json: a: has no tensor `weight_scale`");

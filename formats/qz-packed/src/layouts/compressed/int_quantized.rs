@@ -10,9 +10,8 @@ use super::integer::IntegerScheme;
 use super::{Format, configuration, scale_type};
 use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
-use crate::layouts::integer_layout::IntegerLayout;
+use crate::layouts::integer_layout::{IntegerLayout, read_scales_by_row};
 use crate::layouts::integers::{GroupedCodes, IntegerGroups};
-use crate::layouts::words::WeightReader;
 use crate::method::{OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme};
 use crate::schemes::Words;
@@ -103,17 +102,12 @@ impl IntegerLayout for IntQuantized {
         parts: &dyn PartBytes,
         rows: Range<u64>,
     ) -> Result<Vec<f32>, FileError> {
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        let count = (rows.end - rows.start) as usize;
         let scale = self.integers.scale;
         if self.whole_tensor {
-            let mut one = [0.0];
-            reader.numbers(SCALES, 0, scale, &mut one)?;
-            return Ok(vec![one[0]; count]);
+            let one = read_scales_by_row(SCALES, scale, 1, parts, 0..1)?;
+            return Ok(vec![one[0]; (rows.end - rows.start) as usize]);
         }
-        let mut scales = vec![0.0; count];
-        reader.numbers(SCALES, rows.start * scale.bytes() as u64, scale, &mut scales)?;
-        Ok(scales)
+        read_scales_by_row(SCALES, scale, 1, parts, rows)
     }
 
     fn read_zeros(

@@ -12,9 +12,9 @@ use crate::bits;
 use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::layouts::gptq::check_groups;
-use crate::layouts::integer_layout::IntegerLayout;
+use crate::layouts::integer_layout::{IntegerLayout, read_codes_by_row, read_scales_by_row};
 use crate::layouts::integers::{GroupedCodes, IntegerGroups};
-use crate::layouts::words::{GroupIndex, WeightReader, whole_runs};
+use crate::layouts::words::{GroupIndex, WeightReader, WholeRuns};
 use crate::method::{OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme};
 use crate::schemes::Words;
@@ -102,14 +102,9 @@ impl IntegerLayout for PackQuantized {
     fn put(&self, _matrix: Matrix, first_row: u64, codes: &GroupedCodes, put: &mut Put<'_>) {
         let bits = self.integers.bits;
         let GroupedCodes { rows, columns, groups, .. } = *codes;
-        let row_words = bits::words(columns as u64, bits) as usize;
-        let mut words = vec![0; rows * row_words];
-        for (codes, words) in codes.codes.chunks(columns).zip(words.chunks_mut(row_words)) {
-            bits::pack(codes, bits, words);
-        }
         let mut bytes = Vec::new();
-        bits::to_bytes(&words, &mut bytes);
-        put(WEIGHT, first_row * row_words as u64 * 4, &bytes);
+        bits::to_bytes(&bits::pack_lines(&codes.codes, columns, bits), &mut bytes);
+        put(WEIGHT, first_row * bits::words(columns as u64, bits) * 4, &bytes);
         bytes.clear();
         self.integers.scale.write(&codes.scales, &mut bytes);
         let row_bytes = (groups * self.integers.scale.bytes()) as u64;
@@ -119,12 +114,8 @@ impl IntegerLayout for PackQuantized {
         }
         // Packed down the outputs: a word holds neighbours of one group.
         let down = bits::transposed(&codes.zeros, rows, groups);
-        let count = bits::words(rows as u64, bits) as usize;
-        let mut words = vec![0; groups * count];
-        for (zeros, words) in down.chunks(rows).zip(words.chunks_mut(count)) {
-            bits::pack(zeros, bits, words);
-        }
-        bits::to_bytes(&bits::transposed(&words, groups, count), &mut bytes);
+        let words = bits::pack_lines(&down, rows, bits);
+        bits::to_bytes(&bits::transposed(&words, groups, words.len() / groups), &mut bytes);
         put(ZEROS, first_row * u64::from(bits) / 32 * groups as u64 * 4, &bytes);
     }
 
@@ -134,17 +125,7 @@ impl IntegerLayout for PackQuantized {
         parts: &dyn PartBytes,
         rows: Range<u64>,
     ) -> Result<Vec<u8>, FileError> {
-        let bits = self.integers.bits;
-        let (count, columns) = ((rows.end - rows.start) as usize, matrix.columns as usize);
-        let row_words = bits::words(matrix.columns, bits) as usize;
-        let mut words = vec![0; row_words * count];
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        reader.words(WEIGHT, rows.start * row_words as u64 * 4, &mut words)?;
-        let mut codes = vec![0; count * columns];
-        for (words, codes) in words.chunks(row_words).zip(codes.chunks_mut(columns)) {
-            bits::unpack(words, bits, codes);
-        }
-        Ok(codes)
+        read_codes_by_row(WEIGHT, self.integers.bits, matrix.columns, parts, rows)
     }
 
     fn read_scales(
@@ -154,11 +135,7 @@ impl IntegerLayout for PackQuantized {
         rows: Range<u64>,
     ) -> Result<Vec<f32>, FileError> {
         let groups = self.integers.groups(matrix);
-        let mut scales = vec![0.0; ((rows.end - rows.start) * groups) as usize];
-        let at = rows.start * groups * self.integers.scale.bytes() as u64;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
-        reader.numbers(SCALES, at, self.integers.scale, &mut scales)?;
-        Ok(scales)
+        read_scales_by_row(SCALES, self.integers.scale, groups, parts, rows)
     }
 
     fn read_zeros(
@@ -172,21 +149,16 @@ impl IntegerLayout for PackQuantized {
         if self.integers.symmetric {
             return Ok(vec![1 << (bits - 1); count * groups]);
         }
-        let whole = whole_runs(&rows, bits::codes_per_run(bits), matrix);
-        let skipped = (rows.start - whole.start) as usize;
-        let all = (whole.end - whole.start) as usize;
-        let lines = bits::words(all as u64, bits) as usize;
+        let whole = WholeRuns::around(&rows, bits::codes_per_run(bits), matrix);
+        let lines = bits::words(whole.len() as u64, bits) as usize;
         let mut across = vec![0; lines * groups];
-        let first_word = whole.start * u64::from(bits) / 32;
-        let mut reader = WeightReader { parts, bytes: Vec::new() };
+        let first_word = whole.rows.start * u64::from(bits) / 32;
+        let mut reader = WeightReader::new(parts);
         reader.words(ZEROS, first_word * groups as u64 * 4, &mut across)?;
         let words = bits::transposed(&across, lines, groups);
-        let mut down = vec![0; groups * count];
-        let mut zeros = vec![0; all];
-        for (words, down) in words.chunks(lines).zip(down.chunks_mut(count)) {
-            bits::unpack(words, bits, &mut zeros);
-            down.copy_from_slice(&zeros[skipped..][..count]);
-        }
+        let all = bits::unpack_lines(&words, whole.len(), bits);
+        let down: Vec<u8> =
+            all.chunks(whole.len()).flat_map(|zeros| whole.wanted(zeros)).copied().collect();
         Ok(bits::transposed(&down, groups, count))
     }
 }

@@ -2,9 +2,9 @@
 //! reference's bytes and values, and those of the codec's own body on whatever else.
 
 #[allow(dead_code, reason = "shared with other programs")]
-#[path = "../../qz-codec/golden/inputs.rs"]
+#[path = "../../../qz-codec/golden/inputs.rs"]
 mod inputs;
-#[path = "../../qz-codec/golden/records.rs"]
+#[path = "../../../qz-codec/golden/records.rs"]
 mod records;
 
 use proptest::collection::vec;
@@ -46,6 +46,13 @@ fn decode(codec: &dyn Codec, bytes: &[u8]) -> Vec<f32> {
 fn are_same(a: &[f32], b: &[f32]) -> bool {
     let bits = |value: &f32| if value.is_nan() { u32::MAX } else { value.to_bits() };
     a.iter().map(bits).eq(b.iter().map(bits))
+}
+
+/// One that is missing in the list of codecs would run as it is.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn every_codec_is_compiled() {
+    on_every_codec(|name, codec, plain| assert!(!std::ptr::addr_eq(codec, plain), "{name}"));
 }
 
 /// Runs a check on every codec of every instruction set, beside the codec's own body.

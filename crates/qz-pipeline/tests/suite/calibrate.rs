@@ -1,7 +1,5 @@
 //! A calibration that is interrupted, and goes on.
 
-mod interrupted;
-
 use std::path::{Path, PathBuf};
 
 use qz_pipeline::{
@@ -10,7 +8,7 @@ use qz_pipeline::{
 };
 use qz_tensor::{DataType, OutputOptions};
 
-use interrupted::Stopper;
+use crate::interrupted::Stopper;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -1,8 +1,6 @@
 //! A method's run onto packed layouts: interrupted, it goes on with the same bytes, which
 //! needs that what was written is read back as the very values that the method chose.
 
-mod interrupted;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +12,7 @@ use qz_pipeline::{
 };
 use qz_tensor::{DataType, OutputOptions};
 
-use interrupted::Stopper;
+use crate::interrupted::Stopper;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -1,0 +1,5 @@
+//! Codecs and backend on every instruction set that the machine has. Here, not beside what
+//! they test: the library's own tests would compile every codec for every set once more.
+
+mod backend;
+mod codecs;
