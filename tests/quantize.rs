@@ -264,10 +264,11 @@ fn propagation_is_another_choice() {
         assert!(methods.iter().all(|method| method["fallback"].is_null()), "{report}");
         fs::read(output).expect("read")
     };
-    let plain = file(&[]);
-    let half = file(&["--propagation", "0.5", "--threads", "1"]);
-    assert!(half != plain && file(&["--propagation", "0"]) == plain);
-    assert!(file(&["--propagation", "0.5", "--threads", "3", "--max-memory", "2M"]) == half);
+    let plain = file(&["--propagation", "0"]);
+    let half = file(&["--propagation", "0.5"]);
+    let whole = file(&["--threads", "1"]);
+    assert!(half != plain && whole != half && file(&["--propagation", "1"]) == whole);
+    assert!(file(&["--threads", "3", "--max-memory", "2M"]) == whole);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod parity_codec;
 mod parity_eval;
 mod parity_files;
 mod parity_tokens;
+mod quality;
 mod reference;
 mod snapshots;
 mod tidy;
@@ -87,6 +88,36 @@ enum Task {
         /// llama.cpp's source tree
         #[arg(long)]
         source: PathBuf,
+    },
+    /// Make files with several methods and compare them with their models on held-out texts:
+    /// the tables of QUALITY.md
+    Quality {
+        /// Our binary
+        #[arg(long, default_value = "target/release/quantize")]
+        quantize: PathBuf,
+        /// A full model as NAME=FOLDER; repeatable
+        #[arg(long, required = true)]
+        model: Vec<quality::Named>,
+        /// A held-out text as NAME=FILE; repeatable
+        #[arg(long, required = true)]
+        text: Vec<quality::Named>,
+        /// Options of a method as NAME=OPTIONS; the others are compared with the first
+        #[arg(long, default_values = ["imatrix=--method imatrix", "gptq=--method gptq"])]
+        #[arg(allow_hyphen_values = true)]
+        method: Vec<quality::Named>,
+        /// Options of all methods, in one string ("--data text.txt --chunks 32")
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
+        options: String,
+        #[arg(long, default_value_t = 32)]
+        chunks: u32,
+        #[arg(long, default_value_t = 512)]
+        context: u32,
+        /// A folder for the files; those that are there are taken as they are
+        #[arg(long)]
+        scratch: PathBuf,
+        /// Targets of --to
+        #[arg(required = true)]
+        targets: Vec<String>,
     },
     /// Compare perplexities with llama-perplexity's
     ParityEval {
@@ -276,6 +307,30 @@ fn main() -> Result<()> {
             let settings =
                 parity_calibration::Settings { binaries, quantize, text, chunks, context, threads };
             parity_calibration::run(&settings, &models)
+        }
+        Task::Quality {
+            quantize,
+            model: models,
+            text: texts,
+            method: methods,
+            options,
+            chunks,
+            context,
+            scratch,
+            targets,
+        } => {
+            let options = options.split_whitespace().map(str::to_owned).collect();
+            quality::run(&quality::Settings {
+                quantize,
+                models,
+                texts,
+                targets,
+                methods,
+                options,
+                chunks,
+                context,
+                scratch,
+            })
         }
         Task::ParityFiles { programs, text, options, checkpoints } => {
             let checkpoints = match checkpoints.is_empty() {

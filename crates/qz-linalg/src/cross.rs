@@ -1,14 +1,16 @@
-//! Sums of products of two inputs: the full model's and the quantized one's.
+//! Sums of products of what the quantized model lacks and of its inputs.
 
 use qz_kernels::gemm::{Into, View, ViewMut, multiply};
 
 use crate::runs::Runs;
 
-/// The sum of `(x̃ − x) xᵀ` over tokens, where `x̃` is what the full model feeds a layer
-/// and `x` what it gets behind quantized ones (GPTAQ, arXiv 2504.02692). Error and order of
-/// sums are those of [`crate::Gram`].
+/// The sum of `(r̃ − r) xᵀ` over tokens: `r̃` are numbers of the full model, `r` the same
+/// ones of the quantized model, and `x` a layer's inputs in the quantized model. With `x̃`
+/// for `r̃` and `x` for `r` this is the cross term of GPTAQ (arXiv 2504.02692). Error and
+/// order of sums are those of [`crate::Gram`].
 #[derive(Clone, Debug)]
 pub struct CrossGram {
+    rows: usize,
     columns: usize,
     tokens: u64,
     sums: Vec<f32>,
@@ -17,37 +19,41 @@ pub struct CrossGram {
 }
 
 impl CrossGram {
-    /// A sum of nothing.
-    pub fn new(columns: usize) -> Self {
-        let sums = vec![0.0; columns * columns];
-        Self { columns, tokens: 0, sums, runs: Runs::new(2 * columns) }
+    /// A sum of nothing: of each token `rows` numbers that differ, and `columns` inputs.
+    pub fn new(rows: usize, columns: usize) -> Self {
+        let sums = vec![0.0; rows * columns];
+        Self { rows, columns, tokens: 0, sums, runs: Runs::new(rows + columns) }
     }
 
-    /// Bytes that the sums of so many columns take, with what waits to be summed.
-    pub fn bytes(columns: usize) -> u64 {
-        (columns as u64).pow(2) * size_of::<f32>() as u64 + Runs::bytes(2 * columns)
+    /// Bytes that such sums take, with what waits to be summed.
+    pub fn bytes(rows: usize, columns: usize) -> u64 {
+        (rows * columns * size_of::<f32>()) as u64 + Runs::bytes(rows + columns)
     }
 
-    /// Adds tokens' inputs, one row each: the full model's, and those the layer gets.
+    /// Adds tokens, one row each: numbers of the full model, the same ones of the quantized
+    /// model, and its inputs.
     ///
     /// # Panics
-    /// If they are not as many, or the last row is cut.
-    pub fn add(&mut self, full: &[f32], inputs: &[f32]) {
-        let Self { columns, sums, runs, .. } = self;
-        assert_eq!(full.len(), inputs.len(), "both inputs of each token");
-        assert!(inputs.len().is_multiple_of(*columns), "whole rows");
-        let mut rows = Vec::with_capacity(2 * inputs.len());
-        for (full, inputs) in full.chunks(*columns).zip(inputs.chunks(*columns)) {
-            rows.extend(full.iter().zip(inputs).map(|(full, input)| full - input));
+    /// If these are not of as many tokens, or the last row is cut.
+    pub fn add(&mut self, full: &[f32], quantized: &[f32], inputs: &[f32]) {
+        let Self { rows: height, columns, sums, runs, .. } = self;
+        let tokens = inputs.len() / *columns;
+        assert_eq!(inputs.len(), tokens * *columns, "whole rows");
+        assert!(full.len() == tokens * *height && quantized.len() == full.len(), "all tokens");
+        let mut rows = Vec::with_capacity(full.len() + inputs.len());
+        for (token, inputs) in inputs.chunks(*columns).enumerate() {
+            let own = token * *height..(token + 1) * *height;
+            let pairs = full[own.clone()].iter().zip(&quantized[own]);
+            rows.extend(pairs.map(|(full, quantized)| full - quantized));
             rows.extend_from_slice(inputs);
         }
-        self.tokens += runs.add(&rows, |run| add_run(sums, *columns, run)) as u64;
+        self.tokens += runs.add(&rows, |run| add_run(sums, *height, *columns, run)) as u64;
     }
 
-    /// The mean over tokens, row by row: E[(x̃ − x) xᵀ].
+    /// The mean over tokens, row by row: E[(r̃ − r) xᵀ].
     pub fn finish(mut self) -> Vec<f32> {
-        let Self { columns, sums, runs, .. } = &mut self;
-        runs.finish(|run| add_run(sums, *columns, run));
+        let Self { rows, columns, sums, runs, .. } = &mut self;
+        runs.finish(|run| add_run(sums, *rows, *columns, run));
         let factor = 1.0 / self.tokens.max(1) as f64;
         for sum in &mut self.sums {
             *sum = (f64::from(*sum) * factor) as f32;
@@ -56,12 +62,13 @@ impl CrossGram {
     }
 }
 
-fn add_run(sums: &mut [f32], columns: usize, rows: &[f32]) {
-    let tokens = rows.len() / (2 * columns);
-    let rows = View::dense(rows, tokens, 2 * columns);
-    let differences = rows.block(0..tokens, 0..columns).transposed();
-    let inputs = rows.block(0..tokens, columns..2 * columns);
-    multiply(Into::Add, 1.0, differences, inputs, ViewMut::dense(sums, columns, columns));
+fn add_run(sums: &mut [f32], rows: usize, columns: usize, run: &[f32]) {
+    let width = rows + columns;
+    let tokens = run.len() / width;
+    let run = View::dense(run, tokens, width);
+    let differences = run.block(0..tokens, 0..rows).transposed();
+    let inputs = run.block(0..tokens, rows..width);
+    multiply(Into::Add, 1.0, differences, inputs, ViewMut::dense(sums, rows, columns));
 }
 
 #[cfg(test)]
@@ -71,22 +78,31 @@ mod tests {
 
     #[test]
     fn the_mean_of_cross_products() {
-        let (tokens, columns) = (600, 20);
-        let (full, inputs) = (numbers(tokens * columns, 1), numbers(tokens * columns, 2));
-        let sum = |part: usize| {
-            let mut cross = CrossGram::new(columns);
-            let parts = full.chunks(part * columns).zip(inputs.chunks(part * columns));
-            parts.for_each(|(full, inputs)| cross.add(full, inputs));
-            cross.finish()
-        };
-        let cross = sum(tokens);
-        assert!(sum(77) == cross && sum(300) == cross);
-        for i in 0..columns {
-            for j in 0..columns {
-                let rows = full.chunks(columns).zip(inputs.chunks(columns));
-                let sum: f64 = rows.map(|(f, x)| f64::from(f[i] - x[i]) * f64::from(x[j])).sum();
-                let error = sum / tokens as f64 - f64::from(cross[i * columns + j]);
-                assert!(error.abs() < 1e-6, "{error}");
+        for (tokens, rows, columns) in [(600, 20, 20), (300, 7, 20), (5, 3, 1)] {
+            let (full, quantized) = (numbers(tokens * rows, 1), numbers(tokens * rows, 3));
+            let inputs = numbers(tokens * columns, 2);
+            let sum = |part: usize| {
+                let mut cross = CrossGram::new(rows, columns);
+                for first in (0..tokens).step_by(part) {
+                    let end = tokens.min(first + part);
+                    let (own, its) = (first * rows..end * rows, first * columns..end * columns);
+                    cross.add(&full[own.clone()], &quantized[own], &inputs[its]);
+                }
+                cross.finish()
+            };
+            let cross = sum(tokens);
+            assert!(sum(77) == cross && sum(300) == cross);
+            for i in 0..rows {
+                for j in 0..columns {
+                    let term = |token: usize| {
+                        let at = token * rows + i;
+                        let missing = f64::from(full[at] - quantized[at]);
+                        missing * f64::from(inputs[token * columns + j])
+                    };
+                    let sum: f64 = (0..tokens).map(term).sum();
+                    let error = sum / tokens as f64 - f64::from(cross[i * columns + j]);
+                    assert!(error.abs() < 1e-6, "{error}");
+                }
             }
         }
     }

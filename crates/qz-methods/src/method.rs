@@ -81,6 +81,11 @@ pub(crate) fn check(problem: &Problem<'_>) -> Result<(), Error> {
     if let Some(found) = problem.statistics.columns().find(|found| *found != columns) {
         return Err(Error::Statistics { columns, found });
     }
+    let entries = problem.weights.count() * columns;
+    if let Some(missing) = problem.statistics.missing.filter(|own| own.len() != entries) {
+        let found = missing.len() / problem.weights.count().max(1);
+        return Err(Error::Statistics { columns, found });
+    }
     check_finite(problem.weights)?;
     Ok(())
 }

@@ -15,6 +15,10 @@ pub struct Statistics<'a> {
     /// `E[(x̃ − x) xᵀ]`, row by row: x̃ is the full model's input where x is the quantized
     /// one's.
     pub cross: Option<&'a [f32]>,
+    /// `E[(ỹ − y) xᵀ]`, a row for each row of the matrix, in place of `cross`: ỹ is the full
+    /// model's result, y what the quantized model gets with the matrix as it was. A result may
+    /// be the sum of the product and of what it is added to.
+    pub missing: Option<&'a [f32]>,
     /// Where what is computed of these statistics is kept for the next matrix with the same.
     pub shared: Option<&'a Shared>,
 }

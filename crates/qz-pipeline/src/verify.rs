@@ -224,11 +224,12 @@ fn structure(artifact: &Model) -> Vec<Finding> {
         let known = u32::try_from(file_type).ok().and_then(FileType::from_id);
         let quantized =
             |base: DataType| artifact.tensors.iter().any(|tensor| tensor.source_type == base);
-        // Rows that do not fill the base's blocks have a stand-in.
+        // Rows that do not fill the base's blocks have a stand-in, and the mixtures give the
+        // others more bits: where there are stand-ins, no tensor needs to have the base.
         let fits = |base: DataType| {
             let elements = base.block_elements().max(1) as u64;
             let mut matrices = artifact.tensors.iter().filter(|tensor| tensor.shape.rank() > 1);
-            matrices.any(|tensor| tensor.shape.columns().is_multiple_of(elements))
+            matrices.all(|tensor| tensor.shape.columns().is_multiple_of(elements))
         };
         let is_wrong = |known: &&FileType| !quantized(known.base) && fits(known.base);
         if let Some(known) = known.filter(is_wrong) {

@@ -70,12 +70,16 @@ pub(crate) struct Quantize {
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = METHOD)]
     #[arg(hide_short_help = true)]
     cycles: usize,
-    /// Correct for the errors of earlier layers (GPTAQ): 0 not at all, 1 fully
+    /// Correct for the errors of earlier layers: 0 not at all, 1 fully [default: 1; 0 with --stats]
     ///
-    /// Needs a second run of the text beside the first. Experts are left out.
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = parse_amount)]
+    /// The full model reads the text beside the quantized one. Experts are left out.
+    #[arg(long, value_name = "X", value_parser = parse_amount)]
     #[arg(help_heading = METHOD, hide_short_help = true)]
-    propagation: f64,
+    propagation: Option<f64>,
+    /// Damping of that correction, in parts of the diagonal's mean
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = parse_amount)]
+    #[arg(help_heading = METHOD, hide_short_help = true)]
+    propagation_damping: f64,
     #[command(flatten)]
     experts: Experts,
 
@@ -104,7 +108,9 @@ impl Quantize {
         let mut options = Options::default();
         options.gptq.damping = self.damping;
         options.gptq.cycles = self.cycles;
-        options.gptq.propagation = self.propagation;
+        let unless_known = if self.stats.is_some() { 0.0 } else { 1.0 };
+        options.gptq.propagation = self.propagation.unwrap_or(unless_known);
+        options.gptq.propagation_damping = self.propagation_damping;
         options.gptq.order = match self.order {
             Visits::Natural => Order::Natural,
             Visits::Static => Order::Static,

@@ -58,9 +58,13 @@ pub struct GptqOptions {
     pub descent_damping: f64,
     /// Cycles after which units are fitted again, and steps of sub-scales are tried.
     pub refits: usize,
-    /// How far the weights move to where they undo what earlier layers lost, if the cross
-    /// statistics are given: 0 not at all, 1 all the way.
+    /// How far the weights move to where they undo what earlier layers lost, if the
+    /// statistics say what that is: 0 not at all, 1 all the way.
     pub propagation: f64,
+    /// What is added to the diagonal for the regression that says where that is, in parts of
+    /// its mean. The differences between two models are small and noisy beside their inputs,
+    /// so it takes far more than the feedback.
+    pub propagation_damping: f64,
 }
 
 impl Default for GptqOptions {
@@ -74,6 +78,7 @@ impl Default for GptqOptions {
             descent_damping: 0.001,
             refits: 2,
             propagation: 0.0,
+            propagation_damping: 1.0,
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::report::Fallback;
 use crate::statistics::Statistics;
 
 /// A layer's matrix and its factor: all that matrices with the same inputs can share.
-/// Memory: `columns²` times eight bytes, and as much again with cross statistics.
+/// Memory: `columns²` times eight bytes, four more with cross statistics, and four for each
+/// weight with what results lack.
 #[derive(Debug)]
 pub struct Factored {
     options: GptqOptions,
@@ -26,6 +27,8 @@ pub struct Factored {
     pub(super) feedback: Feedback,
     /// How targets differ from weights, turned: `target_j = w_j + Σ_i w_i move_ji`.
     pub(super) moves: Option<Vec<f32>>,
+    /// What is added to targets, row by row: [`additions`].
+    pub(super) additions: Option<Vec<f32>>,
     damping: f64,
 }
 
@@ -63,26 +66,34 @@ pub(super) fn dead_columns(gram: &Symmetric) -> usize {
 impl Factored {
     fn new(
         gram: &Symmetric,
-        cross: Option<&[f32]>,
+        statistics: &Statistics<'_>,
         visits: Visits,
         options: &GptqOptions,
     ) -> Result<Self, Fallback> {
         let mean = gram.mean_diagonal();
-        let cross = cross.filter(|_| options.propagation != 0.0);
-        let cross_is_finite = cross.is_none_or(|cross| cross.iter().all(|entry| entry.is_finite()));
-        if !gram.is_finite() || !mean.is_finite() || !cross_is_finite {
+        let propagates = options.propagation != 0.0;
+        let [cross, missing] =
+            [statistics.cross, statistics.missing].map(|sums| sums.filter(|_| propagates));
+        let mut sums = cross.into_iter().chain(missing).flatten();
+        if !gram.is_finite() || !mean.is_finite() || !sums.all(|entry| entry.is_finite()) {
             return Err(Fallback::NonFinite);
         }
         if mean <= 0.0 {
             return Err(Fallback::NoInput);
         }
+        let (mut moves, mut additions) = (None, None);
+        if cross.is_some() || missing.is_some() {
+            let (solver, _) = factor(gram, &visits, options.propagation_damping)?;
+            let part = options.propagation;
+            moves = cross.map(|cross| self::moves(cross, &visits, &solver, part));
+            additions = missing.map(|missing| self::additions(missing, &visits, &solver, part));
+        }
         let (feedback, damping) = factor(gram, &visits, options.damping)?;
         let mut objective = gram.clone();
         objective.add_to_diagonal((mean * options.descent_damping) as f32);
         let importance = objective.diagonal();
-        let moves = cross.map(|cross| moves(cross, &visits, &feedback, options.propagation));
         let options = options.clone();
-        Ok(Self { options, objective, importance, visits, feedback, moves, damping })
+        Ok(Self { options, objective, importance, visits, feedback, moves, additions, damping })
     }
 
     /// What the user asked for.
@@ -114,7 +125,7 @@ impl Prepared {
         let known = share.as_ref().and_then(|share| share.as_ref().filter(fits).cloned());
         let factored = match known {
             Some(known) => known,
-            None => Arc::new(Factored::new(gram, statistics.cross, visits, options)?),
+            None => Arc::new(Factored::new(gram, statistics, visits, options)?),
         };
         if let Some(share) = &mut share {
             **share = Some(Arc::clone(&factored));
@@ -149,15 +160,37 @@ fn factor(gram: &Symmetric, visits: &Visits, least: f64) -> Result<(Feedback, f6
     }
 }
 
+/// Rows times the inverse of the damped matrix; the results' columns are in the order of
+/// visits.
+fn solved(rows: &[f32], visits: &Visits, solver: &Feedback) -> Vec<f32> {
+    let mut solved = Vec::with_capacity(rows.len());
+    for row in rows.chunks(solver.size()) {
+        solved.extend(visits.columns.iter().map(|column| row[*column]));
+    }
+    solver.solve_rows(&mut solved);
+    solved
+}
+
+/// What the matrix adds to make up for what results lack: `E[(ỹ − y) xᵀ] H⁻¹`, the regression
+/// of that on the quantized model's inputs. With the hidden states that a product is added to
+/// in ỹ and y this is the target of LoaQ (arXiv 2509.06297).
+fn additions(missing: &[f32], visits: &Visits, solver: &Feedback, part: f64) -> Vec<f32> {
+    let size = solver.size();
+    let mut additions = vec![0.0; missing.len()];
+    let rows = solved(missing, visits, solver);
+    for (own, row) in additions.chunks_mut(size).zip(rows.chunks(size)) {
+        for (visit, value) in visits.columns.iter().zip(row) {
+            own[*visit] = (f64::from(*value) * part) as f32;
+        }
+    }
+    additions
+}
+
 /// Where the full model's output `W x̃` is best met on the quantized model's inputs:
 /// `W (I + E[(x̃ − x) xᵀ] H⁻¹)` (GPTAQ, arXiv 2504.02692, as one move of the weights).
-fn moves(cross: &[f32], visits: &Visits, feedback: &Feedback, part: f64) -> Vec<f32> {
-    let size = feedback.size();
-    let mut rows = Vec::with_capacity(cross.len());
-    for row in cross.chunks(size) {
-        rows.extend(visits.columns.iter().map(|column| row[*column]));
-    }
-    feedback.solve_rows(&mut rows);
+fn moves(cross: &[f32], visits: &Visits, solver: &Feedback, part: f64) -> Vec<f32> {
+    let size = solver.size();
+    let rows = solved(cross, visits, solver);
     let mut turned = vec![0.0; cross.len()];
     for (i, row) in rows.chunks(size).enumerate() {
         for (visit, value) in visits.columns.iter().zip(row) {

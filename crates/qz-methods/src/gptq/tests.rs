@@ -383,15 +383,16 @@ fn propagation_meets_the_full_output() {
     // The quantized model's inputs are weaker, and a little wrong.
     let behind: Vec<f32> =
         full.iter().zip(&noise).map(|(value, noise)| 0.9 * value + 0.01 * noise).collect();
-    let (mut gram, mut cross) = (Gram::new(columns), CrossGram::new(columns));
+    let (mut gram, mut cross) = (Gram::new(columns), CrossGram::new(columns, columns));
     gram.add(&behind);
-    cross.add(&full, &behind);
+    cross.add(&full, &behind, &behind);
     let cross = cross.finish();
     let case = Case { rows, columns, weights: numbers(rows * columns, 9), gram: gram.finish() };
     let target = Target::of_type(DataType::Q4_K).expect("a grid");
     let error = |cross: Option<&[f32]>, propagation: f64| {
         let statistics = Statistics { gram: Some(&case.gram), cross, ..Statistics::default() };
-        let options = GptqOptions { propagation, ..GptqOptions::default() };
+        let options =
+            GptqOptions { propagation, propagation_damping: 0.01, ..GptqOptions::default() };
         let values = case.run_on("gptq", target, &statistics, &options).expect("done").values;
         let tokens = full.chunks(columns).zip(behind.chunks(columns)).take(50);
         tokens
@@ -412,6 +413,46 @@ fn propagation_meets_the_full_output() {
     let half = error(Some(&cross), 0.5);
     let whole = error(Some(&cross), 1.0);
     assert!(half < 0.5 * none && whole < 0.5 * half, "{none} {half} {whole}");
+}
+
+/// What results lack, as far as the inputs tell it, becomes a part of the weights.
+#[test]
+fn missing_results_are_made_up_for() {
+    let (rows, columns, tokens) = (8, 256, 1024);
+    let inputs = inputs(tokens, columns);
+    let told = numbers(rows * columns, 5);
+    let missing: Vec<f32> = inputs
+        .chunks(columns)
+        .flat_map(|input| {
+            told.chunks(columns).map(|row| row.iter().zip(input).map(|(w, x)| w * x).sum())
+        })
+        .collect();
+    let (mut gram, mut sums) = (Gram::new(columns), CrossGram::new(rows, columns));
+    gram.add(&inputs);
+    sums.add(&missing, &vec![0.0; missing.len()], &inputs);
+    let missing = sums.finish();
+    let case = Case { rows, columns, weights: numbers(rows * columns, 9), gram: gram.finish() };
+    let target = Target::of_type(DataType::Q6_K).expect("a grid");
+    for part in [0.0, 0.5, 1.0] {
+        let statistics =
+            Statistics { gram: Some(&case.gram), missing: Some(&missing), ..Statistics::default() };
+        let options =
+            GptqOptions { propagation: part, propagation_damping: 0.001, ..GptqOptions::default() };
+        let values = case.run_on("gptq", target, &statistics, &options).expect("done").values;
+        let loss = |wanted: f32| -> f64 {
+            let wanted = case.weights.iter().zip(&told).map(|(own, told)| own + wanted * told);
+            let errors: Vec<f32> =
+                wanted.zip(&values).map(|(wanted, value)| wanted - value).collect();
+            let products = inputs.chunks(columns).flat_map(|input| {
+                errors
+                    .chunks(columns)
+                    .map(|row| row.iter().zip(input).map(|(e, x)| e * x).sum::<f32>())
+            });
+            products.map(|product| f64::from(product).powi(2)).sum()
+        };
+        let (met, others) = (loss(part as f32), [0.0, 0.5, 1.0].map(loss));
+        assert!(others.iter().all(|other| met <= *other * 1.0001), "{part}: {met} {others:?}");
+    }
 }
 
 #[test]

@@ -33,13 +33,17 @@ impl<'a> Tile<'a> {
         let columns = problem.weights.columns();
         let own = rows.clone().map(|row| problem.weights.row(row));
         let mut targets: Vec<f32> = own.flatten().copied().collect();
+        let mut moved = targets.clone();
         if let Some(moves) = &prepared.moves {
-            let mut moved = targets.clone();
             let weights = Rows::dense(&targets, columns);
             add_row_products(weights, Rows::dense(moves, columns), &mut moved);
-            if moved.iter().all(|target| target.is_finite()) {
-                targets = moved;
-            }
+        }
+        if let Some(additions) = &prepared.additions {
+            let own = &additions[rows.start * columns..rows.end * columns];
+            moved.iter_mut().zip(own).for_each(|(target, addition)| *target += addition);
+        }
+        if moved.iter().all(|target| target.is_finite()) {
+            targets = moved;
         }
         let facts = targets.chunks(columns).map(RowFacts::of).collect();
         Self {

@@ -70,25 +70,48 @@ impl Calibration {
     }
 }
 
+/// What the full model has of the tokens whose inputs are summed.
+pub(super) enum Beside {
+    /// Its inputs of the same products.
+    Inputs(Vec<f32>),
+    /// Where products are added to hidden states, the sums: its own, and those of the
+    /// quantized model with the matrix as it was.
+    Results([Vec<f32>; 2]),
+}
+
 /// Inputs of one group's products, summed as far as a method needs it.
 pub(super) enum Sums {
     Moments(Moments),
     Gram {
         gram: Gram,
-        /// Beside the full model's inputs, if these are asked for.
-        cross: Option<CrossGram>,
+        /// Of what the quantized model lacks beside the full one, if that is asked for.
+        lacking: Option<Lacking>,
     },
 }
 
+/// Sums of what the quantized model lacks beside the full one.
+pub(super) enum Lacking {
+    /// Of its inputs.
+    Inputs(CrossGram),
+    /// Of the results.
+    Results(CrossGram),
+}
+
 impl Sums {
-    pub(super) fn new(needs: Needs, columns: usize, with_cross: bool) -> Self {
+    pub(super) fn new(needs: Needs, columns: usize) -> Self {
         match needs {
-            Needs::Gram => Self::Gram {
-                gram: Gram::new(columns),
-                cross: with_cross.then(|| CrossGram::new(columns)),
-            },
+            Needs::Gram => Self::Gram { gram: Gram::new(columns), lacking: None },
             _ => Self::Moments(Moments::new(columns)),
         }
+    }
+
+    /// Sums beside the full model, too: of inputs, or of so many numbers of each result.
+    pub(super) fn beside_full(columns: usize, results: Option<usize>) -> Self {
+        let lacking = match results {
+            None => Lacking::Inputs(CrossGram::new(columns, columns)),
+            Some(rows) => Lacking::Results(CrossGram::new(rows, columns)),
+        };
+        Self::Gram { gram: Gram::new(columns), lacking: Some(lacking) }
     }
 
     /// Bytes that the sums of so many columns take.
@@ -109,13 +132,19 @@ impl Sums {
 
     /// Adds tokens' inputs, and the full model's of the same tokens where they are summed
     /// with these, on the current pool's threads.
-    pub(super) fn add(&mut self, rows: &[f32], full: Option<&[f32]>) {
+    pub(super) fn add(&mut self, rows: &[f32], beside: Option<&Beside>) {
         match self {
             Self::Moments(moments) => moments.add(rows),
-            Self::Gram { gram, cross } => {
+            Self::Gram { gram, lacking } => {
                 gram.add(rows);
-                if let (Some(cross), Some(full)) = (cross, full) {
-                    cross.add(full, rows);
+                match (lacking, beside) {
+                    (Some(Lacking::Inputs(cross)), Some(Beside::Inputs(full))) => {
+                        cross.add(full, rows, rows);
+                    }
+                    (Some(Lacking::Results(sums)), Some(Beside::Results([full, quantized]))) => {
+                        sums.add(full, quantized, rows);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -149,11 +178,17 @@ impl Sums {
             ..Captured::default()
         };
         match self {
-            Self::Gram { gram, cross } => {
+            Self::Gram { gram, lacking } => {
                 captured.gram = Some(gram.finish());
                 // Before anything was quantized both models see the same.
-                let cross = cross.map(CrossGram::finish);
-                captured.cross = cross.filter(|cross| cross.iter().any(|sum| *sum != 0.0));
+                let differing = |sums: CrossGram| {
+                    Some(sums.finish()).filter(|sums| sums.iter().any(|sum| *sum != 0.0))
+                };
+                match lacking {
+                    Some(Lacking::Inputs(sums)) => captured.cross = differing(sums),
+                    Some(Lacking::Results(sums)) => captured.missing = differing(sums),
+                    None => {}
+                }
             }
             Self::Moments(moments) => {
                 let count = count.max(1) as f64;
@@ -176,6 +211,8 @@ pub(super) struct Captured {
     pub(super) importance: Option<Vec<f32>>,
     /// `E[(x̃ − x) xᵀ]`, with the full model's inputs x̃.
     pub(super) cross: Option<Vec<f32>>,
+    /// `E[(ỹ − y) xᵀ]`, with the full model's results ỹ.
+    pub(super) missing: Option<Vec<f32>>,
     /// What a method keeps between the group's matrices.
     pub(super) shared: Shared,
 }
@@ -186,6 +223,7 @@ impl Captured {
             gram: self.gram.as_ref(),
             importance: self.importance.as_deref(),
             cross: self.cross.as_deref(),
+            missing: self.missing.as_deref(),
             shared: Some(&self.shared),
         }
     }

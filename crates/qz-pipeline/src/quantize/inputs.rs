@@ -6,7 +6,7 @@ use qz_methods::Needs;
 use qz_models::forward::{Chunks, Forward, LayerStream, LinearGroup, LinearInputs};
 
 use super::QuantizeOptions;
-use super::capture::{Captured, Sums};
+use super::capture::{Beside, Captured, Sums};
 use crate::calibrate::inputs_of_all;
 use crate::error::Error;
 use crate::model::to_usize;
@@ -15,8 +15,9 @@ use crate::stream::{Cancel, check_cancelled};
 
 pub(super) type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
 
-/// What is called with a group's inputs, and the full model's beside them.
-type Visit<'v> = dyn FnMut(&LinearInputs<'_>, Option<&[f32]>) -> Result<(), Error> + 'v;
+/// What is called with the inputs of a group, or of one of its experts, and what the full
+/// model has beside them.
+type Visit<'v> = dyn FnMut(Option<usize>, &[f32], Option<&Beside>) -> Result<(), Error> + 'v;
 
 /// The text's hidden states on their way through the layers.
 pub(super) struct Streams<'a> {
@@ -24,6 +25,11 @@ pub(super) struct Streams<'a> {
     pub(super) quantized: Stream<'a>,
     /// The full model's, if matrices are to make up for what was lost before them.
     full: Option<Stream<'a>>,
+}
+
+/// Whether the products of a group are added to hidden states.
+pub(super) fn is_added(group: LinearGroup) -> bool {
+    matches!(group, LinearGroup::AttentionOutput | LinearGroup::Down)
 }
 
 impl<'a> Streams<'a> {
@@ -58,29 +64,46 @@ impl<'a> Streams<'a> {
         self.quantized.advance(on_steps)
     }
 
-    /// Shows the inputs of a group, batch by batch, and beside them the full model's of the
-    /// same tokens if they are asked for. They are not there for experts: the full model gives
-    /// its tokens to others.
+    /// Shows the inputs of a group, batch by batch, and what the full model has of the same
+    /// tokens if that is asked for. It is not there for experts: the full model gives its
+    /// tokens to others.
     fn visit(
         &mut self,
         group: LinearGroup,
         with_full: bool,
         visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
+        let stage = group.stage();
         for batch in 0..self.quantized.batches() {
-            let mut beside = None;
-            if let Some(full) = self.full.as_mut().filter(|_| with_full) {
-                full.visit_batch(group.stage(), batch, &mut |inputs| {
-                    if inputs.group == group && inputs.expert.is_none() {
-                        beside = Some(inputs.rows.to_vec());
+            let Some(full) = self.full.as_mut().filter(|_| with_full) else {
+                self.quantized.visit_batch(stage, batch, &mut |inputs| {
+                    let is_own = inputs.group == group;
+                    if is_own { visit(inputs.expert, inputs.rows, None) } else { Ok(()) }
+                })?;
+                continue;
+            };
+            let mut own = Vec::new();
+            let mut keep = |inputs: &LinearInputs<'_>| {
+                if inputs.group == group {
+                    own = inputs.rows.to_vec();
+                }
+                Ok(())
+            };
+            let beside = if is_added(group) {
+                let results = full.visit_results(group, batch, &mut |_| Ok(()))?;
+                Beside::Results([results, self.quantized.visit_results(group, batch, &mut keep)?])
+            } else {
+                full.visit_batch(stage, batch, &mut keep)?;
+                let inputs = std::mem::take(&mut own);
+                self.quantized.visit_batch(stage, batch, &mut |inputs| {
+                    if inputs.group == group {
+                        own = inputs.rows.to_vec();
                     }
                     Ok(())
                 })?;
-            }
-            self.quantized.visit_batch(group.stage(), batch, &mut |inputs| {
-                let is_own = inputs.group == group;
-                if is_own { visit(inputs, beside.as_deref()) } else { Ok(()) }
-            })?;
+                Beside::Inputs(inputs)
+            };
+            visit(None, &own, Some(&beside))?;
         }
         Ok(())
     }
@@ -130,13 +153,20 @@ impl Collector<'_> {
         known: &mut GroupExperts,
     ) -> Result<Vec<(Option<usize>, Captured)>, Error> {
         let width = streams.quantized.width(group);
-        let with_cross = self.options.propagates() && experts == [None];
-        let sums = |expert: &Option<usize>| (*expert, Sums::new(self.needs(), width, with_cross));
+        let with_full = self.options.propagates() && experts == [None];
+        let results = is_added(group).then(|| streams.quantized.hidden_width());
+        let sums = |expert: &Option<usize>| {
+            let sums = match with_full {
+                true => Sums::beside_full(width, results),
+                false => Sums::new(self.needs(), width),
+            };
+            (*expert, sums)
+        };
         let mut sums: Vec<(Option<usize>, Sums)> = experts.iter().map(sums).collect();
-        streams.visit(group, with_cross, &mut |inputs, full| {
+        streams.visit(group, with_full, &mut |expert, rows, beside| {
             check_cancelled(self.cancel)?;
-            if let Some((_, sums)) = sums.iter_mut().find(|(expert, _)| *expert == inputs.expert) {
-                self.backend.install(|| sums.add(inputs.rows, full));
+            if let Some((_, sums)) = sums.iter_mut().find(|(own, _)| *own == expert) {
+                self.backend.install(|| sums.add(rows, beside));
             }
             Ok(())
         })?;
@@ -173,14 +203,14 @@ impl Collector<'_> {
             true => (0..count).map(Some).collect(),
             false => vec![None],
         };
-        let mut all = Sums::new(self.needs(), width, false);
+        let mut all = Sums::new(self.needs(), width);
         for experts in experts.chunks(self.experts_at_once(width)) {
-            let new = |_: &Option<usize>| Sums::new(self.needs(), width, false);
+            let new = |_: &Option<usize>| Sums::new(self.needs(), width);
             let mut sums: Vec<Sums> = experts.iter().map(new).collect();
-            streams.visit(shown, false, &mut |inputs, _| {
+            streams.visit(shown, false, &mut |expert, rows, _| {
                 check_cancelled(self.cancel)?;
-                if let Some(at) = experts.iter().position(|expert| *expert == inputs.expert) {
-                    self.backend.install(|| sums[at].add(inputs.rows, None));
+                if let Some(at) = experts.iter().position(|own| *own == expert) {
+                    self.backend.install(|| sums[at].add(rows, None));
                 }
                 Ok(())
             })?;
@@ -195,7 +225,7 @@ impl Collector<'_> {
         streams: &mut Streams<'_>,
         columns: usize,
     ) -> Result<Captured, Error> {
-        let mut sums = Sums::new(Needs::Importance, columns, false);
+        let mut sums = Sums::new(Needs::Importance, columns);
         streams.quantized.visit_output(&mut |rows| {
             check_cancelled(self.cancel)?;
             self.backend.install(|| sums.add(rows, None));

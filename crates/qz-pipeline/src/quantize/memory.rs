@@ -7,6 +7,7 @@ use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward, LinearGroup};
 
 use super::capture::Sums;
+use super::inputs::is_added;
 use super::layers::Layers;
 use crate::error::Error;
 use crate::model::to_usize;
@@ -57,8 +58,9 @@ impl Layers<'_> {
                 }
                 if matrix_most > 0 {
                     let width = forward.shape().width(group);
+                    let results = is_added(group).then(|| forward.shape().hidden);
                     let experts = forward.shape().experts.map_or(1, |(count, _)| count);
-                    let known = self.statistics_bytes(width, experts);
+                    let known = self.statistics_bytes((width, results), experts);
                     group_most = group_most.max(matrix_most + known);
                 }
             }
@@ -89,13 +91,13 @@ impl Layers<'_> {
     }
 
     /// Sums, those of all experts beside them, and what is prepared of one of them.
-    fn statistics_bytes(&self, width: usize, experts: usize) -> u64 {
+    fn statistics_bytes(&self, (width, results): (usize, Option<usize>), experts: usize) -> u64 {
         let needs = self.options.method.needs();
         let sums = Sums::bytes(needs, width);
         let prepared = if needs == Needs::Gram { 2 * sums } else { 0 };
         let propagated = match self.options.propagates() {
-            // The cross sums, and what they make of targets, in two orders.
-            true => 3 * CrossGram::bytes(width),
+            // The sums of what is lacking, and what they make of targets, in two orders.
+            true => 3 * CrossGram::bytes(results.unwrap_or(width), width),
             false => 0,
         };
         let of_all = u64::from(experts > 1 && self.options.experts.prior > 0);

@@ -79,6 +79,7 @@ pub(super) fn provenance(
         details.insert("cycles".to_owned(), json!(gptq.cycles));
         if gptq.propagation != 0.0 {
             details.insert("propagation".to_owned(), json!(gptq.propagation));
+            details.insert("propagation_damping".to_owned(), json!(gptq.propagation_damping));
         }
         provenance.feedback = Some(Feedback {
             damping: gptq.damping,
