@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{command, copy_of, fixtures, names, quantize, scratch, text};
+use crate::support::{command, copy_of, fixtures, interruptible, names, quantize, scratch, text};
 
 fn demo() -> PathBuf {
     fixtures().join("demo-llama")
@@ -55,7 +55,7 @@ fn an_interrupt_says_where_it_was() {
     let folder = scratch();
     let (source, output) = (demo(), folder.path().join("out.gguf"));
     for (signal, expected) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
-        let (code, said, time) = signalled(command(&slow(&source, &output)), &[signal]);
+        let (code, said, time) = signalled(interruptible(&slow(&source, &output)), &[signal]);
         assert_eq!(code, Some(expected), "{signal}: {said}");
         assert!(time < Duration::from_secs(3), "{signal}: {time:?}");
         assert_eq!(names(folder.path()), ["out.gguf.partial"]);
@@ -70,7 +70,7 @@ fn an_interrupt_says_where_it_was() {
         }
     }
     // The last runs went on from what the first had.
-    let (_, said, _) = signalled(command(&slow(&source, &output)), &["INT"]);
+    let (_, said, _) = signalled(interruptible(&slow(&source, &output)), &["INT"]);
     assert!(said.contains("continuing"), "{said}");
 }
 

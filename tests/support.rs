@@ -40,6 +40,18 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// As [`command`], with signals as they are by default: whoever runs the tests may ignore
+/// them (`nohup`, a shell's job in the background), and the program leaves ignored ones so.
+pub(crate) fn interruptible(arguments: &[&str]) -> Command {
+    if !cfg!(target_os = "linux") {
+        return command(arguments);
+    }
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,HUP,TERM", env!("CARGO_BIN_EXE_quantize")]);
+    command.args(arguments);
+    command
+}
+
 pub(crate) fn quantize(arguments: &[&str]) -> Run {
     finish(command(arguments).output().expect("the binary runs"))
 }
@@ -75,7 +87,7 @@ pub(crate) fn stop(
     // A run may come to its end before it is stopped.
     for _ in 0..50 {
         remove(output);
-        let mut child = command(arguments)
+        let mut child = interruptible(arguments)
             .args(["--journal-every", "1"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
