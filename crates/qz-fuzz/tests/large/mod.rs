@@ -1,8 +1,11 @@
 //! GGUF headers of any size in which memory is what is worst: the file is all items of one kind,
 //! as short as they may be or as real ones are.
 
+/// What a header is filled with, and a file of about so many bytes.
+type Kind = (&'static str, fn(usize) -> Vec<u8>);
+
 /// Kinds of items that fill a header.
-pub(crate) const KINDS: &[(&str, fn(usize) -> Vec<u8>)] = &[
+pub(crate) const KINDS: &[Kind] = &[
     ("empty strings", |bytes| strings(bytes, "")),
     ("short strings", |bytes| strings(bytes, "a")),
     ("tensors", tensors),
