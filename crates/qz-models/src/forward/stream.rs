@@ -1,6 +1,8 @@
 //! The run through all layers with stops in between: the inputs of each product are
 //! shown to a visitor, and weights can be replaced before the layer goes on with them.
 
+mod results;
+
 use std::ops::Range;
 
 use qz_kernels::backend::{Backend, reference};
@@ -264,48 +266,6 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         }
     }
 
-    /// Shows the inputs of a group whose products are added to hidden states, and gives the
-    /// sums, one row each token.
-    ///
-    /// # Errors
-    /// As [`Self::visit`].
-    ///
-    /// # Panics
-    /// As [`Self::visit_batch`]; and if the group is not the attention's output matrix or, in
-    /// a layer without experts, down.
-    pub fn visit_results(
-        &mut self,
-        group: LinearGroup,
-        batch: usize,
-        visit: &mut Visit<'_, W::Error>,
-    ) -> Result<Vec<f32>, W::Error> {
-        let inputs = match group {
-            LinearGroup::AttentionOutput => self.attended(batch)?,
-            LinearGroup::Down => self.gate_up(batch)?,
-            _ => panic!("products of {group:?} are added to nothing"),
-        };
-        self.tap(batch, Some(group.stage()), visit).show(group, &inputs)?;
-        let mut hidden = self.read(batch, Kept::States)?;
-        let product = self.compute(batch, |pass, layer, tokens| {
-            let linear = match (group, &layer.feed_forward) {
-                (LinearGroup::AttentionOutput, _) => &layer.attention_output,
-                (_, FeedForward::Dense(own)) => &own.down,
-                (_, FeedForward::Experts { .. }) => panic!("each expert has its own {group:?}"),
-            };
-            pass.product(linear, &inputs, tokens)
-        })?;
-        self.forward.backend.add(&mut hidden, &product);
-        if group == LinearGroup::Down && self.keeps_gated {
-            self.batches[batch].gated = Some(inputs);
-        }
-        Ok(self.forward.backend.numbers(&hidden).into_owned())
-    }
-
-    /// Numbers of a hidden state.
-    pub fn hidden_width(&self) -> usize {
-        self.forward.shape.hidden
-    }
-
     /// Puts all batches through the rest of the layer, and drops its weights.
     /// `on_steps` hears of each batch how many chunks are through, and may end the run
     /// with an error.
@@ -320,16 +280,8 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
     ) -> Result<(), W::Error> {
         for batch in 0..self.batches.len() {
-            let mut hidden = self.after_attention(batch)?;
-            if let Some(gated) = self.batches[batch].gated.take() {
-                let fed = self.compute(batch, |pass, layer, tokens| match &layer.feed_forward {
-                    FeedForward::Dense(own) => pass.product(&own.down, &gated, tokens),
-                    FeedForward::Experts { .. } => unreachable!("nothing is kept of experts"),
-                })?;
-                self.forward.backend.add(&mut hidden, &fed);
-                self.write(batch, Kept::States, Reached::End, &hidden)?;
-            } else {
-                self.finish_batch(batch, hidden, &mut |_| Ok(()))?;
+            if self.batches[batch].reached != Reached::End {
+                self.finish_batch(batch)?;
             }
             on_steps(self.batches[batch].chunks.len() as u64)?;
         }
@@ -356,7 +308,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
                 self.visit_batch(stage, batch, visit)?;
             }
             let hidden = self.after_attention(batch)?;
-            self.finish_batch(batch, hidden, visit)?;
+            self.feed_to_end(batch, hidden, visit)?;
             on_steps(self.batches[batch].chunks.len() as u64)?;
         }
         self.end_layer();
@@ -578,7 +530,21 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         })
     }
 
-    fn finish_batch(
+    /// Puts a batch through the rest of the layer.
+    fn finish_batch(&mut self, batch: usize) -> Result<(), W::Error> {
+        let mut hidden = self.after_attention(batch)?;
+        let Some(gated) = self.batches[batch].gated.take() else {
+            return self.feed_to_end(batch, hidden, &mut |_| Ok(()));
+        };
+        let fed = self.compute(batch, |pass, layer, tokens| match &layer.feed_forward {
+            FeedForward::Dense(own) => pass.product(&own.down, &gated, tokens),
+            FeedForward::Experts { .. } => unreachable!("nothing is kept of experts"),
+        })?;
+        self.forward.backend.add(&mut hidden, &fed);
+        self.write(batch, Kept::States, Reached::End, &hidden)
+    }
+
+    fn feed_to_end(
         &mut self,
         batch: usize,
         mut hidden: B::Buffer,

@@ -3,7 +3,7 @@
 
 use qz_kernels::backend::CpuBackend;
 use qz_methods::Needs;
-use qz_models::forward::{Chunks, Forward, LayerStream, LinearGroup, LinearInputs};
+use qz_models::forward::{Chunks, Forward, LayerStream, LinearGroup};
 
 use super::QuantizeOptions;
 use super::capture::{Beside, Captured, Sums};
@@ -82,31 +82,34 @@ impl<'a> Streams<'a> {
                 })?;
                 continue;
             };
-            let mut own = Vec::new();
-            let mut keep = |inputs: &LinearInputs<'_>| {
-                if inputs.group == group {
+            let (own, beside) = if is_added(group) {
+                let results = full.pass_results(group, batch)?;
+                let mut own = Vec::new();
+                let as_it_was = self.quantized.visit_results(group, batch, &mut |inputs| {
                     own = inputs.rows.to_vec();
-                }
-                Ok(())
-            };
-            let beside = if is_added(group) {
-                let results = full.visit_results(group, batch, &mut |_| Ok(()))?;
-                Beside::Results([results, self.quantized.visit_results(group, batch, &mut keep)?])
-            } else {
-                full.visit_batch(stage, batch, &mut keep)?;
-                let inputs = std::mem::take(&mut own);
-                self.quantized.visit_batch(stage, batch, &mut |inputs| {
-                    if inputs.group == group {
-                        own = inputs.rows.to_vec();
-                    }
                     Ok(())
                 })?;
-                Beside::Inputs(inputs)
+                (own, Beside::Results([results, as_it_was]))
+            } else {
+                let inputs = inputs_of(full, group, batch)?;
+                (inputs_of(&mut self.quantized, group, batch)?, Beside::Inputs(inputs))
             };
             visit(None, &own, Some(&beside))?;
         }
         Ok(())
     }
+}
+
+/// The inputs of a group without experts.
+fn inputs_of(stream: &mut Stream<'_>, group: LinearGroup, batch: usize) -> Result<Vec<f32>, Error> {
+    let mut own = Vec::new();
+    stream.visit_batch(group.stage(), batch, &mut |inputs| {
+        if inputs.group == group {
+            own = inputs.rows.to_vec();
+        }
+        Ok(())
+    })?;
+    Ok(own)
 }
 
 /// How inputs are summed.

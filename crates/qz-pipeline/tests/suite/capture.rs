@@ -222,3 +222,45 @@ fn a_visitors_error_ends_the_run() {
         assert_eq!(calls, 3);
     });
 }
+
+/// What products are added up to is the same for a stream that stops there and for one that
+/// goes past it; both end where the plain run does.
+#[test]
+fn results_are_those_of_the_run() {
+    const ADDED: [LinearGroup; 2] = [LinearGroup::AttentionOutput, LinearGroup::Down];
+    for name in ["llama-tied", "qwen2", "qwen3"] {
+        let expected = plain(name);
+        for memory in [0, 1 << 30] {
+            with(name, memory, |forward| {
+                let [mut stopping, mut passing] =
+                    [(); 2].map(|()| forward.stream(chunks()).expect("a stream"));
+                while stopping.load_next().expect("a layer") {
+                    passing.load_next().expect("a layer");
+                    for (group, batch) in
+                        ADDED.into_iter().flat_map(|group| (0..2).map(move |batch| (group, batch)))
+                    {
+                        if batch >= stopping.batches() {
+                            continue;
+                        }
+                        let mut shown = Vec::new();
+                        let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
+                            shown.push((inputs.group, inputs.count()));
+                            Ok(())
+                        };
+                        let results = stopping.visit_results(group, batch, &mut visit);
+                        let results = results.expect("results");
+                        let width = stopping.hidden_width();
+                        assert_eq!(shown, [(group, results.len() / width)]);
+                        let passed = passing.pass_results(group, batch).expect("results");
+                        assert_eq!(results, passed, "{name}, {group:?}");
+                    }
+                    stopping.advance(&mut |_| Ok(())).expect("a layer");
+                    passing.advance(&mut |_| Ok(())).expect("a layer");
+                }
+                for stream in [stopping, passing] {
+                    assert_eq!(numbers(stream.finish().expect("logits")), expected, "{name}");
+                }
+            });
+        }
+    }
+}
