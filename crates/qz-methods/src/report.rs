@@ -24,7 +24,8 @@ pub struct TensorReport {
 }
 
 /// Parts of the squared output, `tr(E H Eᵀ) / tr(W H Wᵀ)`, over up to 64 rows spread
-/// evenly.
+/// evenly. E is what the values are away from the targets: the weights, or where these make up
+/// for what was lost before.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Losses {
     /// Lost by rounding with importance, without feedback.

@@ -160,6 +160,8 @@ impl Prepared {
         let (rows, columns) = (problem.weights.count(), problem.weights.columns());
         let sampled: Vec<usize> = sampled_rows(rows).collect();
         let mut errors = Vec::with_capacity(sampled.len() * columns);
+        // How far targets are from weights.
+        let mut moved = Vec::with_capacity(sampled.len() * columns);
         let threads = rayon::current_num_threads();
         let tile = tile_rows(rows, columns, threads);
         let at_once = tiles_at_once(rows, columns, threads) * tile;
@@ -176,8 +178,9 @@ impl Prepared {
             for (start, tile) in starts.iter().zip(&done) {
                 let range = *start..start + tile.batch.rows();
                 for row in sampled.iter().filter(|row| range.contains(row)) {
-                    let weights = problem.weights.row(*row);
-                    errors.extend(differences(weights, tile.batch.values(row - start)));
+                    let targets = &tile.targets[(row - start) * columns..][..columns];
+                    errors.extend(differences(targets, tile.batch.values(row - start)));
+                    moved.extend(differences(targets, problem.weights.row(*row)));
                 }
                 if out(range, &tile.batch).is_break() {
                     return Err(Error::Stopped);
@@ -185,7 +188,8 @@ impl Prepared {
             }
         }
         let importance = problem.statistics.importance();
-        let of_rounding = rounding_errors(problem, importance.as_deref());
+        let mut of_rounding = rounding_errors(problem, importance.as_deref());
+        of_rounding.iter_mut().zip(&moved).for_each(|(error, moved)| *error += moved);
         let losses = lost_parts(problem, [&of_rounding, &errors]);
         if stop::is_requested() {
             return Err(Error::Stopped);
