@@ -15,6 +15,16 @@ pub(crate) fn named(reference: &Path, models: &[PathBuf]) -> (Vec<String>, Vec<P
     (names.collect(), paths)
 }
 
+/// A name that different models have, if there is one.
+pub(crate) fn shared_name<'a>(names: &'a [String], paths: &[PathBuf]) -> Option<&'a str> {
+    let models: Vec<(&String, &PathBuf)> = names.iter().zip(paths).collect();
+    let is_shared = |(at, (name, path)): (usize, &(&String, &PathBuf))| {
+        models[..at].iter().any(|(other, of)| other == name && of != path)
+    };
+    let at = models.iter().enumerate().position(is_shared)?;
+    Some(&names[at])
+}
+
 /// A path that is there is one, whatever it looks like. A model of the hub has its id's name.
 fn split(given: &Path) -> (Option<String>, PathBuf) {
     let text = given.to_string_lossy();
@@ -68,6 +78,18 @@ pub(crate) fn shortened(names: &[String], width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_two_models() {
+        let check = |given: &[(&str, &str)], expected: Option<&str>| {
+            let names: Vec<String> = given.iter().map(|(name, _)| (*name).to_owned()).collect();
+            let paths: Vec<PathBuf> = given.iter().map(|(_, path)| path.into()).collect();
+            assert_eq!(shared_name(&names, &paths), expected);
+        };
+        check(&[("a", "x"), ("b", "y")], None);
+        check(&[("a", "x"), ("a", "x")], None);
+        check(&[("a", "x"), ("b", "y"), ("a", "y")], Some("a"));
+    }
 
     #[test]
     fn names_are_short_and_unique() {

@@ -178,19 +178,24 @@ pub(crate) fn say_stopping() {
 
 /// Says where the job was when it was stopped, and how it goes on. Once.
 pub(crate) fn say_stopped() {
-    let (place, percent, outputs) = {
+    let (place, percent, outputs, is_later) = {
         let mut run = run();
         if std::mem::replace(&mut run.told_end, true) || run.job.is_empty() {
             return;
         }
-        (run.place(), run.percent(), run.outputs.clone())
+        let is_later = run.target.as_ref().is_some_and(|(_, number, _)| *number > 1);
+        (run.place(), run.percent(), run.outputs.clone(), is_later)
     };
+    // A finished output is refused as one that exists.
+    let without = if is_later { ", without the targets that are finished" } else { "" };
     say(&format!("interrupted: {place}, {percent} %"));
     for output in outputs {
         let folder = StagedArtifact::folder_beside(&output);
         if folder.is_dir() {
             let (folder, size) = (folder.display(), bytes(size_of_folder(&folder)));
-            say(&format!("{folder} ({size}) holds what is done; the same command continues"));
+            say(&format!(
+                "{folder} ({size}) holds what is done; the same command continues{without}"
+            ));
         }
     }
 }

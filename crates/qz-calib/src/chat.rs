@@ -55,7 +55,10 @@ impl ChatTemplate {
 
 fn fault(location: &Location, error: &qz_jinja::Error) -> Error {
     let problem = format!("the chat template fails: {error}");
-    Error::Template { location: location.clone(), problem }
+    match error.from_system {
+        true => Error::System { location: location.clone(), problem },
+        false => Error::Template { location: location.clone(), problem },
+    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,14 @@ pub enum Error {
         /// What the template's engine says.
         problem: String,
     },
+    /// The operating system refused what rendering a chat template takes.
+    #[error("{location}: {problem}")]
+    System {
+        /// The model.
+        location: Location,
+        /// What it refused.
+        problem: String,
+    },
     /// The file is not an importance matrix, or contradicts itself.
     #[error("{location}: {fault}")]
     Malformed {
@@ -154,6 +162,11 @@ impl Diagnose for Error {
                 class: FaultClass::BadInput,
                 location: location.clone(),
                 rule: "chat-template",
+            },
+            Self::System { location, .. } => Diagnosis {
+                class: FaultClass::Environment,
+                location: location.clone(),
+                rule: "system",
             },
             Self::Malformed { location, fault } => {
                 let class = match fault {

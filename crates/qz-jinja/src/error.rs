@@ -9,11 +9,14 @@ pub struct Error {
     pub problem: String,
     /// The template's line.
     pub line: Option<usize>,
+    /// The operating system refused what reading or rendering takes; the template may be
+    /// sound.
+    pub from_system: bool,
 }
 
 impl Error {
     pub(crate) fn new(problem: impl Into<String>) -> Self {
-        Self { problem: problem.into(), line: None }
+        Self { problem: problem.into(), line: None, from_system: false }
     }
 
     /// Names the line, unless one is named.

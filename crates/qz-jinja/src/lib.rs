@@ -60,7 +60,10 @@ const STACK: usize = 32 << 20;
 fn with_stack<T: Send>(job: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, job);
-        let thread = thread.map_err(|error| Error::new(format!("no thread: {error}")))?;
+        let thread = thread.map_err(|error| Error {
+            from_system: true,
+            ..Error::new(format!("no thread: {error}"))
+        })?;
         match thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Template;
 
@@ -23,6 +23,17 @@ fn equal_to_transformers() {
             None => assert!(rendered.is_err(), "{template}: {rendered:?}"),
         }
     }
+}
+
+/// Python's floats that JSON has no words for.
+#[test]
+fn floats_without_words_in_json() {
+    let template = Template::new("{{ x | tojson }} {{ x[0] + 1 }}").expect("a template");
+    let tagged = |word: &str| json!({ "__float__": word });
+    let list = json!([tagged("Infinity"), tagged("NaN"), {"__float__": "x"}]);
+    let variables = Map::from_iter([("x".to_owned(), list)]);
+    let found = template.render(&variables).expect("rendered");
+    assert_eq!(found, r#"[Infinity, NaN, {"__float__": "x"}] inf"#);
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub(crate) struct JsonObject {
 impl JsonObject {
     /// Parses a file that must hold an object.
     pub(crate) fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, Error> {
-        match qz_shards::json::from_slice(bytes) {
+        match qz_shards::json::settings(bytes) {
             Ok(Value::Object(values)) => Ok(Self { path, prefix: String::new(), values }),
             Ok(_) => Err(Error::Key {
                 path,
@@ -256,6 +256,11 @@ pub(crate) fn shortest(number: f32) -> Value {
 /// A JSON value in a message: never more than a line of it.
 pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 80;
+    // Python's words for floats that JSON lacks, as they stand in the file.
+    let tagged = value.as_object().filter(|entries| entries.len() == 1);
+    if let Some(word) = tagged.and_then(|entries| entries.get("__float__")?.as_str()) {
+        return word.to_owned();
+    }
     let text = value.to_string();
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),

@@ -139,6 +139,31 @@ const COMPUTING_ROPE: &[(&str, Neutral)] = &[
     ("llama_4_scaling_beta", Off),
 ];
 
+/// Keys of the object of rotary parameters that are read elsewhere, or say who wrote it.
+const READ_ROPE: &[&str] = &[
+    "alpha",
+    "attention_factor",
+    "attn_factor",
+    "beta_fast",
+    "beta_slow",
+    "extrapolation_factor",
+    "factor",
+    "finetuned",
+    "full_attention",
+    "high_freq_factor",
+    "long_factor",
+    "long_mscale",
+    "low_freq_factor",
+    "mrope_section",
+    "original_max_position_embeddings",
+    "rope_theta",
+    "rope_type",
+    "short_factor",
+    "short_mscale",
+    "sliding_attention",
+    "type",
+];
+
 /// Keys that are read elsewhere: sizes, switches, names.
 const READ: &[&str] = &[
     "_name_or_path",
@@ -306,10 +331,13 @@ const COMPUTING_WORDS: &[&str] = &[
     "cap",
     "clip",
     "clamp",
+    "gate",
+    "interleave",
     "interleaved",
     "multiplier",
     "multipliers",
     "norm",
+    "prenorm",
     "residual",
     "rope",
     "rotary",
@@ -320,6 +348,10 @@ const COMPUTING_WORDS: &[&str] = &[
     "softmax",
     "window",
 ];
+
+/// Words of keys whose value something is multiplied by.
+const SCALING_WORDS: &[&str] =
+    &["alpha", "factor", "multiplier", "multipliers", "ratio", "scalar", "scale", "scaling"];
 
 /// Words in the name of a key that is about training, or about how engines compute the
 /// same.
@@ -377,9 +409,14 @@ pub(crate) fn check(
     }
     check_layers(json, config, defaults)?;
     let mut unknown = Vec::new();
-    for (key, value) in json.entries().filter(|(key, value)| !is_known(key) && !is_off(value)) {
-        if computes(key) {
-            if is_one(value) {
+    for (key, value) in json.entries().filter(|(key, _)| !is_known(key)) {
+        // A switch that is off may switch off what is computed here.
+        let is_switch_off = *value == Value::Bool(false) && computes(key);
+        if is_off(value) && !is_switch_off {
+            continue;
+        }
+        if computes(key) && !is_switch_off {
+            if is_number_one(value) && scales(key) {
                 continue;
             }
             let problem = format!(
@@ -391,6 +428,9 @@ pub(crate) fn check(
         }
         unknown.push(key);
     }
+    let ropes = rope_objects(json)?;
+    let of_ropes = ropes.iter().flat_map(|rope| rope.entries());
+    unknown.extend(of_ropes.map(|(key, _)| key).filter(|key| !is_known_of_rope(key)));
     if !unknown.is_empty() {
         warnings.push(Warning {
             location: Location::file(json.path()),
@@ -416,6 +456,24 @@ fn is_known(key: &str) -> bool {
     READ.contains(&key)
         || HARMLESS.contains(&key)
         || tables.iter().any(|table| table.iter().any(|(known, _)| *known == key))
+}
+
+fn is_known_of_rope(key: &str) -> bool {
+    READ_ROPE.contains(&key) || COMPUTING_ROPE.iter().any(|(known, _)| *known == key)
+}
+
+/// True if an unknown key's words say that something is multiplied by it: one changes
+/// nothing.
+fn scales(key: &str) -> bool {
+    let mut words = key.split(['_', '.', '-']);
+    words.any(|word| SCALING_WORDS.iter().any(|one| word.eq_ignore_ascii_case(one)))
+}
+
+fn is_number_one(value: &Value) -> bool {
+    match value {
+        Value::Array(values) => values.iter().all(is_number_one),
+        value => value.as_f64() == Some(1.0),
+    }
 }
 
 /// True if an unknown key's words say that a computation depends on it.

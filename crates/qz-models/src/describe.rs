@@ -88,8 +88,9 @@ pub fn describe(
     write_model(architecture, &model, &mut metadata)?;
     warnings.extend(architecture.warnings(&model)?);
     warn_of_missing_output(&json, &config, &tensors, &mut warnings);
-    let unsaid =
+    let mut unsaid =
         write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
+    unsaid.extend(unsaid_window(&json, &config));
     Ok(ModelDescription { architecture, config, metadata, tensors, ignored, warnings, unsaid })
 }
 
@@ -328,6 +329,22 @@ fn auto_map_warning(files: &dyn SideFiles, name: &str) -> Warning {
         rule: "auto-map-ignored",
         message: "names code of the checkpoint's own, which is not run".to_owned(),
     }
+}
+
+/// A window that some position of the context is past: GGUF files of these architectures have
+/// no key for it, and engines attend to everything.
+fn unsaid_window(json: &JsonObject, config: &ModelConfig) -> Option<Warning> {
+    let window = config
+        .sliding_window
+        .filter(|window| *window > 0 && config.context.is_none_or(|context| *window < context))?;
+    Some(Warning {
+        location: Location::file(json.path()).tensor("sliding_window"),
+        rule: "sliding-window-lost",
+        message: format!(
+            "{window}: GGUF files of this architecture cannot say this; engines attend to all \
+             positions before"
+        ),
+    })
 }
 
 fn warn_of_lost_scaling(json: &JsonObject, config: &ModelConfig, warnings: &mut Vec<Warning>) {

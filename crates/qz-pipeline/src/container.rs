@@ -189,7 +189,7 @@ pub(crate) fn stated_quantization(
     let object = |name: &str| -> Result<Map<String, Value>, Error> {
         let bytes = folder.read(name)?.unwrap_or_default();
         // Whoever needs a broken file reports it.
-        Ok(qz_shards::json::from_slice(&bytes).unwrap_or_default())
+        Ok(qz_shards::json::settings(&bytes).unwrap_or_default())
     };
     // MLX repeats its own object under the common name.
     let is_mlx = object(CONFIG)?.contains_key("quantization");
@@ -218,7 +218,7 @@ pub(crate) fn quantization(
         let Some(bytes) = folder.read(file)? else { continue };
         let path = folder.path(file);
         let mut config: Map<String, Value> =
-            qz_shards::json::from_slice(&bytes).map_err(|error| {
+            qz_shards::json::settings(&bytes).map_err(|error| {
                 let fault = qz_packed::Fault::Configuration(format!("is no JSON object: {error}"));
                 let location = Location::file(&path);
                 qz_packed::Error::Malformed { location, fault: Box::new(fault) }

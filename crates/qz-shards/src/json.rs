@@ -53,6 +53,24 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     }
 }
 
+/// The longest file of settings. Those with thousands of added tokens have a megabyte; a value
+/// of JSON takes up to fifty times the memory of its text.
+pub const MAX_SETTINGS: usize = 4 << 20;
+
+/// [`from_slice`] for files of settings, which are no longer than [`MAX_SETTINGS`].
+///
+/// # Errors
+/// As that; and if the text is longer.
+pub fn settings<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    if bytes.len() > MAX_SETTINGS {
+        let length = bytes.len();
+        return Err(de::Error::custom(format!(
+            "{length} bytes; a file of settings has at most {MAX_SETTINGS}"
+        )));
+    }
+    from_slice(bytes)
+}
+
 /// The text with Python's words for floats that JSON lacks as objects; `None` if there
 /// are none.
 pub(crate) fn with_tagged_floats(text: &[u8]) -> Option<Vec<u8>> {
@@ -317,6 +335,14 @@ mod tests {
         );
         check(b"\xef\xbb\xbfNaN", tagged("NaN"));
         check(b"\"NaN\"", json!("NaN"));
+    }
+
+    #[test]
+    fn settings_are_short() {
+        let text = |length: usize| [b"[".to_vec(), vec![b' '; length - 2], b"]".to_vec()].concat();
+        assert_eq!(settings::<Value>(&text(MAX_SETTINGS)).expect("JSON"), json!([]));
+        let error = settings::<Value>(&text(MAX_SETTINGS + 1)).expect_err("too long");
+        assert!(error.to_string().contains("4194305 bytes"), "{error}");
     }
 
     #[test]

@@ -114,17 +114,24 @@ fn from_json(value: &Value) -> Option<Templates> {
 /// `chat_template.jinja` and the templates in the folder beside it.
 fn from_files(files: &dyn SideFiles) -> Result<Option<Templates>, Error> {
     let mut named = Vec::new();
-    named.extend(
-        read_text(files, "chat_template.jinja")?.map(|text| (DEFAULT_NAME.to_owned(), text)),
-    );
+    let read = |name: &str| Ok::<_, Error>(read_text(files, name)?.map(with_plain_ends));
+    named.extend(read("chat_template.jinja")?.map(|text| (DEFAULT_NAME.to_owned(), text)));
     for file in files.list(FOLDER)? {
         if let Some(name) = file.strip_suffix(EXTENSION)
-            && let Some(text) = read_text(files, &format!("{FOLDER}/{file}"))?
+            && let Some(text) = read(&format!("{FOLDER}/{file}"))?
         {
             named.push((name.to_owned(), text));
         }
     }
     Ok(by_name(named))
+}
+
+/// Ends of lines as Python reads them from a text file: `\n`, whatever system wrote it.
+fn with_plain_ends(text: String) -> String {
+    match text.contains('\r') {
+        true => text.replace("\r\n", "\n").replace('\r', "\n"),
+        false => text,
+    }
 }
 
 /// Templates by name; `None` if there are none.
@@ -148,5 +155,20 @@ fn overruled(files: &dyn SideFiles) -> Warning {
         rule: "chat-template-overruled",
         message: "differs from the template files beside it, which count, as in transformers"
             .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_of_lines_are_those_of_python() {
+        let check = |text: &str, expected: &str| {
+            assert_eq!(with_plain_ends(text.to_owned()), expected);
+        };
+        check("a\nb\n", "a\nb\n");
+        check("a\r\nb\r\n", "a\nb\n");
+        check("a\rb\n\r", "a\nb\n\n");
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn read_object(
     name: &str,
 ) -> Result<Option<Map<String, Value>>, Error> {
     let Some(bytes) = read_bytes(files, name)? else { return Ok(None) };
-    match qz_shards::json::from_slice(&bytes) {
+    match qz_shards::json::settings(&bytes) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(_) => Err(fault(files, name, "(root)", "is not a JSON object")),
         Err(source) => Err(Error::Json { path: files.path(name), source }),

@@ -9,9 +9,9 @@ use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 
 use super::{print_json, print_line, warn};
 use crate::cli::{Compare, Global};
-use crate::exit::Outcome;
+use crate::exit::{Outcome, UsageError};
 use crate::interrupt;
-use crate::names::{named, shortened};
+use crate::names::{named, shared_name, shortened};
 use crate::progress::Progress;
 use crate::render::{bytes, markdown_table, table};
 
@@ -19,6 +19,10 @@ pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcom
     arguments.check_text()?;
     let options = arguments.options(global).context("no text to compare on")?;
     let (names, models) = named(&arguments.reference, &arguments.models);
+    if let Some(name) = shared_name(&names, &models) {
+        let problem = format!("two models are called {name:?}: give each a name of its own");
+        return Err(UsageError(problem).into());
+    }
     if let Some(page) = &arguments.output {
         check_page(page, &models, arguments.force, &options)?;
     }

@@ -161,7 +161,8 @@ impl<'t> Renderer<'t> {
             return fail!("macro {name:?} takes no more than {} values", parameters.len());
         }
         if let (Some((extra, _)), false) = (extra.first(), definition.uses_kwargs) {
-            return fail!("macro {name:?} knows no {:?}", extra.as_text());
+            let extra = extra.as_text().map_or("", |text| &**text);
+            return fail!("macro {name:?} knows no {extra:?}");
         }
         let rest = Value::tuple(rest, &self.budget)?;
         self.scopes.set("varargs".into(), rest, &self.budget)?;

@@ -81,7 +81,8 @@ impl Value {
             Self::Undefined(_) => Ok(false),
             Self::Text(text) => match item {
                 Self::Text(part) => {
-                    budget.scan(text.len())?;
+                    // A search takes several times as long as reading.
+                    budget.scan((text.len() + part.len()).saturating_mul(4))?;
                     Ok(text.contains(&**part))
                 }
                 other => other.refuse("a str does not contain"),

@@ -135,6 +135,9 @@ impl Value {
                 let items = items.iter().map(Self::from_json).collect::<Result<_>>()?;
                 Self::Sequence(Arc::new(sequence(SequenceKind::List, items)?))
             }
+            Json::Object(entries) if tagged_float(entries).is_some() => {
+                Self::Float(tagged_float(entries).unwrap_or(f64::NAN))
+            }
             Json::Object(entries) => {
                 let mut all = Dictionary::default();
                 for (key, value) in entries {
@@ -294,5 +297,16 @@ impl Dictionary {
             }
         }
         Ok(())
+    }
+}
+
+/// A float that JSON has no word for, as `qz_shards::json` reads Python's: `{"__float__": "NaN"}`.
+fn tagged_float(entries: &serde_json::Map<String, Json>) -> Option<f64> {
+    let word = entries.get("__float__").filter(|_| entries.len() == 1)?.as_str()?;
+    match word {
+        "NaN" => Some(f64::NAN),
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        _ => None,
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn write_pooling_type(
 fn pooling_folder(model: &Model<'_>) -> Result<Option<String>, Error> {
     let Some(bytes) = model.files.read(MODULES)? else { return Ok(None) };
     let path = model.files.path(MODULES);
-    let modules: Value = qz_shards::json::from_slice(&bytes)
+    let modules: Value = qz_shards::json::settings(&bytes)
         .map_err(|source| Error::Json { path: path.clone(), source })?;
     let is_pooling = |module: &&Value| {
         module.get("type").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("Pooling"))

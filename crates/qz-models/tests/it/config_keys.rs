@@ -50,6 +50,11 @@ fn computations_that_are_not_ours_are_refused() {
         ("use_bidirectional_attention", json!(true)),
         ("value_multiplier", json!(2.0)),
         ("mlp_softcap", json!(30)),
+        ("logit_softcap", json!(1.0)),
+        ("rope_interleave", json!(true)),
+        ("scale_embeddings_by_sqrt_dim", json!(true)),
+        ("sandwich_norm", json!(true)),
+        ("attn_output_gate", json!(true)),
         ("rope_style", json!("2d")),
         ("layer_types", json!(["linear_attention", "full_attention"])),
         ("layer_types", json!("full_attention")),
@@ -131,6 +136,9 @@ fn neutral_and_foreign_keys_are_no_reason_to_stop() {
         &[],
     );
     check(json!({"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}), &[]);
+    // A switch that is off may stand for what is computed.
+    check(json!({"use_rope": false, "pre_norm": false}), &["use_rope, pre_norm"]);
+    check(json!({"rope_scaling": {"rope_type": "default", "foo": 2}}), &["foo"]);
     check(json!({"my_run": "x", "my_trainer": {"lr": 1}}), &["my_run, my_trainer"]);
     check(json!({"max_grad_norm": 1.5, "lora_scaling": 16}), &["max_grad_norm, lora_scaling"]);
     check(json!({"time_step_limit": [0.0, {"__float__": "Infinity"}]}), &["time_step_limit"]);

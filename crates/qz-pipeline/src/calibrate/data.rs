@@ -109,7 +109,14 @@ struct Part {
     name: String,
     documents: usize,
     tokens: Vec<u32>,
+    /// Bytes of text that its documents may make still.
+    room: u64,
 }
+
+/// What the documents of a file may make of text, beside so many times its own bytes: a
+/// compressed file or a template can make gigabytes of a few bytes.
+const LEAST_ROOM: u64 = 64 << 20;
+const MOST_GROWTH: u64 = 32;
 
 /// Reads all parts, cuts each into chunks, and mixes them: the chunks of a part lie evenly
 /// over the whole, so that any beginning has a share of each. Of the mix `skipped` chunks
@@ -138,9 +145,9 @@ pub(crate) fn read(
         match data {
             CalibrationData::File(path) => parts.push(reader.file(path)?),
             CalibrationData::Tokens(path) => parts.push(Part {
-                name: path.display().to_string(),
                 documents: 1,
                 tokens: read_token_ids(path, tokenizer.token_count())?,
+                ..Part::new(path.display().to_string(), 0)
             }),
             CalibrationData::Bundled => {
                 for part in bundled::PARTS {
@@ -228,6 +235,25 @@ fn template(
 }
 
 impl Part {
+    /// An empty part of a source of so many bytes.
+    fn new(name: String, source: u64) -> Self {
+        let room = source.saturating_mul(MOST_GROWTH).saturating_add(LEAST_ROOM);
+        Self { name, documents: 0, tokens: Vec::new(), room }
+    }
+
+    /// Pays for a document's text.
+    fn pay(&mut self, text: &str, location: &Location) -> Result<(), Error> {
+        let problem = || {
+            "the documents make too much text for the size of their source: more than \
+             67108864 bytes and 32 times as many as it has"
+                .to_owned()
+        };
+        let left = self.room.checked_sub(text.len() as u64);
+        self.room =
+            left.ok_or_else(|| Error::Document { location: location.clone(), problem: problem() })?;
+        Ok(())
+    }
+
     /// The part, if there is anything in it.
     fn filled(self, location: Location) -> Result<Self, Error> {
         if self.documents == 0 { Err(Error::EmptyData(location)) } else { Ok(self) }
@@ -250,7 +276,7 @@ impl Reader<'_> {
         let name = path.display().to_string();
         let extension = path.extension().and_then(|extension| extension.to_str());
         if matches!(extension, Some("jsonl" | "ndjson")) {
-            let mut part = Part { name, documents: 0, tokens: Vec::new() };
+            let mut part = Part::new(name, SourceFile::open(path)?.len());
             lines::each_line(path, &mut |line, location| self.line(&mut part, line, location))?;
             return part.filled(Location::file(path));
         }
@@ -275,19 +301,16 @@ impl Reader<'_> {
             let document = qz_shards::json::from_slice(line.as_bytes()).map_err(|error| {
                 Error::Document { location: location.clone(), problem: error.to_string() }
             })?;
-            part.tokens.extend(self.document(&document, location)?);
-            part.documents += 1;
+            self.document(part, &document, location)?;
         }
         Ok(ControlFlow::Continue(()))
     }
 
     fn parquet(&self, path: &Path) -> Result<Part, Error> {
         let name = path.display().to_string();
-        let mut part = Part { name, documents: 0, tokens: Vec::new() };
+        let mut part = Part::new(name, SourceFile::open(path)?.len());
         parquet::each_row(path, &mut |number, row| {
-            part.tokens
-                .extend(self.document(row, &Location::file(path).tensor(format!("row {number}")))?);
-            part.documents += 1;
+            self.document(&mut part, row, &Location::file(path).tensor(format!("row {number}")))?;
             let enough = part.tokens.len() >= self.wanted || stop::is_requested();
             Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -296,7 +319,7 @@ impl Reader<'_> {
 
     fn part(&self, name: &str, kind: Kind, text: &str, location: &Location) -> Result<Part, Error> {
         let tokenizer = self.tokenizer;
-        let mut part = Part { name: name.to_owned(), documents: 0, tokens: Vec::new() };
+        let mut part = Part::new(name.to_owned(), text.len() as u64);
         match kind {
             Kind::Text => {
                 let parse_special = self.options.parse_special;
@@ -318,11 +341,22 @@ impl Reader<'_> {
         part.filled(location.clone())
     }
 
-    /// The tokens of one document: `{"text": "…"}` or `{"messages": […]}`.
-    fn document(&self, document: &Value, location: &Location) -> Result<Vec<u32>, Error> {
-        let tokenizer = self.tokenizer;
+    /// Adds the tokens of one document: `{"text": "…"}` or `{"messages": […]}`.
+    fn document(
+        &self,
+        part: &mut Part,
+        document: &Value,
+        location: &Location,
+    ) -> Result<(), Error> {
+        let (tokenizer, parse_special) = (self.tokenizer, self.options.parse_special);
+        let mut add = |text: &str, add_special: bool, parse_special: bool| {
+            part.pay(text, location)?;
+            part.tokens.extend(encode(tokenizer, text, add_special, parse_special));
+            part.documents += 1;
+            Ok(())
+        };
         if let Some(text) = document.get("text").and_then(Value::as_str) {
-            return Ok(encode(tokenizer, text, true, self.options.parse_special));
+            return add(text, true, parse_special);
         }
         let messages = document.get("messages").filter(|messages| messages.is_array());
         let messages = messages.ok_or_else(|| Error::Document {
@@ -333,13 +367,12 @@ impl Reader<'_> {
             // The template writes the special tokens.
             Some(template) => {
                 let text = template.render(messages).map_err(|error| located(error, location))?;
-                Ok(encode(tokenizer, &text, false, true))
+                add(&text, false, true)
             }
             None => {
                 let contents = messages.as_array().into_iter().flatten();
                 let contents = contents.filter_map(|message| message.get("content")?.as_str());
-                let text = contents.collect::<Vec<_>>().join("\n");
-                Ok(encode(tokenizer, &text, true, self.options.parse_special))
+                add(&contents.collect::<Vec<_>>().join("\n"), true, parse_special)
             }
         }
     }
@@ -368,6 +401,23 @@ fn ids(tokens: Vec<TokenId>) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A few bytes may make some megabytes of text, and no more.
+    #[test]
+    fn documents_have_room_for_their_source() {
+        let check = |source: u64, texts: &[usize], is_enough: bool| {
+            let mut part = Part::new("part".to_owned(), source);
+            let longest = "x".repeat(40 << 20);
+            let paid = texts
+                .iter()
+                .try_for_each(|length| part.pay(&longest[..*length], &Location::file("part")));
+            assert_eq!(paid.is_ok(), is_enough, "{source}: {texts:?}");
+        };
+        check(0, &[40 << 20, 24 << 20], true);
+        check(0, &[40 << 20, 24 << 20, 1], false);
+        check(1, &[40 << 20, 24 << 20, 32], true);
+        check(1, &[40 << 20, 24 << 20, 33], false);
+    }
 
     #[test]
     fn chunks_of_parts_lie_evenly() {

@@ -138,7 +138,7 @@ pub(super) fn adapter(path: &Path) -> Option<String> {
         return None;
     }
     let bytes = Folder::new(path).ok()?.read(CONFIG).ok().flatten().unwrap_or_default();
-    let config: Value = qz_shards::json::from_slice(&bytes).unwrap_or_default();
+    let config: Value = qz_shards::json::settings(&bytes).unwrap_or_default();
     let text = |key: &str| config.get(key).and_then(Value::as_str).map(qz_shards::shown);
     let kind = match text("peft_type").as_deref() {
         Some("LORA") => "a LoRA adapter".to_owned(),

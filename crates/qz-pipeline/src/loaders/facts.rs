@@ -91,7 +91,7 @@ impl Facts<'_> {
         tensors: Vec<TensorInfo>,
     ) -> Result<Self, Error> {
         let json = |name: &str| -> Result<Option<Value>, Error> {
-            Ok(files.read(name)?.and_then(|bytes| qz_shards::json::from_slice(&bytes).ok()))
+            Ok(files.read(name)?.and_then(|bytes| qz_shards::json::settings(&bytes).ok()))
         };
         let model = json("config.json")?.and_then(|value| match value {
             Value::Object(model) => Some(model),

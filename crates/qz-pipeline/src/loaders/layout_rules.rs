@@ -214,15 +214,19 @@ fn zero_words(facts: &Facts<'_>, module: &str) -> Vec<u32> {
     bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
 }
 
-/// Every field of a word the same.
-fn repeated(field: u32, bits: u32) -> u32 {
-    (0..32 / bits).fold(0, |word, position| word | field << (position * bits))
+/// Three words, after which fields of 2, 3, 4 or 8 bits begin a word again, with every field
+/// the same.
+fn repeated(field: u32, bits: u32) -> [u32; 3] {
+    let fields =
+        (0..96 / bits).fold(0, |words, position| words | u128::from(field) << (position * bits));
+    [0, 32, 64].map(|start| (fields >> start) as u32)
 }
 
 /// Symmetric zero points are all the same, so a version that is not the one named shows
 /// (vLLM pull request 38966: garbage without an error).
 pub(super) fn zero_points_version(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let (Some(bits @ (2 | 4 | 8)), Some(true)) = (facts.number("bits"), facts.flag("sym")) else {
+    let (Some(bits @ (2 | 3 | 4 | 8)), Some(true)) = (facts.number("bits"), facts.flag("sym"))
+    else {
         return;
     };
     let bits = bits as u32;
@@ -233,10 +237,13 @@ pub(super) fn zero_points_version(facts: &Facts<'_>, find: &mut Findings<'_>) {
     let (own, other) = if is_v2 { (v2, v1) } else { (v1, v2) };
     for module in &facts.packed {
         let words = zero_words(facts, module);
-        if words.is_empty() || words.iter().all(|word| *word == own) {
+        let all = |expected: [u32; 3]| {
+            words.iter().zip(expected.iter().cycle()).all(|(word, expected)| word == expected)
+        };
+        if words.is_empty() || all(own) {
             continue;
         }
-        let message = if words.iter().all(|word| *word == other) {
+        let message = if all(other) {
             let found = if is_v2 { "v1" } else { "v2" };
             format!("zero points of {found}, the configuration says {format}: loads as garbage")
         } else {
@@ -282,6 +289,24 @@ pub(super) fn act_order_tensor(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
 }
 
+/// An engine that does not read `g_idx` takes groups one after the other.
+pub(super) fn groups_in_order(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let Some(group) = facts.number("group_size").filter(|group| *group > 0) else { return };
+    for module in &facts.packed {
+        let bytes = facts.bytes(module, "g_idx", LOOKED_AT).unwrap_or_default();
+        let groups = bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
+        // Some writers leave zeros where the order is plain.
+        let is_other =
+            |(column, own): (usize, i32)| own != 0 && i64::from(own) != column as i64 / group;
+        if groups.enumerate().any(is_other) {
+            let message = "`g_idx` has another order than the groups' own, and is not read: loads \
+                           as garbage"
+                .to_owned();
+            find(module, message);
+        }
+    }
+}
+
 /// An engine stores fused modules in one matrix: all packed alike, or none.
 pub(super) fn fused_alike(facts: &Facts<'_>, find: &mut Findings<'_>) {
     for group in facts.fused() {
@@ -299,10 +324,12 @@ pub(super) fn fused_alike(facts: &Facts<'_>, find: &mut Findings<'_>) {
         let kind = |module: &str| {
             let parts = ["qweight", "weight_packed", "weight"];
             let info = parts.iter().find_map(|part| facts.tensor(module, part))?;
-            // Along the inputs, where all of a fused group are the same.
-            let along = match &*facts.method {
-                "gptq" | "awq" => info.shape.dimensions().first().copied(),
-                _ => info.shape.dimensions().last().copied(),
+            // Along the inputs, where all of a fused group are the same: words of `qweight`
+            // stand for outputs or inputs by rows, whatever the method is called.
+            let is_transposed = facts.tensor(module, "qweight").is_some();
+            let along = match is_transposed {
+                true => info.shape.dimensions().first().copied(),
+                false => info.shape.dimensions().last().copied(),
             };
             Some((info.data_type.name(), along))
         };
@@ -374,5 +401,23 @@ pub(super) fn block_divides(facts: &Facts<'_>, find: &mut Findings<'_>) {
             );
             find(module, message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_equal_fields() {
+        let check = |field: u32, bits: u32, expected: [u32; 3]| {
+            assert_eq!(repeated(field, bits), expected, "{field} of {bits} bits");
+        };
+        check(8, 4, [0x8888_8888; 3]);
+        check(0x7f, 8, [0x7f7f_7f7f; 3]);
+        check(2, 2, [0xaaaa_aaaa; 3]);
+        // Fields go on from word to word.
+        check(4, 3, [0x2492_4924, 0x4924_9249, 0x9249_2492]);
+        check(7, 3, [u32::MAX; 3]);
     }
 }

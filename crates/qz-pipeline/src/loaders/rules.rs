@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::facts::Facts;
 use super::layout_rules::{
     act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, global_scales,
-    group_divides, ignored, integer_bits, integer_group, missing_parts, packed_ignored, part_types,
-    scale_name, zero_points_version, zero_points_wrap,
+    group_divides, groups_in_order, ignored, integer_bits, integer_group, missing_parts,
+    packed_ignored, part_types, scale_name, zero_points_version, zero_points_wrap,
 };
 use super::{Engine, Findings, LoaderRule};
 
@@ -44,6 +44,7 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("gptq-group", &[Vllm, Sglang], GPTQ, integer_group),
     rule("ct-group", &[Vllm, Sglang], CT, integer_group),
     rule("act-order", &[Vllm], GPTQ, act_order),
+    rule("act-order", &[Vllm], GPTQ, groups_in_order),
     rule("alignment", &[Sglang], INTEGERS, alignment),
     rule("awq-bits", &[Vllm, Sglang, Transformers], AWQ, awq_bits),
     rule("awq-zero-point", &[Vllm, Sglang], AWQ, awq_zero_point),
