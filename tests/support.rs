@@ -79,7 +79,8 @@ pub(crate) fn stop(
     records: usize,
     stop: &dyn Fn(&mut Child),
 ) -> ExitStatus {
-    let journal = PathBuf::from(format!("{}.partial/journal", text(output)));
+    let partial = PathBuf::from(format!("{}.partial", text(output)));
+    let journal = partial.join("journal");
     let is_recorded = || {
         // The first line is the journal's title.
         fs::read_to_string(&journal).is_ok_and(|text| text.matches('\n').count() > records)
@@ -104,6 +105,10 @@ pub(crate) fn stop(
         // A kill may come when the output is in place, and the journal not yet gone.
         if !status.success() && is_recorded() && !output.exists() {
             return status;
+        }
+        // What this run left would be taken for the next one's.
+        if partial.exists() {
+            fs::remove_dir_all(&partial).expect("removed");
         }
     }
     panic!("no run was stopped in time");

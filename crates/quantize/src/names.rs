@@ -45,7 +45,10 @@ fn unique_ends(paths: &[PathBuf]) -> Vec<String> {
         path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect()
     };
     let parts: Vec<Vec<String>> = paths.iter().map(parts).collect();
-    let end = |of: &[String], count: usize| of[of.len().saturating_sub(count)..].join("/");
+    // The root is a part, and has a slash of its own.
+    let end = |of: &[String], count: usize| {
+        of[of.len().saturating_sub(count)..].join("/").replacen("//", "/", 1)
+    };
     let unique = |(at, own): (usize, &Vec<String>)| {
         let is_unique = |count: &usize| {
             let others = parts.iter().enumerate().filter(|(other, _)| *other != at);
@@ -57,22 +60,33 @@ fn unique_ends(paths: &[PathBuf]) -> Vec<String> {
     parts.iter().enumerate().map(unique).collect()
 }
 
-/// Names of at most so many letters, with the middle of longer ones left out; as they are if
-/// that made two alike.
+/// Names of at most so many letters, with the middle of longer ones left out. If that makes
+/// two alike, each begins with its place in the list.
 pub(crate) fn shortened(names: &[String], width: usize) -> Vec<String> {
-    let short = |name: &String| {
-        let letters: Vec<char> = name.chars().collect();
-        if letters.len() <= width {
-            return name.clone();
-        }
-        let (head, tail) = ((width - 1) / 3, width - 1 - (width - 1) / 3);
-        let head: String = letters[..head].iter().collect();
-        let tail: String = letters[letters.len() - tail..].iter().collect();
-        format!("{head}…{tail}")
-    };
-    let shown: Vec<String> = names.iter().map(short).collect();
+    let shown: Vec<String> = names.iter().map(|name| short(name, width)).collect();
     let distinct: HashSet<&String> = shown.iter().collect();
-    if distinct.len() == shown.len() { shown } else { names.to_vec() }
+    if distinct.len() == shown.len() {
+        return shown;
+    }
+    let numbered = names.iter().enumerate().map(|(at, name)| {
+        let number = format!("{at}:");
+        let rest = short(name, width.saturating_sub(number.len()));
+        number + &rest
+    });
+    numbered.collect()
+}
+
+/// A name with its middle left out if it is longer.
+fn short(name: &str, width: usize) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    if letters.len() <= width {
+        return name.to_owned();
+    }
+    let room = width.saturating_sub(1);
+    let (head, tail) = (room / 3, room - room / 3);
+    let head: String = letters[..head].iter().collect();
+    let tail: String = letters[letters.len() - tail..].iter().collect();
+    format!("{head}…{tail}")
 }
 
 #[cfg(test)]
@@ -103,6 +117,7 @@ mod tests {
         check("hf", &["RTN=out/w4", "out/w4"], &["hf", "RTN", "out/w4"]);
         check("hf", &["w4", "out/w4"], &["hf", "w4", "out/w4"]);
         check("hf/", &["hf"], &["hf", "hf"]);
+        check("/m/hf", &["/m/hf"], &["/m/hf", "/m/hf"]);
     }
 
     #[test]
@@ -112,6 +127,6 @@ mod tests {
             assert_eq!(shortened(&names, 10), expected);
         };
         check(&["short", "a-rather-long-w4g64"], &["short", "a-r…-w4g64"]);
-        check(&["aaa-1-aaaaaaaaa", "aaa-2-aaaaaaaaa"], &["aaa-1-aaaaaaaaa", "aaa-2-aaaaaaaaa"]);
+        check(&["aaa-1-aaaaaaaaa", "aaa-2-aaaaaaaaa"], &["0:aa…aaaaa", "1:aa…aaaaa"]);
     }
 }

@@ -298,6 +298,7 @@ impl Reader<'_> {
             return Ok(ControlFlow::Break(()));
         }
         if !line.trim().is_empty() {
+            check_values(line, location)?;
             let document = qz_shards::json::from_slice(line.as_bytes()).map_err(|error| {
                 Error::Document { location: location.clone(), problem: error.to_string() }
             })?;
@@ -378,6 +379,19 @@ impl Reader<'_> {
     }
 }
 
+/// Refuses a line whose values would take far more memory than its text.
+fn check_values(line: &str, location: &Location) -> Result<(), Error> {
+    const MOST: usize = 1 << 20;
+    let values = line.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+    match values > MOST {
+        true => {
+            let problem = format!("a line of more than {MOST} values");
+            Err(Error::Document { location: location.clone(), problem })
+        }
+        false => Ok(()),
+    }
+}
+
 /// Names the conversation beside the template.
 fn located(error: qz_calib::Error, place: &Location) -> Error {
     match error {
@@ -417,6 +431,16 @@ mod tests {
         check(0, &[40 << 20, 24 << 20, 1], false);
         check(1, &[40 << 20, 24 << 20, 32], true);
         check(1, &[40 << 20, 24 << 20, 33], false);
+    }
+
+    #[test]
+    fn lines_have_so_many_values() {
+        let check = |values: usize, is_taken: bool| {
+            let line = format!("[{}0]", "0,".repeat(values - 2));
+            assert_eq!(check_values(&line, &Location::file("x")).is_ok(), is_taken, "{values}");
+        };
+        check(1 << 20, true);
+        check((1 << 20) + 2, false);
     }
 
     #[test]
