@@ -173,7 +173,6 @@ fn other_types_tell_it_too() {
     }
 }
 
-/// A few odd rows are no fault of the artifact.
 #[test]
 fn a_continued_run_tells_of_what_the_killed_one_lost() {
     let folder = scratch();
@@ -189,6 +188,7 @@ fn a_continued_run_tells_of_what_the_killed_one_lost() {
     assert!(run.stderr.contains("attn_k.weight (8192 of 16384)"), "{}", run.stderr);
 }
 
+/// A few odd rows are no fault of the artifact.
 #[test]
 fn ordinary_weights_are_not_warned_of() {
     let folder = scratch();

@@ -1,26 +1,16 @@
 //! What an encoder makes of a row does not depend on the rows beside it.
 
+#[path = "../golden/encoding.rs"]
+mod encoding;
 #[allow(dead_code, reason = "shared with other programs")]
 #[path = "../golden/inputs.rs"]
 mod inputs;
 
-use qz_codec::{CODECS, Codec, ImportanceUse, codec_for};
+use encoding::encode;
+use qz_codec::{CODECS, ImportanceUse, codec_for};
 use qz_tensor::DATA_TYPES;
 
 const ROWS: usize = 7;
-
-fn encode(
-    codec: &dyn Codec,
-    weights: &[f32],
-    columns: usize,
-    importance: Option<&[f32]>,
-) -> Vec<u8> {
-    let data_type = codec.spec().data_type;
-    let blocks = weights.len() / data_type.block_elements();
-    let mut bytes = vec![0xa5; blocks * data_type.block_bytes()];
-    codec.encode(weights, columns, importance, &mut bytes);
-    bytes
-}
 
 fn values(kinds: &[inputs::Kind], name: &str, count: usize) -> Vec<f32> {
     inputs::values(inputs::find(kinds, name).expect("a kind"), 1, count)

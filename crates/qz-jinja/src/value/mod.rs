@@ -135,10 +135,10 @@ impl Value {
                 let items = items.iter().map(Self::from_json).collect::<Result<_>>()?;
                 Self::Sequence(Arc::new(sequence(SequenceKind::List, items)?))
             }
-            Json::Object(entries) if tagged_float(entries).is_some() => {
-                Self::Float(tagged_float(entries).unwrap_or(f64::NAN))
-            }
             Json::Object(entries) => {
+                if let Some(number) = tagged_float(entries) {
+                    return Ok(Self::Float(number));
+                }
                 let mut all = Dictionary::default();
                 for (key, value) in entries {
                     let key: Arc<str> = key.as_str().into();

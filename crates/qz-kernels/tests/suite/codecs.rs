@@ -2,6 +2,8 @@
 //! reference's bytes and values, and those of the codec's own body on whatever else.
 
 #[allow(dead_code, reason = "shared with other programs")]
+#[path = "../../../qz-codec/golden/encoding.rs"]
+mod encoding;
 #[path = "../../../qz-codec/golden/inputs.rs"]
 mod inputs;
 #[path = "../../../qz-codec/golden/records.rs"]
@@ -13,25 +15,13 @@ use proptest::test_runner::{Config, TestRunner};
 use qz_codec::{CODECS, Codec};
 use qz_kernels::Isa;
 
+use encoding::encode;
 use inputs::{IMPORTANCE, Kind, Random, WEIGHTS};
 use records::{ABORTS, digest, goldens};
 
 /// The instruction sets that differ from what the codecs are without them.
 fn instruction_sets() -> impl Iterator<Item = Isa> {
     Isa::ALL.iter().copied().filter(|isa| *isa != Isa::Baseline && isa.is_supported())
-}
-
-fn encode(
-    codec: &dyn Codec,
-    weights: &[f32],
-    columns: usize,
-    importance: Option<&[f32]>,
-) -> Vec<u8> {
-    let data_type = codec.spec().data_type;
-    let blocks = weights.len() / data_type.block_elements();
-    let mut bytes = vec![0xa5; blocks * data_type.block_bytes()];
-    codec.encode(weights, columns, importance, &mut bytes);
-    bytes
 }
 
 fn decode(codec: &dyn Codec, bytes: &[u8]) -> Vec<f32> {

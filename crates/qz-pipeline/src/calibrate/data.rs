@@ -243,14 +243,14 @@ impl Part {
 
     /// Pays for a document's text.
     fn pay(&mut self, text: &str, location: &Location) -> Result<(), Error> {
-        let problem = || {
-            "the documents make too much text for the size of their source: more than \
-             67108864 bytes and 32 times as many as it has"
-                .to_owned()
-        };
         let left = self.room.checked_sub(text.len() as u64);
-        self.room =
-            left.ok_or_else(|| Error::Document { location: location.clone(), problem: problem() })?;
+        self.room = left.ok_or_else(|| Error::Document {
+            location: location.clone(),
+            problem: format!(
+                "the documents make too much text for the size of their source: more than \
+                 {LEAST_ROOM} bytes and {MOST_GROWTH} times as many as it has"
+            ),
+        })?;
         Ok(())
     }
 

@@ -324,8 +324,8 @@ pub(super) fn fused_alike(facts: &Facts<'_>, find: &mut Findings<'_>) {
         let kind = |module: &str| {
             let parts = ["qweight", "weight_packed", "weight"];
             let info = parts.iter().find_map(|part| facts.tensor(module, part))?;
-            // Along the inputs, where all of a fused group are the same: words of `qweight`
-            // stand for outputs or inputs by rows, whatever the method is called.
+            // Along the inputs, where all of a fused group are the same. They are the rows of
+            // `qweight`, whatever the method is called.
             let is_transposed = facts.tensor(module, "qweight").is_some();
             let along = match is_transposed {
                 true => info.shape.dimensions().first().copied(),
