@@ -5,19 +5,29 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use qz_shards::json;
 use qz_tensor::SideFiles;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::json::{fault, read_bytes};
+use crate::json::{fault, read_bytes, shown};
 
 /// The file's name.
 pub(crate) const NAME: &str = "tokenizer.json";
 
 /// More tokens than any vocabulary has (the largest today has 262 144).
 pub(crate) const MOST_TOKENS: u64 = 1 << 24;
+
+/// More values than a normalizer, pre-tokenizer, post-processor or decoder has: those of today
+/// have some hundreds.
+const MOST_VALUES: usize = 1 << 16;
+
+/// A part whose values are kept as they are.
+fn part<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    json::few_values(deserializer, MOST_VALUES)
+}
 
 /// What `tokenizer.json` says.
 #[derive(Debug, Deserialize)]
@@ -35,9 +45,9 @@ pub(crate) struct TokenizerFile {
 pub(crate) struct Surroundings {
     #[serde(default)]
     pub(crate) added_tokens: Vec<DeclaredToken>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     pub(crate) normalizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     pub(crate) post_processor: Value,
 }
 
@@ -46,15 +56,15 @@ pub(crate) struct Surroundings {
 struct Fields {
     #[serde(default)]
     added_tokens: Vec<DeclaredToken>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     normalizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     pre_tokenizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     post_processor: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     decoder: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     padding: Value,
     model: Model,
 }
@@ -187,7 +197,7 @@ pub struct TokenId(pub u32);
 
 impl<'de> Deserialize<'de> for TokenId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        let value = json::few_values(deserializer, 1)?;
         value
             .as_u64()
             .filter(|id| *id < MOST_TOKENS)
@@ -195,7 +205,8 @@ impl<'de> Deserialize<'de> for TokenId {
             .map(TokenId)
             .ok_or_else(|| {
                 de::Error::custom(format!(
-                    "a token's id is {value}, expected an integer from 0 to {}",
+                    "a token's id is {}, expected an integer from 0 to {}",
+                    shown(&value, 80),
                     MOST_TOKENS - 1
                 ))
             })
@@ -250,12 +261,36 @@ pub(crate) struct Merges {
     pub(crate) lines: Vec<String>,
 }
 
-/// One merge, in either of the two forms.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Line(String),
-    Pair([String; 2]),
+/// One merge, in either of the two forms, as a line.
+struct Merge(String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = Merge;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge, \"a b\" or [\"a\", \"b\"]")
+            }
+
+            fn visit_str<E: de::Error>(self, line: &str) -> Result<Merge, E> {
+                Ok(Merge(line.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Merge, A::Error> {
+                let (left, right) =
+                    (pair.next_element::<String>()?, pair.next_element::<String>()?);
+                match (left, right, pair.next_element::<de::IgnoredAny>()?) {
+                    (Some(left), Some(right), None) => {
+                        Ok(Merge(format!("{} {}", spaces_mapped(&left), spaces_mapped(&right))))
+                    }
+                    _ => Err(de::Error::custom("a merge is a list of two tokens")),
+                }
+            }
+        }
+        deserializer.deserialize_any(MergeVisitor)
+    }
 }
 
 impl<'de> Deserialize<'de> for Merges {
@@ -274,13 +309,8 @@ impl<'de> Deserialize<'de> for Merges {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Merges, A::Error> {
                 let mut lines = Vec::new();
-                while let Some(merge) = list.next_element::<Merge>()? {
-                    lines.push(match merge {
-                        Merge::Line(line) => line,
-                        Merge::Pair([left, right]) => {
-                            format!("{} {}", spaces_mapped(&left), spaces_mapped(&right))
-                        }
-                    });
+                while let Some(Merge(line)) = list.next_element()? {
+                    lines.push(line);
                 }
                 Ok(Merges { lines })
             }
@@ -308,8 +338,7 @@ impl Surroundings {
     /// is no such file.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
         let Some(bytes) = read_bytes(files, NAME)? else { return Ok(Self::default()) };
-        qz_shards::json::from_slice(&bytes)
-            .map_err(|source| Error::Json { path: files.path(NAME), source })
+        json::from_slice(&bytes).map_err(|source| Error::Json { path: files.path(NAME), source })
     }
 }
 
@@ -325,7 +354,7 @@ impl TokenizerFile {
     /// Reads `tokenizer.json` if there is one.
     pub(crate) fn read_if_there(files: &dyn SideFiles) -> Result<Option<Self>, Error> {
         let Some(bytes) = read_bytes(files, NAME)? else { return Ok(None) };
-        let file: Self = qz_shards::json::from_slice(&bytes)
+        let file: Self = json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })?;
         drop(bytes);
         if file.is_bpe() {
