@@ -142,6 +142,48 @@ fn a_full_disk_leaves_nothing() {
     assert!(names(folder.path()).is_empty());
 }
 
+/// A command under a limit of its address space.
+#[cfg(target_os = "linux")]
+fn under_limit(megabytes: usize, arguments: &[&str]) -> crate::support::Run {
+    let script = "ulimit -v $0; ulimit -c 0; exec \"$@\"";
+    let kilobytes = (megabytes * 1024).to_string();
+    let output = std::process::Command::new("bash")
+        .args(["-c", script, &kilobytes, env!("CARGO_BIN_EXE_quantize")])
+        .args(arguments)
+        .output()
+        .expect("bash runs");
+    crate::support::finish(output)
+}
+
+/// Memory and threads that are refused, at whatever point, are an error, not a signal; what is
+/// left of the run is continued.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_is_refused_is_an_error() {
+    let folder = scratch();
+    let expected = converted(&folder.path().join("expected.gguf"));
+    let (source, output) = (demo(), folder.path().join("out.gguf"));
+    let arguments = ["convert", text(&source), "--to", "q8_0", "-o", text(&output)];
+    // What the program itself needs.
+    let least = (16..400).step_by(8).find(|least| under_limit(*least, &["--version"]).code == 0);
+    let least = least.expect("the program begins");
+    let mut refused = 0;
+    for more in (2..32).step_by(2).chain((32..256).step_by(32)) {
+        let run = under_limit(least + more, &arguments);
+        if run.code == 0 {
+            fs::remove_file(&output).expect("removed");
+            continue;
+        }
+        assert_eq!(run.code, 4, "{least} and {more} MB: {}", run.stderr);
+        assert!(!run.stderr.is_empty() && !output.exists(), "{least} and {more} MB");
+        refused += 1;
+    }
+    assert!(refused > 0);
+    quantize(&arguments).expect_success();
+    assert!(fs::read(&output).expect("read") == expected);
+    assert!(!names(folder.path()).iter().any(|name| name.ends_with(".partial")));
+}
+
 #[test]
 fn a_folder_that_cannot_be_made_is_named() {
     let folder = scratch();
