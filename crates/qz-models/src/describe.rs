@@ -72,7 +72,6 @@ pub fn describe(
     let config = ModelConfig::read(&json, defaults, architecture.mixes_experts())?;
     let mixes_experts = architecture.mixes_experts();
     config_keys::check(&json, &config, defaults, mixes_experts, &mut warnings)?;
-    warn_of_lost_scaling(&json, &config, &mut warnings);
 
     let MatchedTensors { recipes, ignored } =
         match_tensors(architecture, &config, &json, tensors, &options.spare, &mut warnings)?;
@@ -90,6 +89,7 @@ pub fn describe(
     warn_of_missing_output(&json, &config, &tensors, &mut warnings);
     let mut unsaid =
         write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
+    unsaid.extend(unsaid_scaling(&json, &config));
     unsaid.extend(unsaid_window(&json, &config));
     Ok(ModelDescription { architecture, config, metadata, tensors, ignored, warnings, unsaid })
 }
@@ -347,14 +347,13 @@ fn unsaid_window(json: &JsonObject, config: &ModelConfig) -> Option<Warning> {
     })
 }
 
-fn warn_of_lost_scaling(json: &JsonObject, config: &ModelConfig, warnings: &mut Vec<Warning>) {
-    if let Some(kind) = config.rope.lost_in_gguf() {
-        warnings.push(Warning {
-            location: Location::file(json.path()).tensor("rope_scaling"),
-            rule: "rope-scaling-lost",
-            message: format!("{kind}: GGUF files of this architecture cannot say this"),
-        });
-    }
+fn unsaid_scaling(json: &JsonObject, config: &ModelConfig) -> Option<Warning> {
+    let kind = config.rope.lost_in_gguf()?;
+    Some(Warning {
+        location: Location::file(json.path()).tensor("rope_scaling"),
+        rule: "rope-scaling-lost",
+        message: format!("{kind}: GGUF files of this architecture cannot say this"),
+    })
 }
 
 /// A configuration that does not say whether embeddings are tied, and a
