@@ -132,7 +132,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
             rounded = source.rounded();
             notes.extend_from_slice(source.warnings());
             spare.clone_from(source.zero_biases());
-            let packed = source.packed_bytes().collect();
+            let packed = source.packed_sizes().collect();
             (Box::new(source), Some(packed))
         }
         None => (source, None),

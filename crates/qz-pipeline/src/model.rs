@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use qz_models::{Architecture, ModelDescription, RowOrder, TensorOrigin};
+use qz_packed::PackedSize;
 use qz_tensor::{DataType, Metadata, Name, Shape, TensorIndex, TensorInfo, TensorSource};
 
 use crate::container::Container;
@@ -58,9 +59,9 @@ pub struct ModelTensor {
     /// The type it gets where the target says nothing about it: f32 from a
     /// checkpoint (as the reference's converter does), its own from a GGUF file.
     pub unquantized: DataType,
-    /// Bytes of the packed layout that it is decoded from. Such a tensor is quantized,
-    /// whatever element type it is decoded to.
-    pub(crate) packed_bytes: Option<u64>,
+    /// The packed layout that it is decoded from. Such a tensor is quantized, whatever element
+    /// type it is decoded to.
+    pub(crate) packed: Option<PackedSize>,
     pub(crate) origin: TensorOrigin,
 }
 
@@ -86,13 +87,13 @@ impl ModelTensor {
 
     /// True if it is quantized already.
     pub(crate) fn is_quantized(&self) -> bool {
-        self.source_type.is_block() || self.packed_bytes.is_some()
+        self.source_type.is_block() || self.packed.is_some()
     }
 
     /// Its size as it is stored.
     pub(crate) fn stored_bytes(&self) -> u64 {
         let plain = || self.shape.byte_size(self.source_type).unwrap_or_default();
-        self.packed_bytes.unwrap_or_else(plain)
+        self.packed.map_or_else(plain, |packed| packed.bytes)
     }
 
     /// Rows of one of the matrices stacked in the tensor; all rows if it is one.
@@ -136,7 +137,7 @@ impl Model {
             shape: info.shape.clone(),
             source_type: info.data_type,
             unquantized: info.data_type,
-            packed_bytes: None,
+            packed: None,
             origin: TensorOrigin::Source {
                 tensor: TensorIndex(position),
                 row_order: RowOrder::AsStored,
@@ -153,7 +154,7 @@ impl Model {
         source: Box<dyn TensorSource>,
         folder: Folder,
         description: ModelDescription,
-        packed_bytes: &HashMap<TensorIndex, u64>,
+        packed: &HashMap<TensorIndex, PackedSize>,
     ) -> Self {
         let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
             source_type: match &recipe.origin {
@@ -164,11 +165,15 @@ impl Model {
                 }
                 TensorOrigin::Computed(_) => DataType::F32,
             },
-            packed_bytes: match &recipe.origin {
-                TensorOrigin::Source { tensor, .. } => packed_bytes.get(tensor).copied(),
+            packed: match &recipe.origin {
+                TensorOrigin::Source { tensor, .. } => packed.get(tensor).copied(),
                 TensorOrigin::Stacked(stack) => {
-                    let bytes = stack.slices().iter().map(|slice| packed_bytes.get(&slice.tensor));
-                    bytes.flatten().copied().reduce(|sum, bytes| sum + bytes)
+                    let sizes = stack.slices().iter().map(|slice| packed.get(&slice.tensor));
+                    let sum = |sum: PackedSize, size: PackedSize| PackedSize {
+                        bytes: sum.bytes + size.bytes,
+                        ..sum
+                    };
+                    sizes.flatten().copied().reduce(sum)
                 }
                 TensorOrigin::Computed(_) => None,
             },

@@ -22,6 +22,10 @@
 //! pass makes.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
 
 pub mod bits;
 mod error;
@@ -43,4 +47,4 @@ pub use layout::{
 };
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use scheme::{Configuration, Feedback, Provenance, Quantized, SCHEMES, Scheme, SchemeFamily};
-pub use source::{PackedSource, Repack, recognise};
+pub use source::{PackedSize, PackedSource, Repack, recognise};

@@ -152,6 +152,11 @@ fn run(integers: &IntegerGroups) -> u64 {
 
 /// Undoes the "one less" of v1 as GPTQModel does: word by word, which also brings back
 /// a zero that its writer's subtraction borrowed for; fields of three bits one by one.
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "bits are 2, 3, 4 or 8, and words of zero points fit their matrix"
+)]
 fn add_one(words: &mut [u32], bits: u32) {
     if bits == 3 {
         let mut zeros = vec![0; words.len() * 32 / 3];
@@ -166,6 +171,11 @@ fn add_one(words: &mut [u32], bits: u32) {
     words.iter_mut().for_each(|word| *word = word.wrapping_add(ones));
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Gptq {
     /// Zero points as they are stored.
     fn stored_zeros(&self, zeros: &[u8]) -> Vec<u8> {
@@ -178,6 +188,11 @@ impl Gptq {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl IntegerLayout for Gptq {
     fn integers(&self) -> &IntegerGroups {
         &self.integers
@@ -310,7 +325,7 @@ impl IntegerLayout for Gptq {
 
 fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
     let weight = request.first_with(&["qweight", "qzeros", "scales"])?;
-    let module = request.source.tensors()[weight.0].name.strip_suffix(".qweight")?;
+    let module = request.info(weight).name.strip_suffix(".qweight")?;
     let outputs = |tensor: TensorIndex| request.dimensions(tensor).last().copied();
     let is_along_inputs = outputs(weight) == outputs(request.tensor(module, "scales")?);
     is_along_inputs.then_some(weight)
@@ -368,6 +383,11 @@ struct Stated {
     groups: Vec<i64>,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "bits are 2, 3, 4 or 8, and the words' number is that of a tensor of the file"
+)]
 impl Gptq {
     /// How zero points are stored, if all of the matrix are those of symmetric codes.
     fn shown_version(
@@ -378,7 +398,7 @@ impl Gptq {
         /// Words that are looked at together: whole runs of codes, whatever the bits.
         const WORDS: u64 = 24 << 10;
         let (bits, zeros) = (self.integers.bits, tensor.parts[ZEROS.0]);
-        let count = request.source.tensors()[zeros.0].bytes / 4;
+        let count = request.info(zeros).bytes / 4;
         let middle = 1u8 << (bits - 1);
         let mut shown = None;
         let (mut bytes, mut words, mut fields) = (Vec::new(), Vec::new(), Vec::new());
@@ -433,13 +453,13 @@ fn open_module(
     let [word_rows, rows] = *request.matrix_dimensions(weight)?;
     let [groups, _] = *request.matrix_dimensions(scales)?;
     let columns = match index {
-        Some(index) => request.source.tensors()[index.0].shape.elements(),
+        Some(index) => request.info(index).shape.elements(),
         None => {
             let stated = bits_without_index(request, module, [groups, rows], stated)?;
-            word_rows.saturating_mul(32) / stated
+            word_rows.saturating_mul(32).checked_div(stated).unwrap_or(0)
         }
     };
-    let bits = word_rows.saturating_mul(32) / columns.max(1);
+    let bits = word_rows.saturating_mul(32).checked_div(columns).unwrap_or(0);
     // Other numbers of bits are GPTQModel's own planes, not a stream.
     if !matches!(bits, 2 | 3 | 4 | 8) {
         let detail = format!("codes of {bits} bits in {module}; there are 2, 3, 4 and 8");
