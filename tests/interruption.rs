@@ -163,7 +163,7 @@ fn memory_that_is_refused_is_an_error() {
     let folder = scratch();
     let expected = converted(&folder.path().join("expected.gguf"));
     let (source, output) = (demo(), folder.path().join("out.gguf"));
-    let arguments = ["convert", text(&source), "--to", "q8_0", "-o", text(&output)];
+    let arguments = ["convert", text(&source), "--to", "q6_k", "-o", text(&output)];
     // What the program itself needs.
     let least = (16..400).step_by(8).find(|least| under_limit(*least, &["--version"]).code == 0);
     let least = least.expect("the program begins");

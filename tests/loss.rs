@@ -138,9 +138,9 @@ fn tiny_and_constant_weights() {
 /// are scales that are subnormal numbers.
 #[test]
 fn cut_groups_and_coarse_scales() {
-    let folder = scratch();
-    let output = folder.path().join("out");
     let check = |target: &str, weight: &dyn Fn(usize) -> f32| {
+        let folder = scratch();
+        let output = folder.path().join("out");
         let model = checkpoint(folder.path(), weight);
         let run = run("convert", &model, target, &output, &[]).expect_success();
         let warnings = run.stderr.lines().filter(|line| line.contains("ffn_up.weight"));
