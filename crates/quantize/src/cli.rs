@@ -180,6 +180,13 @@ pub(crate) struct Source {
     /// is reported.
     #[arg(long, help_heading = heading::SOURCE, hide_short_help = true)]
     pub(crate) repack: bool,
+    /// Take PREFIX away from the names of a folder's tensors
+    ///
+    /// For weights that a training saved inside of something else: --strip-prefix actor. reads
+    /// actor.model.norm.weight. Tensors of other names are left out, and reported.
+    #[arg(long, value_name = "PREFIX", help_heading = heading::SOURCE, hide_short_help = true)]
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) strip_prefix: Option<String>,
 }
 
 impl Source {
@@ -188,6 +195,7 @@ impl Source {
             pre_tokenizer: self.pre_tokenizer.clone(),
             model_name: self.model_name.clone(),
             repack: self.repack,
+            strip_prefix: self.strip_prefix.clone(),
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use qz_tensor::{Shape, TensorIndex, TensorInfo, Warning};
+use qz_tensor::{Location, Shape, TensorIndex, TensorInfo, Warning};
 
 use crate::architecture::Architecture;
-use crate::canonical::canonical_names;
+use crate::canonical::{Canonical, canonical_names};
 use crate::config::JsonObject;
+use crate::describe::ConvertOptions;
 use crate::error::{Error, TensorFault, TensorFaults};
 use crate::experts::FoundExperts;
 use crate::hyperparameters::ModelConfig;
@@ -23,6 +24,8 @@ const IGNORED: &[&str] = &[".attention.masked_bias", ".attention.bias", ".rotary
 pub(crate) struct MatchedTensors {
     pub(crate) recipes: Vec<TensorRecipe>,
     pub(crate) ignored: Vec<String>,
+    /// What the checkpoint's tensors are called without what was put around the model.
+    pub(crate) names: Vec<String>,
 }
 
 /// Matches every tensor with a rule and every rule with a tensor.
@@ -31,10 +34,13 @@ pub(crate) fn match_tensors(
     config: &ModelConfig,
     json: &JsonObject,
     tensors: &[TensorInfo],
-    spare: &HashSet<String>,
+    options: &ConvertOptions,
     warnings: &mut Vec<Warning>,
 ) -> Result<MatchedTensors, Error> {
-    let names = &canonical_names(tensors, json, config.tied_embeddings, warnings)?;
+    let prefix = options.strip_prefix.as_deref();
+    let Canonical { names, own, is_outside } =
+        canonical_names(tensors, json, config.tied_embeddings, prefix, warnings)?;
+    let names = &names;
     let rules = layout_of(architecture, names);
     let mut matcher = Matcher {
         rules,
@@ -47,18 +53,34 @@ pub(crate) fn match_tensors(
         faults: Vec::new(),
         fault_count: 0,
     };
-    let mut matched = MatchedTensors { recipes: Vec::new(), ignored: Vec::new() };
+    let mut matched = MatchedTensors { recipes: Vec::new(), ignored: Vec::new(), names: own };
+    let mut left_out: Vec<usize> = Vec::new();
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
-        let is_spare = spare.contains(&*tensor.name) && !matcher.has_place(position);
-        if is_buffer || is_spare || matcher.is_tied_copy(position) {
+        let is_outside = is_outside[position] && !matcher.has_place(position);
+        let is_spare = options.spare.contains(&*tensor.name) && !matcher.has_place(position);
+        if is_outside {
+            left_out.push(position);
+        }
+        if is_buffer || is_outside || is_spare || matcher.is_tied_copy(position) {
             matched.ignored.push(tensor.name.to_string());
         } else {
             matcher.place(TensorIndex(position), &mut matched.recipes)?;
         }
     }
     matcher.find_missing()?;
+    if let (Some(first), Some(prefix)) = (left_out.first(), prefix) {
+        let (count, tensor) = (left_out.len(), &tensors[*first]);
+        warnings.push(Warning {
+            location: Location::file(tensor.file.as_ref()).tensor(&tensor.name),
+            rule: "strip-prefix",
+            message: match count {
+                1 => format!("is not under `{prefix}`, and left out"),
+                _ => format!("is not under `{prefix}`, and left out, as {} more", count - 1),
+            },
+        });
+    }
     if matcher.faults.is_empty() {
         return Ok(matched);
     }

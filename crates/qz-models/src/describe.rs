@@ -30,6 +30,9 @@ pub struct ConvertOptions {
     /// Tensors that say nothing, such as biases of zeros: left out where the model has no
     /// place for them.
     pub spare: HashSet<String>,
+    /// What stands before the names of the model's tensors. Those without it are left out
+    /// where the model has no place for them.
+    pub strip_prefix: Option<String>,
 }
 
 /// Everything a GGUF file of a checkpoint says, and where its tensors come from.
@@ -45,6 +48,8 @@ pub struct ModelDescription {
     pub tensors: Vec<TensorRecipe>,
     /// Source tensors that are rightly not written.
     pub ignored: Vec<String>,
+    /// What the source's tensors are called without what was put around the model.
+    pub names: Vec<String>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// What of its tokenizer the metadata cannot say: to be told where they are written.
@@ -73,8 +78,8 @@ pub fn describe(
     let mixes_experts = architecture.mixes_experts();
     config_keys::check(&json, &config, defaults, mixes_experts, &mut warnings)?;
 
-    let MatchedTensors { recipes, ignored } =
-        match_tensors(architecture, &config, &json, tensors, &options.spare, &mut warnings)?;
+    let MatchedTensors { recipes, ignored, names } =
+        match_tensors(architecture, &config, &json, tensors, options, &mut warnings)?;
     let tensors = with_computed(architecture, &config, recipes)?;
     let parameters = ParameterCount::of(&tensors)
         .ok_or_else(|| json.fault("(root)", "the model has more than 2^64 weights"))?;
@@ -91,7 +96,16 @@ pub fn describe(
         write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
     unsaid.extend(unsaid_scaling(&json, &config));
     unsaid.extend(unsaid_window(&json, &config));
-    Ok(ModelDescription { architecture, config, metadata, tensors, ignored, warnings, unsaid })
+    Ok(ModelDescription {
+        architecture,
+        config,
+        metadata,
+        tensors,
+        ignored,
+        names,
+        warnings,
+        unsaid,
+    })
 }
 
 /// The architecture that `config.json` names: the first of `architectures`, as

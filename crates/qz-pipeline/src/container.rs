@@ -142,6 +142,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         model_name: options.model_name.clone(),
         is_unpacked: unpacked.is_some(),
         spare,
+        strip_prefix: options.strip_prefix.clone(),
     };
     let description = qz_models::describe(&folder, source.tensors(), &convert)?;
     let unpacked = unpacked.unwrap_or_default();

@@ -22,6 +22,9 @@ pub struct OpenOptions {
     /// Read packed matrices as blocks with the same codes, where offsets have to be
     /// rounded for that.
     pub repack: bool,
+    /// What stands before the names of a checkpoint's tensors, to be taken away; tensors
+    /// without it are left out where the model has no place for them.
+    pub strip_prefix: Option<String>,
 }
 
 /// An opened model. Its tensors are in the order they will be written.
@@ -31,6 +34,9 @@ pub struct Model {
     pub(crate) metadata: Metadata,
     pub(crate) tensors: Vec<ModelTensor>,
     pub(crate) ignored: Vec<String>,
+    /// Of each of a checkpoint's tensors, what it is called without what was put around the
+    /// model.
+    pub(crate) names: Vec<String>,
     pub(crate) warnings: Vec<String>,
     /// What a GGUF file of it cannot say.
     pub(crate) unsaid: Vec<String>,
@@ -188,6 +194,7 @@ impl Model {
         model.architecture = Some(description.architecture);
         model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
+        model.names = description.names;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model.unsaid = description.unsaid.iter().map(ToString::to_string).collect();
         model
@@ -208,6 +215,7 @@ impl Model {
             metadata,
             tensors,
             ignored: Vec::new(),
+            names: Vec::new(),
             warnings: Vec::new(),
             unsaid: Vec::new(),
             source,

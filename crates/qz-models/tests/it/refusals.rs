@@ -147,9 +147,9 @@ fn long_lists_of_faults_are_cut() {
     checkpoint.tensors.extend((0..50).map(|n| (format!("extra.{n:02}"), vec![1])));
     let message = checkpoint.describe().err().expect("refused").to_string();
     assert!(message.len() < 10_000, "{} characters", message.len());
-    assert!(message.contains("extra.09") && !message.contains("extra.10"), "{message}");
-    // 9 998 layers of 9 tensors, 50 unknown ones, 20 listed.
-    assert!(message.ends_with("and 90012 more"), "{message}");
+    assert!(message.contains("extra.02") && !message.contains("extra.03"), "{message}");
+    // 9 998 layers of 9 tensors, 50 unknown ones, 6 listed.
+    assert!(message.ends_with("and 90026 more"), "{message}");
 }
 
 #[test]
