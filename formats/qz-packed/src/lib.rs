@@ -29,6 +29,7 @@
 
 pub mod bits;
 mod error;
+mod exceptions;
 #[cfg(test)]
 mod golden;
 mod layout;
@@ -41,6 +42,7 @@ mod source;
 mod testing;
 
 pub use error::{Error, Fault};
+pub use exceptions::{Exception, Patterns};
 pub use layout::{
     ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding,
     RowBlock, Unfit, Whole,

@@ -142,14 +142,27 @@ fn gptq_keys(facts: &Facts<'_>, find: &mut Findings<'_>) {
 
 /// vLLM `auto_gptq.py`: symmetric codes of 4 or 8 bits.
 fn gptq_bits(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let (Some(bits), Some(symmetric)) = (facts.number("bits"), facts.flag("sym")) else { return };
-    if !matches!((bits, symmetric), (4 | 8, true)) {
-        let kind = if symmetric { "symmetric" } else { "asymmetric" };
-        let message = format!(
-            "{bits} bits, {kind}: GPTQ is loaded with 4 or 8 bits, symmetric; \
-             compressed-tensors takes any"
-        );
-        find("quantization_config.bits", message);
+    let mut check = |place: &str, bits: Option<i64>, symmetric: Option<bool>| {
+        let (Some(bits), Some(symmetric)) = (bits, symmetric) else { return };
+        if !matches!((bits, symmetric), (4 | 8, true)) {
+            let kind = if symmetric { "symmetric" } else { "asymmetric" };
+            let message = format!(
+                "{bits} bits, {kind}: GPTQ is loaded with 4 or 8 bits, symmetric; \
+                 compressed-tensors takes any"
+            );
+            find(place, message);
+        }
+    };
+    let (all, symmetric) = (facts.number("bits"), facts.flag("sym"));
+    check("quantization_config.bits", all, symmetric);
+    let rules = facts.config.get("dynamic").and_then(Value::as_object).into_iter().flatten();
+    for (rule, values) in rules.filter(|(rule, _)| !rule.starts_with("-:")) {
+        let own = values.get("bits").and_then(Value::as_i64);
+        let own_symmetric = values.get("sym").and_then(Value::as_bool);
+        if own.is_some() || own_symmetric.is_some() {
+            let place = format!("quantization_config.dynamic[{rule}]");
+            check(&place, own.or(all), own_symmetric.or(symmetric));
+        }
     }
 }
 

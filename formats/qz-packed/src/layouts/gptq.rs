@@ -12,7 +12,8 @@ use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
 use super::words::{GroupIndex, WeightReader, WholeRuns};
 use crate::bits;
-use crate::error::Error;
+use crate::error::{Error, Fault};
+use crate::exceptions::{Exception, Patterns};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
@@ -342,22 +343,28 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
             return Err(request.config_fault("checkpoint_format", detail));
         }
     };
-    open_as(request, version, "dynamic")
+    open_as(request, version, Exceptions::Patterns)
 }
 
-/// Opens a checkpoint whose zero points are said to be stored in this way, and whose
-/// configuration has exceptions for modules under this key.
+/// How a configuration has exceptions for modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exceptions {
+    /// `dynamic`.
+    Patterns,
+    /// `extra_config`.
+    Names,
+}
+
+/// Opens a checkpoint whose zero points are said to be stored in this way.
 pub(super) fn open_as(
     request: &OpenRequest<'_>,
     version: Version,
-    exceptions: &str,
+    exceptions: Exceptions,
 ) -> Result<Vec<PackedTensor>, Error> {
-    let stated = Stated {
-        bits: request.stated(&["bits"], exceptions),
-        groups: request.stated(&["group_size"], exceptions),
-    };
+    let patterns = Patterns::default();
     let mut packed = Vec::new();
     for (module, weight) in request.modules_with("qweight") {
+        let stated = Stated::of(request, module, exceptions, &patterns);
         packed.push(open_module(request, module, weight, &stated)?);
     }
     let versions = packed.iter().map(|(gptq, tensor)| gptq.shown_version(request, tensor));
@@ -377,10 +384,32 @@ pub(super) fn open_as(
     Ok(packed.into_iter().zip(versions).map(tensor).collect())
 }
 
-/// What a configuration allows.
+/// What a configuration allows a module.
 struct Stated {
     bits: Vec<i64>,
     groups: Vec<i64>,
+}
+
+impl Stated {
+    /// Where it cannot be known which exception is about the module, what any says.
+    fn of(
+        request: &OpenRequest<'_>,
+        module: &str,
+        exceptions: Exceptions,
+        patterns: &Patterns,
+    ) -> Self {
+        let (exception, key) = match exceptions {
+            Exceptions::Patterns => {
+                (Exception::of_patterns(request.config, module, patterns), "dynamic")
+            }
+            Exceptions::Names => (Exception::of_names(request.config, module), "extra_config"),
+        };
+        let stated = |name: &str| match exception {
+            Exception::Unknown => request.stated(&[name], key),
+            known => known.number(request.config, name).into_iter().collect(),
+        };
+        Self { bits: stated("bits"), groups: stated("group_size") }
+    }
 }
 
 #[allow(
@@ -453,7 +482,13 @@ fn open_module(
     let [word_rows, rows] = *request.matrix_dimensions(weight)?;
     let [groups, _] = *request.matrix_dimensions(scales)?;
     let columns = match index {
-        Some(index) => request.info(index).shape.elements(),
+        Some(index) => match request.info(index).shape.elements() {
+            0 => {
+                let (found, expected) = ("empty".to_owned(), "one group for each input".to_owned());
+                return Err(request.tensor_fault(index, Fault::Part { found, expected }));
+            }
+            columns => columns,
+        },
         None => {
             let stated = bits_without_index(request, module, [groups, rows], stated)?;
             word_rows.saturating_mul(32).checked_div(stated).unwrap_or(0)
