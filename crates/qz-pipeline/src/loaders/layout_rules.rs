@@ -290,8 +290,15 @@ pub(super) fn zero_points_wrap(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
 }
 
-/// Old checkpoints of compressed-tensors.
+/// Old checkpoints of compressed-tensors; SGLang makes room for the tensor where the
+/// configuration says so (`compressed_tensors_wNa16.py`).
 pub(super) fn act_order_tensor(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let is_stated = facts.groups().any(|(_, group)| {
+        group.get("weights").and_then(|weights| weights.get("actorder")?.as_str()) == Some("group")
+    });
+    if facts.engine == Some(Engine::Sglang) && is_stated {
+        return;
+    }
     for module in &facts.packed {
         if facts.tensor(module, "weight_g_idx").is_some() {
             find(module, "act-order with groups: `weight_g_idx` is not read".to_owned());
@@ -299,8 +306,29 @@ pub(super) fn act_order_tensor(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
 }
 
+/// True if SGLang reads `g_idx`: as the configuration says (`gptq/schemes/gptq_marlin.py`,
+/// `has_g_idx`).
+fn reads_order(facts: &Facts<'_>) -> bool {
+    facts.engine == Some(Engine::Sglang) && facts.flag("desc_act") == Some(true)
+}
+
+/// SGLang has one order for matrices that it multiplies by together: that of the last one.
+pub(super) fn fused_in_order(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for group in facts.fused().into_iter().filter(|_| reads_order(facts)) {
+        let order = |module: &str| facts.bytes(module, "g_idx", LOOKED_AT);
+        let first = order(group[0]);
+        if let Some(other) = group.iter().find(|module| order(module) != first) {
+            let message = format!("has another `g_idx` than {}: they are one matrix", group[0]);
+            find(other, message);
+        }
+    }
+}
+
 /// An engine that does not read `g_idx` takes groups one after the other.
 pub(super) fn groups_in_order(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    if reads_order(facts) {
+        return;
+    }
     for module in &facts.packed {
         let group = facts.number_of(module, "group_size").filter(|group| *group > 0);
         let Some(group) = group else { continue };

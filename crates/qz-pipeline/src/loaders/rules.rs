@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use super::facts::Facts;
 use super::layout_rules::{
-    act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, global_scales,
-    group_divides, groups_in_order, ignored, integer_bits, integer_group, missing_parts,
-    packed_ignored, part_types, scale_name, zero_points_version, zero_points_wrap,
+    act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, fused_in_order,
+    global_scales, group_divides, groups_in_order, ignored, integer_bits, integer_group,
+    missing_parts, packed_ignored, part_types, scale_name, zero_points_version, zero_points_wrap,
 };
 use super::{Engine, Findings, LoaderRule};
 
@@ -44,7 +44,8 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("gptq-group", &[Vllm, Sglang], GPTQ, integer_group),
     rule("ct-group", &[Vllm, Sglang], CT, integer_group),
     rule("act-order", &[Vllm], GPTQ, act_order),
-    rule("act-order", &[Vllm], GPTQ, groups_in_order),
+    rule("act-order", &[Vllm, Sglang], GPTQ, groups_in_order),
+    rule("act-order", &[Sglang], GPTQ, fused_in_order),
     rule("alignment", &[Sglang], INTEGERS, alignment),
     rule("awq-bits", &[Vllm, Sglang, Transformers], AWQ, awq_bits),
     rule("awq-zero-point", &[Vllm, Sglang], AWQ, awq_zero_point),
@@ -52,7 +53,7 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("alignment", &[], AWQ, awq_alignment),
     rule("actorder-channel", &[], CT, actorder_channel),
     rule("act-order", &[Vllm], CT, actorder_group),
-    rule("act-order", &[Vllm], CT, act_order_tensor),
+    rule("act-order", &[Vllm, Sglang], CT, act_order_tensor),
     rule("unknown-key", &[], CT, unknown_keys),
     rule("format", &[], CT, known_format),
     rule("global-scale", &[Vllm, Sglang], CT, global_scales),
