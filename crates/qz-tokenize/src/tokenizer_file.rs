@@ -9,10 +9,11 @@ use qz_shards::json;
 use qz_tensor::SideFiles;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::definition::space_prefix;
 use crate::error::Error;
-use crate::json::{fault, read_bytes, shown};
+use crate::json::{fault, read_bytes, read_object, shown};
 
 /// The file's name.
 pub(crate) const NAME: &str = "tokenizer.json";
@@ -354,13 +355,40 @@ impl TokenizerFile {
     /// Reads `tokenizer.json` if there is one.
     pub(crate) fn read_if_there(files: &dyn SideFiles) -> Result<Option<Self>, Error> {
         let Some(bytes) = read_bytes(files, NAME)? else { return Ok(None) };
-        let file: Self = json::from_slice(&bytes)
+        let mut file: Self = json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })?;
         drop(bytes);
+        file.rebuild(files)?;
         if file.is_bpe() {
             file.check_vocabulary(files)?;
         }
         Ok(Some(file))
+    }
+
+    /// Where `tokenizer_config.json` states for Llama's own classes whether texts get a space
+    /// in front, transformers makes these parts anew (`tokenization_llama.py`; version 4 by
+    /// `from_slow`).
+    fn rebuild(&mut self, files: &dyn SideFiles) -> Result<(), Error> {
+        let config = read_object(files, "tokenizer_config.json")?.unwrap_or_default();
+        let class = config.get("tokenizer_class").and_then(Value::as_str);
+        let stated = config.get("add_prefix_space").and_then(Value::as_bool);
+        let (Some("LlamaTokenizer" | "LlamaTokenizerFast"), Some(stated)) = (class, stated) else {
+            return Ok(());
+        };
+        if !self.is_llama_with_byte_tokens() || space_prefix(self) == Some(stated) {
+            return Ok(());
+        }
+        let is_legacy = config.get("legacy").and_then(Value::as_bool) == Some(true);
+        let scheme = match (stated, is_legacy) {
+            (false, _) => "never",
+            (true, true) => "always",
+            (true, false) => "first",
+        };
+        self.surroundings.normalizer = Value::Null;
+        self.pre_tokenizer = json!({
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false
+        });
+        Ok(())
     }
 
     pub(crate) fn is_bpe(&self) -> bool {
