@@ -73,6 +73,18 @@ fn targets_are_listed() {
     for expected in ["q4_k_m", "4.89", "gptq:w4g128", "128s", "vllm, sglang"] {
         assert!(shown.contains(expected), "{expected} is not in\n{shown}");
     }
+    let source = narrow();
+    let of_model = quantize(&["targets", text(&source)]).expect_success().stdout;
+    for line in of_model.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    for expected in
+        ["no (1)\n", "\nno (1): copy is for GGUF", "64 inputs are not a multiple of the group 128"]
+    {
+        let is_there =
+            of_model.split_whitespace().collect::<Vec<_>>().join(" ").contains(expected.trim());
+        assert!(is_there, "{expected} is not in\n{of_model}");
+    }
     let of_mlx = quantize(&["targets", "--for", "mlx"]).expect_success().stdout;
     let lists = |name: &str| of_mlx.lines().any(|line| line.starts_with(name));
     assert!(lists("mlx:w4g64") && !lists("gptq"), "{of_mlx}");

@@ -173,6 +173,7 @@ pub(crate) struct Source {
     pub(crate) pre_tokenizer: Option<String>,
     /// Name of the model [default: by its files]
     #[arg(long, value_name = "NAME", help_heading = heading::SOURCE, hide_short_help = true)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) model_name: Option<String>,
     /// Read packed 4-bit matrices with zero points (AWQ) as Q4_1
     ///

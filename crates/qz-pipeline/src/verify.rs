@@ -171,6 +171,10 @@ pub fn verify(
     };
     let open = |path| stoppable(cancel, || Model::open(path, &options.open));
     let source = options.source.as_deref().map(open).transpose()?;
+    let models = [Some(&artifact), source.as_ref()];
+    for warning in models.into_iter().flatten().flat_map(Model::warnings) {
+        observer.observe(Event::Warning(warning));
+    }
     findings.extend(structure(&artifact));
     let pairs = match &source {
         Some(source) => pair(&artifact, source, &mut findings),

@@ -37,9 +37,17 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 /// What the parser says. Where the text shows what it is instead, this.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     let text = without_mark(bytes);
-    let error = match serde_json::from_slice(text) {
-        Ok(value) => return Ok(value),
-        Err(error) => error,
+    // The parser looks at those strings alone that somebody asks for.
+    let (error, is_text) = match str::from_utf8(text) {
+        Ok(text) => match serde_json::from_str(text) {
+            Ok(value) => return Ok(value),
+            Err(error) => (error, true),
+        },
+        Err(error) => {
+            let place = bytes.len() - text.len() + error.valid_up_to();
+            let byte = bytes[place];
+            (de::Error::custom(format!("byte {place} is {byte:#04x}, which is no UTF-8")), false)
+        }
     };
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(de::Error::custom("the text is UTF-16, JSON is UTF-8: save it anew"));
@@ -48,7 +56,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
         return Err(de::Error::custom(format!("it looks like {found}")));
     }
     // Only a text that is not JSON is looked through for them.
-    match with_tagged_floats(text) {
+    match Some(text).filter(|_| is_text).and_then(with_tagged_floats) {
         Some(text) => serde_json::from_slice(&text),
         None => Err(error),
     }

@@ -48,7 +48,7 @@ pub(crate) struct Recipe {
     /// Type of the tensors whose names match (repeatable)
     ///
     /// The first pattern that matches decides: --tensor-type 'attn_v=q8_0'. GGUF targets only.
-    #[arg(long, value_name = "REGEX=TYPE", help_heading = TYPES)]
+    #[arg(long, value_name = "REGEX=TYPE", help_heading = TYPES, allow_hyphen_values = true)]
     pub(crate) tensor_type: Vec<TensorOverride>,
     /// Type of the output matrix
     #[arg(long, value_name = "TYPE", value_parser = TypeParser, help_heading = TYPES)]
@@ -79,6 +79,7 @@ pub(crate) struct Recipe {
 
     /// Set a metadata entry: int (written as u32), float, bool or str (repeatable)
     #[arg(long, value_name = "KEY=TYPE:VALUE", help_heading = OUTPUT, hide_short_help = true)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) override_kv: Vec<MetadataOverride>,
     #[command(flatten)]
     pub(crate) split: SplitArguments,
