@@ -34,6 +34,46 @@ fn a_killed_run_is_finished_by_the_next() {
     assert_eq!(names(folder.path()), ["expected.gguf", "out.gguf"]);
 }
 
+/// Of several outputs those that a killed run has finished are not made again.
+#[test]
+fn finished_outputs_of_a_killed_run_stay() {
+    let folder = scratch();
+    let (source, output) = (demo(), folder.path().join("out"));
+    let job = ["quantize", text(&source), "--to", "q8_0,q6_k,f16", "--method", "rtn"];
+    let arguments = [&job[..], &["-o", text(&output)]].concat();
+    let [first, second, third] =
+        ["Q8_0", "Q6_K", "F16"].map(|name| output.join(format!("demo-llama-{name}.gguf")));
+    let forced = [&arguments[..], &["--force"]].concat();
+    let run = || {
+        let _ = fs::remove_file(&third);
+        leave_unfinished(&forced, &second, 3);
+        assert!(first.exists() && !third.exists());
+        fs::read(&first).expect("read")
+    };
+    let expected = folder.path().join("expected.gguf");
+    let alone = ["quantize", text(&source), "--to", "q6_k", "--method", "rtn", "-o"];
+    quantize(&[&alone[..], &[text(&expected)]].concat()).expect_success();
+    let made = run();
+    let report = quantize(&arguments).expect_success();
+    let there = format!("{}: is there already, made by this job", text(&first));
+    let is_said = report.stderr.contains(&there) && report.stderr.contains("continuing, ");
+    assert!(is_said, "{}", report.stderr);
+    assert!(["q8_0 ", "q6_k ", "f16 "].iter().all(|name| report.stdout.contains(name)));
+    assert!(fs::read(&first).expect("read") == made);
+    assert!(fs::read(&second).expect("read") == fs::read(&expected).expect("read"));
+    let written = ["demo-llama-F16.gguf", "demo-llama-Q6_K.gguf", "demo-llama-Q8_0.gguf"];
+    assert_eq!(names(&output), written);
+    // Once all are there, they are as any others.
+    assert_eq!(quantize(&arguments).code, 5);
+
+    // What somebody has changed since is none of the job's.
+    run();
+    fs::write(&first, &made).expect("written");
+    let refused = quantize(&arguments);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(refused.stderr.contains("exists already"), "{}", refused.stderr);
+}
+
 /// A run that was killed is not continued with another importance matrix, even one
 /// of the same name and size.
 #[test]

@@ -300,6 +300,9 @@ impl Observer for Progress {
                 let tensors = many(tensors, "tensor");
                 self.say(&format!("{}: continuing, {tensors} {are} done", path.display()));
             }
+            Event::There { path } => {
+                self.say(&format!("{}: is there already, made by this job", path.display()));
+            }
             Event::Written { path, bytes: size } => {
                 self.say(&format!("wrote {} ({})", path.display(), bytes(size)));
             }

@@ -75,7 +75,11 @@ fn fit(model: &Model, plan: Result<TargetPlan, Error>) -> ModelFit {
             }
         }
         Err(Error::Unfit { why, .. }) => ModelFit { why_not: Some(why), ..none },
-        Err(error) => ModelFit { why_not: Some(error.to_string()), ..none },
+        Err(error) => {
+            // All reasons are about this model.
+            let (why, model) = (error.to_string(), format!("{}: ", model.path.display()));
+            ModelFit { why_not: Some(why.strip_prefix(&model).unwrap_or(&why).to_owned()), ..none }
+        }
     }
 }
 

@@ -67,7 +67,7 @@ fn text(calibration: &Calibration) -> String {
 }
 
 /// What was seen of how much text.
-fn seen(tensors: usize, chunks: usize) -> String {
+fn seen(tensors: usize, chunks: impl TryInto<u64>) -> String {
     format!("{}, {}", many(tensors, "matrix"), many(chunks, "chunk"))
 }
 
