@@ -153,8 +153,8 @@ fn read_through(tensors: &[TensorInfo], names: &mut [String]) -> Result<Option<S
         prefixes.dedup();
         return Err(Error::UnderPrefix {
             location: Location::file(example.file.as_ref()).tensor(&example.name),
-            prefixes,
-            other: tensors[other].name.to_string(),
+            prefixes: prefixes.into(),
+            other: (&*tensors[other].name).into(),
             others: new.iter().filter(|name| name.is_none()).count(),
         });
     }

@@ -93,9 +93,9 @@ pub enum Error {
         /// The model's embedding.
         location: Location,
         /// What stands before the names of the model's tensors; of several models, each.
-        prefixes: Vec<String>,
+        prefixes: Box<[String]>,
         /// The first of the other tensors.
-        other: String,
+        other: Box<str>,
         /// How many they are.
         others: usize,
     },
