@@ -7,8 +7,8 @@ use qz_tokenize::VocabularyRules;
 use crate::config::ConfigDefaults;
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
-use crate::row_order::RowOrder;
-use crate::rules::{Dimension, Role, TensorRule, Transform};
+use crate::rules::{LayerIndex, Part, Role, TensorRule};
+use crate::settings::{ConfigKey, MetadataKey, STANDARD_METADATA};
 
 /// A tensor that no checkpoint stores.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,39 @@ pub struct ComputedTensor {
     pub role: Role,
     /// Its values; it is a vector.
     pub values: Vec<f32>,
+}
+
+/// A key of `config.json` that another one contradicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// The key.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// The function between a feed-forward network's two products, in the words of
+/// `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// The key that names it.
+    pub key: &'static str,
+    /// What it is called there; the first is what we write.
+    pub words: &'static [&'static str],
+}
+
+impl Activation {
+    /// x times the logistic function of x.
+    pub const SILU: Self = Self { key: "hidden_act", words: &["silu", "swish"] };
+}
+
+/// A part of tensors' names that is read as another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rename {
+    /// At the beginning.
+    Prefix(&'static str, &'static str),
+    /// At the end.
+    Suffix(&'static str, &'static str),
 }
 
 /// A model under conversion.
@@ -61,6 +94,76 @@ pub trait Architecture: Send + Sync {
         false
     }
 
+    /// False for a model without attention and without a feed-forward network.
+    fn has_attention(&self) -> bool {
+        true
+    }
+
+    /// True if its attention turns queries and keys by their position.
+    fn has_rope(&self) -> bool {
+        true
+    }
+
+    /// True if its files have lists of factors for the frequencies.
+    fn has_long_rope(&self) -> bool {
+        false
+    }
+
+    /// Its activation.
+    fn activation(&self) -> Activation {
+        Activation::SILU
+    }
+
+    /// Of so many layers the last sees all positions and the others a window, in the
+    /// order in which its graph has them.
+    fn window_pattern(&self) -> Option<u32> {
+        None
+    }
+
+    /// Keys of `config.json` that it reads beside those of every decoder.
+    fn config_keys(&self) -> &'static [ConfigKey] {
+        &[]
+    }
+
+    /// Keys of the object of rotary parameters that it reads, likewise.
+    fn rope_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What two keys that contradict each other say, if some do.
+    fn contradiction(&self, _config: &ModelConfig) -> Option<Contradiction> {
+        None
+    }
+
+    /// Other spellings of its tensors' names.
+    fn renames(&self) -> &'static [Rename] {
+        &[]
+    }
+
+    /// How the names of tensors begin that belong to other parts of a larger model, as
+    /// those that see.
+    fn towers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Layers behind the last that only predict further tokens.
+    fn further_layers(&self, _config: &ModelConfig) -> u32 {
+        0
+    }
+
+    /// The metadata of its configuration, in the reference's order.
+    fn metadata(&self) -> &'static [MetadataKey] {
+        STANDARD_METADATA
+    }
+
+    /// What comes after these.
+    fn own_metadata(&self) -> &'static [MetadataKey] {
+        &[]
+    }
+
+    /// What a configuration of it has beside what its metadata says.
+    fn complete_config(&self, _config: &mut serde_json::Map<String, serde_json::Value>) {}
+
     /// Which elements of a head its graph turns together.
     fn rotary_pairs(&self) -> RotaryPairs {
         RotaryPairs::Adjacent
@@ -76,7 +179,7 @@ pub trait Architecture: Send + Sync {
         &[]
     }
 
-    /// Metadata keys after `general.file_type`.
+    /// Metadata keys after those, of what stands in other files.
     ///
     /// # Errors
     /// If a side file that has a say in them is broken.
@@ -105,16 +208,13 @@ pub trait Architecture: Send + Sync {
     fn adjust_vocabulary(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
 }
 
-impl TensorRule {
-    /// The order of the tensor's rows in GGUF.
-    pub fn row_order(&self, config: &ModelConfig) -> RowOrder {
-        match self.transform {
-            Transform::Keep | Transform::StackExperts | Transform::TakeHalf(_) => {
-                RowOrder::AsStored
-            }
-            Transform::PairRotaryHalves => {
-                RowOrder::InterleavedHalves { head_rows: config.dimension(Dimension::HeadSize) }
-            }
-        }
+impl dyn Architecture {
+    /// What the tensor that GGUF calls `name` is.
+    pub fn identity(&self, name: &str) -> Option<(Role, Part, Option<LayerIndex>)> {
+        let matched = |rule: &TensorRule| {
+            let numbers = rule.gguf.matches(name)?;
+            Some((rule.role, rule.part, numbers.layer))
+        };
+        self.tensor_rules().iter().find_map(matched)
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use qz_tensor::{Location, TensorInfo, Warning};
 
+use crate::architecture::{Architecture, Rename};
 use crate::config::JsonObject;
 use crate::error::Error;
 
@@ -23,6 +24,7 @@ const OUTPUT: &str = "lm_head.weight";
 
 /// For each tensor its name as rules have it, and what to say of it.
 pub(crate) fn canonical_names(
+    architecture: &dyn Architecture,
     tensors: &[TensorInfo],
     json: &JsonObject,
     is_tied: bool,
@@ -32,6 +34,9 @@ pub(crate) fn canonical_names(
     let mut names: Vec<String> =
         tensors.iter().map(|tensor| unwrapped(&tensor.name, &mut removed).into_owned()).collect();
     refuse_adapters(tensors, &names)?;
+    for name in &mut names {
+        rename(name, architecture.renames());
+    }
     if let Some(first) = tensors.first().filter(|_| !removed.is_empty()) {
         warnings.push(Warning {
             location: Location::file(first.file.as_ref()),
@@ -81,6 +86,25 @@ fn unwrapped<'n>(name: &'n str, removed: &mut Vec<&'static str>) -> Cow<'n, str>
         name = Cow::Owned(rest);
         if !removed.contains(&wrapper) {
             removed.push(wrapper);
+        }
+    }
+}
+
+/// Reads a name as the family's rules spell it. Each spelling is looked for once, in
+/// their order.
+fn rename(name: &mut String, renames: &[Rename]) {
+    for known in renames {
+        match known {
+            Rename::Prefix(from, to) => {
+                if let Some(rest) = name.strip_prefix(from) {
+                    *name = format!("{to}{rest}");
+                }
+            }
+            Rename::Suffix(from, to) => {
+                if let Some(rest) = name.strip_suffix(from) {
+                    *name = format!("{rest}{to}");
+                }
+            }
         }
     }
 }

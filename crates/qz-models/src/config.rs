@@ -18,8 +18,8 @@ pub struct ConfigDefaults {
     pub numbers: &'static [(&'static str, u64)],
     /// What `head_dim` is if missing.
     pub head_size: DefaultHeadSize,
-    /// What `rms_norm_eps` is if missing.
-    pub rms_epsilon: f64,
+    /// What `rms_norm_eps` is if missing; the model type has none otherwise.
+    pub rms_epsilon: Option<f64>,
     /// The base of the rotary frequencies if missing.
     pub rope_theta: f64,
     /// What `sliding_window` is if missing.
@@ -53,7 +53,7 @@ pub enum DefaultHeadSize {
 }
 
 /// The root mean square norm's epsilon in most configuration classes.
-pub(crate) const DEFAULT_RMS_EPSILON: f64 = 1e-6;
+pub(crate) const DEFAULT_RMS_EPSILON: Option<f64> = Some(1e-6);
 /// The base of the rotary frequencies in most configuration classes.
 pub(crate) const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
@@ -224,6 +224,17 @@ impl JsonObject {
             })),
             Some(value) => Err(self.fault(key, format!("is {}, expected an object", shown(value)))),
         }
+    }
+
+    /// The object with the keys of `text_config` in it, which a larger model's
+    /// configuration has for the part that reads and writes text.
+    pub(crate) fn with_text_config(mut self) -> Result<Self, Error> {
+        const KEY: &str = "text_config";
+        let Some(text) = self.object(KEY)? else { return Ok(self) };
+        self.values.remove(KEY);
+        let known = text.values.into_iter().filter(|(_, value)| !value.is_null());
+        self.values.extend(known.filter(|(key, _)| key != "architectures"));
+        Ok(self)
     }
 
     /// Its keys and values.

@@ -16,6 +16,7 @@ use crate::general::{Authorship, ParameterCount, is_generic_name, read_card, wri
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{TensorOrigin, TensorRecipe};
 use crate::rules::{Part, Role};
+use crate::settings::MetadataKey;
 
 /// What a person may decide instead of the checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +62,8 @@ pub fn describe(
     options: &ConvertOptions,
 ) -> Result<ModelDescription, Error> {
     let json = read_object(files, "config.json")?
-        .ok_or_else(|| Error::MissingFile(files.path("config.json")))?;
+        .ok_or_else(|| Error::MissingFile(files.path("config.json")))?
+        .with_text_config()?;
     let mut warnings = Vec::new();
     if !options.is_unpacked {
         refuse_quantized(&json)?;
@@ -69,9 +71,8 @@ pub fn describe(
     warn_of_code(files, &json, &mut warnings)?;
     let architecture = architecture_of(&json)?;
     let defaults = config_defaults(&json, architecture)?;
-    let config = ModelConfig::read(&json, defaults, architecture.mixes_experts())?;
-    let mixes_experts = architecture.mixes_experts();
-    config_keys::check(&json, &config, defaults, mixes_experts, &mut warnings)?;
+    let config = ModelConfig::read(&json, defaults, architecture)?;
+    config_keys::check(&json, &config, defaults, architecture, &mut warnings)?;
     warn_of_lost_scaling(&json, &config, &mut warnings);
 
     let MatchedTensors { recipes, ignored } =
@@ -227,45 +228,74 @@ fn write_model(
     model: &Model<'_>,
     metadata: &mut Metadata,
 ) -> Result<(), Error> {
-    let config = model.config;
-    let name = architecture.gguf_name();
-    let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
-    set("block_count", config.layers.into());
-    if let Some(context) = config.context {
-        set("context_length", (context as u32).into());
+    for key in architecture.metadata().iter().chain(architecture.own_metadata()) {
+        write_key(key, architecture.gguf_name(), model.config, metadata);
     }
-    set("embedding_length", (config.hidden as u32).into());
-    set("feed_forward_length", (config.intermediate as u32).into());
-    set("attention.head_count", (config.heads as u32).into());
-    if config.key_value_heads_stated {
-        set("attention.head_count_kv", (config.key_value_heads as u32).into());
-    }
-    if !config.causal {
-        set("attention.causal", false.into());
-    }
-    config.rope.write_scaling(name, metadata);
-    config.rope.write_bases(name, metadata);
-    let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
-    if let Some(epsilon) = config.rms_epsilon {
-        set("attention.layer_norm_rms_epsilon", (epsilon as f32).into());
-    }
-    if let Some(epsilon) = config.layer_norm_epsilon {
-        set("attention.layer_norm_epsilon", (epsilon as f32).into());
-    }
-    if let Some(experts) = config.experts {
-        set("expert_count", (experts as u32).into());
-    }
-    if let Some(experts) = config.experts_used {
-        set("expert_used_count", (experts as u32).into());
-    }
-    if config.head_size_stated {
-        set("attention.key_length", (config.head_size as u32).into());
-        set("attention.value_length", (config.head_size as u32).into());
-    }
-    metadata.set("general.file_type", 0u32);
     architecture.write_own_metadata(model, metadata)?;
     metadata.set("general.quantization_version", 2u32);
     Ok(())
+}
+
+/// Adds what one of a family's keys stands for.
+fn write_key(key: &MetadataKey, name: &str, config: &ModelConfig, metadata: &mut Metadata) {
+    let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
+    match *key {
+        MetadataKey::Layers => set("block_count", config.layers.into()),
+        MetadataKey::Context => {
+            if let Some(context) = config.context {
+                set("context_length", (context as u32).into());
+            }
+        }
+        MetadataKey::Hidden => set("embedding_length", (config.hidden as u32).into()),
+        MetadataKey::Intermediate => {
+            set("feed_forward_length", (config.intermediate as u32).into());
+        }
+        MetadataKey::Heads => set("attention.head_count", (config.heads as u32).into()),
+        MetadataKey::KeyValueHeads if !config.key_value_heads_stated => {}
+        MetadataKey::KeyValueHeads => {
+            set("attention.head_count_kv", (config.key_value_heads as u32).into());
+        }
+        MetadataKey::NotCausal if config.causal => {}
+        MetadataKey::NotCausal => set("attention.causal", false.into()),
+        MetadataKey::RopeScaling => config.rope.write_scaling(name, metadata),
+        MetadataKey::RopeBases => config.rope.write_bases(name, metadata),
+        MetadataKey::RmsEpsilon => {
+            if let Some(epsilon) = config.rms_epsilon {
+                set("attention.layer_norm_rms_epsilon", (epsilon as f32).into());
+            }
+        }
+        MetadataKey::LayerNormEpsilon => {
+            if let Some(epsilon) = config.layer_norm_epsilon {
+                set("attention.layer_norm_epsilon", (epsilon as f32).into());
+            }
+        }
+        MetadataKey::Experts => {
+            if let Some(experts) = config.experts {
+                set("expert_count", (experts as u32).into());
+            }
+        }
+        MetadataKey::ExpertsUsed => {
+            if let Some(experts) = config.experts_used {
+                set("expert_used_count", (experts as u32).into());
+            }
+        }
+        MetadataKey::HeadSize if !config.head_size_stated => {}
+        MetadataKey::HeadSize => {
+            set("attention.key_length", (config.head_size as u32).into());
+            set("attention.value_length", (config.head_size as u32).into());
+        }
+        MetadataKey::FileType => metadata.set("general.file_type", 0u32),
+        MetadataKey::Setting { gguf, key } => {
+            if let Some(value) = config.entry(key) {
+                set(gguf, value);
+            }
+        }
+        MetadataKey::Computed { gguf, value } => {
+            if let Some(value) = value(config) {
+                set(gguf, value);
+            }
+        }
+    }
 }
 
 /// Gives what the metadata do not say.

@@ -38,8 +38,12 @@ mod restore;
 mod rope;
 mod row_order;
 mod rules;
+mod settings;
+mod tensor_map;
 
-pub use architecture::{Architecture, ComputedTensor, Model};
+pub use architecture::{
+    Activation, Architecture, ComputedTensor, Contradiction, Model, Rename,
+};
 pub use architectures::ARCHITECTURES;
 pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 pub use describe::{ConvertOptions, ModelDescription, describe};
@@ -49,11 +53,15 @@ pub use general::is_generic_name;
 pub use hyperparameters::ModelConfig;
 pub use qz_tensor::SideFiles;
 pub use qz_tokenize::VocabularyRules;
-pub use recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
-pub use restore::{RestoreOptions, RestoredCheckpoint, RestoredTensor, restore};
-pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
+pub use recipe::{PickedColumns, RowSlice, StackedRows, TensorOrigin, TensorRecipe};
+pub use restore::{
+    architecture_of, RestoreOptions, RestoredCheckpoint, RestoredPlace, RestoredTensor, RestoredTensors, restore,
+};
+pub use rope::{Llama3Scaling, LongScaling, Rope, RopeScaling, YarnScaling};
 pub use row_order::RowOrder;
 pub use rules::{
-    Dimension, ExpertIndex, Half, LayerIndex, NameNumbers, NamePattern, Part, Presence, Role,
-    TensorRule, Transform,
+    Columns, Condition, Dimension, ExpertIndex, LayerIndex, NameNumbers, NamePattern, Part,
+    Presence, Role, Rows, TensorRule, Transform,
 };
+pub use settings::{ConfigKey, MetadataKey, STANDARD_METADATA, SettingKind};
+pub use tensor_map::{Change, TensorMap, Transposed, ValueChange};

@@ -2,8 +2,8 @@
 
 use qz_tensor::{Shape, TensorIndex};
 
-use crate::row_order::RowOrder;
 use crate::rules::{LayerIndex, Part, Role};
+use crate::tensor_map::TensorMap;
 
 /// A tensor of the GGUF file.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,15 +25,8 @@ pub struct TensorRecipe {
 /// Where a tensor's values come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorOrigin {
-    /// From one tensor of the checkpoint.
-    Source {
-        /// Which: its place in the list that `describe` was given.
-        tensor: TensorIndex,
-        /// In which order its rows are written.
-        row_order: RowOrder,
-    },
-    /// From runs of rows that lie in several places, in their order.
-    Stacked(StackedRows),
+    /// From tensors of the checkpoint.
+    Mapped(TensorMap),
     /// From the configuration; always written as `F32`.
     Computed(Vec<f32>),
 }
@@ -46,6 +39,21 @@ pub struct StackedRows {
     rows: u64,
     /// Where they begin; at least one.
     slices: Vec<RowSlice>,
+    /// How far a row of a run is from the next one; at least 1.
+    step: u64,
+    /// Which columns of the stored rows, if not all.
+    columns: Option<PickedColumns>,
+}
+
+/// Some columns of stored rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PickedColumns {
+    /// The first.
+    pub first: u64,
+    /// How far one is from the next; at least 1.
+    pub step: u64,
+    /// All columns of a stored row.
+    pub of: u64,
 }
 
 /// Where a run of rows begins.
@@ -60,12 +68,38 @@ pub struct RowSlice {
 impl StackedRows {
     /// Runs of `rows` rows each; `None` if there are none.
     pub fn new(rows: u64, slices: Vec<RowSlice>) -> Option<Self> {
-        (rows > 0 && !slices.is_empty()).then_some(Self { rows, slices })
+        let is_any = rows > 0 && !slices.is_empty();
+        is_any.then_some(Self { rows, slices, step: 1, columns: None })
     }
 
     /// One run, of however many rows there are.
     pub fn one(slice: RowSlice) -> Self {
-        Self { rows: u64::MAX, slices: vec![slice] }
+        Self { rows: u64::MAX, slices: vec![slice], step: 1, columns: None }
+    }
+
+    /// All rows of a tensor.
+    pub fn whole(tensor: TensorIndex) -> Self {
+        Self::one(RowSlice { tensor, first_row: 0 })
+    }
+
+    /// The same runs, with rows of the source left out between their rows.
+    pub fn every(self, step: u64) -> Self {
+        Self { step: step.max(1), ..self }
+    }
+
+    /// The same runs, of some columns.
+    pub fn of_columns(self, columns: PickedColumns) -> Self {
+        Self { columns: Some(columns), ..self }
+    }
+
+    /// How far a row of a run is from the next one.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Which columns of the stored rows, if not all.
+    pub fn columns(&self) -> Option<PickedColumns> {
+        self.columns
     }
 
     /// The first `rows` rows of each tensor, one tensor after the other; `None` if
@@ -78,7 +112,7 @@ impl StackedRows {
     /// The same runs of tensors with other numbers.
     pub fn renumbered(&self, mut number: impl FnMut(TensorIndex) -> TensorIndex) -> Self {
         let slice = |slice: &RowSlice| RowSlice { tensor: number(slice.tensor), ..*slice };
-        Self { rows: self.rows, slices: self.slices.iter().map(slice).collect() }
+        Self { slices: self.slices.iter().map(slice).collect(), ..*self }
     }
 
     /// Where each run begins.
@@ -93,7 +127,7 @@ impl StackedRows {
         let run = usize::try_from(row / self.rows).unwrap_or(last).min(last);
         let within = row - run as u64 * self.rows;
         let RowSlice { tensor, first_row } = self.slices[run];
-        let slice = RowSlice { tensor, first_row: first_row + within };
+        let slice = RowSlice { tensor, first_row: first_row + within * self.step };
         (slice, self.rows.saturating_sub(within))
     }
 }
@@ -111,6 +145,8 @@ mod tests {
         check(2, (slice(7, 2), 1));
         check(3, (slice(2, 10), 3));
         check(5, (slice(2, 12), 1));
+        let every_second = stack.every(2);
+        assert_eq!(every_second.locate(5), (slice(2, 14), 1));
         assert_eq!(StackedRows::new(0, vec![slice(0, 0)]), None);
         assert_eq!(StackedRows::new(1, Vec::new()), None);
     }

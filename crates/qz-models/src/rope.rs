@@ -11,7 +11,7 @@ use crate::error::Error;
 pub(crate) const FACTORS_NAME: &str = "rope_freqs.weight";
 
 /// The rotary embedding's parameters.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Rope {
     /// Base of the frequencies, if stated (10000 otherwise).
@@ -23,10 +23,11 @@ pub struct Rope {
 }
 
 /// How positions past the trained context are handled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum RopeScaling {
     /// Not at all.
+    #[default]
     None,
     /// All positions divided by `factor`.
     Linear {
@@ -39,6 +40,19 @@ pub enum RopeScaling {
     Yarn(YarnScaling),
     /// One factor per frequency, from a formula.
     Llama3(Llama3Scaling),
+    /// One factor per frequency, listed: some within the trained context, others past it.
+    Long(LongScaling),
+}
+
+/// LongRoPE's parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongScaling {
+    /// Factors within the trained context.
+    pub short: Vec<f32>,
+    /// Factors past it.
+    pub long: Vec<f32>,
+    /// The trained context.
+    pub original_context: u64,
 }
 
 /// YaRN's parameters.
@@ -73,7 +87,11 @@ pub struct Llama3Scaling {
 
 impl Rope {
     /// Reads the rotary parameters; `config` is what they lie in.
-    pub(crate) fn read(config: &JsonObject, outer: &JsonObject) -> Result<Self, Error> {
+    pub(crate) fn read(
+        config: &JsonObject,
+        outer: &JsonObject,
+        has_long_scaling: bool,
+    ) -> Result<Self, Error> {
         let nested = outer.get("full_attention").is_some_and(serde_json::Value::is_object);
         let rope = if nested { outer.object("full_attention")? } else { None };
         let rope = rope.as_ref().unwrap_or(outer);
@@ -91,7 +109,7 @@ impl Rope {
                 .map(|rope| rope.positive_number("rope_theta"))
                 .transpose()?
                 .flatten(),
-            scaling: RopeScaling::read(rope)?,
+            scaling: RopeScaling::read(config, rope, has_long_scaling)?,
         })
     }
 
@@ -121,6 +139,7 @@ impl Rope {
                     }
                 }
             }
+            RopeScaling::Long(_) => set("type", "longrope".into()),
             RopeScaling::None | RopeScaling::Dynamic | RopeScaling::Llama3(_) => {}
         }
     }
@@ -181,7 +200,7 @@ impl Llama3Scaling {
 }
 
 impl RopeScaling {
-    fn read(rope: &JsonObject) -> Result<Self, Error> {
+    fn read(config: &JsonObject, rope: &JsonObject, has_long: bool) -> Result<Self, Error> {
         let kind = match rope.string("rope_type")? {
             Some(kind) => kind,
             None => match rope.string("type")? {
@@ -196,6 +215,9 @@ impl RopeScaling {
             ("linear", Some(factor)) => Ok(Self::Linear { factor }),
             ("yarn", Some(factor)) => YarnScaling::read(rope, factor).map(Self::Yarn),
             ("dynamic", _) => Ok(Self::Dynamic),
+            ("longrope" | "su", _) if has_long => {
+                LongScaling::read(config, rope).map(Self::Long)
+            }
             _ if kind.eq_ignore_ascii_case("llama3") => Llama3Scaling::read(rope).map(Self::Llama3),
             ("linear" | "yarn", None) => Err(rope.fault("factor", "is missing")),
             _ => {
@@ -224,6 +246,38 @@ impl YarnScaling {
             beta_slow: rope.number("beta_slow")?,
         })
     }
+}
+
+impl LongScaling {
+    /// Phi-3 has the trained context beside the rotary parameters.
+    fn read(config: &JsonObject, rope: &JsonObject) -> Result<Self, Error> {
+        let key = "original_max_position_embeddings";
+        let outer = config.integer(key, 1..=LONGEST_CONTEXT)?;
+        let original_context = match outer {
+            Some(context) => context,
+            None => rope.required_integer(key, 1..=LONGEST_CONTEXT)?,
+        };
+        let (short, long) = (factors(rope, "short_factor")?, factors(rope, "long_factor")?);
+        if short.len() != long.len() {
+            let problem = format!("has {} numbers, but long_factor {}", short.len(), long.len());
+            return Err(rope.fault("short_factor", problem));
+        }
+        Ok(Self { short, long, original_context })
+    }
+}
+
+/// A list of numbers above zero.
+fn factors(rope: &JsonObject, key: &str) -> Result<Vec<f32>, Error> {
+    let Some(Value::Array(values)) = rope.get(key) else {
+        return Err(rope.fault(key, "is no list of numbers"));
+    };
+    let factor = |value: &Value| {
+        let number = value.as_f64().map(|number| number as f32);
+        number.filter(|number| number.is_finite() && *number > 0.0).ok_or_else(|| {
+            rope.fault(key, format!("has {}, expected numbers above zero", shown(value)))
+        })
+    };
+    values.iter().map(factor).collect()
 }
 
 impl Llama3Scaling {

@@ -4,12 +4,16 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use qz_models::{Architecture, ModelDescription, RowOrder, TensorOrigin};
+use qz_models::{
+    Architecture, Change, LayerIndex, ModelDescription, Part, Role, StackedRows, TensorMap,
+    TensorOrigin,
+};
 use qz_tensor::{DataType, Metadata, Name, Shape, TensorIndex, TensorInfo, TensorSource};
 
 use crate::container::Container;
 use crate::error::Error;
 use crate::folder::Folder;
+use crate::mapped_rows::changed_type;
 
 /// How a model is to be read.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +57,16 @@ pub struct ModelTensor {
     pub name: Name,
     /// Its dimensions, outermost first.
     pub shape: Shape,
+    /// What it does, if its family is known.
+    pub role: Option<Role>,
+    /// Whether it is the role's weight or its bias.
+    pub part: Part,
+    /// Its layer.
+    pub layer: Option<LayerIndex>,
     /// The element type it comes in.
     pub source_type: DataType,
+    /// The element type of the stored rows, before the map changes them.
+    pub(crate) stored_type: DataType,
     /// The type it gets where the target says nothing about it: f32 from a
     /// checkpoint (as the reference's converter does), its own from a GGUF file.
     pub unquantized: DataType,
@@ -77,11 +89,28 @@ impl ModelTensor {
 
     /// The tensor of the source that it is, or begins with.
     pub(crate) fn first_source(&self) -> Option<TensorIndex> {
+        Some(self.stored_rows()?.locate(0).0.tensor)
+    }
+
+    /// The rows of the source that it is made of; none if it is computed.
+    pub(crate) fn stored_rows(&self) -> Option<&StackedRows> {
         match &self.origin {
-            TensorOrigin::Source { tensor, .. } => Some(*tensor),
-            TensorOrigin::Stacked(stack) => Some(stack.locate(0).0.tensor),
+            TensorOrigin::Mapped(map) => Some(&map.rows),
             TensorOrigin::Computed(_) => None,
         }
+    }
+
+    /// What becomes of these rows.
+    pub(crate) fn change(&self) -> Change {
+        match &self.origin {
+            TensorOrigin::Mapped(map) => map.change,
+            TensorOrigin::Computed(_) => Change::NONE,
+        }
+    }
+
+    /// Columns of its rows as they are stored.
+    pub(crate) fn stored_columns(&self) -> u64 {
+        self.change().transposed.map_or(self.grid().1, |matrix| matrix.rows)
     }
 
     /// True if it is quantized already.
@@ -131,16 +160,19 @@ impl Model {
         source: Box<dyn TensorSource>,
         options: &OpenOptions,
     ) -> Self {
+        let family = qz_models::architecture_of(&metadata);
+        let identity = |name: &str| family?.identity(name);
         let as_stored = |(position, info): (usize, &TensorInfo)| ModelTensor {
             name: info.name.clone(),
             shape: info.shape.clone(),
+            role: identity(&info.name).map(|(role, ..)| role),
+            part: identity(&info.name).map_or(Part::Weight, |(_, part, _)| part),
+            layer: identity(&info.name).and_then(|(.., layer)| layer),
             source_type: info.data_type,
+            stored_type: info.data_type,
             unquantized: info.data_type,
             packed_bytes: None,
-            origin: TensorOrigin::Source {
-                tensor: TensorIndex(position),
-                row_order: RowOrder::AsStored,
-            },
+            origin: TensorOrigin::Mapped(TensorMap::of(StackedRows::whole(TensorIndex(position)))),
         };
         let tensors = source.tensors().iter().enumerate().map(as_stored).collect();
         let mut model = Self::ordered(path, "gguf", metadata, tensors, source);
@@ -155,27 +187,38 @@ impl Model {
         description: ModelDescription,
         packed_bytes: &HashMap<TensorIndex, u64>,
     ) -> Self {
-        let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
-            source_type: match &recipe.origin {
-                TensorOrigin::Source { tensor, .. } => source.tensors()[tensor.0].data_type,
-                // All slices have the same type: `describe` has checked that.
-                TensorOrigin::Stacked(stack) => {
-                    source.tensors()[stack.locate(0).0.tensor.0].data_type
-                }
-                TensorOrigin::Computed(_) => DataType::F32,
-            },
-            packed_bytes: match &recipe.origin {
-                TensorOrigin::Source { tensor, .. } => packed_bytes.get(tensor).copied(),
-                TensorOrigin::Stacked(stack) => {
-                    let bytes = stack.slices().iter().map(|slice| packed_bytes.get(&slice.tensor));
-                    bytes.flatten().copied().reduce(|sum, bytes| sum + bytes)
-                }
-                TensorOrigin::Computed(_) => None,
-            },
-            name: recipe.name.into(),
-            shape: recipe.shape,
-            unquantized: DataType::F32,
-            origin: recipe.origin,
+        let stored_type = |origin: &TensorOrigin| match origin {
+            // All runs have the same type: `describe` has checked that.
+            TensorOrigin::Mapped(map) => {
+                source.tensors()[map.rows.locate(0).0.tensor.0].data_type
+            }
+            TensorOrigin::Computed(_) => DataType::F32,
+        };
+        let packed = |origin: &TensorOrigin| match origin {
+            TensorOrigin::Mapped(map) => {
+                let bytes = map.rows.slices().iter().map(|slice| packed_bytes.get(&slice.tensor));
+                bytes.flatten().copied().reduce(|sum, bytes| sum + bytes)
+            }
+            TensorOrigin::Computed(_) => None,
+        };
+        let tensor = |recipe: qz_models::TensorRecipe| {
+            let stored_type = stored_type(&recipe.origin);
+            let change = match &recipe.origin {
+                TensorOrigin::Mapped(map) => map.change,
+                TensorOrigin::Computed(_) => Change::NONE,
+            };
+            ModelTensor {
+                role: Some(recipe.role),
+                part: recipe.part,
+                layer: recipe.layer,
+                source_type: changed_type(stored_type, change),
+                stored_type,
+                packed_bytes: packed(&recipe.origin),
+                name: recipe.name.into(),
+                shape: recipe.shape,
+                unquantized: DataType::F32,
+                origin: recipe.origin,
+            }
         };
         let tensors = description.tensors.into_iter().map(tensor).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);

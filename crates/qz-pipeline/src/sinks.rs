@@ -295,7 +295,7 @@ impl TargetPlan {
         measures: Option<Arc<[Measure]>>,
         rounding: Rounding,
     ) -> Option<Wanted> {
-        let Placement { row_order, destination } = self.places[position].as_ref()?;
+        let Placement { change, destination } = self.places[position].as_ref()?;
         let encoding = match destination {
             Destination::Runs(_) => Encoding::Rows(self.assignments[position].data_type),
             Destination::Packed(place) => Encoding::Packed {
@@ -305,7 +305,7 @@ impl TargetPlan {
                 rounding,
             },
         };
-        Some(Wanted { encoding, row_order: *row_order })
+        Some(Wanted { encoding, change: *change })
     }
 }
 

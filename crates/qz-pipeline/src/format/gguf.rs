@@ -182,8 +182,8 @@ fn whole(
     let tensors = sources.iter().map(sink_tensor).collect();
     let mut places = vec![None; model.tensors.len()];
     for (place, position) in sources.iter().enumerate() {
-        let row_order = model.tensors[*position].row_order();
-        places[*position] = Some(Placement::whole(TensorIndex(place), row_order));
+        let change = model.tensors[*position].change();
+        places[*position] = Some(Placement::whole(TensorIndex(place), change));
     }
     let (files, warnings) = (Vec::new(), model.unsaid.clone());
     Ok(TargetPlan { assignments, tensors, sources, places, metadata, files, warnings })

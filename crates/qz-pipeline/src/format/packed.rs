@@ -5,9 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use qz_models::{
-    ExpertIndex, LayerIndex, Part, Role, RowOrder, StackedRows, TensorRule, Transform,
-};
+use qz_models::{Change, ExpertIndex, LayerIndex, Part, Role, Rows, StackedRows, TensorRule};
 use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily, Unfit};
 use qz_plan::{Assignment, Reason};
 use qz_tensor::{DataType, Metadata, Shape, SinkTensor, TensorIndex};
@@ -279,22 +277,23 @@ impl<'a> Writer<'a> {
         let rules = checkpoint.architecture.map_or(&[][..], |known| known.tensor_rules());
         let rule = rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&tensor.name)?)));
         let wish = plain_wish(tensor, self.options);
-        if let (Some(place), Some((rule, numbers))) = (place, rule)
+        if let (Some(place), Some((rule, numbers)), Some(role)) = (place, rule, tensor.role)
             && wish.is_none()
-            && self.packs(rule, tensor)
+            && place.is_plain()
+            && self.packs(role, tensor)
         {
             let names = names(checkpoint, place, tensor, rule, numbers.layer);
-            return self.pack(position, tensor, place.row_order, rule.role, numbers.layer, names);
+            return self.pack(position, tensor, place.change, role, names);
         }
-        self.leave(checkpoint, position, tensor, rule.map(|(rule, _)| rule), wish)
+        self.leave(checkpoint, position, tensor, wish)
     }
 
     /// Whether a tensor is stored in parts. An embedding that the layout cannot hold stays.
-    fn packs(&self, rule: &TensorRule, tensor: &ModelTensor) -> bool {
+    fn packs(&self, role: Role, tensor: &ModelTensor) -> bool {
         let size = Matrix { rows: tensor.shape.rows(), columns: tensor.shape.columns() };
         let holds = || self.scheme.layout(self.model_type).parts(size).is_ok();
-        let is_embedding = EMBEDDINGS.contains(&rule.role) && self.scheme.packs_embeddings();
-        rule.part == Part::Weight && (LINEAR.contains(&rule.role) || (is_embedding && holds()))
+        let is_embedding = EMBEDDINGS.contains(&role) && self.scheme.packs_embeddings();
+        tensor.part == Part::Weight && (LINEAR.contains(&role) || (is_embedding && holds()))
     }
 
     /// The tensor in its parts, which stand in the output one after the other.
@@ -302,9 +301,8 @@ impl<'a> Writer<'a> {
         &mut self,
         position: usize,
         tensor: &ModelTensor,
-        row_order: RowOrder,
+        change: Change,
         role: Role,
-        layer: Option<LayerIndex>,
         names: Vec<String>,
     ) -> Result<(), Error> {
         let location = || self.model.location(tensor, 0);
@@ -342,10 +340,10 @@ impl<'a> Writer<'a> {
             self.output.modules.push(module);
         }
         let next = self.fused.len();
-        let fused = *self.fused.entry((layer, Fusion::of(role))).or_insert(next);
+        let fused = *self.fused.entry((tensor.layer, Fusion::of(role))).or_insert(next);
         let place = Arc::new(PackedPlace { layout, matrix, parts, fused });
         let destination = Destination::Packed(place);
-        self.output.push(data_type, Reason::Base, Some(Placement { row_order, destination }));
+        self.output.push(data_type, Reason::Base, Some(Placement { change, destination }));
         Ok(())
     }
 
@@ -356,20 +354,18 @@ impl<'a> Writer<'a> {
         checkpoint: &Checkpoint,
         position: usize,
         tensor: &ModelTensor,
-        rule: Option<&TensorRule>,
         wish: Option<(DataType, Reason)>,
     ) -> Result<(), Error> {
         let Some(place) = &checkpoint.places[position] else {
             self.output.push(tensor.source_type, Reason::Base, None);
             return Ok(());
         };
-        let is_plain = safetensors::torch_name(tensor.source_type).is_some();
+        let is_plain = safetensors::torch_name(tensor.stored_type).is_some();
         let keeps = is_plain && self.model.is_checkpoint() && !tensor.is_quantized();
-        let own = if keeps { tensor.source_type } else { self.model_type };
+        let own = if keeps { tensor.stored_type } else { self.model_type };
         let (data_type, reason) = wish.unwrap_or((own, Reason::Base));
-        let is_multiplied = |rule: &TensorRule| {
-            rule.part == Part::Weight && (LEFT.contains(&rule.role) || LINEAR.contains(&rule.role))
-        };
+        let is_multiplied = tensor.part == Part::Weight
+            && tensor.role.is_some_and(|role| LEFT.contains(&role) || LINEAR.contains(&role));
         check_codecs(self.model, tensor, data_type)?;
         let Destination::Runs(runs) = &place.destination else { return Ok(()) };
         let (numbers, output) = (&mut self.numbers, &mut self.output);
@@ -377,7 +373,7 @@ impl<'a> Writer<'a> {
             *numbers.entry(number).or_insert_with(|| {
                 let (name, shape) = &checkpoint.tensors[number.0];
                 if let Some(module) = name.strip_suffix(".weight")
-                    && rule.is_some_and(is_multiplied)
+                    && is_multiplied
                 {
                     output.left.push(module.to_owned());
                 }
@@ -385,7 +381,7 @@ impl<'a> Writer<'a> {
             })
         });
         let destination = Destination::Runs(runs);
-        let placement = Placement { row_order: place.row_order, destination };
+        let placement = Placement { change: place.change, destination };
         self.output.push(data_type, reason, Some(placement));
         Ok(())
     }
@@ -429,8 +425,8 @@ fn names(
         Destination::Runs(runs) => own_names(checkpoint, runs, rows),
         Destination::Packed(_) => None,
     };
-    own.unwrap_or_else(|| match rule.transform {
-        Transform::StackExperts => {
+    own.unwrap_or_else(|| match rule.transform.rows {
+        Rows::StackExperts => {
             let experts = tensor.shape.dimensions().first().copied().unwrap_or(1);
             let name =
                 |expert: u64| rule.hugging_face.name_of_expert(layer, ExpertIndex(expert as u32));
