@@ -3,12 +3,13 @@
 use qz_kernels::backend::RotaryPairs;
 use qz_tensor::{Metadata, SideFiles, Warning};
 use qz_tokenize::VocabularyRules;
+use serde_json::{Map, Value};
 
 use crate::config::ConfigDefaults;
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::{LayerIndex, Part, Role, TensorRule};
-use crate::settings::{ConfigKey, MetadataKey, STANDARD_METADATA};
+use crate::settings::{ConfigKey, GgufKeys, MetadataKey, STANDARD_METADATA};
 
 /// A tensor that no checkpoint stores.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,12 +82,33 @@ pub trait Architecture: Send + Sync {
     /// What transformers assumes where `config.json` is silent.
     fn defaults(&self) -> &'static ConfigDefaults;
 
+    /// The `model_type` of larger models that it is the part of which reads and writes text.
+    fn outer_model_types(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Its tensors.
     fn tensor_rules(&self) -> &'static [TensorRule];
 
     /// Its tensors in other layouts that checkpoints have.
     fn other_layouts(&self) -> &'static [&'static [TensorRule]] {
         &[]
+    }
+
+    /// The key of `config.json` that says how many experts a layer has.
+    fn expert_key(&self) -> &'static str {
+        "num_local_experts"
+    }
+
+    /// True if its heads are described by keys of the family's own.
+    fn has_own_heads(&self) -> bool {
+        false
+    }
+
+    /// Its tensors as `qz-packed` shows those of a packed form, where a checkpoint of plain
+    /// numbers has others.
+    fn shown_layout(&self) -> Option<&'static [TensorRule]> {
+        None
     }
 
     /// True if its layers are mixtures of experts.
@@ -156,13 +178,23 @@ pub trait Architecture: Send + Sync {
         STANDARD_METADATA
     }
 
+    /// What comes before all other metadata of the model, even its name.
+    fn first_metadata(&self) -> &'static [MetadataKey] {
+        &[]
+    }
+
     /// What comes after these.
     fn own_metadata(&self) -> &'static [MetadataKey] {
         &[]
     }
 
     /// What a configuration of it has beside what its metadata says.
-    fn complete_config(&self, _config: &mut serde_json::Map<String, serde_json::Value>) {}
+    fn complete_config(&self, _keys: GgufKeys<'_>, _config: &mut Map<String, Value>) {}
+
+    /// True if [`crate::forward`] computes it.
+    fn is_computed(&self) -> bool {
+        false
+    }
 
     /// Which elements of a head its graph turns together.
     fn rotary_pairs(&self) -> RotaryPairs {
@@ -198,6 +230,9 @@ pub trait Architecture: Send + Sync {
     fn warnings(&self, _model: &Model<'_>) -> Result<Vec<Warning>, Error> {
         Ok(Vec::new())
     }
+
+    /// Keys of the vocabulary that come before the others.
+    fn begin_vocabulary(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
 
     /// How its vocabulary is looked for.
     fn vocabulary_rules(&self) -> VocabularyRules {

@@ -24,6 +24,12 @@ const IGNORED: &[&str] = &[".attention.masked_bias", ".attention.bias", ".rotary
 pub(crate) struct MatchedTensors {
     pub(crate) recipes: Vec<TensorRecipe>,
     pub(crate) ignored: Vec<String>,
+    /// Those that belong to the checkpoint and have no place in GGUF.
+    pub(crate) beside: Vec<TensorIndex>,
+    /// What is said of these.
+    pub(crate) unsaid: Vec<Warning>,
+    /// True if they are a packed form's, as it is shown.
+    pub(crate) is_shown: bool,
 }
 
 /// Matches every tensor with a rule and every rule with a tensor.
@@ -48,17 +54,21 @@ pub(crate) fn match_tensors(
         faults: Vec::new(),
         fault_count: 0,
     };
-    let mut matched = MatchedTensors { recipes: Vec::new(), ignored: Vec::new() };
+    let mut matched = MatchedTensors {
+        recipes: Vec::new(),
+        ignored: Vec::new(),
+        beside: Vec::new(),
+        unsaid: Vec::new(),
+        is_shown: architecture.shown_layout().is_some_and(|shown| std::ptr::eq(shown, rules)),
+    };
     let mut others = Others::default();
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
         let is_spare = spare.contains(&*tensor.name) && !matcher.has_place(position);
-        if others.has(architecture, config, tensor, &names[position])
-            || is_buffer
-            || is_spare
-            || matcher.is_tied_copy(position)
-        {
+        if others.has(architecture, config, tensor, &names[position]) {
+            matched.beside.push(TensorIndex(position));
+        } else if is_buffer || is_spare || matcher.is_tied_copy(position) {
             matched.ignored.push(tensor.name.to_string());
         } else {
             matcher.place(TensorIndex(position), &mut matched.recipes)?;
@@ -66,7 +76,7 @@ pub(crate) fn match_tensors(
     }
     matcher.find_missing()?;
     if matcher.faults.is_empty() {
-        warnings.extend(others.warning(json));
+        matched.unsaid = others.warnings(json);
         return Ok(matched);
     }
     Err(Error::Tensors(Box::new(TensorFaults {
@@ -106,13 +116,14 @@ impl Others {
         true
     }
 
-    fn warning(&self, json: &JsonObject) -> Vec<Warning> {
+    fn warnings(&self, json: &JsonObject) -> Vec<Warning> {
         let told = |rule, of: &str, found: &Option<(String, usize, u64)>| {
             found.as_ref().map(|(first, count, bytes)| Warning {
                 location: Location::file(json.path()),
                 rule,
                 message: format!(
-                    "{count} tensors of {of} ({first} and so on, {bytes} bytes) are left out"
+                    "{count} tensors of {of} ({first} and so on, {bytes} bytes) have no place in a \
+                     GGUF file of this architecture and are left out"
                 ),
             })
         };
@@ -141,7 +152,8 @@ fn layout_of(architecture: &dyn Architecture, names: &[String]) -> &'static [Ten
         names.iter().filter(is_known).count()
     };
     let mut best = architecture.tensor_rules();
-    for rules in architecture.other_layouts() {
+    let others = architecture.other_layouts().iter().copied();
+    for rules in others.chain(architecture.shown_layout()) {
         if known(rules) > known(best) {
             best = rules;
         }

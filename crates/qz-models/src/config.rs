@@ -22,6 +22,8 @@ pub struct ConfigDefaults {
     pub rms_epsilon: Option<f64>,
     /// The base of the rotary frequencies if missing.
     pub rope_theta: f64,
+    /// The base in layers with a window if missing, where it is another one.
+    pub sliding_rope_theta: Option<f64>,
     /// What `sliding_window` is if missing.
     pub window: DefaultWindow,
 }
@@ -235,6 +237,16 @@ impl JsonObject {
         let known = text.values.into_iter().filter(|(_, value)| !value.is_null());
         self.values.extend(known.filter(|(key, _)| key != "architectures"));
         Ok(self)
+    }
+
+    /// These rotary parameters for layers that see all positions, and the plain ones of
+    /// another base for layers that see a window.
+    pub(crate) fn of_kinds(self, sliding_theta: f64) -> Self {
+        let sliding = serde_json::json!({"rope_type": "default", "rope_theta": sliding_theta});
+        let mut outer = Self { values: Map::new(), ..self.clone() };
+        outer.set("full_attention", Value::Object(self.values));
+        outer.set("sliding_attention", sliding);
+        outer
     }
 
     /// Its keys and values.

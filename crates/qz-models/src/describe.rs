@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use qz_tensor::{FileError, Location, Metadata, Shape, SideFiles, TensorInfo, Warning};
+use qz_tensor::{
+    DataType, FileError, Location, Metadata, Shape, SideFiles, TensorIndex, TensorInfo, Warning,
+};
 use qz_tokenize::VocabularyOptions;
 use serde_json::Value;
 
@@ -15,7 +17,8 @@ use crate::error::Error;
 use crate::general::{Authorship, ParameterCount, is_generic_name, read_card, write_sampling};
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{TensorOrigin, TensorRecipe};
-use crate::rules::{Part, Role};
+use crate::restore::{RestoredTensors, restore_tensors};
+use crate::rules::{Part, Presence, Role, TensorRule};
 use crate::settings::MetadataKey;
 
 /// What a person may decide instead of the checkpoint.
@@ -46,10 +49,45 @@ pub struct ModelDescription {
     pub tensors: Vec<TensorRecipe>,
     /// Source tensors that are rightly not written.
     pub ignored: Vec<String>,
+    /// Source tensors that belong to the checkpoint and have no place in a GGUF file: other
+    /// parts of a larger model, layers that only predict further tokens.
+    pub beside: Vec<TensorIndex>,
+    /// The checkpoint of plain numbers, where this one's tensors are named otherwise.
+    pub plain: Option<PlainForm>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// What of its tokenizer the metadata cannot say: to be told where they are written.
     pub unsaid: Vec<Warning>,
+}
+
+/// The tensors that a checkpoint of plain numbers has, and where those of GGUF go.
+pub struct PlainForm {
+    /// The names of GGUF's tensors, in the order of the places.
+    pub names: Vec<String>,
+    /// The checkpoint's tensors, and places in them.
+    pub restored: RestoredTensors,
+}
+
+impl PlainForm {
+    fn of(
+        architecture: &dyn Architecture,
+        config: &ModelConfig,
+        json: &JsonObject,
+        recipes: &[TensorRecipe],
+    ) -> Result<Self, Error> {
+        let info = |recipe: &TensorRecipe| TensorInfo {
+            name: recipe.name.as_str().into(),
+            data_type: DataType::F32,
+            shape: recipe.shape.clone(),
+            file: json.path().into(),
+            offset: 0,
+            bytes: 0,
+        };
+        let infos: Vec<TensorInfo> = recipes.iter().map(info).collect();
+        let restored = restore_tensors(architecture, config, json, &infos)?;
+        let names = restored.places.iter().map(|place| recipes[place.tensor.0].name.clone());
+        Ok(Self { names: names.collect(), restored })
+    }
 }
 
 /// Describes a checkpoint.
@@ -75,24 +113,40 @@ pub fn describe(
     config_keys::check(&json, &config, defaults, architecture, &mut warnings)?;
     warn_of_lost_scaling(&json, &config, &mut warnings);
 
-    let MatchedTensors { recipes, ignored } =
+    let MatchedTensors { recipes, ignored, beside, unsaid: lost, is_shown } =
         match_tensors(architecture, &config, &json, tensors, &options.spare, &mut warnings)?;
+    let plain =
+        is_shown.then(|| PlainForm::of(architecture, &config, &json, &recipes)).transpose()?;
     let tensors = with_computed(architecture, &config, recipes)?;
     let parameters = ParameterCount::of(&tensors)
         .ok_or_else(|| json.fault("(root)", "the model has more than 2^64 weights"))?;
 
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", architecture.gguf_name());
+    for key in architecture.first_metadata() {
+        write_key(key, architecture.gguf_name(), &config, &mut metadata);
+    }
     metadata.set("general.type", "model");
     write_general(files, &json, options, &parameters, &mut metadata, &mut warnings)?;
     let model = Model { config: &config, files };
     write_model(architecture, &model, &mut metadata)?;
     warnings.extend(architecture.warnings(&model)?);
-    warn_of_missing_output(&json, &config, &tensors, &mut warnings);
+    warn_of_missing_output(architecture, &json, &config, &tensors, &mut warnings);
     let mut unsaid =
         write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
     unsaid.extend(unsaid_window(&json, &config));
-    Ok(ModelDescription { architecture, config, metadata, tensors, ignored, warnings, unsaid })
+    unsaid.extend(lost);
+    Ok(ModelDescription {
+        architecture,
+        config,
+        metadata,
+        tensors,
+        ignored,
+        beside,
+        plain,
+        warnings,
+        unsaid,
+    })
 }
 
 /// The architecture that `config.json` names: the first of `architectures`, as
@@ -132,6 +186,9 @@ fn config_defaults(
     let Some(model_type) = json.string("model_type")? else {
         return Ok(Some(architecture.defaults()));
     };
+    if architecture.outer_model_types().contains(&model_type) {
+        return Ok(Some(architecture.defaults()));
+    }
     Ok(ARCHITECTURES
         .iter()
         .map(|architecture| architecture.defaults())
@@ -314,6 +371,7 @@ fn write_vocabulary(
     };
     let vocabulary = qz_tokenize::vocabulary(files, options)?;
     warnings.extend(vocabulary.warnings);
+    architecture.begin_vocabulary(config, metadata);
     for (key, value) in vocabulary.metadata {
         metadata.set(key, value);
     }
@@ -390,12 +448,18 @@ fn warn_of_lost_scaling(json: &JsonObject, config: &ModelConfig, warnings: &mut 
 /// A configuration that does not say whether embeddings are tied, and a
 /// checkpoint without output weights: llama.cpp will use the embeddings.
 fn warn_of_missing_output(
+    architecture: &dyn Architecture,
     json: &JsonObject,
     config: &ModelConfig,
     tensors: &[TensorRecipe],
     warnings: &mut Vec<Warning>,
 ) {
     let key = "tie_word_embeddings";
+    let is_output =
+        |rule: &TensorRule| rule.role == Role::Output && rule.presence != Presence::Dropped;
+    if !architecture.tensor_rules().iter().any(is_output) {
+        return;
+    }
     if config.switch(key).is_none() && !tensors.iter().any(|tensor| tensor.role == Role::Output) {
         warnings.push(Warning {
             location: Location::file(json.path()).tensor(key),

@@ -91,8 +91,8 @@ impl ModelConfig {
         let size = |key| config.required_integer(key, 1..=LARGEST_SIZE);
         let size_of_attention = |key| if attends { size(key) } else { Ok(0) };
         let layers = config.required_integer("num_hidden_layers", 1..=MOST_LAYERS)?;
-        let layers = u32::try_from(layers)
-            .map_err(|_| config.fault("num_hidden_layers", "is too large"))?;
+        let layers =
+            u32::try_from(layers).map_err(|_| config.fault("num_hidden_layers", "is too large"))?;
         let hidden = size("hidden_size")?;
         let heads = size_of_attention("num_attention_heads")?;
         let key_value_heads = config.integer("num_key_value_heads", 1..=LARGEST_SIZE)?;
@@ -132,6 +132,10 @@ impl ModelConfig {
         };
         if attends {
             model.check_heads(&config, architecture.has_rope())?;
+        }
+        if let Some(part) = model.rope.part.filter(|part| *part > 1.0) {
+            let problem = format!("is {part}: more of a head than there is cannot be turned");
+            return Err(config.fault("partial_rotary_factor", problem));
         }
         match architecture.contradiction(&model) {
             Some(Contradiction { key, problem }) => Err(config.fault(key, problem)),
@@ -193,6 +197,7 @@ impl ModelConfig {
             Dimension::Number(number) => number,
             // Shapes that are too large are told of as such.
             Dimension::Sum(parts) => parts.iter().map(of).fold(0, u64::saturating_add),
+            Dimension::Quotient(whole, parts) => of(whole) / of(parts).max(1),
             Dimension::Product(parts) => parts.iter().map(of).fold(1, u64::saturating_mul),
         }
     }
@@ -277,6 +282,10 @@ fn standard_rope(config: &JsonObject, defaults: &ConfigDefaults) -> Result<JsonO
     let is_nested = nested.iter().any(|key| rope.get(key).is_some_and(Value::is_object));
     if !is_nested {
         fill_rope_object(config, &mut rope, theta)?;
+        if let Some(default) = defaults.sliding_rope_theta {
+            let sliding = config.number("rope_local_base_freq")?.unwrap_or(default);
+            rope = rope.of_kinds(sliding);
+        }
     } else {
         for key in nested {
             if let Some(mut inner) = rope.object(key)? {

@@ -39,8 +39,6 @@ pub struct StackedRows {
     rows: u64,
     /// Where they begin; at least one.
     slices: Vec<RowSlice>,
-    /// How far a row of a run is from the next one; at least 1.
-    step: u64,
     /// Which columns of the stored rows, if not all.
     columns: Option<PickedColumns>,
 }
@@ -65,16 +63,34 @@ pub struct RowSlice {
     pub first_row: u64,
 }
 
+impl PickedColumns {
+    /// The elements of a row, which take `size` bytes each, that are taken.
+    pub fn of_row<'a>(&self, row: &'a [u8], size: usize) -> impl Iterator<Item = &'a [u8]> {
+        let (first, step) = (self.first as usize, self.step as usize);
+        row.chunks_exact(size).skip(first).step_by(step)
+    }
+
+    /// The same, to be written to.
+    pub fn of_row_mut<'a>(
+        &self,
+        row: &'a mut [u8],
+        size: usize,
+    ) -> impl Iterator<Item = &'a mut [u8]> {
+        let (first, step) = (self.first as usize, self.step as usize);
+        row.chunks_exact_mut(size).skip(first).step_by(step)
+    }
+}
+
 impl StackedRows {
     /// Runs of `rows` rows each; `None` if there are none.
     pub fn new(rows: u64, slices: Vec<RowSlice>) -> Option<Self> {
         let is_any = rows > 0 && !slices.is_empty();
-        is_any.then_some(Self { rows, slices, step: 1, columns: None })
+        is_any.then_some(Self { rows, slices, columns: None })
     }
 
     /// One run, of however many rows there are.
     pub fn one(slice: RowSlice) -> Self {
-        Self { rows: u64::MAX, slices: vec![slice], step: 1, columns: None }
+        Self { rows: u64::MAX, slices: vec![slice], columns: None }
     }
 
     /// All rows of a tensor.
@@ -82,19 +98,9 @@ impl StackedRows {
         Self::one(RowSlice { tensor, first_row: 0 })
     }
 
-    /// The same runs, with rows of the source left out between their rows.
-    pub fn every(self, step: u64) -> Self {
-        Self { step: step.max(1), ..self }
-    }
-
     /// The same runs, of some columns.
     pub fn of_columns(self, columns: PickedColumns) -> Self {
         Self { columns: Some(columns), ..self }
-    }
-
-    /// How far a row of a run is from the next one.
-    pub fn step(&self) -> u64 {
-        self.step
     }
 
     /// Which columns of the stored rows, if not all.
@@ -127,7 +133,7 @@ impl StackedRows {
         let run = usize::try_from(row / self.rows).unwrap_or(last).min(last);
         let within = row - run as u64 * self.rows;
         let RowSlice { tensor, first_row } = self.slices[run];
-        let slice = RowSlice { tensor, first_row: first_row + within * self.step };
+        let slice = RowSlice { tensor, first_row: first_row + within };
         (slice, self.rows.saturating_sub(within))
     }
 }
@@ -145,8 +151,6 @@ mod tests {
         check(2, (slice(7, 2), 1));
         check(3, (slice(2, 10), 3));
         check(5, (slice(2, 12), 1));
-        let every_second = stack.every(2);
-        assert_eq!(every_second.locate(5), (slice(2, 14), 1));
         assert_eq!(StackedRows::new(0, vec![slice(0, 0)]), None);
         assert_eq!(StackedRows::new(1, Vec::new()), None);
     }

@@ -7,8 +7,14 @@ use serde_json::Value;
 use crate::config::{DEFAULT_ROPE_THETA, JsonObject, shown};
 use crate::error::Error;
 
+/// Which part of a head's elements is turned.
+const PART: &str = "partial_rotary_factor";
+
 /// The tensor of frequency factors in a GGUF file.
 pub(crate) const FACTORS_NAME: &str = "rope_freqs.weight";
+/// Those of LongRoPE, past the trained context and within it.
+pub(crate) const LONG_FACTORS_NAME: &str = "rope_factors_long.weight";
+pub(crate) const SHORT_FACTORS_NAME: &str = "rope_factors_short.weight";
 
 /// The rotary embedding's parameters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +26,8 @@ pub struct Rope {
     pub sliding_theta: Option<f64>,
     /// How positions past the trained context are handled.
     pub scaling: RopeScaling,
+    /// Which part of a head's elements is turned, if not all.
+    pub part: Option<f64>,
 }
 
 /// How positions past the trained context are handled.
@@ -70,6 +78,8 @@ pub struct YarnScaling {
     pub beta_fast: Option<f64>,
     /// Rotations below which everything is scaled.
     pub beta_slow: Option<f64>,
+    /// By how much scores grow with the logarithm of the factor (DeepSeek).
+    pub score_growth: Option<f64>,
 }
 
 /// Llama 3's parameters.
@@ -110,6 +120,10 @@ impl Rope {
                 .transpose()?
                 .flatten(),
             scaling: RopeScaling::read(config, rope, has_long_scaling)?,
+            part: match rope.positive_number(PART)? {
+                None => config.positive_number(PART)?,
+                part => part,
+            },
         })
     }
 
@@ -152,6 +166,11 @@ impl Rope {
         if let Some(theta) = self.sliding_theta {
             metadata.set(format!("{architecture}.rope.freq_base_swa"), theta as f32);
         }
+    }
+
+    /// How many of a head's elements are turned.
+    pub fn turned(&self, head_size: u64) -> u64 {
+        self.part.map_or(head_size, |part| (part * head_size as f64) as u64)
     }
 
     /// What a GGUF file cannot say about the scaling, if there is such a thing.
@@ -215,9 +234,7 @@ impl RopeScaling {
             ("linear", Some(factor)) => Ok(Self::Linear { factor }),
             ("yarn", Some(factor)) => YarnScaling::read(rope, factor).map(Self::Yarn),
             ("dynamic", _) => Ok(Self::Dynamic),
-            ("longrope" | "su", _) if has_long => {
-                LongScaling::read(config, rope).map(Self::Long)
-            }
+            ("longrope" | "su", _) if has_long => LongScaling::read(config, rope).map(Self::Long),
             _ if kind.eq_ignore_ascii_case("llama3") => Llama3Scaling::read(rope).map(Self::Llama3),
             ("linear" | "yarn", None) => Err(rope.fault("factor", "is missing")),
             _ => {
@@ -244,6 +261,7 @@ impl YarnScaling {
             attention_factor: rope.number(attention_key)?,
             beta_fast: rope.number("beta_fast")?,
             beta_slow: rope.number("beta_slow")?,
+            score_growth: rope.number("mscale_all_dim")?,
         })
     }
 }
@@ -321,6 +339,7 @@ mod tests {
                 theta: Some(500_000.0),
                 sliding_theta: None,
                 scaling: RopeScaling::Llama3(scaling),
+                part: None,
             };
             let factors = rope.llama3_factors(head_size).expect("a Llama 3");
             let bits: Vec<u32> = factors.iter().map(|factor| factor.to_bits()).collect();

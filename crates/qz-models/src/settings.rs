@@ -1,7 +1,7 @@
 //! What a family reads of `config.json` beside what every decoder has, and what it
 //! writes of it into GGUF metadata: lists that work in both directions.
 
-use qz_tensor::{Array, Value as Entry};
+use qz_tensor::{Array, Metadata, Value as Entry};
 use serde_json::{Value, json};
 
 use crate::config::{JsonObject, shortest, shown};
@@ -69,8 +69,13 @@ impl ConfigKey {
         Self::new(name, SettingKind::Size(1), Default::Required)
     }
 
-    /// A size that may be missing.
+    /// A size, at least 1, that may be missing.
     pub const fn size_or(name: &'static str, default: Default) -> Self {
+        Self::new(name, SettingKind::Size(1), default)
+    }
+
+    /// A number of things, or none, that may be missing.
+    pub const fn count_or(name: &'static str, default: Default) -> Self {
         Self::new(name, SettingKind::Size(0), default)
     }
 
@@ -375,6 +380,39 @@ impl ModelConfig {
     }
 }
 
+/// A model's own keys in the metadata of a GGUF file.
+#[derive(Clone, Copy)]
+pub struct GgufKeys<'a> {
+    /// The metadata.
+    pub metadata: &'a Metadata,
+    /// The architecture's name, which they begin with.
+    pub prefix: &'a str,
+}
+
+impl GgufKeys<'_> {
+    fn get(&self, key: &str) -> Option<&Entry> {
+        self.metadata.get(&format!("{}.{key}", self.prefix))
+    }
+
+    /// A size.
+    pub fn size(&self, key: &str) -> Option<u64> {
+        self.metadata.unsigned(&format!("{}.{key}", self.prefix))
+    }
+
+    /// A number.
+    pub fn number(&self, key: &str) -> Option<f32> {
+        match self.get(key)? {
+            Entry::F32(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// True if a boolean is there and true.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.get(key) == Some(&Entry::Bool(true))
+    }
+}
+
 /// A metadata value as `config.json` has it.
 pub(crate) fn restored(kind: SettingKind, entry: &Entry) -> Option<Value> {
     match (kind, entry) {
@@ -385,5 +423,35 @@ pub(crate) fn restored(kind: SettingKind, entry: &Entry) -> Option<Value> {
         }
         (SettingKind::SizePerLayer(_), Entry::Array(Array::I32(sizes))) => Some(json!(sizes)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_may_differ_by_layer() {
+        let check = |value: &str, expected: Result<[Option<u64>; 2], &str>| {
+            let text = format!(r#"{{"heads": {value}}}"#);
+            let config = JsonObject::parse("config.json".into(), text.as_bytes()).expect("JSON");
+            let keys = [ConfigKey::size_per_layer("heads")];
+            let found = Settings::read(&config, &keys, 2).map(|settings| {
+                [0, 1].map(|layer| settings.size_in("heads", Some(LayerIndex(layer))))
+            });
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{value}"),
+                (Err(error), Err(problem)) => {
+                    assert_eq!(error.to_string(), format!("config.json: heads: {problem}"));
+                }
+                (found, expected) => panic!("{value}: {found:?}, expected {expected:?}"),
+            }
+        };
+        check("4", Ok([Some(4), Some(4)]));
+        check("[4, 4]", Ok([Some(4), Some(4)]));
+        check("[4, 8]", Ok([Some(4), Some(8)]));
+        check("[4]", Err("has 1 numbers for 2 layers"));
+        check("[4, 0]", Err("has 0, expected integers from 1 to 2147483647"));
+        check("null", Err("is missing"));
     }
 }

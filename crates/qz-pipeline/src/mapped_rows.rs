@@ -119,8 +119,7 @@ mod tests {
     /// What comes out of a change, and of its inverse after that.
     fn there_and_back(change: Change, columns: [u64; 2], values: &[f32]) -> [Vec<u8>; 2] {
         let carry = |change, columns, stored: &[u8]| {
-            let rows =
-                RowsInChange { change, stored_type: DataType::F32, columns, first_row: 0 };
+            let rows = RowsInChange { change, stored_type: DataType::F32, columns, first_row: 0 };
             let mut out = Vec::new();
             rows.carry_out(stored, &mut out).expect("f32 is decoded");
             out

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use qz_models::{
-    Architecture, Change, LayerIndex, ModelDescription, Part, Role, StackedRows, TensorMap,
-    TensorOrigin,
+    Architecture, Change, LayerIndex, ModelDescription, Part, PlainForm, Role, StackedRows,
+    TensorMap, TensorOrigin,
 };
 use qz_tensor::{DataType, Metadata, Name, Shape, TensorIndex, TensorInfo, TensorSource};
 
@@ -25,6 +25,9 @@ pub struct OpenOptions {
     /// Read packed matrices as blocks with the same codes, where offsets have to be
     /// rounded for that.
     pub repack: bool,
+    /// Open checkpoints of classes that nobody here knows, too: their tensors keep their
+    /// names.
+    pub generic: bool,
 }
 
 /// An opened model. Its tensors are in the order they will be written.
@@ -48,6 +51,10 @@ pub struct Model {
     pub(crate) quantization: Option<serde_json::Map<String, serde_json::Value>>,
     /// The sliding window that a checkpoint's configuration states.
     pub(crate) sliding_window: Option<u64>,
+    /// The checkpoint of plain numbers that a folder made of it is.
+    pub(crate) plain: Option<PlainForm>,
+    /// True if its tensors have the names of a class that nobody here knows.
+    pub(crate) is_of_unknown_class: bool,
 }
 
 /// One tensor of the model to be written.
@@ -73,7 +80,28 @@ pub struct ModelTensor {
     /// Bytes of the packed layout that it is decoded from. Such a tensor is quantized,
     /// whatever element type it is decoded to.
     pub(crate) packed_bytes: Option<u64>,
+    /// True if it has the checkpoint's own name, and no place in GGUF.
+    pub(crate) is_beside: bool,
     pub(crate) origin: TensorOrigin,
+}
+
+impl ModelTensor {
+    /// A tensor as the source has it, under its name there.
+    fn as_stored(position: usize, info: &TensorInfo) -> Self {
+        Self {
+            name: info.name.clone(),
+            shape: info.shape.clone(),
+            role: None,
+            part: Part::Weight,
+            layer: None,
+            source_type: info.data_type,
+            stored_type: info.data_type,
+            unquantized: info.data_type,
+            packed_bytes: None,
+            is_beside: false,
+            origin: TensorOrigin::Mapped(TensorMap::of(StackedRows::whole(TensorIndex(position)))),
+        }
+    }
 }
 
 impl ModelTensor {
@@ -161,20 +189,14 @@ impl Model {
         options: &OpenOptions,
     ) -> Self {
         let family = qz_models::architecture_of(&metadata);
-        let identity = |name: &str| family?.identity(name);
-        let as_stored = |(position, info): (usize, &TensorInfo)| ModelTensor {
-            name: info.name.clone(),
-            shape: info.shape.clone(),
-            role: identity(&info.name).map(|(role, ..)| role),
-            part: identity(&info.name).map_or(Part::Weight, |(_, part, _)| part),
-            layer: identity(&info.name).and_then(|(.., layer)| layer),
-            source_type: info.data_type,
-            stored_type: info.data_type,
-            unquantized: info.data_type,
-            packed_bytes: None,
-            origin: TensorOrigin::Mapped(TensorMap::of(StackedRows::whole(TensorIndex(position)))),
+        let tensor = |(position, info): (usize, &TensorInfo)| {
+            let mut tensor = ModelTensor::as_stored(position, info);
+            if let Some((role, part, layer)) = family.and_then(|known| known.identity(&info.name)) {
+                (tensor.role, tensor.part, tensor.layer) = (Some(role), part, layer);
+            }
+            tensor
         };
-        let tensors = source.tensors().iter().enumerate().map(as_stored).collect();
+        let tensors = source.tensors().iter().enumerate().map(tensor).collect();
         let mut model = Self::ordered(path, "gguf", metadata, tensors, source);
         model.pre_tokenizer = options.pre_tokenizer.clone();
         model
@@ -189,9 +211,7 @@ impl Model {
     ) -> Self {
         let stored_type = |origin: &TensorOrigin| match origin {
             // All runs have the same type: `describe` has checked that.
-            TensorOrigin::Mapped(map) => {
-                source.tensors()[map.rows.locate(0).0.tensor.0].data_type
-            }
+            TensorOrigin::Mapped(map) => source.tensors()[map.rows.locate(0).0.tensor.0].data_type,
             TensorOrigin::Computed(_) => DataType::F32,
         };
         let packed = |origin: &TensorOrigin| match origin {
@@ -214,20 +234,45 @@ impl Model {
                 source_type: changed_type(stored_type, change),
                 stored_type,
                 packed_bytes: packed(&recipe.origin),
+                is_beside: false,
                 name: recipe.name.into(),
                 shape: recipe.shape,
                 unquantized: DataType::F32,
                 origin: recipe.origin,
             }
         };
-        let tensors = description.tensors.into_iter().map(tensor).collect();
+        let beside = description.beside.iter().map(|tensor| ModelTensor {
+            packed_bytes: packed_bytes.get(tensor).copied(),
+            is_beside: true,
+            ..ModelTensor::as_stored(tensor.0, &source.tensors()[tensor.0])
+        });
+        let tensors = description.tensors.into_iter().map(tensor).chain(beside).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
         model.folder = Some(folder);
         model.architecture = Some(description.architecture);
+        model.plain = description.plain;
         model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model.unsaid = description.unsaid.iter().map(ToString::to_string).collect();
+        model
+    }
+
+    /// A checkpoint of a class that nobody here knows: its tensors as they are.
+    pub(crate) fn of_unknown_class(
+        path: &Path,
+        source: Box<dyn TensorSource>,
+        folder: Folder,
+        packed_bytes: &HashMap<TensorIndex, u64>,
+    ) -> Self {
+        let tensor = |(position, info): (usize, &TensorInfo)| ModelTensor {
+            packed_bytes: packed_bytes.get(&TensorIndex(position)).copied(),
+            ..ModelTensor::as_stored(position, info)
+        };
+        let tensors = source.tensors().iter().enumerate().map(tensor).collect();
+        let mut model = Self::ordered(path, "huggingface", Metadata::new(), tensors, source);
+        model.folder = Some(folder);
+        model.is_of_unknown_class = true;
         model
     }
 
@@ -254,6 +299,8 @@ impl Model {
             pre_tokenizer: None,
             sliding_window: None,
             quantization: None,
+            plain: None,
+            is_of_unknown_class: false,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use qz_models::{PickedColumns, RowOrder, RowSlice, StackedRows, TensorOrigin};
+use qz_models::{RowOrder, RowSlice, StackedRows, TensorOrigin};
 use qz_tensor::{DataType, Location, TensorIndex};
 
 use crate::error::Error;
@@ -63,8 +63,7 @@ impl Model {
         Ok(())
     }
 
-    /// Rows of one run. Where some are left out, or some of their columns, all are read
-    /// from the first to the last.
+    /// Rows of one run. Where some columns are taken, all are read.
     fn read_run(
         &self,
         stack: &StackedRows,
@@ -73,22 +72,18 @@ impl Model {
         row_bytes: u64,
         out: &mut [u8],
     ) -> Result<(), Error> {
+        let Some(columns) = stack.columns() else {
+            return Ok(self.source.read(slice.tensor, slice.first_row * row_bytes, out)?);
+        };
         let size = stored_type.block_bytes() as u64;
-        let picked = stack.columns();
-        let all_bytes = picked.map_or(row_bytes, |columns| columns.of * size);
-        let offset = slice.first_row * all_bytes;
-        let step = stack.step();
-        if step == 1 && picked.is_none() {
-            return Ok(self.source.read(slice.tensor, offset, out)?);
-        }
-        let count = out.len() as u64 / row_bytes;
-        let mut span = vec![0; to_usize(((count.max(1) - 1) * step + 1) * all_bytes)];
-        self.source.read(slice.tensor, offset, &mut span)?;
-        let rows = span.chunks(to_usize(all_bytes * step));
+        let all_bytes = columns.of * size;
+        let mut rows = vec![0; to_usize(out.len() as u64 / row_bytes * all_bytes)];
+        self.source.read(slice.tensor, slice.first_row * all_bytes, &mut rows)?;
+        let rows = rows.chunks_exact(to_usize(all_bytes));
         for (row, out) in rows.zip(out.chunks_exact_mut(to_usize(row_bytes))) {
-            match picked {
-                Some(columns) => pick(columns, to_usize(size), row, out),
-                None => out.copy_from_slice(&row[..out.len()]),
+            let picked = columns.of_row(row, to_usize(size));
+            for (element, out) in picked.zip(out.chunks_exact_mut(to_usize(size))) {
+                out.copy_from_slice(element);
             }
         }
         Ok(())
@@ -158,14 +153,5 @@ impl Model {
             Some((index, offset)) => self.source.location(index, offset),
             None => Location::file(&self.path).tensor(&tensor.name),
         }
-    }
-}
-
-/// Some columns of a row.
-fn pick(columns: PickedColumns, size: usize, row: &[u8], out: &mut [u8]) {
-    let (first, step) = (to_usize(columns.first), to_usize(columns.step));
-    let elements = row.chunks_exact(size).skip(first).step_by(step);
-    for (element, out) in elements.zip(out.chunks_exact_mut(size)) {
-        out.copy_from_slice(element);
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use qz_pipeline::{
-    DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, MetadataOverride, Overrides, PackedRounding,
-    PlanOptions, SplitOptions, TensorOverride,
+    DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides,
+    PackedRounding, PlanOptions, SplitOptions, TensorOverride,
 };
 use qz_tensor::DataType;
 
@@ -69,7 +69,9 @@ pub(crate) struct Recipe {
     /// Without it such tensors get llama.cpp's stand-in type: Q5_0 for Q4_K, and so on.
     #[arg(long, help_heading = TYPES)]
     pub(crate) no_fallback: bool,
-    /// Quantize a GGUF model of an unknown architecture by names and shapes
+    /// Quantize a model of an unknown architecture by names and shapes
+    ///
+    /// Of a GGUF file all matrices; of a checkpoint the linear layers, into packed folders.
     #[arg(long, help_heading = TYPES, hide_short_help = true)]
     pub(crate) generic: bool,
 
@@ -130,6 +132,11 @@ impl SplitArguments {
 }
 
 impl Recipe {
+    /// How the source is read.
+    pub(crate) fn open_options(&self) -> OpenOptions {
+        OpenOptions { generic: self.generic, ..self.read.options() }
+    }
+
     /// The options, with the importance matrix opened.
     pub(crate) fn options(&self) -> Result<PlanOptions, qz_pipeline::Error> {
         let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;

@@ -109,6 +109,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Implied,
     rms_epsilon: Some(1e-5),
     rope_theta: 1e6,
+    sliding_rope_theta: None,
     window: DefaultWindow::None,
 };
 
@@ -127,6 +128,10 @@ impl Architecture for Mixtral {
 
     fn defaults(&self) -> &'static ConfigDefaults {
         &DEFAULTS
+    }
+
+    fn is_computed(&self) -> bool {
+        true
     }
 
     fn tensor_rules(&self) -> &'static [TensorRule] {

@@ -9,7 +9,7 @@ use super::tensors::switches;
 use crate::architecture::Architecture;
 use crate::config::{DEFAULT_ROPE_THETA, DefaultHeadSize, shortest};
 use crate::error::Error;
-use crate::settings::{GATING_FUNCTIONS, MetadataKey, restored};
+use crate::settings::{GATING_FUNCTIONS, GgufKeys, MetadataKey, restored};
 
 /// Sizes that a 32-bit integer of llama.cpp holds.
 const LARGEST: u64 = i32::MAX as u64;
@@ -30,6 +30,7 @@ pub(super) fn config_of(
         known.any(wanted)
     };
     let defaults = architecture.defaults();
+    let own = GgufKeys { metadata: keys.metadata, prefix };
     let mut config = Map::new();
     let mut set = |name: &str, value: Value| {
         config.insert(name.to_owned(), value);
@@ -47,7 +48,9 @@ pub(super) fn config_of(
         set("num_attention_heads", json!(heads));
         let key_value_heads = keys.integer(&key("attention.head_count_kv"), 1..=LARGEST)?;
         set("num_key_value_heads", json!(key_value_heads.unwrap_or(heads)));
-        head = head_size(architecture, keys, hidden, heads)?;
+        if !architecture.has_own_heads() {
+            head = head_size(architecture, keys, hidden, heads)?;
+        }
         if let Some(size) = head.stated {
             set("head_dim", json!(size));
         }
@@ -59,7 +62,7 @@ pub(super) fn config_of(
     if has(|key| matches!(key, MetadataKey::RmsEpsilon)) && defaults.rms_epsilon.is_some() {
         let epsilon = keys.required_float(&key("attention.layer_norm_rms_epsilon"))?;
         set("rms_norm_eps", shortest(epsilon));
-    } else {
+    } else if has(|key| matches!(key, MetadataKey::LayerNormEpsilon)) {
         let epsilon = keys.required_float(&key("attention.layer_norm_epsilon"))?;
         set("layer_norm_eps", shortest(epsilon));
     }
@@ -73,7 +76,7 @@ pub(super) fn config_of(
         set("is_causal", json!(false));
     }
     if architecture.mixes_experts() {
-        set("num_local_experts", json!(size("expert_count")?));
+        set(architecture.expert_key(), json!(size("expert_count")?));
         set("num_experts_per_tok", json!(size("expert_used_count")?));
     }
     for (name, value) in switches(architecture, source.tensors()) {
@@ -82,7 +85,7 @@ pub(super) fn config_of(
 
     restore_settings(architecture, keys, &mut config);
     if !(architecture.has_attention() && architecture.has_rope()) {
-        architecture.complete_config(&mut config);
+        architecture.complete_config(own, &mut config);
         return Ok(config);
     }
     let mut set = |name: &str, value: Value| {
@@ -102,7 +105,7 @@ pub(super) fn config_of(
         set("rope_parameters", of_kinds(rope, sliding));
         set("rope_local_base_freq", shortest(sliding));
     }
-    architecture.complete_config(&mut config);
+    architecture.complete_config(own, &mut config);
     Ok(config)
 }
 
@@ -127,7 +130,8 @@ fn restore_settings(
         let value = kind.zip(entry).and_then(|(known, entry)| restored(known.kind, entry));
         config.extend(value.map(|value| ((*key).to_owned(), value)));
     }
-    let gating = keys.metadata.unsigned(&format!("{}.expert_gating_func", architecture.gguf_name()));
+    let gating =
+        keys.metadata.unsigned(&format!("{}.expert_gating_func", architecture.gguf_name()));
     let word = GATING_FUNCTIONS.iter().find(|(_, number)| gating == Some(u64::from(*number)));
     config.extend(word.map(|(word, _)| ("scoring_func".to_owned(), json!(word))));
 }
@@ -154,7 +158,9 @@ fn head_size(
             return Err(keys.fault(&key("attention.head_count"), problem));
         }
     };
-    for name in ["attention.value_length", "rope.dimension_count"] {
+    let is_partial = architecture.rope_keys().contains(&"partial_rotary_factor");
+    let turned = (!is_partial).then_some("rope.dimension_count");
+    for name in ["attention.value_length"].into_iter().chain(turned) {
         match keys.integer(&key(name), 1..=LARGEST)? {
             Some(other) if other != size => {
                 let problem = format!("is {other}, but keys have {size} elements");

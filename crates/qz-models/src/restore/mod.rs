@@ -26,6 +26,7 @@ use crate::general::sampling_of;
 use crate::hyperparameters::ModelConfig;
 
 use keys::Keys;
+pub(crate) use tensors::restore_tensors;
 pub use tensors::{RestoredPlace, RestoredTensor, RestoredTensors};
 
 /// What a person may decide instead of the file.

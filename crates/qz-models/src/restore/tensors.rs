@@ -88,7 +88,7 @@ pub(super) fn switches(
 }
 
 /// Every tensor of the checkpoint.
-pub(super) fn restore_tensors(
+pub(crate) fn restore_tensors(
     architecture: &dyn Architecture,
     config: &ModelConfig,
     json: &JsonObject,
@@ -144,8 +144,7 @@ impl Matcher<'_> {
     ) -> Result<(), Error> {
         let matched = |rule: &'static TensorRule| Some((rule, rule.gguf.matches(&tensor.name)?));
         let mut matched = self.rules.iter().filter_map(matched);
-        let matched =
-            matched.find(|(rule, numbers)| rule.applies(self.config, numbers.layer));
+        let matched = matched.find(|(rule, numbers)| rule.applies(self.config, numbers.layer));
         let Some((rule, numbers)) = matched else {
             self.unknown(tensor, None);
             return Ok(());

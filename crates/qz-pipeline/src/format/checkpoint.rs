@@ -1,7 +1,7 @@
 //! The tensors and files of the checkpoint that a model is, or could have been made
 //! from.
 
-use qz_models::{Architecture, Change, CheckpointFiles, TensorOrigin};
+use qz_models::{Architecture, Change, CheckpointFiles, PlainForm, TensorOrigin};
 use qz_tensor::{Shape, TensorIndex, Warning};
 
 use super::Placement;
@@ -20,9 +20,10 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     pub(super) fn of(model: &Model) -> Result<Self, Error> {
-        match &model.folder {
-            Some(folder) => as_it_was(model, folder),
-            None => restored(model),
+        match (&model.folder, &model.plain) {
+            (Some(folder), Some(plain)) => as_plain(model, folder, plain),
+            (Some(folder), None) => as_it_was(model, folder),
+            (None, _) => restored(model),
         }
     }
 }
@@ -46,6 +47,26 @@ fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpo
         Some(Placement::runs(runs, Change::NONE))
     };
     let places = model.tensors.iter().map(place).collect();
+    let architecture = model.architecture;
+    Ok(Checkpoint { tensors, places, files, warnings, architecture })
+}
+
+/// The tensors of plain numbers that a checkpoint has whose packed form is named otherwise.
+fn as_plain(
+    model: &Model,
+    folder: &dyn qz_tensor::SideFiles,
+    plain: &PlainForm,
+) -> Result<Checkpoint, Error> {
+    let mut warnings = Vec::new();
+    let files = CheckpointFiles::read(folder, &mut warnings)?;
+    let mut places: Vec<Option<Placement>> = vec![None; model.tensors.len()];
+    for (name, place) in plain.names.iter().zip(&plain.restored.places) {
+        let is_own = |tensor: &ModelTensor| tensor.name == *name;
+        let Some(position) = model.tensors.iter().position(is_own) else { continue };
+        places[position] = Some(Placement::runs(place.rows.clone(), place.change));
+    }
+    let tensors = plain.restored.tensors.iter();
+    let tensors = tensors.map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
     let architecture = model.architecture;
     Ok(Checkpoint { tensors, places, files, warnings, architecture })
 }

@@ -236,7 +236,7 @@ impl Placement {
     /// none are left out, and nothing but their order changes.
     pub(crate) fn is_plain(&self) -> bool {
         let is_whole = match &self.destination {
-            Destination::Runs(runs) => runs.step() == 1 && runs.columns().is_none(),
+            Destination::Runs(runs) => runs.columns().is_none(),
             Destination::Packed(_) => true,
         };
         is_whole && Change::ordered(self.change.order) == self.change

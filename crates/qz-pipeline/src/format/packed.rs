@@ -5,10 +5,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use qz_models::{Change, ExpertIndex, LayerIndex, Part, Role, Rows, StackedRows, TensorRule};
+use qz_models::{
+    Change, ExpertIndex, LayerIndex, NameNumbers, Part, Role, Rows, StackedRows, TensorRule,
+    fused_module, is_linear_layer,
+};
 use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily, Unfit};
 use qz_plan::{Assignment, Reason};
-use qz_tensor::{DataType, Metadata, Shape, SinkTensor, TensorIndex};
+use qz_tensor::{DataType, Metadata, Name, Shape, SinkTensor, TensorIndex};
 
 use super::checkpoint::Checkpoint;
 use super::demand::{self, Demand};
@@ -211,25 +214,31 @@ struct Writer<'a> {
     /// The output's number of a checkpoint's tensor that is left as it is.
     numbers: HashMap<TensorIndex, TensorIndex>,
     /// Numbers of what engines multiply by together.
-    fused: HashMap<(Option<LayerIndex>, Fusion), usize>,
+    fused: HashMap<Fusion, usize>,
 }
 
 /// What engines multiply by together.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Fusion {
-    QueriesKeysValues,
-    GateAndUp,
-    Alone(Role),
+    QueriesKeysValues(Option<LayerIndex>),
+    GateAndUp(Option<LayerIndex>),
+    /// Of a model that nobody here knows.
+    OfModule(String, &'static str),
+    Alone(Name),
 }
 
 impl Fusion {
-    fn of(role: Role) -> Self {
-        match role {
-            Role::AttentionQuery | Role::AttentionKey | Role::AttentionValue => {
-                Self::QueriesKeysValues
+    fn of(tensor: &ModelTensor) -> Self {
+        match tensor.role {
+            Some(Role::AttentionQuery | Role::AttentionKey | Role::AttentionValue) => {
+                Self::QueriesKeysValues(tensor.layer)
             }
-            Role::FeedForwardGate | Role::FeedForwardUp => Self::GateAndUp,
-            role => Self::Alone(role),
+            Some(Role::FeedForwardGate | Role::FeedForwardUp) => Self::GateAndUp(tensor.layer),
+            Some(_) => Self::Alone(tensor.name.clone()),
+            None => match fused_module(&tensor.name) {
+                Some((module, kind)) => Self::OfModule(module.to_owned(), kind),
+                None => Self::Alone(tensor.name.clone()),
+            },
         }
     }
 }
@@ -277,19 +286,22 @@ impl<'a> Writer<'a> {
         let rules = checkpoint.architecture.map_or(&[][..], |known| known.tensor_rules());
         let rule = rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&tensor.name)?)));
         let wish = plain_wish(tensor, self.options);
-        if let (Some(place), Some((rule, numbers)), Some(role)) = (place, rule, tensor.role)
+        if let Some(place) = place
             && wish.is_none()
             && place.is_plain()
-            && self.packs(role, tensor)
+            && self.packs(tensor)
+            && let Some(names) = names(checkpoint, place, tensor, rule)
         {
-            let names = names(checkpoint, place, tensor, rule, numbers.layer);
-            return self.pack(position, tensor, place.change, role, names);
+            return self.pack(position, tensor, place.change, names);
         }
         self.leave(checkpoint, position, tensor, wish)
     }
 
     /// Whether a tensor is stored in parts. An embedding that the layout cannot hold stays.
-    fn packs(&self, role: Role, tensor: &ModelTensor) -> bool {
+    fn packs(&self, tensor: &ModelTensor) -> bool {
+        let Some(role) = tensor.role else {
+            return self.model.is_of_unknown_class && is_linear_layer(&tensor.name, &tensor.shape);
+        };
         let size = Matrix { rows: tensor.shape.rows(), columns: tensor.shape.columns() };
         let holds = || self.scheme.layout(self.model_type).parts(size).is_ok();
         let is_embedding = EMBEDDINGS.contains(&role) && self.scheme.packs_embeddings();
@@ -302,7 +314,6 @@ impl<'a> Writer<'a> {
         position: usize,
         tensor: &ModelTensor,
         change: Change,
-        role: Role,
         names: Vec<String>,
     ) -> Result<(), Error> {
         let location = || self.model.location(tensor, 0);
@@ -340,7 +351,7 @@ impl<'a> Writer<'a> {
             self.output.modules.push(module);
         }
         let next = self.fused.len();
-        let fused = *self.fused.entry((tensor.layer, Fusion::of(role))).or_insert(next);
+        let fused = *self.fused.entry(Fusion::of(tensor)).or_insert(next);
         let place = Arc::new(PackedPlace { layout, matrix, parts, fused });
         let destination = Destination::Packed(place);
         self.output.push(data_type, Reason::Base, Some(Placement { change, destination }));
@@ -365,7 +376,10 @@ impl<'a> Writer<'a> {
         let own = if keeps { tensor.stored_type } else { self.model_type };
         let (data_type, reason) = wish.unwrap_or((own, Reason::Base));
         let is_multiplied = tensor.part == Part::Weight
-            && tensor.role.is_some_and(|role| LEFT.contains(&role) || LINEAR.contains(&role));
+            && match tensor.role {
+                Some(role) => LEFT.contains(&role) || LINEAR.contains(&role),
+                None => tensor.shape.rank() == 2,
+            };
         check_codecs(self.model, tensor, data_type)?;
         let Destination::Runs(runs) = &place.destination else { return Ok(()) };
         let (numbers, output) = (&mut self.numbers, &mut self.output);
@@ -417,23 +431,24 @@ fn names(
     checkpoint: &Checkpoint,
     place: &Placement,
     tensor: &ModelTensor,
-    rule: &TensorRule,
-    layer: Option<LayerIndex>,
-) -> Vec<String> {
+    rule: Option<(&TensorRule, NameNumbers)>,
+) -> Option<Vec<String>> {
     let rows = tensor.shape.rows();
     let own = match &place.destination {
         Destination::Runs(runs) => own_names(checkpoint, runs, rows),
         Destination::Packed(_) => None,
     };
-    own.unwrap_or_else(|| match rule.transform.rows {
+    let of_rule = |(rule, numbers): (&TensorRule, NameNumbers)| match rule.transform.rows {
         Rows::StackExperts => {
             let experts = tensor.shape.dimensions().first().copied().unwrap_or(1);
-            let name =
-                |expert: u64| rule.hugging_face.name_of_expert(layer, ExpertIndex(expert as u32));
+            let name = |expert: u64| {
+                rule.hugging_face.name_of_expert(numbers.layer, ExpertIndex(expert as u32))
+            };
             (0..experts).map(name).collect()
         }
-        _ => vec![rule.hugging_face.name(layer)],
-    })
+        _ => vec![rule.hugging_face.name(numbers.layer)],
+    };
+    own.or_else(|| rule.map(of_rule))
 }
 
 /// The names of the tensors that the runs are, if each is all of one.
