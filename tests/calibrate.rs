@@ -413,6 +413,16 @@ fn bad_data() {
     check(&plain, "page.parquet", &page, "a page of 8191 bytes in 75 bytes");
     let values = with(b"\x15\x2a\x15\x2e\x4c\x15\x04", b"\x15\x2a\x15\x2e\x4c\x15\x7e");
     check(&plain, "values.parquet", &values, "a dictionary of 63 values in 21 bytes");
+    // Of each column its codec, which is snappy, and the field that follows.
+    let snappy = [0x15, 0x02, 0x16];
+    for (codec, name) in [(0x04, "gzip"), (0x0c, "zstd"), (0x08, "brotli"), (0x0e, "lz4")] {
+        let mut compressed = whole.clone();
+        let footer = whole.len() - 8 - 1231;
+        let columns = (footer..whole.len()).filter(|at| whole[*at..].starts_with(&snappy));
+        columns.for_each(|at| compressed[at + 1] = codec);
+        let expected = format!("it is compressed with {name}, which this program does not read");
+        check(&plain, &format!("{name}.parquet"), &compressed, &expected);
+    }
     let panicked = quantize(&[
         "calibrate",
         text(&plain),

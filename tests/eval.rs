@@ -232,6 +232,9 @@ fn models_beside_each_other() {
     for expected in ["\nmine ", " − demo-llama-Q8_0.gguf: KLD +", "p ≤ 0.002"] {
         assert!(shown.contains(expected), "{expected} is not in\n{shown}");
     }
+    let few = [&arguments[..arguments.len() - 1], &["2"]].concat();
+    let few = quantize(&few).expect_success().stdout;
+    assert!(few.contains("no differences between models: their bootstrap needs 8"), "{few}");
     let markdown = quantize(&[&arguments[..], &["--markdown"]].concat());
     assert!(markdown.expect_success().stdout.starts_with("| model | size |"));
 }

@@ -34,6 +34,46 @@ fn a_killed_run_is_finished_by_the_next() {
     assert_eq!(names(folder.path()), ["expected.gguf", "out.gguf"]);
 }
 
+/// Of several outputs those that a killed run has finished are not made again.
+#[test]
+fn finished_outputs_of_a_killed_run_stay() {
+    let folder = scratch();
+    let (source, output) = (demo(), folder.path().join("out"));
+    let job = ["quantize", text(&source), "--to", "q8_0,q6_k,f16", "--method", "rtn"];
+    let arguments = [&job[..], &["-o", text(&output)]].concat();
+    let [first, second, third] =
+        ["Q8_0", "Q6_K", "F16"].map(|name| output.join(format!("demo-llama-{name}.gguf")));
+    let forced = [&arguments[..], &["--force"]].concat();
+    let run = || {
+        let _ = fs::remove_file(&third);
+        leave_unfinished(&forced, &second, 3);
+        assert!(first.exists() && !third.exists());
+        fs::read(&first).expect("read")
+    };
+    let expected = folder.path().join("expected.gguf");
+    let alone = ["quantize", text(&source), "--to", "q6_k", "--method", "rtn", "-o"];
+    quantize(&[&alone[..], &[text(&expected)]].concat()).expect_success();
+    let made = run();
+    let report = quantize(&arguments).expect_success();
+    let there = format!("{}: is there already, made by this job", text(&first));
+    let is_said = report.stderr.contains(&there) && report.stderr.contains("continuing, ");
+    assert!(is_said, "{}", report.stderr);
+    assert!(["q8_0 ", "q6_k ", "f16 "].iter().all(|name| report.stdout.contains(name)));
+    assert!(fs::read(&first).expect("read") == made);
+    assert!(fs::read(&second).expect("read") == fs::read(&expected).expect("read"));
+    let written = ["demo-llama-F16.gguf", "demo-llama-Q6_K.gguf", "demo-llama-Q8_0.gguf"];
+    assert_eq!(names(&output), written);
+    // Once all are there, they are as any others.
+    assert_eq!(quantize(&arguments).code, 5);
+
+    // What somebody has changed since is none of the job's.
+    run();
+    fs::write(&first, &made).expect("written");
+    let refused = quantize(&arguments);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(refused.stderr.contains("exists already"), "{}", refused.stderr);
+}
+
 /// A run that was killed is not continued with another importance matrix, even one
 /// of the same name and size.
 #[test]
@@ -140,6 +180,48 @@ fn a_full_disk_leaves_nothing() {
     assert_eq!(run.code, 4, "{}", run.stderr);
     assert!(run.stderr.contains("out.gguf"), "{}", run.stderr);
     assert!(names(folder.path()).is_empty());
+}
+
+/// A command under a limit of its address space.
+#[cfg(target_os = "linux")]
+fn under_limit(megabytes: usize, arguments: &[&str]) -> crate::support::Run {
+    let script = "ulimit -v $0; ulimit -c 0; exec \"$@\"";
+    let kilobytes = (megabytes * 1024).to_string();
+    let output = std::process::Command::new("bash")
+        .args(["-c", script, &kilobytes, env!("CARGO_BIN_EXE_quantize")])
+        .args(arguments)
+        .output()
+        .expect("bash runs");
+    crate::support::finish(output)
+}
+
+/// Memory and threads that are refused, at whatever point, are an error, not a signal; what is
+/// left of the run is continued.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_is_refused_is_an_error() {
+    let folder = scratch();
+    let expected = converted(&folder.path().join("expected.gguf"));
+    let (source, output) = (demo(), folder.path().join("out.gguf"));
+    let arguments = ["convert", text(&source), "--to", "q6_k", "-o", text(&output)];
+    // What the program itself needs.
+    let least = (16..400).step_by(8).find(|least| under_limit(*least, &["--version"]).code == 0);
+    let least = least.expect("the program begins");
+    let mut refused = 0;
+    for more in (2..32).step_by(2).chain((32..256).step_by(32)) {
+        let run = under_limit(least + more, &arguments);
+        if run.code == 0 {
+            fs::remove_file(&output).expect("removed");
+            continue;
+        }
+        assert_eq!(run.code, 4, "{least} and {more} MB: {}", run.stderr);
+        assert!(!run.stderr.is_empty() && !output.exists(), "{least} and {more} MB");
+        refused += 1;
+    }
+    assert!(refused > 0);
+    quantize(&arguments).expect_success();
+    assert!(fs::read(&output).expect("read") == expected);
+    assert!(!names(folder.path()).iter().any(|name| name.ends_with(".partial")));
 }
 
 #[test]

@@ -110,6 +110,71 @@ fn packed_matrices_that_are_called_plain() {
     assert_eq!(rules(&packed, "mlx").0, ["packed-ignored"]);
 }
 
+/// GPTQ's exceptions say which bits and groups a matrix has, for reading as for every rule.
+#[test]
+fn exceptions_hold_for_the_matrices_they_name() {
+    let folder = scratch();
+    let (packed, output) = (folder.path().join("packed"), folder.path().join("out"));
+    let check = |bits: u32, dynamic: Value, expected: Option<&str>| {
+        convert(&demo(), "gptq:w4g128", &packed, &[]);
+        for (file, key) in [("config.json", "/quantization_config"), ("quantize_config.json", "")] {
+            edit_json(&packed.join(file), |config| {
+                let config = config.pointer_mut(key).expect("a configuration");
+                config["bits"] = bits.into();
+                config["dynamic"] = dynamic.clone();
+            });
+        }
+        let to = ["convert", text(&packed), "--to", "f16", "-o", text(&output), "--force"];
+        let (read, verified) =
+            (quantize(&to), quantize(&["verify", text(&packed), "--for", "vllm"]));
+        let codes = if expected.is_some() { (3, 1) } else { (0, 0) };
+        assert_eq!((read.code, verified.code), codes, "{}\n{}", read.stderr, verified.stdout);
+        if let Some(expected) = expected {
+            assert!(read.stderr.contains(expected), "{expected} is not in {}", read.stderr);
+            assert!(verified.stdout.contains(expected), "{expected} is not in {}", verified.stdout);
+        }
+    };
+    check(4, json!({"+:.*q_proj": {"bits": 4}}), None);
+    check(8, json!({r"+:model\.layers\.": {"bits": 4}}), None);
+    let fault = "says 8, but model.layers.0.self_attn.q_proj.qweight has codes of 4 bits";
+    check(4, json!({"+:.*q_proj": {"bits": 8}}), Some(fault));
+    let fault = "says 64, but model.layers.0.self_attn.q_proj.scales has";
+    check(4, json!({".*q_proj": {"group_size": 64}}), Some(fault));
+}
+
+/// vLLM reads no order of activations; SGLang does where the configuration says so, one for
+/// matrices that it multiplies by together.
+#[test]
+fn orders_of_activations() {
+    let folder = scratch();
+    let packed = folder.path().join("packed");
+    let check = |modules: &[&str], stated: bool, vllm: bool, sglang: bool| {
+        convert(&demo(), "gptq:w4g128", &packed, &[]);
+        for (file, key) in [("config.json", "/quantization_config"), ("quantize_config.json", "")] {
+            edit_json(&packed.join(file), |config| {
+                config.pointer_mut(key).expect("a configuration")["desc_act"] = stated.into();
+            });
+        }
+        let path = packed.join("model.safetensors");
+        let mut file = Safetensors::read(&path);
+        for module in modules {
+            let start = file.start(&format!("model.layers.0.self_attn.{module}.g_idx"));
+            let (first, second) = file.data[start..start + 256 * 4].split_at_mut(128 * 4);
+            first.swap_with_slice(second);
+        }
+        file.write(&path);
+        let expected = |is_found: bool| if is_found { vec!["act-order"] } else { Vec::new() };
+        assert_eq!(rules(&packed, "vllm").0, expected(vllm), "{modules:?} {stated}");
+        assert_eq!(rules(&packed, "sglang").0, expected(sglang), "{modules:?} {stated}");
+    };
+    check(&[], false, false, false);
+    check(&[], true, true, false);
+    check(&["o_proj"], false, true, true);
+    check(&["o_proj"], true, true, false);
+    check(&["q_proj", "k_proj", "v_proj"], true, true, false);
+    check(&["k_proj"], true, true, true);
+}
+
 /// A plain matrix that the configuration does not name.
 #[test]
 fn plain_matrices_that_are_not_named() {

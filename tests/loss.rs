@@ -134,6 +134,33 @@ fn tiny_and_constant_weights() {
     assert!(is_told(&run, WEIGHTS), "{}", run.stderr);
 }
 
+/// GPTQ's symmetric groups reach less far above zero than below: what is cut is told of, and so
+/// are scales that are subnormal numbers.
+#[test]
+fn cut_groups_and_coarse_scales() {
+    let check = |target: &str, weight: &dyn Fn(usize) -> f32| {
+        let folder = scratch();
+        let output = folder.path().join("out");
+        let model = checkpoint(folder.path(), weight);
+        let run = run("convert", &model, target, &output, &[]).expect_success();
+        let warnings = run.stderr.lines().filter(|line| line.contains("ffn_up.weight"));
+        let told = warnings.filter(|line| line.contains("cannot hold")).count();
+        let (code, report) = verified(&output, &model);
+        let is_found = report["findings"].to_string().contains("lost-weights");
+        assert_eq!((told, code, is_found), (1, 1, true), "{target}: {} {report}", run.stderr);
+    };
+    let positive = |at: usize| 0.3 + 0.1 * (at as f32).sin();
+    for target in ["gptq:w4g128", "gptq:w8", "gptq:w3g128"] {
+        check(target, &positive);
+    }
+    check("awq:w4g64", &|at| -0.5 + 1e-3 * (at as f32).sin());
+    for (target, size) in
+        [("gptq:w4g128", 1e-7), ("q8_0", 1e-6), ("q2_k", 3e-7), ("q6_k", 3e-5), ("iq4_xs", 5e-5)]
+    {
+        check(target, &|at| size * (at as f32).sin());
+    }
+}
+
 #[test]
 fn methods_tell_it_too() {
     let folder = scratch();

@@ -2,7 +2,7 @@
 
 use qz_tensor::{Metadata, Value};
 
-use crate::support::{Run, fixtures, quantize, scratch, text, write_gguf};
+use crate::support::{Run, copy_of, edit_json, fixtures, quantize, scratch, text, write_gguf};
 
 fn expect(run: &Run, code: i32, parts: &[&str]) {
     assert_eq!(run.code, code, "{}\n{}", run.stdout, run.stderr);
@@ -70,6 +70,53 @@ fn texts_and_contexts() {
     expect(&long, 0, &["trained on a context of 1024 tokens, not of 1200"]);
     let long_enough = eval(300, &["--ctx", "1024", "--chunks", "1"]).expect_success();
     assert!(!long_enough.stderr.contains("trained on"), "{}", long_enough.stderr);
+}
+
+/// What a person writes may begin with a hyphen.
+#[test]
+fn texts_that_begin_with_a_hyphen() {
+    let folder = scratch();
+    let (source, output) = (fixtures().join("tiny/llama-tied"), folder.path().join("x.gguf"));
+    let convert = ["convert", text(&source), "--to", "q8_0", "-o", text(&output)];
+    let named = ["--model-name", "- a", "--tensor-type", "-x=q8_0", "--strip-prefix", "-p"];
+    quantize(&[&convert[..], &named].concat()).expect_success();
+    let shown = quantize(&["inspect", text(&output)]).expect_success().stdout;
+    assert!(shown.contains("general.name = - a"), "{shown}");
+    let sample = ["eval", text(&output), "--sample", "- a", "-n", "1"];
+    quantize(&sample).expect_success();
+}
+
+#[test]
+fn templates_that_are_none_are_told() {
+    let folder = scratch();
+    let checkpoint = copy_of("tiny/llama-tied", folder.path());
+    let output = folder.path().join("x.gguf");
+    let check = |template: serde_json::Value, expected: &str| {
+        edit_json(&checkpoint.join("tokenizer_config.json"), |config| {
+            config["chat_template"] = template;
+        });
+        let arguments =
+            ["convert", text(&checkpoint), "--to", "q8_0", "-o", text(&output), "--force"];
+        expect(&quantize(&arguments), 0, &[expected]);
+    };
+    check(5.into(), "chat_template: is neither a text nor a list of named ones: left out");
+    let list = serde_json::json!([{"name": "default", "template": "{{ x }}"}, {"name": "tool"}]);
+    check(list, "chat_template: 1 of 2 entries have no name or no template: left out");
+}
+
+#[test]
+fn a_tokenizer_that_is_no_utf8() {
+    let folder = scratch();
+    let checkpoint = copy_of("tiny/llama-tied", folder.path());
+    let path = checkpoint.join("tokenizer.json");
+    let mut bytes = std::fs::read(&path).expect("read");
+    // In a part that nobody asks for.
+    let begin = b"{\"note\": \"caf\xe9\",";
+    bytes.splice(..1, begin.iter().copied());
+    std::fs::write(&path, bytes).expect("written");
+    let output = folder.path().join("x.gguf");
+    let run = quantize(&["convert", text(&checkpoint), "--to", "q8_0", "-o", text(&output)]);
+    expect(&run, 3, &["tokenizer.json", "byte 13 is 0xe9, which is no UTF-8"]);
 }
 
 #[test]

@@ -57,6 +57,18 @@ fn verify_passes_what_convert_writes() {
 }
 
 #[test]
+fn verify_tells_of_bytes_behind_the_last_tensor() {
+    let folder = scratch();
+    let (source, output) = (fixtures().join("tiny/llama-tied"), folder.path().join("out.gguf"));
+    quantize(&["convert", text(&source), "--to", "q8_0", "-o", text(&output)]).expect_success();
+    let mut bytes = std::fs::read(&output).expect("read");
+    bytes.extend([7; 100]);
+    std::fs::write(&output, bytes).expect("written");
+    let run = quantize(&["verify", text(&output)]).expect_success();
+    assert!(run.stderr.contains("bytes behind the last tensor"), "{}", run.stderr);
+}
+
+#[test]
 fn verify_finds_another_models_weights() {
     let folder = scratch();
     let output = folder.path().join("out.gguf");
@@ -100,7 +112,9 @@ fn verify_finds_damage() {
 
 #[test]
 fn the_demonstration_passes() {
-    let report = quantize(&["demo", "--json"]).expect_success().json();
+    let run = quantize(&["demo", "--json"]).expect_success();
+    assert!(run.stderr.contains("verify q6_k (3/7): 39 tensors"), "{}", run.stderr);
+    let report = run.json();
     assert_eq!(report["outputs"].as_array().map(Vec::len), Some(7));
     let verifications = report["verifications"].as_array().expect("a list");
     assert!(verifications.iter().all(|verification| verification["passed"] == true));
@@ -108,8 +122,14 @@ fn the_demonstration_passes() {
 
 #[test]
 fn usage_errors_have_their_own_code() {
-    for arguments in [&["convert"][..], &["convert", "x", "--to", "q9", "-o", "y"], &["frobnicate"]]
-    {
+    for arguments in [
+        &["convert"][..],
+        &["convert", "x", "--to", "q9", "-o", "y"],
+        &["frobnicate"],
+        // A limit that nothing is measured for would be kept by any model.
+        &["eval", "x", "--data", "y", "--max-kld", "0.1"],
+        &["eval", "x", "--data", "y", "--min-top1", "90%"],
+    ] {
         assert_eq!(quantize(arguments).code, 2, "{arguments:?}");
     }
 }

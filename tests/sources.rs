@@ -105,6 +105,93 @@ fn names_of_wrappers_are_read_through() {
     check(LLAMA, |at| rename_tensors(at, adapted), BAD_INPUT, &["not merged", "merge_and_unload"]);
 }
 
+/// The text part of a larger model, one role of a training, a module that was put around twice.
+#[test]
+fn a_model_that_lies_deeper_is_read_through() {
+    let check = |fixture: &str, prefix: &str, decoder: &str| {
+        let deeper = |name: &str| match name.strip_prefix("model.") {
+            Some(rest) => format!("{decoder}{rest}"),
+            None => format!("{prefix}{name}"),
+        };
+        let told = format!("lie under `{decoder}`; they are read as those of `model.`");
+        same(fixture, |at| rename_tensors(at, deeper), &[""], &told);
+    };
+    const MISTRAL: &str = "tiny/mistral";
+    check(MISTRAL, "", "model.language_model.");
+    check(MISTRAL, "model.", "model.language_model.");
+    check(MISTRAL, "language_model.", "language_model.model.");
+    check(MISTRAL, "actor.", "actor.model.");
+    check(MISTRAL, "policy.model.", "policy.model.model.");
+    check(MISTRAL, "model.", "model.model.");
+    check(LLAMA, "", "model.text_model.");
+
+    let wrapped = |name: &str| format!("module.actor._orig_mod.{name}");
+    let told = "lie under `actor.model.`; they are read as those of `model.`";
+    same(LLAMA, |at| rename_tensors(at, wrapped), &[""], told);
+}
+
+#[test]
+fn a_model_beside_another_is_named_and_read_alone() {
+    let folder = scratch();
+    let expected = folder.path().join("expected.gguf");
+    convert(&fixtures().join(LLAMA), &expected).expect_success();
+    let check = |decoder: &str, others: &[&str], refusal: &str, prefix: &str, told: &str| {
+        let checkpoint = copy_of(LLAMA, folder.path());
+        rename_tensors(&checkpoint, |name| name.replacen("model.", decoder, 1));
+        bend_weights(&checkpoint, |file| {
+            for name in others {
+                file.add(name, "F32", &[4], &[0; 16]);
+            }
+        });
+        let output = folder.path().join("bent.gguf");
+        let run = convert(&checkpoint, &output);
+        assert_eq!(run.code, BAD_INPUT, "{}", run.stderr);
+        assert!(run.stderr.contains(refusal), "{refusal:?} is not in: {}", run.stderr);
+        assert!(run.stderr.len() < 600, "{}", run.stderr);
+        let (checkpoint, output) = (text(&checkpoint).to_owned(), text(&output).to_owned());
+        let strip = ["--strip-prefix", prefix, "--model-name", "one"];
+        let arguments = ["convert", &checkpoint, "--to", "q8_0", "-o", &output, "--force"];
+        let run = quantize(&[&arguments[..], &strip].concat()).expect_success();
+        assert!(run.stderr.contains(told), "{told:?} is not in: {}", run.stderr);
+        assert!(fs::read(&output).expect("read") == fs::read(&expected).expect("read"));
+        for command in [&["inspect"][..], &["plan", "--to", "q8_0"], &["targets"]] {
+            quantize(&[command, &[&checkpoint], &strip[..2]].concat()).expect_success();
+        }
+        let verified = ["verify", &output, "--source", &checkpoint];
+        quantize(&[&verified[..], &strip[..2]].concat()).expect_success();
+        fs::remove_dir_all(&checkpoint).expect("removed");
+    };
+    check(
+        "model.language_model.",
+        &["model.visual.patch.weight"],
+        "lie under `model.language_model.`, beside others (1), such as model.visual.patch.weight; \
+         --strip-prefix model.language_model. reads",
+        "model.language_model.",
+        "model.visual.patch.weight: is not under `model.language_model.`, and left out",
+    );
+    check(
+        "actor.model.",
+        &["critic.model.embed_tokens.weight", "critic.v.weight"],
+        "2 models, under `actor.`, `critic.`; --strip-prefix actor. reads the first",
+        "actor",
+        "is not under `actor`, and left out, as 1 more",
+    );
+}
+
+#[test]
+fn missing_tensors_are_counted() {
+    let other = |name: &str| name.replace("model.layers", "model.blocks");
+    let run = {
+        let folder = scratch();
+        let checkpoint = copy_of("tiny/llama-spm", folder.path());
+        rename_tensors(&checkpoint, other);
+        convert(&checkpoint, &folder.path().join("out.gguf"))
+    };
+    assert_eq!(run.code, BAD_INPUT);
+    assert_eq!(run.stderr.matches("is missing").count(), 3, "{}", run.stderr);
+    assert!(run.stderr.contains("and 30 more"), "{}", run.stderr);
+}
+
 #[test]
 fn a_tied_model_may_store_its_output_alone() {
     let output = |name: &str| name.replace("model.embed_tokens.weight", "lm_head.weight");

@@ -1,5 +1,7 @@
 //! What can be written, and what is said where it cannot.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::support::{fixtures, names, quantize, scratch, text};
@@ -71,9 +73,58 @@ fn targets_are_listed() {
     for expected in ["q4_k_m", "4.89", "gptq:w4g128", "128s", "vllm, sglang"] {
         assert!(shown.contains(expected), "{expected} is not in\n{shown}");
     }
+    let source = narrow();
+    let of_model = quantize(&["targets", text(&source)]).expect_success().stdout;
+    for line in of_model.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    let words = of_model.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in [
+        "no (1): blk.0.attn_k.weight: a row of 64 weights",
+        "no (2): copy is for GGUF models",
+        "no (3): 64 inputs are not a multiple of the group 128",
+    ] {
+        assert!(words.contains(expected), "{expected} is not in\n{of_model}");
+    }
     let of_mlx = quantize(&["targets", "--for", "mlx"]).expect_success().stdout;
     let lists = |name: &str| of_mlx.lines().any(|line| line.starts_with(name));
     assert!(lists("mlx:w4g64") && !lists("gptq"), "{of_mlx}");
+}
+
+/// Whoever is listed passes `verify --for` what was written; whoever is not does not.
+#[test]
+fn who_is_listed_is_who_verify_passes() {
+    const ENGINES: [&str; 5] = ["vllm", "sglang", "transformers", "llama.cpp", "mlx"];
+    let folder = scratch();
+    let check = |source: &Path| {
+        let name = source.file_name().and_then(|name| name.to_str()).expect("a name");
+        let output = folder.path().join(name);
+        let report = quantize(&["targets", text(source), "--json"]).expect_success().json();
+        let targets = report["targets"].as_array().expect("a list");
+        let is_written = |target: &&Value| {
+            let name = target["target"].as_str().expect("a name");
+            target["model"]["fits"] == true && (name.contains(':') || name == "q8_0")
+        };
+        let targets: Vec<&Value> = targets.iter().filter(is_written).collect();
+        let names: Vec<&str> = targets.iter().filter_map(|one| one["target"].as_str()).collect();
+        let to = names.join(",");
+        let arguments = ["convert", text(source), "--to", &to, "-o", text(&output), "--json"];
+        let written = quantize(&arguments).expect_success().json();
+        let written = written["outputs"].as_array().expect("a list");
+        assert_eq!(written.len(), targets.len());
+        for (target, written) in targets.iter().zip(written) {
+            let path = written["path"].as_str().expect("a path");
+            let listed = target["loaded_by"].as_array().expect("a list");
+            for engine in ENGINES {
+                let run = quantize(&["verify", path, "--for", engine, "--json"]);
+                let report = run.json();
+                let passes = run.code == 0 && report["engine"]["has_rules"] == true;
+                assert_eq!(passes, listed.contains(&engine.into()), "{engine} {target}\n{report}");
+            }
+        }
+    };
+    check(&narrow());
+    check(&fixtures().join("demo-llama"));
 }
 
 #[test]

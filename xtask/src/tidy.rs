@@ -11,7 +11,6 @@ use serde_json::Value;
 /// Every crate's layer. An edge must point to a lower one. `formats/*` stand at
 /// layer 2, with the crates they may use as their only exception below.
 const LAYERS: &[(&str, u32)] = &[
-    ("qz-jinja", 0),
     ("qz-tensor", 0),
     ("qz-codec", 1),
     ("qz-shards", 1),
@@ -20,6 +19,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("qz-pickle", 2),
     ("qz-safetensors", 2),
     ("qz-kernels", 2),
+    ("qz-jinja", 2),
     ("qz-tokenize", 2),
     ("qz-linalg", 3),
     ("qz-models", 3),

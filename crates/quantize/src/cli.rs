@@ -173,6 +173,7 @@ pub(crate) struct Source {
     pub(crate) pre_tokenizer: Option<String>,
     /// Name of the model [default: by its files]
     #[arg(long, value_name = "NAME", help_heading = heading::SOURCE, hide_short_help = true)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) model_name: Option<String>,
     /// Read packed 4-bit matrices with zero points (AWQ) as Q4_1
     ///
@@ -180,6 +181,13 @@ pub(crate) struct Source {
     /// is reported.
     #[arg(long, help_heading = heading::SOURCE, hide_short_help = true)]
     pub(crate) repack: bool,
+    /// Take PREFIX away from the names of a folder's tensors
+    ///
+    /// For weights that a training saved inside of something else: --strip-prefix actor. reads
+    /// actor.model.norm.weight. Tensors of other names are left out, and reported.
+    #[arg(long, value_name = "PREFIX", help_heading = heading::SOURCE, hide_short_help = true)]
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) strip_prefix: Option<String>,
 }
 
 impl Source {
@@ -189,6 +197,7 @@ impl Source {
             model_name: self.model_name.clone(),
             repack: self.repack,
             generic: false,
+            strip_prefix: self.strip_prefix.clone(),
         }
     }
 }

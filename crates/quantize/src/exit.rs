@@ -8,7 +8,7 @@ use qz_pipeline::Error;
 use qz_tensor::{Diagnose, FaultClass};
 use serde_json::json;
 
-use crate::{messages, progress};
+use crate::{interrupt, messages, progress};
 
 /// The version of everything `--json` prints.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
@@ -25,10 +25,10 @@ const OK: u8 = 0;
 const CHECK_FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const BAD_INPUT: u8 = 3;
-const ENVIRONMENT: u8 = 4;
+pub(crate) const ENVIRONMENT: u8 = 4;
 const REFUSED: u8 = 5;
 const NUMERIC: u8 = 6;
-const INTERNAL: u8 = 70;
+pub(crate) const INTERNAL: u8 = 70;
 
 impl Outcome {
     /// Of a command that checks something.
@@ -43,6 +43,7 @@ pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcom
     let tell = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         if !qz_pipeline::catches_panics() {
+            interrupt::note_panic(panic);
             tell(panic);
         }
     }));
@@ -101,7 +102,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
         return USAGE;
     }
     match error.downcast_ref::<Error>() {
-        Some(Error::Interrupted) => crate::interrupt::exit_code(),
+        Some(Error::Interrupted) => interrupt::exit_code(),
         Some(error) => match error.diagnosis().class {
             FaultClass::Usage => USAGE,
             FaultClass::BadInput => BAD_INPUT,

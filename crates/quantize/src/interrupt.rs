@@ -1,17 +1,19 @@
 //! Signals. Ctrl-C, termination and a terminal that goes away: the first stops the job
 //! between pieces of its work, so that it can be continued; a second ends the process at
-//! once. Limits of file size are errors of the write that meets them.
+//! once. Limits of file size are errors of the write that meets them; memory that is refused
+//! ends the process with a code of its own.
 
+use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 #[cfg(unix)]
-use signal_hook::consts::{SIGHUP, SIGXFSZ};
+use signal_hook::consts::{SIGABRT, SIGHUP, SIGXFSZ};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::progress;
+use crate::{exit, progress};
 
 /// The signal that arrived, for the exit code; 0 for none.
 static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
@@ -28,11 +30,33 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// same: it may be killed at any time, and what is in the journal holds.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Makes writes beyond a limit of file size fail, instead of the process being killed.
+/// Set once something went wrong that is no lack of memory.
+static FAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Makes writes beyond a limit of file size fail, instead of the process being killed; and lets a
+/// process that gets no memory end as one that lacks something of its surroundings. The standard
+/// library says how many bytes it was, and aborts, which nothing but a signal's handler sees.
 pub(crate) fn survive_limits() {
-    // Nobody reads the flag: a signal that is handled does not kill.
     #[cfg(unix)]
-    let _ = flag::register(SIGXFSZ, Arc::default());
+    {
+        // Nobody reads the flag: a signal that is handled does not kill.
+        let _ = flag::register(SIGXFSZ, Arc::default());
+        let fault = Arc::clone(FAULT.get_or_init(Arc::default));
+        let _ = flag::register_conditional_shutdown(SIGABRT, exit::INTERNAL.into(), fault);
+        let always = Arc::new(AtomicBool::new(true));
+        let _ = flag::register_conditional_shutdown(SIGABRT, exit::ENVIRONMENT.into(), always);
+    }
+}
+
+/// Notes a panic: what aborts after it is an internal error. A thread that gets no memory for
+/// its stacks panics, too.
+pub(crate) fn note_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or_default();
+    let lacks_memory = message.starts_with("failed to allocate an alternative stack")
+        || message.starts_with("failed to set up alternative stack");
+    if !lacks_memory {
+        FAULT.get_or_init(Arc::default).store(true, Ordering::SeqCst);
+    }
 }
 
 /// A flag that the first signal sets.

@@ -13,7 +13,7 @@ use qz_tensor::StagedArtifact;
 
 use crate::cli::Global;
 use crate::messages::{say, set_bar, warning};
-use crate::render::{bytes, count};
+use crate::render::{bytes, count, many};
 
 /// Writes a job's events to standard error.
 pub(crate) struct Progress {
@@ -242,7 +242,7 @@ impl Progress {
         } else if !self.quiet {
             let place = run.place();
             drop(run);
-            say(&format!("{place}: {tensors} tensors, {} weights", count(weights)));
+            say(&format!("{place}: {}, {} weights", many(tensors, "tensor"), count(weights)));
         }
     }
 
@@ -279,7 +279,8 @@ impl Observer for Progress {
             Event::Reading { chunks, context } => {
                 let tokens = chunks as u64 * context as u64;
                 run().tokens = Some(tokens);
-                self.say(&format!("text: {chunks} chunks of {context} tokens, {tokens} in all"));
+                let chunks = many(chunks, "chunk");
+                self.say(&format!("text: {chunks} of {context} tokens, {tokens} in all"));
             }
             Event::Started { job, tensors, weights } => self.start(job, tensors, weights),
             Event::At { part, number, count, steady } => {
@@ -295,7 +296,12 @@ impl Observer for Progress {
             }
             Event::Warning(text) => warning(text),
             Event::Resumed { path, tensors } => {
-                self.say(&format!("{}: continuing, {tensors} tensors are done", path.display()));
+                let are = if tensors == 1 { "is" } else { "are" };
+                let tensors = many(tensors, "tensor");
+                self.say(&format!("{}: continuing, {tensors} {are} done", path.display()));
+            }
+            Event::There { path } => {
+                self.say(&format!("{}: is there already, made by this job", path.display()));
             }
             Event::Written { path, bytes: size } => {
                 self.say(&format!("wrote {} ({})", path.display(), bytes(size)));

@@ -35,6 +35,37 @@ pub(crate) fn grouped<K: Clone + Eq + Hash, V>(
     groups
 }
 
+/// So many things, by their word for one: `1 tensor`, `2 matrices`.
+pub(crate) fn many(number: impl TryInto<u64>, one: &str) -> String {
+    let number: u64 = number.try_into().unwrap_or(u64::MAX);
+    let ending = match one.strip_suffix("ix") {
+        _ if number == 1 => return format!("1 {one}"),
+        Some(stem) => return format!("{number} {stem}ices"),
+        None => "s",
+    };
+    format!("{number} {one}{ending}")
+}
+
+/// A text in lines of at most so many letters, where spaces allow; those behind the first
+/// begin with `indent`.
+pub(crate) fn wrapped(text: &str, indent: &str, width: usize) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.len() - 1;
+        let length = lines[line].chars().count();
+        let is_begun = !lines[line].trim().is_empty();
+        if is_begun && length + 1 + word.chars().count() > width {
+            lines.push(format!("{indent}{word}"));
+            continue;
+        }
+        if is_begun {
+            lines[line].push(' ');
+        }
+        lines[line].push_str(word);
+    }
+    lines.join("\n")
+}
+
 /// A count: `1.24 G`.
 pub(crate) fn count(number: u64) -> String {
     let value = number as f64;
@@ -127,6 +158,23 @@ mod tests {
         check(59.94, "59.9 s");
         check(125.0, "2 min 5 s");
         check(7260.0, "2 h 1 min");
+    }
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        let check =
+            |number: u64, one: &str, expected: &str| assert_eq!(many(number, one), expected);
+        check(1, "finding", "1 finding");
+        check(0, "finding", "0 findings");
+        check(1, "matrix", "1 matrix");
+        check(12, "matrix", "12 matrices");
+    }
+
+    #[test]
+    fn lines_are_broken_at_spaces() {
+        let text = wrapped("eins zwei drei", "", 9);
+        assert_eq!(text, "eins zwei\ndrei");
+        assert_eq!(wrapped("eins zwei-drei-vier fünf", "  ", 9), "eins\n  zwei-drei-vier\n  fünf");
     }
 
     #[test]

@@ -35,6 +35,9 @@ macro_rules! part {
 pub const PARTS: &[Part] = &[
     part!("prose.txt", Text),
     part!("drama.txt", Text),
+    part!("countries.txt", Text),
+    part!("addresses.txt", Text),
+    part!("lexicon.txt", Text),
     part!("languages.txt", Text),
     part!("rust.txt", Text),
     part!("python.txt", Text),

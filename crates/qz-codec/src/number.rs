@@ -99,6 +99,20 @@ pub(crate) fn f16_is_non_finite(half: u16) -> bool {
     half & 0x7c00 == 0x7c00
 }
 
+/// The first number of which something is true. Runs of numbers are asked as a whole, which
+/// vector instructions do at once.
+pub(crate) fn first_number<const BYTES: usize>(
+    bytes: &[u8],
+    is_odd: impl Fn([u8; BYTES]) -> bool,
+) -> Option<usize> {
+    const RUN: usize = 64;
+    let numbers = bytes.as_chunks().0;
+    let any = |run: &[[u8; BYTES]; RUN]| run.iter().fold(false, |any, one| any | is_odd(*one));
+    let passed = numbers.as_chunks::<RUN>().0.iter().take_while(|run| !any(run)).count() * RUN;
+    let odd = numbers[passed..].iter().position(|number| is_odd(*number))?;
+    Some(passed + odd)
+}
+
 /// The nearest bfloat16, ties to even, subnormals kept; NaNs keep sign and upper
 /// payload and become quiet (ggml-impl.h, `ggml_compute_fp32_to_bf16`).
 #[inline(always)]
@@ -219,5 +233,20 @@ mod tests {
         assert_eq!(f16_from_f32(f32::from_bits(0xffff_ffff)), 0xfe00);
         assert_eq!(bf16_from_f32(f32::from_bits(0x7f80_0001)), 0x7fc0);
         assert_eq!(bf16_from_f32(f32::from_bits(0xff81_ffff)), 0xffc1);
+    }
+
+    #[test]
+    fn the_first_number_is_found_in_any_place() {
+        for length in [0, 1, 63, 64, 65, 130, 200] {
+            for odd in [0, 1, 62, 63, 64, 65, 127, 128, 129, 199] {
+                let mut numbers = vec![[0u8, 1]; length];
+                numbers.iter_mut().skip(odd).step_by(3).for_each(|number| *number = [7, 7]);
+                let expected = (odd < length).then_some(odd);
+                assert_eq!(
+                    first_number(numbers.as_flattened(), |number| number == [7u8, 7]),
+                    expected
+                );
+            }
+        }
     }
 }

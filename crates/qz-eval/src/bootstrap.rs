@@ -17,7 +17,7 @@ const RESAMPLES: usize = 1000;
 pub const LEAST_P_VALUE: f64 = 2.0 / (RESAMPLES as f64 + 1.0);
 
 /// Fewer chunks than this say nothing about how chunks differ.
-const FEWEST_CHUNKS: usize = 8;
+pub const FEWEST_CHUNKS: usize = 8;
 
 const SEED: u64 = 0x7175_616e_7469_7a65;
 

@@ -13,6 +13,10 @@
 //! token its number, in as many bits as the vocabulary needs, and the logarithm of its
 //! probability in 24 bits: steps of 2^-19 below zero. Bits are packed lowest first; the
 //! last byte is filled with zeros.
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
 
 use std::path::Path;
 
@@ -20,10 +24,10 @@ use qz_tensor::{Artifact, OutputOptions, SourceFile, StagedArtifact};
 
 use crate::error::{Error, Fault};
 use crate::leading::Leading;
+use crate::stored_text::StoredText;
 use crate::text::Text;
 
 pub(crate) const MAGIC: &[u8; 8] = b"QZLEAD01";
-const HEADER: u64 = 24;
 
 /// Steps of one nat.
 const STEPS: f32 = (1u32 << 19) as f32;
@@ -38,11 +42,12 @@ struct Format {
 
 impl Format {
     fn token_bits(self) -> u32 {
-        usize::BITS - (self.vocabulary - 1).leading_zeros()
+        usize::BITS.saturating_sub(self.vocabulary.saturating_sub(1).leading_zeros())
     }
 
     fn record_size(self) -> usize {
-        12 + (self.count * (self.token_bits() + LOGARITHM_BITS) as usize).div_ceil(8)
+        let bits = self.token_bits().saturating_add(LOGARITHM_BITS) as usize;
+        self.count.saturating_mul(bits).div_ceil(8).saturating_add(12)
     }
 }
 
@@ -50,18 +55,19 @@ impl Format {
 /// llama.cpp's; one at least.
 pub fn default_count(vocabulary: usize) -> usize {
     // The text itself, which is the same in both, is some 8 bytes for each position.
-    let budget = ((8 + 2 * vocabulary) / 100).saturating_sub(12 + 9);
-    let bits = Format { vocabulary: vocabulary.max(2), count: 1 }.token_bits() + LOGARITHM_BITS;
-    (8 * budget / bits as usize).clamp(1, vocabulary)
+    let theirs = vocabulary.saturating_mul(2).saturating_add(8);
+    let budget = (theirs / 100).saturating_sub(12 + 9).saturating_mul(8);
+    let bits = Format { vocabulary: vocabulary.max(2), count: 1 }.token_bits();
+    let bits = bits.saturating_add(LOGARITHM_BITS) as usize;
+    budget.checked_div(bits).unwrap_or(0).clamp(1, vocabulary.max(1))
 }
 
 /// A file that was opened.
 #[derive(Debug)]
 pub struct LeadingFile {
     file: SourceFile,
-    text: Text,
+    text: StoredText,
     format: Format,
-    start: u64,
 }
 
 impl LeadingFile {
@@ -85,42 +91,28 @@ impl LeadingFile {
     /// If it cannot be read, is no such file, or is shorter or longer than it says.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = SourceFile::open(path)?;
-        let mut header = [0; HEADER as usize];
-        let fits = file.len() >= HEADER;
-        if fits {
-            file.read_exact_at(0, &mut header)?;
-        }
-        if !fits || &header[..8] != MAGIC {
-            return Err(Error::at(&file, 0, Fault::NoLogits));
-        }
-        let number = |at: usize| {
-            u64::from(u32::from_le_bytes([
-                header[at],
-                header[at + 1],
-                header[at + 2],
-                header[at + 3],
-            ]))
+        let format = |[_, vocabulary, _, count]: [u64; 4]| {
+            let is_possible = (1..=vocabulary).contains(&count);
+            let format = Format {
+                vocabulary: usize::try_from(vocabulary).ok()?,
+                count: usize::try_from(count).ok()?,
+            };
+            is_possible.then_some(format)
         };
-        let (context, vocabulary, chunks, count) = (number(8), number(12), number(16), number(20));
-        if context < 4 || vocabulary == 0 || chunks == 0 || count == 0 || count > vocabulary {
-            return Err(Error::at(&file, 8, Fault::Empty { context, vocabulary, chunks }));
-        }
-        let format = Format { vocabulary: vocabulary as usize, count: count as usize };
-        // Before the text is read, which may be as large as the head says.
-        let records = Text::positions_of(context, chunks) * format.record_size() as u128;
-        let expected = u128::from(HEADER) + 4 * u128::from(context) * u128::from(chunks) + records;
-        if u128::from(file.len()) != expected {
-            let fault = Fault::Length { expected, actual: file.len() };
-            return Err(Error::at(&file, file.len(), fault));
-        }
-        let text = Text::read(&file, HEADER, context, chunks, vocabulary)?;
-        let start = HEADER + text.bytes();
-        Ok(Self { file, text, format, start })
+        let size = |numbers| u64::try_from(format(numbers)?.record_size()).ok();
+        let (text, numbers) = StoredText::of(&file, *MAGIC, size)?;
+        let Some(format) = format(numbers) else {
+            return Err(Error::at(&file, 8, Fault::NoLogits));
+        };
+        Ok(Self { file, text, format })
     }
 
-    /// The text it is about.
-    pub fn text(&self) -> &Text {
-        &self.text
+    /// Reads the text it is about.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or has a token that the vocabulary lacks.
+    pub fn read_text(&self) -> Result<Text, Error> {
+        self.text.read(&self.file)
     }
 
     /// Tokens in the vocabulary.
@@ -134,7 +126,7 @@ impl LeadingFile {
     /// If the file cannot be read, or the record cannot be.
     pub fn read(&self, position: usize) -> Result<Leading, Error> {
         let mut bytes = vec![0; self.format.record_size()];
-        let offset = self.start + (position * bytes.len()) as u64;
+        let offset = self.text.record(position, bytes.len());
         self.file.read_exact_at(offset, &mut bytes)?;
         let leading = unpack(self.format, &bytes);
         let numbers = [leading.next, leading.rest, leading.rest_entropy];
@@ -173,13 +165,14 @@ impl LeadingWriter {
         count: usize,
         options: OutputOptions,
     ) -> Result<Self, Error> {
-        let format = Format { vocabulary, count: count.clamp(1, vocabulary) };
+        let format = Format { vocabulary, count: count.clamp(1, vocabulary.max(1)) };
         let mut head = MAGIC.to_vec();
         for number in [text.context(), vocabulary, text.chunks(), format.count] {
             head.extend((number as u32).to_le_bytes());
         }
         head.extend(text.to_bytes());
-        let size = head.len() as u64 + (text.positions() * format.record_size()) as u64;
+        let records = text.positions().saturating_mul(format.record_size());
+        let size = head.len().saturating_add(records) as u64;
         let mut staged = StagedArtifact::create(Artifact::file(path, size), "leading", options)?;
         staged.write_at(0, 0, &head)?;
         Ok(Self { staged, format, offset: head.len() as u64 })
@@ -192,7 +185,7 @@ impl LeadingWriter {
     pub fn write(&mut self, logits: &[f32], next: usize) -> Result<(), Error> {
         let record = pack(self.format, &Leading::of(logits, next, self.format.count));
         self.staged.write_at(0, self.offset, &record)?;
-        self.offset += record.len() as u64;
+        self.offset = self.offset.saturating_add(record.len() as u64);
         Ok(())
     }
 
@@ -205,6 +198,10 @@ impl LeadingWriter {
     }
 }
 
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "a field has at most 32 bits, so no more than 39 are held before one is added"
+)]
 fn pack(format: Format, leading: &Leading) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(format.record_size());
     for number in [leading.next, leading.rest, leading.rest_entropy] {
@@ -226,11 +223,14 @@ fn pack(format: Format, leading: &Leading) -> Vec<u8> {
     bytes
 }
 
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "a field has at most 32 bits, so no more than 39 are held before one is added"
+)]
 fn unpack(format: Format, bytes: &[u8]) -> Leading {
-    let (numbers, packed) = bytes.split_at(12);
-    let number = |at: usize| {
-        f32::from_le_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]])
-    };
+    let (numbers, packed) = bytes.split_at_checked(12).unwrap_or_default();
+    let mut numbers = numbers.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    let mut number = || numbers.next().unwrap_or(0.0);
     let mut packed = packed.iter();
     let (mut held, mut count) = (0u128, 0);
     let mut take = |bits: u32| {
@@ -247,7 +247,7 @@ fn unpack(format: Format, bytes: &[u8]) -> Leading {
         let token = take(format.token_bits());
         tokens.push((token, -(take(LOGARITHM_BITS) as f32) / STEPS));
     }
-    Leading { tokens, next: number(0), rest: number(4), rest_entropy: number(8) }
+    Leading { tokens, next: number(), rest: number(), rest_entropy: number() }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub mod logits_file;
 pub mod random;
 pub mod sampling;
 pub mod statistics;
+mod stored_text;
 pub mod tasks;
 #[cfg(test)]
 mod test_support;

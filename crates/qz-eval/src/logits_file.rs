@@ -11,6 +11,10 @@
 //! a 16-bit level for every token of the vocabulary, filled up to an even number.
 //! Logits more than 16 below the largest have level 0. (perplexity.cpp,
 //! `process_logits`, `kl_divergence`.)
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
 
 use std::path::Path;
 
@@ -18,10 +22,10 @@ use qz_tensor::{Artifact, OutputOptions, SourceFile, StagedArtifact};
 
 use crate::error::{Error, Fault};
 use crate::log_probability::LogSoftmax;
+use crate::stored_text::StoredText;
 use crate::text::Text;
 
 pub(crate) const MAGIC: &[u8; 8] = b"_logits_";
-const HEADER: u64 = 20;
 
 /// How far below the largest logit others are told apart.
 const DEPTH: f32 = 16.0;
@@ -31,24 +35,24 @@ const DEPTH: f32 = 16.0;
 pub struct Levels<'a> {
     step: f32,
     lowest: f32,
-    levels: &'a [u8],
+    levels: &'a [[u8; 2]],
 }
 
 impl<'a> Levels<'a> {
     /// The record that these bytes are.
     pub(crate) fn from_bytes(record: &'a [u8]) -> Self {
-        let (header, levels) = record.split_at(8);
-        let number = |at: usize| {
-            f32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
-        Self { step: number(0), lowest: number(4), levels }
+        let (numbers, levels) = record.split_at_checked(8).unwrap_or_default();
+        let mut numbers = numbers.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let mut next = || numbers.next().unwrap_or(0.0);
+        Self { step: next(), lowest: next(), levels: levels.as_chunks().0 }
     }
 
     /// The record of these logits, as bytes.
     pub fn round(logits: &[f32]) -> Record {
         let softmax = LogSoftmax::of(logits);
+        let first = logits.first().copied().unwrap_or(0.0);
         let minimum =
-            logits.iter().fold(logits[0], |min, &logit| if logit < min { logit } else { min });
+            logits.iter().fold(first, |min, &logit| if logit < min { logit } else { min });
         let minimum = minimum.max(softmax.maximum - DEPTH);
         let lowest = minimum - softmax.maximum - softmax.log_sum as f32;
         let step = (softmax.maximum - minimum) / 65535.0;
@@ -65,9 +69,9 @@ impl<'a> Levels<'a> {
         Record(bytes)
     }
 
-    /// The logarithm of a token's probability.
+    /// The logarithm of a token's probability. One that the vocabulary lacks has the least.
     pub fn log_probability(&self, token: usize) -> f32 {
-        let level = u16::from_le_bytes([self.levels[2 * token], self.levels[2 * token + 1]]);
+        let level = self.levels.get(token).map_or(0, |level| u16::from_le_bytes(*level));
         self.step * f32::from(level) + self.lowest
     }
 }
@@ -85,16 +89,15 @@ impl Record {
 
 /// Bytes of a record.
 fn record_size(vocabulary: usize) -> usize {
-    8 + 2 * vocabulary.next_multiple_of(2)
+    vocabulary.saturating_add(vocabulary % 2).saturating_mul(2).saturating_add(8)
 }
 
 /// A file that was opened.
 #[derive(Debug)]
 pub struct LogitsFile {
     file: SourceFile,
-    text: Text,
+    text: StoredText,
     vocabulary: usize,
-    start: u64,
 }
 
 impl LogitsFile {
@@ -104,43 +107,19 @@ impl LogitsFile {
     /// If it cannot be read, is no such file, or is shorter or longer than it says.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = SourceFile::open(path)?;
-        let mut header = [0; HEADER as usize];
-        let fits = file.len() >= HEADER;
-        if fits {
-            file.read_exact_at(0, &mut header)?;
-        }
-        if !fits || &header[..8] != MAGIC {
-            return Err(Error::at(&file, 0, Fault::NoLogits));
-        }
-        let number = |at: usize| {
-            u64::from(u32::from_le_bytes([
-                header[at],
-                header[at + 1],
-                header[at + 2],
-                header[at + 3],
-            ]))
+        let size = |[_, vocabulary, _]: [u64; 3]| {
+            u64::try_from(record_size(usize::try_from(vocabulary).ok()?)).ok()
         };
-        let (context, vocabulary, chunks) = (number(8), number(12), number(16));
-        if context < 4 || vocabulary == 0 || chunks == 0 {
-            return Err(Error::at(&file, 8, Fault::Empty { context, vocabulary, chunks }));
-        }
-        // Before the text is read, which may be as large as the head says.
-        let record = record_size(vocabulary as usize) as u128;
-        let expected = u128::from(HEADER)
-            + 4 * u128::from(context) * u128::from(chunks)
-            + Text::positions_of(context, chunks) * record;
-        if u128::from(file.len()) != expected {
-            let fault = Fault::Length { expected, actual: file.len() };
-            return Err(Error::at(&file, file.len(), fault));
-        }
-        let text = Text::read(&file, HEADER, context, chunks, vocabulary)?;
-        let start = HEADER + text.bytes();
-        Ok(Self { file, text, vocabulary: vocabulary as usize, start })
+        let (text, [_, vocabulary, _]) = StoredText::of(&file, *MAGIC, size)?;
+        Ok(Self { file, text, vocabulary: usize::try_from(vocabulary).unwrap_or(usize::MAX) })
     }
 
-    /// The text it is about.
-    pub fn text(&self) -> &Text {
-        &self.text
+    /// Reads the text it is about.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or has a token that the vocabulary lacks.
+    pub fn read_text(&self) -> Result<Text, Error> {
+        self.text.read(&self.file)
     }
 
     /// Tokens in the vocabulary.
@@ -154,7 +133,7 @@ impl LogitsFile {
     /// If the file cannot be read, or the record's numbers are not finite.
     pub fn read(&self, position: usize) -> Result<Record, Error> {
         let mut bytes = vec![0; record_size(self.vocabulary)];
-        let offset = self.start + (position * bytes.len()) as u64;
+        let offset = self.text.record(position, bytes.len());
         self.file.read_exact_at(offset, &mut bytes)?;
         let record = Record(bytes);
         let levels = record.as_levels();
@@ -189,7 +168,8 @@ impl LogitsWriter {
             head.extend(number.to_le_bytes());
         }
         head.extend(text.to_bytes());
-        let size = head.len() as u64 + text.positions() as u64 * record_size(vocabulary) as u64;
+        let records = text.positions().saturating_mul(record_size(vocabulary));
+        let size = head.len().saturating_add(records) as u64;
         // Never continued: a reference is computed in one go.
         let mut staged = StagedArtifact::create(Artifact::file(path, size), "logits", options)?;
         staged.write_at(0, 0, &head)?;
@@ -203,7 +183,7 @@ impl LogitsWriter {
     pub fn write(&mut self, logits: &[f32]) -> Result<(), Error> {
         let record = Levels::round(logits);
         self.staged.write_at(0, self.offset, &record.0)?;
-        self.offset += record.0.len() as u64;
+        self.offset = self.offset.saturating_add(record.0.len() as u64);
         Ok(())
     }
 

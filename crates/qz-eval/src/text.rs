@@ -1,16 +1,7 @@
 //! A text as it is evaluated: chunks of tokens of one length, each a sequence of its
 //! own, the second half of each scored.
 
-use qz_tensor::SourceFile;
-
-use crate::error::{Error, Fault};
-
-/// The most tokens that a file of probabilities may be about. What it says of half as many
-/// tokens is hundreds of gigabytes.
-const MAX_TOKENS: u64 = 1 << 24;
-
-/// Tokens that are read at once.
-const PIECE: u64 = 1 << 16;
+use crate::error::Error;
 
 /// Chunks of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +31,8 @@ impl Text {
         Ok(Self::halves(context, tokens[..chunks * context].to_vec()))
     }
 
-    fn halves(context: usize, tokens: Vec<u32>) -> Self {
+    /// Chunks of which the second halves are scored.
+    pub(crate) fn halves(context: usize, tokens: Vec<u32>) -> Self {
         Self { context, tokens, scored: context - context / 2 - 1 }
     }
 
@@ -70,49 +62,8 @@ impl Text {
         Ok(Self { context: length, tokens, scored: stride })
     }
 
-    /// Positions that are scored of so many chunks in a file.
-    pub(crate) fn positions_of(context: u64, chunks: u64) -> u128 {
-        u128::from(context - context / 2 - 1) * u128::from(chunks)
-    }
-
-    /// The text that a file holds from a byte on, whose length was compared with its head.
-    pub(crate) fn read(
-        file: &SourceFile,
-        offset: u64,
-        context: u64,
-        chunks: u64,
-        vocabulary: u64,
-    ) -> Result<Self, Error> {
-        // Both are below 2^32.
-        let count = context * chunks;
-        if count > MAX_TOKENS {
-            return Err(Error::at(file, 8, Fault::ManyTokens { tokens: count, most: MAX_TOKENS }));
-        }
-        let mut tokens = Vec::with_capacity(count as usize);
-        let mut bytes = vec![0; 4 * context.min(PIECE) as usize];
-        while (tokens.len() as u64) < count {
-            let place = offset + 4 * tokens.len() as u64;
-            let wanted = 4 * (count - tokens.len() as u64).min(context.min(PIECE)) as usize;
-            let bytes = &mut bytes[..wanted];
-            file.read_exact_at(place, bytes)?;
-            let read = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
-            for (index, token) in read.enumerate() {
-                if u64::from(token) >= vocabulary {
-                    let fault = Fault::Token { token, vocabulary };
-                    return Err(Error::at(file, place + 4 * index as u64, fault));
-                }
-                tokens.push(token);
-            }
-        }
-        Ok(Self::halves(context as usize, tokens))
-    }
-
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         self.tokens.iter().flat_map(|token| token.to_le_bytes()).collect()
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        4 * self.tokens.len() as u64
     }
 
     /// Tokens in a chunk.

@@ -46,7 +46,7 @@ fn logits_come_back_in_16_bits() {
     let path = folder.path().join("base");
     write_logits(&path);
     let file = LogitsFile::open(&path).expect("opens");
-    assert_eq!((file.text(), file.vocabulary()), (&text(), VOCABULARY));
+    assert_eq!((file.read_text().expect("a text"), file.vocabulary()), (text(), VOCABULARY));
     for position in 0..text().positions() {
         let record = file.read(position).expect("a record");
         let logits = logits(position);
@@ -66,7 +66,7 @@ fn leading_tokens_come_back() {
     let path = folder.path().join("base");
     write_leading(&path);
     let file = LeadingFile::open(&path).expect("opens");
-    assert_eq!((file.text(), file.vocabulary()), (&text(), VOCABULARY));
+    assert_eq!((file.read_text().expect("a text"), file.vocabulary()), (text(), VOCABULARY));
     for position in 0..text().positions() {
         let logits = logits(position);
         let top = (0..VOCABULARY).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
@@ -101,10 +101,24 @@ fn set(at: usize, value: u32) -> impl FnOnce(&mut Vec<u8>) {
     move |bytes| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes())
 }
 
+/// Who opens a file sees its vocabulary before a token is read.
+#[test]
+fn tokens_are_read_last() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("base");
+    write_logits(&path);
+    let mut bytes = fs::read(&path).expect("read");
+    bytes[20..24].copy_from_slice(&(VOCABULARY as u32).to_le_bytes());
+    fs::write(&path, bytes).expect("written");
+    let file = LogitsFile::open(&path).expect("opens");
+    assert_eq!(file.vocabulary(), VOCABULARY);
+    assert_eq!(file.read_text().expect_err("refused").diagnosis().location.offset, Some(20));
+}
+
 #[test]
 fn bad_logits_files() {
     let check = |bend: Bend, rule| {
-        check(write_logits, LogitsFile::open, bend, rule);
+        check(write_logits, |path| LogitsFile::open(path)?.read_text(), bend, rule);
     };
     check(Box::new(|bytes| bytes.clear()), "not-logits");
     check(Box::new(|bytes| bytes.truncate(19)), "not-logits");
@@ -122,7 +136,7 @@ fn bad_logits_files() {
 #[test]
 fn bad_leading_files() {
     let check = |bend: Bend, rule| {
-        check(write_leading, LeadingFile::open, bend, rule);
+        check(write_leading, |path| LeadingFile::open(path)?.read_text(), bend, rule);
     };
     check(Box::new(|bytes| bytes.truncate(20)), "not-logits");
     check(Box::new(|bytes| bytes[7] = b'2'), "not-logits");

@@ -14,6 +14,7 @@
 
 mod harness;
 mod mutate;
+mod protobuf;
 mod scratch;
 mod seeds;
 mod structured;

@@ -234,27 +234,43 @@ pub(crate) fn tokenizer_json(_: &Scratch) -> Vec<Vec<u8>> {
     ]
 }
 
-pub(crate) fn sentencepiece(_: &Scratch) -> Vec<Vec<u8>> {
+/// A model of these pieces, with their kinds, and of other fields.
+fn pieces(pieces: &[(&str, f32, u8)], others: &[u8]) -> Vec<u8> {
     let mut model = Vec::new();
-    let mut piece = |text: &str, score: f32, kind: u8| {
+    for (text, score, kind) in pieces {
         let mut inner = vec![0x0a, text.len() as u8];
         inner.extend(text.as_bytes());
         inner.push(0x15);
         inner.extend(score.to_le_bytes());
-        inner.extend([0x18, kind]);
+        inner.extend([0x18, *kind]);
         model.extend([0x0a, inner.len() as u8]);
         model.extend(inner);
-    };
-    piece("<unk>", 0.0, 2);
-    piece("<s>", 0.0, 3);
-    piece("</s>", 0.0, 3);
-    piece("<0x00>", 0.0, 6);
-    piece("<0x01>", 0.0, 6);
-    piece("\u{2581}a", -1.0, 1);
-    piece("a", -2.0, 1);
-    // Trainer: byte pairs; normalizer: a space in front.
-    model.extend([0x12, 4, 0x18, 2, 0x20, 7, 0x1a, 2, 0x18, 1]);
-    vec![model, read("llama-spm", "tokenizer.model")]
+    }
+    model.extend(others);
+    model
+}
+
+pub(crate) fn sentencepiece(_: &Scratch) -> Vec<Vec<u8>> {
+    let words = [
+        ("<unk>", 0.0, 2),
+        ("<s>", 0.0, 3),
+        ("</s>", 0.0, 3),
+        ("<x>", 0.0, 4),
+        ("<y>", 0.0, 5),
+        ("\u{2581}a", -1.0, 1),
+        ("a", -2.0, 1),
+        ("b", -3.5, 1),
+    ];
+    let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let bytes = bytes.iter().map(|byte| (byte.as_str(), 0.0, 6));
+    let with_bytes: Vec<_> = words[..3].iter().copied().chain(bytes).collect();
+    vec![
+        // Trainer: unigrams; normalizer: a space in front.
+        pieces(&words, &[0x12, 4, 0x18, 1, 0x20, 7, 0x1a, 2, 0x18, 1]),
+        // Byte pairs; spaces are kept, and bytes for what has no piece.
+        pieces(&with_bytes, &[0x12, 5, 0x18, 2, 0x98, 2, 1, 0x1a, 4, 0x18, 0, 0x20, 0]),
+        read("llama-spm", "tokenizer.model"),
+    ]
 }
 
 /// The committed checkpoints that have a tokenizer.json.

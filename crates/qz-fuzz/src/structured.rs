@@ -1,9 +1,10 @@
 //! Mutations that keep a file well formed, so that more than its outermost reader sees it:
-//! values of JSON, fields of GGUF headers, bytes of what is in a zip file.
+//! values of JSON, fields of GGUF headers and of protobuf, bytes of what is in a zip file.
 
 use serde_json::{Map, Value, json};
 
 use crate::mutate::{EDGES, FLOATS, Random, change};
+use crate::protobuf;
 use crate::seeds::zip;
 
 /// What a format's files are made of.
@@ -19,6 +20,8 @@ pub enum Structure {
     Gguf,
     /// A zip file of stored entries.
     Zip,
+    /// A message of protobuf.
+    Protobuf,
 }
 
 impl Structure {
@@ -41,6 +44,7 @@ impl Structure {
             }
             Self::Gguf => gguf_mutant(random, seed, words),
             Self::Zip => zip_mutant(random, seed, words),
+            Self::Protobuf => protobuf::mutant(random, seed, words),
         }
     }
 }

@@ -160,7 +160,7 @@ pub static TARGETS: &[Target] = &[
         name: "sentencepiece",
         seeds: seeds::sentencepiece,
         words: PROTOBUF,
-        structure: Structure::Bytes,
+        structure: Structure::Protobuf,
         read: sentencepiece,
     },
     Target {
@@ -374,13 +374,17 @@ fn statistics(bytes: &[u8], scratch: &Scratch) -> bool {
 }
 
 fn logits(bytes: &[u8], scratch: &Scratch) -> bool {
-    LogitsFile::open(scratch.file(bytes))
-        .is_ok_and(|file| both_ends(file.text().positions(), |at| file.read(at).is_ok()))
+    LogitsFile::open(scratch.file(bytes)).is_ok_and(|file| {
+        let text = file.read_text();
+        text.is_ok_and(|text| both_ends(text.positions(), |at| file.read(at).is_ok()))
+    })
 }
 
 fn leading(bytes: &[u8], scratch: &Scratch) -> bool {
-    LeadingFile::open(scratch.file(bytes))
-        .is_ok_and(|file| both_ends(file.text().positions(), |at| file.read(at).is_ok()))
+    LeadingFile::open(scratch.file(bytes)).is_ok_and(|file| {
+        let text = file.read_text();
+        text.is_ok_and(|text| both_ends(text.positions(), |at| file.read(at).is_ok()))
+    })
 }
 
 /// Reads the first position and the last.

@@ -2,11 +2,14 @@
 //! `cargo xtask headers` try more.
 
 mod large;
+mod tokenizers;
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use peak_alloc::PeakAlloc;
 use qz_fuzz::{Limits, TARGETS, run};
+use qz_tokenize::Tokenizer;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -46,5 +49,30 @@ fn large_headers_are_held_once() {
         serde_json::to_writer(std::io::sink(), &inspection).expect("written");
         let taken = MEMORY.peak_usage() - before;
         assert!(taken < size * 4, "{kind}: {taken} bytes for {size}");
+    }
+}
+
+/// 256 MiB and a second for a file of 10 MB: five and twenty times the file, and more time here, where
+/// nothing is optimized. What is refused is refused before it takes them.
+#[test]
+fn tokenizer_files_take_little() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    const SIZE: usize = 2_000_000;
+    for (kind, make) in tokenizers::KINDS {
+        let files = tokenizers::Files(make(SIZE).into_bytes());
+        assert!(files.0.len() > SIZE / 2, "{kind}");
+        MEMORY.reset_peak_usage();
+        let (before, start) = (MEMORY.current_usage(), Instant::now());
+        let vocabulary = qz_tokenize::vocabulary(&files, Default::default());
+        let tokenizer = vocabulary.map(|known| Tokenizer::from_metadata(&known.metadata).is_ok());
+        let (taken, time) = (MEMORY.peak_usage() - before, start.elapsed());
+        let found = tokenizer.map_err(|error| error.to_string());
+        if let Err(error) = &found {
+            assert!(error.len() < 4000, "{kind}: {} bytes", error.len());
+        }
+        assert!(
+            taken < SIZE * 25 && time.as_secs() < 4,
+            "{kind}: {taken} bytes, {time:?}, {found:?}"
+        );
     }
 }

@@ -5,7 +5,7 @@
 //! templates call. What does not: which template a model has and what it is given
 //! (`qz-calib`).
 //!
-//! Layer 0: uses nothing of ours.
+//! Layer 2: uses `qz-shards` only, for what JSON of checkpoints has beside JSON.
 //!
 //! Invariants: a template reads nothing but what it is given. Every step, byte and slot that
 //! it makes is paid for before it is made, from a budget that does not depend on the machine;

@@ -22,34 +22,79 @@ const OUTER_WRAPPERS: &[&str] = &["base_model.model.", "module."];
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const OUTPUT: &str = "lm_head.weight";
 
-/// For each tensor its name as rules have it, and what to say of it.
+/// What a checkpoint's tensors are called.
+pub(crate) struct Canonical {
+    /// As rules have them.
+    pub(crate) names: Vec<String>,
+    /// As the checkpoint itself would have them, had nothing been put around the model.
+    pub(crate) own: Vec<String>,
+    /// Of each, whether it lies outside the prefix that a person has named.
+    pub(crate) is_outside: Vec<bool>,
+}
+
+/// For each tensor its name as rules have it, and what to say of it. `prefix` stands before
+/// the model's own names; a person has said so.
 pub(crate) fn canonical_names(
     architecture: &dyn Architecture,
     tensors: &[TensorInfo],
     json: &JsonObject,
     is_tied: bool,
+    prefix: Option<&str>,
     warnings: &mut Vec<Warning>,
-) -> Result<Vec<String>, Error> {
+) -> Result<Canonical, Error> {
     let mut removed: Vec<&'static str> = Vec::new();
     let mut names: Vec<String> =
         tensors.iter().map(|tensor| unwrapped(&tensor.name, &mut removed).into_owned()).collect();
     refuse_adapters(tensors, &names)?;
-    for name in &mut names {
-        rename(name, architecture.renames());
+    // A spelling of the family's own stays in the checkpoint.
+    let spelled: Vec<Option<String>> = names
+        .iter_mut()
+        .map(|name| {
+            let spelled = name.clone();
+            rename(name, architecture.renames());
+            (spelled != *name).then_some(spelled)
+        })
+        .collect();
+    let mut warn = |rule, message| {
+        let first = tensors.first().map(|tensor| Location::file(tensor.file.as_ref()));
+        warnings.push(Warning { location: first.unwrap_or_default(), rule, message });
+    };
+    if !removed.is_empty() {
+        let message = format!(
+            "the tensors' names carry `{}` of what the model was wrapped in; they are read without",
+            removed.join("`, `")
+        );
+        warn("wrapper-prefix", message);
     }
-    if let Some(first) = tensors.first().filter(|_| !removed.is_empty()) {
-        warnings.push(Warning {
-            location: Location::file(first.file.as_ref()),
-            rule: "wrapper-prefix",
-            message: format!(
-                "the tensors' names carry `{}` of what the model was wrapped in; they are read \
-                 without",
-                removed.join("`, `")
-            ),
-        });
+    let mut is_outside = vec![false; names.len()];
+    match prefix {
+        Some(prefix) => {
+            is_outside = without_prefix(tensors, &mut names, prefix);
+            if is_outside.iter().all(|outside| *outside) {
+                is_outside.fill(false);
+                let first = tensors.first().map_or("none", |tensor| &*tensor.name);
+                let message = format!("no tensor begins with `{prefix}`; the first is {first}");
+                warn("strip-prefix", message);
+            }
+        }
+        None => {
+            if let Some(prefix) = read_through(tensors, &mut names)? {
+                let message = format!(
+                    "the model's tensors lie under `{prefix}`; they are read as those of `model.`"
+                );
+                warn("wrapper-prefix", message);
+            }
+        }
     }
-    if is_bare(&names) {
-        for name in names.iter_mut().filter(|name| !name.starts_with("lm_head.")) {
+    let own = spelled.into_iter().zip(&names);
+    let own = own.map(|(spelled, name)| spelled.unwrap_or_else(|| name.clone())).collect();
+    let mut inside: Vec<&mut String> = names
+        .iter_mut()
+        .zip(&is_outside)
+        .filter_map(|(name, outside)| (!outside).then_some(name))
+        .collect();
+    if is_bare(&inside) {
+        for name in inside.iter_mut().filter(|name| !name.starts_with("lm_head.")) {
             name.insert_str(0, DECODER_PREFIX);
         }
     }
@@ -63,7 +108,72 @@ pub(crate) fn canonical_names(
             });
         }
     }
-    Ok(names)
+    Ok(Canonical { names, own, is_outside })
+}
+
+/// Takes `prefix` away from the names, as they are stored or without wrappers; which have
+/// none. A prefix is whole modules.
+fn without_prefix(tensors: &[TensorInfo], names: &mut [String], prefix: &str) -> Vec<bool> {
+    let prefix = format!("{}.", prefix.trim_end_matches('.'));
+    let strip = |(tensor, name): (&TensorInfo, &mut String)| {
+        let stored = tensor.name.strip_prefix(&prefix);
+        let stored = stored.map(|rest| unwrapped(rest, &mut Vec::new()).into_owned());
+        let rest = stored.or_else(|| Some(name.strip_prefix(&prefix)?.to_owned()));
+        let is_outside = rest.is_none();
+        *name = rest.unwrap_or_else(|| std::mem::take(name));
+        is_outside
+    };
+    tensors.iter().zip(names).map(strip).collect()
+}
+
+/// Reads a decoder that lies deeper than rules have it: the text part of a larger model, or
+/// one role of several in a training. The modules it lies in, if it does and nothing else is
+/// there.
+fn read_through(tensors: &[TensorInfo], names: &mut [String]) -> Result<Option<String>, Error> {
+    const OUTPUT_MODULE: &str = "lm_head.";
+    let embedding = EMBEDDING.strip_prefix(DECODER_PREFIX).unwrap_or(EMBEDDING);
+    let decoder = |name: &String| {
+        let before = name.strip_suffix(embedding)?;
+        before.ends_with('.').then(|| before.to_owned())
+    };
+    let decoders: Vec<String> = names.iter().filter_map(decoder).collect();
+    let Some(first) = decoders.first().filter(|_| !decoders.iter().any(|at| at == DECODER_PREFIX))
+    else {
+        return Ok(None);
+    };
+    // What the whole model lies in, its output matrix, too.
+    let whole = |decoder: &str| match decoder.strip_suffix(DECODER_PREFIX) {
+        Some(before) if before.ends_with('.') => before.to_owned(),
+        _ => decoder.to_owned(),
+    };
+    let outer = whole(first);
+    // Beside the decoder, within the model or around it.
+    let of_output = |name: &str| {
+        let at = name.find(OUTPUT_MODULE)?;
+        first.starts_with(&name[..at]).then(|| name[at..].to_owned())
+    };
+    let renamed = |name: &String| match (name.strip_prefix(&**first), name.strip_prefix(&*outer)) {
+        (Some(rest), _) => Some(format!("{DECODER_PREFIX}{rest}")),
+        (None, Some(rest)) if of_output(name).is_none() => Some(rest.to_owned()),
+        _ => of_output(name),
+    };
+    let new: Vec<Option<String>> = names.iter().map(renamed).collect();
+    if let Some(other) = new.iter().position(Option::is_none) {
+        let position = names.iter().position(|name| decoder(name).is_some()).unwrap_or_default();
+        let example = &tensors[position];
+        let mut prefixes: Vec<String> = decoders.iter().map(|decoder| whole(decoder)).collect();
+        prefixes.dedup();
+        return Err(Error::UnderPrefix {
+            location: Location::file(example.file.as_ref()).tensor(&example.name),
+            prefixes: prefixes.into(),
+            other: (&*tensors[other].name).into(),
+            others: new.iter().filter(|name| name.is_none()).count(),
+        });
+    }
+    for (name, new) in names.iter_mut().zip(new) {
+        *name = new.unwrap_or_default();
+    }
+    Ok(Some(first.clone()))
 }
 
 /// A name without wrappers; those that it has are added to `removed`, each once.
@@ -127,9 +237,9 @@ fn refuse_adapters(tensors: &[TensorInfo], names: &[String]) -> Result<(), Error
 
 /// True for a decoder saved without the model around it: `layers.0...` instead
 /// of `model.layers.0...`, as Qwen3-Embedding is.
-fn is_bare(names: &[String]) -> bool {
+fn is_bare(names: &[&mut String]) -> bool {
     !names.iter().any(|name| name.starts_with(DECODER_PREFIX))
-        && names.iter().any(|name| name == "embed_tokens.weight")
+        && names.iter().any(|name| *name == "embed_tokens.weight")
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use qz_tensor::{Location, Shape, TensorIndex, TensorInfo, Warning};
 
 use crate::architecture::Architecture;
-use crate::canonical::canonical_names;
+use crate::canonical::{Canonical, canonical_names};
 use crate::config::JsonObject;
+use crate::describe::ConvertOptions;
 use crate::error::{Error, TensorFault, TensorFaults};
 use crate::experts::FoundExperts;
 use crate::hyperparameters::ModelConfig;
@@ -30,6 +31,8 @@ pub(crate) struct MatchedTensors {
     pub(crate) unsaid: Vec<Warning>,
     /// True if they are a packed form's, as it is shown.
     pub(crate) is_shown: bool,
+    /// What the checkpoint's tensors are called without what was put around the model.
+    pub(crate) names: Vec<String>,
 }
 
 /// Matches every tensor with a rule and every rule with a tensor.
@@ -38,10 +41,13 @@ pub(crate) fn match_tensors(
     config: &ModelConfig,
     json: &JsonObject,
     tensors: &[TensorInfo],
-    spare: &HashSet<String>,
+    options: &ConvertOptions,
     warnings: &mut Vec<Warning>,
 ) -> Result<MatchedTensors, Error> {
-    let names = &canonical_names(architecture, tensors, json, config.tied_embeddings, warnings)?;
+    let prefix = options.strip_prefix.as_deref();
+    let Canonical { names, own, is_outside } =
+        canonical_names(architecture, tensors, json, config.tied_embeddings, prefix, warnings)?;
+    let names = &names;
     let rules = layout_of(architecture, names);
     let mut matcher = Matcher {
         rules,
@@ -60,21 +66,38 @@ pub(crate) fn match_tensors(
         beside: Vec::new(),
         unsaid: Vec::new(),
         is_shown: architecture.shown_layout().is_some_and(|shown| std::ptr::eq(shown, rules)),
+        names: own,
     };
     let mut others = Others::default();
+    let mut left_out: Vec<usize> = Vec::new();
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
-        let is_spare = spare.contains(&*tensor.name) && !matcher.has_place(position);
-        if others.has(architecture, config, tensor, &names[position]) {
+        let is_outside = is_outside[position] && !matcher.has_place(position);
+        let is_spare = options.spare.contains(&*tensor.name) && !matcher.has_place(position);
+        if is_outside {
+            left_out.push(position);
+        }
+        if !is_outside && others.has(architecture, config, tensor, &names[position]) {
             matched.beside.push(TensorIndex(position));
-        } else if is_buffer || is_spare || matcher.is_tied_copy(position) {
+        } else if is_buffer || is_outside || is_spare || matcher.is_tied_copy(position) {
             matched.ignored.push(tensor.name.to_string());
         } else {
             matcher.place(TensorIndex(position), &mut matched.recipes)?;
         }
     }
     matcher.find_missing()?;
+    if let (Some(first), Some(prefix)) = (left_out.first(), prefix) {
+        let (count, tensor) = (left_out.len(), &tensors[*first]);
+        warnings.push(Warning {
+            location: Location::file(tensor.file.as_ref()).tensor(&tensor.name),
+            rule: "strip-prefix",
+            message: match count {
+                1 => format!("is not under `{prefix}`, and left out"),
+                _ => format!("is not under `{prefix}`, and left out, as {} more", count - 1),
+            },
+        });
+    }
     if matcher.faults.is_empty() {
         matched.unsaid = others.warnings(json);
         return Ok(matched);

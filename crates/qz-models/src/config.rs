@@ -280,8 +280,7 @@ pub(crate) fn shortest(number: f32) -> Value {
 pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 80;
     // Python's words for floats that JSON lacks, as they stand in the file.
-    let tagged = value.as_object().filter(|entries| entries.len() == 1);
-    if let Some(word) = tagged.and_then(|entries| entries.get("__float__")?.as_str()) {
+    if let Some((word, _)) = value.as_object().and_then(qz_shards::json::tagged_float) {
         return word.to_owned();
     }
     let text = value.to_string();

@@ -34,6 +34,9 @@ pub struct ConvertOptions {
     /// Tensors that say nothing, such as biases of zeros: left out where the model has no
     /// place for them.
     pub spare: HashSet<String>,
+    /// What stands before the names of the model's tensors. Those without it are left out
+    /// where the model has no place for them.
+    pub strip_prefix: Option<String>,
 }
 
 /// Everything a GGUF file of a checkpoint says, and where its tensors come from.
@@ -54,6 +57,8 @@ pub struct ModelDescription {
     pub beside: Vec<TensorIndex>,
     /// The checkpoint of plain numbers, where this one's tensors are named otherwise.
     pub plain: Option<PlainForm>,
+    /// What the source's tensors are called without what was put around the model.
+    pub names: Vec<String>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// What of its tokenizer the metadata cannot say: to be told where they are written.
@@ -111,10 +116,9 @@ pub fn describe(
     let defaults = config_defaults(&json, architecture)?;
     let config = ModelConfig::read(&json, defaults, architecture)?;
     config_keys::check(&json, &config, defaults, architecture, &mut warnings)?;
-    warn_of_lost_scaling(&json, &config, &mut warnings);
 
-    let MatchedTensors { recipes, ignored, beside, unsaid: lost, is_shown } =
-        match_tensors(architecture, &config, &json, tensors, &options.spare, &mut warnings)?;
+    let MatchedTensors { recipes, ignored, beside, unsaid: lost, is_shown, names } =
+        match_tensors(architecture, &config, &json, tensors, options, &mut warnings)?;
     let plain =
         is_shown.then(|| PlainForm::of(architecture, &config, &json, &recipes)).transpose()?;
     let tensors = with_computed(architecture, &config, recipes)?;
@@ -134,6 +138,7 @@ pub fn describe(
     warn_of_missing_output(architecture, &json, &config, &tensors, &mut warnings);
     let mut unsaid =
         write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
+    unsaid.extend(unsaid_scaling(&json, &config));
     unsaid.extend(unsaid_window(&json, &config));
     unsaid.extend(lost);
     Ok(ModelDescription {
@@ -144,6 +149,7 @@ pub fn describe(
         ignored,
         beside,
         plain,
+        names,
         warnings,
         unsaid,
     })
@@ -435,14 +441,13 @@ fn unsaid_window(json: &JsonObject, config: &ModelConfig) -> Option<Warning> {
     })
 }
 
-fn warn_of_lost_scaling(json: &JsonObject, config: &ModelConfig, warnings: &mut Vec<Warning>) {
-    if let Some(kind) = config.rope.lost_in_gguf() {
-        warnings.push(Warning {
-            location: Location::file(json.path()).tensor("rope_scaling"),
-            rule: "rope-scaling-lost",
-            message: format!("{kind}: GGUF files of this architecture cannot say this"),
-        });
-    }
+fn unsaid_scaling(json: &JsonObject, config: &ModelConfig) -> Option<Warning> {
+    let kind = config.rope.lost_in_gguf()?;
+    Some(Warning {
+        location: Location::file(json.path()).tensor("rope_scaling"),
+        rule: "rope-scaling-lost",
+        message: format!("{kind}: GGUF files of this architecture cannot say this"),
+    })
 }
 
 /// A configuration that does not say whether embeddings are tied, and a

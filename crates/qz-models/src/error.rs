@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, FileError, Location, Shape};
 
 /// How many tensors of a kind a message lists.
-const LISTED: usize = 10;
+const LISTED: usize = 3;
 
 /// A fault of a checkpoint's side files or tensor list.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,18 @@ pub enum Error {
         location: Location,
         /// How many they are.
         count: usize,
+    },
+    /// The model lies under a prefix, beside other tensors.
+    #[error("{location}: {}", under_prefix(prefixes, other, *others))]
+    UnderPrefix {
+        /// The model's embedding.
+        location: Location,
+        /// What stands before the names of the model's tensors; of several models, each.
+        prefixes: Box<[String]>,
+        /// The first of the other tensors.
+        other: Box<str>,
+        /// How many they are.
+        others: usize,
     },
     /// A weight is stored quantized, in a layout of its own.
     #[error("{}: quantization_config: weights quantized by {method} are not supported; convert the unquantized checkpoint", path.display())]
@@ -181,6 +193,22 @@ impl Error {
             *token = of(*token);
         }
         self
+    }
+}
+
+fn under_prefix(prefixes: &[String], other: &str, others: usize) -> String {
+    let first = prefixes.first().map_or("", |prefix| prefix.as_str());
+    let other = other.escape_debug();
+    match prefixes.len() {
+        0 | 1 => format!(
+            "the model's tensors lie under `{first}`, beside others ({others}), such as {other}; \
+             --strip-prefix {first} reads the model alone"
+        ),
+        count => format!(
+            "the tensors are those of {count} models, under `{}`; --strip-prefix {first} reads the \
+             first alone",
+            prefixes.join("`, `")
+        ),
     }
 }
 
@@ -366,6 +394,7 @@ impl Diagnose for Error {
                 bad(Location::file(path).tensor("quantization_config"), "quantized-checkpoint")
             }
             Self::UnmergedAdapter { location, .. } => bad(location.clone(), "unmerged-adapter"),
+            Self::UnderPrefix { location, .. } => bad(location.clone(), "under-prefix"),
             Self::Vocabulary(error) => error.diagnosis(),
             Self::NoForwardPass { location, .. } => bad(location.clone(), "no-forward-pass"),
             Self::Hyperparameter { location, .. } => bad(location.clone(), "hyperparameter"),

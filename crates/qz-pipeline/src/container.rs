@@ -132,7 +132,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
             rounded = source.rounded();
             notes.extend_from_slice(source.warnings());
             spare.clone_from(source.zero_biases());
-            let packed = source.packed_bytes().collect();
+            let packed = source.packed_sizes().collect();
             (Box::new(source), Some(packed))
         }
         None => (source, None),
@@ -142,6 +142,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         model_name: options.model_name.clone(),
         is_unpacked: unpacked.is_some(),
         spare,
+        strip_prefix: options.strip_prefix.clone(),
     };
     let unpacked = unpacked.unwrap_or_default();
     let described = qz_models::describe(&folder, source.tensors(), &convert);

@@ -1,9 +1,9 @@
 //! `convert`: one read of a model, any number of outputs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qz_plan::Assignment;
-use qz_tensor::{DataType, FileStates, OutputOptions, SinkTensor};
+use qz_tensor::{DataType, FileStates, OutputOptions, SinkTensor, StagedArtifact};
 
 use crate::error::Error;
 use crate::estimate;
@@ -13,7 +13,7 @@ use crate::inputs::Inputs;
 use crate::measuring::Measures;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, importance_of, plan_all};
-use crate::sinks::{Growing, Sinks};
+use crate::sinks::Sinks;
 use crate::stream::{self, Cancel, Importance, Step, Work};
 use crate::target::Target;
 
@@ -119,7 +119,8 @@ pub fn convert(
     }
     planning.check_importance()?;
     let plans = &planning.targets;
-    let sinks = Sinks::create(model, outputs, plans, options, "", observer)?;
+    let paths: Vec<&Path> = outputs.iter().map(|output| output.path.as_path()).collect();
+    let sinks = Sinks::create(model, outputs, plans, options, "", &paths, observer)?;
     let (mut sinks, measures) = measured(model, plans, sinks, options.threads, cancel, observer)?;
     let work = sinks.remaining_work(model, plans, &measures, &options.plan);
     let weights = work.iter().map(|work| work.tensor.shape.elements()).sum();
@@ -129,7 +130,7 @@ pub fn convert(
     let job = Rows { model, plans, threads: options.threads };
     let outcome = job.encode(&mut sinks, &work, &positions, cancel, observer);
     match outcome.and_then(|()| check_unchanged(model, &options.plan)) {
-        Ok(()) => finish(sinks, model, outputs, plans, observer),
+        Ok(()) => Ok(finish(sinks, model, outputs, plans, observer)?.0),
         Err(Error::Interrupted) => {
             sinks.keep()?;
             Err(Error::Interrupted)
@@ -227,24 +228,36 @@ pub(crate) fn check_states(files: &FileStates) -> Result<(), Error> {
     }
 }
 
+/// Places the outputs. Beside those that are not yet there lies a note of those that are, for
+/// the run that follows if this one is killed in between; all notes are given back.
 pub(crate) fn finish(
     sinks: Sinks,
     model: &Model,
     outputs: &[Output],
     plans: &[TargetPlan],
     observer: &mut dyn Observer,
-) -> Result<Vec<ConvertReport>, Error> {
+) -> Result<(Vec<ConvertReport>, Vec<String>), Error> {
     let mut reports = Vec::with_capacity(outputs.len());
-    for ((growing, output), plan) in sinks.into_iter().zip(outputs).zip(plans) {
+    let mut notes = Vec::new();
+    for (position, (mut growing, plan)) in sinks.into_iter().zip(plans).enumerate() {
+        let output = &outputs[position];
         if let Some(warning) = growing.loss(&output.target.to_string(), model) {
             observer.observe(Event::Warning(&warning));
         }
-        let Growing { sink, files, bytes, .. } = growing;
-        sink.finish()?;
-        observer.observe(Event::Written { path: &output.path, bytes });
-        reports.push(report(model, output, plan, files, bytes));
+        let bytes = growing.bytes;
+        if !growing.is_there {
+            growing.finish()?;
+            observer.observe(Event::Written { path: &output.path, bytes });
+        }
+        let note = growing.note();
+        if let Some(note) = &note {
+            let others = &outputs[position + 1..];
+            others.iter().try_for_each(|other| StagedArtifact::leave_note(&other.path, note))?;
+        }
+        notes.extend(note);
+        reports.push(report(model, output, plan, growing.files, bytes));
     }
-    Ok(reports)
+    Ok((reports, notes))
 }
 
 fn report(

@@ -73,6 +73,11 @@ pub enum Event<'a> {
         /// How many tensors.
         tensors: usize,
     },
+    /// An output is at its final path already: an earlier run of the same job has made it.
+    There {
+        /// The output.
+        path: &'a Path,
+    },
     /// A model wrote more of a text.
     Text(&'a str),
     /// An output is complete at its final path.

@@ -105,7 +105,7 @@ impl InspectedTensors {
 
     /// How a tensor is stored: its element type, or what its package calls it.
     fn type_of(&self, tensor: &ModelTensor) -> Cow<'static, str> {
-        let packed = self.packed.as_ref().filter(|_| tensor.packed_bytes.is_some());
+        let packed = self.packed.as_ref().filter(|_| tensor.packed.is_some());
         let Some(((quantization, source), first)) = packed.zip(tensor.first_source()) else {
             return tensor.source_type.name().into();
         };

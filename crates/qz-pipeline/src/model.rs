@@ -8,6 +8,7 @@ use qz_models::{
     Architecture, Change, LayerIndex, ModelDescription, Part, PlainForm, Role, StackedRows,
     TensorMap, TensorOrigin,
 };
+use qz_packed::PackedSize;
 use qz_tensor::{DataType, Metadata, Name, Shape, TensorIndex, TensorInfo, TensorSource};
 
 use crate::container::Container;
@@ -28,6 +29,9 @@ pub struct OpenOptions {
     /// Open checkpoints of classes that nobody here knows, too: their tensors keep their
     /// names.
     pub generic: bool,
+    /// What stands before the names of a checkpoint's tensors, to be taken away; tensors
+    /// without it are left out where the model has no place for them.
+    pub strip_prefix: Option<String>,
 }
 
 /// An opened model. Its tensors are in the order they will be written.
@@ -37,6 +41,9 @@ pub struct Model {
     pub(crate) metadata: Metadata,
     pub(crate) tensors: Vec<ModelTensor>,
     pub(crate) ignored: Vec<String>,
+    /// Of each of a checkpoint's tensors, what it is called without what was put around the
+    /// model.
+    pub(crate) names: Vec<String>,
     pub(crate) warnings: Vec<String>,
     /// What a GGUF file of it cannot say.
     pub(crate) unsaid: Vec<String>,
@@ -77,9 +84,9 @@ pub struct ModelTensor {
     /// The type it gets where the target says nothing about it: f32 from a
     /// checkpoint (as the reference's converter does), its own from a GGUF file.
     pub unquantized: DataType,
-    /// Bytes of the packed layout that it is decoded from. Such a tensor is quantized,
-    /// whatever element type it is decoded to.
-    pub(crate) packed_bytes: Option<u64>,
+    /// The packed layout that it is decoded from. Such a tensor is quantized, whatever element
+    /// type it is decoded to.
+    pub(crate) packed: Option<PackedSize>,
     /// True if it has the checkpoint's own name, and no place in GGUF.
     pub(crate) is_beside: bool,
     pub(crate) origin: TensorOrigin,
@@ -97,7 +104,7 @@ impl ModelTensor {
             source_type: info.data_type,
             stored_type: info.data_type,
             unquantized: info.data_type,
-            packed_bytes: None,
+            packed: None,
             is_beside: false,
             origin: TensorOrigin::Mapped(TensorMap::of(StackedRows::whole(TensorIndex(position)))),
         }
@@ -143,13 +150,13 @@ impl ModelTensor {
 
     /// True if it is quantized already.
     pub(crate) fn is_quantized(&self) -> bool {
-        self.source_type.is_block() || self.packed_bytes.is_some()
+        self.source_type.is_block() || self.packed.is_some()
     }
 
     /// Its size as it is stored.
     pub(crate) fn stored_bytes(&self) -> u64 {
         let plain = || self.shape.byte_size(self.source_type).unwrap_or_default();
-        self.packed_bytes.unwrap_or_else(plain)
+        self.packed.map_or_else(plain, |packed| packed.bytes)
     }
 
     /// Rows of one of the matrices stacked in the tensor; all rows if it is one.
@@ -207,17 +214,21 @@ impl Model {
         source: Box<dyn TensorSource>,
         folder: Folder,
         description: ModelDescription,
-        packed_bytes: &HashMap<TensorIndex, u64>,
+        packed: &HashMap<TensorIndex, PackedSize>,
     ) -> Self {
         let stored_type = |origin: &TensorOrigin| match origin {
             // All runs have the same type: `describe` has checked that.
             TensorOrigin::Mapped(map) => source.tensors()[map.rows.locate(0).0.tensor.0].data_type,
             TensorOrigin::Computed(_) => DataType::F32,
         };
-        let packed = |origin: &TensorOrigin| match origin {
+        let size = |origin: &TensorOrigin| match origin {
             TensorOrigin::Mapped(map) => {
-                let bytes = map.rows.slices().iter().map(|slice| packed_bytes.get(&slice.tensor));
-                bytes.flatten().copied().reduce(|sum, bytes| sum + bytes)
+                let sizes = map.rows.slices().iter().map(|slice| packed.get(&slice.tensor));
+                let sum = |sum: PackedSize, size: PackedSize| PackedSize {
+                    bytes: sum.bytes + size.bytes,
+                    ..sum
+                };
+                sizes.flatten().copied().reduce(sum)
             }
             TensorOrigin::Computed(_) => None,
         };
@@ -233,7 +244,7 @@ impl Model {
                 layer: recipe.layer,
                 source_type: changed_type(stored_type, change),
                 stored_type,
-                packed_bytes: packed(&recipe.origin),
+                packed: size(&recipe.origin),
                 is_beside: false,
                 name: recipe.name.into(),
                 shape: recipe.shape,
@@ -242,7 +253,7 @@ impl Model {
             }
         };
         let beside = description.beside.iter().map(|tensor| ModelTensor {
-            packed_bytes: packed_bytes.get(tensor).copied(),
+            packed: packed.get(tensor).copied(),
             is_beside: true,
             ..ModelTensor::as_stored(tensor.0, &source.tensors()[tensor.0])
         });
@@ -253,6 +264,7 @@ impl Model {
         model.plain = description.plain;
         model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
+        model.names = description.names;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model.unsaid = description.unsaid.iter().map(ToString::to_string).collect();
         model
@@ -263,14 +275,16 @@ impl Model {
         path: &Path,
         source: Box<dyn TensorSource>,
         folder: Folder,
-        packed_bytes: &HashMap<TensorIndex, u64>,
+        packed: &HashMap<TensorIndex, PackedSize>,
     ) -> Self {
         let tensor = |(position, info): (usize, &TensorInfo)| ModelTensor {
-            packed_bytes: packed_bytes.get(&TensorIndex(position)).copied(),
+            packed: packed.get(&TensorIndex(position)).copied(),
             ..ModelTensor::as_stored(position, info)
         };
         let tensors = source.tensors().iter().enumerate().map(tensor).collect();
+        let names = source.tensors().iter().map(|info| info.name.to_string()).collect();
         let mut model = Self::ordered(path, "huggingface", Metadata::new(), tensors, source);
+        model.names = names;
         model.folder = Some(folder);
         model.is_of_unknown_class = true;
         model
@@ -291,6 +305,7 @@ impl Model {
             metadata,
             tensors,
             ignored: Vec::new(),
+            names: Vec::new(),
             warnings: Vec::new(),
             unsaid: Vec::new(),
             source,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use qz_models::{PickedColumns, RowSlice};
 use qz_packed::{Measure, Rounding};
-use qz_tensor::{DataType, SinkTensor, TensorIndex};
+use qz_tensor::{DataType, SinkTensor, SourceFile, StagedArtifact, TensorIndex};
 use sha2::{Digest, Sha256};
 
 use crate::convert::{ConvertOptions, Output, importance};
@@ -41,9 +41,24 @@ pub(crate) struct Growing {
     lost: BTreeMap<usize, u64>,
     /// The same of its own tensors, of those of the model's that are complete.
     noted: Vec<u64>,
+    /// True if it is at its final path already, made by this job.
+    pub(crate) is_there: bool,
+    fingerprint: String,
 }
 
 impl Growing {
+    /// Moves it to its final path.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        let placed: Box<dyn Sink> = Box::new(Placed::new(0));
+        std::mem::replace(&mut self.sink, placed).finish()
+    }
+
+    /// What a later run finds of it once it is at its final path, should the job's other
+    /// outputs not be there by then.
+    pub(crate) fn note(&self) -> Option<String> {
+        note(&self.fingerprint, &self.files)
+    }
+
     /// What a person should know of weights that it cannot hold.
     pub(crate) fn loss(&self, target: &str, model: &Model) -> Option<String> {
         let tensor = |(position, lost): (&usize, &u64)| {
@@ -56,13 +71,15 @@ impl Growing {
 
 impl Sinks {
     /// Begins all outputs, or continues them. `recipe` is what decides about their bytes
-    /// beside the model, the plans and the options.
+    /// beside the model, the plans and the options. `all` are the paths of all the job's
+    /// outputs.
     pub(crate) fn create(
         model: &Model,
         outputs: &[Output],
         plans: &[TargetPlan],
         options: &ConvertOptions,
         recipe: &str,
+        all: &[&Path],
         observer: &mut dyn Observer,
     ) -> Result<Self, Error> {
         let mut growing = Vec::with_capacity(outputs.len());
@@ -72,9 +89,15 @@ impl Sinks {
             let (files, bytes) = (layout.paths(), layout.size());
             files.iter().try_for_each(|file| inputs.check(file))?;
             let fingerprint = fingerprint(model, plan, &options.plan, recipe);
-            let sink = layout.begin(&fingerprint, options.output)?;
+            let is_there = is_there(&fingerprint, &files, all)?;
+            let sink: Box<dyn Sink> = match is_there {
+                true => Box::new(Placed::new(plan.tensors.len())),
+                false => layout.begin(&fingerprint, options.output)?,
+            };
             let finished: HashSet<TensorIndex> = sink.completed().iter().copied().collect();
-            if !finished.is_empty() {
+            if is_there {
+                observer.observe(Event::There { path: &output.path });
+            } else if !finished.is_empty() {
                 let tensors = finished.len();
                 observer.observe(Event::Resumed { path: &output.path, tensors });
             }
@@ -92,9 +115,24 @@ impl Sinks {
             }
             let lost = earlier_losses(&*sink, plan, &done);
             let noted = vec![0; plan.tensors.len()];
-            growing.push(Growing { sink, files, bytes, done, awaited, lost, noted });
+            growing.push(Growing {
+                sink,
+                files,
+                bytes,
+                done,
+                awaited,
+                lost,
+                noted,
+                is_there,
+                fingerprint,
+            });
         }
         Ok(Self { outputs: growing })
+    }
+
+    /// True if all outputs are at their final paths already.
+    pub(crate) fn are_there(&self) -> bool {
+        self.outputs.iter().all(|output| output.is_there)
     }
 
     /// True if this output still wants the model's tensor at `position`.
@@ -284,6 +322,72 @@ fn put_columns(
         }
     }
     sink.put(slice.tensor, offset, &all)
+}
+
+/// An output that an earlier run of the job has finished.
+struct Placed {
+    tensors: Vec<TensorIndex>,
+}
+
+impl Placed {
+    fn new(tensors: usize) -> Self {
+        Self { tensors: (0..tensors).map(TensorIndex).collect() }
+    }
+}
+
+/// It wants nothing.
+impl Sink for Placed {
+    fn put(&mut self, _: TensorIndex, _: u64, _: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn completed(&self) -> &[TensorIndex] {
+        &self.tensors
+    }
+
+    fn damaged(&self) -> &[TensorIndex] {
+        &[]
+    }
+
+    fn record_complete(&mut self, _: TensorIndex, _: u64) {}
+
+    fn lost(&self, _: TensorIndex) -> u64 {
+        0
+    }
+
+    fn checkpoint(&mut self) {}
+
+    fn read_back(&self, _: TensorIndex, _: u64, _: &mut [u8]) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    fn keep(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// True if these files were made by an earlier run of this job, and nobody has changed them:
+/// it has left a note of them beside an output that it has not finished.
+fn is_there(fingerprint: &str, files: &[PathBuf], all: &[&Path]) -> Result<bool, Error> {
+    let mut notes = Vec::new();
+    for path in all {
+        notes.extend(StagedArtifact::notes(path)?);
+    }
+    Ok(!notes.is_empty() && note(fingerprint, files).is_some_and(|note| notes.contains(&note)))
+}
+
+/// One line that tells a finished output from any other; none if it is not there.
+fn note(fingerprint: &str, files: &[PathBuf]) -> Option<String> {
+    let mut text = fingerprint.to_owned();
+    for file in files {
+        let file = SourceFile::open(file).ok()?;
+        let _ = write!(text, " {:?}", file.identity());
+    }
+    Some(format!("{:x}", Sha256::digest(text.as_bytes())))
 }
 
 /// Tells of tensors that an interrupted run had finished, and that have changed since.

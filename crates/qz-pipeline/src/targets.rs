@@ -1,7 +1,8 @@
 //! `targets`: what can be written, with what it costs and who loads it.
 
 use crate::error::Error;
-use crate::format::{Demand, FORMATS};
+use crate::format::{Demand, FORMATS, TargetPlan};
+use crate::loaders::Engine;
 use crate::model::Model;
 use crate::planning::PlanOptions;
 use crate::target::Target;
@@ -11,7 +12,8 @@ use crate::target::Target;
 pub struct TargetInfo {
     /// As it is called on the command line.
     pub target: String,
-    /// The engines that load it.
+    /// The engines that load it, as their rules judge: of the model if one was named and it
+    /// fits, else of one whose shapes suit every kernel.
     pub loaded_by: Vec<&'static str>,
     /// What it costs, and asks of matrices.
     #[serde(flatten)]
@@ -41,24 +43,25 @@ pub struct ModelFit {
 pub fn targets(model: Option<&Model>) -> Vec<TargetInfo> {
     let of = |format: &&'static crate::format::Format| {
         let format = *format;
-        let engines: Vec<&'static str> =
-            format.engines().into_iter().map(crate::loaders::Engine::name).collect();
         format.schemes().into_iter().map(move |scheme| {
             let target = Target { format, scheme: scheme.into() };
+            let plan = model.map(|model| target.plan(model, &PlanOptions::default()));
+            let planned = plan.as_ref().and_then(|plan| plan.as_ref().ok());
+            let engines = format.engines(scheme, planned);
             TargetInfo {
                 target: target.to_string(),
-                loaded_by: engines.clone(),
+                loaded_by: engines.into_iter().map(Engine::name).collect(),
                 demand: format.demand(scheme),
-                model: model.map(|model| fit(model, &target)),
+                model: model.zip(plan).map(|(model, plan)| fit(model, plan)),
             }
         })
     };
     FORMATS.iter().flat_map(of).collect()
 }
 
-fn fit(model: &Model, target: &Target) -> ModelFit {
+fn fit(model: &Model, plan: Result<TargetPlan, Error>) -> ModelFit {
     let none = ModelFit { fits: false, bits_per_weight: None, fallbacks: 0, why_not: None };
-    match target.plan(model, &PlanOptions::default()) {
+    match plan {
         Ok(plan) => {
             let bytes =
                 |tensor: &qz_tensor::SinkTensor| tensor.shape.byte_size(tensor.data_type).ok();
@@ -72,7 +75,11 @@ fn fit(model: &Model, target: &Target) -> ModelFit {
             }
         }
         Err(Error::Unfit { why, .. }) => ModelFit { why_not: Some(why), ..none },
-        Err(error) => ModelFit { why_not: Some(error.to_string()), ..none },
+        Err(error) => {
+            // All reasons are about this model.
+            let (why, model) = (error.to_string(), format!("{}: ", model.path.display()));
+            ModelFit { why_not: Some(why.strip_prefix(&model).unwrap_or(&why).to_owned()), ..none }
+        }
     }
 }
 
@@ -100,5 +107,23 @@ mod tests {
         check("safetensors:bf16", 16.0, 1, 1, &["transformers", "vllm", "mlx"]);
         check("awq:w4g128", 5.71, 128, 8, &["vllm", "sglang", "transformers"]);
         check("mlx:w4g64", 4.50, 64, 1, &["mlx"]);
+    }
+
+    #[test]
+    fn engines_are_those_whose_rules_find_nothing() {
+        let targets = targets(None);
+        let check = |name: &str, expected: &[&str]| {
+            let found = targets.iter().find(|one| one.target == name).expect("listed");
+            assert_eq!(found.loaded_by, expected, "{name}");
+        };
+        check("gptq:w4g128", &["vllm", "sglang", "transformers"]);
+        check("gptq:w4g128+asym", &["transformers"]);
+        check("gptq:w3g128", &["transformers"]);
+        check("ct:w4a16", &["vllm", "sglang", "transformers"]);
+        check("fp8:tensor", &["vllm", "sglang"]);
+        check("bnb:nf4", &["sglang", "transformers"]);
+        check("mlx:w4g64", &["mlx"]);
+        check("q8_0", &["llama.cpp"]);
+        check("safetensors:f16", &["vllm", "sglang", "transformers", "mlx"]);
     }
 }

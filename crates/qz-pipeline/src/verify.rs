@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::loaders::{self, Engine};
-use crate::loss::Energies;
+use crate::loss::{Lost, Suspicion};
 use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
 use crate::stream::{Cancel, check_cancelled, stoppable};
 
@@ -172,6 +172,10 @@ pub fn verify(
     };
     let open = |path| stoppable(cancel, || Model::open(path, &options.open));
     let source = options.source.as_deref().map(open).transpose()?;
+    let models = [Some(&artifact), source.as_ref()];
+    for warning in models.into_iter().flatten().flat_map(Model::warnings) {
+        observer.observe(Event::Warning(warning));
+    }
     findings.extend(structure(&artifact));
     let pairs = match &source {
         Some(source) => pair(&artifact, source, &mut findings),
@@ -304,10 +308,8 @@ struct Sums {
     error: f64,
     energy: f64,
     vanished: u64,
-    /// In blocks of which next to nothing is left.
-    lost: u64,
-    /// The energy of those.
-    lost_energy: f64,
+    /// In blocks of which more than half is lost.
+    lost: Lost,
 }
 
 enum Check {
@@ -336,7 +338,7 @@ fn check_tensor(
                 None => Ok(Sums::default()),
                 Some((model, original, codec)) => {
                     let wanted = decode_rows(model, original, codec, rows)?;
-                    Ok(sums(&wanted, &written, block_of(tensor)))
+                    Ok(sums(&wanted, &written, suspicion(tensor)))
                 }
             }
         })
@@ -348,8 +350,7 @@ fn check_tensor(
             error: total.error + part.error,
             energy: total.energy + part.energy,
             vanished: total.vanished + part.vanished,
-            lost: total.lost + part.lost,
-            lost_energy: total.lost_energy + part.lost_energy,
+            lost: total.lost.and(part.lost),
         })
     })?;
     Ok(if original.is_some() { Check::Compared(total) } else { Check::Blocks })
@@ -391,24 +392,21 @@ fn decode_rows(
     Ok(weights)
 }
 
-/// Weights that share a scale; of a packed tensor, which shows as plain numbers, a row has
-/// some that do.
-fn block_of(tensor: &ModelTensor) -> usize {
-    match tensor.source_type.is_block() {
-        true => tensor.source_type.block_elements(),
-        false => to_usize(tensor.shape.columns()).max(1),
+/// Which blocks may be lost.
+fn suspicion(tensor: &ModelTensor) -> Suspicion {
+    match tensor.packed {
+        Some(packed) => {
+            let bits = packed.bytes as f64 * 8.0 / tensor.shape.elements().max(1) as f64;
+            Suspicion::of_unknown_groups(to_usize(packed.group), bits)
+        }
+        None => Suspicion::of_type(tensor.source_type, to_usize(tensor.grid().1)),
     }
 }
 
-fn sums(wanted: &[f32], written: &[f32], block: usize) -> Sums {
-    let mut sums = Sums::default();
-    for (wanted, written) in wanted.chunks(block).zip(written.chunks(block)) {
-        let energies = Energies::of(wanted, written);
-        if energies.lost > 0 {
-            sums.lost += energies.lost;
-            sums.lost_energy += energies.wanted;
-        }
-    }
+fn sums(wanted: &[f32], written: &[f32], suspicion: Suspicion) -> Sums {
+    // Blocks of numbers that are not finite were refused.
+    let lost = suspicion.lost(wanted, written).unwrap_or_default();
+    let mut sums = Sums { lost, ..Sums::default() };
     for (wanted, written) in wanted.iter().zip(written) {
         let difference = f64::from(wanted - written);
         sums.error += difference * difference;
@@ -451,13 +449,13 @@ fn judge(
                     ),
                 });
             }
-            if sums.lost_energy > LOST_ENERGY * sums.energy {
+            if sums.lost.energy > LOST_ENERGY * sums.energy {
                 findings.push(Finding {
                     rule: "lost-weights",
                     tensor: Some(tensor.name.to_string()),
                     message: format!(
-                        "{} of {} weights are zero or next to it in whole blocks: {} cannot hold them",
-                        sums.lost,
+                        "{} of {} weights are in blocks of which more than half is lost: {} cannot hold them",
+                        sums.lost.weights,
                         tensor.shape.elements(),
                         tensor.source_type
                     ),
@@ -484,8 +482,8 @@ fn error_limit(tensor: &ModelTensor) -> f64 {
     // small numbers have fewer bits.
     const EXACT: &[(DataType, f64)] =
         &[(DataType::F32, 0.0), (DataType::F16, 1.0 / 1024.0), (DataType::BF16, 1.0 / 256.0)];
-    if let Some(bytes) = tensor.packed_bytes {
-        let bits = bytes as f64 * 8.0 / tensor.shape.elements().max(1) as f64;
+    if let Some(packed) = tensor.packed {
+        let bits = packed.bytes as f64 * 8.0 / tensor.shape.elements().max(1) as f64;
         // E4M3 has three bits of mantissa, whatever the number of all bits: rounding leaves
         // 0.026, and errors that are fed back nearly twice as much.
         const EIGHT_BIT_FLOATS: f64 = 0.08;

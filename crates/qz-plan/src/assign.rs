@@ -43,7 +43,10 @@ pub struct Request<'a> {
 pub enum Fallback {
     /// Rows that do not fit get llama.cpp's stand-in type.
     Allowed,
-    /// Rows that do not fit are an error (`--no-fallback`).
+    /// Rows that do not fit get the type that loses least of those with the bytes of
+    /// llama.cpp's stand-in.
+    Best,
+    /// Rows that do not fit are an error.
     Refused,
 }
 
@@ -247,6 +250,21 @@ const STAND_INS: &[(DataType, DataType)] = &[
     (DataType::Q6_K, DataType::Q8_0),
 ];
 
+/// Types that lose less than a stand-in in as many bytes: 16 levels that are closer
+/// together near zero, where most weights are, instead of even ones.
+const BETTER_STAND_INS: &[(DataType, DataType)] = &[(DataType::Q4_0, DataType::IQ4_NL)];
+
+/// The stand-in for a type, llama.cpp's or a better one of the same size.
+fn stand_in(first: DataType, fallback: Fallback) -> Option<DataType> {
+    let listed = |list: &[(DataType, DataType)], of: DataType| {
+        list.iter().find(|(from, _)| *from == of).map(|(_, to)| *to)
+    };
+    let is_small = first.block_elements() <= SMALLEST_BLOCK;
+    let stand_in = listed(STAND_INS, first).or(is_small.then_some(first))?;
+    let better = listed(BETTER_STAND_INS, stand_in);
+    Some(better.filter(|_| fallback == Fallback::Best && stand_in != first).unwrap_or(stand_in))
+}
+
 /// Blocks up to this size have no smaller stand-in, rows that do not fill them
 /// get f16.
 const SMALLEST_BLOCK: usize = 32;
@@ -270,11 +288,9 @@ fn fitting(
         Reason::OutputOption => category == TensorCategory::Output,
         _ => false,
     };
-    let listed = STAND_INS.iter().find(|(from, _)| *from == first).map(|(_, to)| *to);
-    let is_small = first.block_elements() <= SMALLEST_BLOCK;
-    let stand_in = listed.or(is_small.then_some(first)).filter(|_| !is_final);
+    let stand_in = stand_in(first, request.fallback).filter(|_| !is_final);
     match stand_in {
-        Some(stand_in) if request.fallback == Fallback::Allowed => {
+        Some(stand_in) if request.fallback != Fallback::Refused => {
             Ok(if fits(stand_in) { stand_in } else { DataType::F16 })
         }
         _ => Err(Error::RowDoesNotFit {

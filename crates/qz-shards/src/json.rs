@@ -7,7 +7,7 @@
 //! with an empty error; [`parse`] puts the two together.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use qz_tensor::recognise;
@@ -15,6 +15,7 @@ use serde::de::{
     self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess,
     Visitor,
 };
+use serde_json::Value;
 
 use crate::error::shown;
 
@@ -36,9 +37,17 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 /// What the parser says. Where the text shows what it is instead, this.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     let text = without_mark(bytes);
-    let error = match serde_json::from_slice(text) {
-        Ok(value) => return Ok(value),
-        Err(error) => error,
+    // The parser looks at those strings alone that somebody asks for.
+    let (error, is_text) = match str::from_utf8(text) {
+        Ok(text) => match serde_json::from_str(text) {
+            Ok(value) => return Ok(value),
+            Err(error) => (error, true),
+        },
+        Err(error) => {
+            let place = bytes.len() - text.len() + error.valid_up_to();
+            let byte = bytes[place];
+            (de::Error::custom(format!("byte {place} is {byte:#04x}, which is no UTF-8")), false)
+        }
     };
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(de::Error::custom("the text is UTF-16, JSON is UTF-8: save it anew"));
@@ -47,7 +56,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
         return Err(de::Error::custom(format!("it looks like {found}")));
     }
     // Only a text that is not JSON is looked through for them.
-    match with_tagged_floats(text) {
+    match Some(text).filter(|_| is_text).and_then(with_tagged_floats) {
         Some(text) => serde_json::from_slice(&text),
         None => Err(error),
     }
@@ -71,10 +80,106 @@ pub fn settings<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     from_slice(bytes)
 }
 
+/// Any value, with no more values in it than `most`, itself among them: each takes up to fifty
+/// times the memory of its text.
+///
+/// # Errors
+/// If there are more.
+pub fn few_values<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    most: usize,
+) -> Result<Value, D::Error> {
+    FewValues { left: &Cell::new(most), most }.deserialize(deserializer)
+}
+
+struct FewValues<'a> {
+    left: &'a Cell<usize>,
+    most: usize,
+}
+
+impl FewValues<'_> {
+    fn another(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for FewValues<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let Some(left) = self.left.get().checked_sub(1) else {
+            let most = self.most;
+            return Err(de::Error::custom(format!("more than {most} values where a few belong")));
+        };
+        self.left.set(left);
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FewValues<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(self.another())? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = serde_json::Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            object.insert(key, entries.next_value_seed(self.another())?);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+/// Python's words for floats that JSON lacks.
+const WORDS: [(&str, f64); 3] =
+    [("-Infinity", f64::NEG_INFINITY), ("Infinity", f64::INFINITY), ("NaN", f64::NAN)];
+
+/// The key of the object that stands for one.
+const TAG: &str = "__float__";
+
+/// The float that an object of [`from_slice`] stands for, and its word.
+pub fn tagged_float(entries: &serde_json::Map<String, Value>) -> Option<(&'static str, f64)> {
+    let word = entries.get(TAG).filter(|_| entries.len() == 1)?.as_str()?;
+    WORDS.into_iter().find(|(known, _)| *known == word)
+}
+
 /// The text with Python's words for floats that JSON lacks as objects; `None` if there
 /// are none.
 pub(crate) fn with_tagged_floats(text: &[u8]) -> Option<Vec<u8>> {
-    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
     let mut out: Option<Vec<u8>> = None;
     let (mut place, mut copied) = (0, 0);
     while let Some(byte) = text.get(place) {
@@ -83,13 +188,14 @@ pub(crate) fn with_tagged_floats(text: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let rest = &text[place..];
-        let Some(word) = WORDS.iter().find(|word| rest.starts_with(word.as_bytes())) else {
+        let is_next = |(word, _): &&(&str, f64)| rest.starts_with(word.as_bytes());
+        let Some((word, _)) = WORDS.iter().find(is_next) else {
             place += 1;
             continue;
         };
         let out = out.get_or_insert_default();
         out.extend_from_slice(&text[copied..place]);
-        out.extend_from_slice(format!(r#"{{"__float__": "{word}"}}"#).as_bytes());
+        out.extend_from_slice(format!(r#"{{"{TAG}": "{word}"}}"#).as_bytes());
         place += word.len();
         copied = place;
     }
@@ -313,7 +419,7 @@ impl<'de> Visitor<'de> for Skip {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -335,6 +441,38 @@ mod tests {
         );
         check(b"\xef\xbb\xbfNaN", tagged("NaN"));
         check(b"\"NaN\"", json!("NaN"));
+    }
+
+    #[test]
+    fn values_are_counted() {
+        let check = |text: &str, most: usize, expected: bool| {
+            let found = few_values(&mut serde_json::Deserializer::from_str(text), most);
+            assert_eq!(found.is_ok(), expected, "{text}");
+            assert!(
+                !expected
+                    || found.expect("few") == serde_json::from_str::<Value>(text).expect("JSON")
+            );
+        };
+        check("1", 1, true);
+        check("[]", 1, true);
+        check("[-1]", 1, false);
+        check(r#"{"a": [null, true, 0.5], "b": "c", "a": -3}"#, 7, true);
+        check(r#"{"a": [null, true, 0.5], "b": "c", "a": -3}"#, 6, false);
+        check("[[[[]]]]", 3, false);
+    }
+
+    #[test]
+    fn tagged_floats_are_known() {
+        let check = |text: &[u8], expected: Option<(&str, f64)>| {
+            let found: Value = from_slice(text).expect("JSON");
+            let found = found.as_object().and_then(tagged_float);
+            assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+        };
+        check(b"NaN", Some(("NaN", f64::NAN)));
+        check(b"-Infinity", Some(("-Infinity", f64::NEG_INFINITY)));
+        check(b"{\"__float__\": \"Infinity\"}", Some(("Infinity", f64::INFINITY)));
+        check(b"{\"__float__\": \"nan\"}", None);
+        check(b"{\"__float__\": \"NaN\", \"a\": 1}", None);
     }
 
     #[test]

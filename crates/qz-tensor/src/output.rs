@@ -208,6 +208,24 @@ impl StagedArtifact {
         Staging::beside(target).folder().to_owned()
     }
 
+    /// Leaves a line for a later run in the staging folder of what will be at `target`, if
+    /// there is one: what a job knows of its other outputs. The folder must be this process'
+    /// own; the line goes with it.
+    ///
+    /// # Errors
+    /// If the disk refuses, or something that is not ours is there.
+    pub fn leave_note(target: &Path, line: &str) -> Result<(), OutputError> {
+        Staging::beside(target).add_note(line)
+    }
+
+    /// The lines that an interrupted run has left so.
+    ///
+    /// # Errors
+    /// If they cannot be read, or something that is not ours is there.
+    pub fn notes(target: &Path) -> Result<Vec<String>, OutputError> {
+        Staging::beside(target).notes()
+    }
+
     /// Records of the pieces that an interrupted run finished.
     pub fn completed(&self) -> &[String] {
         &self.completed

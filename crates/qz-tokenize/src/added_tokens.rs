@@ -88,7 +88,7 @@ impl AddedTokens {
 
     /// The token with this content.
     pub(crate) fn get(&self, content: &str) -> Option<&AddedToken> {
-        self.by_content.get(content).map(|place| &self.tokens[*place])
+        self.tokens.get(*self.by_content.get(content)?)
     }
 
     /// True if a key or a list names this content as special.
@@ -144,7 +144,7 @@ impl AddedTokens {
         files: &dyn SideFiles,
         file: &TokenizerFile,
         tokens: &Map<String, Value>,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<HashSet<String>, Error> {
         let name = "tokenizer_config.json";
         let mut sorted = Vec::new();
         for (id, token) in tokens {
@@ -173,11 +173,12 @@ impl AddedTokens {
         files: &dyn SideFiles,
         file: &TokenizerFile,
         settings: &mut Map<String, Value>,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<HashSet<String>, Error> {
         if let Some(map) = read_object(files, "special_tokens_map.json")? {
             settings.extend(map);
         }
         let named = named_tokens(settings, file);
+        let named: HashSet<&str> = named.iter().map(|token| token.content.as_str()).collect();
         let name = "added_tokens.json";
         let mut sorted = Vec::new();
         for (content, id) in read_object(files, name)?.unwrap_or_default() {
@@ -192,7 +193,7 @@ impl AddedTokens {
             if self.by_content.contains_key(&content) {
                 continue;
             }
-            let special = named.iter().any(|token| token.content == content);
+            let special = named.contains(content.as_str());
             let token = DeclaredToken::new(TokenId(id), &content, special, &Value::Null);
             self.declare(files, file, (name, &content), &token)?;
         }
@@ -210,8 +211,9 @@ impl AddedTokens {
         limit: Option<u64>,
         warnings: &mut Vec<Warning>,
     ) {
-        if let Some(place) = self.by_content.get(&token.content) {
-            self.tokens[*place].special |= marks;
+        let place = self.by_content.get(&token.content);
+        if let Some(known) = place.and_then(|place| self.tokens.get_mut(*place)) {
+            known.special |= marks;
             return;
         }
         let id = self.id_of(file, &token.content);
@@ -245,8 +247,9 @@ impl AddedTokens {
 
     /// Adds a token or replaces its flags.
     fn put(&mut self, token: AddedToken) {
-        if let Some(place) = self.by_content.get(&token.content) {
-            self.tokens[*place] = token;
+        let place = self.by_content.get(&token.content);
+        if let Some(known) = place.and_then(|place| self.tokens.get_mut(*place)) {
+            *known = token;
             return;
         }
         if token.id.0 >= self.next {

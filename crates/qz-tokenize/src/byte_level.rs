@@ -3,7 +3,7 @@
 
 /// The characters by byte. Printable Latin-1 characters stand for themselves;
 /// the other 68 bytes follow from U+0100 on, in order.
-static LETTERS: [char; 256] = letters();
+const LETTERS: [char; 256] = letters();
 
 const fn letters() -> [char; 256] {
     let mut letters = ['\0'; 256];
@@ -22,6 +22,19 @@ const fn letters() -> [char; 256] {
     letters
 }
 
+/// The bytes of the characters below U+0144; 0 where there is none.
+static BYTES: [u8; 0x144] = bytes();
+
+const fn bytes() -> [u8; 0x144] {
+    let mut bytes = [0; 0x144];
+    let mut byte = 0;
+    while byte < 256 {
+        bytes[LETTERS[byte] as usize] = byte as u8;
+        byte += 1;
+    }
+    bytes
+}
+
 /// The character that stands for `byte`.
 pub(crate) fn letter_of(byte: u8) -> char {
     LETTERS[usize::from(byte)]
@@ -29,10 +42,8 @@ pub(crate) fn letter_of(byte: u8) -> char {
 
 /// The byte that a character of the alphabet stands for.
 pub(crate) fn byte_of(letter: char) -> Option<u8> {
-    if letter > '\u{143}' {
-        return None;
-    }
-    (0..=u8::MAX).find(|byte| letter_of(*byte) == letter)
+    let byte = *BYTES.get(letter as usize)?;
+    (letter_of(byte) == letter).then_some(byte)
 }
 
 /// The text of one token, as the `ByteLevel` decoder of tokenizers gives it: a

@@ -33,6 +33,7 @@ pub(crate) fn write_chat_templates(
     warnings: &mut Vec<Warning>,
 ) -> Result<(), Error> {
     let stated = config.get("chat_template").and_then(from_json);
+    warnings.extend(left_out(files, config));
     let templates = match (from_files(files)?, stated) {
         (Some(found), stated) => {
             if stated.is_some_and(|stated| stated != found) {
@@ -147,6 +148,24 @@ fn by_name(named: Vec<(String, String)>) -> Option<Templates> {
 fn from_processor(files: &dyn SideFiles) -> Result<Option<Templates>, Error> {
     let json = read_object(files, "chat_template.json")?;
     Ok(json.and_then(|json| json.get("chat_template").and_then(from_json)))
+}
+
+/// What of the stated templates is none.
+fn left_out(files: &dyn SideFiles, config: &Map<String, Value>) -> Option<Warning> {
+    let is_named = |entry: &Value| entry["name"].is_string() && entry["template"].is_string();
+    let message = match config.get("chat_template")? {
+        Value::Null | Value::String(_) => return None,
+        Value::Array(list) => match list.iter().filter(|entry| !is_named(entry)).count() {
+            0 => return None,
+            count => format!("{count} of {} entries have no name or no template", list.len()),
+        },
+        _ => "is neither a text nor a list of named ones".to_owned(),
+    };
+    Some(Warning {
+        location: Location::file(files.path("tokenizer_config.json")).tensor("chat_template"),
+        rule: "chat-template-left-out",
+        message: format!("{message}: left out"),
+    })
 }
 
 fn overruled(files: &dyn SideFiles) -> Warning {

@@ -102,7 +102,7 @@ pub(crate) fn token_content(value: &Value) -> Option<&str> {
 pub(crate) fn shown(value: &Value, longest: usize) -> String {
     let text = value.to_string();
     match text.char_indices().nth(longest) {
-        Some((end, _)) => format!("{}...", &text[..end]),
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
         None => text,
     }
 }

@@ -10,7 +10,7 @@
 //! beyond them, as the tokenizers library carries it out. What does not: rendering
 //! templates.
 //!
-//! Layer 2: depends on `qz-tensor` only.
+//! Layer 2: depends on `qz-shards` and `qz-tensor`.
 //!
 //! Invariants:
 //! - Token ids are dense in the output: every id from 0 to the vocabulary's size
@@ -26,22 +26,42 @@
 //!   with transformers 5.23.0, tokenizers 0.23.3 and sentencepiece 0.2.3.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
 
 mod added_tokens;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tables of all bytes")]
 mod byte_level;
 mod byte_level_tokens;
 mod chat_template;
 mod definition;
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "texts are cut at places that were found in them, and tokens are ids of the vocabulary"
+)]
 mod encode;
 mod error;
 mod json;
 mod post_processor;
 mod pre_tokenizer;
 mod protobuf;
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "ids come from the table, whose lists are equally long"
+)]
 mod restore;
 mod scored_tokens;
 mod sentencepiece;
 mod special_tokens;
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "pieces are places in the list of them"
+)]
 mod splits;
 mod token_types;
 mod tokenizer_file;

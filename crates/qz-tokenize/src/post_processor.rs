@@ -71,8 +71,9 @@ impl<'a> Named<'a> {
     }
 
     fn read_template(&mut self, step: &Value, flags: &mut AddFlags, kinds: &mut Kinds) {
-        let list =
-            |key: &str| step.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let list = |key: &str| {
+            step.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+        };
         let (single, pair) = (list("single"), list("pair"));
         let (mut first, mut last) = (None, None);
         if let [start, .., stop] = single {
@@ -135,8 +136,8 @@ impl<'a> Named<'a> {
         let stop = pair.len().saturating_sub(usize::from(is(pair.last(), last)));
         let Some(pair) = pair.get(start..stop) else { return };
         let [_, middle @ .., _] = pair else { return };
-        if middle.is_empty()
-            || pair.first().and_then(sequence_id) != Some("A")
+        let Some(first) = middle.first() else { return };
+        if pair.first().and_then(sequence_id) != Some("A")
             || pair.last().and_then(sequence_id) != Some("B")
         {
             return;
@@ -144,7 +145,7 @@ impl<'a> Named<'a> {
         let separates = |entry: &Value| {
             special_id(entry).is_some_and(|id| *id == self.separator || *id == self.end)
         };
-        let mut adds = separates(&middle[0]) && last.is_none();
+        let mut adds = separates(first) && last.is_none();
         if let [_, second] = middle {
             adds |= separates(second);
         }

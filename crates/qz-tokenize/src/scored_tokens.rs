@@ -55,10 +55,17 @@ impl Entries {
         usize::try_from(id).ok().filter(|place| *place < self.tokens.len())
     }
 
+    /// The token at a place that has one.
+    fn used(&self, place: usize) -> Option<&str> {
+        let kind = *self.types.get(place)?;
+        self.tokens.get(place).filter(|_| kind != UNUSED).map(String::as_str)
+    }
+
+    /// Nothing is put past the end.
     fn put(&mut self, place: usize, token: String, score: f32, kind: i32) {
-        self.tokens[place] = token;
-        self.scores[place] = score;
-        self.types[place] = kind;
+        self.tokens.get_mut(place).into_iter().for_each(|known| known.clone_from(&token));
+        self.scores.get_mut(place).into_iter().for_each(|known| *known = score);
+        self.types.get_mut(place).into_iter().for_each(|known| *known = kind);
     }
 
     /// Refuses a token that is there twice: llama.cpp ends when it loads one.
@@ -192,12 +199,12 @@ fn add_tokens_decoder(
             past_end.count(id);
             continue;
         };
-        if entries.types[place] != UNUSED && entries.tokens[place] != content {
+        if let Some(known) = entries.used(place).filter(|known| *known != content) {
             warnings.push(Warning {
                 location: Location::file(files.path(name))
                     .tensor(format!("added_tokens_decoder.{key}")),
                 rule: "token-replaced",
-                message: format!("{:?} is replaced by {content:?}", entries.tokens[place]),
+                message: format!("{known:?} is replaced by {content:?}"),
             });
         }
         let is_read = added == AddedFrom::Settings;
@@ -236,7 +243,7 @@ impl PastEnd {
     }
 
     fn count(&mut self, id: u64) {
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         self.first = self.first.min(id);
     }
 

@@ -74,7 +74,7 @@ pub(crate) fn read_pieces<'a>(
 }
 
 fn read_model(bytes: &[u8]) -> Result<Vec<Piece<'_>>, Malformed> {
-    let mut reader = PieceReader::default();
+    let mut reader = PieceReader { bytes_seen: vec![false; 256], ..PieceReader::default() };
     let mut byte_fallback = None;
     for field in Message::whole(bytes) {
         let field = field?;
@@ -106,7 +106,7 @@ struct PieceReader<'a> {
     has_unknown: bool,
     /// Where the first byte piece is in the file.
     first_byte: Option<u64>,
-    bytes_seen: [u64; 4],
+    bytes_seen: Vec<bool>,
 }
 
 impl<'a> PieceReader<'a> {
@@ -133,18 +133,17 @@ impl<'a> PieceReader<'a> {
             let problem = format!("{text:?} is a byte piece, expected <0x00> to <0xFF>");
             return Err(field.malformed(problem));
         };
-        let (word, bit) = (usize::from(byte / 64), 1 << (byte % 64));
-        if self.bytes_seen[word] & bit != 0 {
+        let Some(seen) = self.bytes_seen.get_mut(usize::from(byte)) else { return Ok(()) };
+        if std::mem::replace(seen, true) {
             return Err(field.malformed(format!("{text:?} is there twice")));
         }
-        self.bytes_seen[word] |= bit;
         self.first_byte.get_or_insert(field.offset);
         Ok(())
     }
 
     fn finish(self, byte_fallback: Option<bool>, length: u64) -> Result<Vec<Piece<'a>>, Malformed> {
         let at_end = |problem: String| Err(Malformed { offset: length, problem });
-        let seen: u32 = self.bytes_seen.iter().map(|word| word.count_ones()).sum();
+        let seen = self.bytes_seen.iter().filter(|seen| **seen).count();
         let Some(byte_fallback) = byte_fallback else {
             // It follows the pieces: a file without it has lost its end.
             return at_end(format!("no trainer_spec after {} pieces", self.pieces.len()));

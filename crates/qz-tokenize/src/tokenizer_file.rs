@@ -5,19 +5,30 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use qz_shards::json;
 use qz_tensor::SideFiles;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::definition::space_prefix;
 use crate::error::Error;
-use crate::json::{fault, read_bytes};
+use crate::json::{fault, read_bytes, read_object, shown};
 
 /// The file's name.
 pub(crate) const NAME: &str = "tokenizer.json";
 
 /// More tokens than any vocabulary has (the largest today has 262 144).
 pub(crate) const MOST_TOKENS: u64 = 1 << 24;
+
+/// More values than a normalizer, pre-tokenizer, post-processor or decoder has: those of today
+/// have some hundreds.
+const MOST_VALUES: usize = 1 << 16;
+
+/// A part whose values are kept as they are.
+fn part<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    json::few_values(deserializer, MOST_VALUES)
+}
 
 /// What `tokenizer.json` says.
 #[derive(Debug, Deserialize)]
@@ -35,9 +46,9 @@ pub(crate) struct TokenizerFile {
 pub(crate) struct Surroundings {
     #[serde(default)]
     pub(crate) added_tokens: Vec<DeclaredToken>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     pub(crate) normalizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     pub(crate) post_processor: Value,
 }
 
@@ -46,15 +57,15 @@ pub(crate) struct Surroundings {
 struct Fields {
     #[serde(default)]
     added_tokens: Vec<DeclaredToken>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     normalizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     pre_tokenizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     post_processor: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     decoder: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "part")]
     padding: Value,
     model: Model,
 }
@@ -187,7 +198,7 @@ pub struct TokenId(pub u32);
 
 impl<'de> Deserialize<'de> for TokenId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        let value = json::few_values(deserializer, 1)?;
         value
             .as_u64()
             .filter(|id| *id < MOST_TOKENS)
@@ -195,7 +206,8 @@ impl<'de> Deserialize<'de> for TokenId {
             .map(TokenId)
             .ok_or_else(|| {
                 de::Error::custom(format!(
-                    "a token's id is {value}, expected an integer from 0 to {}",
+                    "a token's id is {}, expected an integer from 0 to {}",
+                    shown(&value, 80),
                     MOST_TOKENS - 1
                 ))
             })
@@ -250,12 +262,36 @@ pub(crate) struct Merges {
     pub(crate) lines: Vec<String>,
 }
 
-/// One merge, in either of the two forms.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Line(String),
-    Pair([String; 2]),
+/// One merge, in either of the two forms, as a line.
+struct Merge(String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = Merge;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge, \"a b\" or [\"a\", \"b\"]")
+            }
+
+            fn visit_str<E: de::Error>(self, line: &str) -> Result<Merge, E> {
+                Ok(Merge(line.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Merge, A::Error> {
+                let (left, right) =
+                    (pair.next_element::<String>()?, pair.next_element::<String>()?);
+                match (left, right, pair.next_element::<de::IgnoredAny>()?) {
+                    (Some(left), Some(right), None) => {
+                        Ok(Merge(format!("{} {}", spaces_mapped(&left), spaces_mapped(&right))))
+                    }
+                    _ => Err(de::Error::custom("a merge is a list of two tokens")),
+                }
+            }
+        }
+        deserializer.deserialize_any(MergeVisitor)
+    }
 }
 
 impl<'de> Deserialize<'de> for Merges {
@@ -274,13 +310,8 @@ impl<'de> Deserialize<'de> for Merges {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Merges, A::Error> {
                 let mut lines = Vec::new();
-                while let Some(merge) = list.next_element::<Merge>()? {
-                    lines.push(match merge {
-                        Merge::Line(line) => line,
-                        Merge::Pair([left, right]) => {
-                            format!("{} {}", spaces_mapped(&left), spaces_mapped(&right))
-                        }
-                    });
+                while let Some(Merge(line)) = list.next_element()? {
+                    lines.push(line);
                 }
                 Ok(Merges { lines })
             }
@@ -308,8 +339,7 @@ impl Surroundings {
     /// is no such file.
     pub(crate) fn read(files: &dyn SideFiles) -> Result<Self, Error> {
         let Some(bytes) = read_bytes(files, NAME)? else { return Ok(Self::default()) };
-        qz_shards::json::from_slice(&bytes)
-            .map_err(|source| Error::Json { path: files.path(NAME), source })
+        json::from_slice(&bytes).map_err(|source| Error::Json { path: files.path(NAME), source })
     }
 }
 
@@ -325,13 +355,40 @@ impl TokenizerFile {
     /// Reads `tokenizer.json` if there is one.
     pub(crate) fn read_if_there(files: &dyn SideFiles) -> Result<Option<Self>, Error> {
         let Some(bytes) = read_bytes(files, NAME)? else { return Ok(None) };
-        let file: Self = qz_shards::json::from_slice(&bytes)
+        let mut file: Self = json::from_slice(&bytes)
             .map_err(|source| Error::Json { path: files.path(NAME), source })?;
         drop(bytes);
+        file.rebuild(files)?;
         if file.is_bpe() {
             file.check_vocabulary(files)?;
         }
         Ok(Some(file))
+    }
+
+    /// Where `tokenizer_config.json` states for Llama's own classes whether texts get a space
+    /// in front, transformers makes these parts anew (`tokenization_llama.py`; version 4 by
+    /// `from_slow`).
+    fn rebuild(&mut self, files: &dyn SideFiles) -> Result<(), Error> {
+        let config = read_object(files, "tokenizer_config.json")?.unwrap_or_default();
+        let class = config.get("tokenizer_class").and_then(Value::as_str);
+        let stated = config.get("add_prefix_space").and_then(Value::as_bool);
+        let (Some("LlamaTokenizer" | "LlamaTokenizerFast"), Some(stated)) = (class, stated) else {
+            return Ok(());
+        };
+        if !self.is_llama_with_byte_tokens() || space_prefix(self) == Some(stated) {
+            return Ok(());
+        }
+        let is_legacy = config.get("legacy").and_then(Value::as_bool) == Some(true);
+        let scheme = match (stated, is_legacy) {
+            (false, _) => "never",
+            (true, true) => "always",
+            (true, false) => "first",
+        };
+        self.surroundings.normalizer = Value::Null;
+        self.pre_tokenizer = json!({
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false
+        });
+        Ok(())
     }
 
     pub(crate) fn is_bpe(&self) -> bool {

@@ -1,5 +1,7 @@
 //! The vocabulary as metadata.
 
+use std::collections::HashSet;
+
 use qz_tensor::{Array, Location, Metadata, SideFiles, Warning};
 use serde_json::Value;
 
@@ -12,7 +14,7 @@ use crate::pre_tokenizer;
 use crate::scored_tokens::{AddedFrom, byte_fallback_tokens, sentencepiece_tokens};
 use crate::sentencepiece;
 use crate::special_tokens::{PastEnd, Search, SpecialTokens};
-use crate::tokenizer_file::{self, MOST_TOKENS, Surroundings, TokenizerFile};
+use crate::tokenizer_file::{self, MOST_TOKENS, Surroundings, TokenId, TokenizerFile};
 use crate::word_piece_tokens::word_piece_tokens;
 
 /// What the caller knows beside the tokenizer's files.
@@ -241,16 +243,18 @@ pub(crate) fn size_of(
     let mut last = vocab.iter().map(|(token, id)| (*id, token.as_str())).max();
     let last_of_model = last;
     let mut count = vocab.len() as u64;
+    let mut ids: Option<HashSet<&TokenId>> = None;
     for token in further() {
         // Only a vocabulary with gaps can have its ids given away again.
         if last_of_model.is_some_and(|(id, _)| token.id <= id)
+            && ids.get_or_insert_with(|| vocab.values().collect()).contains(&token.id)
             && let Some((other, _)) = vocab.iter().find(|(_, id)| **id == token.id)
         {
             let problem =
                 format!("{other:?} and {:?} have the same id {}", token.content, token.id.0);
             return Err(fault(files, tokenizer_file::NAME, "added_tokens", problem));
         }
-        count += 1;
+        count = count.saturating_add(1);
         last = last.max(Some((token.id, token.content.as_str())));
     }
     let size = check_size(files, stated.unwrap_or(count))?;

@@ -4,6 +4,11 @@
 //!
 //! GPTQ runs the stream down a matrix's columns, compressed-tensors along its rows; so
 //! here it runs along a slice, and GPTQ transposes words.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "loops over slices whose lengths are asserted, and bits that are 1 to 8"
+)]
 
 /// Bits of a word.
 pub const WORD_BITS: usize = 32;

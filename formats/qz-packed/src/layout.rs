@@ -115,7 +115,7 @@ impl Measure {
             let largest = block.iter().fold(0.0f32, |most, weight| most.max(weight.abs()));
             measure.largest = measure.largest.max(largest);
             measure.block_maxima += f64::from(largest);
-            measure.blocks += 1;
+            measure.blocks = measure.blocks.saturating_add(1);
         }
         measure
     }
@@ -125,7 +125,7 @@ impl Measure {
         Self {
             largest: self.largest.max(next.largest),
             block_maxima: self.block_maxima + next.block_maxima,
-            blocks: self.blocks + next.blocks,
+            blocks: self.blocks.saturating_add(next.blocks),
         }
     }
 }
@@ -167,7 +167,7 @@ impl RowBlock<'_> {
 
     /// How many rows there are.
     pub fn rows(&self) -> usize {
-        self.weights.len() / self.columns().max(1)
+        self.weights.len().checked_div(self.columns()).unwrap_or(0)
     }
 }
 
@@ -215,6 +215,12 @@ pub trait Layout: Send + Sync + fmt::Debug {
     /// Weights of a row that share a scale, where they begin at a multiple of it.
     fn group_columns(&self, matrix: Matrix) -> u64 {
         matrix.columns
+    }
+
+    /// Groups whose weights are all smaller may be lost, since the numbers that their scales are
+    /// stored with depend on other groups. 0 where each scale is a number of its own.
+    fn faint(&self, _measure: Measure) -> f32 {
+        0.0
     }
 
     /// True if the bytes of a row lie apart, so that many rows at once make longer runs

@@ -22,9 +22,14 @@
 //! pass makes.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)
+)]
 
 pub mod bits;
 mod error;
+mod exceptions;
 #[cfg(test)]
 mod golden;
 mod layout;
@@ -37,10 +42,11 @@ mod source;
 mod testing;
 
 pub use error::{Error, Fault};
+pub use exceptions::{Exception, Patterns};
 pub use layout::{
     ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding,
     RowBlock, Unfit, Whole,
 };
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use scheme::{Configuration, Feedback, Provenance, Quantized, SCHEMES, Scheme, SchemeFamily};
-pub use source::{PackedSource, Repack, recognise};
+pub use source::{PackedSize, PackedSource, Repack, recognise};

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use qz_tensor::{DataType, Shape, TensorIndex, TensorSource};
+use qz_tensor::{DataType, Shape, TensorIndex, TensorInfo, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault};
@@ -98,6 +98,10 @@ pub(crate) struct StoredParts<'a> {
 }
 
 impl PartBytes for StoredParts<'_> {
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "a layout asks for its own parts, which are all there"
+    )]
     fn read(
         &self,
         part: PartIndex,
@@ -163,7 +167,7 @@ impl<'a> OpenRequest<'a> {
     /// If the tensor is not one.
     pub fn matrix_dimensions(&self, tensor: TensorIndex) -> Result<&'a [u64; 2], Error> {
         self.dimensions(tensor).try_into().map_err(|_| {
-            let found = self.source.tensors()[tensor.0].shape.to_string();
+            let found = self.info(tensor).shape.to_string();
             self.tensor_fault(tensor, Fault::Part { found, expected: "a matrix".to_owned() })
         })
     }
@@ -180,20 +184,26 @@ impl<'a> OpenRequest<'a> {
         })
     }
 
+    /// What the source says of a tensor.
+    #[allow(clippy::indexing_slicing, reason = "tensors are told apart by what the source lists")]
+    pub fn info(&self, tensor: TensorIndex) -> &'a TensorInfo {
+        &self.source.tensors()[tensor.0]
+    }
+
     /// A fault of a tensor.
     pub fn tensor_fault(&self, tensor: TensorIndex, fault: Fault) -> Error {
-        let location = self.source.tensors()[tensor.0].location(0);
+        let location = self.info(tensor).location(0);
         Error::Malformed { location, fault: Box::new(fault) }
     }
 
     /// The element type of a tensor.
     pub fn data_type(&self, tensor: TensorIndex) -> DataType {
-        self.source.tensors()[tensor.0].data_type
+        self.info(tensor).data_type
     }
 
     /// The dimensions of a tensor.
     pub fn dimensions(&self, tensor: TensorIndex) -> &'a [u64] {
-        self.source.tensors()[tensor.0].shape.dimensions()
+        self.info(tensor).shape.dimensions()
     }
 
     /// All of a small tensor's bytes.
@@ -202,7 +212,7 @@ impl<'a> OpenRequest<'a> {
     /// If it cannot be read.
     pub fn bytes(&self, tensor: TensorIndex) -> Result<Vec<u8>, Error> {
         // Its size was compared with the file's.
-        let mut bytes = vec![0; self.source.tensors()[tensor.0].bytes as usize];
+        let mut bytes = vec![0; self.info(tensor).bytes as usize];
         self.source.read(tensor, 0, &mut bytes)?;
         Ok(bytes)
     }
@@ -228,7 +238,7 @@ impl<'a> OpenRequest<'a> {
             let tensor = self
                 .tensor(module, &part.suffix)
                 .ok_or_else(|| fault(Fault::MissingPart(part.suffix.to_string())))?;
-            let info = &self.source.tensors()[tensor.0];
+            let info = self.info(tensor);
             if info.data_type != part.data_type || info.shape != part.shape {
                 return Err(Error::Malformed {
                     location: info.location(0),
@@ -265,7 +275,7 @@ impl<'a> OpenRequest<'a> {
             return Ok(());
         }
         let stated: Vec<String> = stated.iter().map(i64::to_string).collect();
-        let name = &self.source.tensors()[tensor.0].name;
+        let name = &self.info(tensor).name;
         let detail = format!("says {}, but {name} has {}", stated.join(" or "), found());
         Err(self.config_fault(key, detail))
     }

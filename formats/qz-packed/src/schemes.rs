@@ -14,7 +14,9 @@ impl Words {
         let mut words = text.split('+').map(str::to_owned);
         let head = words.next()?;
         let flags: Vec<String> = words.collect();
-        let is_new = |(position, flag): (usize, &String)| !flags[..position].contains(flag);
+        let is_new = |(position, flag): (usize, &String)| {
+            !flags.iter().take(position).any(|one| one == flag)
+        };
         let sound = !head.is_empty()
             && flags.iter().all(|flag| !flag.is_empty())
             && flags.iter().enumerate().all(is_new);

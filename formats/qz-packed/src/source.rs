@@ -12,6 +12,15 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Fault};
 use crate::method::{METHODS, Method, OpenRequest, PackedTensor, StoredParts};
 
+/// How large a packed matrix is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedSize {
+    /// Bytes of all its parts.
+    pub bytes: u64,
+    /// Weights of a row that share a scale.
+    pub group: u64,
+}
+
 /// Packed matrices under their plain names (`….weight`), decoded where they are read;
 /// all other tensors as they are.
 pub struct PackedSource {
@@ -123,23 +132,37 @@ impl PackedSource {
 
     /// The packed matrix that a tensor is, if it is one.
     pub fn packed(&self, tensor: TensorIndex) -> Option<&PackedTensor> {
-        match &self.origins[tensor.0] {
+        match self.origins.get(tensor.0)? {
             Origin::Packed(packed) => Some(packed),
             Origin::Stored(_) => None,
         }
     }
 
-    /// Those that are packed matrices, and the bytes of all their parts.
-    pub fn packed_bytes(&self) -> impl Iterator<Item = (TensorIndex, u64)> {
-        let bytes = |packed: &PackedTensor| {
-            packed.parts.iter().map(|part| self.stored.tensors()[part.0].bytes).sum()
+    /// Those that are packed matrices, and how large they are.
+    pub fn packed_sizes(&self) -> impl Iterator<Item = (TensorIndex, PackedSize)> {
+        let size = |packed: &PackedTensor| PackedSize {
+            bytes: self.stored_bytes(&packed.parts),
+            group: packed.layout.group_columns(packed.matrix()),
         };
         self.origins.iter().enumerate().filter_map(move |(position, origin)| match origin {
-            Origin::Packed(packed) => Some((TensorIndex(position), bytes(packed))),
+            Origin::Packed(packed) => Some((TensorIndex(position), size(packed))),
             Origin::Stored(_) => None,
         })
     }
 
+    fn stored_bytes(&self, parts: &[TensorIndex]) -> u64 {
+        parts
+            .iter()
+            .filter_map(|part| self.stored.tensors().get(part.0))
+            .map(|info| info.bytes)
+            .sum()
+    }
+
+    #[allow(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "the bytes asked for are the tensor's, as was asserted, and its size was checked"
+    )]
     fn read_packed(
         &self,
         packed: &PackedTensor,
@@ -207,13 +230,13 @@ fn remarks(packed: &[PackedTensor]) -> Vec<String> {
     for tensor in packed {
         let Some(remark) = &tensor.remark else { continue };
         match all.iter_mut().find(|(known, ..)| known == remark) {
-            Some((.., count)) => *count += 1,
+            Some((.., count)) => *count = count.saturating_add(1),
             None => all.push((remark, &tensor.name, 1)),
         }
     }
     let shown = |(remark, first, count): (&str, &str, usize)| match count {
         1 => format!("{first}: {remark}"),
-        _ => format!("{first} and {} more matrices: {remark}", count - 1),
+        _ => format!("{first} and {} more matrices: {remark}", count.saturating_sub(1)),
     };
     all.into_iter().map(shown).collect()
 }
@@ -258,7 +281,7 @@ fn without_cache_scales(stored: &dyn TensorSource) -> (Vec<TensorIndex>, Option<
     let note = scales.first().map(|first| {
         let more = match scales.len() {
             1 => String::new(),
-            count => format!(" and {} more", count - 1),
+            count => format!(" and {} more", count.saturating_sub(1)),
         };
         format!("{first}{more}: left out: a scale of cached keys and values changes no weight")
     });
@@ -308,7 +331,7 @@ fn logical(
         if stop::is_requested() {
             break;
         }
-        let info = &stored.tensors()[index.0];
+        let Some(info) = stored.tensors().get(index.0) else { continue };
         for tensor in first.remove(&index).unwrap_or_default() {
             let parts = StoredParts { source: stored, parts: &tensor.parts };
             let data_type = match repack {
@@ -316,7 +339,8 @@ fn logical(
                 Repack::Nearest => {
                     let nearest = tensor.layout.nearest_type(tensor.matrix(), &parts)?;
                     nearest.map(|(data_type, moved)| {
-                        *rounded = (rounded.0 + usize::from(moved > 0.0), rounded.1.max(moved));
+                        let count = rounded.0.saturating_add(usize::from(moved > 0.0));
+                        *rounded = (count, rounded.1.max(moved));
                         data_type
                     })
                 }
@@ -363,6 +387,7 @@ impl TensorSource for PackedSource {
 
     /// # Panics
     /// If there is no such tensor, or it does not have the bytes asked for.
+    #[allow(clippy::indexing_slicing, reason = "what the trait says of a tensor that is not there")]
     fn read(&self, tensor: TensorIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
         let info = &self.tensors[tensor.0];
         info.assert_has(offset, out.len());
@@ -373,6 +398,7 @@ impl TensorSource for PackedSource {
     }
 
     /// Of a packed matrix its first part: there is no byte of its own.
+    #[allow(clippy::indexing_slicing, reason = "what the trait says of a tensor that is not there")]
     fn location(&self, tensor: TensorIndex, offset: u64) -> Location {
         match &self.origins[tensor.0] {
             Origin::Stored(stored) => self.stored.location(*stored, offset),

@@ -134,17 +134,19 @@ fn inputs(job: &Job, scratch: &Path, rounds: usize, kind: &str, tally: &Tally) -
     Ok(())
 }
 
-/// Limits of the shell: bytes of a file (in kilobytes), open files.
+/// Limits of the shell: bytes of a file and of memory (in kilobytes), open files.
 fn limits(job: &Job, scratch: &Path, short: bool, kind: &str, tally: &Tally) -> Result<()> {
     let kilobytes = job.expected.bytes() / 1024;
     let sizes = (0..if short { 3 } else { 20 }).map(|step| step * kilobytes / 16);
     let files = (3..if short { 6 } else { 24 }).map(|files| ("-n", files));
-    for (option, limit) in sizes.map(|size| ("-f", size)).chain(files) {
+    // From what the program itself needs to what the job does.
+    let memory = (0..if short { 4 } else { 60 }).map(|step| ("-v", 26_000 + step * 3000));
+    for (option, limit) in sizes.map(|size| ("-f", size)).chain(files).chain(memory) {
         let folder = tempfile::tempdir_in(scratch)?;
-        let script = format!("ulimit {option} {limit}; exec \"$@\"");
+        let script = format!("ulimit {option} {limit}; ulimit -c 0; exec \"$@\"");
         let ended = ended(&["bash", "-c", &script, "bash"], &job.words(folder.path()))?;
         let is_documented =
-            |ended: &Ended| environment(ended) || (option == "-n" && ended.code == Some(127));
+            |ended: &Ended| environment(ended) || (option != "-f" && ended.code == Some(127));
         let verdict = check_contract(job, folder.path(), &State::default(), &ended, is_documented);
         tally.note(&format!("{kind}: ulimit {option}"), &format!("{}, {limit}", job.name), verdict);
     }

@@ -20,6 +20,7 @@ use crate::exit::UsageError;
 /// Or how many multiple-choice tasks it solves (--task), or what it writes (--sample).
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("source").required(true).args(["data", "tokens", "reference_file", "sample", "task"])))]
+#[command(group(ArgGroup::new("compared").args(["reference", "reference_file"])))]
 #[command(override_usage = "\
 quantize eval <MODEL> --data <FILE> [--reference <MODEL>] [OPTIONS]
        quantize eval <MODEL> --reference-file <FILE> [OPTIONS]
@@ -58,10 +59,11 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "X", help_heading = LIMITS)]
     max_ppl: Option<f64>,
     /// Fail above this mean KL divergence from the reference, in nats
-    #[arg(long, value_name = "X", help_heading = LIMITS)]
+    #[arg(long, value_name = "X", requires = "compared", help_heading = LIMITS)]
     max_kld: Option<f64>,
     /// Fail below this top-1 agreement with the reference: 0.9 or 90%
-    #[arg(long, value_name = "X", value_parser = parse_share, help_heading = LIMITS)]
+    #[arg(long, value_name = "X", value_parser = parse_share, requires = "compared")]
+    #[arg(help_heading = LIMITS)]
     min_top1: Option<f64>,
 
     /// Save the probabilities as llama-perplexity does (--kl-divergence-base)
@@ -148,6 +150,7 @@ struct Writing {
     #[arg(
         long,
         value_name = "PROMPT",
+        allow_hyphen_values = true,
         help_heading = SAMPLE,
         conflicts_with_all = NOT_OF_TASKS,
         conflicts_with_all = NOT_OF_SAMPLES

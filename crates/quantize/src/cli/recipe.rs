@@ -48,7 +48,7 @@ pub(crate) struct Recipe {
     /// Type of the tensors whose names match (repeatable)
     ///
     /// The first pattern that matches decides: --tensor-type 'attn_v=q8_0'. GGUF targets only.
-    #[arg(long, value_name = "REGEX=TYPE", help_heading = TYPES)]
+    #[arg(long, value_name = "REGEX=TYPE", help_heading = TYPES, allow_hyphen_values = true)]
     pub(crate) tensor_type: Vec<TensorOverride>,
     /// Type of the output matrix
     #[arg(long, value_name = "TYPE", value_parser = TypeParser, help_heading = TYPES)]
@@ -64,10 +64,14 @@ pub(crate) struct Recipe {
     /// Give every tensor the target's base type, without its mixture
     #[arg(long, help_heading = TYPES)]
     pub(crate) pure: bool,
-    /// Fail where rows do not fill a type's blocks, instead of falling back
+    /// What tensors get whose rows do not fill their type's blocks
     ///
-    /// Without it such tensors get llama.cpp's stand-in type: Q5_0 for Q4_K, and so on.
-    #[arg(long, help_heading = TYPES)]
+    /// llama.cpp: its stand-in type, Q5_0 for Q4_K and so on. best: the type that loses least in
+    /// the bytes of that stand-in (IQ4_NL for Q4_0). none: such rows are an error.
+    #[arg(long, value_name = "HOW", help_heading = TYPES, default_value = "llama.cpp")]
+    pub(crate) fallback: FallbackName,
+    /// The same as --fallback none
+    #[arg(long, help_heading = TYPES, conflicts_with = "fallback", hide_short_help = true)]
     pub(crate) no_fallback: bool,
     /// Quantize a model of an unknown architecture by names and shapes
     ///
@@ -77,6 +81,7 @@ pub(crate) struct Recipe {
 
     /// Set a metadata entry: int (written as u32), float, bool or str (repeatable)
     #[arg(long, value_name = "KEY=TYPE:VALUE", help_heading = OUTPUT, hide_short_help = true)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) override_kv: Vec<MetadataOverride>,
     #[command(flatten)]
     pub(crate) split: SplitArguments,
@@ -137,12 +142,21 @@ impl Recipe {
         OpenOptions { generic: self.generic, ..self.read.options() }
     }
 
+    fn fallback(&self) -> Fallback {
+        match self.fallback {
+            _ if self.no_fallback => Fallback::Refused,
+            FallbackName::LlamaCpp => Fallback::Allowed,
+            FallbackName::Best => Fallback::Best,
+            FallbackName::None => Fallback::Refused,
+        }
+    }
+
     /// The options, with the importance matrix opened.
     pub(crate) fn options(&self) -> Result<PlanOptions, qz_pipeline::Error> {
         let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
         Ok(PlanOptions {
             allow_requantize: self.allow_requantize,
-            fallback: if self.no_fallback { Fallback::Refused } else { Fallback::Allowed },
+            fallback: self.fallback(),
             overrides: Overrides {
                 tensors: self.tensor_type.clone(),
                 output: self.output_tensor_type,
@@ -172,4 +186,13 @@ pub(crate) enum RoundingName {
     Rtn,
     Mse,
     Importance,
+}
+
+/// What tensors get whose rows do not fill their type's blocks, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FallbackName {
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+    Best,
+    None,
 }

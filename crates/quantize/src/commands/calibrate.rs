@@ -13,7 +13,7 @@ use crate::cli::{Calibrate, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::render::table;
+use crate::render::{many, table};
 
 pub(crate) fn run(arguments: &Calibrate, global: &Global) -> anyhow::Result<Outcome> {
     match (&arguments.show_statistics, &arguments.model, &arguments.output) {
@@ -57,13 +57,18 @@ fn text(calibration: &Calibration) -> String {
     }
     lines.extend(calibration.warnings.iter().map(|warning| format!("warning: {warning}")));
     let Calibration { output, chunks, context, chunks_in_all, tensors, .. } = calibration;
-    let seen = format!("{tensors} matrices, {chunks} chunks of {context}");
+    let seen = format!("{} of {context}", seen(*tensors, *chunks));
     let all = match *chunks_in_all as usize == *chunks {
         true => String::new(),
         false => format!(", {chunks_in_all} in all"),
     };
     lines.push(format!("{}: {seen}{all}", output.display()));
     lines.join("\n")
+}
+
+/// What was seen of how much text.
+fn seen(tensors: usize, chunks: impl TryInto<u64>) -> String {
+    format!("{}, {}", many(tensors, "matrix"), many(chunks, "chunk"))
 }
 
 /// How layers' experts share the tokens.
@@ -93,7 +98,7 @@ fn merge(output: &Path, arguments: &Calibrate) -> anyhow::Result<()> {
     match arguments.json {
         true => print_json(&merged),
         false => {
-            print_line(&format!("{}: {tensors} matrices, {chunks} chunks", output.display()));
+            print_line(&format!("{}: {}", output.display(), seen(tensors, chunks)));
         }
     }
     Ok(())

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use qz_pipeline::{CompareOptions, CompareReport, Compared, Inputs, LEAST_P_VALUE, compare};
+use qz_pipeline::{
+    CompareOptions, CompareReport, Compared, FEWEST_CHUNKS, Inputs, LEAST_P_VALUE, compare,
+};
 use qz_report::{Chart, Page, Point, Table};
 use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 
@@ -13,7 +15,7 @@ use crate::exit::{Outcome, UsageError};
 use crate::interrupt;
 use crate::names::{named, shared_name, shortened};
 use crate::progress::Progress;
-use crate::render::{bytes, markdown_table, table};
+use crate::render::{bytes, many, markdown_table, table};
 
 pub(crate) fn run(arguments: &Compare, global: &Global) -> anyhow::Result<Outcome> {
     arguments.check_text()?;
@@ -137,12 +139,20 @@ impl Shown<'_> {
         let found = &self.report.reference.comparison;
         let mut lines = vec![
             format!(
-                "{} tokens scored in {} chunks of {}; the first model is the reference",
-                found.tokens, found.chunks, self.report.context
+                "{} scored in {} of {}; the first model is the reference",
+                many(found.tokens, "token"),
+                many(found.chunks, "chunk"),
+                self.report.context
             ),
             "* Pareto front: no other model is both smaller and nearer to the reference".to_owned(),
         ];
-        lines.extend(self.differences());
+        let differences = self.differences();
+        if differences.is_empty() && self.report.models.len() > 1 {
+            lines.push(format!(
+                "no differences between models: their bootstrap needs {FEWEST_CHUNKS} chunks"
+            ));
+        }
+        lines.extend(differences);
         lines.join("\n")
     }
 

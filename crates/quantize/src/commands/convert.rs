@@ -11,7 +11,7 @@ use crate::cli::{Convert, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::render::{bytes, grouped, table};
+use crate::render::{bytes, grouped, many, table};
 
 #[derive(Serialize)]
 struct Report {
@@ -94,7 +94,7 @@ pub(super) fn fallbacks(
     }
     let kinds = grouped(fallbacks.iter().map(|fallback| (why(fallback), fallback)));
     let line = |(why, of): (String, Vec<&FallbackTensor>)| {
-        format!("{target}: {} of {tensors} tensors: {why}\n", of.len())
+        format!("{target}: {} of {}: {why}\n", of.len(), many(tensors, "tensor"))
     };
     kinds.into_iter().map(line).collect()
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use qz_pipeline::{
-    Cancel, ConvertOptions, ConvertReport, Fallback, Model, Observer, OpenOptions, Output,
+    Cancel, ConvertOptions, ConvertReport, Event, Fallback, Model, Observer, OpenOptions, Output,
     PlanOptions, Target, Verification, VerifyOptions, convert, verify,
 };
 use serde::Serialize;
@@ -54,9 +54,14 @@ pub(crate) fn run(arguments: &Demo, global: &Global) -> anyhow::Result<Outcome> 
         threads: global.thread_count(),
         ..VerifyOptions::default()
     };
+    let count = outputs.len();
     let verifications = outputs
         .iter()
-        .map(|output| Ok(verify(&output.path, &options, &cancel, &mut progress)?))
+        .zip(1..)
+        .map(|(output, number)| {
+            progress.observe(Event::Target { name: &output.target, number, count });
+            Ok(verify(&output.path, &options, &cancel, &mut progress)?)
+        })
         .collect::<anyhow::Result<Vec<Verification>>>()?;
     drop(progress);
     let passed = verifications.iter().all(|verification| verification.passed);

@@ -7,7 +7,7 @@ use crate::cli::{Eval, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::render::{markdown_table, table};
+use crate::render::{many, markdown_table, table};
 
 pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<Outcome> {
     if let Some(options) = arguments.task_options(global) {
@@ -44,7 +44,7 @@ fn text(evaluation: &Evaluation, markdown: bool) -> String {
     let context = evaluation.context;
     let mut lines = vec![
         draw(&header, &figures),
-        format!("\n{tokens} tokens scored in {chunks} chunks of {context}"),
+        format!("\n{} scored in {} of {context}", many(tokens, "token"), many(chunks, "chunk")),
     ];
     lines.extend(evaluation.failures.iter().map(|failure| format!("FAILED: {failure}")));
     lines.join("\n")

@@ -1,6 +1,7 @@
 //! Where outputs go: paths from `-o`, default names, and the folders that they need.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use qz_pipeline::{Model, Output, PlanOptions, Target, stem_of, unknown_targets};
@@ -112,11 +113,15 @@ impl Folders {
     }
 
     fn make_one(&mut self, folder: &Path) -> anyhow::Result<()> {
-        if folder.as_os_str().is_empty() || folder.is_dir() {
+        if folder.as_os_str().is_empty() {
             return Ok(());
         }
-        if folder.exists() {
-            return usage(format!("{}: not a folder", folder.display()));
+        match fs::metadata(folder) {
+            Ok(found) if found.is_dir() => return Ok(()),
+            Ok(_) => return usage(format!("{}: not a folder", folder.display())),
+            Err(error)
+                if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {}
+            Err(error) => return Err(anyhow::anyhow!("{}: {error}", folder.display())),
         }
         self.make_one(folder.parent().unwrap_or(Path::new("")))?;
         match fs::create_dir(folder) {

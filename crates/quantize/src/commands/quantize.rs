@@ -15,7 +15,7 @@ use crate::exit::Outcome;
 use crate::interrupt;
 use crate::memory::peak_bytes;
 use crate::progress::Progress;
-use crate::render::{bytes, grouped, table};
+use crate::render::{bytes, grouped, many, table};
 
 #[derive(Serialize)]
 struct Report {
@@ -95,7 +95,7 @@ fn matrices(report: &QuantizeReport) -> String {
 fn in_short(report: &QuantizeReport) -> String {
     let (target, matrices) = (&report.artifact.target, report.methods.len());
     let losses: Vec<_> = report.methods.iter().filter_map(|tensor| tensor.report.losses).collect();
-    let mut line = format!("{target}: {matrices} matrices by {}", report.method);
+    let mut line = format!("{target}: {} by {}", many(matrices, "matrix"), report.method);
     if !losses.is_empty() {
         let count = losses.len() as f64;
         let mean = |sum: f64| per_mille(sum / count);
@@ -107,7 +107,8 @@ fn in_short(report: &QuantizeReport) -> String {
     }
     let remarks = report.methods.iter().flat_map(remarks).map(|remark| (remark, ()));
     let kinds = grouped(remarks).into_iter();
-    let kinds = kinds.map(|(remark, of)| format!("\n{target}: {} matrices: {remark}", of.len()));
+    let kinds =
+        kinds.map(|(remark, of)| format!("\n{target}: {}: {remark}", many(of.len(), "matrix")));
     line + &kinds.collect::<String>()
 }
 
@@ -120,14 +121,14 @@ fn remarks(tensor: &MethodTensor) -> Vec<String> {
     if let (Some(tokens), Some(_)) = (tensor.tokens, tensor.filled_up_to) {
         remarks.push(match tokens {
             0 => "no token: the mean of all experts stands in".to_owned(),
-            _ => format!("{tokens} tokens: shrunk toward the mean of all experts"),
+            _ => format!("{}: shrunk toward the mean of all experts", many(tokens, "token")),
         });
     }
     if let Some(fallback) = &tensor.report.fallback {
         remarks.push(format!("rounded with importance instead: {fallback}"));
     }
     if tensor.report.dead_columns > 0 {
-        remarks.push(format!("{} columns without input", tensor.report.dead_columns));
+        remarks.push(format!("{} without input", many(tensor.report.dead_columns, "column")));
     }
     remarks
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{print_json, print_line};
 use crate::cli::{Global, Targets};
 use crate::exit::Outcome;
-use crate::render::table;
+use crate::render::{table, wrapped};
 
 #[derive(Serialize)]
 struct Report {
@@ -28,8 +28,12 @@ pub(crate) fn run(arguments: &Targets, _: &Global) -> anyhow::Result<Outcome> {
     Ok(Outcome::Ok)
 }
 
+/// Lines fit a terminal.
+const WIDTH: usize = 80;
+
 fn text(targets: &[TargetInfo], of_model: bool) -> String {
     let last = if of_model { "this model" } else { "inputs in" };
+    let reasons = reasons(targets);
     let row = |info: &TargetInfo| {
         let bits = match &info.model {
             None => info.demand.bits_per_weight,
@@ -38,18 +42,22 @@ fn text(targets: &[TargetInfo], of_model: bool) -> String {
         vec![
             info.target.clone(),
             bits.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.2}")),
-            if info.loaded_by.len() > 3 {
-                "all but llama.cpp".to_owned()
-            } else {
-                info.loaded_by.join(", ")
+            match info.loaded_by.len() {
+                0 => "no engine".to_owned(),
+                1..=3 => info.loaded_by.join(", "),
+                _ => "all but llama.cpp".to_owned(),
             },
-            if of_model { fit(info) } else { rows(info) },
+            if of_model { fit(info, &reasons) } else { rows(info) },
         ]
     };
     let rows: Vec<Vec<String>> = targets.iter().map(row).collect();
     let whose = if of_model { "of this model" } else { "of an 8B Llama 3" };
     let mut text = table(&["target", "bits/weight", "loaded by", last], &rows);
     text.push_str(&format!("\n\nbits/weight: {whose}, embedding and output matrix included"));
+    for (number, reason) in reasons.iter().enumerate() {
+        let line = format!("no ({}): {reason}", number + 1);
+        text.push_str(&format!("\n{}", wrapped(&line, "  ", WIDTH)));
+    }
     if !of_model {
         text.push_str(
             "\ninputs in: rows are multiples of this; *: others fall back to another type\n\
@@ -57,6 +65,19 @@ fn text(targets: &[TargetInfo], of_model: bool) -> String {
         );
     }
     text
+}
+
+/// Why targets do not fit the model, each reason once.
+fn reasons(targets: &[TargetInfo]) -> Vec<&str> {
+    let mut reasons = Vec::new();
+    for info in targets {
+        if let Some(why) = info.model.as_ref().and_then(|fit| fit.why_not.as_deref())
+            && !reasons.contains(&why)
+        {
+            reasons.push(why);
+        }
+    }
+    reasons
 }
 
 /// What rows have to be a multiple of.
@@ -73,12 +94,15 @@ fn rows(info: &TargetInfo) -> String {
     format!("{columns}{rows}{importance}")
 }
 
-fn fit(info: &TargetInfo) -> String {
+fn fit(info: &TargetInfo, reasons: &[&str]) -> String {
     let Some(fit) = &info.model else { return String::new() };
     match (&fit.why_not, fit.fallbacks) {
-        (Some(why), _) => format!("no: {why}"),
-        (None, _) if info.demand.needs_importance => "fits, needs --imatrix".to_owned(),
+        (Some(why), _) => {
+            let number = reasons.iter().position(|reason| reason == why).unwrap_or_default();
+            format!("no ({})", number + 1)
+        }
+        (None, _) if info.demand.needs_importance => "needs --imatrix".to_owned(),
         (None, 0) => "fits".to_owned(),
-        (None, fallbacks) => format!("fits, {fallbacks} tensors fall back"),
+        (None, fallbacks) => format!("fits, {fallbacks} fall back"),
     }
 }

@@ -7,7 +7,7 @@ use crate::cli::{Eval, Global};
 use crate::exit::Outcome;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::render::{markdown_table, table};
+use crate::render::{many, markdown_table, table};
 
 pub(crate) fn run(
     arguments: &Eval,
@@ -37,7 +37,7 @@ fn text(evaluation: &TaskEvaluation, markdown: bool) -> String {
         chance,
     ];
     let draw = if markdown { markdown_table } else { table };
-    format!("{}\n\n{} tasks", draw(&header, &rows), score.tasks)
+    format!("{}\n\n{}", draw(&header, &rows), many(score.tasks, "task"))
 }
 
 fn share(name: &str, share: &Share) -> Vec<String> {

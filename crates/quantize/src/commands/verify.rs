@@ -7,7 +7,7 @@ use crate::cli::{Global, Verify};
 use crate::exit::Outcome;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::render::table;
+use crate::render::{many, table};
 
 pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome> {
     let options = VerifyOptions {
@@ -60,14 +60,15 @@ fn verdict(verification: &Verification, kinds: usize, compared: usize) -> String
         }
         _ => String::new(),
     };
+    let (all, tensors) = (many(findings, "finding"), many(tensors, "tensor"));
     let verdict = match (verification.passed, compared) {
         (false, _) if kinds < findings => {
-            format!("FAILED{engine}: {findings} findings of {kinds} kinds")
+            format!("FAILED{engine}: {all} of {}", many(kinds, "kind"))
         }
-        (false, _) => format!("FAILED{engine}: {findings} findings"),
-        (true, 0) => format!("ok{engine}: {tensors} tensors, structure only"),
+        (false, _) => format!("FAILED{engine}: {all}"),
+        (true, 0) => format!("ok{engine}: {tensors}, structure only"),
         (true, compared) => {
-            format!("ok{engine}: {tensors} tensors, {compared} compared with their source")
+            format!("ok{engine}: {tensors}, {compared} compared with their source")
         }
     };
     unjudged + &verdict

@@ -1,7 +1,7 @@
 //! BF16: the upper half of a binary32, little-endian.
 
 use crate::codec::codec;
-use crate::number::{bf16_from_f32, f32_from_bf16};
+use crate::number::{bf16_from_f32, f32_from_bf16, first_number};
 
 codec! {
     Bf16: DataType::BF16,
@@ -12,8 +12,8 @@ codec! {
 }
 
 fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
-    let is_non_finite = |bytes| !f32_from_bf16(u16::from_le_bytes(bytes)).is_finite();
-    bytes.as_chunks().0.iter().position(|bytes| is_non_finite(*bytes))
+    // All bits of the exponent are set.
+    first_number(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7f80 == 0x7f80)
 }
 
 /// The body of [`crate::Codec::decode`].

@@ -1,7 +1,7 @@
 //! F16: little-endian binary16.
 
 use crate::codec::codec;
-use crate::number::{f16_from_f32, f16_is_non_finite, f32_from_f16};
+use crate::number::{f16_from_f32, f16_is_non_finite, f32_from_f16, first_number};
 
 codec! {
     F16: DataType::F16,
@@ -12,7 +12,7 @@ codec! {
 }
 
 fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
-    bytes.as_chunks().0.iter().position(|bytes| f16_is_non_finite(u16::from_le_bytes(*bytes)))
+    first_number(bytes, |bytes| f16_is_non_finite(u16::from_le_bytes(bytes)))
 }
 
 /// The body of [`crate::Codec::decode`].

@@ -1,6 +1,7 @@
 //! F32: little-endian binary32, copied.
 
 use crate::codec::codec;
+use crate::number::first_number;
 
 codec! {
     F32: DataType::F32,
@@ -11,7 +12,7 @@ codec! {
 }
 
 fn first_non_finite_block(bytes: &[u8]) -> Option<usize> {
-    bytes.as_chunks().0.iter().position(|bytes| !f32::from_le_bytes(*bytes).is_finite())
+    first_number(bytes, |bytes| !f32::from_le_bytes(bytes).is_finite())
 }
 
 /// The body of [`crate::Codec::decode`].

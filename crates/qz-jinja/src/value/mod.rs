@@ -136,7 +136,7 @@ impl Value {
                 Self::Sequence(Arc::new(sequence(SequenceKind::List, items)?))
             }
             Json::Object(entries) => {
-                if let Some(number) = tagged_float(entries) {
+                if let Some((_, number)) = qz_shards::json::tagged_float(entries) {
                     return Ok(Self::Float(number));
                 }
                 let mut all = Dictionary::default();
@@ -297,16 +297,5 @@ impl Dictionary {
             }
         }
         Ok(())
-    }
-}
-
-/// A float that JSON has no word for, as `qz_shards::json` reads Python's: `{"__float__": "NaN"}`.
-fn tagged_float(entries: &serde_json::Map<String, Json>) -> Option<f64> {
-    let word = entries.get("__float__").filter(|_| entries.len() == 1)?.as_str()?;
-    match word {
-        "NaN" => Some(f64::NAN),
-        "Infinity" => Some(f64::INFINITY),
-        "-Infinity" => Some(f64::NEG_INFINITY),
-        _ => None,
     }
 }

@@ -148,7 +148,7 @@ pub fn eval(
         file.check_vocabulary(&subject.model)?;
     }
     let text = match (&file, &options.text) {
-        (Some(file), _) => file.text().clone(),
+        (Some(file), _) => file.read_text()?,
         (None, Some(text)) => same_text(&subjects, text, cancel)?,
         (None, None) => return Err(Error::NoText),
     };

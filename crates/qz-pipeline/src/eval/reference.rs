@@ -44,14 +44,15 @@ impl ReferenceFile {
         Ok(Self::Logits(LogitsFile::open(path)?))
     }
 
-    pub(super) fn text(&self) -> &Text {
-        match self {
-            Self::Logits(file) => file.text(),
-            Self::Leading(file) => file.text(),
-        }
+    /// The text that it is about, which may be millions of tokens.
+    pub(super) fn read_text(&self) -> Result<Text, Error> {
+        Ok(match self {
+            Self::Logits(file) => file.read_text()?,
+            Self::Leading(file) => file.read_text()?,
+        })
     }
 
-    /// Refuses a model of another vocabulary, before anything is computed.
+    /// Refuses a model of another vocabulary, before anything is read or computed.
     pub(super) fn check_vocabulary(&self, model: &Model) -> Result<(), Error> {
         let rows = |name: &str| {
             let tensor = model.tensors.iter().find(|tensor| tensor.name == name)?;

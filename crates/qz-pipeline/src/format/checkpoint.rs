@@ -28,7 +28,8 @@ impl Checkpoint {
     }
 }
 
-/// A checkpoint's own tensors, under their own names; rows go where they were read.
+/// A checkpoint's own tensors, under their own names without what was put around the model;
+/// rows go where they were read.
 fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpoint, Error> {
     let mut warnings = Vec::new();
     let files = CheckpointFiles::read(folder, &mut warnings)?;
@@ -37,8 +38,7 @@ fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpo
     let mut tensors = Vec::new();
     let mut number = |tensor: TensorIndex| {
         *numbers[tensor.0].get_or_insert_with(|| {
-            let info = &source[tensor.0];
-            tensors.push((info.name.to_string(), info.shape.clone()));
+            tensors.push((model.names[tensor.0].clone(), source[tensor.0].shape.clone()));
             TensorIndex(tensors.len() - 1)
         })
     };

@@ -1,7 +1,10 @@
 //! What schemes cost and ask for, told without a model: of one that stands for all.
 
+use qz_models::{ARCHITECTURES, Part, Role};
+use qz_packed::{Matrix, Provenance, Quantized, Scheme};
 use qz_plan::{ModelFacts, PlannedTensor};
-use qz_tensor::{DataType, Shape};
+use qz_tensor::{DataType, Shape, SideFile, SinkTensor};
+use serde_json::{Map, Value};
 
 /// What a scheme costs, and asks of matrices.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -75,6 +78,50 @@ pub(super) fn example_facts() -> ModelFacts {
         heads_per_key_head: HIDDEN / KEYS,
         ..ModelFacts::default()
     }
+}
+
+/// One layer and the ends of that model as a packed folder: its matrices, and the
+/// configuration.
+pub(super) fn checkpoint(scheme: &dyn Scheme) -> (Vec<SinkTensor>, Vec<SideFile>) {
+    let rules = ARCHITECTURES.iter().find(|known| known.gguf_name() == "llama");
+    let rules = rules.map_or(&[][..], |known| known.tensor_rules());
+    let layout = scheme.layout(DataType::BF16);
+    let (mut tensors, mut modules, mut left) = (Vec::new(), Vec::new(), Vec::new());
+    for PlannedTensor { name, shape, source_type, .. } in example() {
+        let rule = rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&name)?.layer)));
+        let Some((rule, layer)) = rule.filter(|(_, layer)| layer.is_none_or(|layer| layer.0 == 0))
+        else {
+            continue;
+        };
+        let name = rule.hugging_face.name(layer);
+        let module = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
+        let matrix = Matrix { rows: shape.rows(), columns: shape.columns() };
+        let is_packed = shape.rank() == 2 && (layer.is_some() || scheme.packs_embeddings());
+        let parts = is_packed.then(|| layout.parts(matrix).ok()).flatten();
+        if let Some(parts) = parts {
+            tensors.extend(parts.into_iter().map(|part| SinkTensor {
+                name: format!("{module}.{}", part.suffix),
+                data_type: part.data_type,
+                shape: part.shape,
+            }));
+            modules.push(module);
+            continue;
+        }
+        if (rule.role, rule.part) == (Role::Output, Part::Weight) {
+            left.push(module);
+        }
+        tensors.push(SinkTensor { name, data_type: source_type, shape });
+    }
+    let provenance = &Provenance::of("rtn");
+    let model_type = DataType::BF16;
+    let quantized = Quantized { modules: &modules, left: &left, model_type, provenance };
+    let configuration = scheme.configuration(&quantized);
+    let entries = configuration.entries.into_iter();
+    let config: Map<String, Value> = entries.map(|(key, value)| (key.to_owned(), value)).collect();
+    let content = Value::Object(config).to_string().into_bytes();
+    let mut files = configuration.files;
+    files.push(SideFile { name: "config.json".to_owned(), content });
+    (tensors, files)
 }
 
 /// Bits per weight of tensors of these types.

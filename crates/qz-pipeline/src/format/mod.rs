@@ -18,7 +18,7 @@ use qz_plan::Assignment;
 use qz_tensor::{DataType, Metadata, OutputOptions, SideFile, SinkTensor, TensorIndex, TensorSink};
 
 use crate::error::Error;
-use crate::loaders::{ENGINES, Engine};
+use crate::loaders::{self, Engine, Planned};
 use crate::model::Model;
 use crate::planning::PlanOptions;
 
@@ -99,13 +99,22 @@ impl Format {
         self.name != gguf::GGUF.name
     }
 
-    /// The engines that load its artifacts.
-    pub(crate) fn engines(&self) -> Vec<Engine> {
-        let loads = |engine: &Engine| match self.family {
-            Some(family) => engine.methods().contains(&family.method),
-            None => self.is_folder() != (*engine == Engine::LlamaCpp),
+    /// The engines that load what is planned; without a plan, a scheme's artifact of a model
+    /// that stands for all.
+    pub(crate) fn engines(&self, scheme: &str, plan: Option<&TargetPlan>) -> Vec<Engine> {
+        let (tensors, files) = match plan {
+            Some(plan) => (Cow::Borrowed(&plan.tensors), Cow::Borrowed(&plan.files)),
+            None => {
+                let (tensors, files) = self.family.map_or_else(Default::default, |family| {
+                    (family.parse)(scheme)
+                        .map(|scheme| demand::checkpoint(&*scheme))
+                        .unwrap_or_default()
+                });
+                (Cow::Owned(tensors), Cow::Owned(files))
+            }
         };
-        ENGINES.iter().copied().filter(loads).collect()
+        let is_gguf = !self.is_folder();
+        loaders::loading(&Planned { is_gguf, tensors: &tensors, files: &files })
     }
 
     pub(crate) fn plan(
@@ -148,6 +157,11 @@ pub(crate) struct TargetPlan {
 }
 
 impl TargetPlan {
+    /// The folder, as loaders' rules look at it.
+    pub(crate) fn checkpoint(&self) -> Planned<'_> {
+        Planned { is_gguf: false, tensors: &self.tensors, files: &self.files }
+    }
+
     /// Where the packed rows of the model's tensor at `position` go, if it is packed.
     pub(crate) fn packed(&self, position: usize) -> Option<&PackedPlace> {
         match &self.places[position].as_ref()?.destination {

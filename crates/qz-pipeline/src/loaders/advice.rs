@@ -2,7 +2,7 @@
 //! they would load instead.
 
 use super::facts::Facts;
-use super::{ENGINES, Engine, judged};
+use super::{ENGINES, Engine, judged, loading};
 use crate::error::Error;
 use crate::format::TargetPlan;
 use crate::target::Target;
@@ -50,7 +50,7 @@ fn named(engines: &[Engine]) -> String {
 
 /// Engines that read the method and refuse this checkpoint, with what they find.
 fn refusals(planned: &TargetPlan) -> Result<Vec<(Engine, Vec<Finding>)>, Error> {
-    let Some(mut facts) = Facts::planned(planned)? else { return Ok(Vec::new()) };
+    let Some(mut facts) = Facts::planned(&planned.checkpoint())? else { return Ok(Vec::new()) };
     let mut refusals = Vec::new();
     for engine in ENGINES {
         facts.engine = Some(*engine);
@@ -65,11 +65,8 @@ fn refusals(planned: &TargetPlan) -> Result<Vec<(Engine, Vec<Finding>)>, Error> 
 
 /// Whether these engines all load what is planned.
 fn is_loaded(planned: &TargetPlan, engines: &[Engine]) -> bool {
-    let Ok(Some(mut facts)) = Facts::planned(planned) else { return false };
-    engines.iter().all(|engine| {
-        facts.engine = Some(*engine);
-        judged(&facts).is_empty()
-    })
+    let loading = loading(&planned.checkpoint());
+    engines.iter().all(|engine| loading.contains(engine))
 }
 
 /// Smaller groups than those that are listed.

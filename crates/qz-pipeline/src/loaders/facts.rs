@@ -5,17 +5,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qz_packed::{Exception, Patterns};
 use qz_tensor::{
     DataType, FileError, SideFile, SideFiles, SinkTensor, TensorIndex, TensorInfo, TensorSource,
 };
 use serde_json::{Map, Value};
 
 use super::Engine;
-use super::ignoring::Patterns;
 use crate::container::{self, QuantizationConfig};
 use crate::error::Error;
 use crate::folder::Folder;
-use crate::format::TargetPlan;
 
 /// A packed checkpoint.
 pub(super) struct Facts<'a> {
@@ -67,9 +66,8 @@ impl Facts<'_> {
     }
 
     /// Of a checkpoint that is planned; none if it has no packed weights.
-    pub(super) fn planned(plan: &TargetPlan) -> Result<Option<Self>, Error> {
-        let files = Planned(&plan.files);
-        let Some(QuantizationConfig { config, .. }) = container::stated_quantization(&files)?
+    pub(super) fn planned(planned: &Planned<'_>) -> Result<Option<Self>, Error> {
+        let Some(QuantizationConfig { config, .. }) = container::stated_quantization(planned)?
         else {
             return Ok(None);
         };
@@ -82,7 +80,7 @@ impl Facts<'_> {
             offset: 0,
             bytes: tensor.shape.byte_size(tensor.data_type).unwrap_or_default(),
         };
-        Ok(Some(Self::of(&files, config, plan.tensors.iter().map(info).collect())?))
+        Ok(Some(Self::of(planned, config, planned.tensors.iter().map(info).collect())?))
     }
 
     fn of(
@@ -151,6 +149,18 @@ impl Facts<'_> {
         self.config.get(key)?.as_i64()
     }
 
+    /// What the configuration says of a module, which GPTQ may have exceptions for; none where
+    /// that cannot be known.
+    pub(super) fn number_of(&self, module: &str, key: &str) -> Option<i64> {
+        if self.method != "gptq" {
+            return self.number(key);
+        }
+        match Exception::of_patterns(&self.config, module, &self.patterns) {
+            Exception::Unknown => None,
+            known => known.number(&self.config, key),
+        }
+    }
+
     pub(super) fn flag(&self, key: &str) -> Option<bool> {
         self.config.get(key)?.as_bool()
     }
@@ -184,17 +194,22 @@ impl Facts<'_> {
     }
 }
 
-/// The files beside weights that are planned.
-struct Planned<'a>(&'a [SideFile]);
+/// An artifact that is planned.
+pub(crate) struct Planned<'a> {
+    pub(crate) is_gguf: bool,
+    pub(crate) tensors: &'a [SinkTensor],
+    /// The files beside the weights.
+    pub(crate) files: &'a [SideFile],
+}
 
 impl SideFiles for Planned<'_> {
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
-        let file = self.0.iter().find(|file| file.name == name);
+        let file = self.files.iter().find(|file| file.name == name);
         Ok(file.map(|file| file.content.clone()))
     }
 
     fn list(&self, _folder: &str) -> Result<Vec<String>, FileError> {
-        Ok(self.0.iter().map(|file| file.name.clone()).collect())
+        Ok(self.files.iter().map(|file| file.name.clone()).collect())
     }
 
     fn folder_name(&self) -> Option<&str> {

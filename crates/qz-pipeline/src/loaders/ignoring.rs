@@ -4,10 +4,7 @@
 //! vLLM 0.33 (`utils/quant_utils.py`, `is_layer_skipped`; `utils/gptq_utils.py`), SGLang
 //! 0.5.23 (`quantization/utils.py`, `bitsandbytes.py`), mlx-lm 0.32 (`utils.py`).
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-
-use regex::Regex;
+use qz_packed::{Exception, Patterns};
 use serde_json::Value;
 
 use super::Engine;
@@ -19,10 +16,6 @@ const READERS: &[Engine] = &[Engine::Transformers, Engine::Vllm, Engine::Sglang]
 /// Keys with names of modules that stay plain.
 const NAME_KEYS: &[&str] =
     &["modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules", "skip_modules"];
-
-/// Patterns that have been compiled: there are few, and many modules to hold to them.
-#[derive(Default)]
-pub(super) struct Patterns(RefCell<HashMap<String, Option<Regex>>>);
 
 /// How lists are read.
 #[derive(Clone, Copy)]
@@ -36,10 +29,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Python's `re.match`.
     fn begins(self, pattern: &str, behind: &str, text: &str) -> bool {
-        let whole = format!("^(?:{pattern}){behind}");
-        let mut known = self.patterns.0.borrow_mut();
-        let compiled = known.entry(whole).or_insert_with_key(|whole| Regex::new(whole).ok());
-        compiled.as_ref().map_or(self.unknown, |pattern| pattern.is_match(text))
+        self.patterns.begins(pattern, behind, text).unwrap_or(self.unknown)
     }
 
     /// compressed-tensors: a name, a class, or a pattern.
@@ -171,24 +161,13 @@ impl Facts<'_> {
             })
     }
 
-    /// GPTQ: the first rule for a module decides, and one that denies begins with `-:`.
+    /// GPTQ: the first rule for a module decides.
     fn is_denied(&self, module: &str, reading: Reading<'_>) -> bool {
-        let rules = self.config.get("dynamic").and_then(Value::as_object);
-        for rule in rules.into_iter().flatten().map(|(rule, _)| &**rule) {
-            match rule.strip_prefix("-:") {
-                Some(pattern) if reading.begins(pattern, "", module) => return true,
-                Some(_) => {}
-                None => {
-                    let pattern = rule.strip_prefix("+:").unwrap_or(rule);
-                    if (Reading { unknown: !reading.unknown, ..reading })
-                        .begins(pattern, "", module)
-                    {
-                        return false;
-                    }
-                }
-            }
+        match Exception::of_patterns(&self.config, module, reading.patterns) {
+            Exception::Plain => true,
+            Exception::Unknown => reading.unknown,
+            Exception::None | Exception::Own(_) => false,
         }
-        false
     }
 
     /// GPTQ: `modules_in_block_to_quantize` has names within a layer, in lists or alone.

@@ -73,16 +73,16 @@ pub(super) fn part_types(facts: &Facts<'_>, find: &mut Findings<'_>) {
 
 /// Inputs and outputs of a GPTQ module.
 fn gptq_size(facts: &Facts<'_>, module: &str) -> Option<(u64, u64)> {
-    let bits = u64::try_from(facts.number("bits")?).ok().filter(|bits| *bits > 0)?;
+    let bits = facts.number_of(module, "bits")?;
+    let bits = u64::try_from(bits).ok().filter(|bits| *bits > 0)?;
     let [words, outputs] = facts.matrix(module, "qweight")?;
     Some((words * 32 / bits, outputs))
 }
 
 pub(super) fn group_divides(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let Some(group) = facts.number("group_size").and_then(|group| u64::try_from(group).ok()) else {
-        return;
-    };
     for module in &facts.packed {
+        let group = facts.number_of(module, "group_size");
+        let Some(group) = group.and_then(|group| u64::try_from(group).ok()) else { continue };
         let inputs = match &*facts.method {
             "awq" => facts.matrix(module, "qweight").map(|[inputs, _]| inputs),
             _ => gptq_size(facts, module).map(|(inputs, _)| inputs),
@@ -116,7 +116,16 @@ fn integers<'a>(facts: &'a Facts<'_>) -> Vec<Integers<'a>> {
         let bits = facts.number("bits").and_then(|bits| u64::try_from(bits).ok());
         let group = facts.number("group_size").filter(|group| *group != -1);
         let place = "quantization_config".to_owned();
-        return vec![Integers { place, bits, group, symmetric: facts.flag("sym"), targets: None }];
+        let symmetric = facts.flag("sym");
+        let all = Integers { place, bits, group, symmetric, targets: None };
+        let rules = facts.config.get("dynamic").and_then(Value::as_object).into_iter().flatten();
+        let exception = |(rule, values): (&String, &'a Value)| {
+            let group = values.get("group_size")?.as_i64().filter(|group| *group != -1);
+            let place = format!("quantization_config.dynamic[{rule}]");
+            Some(Integers { place, bits, group, symmetric, targets: None })
+        };
+        let exceptions = rules.filter(|(rule, _)| !rule.starts_with("-:")).filter_map(exception);
+        return std::iter::once(all).chain(exceptions).collect();
     }
     let whole = facts.text("format");
     let of_group = |(name, group): (&str, &'a Map<String, Value>)| {
@@ -225,17 +234,17 @@ fn repeated(field: u32, bits: u32) -> [u32; 3] {
 /// Symmetric zero points are all the same, so a version that is not the one named shows
 /// (vLLM pull request 38966: garbage without an error).
 pub(super) fn zero_points_version(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let (Some(bits @ (2 | 3 | 4 | 8)), Some(true)) = (facts.number("bits"), facts.flag("sym"))
-    else {
+    if facts.flag("sym") != Some(true) {
         return;
-    };
-    let bits = bits as u32;
-    let [v1, v2] = [(1 << (bits - 1)) - 1, 1 << (bits - 1)].map(|zero| repeated(zero, bits));
+    }
     let format = facts.text("checkpoint_format").or_else(|| facts.text("format"));
     let format = format.unwrap_or("gptq");
     let is_v2 = format == "gptq_v2";
-    let (own, other) = if is_v2 { (v2, v1) } else { (v1, v2) };
     for module in &facts.packed {
+        let Some(bits @ (2 | 3 | 4 | 8)) = facts.number_of(module, "bits") else { continue };
+        let bits = bits as u32;
+        let [v1, v2] = [(1 << (bits - 1)) - 1, 1 << (bits - 1)].map(|zero| repeated(zero, bits));
+        let (own, other) = if is_v2 { (v2, v1) } else { (v1, v2) };
         let words = zero_words(facts, module);
         let all = |expected: [u32; 3]| {
             words.iter().zip(expected.iter().cycle()).all(|(word, expected)| word == expected)
@@ -256,15 +265,16 @@ pub(super) fn zero_points_version(facts: &Facts<'_>, find: &mut Findings<'_>) {
 /// v1 stores one less, and zero has none: the writer borrowed from a neighbour, or
 /// stored the highest (AutoGPTQ pull request 640).
 pub(super) fn zero_points_wrap(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let (Some(bits @ (2 | 4 | 8)), Some(false)) = (facts.number("bits"), facts.flag("sym")) else {
+    if facts.flag("sym") != Some(false) {
         return;
-    };
+    }
     let format = facts.text("checkpoint_format").or_else(|| facts.text("format"));
     if format == Some("gptq_v2") {
         return;
     }
-    let (bits, top) = (bits as u32, u32::MAX >> (32 - bits as u32));
     for module in &facts.packed {
+        let Some(bits @ (2 | 4 | 8)) = facts.number_of(module, "bits") else { continue };
+        let (bits, top) = (bits as u32, u32::MAX >> (32 - bits as u32));
         let words = zero_words(facts, module);
         let field = |word: &u32, position: u32| word >> (position * bits) & top;
         let wraps = |word: &&u32| (0..32 / bits).any(|position| field(word, position) == top);
@@ -280,8 +290,15 @@ pub(super) fn zero_points_wrap(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
 }
 
-/// Old checkpoints of compressed-tensors.
+/// Old checkpoints of compressed-tensors; SGLang makes room for the tensor where the
+/// configuration says so (`compressed_tensors_wNa16.py`).
 pub(super) fn act_order_tensor(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let is_stated = facts.groups().any(|(_, group)| {
+        group.get("weights").and_then(|weights| weights.get("actorder")?.as_str()) == Some("group")
+    });
+    if facts.engine == Some(Engine::Sglang) && is_stated {
+        return;
+    }
     for module in &facts.packed {
         if facts.tensor(module, "weight_g_idx").is_some() {
             find(module, "act-order with groups: `weight_g_idx` is not read".to_owned());
@@ -289,10 +306,32 @@ pub(super) fn act_order_tensor(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
 }
 
+/// True if SGLang reads `g_idx`: as the configuration says (`gptq/schemes/gptq_marlin.py`,
+/// `has_g_idx`).
+fn reads_order(facts: &Facts<'_>) -> bool {
+    facts.engine == Some(Engine::Sglang) && facts.flag("desc_act") == Some(true)
+}
+
+/// SGLang has one order for matrices that it multiplies by together: that of the last one.
+pub(super) fn fused_in_order(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for group in facts.fused().into_iter().filter(|_| reads_order(facts)) {
+        let order = |module: &str| facts.bytes(module, "g_idx", LOOKED_AT);
+        let first = order(group[0]);
+        if let Some(other) = group.iter().find(|module| order(module) != first) {
+            let message = format!("has another `g_idx` than {}: they are one matrix", group[0]);
+            find(other, message);
+        }
+    }
+}
+
 /// An engine that does not read `g_idx` takes groups one after the other.
 pub(super) fn groups_in_order(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let Some(group) = facts.number("group_size").filter(|group| *group > 0) else { return };
+    if reads_order(facts) {
+        return;
+    }
     for module in &facts.packed {
+        let group = facts.number_of(module, "group_size").filter(|group| *group > 0);
+        let Some(group) = group else { continue };
         let bytes = facts.bytes(module, "g_idx", LOOKED_AT).unwrap_or_default();
         let groups = bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
         // Some writers leave zeros where the order is plain.

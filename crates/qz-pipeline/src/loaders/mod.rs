@@ -20,6 +20,7 @@ use crate::verify::Finding;
 
 pub(crate) use advice::warning;
 use facts::Facts;
+pub(crate) use facts::Planned;
 pub use rules::LOADER_RULES;
 
 /// A program that loads checkpoints.
@@ -58,13 +59,6 @@ impl Engine {
             Self::LlamaCpp => "llama.cpp",
             Self::Mlx => "mlx-lm 0.32",
         }
-    }
-}
-
-impl Engine {
-    /// The packed layouts that it loads without a plugin, by their `quant_method`.
-    pub fn methods(self) -> &'static [&'static str] {
-        rules::methods_of(self)
     }
 }
 
@@ -122,19 +116,39 @@ pub(crate) fn check(path: &Path, engine: Option<Engine>) -> Result<Judgement, Er
         facts.engine = engine;
         return Ok(Judgement { findings: judged(&facts), has_rules: true });
     }
-    let refusal = match engine {
-        None => return Ok(Judgement::default()),
-        Some(engine) if is_gguf => gguf(engine),
-        Some(engine) => plain_folder(engine),
-    };
+    Ok(engine.map_or_else(Judgement::default, |engine| unpacked(engine, is_gguf)))
+}
+
+/// What an engine's rules say of a GGUF file, or of a folder that is not quantized.
+fn unpacked(engine: Engine, is_gguf: bool) -> Judgement {
+    let refusal = if is_gguf { gguf(engine) } else { plain_folder(engine) };
     let Some(message) = refusal else {
         // The structure of a GGUF file is what llama.cpp demands, and engines load a folder
         // that is not quantized by its configuration.
-        let has_rules = !is_gguf || engine == Some(Engine::LlamaCpp);
-        return Ok(Judgement { findings: Vec::new(), has_rules });
+        let has_rules = !is_gguf || engine == Engine::LlamaCpp;
+        return Judgement { findings: Vec::new(), has_rules };
     };
     let finding = Finding { rule: "engine-method", tensor: None, message };
-    Ok(Judgement { findings: vec![finding], has_rules: true })
+    Judgement { findings: vec![finding], has_rules: true }
+}
+
+/// The engines that have rules for what is planned, and find nothing: those that `verify`
+/// would say "ok" for.
+pub(crate) fn loading(planned: &Planned<'_>) -> Vec<Engine> {
+    let Ok(facts) = Facts::planned(planned) else { return Vec::new() };
+    let Some(mut facts) = facts else {
+        let loads = |engine: &Engine| {
+            let Judgement { findings, has_rules } = unpacked(*engine, planned.is_gguf);
+            has_rules && findings.is_empty()
+        };
+        return ENGINES.iter().copied().filter(loads).collect();
+    };
+    let mut engines = ENGINES.to_vec();
+    engines.retain(|engine| {
+        facts.engine = Some(*engine);
+        judged(&facts).is_empty()
+    });
+    engines
 }
 
 /// Why an engine does not load a GGUF file, if that is known.

@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use super::facts::Facts;
 use super::layout_rules::{
-    act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, global_scales,
-    group_divides, groups_in_order, ignored, integer_bits, integer_group, missing_parts,
-    packed_ignored, part_types, scale_name, zero_points_version, zero_points_wrap,
+    act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, fused_in_order,
+    global_scales, group_divides, groups_in_order, ignored, integer_bits, integer_group,
+    missing_parts, packed_ignored, part_types, scale_name, zero_points_version, zero_points_wrap,
 };
 use super::{Engine, Findings, LoaderRule};
 
@@ -44,7 +44,8 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("gptq-group", &[Vllm, Sglang], GPTQ, integer_group),
     rule("ct-group", &[Vllm, Sglang], CT, integer_group),
     rule("act-order", &[Vllm], GPTQ, act_order),
-    rule("act-order", &[Vllm], GPTQ, groups_in_order),
+    rule("act-order", &[Vllm, Sglang], GPTQ, groups_in_order),
+    rule("act-order", &[Sglang], GPTQ, fused_in_order),
     rule("alignment", &[Sglang], INTEGERS, alignment),
     rule("awq-bits", &[Vllm, Sglang, Transformers], AWQ, awq_bits),
     rule("awq-zero-point", &[Vllm, Sglang], AWQ, awq_zero_point),
@@ -52,7 +53,7 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("alignment", &[], AWQ, awq_alignment),
     rule("actorder-channel", &[], CT, actorder_channel),
     rule("act-order", &[Vllm], CT, actorder_group),
-    rule("act-order", &[Vllm], CT, act_order_tensor),
+    rule("act-order", &[Vllm, Sglang], CT, act_order_tensor),
     rule("unknown-key", &[], CT, unknown_keys),
     rule("format", &[], CT, known_format),
     rule("global-scale", &[Vllm, Sglang], CT, global_scales),
@@ -142,14 +143,27 @@ fn gptq_keys(facts: &Facts<'_>, find: &mut Findings<'_>) {
 
 /// vLLM `auto_gptq.py`: symmetric codes of 4 or 8 bits.
 fn gptq_bits(facts: &Facts<'_>, find: &mut Findings<'_>) {
-    let (Some(bits), Some(symmetric)) = (facts.number("bits"), facts.flag("sym")) else { return };
-    if !matches!((bits, symmetric), (4 | 8, true)) {
-        let kind = if symmetric { "symmetric" } else { "asymmetric" };
-        let message = format!(
-            "{bits} bits, {kind}: GPTQ is loaded with 4 or 8 bits, symmetric; \
-             compressed-tensors takes any"
-        );
-        find("quantization_config.bits", message);
+    let mut check = |place: &str, bits: Option<i64>, symmetric: Option<bool>| {
+        let (Some(bits), Some(symmetric)) = (bits, symmetric) else { return };
+        if !matches!((bits, symmetric), (4 | 8, true)) {
+            let kind = if symmetric { "symmetric" } else { "asymmetric" };
+            let message = format!(
+                "{bits} bits, {kind}: GPTQ is loaded with 4 or 8 bits, symmetric; \
+                 compressed-tensors takes any"
+            );
+            find(place, message);
+        }
+    };
+    let (all, symmetric) = (facts.number("bits"), facts.flag("sym"));
+    check("quantization_config.bits", all, symmetric);
+    let rules = facts.config.get("dynamic").and_then(Value::as_object).into_iter().flatten();
+    for (rule, values) in rules.filter(|(rule, _)| !rule.starts_with("-:")) {
+        let own = values.get("bits").and_then(Value::as_i64);
+        let own_symmetric = values.get("sym").and_then(Value::as_bool);
+        if own.is_some() || own_symmetric.is_some() {
+            let place = format!("quantization_config.dynamic[{rule}]");
+            check(&place, own.or(all), own_symmetric.or(symmetric));
+        }
     }
 }
 

@@ -351,7 +351,8 @@ impl Layers<'_> {
             writer.take(rows, batch);
         })?;
         let (content, bytes) = writer.finish();
-        let lost = self.lost(matrix, weights, packed.suspicion(), DataType::F32, &bytes)?;
+        let suspicion = packed.suspicion(loss::largest(weights));
+        let lost = self.lost(matrix, weights, suspicion, DataType::F32, &bytes)?;
         Ok(Quantized { content, replacement: (DataType::F32, bytes), lost, report })
     }
 
@@ -373,7 +374,7 @@ impl Layers<'_> {
             rows.enumerate().filter(|(_, (own, _))| suspicion.is_raised(own))
         {
             codec.decode(bytes, &mut written);
-            lost += suspicion.lost(weights, &written).map_err(|_| {
+            let found = suspicion.lost(weights, &written).map_err(|_| {
                 let tensor = &self.model.tensors[matrix.position];
                 let location = self.model.location(tensor, 0);
                 Error::Overflow {
@@ -383,6 +384,7 @@ impl Layers<'_> {
                     data_type: matrix.data_type,
                 }
             })?;
+            lost += found.weights;
         }
         Ok(lost)
     }

@@ -19,10 +19,11 @@ mod packed;
 mod plan;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qz_methods::{Method, Needs, Options};
 use qz_models::forward::Forward;
+use qz_tensor::StagedArtifact;
 
 pub use capture::CalibrationSummary;
 pub use report::{MethodTensor, QuantizeReport};
@@ -93,10 +94,11 @@ pub fn quantize(
         observer.observe(Event::Warning(warning));
     }
     check_all(model, outputs, options)?;
+    let mut job = Job { outputs, notes: Vec::new() };
     let targets = outputs.iter().zip(1..).map(|(output, number)| {
         let (name, count) = (output.target.to_string(), outputs.len());
         observer.observe(Event::Target { name: &name, number, count });
-        one(model, output, options, cancel, observer)
+        one(model, output, options, &mut job, cancel, observer)
     });
     targets.collect()
 }
@@ -111,10 +113,18 @@ fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Re
     plan_all(model, &targets, &options.convert.plan).map(drop)
 }
 
+/// What one output has to know of the others.
+struct Job<'a> {
+    outputs: &'a [Output],
+    /// Of those that are there.
+    notes: Vec<String>,
+}
+
 fn one(
     model: &Model,
     output: &Output,
     options: &QuantizeOptions,
+    job: &mut Job<'_>,
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<QuantizeReport, Error> {
@@ -165,7 +175,21 @@ fn one(
     }
     let plans = &plans;
     let outputs = std::slice::from_ref(output);
-    let sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, observer)?;
+    let paths: Vec<&Path> = job.outputs.iter().map(|output| output.path.as_path()).collect();
+    let sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, &paths, observer)?;
+    if sinks.are_there() {
+        let (mut artifacts, notes) = finish(sinks, model, outputs, plans, observer)?;
+        job.notes.extend(notes);
+        return Ok(QuantizeReport {
+            artifact: artifacts.remove(0),
+            method: options.method.name(),
+            calibration: calibration.map(|calibration| calibration.summary()),
+            memory_bound_bytes: 0,
+            experts: Vec::new(),
+            methods: Vec::new(),
+        });
+    }
+    job.notes.iter().try_for_each(|note| StagedArtifact::leave_note(&output.path, note))?;
     let threads = options.convert.threads;
     let (mut sinks, measures) = measured(model, plans, sinks, threads, cancel, observer)?;
 
@@ -216,7 +240,9 @@ fn one(
         });
     match unless_cancelled(outcome, cancel) {
         Ok(()) => {
-            let artifact = finish(sinks, model, outputs, plans, observer)?.remove(0);
+            let (mut artifacts, notes) = finish(sinks, model, outputs, plans, observer)?;
+            let artifact = artifacts.remove(0);
+            job.notes.extend(notes);
             let method = options.method.name();
             let calibration = calibration.map(|calibration| calibration.summary());
             let Reports { methods, experts } = reports;

@@ -53,10 +53,11 @@ impl<'a> PackedMatrix<'a> {
         self.place.layout.grid(&Whole { matrix, weights, measure })
     }
 
-    /// What could not be held by its layout.
-    pub(super) fn suspicion(&self) -> Suspicion {
-        let columns = to_usize(self.place.layout.group_columns(self.place.matrix));
-        Suspicion::of_groups(columns, self.measure.largest)
+    /// What could not be held by its layout, of weights of which this is the largest.
+    pub(super) fn suspicion(&self, largest: f32) -> Suspicion {
+        let layout = &self.place.layout;
+        let columns = to_usize(layout.group_columns(self.place.matrix));
+        Suspicion::of_groups(columns, layout.faint(self.measure), largest)
     }
 
     fn columns(&self) -> usize {

@@ -170,7 +170,8 @@ impl<'a> TileRows<'a> {
                 scratch.written.resize(scratch.weights.len(), 0.0);
                 encoder.decode(out, &mut scratch.written);
                 // No block is infinite: that was looked at.
-                *lost += suspicion.lost(&scratch.weights, &scratch.written).unwrap_or_default();
+                let found = suspicion.lost(&scratch.weights, &scratch.written);
+                *lost += found.unwrap_or_default().weights;
             }
         }
         Ok(bytes)
@@ -215,7 +216,8 @@ impl<'a> TileRows<'a> {
         };
         place.layout.encode(&block, &mut put).map_err(overflow)?;
         let columns = to_usize(place.layout.group_columns(place.matrix));
-        let suspicion = Suspicion::of_groups(columns, measure.largest);
+        let faint = place.layout.faint(measure);
+        let suspicion = Suspicion::of_groups(columns, faint, loss::largest(block.weights));
         if suspicion.is_raised(block.weights) {
             let written = Written::of(place, &block, parts, &packed);
             *lost += written.lost(suspicion, &mut scratch.written, overflow)?;
@@ -344,7 +346,7 @@ impl<'a> Written<'a> {
             written.resize(weights.len(), 0.0);
             self.place.layout.decode(matrix, &parts, rows, written)?;
             let place = |position: usize| overflow(chunk * step * columns + position);
-            lost += suspicion.lost(weights, written).map_err(place)?;
+            lost += suspicion.lost(weights, written).map_err(place)?.weights;
         }
         Ok(lost)
     }

@@ -41,6 +41,15 @@ fn rows_that_do_not_fit_fall_back_or_are_named() {
     check("q6_k", 96, DataType::Q8_0, Some(DataType::Q6_K));
     check("q6_k", 100, DataType::F16, Some(DataType::Q6_K));
     check("q8_0", 100, DataType::F16, Some(DataType::Q8_0));
+    let check_best = |file_type: &str, expected: DataType| {
+        let types = assign_one(file_type, 96, Fallback::Best).expect("falls back");
+        assert_eq!(types[0].data_type, expected, "{file_type}");
+    };
+    check_best("q2_k", DataType::IQ4_NL);
+    check_best("q3_k_s", DataType::IQ4_NL);
+    check_best("q4_k_s", DataType::Q5_0);
+    // What fits stays what was asked for.
+    check_best("q4_0", DataType::Q4_0);
     let error = assign_one("q4_k_s", 96, Fallback::Refused).expect_err("may not fall back");
     assert_eq!(error.diagnosis().location.tensor.as_deref(), Some("blk.0.ffn_up.weight"));
     assert_eq!(error.diagnosis().rule, "row-does-not-fit");

@@ -1,7 +1,7 @@
 //! The staging folder: `OUT.partial/` with its lock, journal and data.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::own::{check_file_at, check_folder_at, found_at, open_file, strange};
@@ -48,6 +48,40 @@ impl Staging {
         self.folder.join("moves")
     }
 
+    /// What a job has written down of its other outputs.
+    fn notes_path(&self) -> PathBuf {
+        self.folder.join("notes")
+    }
+
+    /// Adds a line to the notes, if the folder is there.
+    pub(super) fn add_note(&self, line: &str) -> Result<(), OutputError> {
+        let path = self.notes_path();
+        if !check_folder_at(&self.folder)? || self.notes()?.iter().any(|known| known == line) {
+            return Ok(());
+        }
+        let Some(mut file) = open_file(&path, true)? else { return Ok(()) };
+        file.seek(SeekFrom::End(0))
+            .and_then(|_| file.write_all(format!("{line}\n").as_bytes()))
+            .and_then(|()| file.sync_all())
+            .map_err(io_error(&path, "write"))
+    }
+
+    /// The notes, if there are any. A last line that was cut by a crash does not count.
+    pub(super) fn notes(&self) -> Result<Vec<String>, OutputError> {
+        /// A line has a hundred bytes, and a job few outputs.
+        const LONGEST: u64 = 64 << 10;
+        let path = self.notes_path();
+        if !check_folder_at(&self.folder)? {
+            return Ok(Vec::new());
+        }
+        let Some(file) = open_file(&path, false)? else { return Ok(Vec::new()) };
+        let mut text = Vec::new();
+        file.take(LONGEST).read_to_end(&mut text).map_err(io_error(&path, "read"))?;
+        let text = String::from_utf8_lossy(&text);
+        let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        Ok(lines.map(str::to_owned).collect())
+    }
+
     pub(super) fn lock_path(&self) -> PathBuf {
         self.folder.join("lock")
     }
@@ -68,7 +102,8 @@ impl Staging {
     /// Removes everything, if `lock` is still the folder's. The lock goes last, so that no
     /// other process can believe to have it while there are other files.
     pub(super) fn remove(&self, lock: &File) {
-        let contents = [self.data(), self.previous(), self.moves(), self.journal()];
+        let contents =
+            [self.data(), self.previous(), self.moves(), self.journal(), self.notes_path()];
         let is_ours = check_folder_at(&self.folder).is_ok() && is_at(lock, &self.lock_path());
         if is_ours && contents.iter().all(|path| remove(path).is_ok()) {
             self.remove_lock();
@@ -155,7 +190,9 @@ impl Staging {
 
     /// Fails if anything in the folder, whose lock is held, cannot be what a run of ours left.
     fn check_ours(&self, lock: &File) -> Result<(), OutputError> {
-        [self.journal(), self.moves()].iter().try_for_each(|path| check_file_at(path))?;
+        [self.journal(), self.moves(), self.notes_path()]
+            .iter()
+            .try_for_each(|path| check_file_at(path))?;
         let mut is_used =
             found_at(&self.journal())?.is_some() || found_at(&self.moves())?.is_some();
         for folder in [self.data(), self.previous()] {

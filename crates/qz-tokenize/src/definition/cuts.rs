@@ -158,11 +158,12 @@ type Part = (Range<usize>, bool);
 /// Every letter of a kind is a match of its own.
 fn letters(text: &str, is_match: impl Fn(char) -> bool) -> Vec<Part> {
     let matches = text.char_indices().filter(|(_, letter)| is_match(*letter));
-    parts(text, matches.map(|(start, letter)| start..start + letter.len_utf8()))
+    parts(text, matches.map(|(start, letter)| start..start.saturating_add(letter.len_utf8())))
 }
 
 fn texts(text: &str, pattern: &str) -> Vec<Part> {
-    parts(text, text.match_indices(pattern).map(|(start, found)| start..start + found.len()))
+    let range = |(start, found): (usize, &str)| start..start.saturating_add(found.len());
+    parts(text, text.match_indices(pattern).map(range))
 }
 
 /// The matches and what is between them.
@@ -208,7 +209,7 @@ impl Pieces {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
         let starts = std::iter::once(&0).chain(&self.ends);
-        starts.zip(&self.ends).map(|(start, end)| &self.text[*start..*end])
+        starts.zip(&self.ends).filter_map(|(start, end)| self.text.get(*start..*end))
     }
 
     fn push(&mut self, piece: &str) {
@@ -232,7 +233,7 @@ impl Pieces {
             Behavior::MergedWithPrevious => joined(parts, |is_match, before| is_match && !before),
             Behavior::MergedWithNext => merged_with_next(&parts),
         };
-        joined.into_iter().for_each(|range| self.push(&text[range]));
+        joined.into_iter().filter_map(|range| text.get(range)).for_each(|piece| self.push(piece));
     }
 }
 

@@ -200,24 +200,26 @@ fn lost_tokens<'a>(file: &'a TokenizerFile, added: &AddedTokens) -> Vec<&'a str>
     let scored = ScoredLetters::of(&file.model);
     let mut merges: HashMap<u32, usize> = HashMap::new();
     for (_, _, product) in file.model.merge_ids() {
-        *merges.entry(product).or_default() += 1;
+        let count = merges.entry(product).or_default();
+        *count = count.saturating_add(1);
     }
     let (tokens, ids): (Vec<&str>, Vec<u32>) =
         file.model.vocab.ids.iter().map(|(token, id)| (token.as_str(), id.0)).unzip();
     let splits = Splits::of(&tokens);
-    let is_doubtful = |place: usize| {
+    let is_doubtful = |place: usize, id: u32, token: &str| {
         letters.takes_whole()
-            || !letters.knows(tokens[place])
-            || splits.of_piece(place).count() > merges.get(&ids[place]).copied().unwrap_or(0)
+            || !letters.knows(token)
+            || splits.of_piece(place).count() > merges.get(&id).copied().unwrap_or(0)
     };
-    let places = (0..tokens.len())
-        .filter(|place| added.get(tokens[*place]).is_none() && byte_of(tokens[*place]).is_none());
-    let mut lost: Vec<(u32, &str)> = places
-        .filter(|place| {
-            is_doubtful(*place) && letters.ids(tokens[*place]) != scored.ids(tokens[*place])
-        })
-        .map(|place| (ids[place], tokens[place]))
-        .collect();
+    let is_lost = |place: usize, id: u32, token: &str| {
+        added.get(token).is_none()
+            && byte_of(token).is_none()
+            && is_doubtful(place, id, token)
+            && letters.ids(token) != scored.ids(token)
+    };
+    let places = ids.iter().copied().zip(tokens.iter().copied()).enumerate();
+    let lost = places.filter(|(place, (id, token))| is_lost(*place, *id, token));
+    let mut lost: Vec<(u32, &str)> = lost.map(|(_, token)| token).collect();
     lost.sort_unstable();
     lost.into_iter().map(|(_, token)| token).collect()
 }

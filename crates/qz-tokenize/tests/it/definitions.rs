@@ -202,6 +202,19 @@ fn a_space_in_front_is_as_defined() {
     check(stated("llama-2", true), Some(true), &[]);
     check(stated("never", false), Some(false), &[]);
     check(stated("llama-2", false), Some(true), &["space-prefix-overruled"]);
+    // transformers makes the definition anew for its own classes of Llama.
+    for class in ["LlamaTokenizer", "LlamaTokenizerFast"] {
+        let of_class = |name: &str, add| stated(name, add).config("tokenizer_class", json!(class));
+        check(of_class("llama-2", false), Some(false), &[]);
+        check(of_class("never", true), Some(true), &[]);
+        let files = of_class("llama-2", false);
+        let metadata = converted(&files).metadata;
+        let file = ids(&Tokenizer::from_metadata(&metadata).expect("a vocabulary"), "a", false);
+        assert_eq!(ids(&of_folder(&files, &metadata), "a", false), file);
+        let prefixed = golden.named("llama-2");
+        let metadata = converted(&prefixed).metadata;
+        assert_ne!(ids(&of_folder(&prefixed, &metadata), "a", false), file);
+    }
     check(stated("never", true), Some(false), &["space-prefix-overruled"]);
 }
 

@@ -37,6 +37,11 @@ struct Aqlm {
     scale: ScaleType,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Aqlm {
     /// The codes of rows of codewords.
     fn codes(
@@ -60,6 +65,11 @@ impl Aqlm {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Layout for Aqlm {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let (down, across) = (matrix.rows / self.high, matrix.columns / self.wide);
@@ -125,7 +135,7 @@ fn open_module(
 ) -> Result<PackedTensor, Error> {
     let books = request.part(module, "codebooks")?;
     let wrong = |tensor: qz_tensor::TensorIndex, expected: &str| {
-        let info = &request.source.tensors()[tensor.0];
+        let info = request.info(tensor);
         let found = format!("{} {}", info.data_type, info.shape);
         request.tensor_fault(tensor, Fault::Part { found, expected: expected.to_owned() })
     };

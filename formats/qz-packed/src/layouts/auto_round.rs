@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::gptq::{self, Version};
+use super::gptq::{self, Exceptions, Version};
 use super::{awq, compressed, fp8};
 use crate::error::Error;
 use crate::method::{Method, OpenRequest, PackedTensor};
@@ -17,9 +17,6 @@ pub(crate) const METHOD: Method = Method {
     open,
 };
 
-/// Where matrices have bits and groups of their own.
-const EXCEPTIONS: &str = "extra_config";
-
 const KNOWN: &str = "auto_gptq, gptqmodel, auto_awq, llm_compressor, fp8";
 
 fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
@@ -29,10 +26,10 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     let stated = stated.find_map(Value::as_str).unwrap_or("auto_round:auto_gptq");
     let format = stated.strip_prefix("auto_round:").unwrap_or(stated);
     match format {
-        "auto_gptq" | "gptq" | "auto" => gptq::open_as(request, Version::V1, EXCEPTIONS),
+        "auto_gptq" | "gptq" | "auto" => gptq::open_as(request, Version::V1, Exceptions::Names),
         // Zero points as they are.
         "auto_round" | "gptqmodel" | "exllamav2" | "tritonv2" | "triton" => {
-            gptq::open_as(request, Version::V2, EXCEPTIONS)
+            gptq::open_as(request, Version::V2, Exceptions::Names)
         }
         "auto_awq" | "awq" => awq::open(request),
         "llm_compressor" => compressed::open(request),

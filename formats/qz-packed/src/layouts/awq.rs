@@ -130,6 +130,11 @@ fn short(module: &str) -> &str {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Awq {
     fn scales(&self) -> PartIndex {
         PartIndex(ZEROS.0 + usize::from(self.has_zeros))
@@ -176,6 +181,11 @@ impl Awq {
 }
 
 /// Packs whole words of codes.
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "eight codes of four bits, in an order of eight"
+)]
 fn interleave(codes: &[u8], out: &mut Vec<u8>) {
     out.clear();
     for codes in codes.as_chunks::<{ RUN as usize }>().0 {
@@ -187,6 +197,11 @@ fn interleave(codes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Undoes [`interleave`].
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "eight codes of four bits, in an order of eight"
+)]
 fn separate(words: &[u32], codes: &mut [u8]) {
     for (word, codes) in words.iter().zip(codes.as_chunks_mut::<{ RUN as usize }>().0) {
         for (nibble, output) in ORDER.iter().enumerate() {
@@ -195,6 +210,11 @@ fn separate(words: &[u32], codes: &mut [u8]) {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl IntegerLayout for Awq {
     fn integers(&self) -> &IntegerGroups {
         &self.integers
@@ -313,7 +333,7 @@ fn open_module(
     let bits = [i64::from(BITS)];
     request.check_stated("bits", &bits, |_| words.saturating_mul(RUN) == outputs, weight, found)?;
     check_groups(request, GROUP_KEYS, stated, columns, groups, scales)?;
-    let group = (groups > 1).then(|| columns / groups);
+    let group = columns.checked_div(groups).filter(|_| groups > 1);
     let (has_zeros, remark) = zero_points(request, module)?;
     let layout = Awq { integers: integers(group, request.scale_type(scales)?), has_zeros };
     let matrix = Matrix { rows: words.saturating_mul(RUN), columns };
@@ -325,7 +345,7 @@ fn open_module(
 
 /// How many inputs have a scale, where only the configuration says it.
 pub(super) fn stated_group(request: &OpenRequest<'_>, stated: &[i64]) -> Result<i64, Error> {
-    let missing = || request.config_fault(GROUP_KEYS[0], "is missing");
+    let missing = || request.config_fault("group_size", "is missing");
     stated.first().copied().ok_or_else(missing)
 }
 

@@ -37,11 +37,17 @@ struct AwqFast {
 
 /// Where a column's code stands among those of its [`SHUFFLED`] columns: pairs of four runs of
 /// eight columns are put side by side, then even numbers before odd ones.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a column of 64")]
 fn place(column: usize) -> usize {
     let (eighth, pair, odd) = (column / 8, column % 8 / 2, column % 2);
     pair * 8 + odd * 4 + eighth
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Layout for AwqFast {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let Matrix { rows, columns } = matrix;

@@ -39,6 +39,11 @@ impl AwqGemv {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl IntegerLayout for AwqGemv {
     fn integers(&self) -> &IntegerGroups {
         &self.integers
@@ -106,7 +111,7 @@ impl IntegerLayout for AwqGemv {
 /// The first `groups` of each `stored` numbers.
 fn of_groups<T: Copy>(all: &[T], stored: u64, groups: u64) -> Vec<T> {
     let rows = all.chunks(stored.max(1) as usize);
-    rows.flat_map(|row| &row[..groups as usize]).copied().collect()
+    rows.flat_map(|row| row.iter().take(groups as usize)).copied().collect()
 }
 
 /// Only the configuration says how many of the scales stand for groups.

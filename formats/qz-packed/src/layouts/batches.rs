@@ -1,4 +1,9 @@
 //! What layouts take from a batch of rows on a grid.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "loops over rows of a matrix whose size was checked, in groups that are not empty"
+)]
 
 use qz_codec::grid::{Grid, GroupIndex, ParameterIndex, RowBatch, Rows, Unit, rounding};
 

@@ -1,6 +1,11 @@
 //! The eight-bit floats of the OCP specifications: E4M3 and E5M2 for weights, E8M0 for
 //! scales (OCP 8-bit Floating Point 1.0; OCP Microscaling Formats 1.0). E4M3 is the one
 //! without infinities that torch calls `float8_e4m3fn`.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "arithmetic on the bits of one number, and loops over slices whose lengths are asserted"
+)]
 
 /// The largest number of E4M3.
 pub(crate) const LARGEST_E4M3: f32 = 448.0;

@@ -73,6 +73,11 @@ pub(crate) struct Float4 {
     pub(crate) picked: Picked,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Float4 {
     fn groups(&self, matrix: Matrix) -> u64 {
         matrix.columns / self.kind.group() as u64
@@ -139,6 +144,11 @@ impl Float4 {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Layout for Float4 {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let Matrix { rows, columns } = matrix;
@@ -160,6 +170,11 @@ impl Layout for Float4 {
 
     fn group_columns(&self, _matrix: Matrix) -> u64 {
         self.kind.group() as u64
+    }
+
+    /// E4M3 holds numbers down to the 2^-18th part of its largest.
+    fn faint(&self, measure: Measure) -> f32 {
+        if self.global.is_some() { measure.largest * 1e-4 } else { 0.0 }
     }
 
     /// Engines multiply queries, keys and values at once, with one scale.

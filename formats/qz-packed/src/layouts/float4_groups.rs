@@ -3,6 +3,11 @@
 //!
 //! compressed-tensors divides by the tensor's scale, ModelOpt multiplies with it. In both
 //! the first of two weights in a byte is in its low half.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "loops over rows of a matrix whose size was checked, in groups that are not empty"
+)]
 
 use super::eight_bit_float::{LARGEST_E4M3, e4m3_from_f32, f32_from_e4m3, f32_from_e8m0};
 use super::float8_rounding::largest_magnitude;

@@ -101,6 +101,11 @@ pub(crate) struct Float8 {
     pub(crate) rank: usize,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Float8 {
     /// Weights of a row and scales of a row of blocks.
     fn scale_grid(&self, matrix: Matrix) -> (u64, u64) {
@@ -200,6 +205,11 @@ impl Float8 {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Layout for Float8 {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let (down, across) = self.scale_grid(matrix);
@@ -219,6 +229,11 @@ impl Layout for Float8 {
             Spread::Block { columns, .. } => columns,
             Spread::Tensor { .. } | Spread::Row => matrix.columns,
         }
+    }
+
+    /// Codes of E4M3 hold numbers down to the 2^-18th part of their largest.
+    fn faint(&self, measure: Measure) -> f32 {
+        measure.largest * 1e-4
     }
 
     fn row_unit(&self, _matrix: Matrix) -> u64 {

@@ -6,6 +6,11 @@
 //! | transformers `fp8` | 1 / (448 / largest) for each block | multiplied by 448 / largest |
 //!
 //! All multiply the number by the stored scale to decode, whatever the scale's name says.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "loops over rows of a matrix whose size was checked, in groups that are not empty"
+)]
 
 use super::eight_bit_float::{LARGEST_E4M3, e4m3_from_f32};
 use super::numbers::{ScaleType, number_over_tensor};

@@ -1,5 +1,10 @@
 //! E2M1, the four-bit float (OCP Microscaling Formats 1.0): a sign, then 0, ½, 1, 1½, 2, 3,
 //! 4, 6 by code; two in a byte.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "arithmetic on the bits of one number, and loops over slices whose lengths are asserted"
+)]
 
 /// The largest number.
 pub(crate) const LARGEST: f32 = 6.0;

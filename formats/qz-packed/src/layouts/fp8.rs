@@ -87,6 +87,7 @@ impl Scheme for Fp8Scheme {
         Box::new(Float8 { code: DataType::F8_E4M3, spread, suffix, scale, rank: 0 })
     }
 
+    #[allow(clippy::indexing_slicing, reason = "keys of an object that stands here")]
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
         let mut config = json!({
             "quant_method": "fp8",
@@ -165,7 +166,7 @@ pub(crate) fn open_module(
             Spread::Block { rows, columns }
         }
         _ => {
-            let found = format!("{} scales", request.source.tensors()[scales.0].shape);
+            let found = format!("{} scales", request.info(scales).shape);
             let expected = "one for the tensor, for each row or for each block".to_owned();
             return Err(request.tensor_fault(scales, Fault::Part { found, expected }));
         }

@@ -71,7 +71,7 @@ impl Stack {
         let missing = || request.tensor_fault(blocks, Fault::MissingPart(scales_name.clone()));
         let scales = *request.names.get(&*scales_name).ok_or_else(missing)?;
         let wrong = |tensor: TensorIndex, expected: &str| {
-            let info = &request.source.tensors()[tensor.0];
+            let info = request.info(tensor);
             let found = format!("{} {}", info.data_type, info.shape);
             request.tensor_fault(tensor, Fault::Part { found, expected: expected.to_owned() })
         };

@@ -12,7 +12,8 @@ use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
 use super::words::{GroupIndex, WeightReader, WholeRuns};
 use crate::bits;
-use crate::error::Error;
+use crate::error::{Error, Fault};
+use crate::exceptions::{Exception, Patterns};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
@@ -152,6 +153,11 @@ fn run(integers: &IntegerGroups) -> u64 {
 
 /// Undoes the "one less" of v1 as GPTQModel does: word by word, which also brings back
 /// a zero that its writer's subtraction borrowed for; fields of three bits one by one.
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "bits are 2, 3, 4 or 8, and words of zero points fit their matrix"
+)]
 fn add_one(words: &mut [u32], bits: u32) {
     if bits == 3 {
         let mut zeros = vec![0; words.len() * 32 / 3];
@@ -166,6 +172,11 @@ fn add_one(words: &mut [u32], bits: u32) {
     words.iter_mut().for_each(|word| *word = word.wrapping_add(ones));
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Gptq {
     /// Zero points as they are stored.
     fn stored_zeros(&self, zeros: &[u8]) -> Vec<u8> {
@@ -178,6 +189,11 @@ impl Gptq {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl IntegerLayout for Gptq {
     fn integers(&self) -> &IntegerGroups {
         &self.integers
@@ -310,7 +326,7 @@ impl IntegerLayout for Gptq {
 
 fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
     let weight = request.first_with(&["qweight", "qzeros", "scales"])?;
-    let module = request.source.tensors()[weight.0].name.strip_suffix(".qweight")?;
+    let module = request.info(weight).name.strip_suffix(".qweight")?;
     let outputs = |tensor: TensorIndex| request.dimensions(tensor).last().copied();
     let is_along_inputs = outputs(weight) == outputs(request.tensor(module, "scales")?);
     is_along_inputs.then_some(weight)
@@ -327,22 +343,28 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
             return Err(request.config_fault("checkpoint_format", detail));
         }
     };
-    open_as(request, version, "dynamic")
+    open_as(request, version, Exceptions::Patterns)
 }
 
-/// Opens a checkpoint whose zero points are said to be stored in this way, and whose
-/// configuration has exceptions for modules under this key.
+/// How a configuration has exceptions for modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exceptions {
+    /// `dynamic`.
+    Patterns,
+    /// `extra_config`.
+    Names,
+}
+
+/// Opens a checkpoint whose zero points are said to be stored in this way.
 pub(super) fn open_as(
     request: &OpenRequest<'_>,
     version: Version,
-    exceptions: &str,
+    exceptions: Exceptions,
 ) -> Result<Vec<PackedTensor>, Error> {
-    let stated = Stated {
-        bits: request.stated(&["bits"], exceptions),
-        groups: request.stated(&["group_size"], exceptions),
-    };
+    let patterns = Patterns::default();
     let mut packed = Vec::new();
     for (module, weight) in request.modules_with("qweight") {
+        let stated = Stated::of(request, module, exceptions, &patterns);
         packed.push(open_module(request, module, weight, &stated)?);
     }
     let versions = packed.iter().map(|(gptq, tensor)| gptq.shown_version(request, tensor));
@@ -362,12 +384,39 @@ pub(super) fn open_as(
     Ok(packed.into_iter().zip(versions).map(tensor).collect())
 }
 
-/// What a configuration allows.
+/// What a configuration allows a module.
 struct Stated {
     bits: Vec<i64>,
     groups: Vec<i64>,
 }
 
+impl Stated {
+    /// Where it cannot be known which exception is about the module, what any says.
+    fn of(
+        request: &OpenRequest<'_>,
+        module: &str,
+        exceptions: Exceptions,
+        patterns: &Patterns,
+    ) -> Self {
+        let (exception, key) = match exceptions {
+            Exceptions::Patterns => {
+                (Exception::of_patterns(request.config, module, patterns), "dynamic")
+            }
+            Exceptions::Names => (Exception::of_names(request.config, module), "extra_config"),
+        };
+        let stated = |name: &str| match exception {
+            Exception::Unknown => request.stated(&[name], key),
+            known => known.number(request.config, name).into_iter().collect(),
+        };
+        Self { bits: stated("bits"), groups: stated("group_size") }
+    }
+}
+
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "bits are 2, 3, 4 or 8, and the words' number is that of a tensor of the file"
+)]
 impl Gptq {
     /// How zero points are stored, if all of the matrix are those of symmetric codes.
     fn shown_version(
@@ -378,7 +427,7 @@ impl Gptq {
         /// Words that are looked at together: whole runs of codes, whatever the bits.
         const WORDS: u64 = 24 << 10;
         let (bits, zeros) = (self.integers.bits, tensor.parts[ZEROS.0]);
-        let count = request.source.tensors()[zeros.0].bytes / 4;
+        let count = request.info(zeros).bytes / 4;
         let middle = 1u8 << (bits - 1);
         let mut shown = None;
         let (mut bytes, mut words, mut fields) = (Vec::new(), Vec::new(), Vec::new());
@@ -433,13 +482,19 @@ fn open_module(
     let [word_rows, rows] = *request.matrix_dimensions(weight)?;
     let [groups, _] = *request.matrix_dimensions(scales)?;
     let columns = match index {
-        Some(index) => request.source.tensors()[index.0].shape.elements(),
+        Some(index) => match request.info(index).shape.elements() {
+            0 => {
+                let (found, expected) = ("empty".to_owned(), "one group for each input".to_owned());
+                return Err(request.tensor_fault(index, Fault::Part { found, expected }));
+            }
+            columns => columns,
+        },
         None => {
             let stated = bits_without_index(request, module, [groups, rows], stated)?;
-            word_rows.saturating_mul(32) / stated
+            word_rows.saturating_mul(32).checked_div(stated).unwrap_or(0)
         }
     };
-    let bits = word_rows.saturating_mul(32) / columns.max(1);
+    let bits = word_rows.saturating_mul(32).checked_div(columns).unwrap_or(0);
     // Other numbers of bits are GPTQModel's own planes, not a stream.
     if !matches!(bits, 2 | 3 | 4 | 8) {
         let detail = format!("codes of {bits} bits in {module}; there are 2, 3, 4 and 8");

@@ -59,6 +59,11 @@ struct Hqq {
     zero: ScaleType,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Hqq {
     /// Lines of one fold.
     fn step(&self) -> u64 {
@@ -110,6 +115,11 @@ impl Hqq {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Layout for Hqq {
     /// The codes' tensor may have another type and shape, so only the others are said.
     fn parts(&self, _matrix: Matrix) -> Result<Vec<Part>, Unfit> {
@@ -198,7 +208,7 @@ impl Settings<'_, '_> {
         /// No setting is longer.
         const LONGEST: u64 = 64;
         let tensor = self.request.part(self.module, name)?;
-        let bytes = self.request.source.tensors()[tensor.0].bytes;
+        let bytes = self.request.info(tensor).bytes;
         if bytes > LONGEST {
             return Err(self.fault(tensor, format!("has {bytes} bytes, more than {LONGEST}")));
         }
@@ -230,9 +240,10 @@ impl Settings<'_, '_> {
     }
 
     fn integer(&self, name: &str) -> Result<(TensorIndex, u64), Error> {
-        match self.integers(name)? {
-            (tensor, integers) if integers.len() == 1 => Ok((tensor, integers[0])),
-            (tensor, _) => Err(self.fault(tensor, "is not one number".to_owned())),
+        let (tensor, integers) = self.integers(name)?;
+        match *integers {
+            [integer] => Ok((tensor, integer)),
+            _ => Err(self.fault(tensor, "is not one number".to_owned())),
         }
     }
 }
@@ -262,16 +273,17 @@ fn open_module(
     let (group_size, group) = settings.integer("group_size")?;
     let weights = rows.checked_mul(columns).filter(|weights| *weights > 0);
     let weights = weights.ok_or_else(|| settings.fault(shape, "has no size".to_owned()))?;
-    if group == 0 || weights % group != 0 {
+    if group == 0 || !weights.is_multiple_of(group) {
         let detail = format!("{weights} weights are not a multiple of the group {group}");
         return Err(settings.fault(group_size, detail));
     }
     let by_line = number == 1;
-    let (lines, width) = if by_line { (weights / group, group) } else { (group, weights / group) };
+    let groups = weights.checked_div(group).unwrap_or(0);
+    let (lines, width) = if by_line { (groups, group) } else { (group, groups) };
     let (scales, zeros) = (request.part(module, "scale")?, request.part(module, "zero")?);
     let (scale, zero) = (request.scale_type(scales)?, request.scale_type(zeros)?);
     let layout = Hqq { fold: *fold, by_line, lines, width, scale, zero };
-    check_parts(request, &layout, Matrix { rows, columns }, &[codes, scales, zeros])?;
+    check_parts(request, &layout, Matrix { rows, columns }, [codes, scales, zeros])?;
     let shape = Shape::new([rows, columns])
         .map_err(|error| request.fault(module, Fault::Unfit(error.to_string())))?;
     Ok(PackedTensor {
@@ -289,16 +301,17 @@ fn check_parts(
     request: &OpenRequest<'_>,
     layout: &Hqq,
     matrix: Matrix,
-    tensors: &[TensorIndex],
+    tensors: [TensorIndex; 3],
 ) -> Result<(), Error> {
     let fault = |tensor, found: String, expected: String| {
         Err(request.tensor_fault(tensor, Fault::Part { found, expected }))
     };
     let parts = layout.parts(matrix);
-    let parts = parts.map_err(|unfit| request.tensor_fault(tensors[0], Fault::Unfit(unfit.0)))?;
+    let [codes, ..] = tensors;
+    let parts = parts.map_err(|unfit| request.tensor_fault(codes, Fault::Unfit(unfit.0)))?;
     for (tensor, part) in tensors.iter().zip(&parts) {
-        let info = &request.source.tensors()[tensor.0];
-        if *tensor == tensors[CODES.0] {
+        let info = request.info(*tensor);
+        if *tensor == codes {
             if info.bytes != part.shape.elements() {
                 let expected = format!("{} bytes", part.shape.elements());
                 return fault(*tensor, format!("{} bytes", info.bytes), expected);

@@ -1,6 +1,11 @@
 //! What every layout of integer groups does alike: rounding, a method's rows, decoding,
 //! blocks of GGML with the same codes. A layout says where codes, scales and zero points
 //! lie; [`Layout`] follows.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "loops over rows of a matrix whose size was checked, in groups that are not empty"
+)]
 
 use std::ops::Range;
 

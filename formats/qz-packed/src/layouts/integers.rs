@@ -1,6 +1,11 @@
 //! Groups of integers with a scale and a zero point, before any layout:
 //! `value = (code - zero) * scale`. GPTQ, AWQ and compressed-tensors store the same numbers in
 //! different places.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "loops over rows of a matrix whose size was checked, in groups that are not empty"
+)]
 
 use qz_codec::grid::{Grid, GroupIndex, IntegerFormat, ParameterIndex, RowBatch, integers_stored};
 

@@ -155,6 +155,11 @@ fn round(weights: &[f32], affine: Affine, highest: f32, codes: &mut [u8]) {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Mlx {
     fn words(&self, matrix: Matrix) -> u64 {
         bits::words(matrix.columns, self.form.bits)
@@ -186,6 +191,11 @@ impl Mlx {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Layout for Mlx {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         matrix.check_groups(self.form.group)?;
@@ -293,8 +303,10 @@ fn check_words(
         return Ok(());
     }
     let Form { bits, group } = form;
-    let (name, inputs) =
-        (&request.source.tensors()[weight.0].name, words.saturating_mul(32) / u64::from(bits));
+    let (name, inputs) = (
+        &request.info(weight).name,
+        words.saturating_mul(32).checked_div(bits.into()).unwrap_or(0),
+    );
     let detail = format!(
         "says {bits}, and group_size {group}, but {name} has {inputs} inputs of {bits} bits and \
          its scales are of {}",

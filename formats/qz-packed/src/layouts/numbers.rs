@@ -79,7 +79,7 @@ impl ScaleType {
     /// # Panics
     /// If there are not as many bytes.
     pub fn read(self, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(bytes.len(), out.len() * self.bytes(), "bytes of the scales");
+        assert_eq!(bytes.len(), out.len().saturating_mul(self.bytes()), "bytes of the scales");
         match self {
             Self::F32 => {
                 for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
@@ -98,7 +98,7 @@ impl ScaleType {
 
 /// The greatest common divisor of two numbers that are not zero.
 pub(crate) fn greatest_divisor(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { greatest_divisor(b, a % b) }
+    a.checked_rem(b).map_or(a, |rest| greatest_divisor(b, rest))
 }
 
 /// `numerator / denominator` as torch divides a number of Python by a tensor of this

@@ -18,6 +18,11 @@ pub(crate) struct WeightReader<'a> {
     pub(crate) bytes: Vec<u8>,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl<'a> WeightReader<'a> {
     pub(crate) fn new(parts: &'a dyn PartBytes) -> Self {
         Self { parts, bytes: Vec::new() }
@@ -57,6 +62,11 @@ pub(crate) struct WholeRuns {
     wanted: Range<usize>,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl WholeRuns {
     /// The runs of so many rows that `rows` lie in.
     pub(crate) fn around(rows: &Range<u64>, run: u64, matrix: Matrix) -> Self {
@@ -104,12 +114,14 @@ impl GroupIndex {
             bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect();
         let wrong = |group: &i32| u64::try_from(*group).map_or(true, |group| group >= groups);
         if let Some(column) = index.iter().position(wrong) {
-            let group = index[column];
+            let group = index.get(column).copied().unwrap_or_default();
             return Err(request.fault(module, Fault::GroupIndex { column, group, groups }));
         }
         let size = group.map_or(usize::MAX, |group| usize::try_from(group).unwrap_or(usize::MAX));
-        let in_order =
-            index.iter().enumerate().all(|(column, group)| column / size.max(1) == *group as usize);
+        let in_order = index
+            .iter()
+            .enumerate()
+            .all(|(column, group)| column.checked_div(size).unwrap_or(column) == *group as usize);
         Ok(match in_order {
             true => Self::InOrder,
             false => Self::Permuted(index.iter().map(|group| *group as u32).collect()),
@@ -117,6 +129,11 @@ impl GroupIndex {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl GroupedCodes {
     /// The weights that they stand for.
     pub(crate) fn decode(&self, index: &GroupIndex, group: usize, out: &mut [f32]) {
@@ -149,6 +166,11 @@ const BLOCK: u64 = 32;
 /// zero point in the middle is that of Q4_0 and Q8_0, any other goes into the offset of
 /// Q4_1, its product with the scale rounded to binary16. And by how many steps that
 /// moves values, at most.
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "bits are 4 or 8 where they count"
+)]
 pub(crate) fn nearest_block_type(
     integers: &IntegerGroups,
     matrix: Matrix,
@@ -188,6 +210,11 @@ pub(crate) fn nearest_block_type(
 }
 
 /// Rows as blocks of the [`nearest_block_type`].
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "whole blocks fill the rows, as `nearest_block_type` said"
+)]
 pub(crate) fn pack_blocks(integers: &IntegerGroups, codes: &GroupedCodes, out: &mut [u8]) {
     const COLUMNS: usize = BLOCK as usize;
     let blocks = codes.columns / COLUMNS;

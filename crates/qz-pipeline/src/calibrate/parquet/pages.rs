@@ -75,6 +75,7 @@ struct Found {
 
 impl Column<'_> {
     fn check(&self) -> Result<Found, String> {
+        self.check_compression()?;
         let (start, length) = self.column.byte_range();
         let end = start.checked_add(length).filter(|end| *end <= self.file.len());
         let end = end.ok_or("its pages lie behind the file's end")?;
@@ -121,6 +122,21 @@ impl Column<'_> {
         Ok(found)
     }
 
+    fn check_compression(&self) -> Result<(), String> {
+        let name = match self.column.compression() {
+            Compression::UNCOMPRESSED | Compression::SNAPPY => return Ok(()),
+            Compression::GZIP(_) => "gzip",
+            Compression::ZSTD(_) => "zstd",
+            Compression::BROTLI(_) => "brotli",
+            Compression::LZ4 | Compression::LZ4_RAW => "lz4",
+            Compression::LZO => "lzo",
+        };
+        Err(format!(
+            "it is compressed with {name}, which this program does not read: write the file anew with \
+             snappy (pandas: `to_parquet(path, compression=\"snappy\")`), or as JSON lines"
+        ))
+    }
+
     /// Bits of the smallest value, without compression.
     fn smallest_value(&self) -> u64 {
         match self.column.column_type() {
@@ -138,8 +154,8 @@ impl Column<'_> {
             Compression::UNCOMPRESSED => compressed,
             // No copy of snappy's is more than 64 bytes for 3.
             Compression::SNAPPY => compressed.saturating_mul(24).saturating_add(64),
-            // Not read at all.
-            _ => u64::MAX,
+            // Refused before.
+            _ => 0,
         };
         if size > possible.min(MAX_PAGE) {
             return Err(format!("a page of {size} bytes in {compressed} bytes"));

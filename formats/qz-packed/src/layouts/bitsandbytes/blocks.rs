@@ -1,4 +1,9 @@
 //! Blocks of four-bit numbers, the first of two in a byte in its high half.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "loops over rows of a matrix whose size was checked, in groups that are not empty"
+)]
 
 /// Weights of a block, unless something else is stated.
 pub(super) const BLOCK: usize = 64;

@@ -1,6 +1,11 @@
 //! The signed eight-bit "dynamic" numbers that the blocks' scales are rounded to
 //! (`create_dynamic_map`): seven powers of ten, each with twice as many fractions as the one
 //! below.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "loops over rows of a matrix whose size was checked, in groups that are not empty"
+)]
 
 /// Codes of the map.
 pub(super) const COUNT: usize = 256;

@@ -91,6 +91,11 @@ struct FourBit {
     state_bytes: Option<u64>,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl FourBit {
     fn state(&self, matrix: Matrix, offset: f32) -> State {
         State {
@@ -183,6 +188,11 @@ impl FourBit {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Layout for FourBit {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let blocks = self.blocks(matrix)?;
@@ -210,6 +220,12 @@ impl Layout for FourBit {
 
     fn group_columns(&self, matrix: Matrix) -> u64 {
         greatest_divisor(self.block, matrix.columns)
+    }
+
+    /// Scales are stored as what they are beside their mean, in steps of up to a fourteenth of
+    /// that: those far below it are lost.
+    fn faint(&self, measure: Measure) -> f32 {
+        if self.nested.is_some() { 0.3 * Self::offset(measure) } else { 0.0 }
     }
 
     /// Rows until a block ends with one, a nested block where there are such.
@@ -332,7 +348,7 @@ fn open_module(request: &OpenRequest<'_>, module: &str) -> Result<PackedTensor, 
     let missing = || request.fault(module, Fault::MissingPart(suffix(Kind::Nf4)));
     let tensor = state_of(Kind::Nf4).or_else(|| state_of(Kind::Fp4)).ok_or_else(missing)?;
     let fault = |detail: String| request.tensor_fault(tensor, Fault::Content(detail));
-    let length = request.source.tensors()[tensor.0].bytes;
+    let length = request.info(tensor).bytes;
     if length > LONGEST {
         return Err(fault(format!("has {length} bytes, more than {LONGEST}")));
     }

@@ -56,6 +56,11 @@ struct Int8 {
     has_format: bool,
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl Layout for Int8 {
     fn parts(&self, matrix: Matrix) -> Result<Vec<Part>, Unfit> {
         let mut parts = vec![

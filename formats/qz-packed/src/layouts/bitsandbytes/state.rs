@@ -54,7 +54,8 @@ impl State {
             None => self.text().len(),
             Some((block, _)) => {
                 let shortest = Self { nested: Some((block, 0.0)), ..self.clone() };
-                shortest.text().len() - python_number(0.0).len() + LONGEST
+                let others = shortest.text().len().saturating_sub(python_number(0.0).len());
+                others.saturating_add(LONGEST)
             }
         }
     }

@@ -62,6 +62,11 @@ impl Scheme for IntScheme {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl IntegerLayout for IntQuantized {
     fn integers(&self) -> &IntegerGroups {
         &self.integers

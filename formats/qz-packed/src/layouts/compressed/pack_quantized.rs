@@ -64,6 +64,11 @@ impl Scheme for PackScheme {
     }
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
+)]
 impl IntegerLayout for PackQuantized {
     fn integers(&self) -> &IntegerGroups {
         &self.integers
@@ -207,7 +212,7 @@ fn open_module(
     if !(2..=8).contains(&bits) {
         return Err(request.config_fault("config_groups", format!("codes of {bits} bits")));
     }
-    let group = (groups > 1).then(|| matrix.columns / groups);
+    let group = matrix.columns.checked_div(groups).filter(|_| groups > 1);
     let index = match request.tensor(module, "weight_g_idx") {
         None => GroupIndex::Absent,
         Some(index) => match GroupIndex::read(request, module, index, group, groups)? {

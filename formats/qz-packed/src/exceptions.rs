@@ -1,0 +1,178 @@
+//! What a configuration says of some modules alone: GPTQ's `dynamic`, auto-round's
+//! `extra_config`. Sources: GPTQModel 7.7 (`quantization/config.py`, `dynamic_get`),
+//! auto-round 0.9 (`inference/convert_model.py`).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+/// Patterns that have been compiled: there are few, and many modules to hold to them.
+#[derive(Default)]
+pub struct Patterns(RefCell<HashMap<String, Option<Regex>>>);
+
+impl fmt::Debug for Patterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} patterns", self.0.borrow().len())
+    }
+}
+
+impl Patterns {
+    /// Python's `re.match` of a pattern with another one behind it; none if it is one of
+    /// Python's alone (it looks around, or back).
+    pub fn begins(&self, pattern: &str, behind: &str, text: &str) -> Option<bool> {
+        let whole = format!("^(?:{pattern}){behind}");
+        let mut known = self.0.borrow_mut();
+        let compiled = known.entry(whole).or_insert_with_key(|whole| Regex::new(whole).ok());
+        compiled.as_ref().map(|pattern| pattern.is_match(text))
+    }
+}
+
+/// What is said of one module.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Exception<'a> {
+    /// Nothing but what is said of all.
+    None,
+    /// It stays plain.
+    Plain,
+    /// It has these values instead of those of all.
+    Own(&'a Map<String, Value>),
+    /// A pattern before any that fits is Python's alone.
+    Unknown,
+}
+
+impl<'a> Exception<'a> {
+    /// GPTQ's `dynamic`: of the patterns the first that fits decides; `-:` before it leaves
+    /// the module plain.
+    pub fn of_patterns(config: &'a Map<String, Value>, module: &str, patterns: &Patterns) -> Self {
+        let rules = config.get("dynamic").and_then(Value::as_object);
+        for (rule, values) in rules.into_iter().flatten() {
+            let plain = rule.strip_prefix("-:");
+            let pattern = plain.or_else(|| rule.strip_prefix("+:")).unwrap_or(rule);
+            match (patterns.begins(pattern, "", module), plain, values.as_object()) {
+                (None, ..) => return Self::Unknown,
+                (Some(false), ..) => {}
+                (Some(true), Some(_), _) => return Self::Plain,
+                (Some(true), None, Some(values)) => return Self::Own(values),
+                (Some(true), None, None) => return Self::None,
+            }
+        }
+        Self::None
+    }
+
+    /// auto-round's `extra_config`: by names, and by patterns that are not looked at.
+    pub fn of_names(config: &'a Map<String, Value>, module: &str) -> Self {
+        let rules = config.get("extra_config").and_then(Value::as_object);
+        match rules.map(|rules| rules.get(module).and_then(Value::as_object)) {
+            Some(Some(values)) => Self::Own(values),
+            Some(None) => Self::Unknown,
+            None => Self::None,
+        }
+    }
+
+    /// What is said of the module's `key`: by its own values, or by those of all.
+    pub fn number(self, config: &Map<String, Value>, key: &str) -> Option<i64> {
+        let own = match self {
+            Self::Own(values) => values.get(key),
+            _ => None,
+        };
+        own.or_else(|| config.get(key))?.as_i64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qz_tensor::DataType;
+    use serde_json::json;
+
+    use super::*;
+    use crate::layouts::numbers::ScaleType;
+    use crate::testing::{Checkpoint, Tensor};
+
+    #[test]
+    fn the_first_pattern_that_fits_decides() {
+        let config = json!({
+            "bits": 4,
+            "dynamic": {
+                r"-:.*\.gate$": {},
+                r"+:a\.[0-3]\..*": {"bits": 8},
+                r"a\.3\.": {"bits": 2},
+                r"b\.": {"group_size": 32},
+                "(?!x)": {"bits": 3},
+            }
+        });
+        let config = config.as_object().expect("an object");
+        let patterns = Patterns::default();
+        let check = |module: &str, is_plain: bool, bits: Option<i64>| {
+            let exception = Exception::of_patterns(config, module, &patterns);
+            assert_eq!(exception == Exception::Plain, is_plain, "{module}");
+            let known = (exception != Exception::Unknown).then(|| exception.number(config, "bits"));
+            assert_eq!(known.flatten(), bits, "{module}");
+        };
+        check("a.0.gate", true, Some(4));
+        check("a.3.up", false, Some(8));
+        check("a.33.up", false, None);
+        check("b.1", false, Some(4));
+        check("c.b.1", false, None);
+    }
+
+    /// One module of 64 inputs and 8 outputs with these bits, in groups of 32.
+    fn module(names: [&'static str; 4], bits: u64) -> Vec<Tensor<'static>> {
+        let shapes: [&'static [u64]; 2] = match bits {
+            4 => [&[8, 8], &[2, 1]],
+            _ => [&[16, 8], &[2, 2]],
+        };
+        let words =
+            |shape: &[u64]| 0x0707_0707u32.to_le_bytes().repeat((shape[0] * shape[1]) as usize);
+        let mut scales = Vec::new();
+        ScaleType::F16.write(&[0.5; 16], &mut scales);
+        let index = (0..64).flat_map(|column: i32| (column / 32).to_le_bytes()).collect();
+        vec![
+            (names[0], DataType::I32, shapes[0], words(shapes[0])),
+            (names[1], DataType::I32, shapes[1], words(shapes[1])),
+            (names[2], DataType::F16, &[2, 8], scales),
+            (names[3], DataType::I32, &[64], index),
+        ]
+    }
+
+    const A: [&str; 4] = ["a.qweight", "a.qzeros", "a.scales", "a.g_idx"];
+    const B: [&str; 4] = ["b.qweight", "b.qzeros", "b.scales", "b.g_idx"];
+
+    #[test]
+    fn each_matrix_has_what_its_rule_says() {
+        let check = |bits: [u64; 2], dynamic: Value, expected: Option<&str>| {
+            let tensors = [module(A, bits[0]), module(B, bits[1])].concat();
+            let config = json!({
+                "quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": dynamic
+            });
+            let found = Checkpoint::new(tensors).open(config).err().map(|error| error.to_string());
+            match (expected, &found) {
+                (None, found) => assert_eq!(*found, None),
+                (Some(expected), Some(found)) => assert!(found.contains(expected), "{found}"),
+                (Some(expected), None) => panic!("{expected} is not said"),
+            }
+        };
+        check([4, 8], json!({"+:^b$": {"bits": 8}}), None);
+        check([4, 8], json!({"^b": {"bits": 8, "group_size": 32}}), None);
+        check([4, 8], json!({"+:^(?!a)": {"bits": 8}}), None);
+        check([4, 4], json!({"+:^b$": {"bits": 8}}), Some("says 8, but b.qweight has codes of 4"));
+        check([8, 8], json!({"+:^b$": {"bits": 8}}), Some("says 4, but a.qweight has codes of 8"));
+        check(
+            [4, 8],
+            json!({"+:^b$": {"bits": 8, "group_size": 64}}),
+            Some("says 64, but b.scales has 2 groups for 64 inputs"),
+        );
+        check([4, 8], json!({"+:^b$": {"bits": 8}, "-:x": {}}), None);
+    }
+
+    #[test]
+    fn an_empty_group_index_is_named() {
+        let mut tensors = module(A, 4);
+        (tensors[3].2, tensors[3].3) = (&[0], Vec::new());
+        let config = json!({"quant_method": "gptq", "bits": 4, "group_size": 32});
+        let found = Checkpoint::new(tensors).refusal(config);
+        assert!(found.contains("a.g_idx") && found.contains("is empty"), "{found}");
+    }
+}
