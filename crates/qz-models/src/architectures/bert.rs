@@ -1,13 +1,15 @@
 //! BERT (`BertModel` in `conversion/bert.py`): attends in both directions, adds what is
 //! learned of positions to tokens, and has its norms behind the sums.
 
-use qz_tensor::{Metadata, Value as Entry};
+use qz_tensor::{Array, Metadata, Value as Entry};
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
 
 use super::pooling;
 use crate::architecture::{Activation, Architecture, Model, Rename};
-use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
+use crate::config::{
+    ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow, JsonObject,
+};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::Dimension::{Hidden, Intermediate, Size, Vocabulary};
@@ -133,6 +135,25 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     window: DefaultWindow::Never,
 };
 
+/// The names of what a classifier tells apart, unless they are transformers' own for two.
+fn labels(model: &Model<'_>) -> Result<Vec<String>, Error> {
+    const FILE: &str = "config.json";
+    const KEY: &str = "id2label";
+    let bytes = model.files.read(FILE)?.unwrap_or_default();
+    let config = JsonObject::parse(model.files.path(FILE), &bytes)?;
+    let Some(names) = config.object(KEY)? else { return Ok(Vec::new()) };
+    let mut labels: Vec<(u32, String)> = Vec::new();
+    for (id, name) in names.entries() {
+        match (id.parse(), name.as_str()) {
+            (Ok(id), Some(name)) => labels.push((id, name.to_owned())),
+            _ => return Err(config.fault(KEY, "expected names by number")),
+        }
+    }
+    labels.sort_unstable();
+    let is_default = labels.len() == 2 && labels[0].1 == "LABEL_0";
+    Ok(if is_default { Vec::new() } else { labels.into_iter().map(|(_, name)| name).collect() })
+}
+
 impl Architecture for Bert {
     fn class_names(&self) -> &'static [&'static str] {
         &["BertModel", "BertForMaskedLM"]
@@ -197,7 +218,12 @@ impl Architecture for Bert {
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {
-        pooling::write_pooling_type(self.gguf_name(), model, metadata)
+        pooling::write_pooling_type(self.gguf_name(), model, metadata)?;
+        let labels = labels(model)?;
+        if !labels.is_empty() {
+            metadata.set("bert.classifier.output_labels", Array::String(labels.into()));
+        }
+        Ok(())
     }
 
     fn begin_vocabulary(&self, config: &ModelConfig, metadata: &mut Metadata) {

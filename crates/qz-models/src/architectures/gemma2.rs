@@ -121,6 +121,7 @@ impl Architecture for Gemma2 {
                 ConfigKey::number("attn_logit_softcapping", Default::Number(50.0)),
                 ConfigKey::number("final_logit_softcapping", Default::Number(30.0)),
                 ConfigKey::number(SCALAR, Default::Number(256.0)),
+                ConfigKey::any("sliding_window_size"),
                 ConfigKey::any("cache_implementation"),
             ]
         }

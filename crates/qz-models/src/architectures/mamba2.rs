@@ -4,7 +4,7 @@
 use qz_tensor::Value as Entry;
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Architecture, Contradiction};
+use crate::architecture::{Architecture, Contradiction, Rename};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::hyperparameters::ModelConfig;
 use crate::rules::Dimension::{Hidden, Number, Product, Quotient, Size, Sum, Vocabulary};
@@ -130,6 +130,13 @@ impl Architecture for Mamba2 {
 
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
+    }
+
+    fn renames(&self) -> &'static [Rename] {
+        &[
+            Rename::Prefix("model.backbone.", "backbone."),
+            Rename::Prefix("model.lm_head.", "lm_head."),
+        ]
     }
 
     fn has_attention(&self) -> bool {

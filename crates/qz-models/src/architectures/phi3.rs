@@ -94,6 +94,8 @@ impl Architecture for Phi3 {
                 ConfigKey::size_or(ORIGINAL_CONTEXT, Default::Size(4096)),
                 ConfigKey::count_or(WINDOW, Default::Absent),
                 ConfigKey::any("partial_rotary_factor"),
+                ConfigKey::exactly("full_attn_mod", 1.0),
+                ConfigKey::exactly("interpolate_factor", 1.0),
             ]
         }
     }

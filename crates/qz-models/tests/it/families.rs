@@ -153,3 +153,43 @@ fn fused_experts_are_the_same_tensors() {
         assert_eq!(shapes(&fused.tensors), shapes(&apart.tensors), "{name}");
     }
 }
+
+#[test]
+fn a_classifier_s_labels_are_kept() {
+    let check = |labels: Value, expected: Option<&[&str]>| {
+        let description = with("bert", &json!({ "id2label": labels })).describe();
+        let metadata = description.expect("described").metadata;
+        let found = match metadata.get("bert.classifier.output_labels") {
+            Some(Entry::Array(qz_tensor::Array::String(labels))) => Some(labels.iter().collect()),
+            _ => None,
+        };
+        assert_eq!(found, expected.map(<[&str]>::to_vec));
+    };
+    check(json!({"0": "LABEL_0", "1": "LABEL_1"}), None);
+    check(json!({"0": "LABEL_0"}), Some(&["LABEL_0"]));
+    check(json!({"10": "c", "2": "b", "1": "a"}), Some(&["a", "b", "c"]));
+}
+
+/// Experts of MXFP4 are seen under other names than a checkpoint of plain numbers has.
+#[test]
+fn a_packed_checkpoint_has_a_plain_form() {
+    let plain = Checkpoint::fixture("gpt-oss");
+    assert!(plain.describe().expect("described").plain.is_none());
+    let mut packed = Checkpoint::fixture("gpt-oss");
+    let is_matrix = |name: &str| name.contains(".experts.") && !name.ends_with("_bias");
+    packed.tensors.retain(|(name, _)| !is_matrix(name));
+    for layer in 0..2 {
+        for (name, shape) in [("gate", [4, 32, 64]), ("up", [4, 32, 64]), ("down", [4, 64, 32])] {
+            let name = format!("model.layers.{layer}.mlp.experts.{name}_proj.weight");
+            packed.tensors.push((name, shape.to_vec()));
+        }
+    }
+    let form = packed.describe().expect("described").plain.expect("a plain form");
+    let sorted = |mut tensors: Vec<(String, Vec<u64>)>| {
+        tensors.sort();
+        tensors
+    };
+    let restored = form.restored.tensors.into_iter();
+    let restored = restored.map(|tensor| (tensor.name, tensor.shape.dimensions().to_vec()));
+    assert_eq!(sorted(restored.collect()), sorted(plain.tensors));
+}
