@@ -8,7 +8,7 @@ use qz_tensor::{
     Value,
 };
 
-use crate::support::{quantize, scratch, text};
+use crate::support::{Safetensors, copy_of, edit_json, quantize, scratch, text};
 
 /// Tensors as a diffusion model has them: name, type, dimensions outermost first,
 /// and the type that `--generic --to q4_k_m` gives them.
@@ -114,4 +114,59 @@ fn a_checkpoint_is_no_copy() {
         (crate::support::fixtures().join("tiny/llama-tied"), folder.path().join("o"));
     let run = quantize(&["convert", text(&source), "--to", "copy", "-o", text(&output), "--json"]);
     assert_eq!((run.code, &run.json()["error"]["rule"]), (5, &"copy-of-checkpoint".into()));
+}
+
+/// A checkpoint of a class that nobody here knows becomes the packed folder that it would
+/// be if its class were known: its linear layers are known by their names.
+#[test]
+fn a_checkpoint_of_an_unknown_class_can_be_packed() {
+    let folder = scratch();
+    let source = copy_of("tiny/qwen3", folder.path());
+    let weights = |target: &str, options: &[&str]| {
+        let output = folder.path().join("out");
+        let arguments = ["convert", text(&source), "--to", target, "--force", "-o", text(&output)];
+        quantize(&[&arguments[..], options].concat()).expect_success();
+        let Safetensors { header, data } = Safetensors::read(&output.join("model.safetensors"));
+        let tensors = header.as_object().expect("an object").clone();
+        let bytes = |info: &serde_json::Value| {
+            let [begin, end] = [0, 1].map(|at| info["data_offsets"][at].as_u64());
+            data[begin? as usize..end? as usize].to_vec().into()
+        };
+        let tensor = |(name, info): (&String, &serde_json::Value)| {
+            let bytes: Option<Vec<u8>> = bytes(info);
+            (name.clone(), info["dtype"].clone(), bytes)
+        };
+        tensors.iter().map(tensor).collect::<Vec<_>>()
+    };
+    let targets = [
+        "fp8:block128",
+        "fp8:tensor",
+        "ct:w4a16",
+        "ct:nvfp4",
+        "gptq:w4g32",
+        "bnb:nf4",
+        "safetensors:f16",
+    ];
+    let known: Vec<_> = targets.iter().map(|target| weights(target, &[])).collect();
+    edit_json(&source.join("config.json"), |config| {
+        config["architectures"] = vec!["BrandNewForCausalLM"].into();
+        config["model_type"] = "brand_new".into();
+    });
+    for (target, known) in targets.iter().zip(&known) {
+        let mut unknown = weights(target, &["--generic"]);
+        let mut known = known.clone();
+        known.sort_by(|a, b| a.0.cmp(&b.0));
+        unknown.sort_by(|a, b| a.0.cmp(&b.0));
+        assert!(unknown == known, "{target}");
+    }
+    let refused = |options: &[&str], rule: &str, part: &str| {
+        let output = folder.path().join("refused");
+        let arguments = ["convert", text(&source), "--json", "-o", text(&output)];
+        let run = quantize(&[&arguments[..], options].concat());
+        assert_eq!((run.code, &run.json()["error"]["rule"]), (3, &rule.into()), "{}", run.stderr);
+        assert!(run.stderr.contains(part) && !output.exists(), "{}", run.stderr);
+    };
+    let rule = "unsupported-architecture";
+    refused(&["--to", "q8_0", "--generic"], rule, "packed folders");
+    refused(&["--to", "fp8:block128"], rule, "--generic");
 }

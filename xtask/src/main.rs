@@ -12,6 +12,7 @@ mod headers;
 mod inputs;
 #[path = "../../crates/qz-fuzz/tests/large/mod.rs"]
 mod large;
+mod new_architecture;
 mod parity_calibration;
 mod parity_codec;
 mod parity_eval;
@@ -41,6 +42,11 @@ struct Arguments {
 enum Task {
     /// Check layers, unsafe code and file sizes
     Tidy,
+    /// Begin a family of models: its file, and its line in each list
+    NewArchitecture {
+        /// Its name in GGUF, such as gpt-oss
+        name: String,
+    },
     /// Let calls of the system fail, processes die, inputs change and disks fill, and check what
     /// is left
     Faults {
@@ -268,6 +274,7 @@ fn workspace() -> &'static Path {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::check(workspace()),
+        Task::NewArchitecture { name } => new_architecture::run(workspace(), &name),
         Task::Faults { quantize, short, only } => {
             faults::run(&faults::Settings { quantize, short, only })
         }

@@ -196,6 +196,7 @@ impl Source {
             pre_tokenizer: self.pre_tokenizer.clone(),
             model_name: self.model_name.clone(),
             repack: self.repack,
+            generic: false,
             strip_prefix: self.strip_prefix.clone(),
         }
     }

@@ -3,12 +3,13 @@
 use qz_kernels::backend::RotaryPairs;
 use qz_tensor::{Metadata, SideFiles, Warning};
 use qz_tokenize::VocabularyRules;
+use serde_json::{Map, Value};
 
 use crate::config::ConfigDefaults;
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
-use crate::row_order::RowOrder;
-use crate::rules::{Dimension, Role, TensorRule, Transform};
+use crate::rules::{LayerIndex, Part, Role, TensorRule};
+use crate::settings::{ConfigKey, GgufKeys, MetadataKey, STANDARD_METADATA};
 
 /// A tensor that no checkpoint stores.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,39 @@ pub struct ComputedTensor {
     pub role: Role,
     /// Its values; it is a vector.
     pub values: Vec<f32>,
+}
+
+/// A key of `config.json` that another one contradicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// The key.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// The function between a feed-forward network's two products, in the words of
+/// `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// The key that names it.
+    pub key: &'static str,
+    /// What it is called there; the first is what we write.
+    pub words: &'static [&'static str],
+}
+
+impl Activation {
+    /// x times the logistic function of x.
+    pub const SILU: Self = Self { key: "hidden_act", words: &["silu", "swish"] };
+}
+
+/// A part of tensors' names that is read as another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rename {
+    /// At the beginning.
+    Prefix(&'static str, &'static str),
+    /// At the end.
+    Suffix(&'static str, &'static str),
 }
 
 /// A model under conversion.
@@ -48,6 +82,11 @@ pub trait Architecture: Send + Sync {
     /// What transformers assumes where `config.json` is silent.
     fn defaults(&self) -> &'static ConfigDefaults;
 
+    /// The `model_type` of larger models that it is the part of which reads and writes text.
+    fn outer_model_types(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Its tensors.
     fn tensor_rules(&self) -> &'static [TensorRule];
 
@@ -56,8 +95,104 @@ pub trait Architecture: Send + Sync {
         &[]
     }
 
+    /// The key of `config.json` that says how many experts a layer has.
+    fn expert_key(&self) -> &'static str {
+        "num_local_experts"
+    }
+
+    /// True if its heads are described by keys of the family's own.
+    fn has_own_heads(&self) -> bool {
+        false
+    }
+
+    /// Its tensors as `qz-packed` shows those of a packed form, where a checkpoint of plain
+    /// numbers has others.
+    fn shown_layout(&self) -> Option<&'static [TensorRule]> {
+        None
+    }
+
     /// True if its layers are mixtures of experts.
     fn mixes_experts(&self) -> bool {
+        false
+    }
+
+    /// False for a model without attention and without a feed-forward network.
+    fn has_attention(&self) -> bool {
+        true
+    }
+
+    /// True if its attention turns queries and keys by their position.
+    fn has_rope(&self) -> bool {
+        true
+    }
+
+    /// True if its files have lists of factors for the frequencies.
+    fn has_long_rope(&self) -> bool {
+        false
+    }
+
+    /// Its activation.
+    fn activation(&self) -> Activation {
+        Activation::SILU
+    }
+
+    /// Of so many layers the last sees all positions and the others a window, in the
+    /// order in which its graph has them.
+    fn window_pattern(&self) -> Option<u32> {
+        None
+    }
+
+    /// Keys of `config.json` that it reads beside those of every decoder.
+    fn config_keys(&self) -> &'static [ConfigKey] {
+        &[]
+    }
+
+    /// Keys of the object of rotary parameters that it reads, likewise.
+    fn rope_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What two keys that contradict each other say, if some do.
+    fn contradiction(&self, _config: &ModelConfig) -> Option<Contradiction> {
+        None
+    }
+
+    /// Other spellings of its tensors' names.
+    fn renames(&self) -> &'static [Rename] {
+        &[]
+    }
+
+    /// How the names of tensors begin that belong to other parts of a larger model, as
+    /// those that see.
+    fn towers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Layers behind the last that only predict further tokens.
+    fn further_layers(&self, _config: &ModelConfig) -> u32 {
+        0
+    }
+
+    /// The metadata of its configuration, in the reference's order.
+    fn metadata(&self) -> &'static [MetadataKey] {
+        STANDARD_METADATA
+    }
+
+    /// What comes before all other metadata of the model, even its name.
+    fn first_metadata(&self) -> &'static [MetadataKey] {
+        &[]
+    }
+
+    /// What comes after these.
+    fn own_metadata(&self) -> &'static [MetadataKey] {
+        &[]
+    }
+
+    /// What a configuration of it has beside what its metadata says.
+    fn complete_config(&self, _keys: GgufKeys<'_>, _config: &mut Map<String, Value>) {}
+
+    /// True if [`crate::forward`] computes it.
+    fn is_computed(&self) -> bool {
         false
     }
 
@@ -76,7 +211,7 @@ pub trait Architecture: Send + Sync {
         &[]
     }
 
-    /// Metadata keys after `general.file_type`.
+    /// Metadata keys after those, of what stands in other files.
     ///
     /// # Errors
     /// If a side file that has a say in them is broken.
@@ -96,6 +231,9 @@ pub trait Architecture: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Keys of the vocabulary that come before the others.
+    fn begin_vocabulary(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
+
     /// How its vocabulary is looked for.
     fn vocabulary_rules(&self) -> VocabularyRules {
         VocabularyRules::Common
@@ -105,16 +243,13 @@ pub trait Architecture: Send + Sync {
     fn adjust_vocabulary(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
 }
 
-impl TensorRule {
-    /// The order of the tensor's rows in GGUF.
-    pub fn row_order(&self, config: &ModelConfig) -> RowOrder {
-        match self.transform {
-            Transform::Keep | Transform::StackExperts | Transform::TakeHalf(_) => {
-                RowOrder::AsStored
-            }
-            Transform::PairRotaryHalves => {
-                RowOrder::InterleavedHalves { head_rows: config.dimension(Dimension::HeadSize) }
-            }
-        }
+impl dyn Architecture {
+    /// What the tensor that GGUF calls `name` is.
+    pub fn identity(&self, name: &str) -> Option<(Role, Part, Option<LayerIndex>)> {
+        let matched = |rule: &TensorRule| {
+            let numbers = rule.gguf.matches(name)?;
+            Some((rule.role, rule.part, numbers.layer))
+        };
+        self.tensor_rules().iter().find_map(matched)
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use qz_tensor::{Location, TensorInfo, Warning};
 
+use crate::architecture::{Architecture, Rename};
 use crate::config::JsonObject;
 use crate::error::Error;
 
@@ -34,6 +35,7 @@ pub(crate) struct Canonical {
 /// For each tensor its name as rules have it, and what to say of it. `prefix` stands before
 /// the model's own names; a person has said so.
 pub(crate) fn canonical_names(
+    architecture: &dyn Architecture,
     tensors: &[TensorInfo],
     json: &JsonObject,
     is_tied: bool,
@@ -44,6 +46,15 @@ pub(crate) fn canonical_names(
     let mut names: Vec<String> =
         tensors.iter().map(|tensor| unwrapped(&tensor.name, &mut removed).into_owned()).collect();
     refuse_adapters(tensors, &names)?;
+    // A spelling of the family's own stays in the checkpoint.
+    let spelled: Vec<Option<String>> = names
+        .iter_mut()
+        .map(|name| {
+            let spelled = name.clone();
+            rename(name, architecture.renames());
+            (spelled != *name).then_some(spelled)
+        })
+        .collect();
     let mut warn = |rule, message| {
         let first = tensors.first().map(|tensor| Location::file(tensor.file.as_ref()));
         warnings.push(Warning { location: first.unwrap_or_default(), rule, message });
@@ -75,7 +86,8 @@ pub(crate) fn canonical_names(
             }
         }
     }
-    let own = names.clone();
+    let own = spelled.into_iter().zip(&names);
+    let own = own.map(|(spelled, name)| spelled.unwrap_or_else(|| name.clone())).collect();
     let mut inside: Vec<&mut String> = names
         .iter_mut()
         .zip(&is_outside)
@@ -184,6 +196,25 @@ fn unwrapped<'n>(name: &'n str, removed: &mut Vec<&'static str>) -> Cow<'n, str>
         name = Cow::Owned(rest);
         if !removed.contains(&wrapper) {
             removed.push(wrapper);
+        }
+    }
+}
+
+/// Reads a name as the family's rules spell it. Each spelling is looked for once, in
+/// their order.
+fn rename(name: &mut String, renames: &[Rename]) {
+    for known in renames {
+        match known {
+            Rename::Prefix(from, to) => {
+                if let Some(rest) = name.strip_prefix(from) {
+                    *name = format!("{to}{rest}");
+                }
+            }
+            Rename::Suffix(from, to) => {
+                if let Some(rest) = name.strip_suffix(from) {
+                    *name = format!("{rest}{to}");
+                }
+            }
         }
     }
 }

@@ -13,8 +13,9 @@ use crate::experts::FoundExperts;
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
 use crate::rules::{
-    Dimension, ExpertIndex, Half, LayerIndex, NameNumbers, Presence, TensorRule, Transform,
+    Dimension, ExpertIndex, LayerIndex, NameNumbers, NamePattern, Presence, Rows, TensorRule,
 };
+use crate::tensor_map::TensorMap;
 
 /// Buffers that old checkpoints store and no model needs: rotary frequencies and
 /// attention masks (`ModelBase.prepare_tensors` in `conversion/base.py`).
@@ -24,6 +25,12 @@ const IGNORED: &[&str] = &[".attention.masked_bias", ".attention.bias", ".rotary
 pub(crate) struct MatchedTensors {
     pub(crate) recipes: Vec<TensorRecipe>,
     pub(crate) ignored: Vec<String>,
+    /// Those that belong to the checkpoint and have no place in GGUF.
+    pub(crate) beside: Vec<TensorIndex>,
+    /// What is said of these.
+    pub(crate) unsaid: Vec<Warning>,
+    /// True if they are a packed form's, as it is shown.
+    pub(crate) is_shown: bool,
     /// What the checkpoint's tensors are called without what was put around the model.
     pub(crate) names: Vec<String>,
 }
@@ -39,7 +46,7 @@ pub(crate) fn match_tensors(
 ) -> Result<MatchedTensors, Error> {
     let prefix = options.strip_prefix.as_deref();
     let Canonical { names, own, is_outside } =
-        canonical_names(tensors, json, config.tied_embeddings, prefix, warnings)?;
+        canonical_names(architecture, tensors, json, config.tied_embeddings, prefix, warnings)?;
     let names = &names;
     let rules = layout_of(architecture, names);
     let mut matcher = Matcher {
@@ -53,7 +60,15 @@ pub(crate) fn match_tensors(
         faults: Vec::new(),
         fault_count: 0,
     };
-    let mut matched = MatchedTensors { recipes: Vec::new(), ignored: Vec::new(), names: own };
+    let mut matched = MatchedTensors {
+        recipes: Vec::new(),
+        ignored: Vec::new(),
+        beside: Vec::new(),
+        unsaid: Vec::new(),
+        is_shown: architecture.shown_layout().is_some_and(|shown| std::ptr::eq(shown, rules)),
+        names: own,
+    };
+    let mut others = Others::default();
     let mut left_out: Vec<usize> = Vec::new();
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
@@ -63,7 +78,9 @@ pub(crate) fn match_tensors(
         if is_outside {
             left_out.push(position);
         }
-        if is_buffer || is_outside || is_spare || matcher.is_tied_copy(position) {
+        if !is_outside && others.has(architecture, config, tensor, &names[position]) {
+            matched.beside.push(TensorIndex(position));
+        } else if is_buffer || is_outside || is_spare || matcher.is_tied_copy(position) {
             matched.ignored.push(tensor.name.to_string());
         } else {
             matcher.place(TensorIndex(position), &mut matched.recipes)?;
@@ -82,6 +99,7 @@ pub(crate) fn match_tensors(
         });
     }
     if matcher.faults.is_empty() {
+        matched.unsaid = others.warnings(json);
         return Ok(matched);
     }
     Err(Error::Tensors(Box::new(TensorFaults {
@@ -92,6 +110,63 @@ pub(crate) fn match_tensors(
     })))
 }
 
+/// Tensors of other parts of a larger model, and of layers behind its last.
+#[derive(Default)]
+struct Others {
+    /// The first, how many there are, and their bytes.
+    towers: Option<(String, usize, u64)>,
+    later: Option<(String, usize, u64)>,
+}
+
+impl Others {
+    /// True for such a tensor, which is then counted.
+    fn has(
+        &mut self,
+        architecture: &dyn Architecture,
+        config: &ModelConfig,
+        tensor: &TensorInfo,
+        name: &str,
+    ) -> bool {
+        let kind = if architecture.towers().iter().any(|tower| name.starts_with(tower)) {
+            &mut self.towers
+        } else if is_later(architecture, config, name) {
+            &mut self.later
+        } else {
+            return false;
+        };
+        let (_, count, bytes) = kind.get_or_insert_with(|| (tensor.name.to_string(), 0, 0));
+        (*count, *bytes) = (*count + 1, *bytes + tensor.bytes);
+        true
+    }
+
+    fn warnings(&self, json: &JsonObject) -> Vec<Warning> {
+        let told = |rule, of: &str, found: &Option<(String, usize, u64)>| {
+            found.as_ref().map(|(first, count, bytes)| Warning {
+                location: Location::file(json.path()),
+                rule,
+                message: format!(
+                    "{count} tensors of {of} ({first} and so on, {bytes} bytes) have no place in a \
+                     GGUF file of this architecture and are left out"
+                ),
+            })
+        };
+        let towers = told("towers-left-out", "other parts of the model", &self.towers);
+        let later = told("later-layers-left-out", "layers behind the last", &self.later);
+        towers.into_iter().chain(later).collect()
+    }
+}
+
+/// True for a tensor of a layer that only predicts further tokens.
+fn is_later(architecture: &dyn Architecture, config: &ModelConfig, name: &str) -> bool {
+    let further = architecture.further_layers(config);
+    let layer = || {
+        let (layer, _) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        layer.parse::<u32>().ok()
+    };
+    further > 0
+        && layer().is_some_and(|layer| layer >= config.layers && layer - config.layers < further)
+}
+
 /// The rules of the layout that knows most of the tensors.
 fn layout_of(architecture: &dyn Architecture, names: &[String]) -> &'static [TensorRule] {
     let known = |rules: &[TensorRule]| {
@@ -100,7 +175,8 @@ fn layout_of(architecture: &dyn Architecture, names: &[String]) -> &'static [Ten
         names.iter().filter(is_known).count()
     };
     let mut best = architecture.tensor_rules();
-    for rules in architecture.other_layouts() {
+    let others = architecture.other_layouts().iter().copied();
+    for rules in others.chain(architecture.shown_layout()) {
         if known(rules) > known(best) {
             best = rules;
         }
@@ -141,9 +217,13 @@ impl Matcher<'_> {
             self.fault(|| TensorFault::Duplicate { name: tensor.name.to_string() });
             return Ok(());
         }
-        let mut is_known = false;
+        let (mut is_known, mut denied) = (false, None);
         for (position, rule) in self.rules.iter().enumerate() {
             let Some(numbers) = rule.hugging_face.matches(name) else { continue };
+            if !rule.applies(self.config, numbers.layer) {
+                denied = rule.condition.map(|condition| format!("{} denies it", condition.key));
+                continue;
+            }
             let was_known = std::mem::replace(&mut is_known, true);
             if self.fits(rule, numbers, tensor, was_known)? {
                 self.use_rule(position, numbers, index, recipes)?;
@@ -152,7 +232,7 @@ impl Matcher<'_> {
             }
         }
         if !is_known {
-            self.unknown(tensor, None);
+            self.unknown(tensor, denied);
         }
         Ok(())
     }
@@ -179,7 +259,10 @@ impl Matcher<'_> {
     fn has_place(&self, position: usize) -> bool {
         let mut rules = self.rules.iter();
         rules.any(|rule| match rule.hugging_face.matches(&self.names[position]) {
-            Some(numbers) => self.contradiction(rule, numbers).is_none(),
+            Some(numbers) => {
+                rule.applies(self.config, numbers.layer)
+                    && self.contradiction(rule, numbers).is_none()
+            }
             None => false,
         })
     }
@@ -199,7 +282,7 @@ impl Matcher<'_> {
             }
             return Ok(false);
         }
-        let expected = self.shape(rule)?;
+        let expected = self.shape(rule, numbers.layer)?;
         if tensor.shape == expected {
             return Ok(true);
         }
@@ -223,26 +306,29 @@ impl Matcher<'_> {
         recipes: &mut Vec<TensorRecipe>,
     ) -> Result<(), Error> {
         let rule = &self.rules[position];
-        let layer = numbers.layer;
-        match (rule.transform, layer, numbers.expert) {
-            (Transform::StackExperts, Some(layer), Some(expert)) => {
-                let Some(stacks) = self.experts.add(position, layer, expert, index) else {
-                    return Ok(());
-                };
-                for (position, stack) in stacks {
-                    recipes.extend(self.stack(&self.rules[position], layer, &stack)?);
-                    self.check_types(&stack);
-                }
-            }
-            (Transform::TakeHalf(half), ..) => {
-                recipes.extend(self.half(rule, layer, half, index)?);
-            }
-            _ => {
-                let row_order = rule.row_order(self.config);
-                let origin = TensorOrigin::Source { tensor: index, row_order };
-                recipes.push(recipe(rule, layer, self.shape(rule)?, origin));
-            }
+        if rule.presence == Presence::Dropped {
+            return Ok(());
         }
+        if let (Rows::StackExperts, Some(layer), Some(expert)) =
+            (rule.transform.rows, numbers.layer, numbers.expert)
+        {
+            let Some(stacks) = self.experts.add(position, layer, expert, index) else {
+                return Ok(());
+            };
+            for (position, stack) in stacks {
+                recipes.extend(self.stack(&self.rules[position], layer, &stack)?);
+                self.check_types(&stack);
+            }
+            return Ok(());
+        }
+        let sizes = rule.sizes(self.config, numbers.layer);
+        let stored = rule.stored_rows(self.config, numbers.layer, &sizes.stored, index);
+        let change = rule.change(self.config, &sizes.gguf);
+        let shape = self.checked_shape(rule, sizes.gguf)?;
+        recipes.extend(stored.map(|rows| {
+            let origin = TensorOrigin::Mapped(TensorMap { rows, change });
+            recipe(rule, numbers.layer, shape, origin)
+        }));
         Ok(())
     }
 
@@ -253,34 +339,12 @@ impl Matcher<'_> {
         layer: LayerIndex,
         stack: &[TensorIndex],
     ) -> Result<Option<TensorRecipe>, Error> {
-        let sizes: Vec<u64> =
-            rule.shape.iter().map(|dimension| self.config.dimension(*dimension)).collect();
-        let shape = self.checked_shape(rule, [&[stack.len() as u64], &sizes[..]].concat())?;
+        let sizes = rule.sizes(self.config, Some(layer));
+        let shape = self.checked_shape(rule, sizes.gguf)?;
         let slices = stack.iter().map(|tensor| RowSlice { tensor: *tensor, first_row: 0 });
-        let rows = sizes.first().copied().unwrap_or(1);
-        let stacked = StackedRows::new(rows, slices.collect());
-        Ok(stacked.map(|rows| recipe(rule, Some(layer), shape, TensorOrigin::Stacked(rows))))
-    }
-
-    /// One half of the rows of each matrix.
-    fn half(
-        &self,
-        rule: &TensorRule,
-        layer: Option<LayerIndex>,
-        half: Half,
-        tensor: TensorIndex,
-    ) -> Result<Option<TensorRecipe>, Error> {
-        let mut sizes = self.shape(rule)?.dimensions().to_vec();
-        let [matrices, rows, _] = sizes.as_mut_slice() else { return Ok(None) };
-        *rows /= 2;
-        let (matrices, rows) = (*matrices, *rows);
-        let skipped = if half == Half::First { 0 } else { rows };
-        let slices = (0..matrices)
-            .map(|matrix| RowSlice { tensor, first_row: 2 * matrix * rows + skipped })
-            .collect();
-        let shape = self.checked_shape(rule, sizes)?;
-        let stacked = StackedRows::new(rows, slices);
-        Ok(stacked.map(|rows| recipe(rule, layer, shape, TensorOrigin::Stacked(rows))))
+        let rows = sizes.stored.first().copied().unwrap_or(1);
+        let stacked = StackedRows::new(rows, slices.collect()).map(TensorMap::of);
+        Ok(stacked.map(|map| recipe(rule, Some(layer), shape, TensorOrigin::Mapped(map))))
     }
 
     /// The parts of a stack are read as one tensor, so they have one type.
@@ -298,26 +362,29 @@ impl Matcher<'_> {
     }
 
     fn find_missing(&mut self) -> Result<(), Error> {
+        let mut told: HashSet<(NamePattern, Option<LayerIndex>)> = HashSet::new();
         for (position, rule) in self.rules.iter().enumerate() {
             let wanted = match rule.presence {
                 Presence::Required => true,
                 Presence::WhenTrue(key) => self.config.switch(key) == Some(true),
-                Presence::AllowedWhenTrue(_) => false,
+                Presence::Optional | Presence::AllowedWhenTrue(_) | Presence::Dropped => false,
                 Presence::WhenFalse(key) => self.config.switch(key) == Some(false),
             };
             if !wanted {
                 continue;
             }
-            let expected = self.shape(rule)?;
             let layers = if rule.hugging_face.has_layer() { self.config.layers } else { 1 };
             for layer in 0..layers {
                 let layer = rule.hugging_face.has_layer().then_some(LayerIndex(layer));
-                match (rule.transform, layer) {
-                    (Transform::StackExperts, Some(layer)) => {
+                // Several tensors may come from one.
+                if !rule.applies(self.config, layer) || !told.insert((rule.hugging_face, layer)) {
+                    continue;
+                }
+                let expected = self.shape(rule, layer)?;
+                match (rule.transform.rows, layer) {
+                    (Rows::StackExperts, Some(layer)) => {
                         self.find_missing_experts(position, layer, &expected);
                     }
-                    // Both halves come from one tensor, told of with the first.
-                    (Transform::TakeHalf(Half::Second), _) => {}
                     _ => self.find_missing_tensor(rule, layer, &expected),
                 }
             }
@@ -373,14 +440,16 @@ impl Matcher<'_> {
             Presence::WhenTrue(key) | Presence::AllowedWhenTrue(key) => {
                 (self.config.switch(key) == Some(false)).then(|| format!("{key} is false"))
             }
-            Presence::Required | Presence::WhenFalse(_) => None,
+            Presence::Required
+            | Presence::Optional
+            | Presence::WhenFalse(_)
+            | Presence::Dropped => None,
         }
     }
 
     /// The shape a rule asks for.
-    fn shape(&self, rule: &TensorRule) -> Result<Shape, Error> {
-        let sizes = rule.shape.iter().map(|dimension| self.config.dimension(*dimension));
-        self.checked_shape(rule, sizes.collect())
+    fn shape(&self, rule: &TensorRule, layer: Option<LayerIndex>) -> Result<Shape, Error> {
+        self.checked_shape(rule, rule.sizes(self.config, layer).stored)
     }
 
     fn checked_shape(&self, rule: &TensorRule, sizes: Vec<u64>) -> Result<Shape, Error> {
@@ -414,6 +483,6 @@ fn recipe(
 }
 
 fn shape_keys(rule: &TensorRule) -> String {
-    let keys: Vec<&str> = rule.shape.iter().map(|dimension| dimension.keys()).collect();
+    let keys: Vec<String> = rule.shape.iter().map(|dimension| dimension.keys()).collect();
     keys.join(", ")
 }

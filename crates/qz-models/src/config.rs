@@ -18,10 +18,12 @@ pub struct ConfigDefaults {
     pub numbers: &'static [(&'static str, u64)],
     /// What `head_dim` is if missing.
     pub head_size: DefaultHeadSize,
-    /// What `rms_norm_eps` is if missing.
-    pub rms_epsilon: f64,
+    /// What `rms_norm_eps` is if missing; the model type has none otherwise.
+    pub rms_epsilon: Option<f64>,
     /// The base of the rotary frequencies if missing.
     pub rope_theta: f64,
+    /// The base in layers with a window if missing, where it is another one.
+    pub sliding_rope_theta: Option<f64>,
     /// What `sliding_window` is if missing.
     pub window: DefaultWindow,
 }
@@ -53,7 +55,7 @@ pub enum DefaultHeadSize {
 }
 
 /// The root mean square norm's epsilon in most configuration classes.
-pub(crate) const DEFAULT_RMS_EPSILON: f64 = 1e-6;
+pub(crate) const DEFAULT_RMS_EPSILON: Option<f64> = Some(1e-6);
 /// The base of the rotary frequencies in most configuration classes.
 pub(crate) const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
@@ -224,6 +226,27 @@ impl JsonObject {
             })),
             Some(value) => Err(self.fault(key, format!("is {}, expected an object", shown(value)))),
         }
+    }
+
+    /// The object with the keys of `text_config` in it, which a larger model's
+    /// configuration has for the part that reads and writes text.
+    pub(crate) fn with_text_config(mut self) -> Result<Self, Error> {
+        const KEY: &str = "text_config";
+        let Some(text) = self.object(KEY)? else { return Ok(self) };
+        self.values.remove(KEY);
+        let known = text.values.into_iter().filter(|(_, value)| !value.is_null());
+        self.values.extend(known.filter(|(key, _)| key != "architectures"));
+        Ok(self)
+    }
+
+    /// These rotary parameters for layers that see all positions, and the plain ones of
+    /// another base for layers that see a window.
+    pub(crate) fn of_kinds(self, sliding_theta: f64) -> Self {
+        let sliding = serde_json::json!({"rope_type": "default", "rope_theta": sliding_theta});
+        let mut outer = Self { values: Map::new(), ..self.clone() };
+        outer.set("full_attention", Value::Object(self.values));
+        outer.set("sliding_attention", sliding);
+        outer
     }
 
     /// Its keys and values.

@@ -10,6 +10,7 @@ mod tables;
 use qz_tensor::{Location, Warning};
 use serde_json::Value;
 
+use crate::architecture::Architecture;
 use crate::config::{ConfigDefaults, DefaultWindow, JsonObject, shown};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
@@ -21,21 +22,29 @@ pub(crate) fn check(
     json: &JsonObject,
     config: &ModelConfig,
     defaults: Option<&ConfigDefaults>,
-    mixes_experts: bool,
+    architecture: &dyn Architecture,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), Error> {
-    let expert_keys = if mixes_experts { COMPUTING_EXPERTS } else { &[] };
-    for (key, neutral) in COMPUTING.iter().chain(expert_keys) {
-        refuse(json, key, *neutral, config)?;
+    let is_read = |key: &str| architecture.config_keys().iter().any(|known| known.name == key);
+    let expert_keys = if architecture.mixes_experts() { COMPUTING_EXPERTS } else { &[] };
+    let activation = Word(architecture.activation().words);
+    let activations = ACTIVATIONS.iter().map(|key| (*key, activation));
+    let computing = activations.chain(COMPUTING.iter().chain(expert_keys).copied());
+    for (key, neutral) in computing.filter(|(key, _)| !is_read(key)) {
+        refuse(json, key, neutral, config)?;
     }
     for rope in rope_objects(json)? {
-        for (key, neutral) in COMPUTING_ROPE {
+        let read = architecture.rope_keys();
+        for (key, neutral) in COMPUTING_ROPE.iter().filter(|(key, _)| !read.contains(key)) {
             refuse(&rope, key, *neutral, config)?;
         }
     }
-    check_layers(json, config, defaults)?;
+    match architecture.window_pattern() {
+        Some(pattern) => check_pattern(json, config, pattern)?,
+        None => check_layers(json, config, defaults)?,
+    }
     let mut unknown = Vec::new();
-    for (key, value) in json.entries().filter(|(key, _)| !is_known(key)) {
+    for (key, value) in json.entries().filter(|(key, _)| !is_known(key) && !is_read(key)) {
         // A switch that is off may switch off what is computed here.
         let is_switch_off = *value == Value::Bool(false) && computes(key);
         if is_off(value) && !is_switch_off {
@@ -80,6 +89,7 @@ fn listed(keys: &[&str]) -> String {
 fn is_known(key: &str) -> bool {
     let tables = [COMPUTING, COMPUTING_EXPERTS];
     READ.contains(&key)
+        || ACTIVATIONS.contains(&key)
         || HARMLESS.contains(&key)
         || tables.iter().any(|table| table.iter().any(|(known, _)| *known == key))
 }
@@ -235,6 +245,35 @@ fn check_layers(
     Ok(())
 }
 
+/// The kinds of layers are those of the family's graph.
+fn check_pattern(json: &JsonObject, config: &ModelConfig, pattern: u32) -> Result<(), Error> {
+    const KEY: &str = "layer_types";
+    let kinds = match json.get(KEY) {
+        None => return Ok(()),
+        Some(Value::Array(kinds)) => kinds,
+        Some(value) => {
+            let problem = format!("is {}, expected a list of kinds of layers", shown(value));
+            return Err(json.fault(KEY, problem));
+        }
+    };
+    if kinds.len() != config.layers as usize {
+        let problem = format!("has {} kinds for {} layers", kinds.len(), config.layers);
+        return Err(json.fault(KEY, problem));
+    }
+    for (layer, kind) in (0u32..).zip(kinds) {
+        let expected = if (layer + 1).is_multiple_of(pattern) { FULL } else { SLIDING };
+        if kind != expected {
+            let problem = format!(
+                "layer {layer} is {}, but of each {pattern} layers of this architecture the last \
+                 is {FULL} and the others are {SLIDING}",
+                shown(kind)
+            );
+            return Err(json.fault(KEY, problem));
+        }
+    }
+    Ok(())
+}
+
 const MIXED_WINDOWS: &str = "some layers see only `sliding_window` positions, which is not \
                              supported for this architecture";
 
@@ -245,6 +284,7 @@ mod tests {
     #[test]
     fn tables_have_no_key_twice() {
         let mut keys: Vec<&str> = READ.iter().chain(HARMLESS).copied().collect();
+        keys.extend(ACTIVATIONS);
         keys.extend(COMPUTING.iter().chain(COMPUTING_EXPERTS).map(|(key, _)| *key));
         let count = keys.len();
         keys.sort_unstable();

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use qz_tensor::{FileError, Location, Metadata, Shape, SideFiles, TensorInfo, Warning};
+use qz_tensor::{
+    DataType, FileError, Location, Metadata, Shape, SideFiles, TensorIndex, TensorInfo, Warning,
+};
 use qz_tokenize::VocabularyOptions;
 use serde_json::Value;
 
@@ -15,7 +17,9 @@ use crate::error::Error;
 use crate::general::{Authorship, ParameterCount, is_generic_name, read_card, write_sampling};
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{TensorOrigin, TensorRecipe};
-use crate::rules::{Part, Role};
+use crate::restore::{RestoredTensors, restore_tensors};
+use crate::rules::{Part, Presence, Role, TensorRule};
+use crate::settings::MetadataKey;
 
 /// What a person may decide instead of the checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -48,12 +52,47 @@ pub struct ModelDescription {
     pub tensors: Vec<TensorRecipe>,
     /// Source tensors that are rightly not written.
     pub ignored: Vec<String>,
+    /// Source tensors that belong to the checkpoint and have no place in a GGUF file: other
+    /// parts of a larger model, layers that only predict further tokens.
+    pub beside: Vec<TensorIndex>,
+    /// The checkpoint of plain numbers, where this one's tensors are named otherwise.
+    pub plain: Option<PlainForm>,
     /// What the source's tensors are called without what was put around the model.
     pub names: Vec<String>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// What of its tokenizer the metadata cannot say: to be told where they are written.
     pub unsaid: Vec<Warning>,
+}
+
+/// The tensors that a checkpoint of plain numbers has, and where those of GGUF go.
+pub struct PlainForm {
+    /// The names of GGUF's tensors, in the order of the places.
+    pub names: Vec<String>,
+    /// The checkpoint's tensors, and places in them.
+    pub restored: RestoredTensors,
+}
+
+impl PlainForm {
+    fn of(
+        architecture: &dyn Architecture,
+        config: &ModelConfig,
+        json: &JsonObject,
+        recipes: &[TensorRecipe],
+    ) -> Result<Self, Error> {
+        let info = |recipe: &TensorRecipe| TensorInfo {
+            name: recipe.name.as_str().into(),
+            data_type: DataType::F32,
+            shape: recipe.shape.clone(),
+            file: json.path().into(),
+            offset: 0,
+            bytes: 0,
+        };
+        let infos: Vec<TensorInfo> = recipes.iter().map(info).collect();
+        let restored = restore_tensors(architecture, config, json, &infos)?;
+        let names = restored.places.iter().map(|place| recipes[place.tensor.0].name.clone());
+        Ok(Self { names: names.collect(), restored })
+    }
 }
 
 /// Describes a checkpoint.
@@ -66,7 +105,8 @@ pub fn describe(
     options: &ConvertOptions,
 ) -> Result<ModelDescription, Error> {
     let json = read_object(files, "config.json")?
-        .ok_or_else(|| Error::MissingFile(files.path("config.json")))?;
+        .ok_or_else(|| Error::MissingFile(files.path("config.json")))?
+        .with_text_config()?;
     let mut warnings = Vec::new();
     if !options.is_unpacked {
         refuse_quantized(&json)?;
@@ -74,34 +114,41 @@ pub fn describe(
     warn_of_code(files, &json, &mut warnings)?;
     let architecture = architecture_of(&json)?;
     let defaults = config_defaults(&json, architecture)?;
-    let config = ModelConfig::read(&json, defaults, architecture.mixes_experts())?;
-    let mixes_experts = architecture.mixes_experts();
-    config_keys::check(&json, &config, defaults, mixes_experts, &mut warnings)?;
+    let config = ModelConfig::read(&json, defaults, architecture)?;
+    config_keys::check(&json, &config, defaults, architecture, &mut warnings)?;
 
-    let MatchedTensors { recipes, ignored, names } =
+    let MatchedTensors { recipes, ignored, beside, unsaid: lost, is_shown, names } =
         match_tensors(architecture, &config, &json, tensors, options, &mut warnings)?;
+    let plain =
+        is_shown.then(|| PlainForm::of(architecture, &config, &json, &recipes)).transpose()?;
     let tensors = with_computed(architecture, &config, recipes)?;
     let parameters = ParameterCount::of(&tensors)
         .ok_or_else(|| json.fault("(root)", "the model has more than 2^64 weights"))?;
 
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", architecture.gguf_name());
+    for key in architecture.first_metadata() {
+        write_key(key, architecture.gguf_name(), &config, &mut metadata);
+    }
     metadata.set("general.type", "model");
     write_general(files, &json, options, &parameters, &mut metadata, &mut warnings)?;
     let model = Model { config: &config, files };
     write_model(architecture, &model, &mut metadata)?;
     warnings.extend(architecture.warnings(&model)?);
-    warn_of_missing_output(&json, &config, &tensors, &mut warnings);
+    warn_of_missing_output(architecture, &json, &config, &tensors, &mut warnings);
     let mut unsaid =
         write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
     unsaid.extend(unsaid_scaling(&json, &config));
     unsaid.extend(unsaid_window(&json, &config));
+    unsaid.extend(lost);
     Ok(ModelDescription {
         architecture,
         config,
         metadata,
         tensors,
         ignored,
+        beside,
+        plain,
         names,
         warnings,
         unsaid,
@@ -145,6 +192,9 @@ fn config_defaults(
     let Some(model_type) = json.string("model_type")? else {
         return Ok(Some(architecture.defaults()));
     };
+    if architecture.outer_model_types().contains(&model_type) {
+        return Ok(Some(architecture.defaults()));
+    }
     Ok(ARCHITECTURES
         .iter()
         .map(|architecture| architecture.defaults())
@@ -241,45 +291,74 @@ fn write_model(
     model: &Model<'_>,
     metadata: &mut Metadata,
 ) -> Result<(), Error> {
-    let config = model.config;
-    let name = architecture.gguf_name();
-    let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
-    set("block_count", config.layers.into());
-    if let Some(context) = config.context {
-        set("context_length", (context as u32).into());
+    for key in architecture.metadata().iter().chain(architecture.own_metadata()) {
+        write_key(key, architecture.gguf_name(), model.config, metadata);
     }
-    set("embedding_length", (config.hidden as u32).into());
-    set("feed_forward_length", (config.intermediate as u32).into());
-    set("attention.head_count", (config.heads as u32).into());
-    if config.key_value_heads_stated {
-        set("attention.head_count_kv", (config.key_value_heads as u32).into());
-    }
-    if !config.causal {
-        set("attention.causal", false.into());
-    }
-    config.rope.write_scaling(name, metadata);
-    config.rope.write_bases(name, metadata);
-    let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
-    if let Some(epsilon) = config.rms_epsilon {
-        set("attention.layer_norm_rms_epsilon", (epsilon as f32).into());
-    }
-    if let Some(epsilon) = config.layer_norm_epsilon {
-        set("attention.layer_norm_epsilon", (epsilon as f32).into());
-    }
-    if let Some(experts) = config.experts {
-        set("expert_count", (experts as u32).into());
-    }
-    if let Some(experts) = config.experts_used {
-        set("expert_used_count", (experts as u32).into());
-    }
-    if config.head_size_stated {
-        set("attention.key_length", (config.head_size as u32).into());
-        set("attention.value_length", (config.head_size as u32).into());
-    }
-    metadata.set("general.file_type", 0u32);
     architecture.write_own_metadata(model, metadata)?;
     metadata.set("general.quantization_version", 2u32);
     Ok(())
+}
+
+/// Adds what one of a family's keys stands for.
+fn write_key(key: &MetadataKey, name: &str, config: &ModelConfig, metadata: &mut Metadata) {
+    let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
+    match *key {
+        MetadataKey::Layers => set("block_count", config.layers.into()),
+        MetadataKey::Context => {
+            if let Some(context) = config.context {
+                set("context_length", (context as u32).into());
+            }
+        }
+        MetadataKey::Hidden => set("embedding_length", (config.hidden as u32).into()),
+        MetadataKey::Intermediate => {
+            set("feed_forward_length", (config.intermediate as u32).into());
+        }
+        MetadataKey::Heads => set("attention.head_count", (config.heads as u32).into()),
+        MetadataKey::KeyValueHeads if !config.key_value_heads_stated => {}
+        MetadataKey::KeyValueHeads => {
+            set("attention.head_count_kv", (config.key_value_heads as u32).into());
+        }
+        MetadataKey::NotCausal if config.causal => {}
+        MetadataKey::NotCausal => set("attention.causal", false.into()),
+        MetadataKey::RopeScaling => config.rope.write_scaling(name, metadata),
+        MetadataKey::RopeBases => config.rope.write_bases(name, metadata),
+        MetadataKey::RmsEpsilon => {
+            if let Some(epsilon) = config.rms_epsilon {
+                set("attention.layer_norm_rms_epsilon", (epsilon as f32).into());
+            }
+        }
+        MetadataKey::LayerNormEpsilon => {
+            if let Some(epsilon) = config.layer_norm_epsilon {
+                set("attention.layer_norm_epsilon", (epsilon as f32).into());
+            }
+        }
+        MetadataKey::Experts => {
+            if let Some(experts) = config.experts {
+                set("expert_count", (experts as u32).into());
+            }
+        }
+        MetadataKey::ExpertsUsed => {
+            if let Some(experts) = config.experts_used {
+                set("expert_used_count", (experts as u32).into());
+            }
+        }
+        MetadataKey::HeadSize if !config.head_size_stated => {}
+        MetadataKey::HeadSize => {
+            set("attention.key_length", (config.head_size as u32).into());
+            set("attention.value_length", (config.head_size as u32).into());
+        }
+        MetadataKey::FileType => metadata.set("general.file_type", 0u32),
+        MetadataKey::Setting { gguf, key } => {
+            if let Some(value) = config.entry(key) {
+                set(gguf, value);
+            }
+        }
+        MetadataKey::Computed { gguf, value } => {
+            if let Some(value) = value(config) {
+                set(gguf, value);
+            }
+        }
+    }
 }
 
 /// Gives what the metadata do not say.
@@ -298,6 +377,7 @@ fn write_vocabulary(
     };
     let vocabulary = qz_tokenize::vocabulary(files, options)?;
     warnings.extend(vocabulary.warnings);
+    architecture.begin_vocabulary(config, metadata);
     for (key, value) in vocabulary.metadata {
         metadata.set(key, value);
     }
@@ -373,12 +453,18 @@ fn unsaid_scaling(json: &JsonObject, config: &ModelConfig) -> Option<Warning> {
 /// A configuration that does not say whether embeddings are tied, and a
 /// checkpoint without output weights: llama.cpp will use the embeddings.
 fn warn_of_missing_output(
+    architecture: &dyn Architecture,
     json: &JsonObject,
     config: &ModelConfig,
     tensors: &[TensorRecipe],
     warnings: &mut Vec<Warning>,
 ) {
     let key = "tie_word_embeddings";
+    let is_output =
+        |rule: &TensorRule| rule.role == Role::Output && rule.presence != Presence::Dropped;
+    if !architecture.tensor_rules().iter().any(is_output) {
+        return;
+    }
     if config.switch(key).is_none() && !tensors.iter().any(|tensor| tensor.role == Role::Output) {
         warnings.push(Warning {
             location: Location::file(json.path()).tensor(key),

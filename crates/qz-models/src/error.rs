@@ -37,7 +37,7 @@ pub enum Error {
         problem: String,
     },
     /// The model is of a kind this program does not know.
-    #[error("{}: architectures: {name} is not supported; supported are {known}", path.display())]
+    #[error("{}: architectures: {name} is not supported; supported are {known}; --generic packs the linear layers of any other", path.display())]
     UnsupportedArchitecture {
         /// The file.
         path: PathBuf,

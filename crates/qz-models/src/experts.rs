@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use qz_tensor::TensorIndex;
 
-use crate::rules::{ExpertIndex, LayerIndex, TensorRule, Transform};
+use crate::rules::{ExpertIndex, LayerIndex, Rows, TensorRule};
 
 /// The tensors of one layer that are to be stacked: by rule, then by expert.
 /// `None` is one that is there and does not fit.
@@ -22,7 +22,7 @@ pub(crate) struct FoundExperts {
 
 impl FoundExperts {
     pub(crate) fn new(rules: &[TensorRule], experts: u64) -> Self {
-        let stacks = |rule: &&TensorRule| rule.transform == Transform::StackExperts;
+        let stacks = |rule: &&TensorRule| rule.transform.rows == Rows::StackExperts;
         Self { experts, rules: rules.iter().filter(stacks).count(), layers: HashMap::new() }
     }
 

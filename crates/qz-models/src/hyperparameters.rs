@@ -4,17 +4,17 @@
 
 use serde_json::Value;
 
+use crate::architecture::{Architecture, Contradiction};
 use crate::config::{ConfigDefaults, DefaultHeadSize, DefaultWindow, JsonObject, shown};
 use crate::error::Error;
 use crate::rope::Rope;
-use crate::rules::Dimension;
+use crate::rules::{Dimension, LayerIndex};
+use crate::settings::{LARGEST_SIZE, Settings};
 
 /// More layers than any model has, few enough to list their tensors.
 const MOST_LAYERS: u64 = 10_000;
 /// The most experts that llama.cpp takes (`LLAMA_MAX_EXPERTS`).
 const MOST_EXPERTS: u64 = 1024;
-/// Sizes fit llama.cpp's 32-bit hyperparameters with their sign.
-const LARGEST_SIZE: u64 = i32::MAX as u64;
 
 /// The sizes and switches of a decoder model.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,8 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// Booleans that rules ask for, as far as the configuration states them.
     switches: Vec<(&'static str, bool)>,
+    /// The values of the family's own keys.
+    settings: Settings,
 }
 
 /// Booleans of `config.json` that decide which tensors there are.
@@ -67,27 +69,32 @@ const SWITCHES: &[&str] = &["tie_word_embeddings", "attention_bias", "mlp_bias"]
 
 impl ModelConfig {
     /// Reads the configuration. `defaults` are those of its `model_type`; without
-    /// them only what the file states counts, as in the reference. `mixes_experts`
-    /// tells whether the architecture has experts.
+    /// them only what the file states counts, as in the reference.
     pub(crate) fn read(
         config: &JsonObject,
         defaults: Option<&ConfigDefaults>,
-        mixes_experts: bool,
+        architecture: &dyn Architecture,
     ) -> Result<Self, Error> {
         let mut config = config.clone();
+        let attends = architecture.has_attention();
         let rope = match defaults {
             Some(defaults) => {
-                fill_gaps(&mut config, defaults)?;
+                fill_gaps(&mut config, defaults, attends)?;
                 standard_rope(&config, defaults)?
             }
             None => stated_rope(&config)?,
         };
-        let (experts, experts_used) =
-            if mixes_experts { read_experts(&config)? } else { refuse_experts(&config)? };
+        let (experts, experts_used) = match architecture.mixes_experts() {
+            true => read_experts(&config)?,
+            false => refuse_experts(&config)?,
+        };
         let size = |key| config.required_integer(key, 1..=LARGEST_SIZE);
+        let size_of_attention = |key| if attends { size(key) } else { Ok(0) };
         let layers = config.required_integer("num_hidden_layers", 1..=MOST_LAYERS)?;
+        let layers =
+            u32::try_from(layers).map_err(|_| config.fault("num_hidden_layers", "is too large"))?;
         let hidden = size("hidden_size")?;
-        let heads = size("num_attention_heads")?;
+        let heads = size_of_attention("num_attention_heads")?;
         let key_value_heads = config.integer("num_key_value_heads", 1..=LARGEST_SIZE)?;
         let head_size = config.integer("head_dim", 1..=LARGEST_SIZE)?;
         let switches = SWITCHES
@@ -95,15 +102,15 @@ impl ModelConfig {
             .filter_map(|key| config.boolean(key).map(|value| Some((*key, value?))).transpose())
             .collect::<Result<Vec<_>, Error>>()?;
         let model = Self {
-            layers: u32::try_from(layers)
-                .map_err(|_| config.fault("num_hidden_layers", "is too large"))?,
+            layers,
             hidden,
-            intermediate: size("intermediate_size")?,
+            intermediate: size_of_attention("intermediate_size")?,
             heads,
             key_value_heads: key_value_heads.unwrap_or(heads),
             key_value_heads_stated: key_value_heads.is_some(),
             head_size: match head_size {
                 Some(size) => size,
+                None if !attends => 0,
                 None => quotient_head_size(&config, hidden, heads)?,
             },
             head_size_stated: head_size.is_some(),
@@ -116,20 +123,66 @@ impl ModelConfig {
             experts,
             experts_used,
             sliding_window: read_window(&config, defaults)?,
-            rope: Rope::read(&config, &rope)?,
+            rope: match attends && architecture.has_rope() {
+                true => Rope::read(&config, &rope, architecture.has_long_rope())?,
+                false => Rope::default(),
+            },
             switches,
+            settings: Settings::read(&config, architecture.config_keys(), layers)?,
         };
-        model.check_heads(&config)?;
-        Ok(model)
+        if attends {
+            model.check_heads(&config, architecture.has_rope())?;
+        }
+        if let Some(part) = model.rope.part.filter(|part| *part > 1.0) {
+            let problem = format!("is {part}: more of a head than there is cannot be turned");
+            return Err(config.fault("partial_rotary_factor", problem));
+        }
+        match architecture.contradiction(&model) {
+            Some(Contradiction { key, problem }) => Err(config.fault(key, problem)),
+            None => Ok(model),
+        }
     }
 
     /// The boolean `key` of `config.json`, if it is stated.
     pub fn switch(&self, key: &str) -> Option<bool> {
-        self.switches.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
+        let stated = self.switches.iter().find(|(known, _)| *known == key);
+        stated.map(|(_, value)| *value).or_else(|| self.settings.flag(key))
     }
 
-    /// How large a dimension is: below 2^32.
+    /// A size of the family's own, if it is there and the same in all layers.
+    pub fn size(&self, key: &str) -> Option<u64> {
+        self.settings.size(key)
+    }
+
+    /// Sizes of the family's own, one for each layer, if they differ.
+    pub fn sizes(&self, key: &str) -> Option<&[u64]> {
+        self.settings.sizes(key)
+    }
+
+    /// A number of the family's own, if it is there.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        self.settings.number(key)
+    }
+
+    /// A boolean of the family's own, if it is there.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        self.settings.flag(key)
+    }
+
+    /// A word of the family's own, if it is there.
+    pub fn word(&self, key: &str) -> Option<&str> {
+        self.settings.word(key)
+    }
+
+    /// How large a dimension is, the same in all layers.
     pub fn dimension(&self, dimension: Dimension) -> u64 {
+        self.dimension_in(dimension, None)
+    }
+
+    /// How large a dimension is in a layer. One that is not known is zero, which no shape
+    /// may have.
+    pub fn dimension_in(&self, dimension: Dimension, layer: Option<LayerIndex>) -> u64 {
+        let of = |dimension: &Dimension| self.dimension_in(*dimension, layer);
         match dimension {
             Dimension::Vocabulary => self.vocabulary,
             Dimension::Hidden => self.hidden,
@@ -137,12 +190,19 @@ impl ModelConfig {
             Dimension::HeadSize => self.head_size,
             Dimension::Queries => self.heads * self.head_size,
             Dimension::KeyValues => self.key_value_heads * self.head_size,
+            Dimension::Heads => self.heads,
             Dimension::Experts => self.experts.unwrap_or(0),
             Dimension::GateAndUp => 2 * self.intermediate,
+            Dimension::Size(key) => self.settings.size_in(key, layer).unwrap_or(0),
+            Dimension::Number(number) => number,
+            // Shapes that are too large are told of as such.
+            Dimension::Sum(parts) => parts.iter().map(of).fold(0, u64::saturating_add),
+            Dimension::Quotient(whole, parts) => of(whole) / of(parts).max(1),
+            Dimension::Product(parts) => parts.iter().map(of).fold(1, u64::saturating_mul),
         }
     }
 
-    fn check_heads(&self, config: &JsonObject) -> Result<(), Error> {
+    fn check_heads(&self, config: &JsonObject, rotates: bool) -> Result<(), Error> {
         if !self.heads.is_multiple_of(self.key_value_heads) {
             let problem = format!(
                 "is {}, which does not divide num_attention_heads {}",
@@ -154,7 +214,7 @@ impl ModelConfig {
             let problem = format!("is {}, too much for {} heads", self.head_size, self.heads);
             return Err(config.fault("head_dim", problem));
         }
-        if !self.head_size.is_multiple_of(2) {
+        if rotates && !self.head_size.is_multiple_of(2) {
             let problem =
                 format!("is {}, but rotary embedding needs an even number", self.head_size);
             return Err(config.fault("head_dim", problem));
@@ -165,7 +225,11 @@ impl ModelConfig {
 
 /// The defaults of transformers 5.23.0 (`models/*/configuration_*.py`), and its
 /// normal form of the rotary parameters (`modeling_rope_utils.py`).
-fn fill_gaps(config: &mut JsonObject, defaults: &ConfigDefaults) -> Result<(), Error> {
+fn fill_gaps(
+    config: &mut JsonObject,
+    defaults: &ConfigDefaults,
+    attends: bool,
+) -> Result<(), Error> {
     // Written as null it means "as many as query heads", left out it may not.
     let written_as_null = config.is_null("num_key_value_heads");
     for (key, number) in defaults.numbers {
@@ -173,7 +237,12 @@ fn fill_gaps(config: &mut JsonObject, defaults: &ConfigDefaults) -> Result<(), E
             config.set_default(key, *number);
         }
     }
-    config.set_default("rms_norm_eps", defaults.rms_epsilon);
+    if let Some(epsilon) = defaults.rms_epsilon {
+        config.set_default("rms_norm_eps", epsilon);
+    }
+    if !attends {
+        return Ok(());
+    }
     let heads = config.required_integer("num_attention_heads", 1..=LARGEST_SIZE)?;
     config.set_default("num_key_value_heads", heads);
     match defaults.head_size {
@@ -213,6 +282,10 @@ fn standard_rope(config: &JsonObject, defaults: &ConfigDefaults) -> Result<JsonO
     let is_nested = nested.iter().any(|key| rope.get(key).is_some_and(Value::is_object));
     if !is_nested {
         fill_rope_object(config, &mut rope, theta)?;
+        if let Some(default) = defaults.sliding_rope_theta {
+            let sliding = config.number("rope_local_base_freq")?.unwrap_or(default);
+            rope = rope.of_kinds(sliding);
+        }
     } else {
         for key in nested {
             if let Some(mut inner) = rope.object(key)? {

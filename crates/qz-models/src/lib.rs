@@ -14,7 +14,7 @@
 //! Invariants:
 //! - Nothing from a checkpoint is executed or rendered; templates are copied.
 //! - Every tensor of the checkpoint ends in [`ModelDescription::tensors`], in
-//!   [`ModelDescription::ignored`], or in an error.
+//!   [`ModelDescription::beside`], in [`ModelDescription::ignored`], or in an error.
 //! - The reference is llama.cpp at commit 0c1e57098 (llama-cpp-python 0.3.36)
 //!   with transformers 5.23.0; where we differ on purpose, a comment says so.
 
@@ -33,27 +33,38 @@ mod files;
 pub mod forward;
 mod general;
 mod hyperparameters;
+mod linear_layers;
+mod name_pattern;
 mod recipe;
 mod restore;
+mod role;
 mod rope;
 mod row_order;
 mod rules;
+mod settings;
+mod tensor_map;
 
-pub use architecture::{Architecture, ComputedTensor, Model};
+pub use architecture::{Activation, Architecture, ComputedTensor, Contradiction, Model, Rename};
 pub use architectures::ARCHITECTURES;
 pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
-pub use describe::{ConvertOptions, ModelDescription, describe};
+pub use describe::{ConvertOptions, ModelDescription, PlainForm, describe};
 pub use error::{Error, TensorFault, TensorFaults};
 pub use files::CheckpointFiles;
 pub use general::is_generic_name;
 pub use hyperparameters::ModelConfig;
+pub use linear_layers::{fused_module, is_linear_layer};
 pub use qz_tensor::SideFiles;
 pub use qz_tokenize::VocabularyRules;
-pub use recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
-pub use restore::{RestoreOptions, RestoredCheckpoint, RestoredTensor, restore};
-pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
+pub use recipe::{PickedColumns, RowSlice, StackedRows, TensorOrigin, TensorRecipe};
+pub use restore::{
+    RestoreOptions, RestoredCheckpoint, RestoredPlace, RestoredTensor, RestoredTensors,
+    architecture_of, restore,
+};
+pub use rope::{Llama3Scaling, LongScaling, Rope, RopeScaling, YarnScaling};
 pub use row_order::RowOrder;
 pub use rules::{
-    Dimension, ExpertIndex, Half, LayerIndex, NameNumbers, NamePattern, Part, Presence, Role,
-    TensorRule, Transform,
+    Columns, Condition, Dimension, ExpertIndex, LayerIndex, NameNumbers, NamePattern, Part,
+    Presence, Role, Rows, TensorRule, Transform,
 };
+pub use settings::{ConfigKey, GgufKeys, MetadataKey, STANDARD_METADATA, SettingKind};
+pub use tensor_map::{Change, TensorMap, Transposed, ValueChange};

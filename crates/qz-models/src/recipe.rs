@@ -2,8 +2,8 @@
 
 use qz_tensor::{Shape, TensorIndex};
 
-use crate::row_order::RowOrder;
 use crate::rules::{LayerIndex, Part, Role};
+use crate::tensor_map::TensorMap;
 
 /// A tensor of the GGUF file.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,15 +25,8 @@ pub struct TensorRecipe {
 /// Where a tensor's values come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorOrigin {
-    /// From one tensor of the checkpoint.
-    Source {
-        /// Which: its place in the list that `describe` was given.
-        tensor: TensorIndex,
-        /// In which order its rows are written.
-        row_order: RowOrder,
-    },
-    /// From runs of rows that lie in several places, in their order.
-    Stacked(StackedRows),
+    /// From tensors of the checkpoint.
+    Mapped(TensorMap),
     /// From the configuration; always written as `F32`.
     Computed(Vec<f32>),
 }
@@ -46,6 +39,19 @@ pub struct StackedRows {
     rows: u64,
     /// Where they begin; at least one.
     slices: Vec<RowSlice>,
+    /// Which columns of the stored rows, if not all.
+    columns: Option<PickedColumns>,
+}
+
+/// Some columns of stored rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PickedColumns {
+    /// The first.
+    pub first: u64,
+    /// How far one is from the next; at least 1.
+    pub step: u64,
+    /// All columns of a stored row.
+    pub of: u64,
 }
 
 /// Where a run of rows begins.
@@ -57,15 +63,49 @@ pub struct RowSlice {
     pub first_row: u64,
 }
 
+impl PickedColumns {
+    /// The elements of a row, which take `size` bytes each, that are taken.
+    pub fn of_row<'a>(&self, row: &'a [u8], size: usize) -> impl Iterator<Item = &'a [u8]> {
+        let (first, step) = (self.first as usize, self.step as usize);
+        row.chunks_exact(size).skip(first).step_by(step)
+    }
+
+    /// The same, to be written to.
+    pub fn of_row_mut<'a>(
+        &self,
+        row: &'a mut [u8],
+        size: usize,
+    ) -> impl Iterator<Item = &'a mut [u8]> {
+        let (first, step) = (self.first as usize, self.step as usize);
+        row.chunks_exact_mut(size).skip(first).step_by(step)
+    }
+}
+
 impl StackedRows {
     /// Runs of `rows` rows each; `None` if there are none.
     pub fn new(rows: u64, slices: Vec<RowSlice>) -> Option<Self> {
-        (rows > 0 && !slices.is_empty()).then_some(Self { rows, slices })
+        let is_any = rows > 0 && !slices.is_empty();
+        is_any.then_some(Self { rows, slices, columns: None })
     }
 
     /// One run, of however many rows there are.
     pub fn one(slice: RowSlice) -> Self {
-        Self { rows: u64::MAX, slices: vec![slice] }
+        Self { rows: u64::MAX, slices: vec![slice], columns: None }
+    }
+
+    /// All rows of a tensor.
+    pub fn whole(tensor: TensorIndex) -> Self {
+        Self::one(RowSlice { tensor, first_row: 0 })
+    }
+
+    /// The same runs, of some columns.
+    pub fn of_columns(self, columns: PickedColumns) -> Self {
+        Self { columns: Some(columns), ..self }
+    }
+
+    /// Which columns of the stored rows, if not all.
+    pub fn columns(&self) -> Option<PickedColumns> {
+        self.columns
     }
 
     /// The first `rows` rows of each tensor, one tensor after the other; `None` if
@@ -78,7 +118,7 @@ impl StackedRows {
     /// The same runs of tensors with other numbers.
     pub fn renumbered(&self, mut number: impl FnMut(TensorIndex) -> TensorIndex) -> Self {
         let slice = |slice: &RowSlice| RowSlice { tensor: number(slice.tensor), ..*slice };
-        Self { rows: self.rows, slices: self.slices.iter().map(slice).collect() }
+        Self { slices: self.slices.iter().map(slice).collect(), ..*self }
     }
 
     /// Where each run begins.

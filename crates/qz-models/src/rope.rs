@@ -7,11 +7,17 @@ use serde_json::Value;
 use crate::config::{DEFAULT_ROPE_THETA, JsonObject, shown};
 use crate::error::Error;
 
+/// Which part of a head's elements is turned.
+const PART: &str = "partial_rotary_factor";
+
 /// The tensor of frequency factors in a GGUF file.
 pub(crate) const FACTORS_NAME: &str = "rope_freqs.weight";
+/// Those of LongRoPE, past the trained context and within it.
+pub(crate) const LONG_FACTORS_NAME: &str = "rope_factors_long.weight";
+pub(crate) const SHORT_FACTORS_NAME: &str = "rope_factors_short.weight";
 
 /// The rotary embedding's parameters.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Rope {
     /// Base of the frequencies, if stated (10000 otherwise).
@@ -20,13 +26,16 @@ pub struct Rope {
     pub sliding_theta: Option<f64>,
     /// How positions past the trained context are handled.
     pub scaling: RopeScaling,
+    /// Which part of a head's elements is turned, if not all.
+    pub part: Option<f64>,
 }
 
 /// How positions past the trained context are handled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum RopeScaling {
     /// Not at all.
+    #[default]
     None,
     /// All positions divided by `factor`.
     Linear {
@@ -39,6 +48,19 @@ pub enum RopeScaling {
     Yarn(YarnScaling),
     /// One factor per frequency, from a formula.
     Llama3(Llama3Scaling),
+    /// One factor per frequency, listed: some within the trained context, others past it.
+    Long(LongScaling),
+}
+
+/// LongRoPE's parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongScaling {
+    /// Factors within the trained context.
+    pub short: Vec<f32>,
+    /// Factors past it.
+    pub long: Vec<f32>,
+    /// The trained context.
+    pub original_context: u64,
 }
 
 /// YaRN's parameters.
@@ -56,6 +78,8 @@ pub struct YarnScaling {
     pub beta_fast: Option<f64>,
     /// Rotations below which everything is scaled.
     pub beta_slow: Option<f64>,
+    /// By how much scores grow with the logarithm of the factor (DeepSeek).
+    pub score_growth: Option<f64>,
 }
 
 /// Llama 3's parameters.
@@ -73,7 +97,11 @@ pub struct Llama3Scaling {
 
 impl Rope {
     /// Reads the rotary parameters; `config` is what they lie in.
-    pub(crate) fn read(config: &JsonObject, outer: &JsonObject) -> Result<Self, Error> {
+    pub(crate) fn read(
+        config: &JsonObject,
+        outer: &JsonObject,
+        has_long_scaling: bool,
+    ) -> Result<Self, Error> {
         let nested = outer.get("full_attention").is_some_and(serde_json::Value::is_object);
         let rope = if nested { outer.object("full_attention")? } else { None };
         let rope = rope.as_ref().unwrap_or(outer);
@@ -91,7 +119,11 @@ impl Rope {
                 .map(|rope| rope.positive_number("rope_theta"))
                 .transpose()?
                 .flatten(),
-            scaling: RopeScaling::read(rope)?,
+            scaling: RopeScaling::read(config, rope, has_long_scaling)?,
+            part: match rope.positive_number(PART)? {
+                None => config.positive_number(PART)?,
+                part => part,
+            },
         })
     }
 
@@ -121,6 +153,7 @@ impl Rope {
                     }
                 }
             }
+            RopeScaling::Long(_) => set("type", "longrope".into()),
             RopeScaling::None | RopeScaling::Dynamic | RopeScaling::Llama3(_) => {}
         }
     }
@@ -133,6 +166,11 @@ impl Rope {
         if let Some(theta) = self.sliding_theta {
             metadata.set(format!("{architecture}.rope.freq_base_swa"), theta as f32);
         }
+    }
+
+    /// How many of a head's elements are turned.
+    pub fn turned(&self, head_size: u64) -> u64 {
+        self.part.map_or(head_size, |part| (part * head_size as f64) as u64)
     }
 
     /// What a GGUF file cannot say about the scaling, if there is such a thing.
@@ -181,7 +219,7 @@ impl Llama3Scaling {
 }
 
 impl RopeScaling {
-    fn read(rope: &JsonObject) -> Result<Self, Error> {
+    fn read(config: &JsonObject, rope: &JsonObject, has_long: bool) -> Result<Self, Error> {
         let kind = match rope.string("rope_type")? {
             Some(kind) => kind,
             None => match rope.string("type")? {
@@ -196,6 +234,7 @@ impl RopeScaling {
             ("linear", Some(factor)) => Ok(Self::Linear { factor }),
             ("yarn", Some(factor)) => YarnScaling::read(rope, factor).map(Self::Yarn),
             ("dynamic", _) => Ok(Self::Dynamic),
+            ("longrope" | "su", _) if has_long => LongScaling::read(config, rope).map(Self::Long),
             _ if kind.eq_ignore_ascii_case("llama3") => Llama3Scaling::read(rope).map(Self::Llama3),
             ("linear" | "yarn", None) => Err(rope.fault("factor", "is missing")),
             _ => {
@@ -222,8 +261,41 @@ impl YarnScaling {
             attention_factor: rope.number(attention_key)?,
             beta_fast: rope.number("beta_fast")?,
             beta_slow: rope.number("beta_slow")?,
+            score_growth: rope.number("mscale_all_dim")?,
         })
     }
+}
+
+impl LongScaling {
+    /// Phi-3 has the trained context beside the rotary parameters.
+    fn read(config: &JsonObject, rope: &JsonObject) -> Result<Self, Error> {
+        let key = "original_max_position_embeddings";
+        let outer = config.integer(key, 1..=LONGEST_CONTEXT)?;
+        let original_context = match outer {
+            Some(context) => context,
+            None => rope.required_integer(key, 1..=LONGEST_CONTEXT)?,
+        };
+        let (short, long) = (factors(rope, "short_factor")?, factors(rope, "long_factor")?);
+        if short.len() != long.len() {
+            let problem = format!("has {} numbers, but long_factor {}", short.len(), long.len());
+            return Err(rope.fault("short_factor", problem));
+        }
+        Ok(Self { short, long, original_context })
+    }
+}
+
+/// A list of numbers above zero.
+fn factors(rope: &JsonObject, key: &str) -> Result<Vec<f32>, Error> {
+    let Some(Value::Array(values)) = rope.get(key) else {
+        return Err(rope.fault(key, "is no list of numbers"));
+    };
+    let factor = |value: &Value| {
+        let number = value.as_f64().map(|number| number as f32);
+        number.filter(|number| number.is_finite() && *number > 0.0).ok_or_else(|| {
+            rope.fault(key, format!("has {}, expected numbers above zero", shown(value)))
+        })
+    };
+    values.iter().map(factor).collect()
 }
 
 impl Llama3Scaling {
@@ -267,6 +339,7 @@ mod tests {
                 theta: Some(500_000.0),
                 sliding_theta: None,
                 scaling: RopeScaling::Llama3(scaling),
+                part: None,
             };
             let factors = rope.llama3_factors(head_size).expect("a Llama 3");
             let bits: Vec<u32> = factors.iter().map(|factor| factor.to_bits()).collect();

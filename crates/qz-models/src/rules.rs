@@ -1,113 +1,15 @@
 //! Tensor rules: what a tensor is called on both sides, what it does in the
-//! model, and how its rows move between them. Everything that asks "which
-//! weight is this" asks for the [`Role`], never for a name.
+//! model, and how its rows move between them.
 
-use std::fmt;
+use qz_tensor::TensorIndex;
 
-/// A decoder layer, counted from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LayerIndex(pub u32);
+use crate::hyperparameters::ModelConfig;
+use crate::recipe::{PickedColumns, RowSlice, StackedRows};
+use crate::row_order::RowOrder;
+use crate::tensor_map::{Change, Transposed, ValueChange};
 
-impl fmt::Display for LayerIndex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-/// An expert of a layer, counted from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExpertIndex(pub u32);
-
-/// The numbers in a tensor's name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NameNumbers {
-    /// Its layer.
-    pub layer: Option<LayerIndex>,
-    /// Its expert.
-    pub expert: Option<ExpertIndex>,
-}
-
-/// What a tensor does in the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-#[allow(missing_docs)]
-pub enum Role {
-    TokenEmbedding,
-    Output,
-    OutputNorm,
-    AttentionNorm,
-    AttentionQuery,
-    AttentionKey,
-    AttentionValue,
-    AttentionOutput,
-    AttentionQueryNorm,
-    AttentionKeyNorm,
-    FeedForwardNorm,
-    FeedForwardGate,
-    FeedForwardUp,
-    FeedForwardDown,
-    ExpertRouter,
-    RopeFrequencies,
-}
-
-/// Which tensor of a role: its weight or the bias added to its product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Part {
-    Weight,
-    Bias,
-}
-
-/// A tensor name with at most one `{layer}` in it, and after that at most one
-/// `{expert}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NamePattern(pub &'static str);
-
-const LAYER: &str = "{layer}";
-const EXPERT: &str = "{expert}";
-
-impl NamePattern {
-    /// True if the name contains a layer number.
-    pub fn has_layer(self) -> bool {
-        self.0.contains(LAYER)
-    }
-
-    /// The name in `layer`; the number is left out if the pattern has none.
-    pub fn name(self, layer: Option<LayerIndex>) -> String {
-        match layer {
-            Some(layer) => self.0.replacen(LAYER, &layer.to_string(), 1),
-            None => self.0.to_owned(),
-        }
-    }
-
-    /// The name of an expert's tensor in `layer`.
-    pub fn name_of_expert(self, layer: Option<LayerIndex>, expert: ExpertIndex) -> String {
-        self.name(layer).replacen(EXPERT, &expert.0.to_string(), 1)
-    }
-
-    /// If `name` fits, the numbers in it.
-    pub fn matches(self, name: &str) -> Option<NameNumbers> {
-        let Some((before, rest)) = self.0.split_once(LAYER) else {
-            return (name == self.0).then(NameNumbers::default);
-        };
-        let name = name.strip_prefix(before)?;
-        let Some((between, after)) = rest.split_once(EXPERT) else {
-            let layer = Some(LayerIndex(plain_number(name.strip_suffix(rest)?)?));
-            return Some(NameNumbers { layer, expert: None });
-        };
-        let (layer, name) = name.split_once(between)?;
-        let layer = Some(LayerIndex(plain_number(layer)?));
-        let expert = Some(ExpertIndex(plain_number(name.strip_suffix(after)?)?));
-        Some(NameNumbers { layer, expert })
-    }
-}
-
-/// A plain decimal: `007` and `+7` are none.
-fn plain_number(digits: &str) -> Option<u32> {
-    let canonical = digits == "0" || !digits.starts_with('0');
-    let is_number = canonical && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| is_number)
-}
+pub use crate::name_pattern::{ExpertIndex, LayerIndex, NameNumbers, NamePattern};
+pub use crate::role::{Part, Role};
 
 /// A size that `config.json` fixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,24 +23,41 @@ pub enum Dimension {
     Queries,
     /// Rows of the key and value projections.
     KeyValues,
+    /// Query heads.
+    Heads,
     /// Experts of a layer.
     Experts,
     /// Rows of a gate and of an up projection behind it.
     GateAndUp,
+    /// A size of the family's own, by its key ([`crate::ConfigKey`]).
+    Size(&'static str),
+    Number(u64),
+    Sum(&'static [Dimension]),
+    Product(&'static [Dimension]),
+    Quotient(&'static Dimension, &'static Dimension),
 }
 
 impl Dimension {
     /// The keys of `config.json` that fix it, for messages.
-    pub fn keys(self) -> &'static str {
+    pub fn keys(self) -> String {
+        let joined = |parts: &[Self], with: &str| {
+            parts.iter().map(|part| part.keys()).collect::<Vec<_>>().join(with)
+        };
         match self {
-            Self::Vocabulary => "vocab_size",
-            Self::Hidden => "hidden_size",
-            Self::Intermediate => "intermediate_size",
-            Self::HeadSize => "head_dim",
-            Self::Queries => "num_attention_heads x head_dim",
-            Self::KeyValues => "num_key_value_heads x head_dim",
-            Self::Experts => "num_local_experts",
-            Self::GateAndUp => "2 x intermediate_size",
+            Self::Vocabulary => "vocab_size".to_owned(),
+            Self::Hidden => "hidden_size".to_owned(),
+            Self::Intermediate => "intermediate_size".to_owned(),
+            Self::HeadSize => "head_dim".to_owned(),
+            Self::Queries => "num_attention_heads x head_dim".to_owned(),
+            Self::KeyValues => "num_key_value_heads x head_dim".to_owned(),
+            Self::Heads => "num_attention_heads".to_owned(),
+            Self::Experts => "num_local_experts".to_owned(),
+            Self::GateAndUp => "2 x intermediate_size".to_owned(),
+            Self::Size(key) => key.to_owned(),
+            Self::Number(number) => number.to_string(),
+            Self::Sum(parts) => joined(parts, " + "),
+            Self::Product(parts) => joined(parts, " x "),
+            Self::Quotient(whole, parts) => format!("{} / {}", whole.keys(), parts.keys()),
         }
     }
 }
@@ -148,6 +67,8 @@ impl Dimension {
 pub enum Presence {
     /// Always.
     Required,
+    /// It may be there.
+    Optional,
     /// If this boolean of `config.json` is true; it must not be there if the
     /// config says false, and may be there if the config says nothing.
     WhenTrue(&'static str),
@@ -155,13 +76,25 @@ pub enum Presence {
     AllowedWhenTrue(&'static str),
     /// If this boolean of `config.json` is false; it may be there in any case.
     WhenFalse(&'static str),
+    /// It says nothing in GGUF, and is left out if it is there.
+    Dropped,
 }
 
-/// How the tensor in a GGUF file follows from the one in the checkpoint.
+/// What has to hold for a model or a layer to have a tensor. Where it does not, the rule
+/// is as good as absent.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition {
+    /// The key of `config.json` that decides, for messages.
+    pub key: &'static str,
+    /// Whether it holds: of tensors outside of layers it is asked for layer 0.
+    pub holds: fn(&ModelConfig, LayerIndex) -> bool,
+}
+
+/// Which rows of the stored tensors make the tensor in a GGUF file, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transform {
-    /// The same rows in the same order.
-    Keep,
+pub enum Rows {
+    /// All, in their order.
+    All,
     /// Within each query head, the two halves interleaved: Hugging Face's rotary
     /// embedding pairs row `i` with row `i + half`, llama.cpp's "llama" graph
     /// pairs neighbours (`LlamaModel.permute` in `conversion/llama.py`).
@@ -169,16 +102,65 @@ pub enum Transform {
     /// The matrices of a layer's experts, each a tensor of its own in the
     /// checkpoint, one behind the other.
     StackExperts,
-    /// One half of the rows of each matrix in the tensor.
-    TakeHalf(Half),
+    /// Of each `block` rows one run of `rows`, which begins after `first`.
+    Runs {
+        /// Rows that the runs' beginnings are apart.
+        block: Dimension,
+        /// Rows before a run.
+        first: Dimension,
+        /// Rows of a run.
+        rows: Dimension,
+    },
 }
 
-/// Which rows of a matrix.
+/// Which columns of stored rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Half {
-    First,
-    Second,
+pub enum Columns {
+    All,
+    Even,
+    Odd,
+}
+
+/// How the tensor in a GGUF file follows from the one in the checkpoint, step by step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transform {
+    /// Which rows are taken.
+    pub rows: Rows,
+    /// Which columns of these.
+    pub columns: Columns,
+    /// Whether each matrix is transposed then.
+    pub is_transposed: bool,
+    /// What becomes of each value.
+    pub values: ValueChange,
+    /// Its dimensions in GGUF, where they do not follow from the rest.
+    pub shape: Option<&'static [Dimension]>,
+}
+
+impl Transform {
+    /// The tensor as it is.
+    pub const KEEP: Self = Self {
+        rows: Rows::All,
+        columns: Columns::All,
+        is_transposed: false,
+        values: ValueChange::None,
+        shape: None,
+    };
+
+    /// Some rows, as they are.
+    pub const fn rows(rows: Rows) -> Self {
+        Self { rows, ..Self::KEEP }
+    }
+
+    /// One of equally long halves of each matrix.
+    pub const fn part(block: Dimension, first: Dimension, rows: Dimension) -> Self {
+        Self::rows(Rows::Runs { block, first, rows })
+    }
+
+    /// The same, with each matrix transposed.
+    pub const fn transposed(self) -> Self {
+        Self { is_transposed: true, ..self }
+    }
 }
 
 /// One tensor of an architecture.
@@ -196,7 +178,9 @@ pub struct TensorRule {
     pub shape: &'static [Dimension],
     /// Whether it must be there.
     pub presence: Presence,
-    /// How its rows move.
+    /// Which models and layers have it.
+    pub condition: Option<Condition>,
+    /// How it becomes the one in GGUF.
     pub transform: Transform,
 }
 
@@ -215,7 +199,8 @@ impl TensorRule {
             part: Part::Weight,
             shape,
             presence: Presence::Required,
-            transform: Transform::Keep,
+            condition: None,
+            transform: Transform::KEEP,
         }
     }
 
@@ -231,15 +216,57 @@ impl TensorRule {
         rule
     }
 
+    /// A tensor that GGUF has no place for.
+    pub const fn dropped(hugging_face: &'static str, shape: &'static [Dimension]) -> Self {
+        Self::weight(Role::Output, hugging_face, "", shape).when(Presence::Dropped)
+    }
+
+    /// The same rule under another name in the checkpoint.
+    pub const fn named(mut self, hugging_face: &'static str) -> Self {
+        self.hugging_face = NamePattern(hugging_face);
+        self
+    }
+
+    /// The same rule under another name in GGUF.
+    pub const fn gguf(mut self, gguf: &'static str) -> Self {
+        self.gguf = NamePattern(gguf);
+        self
+    }
+
+    /// The same rule for tensors of other dimensions.
+    pub const fn shaped(mut self, shape: &'static [Dimension]) -> Self {
+        self.shape = shape;
+        self
+    }
+
     /// The same rule with another presence.
     pub const fn when(mut self, presence: Presence) -> Self {
         self.presence = presence;
         self
     }
 
+    /// The same rule, for models and layers of which something holds.
+    pub const fn only(mut self, condition: Condition) -> Self {
+        self.condition = Some(condition);
+        self
+    }
+
     /// The same rule with rotary halves paired.
-    pub const fn paired(self) -> Self {
-        self.transformed(Transform::PairRotaryHalves)
+    pub const fn paired(mut self) -> Self {
+        self.transform.rows = Rows::PairRotaryHalves;
+        self
+    }
+
+    /// The same rule with values that change.
+    pub const fn changed(mut self, values: ValueChange) -> Self {
+        self.transform.values = values;
+        self
+    }
+
+    /// The same rule with other dimensions in GGUF.
+    pub const fn reshaped(mut self, shape: &'static [Dimension]) -> Self {
+        self.transform.shape = Some(shape);
+        self
     }
 
     /// The same rule with another transform.
@@ -247,48 +274,110 @@ impl TensorRule {
         self.transform = transform;
         self
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_match_both_ways() {
-        let pattern = NamePattern("model.layers.{layer}.mlp.up_proj.weight");
-        let check = |name: &str, expected: Option<u32>| {
-            let found = pattern.matches(name).map(|numbers| (numbers.layer, numbers.expert));
-            assert_eq!(found, expected.map(|n| (Some(LayerIndex(n)), None)), "{name}");
-        };
-        check("model.layers.0.mlp.up_proj.weight", Some(0));
-        check("model.layers.41.mlp.up_proj.weight", Some(41));
-        check("model.layers.04.mlp.up_proj.weight", None);
-        check("model.layers.+4.mlp.up_proj.weight", None);
-        check("model.layers..mlp.up_proj.weight", None);
-        check("model.layers.4294967296.mlp.up_proj.weight", None);
-        check("model.layers.4.mlp.up_proj.weight.scale", None);
-        check("x.model.layers.4.mlp.up_proj.weight", None);
-        assert_eq!(pattern.name(Some(LayerIndex(7))), "model.layers.7.mlp.up_proj.weight");
-        let none = NameNumbers::default();
-        assert_eq!(NamePattern("lm_head.weight").matches("lm_head.weight"), Some(none));
-        assert_eq!(NamePattern("lm_head.weight").matches("lm_head.bias"), None);
+    /// True if a model has the tensor in this layer.
+    pub fn applies(&self, config: &ModelConfig, layer: Option<LayerIndex>) -> bool {
+        self.condition
+            .is_none_or(|condition| (condition.holds)(config, layer.unwrap_or(LayerIndex(0))))
     }
 
-    #[test]
-    fn names_of_experts_match_both_ways() {
-        let pattern = NamePattern("model.layers.{layer}.experts.{expert}.w1.weight");
-        let check = |name: &str, expected: Option<(u32, u32)>| {
-            let found = pattern.matches(name).map(|numbers| (numbers.layer, numbers.expert));
-            let expected = expected
-                .map(|(layer, expert)| (Some(LayerIndex(layer)), Some(ExpertIndex(expert))));
-            assert_eq!(found, expected, "{name}");
+    /// What follows from the configuration of it, in one layer.
+    pub(crate) fn sizes(&self, config: &ModelConfig, layer: Option<LayerIndex>) -> RuleSizes {
+        let size = |dimension: &Dimension| config.dimension_in(*dimension, layer);
+        let sizes = |shape: &[Dimension]| -> Vec<u64> { shape.iter().map(size).collect() };
+        let stored = sizes(self.shape);
+        let gguf = match self.transform.shape {
+            Some(shape) => sizes(shape),
+            None => self.transform.shape_of(&stored, config, layer),
         };
-        check("model.layers.3.experts.12.w1.weight", Some((3, 12)));
-        check("model.layers.3.experts.012.w1.weight", None);
-        check("model.layers.3.experts..w1.weight", None);
-        check("model.layers.3.experts.1.experts.1.w1.weight", None);
-        check("model.layers.3.experts.w1.weight", None);
-        let name = pattern.name_of_expert(Some(LayerIndex(3)), ExpertIndex(12));
-        assert_eq!(name, "model.layers.3.experts.12.w1.weight");
+        RuleSizes { stored, gguf }
+    }
+
+    /// What becomes of the rows that are taken, on the way to GGUF. `gguf` are the
+    /// dimensions there.
+    pub(crate) fn change(&self, config: &ModelConfig, gguf: &[u64]) -> Change {
+        let transposed = match gguf {
+            [.., rows, columns] if self.transform.is_transposed => {
+                Some(Transposed { rows: *rows, columns: *columns })
+            }
+            _ => None,
+        };
+        let order = match self.transform.rows {
+            Rows::PairRotaryHalves => {
+                RowOrder::InterleavedHalves { head_rows: config.dimension(Dimension::HeadSize) }
+            }
+            Rows::All | Rows::StackExperts | Rows::Runs { .. } => RowOrder::AsStored,
+        };
+        Change { transposed, order, values: self.transform.values }
+    }
+
+    /// The rows of one stored tensor that are taken.
+    pub(crate) fn stored_rows(
+        &self,
+        config: &ModelConfig,
+        layer: Option<LayerIndex>,
+        stored: &[u64],
+        tensor: TensorIndex,
+    ) -> Option<StackedRows> {
+        let size = |dimension: Dimension| config.dimension_in(dimension, layer);
+        let (all, columns) = match stored {
+            [rows @ .., columns] => (rows.iter().product::<u64>(), *columns),
+            [] => (1, 1),
+        };
+        let rows = match self.transform.rows {
+            Rows::Runs { block, first, rows } => {
+                // A vector's elements are its rows.
+                let all = if stored.len() == 1 { columns } else { all };
+                let (block, first) = (size(block).max(1), size(first));
+                let slice = |run: u64| RowSlice { tensor, first_row: run * block + first };
+                StackedRows::new(size(rows), (0..all / block).map(slice).collect())?
+            }
+            Rows::All | Rows::PairRotaryHalves | Rows::StackExperts => StackedRows::whole(tensor),
+        };
+        let first = match self.transform.columns {
+            Columns::All => return Some(rows),
+            Columns::Even => 0,
+            Columns::Odd => 1,
+        };
+        Some(rows.of_columns(PickedColumns { first, step: 2, of: columns }))
+    }
+}
+
+/// Dimensions of a tensor, outermost first.
+pub(crate) struct RuleSizes {
+    /// In the checkpoint.
+    pub(crate) stored: Vec<u64>,
+    /// In GGUF.
+    pub(crate) gguf: Vec<u64>,
+}
+
+impl Transform {
+    fn shape_of(
+        &self,
+        stored: &[u64],
+        config: &ModelConfig,
+        layer: Option<LayerIndex>,
+    ) -> Vec<u64> {
+        let mut sizes = stored.to_vec();
+        match self.rows {
+            Rows::StackExperts => sizes.insert(0, config.dimension(Dimension::Experts)),
+            Rows::Runs { block, rows, .. } => {
+                let size = |dimension| config.dimension_in(dimension, layer);
+                let at = sizes.len().saturating_sub(2);
+                if let Some(all) = sizes.get_mut(at) {
+                    *all = *all / size(block).max(1) * size(rows);
+                }
+            }
+            Rows::All | Rows::PairRotaryHalves => {}
+        }
+        if self.columns != Columns::All
+            && let Some(last) = sizes.last_mut()
+        {
+            *last /= 2;
+        }
+        if let ([.., rows, columns], true) = (&mut sizes[..], self.is_transposed) {
+            std::mem::swap(rows, columns);
+        }
+        sizes
     }
 }

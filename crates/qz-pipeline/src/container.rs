@@ -144,9 +144,14 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         spare,
         strip_prefix: options.strip_prefix.clone(),
     };
-    let description = qz_models::describe(&folder, source.tensors(), &convert)?;
     let unpacked = unpacked.unwrap_or_default();
-    let mut model = Model::from_description(path, source, folder, description, &unpacked);
+    let described = qz_models::describe(&folder, source.tensors(), &convert);
+    let mut model = match described {
+        Err(qz_models::Error::UnsupportedArchitecture { .. }) if options.generic => {
+            Model::of_unknown_class(path, source, folder, &unpacked)
+        }
+        described => Model::from_description(path, source, folder, described?, &unpacked),
+    };
     model.quantization = stated;
     model.warnings.extend(notes);
     if let (count @ 1.., steps) = rounded {

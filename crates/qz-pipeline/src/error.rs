@@ -304,6 +304,9 @@ pub enum Error {
         /// What its metadata says, if anything.
         architecture: Option<String>,
     },
+    /// A checkpoint of a class that nobody here knows, to be written as GGUF.
+    #[error("{}: nobody here knows what GGUF calls this model's tensors; packed folders can be written, as fp8:block128", .0.display())]
+    NoGgufNames(PathBuf),
     /// A checkpoint that should be left as it is, in another container.
     #[error("{}: copy is for GGUF models; for a checkpoint say which type its tensors are to have: f32, f16 or bf16", .0.display())]
     CopyOfCheckpoint(PathBuf),
@@ -498,6 +501,9 @@ impl Diagnose for Error {
             Self::UnknownArchitecture { path, .. } => {
                 let location = Location::file(path).tensor("general.architecture");
                 (FaultClass::BadInput, location, "unknown-architecture")
+            }
+            Self::NoGgufNames(path) => {
+                (FaultClass::BadInput, Location::file(path), "unsupported-architecture")
             }
             Self::CopyOfCheckpoint(path) => {
                 (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")

@@ -29,6 +29,7 @@ mod inputs;
 mod inspect;
 mod loaders;
 mod loss;
+mod mapped_rows;
 mod measuring;
 mod metadata_override;
 mod model;

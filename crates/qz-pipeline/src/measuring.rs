@@ -41,9 +41,9 @@ impl Measures {
         let wanted = |position: usize| -> Vec<Option<Wanted>> {
             let of = |(output, plan): (usize, &TargetPlan)| {
                 let place = place(plan, position)?;
-                let row_order = plan.places[position].as_ref()?.row_order;
+                let change = plan.places[position].as_ref()?.change;
                 is_wanted(output, plan, place, position, sinks)
-                    .then(|| Wanted { encoding: Encoding::Measured(place.clone()), row_order })
+                    .then(|| Wanted { encoding: Encoding::Measured(place.clone()), change })
             };
             plans.iter().enumerate().map(of).collect()
         };

@@ -4,13 +4,17 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use qz_models::{Architecture, ModelDescription, RowOrder, TensorOrigin};
+use qz_models::{
+    Architecture, Change, LayerIndex, ModelDescription, Part, PlainForm, Role, StackedRows,
+    TensorMap, TensorOrigin,
+};
 use qz_packed::PackedSize;
 use qz_tensor::{DataType, Metadata, Name, Shape, TensorIndex, TensorInfo, TensorSource};
 
 use crate::container::Container;
 use crate::error::Error;
 use crate::folder::Folder;
+use crate::mapped_rows::changed_type;
 
 /// How a model is to be read.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +26,9 @@ pub struct OpenOptions {
     /// Read packed matrices as blocks with the same codes, where offsets have to be
     /// rounded for that.
     pub repack: bool,
+    /// Open checkpoints of classes that nobody here knows, too: their tensors keep their
+    /// names.
+    pub generic: bool,
     /// What stands before the names of a checkpoint's tensors, to be taken away; tensors
     /// without it are left out where the model has no place for them.
     pub strip_prefix: Option<String>,
@@ -51,6 +58,10 @@ pub struct Model {
     pub(crate) quantization: Option<serde_json::Map<String, serde_json::Value>>,
     /// The sliding window that a checkpoint's configuration states.
     pub(crate) sliding_window: Option<u64>,
+    /// The checkpoint of plain numbers that a folder made of it is.
+    pub(crate) plain: Option<PlainForm>,
+    /// True if its tensors have the names of a class that nobody here knows.
+    pub(crate) is_of_unknown_class: bool,
 }
 
 /// One tensor of the model to be written.
@@ -60,15 +71,44 @@ pub struct ModelTensor {
     pub name: Name,
     /// Its dimensions, outermost first.
     pub shape: Shape,
+    /// What it does, if its family is known.
+    pub role: Option<Role>,
+    /// Whether it is the role's weight or its bias.
+    pub part: Part,
+    /// Its layer.
+    pub layer: Option<LayerIndex>,
     /// The element type it comes in.
     pub source_type: DataType,
+    /// The element type of the stored rows, before the map changes them.
+    pub(crate) stored_type: DataType,
     /// The type it gets where the target says nothing about it: f32 from a
     /// checkpoint (as the reference's converter does), its own from a GGUF file.
     pub unquantized: DataType,
     /// The packed layout that it is decoded from. Such a tensor is quantized, whatever element
     /// type it is decoded to.
     pub(crate) packed: Option<PackedSize>,
+    /// True if it has the checkpoint's own name, and no place in GGUF.
+    pub(crate) is_beside: bool,
     pub(crate) origin: TensorOrigin,
+}
+
+impl ModelTensor {
+    /// A tensor as the source has it, under its name there.
+    fn as_stored(position: usize, info: &TensorInfo) -> Self {
+        Self {
+            name: info.name.clone(),
+            shape: info.shape.clone(),
+            role: None,
+            part: Part::Weight,
+            layer: None,
+            source_type: info.data_type,
+            stored_type: info.data_type,
+            unquantized: info.data_type,
+            packed: None,
+            is_beside: false,
+            origin: TensorOrigin::Mapped(TensorMap::of(StackedRows::whole(TensorIndex(position)))),
+        }
+    }
 }
 
 impl ModelTensor {
@@ -84,11 +124,28 @@ impl ModelTensor {
 
     /// The tensor of the source that it is, or begins with.
     pub(crate) fn first_source(&self) -> Option<TensorIndex> {
+        Some(self.stored_rows()?.locate(0).0.tensor)
+    }
+
+    /// The rows of the source that it is made of; none if it is computed.
+    pub(crate) fn stored_rows(&self) -> Option<&StackedRows> {
         match &self.origin {
-            TensorOrigin::Source { tensor, .. } => Some(*tensor),
-            TensorOrigin::Stacked(stack) => Some(stack.locate(0).0.tensor),
+            TensorOrigin::Mapped(map) => Some(&map.rows),
             TensorOrigin::Computed(_) => None,
         }
+    }
+
+    /// What becomes of these rows.
+    pub(crate) fn change(&self) -> Change {
+        match &self.origin {
+            TensorOrigin::Mapped(map) => map.change,
+            TensorOrigin::Computed(_) => Change::NONE,
+        }
+    }
+
+    /// Columns of its rows as they are stored.
+    pub(crate) fn stored_columns(&self) -> u64 {
+        self.change().transposed.map_or(self.grid().1, |matrix| matrix.rows)
     }
 
     /// True if it is quantized already.
@@ -138,18 +195,15 @@ impl Model {
         source: Box<dyn TensorSource>,
         options: &OpenOptions,
     ) -> Self {
-        let as_stored = |(position, info): (usize, &TensorInfo)| ModelTensor {
-            name: info.name.clone(),
-            shape: info.shape.clone(),
-            source_type: info.data_type,
-            unquantized: info.data_type,
-            packed: None,
-            origin: TensorOrigin::Source {
-                tensor: TensorIndex(position),
-                row_order: RowOrder::AsStored,
-            },
+        let family = qz_models::architecture_of(&metadata);
+        let tensor = |(position, info): (usize, &TensorInfo)| {
+            let mut tensor = ModelTensor::as_stored(position, info);
+            if let Some((role, part, layer)) = family.and_then(|known| known.identity(&info.name)) {
+                (tensor.role, tensor.part, tensor.layer) = (Some(role), part, layer);
+            }
+            tensor
         };
-        let tensors = source.tensors().iter().enumerate().map(as_stored).collect();
+        let tensors = source.tensors().iter().enumerate().map(tensor).collect();
         let mut model = Self::ordered(path, "gguf", metadata, tensors, source);
         model.pre_tokenizer = options.pre_tokenizer.clone();
         model
@@ -162,41 +216,77 @@ impl Model {
         description: ModelDescription,
         packed: &HashMap<TensorIndex, PackedSize>,
     ) -> Self {
-        let tensor = |recipe: qz_models::TensorRecipe| ModelTensor {
-            source_type: match &recipe.origin {
-                TensorOrigin::Source { tensor, .. } => source.tensors()[tensor.0].data_type,
-                // All slices have the same type: `describe` has checked that.
-                TensorOrigin::Stacked(stack) => {
-                    source.tensors()[stack.locate(0).0.tensor.0].data_type
-                }
-                TensorOrigin::Computed(_) => DataType::F32,
-            },
-            packed: match &recipe.origin {
-                TensorOrigin::Source { tensor, .. } => packed.get(tensor).copied(),
-                TensorOrigin::Stacked(stack) => {
-                    let sizes = stack.slices().iter().map(|slice| packed.get(&slice.tensor));
-                    let sum = |sum: PackedSize, size: PackedSize| PackedSize {
-                        bytes: sum.bytes + size.bytes,
-                        ..sum
-                    };
-                    sizes.flatten().copied().reduce(sum)
-                }
-                TensorOrigin::Computed(_) => None,
-            },
-            name: recipe.name.into(),
-            shape: recipe.shape,
-            unquantized: DataType::F32,
-            origin: recipe.origin,
+        let stored_type = |origin: &TensorOrigin| match origin {
+            // All runs have the same type: `describe` has checked that.
+            TensorOrigin::Mapped(map) => source.tensors()[map.rows.locate(0).0.tensor.0].data_type,
+            TensorOrigin::Computed(_) => DataType::F32,
         };
-        let tensors = description.tensors.into_iter().map(tensor).collect();
+        let size = |origin: &TensorOrigin| match origin {
+            TensorOrigin::Mapped(map) => {
+                let sizes = map.rows.slices().iter().map(|slice| packed.get(&slice.tensor));
+                let sum = |sum: PackedSize, size: PackedSize| PackedSize {
+                    bytes: sum.bytes + size.bytes,
+                    ..sum
+                };
+                sizes.flatten().copied().reduce(sum)
+            }
+            TensorOrigin::Computed(_) => None,
+        };
+        let tensor = |recipe: qz_models::TensorRecipe| {
+            let stored_type = stored_type(&recipe.origin);
+            let change = match &recipe.origin {
+                TensorOrigin::Mapped(map) => map.change,
+                TensorOrigin::Computed(_) => Change::NONE,
+            };
+            ModelTensor {
+                role: Some(recipe.role),
+                part: recipe.part,
+                layer: recipe.layer,
+                source_type: changed_type(stored_type, change),
+                stored_type,
+                packed: size(&recipe.origin),
+                is_beside: false,
+                name: recipe.name.into(),
+                shape: recipe.shape,
+                unquantized: DataType::F32,
+                origin: recipe.origin,
+            }
+        };
+        let beside = description.beside.iter().map(|tensor| ModelTensor {
+            packed: packed.get(tensor).copied(),
+            is_beside: true,
+            ..ModelTensor::as_stored(tensor.0, &source.tensors()[tensor.0])
+        });
+        let tensors = description.tensors.into_iter().map(tensor).chain(beside).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
         model.folder = Some(folder);
         model.architecture = Some(description.architecture);
+        model.plain = description.plain;
         model.sliding_window = description.config.sliding_window;
         model.ignored = description.ignored;
         model.names = description.names;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model.unsaid = description.unsaid.iter().map(ToString::to_string).collect();
+        model
+    }
+
+    /// A checkpoint of a class that nobody here knows: its tensors as they are.
+    pub(crate) fn of_unknown_class(
+        path: &Path,
+        source: Box<dyn TensorSource>,
+        folder: Folder,
+        packed: &HashMap<TensorIndex, PackedSize>,
+    ) -> Self {
+        let tensor = |(position, info): (usize, &TensorInfo)| ModelTensor {
+            packed: packed.get(&TensorIndex(position)).copied(),
+            ..ModelTensor::as_stored(position, info)
+        };
+        let tensors = source.tensors().iter().enumerate().map(tensor).collect();
+        let names = source.tensors().iter().map(|info| info.name.to_string()).collect();
+        let mut model = Self::ordered(path, "huggingface", Metadata::new(), tensors, source);
+        model.names = names;
+        model.folder = Some(folder);
+        model.is_of_unknown_class = true;
         model
     }
 
@@ -224,6 +314,8 @@ impl Model {
             pre_tokenizer: None,
             sliding_window: None,
             quantization: None,
+            plain: None,
+            is_of_unknown_class: false,
         }
     }
 

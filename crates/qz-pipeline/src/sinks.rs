@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qz_models::{PickedColumns, RowSlice};
 use qz_packed::{Measure, Rounding};
-use qz_tensor::{SinkTensor, SourceFile, StagedArtifact, TensorIndex};
+use qz_tensor::{DataType, SinkTensor, SourceFile, StagedArtifact, TensorIndex};
 use sha2::{Digest, Sha256};
 
 use crate::convert::{ConvertOptions, Output, importance};
@@ -162,6 +163,9 @@ impl Sinks {
     ) -> Result<bool, Error> {
         let Some(place) = &plans[output].places[position] else { return Ok(false) };
         let Destination::Runs(runs) = &place.destination else { return Ok(false) };
+        if runs.columns().is_some() {
+            return Ok(false);
+        }
         let sink = &self.outputs[output].sink;
         let row_bytes = row_bytes.max(1);
         let (mut row, mut rest) = (first_row, bytes);
@@ -249,7 +253,13 @@ impl Sinks {
             let rows = left.clamp(1, (rest.len() / row_bytes).max(1) as u64);
             // No more than the rest has, so the cast is exact.
             let (run, after) = rest.split_at((rows as usize * row_bytes).min(rest.len()));
-            sink.put(slice.tensor, slice.first_row * row_bytes as u64, run)?;
+            match runs.columns() {
+                None => sink.put(slice.tensor, slice.first_row * row_bytes as u64, run)?,
+                Some(columns) => {
+                    let data_type = plans[piece.output].assignments[position].data_type;
+                    put_columns(&mut **sink, slice, columns, data_type, row_bytes, run)?;
+                }
+            }
             (row, rest) = (row + rows, after);
         }
         Ok(())
@@ -289,6 +299,29 @@ impl IntoIterator for Sinks {
     fn into_iter(self) -> Self::IntoIter {
         self.outputs.into_iter()
     }
+}
+
+/// Writes rows into some columns of longer ones, whose other columns come from elsewhere
+/// and stay as they are.
+fn put_columns(
+    sink: &mut dyn Sink,
+    slice: RowSlice,
+    columns: PickedColumns,
+    data_type: DataType,
+    row_bytes: usize,
+    rows: &[u8],
+) -> Result<(), Error> {
+    let size = data_type.block_bytes();
+    let all_bytes = to_usize(columns.of) * size;
+    let mut all = vec![0; rows.len() / row_bytes * all_bytes];
+    let offset = slice.first_row * all_bytes as u64;
+    sink.read_back(slice.tensor, offset, &mut all)?;
+    for (all, row) in all.chunks_exact_mut(all_bytes).zip(rows.chunks_exact(row_bytes)) {
+        for (out, element) in columns.of_row_mut(all, size).zip(row.chunks_exact(size)) {
+            out.copy_from_slice(element);
+        }
+    }
+    sink.put(slice.tensor, offset, &all)
 }
 
 /// An output that an earlier run of the job has finished.
@@ -399,7 +432,7 @@ impl TargetPlan {
         measures: Option<Arc<[Measure]>>,
         rounding: Rounding,
     ) -> Option<Wanted> {
-        let Placement { row_order, destination } = self.places[position].as_ref()?;
+        let Placement { change, destination } = self.places[position].as_ref()?;
         let encoding = match destination {
             Destination::Runs(_) => Encoding::Rows(self.assignments[position].data_type),
             Destination::Packed(place) => Encoding::Packed {
@@ -409,7 +442,7 @@ impl TargetPlan {
                 rounding,
             },
         };
-        Some(Wanted { encoding, row_order: *row_order })
+        Some(Wanted { encoding, change: *change })
     }
 }
 

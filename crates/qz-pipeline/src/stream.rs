@@ -19,7 +19,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use qz_calib::{Entry, ImportanceMatrix};
-use qz_models::RowOrder;
+use qz_models::Change;
 use qz_packed::{Measure, PartBytes, PartIndex, Rounding};
 use qz_tensor::{DataType, FileError, TensorIndex, stop};
 
@@ -76,8 +76,8 @@ pub(crate) struct Work<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) encoding: Encoding,
-    /// In which order it has the rows.
-    pub(crate) row_order: RowOrder,
+    /// What becomes of the stored rows first.
+    pub(crate) change: Change,
 }
 
 /// What becomes of rows.
@@ -109,10 +109,21 @@ impl Encoding {
 impl Work<'_> {
     /// Rows that move among themselves, or are packed together, in some output.
     fn unit(&self) -> u64 {
-        self.wanted.iter().flatten().fold(1, |unit, wanted| {
+        // A tile is read in whole units of the tensor's own.
+        let own = self.tensor.change().transposed.map_or(1, |matrix| matrix.rows);
+        self.wanted.iter().flatten().fold(own, |unit, wanted| {
             let packed = wanted.encoding.place().map_or(1, |place| place.row_unit());
-            common_multiple(common_multiple(unit, wanted.row_order.unit()), packed)
+            common_multiple(common_multiple(unit, self.unit_of(wanted.change)), packed)
         })
+    }
+
+    /// The unit of a change, in rows of the tensor.
+    fn unit_of(&self, change: Change) -> u64 {
+        let columns = self.tensor.grid().1.max(1);
+        match change.transposed {
+            Some(matrix) => (matrix.rows * matrix.columns).div_ceil(columns),
+            None => change.unit(),
+        }
     }
 
     /// The types of the outputs that want its rows as they are.
@@ -463,9 +474,8 @@ impl Reader<'_> {
 
     fn read(&self, tile: &Tile) -> Result<Vec<u8>, Error> {
         let tensor = self.work[tile.work].tensor;
-        let row_bytes = tensor.row_bytes(tensor.source_type);
         let mut bytes = self.spare.try_recv().unwrap_or_default();
-        bytes.resize(row_bytes * to_usize(tile.rows.end - tile.rows.start), 0);
+        bytes.resize(tensor.stored_bytes_of(tile.rows.end - tile.rows.start), 0);
         self.model.read_rows(tensor, tile.rows.clone(), &mut bytes)?;
         Ok(bytes)
     }
@@ -503,52 +513,44 @@ impl Encoder<'_> {
         scratch: &mut Scratch,
     ) -> Result<EncodedTile, Error> {
         let work = &self.work[tile.work];
-        let rows = TileRows {
-            cancel: self.cancel,
-            model: self.model,
-            tensor: work.tensor,
-            rows: tile.rows.clone(),
-            importance: work.importance,
-        };
-        rows.check_finite(&bytes)?;
+        let stored = TileRows::stored(self.cancel, self.model, work, tile.rows.clone());
+        stored.check_finite(&bytes)?;
         let mut pieces = Vec::with_capacity(work.wanted.len());
-        let mut reordered = std::mem::take(&mut scratch.reordered);
-        let mut order = None;
+        let mut changed = std::mem::take(&mut scratch.changed);
+        let mut held = None;
         let mut input = Some(bytes);
         for (output, wanted) in work.wanted.iter().enumerate() {
-            let Some(Wanted { encoding, row_order }) = wanted else { continue };
-            let (first_row, row_order) = (tile.rows.start, *row_order);
-            let as_stored = row_order.is_identity();
-            let stored = input.as_deref().unwrap_or_default();
-            if !as_stored && order.replace(row_order) != Some(row_order) {
-                rows.put_in_order(stored, row_order, &mut reordered);
+            let Some(Wanted { encoding, change }) = wanted else { continue };
+            let rows = stored.changed(*change);
+            let (first_row, is_as_stored) = (rows.rows.start, change.is_none());
+            let bytes = input.as_deref().unwrap_or_default();
+            if !is_as_stored && held.replace(*change) != Some(*change) {
+                rows.carry_out(bytes, &mut changed)?;
             }
-            let ordered = if as_stored { stored } else { &reordered };
+            let bytes = if is_as_stored { bytes } else { &changed };
             let mut lost = 0;
             let content = match encoding {
                 Encoding::Rows(data_type) => {
-                    let row_bytes = work.tensor.row_bytes(*data_type);
-                    let is_copy = *data_type == work.tensor.source_type;
-                    let bytes = if is_copy && as_stored && output + 1 == work.wanted.len() {
+                    let row_bytes = rows.row_bytes(*data_type);
+                    let is_copy = *data_type == rows.data_type;
+                    let bytes = if is_copy && is_as_stored && output + 1 == work.wanted.len() {
                         input.take().unwrap_or_default()
                     } else if is_copy {
-                        ordered.to_vec()
+                        bytes.to_vec()
                     } else {
-                        rows.convert(ordered, *data_type, row_order, scratch, &mut lost)?
+                        rows.convert(bytes, *data_type, scratch, &mut lost)?
                     };
                     Content::Rows { row_bytes, bytes }
                 }
-                Encoding::Measured(place) => {
-                    Content::Measure(rows.measure(ordered, place, scratch)?)
-                }
+                Encoding::Measured(place) => Content::Measure(rows.measure(bytes, place, scratch)?),
                 Encoding::Packed { place, measures, rounding } => {
-                    let packing = Packing { place, measures, rounding: *rounding, row_order };
-                    Content::Packed(rows.pack(ordered, &packing, scratch, &mut lost)?)
+                    let packing = Packing { place, measures, rounding: *rounding };
+                    Content::Packed(rows.pack(bytes, &packing, scratch, &mut lost)?)
                 }
             };
             pieces.push(Piece { work: tile.work, output, first_row, content, lost });
         }
-        scratch.reordered = reordered;
+        scratch.changed = changed;
         if let Some(bytes) = input {
             // A full pool means the reader has enough; then this one is freed.
             let _ = self.give_back.try_send(bytes);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use qz_codec::Codec;
 use qz_kernels::{codec_for, stop};
+use qz_models::{Role, TensorRule};
 use qz_plan::FileType;
 use qz_tensor::{DataType, Diagnose};
 use rayon::prelude::*;
@@ -249,7 +250,12 @@ fn structure(artifact: &Model) -> Vec<Finding> {
             find("layer-missing", &prefix, format!("layer {layer} of {layers} has no tensors"));
         }
     }
-    for name in ["token_embd.weight", "output_norm.weight"] {
+    // Encoders end without a norm of their own.
+    let family = qz_models::architecture_of(metadata);
+    let is_norm = |rule: &TensorRule| rule.role == Role::OutputNorm;
+    let ends_with_norm = family.is_none_or(|known| known.tensor_rules().iter().any(is_norm));
+    let ends = ends_with_norm.then_some("output_norm.weight");
+    for name in ["token_embd.weight"].into_iter().chain(ends) {
         if !artifact.tensors.iter().any(|tensor| tensor.name == name) {
             find("tensor-missing", name, format!("{name} is missing"));
         }

@@ -66,6 +66,7 @@ mod splits;
 mod token_types;
 mod tokenizer_file;
 mod vocabulary;
+mod word_piece_tokens;
 
 pub use encode::{EncodeOptions, TextStream, Tokenizer, pre_tokenizer_names};
 pub use error::Error;

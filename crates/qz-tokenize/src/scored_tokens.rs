@@ -25,6 +25,16 @@ const PADDING_SCORE: f32 = -10_000.0;
 /// The score of a token that has none of its own.
 const UNSCORED: f32 = -1000.0;
 
+/// Which files say what the tokens are that were added to SentencePiece's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddedFrom {
+    /// `added_tokens.json` and `tokenizer_config.json`; what looks like a control token is
+    /// one, and spaces are spaces.
+    Settings,
+    /// These, as they are written, and then `tokenizer.json`.
+    AllFiles,
+}
+
 /// What stands at each id.
 struct Entries {
     tokens: Vec<String>,
@@ -97,6 +107,7 @@ pub(crate) fn sentencepiece_tokens(
     model: &[u8],
     settings: &Settings,
     stated: Option<u64>,
+    added: AddedFrom,
     warnings: &mut Vec<Warning>,
 ) -> Result<TokenTable, Error> {
     let pieces = read_pieces(files, model)?;
@@ -112,10 +123,19 @@ pub(crate) fn sentencepiece_tokens(
     past_end.warn(files, size, warnings);
     drop(pieces);
     add_tokens_file(files, &mut entries, warnings)?;
-    add_tokens_decoder(files, settings, &mut entries, warnings)?;
+    add_tokens_decoder(files, settings, added, &mut entries, warnings)?;
+    let surroundings = Surroundings::read(files)?;
+    if added == AddedFrom::AllFiles {
+        for token in &surroundings.added_tokens {
+            if let Some(place) = entries.place(token.id.0.into()) {
+                let kind = if token.special { CONTROL } else { USER_DEFINED };
+                entries.put(place, token.content.clone(), UNSCORED, kind);
+            }
+        }
+    }
     entries.check_unique(files, sentencepiece::NAME)?;
     let unsaid = unsaid_declared_flags(files, settings).into_iter().collect();
-    Ok(entries.into_table(Surroundings::read(files)?, None, unsaid))
+    Ok(entries.into_table(surroundings, None, unsaid))
 }
 
 fn put_piece(entries: &mut Entries, place: usize, piece: &Piece<'_>) {
@@ -161,6 +181,7 @@ fn add_tokens_file(
 fn add_tokens_decoder(
     files: &dyn SideFiles,
     settings: &Settings,
+    added: AddedFrom,
     entries: &mut Entries,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), Error> {
@@ -186,10 +207,13 @@ fn add_tokens_decoder(
                 message: format!("{known:?} is replaced by {content:?}"),
             });
         }
-        if token.get("special").is_some_and(truthy) || looks_special(content) {
+        let is_read = added == AddedFrom::Settings;
+        let is_special = token.get("special").is_some_and(truthy);
+        if is_special || (is_read && looks_special(content)) {
             entries.put(place, content.to_owned(), UNSCORED, CONTROL);
         } else {
-            entries.put(place, with_spaces(content), UNSCORED, USER_DEFINED);
+            let content = if is_read { with_spaces(content) } else { content.to_owned() };
+            entries.put(place, content, UNSCORED, USER_DEFINED);
         }
     }
     past_end.warn(files, entries.tokens.len() as u64, warnings);

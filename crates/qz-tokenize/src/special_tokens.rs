@@ -95,16 +95,16 @@ impl SpecialTokens {
         Self::find_kinds(search, kinds, warnings)
     }
 
-    /// Code Llama's tokens for filling in, at its own ids unless a file gives
-    /// others. Of these only the end of an infill has a key that is still
+    /// Tokens for filling in, which end with `end` unless a file gives another. Of these only the end of an infill has a key that is still
     /// written; the flags come along once more.
     pub(crate) fn find_infilling(
         search: &Search<'_>,
+        end: u32,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Error> {
         let kinds = Kinds(vec!["prefix", "suffix", "middle", "eot"]);
         let mut special = Self::find_kinds(search, kinds, warnings)?;
-        special.set_id("eot", 32_010);
+        special.set_id("eot", end);
         Ok(special)
     }
 

@@ -11,10 +11,11 @@ use crate::chat_template::write_chat_templates;
 use crate::error::Error;
 use crate::json::{Settings, fault, read_bytes};
 use crate::pre_tokenizer;
-use crate::scored_tokens::{byte_fallback_tokens, sentencepiece_tokens};
+use crate::scored_tokens::{AddedFrom, byte_fallback_tokens, sentencepiece_tokens};
 use crate::sentencepiece;
 use crate::special_tokens::{PastEnd, Search, SpecialTokens};
 use crate::tokenizer_file::{self, MOST_TOKENS, Surroundings, TokenId, TokenizerFile};
+use crate::word_piece_tokens::word_piece_tokens;
 
 /// What the caller knows beside the tokenizer's files.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,10 +40,30 @@ pub enum VocabularyRules {
     /// vocabulary; Code Llama's infilling tokens are known by its vocabulary's
     /// size (`LlamaModel.set_vocab` in `conversion/llama.py`).
     Llama,
+    /// The same but for the key, which is false and comes last (`Gemma2Model.set_vocab` in
+    /// `conversion/gemma.py`).
+    Gemma,
+    /// `tokenizer.model`, with the added tokens of `tokenizer.json` (`Phi3MiniModel.set_vocab`
+    /// in `conversion/phi.py`), else a byte-level `tokenizer.json`.
+    Phi,
+    /// WordPiece (`BertModel.set_vocab` in `conversion/bert.py`).
+    Bert,
+    /// Gemma's, with the token that ends an infill (`GemmaModel.set_vocab`).
+    CodeGemma,
+}
+
+impl VocabularyRules {
+    /// True if a `tokenizer.json` with byte tokens is read as SentencePiece's vocabulary.
+    fn takes_byte_tokens(self) -> bool {
+        matches!(self, Self::Llama | Self::Gemma | Self::CodeGemma)
+    }
 }
 
 /// Code Llama's vocabulary with infilling tokens.
 const CODE_LLAMA_SIZE: u64 = 32_016;
+/// The tokens that end an infill, where files do not say.
+const CODE_LLAMA_END: u32 = 32_010;
+const CODE_GEMMA_END: u32 = 107;
 
 /// A vocabulary as a GGUF file stores it.
 #[derive(Debug)]
@@ -103,10 +124,14 @@ pub fn vocabulary(
         past_end: if table.merges.is_some() { PastEnd::Refused } else { PastEnd::LeftOut },
     };
     let special = SpecialTokens::find(&search, &mut warnings)?;
-    let infilling = (options.rules == VocabularyRules::Llama
-        && options.size == Some(CODE_LLAMA_SIZE))
-    .then(|| SpecialTokens::find_infilling(&search, &mut warnings))
-    .transpose()?;
+    let end_of_infill = match options.rules {
+        VocabularyRules::Llama if options.size == Some(CODE_LLAMA_SIZE) => Some(CODE_LLAMA_END),
+        VocabularyRules::CodeGemma => Some(CODE_GEMMA_END),
+        _ => None,
+    };
+    let infilling = end_of_infill
+        .map(|end| SpecialTokens::find_infilling(&search, end, &mut warnings))
+        .transpose()?;
 
     metadata.set("tokenizer.ggml.model", table.model);
     metadata.set("tokenizer.ggml.pre", table.pre_tokenizer);
@@ -123,6 +148,9 @@ pub fn vocabulary(
     write_normalizer(&table.surroundings.normalizer, &mut metadata);
     if let Some(infilling) = infilling {
         infilling.write(&mut metadata);
+    }
+    if matches!(options.rules, VocabularyRules::Gemma | VocabularyRules::CodeGemma) {
+        metadata.set("tokenizer.ggml.add_space_prefix", false);
     }
     Ok(Vocabulary { metadata, warnings, unsaid: table.unsaid })
 }
@@ -164,12 +192,20 @@ fn token_table(
     if is_llama && files.read(tokenizer_file::NAME)?.is_none() && files.read(tekken)?.is_some() {
         return Err(Error::Unsupported { path: files.path(tekken), kind: "Tekken".to_owned() });
     }
+    if options.rules == VocabularyRules::Bert {
+        let file = TokenizerFile::read(files)?;
+        return word_piece_tokens(files, file, settings, options, warnings);
+    }
     if let Some(model) = read_bytes(files, sentencepiece::NAME)? {
         warn_of_pre_tokenizer(files, options, sentencepiece::NAME, warnings);
-        return sentencepiece_tokens(files, &model, settings, options.size, warnings);
+        let added = match options.rules {
+            VocabularyRules::Phi => AddedFrom::AllFiles,
+            _ => AddedFrom::Settings,
+        };
+        return sentencepiece_tokens(files, &model, settings, options.size, added, warnings);
     }
     let file = TokenizerFile::read(files)?;
-    if is_llama && file.is_llama_with_byte_tokens() {
+    if options.rules.takes_byte_tokens() && file.is_llama_with_byte_tokens() {
         warn_of_pre_tokenizer(files, options, tokenizer_file::NAME, warnings);
         return byte_fallback_tokens(files, file, settings, options.size, warnings);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use qz_pipeline::{
-    DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, MetadataOverride, Overrides, PackedRounding,
-    PlanOptions, SplitOptions, TensorOverride,
+    DEFAULT_SHARD_SIZE, Fallback, ImportanceMatrix, MetadataOverride, OpenOptions, Overrides,
+    PackedRounding, PlanOptions, SplitOptions, TensorOverride,
 };
 use qz_tensor::DataType;
 
@@ -73,7 +73,9 @@ pub(crate) struct Recipe {
     /// The same as --fallback none
     #[arg(long, help_heading = TYPES, conflicts_with = "fallback", hide_short_help = true)]
     pub(crate) no_fallback: bool,
-    /// Quantize a GGUF model of an unknown architecture by names and shapes
+    /// Quantize a model of an unknown architecture by names and shapes
+    ///
+    /// Of a GGUF file all matrices; of a checkpoint the linear layers, into packed folders.
     #[arg(long, help_heading = TYPES, hide_short_help = true)]
     pub(crate) generic: bool,
 
@@ -135,6 +137,11 @@ impl SplitArguments {
 }
 
 impl Recipe {
+    /// How the source is read.
+    pub(crate) fn open_options(&self) -> OpenOptions {
+        OpenOptions { generic: self.generic, ..self.read.options() }
+    }
+
     fn fallback(&self) -> Fallback {
         match self.fallback {
             _ if self.no_fallback => Fallback::Refused,

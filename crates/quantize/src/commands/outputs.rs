@@ -25,7 +25,7 @@ pub(super) fn open(recipe: &Recipe, options: &PlanOptions) -> anyhow::Result<Job
             Err(error) => unknown.push(error),
         }
     }
-    let model = Model::open(&recipe.source, &recipe.read.options());
+    let model = Model::open(&recipe.source, &recipe.open_options());
     match unknown_targets(unknown, &targets, model.as_ref().ok(), options) {
         Some(error) => Err(error.into()),
         None => Ok(Job { model: model?, targets }),

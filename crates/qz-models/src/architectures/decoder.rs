@@ -28,6 +28,8 @@ macro_rules! layer_bias {
     };
 }
 
+pub(super) use {layer_bias, layer_weight};
+
 const NORM: &[Dimension] = &[Hidden];
 
 pub(super) const TOKEN_EMBEDDING: TensorRule = TensorRule::weight(
@@ -68,6 +70,13 @@ pub(super) const ATTENTION_OUTPUT_BIAS: TensorRule =
 
 pub(super) const FEED_FORWARD_NORM: TensorRule =
     layer_weight!(Role::FeedForwardNorm, "post_attention_layernorm", "ffn_norm", NORM);
+/// The norm in front of the feed-forward network, where another stands behind attention.
+pub(super) const PRE_FEED_FORWARD_NORM: TensorRule =
+    layer_weight!(Role::FeedForwardNorm, "pre_feedforward_layernorm", "ffn_norm", NORM);
+pub(super) const POST_ATTENTION_NORM: TensorRule =
+    layer_weight!(Role::PostAttentionNorm, "post_attention_layernorm", "post_attention_norm", NORM);
+pub(super) const POST_FEED_FORWARD_NORM: TensorRule =
+    layer_weight!(Role::PostFeedForwardNorm, "post_feedforward_layernorm", "post_ffw_norm", NORM);
 pub(super) const GATE: TensorRule =
     layer_weight!(Role::FeedForwardGate, "mlp.gate_proj", "ffn_gate", &[Intermediate, Hidden]);
 pub(super) const UP: TensorRule =

@@ -52,6 +52,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Quotient,
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: DEFAULT_ROPE_THETA,
+    sliding_rope_theta: None,
     window: DefaultWindow::Never,
 };
 
@@ -80,6 +81,10 @@ impl Architecture for Llama {
 
     fn defaults(&self) -> &'static ConfigDefaults {
         &DEFAULTS
+    }
+
+    fn is_computed(&self) -> bool {
+        true
     }
 
     fn tensor_rules(&self) -> &'static [TensorRule] {

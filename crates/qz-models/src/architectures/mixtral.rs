@@ -10,8 +10,8 @@ use crate::architecture::{Architecture, ComputedTensor, Model};
 use crate::config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::{Experts, GateAndUp, Hidden, Intermediate};
-use crate::rules::{Half, Role, TensorRule, Transform};
+use crate::rules::Dimension::{Experts, GateAndUp, Hidden, Intermediate, Number};
+use crate::rules::{Role, Rows, TensorRule, Transform};
 
 /// Mixtral.
 pub(super) struct Mixtral;
@@ -19,6 +19,8 @@ pub(super) struct Mixtral;
 const GATE: &str = "blk.{layer}.ffn_gate_exps.weight";
 const UP: &str = "blk.{layer}.ffn_up_exps.weight";
 const DOWN: &str = "blk.{layer}.ffn_down_exps.weight";
+
+const STACKED: Transform = Transform::rows(Rows::StackExperts);
 
 /// The router: a weight for each expert.
 const fn router(hugging_face: &'static str) -> TensorRule {
@@ -45,21 +47,21 @@ static RULES: &[TensorRule] = &[
         GATE,
         &[Intermediate, Hidden],
     )
-    .transformed(Transform::StackExperts),
+    .transformed(STACKED),
     TensorRule::weight(
         Role::FeedForwardDown,
         "model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight",
         DOWN,
         &[Hidden, Intermediate],
     )
-    .transformed(Transform::StackExperts),
+    .transformed(STACKED),
     TensorRule::weight(
         Role::FeedForwardUp,
         "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight",
         UP,
         &[Intermediate, Hidden],
     )
-    .transformed(Transform::StackExperts),
+    .transformed(STACKED),
 ];
 
 const GATE_AND_UP: &str = "model.layers.{layer}.mlp.experts.gate_up_proj";
@@ -80,9 +82,9 @@ const FUSED_RULES: &[TensorRule] = &[
     decoder::FEED_FORWARD_NORM,
     router("model.layers.{layer}.mlp.gate.weight"),
     TensorRule::weight(Role::FeedForwardGate, GATE_AND_UP, GATE, &[Experts, GateAndUp, Hidden])
-        .transformed(Transform::TakeHalf(Half::First)),
+        .transformed(Transform::part(GateAndUp, Number(0), Intermediate)),
     TensorRule::weight(Role::FeedForwardUp, GATE_AND_UP, UP, &[Experts, GateAndUp, Hidden])
-        .transformed(Transform::TakeHalf(Half::Second)),
+        .transformed(Transform::part(GateAndUp, Intermediate, Intermediate)),
     TensorRule::weight(
         Role::FeedForwardDown,
         "model.layers.{layer}.mlp.experts.down_proj",
@@ -105,8 +107,9 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
         ("num_experts_per_tok", 2),
     ],
     head_size: DefaultHeadSize::Implied,
-    rms_epsilon: 1e-5,
+    rms_epsilon: Some(1e-5),
     rope_theta: 1e6,
+    sliding_rope_theta: None,
     window: DefaultWindow::None,
 };
 
@@ -125,6 +128,10 @@ impl Architecture for Mixtral {
 
     fn defaults(&self) -> &'static ConfigDefaults {
         &DEFAULTS
+    }
+
+    fn is_computed(&self) -> bool {
+        true
     }
 
     fn tensor_rules(&self) -> &'static [TensorRule] {

@@ -1,16 +1,43 @@
 //! The architectures, one file each.
 
+mod bert;
 mod decoder;
+mod deepseek2;
+mod experts;
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod gpt_oss;
 mod llama;
+mod mamba2;
 mod mistral;
 mod mixtral;
+mod phi3;
 mod pooling;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
 mod reranker;
 
 use crate::architecture::Architecture;
 
 /// Every architecture. Tests, messages and the command line walk this list.
-pub static ARCHITECTURES: &[&dyn Architecture] =
-    &[&llama::Llama, &mistral::Mistral, &mixtral::Mixtral, &qwen2::Qwen2, &qwen3::Qwen3];
+pub static ARCHITECTURES: &[&dyn Architecture] = &[
+    &llama::Llama,
+    &mistral::Mistral,
+    &mixtral::Mixtral,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+    &gemma3::Gemma3,
+    &gemma2::Gemma2,
+    &gemma::Gemma,
+    &phi3::Phi3,
+    &qwen3moe::Qwen3Moe,
+    &qwen2moe::Qwen2Moe,
+    &gpt_oss::GptOss,
+    &deepseek2::DeepseekV3,
+    &deepseek2::DeepseekV2,
+    &mamba2::Mamba2,
+    &bert::Bert,
+];

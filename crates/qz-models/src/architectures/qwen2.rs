@@ -47,6 +47,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Implied,
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: DEFAULT_ROPE_THETA,
+    sliding_rope_theta: None,
     window: DefaultWindow::SomeLayers(4096),
 };
 
@@ -61,6 +62,10 @@ impl Architecture for Qwen2 {
 
     fn defaults(&self) -> &'static ConfigDefaults {
         &DEFAULTS
+    }
+
+    fn is_computed(&self) -> bool {
+        true
     }
 
     fn tensor_rules(&self) -> &'static [TensorRule] {

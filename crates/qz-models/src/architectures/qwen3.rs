@@ -50,6 +50,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     head_size: DefaultHeadSize::Fixed(128),
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: DEFAULT_ROPE_THETA,
+    sliding_rope_theta: None,
     window: DefaultWindow::SomeLayers(4096),
 };
 
@@ -64,6 +65,10 @@ impl Architecture for Qwen3 {
 
     fn defaults(&self) -> &'static ConfigDefaults {
         &DEFAULTS
+    }
+
+    fn is_computed(&self) -> bool {
+        true
     }
 
     fn tensor_rules(&self) -> &'static [TensorRule] {

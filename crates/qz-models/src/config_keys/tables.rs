@@ -17,12 +17,12 @@ pub(super) enum Neutral {
 
 pub(super) use Neutral::{HeadSize, Off, One, ScoreScale, Word};
 
-/// Keys that some architectures compute with, and ours do not.
+/// Keys that name the activation.
+pub(super) const ACTIVATIONS: &[&str] =
+    &["hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"];
+
+/// Keys that some architectures compute with, and others do not.
 pub(super) const COMPUTING: &[(&str, Neutral)] = &[
-    ("hidden_act", Word(&["silu", "swish"])),
-    ("hidden_activation", Word(&["silu", "swish"])),
-    ("activation_function", Word(&["silu", "swish"])),
-    ("mlp_hidden_act", Word(&["silu", "swish"])),
     // Caps of scores and logits.
     ("attn_logit_softcapping", Off),
     ("attn_logit_softcap", Off),

@@ -81,7 +81,7 @@ impl DecoderShape {
             None | Some(0) => None,
             Some(experts) => Some((experts, keys.required("expert_used_count")?)),
         };
-        let known = |one: &&&dyn Architecture| one.gguf_name() == name;
+        let known = |one: &&&dyn Architecture| one.gguf_name() == name && one.is_computed();
         let architecture = ARCHITECTURES
             .iter()
             .filter(known)
@@ -250,7 +250,8 @@ impl Keys<'_> {
     }
 
     fn unknown_architecture(&self) -> Error {
-        let mut known: Vec<&str> = ARCHITECTURES.iter().map(|one| one.gguf_name()).collect();
+        let computed = ARCHITECTURES.iter().filter(|one| one.is_computed());
+        let mut known: Vec<&str> = computed.map(|one| one.gguf_name()).collect();
         known.dedup();
         Error::NoForwardPass {
             location: self.location.clone().tensor("general.architecture"),

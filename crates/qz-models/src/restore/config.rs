@@ -9,6 +9,7 @@ use super::tensors::switches;
 use crate::architecture::Architecture;
 use crate::config::{DEFAULT_ROPE_THETA, DefaultHeadSize, shortest};
 use crate::error::Error;
+use crate::settings::{GATING_FUNCTIONS, GgufKeys, MetadataKey, restored};
 
 /// Sizes that a 32-bit integer of llama.cpp holds.
 const LARGEST: u64 = i32::MAX as u64;
@@ -24,10 +25,12 @@ pub(super) fn config_of(
     let prefix = architecture.gguf_name();
     let key = |name: &str| format!("{prefix}.{name}");
     let size = |name: &str| keys.required_integer(&key(name), 1..=LARGEST);
-    let (hidden, heads) = (size("embedding_length")?, size("attention.head_count")?);
-    let head_size = head_size(architecture, keys, hidden, heads)?;
-    let context = keys.required_integer(&key("context_length"), 1..=u64::from(u32::MAX))?;
+    let has = |wanted: fn(&MetadataKey) -> bool| {
+        let mut known = architecture.metadata().iter().chain(architecture.own_metadata());
+        known.any(wanted)
+    };
     let defaults = architecture.defaults();
+    let own = GgufKeys { metadata: keys.metadata, prefix };
     let mut config = Map::new();
     let mut set = |name: &str, value: Value| {
         config.insert(name.to_owned(), value);
@@ -35,43 +38,102 @@ pub(super) fn config_of(
     set("architectures", json!([architecture.class_names()[0]]));
     set("model_type", json!(defaults.model_type));
     set("vocab_size", json!(tokens));
+    let hidden = size("embedding_length")?;
     set("hidden_size", json!(hidden));
-    set("intermediate_size", json!(size("feed_forward_length")?));
     set("num_hidden_layers", json!(size("block_count")?));
-    set("num_attention_heads", json!(heads));
-    let key_value_heads = keys.integer(&key("attention.head_count_kv"), 1..=LARGEST)?;
-    set("num_key_value_heads", json!(key_value_heads.unwrap_or(heads)));
-    if let Some(size) = head_size.stated {
-        set("head_dim", json!(size));
+    let mut head = HeadSize { size: 0, stated: None };
+    if architecture.has_attention() {
+        set("intermediate_size", json!(size("feed_forward_length")?));
+        let heads = size("attention.head_count")?;
+        set("num_attention_heads", json!(heads));
+        let key_value_heads = keys.integer(&key("attention.head_count_kv"), 1..=LARGEST)?;
+        set("num_key_value_heads", json!(key_value_heads.unwrap_or(heads)));
+        if !architecture.has_own_heads() {
+            head = head_size(architecture, keys, hidden, heads)?;
+        }
+        if let Some(size) = head.stated {
+            set("head_dim", json!(size));
+        }
     }
-    set("hidden_act", json!("silu"));
+    let activation = architecture.activation();
+    set(activation.key, json!(activation.words.first()));
+    let context = keys.required_integer(&key("context_length"), 1..=u64::from(u32::MAX))?;
     set("max_position_embeddings", json!(context));
-    let epsilon = keys.required_float(&key("attention.layer_norm_rms_epsilon"))?;
-    set("rms_norm_eps", shortest(epsilon));
-    if let Some(window) = keys.integer(&key("attention.sliding_window"), 1..=LARGEST)? {
+    if has(|key| matches!(key, MetadataKey::RmsEpsilon)) && defaults.rms_epsilon.is_some() {
+        let epsilon = keys.required_float(&key("attention.layer_norm_rms_epsilon"))?;
+        set("rms_norm_eps", shortest(epsilon));
+    } else if has(|key| matches!(key, MetadataKey::LayerNormEpsilon)) {
+        let epsilon = keys.required_float(&key("attention.layer_norm_epsilon"))?;
+        set("layer_norm_eps", shortest(epsilon));
+    }
+    let reads_window = architecture.config_keys().iter().any(|key| key.name == "sliding_window");
+    if !reads_window
+        && let Some(window) = keys.integer(&key("attention.sliding_window"), 1..=LARGEST)?
+    {
         set("sliding_window", json!(window));
     }
     if keys.metadata.get(&key("attention.causal")) == Some(&Entry::Bool(false)) {
         set("is_causal", json!(false));
     }
     if architecture.mixes_experts() {
-        set("num_local_experts", json!(size("expert_count")?));
+        set(architecture.expert_key(), json!(size("expert_count")?));
         set("num_experts_per_tok", json!(size("expert_used_count")?));
     }
     for (name, value) in switches(architecture, source.tensors()) {
         set(name, json!(value));
     }
 
+    restore_settings(architecture, keys, &mut config);
+    if !(architecture.has_attention() && architecture.has_rope()) {
+        architecture.complete_config(own, &mut config);
+        return Ok(config);
+    }
+    let mut set = |name: &str, value: Value| {
+        config.insert(name.to_owned(), value);
+    };
     let theta = keys.float(&key("rope.freq_base"))?.filter(|theta| *theta > 0.0);
     let theta = theta.unwrap_or(DEFAULT_ROPE_THETA as f32);
-    let mut rope = rope_parameters(architecture, keys, source, head_size.size, theta)?;
+    let sliding = keys.float(&key("rope.freq_base_swa"))?.filter(|theta| *theta > 0.0);
+    let mut rope = rope_parameters(architecture, keys, source, head.size, theta)?;
     if rope.get("rope_type") != Some(&json!("default")) {
         set("rope_scaling", Value::Object(rope.clone()));
     }
     rope.insert("rope_theta".to_owned(), shortest(theta));
-    set("rope_parameters", Value::Object(rope));
+    set("rope_parameters", Value::Object(rope.clone()));
     set("rope_theta", shortest(theta));
+    if let Some(sliding) = sliding {
+        set("rope_parameters", of_kinds(rope, sliding));
+        set("rope_local_base_freq", shortest(sliding));
+    }
+    architecture.complete_config(own, &mut config);
     Ok(config)
+}
+
+/// Rotary parameters of layers that see all positions, and of those that see a window.
+fn of_kinds(full: Map<String, Value>, sliding: f32) -> Value {
+    let sliding = json!({"rope_type": "default", "rope_theta": shortest(sliding)});
+    json!({"full_attention": full, "sliding_attention": sliding})
+}
+
+/// The family's own keys, as far as the metadata say something of them.
+fn restore_settings(
+    architecture: &'static dyn Architecture,
+    keys: &Keys<'_>,
+    config: &mut Map<String, Value>,
+) {
+    let known = architecture.metadata().iter().chain(architecture.own_metadata());
+    for key in known {
+        let MetadataKey::Setting { gguf, key } = key else { continue };
+        let kind = architecture.config_keys().iter().find(|known| known.name == *key);
+        let full = format!("{}.{gguf}", architecture.gguf_name());
+        let entry = keys.metadata.get(&full);
+        let value = kind.zip(entry).and_then(|(known, entry)| restored(known.kind, entry));
+        config.extend(value.map(|value| ((*key).to_owned(), value)));
+    }
+    let gating =
+        keys.metadata.unsigned(&format!("{}.expert_gating_func", architecture.gguf_name()));
+    let word = GATING_FUNCTIONS.iter().find(|(_, number)| gating == Some(u64::from(*number)));
+    config.extend(word.map(|(word, _)| ("scoring_func".to_owned(), json!(word))));
 }
 
 struct HeadSize {
@@ -96,7 +158,9 @@ fn head_size(
             return Err(keys.fault(&key("attention.head_count"), problem));
         }
     };
-    for name in ["attention.value_length", "rope.dimension_count"] {
+    let is_partial = architecture.rope_keys().contains(&"partial_rotary_factor");
+    let turned = (!is_partial).then_some("rope.dimension_count");
+    for name in ["attention.value_length"].into_iter().chain(turned) {
         match keys.integer(&key(name), 1..=LARGEST)? {
             Some(other) if other != size => {
                 let problem = format!("is {other}, but keys have {size} elements");

@@ -26,7 +26,8 @@ use crate::general::sampling_of;
 use crate::hyperparameters::ModelConfig;
 
 use keys::Keys;
-pub use tensors::RestoredTensor;
+pub(crate) use tensors::restore_tensors;
+pub use tensors::{RestoredPlace, RestoredTensor, RestoredTensors};
 
 /// What a person may decide instead of the file.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,8 @@ pub struct RestoredCheckpoint {
     pub files: CheckpointFiles,
     /// The tensors, in the order of the GGUF file.
     pub tensors: Vec<RestoredTensor>,
+    /// Where those of the GGUF file go.
+    pub places: Vec<RestoredPlace>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
 }
@@ -62,13 +65,14 @@ pub fn restore(
 ) -> Result<RestoredCheckpoint, Error> {
     let metadata = &*metadata.as_text();
     let keys = Keys { metadata, path };
-    let architecture = architecture_of(&keys)?;
+    let architecture = known_architecture(&keys)?;
     let tokens = tensors::rows_of_embedding(architecture, &keys, source.tensors())?;
     let values = config::config_of(architecture, &keys, source, tokens)?;
     let json = JsonObject::new(path.to_owned(), values.clone());
     let defaults = Some(architecture.defaults());
-    let config = ModelConfig::read(&json, defaults, architecture.mixes_experts())?;
-    let tensors = tensors::restore_tensors(architecture, &config, &json, source.tensors())?;
+    let config = ModelConfig::read(&json, defaults, architecture)?;
+    let RestoredTensors { tensors, places } =
+        tensors::restore_tensors(architecture, &config, &json, source.tensors())?;
     let tokenizer = qz_tokenize::restore_tokenizer(
         metadata,
         qz_tokenize::RestoreOptions {
@@ -81,16 +85,19 @@ pub fn restore(
     let mut warnings = Vec::new();
     warn_of_pooling(&keys, architecture, &mut warnings);
     let files = files(values, tokenizer, &keys, &mut warnings);
-    Ok(RestoredCheckpoint { architecture, config, files, tensors, warnings })
+    Ok(RestoredCheckpoint { architecture, config, files, tensors, places, warnings })
 }
 
-fn architecture_of(keys: &Keys<'_>) -> Result<&'static dyn Architecture, Error> {
+/// The architecture of a GGUF file with this metadata, if it is one of ours.
+pub fn architecture_of(metadata: &Metadata) -> Option<&'static dyn Architecture> {
+    let name = metadata.string("general.architecture")?;
+    let mut known = ARCHITECTURES.iter().copied();
+    known.find(|architecture| architecture.gguf_name() == name && architecture.is_in(metadata))
+}
+
+fn known_architecture(keys: &Keys<'_>) -> Result<&'static dyn Architecture, Error> {
     let name = keys.required_string("general.architecture")?;
-    let found = ARCHITECTURES
-        .iter()
-        .copied()
-        .find(|architecture| architecture.gguf_name() == name && architecture.is_in(keys.metadata));
-    found.ok_or_else(|| {
+    architecture_of(keys.metadata).ok_or_else(|| {
         let mut known: Vec<&str> =
             ARCHITECTURES.iter().map(|architecture| architecture.gguf_name()).collect();
         known.dedup();

@@ -7,7 +7,9 @@ use super::keys::Keys;
 use crate::architecture::Architecture;
 use crate::config::shortest;
 use crate::error::Error;
-use crate::rope::{FACTORS_NAME, Llama3Scaling, Rope, RopeScaling};
+use crate::rope::{
+    FACTORS_NAME, LONG_FACTORS_NAME, Llama3Scaling, Rope, RopeScaling, SHORT_FACTORS_NAME,
+};
 
 /// The parameters without the frequencies' base.
 pub(super) fn rope_parameters(
@@ -22,6 +24,15 @@ pub(super) fn rope_parameters(
     let mut set = |name: &str, value: Value| {
         parameters.insert(name.to_owned(), value);
     };
+    if let Some([short, long]) = long_factors(keys, source)? {
+        set("rope_type", json!("longrope"));
+        set("short_factor", short);
+        set("long_factor", long);
+        let context = key("original_context_length");
+        let context = keys.required_integer(&context, 1..=u64::from(u32::MAX))?;
+        set("original_max_position_embeddings", json!(context));
+        return Ok(parameters);
+    }
     match keys.string(&key("type"))?.unwrap_or("none") {
         "none" => match llama3_scaling(keys, source, head_size, theta)? {
             None => set("rope_type", json!("default")),
@@ -53,6 +64,12 @@ pub(super) fn rope_parameters(
                     set(name, shortest(value));
                 }
             }
+            // DeepSeek's two factors are the same in all published models, and cancel.
+            if let Some(growth) = keys.float(&key("yarn_log_multiplier"))? {
+                for name in ["mscale", "mscale_all_dim"] {
+                    set(name, shortest(growth * 10.0));
+                }
+            }
         }
         other => {
             let problem = format!("{other:?} cannot be said in a checkpoint of this architecture");
@@ -60,6 +77,35 @@ pub(super) fn rope_parameters(
         }
     }
     Ok(parameters)
+}
+
+/// The factors of LongRoPE, within the trained context and past it, if a file has them.
+fn long_factors(keys: &Keys<'_>, source: &dyn TensorSource) -> Result<Option<[Value; 2]>, Error> {
+    let read = |name: &'static str| -> Result<Option<Value>, Error> {
+        let tensors = source.tensors();
+        let Some(position) = tensors.iter().position(|tensor| tensor.name == name) else {
+            return Ok(None);
+        };
+        let info = &tensors[position];
+        if info.data_type != DataType::F32 || info.shape.elements() > MOST_FACTORS {
+            let problem = format!("is {} {}, expected F32 factors", info.data_type, info.shape);
+            let path = keys.path.to_owned();
+            return Err(Error::RopeFactors { path, tensor: name, problem });
+        }
+        let factors = floats(source, TensorIndex(position), info.bytes)?;
+        Ok(Some(factors.into_iter().map(shortest).collect::<Vec<_>>().into()))
+    };
+    Ok(read(SHORT_FACTORS_NAME)?.zip(read(LONG_FACTORS_NAME)?).map(|(short, long)| [short, long]))
+}
+
+/// More frequencies than a head has.
+const MOST_FACTORS: u64 = 1 << 16;
+
+/// The numbers of a small F32 tensor.
+fn floats(source: &dyn TensorSource, tensor: TensorIndex, bytes: u64) -> Result<Vec<f32>, Error> {
+    let mut stored = vec![0; usize::try_from(bytes).unwrap_or_default()];
+    source.read(tensor, 0, &mut stored).map_err(Error::File)?;
+    Ok(stored.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
 /// Llama 3's parameters, from the factors that a file has instead.
@@ -85,10 +131,7 @@ fn llama3_scaling(
         return Err(fault(format!("is {found}, expected one F32 for each of {count} frequencies")));
     }
     // As many as half a head has elements.
-    let mut bytes = vec![0; usize::try_from(info.bytes).unwrap_or_default()];
-    source.read(TensorIndex(position), 0, &mut bytes).map_err(Error::File)?;
-    let floats = bytes.chunks_exact(4).map(|bytes| bytes.try_into().unwrap_or_default());
-    let factors: Vec<f32> = floats.map(f32::from_le_bytes).collect();
+    let factors = floats(source, TensorIndex(position), info.bytes)?;
     if factors.iter().all(|factor| *factor == 1.0) {
         return Ok(None);
     }
@@ -116,6 +159,7 @@ fn infer(factors: &[f32], head_size: u64, theta: f32) -> Option<Llama3Scaling> {
             theta: Some(f64::from(theta)),
             sliding_theta: None,
             scaling: RopeScaling::Llama3(scaling.clone()),
+            part: None,
         };
         let found = rope.llama3_factors(head_size).unwrap_or_default();
         // A power function of another library may differ in its last bits.
@@ -170,6 +214,7 @@ mod tests {
                 theta: Some(f64::from(theta)),
                 sliding_theta: None,
                 scaling: RopeScaling::Llama3(scaling.clone()),
+                part: None,
             };
             let factors = rope(&scaling).llama3_factors(head_size).expect("a Llama 3");
             let found = infer(&factors, head_size, theta).expect("parameters");

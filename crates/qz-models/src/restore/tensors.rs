@@ -1,6 +1,6 @@
 //! The tensors of a GGUF file against an architecture's rules.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use qz_tensor::{Shape, TensorIndex, TensorInfo};
 
@@ -9,12 +9,13 @@ use crate::architecture::Architecture;
 use crate::config::JsonObject;
 use crate::error::{Error, TensorFault, TensorFaults};
 use crate::hyperparameters::ModelConfig;
-use crate::row_order::RowOrder;
+use crate::recipe::StackedRows;
 use crate::rules::{
-    Dimension, ExpertIndex, LayerIndex, Part, Presence, Role, TensorRule, Transform,
+    Dimension, ExpertIndex, LayerIndex, NameNumbers, Part, Presence, Role, Rows, TensorRule,
 };
+use crate::tensor_map::Change;
 
-/// A tensor of the checkpoint: a run of rows of one tensor of the GGUF file.
+/// A tensor of the checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RestoredTensor {
     /// Its name.
@@ -25,12 +26,26 @@ pub struct RestoredTensor {
     pub part: Part,
     /// Its dimensions, outermost first.
     pub shape: Shape,
+}
+
+/// Where a tensor of the GGUF file goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RestoredPlace {
     /// The tensor of the GGUF file.
     pub tensor: TensorIndex,
-    /// The first of its rows there.
-    pub first_row: u64,
-    /// In which order the rows are written.
-    pub row_order: RowOrder,
+    /// What becomes of its rows.
+    pub change: Change,
+    /// The rows of the checkpoint's tensors that they are then.
+    pub rows: StackedRows,
+}
+
+/// A checkpoint's tensors, and where those of a GGUF file go.
+#[derive(Debug, Default)]
+pub struct RestoredTensors {
+    /// The checkpoint's.
+    pub tensors: Vec<RestoredTensor>,
+    /// Where the GGUF file's go, but for those that are computed.
+    pub places: Vec<RestoredPlace>,
 }
 
 /// Rows of the token embedding.
@@ -58,7 +73,10 @@ pub(super) fn switches(
         let (key, value) = match rule.presence {
             Presence::WhenTrue(key) => (key, is_there),
             Presence::WhenFalse(key) => (key, !is_there),
-            Presence::Required | Presence::AllowedWhenTrue(_) => continue,
+            Presence::Required
+            | Presence::Optional
+            | Presence::AllowedWhenTrue(_)
+            | Presence::Dropped => continue,
         };
         match switches.iter_mut().find(|(known, _)| *known == key) {
             // One that is missing will be told of by its name.
@@ -70,17 +88,24 @@ pub(super) fn switches(
 }
 
 /// Every tensor of the checkpoint.
-pub(super) fn restore_tensors(
+pub(crate) fn restore_tensors(
     architecture: &dyn Architecture,
     config: &ModelConfig,
     json: &JsonObject,
     tensors: &[TensorInfo],
-) -> Result<Vec<RestoredTensor>, Error> {
+) -> Result<RestoredTensors, Error> {
     let rules = architecture.tensor_rules();
-    let mut matcher =
-        Matcher { rules, config, json, seen: HashSet::new(), faults: Vec::new(), total: 0 };
+    let mut matcher = Matcher {
+        rules,
+        config,
+        json,
+        seen: HashSet::new(),
+        numbers: HashMap::new(),
+        faults: Vec::new(),
+        total: 0,
+    };
     let computed = architecture.computed_names();
-    let mut restored = Vec::new();
+    let mut restored = RestoredTensors::default();
     for (position, tensor) in tensors.iter().enumerate() {
         if !computed.contains(&&*tensor.name) {
             matcher.place(tensor, TensorIndex(position), &mut restored)?;
@@ -104,6 +129,8 @@ struct Matcher<'a> {
     json: &'a JsonObject,
     /// Names in the GGUF file that a rule has taken.
     seen: HashSet<String>,
+    /// Numbers of the checkpoint's tensors.
+    numbers: HashMap<String, TensorIndex>,
     faults: Vec<TensorFault>,
     total: u64,
 }
@@ -113,10 +140,11 @@ impl Matcher<'_> {
         &mut self,
         tensor: &TensorInfo,
         index: TensorIndex,
-        restored: &mut Vec<RestoredTensor>,
+        restored: &mut RestoredTensors,
     ) -> Result<(), Error> {
-        let matched =
-            self.rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&tensor.name)?)));
+        let matched = |rule: &'static TensorRule| Some((rule, rule.gguf.matches(&tensor.name)?));
+        let mut matched = self.rules.iter().filter_map(matched);
+        let matched = matched.find(|(rule, numbers)| rule.applies(self.config, numbers.layer));
         let Some((rule, numbers)) = matched else {
             self.unknown(tensor, None);
             return Ok(());
@@ -127,7 +155,9 @@ impl Matcher<'_> {
             return Ok(());
         }
         self.seen.insert(tensor.name.to_string());
-        let expected = self.shape_in_gguf(rule)?;
+        let sizes = rule.sizes(self.config, numbers.layer);
+        let change = rule.change(self.config, &sizes.gguf).inverse();
+        let expected = self.checked(rule, sizes.gguf)?;
         if tensor.shape != expected {
             self.fault(|| TensorFault::Shape {
                 name: tensor.name.to_string(),
@@ -137,22 +167,45 @@ impl Matcher<'_> {
             });
             return Ok(());
         }
-        let shape = self.shape(rule)?;
-        match (rule.transform, numbers.layer) {
-            (Transform::StackExperts, Some(layer)) => {
-                let rows = shape.rows();
-                restored.extend((0..self.experts()).map(|expert| RestoredTensor {
-                    name: rule.hugging_face.name_of_expert(Some(layer), ExpertIndex(expert)),
-                    first_row: u64::from(expert) * rows,
-                    ..whole(rule, Some(layer), &shape, index, RowOrder::AsStored)
-                }));
-            }
-            (_, layer) => {
-                let row_order = rule.row_order(self.config).inverse();
-                restored.push(whole(rule, layer, &shape, index, row_order));
-            }
-        }
+        let shape = self.checked(rule, sizes.stored.clone())?;
+        let names = self.names(rule, numbers);
+        let number = |name: &String| self.number(name, rule, &shape, restored);
+        let tensors: Vec<TensorIndex> = names.iter().map(number).collect();
+        let rows = match tensors.as_slice() {
+            [one] => rule.stored_rows(self.config, numbers.layer, &sizes.stored, *one),
+            several => StackedRows::of_tensors(shape.rows(), several),
+        };
+        restored.places.extend(rows.map(|rows| RestoredPlace { tensor: index, change, rows }));
         Ok(())
+    }
+
+    /// The names of the checkpoint's tensors that a tensor of the GGUF file is.
+    fn names(&self, rule: &TensorRule, numbers: NameNumbers) -> Vec<String> {
+        let layer = numbers.layer;
+        match rule.transform.rows {
+            Rows::StackExperts => {
+                let name = |expert| rule.hugging_face.name_of_expert(layer, ExpertIndex(expert));
+                (0..self.experts()).map(name).collect()
+            }
+            _ => vec![rule.hugging_face.name(layer)],
+        }
+    }
+
+    /// The number of one of the checkpoint's tensors, which may be there already.
+    fn number(
+        &mut self,
+        name: &str,
+        rule: &TensorRule,
+        shape: &Shape,
+        restored: &mut RestoredTensors,
+    ) -> TensorIndex {
+        let next = TensorIndex(restored.tensors.len());
+        *self.numbers.entry(name.to_owned()).or_insert_with(|| {
+            let (name, shape) = (name.to_owned(), shape.clone());
+            let (role, part) = (rule.role, rule.part);
+            restored.tensors.push(RestoredTensor { name, role, part, shape });
+            next
+        })
     }
 
     /// At most 1024.
@@ -165,39 +218,23 @@ impl Matcher<'_> {
             let is_wanted = match rule.presence {
                 Presence::Required => true,
                 Presence::WhenTrue(key) => self.config.switch(key) == Some(true),
-                Presence::AllowedWhenTrue(_) => false,
+                Presence::Optional | Presence::AllowedWhenTrue(_) | Presence::Dropped => false,
                 Presence::WhenFalse(key) => self.config.switch(key) == Some(false),
             };
             if !is_wanted {
                 continue;
             }
-            let expected = self.shape_in_gguf(rule)?;
             let layers = if rule.gguf.has_layer() { self.config.layers } else { 1 };
             for layer in 0..layers {
-                let name = rule.gguf.name(rule.gguf.has_layer().then_some(LayerIndex(layer)));
-                if !self.seen.contains(&name) {
-                    let expected = expected.clone();
+                let layer = rule.gguf.has_layer().then_some(LayerIndex(layer));
+                let name = rule.gguf.name(layer);
+                if rule.applies(self.config, layer) && !self.seen.contains(&name) {
+                    let expected = self.checked(rule, rule.sizes(self.config, layer).gguf)?;
                     self.fault(|| TensorFault::Missing { name, expected, keys: shape_keys(rule) });
                 }
             }
         }
         Ok(())
-    }
-
-    fn sizes(&self, rule: &TensorRule) -> Vec<u64> {
-        rule.shape.iter().map(|dimension| self.config.dimension(*dimension)).collect()
-    }
-
-    fn shape(&self, rule: &TensorRule) -> Result<Shape, Error> {
-        self.checked(rule, self.sizes(rule))
-    }
-
-    fn shape_in_gguf(&self, rule: &TensorRule) -> Result<Shape, Error> {
-        let mut sizes = self.sizes(rule);
-        if rule.transform == Transform::StackExperts {
-            sizes.insert(0, self.config.dimension(Dimension::Experts));
-        }
-        self.checked(rule, sizes)
     }
 
     fn checked(&self, rule: &TensorRule, sizes: Vec<u64>) -> Result<Shape, Error> {
@@ -220,25 +257,7 @@ impl Matcher<'_> {
     }
 }
 
-fn whole(
-    rule: &TensorRule,
-    layer: Option<LayerIndex>,
-    shape: &Shape,
-    tensor: TensorIndex,
-    row_order: RowOrder,
-) -> RestoredTensor {
-    RestoredTensor {
-        name: rule.hugging_face.name(layer),
-        role: rule.role,
-        part: rule.part,
-        shape: shape.clone(),
-        tensor,
-        first_row: 0,
-        row_order,
-    }
-}
-
 fn shape_keys(rule: &TensorRule) -> String {
-    let keys: Vec<&str> = rule.shape.iter().map(|dimension| dimension.keys()).collect();
+    let keys: Vec<String> = rule.shape.iter().map(|dimension| dimension.keys()).collect();
     keys.join(", ")
 }

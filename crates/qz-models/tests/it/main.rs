@@ -2,6 +2,7 @@
 //! errors they must give. Everything is in memory or under `tests/data`.
 
 mod config_keys;
+mod families;
 mod reference;
 mod refusals;
 mod support;

@@ -72,12 +72,10 @@ fn tensor(recipe: &TensorRecipe) -> Json {
     let dimensions = recipe.shape.dimensions();
     let column: Vec<f64> = match &recipe.origin {
         TensorOrigin::Computed(values) => values.iter().map(|value| f64::from(*value)).collect(),
-        TensorOrigin::Stacked(stack) => {
-            let rows = dimensions[0] * dimensions[1];
-            (0..rows).map(|row| stack.locate(row).0.first_row as f64).collect()
-        }
-        TensorOrigin::Source { row_order, .. } => {
-            (0..dimensions[0]).map(|row| row_order.source_row(row) as f64).collect()
+        TensorOrigin::Mapped(map) => {
+            let rows = dimensions[..dimensions.len().max(2) - 1].iter().product();
+            let stored = |row| map.rows.locate(map.change.order.source_row(row)).0.first_row;
+            (0..rows).map(|row| stored(row) as f64).collect()
         }
     };
     json!([recipe.name, dimensions, column])
@@ -112,8 +110,8 @@ fn qwen_3() {
 fn slices(tensors: &[TensorRecipe], name: &str) -> Vec<(usize, u64)> {
     let recipe = tensors.iter().find(|tensor| tensor.name == name).expect("a tensor");
     match &recipe.origin {
-        TensorOrigin::Stacked(stack) => {
-            stack.slices().iter().map(|slice| (slice.tensor.0, slice.first_row)).collect()
+        TensorOrigin::Mapped(map) => {
+            map.rows.slices().iter().map(|slice| (slice.tensor.0, slice.first_row)).collect()
         }
         other => panic!("{name}: {other:?}"),
     }

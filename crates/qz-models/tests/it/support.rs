@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use qz_models::{ConvertOptions, Error, ModelDescription, describe};
-use qz_tensor::{DataType, FileError, Shape, SideFiles, TensorInfo};
+use qz_tensor::{DataType, FileError, Shape, SideFiles, TensorIndex, TensorInfo};
 use serde_json::Value;
 
 /// A checkpoint: its side files, and its tensors by name and shape.
@@ -21,6 +21,21 @@ impl Checkpoint {
         let mut files = BTreeMap::new();
         read_folder(&folder, "", &mut files);
         let tensors = serde_json::from_slice(&files["tensors.json"]).expect("a list of tensors");
+        Self { name: Some(name.to_owned()), files, tensors }
+    }
+
+    /// A tiny checkpoint of the repository's fixtures.
+    pub(crate) fn fixture(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(name);
+        let mut files = BTreeMap::new();
+        read_folder(&folder, "", &mut files);
+        let weights = files.remove("model.safetensors").expect("weights");
+        let (length, rest) = weights.split_first_chunk().expect("a length");
+        let header = &rest[..u64::from_le_bytes(*length) as usize];
+        let header: BTreeMap<String, Value> = serde_json::from_slice(header).expect("a header");
+        let dimensions = |info: &Value| serde_json::from_value(info["shape"].clone()).ok();
+        let tensor = |(name, info): (&String, &Value)| Some((name.clone(), dimensions(info)?));
+        let tensors = header.iter().filter_map(tensor).collect();
         Self { name: Some(name.to_owned()), files, tensors }
     }
 
@@ -67,6 +82,10 @@ impl Checkpoint {
             }
         };
         self.tensors.iter().map(info).collect()
+    }
+
+    pub(crate) fn names_of(&self, tensors: &[TensorIndex]) -> Vec<&str> {
+        tensors.iter().map(|tensor| self.tensors[tensor.0].0.as_str()).collect()
     }
 
     pub(crate) fn describe(&self) -> Result<ModelDescription, Error> {

@@ -1,7 +1,7 @@
 //! The tensors and files of the checkpoint that a model is, or could have been made
 //! from.
 
-use qz_models::{Architecture, CheckpointFiles, RowOrder, StackedRows, TensorOrigin};
+use qz_models::{Architecture, Change, CheckpointFiles, PlainForm, TensorOrigin};
 use qz_tensor::{Shape, TensorIndex, Warning};
 
 use super::Placement;
@@ -20,9 +20,10 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     pub(super) fn of(model: &Model) -> Result<Self, Error> {
-        match &model.folder {
-            Some(folder) => as_it_was(model, folder),
-            None => restored(model),
+        match (&model.folder, &model.plain) {
+            (Some(folder), Some(plain)) => as_plain(model, folder, plain),
+            (Some(folder), None) => as_it_was(model, folder),
+            (None, _) => restored(model),
         }
     }
 }
@@ -41,14 +42,31 @@ fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpo
             TensorIndex(tensors.len() - 1)
         })
     };
-    let place = |tensor: &ModelTensor| match &tensor.origin {
-        TensorOrigin::Source { tensor, .. } => {
-            Some(Placement::whole(number(*tensor), RowOrder::AsStored))
-        }
-        TensorOrigin::Stacked(stack) => Some(Placement::runs(stack.renumbered(&mut number))),
-        TensorOrigin::Computed(_) => None,
+    let place = |tensor: &ModelTensor| {
+        let runs = tensor.stored_rows()?.renumbered(&mut number);
+        Some(Placement::runs(runs, Change::NONE))
     };
     let places = model.tensors.iter().map(place).collect();
+    let architecture = model.architecture;
+    Ok(Checkpoint { tensors, places, files, warnings, architecture })
+}
+
+/// The tensors of plain numbers that a checkpoint has whose packed form is named otherwise.
+fn as_plain(
+    model: &Model,
+    folder: &dyn qz_tensor::SideFiles,
+    plain: &PlainForm,
+) -> Result<Checkpoint, Error> {
+    let mut warnings = Vec::new();
+    let files = CheckpointFiles::read(folder, &mut warnings)?;
+    let mut places: Vec<Option<Placement>> = vec![None; model.tensors.len()];
+    for (name, place) in plain.names.iter().zip(&plain.restored.places) {
+        let is_own = |tensor: &ModelTensor| tensor.name == *name;
+        let Some(position) = model.tensors.iter().position(is_own) else { continue };
+        places[position] = Some(Placement::runs(place.rows.clone(), place.change));
+    }
+    let tensors = plain.restored.tensors.iter();
+    let tensors = tensors.map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
     let architecture = model.architecture;
     Ok(Checkpoint { tensors, places, files, warnings, architecture })
 }
@@ -61,23 +79,16 @@ fn restored(model: &Model) -> Result<Checkpoint, Error> {
     let mut places: Vec<Option<Placement>> = vec![None; model.tensors.len()];
     let mut of_source: Vec<Option<usize>> = vec![None; model.source.tensors().len()];
     for (position, tensor) in model.tensors.iter().enumerate() {
-        if let TensorOrigin::Source { tensor, .. } = &tensor.origin {
-            of_source[tensor.0] = Some(position);
+        if let TensorOrigin::Mapped(map) = &tensor.origin {
+            of_source[map.rows.locate(0).0.tensor.0] = Some(position);
         }
     }
-    let mut stacks: Vec<Vec<TensorIndex>> = vec![Vec::new(); model.tensors.len()];
-    let mut tensors = Vec::with_capacity(restored.tensors.len());
-    for (place, tensor) in restored.tensors.into_iter().enumerate() {
+    for place in restored.places {
         // The model has every tensor of its file.
-        let Some(position) = of_source[tensor.tensor.0] else { continue };
-        stacks[position].push(TensorIndex(place));
-        let stack = stacks[position].as_slice();
-        places[position] = match stack {
-            [only] => Some(Placement::whole(*only, tensor.row_order)),
-            several => StackedRows::of_tensors(tensor.shape.rows(), several).map(Placement::runs),
-        };
-        tensors.push((tensor.name, tensor.shape));
+        let Some(position) = of_source[place.tensor.0] else { continue };
+        places[position] = Some(Placement::runs(place.rows, place.change));
     }
+    let tensors = restored.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
     let (files, warnings) = (restored.files, restored.warnings);
     Ok(Checkpoint { tensors, places, files, warnings, architecture: Some(restored.architecture) })
 }

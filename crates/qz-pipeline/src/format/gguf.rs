@@ -11,7 +11,7 @@ use qz_plan::{
     Assignment, FILE_TYPES, Fallback, FileType, ModelFacts, Overrides, PlannedTensor, Reason,
     Request, is_known_architecture,
 };
-use qz_tensor::{Metadata, OutputOptions, SinkTensor, TensorIndex, Value};
+use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, Value};
 
 use super::demand::{self, Demand};
 use super::{Format, Layout, Placement, Sink, TargetPlan};
@@ -77,6 +77,9 @@ fn demand(scheme: &str) -> Demand {
 }
 
 fn plan(model: &Model, scheme: &str, options: &PlanOptions) -> Result<TargetPlan, Error> {
+    if model.is_of_unknown_class {
+        return Err(Error::NoGgufNames(model.path.clone()));
+    }
     match FileType::from_name(scheme) {
         Some(file_type) => quantized(model, file_type, options),
         None => copied(model, options),
@@ -107,7 +110,10 @@ fn quantized(
     file_type: &'static FileType,
     options: &PlanOptions,
 ) -> Result<TargetPlan, Error> {
-    let tensors: Vec<PlannedTensor> = model.tensors.iter().map(planned).collect();
+    let positions: Vec<usize> =
+        (0..model.tensors.len()).filter(|position| !model.tensors[*position].is_beside).collect();
+    let tensors: Vec<PlannedTensor> =
+        positions.iter().map(|position| planned(&model.tensors[*position])).collect();
     let metadata = metadata_of(model, file_type, options);
     let facts = facts(model, &metadata, options)?;
     let request = Request {
@@ -117,8 +123,15 @@ fn quantized(
         overrides: &options.overrides,
         fallback: options.fallback,
     };
-    let assignments = qz_plan::assign(&request, &tensors)?;
-    whole(model, assignments, metadata, (0..tensors.len()).collect(), options)
+    let mut assignments: Vec<Assignment> = model.tensors.iter().map(as_it_is).collect();
+    for (position, assignment) in positions.iter().zip(qz_plan::assign(&request, &tensors)?) {
+        assignments[*position] = assignment;
+    }
+    // The converter writes Q8_0, too.
+    let is_q8_0 = model.is_checkpoint() && file_type.base == DataType::Q8_0;
+    let is_stated = is_q8_0 || is_converters(model, file_type);
+    let form = if is_stated { Form::AsStated } else { Form::Shortest };
+    whole(model, assignments, metadata, positions, form, options)
 }
 
 fn facts(model: &Model, metadata: &Metadata, options: &PlanOptions) -> Result<ModelFacts, Error> {
@@ -133,18 +146,22 @@ fn facts(model: &Model, metadata: &Metadata, options: &PlanOptions) -> Result<Mo
     Err(Error::UnknownArchitecture { path: model.path.clone(), architecture })
 }
 
+/// A tensor that is left as it is.
+fn as_it_is(tensor: &ModelTensor) -> Assignment {
+    Assignment {
+        data_type: tensor.source_type,
+        reason: Reason::Left,
+        fallback_from: None,
+        requires_importance: false,
+    }
+}
+
 /// The model as it is, in the order of its files. Of a set's keys
 /// `llama-gguf-split --merge` leaves all but the count, which it sets to none.
 fn copied(model: &Model, options: &PlanOptions) -> Result<TargetPlan, Error> {
     if model.is_checkpoint() {
         return Err(Error::CopyOfCheckpoint(model.path.clone()));
     }
-    let as_it_is = |tensor: &ModelTensor| Assignment {
-        data_type: tensor.source_type,
-        reason: Reason::Left,
-        fallback_from: None,
-        requires_importance: false,
-    };
     let mut metadata = model.metadata.clone();
     if metadata.remove(SPLIT_COUNT).is_some() {
         metadata.set(SPLIT_COUNT, 0u16);
@@ -156,7 +173,35 @@ fn copied(model: &Model, options: &PlanOptions) -> Result<TargetPlan, Error> {
     let mut order: Vec<usize> = (0..model.tensors.len()).collect();
     order.sort_by_key(|position| model.tensors[*position].first_source());
     let assignments = model.tensors.iter().map(as_it_is).collect();
-    whole(model, assignments, metadata, order, options)
+    whole(model, assignments, metadata, order, Form::AsStated, options)
+}
+
+/// Whether outermost dimensions of one are written.
+#[derive(Clone, Copy)]
+enum Form {
+    AsStated,
+    /// As llama-quantize does, which counts dimensions of a tensor that it has loaded
+    /// (`ggml_n_dims`).
+    Shortest,
+}
+
+impl Form {
+    fn of(self, shape: &Shape) -> Shape {
+        let dimensions = shape.dimensions();
+        let ones = dimensions.iter().take_while(|size| **size == 1).count();
+        let skipped = ones.min(dimensions.len().saturating_sub(1));
+        match self {
+            Self::Shortest if skipped > 0 => {
+                Shape::new(&dimensions[skipped..]).unwrap_or_else(|_| shape.clone())
+            }
+            _ => shape.clone(),
+        }
+    }
+}
+
+/// True for what the reference's converter writes itself: plain files from checkpoints.
+fn is_converters(model: &Model, file_type: &FileType) -> bool {
+    model.is_checkpoint() && !file_type.base.is_block()
 }
 
 /// Every tensor of the model, each as one tensor of the output.
@@ -165,6 +210,7 @@ fn whole(
     assignments: Vec<Assignment>,
     metadata: Metadata,
     sources: Vec<usize>,
+    form: Form,
     options: &PlanOptions,
 ) -> Result<TargetPlan, Error> {
     for (tensor, assignment) in model.tensors.iter().zip(&assignments) {
@@ -176,14 +222,14 @@ fn whole(
         SinkTensor {
             name: tensor.name.to_string(),
             data_type: assignments[*position].data_type,
-            shape: tensor.shape.clone(),
+            shape: form.of(&tensor.shape),
         }
     };
     let tensors = sources.iter().map(sink_tensor).collect();
     let mut places = vec![None; model.tensors.len()];
     for (place, position) in sources.iter().enumerate() {
-        let row_order = model.tensors[*position].row_order();
-        places[*position] = Some(Placement::whole(TensorIndex(place), row_order));
+        let change = model.tensors[*position].change();
+        places[*position] = Some(Placement::whole(TensorIndex(place), change));
     }
     let (files, warnings) = (Vec::new(), model.unsaid.clone());
     Ok(TargetPlan { assignments, tensors, sources, places, metadata, files, warnings })
@@ -213,7 +259,7 @@ fn metadata_of(model: &Model, file_type: &FileType, options: &PlanOptions) -> Me
     let mut metadata = model.metadata.clone();
     // llama-quantize removes a key and appends it (gguf.cpp, `gguf_set_val_u32`);
     // the converter, which writes plain files from checkpoints, does not.
-    let is_converters = model.is_checkpoint() && !file_type.base.is_block();
+    let is_converters = is_converters(model, file_type);
     let mut set = |key: &str, value: Value, in_place: bool| {
         if !in_place {
             metadata.remove(key);

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use qz_models::{RowOrder, RowSlice, StackedRows};
+use qz_models::{Change, RowOrder, StackedRows};
 use qz_packed::{Matrix, SCHEMES, SchemeFamily};
 use qz_plan::Assignment;
 use qz_tensor::{DataType, Metadata, OutputOptions, SideFile, SinkTensor, TensorIndex, TensorSink};
@@ -172,7 +172,7 @@ impl TargetPlan {
 
     /// The order in which the rows of the model's tensor at `position` are written.
     pub(crate) fn row_order(&self, position: usize) -> RowOrder {
-        self.places[position].as_ref().map_or(RowOrder::AsStored, |place| place.row_order)
+        self.places[position].as_ref().map_or(RowOrder::AsStored, |place| place.change.order)
     }
 
     /// Weights of all the model's tensors that it holds.
@@ -182,11 +182,12 @@ impl TargetPlan {
     }
 }
 
-/// Where the rows of a tensor go: put in order, then encoded and cut into runs, each of
+/// Where the rows of a tensor go: changed, then encoded and cut into runs, each of
 /// which is a run of rows of an output's tensor; or packed.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
-    pub(crate) row_order: RowOrder,
+    /// What becomes of the stored rows.
+    pub(crate) change: Change,
     pub(crate) destination: Destination,
 }
 
@@ -236,14 +237,23 @@ impl PackedPlace {
 
 impl Placement {
     /// All rows are those of one tensor.
-    pub(crate) fn whole(tensor: TensorIndex, row_order: RowOrder) -> Self {
-        let runs = StackedRows::one(RowSlice { tensor, first_row: 0 });
-        Self { row_order, destination: Destination::Runs(runs) }
+    pub(crate) fn whole(tensor: TensorIndex, change: Change) -> Self {
+        Self::runs(StackedRows::whole(tensor), change)
     }
 
-    /// The rows, as they are, make runs in several places.
-    pub(crate) fn runs(runs: StackedRows) -> Self {
-        Self { row_order: RowOrder::AsStored, destination: Destination::Runs(runs) }
+    /// The rows make runs in several places.
+    pub(crate) fn runs(runs: StackedRows, change: Change) -> Self {
+        Self { change, destination: Destination::Runs(runs) }
+    }
+
+    /// True if the rows are those of plain matrices that can be stored in another form:
+    /// none are left out, and nothing but their order changes.
+    pub(crate) fn is_plain(&self) -> bool {
+        let is_whole = match &self.destination {
+            Destination::Runs(runs) => runs.columns().is_none(),
+            Destination::Packed(_) => true,
+        };
+        is_whole && Change::ordered(self.change.order) == self.change
     }
 
     /// The tensors that the rows go to; one may be there more than once.

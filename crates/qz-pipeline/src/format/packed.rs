@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use qz_models::{
-    ExpertIndex, LayerIndex, Part, Role, RowOrder, StackedRows, TensorRule, Transform,
+    Change, ExpertIndex, LayerIndex, NameNumbers, Part, Role, Rows, StackedRows, TensorRule,
+    fused_module, is_linear_layer,
 };
 use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily, Unfit};
 use qz_plan::{Assignment, Reason};
-use qz_tensor::{DataType, Metadata, Shape, SinkTensor, TensorIndex};
+use qz_tensor::{DataType, Metadata, Name, Shape, SinkTensor, TensorIndex};
 
 use super::checkpoint::Checkpoint;
 use super::demand::{self, Demand};
@@ -213,25 +214,31 @@ struct Writer<'a> {
     /// The output's number of a checkpoint's tensor that is left as it is.
     numbers: HashMap<TensorIndex, TensorIndex>,
     /// Numbers of what engines multiply by together.
-    fused: HashMap<(Option<LayerIndex>, Fusion), usize>,
+    fused: HashMap<Fusion, usize>,
 }
 
 /// What engines multiply by together.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Fusion {
-    QueriesKeysValues,
-    GateAndUp,
-    Alone(Role),
+    QueriesKeysValues(Option<LayerIndex>),
+    GateAndUp(Option<LayerIndex>),
+    /// Of a model that nobody here knows.
+    OfModule(String, &'static str),
+    Alone(Name),
 }
 
 impl Fusion {
-    fn of(role: Role) -> Self {
-        match role {
-            Role::AttentionQuery | Role::AttentionKey | Role::AttentionValue => {
-                Self::QueriesKeysValues
+    fn of(tensor: &ModelTensor) -> Self {
+        match tensor.role {
+            Some(Role::AttentionQuery | Role::AttentionKey | Role::AttentionValue) => {
+                Self::QueriesKeysValues(tensor.layer)
             }
-            Role::FeedForwardGate | Role::FeedForwardUp => Self::GateAndUp,
-            role => Self::Alone(role),
+            Some(Role::FeedForwardGate | Role::FeedForwardUp) => Self::GateAndUp(tensor.layer),
+            Some(_) => Self::Alone(tensor.name.clone()),
+            None => match fused_module(&tensor.name) {
+                Some((module, kind)) => Self::OfModule(module.to_owned(), kind),
+                None => Self::Alone(tensor.name.clone()),
+            },
         }
     }
 }
@@ -279,22 +286,26 @@ impl<'a> Writer<'a> {
         let rules = checkpoint.architecture.map_or(&[][..], |known| known.tensor_rules());
         let rule = rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&tensor.name)?)));
         let wish = plain_wish(tensor, self.options);
-        if let (Some(place), Some((rule, numbers))) = (place, rule)
+        if let Some(place) = place
             && wish.is_none()
-            && self.packs(rule, tensor)
+            && place.is_plain()
+            && self.packs(tensor)
+            && let Some(names) = names(checkpoint, place, tensor, rule)
         {
-            let names = names(checkpoint, place, tensor, rule, numbers.layer);
-            return self.pack(position, tensor, place.row_order, rule.role, numbers.layer, names);
+            return self.pack(position, tensor, place.change, names);
         }
-        self.leave(checkpoint, position, tensor, rule.map(|(rule, _)| rule), wish)
+        self.leave(checkpoint, position, tensor, wish)
     }
 
     /// Whether a tensor is stored in parts. An embedding that the layout cannot hold stays.
-    fn packs(&self, rule: &TensorRule, tensor: &ModelTensor) -> bool {
+    fn packs(&self, tensor: &ModelTensor) -> bool {
+        let Some(role) = tensor.role else {
+            return self.model.is_of_unknown_class && is_linear_layer(&tensor.name, &tensor.shape);
+        };
         let size = Matrix { rows: tensor.shape.rows(), columns: tensor.shape.columns() };
         let holds = || self.scheme.layout(self.model_type).parts(size).is_ok();
-        let is_embedding = EMBEDDINGS.contains(&rule.role) && self.scheme.packs_embeddings();
-        rule.part == Part::Weight && (LINEAR.contains(&rule.role) || (is_embedding && holds()))
+        let is_embedding = EMBEDDINGS.contains(&role) && self.scheme.packs_embeddings();
+        tensor.part == Part::Weight && (LINEAR.contains(&role) || (is_embedding && holds()))
     }
 
     /// The tensor in its parts, which stand in the output one after the other.
@@ -302,9 +313,7 @@ impl<'a> Writer<'a> {
         &mut self,
         position: usize,
         tensor: &ModelTensor,
-        row_order: RowOrder,
-        role: Role,
-        layer: Option<LayerIndex>,
+        change: Change,
         names: Vec<String>,
     ) -> Result<(), Error> {
         let location = || self.model.location(tensor, 0);
@@ -342,10 +351,10 @@ impl<'a> Writer<'a> {
             self.output.modules.push(module);
         }
         let next = self.fused.len();
-        let fused = *self.fused.entry((layer, Fusion::of(role))).or_insert(next);
+        let fused = *self.fused.entry(Fusion::of(tensor)).or_insert(next);
         let place = Arc::new(PackedPlace { layout, matrix, parts, fused });
         let destination = Destination::Packed(place);
-        self.output.push(data_type, Reason::Base, Some(Placement { row_order, destination }));
+        self.output.push(data_type, Reason::Base, Some(Placement { change, destination }));
         Ok(())
     }
 
@@ -356,20 +365,21 @@ impl<'a> Writer<'a> {
         checkpoint: &Checkpoint,
         position: usize,
         tensor: &ModelTensor,
-        rule: Option<&TensorRule>,
         wish: Option<(DataType, Reason)>,
     ) -> Result<(), Error> {
         let Some(place) = &checkpoint.places[position] else {
             self.output.push(tensor.source_type, Reason::Base, None);
             return Ok(());
         };
-        let is_plain = safetensors::torch_name(tensor.source_type).is_some();
+        let is_plain = safetensors::torch_name(tensor.stored_type).is_some();
         let keeps = is_plain && self.model.is_checkpoint() && !tensor.is_quantized();
-        let own = if keeps { tensor.source_type } else { self.model_type };
+        let own = if keeps { tensor.stored_type } else { self.model_type };
         let (data_type, reason) = wish.unwrap_or((own, Reason::Base));
-        let is_multiplied = |rule: &TensorRule| {
-            rule.part == Part::Weight && (LEFT.contains(&rule.role) || LINEAR.contains(&rule.role))
-        };
+        let is_multiplied = tensor.part == Part::Weight
+            && match tensor.role {
+                Some(role) => LEFT.contains(&role) || LINEAR.contains(&role),
+                None => tensor.shape.rank() == 2,
+            };
         check_codecs(self.model, tensor, data_type)?;
         let Destination::Runs(runs) = &place.destination else { return Ok(()) };
         let (numbers, output) = (&mut self.numbers, &mut self.output);
@@ -377,7 +387,7 @@ impl<'a> Writer<'a> {
             *numbers.entry(number).or_insert_with(|| {
                 let (name, shape) = &checkpoint.tensors[number.0];
                 if let Some(module) = name.strip_suffix(".weight")
-                    && rule.is_some_and(is_multiplied)
+                    && is_multiplied
                 {
                     output.left.push(module.to_owned());
                 }
@@ -385,7 +395,7 @@ impl<'a> Writer<'a> {
             })
         });
         let destination = Destination::Runs(runs);
-        let placement = Placement { row_order: place.row_order, destination };
+        let placement = Placement { change: place.change, destination };
         self.output.push(data_type, reason, Some(placement));
         Ok(())
     }
@@ -421,23 +431,24 @@ fn names(
     checkpoint: &Checkpoint,
     place: &Placement,
     tensor: &ModelTensor,
-    rule: &TensorRule,
-    layer: Option<LayerIndex>,
-) -> Vec<String> {
+    rule: Option<(&TensorRule, NameNumbers)>,
+) -> Option<Vec<String>> {
     let rows = tensor.shape.rows();
     let own = match &place.destination {
         Destination::Runs(runs) => own_names(checkpoint, runs, rows),
         Destination::Packed(_) => None,
     };
-    own.unwrap_or_else(|| match rule.transform {
-        Transform::StackExperts => {
+    let of_rule = |(rule, numbers): (&TensorRule, NameNumbers)| match rule.transform.rows {
+        Rows::StackExperts => {
             let experts = tensor.shape.dimensions().first().copied().unwrap_or(1);
-            let name =
-                |expert: u64| rule.hugging_face.name_of_expert(layer, ExpertIndex(expert as u32));
+            let name = |expert: u64| {
+                rule.hugging_face.name_of_expert(numbers.layer, ExpertIndex(expert as u32))
+            };
             (0..experts).map(name).collect()
         }
-        _ => vec![rule.hugging_face.name(layer)],
-    })
+        _ => vec![rule.hugging_face.name(numbers.layer)],
+    };
+    own.or_else(|| rule.map(of_rule))
 }
 
 /// The names of the tensors that the runs are, if each is all of one.

@@ -3,14 +3,15 @@
 use std::ops::Range;
 
 use qz_codec::Codec;
-use qz_models::RowOrder;
+use qz_models::Change;
 use qz_packed::{Measure, PartIndex, Rounding, RowBlock};
 use qz_tensor::{DataType, Location, TensorIndex};
 
-use super::{CHUNK_WEIGHTS, Cancel, Importance, Packed, PutParts, check_cancelled};
+use super::{CHUNK_WEIGHTS, Cancel, Importance, Packed, PutParts, Work, check_cancelled};
 use crate::error::Error;
 use crate::format::PackedPlace;
 use crate::loss::{self, Suspicion};
+use crate::mapped_rows::{RowsInChange, changed_type};
 use crate::model::{Model, ModelTensor, to_usize};
 
 /// Buffers that an encoding thread keeps.
@@ -20,7 +21,7 @@ pub(super) struct Scratch {
     importance: Vec<f32>,
     /// What encoded weights became, where that is looked at.
     written: Vec<f32>,
-    pub(super) reordered: Vec<u8>,
+    pub(super) changed: Vec<u8>,
 }
 
 /// How rows are packed.
@@ -29,8 +30,6 @@ pub(super) struct Packing<'a> {
     /// Of each of the stacked matrices.
     pub(super) measures: &'a [Measure],
     pub(super) rounding: Rounding,
-    /// In which order they are already.
-    pub(super) row_order: RowOrder,
 }
 
 /// Rows that are encoded in one call, counted from the tile's first.
@@ -41,36 +40,85 @@ struct Chunk {
 }
 
 /// One tile's rows at work.
+#[derive(Clone)]
 pub(super) struct TileRows<'a> {
-    pub(super) cancel: &'a Cancel,
-    pub(super) model: &'a Model,
-    pub(super) tensor: &'a ModelTensor,
+    cancel: &'a Cancel,
+    model: &'a Model,
+    tensor: &'a ModelTensor,
+    /// As many as the tensor's, or another number of rows with as many weights.
     pub(super) rows: Range<u64>,
-    pub(super) importance: Option<Importance<'a>>,
+    columns: usize,
+    /// Their type.
+    pub(super) data_type: DataType,
+    /// What has become of the stored rows.
+    change: Change,
+    importance: Option<Importance<'a>>,
 }
 
-impl TileRows<'_> {
-    /// The rows in another order. Row orders stay within units, and a tile holds
-    /// whole units.
-    pub(super) fn put_in_order(&self, stored: &[u8], row_order: RowOrder, out: &mut Vec<u8>) {
-        let row_bytes = self.tensor.row_bytes(self.tensor.source_type);
-        out.resize(stored.len(), 0);
-        for (row, out) in self.rows.clone().zip(out.chunks_exact_mut(row_bytes)) {
-            let start = to_usize(row_order.source_row(row) - self.rows.start) * row_bytes;
-            out.copy_from_slice(&stored[start..start + row_bytes]);
+impl<'a> TileRows<'a> {
+    /// Rows as they are stored; `rows` are those of the tensor.
+    pub(super) fn stored(
+        cancel: &'a Cancel,
+        model: &'a Model,
+        work: &Work<'a>,
+        rows: Range<u64>,
+    ) -> Self {
+        let tensor = work.tensor;
+        let tile = Self {
+            cancel,
+            model,
+            tensor,
+            rows,
+            columns: to_usize(tensor.grid().1),
+            data_type: tensor.stored_type,
+            change: Change::NONE,
+            importance: work.importance,
+        };
+        tile.with_columns(tensor.stored_columns())
+    }
+
+    /// What stored rows become.
+    pub(super) fn changed(&self, change: Change) -> Self {
+        let data_type = changed_type(self.data_type, change);
+        let changed = Self { change, data_type, ..self.clone() };
+        match change.transposed {
+            Some(matrix) => changed.with_columns(matrix.columns),
+            None => changed,
         }
+    }
+
+    /// The same weights in rows of another length.
+    fn with_columns(mut self, columns: u64) -> Self {
+        let row = |row: u64| row * self.columns as u64 / columns.max(1);
+        self.rows = row(self.rows.start)..row(self.rows.end);
+        self.columns = to_usize(columns);
+        self
+    }
+
+    /// Carries out the change that these rows have gone through.
+    pub(super) fn carry_out(&self, stored: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let in_change = RowsInChange {
+            change: self.change,
+            stored_type: self.tensor.stored_type,
+            columns: self.columns as u64,
+            first_row: self.rows.start,
+        };
+        in_change.carry_out(stored, out).ok_or_else(|| self.model.no_decoder(self.tensor))
+    }
+
+    /// Bytes of a row of a type.
+    pub(super) fn row_bytes(&self, data_type: DataType) -> usize {
+        data_type.byte_size(self.columns as u64).map_or(0, to_usize)
     }
 
     /// Looks at the bytes as they are stored.
     pub(super) fn check_finite(&self, bytes: &[u8]) -> Result<(), Error> {
-        let data_type = self.tensor.source_type;
+        let data_type = self.data_type;
         let Some(codec) = qz_kernels::codec_for(data_type) else { return Ok(()) };
         let Some(block) = codec.first_non_finite_block(bytes) else { return Ok(()) };
-        let blocks_per_row = to_usize(self.tensor.grid().1) / data_type.block_elements();
-        let row = self.rows.start + (block / blocks_per_row) as u64;
-        let block_in_row = (block % blocks_per_row) as u64;
         let size = data_type.block_bytes();
-        let offset = (row * blocks_per_row as u64 + block_in_row) * size as u64;
+        let before = self.rows.start * self.row_bytes(data_type) as u64;
+        let offset = before + (block * size) as u64;
         let location = self.model.location(self.tensor, offset);
         let place = self.model.source_of(self.tensor, offset);
         let stored = place.map_or(offset, |(_, offset)| offset) / size as u64;
@@ -87,16 +135,14 @@ impl TileRows<'_> {
         &self,
         stored: &[u8],
         wanted: DataType,
-        row_order: RowOrder,
         scratch: &mut Scratch,
         lost: &mut u64,
     ) -> Result<Vec<u8>, Error> {
-        let suspicion = Suspicion::of_type(wanted, to_usize(self.tensor.grid().1));
-        let decoder = self.codec(self.tensor.source_type, wanted)?;
+        let columns = self.columns;
+        let suspicion = Suspicion::of_type(wanted, columns);
+        let decoder = self.codec(self.data_type, wanted)?;
         let encoder = self.codec(wanted, wanted)?;
-        let columns = to_usize(self.tensor.grid().1);
-        let (row_in, row_out) =
-            (self.tensor.row_bytes(self.tensor.source_type), self.tensor.row_bytes(wanted));
+        let (row_in, row_out) = (self.row_bytes(self.data_type), self.row_bytes(wanted));
         let mut bytes = vec![0; stored.len() / row_in * row_out];
         let mut matrix = None;
         for Chunk { rows, matrix: of } in self.chunks() {
@@ -109,11 +155,7 @@ impl TileRows<'_> {
             let first = self.rows.start + rows.start as u64;
             if let Some(row) = row_past_searches(&scratch.weights, columns, wanted) {
                 let weights = &scratch.weights[row * columns..][..columns];
-                return Err(self.overflow(
-                    row_order.source_row(first + row as u64),
-                    wanted,
-                    weights,
-                ));
+                return Err(self.overflow(first + row as u64, wanted, weights));
             }
             let out = &mut bytes[rows.start * row_out..rows.end * row_out];
             let importance = self.importance.map(|_| &*scratch.importance);
@@ -121,11 +163,7 @@ impl TileRows<'_> {
             if let Some(block) = encoder.first_non_finite_block(out) {
                 let row = block / (columns / wanted.block_elements());
                 let weights = &scratch.weights[row * columns..][..columns];
-                return Err(self.overflow(
-                    row_order.source_row(first + row as u64),
-                    wanted,
-                    weights,
-                ));
+                return Err(self.overflow(first + row as u64, wanted, weights));
             }
             // Every f32 holds what was read.
             if wanted != DataType::F32 && suspicion.has_odd_block(&scratch.weights) {
@@ -174,8 +212,7 @@ impl TileRows<'_> {
             let columns = block.columns();
             let row = position / columns.max(1);
             let weights = &block.weights[row * columns..][..columns];
-            let stored = packing.row_order.source_row(self.rows.start + row as u64);
-            self.overflow(stored, place.scale_type(), weights)
+            self.overflow(self.rows.start + row as u64, place.scale_type(), weights)
         };
         place.layout.encode(&block, &mut put).map_err(overflow)?;
         let columns = to_usize(place.layout.group_columns(place.matrix));
@@ -200,9 +237,8 @@ impl TileRows<'_> {
     }
 
     fn decode_all(&self, stored: &[u8], weights: &mut Vec<f32>) -> Result<(), Error> {
-        let decoder = self.codec(self.tensor.source_type, DataType::F32)?;
-        let columns = to_usize(self.tensor.grid().1);
-        weights.resize(to_usize(self.rows.end - self.rows.start) * columns, 0.0);
+        let decoder = self.codec(self.data_type, DataType::F32)?;
+        weights.resize(to_usize(self.rows.end - self.rows.start) * self.columns, 0.0);
         decoder.decode(stored, weights);
         Ok(())
     }
@@ -210,8 +246,10 @@ impl TileRows<'_> {
     /// The tile's rows in chunks; those of a chunk belong to one of the matrices
     /// stacked in the tensor, since each has importance of its own.
     fn chunks(&self) -> impl Iterator<Item = Chunk> + use<> {
-        let most = (CHUNK_WEIGHTS as u64 / self.tensor.grid().1.max(1)).max(1);
-        let matrix_rows = self.tensor.rows_per_matrix();
+        let columns = (self.columns as u64).max(1);
+        let most = (CHUNK_WEIGHTS as u64 / columns).max(1);
+        let of_matrix = self.tensor.rows_per_matrix().saturating_mul(self.tensor.grid().1);
+        let matrix_rows = (of_matrix / columns).max(1);
         let (first, end) = (self.rows.start, self.rows.end);
         let mut start = first;
         std::iter::from_fn(move || {
@@ -234,15 +272,20 @@ impl TileRows<'_> {
     fn codec(&self, data_type: DataType, target: DataType) -> Result<&'static dyn Codec, Error> {
         qz_kernels::codec_for(data_type).ok_or_else(|| Error::NoCodec {
             location: self.model.location(self.tensor, 0),
-            data_type: self.tensor.source_type,
+            data_type: self.data_type,
             target,
             missing: data_type,
         })
     }
 
-    /// `stored` is the row as it is stored.
-    fn overflow(&self, stored: u64, data_type: DataType, weights: &[f32]) -> Error {
-        let row_bytes = self.tensor.row_bytes(self.tensor.source_type) as u64;
+    /// `row` is one of these rows, as they are now.
+    fn overflow(&self, row: u64, data_type: DataType, weights: &[f32]) -> Error {
+        let row_bytes = self.tensor.stored_type.byte_size(self.columns as u64).unwrap_or(1);
+        // Of transposed rows the first of the matrix.
+        let stored = match self.change.transposed {
+            Some(matrix) => row / matrix.rows.max(1) * matrix.rows,
+            None => self.change.order.source_row(row),
+        };
         let location: Location = self.model.location(self.tensor, stored * row_bytes);
         let place = self.model.source_of(self.tensor, stored * row_bytes);
         let largest = loss::largest(weights);

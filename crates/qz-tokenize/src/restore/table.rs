@@ -1,13 +1,16 @@
 //! The vocabulary as a GGUF file has it, checked.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
 use qz_tensor::{Array, Metadata, Value};
 use serde_json::{Map, json};
 
+use crate::definition::SPACE;
 use crate::error::Error;
 use crate::token_types::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, looks_special};
+use crate::word_piece_tokens::CONTINUES;
 
 /// The kinds of vocabulary whose files can be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +19,12 @@ pub(super) enum Kind {
     ByteLevel,
     /// `llama`.
     SentencePiece,
+    /// `bert`.
+    WordPiece,
 }
+
+/// The token in front of a text, as all models with WordPiece vocabularies call it.
+const CLASSIFIER: &str = "[CLS]";
 
 /// The tokens with a job.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,13 +35,15 @@ pub(super) struct SpecialIds {
     pub(super) separator: Option<u32>,
     pub(super) padding: Option<u32>,
     pub(super) mask: Option<u32>,
+    /// The token in front of a text for WordPiece, which GGUF has no key for.
+    pub(super) classifier: Option<u32>,
     pub(super) end_of_turn: Option<u32>,
     pub(super) end_of_message: Option<u32>,
 }
 
 impl SpecialIds {
     /// Those that `tokenizer_config.json` names, with their names there; the last
-    /// two only where there is one.
+    /// ones only where there is one.
     pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, Option<u32>)> {
         let always = [
             ("bos", self.beginning),
@@ -41,7 +51,7 @@ impl SpecialIds {
             ("unk", self.unknown),
             ("pad", self.padding),
         ];
-        let sometimes = [("sep", self.separator), ("mask", self.mask)];
+        let sometimes = [("sep", self.separator), ("mask", self.mask), ("cls", self.classifier)];
         always.into_iter().chain(sometimes.into_iter().filter(|(_, id)| id.is_some()))
     }
 }
@@ -67,6 +77,7 @@ impl<'a> Table<'a> {
         let kind = match keys.string("tokenizer.ggml.model")? {
             "gpt2" => Kind::ByteLevel,
             "llama" => Kind::SentencePiece,
+            "bert" => Kind::WordPiece,
             "none" | "no_vocab" => {
                 return Err(Error::MissingKey { path: path.into(), key: "tokenizer.ggml.tokens" });
             }
@@ -83,7 +94,7 @@ impl<'a> Table<'a> {
         }
         let merges = match kind {
             Kind::ByteLevel => keys.strings("tokenizer.ggml.merges")?,
-            Kind::SentencePiece => Vec::new(),
+            Kind::SentencePiece | Kind::WordPiece => Vec::new(),
         };
         let mut table = Self {
             path,
@@ -95,6 +106,10 @@ impl<'a> Table<'a> {
             tokens,
             model_tokens: 0,
         };
+        if kind == Kind::WordPiece {
+            let id = table.tokens.iter().position(|token| *token == CLASSIFIER);
+            table.special.classifier = id.and_then(|id| u32::try_from(id).ok());
+        }
         table.check_unique()?;
         table.model_tokens = table.count_model_tokens();
         Ok(table)
@@ -109,6 +124,17 @@ impl<'a> Table<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A token of the model as `tokenizer.json` has it.
+    pub(super) fn own_text(&self, id: usize, text: &'a str) -> Cow<'a, str> {
+        if self.kind != Kind::WordPiece || matches!(self.types[id], CONTROL | UNKNOWN) {
+            return text.into();
+        }
+        match text.strip_prefix(SPACE) {
+            Some(word) => word.into(),
+            None => format!("{CONTINUES}{text}").into(),
+        }
     }
 
     /// tokenizers gives added tokens that the model does not know the next free
@@ -279,6 +305,7 @@ impl<'a> Keys<'a> {
             separator: id("seperator")?,
             padding: id("padding")?,
             mask: id("mask")?,
+            classifier: None,
             end_of_turn: id("eot")?,
             end_of_message: id("eom")?,
         })

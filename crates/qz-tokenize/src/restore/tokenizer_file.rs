@@ -11,6 +11,7 @@ use super::{RestoreOptions, warning};
 use crate::error::Error;
 use crate::pre_tokenizer::{self, Definition};
 use crate::token_types::BYTE;
+use crate::word_piece_tokens::CONTINUES;
 
 /// The parts of the file that the kinds of vocabulary differ in.
 struct Parts {
@@ -34,6 +35,7 @@ pub(super) fn write(
         match table.kind {
             Kind::ByteLevel => byte_level(table, metadata, options)?,
             Kind::SentencePiece => sentencepiece(table, metadata, warnings)?,
+            Kind::WordPiece => word_piece(table, metadata),
         };
     let adds = |kind: &str, default: bool| match metadata
         .get(&format!("tokenizer.ggml.add_{kind}_token"))
@@ -41,8 +43,13 @@ pub(super) fn write(
         Some(Entry::Bool(add)) => *add,
         _ => default,
     };
-    let beginning = table.special.beginning.filter(|_| adds("bos", adds_beginning));
-    let end = table.special.end.filter(|_| adds("eos", false));
+    let (beginning, end) = match table.kind {
+        Kind::WordPiece => (table.special.classifier, table.special.separator),
+        _ => (
+            table.special.beginning.filter(|_| adds("bos", adds_beginning)),
+            table.special.end.filter(|_| adds("eos", false)),
+        ),
+    };
     let file = json!({
         "version": "1.0",
         "truncation": null,
@@ -72,7 +79,7 @@ fn added_tokens(table: &Table<'_>) -> Vec<Value> {
 /// The model's own tokens.
 fn vocab(table: &Table<'_>) -> Map<String, Value> {
     let own = table.used().take_while(|(id, _)| *id < table.model_tokens);
-    own.map(|(id, text)| (text.to_owned(), json!(id))).collect()
+    own.map(|(id, text)| (table.own_text(id, text).into_owned(), json!(id))).collect()
 }
 
 fn model(vocab: Map<String, Value>, merges: &[(&str, &str)]) -> Map<String, Value> {
@@ -214,6 +221,32 @@ fn sentencepiece(
     })
 }
 
+fn word_piece(table: &Table<'_>, metadata: &Metadata) -> Parts {
+    let flag = |key: &str| match metadata.get(&format!("tokenizer.ggml.normalizer.{key}")) {
+        Some(Entry::Bool(value)) => Some(*value),
+        _ => None,
+    };
+    let fields = [
+        ("type", json!("WordPiece")),
+        ("unk_token", json!(table.special.unknown.map(|id| table.text(id)))),
+        ("continuing_subword_prefix", json!(CONTINUES)),
+        ("max_input_chars_per_word", json!(100)),
+        ("vocab", Value::Object(vocab(table))),
+    ];
+    Parts {
+        // llama.cpp makes letters small, unless it is told not to.
+        normalizer: json!({
+            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": flag("strip_accents"), "lowercase": flag("lowercase").unwrap_or(true),
+        }),
+        pre_tokenizer: json!({"type": "BertPreTokenizer"}),
+        decoder: json!({"type": "WordPiece", "prefix": CONTINUES, "cleanup": true}),
+        before_template: Vec::new(),
+        adds_beginning: true,
+        model: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+    }
+}
+
 /// What is added to a text: the tokens at its beginning and end.
 fn post_processor(
     table: &Table<'_>,
@@ -225,7 +258,9 @@ fn post_processor(
         |id: u32, text: u32| json!({"SpecialToken": {"id": table.text(id), "type_id": text}});
     let text = |name: &str, text: u32| {
         let mut template = Vec::new();
-        template.extend(beginning.map(|id| special(id, text)));
+        // WordPiece has its first token in front of the first of two texts alone.
+        let is_first = text == 0 || table.kind != Kind::WordPiece;
+        template.extend(beginning.filter(|_| is_first).map(|id| special(id, text)));
         template.push(json!({"Sequence": {"id": name, "type_id": text}}));
         template.extend(end.map(|id| special(id, text)));
         template

@@ -154,7 +154,7 @@ fn faults_have_rules() {
     };
     check("metadata-missing", &|metadata| _ = metadata.remove("tokenizer.ggml.model"));
     check("metadata-missing", &|metadata| _ = metadata.remove("tokenizer.ggml.tokens"));
-    check("unsupported-tokenizer", &|metadata| metadata.set("tokenizer.ggml.model", "bert"));
+    check("unsupported-tokenizer", &|metadata| metadata.set("tokenizer.ggml.model", "t5"));
     check("bad-tokenizer-value", &|metadata| {
         metadata.set("tokenizer.ggml.scores", vec![0f32, 0.0, 0.0, f32::NAN]);
     });

@@ -1,0 +1,60 @@
+//! Tensors of a mixture of experts, as Qwen and DeepSeek call them.
+
+use super::decoder::{layer_bias, layer_weight};
+use crate::rules::Dimension::{Experts, Hidden, Number, Product, Size};
+use crate::rules::{Dimension, Role, Rows, TensorRule, Transform};
+
+/// Width of one expert.
+pub(super) const WIDTH_KEY: &str = "moe_intermediate_size";
+const WIDTH: Dimension = Size(WIDTH_KEY);
+const GATE_AND_UP: Dimension = Product(&[Number(2), WIDTH]);
+
+const STACKED: Transform = Transform::rows(Rows::StackExperts);
+
+pub(super) const ROUTER: TensorRule =
+    layer_weight!(Role::ExpertRouter, "mlp.gate", "ffn_gate_inp", &[Experts, Hidden]);
+pub(super) const GATE: TensorRule = layer_weight!(
+    Role::FeedForwardGate,
+    "mlp.experts.{expert}.gate_proj",
+    "ffn_gate_exps",
+    &[WIDTH, Hidden]
+)
+.transformed(STACKED);
+pub(super) const UP: TensorRule = layer_weight!(
+    Role::FeedForwardUp,
+    "mlp.experts.{expert}.up_proj",
+    "ffn_up_exps",
+    &[WIDTH, Hidden]
+)
+.transformed(STACKED);
+pub(super) const DOWN: TensorRule = layer_weight!(
+    Role::FeedForwardDown,
+    "mlp.experts.{expert}.down_proj",
+    "ffn_down_exps",
+    &[Hidden, WIDTH]
+)
+.transformed(STACKED);
+
+// All experts in one tensor, each with the rows of its gate before those of its up
+// projection: transformers 5's modules as they are in memory.
+const FUSED_NAME: &str = "model.layers.{layer}.mlp.experts.gate_up_proj";
+const FUSED: &[Dimension] = &[Experts, GATE_AND_UP, Hidden];
+pub(super) const FUSED_GATE: TensorRule = GATE
+    .named(FUSED_NAME)
+    .shaped(FUSED)
+    .transformed(Transform::part(GATE_AND_UP, Number(0), WIDTH));
+pub(super) const FUSED_UP: TensorRule =
+    UP.named(FUSED_NAME).shaped(FUSED).transformed(Transform::part(GATE_AND_UP, WIDTH, WIDTH));
+pub(super) const FUSED_DOWN: TensorRule = DOWN
+    .named("model.layers.{layer}.mlp.experts.down_proj")
+    .shaped(&[Experts, Hidden, WIDTH])
+    .transformed(Transform::KEEP);
+
+/// What is added to an expert's score when experts are chosen.
+pub(super) const SELECTION_BIAS: TensorRule = layer_bias!(
+    Role::ExpertSelectionBias,
+    "mlp.gate.e_score_correction",
+    "exp_probs_b",
+    &[Experts]
+)
+.named("model.layers.{layer}.mlp.gate.e_score_correction_bias");

@@ -1,0 +1,103 @@
+//! What tensors do in a model. Everything that asks "which weight is this" asks for the
+//! [`Role`], never for a name.
+
+/// What a tensor does in the model. A role, a part and a layer name at most one
+/// tensor of a model. Matrices of experts have the role of the dense ones: a layer
+/// has either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum Role {
+    TokenEmbedding,
+    /// A vector for each position, added to the token's.
+    PositionEmbedding,
+    /// A vector for each kind of token (BERT's segments), added to the token's.
+    TokenTypeEmbedding,
+    /// The norm of the sum of a token's embeddings.
+    TokenEmbeddingNorm,
+    Output,
+    OutputNorm,
+    /// The layer that makes one vector of a text from its first token's.
+    Pooler,
+
+    /// The norm in front of attention, or of a layer's only mixer.
+    AttentionNorm,
+    AttentionQuery,
+    AttentionKey,
+    AttentionValue,
+    /// The three of them in one matrix, one behind the other.
+    AttentionQueryKeyValue,
+    AttentionOutput,
+    AttentionQueryNorm,
+    AttentionKeyNorm,
+    /// A logit for each head that joins the softmax and gives nothing.
+    AttentionSinks,
+    /// The norm of what attention gives, before it is added.
+    PostAttentionNorm,
+    /// The norm of the sum of attention and its input.
+    AttentionSumNorm,
+
+    // Multi-head latent attention: a narrow vector for each token, from which
+    // queries, or keys and values, are made again.
+    LatentQuery,
+    LatentQueryNorm,
+    /// From the narrow vector to queries.
+    LatentQueryUp,
+    /// The narrow vector for keys and values, and behind it the rotated part of keys.
+    LatentKeyValue,
+    LatentKeyValueNorm,
+    /// From the narrow vector to keys and values, by head.
+    LatentKeyValueUp,
+    /// The part of the former that makes keys, of each head transposed.
+    LatentKeyUp,
+    /// The part of the former that makes values.
+    LatentValueUp,
+
+    /// The norm in front of the feed-forward network.
+    FeedForwardNorm,
+    FeedForwardGate,
+    FeedForwardUp,
+    /// Gate, and behind it up, in one matrix.
+    FeedForwardGateUp,
+    FeedForwardDown,
+    /// The norm of what the feed-forward network gives, before it is added.
+    PostFeedForwardNorm,
+    /// The norm of the sum of the feed-forward network and its input.
+    FeedForwardSumNorm,
+
+    ExpertRouter,
+    /// A number for each expert that is added when experts are chosen, and not when
+    /// they are weighed.
+    ExpertSelectionBias,
+    // An expert that every token is given to.
+    SharedExpertGate,
+    SharedExpertUp,
+    SharedExpertDown,
+    /// Weighs the shared expert.
+    SharedExpertRouter,
+
+    // A state space layer.
+    StateSpaceInput,
+    StateSpaceConvolution,
+    StateSpaceTimeStep,
+    /// The logarithm of the state's decay; in GGUF the decay itself, negative.
+    StateSpaceDecay,
+    /// What is added of the input itself.
+    StateSpaceSkip,
+    StateSpaceNorm,
+    StateSpaceOutput,
+
+    RopeFrequencies,
+    /// Divisors of the rotary frequencies past the context of training.
+    RopeFactorsLong,
+    /// Divisors of the rotary frequencies within it.
+    RopeFactorsShort,
+}
+
+/// Which tensor of a role: its weight or the bias added to its product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Part {
+    Weight,
+    Bias,
+}

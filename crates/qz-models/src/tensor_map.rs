@@ -1,0 +1,144 @@
+//! How a tensor follows from what is stored: which rows it takes, and what becomes of
+//! them. Every step has an inverse; what runs them is `qz-pipeline`'s `mapped_rows`.
+
+use crate::recipe::StackedRows;
+use crate::row_order::RowOrder;
+
+/// How a tensor follows from tensors of the source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorMap {
+    /// The stored rows, in the order in which they are read.
+    pub rows: StackedRows,
+    /// What becomes of them.
+    pub change: Change,
+}
+
+impl TensorMap {
+    /// Rows as they are stored.
+    pub fn of(rows: StackedRows) -> Self {
+        Self { rows, change: Change::NONE }
+    }
+}
+
+/// What becomes of rows, in this order: each matrix is transposed, its rows change
+/// places, its values change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The matrices that are transposed, as they are then. Their rows keep their order.
+    pub transposed: Option<Transposed>,
+    /// The order of the rows.
+    pub order: RowOrder,
+    /// What becomes of each value.
+    pub values: ValueChange,
+}
+
+/// A matrix that was transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transposed {
+    /// Its rows.
+    pub rows: u64,
+    /// Its columns.
+    pub columns: u64,
+}
+
+/// What becomes of each value. Computed as 32-bit floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ValueChange {
+    /// Nothing.
+    None,
+    /// x + 1: norms that multiply by one more than their weight.
+    AddOne,
+    /// x − 1.
+    SubtractOne,
+    /// −exp(x): decays of state spaces, of which checkpoints have the logarithm.
+    NegativeExponential,
+    /// ln(−x).
+    LogarithmOfNegative,
+}
+
+impl Change {
+    /// Rows as they are.
+    pub const NONE: Self =
+        Self { transposed: None, order: RowOrder::AsStored, values: ValueChange::None };
+
+    /// Another order, and nothing else.
+    pub const fn ordered(order: RowOrder) -> Self {
+        Self { order, ..Self::NONE }
+    }
+
+    /// The change that undoes this one.
+    pub fn inverse(self) -> Self {
+        let turned = |Transposed { rows, columns }| Transposed { rows: columns, columns: rows };
+        Self {
+            transposed: self.transposed.map(turned),
+            order: self.order.inverse(),
+            values: self.values.inverse(),
+        }
+    }
+
+    /// True if nothing changes.
+    pub fn is_none(self) -> bool {
+        self.transposed.is_none() && self.order.is_identity() && self.values == ValueChange::None
+    }
+
+    /// Rows that follow from the same stored rows, and those from no others. At least 1.
+    pub fn unit(self) -> u64 {
+        self.transposed.map_or(self.order.unit(), |matrix| matrix.rows.max(1))
+    }
+}
+
+impl ValueChange {
+    /// The change that undoes this one, but for what rounding took.
+    pub fn inverse(self) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::AddOne => Self::SubtractOne,
+            Self::SubtractOne => Self::AddOne,
+            Self::NegativeExponential => Self::LogarithmOfNegative,
+            Self::LogarithmOfNegative => Self::NegativeExponential,
+        }
+    }
+
+    /// What becomes of a value. Exponentials are rounded from 64 bits.
+    pub fn of(self, value: f32) -> f32 {
+        match self {
+            Self::None => value,
+            Self::AddOne => value + 1.0,
+            Self::SubtractOne => value - 1.0,
+            Self::NegativeExponential => -(f64::from(value).exp() as f32),
+            Self::LogarithmOfNegative => f64::from(-value).ln() as f32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_undone() {
+        let matrix = Transposed { rows: 3, columns: 5 };
+        let change = Change {
+            transposed: Some(matrix),
+            order: RowOrder::AsStored,
+            values: ValueChange::AddOne,
+        };
+        assert_eq!(change.unit(), 3);
+        assert_eq!(change.inverse().unit(), 5);
+        assert_eq!(change.inverse().inverse(), change);
+        assert!(!change.is_none());
+        assert!(Change::NONE.inverse().is_none());
+    }
+
+    #[test]
+    fn values_come_back() {
+        for change in [ValueChange::None, ValueChange::AddOne, ValueChange::NegativeExponential] {
+            for value in [0.0, 0.5, -0.25, 2.0] {
+                let back = change.inverse().of(change.of(value));
+                assert!((back - value).abs() < 1e-6, "{change:?} {value}: {back}");
+            }
+        }
+        assert_eq!(ValueChange::NegativeExponential.of(0.0), -1.0);
+    }
+}

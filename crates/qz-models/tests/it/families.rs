@@ -1,0 +1,195 @@
+//! What families beside Llama read of their configurations, and what they refuse.
+
+use qz_tensor::{Diagnose, Value as Entry};
+use serde_json::{Value, json};
+
+use crate::support::Checkpoint;
+
+/// The fixture of `name` with these keys.
+fn with(name: &str, keys: &Value) -> Checkpoint {
+    Checkpoint::fixture(name).edit("config.json", |config| {
+        for (key, value) in keys.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
+    })
+}
+
+#[test]
+fn contradictions_name_the_key() {
+    let check = |name: &str, keys: Value, key: &str, problem: &str| {
+        let error = with(name, &keys).describe().err().unwrap_or_else(|| panic!("{keys} passed"));
+        assert_eq!(error.diagnosis().rule, "bad-config-value", "{error}");
+        assert!(error.to_string().starts_with(&format!("config.json: {key}: ")), "{error}");
+        assert!(error.to_string().contains(problem), "{error}");
+    };
+    let kinds = |kinds: &[&str]| json!({ "layer_types": kinds });
+    let (full, sliding) = ("full_attention", "sliding_attention");
+    check("gemma2", kinds(&[sliding]), "layer_types", "has 1 kinds for 2 layers");
+    check("gemma2", kinds(&[full, sliding]), "layer_types", "layer 0 is");
+    check("gemma2", kinds(&[sliding, "chunked_attention"]), "layer_types", "layer 1 is");
+    check("gemma3", json!({"_sliding_window_pattern": 4}), "_sliding_window_pattern", "with 6");
+    check("gemma2", json!({"query_pre_attn_scalar": 100}), "query_pre_attn_scalar", "with 32");
+    check("gemma2", json!({"hidden_activation": "silu"}), "hidden_activation", "gelu");
+    check("gemma", json!({"rope_parameters": {"rope_theta": 1e6}}), "rope_theta", "mean 10000");
+    let rope = |name: &str, key: &str, value: Value| {
+        let mut rope = Checkpoint::fixture(name).json("config.json")["rope_parameters"].clone();
+        rope[key] = value;
+        json!({ "rope_parameters": rope })
+    };
+    let part = rope("phi3", "partial_rotary_factor", json!(0.5));
+    check("phi3", part, "rope_scaling.long_factor", "has 12 numbers for 8 frequencies");
+    let part = rope("phi4", "partial_rotary_factor", json!(1.5));
+    check("phi4", part, "partial_rotary_factor", "more of a head than there is");
+    let factors = rope("phi3", "short_factor", json!([1.0]));
+    let key = "rope_parameters.short_factor";
+    check("phi3", factors, key, "has 1 numbers, but long_factor 12");
+    check("deepseek3", json!({"n_group": 3}), "n_group", "does not divide 4 experts");
+    check("deepseek3", json!({"topk_group": 3}), "topk_group", "is 3 of 2 groups");
+    let chosen = json!({"num_experts_per_tok": 3});
+    check("deepseek3", chosen, "num_experts_per_tok", "1 groups have 2 experts");
+    check("deepseek3", json!({"scoring_func": "relu"}), "scoring_func", "softmax, sigmoid only");
+    check("deepseek3", json!({"rope_interleave": false}), "rope_interleave", "is false");
+    check("qwen3moe", json!({"norm_topk_prob": false}), "norm_topk_prob", "as with true");
+    check("qwen2moe", json!({"norm_topk_prob": true}), "norm_topk_prob", "as with false");
+    check("qwen2moe", json!({"mlp_only_layers": [0]}), "mlp_only_layers", "");
+    check("gpt-oss", json!({"swiglu_limit": 8.0}), "swiglu_limit", "computes with 7");
+    check("mamba2", json!({"expand": 3}), "expand", "128 of all heads");
+    check("mamba2", json!({"n_groups": 3}), "n_groups", "does not divide");
+    let positions = json!({"position_embedding_type": "relative_key"});
+    check("bert", positions, "position_embedding_type", "absolute only");
+}
+
+#[test]
+fn tensors_belong_to_layers() {
+    let dense = with("deepseek3", &json!({"first_k_dense_replace": 2})).describe();
+    let error = dense.err().expect("refused").to_string();
+    assert!(error.contains("(first_k_dense_replace denies it)"), "{error}");
+    assert!(error.contains("model.layers.1.mlp.up_proj.weight is missing"), "{error}");
+}
+
+#[test]
+fn queries_need_no_narrow_vector() {
+    let mut plain = with("deepseek2", &json!({"q_lora_rank": null}));
+    plain.tensors.retain(|(name, _)| !name.contains("q_a_") && !name.contains("q_b_"));
+    for layer in 0..2 {
+        let name = format!("model.layers.{layer}.self_attn.q_proj.weight");
+        plain.tensors.push((name, vec![96, 64]));
+    }
+    let description = plain.describe().expect("described");
+    let has = |name: &str| description.tensors.iter().any(|tensor| tensor.name == name);
+    assert!(has("blk.1.attn_q.weight") && !has("blk.1.attn_q_a.weight"));
+    assert!(description.metadata.get("deepseek2.attention.q_lora_rank").is_none());
+}
+
+#[test]
+fn layers_that_predict_further_tokens_are_told_of() {
+    let mut more = with("deepseek3", &json!({"num_nextn_predict_layers": 1}));
+    let name = "model.layers.2.eh_proj.weight";
+    more.tensors.push((name.to_owned(), vec![64, 128]));
+    let description = more.describe().expect("described");
+    assert_eq!(more.names_of(&description.beside), [name]);
+    let rules: Vec<&str> = description.unsaid.iter().map(|warning| warning.rule).collect();
+    assert!(rules.contains(&"later-layers-left-out"), "{rules:?}");
+    more.tensors.push(("model.layers.3.eh_proj.weight".to_owned(), vec![64, 128]));
+    assert_eq!(more.describe().err().expect("refused").diagnosis().rule, "unknown-tensor");
+}
+
+/// Of a model that sees, the part that reads and writes text is what it would be alone.
+#[test]
+fn a_part_of_a_larger_model_is_read() {
+    let alone = Checkpoint::fixture("gemma3").describe().expect("described");
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let mut whole = Checkpoint::fixture("gemma3").edit("config.json", |config| {
+            let text = config.take();
+            *config = json!({
+                "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+                "text_config": text, "vision_config": {"hidden_size": 32},
+                "mm_tokens_per_image": 16,
+            });
+        });
+        for (name, _) in &mut whole.tensors {
+            *name = name.replace("model.", prefix);
+        }
+        whole.tensors.push(("vision_tower.post_layernorm.weight".to_owned(), vec![32]));
+        let description = whole.describe().expect("described");
+        let names = |tensors: &[qz_models::TensorRecipe]| {
+            let mut names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&description.tensors), names(&alone.tensors), "{prefix}");
+        let own = |metadata: &qz_tensor::Metadata| -> Vec<(String, Entry)> {
+            let own = metadata.iter().filter(|(key, _)| key.starts_with("gemma3."));
+            own.map(|(key, value)| (key.to_owned(), value.clone())).collect()
+        };
+        assert_eq!(own(&description.metadata), own(&alone.metadata), "{prefix}");
+        let beside = whole.names_of(&description.beside);
+        assert_eq!(beside, ["vision_tower.post_layernorm.weight"]);
+        let rules: Vec<&str> = description.unsaid.iter().map(|warning| warning.rule).collect();
+        assert!(rules.contains(&"towers-left-out"), "{rules:?}");
+    }
+}
+
+#[test]
+fn fused_experts_are_the_same_tensors() {
+    for name in ["qwen2moe", "qwen3moe"] {
+        let apart = Checkpoint::fixture(name).describe().expect("described");
+        let mut fused = Checkpoint::fixture(name);
+        fused.tensors.retain(|(name, _)| !name.contains(".experts."));
+        for layer in 0..2 {
+            let module = format!("model.layers.{layer}.mlp.experts");
+            fused.tensors.push((format!("{module}.gate_up_proj"), vec![4, 64, 64]));
+            fused.tensors.push((format!("{module}.down_proj"), vec![4, 64, 32]));
+        }
+        let fused = fused.describe().expect("described");
+        let shapes = |tensors: &[qz_models::TensorRecipe]| {
+            let shape = |tensor: &qz_models::TensorRecipe| {
+                (tensor.name.clone(), tensor.shape.dimensions().to_vec())
+            };
+            let mut shapes: Vec<_> = tensors.iter().map(shape).collect();
+            shapes.sort();
+            shapes
+        };
+        assert_eq!(shapes(&fused.tensors), shapes(&apart.tensors), "{name}");
+    }
+}
+
+#[test]
+fn a_classifier_s_labels_are_kept() {
+    let check = |labels: Value, expected: Option<&[&str]>| {
+        let description = with("bert", &json!({ "id2label": labels })).describe();
+        let metadata = description.expect("described").metadata;
+        let found = match metadata.get("bert.classifier.output_labels") {
+            Some(Entry::Array(qz_tensor::Array::String(labels))) => Some(labels.iter().collect()),
+            _ => None,
+        };
+        assert_eq!(found, expected.map(<[&str]>::to_vec));
+    };
+    check(json!({"0": "LABEL_0", "1": "LABEL_1"}), None);
+    check(json!({"0": "LABEL_0"}), Some(&["LABEL_0"]));
+    check(json!({"10": "c", "2": "b", "1": "a"}), Some(&["a", "b", "c"]));
+}
+
+/// Experts of MXFP4 are seen under other names than a checkpoint of plain numbers has.
+#[test]
+fn a_packed_checkpoint_has_a_plain_form() {
+    let plain = Checkpoint::fixture("gpt-oss");
+    assert!(plain.describe().expect("described").plain.is_none());
+    let mut packed = Checkpoint::fixture("gpt-oss");
+    let is_matrix = |name: &str| name.contains(".experts.") && !name.ends_with("_bias");
+    packed.tensors.retain(|(name, _)| !is_matrix(name));
+    for layer in 0..2 {
+        for (name, shape) in [("gate", [4, 32, 64]), ("up", [4, 32, 64]), ("down", [4, 64, 32])] {
+            let name = format!("model.layers.{layer}.mlp.experts.{name}_proj.weight");
+            packed.tensors.push((name, shape.to_vec()));
+        }
+    }
+    let form = packed.describe().expect("described").plain.expect("a plain form");
+    let sorted = |mut tensors: Vec<(String, Vec<u64>)>| {
+        tensors.sort();
+        tensors
+    };
+    let restored = form.restored.tensors.into_iter();
+    let restored = restored.map(|tensor| (tensor.name, tensor.shape.dimensions().to_vec()));
+    assert_eq!(sorted(restored.collect()), sorted(plain.tensors));
+}
