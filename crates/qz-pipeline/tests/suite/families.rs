@@ -1,0 +1,83 @@
+//! Families whose layers compute something else than Llama's: what is calibrated of them, and
+//! what a method makes of them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use qz_pipeline::qz_methods::{Options, method_named};
+use qz_pipeline::{
+    CalibrationData, Cancel, ComputeOptions, Conversations, ConvertOptions, DataOptions,
+    ExpertOptions, Model, OpenOptions, Output, PlanOptions, QuantizeOptions, Rounding, Silent,
+    quantize,
+};
+use qz_tensor::{DataType, OutputOptions};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn options() -> QuantizeOptions {
+    QuantizeOptions {
+        convert: ConvertOptions {
+            threads: 2,
+            output: OutputOptions::default(),
+            plan: PlanOptions::default(),
+        },
+        method: method_named("gptq").expect("a method"),
+        options: Options::default(),
+        text: Some(DataOptions {
+            data: vec![CalibrationData::File(root().join("calibration-data/drama.txt"))],
+            context: 32,
+            chunks: Some(8),
+            parse_special: false,
+            conversations: Conversations::Either,
+        }),
+        statistics: None,
+        experts: ExpertOptions::default(),
+        compute: ComputeOptions {
+            rounding: Rounding::Exact,
+            cache_type: DataType::F32,
+            max_memory: 1 << 30,
+            spill_folder: std::env::temp_dir(),
+            threads: 2,
+        },
+    }
+}
+
+/// Error feedback on all of a model's matrices in layers: so many tensors, of which each
+/// matrix loses less than by rounding.
+fn check(name: &str, tensors: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = root().join("fixtures/tiny").join(name);
+    let model = Model::open(&path, &OpenOptions::default()).expect("a model");
+    let target = "gguf:q4_0".parse().expect("a target");
+    let output = Output { target, path: folder.path().join("out.gguf") };
+    let outputs = std::slice::from_ref(&output);
+    let reports = quantize(&model, outputs, &options(), &Cancel::default(), &mut Silent);
+    let report = &reports.expect("a file")[0];
+    let named: BTreeSet<&str> = report.methods.iter().map(|own| own.tensor.as_str()).collect();
+    let layers: Vec<&&str> = named.iter().filter(|name| name.starts_with("blk.")).collect();
+    assert_eq!(layers.len(), tensors, "{name}: {named:?}");
+    for own in report.methods.iter().filter(|own| own.tensor.starts_with("blk.")) {
+        let losses = own.report.losses.expect("inputs are known");
+        let (tensor, expert) = (&own.tensor, own.expert);
+        assert!(losses.result < losses.rounding, "{name}, {tensor}, {expert:?}: {losses:?}");
+    }
+    let quantized = Model::open(&output.path, &OpenOptions::default()).expect("a model");
+    assert_eq!(quantized.tensors().len(), model.tensors().len());
+}
+
+#[test]
+fn error_feedback_loses_less_than_rounding() {
+    check("gemma", 7);
+    check("gemma2", 14);
+    check("gemma3", 42);
+    check("phi3", 8);
+    check("gpt-oss", 14);
+    check("qwen2moe", 20);
+    check("qwen3moe", 14);
+    check("deepseek2", 21);
+    check("deepseek3", 21);
+    check("mamba2", 4);
+    check("bert", 12);
+}
