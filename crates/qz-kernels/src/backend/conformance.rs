@@ -292,9 +292,13 @@ fn elementwise<B: Backend>(backend: &B) -> Result<(), String> {
     let mut sum = backend.buffer(&a);
     backend.add(&mut sum, &backend.buffer(&b));
     compare("add", &contents(backend, &sum, count), &expect(&|a, b| a + b))?;
-    for activation in
-        [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::ClampedSilu]
-    {
+    for activation in [
+        Activation::Silu,
+        Activation::GeluTanh,
+        Activation::GeluErf,
+        Activation::GeluHalf,
+        Activation::ClampedSilu,
+    ] {
         // Past the limits of what is clamped.
         let mut gate = backend.buffer(&a.iter().map(|x| x * 9.0).collect::<Vec<f32>>());
         backend.activate_times(activation, &mut gate, Some(&backend.buffer(&b)));

@@ -120,6 +120,9 @@ pub enum Activation {
     GeluTanh,
     /// `x · Φ(x)`, with the error function.
     GeluErf,
+    /// The former two as ggml has them: with the hyperbolic tangent, of a binary16 number,
+    /// and rounded to one (`ggml_vec_gelu_f32` in vec.h).
+    GeluHalf,
     /// gpt-oss': `x · sigmoid(1.702 x)` of gates of at most 7, times one more than up, which
     /// lies between -7 and 7 (`swiglu_oai` in ggml, `GptOssExperts` in transformers).
     ClampedSilu,
@@ -178,6 +181,16 @@ pub struct ScanWeights<'a, Buffer: ?Sized> {
     pub decay: &'a Buffer,
     /// How much of its input is added to each head's result.
     pub skip: &'a Buffer,
+}
+
+impl Activation {
+    /// What a backend computes that rounds as `rounding` says.
+    pub fn rounded(self, rounding: Rounding) -> Self {
+        match (self, rounding) {
+            (Self::GeluTanh | Self::GeluErf, Rounding::Engine) => Self::GeluHalf,
+            _ => self,
+        }
+    }
 }
 
 /// How tokens are given to experts.

@@ -2,6 +2,7 @@
 //! for tests and for reading.
 
 use qz_codec::codec_for;
+use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_tensor::DataType;
 
 use super::{
@@ -196,6 +197,13 @@ pub fn activate_times(activation: Activation, gate: f32, up: f32) -> f32 {
         Activation::GeluTanh => {
             let along = GELU[0] * (gate + GELU[1] * gate * gate * gate);
             0.5 * gate * (1.0 + along.tanh()) * up
+        }
+        Activation::GeluHalf if gate <= -10.0 => 0.0,
+        Activation::GeluHalf if gate >= 10.0 => gate * up,
+        Activation::GeluHalf => {
+            let gate = f32_from_f16(f16_from_f32(gate));
+            let gelu = activate_times(Activation::GeluTanh, gate, 1.0);
+            f32_from_f16(f16_from_f32(gelu)) * up
         }
         Activation::GeluErf => {
             let x = f64::from(gate);

@@ -195,7 +195,8 @@ impl<B: Backend> Pass<'_, B> {
             Step::Activate { activation, gate, up } => {
                 let mut buffer = registers.take(*gate);
                 let up = up.map(|up| registers.get(up));
-                backend.activate_times(*activation, &mut buffer, up);
+                let activation = activation.rounded(self.rounding);
+                backend.activate_times(activation, &mut buffer, up);
                 registers.set(*gate, buffer);
             }
             Step::Experts(own) => {
@@ -384,7 +385,8 @@ impl<B: Backend> Pass<'_, B> {
         };
         let mut product = self.product(gate, input, tokens)?;
         let up = self.product(up, input, tokens)?;
-        self.backend.activate_times(own.activation, &mut product, Some(&up));
+        let activation = own.activation.rounded(self.rounding);
+        self.backend.activate_times(activation, &mut product, Some(&up));
         tap.see(own.down, &product, seen);
         if is_last(layer.graph.group(own.down).stage, tap) {
             return Ok(None);

@@ -9,7 +9,7 @@ use super::{Around, Keys, LayerBuilder, LayerGraph, ModelGraph, Register};
 use crate::error::Error;
 use crate::rules::Role;
 
-/// BERT, with transformers' activation: the error function, where llama.cpp has the
+/// BERT. Its activation has the error function, as transformers'; llama.cpp's has the
 /// hyperbolic tangent.
 pub(super) fn bert(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let hidden = keys.required("embedding_length")?;

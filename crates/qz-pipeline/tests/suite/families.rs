@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use qz_pipeline::qz_methods::{Options, method_named};
 use qz_pipeline::{
-    CalibrationData, Cancel, ComputeOptions, Conversations, ConvertOptions, DataOptions,
-    ExpertOptions, Model, OpenOptions, Output, PlanOptions, QuantizeOptions, Rounding, Silent,
-    quantize,
+    CalibrateOptions, CalibrationData, Cancel, Collect, ComputeOptions, Conversations,
+    ConvertOptions, DataOptions, ExpertOptions, Model, OpenOptions, Output, PlanOptions,
+    QuantizeOptions, Rounding, Silent, StatisticsFormat, calibrate, quantize,
 };
 use qz_tensor::{DataType, OutputOptions};
 
@@ -16,7 +16,28 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-fn options() -> QuantizeOptions {
+fn data() -> DataOptions {
+    DataOptions {
+        data: vec![CalibrationData::File(root().join("calibration-data/drama.txt"))],
+        context: 32,
+        chunks: Some(8),
+        parse_special: false,
+        conversations: Conversations::Either,
+    }
+}
+
+fn compute() -> ComputeOptions {
+    ComputeOptions {
+        rounding: Rounding::Exact,
+        cache_type: DataType::F32,
+        max_memory: 1 << 30,
+        spill_folder: std::env::temp_dir(),
+        threads: 2,
+    }
+}
+
+/// Error feedback with these statistics, or those of a text on the way.
+fn options(statistics: Option<PathBuf>) -> QuantizeOptions {
     QuantizeOptions {
         convert: ConvertOptions {
             threads: 2,
@@ -25,46 +46,58 @@ fn options() -> QuantizeOptions {
         },
         method: method_named("gptq").expect("a method"),
         options: Options::default(),
-        text: Some(DataOptions {
-            data: vec![CalibrationData::File(root().join("calibration-data/drama.txt"))],
-            context: 32,
-            chunks: Some(8),
-            parse_special: false,
-            conversations: Conversations::Either,
-        }),
-        statistics: None,
+        text: statistics.is_none().then(data),
+        statistics,
         experts: ExpertOptions::default(),
-        compute: ComputeOptions {
-            rounding: Rounding::Exact,
-            cache_type: DataType::F32,
-            max_memory: 1 << 30,
-            spill_folder: std::env::temp_dir(),
-            threads: 2,
-        },
+        compute: compute(),
     }
 }
 
-/// Error feedback on all of a model's matrices in layers: so many tensors, of which each
-/// matrix loses less than by rounding.
+fn calibrated(model: &Path, output: &Path) {
+    let options = CalibrateOptions {
+        open: OpenOptions::default(),
+        data: data(),
+        compute: compute(),
+        collect: Collect { magnitudes: false, grams: true, tokens: false },
+        output_matrix: false,
+        experts: ExpertOptions::default(),
+        add: Vec::new(),
+        resume: false,
+        format: StatisticsFormat::Gguf,
+        output: OutputOptions::default(),
+    };
+    calibrate(model, output, &options, &Cancel::default(), &mut Silent).expect("statistics");
+}
+
+/// Error feedback on all of a model's matrices in layers, with a text and with statistics
+/// that were collected before: so many tensors, of which each matrix loses less than by
+/// rounding.
 fn check(name: &str, tensors: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = root().join("fixtures/tiny").join(name);
     let model = Model::open(&path, &OpenOptions::default()).expect("a model");
-    let target = "gguf:q4_0".parse().expect("a target");
-    let output = Output { target, path: folder.path().join("out.gguf") };
-    let outputs = std::slice::from_ref(&output);
-    let reports = quantize(&model, outputs, &options(), &Cancel::default(), &mut Silent);
-    let report = &reports.expect("a file")[0];
-    let named: BTreeSet<&str> = report.methods.iter().map(|own| own.tensor.as_str()).collect();
-    let layers: Vec<&&str> = named.iter().filter(|name| name.starts_with("blk.")).collect();
-    assert_eq!(layers.len(), tensors, "{name}: {named:?}");
-    for own in report.methods.iter().filter(|own| own.tensor.starts_with("blk.")) {
-        let losses = own.report.losses.expect("inputs are known");
-        let (tensor, expert) = (&own.tensor, own.expert);
-        assert!(losses.result < losses.rounding, "{name}, {tensor}, {expert:?}: {losses:?}");
+    let statistics = folder.path().join("statistics.gguf");
+    calibrated(&path, &statistics);
+    for statistics in [None, Some(statistics)] {
+        let target = "gguf:q4_0".parse().expect("a target");
+        let kind = if statistics.is_none() { "text" } else { "statistics" };
+        let output = Output { target, path: folder.path().join(format!("{kind}.q4_0.gguf")) };
+        let outputs = std::slice::from_ref(&output);
+        let options = options(statistics);
+        let reports = quantize(&model, outputs, &options, &Cancel::default(), &mut Silent);
+        let report = &reports.expect("a file")[0];
+        let in_layers = || report.methods.iter().filter(|own| own.tensor.starts_with("blk."));
+        let named: BTreeSet<&str> = in_layers().map(|own| own.tensor.as_str()).collect();
+        assert_eq!(named.len(), tensors, "{name}, {kind}: {named:?}");
+        for own in in_layers() {
+            let losses = own.report.losses.expect("inputs are known");
+            let (tensor, expert) = (&own.tensor, own.expert);
+            let is_less = losses.result < losses.rounding;
+            assert!(is_less, "{name}, {kind}, {tensor}, {expert:?}: {losses:?}");
+        }
+        let quantized = Model::open(&output.path, &OpenOptions::default()).expect("a model");
+        assert_eq!(quantized.tensors().len(), model.tensors().len());
     }
-    let quantized = Model::open(&output.path, &OpenOptions::default()).expect("a model");
-    assert_eq!(quantized.tensors().len(), model.tensors().len());
 }
 
 #[test]

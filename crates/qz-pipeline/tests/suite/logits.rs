@@ -258,9 +258,7 @@ fn steps_give_the_logits_of_the_whole() {
 
 #[test]
 fn branches_give_the_logits_of_whole_sequences() {
-    for (name, max_memory) in
-        [("llama-tied", 1 << 30), ("mixtral", 0), ("mamba2", 1 << 30)]
-    {
+    for (name, max_memory) in [("llama-tied", 1 << 30), ("mixtral", 0), ("mamba2", 1 << 30)] {
         let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
         let chunks = [
             (vec![3, 1, 4], vec![vec![1, 5], vec![], vec![9, 2, 6]]),

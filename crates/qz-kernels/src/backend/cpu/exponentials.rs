@@ -2,8 +2,12 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
+use std::sync::LazyLock;
 
-use super::super::reference::{CLAMPED_SILU, GELU};
+use qz_codec::number::{f16_from_f32, f32_from_f16};
+
+use super::super::Activation;
+use super::super::reference::{CLAMPED_SILU, GELU, activate_times};
 use crate::vector::{Eight, Instructions, Vector};
 
 /// Defines a function for each set of instructions, from a body over vectors.
@@ -42,16 +46,16 @@ for_instructions! {
 }
 
 for_instructions! {
-    /// [`Activation::Silu`](super::Activation::Silu).
+    /// [`Activation::Silu`].
     silu_times = silu_times_of(gate: &mut [f32], up: &[f32])
 }
 
 for_instructions! {
-    /// [`Activation::GeluTanh`](super::Activation::GeluTanh).
+    /// [`Activation::GeluTanh`].
     gelu_times = gelu_times_of(gate: &mut [f32], up: &[f32])
 }
 
-/// [`Activation::GeluErf`](super::Activation::GeluErf), with the error function to 1.5e-7
+/// [`Activation::GeluErf`], with the error function to 1.5e-7
 /// (Abramowitz and Stegun, 7.1.26).
 pub(super) fn gelu_erf_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
     const COEFFICIENTS: [f64; 5] =
@@ -65,8 +69,28 @@ pub(super) fn gelu_erf_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// [`Activation::GeluHalf`] of every binary16 number.
+static GELU_OF_HALVES: LazyLock<Vec<f32>> = LazyLock::new(|| {
+    let gelu = |half| activate_times(Activation::GeluHalf, f32_from_f16(half), 1.0);
+    (0..=u16::MAX).map(gelu).collect()
+});
+
+/// [`Activation::GeluHalf`].
+pub(super) fn gelu_half_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
+    let table = &*GELU_OF_HALVES;
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let gelu = match *gate {
+            // Past binary16, too.
+            large if large >= 10.0 => large,
+            small if small <= -10.0 => 0.0,
+            number => table[usize::from(f16_from_f32(number))],
+        };
+        *gate = gelu * up;
+    }
+}
+
 for_instructions! {
-    /// [`Activation::ClampedSilu`](super::Activation::ClampedSilu).
+    /// [`Activation::ClampedSilu`].
     clamped_times = clamped_times_of(gate: &mut [f32], up: &[f32])
 }
 

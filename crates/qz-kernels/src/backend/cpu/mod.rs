@@ -254,6 +254,7 @@ impl Backend for CpuBackend {
             Activation::Silu => exponentials::silu_times,
             Activation::GeluTanh => exponentials::gelu_times,
             Activation::GeluErf => exponentials::gelu_erf_times,
+            Activation::GeluHalf => exponentials::gelu_half_times,
             Activation::ClampedSilu => exponentials::clamped_times,
         };
         let Some(up) = up else {
