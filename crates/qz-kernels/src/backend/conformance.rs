@@ -5,8 +5,8 @@ use qz_codec::CODECS;
 use qz_tensor::DataType;
 
 use super::{
-    Activation, Attention, Backend, Gating, Part, RotaryPairs, Rotation, Rounding, Router, Scan,
-    ScanWeights, reference,
+    Activation, Attention, Backend, Gating, Part, Queries, RotaryPairs, Rotation, Rounding, Router,
+    Scan, ScanWeights, reference,
 };
 
 /// Differences allowed, relative to the largest number: sums in another order, and
@@ -217,7 +217,8 @@ fn attention<B: Backend>(
         let rows = before + part.start..before + part.end;
         backend.store(&mut cache, part.start, &buffers[1], &buffers[2], rows.clone());
         let sinks = sinks_there.as_ref();
-        backend.attend(shape, sinks, &cache, part.start, &buffers[0], rows, &mut out);
+        let queries = Queries { buffer: &buffers[0], rows, position: part.start };
+        backend.attend(shape, sinks, &cache, queries, &mut out);
     }
     super::round_activations(data_type, shape.key_size, &mut keys);
     super::round_activations(data_type, shape.value_size, &mut values);

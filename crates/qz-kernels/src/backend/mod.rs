@@ -241,6 +241,17 @@ pub struct Part<'a, Buffer> {
     pub columns: Range<usize>,
 }
 
+/// Rows of queries.
+#[derive(Clone, Debug)]
+pub struct Queries<'a, Buffer> {
+    /// Where they are.
+    pub buffer: &'a Buffer,
+    /// Which rows.
+    pub rows: Range<usize>,
+    /// The position of the first of them; the last is at the end of the sequence.
+    pub position: usize,
+}
+
 /// An expert's tokens, with the weight of its answer for each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ExpertLoad {
@@ -356,17 +367,14 @@ pub trait Backend: Send + Sync {
         rows: Range<usize>,
     );
 
-    /// Attention of `rows` of the queries, the first of which is at `position` and the last
-    /// at the end of the sequence, to the cache; writes the same rows of `out`. `sinks` has for each head a score of
+    /// Attention of queries to the cache; writes the same rows of `out`. `sinks` has for each head a score of
     /// nothing: it takes its part of the probability, and adds no value.
     fn attend(
         &self,
         shape: &Attention,
         sinks: Option<&Self::Buffer>,
         cache: &Self::Cache,
-        position: usize,
-        queries: &Self::Buffer,
-        rows: Range<usize>,
+        queries: Queries<'_, Self::Buffer>,
         out: &mut Self::Buffer,
     );
 

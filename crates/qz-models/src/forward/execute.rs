@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use qz_kernels::backend::{Backend, ExpertLoad, Part, Rounding, ScanWeights};
+use qz_kernels::backend::{Backend, ExpertLoad, Part, Queries, Rounding, ScanWeights};
 use qz_tensor::{DataType, Location};
 
 use super::capture::{InputsOnly, Routing, Tap, Untapped};
@@ -251,7 +251,8 @@ impl<B: Backend> Pass<'_, B> {
         for Span { rows, position } in self.spans {
             let (backend, rows) = (self.backend, rows.clone());
             backend.store(cache, *position, keys, values, rows.clone());
-            backend.attend(&own.attention, sinks, cache, *position, queries, rows, &mut out);
+            let queries = Queries { buffer: queries, rows, position: *position };
+            backend.attend(&own.attention, sinks, cache, queries, &mut out);
         }
         out
     }

@@ -43,7 +43,7 @@ fn what_is_not_computed_is_refused() {
         let window = ("attention.sliding_window", Value::from(16u32));
         let changes: &[_] =
             if name == "gemma3" { &[window, (key, value)] } else { &[(key, value)] };
-        let error = read(name, changes).err().expect("refused");
+        let error = read(name, changes).expect_err("refused");
         assert!(error.contains(&format!("{name}.{key}")), "{error}");
         assert!(error.contains(problem), "{error}");
     };
@@ -72,7 +72,7 @@ fn layers_see_windows_as_the_file_says() {
     };
     let window = ("attention.sliding_window", Value::from(16u32));
     assert_eq!(windows(&[]), [false; 4]);
-    assert_eq!(windows(&[window.clone()]), [true; 4]);
+    assert_eq!(windows(std::slice::from_ref(&window)), [true; 4]);
     let pattern = |value: Value| ("attention.sliding_window_pattern", value);
     let period = pattern(2u32.into());
     assert_eq!(windows(&[window.clone(), period]), [true, false, true, false]);

@@ -38,6 +38,8 @@ fn compute() -> ComputeOptions {
 
 /// Error feedback with these statistics, or those of a text on the way.
 fn options(statistics: Option<PathBuf>) -> QuantizeOptions {
+    let mut options = Options::default();
+    options.gptq.cycles = 1;
     QuantizeOptions {
         convert: ConvertOptions {
             threads: 2,
@@ -45,7 +47,7 @@ fn options(statistics: Option<PathBuf>) -> QuantizeOptions {
             plan: PlanOptions::default(),
         },
         method: method_named("gptq").expect("a method"),
-        options: Options::default(),
+        options,
         text: statistics.is_none().then(data),
         statistics,
         experts: ExpertOptions::default(),

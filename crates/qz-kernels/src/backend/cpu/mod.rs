@@ -16,8 +16,8 @@ use rayon::prelude::*;
 
 use super::reference;
 use super::{
-    Activation, Attention, Backend, Error, ExpertLoad, Part, Rotation, Rounding, Router, Scan,
-    ScanWeights,
+    Activation, Attention, Backend, Error, ExpertLoad, Part, Queries, Rotation, Rounding, Router,
+    Scan, ScanWeights,
 };
 use crate::codec_for;
 use crate::isa::Isa;
@@ -214,13 +214,11 @@ impl Backend for CpuBackend {
         shape: &Attention,
         sinks: Option<&Vec<f32>>,
         cache: &Cache,
-        position: usize,
-        queries: &Vec<f32>,
-        rows: Range<usize>,
+        Queries { buffer, rows, position }: Queries<'_, Vec<f32>>,
         out: &mut Vec<f32>,
     ) {
         let elements = |width: usize| rows.start * width..rows.end * width;
-        let queries = &queries[elements(shape.query_width())];
+        let queries = &buffer[elements(shape.query_width())];
         let out = &mut out[elements(shape.result_width())];
         let sinks = sinks.map(Vec::as_slice);
         let (instructions, length) = (self.instructions, position + rows.len());
