@@ -97,8 +97,6 @@ fn family_file(names: &Names) -> String {
     format!(
         r##"//! {class} (`{class}Model` in `conversion/`): what is unlike Llama.
 
-use qz_kernels::backend::RotaryPairs;
-
 use super::decoder;
 use crate::architecture::Architecture;
 use crate::config::{{
@@ -150,10 +148,6 @@ impl Architecture for {class} {{
 
     fn tensor_rules(&self) -> &'static [TensorRule] {{
         RULES
-    }}
-
-    fn rotary_pairs(&self) -> RotaryPairs {{
-        RotaryPairs::Halves
     }}
 }}
 "##

@@ -1,6 +1,5 @@
 //! What a model architecture has to say for itself.
 
-use qz_kernels::backend::RotaryPairs;
 use qz_tensor::{Metadata, SideFiles, Warning};
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value};
@@ -190,16 +189,6 @@ pub trait Architecture: Send + Sync {
 
     /// What a configuration of it has beside what its metadata says.
     fn complete_config(&self, _keys: GgufKeys<'_>, _config: &mut Map<String, Value>) {}
-
-    /// True if [`crate::forward`] computes it.
-    fn is_computed(&self) -> bool {
-        false
-    }
-
-    /// Which elements of a head its graph turns together.
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Adjacent
-    }
 
     /// Tensors that follow from the configuration alone, in the reference's order.
     fn computed_tensors(&self, _config: &ModelConfig) -> Vec<ComputedTensor> {

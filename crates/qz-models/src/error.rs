@@ -110,6 +110,28 @@ pub enum Error {
     /// The vocabulary cannot be converted.
     #[error(transparent)]
     Vocabulary(#[from] qz_tokenize::Error),
+    /// Logits are asked of an encoder.
+    #[error("{location}: an encoder has no logits, and no perplexity")]
+    NoLogits {
+        /// The model.
+        location: Location,
+    },
+    /// A text is longer than the model has positions for.
+    #[error("{location}: a text of {wanted} tokens in a model of {positions} positions")]
+    Positions {
+        /// The tensor.
+        location: Location,
+        /// The text's tokens.
+        wanted: u64,
+        /// Positions that there are.
+        positions: u64,
+    },
+    /// A sequence that goes on from a position whose state was not kept.
+    #[error("the state behind position {position} is no longer there")]
+    StateIsGone {
+        /// The position.
+        position: usize,
+    },
     /// A forward pass is asked of an architecture that has none.
     #[error("{location}: {name:?} cannot be evaluated; known are {known}")]
     NoForwardPass {
@@ -401,6 +423,9 @@ impl Diagnose for Error {
             Self::MissingWeight { location } => bad(location.clone(), "missing-tensor"),
             Self::WeightShape { location, .. } => bad(location.clone(), "tensor-shape"),
             Self::Token { location, .. } => bad(location.clone(), "token-out-of-range"),
+            Self::NoLogits { location } => bad(location.clone(), "no-logits"),
+            Self::Positions { location, .. } => bad(location.clone(), "too-long"),
+            Self::StateIsGone { .. } => bad(Location::default(), "state-is-gone"),
             Self::SessionLength { .. } => bad(Location::default(), "session-length"),
             Self::Backend { location, .. } => bad(location.clone(), "backend"),
             Self::NonFiniteActivation { location, .. } => Diagnosis {

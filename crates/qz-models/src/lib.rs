@@ -32,6 +32,7 @@ mod experts;
 mod files;
 pub mod forward;
 mod general;
+pub mod graph;
 mod hyperparameters;
 mod linear_layers;
 mod name_pattern;

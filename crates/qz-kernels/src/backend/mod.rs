@@ -35,6 +35,19 @@ pub enum RotaryPairs {
     Halves,
 }
 
+/// Which elements of each head turn, and how many angles a position has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Elements of one head.
+    pub head_size: usize,
+    /// The first that turns.
+    pub first: usize,
+    /// How many turn: two for each angle.
+    pub count: usize,
+    /// Which of them turn together.
+    pub pairs: RotaryPairs,
+}
+
 /// The shape of one attention operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
@@ -42,30 +55,201 @@ pub struct Attention {
     pub heads: usize,
     /// Key and value heads; divides `heads`, and each serves that many in a row.
     pub key_value_heads: usize,
-    /// Elements of one head.
-    pub head_size: usize,
+    /// Elements of one head of queries and keys.
+    pub key_size: usize,
+    /// Elements of one head of values.
+    pub value_size: usize,
     /// What products of queries and keys are multiplied with.
     pub scale: f32,
     /// How many positions back a query sees, itself among them; all if none.
     pub window: Option<usize>,
+    /// Scores `s` become `cap · tanh(s / cap)`.
+    pub soft_cap: Option<f32>,
+    /// A query sees no positions behind its own; if not, all of its sequence.
+    pub is_causal: bool,
 }
 
 impl Attention {
-    /// Elements of a row of keys or of values.
-    pub fn key_value_width(&self) -> usize {
-        self.key_value_heads * self.head_size
+    /// Attention whose heads have so many elements, and nothing out of the ordinary.
+    pub fn plain(heads: usize, key_value_heads: usize, size: usize) -> Self {
+        Self {
+            heads,
+            key_value_heads,
+            key_size: size,
+            value_size: size,
+            scale: 1.0 / (size as f32).sqrt(),
+            window: None,
+            soft_cap: None,
+            is_causal: true,
+        }
+    }
+
+    /// Elements of a row of keys.
+    pub fn key_width(&self) -> usize {
+        self.key_value_heads * self.key_size
+    }
+
+    /// Elements of a row of values.
+    pub fn value_width(&self) -> usize {
+        self.key_value_heads * self.value_size
     }
 
     /// Elements of a row of queries.
     pub fn query_width(&self) -> usize {
+        self.heads * self.key_size
+    }
+
+    /// Elements of a row of results.
+    pub fn result_width(&self) -> usize {
+        self.heads * self.value_size
+    }
+
+    /// The positions that a query at `position` of a sequence of `length` sees.
+    pub fn visible(&self, position: usize, length: usize) -> Range<usize> {
+        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        if self.is_causal { first..position + 1 } else { 0..length }
+    }
+}
+
+/// What becomes of a gate before it is multiplied with up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// `x · Φ(x)`, with the hyperbolic tangent in the place of the error function.
+    GeluTanh,
+    /// `x · Φ(x)`, with the error function.
+    GeluErf,
+    /// The former two as ggml has them: with the hyperbolic tangent, of a binary16 number,
+    /// and rounded to one (`ggml_vec_gelu_f32` in vec.h).
+    GeluHalf,
+    /// gpt-oss': `x · sigmoid(1.702 x)` of gates of at most 7, times one more than up, which
+    /// lies between -7 and 7 (`swiglu_oai` in ggml, `GptOssExperts` in transformers).
+    ClampedSilu,
+}
+
+/// The shape of one state space operation (Mamba 2): for each head a state of `head_size`
+/// rows of `state_size` numbers, which every token lets decay and adds to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Heads.
+    pub heads: usize,
+    /// Numbers of one head.
+    pub head_size: usize,
+    /// Groups of heads that are written to and read by the same vectors; divides `heads`.
+    pub groups: usize,
+    /// Numbers of such a vector.
+    pub state_size: usize,
+    /// Tokens that the convolution before it sees, the last of them the token itself.
+    pub taps: usize,
+}
+
+impl Scan {
+    /// Numbers of a row of results.
+    pub fn inner(&self) -> usize {
         self.heads * self.head_size
     }
 
-    /// The positions that a query at `position` sees.
-    pub fn visible(&self, position: usize) -> Range<usize> {
-        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        first..position + 1
+    /// Numbers of a row that the convolution sees: the heads' own, and the vectors with which
+    /// states are written and read.
+    pub fn convolved(&self) -> usize {
+        self.inner() + 2 * self.groups * self.state_size
     }
+
+    /// Numbers of a row of inputs: the gate, what is convolved, and each head's time step.
+    pub fn width(&self) -> usize {
+        self.inner() + self.convolved() + self.heads
+    }
+
+    /// Numbers that a sequence leaves behind: the last rows that the convolution has seen, and
+    /// the states.
+    pub fn state(&self) -> usize {
+        (self.taps - 1) * self.convolved() + self.inner() * self.state_size
+    }
+}
+
+/// The weights of a state space operation.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanWeights<'a, Buffer: ?Sized> {
+    /// For each number that is convolved what each of the tokens counts.
+    pub convolution: &'a Buffer,
+    /// What is added to each.
+    pub convolution_bias: &'a Buffer,
+    /// What is added to each head's time step.
+    pub time_step: &'a Buffer,
+    /// How fast each head's state decays; negative.
+    pub decay: &'a Buffer,
+    /// How much of its input is added to each head's result.
+    pub skip: &'a Buffer,
+}
+
+impl Activation {
+    /// What a backend computes that rounds as `rounding` says.
+    pub fn rounded(self, rounding: Rounding) -> Self {
+        match (self, rounding) {
+            (Self::GeluTanh | Self::GeluErf, Rounding::Engine) => Self::GeluHalf,
+            _ => self,
+        }
+    }
+}
+
+/// How tokens are given to experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Router {
+    /// Experts there are.
+    pub experts: usize,
+    /// Experts that a token is given to.
+    pub used: usize,
+    /// What becomes of a token's scores.
+    pub gating: Gating,
+    /// The weights of a token's experts are divided by their sum.
+    pub normalize: bool,
+    /// What weights are multiplied with at last.
+    pub scale: f32,
+    /// Experts stand in so many groups, of which the best so many are chosen from; a group
+    /// is as good as its two best experts are together.
+    pub groups: Option<(usize, usize)>,
+}
+
+impl Router {
+    /// Mixtral's.
+    pub fn plain(experts: usize, used: usize) -> Self {
+        let gating = Gating::Softmax;
+        Self { experts, used, gating, normalize: true, scale: 1.0, groups: None }
+    }
+}
+
+/// What becomes of a token's scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gating {
+    /// The softmax over all experts.
+    Softmax,
+    /// Each score's sigmoid.
+    Sigmoid,
+    /// The softmax over those that were chosen.
+    SoftmaxOfChosen,
+}
+
+/// Numbers of each head of a buffer.
+#[derive(Clone, Debug)]
+pub struct Part<'a, Buffer> {
+    /// The buffer.
+    pub buffer: &'a Buffer,
+    /// Numbers of one of its heads.
+    pub size: usize,
+    /// Which of them.
+    pub columns: Range<usize>,
+}
+
+/// Rows of queries.
+#[derive(Clone, Debug)]
+pub struct Queries<'a, Buffer> {
+    /// Where they are.
+    pub buffer: &'a Buffer,
+    /// Which rows.
+    pub rows: Range<usize>,
+    /// The position of the first of them; the last is at the end of the sequence.
+    pub position: usize,
 }
 
 /// An expert's tokens, with the weight of its answer for each.
@@ -129,11 +313,23 @@ pub trait Backend: Send + Sync {
     );
 
     /// Each row of `weights.len()` numbers divided by its root mean square and
-    /// multiplied with the weights.
+    /// multiplied with the weights; of `groups` parts of a row each by its own.
     fn rms_norm(
         &self,
         input: &Self::Buffer,
         weights: &Self::Buffer,
+        groups: usize,
+        epsilon: f32,
+        out: &mut Self::Buffer,
+    );
+
+    /// Each row of `weights.len()` numbers less its mean, divided by its standard deviation,
+    /// multiplied with the weights, and `bias` added.
+    fn layer_norm(
+        &self,
+        input: &Self::Buffer,
+        weights: &Self::Buffer,
+        bias: Option<&Self::Buffer>,
         epsilon: f32,
         out: &mut Self::Buffer,
     );
@@ -145,8 +341,7 @@ pub trait Backend: Send + Sync {
         &self,
         rows: &mut Self::Buffer,
         width: usize,
-        head_size: usize,
-        pairs: RotaryPairs,
+        rotation: &Rotation,
         table: &Self::Buffer,
     );
 
@@ -172,20 +367,46 @@ pub trait Backend: Send + Sync {
         rows: Range<usize>,
     );
 
-    /// Causal attention of `rows` of the queries, the first of which is at `position`,
-    /// to the cache; writes the same rows of `out`.
+    /// Attention of queries to the cache; writes the same rows of `out`. `sinks` has for each head a score of
+    /// nothing: it takes its part of the probability, and adds no value.
     fn attend(
         &self,
         shape: &Attention,
+        sinks: Option<&Self::Buffer>,
         cache: &Self::Cache,
-        position: usize,
-        queries: &Self::Buffer,
+        queries: Queries<'_, Self::Buffer>,
+        out: &mut Self::Buffer,
+    );
+
+    /// State space operation on `rows` of the input, which follow those that `state` is of;
+    /// writes the same rows of `out`, and makes `state` that behind them.
+    fn scan(
+        &self,
+        shape: &Scan,
+        weights: &ScanWeights<'_, Self::Buffer>,
+        state: &mut Self::Buffer,
+        input: &Self::Buffer,
         rows: Range<usize>,
         out: &mut Self::Buffer,
     );
 
-    /// `gate[i] = silu(gate[i]) · up[i]`.
-    fn silu_times(&self, gate: &mut Self::Buffer, up: &Self::Buffer);
+    /// `gate[i] = activation(gate[i]) · up[i]`, with ones in the place of an `up` that is not
+    /// there.
+    fn activate_times(
+        &self,
+        activation: Activation,
+        gate: &mut Self::Buffer,
+        up: Option<&Self::Buffer>,
+    );
+
+    /// Of each row of `width` numbers those in `columns`, one row behind the other.
+    fn columns(&self, from: &Self::Buffer, width: usize, columns: Range<usize>) -> Self::Buffer;
+
+    /// Head by head the numbers of all parts, one behind the other.
+    fn join(&self, parts: &[Part<'_, Self::Buffer>]) -> Self::Buffer;
+
+    /// `rows[t][i] *= sigmoid(scores[t])`, in rows of `width` numbers.
+    fn times_sigmoid(&self, rows: &mut Self::Buffer, width: usize, scores: &Self::Buffer);
 
     /// `to[i] += from[i]`.
     fn add(&self, to: &mut Self::Buffer, from: &Self::Buffer);
@@ -193,9 +414,14 @@ pub trait Backend: Send + Sync {
     /// Adds `bias` to each row.
     fn add_bias(&self, to: &mut Self::Buffer, bias: &Self::Buffer);
 
-    /// Gives each row of `scores` to the `used` experts with the highest softmax
-    /// probability; weights are these probabilities, divided by their sum.
-    fn route(&self, scores: &Self::Buffer, experts: usize, used: usize) -> Vec<ExpertLoad>;
+    /// Gives each row of `scores` to experts. `bias` has for each expert what is added when
+    /// experts are chosen, and not when they are weighed.
+    fn route(
+        &self,
+        router: &Router,
+        scores: &Self::Buffer,
+        bias: Option<&Self::Buffer>,
+    ) -> Vec<ExpertLoad>;
 
     /// The rows `tokens`, each of `width` numbers, one behind the other.
     fn gather(&self, from: &Self::Buffer, width: usize, tokens: &[usize]) -> Self::Buffer;

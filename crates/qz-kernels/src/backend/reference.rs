@@ -2,9 +2,13 @@
 //! for tests and for reading.
 
 use qz_codec::codec_for;
+use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_tensor::DataType;
 
-use super::{Attention, Error, ExpertLoad, RotaryPairs, Rounding};
+use super::{
+    Activation, Attention, Error, ExpertLoad, Gating, RotaryPairs, Rotation, Rounding, Router,
+    Scan, ScanWeights,
+};
 use crate::backend::activations::{activation_type, round_activations};
 
 /// The smallest normal binary16: what the sum of chosen experts' probabilities is at
@@ -55,11 +59,77 @@ pub fn rms_norm(row: &[f32], weights: &[f32], epsilon: f32) -> Vec<f32> {
     row.iter().zip(weights).map(|(value, weight)| value * scale * weight).collect()
 }
 
+/// The error function: its series (Abramowitz and Stegun, 7.1.6), which does not cancel; past
+/// 6 it is 1 in any number that is stored.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= 2.0 * x * x / (2.0 * f64::from(n) + 1.0);
+        sum += term;
+    }
+    std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
+}
+
+/// [`super::Backend::layer_norm`] of one row.
+pub fn layer_norm(row: &[f32], weights: &[f32], bias: Option<&[f32]>, epsilon: f32) -> Vec<f32> {
+    let count = row.len() as f64;
+    let mean = row.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
+    let distance = |value: &f32| f64::from(*value) - mean;
+    let variance = row.iter().map(|value| distance(value) * distance(value)).sum::<f64>() / count;
+    let scale = 1.0 / (variance + f64::from(epsilon)).sqrt();
+    let scaled = row.iter().zip(weights).enumerate();
+    scaled
+        .map(|(at, (value, weight))| {
+            (distance(value) * scale) as f32 * weight + bias.map_or(0.0, |bias| bias[at])
+        })
+        .collect()
+}
+
+/// [`super::Backend::scan`] of a whole sequence.
+pub fn scan(shape: &Scan, weights: &ScanWeights<'_, [f32]>, input: &[f32]) -> Vec<f32> {
+    let silu = |x: f64| x / (1.0 + (-x).exp());
+    let (inner, convolved, size) = (shape.inner(), shape.convolved(), shape.state_size);
+    let rows: Vec<&[f32]> = input.chunks_exact(shape.width()).collect();
+    let mut states = vec![0.0f64; inner * size];
+    let mut out = Vec::with_capacity(rows.len() * inner);
+    for (at, row) in rows.iter().enumerate() {
+        let seen = |number: usize| {
+            let taps = &weights.convolution[number * shape.taps..][..shape.taps];
+            let back = taps.iter().rev().enumerate().take(at + 1);
+            let sum = back
+                .map(|(back, tap)| f64::from(*tap) * f64::from(rows[at - back][inner + number]));
+            silu(sum.sum::<f64>() + f64::from(weights.convolution_bias[number]))
+        };
+        let seen: Vec<f64> = (0..convolved).map(seen).collect();
+        for number in 0..inner {
+            let head = number / shape.head_size;
+            let group = head * shape.groups / shape.heads;
+            let write = &seen[inner + group * size..][..size];
+            let read = &seen[inner + (shape.groups + group) * size..][..size];
+            let step = f64::from(row[inner + convolved + head] + weights.time_step[head]);
+            let step = step.exp().ln_1p();
+            let kept = (step * f64::from(weights.decay[head])).exp();
+            let state = &mut states[number * size..][..size];
+            let mut sum = f64::from(weights.skip[head]) * seen[number];
+            for ((state, write), read) in state.iter_mut().zip(write).zip(read) {
+                *state = *state * kept + step * seen[number] * write;
+                sum += *state * read;
+            }
+            out.push((sum * silu(f64::from(row[number]))) as f32);
+        }
+    }
+    out
+}
+
 /// [`super::Backend::rotate`] of one head; `table` has the cosine and sine of each pair.
-pub fn rotate(head: &mut [f32], pairs: RotaryPairs, table: &[f32]) {
+pub fn rotate(head: &mut [f32], rotation: &Rotation, table: &[f32]) {
+    let head = &mut head[rotation.first..rotation.first + rotation.count];
     let half = head.len() / 2;
     for (pair, angle) in table.chunks_exact(2).enumerate() {
-        let (first, second) = match pairs {
+        let (first, second) = match rotation.pairs {
             RotaryPairs::Adjacent => (2 * pair, 2 * pair + 1),
             RotaryPairs::Halves => (pair, pair + half),
         };
@@ -70,26 +140,36 @@ pub fn rotate(head: &mut [f32], pairs: RotaryPairs, table: &[f32]) {
 }
 
 /// [`super::Backend::attend`] of one query head, given its keys and values of all
-/// positions, one behind the other.
+/// positions, one behind the other. `length` is the sequence's.
 pub fn attend(
     shape: &Attention,
-    position: usize,
+    sink: Option<f32>,
+    (position, length): (usize, usize),
     query: &[f32],
     keys: &[f32],
     values: &[f32],
 ) -> Vec<f32> {
-    let visible = shape.visible(position);
-    let row = |rows: &'_ [f32], at: usize| rows[at * shape.head_size..][..shape.head_size].to_vec();
-    let mut scores: Vec<f32> =
-        visible.clone().map(|at| dot(query, &row(keys, at)) * shape.scale).collect();
+    let visible = shape.visible(position, length);
+    let score = |at: usize| {
+        let score = dot(query, &keys[at * shape.key_size..][..shape.key_size]) * shape.scale;
+        shape.soft_cap.map_or(score, |cap| soft_capped(score, cap))
+    };
+    let mut scores: Vec<f32> = visible.clone().map(score).chain(sink).collect();
     softmax(&mut scores);
-    let mut sums = vec![0.0f64; shape.head_size];
+    let mut sums = vec![0.0f64; shape.value_size];
     for (at, probability) in visible.zip(scores) {
-        for (sum, value) in sums.iter_mut().zip(row(values, at)) {
-            *sum += f64::from(probability) * f64::from(value);
+        let values = &values[at * shape.value_size..][..shape.value_size];
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(probability) * f64::from(*value);
         }
     }
     sums.into_iter().map(|sum| sum as f32).collect()
+}
+
+/// A number that comes near `cap`, and no further.
+#[inline]
+pub fn soft_capped(number: f32, cap: f32) -> f32 {
+    cap * (number / cap).tanh()
 }
 
 /// Exponentials of the distance to the largest, divided by their sum.
@@ -104,27 +184,97 @@ pub fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|score| *score *= inverse);
 }
 
-/// [`super::Backend::silu_times`] of one number.
-#[inline(always)]
-pub fn silu_times(gate: f32, up: f32) -> f32 {
-    gate / (1.0 + (-gate).exp()) * up
+/// The square root of 2 / π, and what is added of a number's third power: GELU with the
+/// hyperbolic tangent.
+pub(crate) const GELU: [f32; 2] = [0.797_884_6, 0.044_715];
+/// The largest gate, and the slope of [`Activation::ClampedSilu`].
+pub(crate) const CLAMPED_SILU: [f32; 2] = [7.0, 1.702];
+
+/// [`super::Backend::activate_times`] of one number.
+pub fn activate_times(activation: Activation, gate: f32, up: f32) -> f32 {
+    match activation {
+        Activation::Silu => gate / (1.0 + (-gate).exp()) * up,
+        Activation::GeluTanh => {
+            let along = GELU[0] * (gate + GELU[1] * gate * gate * gate);
+            0.5 * gate * (1.0 + along.tanh()) * up
+        }
+        Activation::GeluHalf if gate <= -10.0 => 0.0,
+        Activation::GeluHalf if gate >= 10.0 => gate * up,
+        Activation::GeluHalf => {
+            let gate = f32_from_f16(f16_from_f32(gate));
+            let gelu = activate_times(Activation::GeluTanh, gate, 1.0);
+            f32_from_f16(f16_from_f32(gelu)) * up
+        }
+        Activation::GeluErf => {
+            let x = f64::from(gate);
+            (0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))) as f32 * up
+        }
+        Activation::ClampedSilu => {
+            let [limit, slope] = CLAMPED_SILU;
+            let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
+            gate / (1.0 + (-slope * gate).exp()) * (up + 1.0)
+        }
+    }
 }
 
 /// [`super::Backend::route`].
-pub fn route(scores: &[f32], experts: usize, used: usize) -> Vec<ExpertLoad> {
-    let mut loads = vec![ExpertLoad::default(); experts];
-    for (token, scores) in scores.chunks_exact(experts).enumerate() {
-        let mut probabilities = scores.to_vec();
-        softmax(&mut probabilities);
-        let mut order: Vec<usize> = (0..experts).collect();
-        // Of equals the first; `total_cmp` has an order for NaN, too.
-        order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));
-        order.truncate(used);
-        let sum: f32 = order.iter().map(|expert| probabilities[*expert]).sum();
-        for expert in order {
+pub fn route(router: &Router, scores: &[f32], bias: Option<&[f32]>) -> Vec<ExpertLoad> {
+    let mut loads = vec![ExpertLoad::default(); router.experts];
+    for (token, scores) in scores.chunks_exact(router.experts).enumerate() {
+        for (expert, weight) in route_token(router, scores, bias) {
             loads[expert].tokens.push(token);
-            loads[expert].weights.push(probabilities[expert] / sum.max(LEAST_WEIGHT_SUM));
+            loads[expert].weights.push(weight);
         }
     }
     loads
+}
+
+/// The experts of one token, with their weights.
+fn route_token(router: &Router, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize, f32)> {
+    let mut weights = scores.to_vec();
+    match router.gating {
+        Gating::Softmax => softmax(&mut weights),
+        Gating::Sigmoid => {
+            weights.iter_mut().for_each(|score| *score = 1.0 / (1.0 + (-*score).exp()));
+        }
+        Gating::SoftmaxOfChosen => {}
+    }
+    let mut wanted = weights.clone();
+    for (wanted, bias) in wanted.iter_mut().zip(bias.unwrap_or_default()) {
+        *wanted += bias;
+    }
+    if let Some((groups, used)) = router.groups {
+        leave_groups(&mut wanted, groups, used);
+    }
+    let mut order: Vec<usize> = (0..router.experts).collect();
+    // Of equals the first; `total_cmp` has an order for NaN, too.
+    order.sort_by(|a, b| wanted[*b].total_cmp(&wanted[*a]));
+    order.truncate(router.used);
+    let mut chosen: Vec<f32> = order.iter().map(|expert| weights[*expert]).collect();
+    if router.gating == Gating::SoftmaxOfChosen {
+        softmax(&mut chosen);
+    }
+    if router.normalize {
+        let sum: f32 = chosen.iter().sum();
+        chosen.iter_mut().for_each(|weight| *weight /= sum.max(LEAST_WEIGHT_SUM));
+    }
+    if router.scale != 1.0 {
+        chosen.iter_mut().for_each(|weight| *weight *= router.scale);
+    }
+    order.into_iter().zip(chosen).collect()
+}
+
+/// Makes experts of all but the best groups the last that are chosen.
+fn leave_groups(wanted: &mut [f32], groups: usize, used: usize) {
+    let size = wanted.len() / groups.max(1);
+    let worth = |group: &[f32]| {
+        let mut sorted = group.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        sorted.iter().take(2).sum::<f32>()
+    };
+    let mut order: Vec<(usize, f32)> = wanted.chunks(size.max(1)).map(worth).enumerate().collect();
+    order.sort_by(|a, b| b.1.total_cmp(&a.1));
+    for (group, _) in order.into_iter().skip(used) {
+        wanted[group * size..(group + 1) * size].fill(f32::NEG_INFINITY);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_kernels::backend::{
-    Attention, Backend, CpuBackend, FewTokens, Rounding, conformance, round_activations,
+    Attention, Backend, CpuBackend, FewTokens, Queries, Rounding, conformance, round_activations,
 };
 use qz_kernels::{Isa, codec_for, stop};
 use qz_tensor::DataType;
@@ -29,8 +29,7 @@ fn conforms() {
 fn a_stop_is_heard() {
     let flag = stop::Flag::default();
     let backend = CpuBackend::stopped_by(2, &flag).expect("threads");
-    let shape =
-        Attention { heads: 32, key_value_heads: 1, head_size: 64, scale: 0.125, window: None };
+    let shape = Attention::plain(32, 1, 64);
     let tokens = 16 * 1024;
     let cache = backend.cache(&shape, tokens, DataType::F32).expect("a cache");
     let queries = vec![0.5; tokens / 8 * shape.query_width()];
@@ -44,7 +43,9 @@ fn a_stop_is_heard() {
         flag.store(true, Ordering::Relaxed);
         Instant::now()
     });
-    backend.attend(&shape, &cache, tokens - tokens / 8, &queries, 0..tokens / 8, &mut out);
+    let rows = 0..tokens / 8;
+    let queries = Queries { buffer: &queries, rows, position: tokens - tokens / 8 };
+    backend.attend(&shape, None, &cache, queries, &mut out);
     let attended = Instant::now();
     let set = setter.join().expect("no panic");
     assert!(attended.saturating_duration_since(set) < Duration::from_secs(2));

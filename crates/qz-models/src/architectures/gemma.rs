@@ -2,7 +2,6 @@
 //! with it: norms that multiply by one more than their weight, GELU, embeddings that are
 //! the output matrix, too.
 
-use qz_kernels::backend::RotaryPairs;
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
 
@@ -137,10 +136,6 @@ impl Architecture for Gemma {
         config.insert("hidden_act".to_owned(), json!(GELU.words[0]));
         config.insert("tie_word_embeddings".to_owned(), json!(true));
         config.insert("attention_bias".to_owned(), json!(false));
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 
     fn vocabulary_rules(&self) -> VocabularyRules {

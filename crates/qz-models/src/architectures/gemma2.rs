@@ -1,7 +1,6 @@
 //! Gemma 2 (`Gemma2Model` in `conversion/gemma.py`): norms before and behind attention
 //! and feed-forward network, capped scores and logits, a window in every second layer.
 
-use qz_kernels::backend::RotaryPairs;
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
 
@@ -149,10 +148,6 @@ impl Architecture for Gemma2 {
         restore_scalar(config, LAYERS_OF_27B);
         config.insert("tie_word_embeddings".to_owned(), json!(true));
         config.insert("attention_bias".to_owned(), json!(false));
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 
     fn vocabulary_rules(&self) -> VocabularyRules {

@@ -2,7 +2,6 @@
 //! keys, without caps, and with a rotary embedding of its own in layers that have a window.
 //! Of models that see, the part that reads and writes text.
 
-use qz_kernels::backend::RotaryPairs;
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
 
@@ -144,10 +143,6 @@ impl Architecture for Gemma3 {
             config.insert(key.to_owned(), json!(PATTERN));
         }
         config.insert("attention_bias".to_owned(), json!(false));
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 
     fn vocabulary_rules(&self) -> VocabularyRules {

@@ -1,7 +1,6 @@
 //! gpt-oss (`GptOssModel` in `conversion/gpt_oss.py`): biases everywhere, sinks, and
 //! experts that lie in one tensor, as MXFP4 or transposed.
 
-use qz_kernels::backend::RotaryPairs;
 use serde_json::{Map, Value, json};
 
 use super::decoder;
@@ -202,9 +201,5 @@ impl Architecture for GptOss {
                 rope.insert("truncate".to_owned(), json!(false));
             }
         }
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 }

@@ -83,10 +83,6 @@ impl Architecture for Llama {
         &DEFAULTS
     }
 
-    fn is_computed(&self) -> bool {
-        true
-    }
-
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
     }

@@ -52,10 +52,6 @@ impl Architecture for Mistral {
         &DEFAULTS
     }
 
-    fn is_computed(&self) -> bool {
-        true
-    }
-
     fn tensor_rules(&self) -> &'static [TensorRule] {
         llama::RULES
     }

@@ -130,10 +130,6 @@ impl Architecture for Mixtral {
         &DEFAULTS
     }
 
-    fn is_computed(&self) -> bool {
-        true
-    }
-
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
     }

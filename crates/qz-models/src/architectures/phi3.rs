@@ -2,7 +2,6 @@
 //! one matrix, gate and up projection in another; a part of each head is turned, at
 //! frequencies that the length of the text decides about.
 
-use qz_kernels::backend::RotaryPairs;
 use qz_tensor::Value as Entry;
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
@@ -169,10 +168,6 @@ impl Architecture for Phi3 {
                 rope.insert("partial_rotary_factor".to_owned(), part.clone());
             }
         }
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 
     fn vocabulary_rules(&self) -> VocabularyRules {

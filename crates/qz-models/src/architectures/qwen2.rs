@@ -1,7 +1,6 @@
 //! Qwen 1.5 to 2.5 (`Qwen2Model` in `conversion/qwen.py`). Its graph pairs
 //! rotary halves as Hugging Face does, so rows keep their order.
 
-use qz_kernels::backend::RotaryPairs;
 use qz_tensor::Metadata;
 
 use super::{decoder, pooling};
@@ -64,16 +63,8 @@ impl Architecture for Qwen2 {
         &DEFAULTS
     }
 
-    fn is_computed(&self) -> bool {
-        true
-    }
-
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {

@@ -1,7 +1,6 @@
 //! Qwen 1.5 and 2 with experts (`Qwen2MoeModel` in `conversion/qwen.py`): experts' weights
 //! are not normalized again, and an expert of its own weight is given every token.
 
-use qz_kernels::backend::RotaryPairs;
 use serde_json::{Map, Value, json};
 
 use super::decoder::layer_weight;
@@ -166,9 +165,5 @@ impl Architecture for Qwen2Moe {
     fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
         config.insert(NORMALIZES.to_owned(), json!(false));
         all_layers_alike(config);
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 }

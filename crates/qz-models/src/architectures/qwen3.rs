@@ -1,7 +1,6 @@
 //! Qwen 3, dense (`Qwen3Model` in `conversion/qwen.py`): norms on queries and
 //! keys, no biases unless the configuration says so.
 
-use qz_kernels::backend::RotaryPairs;
 use qz_tensor::{Metadata, Warning};
 
 use super::{decoder, pooling, reranker};
@@ -67,16 +66,8 @@ impl Architecture for Qwen3 {
         &DEFAULTS
     }
 
-    fn is_computed(&self) -> bool {
-        true
-    }
-
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {

@@ -1,6 +1,5 @@
 //! Qwen 3 with experts (`Qwen3MoeModel` in `conversion/qwen.py`).
 
-use qz_kernels::backend::RotaryPairs;
 use serde_json::{Map, Value, json};
 
 use super::{decoder, experts, qwen2moe};
@@ -115,9 +114,5 @@ impl Architecture for Qwen3Moe {
         // What transformers called it before version 5.
         let experts = config.get("num_local_experts").cloned();
         config.insert("num_experts".to_owned(), json!(experts));
-    }
-
-    fn rotary_pairs(&self) -> RotaryPairs {
-        RotaryPairs::Halves
     }
 }

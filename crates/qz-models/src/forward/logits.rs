@@ -94,7 +94,7 @@ impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
     /// If weights cannot be read, or a logit is no number.
     pub fn of_tokens(&mut self, tokens: &[usize], logits: &mut Vec<f32>) -> Result<(), W::Error> {
         let forward = self.forward;
-        let width = forward.shape.hidden;
+        let width = forward.graph.hidden;
         let mut numbers = vec![0.0; tokens.len() * width];
         for (token, out) in tokens.iter().zip(numbers.chunks_exact_mut(width)) {
             forward.on_disk(self.states.read(*token..token + 1, out))?;

@@ -11,40 +11,36 @@
 //!
 //! | where | what |
 //! |---|---|
-//! | [`DecoderShape`] | sizes and switches, from GGUF metadata |
-//! | `rotary.rs` | the angles of rotary position embedding, scaled or not |
 //! | [`WeightSource`] | where weights come from; `weights.rs` puts them on the backend |
 //! | [`Chunks`] | which tokens belong together |
-//! | `layer.rs` | what a layer computes |
+//! | `layer.rs` | a layer's weights |
+//! | `execute.rs` | what runs a layer's steps ([`crate::graph`]) |
 //! | `states.rs` | the hidden states of all tokens |
 //! | [`Forward`] | the run over all layers |
 //! | [`LayerStream`] | the run with stops: inputs of products seen, weights replaced |
 //! | [`Logits`] | what is read of its end |
 //! | [`Session`] | one sequence, step by step |
 //!
-//! The graph is llama.cpp's (`src/models/{llama,qwen2,qwen3}.cpp`), with transformers'
-//! sliding window.
+//! What is computed stands in [`crate::graph`]; nothing here knows a family.
 
 mod capture;
 mod chunks;
+mod execute;
 mod layer;
 mod logits;
 mod output;
-mod rotary;
 mod run;
 mod session;
-mod shape;
 mod states;
 mod stream;
 mod visitor;
 mod weights;
 
-pub use capture::{LinearGroup, LinearInputs, Routing, Stage};
+pub use capture::{LinearInputs, Routing};
 pub use chunks::{Branches, Chunks};
 pub use logits::{Logits, LogitsTile};
 pub use run::{Forward, ForwardOptions};
 pub use session::Session;
-pub use shape::DecoderShape;
 pub use stream::{LayerStream, VisitRows};
 pub use visitor::Visit;
 pub use weights::{StoredTensor, WeightSource};

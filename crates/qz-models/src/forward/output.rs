@@ -2,19 +2,18 @@
 
 use std::ops::Range;
 
-use qz_kernels::backend::Backend;
+use qz_kernels::backend::{Backend, reference};
 
 use super::run::Forward;
 use super::weights::{StoredTensor, WeightSource};
 use crate::error::Error;
-use crate::rules::Role;
 
 /// Bytes of the output matrix that are multiplied at a time.
 const TILE_BYTES: u64 = 64 << 20;
 
 /// What makes logits of hidden states.
 pub(super) struct Output<B: Backend> {
-    norm: B::Buffer,
+    norm: Option<(B::Buffer, f32)>,
     name: String,
     tensor: StoredTensor,
     vocabulary: usize,
@@ -29,7 +28,10 @@ impl<B: Backend> Output<B> {
         limit: u64,
     ) -> Result<Self, W::Error> {
         let loader = forward.loader();
-        let norm = loader.vector(Role::OutputNorm, None, forward.shape.hidden)?;
+        let norm = loader.output_norm()?;
+        if norm.is_none() {
+            return Err(Error::NoLogits { location: forward.source.location("") }.into());
+        }
         let (name, tensor) = loader.output()?;
         let vocabulary = usize::try_from(tensor.shape.rows()).unwrap_or(usize::MAX);
         let mut output = Self { norm, name, tensor, vocabulary, resident: None };
@@ -55,8 +57,17 @@ impl<B: Backend> Output<B> {
         logits: &mut Vec<f32>,
     ) -> Result<(), W::Error> {
         let (backend, rows) = (forward.backend, tokens.len());
-        let mut normed = backend.zeros(rows * forward.shape.hidden);
-        backend.rms_norm(hidden, &self.norm, forward.shape.rms_epsilon, &mut normed);
+        let around = &forward.graph.around;
+        let own;
+        let normed = match &self.norm {
+            None => hidden,
+            Some((norm, epsilon)) => {
+                let mut normed = backend.zeros(rows * forward.graph.hidden);
+                backend.rms_norm(hidden, norm, 1, *epsilon, &mut normed);
+                own = normed;
+                &own
+            }
+        };
         logits.resize(rows * self.vocabulary, 0.0);
         let mut part = Vec::new();
         for (number, columns) in self.parts().enumerate() {
@@ -69,7 +80,7 @@ impl<B: Backend> Output<B> {
                 }
             };
             let mut out = backend.zeros(rows * columns.len());
-            backend.matmul(forward.options.rounding, &normed, matrix, &mut out);
+            backend.matmul(forward.options.rounding, normed, matrix, &mut out);
             if let Some(found) = backend.first_non_finite(&out) {
                 let location = forward.source.location(&self.name);
                 let token = tokens[found / columns.len()];
@@ -81,6 +92,9 @@ impl<B: Backend> Output<B> {
             for (logits, part) in logits.chunks_exact_mut(self.vocabulary).zip(parts) {
                 logits[columns.clone()].copy_from_slice(part);
             }
+        }
+        if let Some(cap) = around.logit_cap {
+            logits.iter_mut().for_each(|logit| *logit = reference::soft_capped(*logit, cap));
         }
         Ok(())
     }

@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use qz_kernels::backend::{Backend, Rounding, reference};
 use qz_tensor::{DataType, Location, Metadata};
 
+use super::capture::Untapped;
 use super::chunks::{Chunks, Span};
-use super::layer::{Layer, Pass};
+use super::execute::{Pass, Registers};
+use super::layer::Layer;
 use super::logits::Logits;
-use super::shape::DecoderShape;
 use super::states::States;
 use super::weights::{Loader, WeightSource};
+use crate::architecture::Architecture;
 use crate::error::Error;
-use crate::rules::LayerIndex;
+use crate::graph::{LayerGraph, ModelGraph, Register, Rotary};
+use crate::rules::{LayerIndex, Part, Role};
 
 /// How a forward pass computes, and within what.
 #[derive(Clone, Debug)]
@@ -37,7 +40,8 @@ const BATCH_TOKENS: usize = 512;
 pub struct Forward<'a, B: Backend, W: WeightSource> {
     pub(super) backend: &'a B,
     pub(super) source: &'a W,
-    pub(super) shape: DecoderShape,
+    architecture: &'static dyn Architecture,
+    pub(super) graph: ModelGraph,
     pub(super) options: ForwardOptions,
 }
 
@@ -55,13 +59,13 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     ) -> Result<Self, W::Error> {
         let location = source.location("");
         let location = Location { tensor: None, offset: None, ..location };
-        let shape = DecoderShape::read(metadata, window, &location)?;
-        Ok(Self { backend, source, shape, options })
+        let (architecture, graph) = ModelGraph::read(metadata, window, &location)?;
+        Ok(Self { backend, source, architecture, graph, options })
     }
 
-    /// The model's sizes.
-    pub fn shape(&self) -> &DecoderShape {
-        &self.shape
+    /// What the model computes.
+    pub fn graph(&self) -> &ModelGraph {
+        &self.graph
     }
 
     /// Tokens that the model knows.
@@ -75,11 +79,12 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
 
     /// Steps that [`Self::run`] reports.
     pub fn steps(&self, chunks: &Chunks) -> u64 {
-        u64::from(self.shape.layers) * chunks.count() as u64
+        u64::from(self.graph.layer_count()) * chunks.count() as u64
     }
 
     pub(super) fn loader(&self) -> Loader<'_, B, W> {
-        Loader { backend: self.backend, source: self.source, shape: &self.shape }
+        let Self { backend, source, architecture, graph, .. } = self;
+        Loader { backend: *backend, source: *source, architecture: *architecture, graph }
     }
 
     /// Puts all chunks through all layers. `on_steps` hears of each layer that so many
@@ -94,20 +99,22 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
     ) -> Result<Logits<'_, B, W>, W::Error> {
         let mut states = self.embed(chunks)?;
-        let table = self.rotary(chunks.length())?;
-        for layer in 0..self.shape.layers {
+        let tables = self.rotaries(chunks.length())?;
+        for layer in 0..self.graph.layer_count() {
             let layer = Layer::load(&self.loader(), LayerIndex(layer))?;
+            let steps = 0..layer.graph.steps().len();
             for (batch, rows) in self.batches(chunks) {
                 let spans = chunks.spans(batch.clone());
-                let rotary = self.rotary_rows(&table, &spans);
+                let rotaries = self.rotary_rows(&tables, &spans);
                 let locate = |name: &str| self.source.location(name);
-                let pass = self.pass(&spans, &rotary, &locate);
+                let pass = self.pass(&spans, &rotaries, &locate);
                 let hidden = states.with(rows.clone(), |numbers| self.backend.buffer(numbers));
-                let mut hidden = self.on_disk(hidden)?;
-                let mut cache = pass.cache(&layer, chunks.length())?;
-                pass.run(&layer, &mut cache, &mut hidden)
+                let mut registers = Registers::new(&layer, self.on_disk(hidden)?);
+                let mut caches = pass.caches(&layer, steps.clone(), chunks.length())?;
+                pass.run(&layer, steps.clone(), &mut caches, &mut registers, &mut Untapped)
                     .map_err(|error| error.of_token(|token| rows.start + token))?;
-                self.on_disk(states.write(rows.start, &self.backend.numbers(&hidden)))?;
+                let hidden = self.backend.numbers(registers.get(Register::HIDDEN));
+                self.on_disk(states.write(rows.start, &hidden))?;
                 on_steps(batch.len() as u64)?;
             }
         }
@@ -117,41 +124,42 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     pub(super) fn pass<'p>(
         &'p self,
         spans: &'p [Span],
-        rotary: &'p B::Buffer,
+        rotaries: &'p [B::Buffer],
         locate: &'p dyn Fn(&str) -> Location,
     ) -> Pass<'p, B> {
         Pass {
             backend: self.backend,
-            shape: &self.shape,
             rounding: self.options.rounding,
             cache_type: self.options.cache_type,
-            rotary,
+            rotaries,
             spans,
             locate,
         }
     }
 
-    /// Cosines and sines of each position.
-    pub(super) fn rotary(&self, positions: usize) -> Result<Vec<f32>, W::Error> {
-        let factors = self.loader().rope_factors()?;
-        Ok(self.shape.rotary.table(positions, factors.as_deref()))
+    /// Of each rotary embedding cosines and sines of each position.
+    pub(super) fn rotaries(&self, positions: usize) -> Result<Vec<Vec<f32>>, W::Error> {
+        let loader = self.loader();
+        self.graph.rotaries.iter().map(|rotary| loader.rotary(rotary, positions)).collect()
     }
 
     /// The same of each row of the spans.
-    pub(super) fn rotary_rows(&self, table: &[f32], spans: &[Span]) -> B::Buffer {
-        // A cosine and a sine for each pair: as many as elements of a head.
-        let size = self.shape.head_size;
-        let rows = spans.iter().flat_map(|Span { rows, position }| {
-            &table[position * size..(position + rows.len()) * size]
-        });
-        self.backend.buffer(&rows.copied().collect::<Vec<f32>>())
+    pub(super) fn rotary_rows(&self, tables: &[Vec<f32>], spans: &[Span]) -> Vec<B::Buffer> {
+        let rows = |(table, rotary): (&Vec<f32>, &Rotary)| {
+            let size = rotary.size();
+            let rows = spans.iter().flat_map(|Span { rows, position }| {
+                &table[position * size..(position + rows.len()) * size]
+            });
+            self.backend.buffer(&rows.copied().collect::<Vec<f32>>())
+        };
+        tables.iter().zip(&self.graph.rotaries).map(rows).collect()
     }
 
-    /// Bytes that one token takes while a batch goes through a layer.
+    /// Bytes that one token takes while a batch goes through a layer: a few of everything
+    /// that is multiplied.
     pub(super) fn token_bytes(&self) -> u64 {
-        let shape = &self.shape;
-        let widths = 4 * shape.hidden + 4 * shape.heads * shape.head_size + 4 * shape.intermediate;
-        widths as u64 * 4
+        let widths = self.graph.layers.iter().map(LayerGraph::token_width);
+        widths.max().unwrap_or(1) as u64 * 4 * 4
     }
 
     /// The chunks of each batch, and their rows.
@@ -171,10 +179,11 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     pub(super) fn embed(&self, chunks: &Chunks) -> Result<States, W::Error> {
         let limit = self.options.max_memory / 4;
         let folder = &self.options.spill_folder;
-        let (count, width) = (chunks.tokens().len(), self.shape.hidden);
+        let (count, width) = (chunks.tokens().len(), self.graph.hidden);
         let mut states = self.on_disk(States::new(count, width, limit, folder))?;
-        for (_, rows) in self.batches(chunks) {
-            let embeddings = self.embeddings(&chunks.tokens()[rows.clone()])?;
+        for (batch, rows) in self.batches(chunks) {
+            let mut embeddings = self.embeddings(&chunks.tokens()[rows.clone()])?;
+            self.add_positions(&chunks.spans(batch), &mut embeddings)?;
             self.on_disk(states.write(rows.start, &embeddings))?;
         }
         Ok(states)
@@ -184,7 +193,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     pub(super) fn embeddings(&self, tokens: &[u32]) -> Result<Vec<f32>, W::Error> {
         let loader = self.loader();
         let (name, tensor) = loader.embedding()?;
-        let width = self.shape.hidden;
+        let width = self.graph.hidden;
         let mut known = tokens.to_vec();
         known.sort_unstable();
         known.dedup();
@@ -206,7 +215,37 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             let at = known.binary_search(token).unwrap_or_default();
             numbers.extend_from_slice(&embeddings[at * width..][..width]);
         }
+        if let Some(scale) = self.graph.around.embedding_scale {
+            numbers.iter_mut().for_each(|number| *number *= scale);
+        }
         Ok(numbers)
+    }
+
+    /// Adds what a model has for the positions of rows, and norms the sums.
+    pub(super) fn add_positions(
+        &self,
+        spans: &[Span],
+        embeddings: &mut Vec<f32>,
+    ) -> Result<(), W::Error> {
+        let Some(epsilon) = self.graph.around.sum_epsilon else { return Ok(()) };
+        let (loader, width) = (self.loader(), self.graph.hidden);
+        let kind = loader.embedding_rows(Role::TokenTypeEmbedding, 0..1)?;
+        let mut rows = embeddings.chunks_exact_mut(width);
+        for Span { rows: own, position } in spans {
+            let positions = *position as u64..(position + own.len()) as u64;
+            let positions = loader.embedding_rows(Role::PositionEmbedding, positions)?;
+            for (row, position) in rows.by_ref().zip(positions.chunks_exact(width)) {
+                let added = position.iter().zip(&kind);
+                row.iter_mut().zip(added).for_each(|(row, (a, b))| *row += a + b);
+            }
+        }
+        let norm = |part| loader.vector(Role::TokenEmbeddingNorm, part, None, width);
+        let (weights, bias) = (norm(Part::Weight)?, norm(Part::Bias)?);
+        let mut out = self.backend.zeros(embeddings.len());
+        let input = self.backend.buffer(embeddings);
+        self.backend.layer_norm(&input, &weights, Some(&bias), epsilon, &mut out);
+        *embeddings = self.backend.numbers(&out).into_owned();
+        Ok(())
     }
 
     pub(super) fn on_disk<T>(&self, result: io::Result<T>) -> Result<T, W::Error> {

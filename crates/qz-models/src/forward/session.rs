@@ -2,12 +2,15 @@
 
 use qz_kernels::backend::Backend;
 
+use super::capture::Untapped;
 use super::chunks::Span;
+use super::execute::{Caches, Registers};
 use super::layer::Layer;
 use super::output::Output;
 use super::run::Forward;
 use super::weights::WeightSource;
 use crate::error::Error;
+use crate::graph::Register;
 use crate::rules::LayerIndex;
 
 /// A sequence that grows. What it computes of its tokens is what [`Forward::run`] does,
@@ -17,10 +20,10 @@ use crate::rules::LayerIndex;
 /// values; `max_memory` does not bound it.
 pub struct Session<'a, B: Backend, W: WeightSource> {
     forward: &'a Forward<'a, B, W>,
-    layers: Vec<(Layer<B>, B::Cache)>,
+    layers: Vec<(Layer<'a, B>, Caches<B>)>,
     output: Output<B>,
-    /// Cosines and sines of each position.
-    rotary: Vec<f32>,
+    /// Of each rotary embedding cosines and sines of each position.
+    rotaries: Vec<Vec<f32>>,
     capacity: usize,
     length: usize,
 }
@@ -37,19 +40,18 @@ impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
         capacity: usize,
         on_layer: &mut dyn FnMut() -> Result<(), W::Error>,
     ) -> Result<Self, W::Error> {
-        let rotary = forward.rotary(capacity)?;
-        let none = forward.backend.zeros(0);
+        let rotaries = forward.rotaries(capacity)?;
         let locate = |name: &str| forward.source.location(name);
-        let pass = forward.pass(&[], &none, &locate);
+        let pass = forward.pass(&[], &[], &locate);
         let mut layers = Vec::new();
-        for layer in 0..forward.shape.layers {
+        for layer in 0..forward.graph.layer_count() {
             let layer = Layer::load(&forward.loader(), LayerIndex(layer))?;
-            let cache = pass.cache(&layer, capacity)?;
-            layers.push((layer, cache));
+            let caches = pass.caches(&layer, 0..layer.graph.steps().len(), capacity)?;
+            layers.push((layer, caches));
             on_layer()?;
         }
         let output = Output::load(forward, u64::MAX)?;
-        Ok(Self { forward, layers, output, rotary, capacity, length: 0 })
+        Ok(Self { forward, layers, output, rotaries, capacity, length: 0 })
     }
 
     /// Tokens of the vocabulary.
@@ -78,20 +80,24 @@ impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
     /// If there is no room for them, one is not in the vocabulary, or a result is no
     /// number. Then they are as if they had not been seen.
     pub fn append(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> Result<(), W::Error> {
-        let (forward, width) = (self.forward, self.forward.shape.hidden);
+        let (forward, width) = (self.forward, self.forward.graph.hidden);
         let end = self.length.saturating_add(tokens.len());
         if tokens.is_empty() || end > self.capacity {
             let (capacity, wanted) = (self.capacity, end);
             return Err(Error::SessionLength { capacity, wanted }.into());
         }
         let spans = [Span { rows: 0..tokens.len(), position: self.length }];
-        let rotary = forward.rotary_rows(&self.rotary, &spans);
+        let rotaries = forward.rotary_rows(&self.rotaries, &spans);
         let locate = |name: &str| forward.source.location(name);
-        let pass = forward.pass(&spans, &rotary, &locate);
-        let mut hidden = forward.backend.buffer(&forward.embeddings(tokens)?);
-        for (layer, cache) in &mut self.layers {
-            pass.run(layer, cache, &mut hidden)
+        let pass = forward.pass(&spans, &rotaries, &locate);
+        let mut embeddings = forward.embeddings(tokens)?;
+        forward.add_positions(&spans, &mut embeddings)?;
+        let mut hidden = forward.backend.buffer(&embeddings);
+        for (layer, caches) in &mut self.layers {
+            let mut registers = Registers::new(layer, hidden);
+            pass.run(layer, 0..layer.graph.steps().len(), caches, &mut registers, &mut Untapped)
                 .map_err(|error| error.of_token(|token| self.length + token))?;
+            hidden = registers.take(Register::HIDDEN);
         }
         let last = forward.backend.gather(&hidden, width, &[tokens.len() - 1]);
         self.output.logits(forward, &last, &[end - 1], logits)?;

@@ -29,7 +29,10 @@ impl States {
     }
 
     pub(super) fn read(&mut self, rows: Range<usize>, out: &mut [f32]) -> io::Result<()> {
-        let range = rows.start * self.width..rows.end * self.width;
+        self.read_numbers(rows.start * self.width..rows.end * self.width, out)
+    }
+
+    fn read_numbers(&mut self, range: Range<usize>, out: &mut [f32]) -> io::Result<()> {
         match &mut self.place {
             Place::Memory(numbers) => out.copy_from_slice(&numbers[range]),
             Place::File { file, bytes } => {
@@ -50,18 +53,30 @@ impl States {
         rows: Range<usize>,
         work: impl FnOnce(&[f32]) -> T,
     ) -> io::Result<T> {
-        let width = self.width;
+        self.with_numbers(rows.start * self.width..rows.end * self.width, work)
+    }
+
+    /// The same with numbers, counted over all rows.
+    pub(super) fn with_numbers<T>(
+        &mut self,
+        range: Range<usize>,
+        work: impl FnOnce(&[f32]) -> T,
+    ) -> io::Result<T> {
         if let Place::Memory(numbers) = &self.place {
-            return Ok(work(&numbers[rows.start * width..rows.end * width]));
+            return Ok(work(&numbers[range]));
         }
-        let mut numbers = vec![0.0; rows.len() * width];
-        self.read(rows, &mut numbers)?;
+        let mut numbers = vec![0.0; range.len()];
+        self.read_numbers(range, &mut numbers)?;
         Ok(work(&numbers))
     }
 
     /// Writes whole rows from row `first` on.
     pub(super) fn write(&mut self, first: usize, numbers: &[f32]) -> io::Result<()> {
-        let start = first * self.width;
+        self.write_numbers(first * self.width, numbers)
+    }
+
+    /// Writes from a number on, counted over all rows.
+    pub(super) fn write_numbers(&mut self, start: usize, numbers: &[f32]) -> io::Result<()> {
         match &mut self.place {
             Place::Memory(all) => all[start..start + numbers.len()].copy_from_slice(numbers),
             Place::File { file, bytes } => {

@@ -1,6 +1,7 @@
 //! The run through all layers with stops in between: the inputs of each product are
 //! shown to a visitor, and weights can be replaced before the layer goes on with them.
 
+mod kept;
 mod results;
 
 use std::ops::Range;
@@ -8,16 +9,19 @@ use std::ops::Range;
 use qz_kernels::backend::{Backend, reference};
 use qz_tensor::DataType;
 
-use super::capture::{LinearGroup, Routing, Stage};
+use super::capture::{Routing, Tap, Untapped};
 use super::chunks::Chunks;
-use super::layer::{FeedForward, Layer, Pass};
+use super::execute::{Pass, Registers};
+use super::layer::Layer;
 use super::logits::Logits;
 use super::run::Forward;
 use super::states::States;
 use super::visitor::{Visit, VisitorTap};
-use super::weights::{Linear, StoredTensor, WeightSource};
+use super::weights::{StoredTensor, WeightSource};
 use crate::error::Error;
-use crate::rules::{LayerIndex, Role};
+use crate::graph::{GroupIndex, LayerGraph, MatrixIndex, Register, Stage, Step};
+use crate::rules::LayerIndex;
+use kept::{Kept, Room};
 
 /// What is called with rows of numbers; an error ends the run.
 pub type VisitRows<'v, E> = dyn FnMut(&[f32]) -> Result<(), E> + 'v;
@@ -27,64 +31,39 @@ pub type VisitRows<'v, E> = dyn FnMut(&[f32]) -> Result<(), E> + 'v;
 /// One layer is loaded at a time ([`Self::load_next`]). All batches are shown at one of
 /// its stages, any number of times ([`Self::visit`]); then weights of that stage may be
 /// replaced ([`Self::replace`]), and the next stage is visited, which runs the layer on
-/// with the new weights. [`Self::advance`] finishes the layer. Each hidden state that a
-/// stage needs is computed once. So are the inputs of down in a layer without experts, if
-/// all that is kept fits half of `max_memory`; else they are computed for each visit and
-/// once more when the layer is finished.
+/// with the new weights. [`Self::advance`] finishes the layer.
 ///
-/// Invariant: once a batch is past the attention (stage [`Stage::FeedForward`] was
-/// visited), weights before it are fixed until the layer is finished.
+/// Between stages the hidden states are kept as they were when there was nothing else, and
+/// beside them what products have made since. The latter is computed again where there is
+/// no room for it ([`kept`]), and where a matrix before it is replaced.
 ///
-/// Hidden states, and what the heads attended to, stay in memory up to a quarter of
-/// `max_memory` each, and in a file past that.
+/// Invariant: weights before the place of the hidden states that are kept are fixed until
+/// the layer is finished.
 pub struct LayerStream<'a, B: Backend, W: WeightSource> {
     forward: &'a Forward<'a, B, W>,
     chunks: Chunks,
     states: States,
-    attended: States,
-    /// What down multiplies is kept: there are no experts, and there is room.
-    keeps_gated: bool,
-    /// Cosines and sines of each position.
-    rotary: Vec<f32>,
+    /// What is dear, beside the hidden states.
+    stored: States,
+    room: Room,
+    /// Of each rotary embedding cosines and sines of each position.
+    rotaries: Vec<Vec<f32>>,
     batches: Vec<Batch<B::Buffer>>,
-    layer: Option<Layer<B>>,
+    layer: Option<Layer<'a, B>>,
     /// The layer that is loaded, or the next one.
     number: u32,
     routing: Routing,
 }
 
 /// Chunks that go through the layer together.
-#[derive(Clone, Debug)]
 struct Batch<Buffer> {
     chunks: Range<usize>,
     /// Their tokens.
     rows: Range<usize>,
-    /// How far they are.
-    reached: Reached,
-    /// What down multiplies, if it is kept and known.
-    gated: Option<Buffer>,
-}
-
-/// What is kept between stages.
-#[derive(Clone, Copy)]
-enum Kept {
-    /// The hidden states.
-    States,
-    /// What the heads attended to.
-    Attended,
-}
-
-/// How far a batch is in the layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Reached {
-    /// The states are the layer's inputs.
-    Inputs,
-    /// What the heads attended to is kept, too.
-    Attended,
-    /// The states are those after the attention.
-    FeedForward,
-    /// The states are the layer's results.
-    End,
+    /// The step before which the hidden states are those that are kept.
+    base: usize,
+    /// What is kept beside them, before a later step.
+    kept: Option<Kept<Buffer>>,
 }
 
 impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
@@ -94,10 +73,18 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     /// If the source does not have it.
     pub fn stored(
         &self,
-        role: Role,
         layer: LayerIndex,
+        matrix: MatrixIndex,
     ) -> Result<(String, StoredTensor), W::Error> {
-        self.loader().required(role, Some(layer))
+        self.loader().required(self.graph.layer(layer).member(matrix).role, Some(layer))
+    }
+
+    /// True if the output matrix is the token embedding, too.
+    ///
+    /// # Errors
+    /// If the source has neither.
+    pub fn is_output_tied(&self) -> Result<bool, W::Error> {
+        Ok(self.loader().embedding()?.0 == self.loader().output()?.0)
     }
 
     /// The GGUF name of the output matrix, and how the source stores it: the token
@@ -127,20 +114,16 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     pub fn stream_bytes(&self, chunks: &Chunks) -> u64 {
         let tokens = chunks.tokens().len() as u64;
         let most = self.options.max_memory / 4;
-        let attended = self.shape.heads * self.shape.head_size;
         let kept = |width: usize| (tokens * width as u64 * 4).min(most);
-        let gated = tokens * self.shape.intermediate as u64 * 4;
-        let gated = if self.keeps_gated(chunks) { gated } else { 0 };
+        let room = self.room(chunks);
+        let cheap = tokens * room.cheap_width(&self.graph) as u64 * 4;
         let batch = self.batches(chunks).map(|(_, rows)| rows.len()).max().unwrap_or(0);
-        kept(self.shape.hidden) + kept(attended) + gated + batch as u64 * self.token_bytes()
+        let states = kept(self.graph.hidden) + kept(room.dear_width);
+        states + cheap + batch as u64 * self.token_bytes()
     }
 
-    /// Whether what down multiplies is kept from stage to stage.
-    fn keeps_gated(&self, chunks: &Chunks) -> bool {
-        let shape = &self.shape;
-        let kept = shape.hidden + shape.heads * shape.head_size + shape.intermediate;
-        let bytes = chunks.tokens().len() as u64 * kept as u64 * 4;
-        shape.experts.is_none() && bytes <= self.options.max_memory / 2
+    fn room(&self, chunks: &Chunks) -> Room {
+        Room::new(&self.graph, chunks.tokens().len(), self.options.max_memory / 2)
     }
 
     /// Begins a run with stops.
@@ -150,20 +133,19 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     /// hidden states cannot be kept.
     pub fn stream(&'a self, chunks: Chunks) -> Result<LayerStream<'a, B, W>, W::Error> {
         let states = self.embed(&chunks)?;
-        let width = self.shape.heads * self.shape.head_size;
+        let room = self.room(&chunks);
         let (limit, folder) = (self.options.max_memory / 4, &self.options.spill_folder);
         let tokens = chunks.tokens().len();
-        let attended = self.on_disk(States::new(tokens, width, limit, folder))?;
-        let batch = |(chunks, rows)| Batch { chunks, rows, reached: Reached::Inputs, gated: None };
-        let keeps_gated = self.keeps_gated(&chunks);
+        let stored = self.on_disk(States::new(tokens, room.dear_width, limit, folder))?;
+        let batch = |(chunks, rows)| Batch { chunks, rows, base: 0, kept: None };
         Ok(LayerStream {
             forward: self,
-            rotary: self.rotary(chunks.length())?,
+            rotaries: self.rotaries(chunks.length())?,
             batches: self.batches(&chunks).map(batch).collect(),
             chunks,
             states,
-            attended,
-            keeps_gated,
+            stored,
+            room,
             layer: None,
             number: 0,
             routing: Routing::Chosen,
@@ -197,7 +179,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If a layer is loaded that [`Self::advance`] has not finished.
     pub fn load_next(&mut self) -> Result<bool, W::Error> {
         assert!(self.layer.is_none(), "a layer is loaded that is not finished");
-        if self.number >= self.forward.shape.layers {
+        if self.number >= self.forward.graph.layer_count() {
             return Ok(false);
         }
         let layer = Layer::load(&self.forward.loader(), LayerIndex(self.number))?;
@@ -212,7 +194,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
 
     /// True if no layer comes after the one that is loaded, or will be next.
     pub fn is_at_last_layer(&self) -> bool {
-        self.number + 1 >= self.forward.shape.layers
+        self.number + 1 >= self.forward.graph.layer_count()
     }
 
     /// Shows the inputs of all groups of `stage`, batch by batch.
@@ -240,30 +222,9 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         batch: usize,
         visit: &mut Visit<'_, W::Error>,
     ) -> Result<(), W::Error> {
-        let reached = self.batches[batch].reached;
-        let fixed =
-            if stage <= Stage::AttentionOutput { Reached::Attended } else { Reached::FeedForward };
-        assert!(reached <= fixed, "batch {batch} is past {stage:?}");
-        match stage {
-            Stage::QueryKeyValue => {
-                let normed = self.attention_inputs(batch)?;
-                self.tap(batch, Some(stage), visit).show(LinearGroup::QueryKeyValue, &normed)
-            }
-            Stage::AttentionOutput => {
-                let attended = self.attended(batch)?;
-                self.tap(batch, Some(stage), visit).show(LinearGroup::AttentionOutput, &attended)
-            }
-            Stage::Down if self.keeps_gated => {
-                let gated = self.gate_up(batch)?;
-                let shown = self.tap(batch, Some(stage), visit).show(LinearGroup::Down, &gated);
-                self.batches[batch].gated = Some(gated);
-                shown
-            }
-            Stage::FeedForward | Stage::Down => {
-                let hidden = self.after_attention(batch)?;
-                self.feed(batch, Some(stage), &hidden, visit).map(|_| ())
-            }
-        }
+        let registers = self.run_to(stage, batch)?;
+        self.show(stage, batch, &registers, visit)?;
+        self.keep(stage, batch, registers)
     }
 
     /// Puts all batches through the rest of the layer, and drops its weights.
@@ -280,9 +241,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
     ) -> Result<(), W::Error> {
         for batch in 0..self.batches.len() {
-            if self.batches[batch].reached != Reached::End {
-                self.finish_batch(batch)?;
-            }
+            self.finish_batch(batch, &mut Untapped)?;
             on_steps(self.batches[batch].chunks.len() as u64)?;
         }
         self.end_layer();
@@ -304,11 +263,20 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
     ) -> Result<(), W::Error> {
         for batch in 0..self.batches.len() {
-            for stage in [Stage::QueryKeyValue, Stage::AttentionOutput] {
-                self.visit_batch(stage, batch, visit)?;
-            }
-            let hidden = self.after_attention(batch)?;
-            self.feed_to_end(batch, hidden, visit)?;
+            let Batch { base, kept, .. } = &self.batches[batch];
+            assert!(*base == 0 && kept.is_none(), "batch {batch} is past a stage");
+            let mut tap = VisitorTap {
+                backend: self.forward.backend,
+                graph: self.graph(),
+                layer: self.layer(),
+                rows: self.batches[batch].rows.clone(),
+                last: None,
+                routing: self.routing,
+                visit: &mut *visit,
+                failure: None,
+            };
+            self.finish_batch(batch, &mut tap)?;
+            tap.end()?;
             on_steps(self.batches[batch].chunks.len() as u64)?;
         }
         self.end_layer();
@@ -319,7 +287,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         self.layer = None;
         self.number += 1;
         for batch in &mut self.batches {
-            (batch.reached, batch.gated) = (Reached::Inputs, None);
+            (batch.base, batch.kept) = (0, None);
         }
     }
 
@@ -332,14 +300,18 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// # Panics
     /// If not all layers are finished.
     pub fn visit_output(&mut self, visit: &mut VisitRows<'_, W::Error>) -> Result<(), W::Error> {
-        assert!(self.number >= self.forward.shape.layers, "layers are left");
+        assert!(self.number >= self.forward.graph.layer_count(), "layers are left");
         let forward = self.forward;
-        let (backend, width) = (forward.backend, forward.shape.hidden);
-        let norm = forward.loader().vector(Role::OutputNorm, None, width)?;
+        let (backend, width) = (forward.backend, forward.graph.hidden);
+        let norm = forward.loader().output_norm()?;
         for batch in 0..self.batches.len() {
-            let hidden = self.read(batch, Kept::States)?;
+            let hidden = self.hidden_states(batch)?;
+            let Some((norm, epsilon)) = &norm else {
+                visit(&backend.numbers(&hidden))?;
+                continue;
+            };
             let mut normed = backend.zeros(self.batches[batch].rows.len() * width);
-            backend.rms_norm(&hidden, &norm, forward.shape.rms_epsilon, &mut normed);
+            backend.rms_norm(&hidden, norm, 1, *epsilon, &mut normed);
             visit(&backend.numbers(&normed))?;
         }
         Ok(())
@@ -353,7 +325,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// # Panics
     /// If not all layers are finished.
     pub fn finish(self) -> Result<Logits<'a, B, W>, W::Error> {
-        assert!(self.number >= self.forward.shape.layers, "layers are left");
+        assert!(self.number >= self.forward.graph.layer_count(), "layers are left");
         Logits::new(self.forward, &self.chunks, self.states)
     }
 
@@ -368,216 +340,167 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If the layer has no such matrix, or a batch has gone past it.
     pub fn replace(
         &mut self,
-        role: Role,
+        matrix: MatrixIndex,
         expert: Option<usize>,
         data_type: DataType,
         bytes: Vec<u8>,
     ) -> Result<(), W::Error> {
-        let group = LinearGroup::of(role).expect("a matrix of a layer");
-        let attention = group.stage() <= Stage::AttentionOutput;
-        let last = if attention { Reached::Attended } else { Reached::FeedForward };
+        let graph = self.graph();
+        let group = graph.group(matrix.group);
+        let step = graph.stop(group.stage).step;
         for batch in &mut self.batches {
-            assert!(batch.reached <= last, "{role:?} was used already");
-            match group {
-                LinearGroup::QueryKeyValue => batch.reached = Reached::Inputs,
-                LinearGroup::GateUp => batch.gated = None,
-                _ => {}
+            assert!(batch.base <= step, "{matrix:?} was used already");
+            if batch.kept.as_ref().is_some_and(|kept| kept.step > step) {
+                batch.kept = None;
             }
         }
+        let (rows, columns) = (group.members[matrix.member].rows, group.columns);
         let loader = self.forward.loader();
-        let rows_columns = self.forward.shape.matrix(role);
-        let linear = self.linear_mut(role, expert);
-        let (rows, columns) = rows_columns;
+        let layer = self.layer.as_mut().expect("a layer is loaded");
+        let linear = layer.matrix_mut(matrix, expert);
         let matrix = loader.backend.matrix(data_type, rows, columns, bytes);
         linear.matrix = matrix.map_err(|source| loader.failed(&linear.name, source))?;
         Ok(())
     }
 
-    /// Numbers of a row of a group's inputs.
-    pub fn width(&self, group: LinearGroup) -> usize {
-        self.forward.shape.width(group)
+    /// What the layer that is loaded, or will be next, computes.
+    ///
+    /// # Panics
+    /// After the last layer.
+    pub fn graph(&self) -> &'a LayerGraph {
+        self.forward.graph.layer(self.layer())
     }
 
     /// The GGUF name of a matrix of the loaded layer, and how the source stores it.
     ///
     /// # Errors
     /// If the source does not have it.
-    pub fn stored(&self, role: Role) -> Result<(String, StoredTensor), W::Error> {
-        self.forward.stored(role, self.layer())
+    pub fn stored(&self, matrix: MatrixIndex) -> Result<(String, StoredTensor), W::Error> {
+        self.forward.stored(self.layer(), matrix)
     }
 
     /// The source's weights of a matrix of the loaded layer, row by row.
     ///
     /// # Errors
     /// If they cannot be read, or their type has no codec.
-    pub fn weights(&self, role: Role, expert: Option<usize>) -> Result<Vec<f32>, W::Error> {
-        let (name, _) = self.stored(role)?;
-        let (rows, _) = self.forward.shape.matrix(role);
+    pub fn weights(
+        &self,
+        matrix: MatrixIndex,
+        expert: Option<usize>,
+    ) -> Result<Vec<f32>, W::Error> {
+        let (name, _) = self.stored(matrix)?;
+        let rows = self.graph().member(matrix).rows;
         let first = (expert.unwrap_or(0) * rows) as u64;
         self.forward.numbers(&name, first..first + rows as u64)
     }
 
-    fn linear_mut(&mut self, role: Role, expert: Option<usize>) -> &mut Linear<B> {
-        let layer = self.layer.as_mut().expect("a layer is loaded");
-        let gated = match (role, &mut layer.feed_forward) {
-            (Role::AttentionQuery, _) => return &mut layer.query,
-            (Role::AttentionKey, _) => return &mut layer.key,
-            (Role::AttentionValue, _) => return &mut layer.value,
-            (Role::AttentionOutput, _) => return &mut layer.attention_output,
-            (Role::ExpertRouter, FeedForward::Experts { router, .. }) => return router,
-            (_, FeedForward::Experts { experts, .. }) => {
-                &mut experts[expert.expect("which expert")]
-            }
-            (_, FeedForward::Dense(gated)) => gated,
-        };
-        match role {
-            Role::FeedForwardGate => &mut gated.gate,
-            Role::FeedForwardUp => &mut gated.up,
-            Role::FeedForwardDown => &mut gated.down,
-            _ => panic!("the layer has no {role:?}"),
+    /// The last step up to `step` before which something is kept of a batch.
+    fn reached(&self, batch: usize, step: usize) -> usize {
+        let Batch { base, kept, .. } = &self.batches[batch];
+        let kept = kept.as_ref().map(|kept| kept.step).filter(|kept| *kept <= step);
+        kept.unwrap_or(*base)
+    }
+
+    /// What a batch needs at a stage.
+    fn run_to(&mut self, stage: Stage, batch: usize) -> Result<Registers<B>, W::Error> {
+        let step = self.graph().stop(stage).step;
+        self.run_until(step, batch, &mut Untapped)
+    }
+
+    /// Runs a batch up to a step. The hidden states are kept from the last step before it at
+    /// which there is nothing else.
+    fn run_until(
+        &mut self,
+        step: usize,
+        batch: usize,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Registers<B>, W::Error> {
+        let from = self.reached(batch, step);
+        let mut registers = self.registers(batch, from)?;
+        assert!(from <= step, "batch {batch} is past step {step}");
+        let base = self.graph().base(step);
+        if base > from {
+            self.compute(batch, from..base, &mut registers, tap)?;
+            self.write_states(batch, base, &registers)?;
         }
+        self.compute(batch, from.max(base)..step, &mut registers, tap)?;
+        Ok(registers)
+    }
+
+    /// Runs some steps of the loaded layer.
+    fn compute(
+        &self,
+        batch: usize,
+        steps: Range<usize>,
+        registers: &mut Registers<B>,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<(), W::Error> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        self.with_pass(batch, |pass, layer| {
+            let mut caches = pass.caches(layer, steps.clone(), self.chunks.length())?;
+            pass.run(layer, steps, &mut caches, registers, tap)
+        })
     }
 
     /// Calls `work` with the loaded layer, and what it needs to compute.
-    fn compute<T>(
+    fn with_pass<T>(
         &self,
         batch: usize,
-        work: impl FnOnce(&Pass<'_, B>, &Layer<B>, usize) -> Result<T, Error>,
+        work: impl FnOnce(&Pass<'_, B>, &Layer<'a, B>) -> Result<T, Error>,
     ) -> Result<T, W::Error> {
         let forward = self.forward;
         let Batch { chunks, rows, .. } = &self.batches[batch];
         let spans = self.chunks.spans(chunks.clone());
-        let rotary = forward.rotary_rows(&self.rotary, &spans);
+        let rotaries = forward.rotary_rows(&self.rotaries, &spans);
         let locate = |name: &str| forward.source.location(name);
-        let pass = forward.pass(&spans, &rotary, &locate);
+        let pass = forward.pass(&spans, &rotaries, &locate);
         let layer = self.layer.as_ref().expect("a layer is loaded");
-        work(&pass, layer, rows.len())
-            .map_err(|error| error.of_token(|token| rows.start + token).into())
+        work(&pass, layer).map_err(|error| error.of_token(|token| rows.start + token).into())
     }
 
-    fn kept(&mut self, kept: Kept) -> &mut States {
-        match kept {
-            Kept::States => &mut self.states,
-            Kept::Attended => &mut self.attended,
-        }
-    }
-
-    fn read(&mut self, batch: usize, kept: Kept) -> Result<B::Buffer, W::Error> {
-        let (forward, rows) = (self.forward, self.batches[batch].rows.clone());
-        forward.on_disk(self.kept(kept).with(rows, |numbers| forward.backend.buffer(numbers)))
-    }
-
-    fn write(
-        &mut self,
+    /// Shows the inputs of a stage's groups, which are known.
+    fn show(
+        &self,
+        stage: Stage,
         batch: usize,
-        kept: Kept,
-        reached: Reached,
-        buffer: &B::Buffer,
+        registers: &Registers<B>,
+        visit: &mut Visit<'_, W::Error>,
     ) -> Result<(), W::Error> {
-        let (forward, first) = (self.forward, self.batches[batch].rows.start);
-        let numbers = forward.backend.numbers(buffer);
-        forward.on_disk(self.kept(kept).write(first, &numbers))?;
-        self.batches[batch].reached = reached;
-        Ok(())
-    }
-
-    fn attention_inputs(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
-        let hidden = self.read(batch, Kept::States)?;
-        self.compute(batch, |pass, layer, tokens| {
-            Ok(pass.normed(&hidden, &layer.attention_norm, tokens * pass.shape.hidden))
-        })
-    }
-
-    fn attended(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
-        if self.batches[batch].reached == Reached::Attended {
-            return self.read(batch, Kept::Attended);
+        let graph = self.graph();
+        let mut tap = VisitorTap {
+            backend: self.forward.backend,
+            graph,
+            layer: self.layer(),
+            rows: self.batches[batch].rows.clone(),
+            last: Some(stage),
+            routing: self.routing,
+            visit,
+            failure: None,
+        };
+        match &graph.steps()[graph.stop(stage).step] {
+            Step::Linear { group, from, .. } => {
+                Tap::<B>::see(&mut tap, *group, registers.get(*from), None);
+            }
+            Step::Experts(own) => {
+                let input = registers.get(own.from);
+                self.with_pass(batch, |pass, layer| pass.experts(layer, own, input, &mut tap))?;
+            }
+            Step::Heads { group, from, .. } => {
+                let input = registers.get(from.rows);
+                self.with_pass(batch, |pass, layer| {
+                    pass.heads(layer, *group, from, input, &mut tap)
+                })?;
+            }
+            _ => unreachable!("stages are products"),
         }
-        let normed = self.attention_inputs(batch)?;
-        let attended = self.compute(batch, |pass, layer, tokens| {
-            let mut cache = pass.cache(layer, self.chunks.length())?;
-            pass.attend(layer, &mut cache, tokens, &normed)
-        })?;
-        self.write(batch, Kept::Attended, Reached::Attended, &attended)?;
-        Ok(attended)
-    }
-
-    fn after_attention(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
-        if self.batches[batch].reached == Reached::FeedForward {
-            return self.read(batch, Kept::States);
-        }
-        let attended = self.attended(batch)?;
-        let mut hidden = self.read(batch, Kept::States)?;
-        let product = self.compute(batch, |pass, layer, tokens| {
-            pass.product(&layer.attention_output, &attended, tokens)
-        })?;
-        self.forward.backend.add(&mut hidden, &product);
-        self.write(batch, Kept::States, Reached::FeedForward, &hidden)?;
-        Ok(hidden)
-    }
-
-    /// What down multiplies: what is kept of it, or computed.
-    fn gate_up(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
-        if let Some(gated) = self.batches[batch].gated.take() {
-            return Ok(gated);
-        }
-        let hidden = self.after_attention(batch)?;
-        self.compute(batch, |pass, layer, tokens| {
-            let FeedForward::Dense(own) = &layer.feed_forward else {
-                unreachable!("nothing is kept of experts")
-            };
-            let elements = tokens * pass.shape.hidden;
-            pass.gate_up(own, &pass.normed(&hidden, &layer.feed_forward_norm, elements), tokens)
-        })
+        tap.end()
     }
 
     /// Puts a batch through the rest of the layer.
-    fn finish_batch(&mut self, batch: usize) -> Result<(), W::Error> {
-        let mut hidden = self.after_attention(batch)?;
-        let Some(gated) = self.batches[batch].gated.take() else {
-            return self.feed_to_end(batch, hidden, &mut |_| Ok(()));
-        };
-        let fed = self.compute(batch, |pass, layer, tokens| match &layer.feed_forward {
-            FeedForward::Dense(own) => pass.product(&own.down, &gated, tokens),
-            FeedForward::Experts { .. } => unreachable!("nothing is kept of experts"),
-        })?;
-        self.forward.backend.add(&mut hidden, &fed);
-        self.write(batch, Kept::States, Reached::End, &hidden)
-    }
-
-    fn feed_to_end(
-        &mut self,
-        batch: usize,
-        mut hidden: B::Buffer,
-        visit: &mut Visit<'_, W::Error>,
-    ) -> Result<(), W::Error> {
-        if let Some(fed) = self.feed(batch, None, &hidden, visit)? {
-            self.forward.backend.add(&mut hidden, &fed);
-        }
-        self.write(batch, Kept::States, Reached::End, &hidden)
-    }
-
-    fn feed(
-        &self,
-        batch: usize,
-        last: Option<Stage>,
-        hidden: &B::Buffer,
-        visit: &mut Visit<'_, W::Error>,
-    ) -> Result<Option<B::Buffer>, W::Error> {
-        let mut tap = self.tap(batch, last, visit);
-        let fed =
-            self.compute(batch, |pass, layer, tokens| pass.feed(layer, tokens, hidden, &mut tap))?;
-        tap.end()?;
-        Ok(fed)
-    }
-
-    fn tap<'t, 'v>(
-        &'t self,
-        batch: usize,
-        last: Option<Stage>,
-        visit: &'t mut Visit<'v, W::Error>,
-    ) -> VisitorTap<'t, 'v, B, W::Error> {
-        let (backend, shape) = (self.forward.backend, &self.forward.shape);
-        let (layer, rows, routing) = (self.layer(), &self.batches[batch].rows, self.routing);
-        VisitorTap { backend, shape, layer, rows, last, routing, visit, failure: None }
+    fn finish_batch(&mut self, batch: usize, tap: &mut dyn Tap<B>) -> Result<(), W::Error> {
+        let end = self.graph().steps().len();
+        self.run_until(end, batch, tap).map(drop)
     }
 }

@@ -8,7 +8,8 @@ use qz_tensor::{DataType, Location, Shape};
 use crate::error::Error;
 use crate::rules::{LayerIndex, Part, Role};
 
-use super::shape::DecoderShape;
+use crate::architecture::Architecture;
+use crate::graph::{ModelGraph, Rotary, Vector};
 
 /// A tensor of a [`WeightSource`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,24 +50,41 @@ pub(super) struct Linear<B: Backend> {
 pub(super) struct Loader<'a, B: Backend, W: WeightSource> {
     pub(super) backend: &'a B,
     pub(super) source: &'a W,
-    pub(super) shape: &'a DecoderShape,
+    pub(super) architecture: &'static dyn Architecture,
+    pub(super) graph: &'a ModelGraph,
 }
 
 impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
-    /// The GGUF name of a tensor of this architecture.
+    /// The GGUF name of a tensor of this architecture: the one that the source has, where
+    /// layers of several kinds have tensors of the same role.
     fn name(&self, role: Role, part: Part, layer: Option<LayerIndex>) -> Option<String> {
-        let rules = self.shape.architecture.tensor_rules();
-        let rule = rules.iter().find(|rule| rule.role == role && rule.part == part)?;
-        Some(rule.gguf.name(layer))
+        let rules = self.architecture.tensor_rules().iter();
+        let mut names = rules
+            .filter(|rule| rule.role == role && rule.part == part)
+            .map(|rule| rule.gguf.name(layer));
+        let first = names.next()?;
+        if self.source.find(&first).is_some() {
+            return Some(first);
+        }
+        Some(names.find(|name| self.source.find(name).is_some()).unwrap_or(first))
     }
 
-    /// A tensor with the name it must have.
+    /// A weight with the name it must have.
     pub(super) fn required(
         &self,
         role: Role,
         layer: Option<LayerIndex>,
     ) -> Result<(String, StoredTensor), W::Error> {
-        let name = self.name(role, Part::Weight, layer).unwrap_or_else(|| format!("{role:?}"));
+        self.required_part(role, Part::Weight, layer)
+    }
+
+    fn required_part(
+        &self,
+        role: Role,
+        part: Part,
+        layer: Option<LayerIndex>,
+    ) -> Result<(String, StoredTensor), W::Error> {
+        let name = self.name(role, part, layer).unwrap_or_else(|| format!("{role:?}"));
         match self.source.find(&name) {
             Some(tensor) => Ok((name, tensor)),
             None => Err(Error::MissingWeight { location: self.source.location(&name) }.into()),
@@ -82,6 +100,15 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
             location: self.source.location(name),
             shapes: Box::new((found.clone(), expected.to_vec())),
         })
+    }
+
+    /// The same of a vector, which some files store with dimensions of one element, or by
+    /// parts.
+    fn expect_elements(&self, name: &str, found: &Shape, expected: usize) -> Result<(), Error> {
+        if found.elements() == expected as u64 {
+            return Ok(());
+        }
+        self.expect(name, found, &[expected])
     }
 
     /// The bytes of rows of a tensor.
@@ -113,11 +140,12 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
     pub(super) fn vector(
         &self,
         role: Role,
+        part: Part,
         layer: Option<LayerIndex>,
         length: usize,
     ) -> Result<B::Buffer, W::Error> {
-        let (name, tensor) = self.required(role, layer)?;
-        self.expect(&name, &tensor.shape, &[length])?;
+        let (name, tensor) = self.required_part(role, part, layer)?;
+        self.expect_elements(&name, &tensor.shape, length)?;
         Ok(self.backend.buffer(&self.numbers(&name, &tensor)?))
     }
 
@@ -131,16 +159,31 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
     ) -> Result<Option<B::Buffer>, W::Error> {
         let Some(name) = self.name(role, part, layer) else { return Ok(None) };
         let Some(tensor) = self.source.find(&name) else { return Ok(None) };
-        self.expect(&name, &tensor.shape, &[length])?;
+        self.expect_elements(&name, &tensor.shape, length)?;
         Ok(Some(self.backend.buffer(&self.numbers(&name, &tensor)?)))
     }
 
-    /// The divisors of the rotary frequencies, if the model has some.
-    pub(super) fn rope_factors(&self) -> Result<Option<Vec<f32>>, W::Error> {
-        const NAME: &str = "rope_freqs.weight";
-        let Some(tensor) = self.source.find(NAME) else { return Ok(None) };
-        self.expect(NAME, &tensor.shape, &[self.shape.head_size / 2])?;
-        Ok(Some(self.numbers(NAME, &tensor)?))
+    /// A vector of a layer, if the model has it.
+    pub(super) fn layer_vector(
+        &self,
+        vector: &Vector,
+        layer: LayerIndex,
+    ) -> Result<Option<B::Buffer>, W::Error> {
+        let Vector { role, part, length, is_optional } = *vector;
+        match is_optional {
+            true => self.optional_vector(role, part, Some(layer), length),
+            false => self.vector(role, part, Some(layer), length).map(Some),
+        }
+    }
+
+    /// Cosines and sines of each of so many positions.
+    pub(super) fn rotary(&self, rotary: &Rotary, positions: usize) -> Result<Vec<f32>, W::Error> {
+        let named = rotary.factors(positions);
+        let found = named.and_then(|name| Some((name, self.source.find(name)?)));
+        let Some((name, tensor)) = found else { return Ok(rotary.table(positions, None)) };
+        self.expect(name, &tensor.shape, &[rotary.size() / 2])?;
+        let factors = self.numbers(name, &tensor)?;
+        Ok(rotary.table(positions, Some(&factors)))
     }
 
     /// A matrix and its bias.
@@ -169,7 +212,24 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         self.expect(&name, &tensor.shape, &[experts, rows, columns])?;
         let first = (expert * rows) as u64;
         let matrix = self.rows(&name, &tensor, first..first + rows as u64)?;
-        Ok(Linear { name, matrix, bias: None })
+        let bias = self.expert_bias(role, layer, (expert, experts), rows)?;
+        Ok(Linear { name, matrix, bias })
+    }
+
+    /// One expert's bias of a stack, if there is one.
+    fn expert_bias(
+        &self,
+        role: Role,
+        layer: LayerIndex,
+        (expert, experts): (usize, usize),
+        length: usize,
+    ) -> Result<Option<B::Buffer>, W::Error> {
+        let Some(name) = self.name(role, Part::Bias, Some(layer)) else { return Ok(None) };
+        let Some(tensor) = self.source.find(&name) else { return Ok(None) };
+        self.expect(&name, &tensor.shape, &[experts, length])?;
+        let bytes = self.bytes(&name, &tensor, expert as u64..expert as u64 + 1)?;
+        let bias = reference::decode(tensor.data_type, &bytes);
+        Ok(Some(self.backend.buffer(&bias.map_err(|source| self.failed(&name, source))?)))
     }
 
     /// Rows of a tensor as a matrix.
@@ -184,6 +244,30 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         let columns = usize::try_from(tensor.shape.columns()).unwrap_or(usize::MAX);
         let matrix = self.backend.matrix(tensor.data_type, rows, columns, bytes);
         matrix.map_err(|source| self.failed(name, source).into())
+    }
+
+    /// The norm before the output matrix, and its epsilon.
+    pub(super) fn output_norm(&self) -> Result<Option<(B::Buffer, f32)>, W::Error> {
+        let Some(epsilon) = self.graph.around.epsilon else { return Ok(None) };
+        let norm = self.vector(Role::OutputNorm, Part::Weight, None, self.graph.hidden)?;
+        Ok(Some((norm, epsilon)))
+    }
+
+    /// Rows of an embedding beside the tokens', as numbers.
+    pub(super) fn embedding_rows(
+        &self,
+        role: Role,
+        rows: Range<u64>,
+    ) -> Result<Vec<f32>, W::Error> {
+        let (name, tensor) = self.required(role, None)?;
+        self.expect_columns(&name, &tensor)?;
+        if rows.end > tensor.shape.rows() {
+            let (location, positions) = (self.source.location(&name), tensor.shape.rows());
+            return Err(Error::Positions { location, wanted: rows.end, positions }.into());
+        }
+        let bytes = self.bytes(&name, &tensor, rows)?;
+        reference::decode(tensor.data_type, &bytes)
+            .map_err(|source| self.failed(&name, source).into())
     }
 
     /// The token embedding.
@@ -204,6 +288,6 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
 
     fn expect_columns(&self, name: &str, tensor: &StoredTensor) -> Result<(), Error> {
         let rows = usize::try_from(tensor.shape.rows()).unwrap_or(usize::MAX);
-        self.expect(name, &tensor.shape, &[rows, self.shape.hidden])
+        self.expect(name, &tensor.shape, &[rows, self.graph.hidden])
     }
 }

@@ -3,6 +3,7 @@
 
 mod config_keys;
 mod families;
+mod graphs;
 mod reference;
 mod refusals;
 mod support;

@@ -87,7 +87,7 @@ pub fn bench_model(
     let backend = options.compute.session_backend(cancel)?;
     let weights = ModelWeights::new(&model);
     let forward = model.forward(&backend, &weights, options.compute.share(1))?;
-    let layers = u64::from(forward.shape().layers);
+    let layers = u64::from(forward.graph().layer_count());
     let tests = [(options.prompt, 0), (0, options.generated)];
     let tests: Vec<(usize, usize)> = tests.into_iter().filter(|test| *test != (0, 0)).collect();
     // Each repetition, and the warm-up, as if it were a layer.

@@ -5,9 +5,9 @@ use std::ops::Range;
 use qz_calib::Moments;
 use qz_kernels::backend::CpuBackend;
 use qz_linalg::Gram;
-use qz_models::forward::{LayerStream, LinearInputs, Stage};
+use qz_models::forward::{LayerStream, LinearInputs};
+use qz_models::graph::Stage;
 
-use super::experts::inputs_of_all;
 use super::layout::Group;
 use crate::error::Error;
 use crate::eval::Steps;
@@ -64,11 +64,10 @@ impl LayerCollector<'_> {
             self.grams && self.prior > 0 && groups.iter().any(|group| group.experts > 1);
         let mut is_seen = vec![false; groups.len()];
         for (number, items) in passes.into_iter().enumerate() {
-            let stages = stages(groups, &items);
-            let with_moments = groups
-                .iter()
-                .zip(&is_seen)
-                .map(|(group, seen)| !seen && (last == 0 || stages.contains(&stage(group))));
+            let stages = stages(groups, &items, &is_seen, number == last);
+            let with_moments = groups.iter().zip(&is_seen).map(|(group, seen)| {
+                !seen && (last == 0 || stages.iter().any(|own| group.stage() == Some(*own)))
+            });
             let with_moments: Vec<bool> = with_moments.collect();
             is_seen.iter_mut().zip(&with_moments).for_each(|(seen, new)| *seen |= new);
             let gram = |item: Item| {
@@ -134,8 +133,11 @@ impl LayerCollector<'_> {
         group: &Group,
         rows: &Range<usize>,
     ) -> Result<Gram, Error> {
-        let shown = group.linear.map(inputs_of_all);
-        let experts: Vec<_> = match shown == group.linear {
+        let Some(stage) = group.stage() else {
+            return Ok(Gram::of_rows(group.width, rows.clone()));
+        };
+        let shown = group.inputs_of_all();
+        let experts: Vec<_> = match shown == group.index() {
             true => (0..group.experts).map(Some).collect(),
             false => vec![None],
         };
@@ -145,7 +147,7 @@ impl LayerCollector<'_> {
         let mut all = new(&None);
         for experts in experts.chunks(at_once) {
             let mut grams: Vec<Gram> = experts.iter().map(new).collect();
-            stream.visit(stage(group), &mut |inputs| {
+            stream.visit(stage, &mut |inputs| {
                 let at = experts.iter().position(|expert| *expert == inputs.expert);
                 if let Some(at) = at.filter(|_| Some(inputs.group) == shown) {
                     self.backend.install(|| grams[at].add(inputs.rows));
@@ -183,7 +185,7 @@ impl LayerCollector<'_> {
 
 impl Pass<'_> {
     fn add(&mut self, inputs: &LinearInputs<'_>, moments: &mut [Collected]) {
-        let number = self.groups.iter().position(|group| group.linear == Some(inputs.group));
+        let number = self.groups.iter().position(|group| group.index() == Some(inputs.group));
         let Some(number) = number else { return };
         let expert = inputs.expert.unwrap_or(0);
         if self.with_moments[number] {
@@ -196,69 +198,87 @@ impl Pass<'_> {
     }
 }
 
-fn stage(group: &Group) -> Stage {
-    group.linear.map_or(Stage::Down, |linear| linear.stage())
-}
-
-/// The stages of items, each once, in order.
-fn stages(groups: &[&Group], items: &[Item]) -> Vec<Stage> {
-    let mut stages: Vec<Stage> = items.iter().map(|item| stage(groups[item.group])).collect();
+/// The stages of items, each once, in order; and on the way those of groups without a Gram
+/// matrix that were not seen. A pass does not go back.
+fn stages(groups: &[&Group], items: &[Item], is_seen: &[bool], is_last: bool) -> Vec<Stage> {
+    let mut stages: Vec<Stage> =
+        items.iter().filter_map(|item| groups[item.group].stage()).collect();
+    let most = stages.iter().max().copied();
+    let left = groups.iter().zip(is_seen).filter(|(group, seen)| {
+        !**seen && group.gram_name().is_none() && (is_last || group.stage() <= most)
+    });
+    stages.extend(left.filter_map(|(group, _)| group.stage()));
+    stages.sort_unstable();
     stages.dedup();
     stages
 }
 
 #[cfg(test)]
 mod tests {
-    use qz_models::forward::LinearGroup;
+    use qz_models::graph::{GroupIndex, LinearGroup};
 
     use super::*;
 
-    fn group(linear: LinearGroup, width: usize, experts: usize) -> Group {
-        Group { layer: None, linear: Some(linear), names: vec!["m".into()], width, experts }
+    /// A group whose inputs are known at a stage.
+    fn group(number: usize, stage: usize, width: usize, experts: Option<usize>) -> Group {
+        let linear = LinearGroup {
+            members: Vec::new(),
+            columns: width,
+            experts,
+            stage: Stage(stage),
+            is_router: false,
+            inputs_of_all: None,
+            is_added: false,
+        };
+        let (linear, names) = (Some((GroupIndex(number), linear)), vec!["m".into()]);
+        Group { layer: None, linear, names, width, experts: experts.unwrap_or(1) }
     }
 
     /// For each pass the stages and the number of items.
-    fn check(groups: &[Group], limit: u64, expected: &[(&[Stage], usize)]) {
+    fn check(groups: &[Group], limit: u64, expected: &[(&[usize], usize)]) {
         let backend = CpuBackend::new(1).expect("a thread");
         let groups: Vec<&Group> = groups.iter().collect();
         let collector = LayerCollector { backend: &backend, grams: true, limit, prior: 64 };
         let passes = collector.passes(&groups);
-        let found: Vec<(Vec<Stage>, usize)> =
-            passes.iter().map(|items| (stages(&groups, items), items.len())).collect();
-        let expected: Vec<(Vec<Stage>, usize)> =
-            expected.iter().map(|(stages, items)| (stages.to_vec(), *items)).collect();
+        let (last, mut is_seen) = (passes.len() - 1, vec![false; groups.len()]);
+        let mut found: Vec<(Vec<Stage>, usize)> = Vec::new();
+        for (number, items) in passes.iter().enumerate() {
+            let stages = stages(&groups, items, &is_seen, number == last);
+            let seen = groups.iter().map(|group| stages.contains(&group.stage().expect("one")));
+            is_seen.iter_mut().zip(seen).for_each(|(own, seen)| *own |= seen);
+            found.push((stages, items.len()));
+        }
+        let expected: Vec<(Vec<Stage>, usize)> = expected
+            .iter()
+            .map(|(stages, items)| (stages.iter().copied().map(Stage).collect(), *items))
+            .collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn passes_hold_what_fits() {
-        use LinearGroup::{AttentionOutput, Down, GateUp, QueryKeyValue, Router};
         let dense = [
-            group(QueryKeyValue, 10, 1),
-            group(AttentionOutput, 10, 1),
-            group(GateUp, 10, 1),
-            group(Down, 20, 1),
+            group(0, 0, 10, None),
+            group(1, 1, 10, None),
+            group(2, 2, 10, None),
+            group(3, 3, 20, None),
         ];
         let one = Gram::bytes(10, &(0..10));
         assert!(2 * one < Gram::bytes(20, &(0..20)));
-        check(&dense, u64::MAX, &[(&Stage::ALL, 4)]);
-        check(&dense, 3 * one, &[(&Stage::ALL[..3], 3), (&Stage::ALL[3..], 1)]);
-        check(
-            &dense,
-            2 * one,
-            &[
-                (&Stage::ALL[..2], 2),
-                (&Stage::ALL[2..3], 1),
-                (&Stage::ALL[3..], 1),
-                (&Stage::ALL[3..], 1),
-            ],
-        );
+        check(&dense, u64::MAX, &[(&[0, 1, 2, 3], 4)]);
+        check(&dense, 3 * one, &[(&[0, 1, 2], 3), (&[3], 1)]);
+        check(&dense, 2 * one, &[(&[0, 1], 2), (&[2], 1), (&[3], 1), (&[3], 1)]);
         // The router's stage is visited with the experts'.
-        let experts = [group(Router, 10, 1), group(GateUp, 10, 3)];
-        check(
-            &experts,
-            one,
-            &[(&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1), (&[Stage::FeedForward], 1)],
-        );
+        let mut experts = [group(0, 0, 10, None), group(1, 0, 10, Some(3))];
+        if let Some((_, router)) = &mut experts[0].linear {
+            router.is_router = true;
+        }
+        check(&experts, one, &[(&[0], 1), (&[0], 1), (&[0], 1)]);
+        // One that has a stage of its own is visited on the way to the next.
+        let mut shared = [group(0, 0, 10, None), group(1, 1, 10, None), group(2, 2, 10, None)];
+        if let Some((_, router)) = &mut shared[1].linear {
+            router.is_router = true;
+        }
+        check(&shared, one, &[(&[0], 1), (&[1, 2], 1)]);
     }
 }

@@ -1,6 +1,7 @@
 //! Experts: whose tokens count as theirs, and what is said of those with few.
 
-use qz_models::forward::{LinearGroup, Routing};
+use qz_models::forward::Routing;
+use qz_models::graph::{GroupIndex, LayerGraph};
 
 /// Which inputs count as an expert's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,8 @@ impl ExpertOptions {
 
 /// Whose inputs are those of all of a group's experts together. For gate and up they are the
 /// router's, once each: a token is given to as many experts as any other.
-pub(crate) fn inputs_of_all(group: LinearGroup) -> LinearGroup {
-    if group == LinearGroup::GateUp { LinearGroup::Router } else { group }
+pub(crate) fn inputs_of_all(graph: &LayerGraph, group: GroupIndex) -> GroupIndex {
+    graph.group(group).inputs_of_all.unwrap_or(group)
 }
 
 /// How a layer's experts share the tokens.

@@ -10,7 +10,8 @@ use qz_gguf::{GgufLayout, GgufSink};
 use qz_kernels::backend::CpuBackend;
 use qz_linalg::{Gram, packed_len};
 use qz_models::LayerIndex;
-use qz_models::forward::{Chunks, Forward, LinearGroup};
+use qz_models::forward::{Chunks, Forward};
+use qz_models::graph::{GroupIndex, LinearGroup, Stage};
 use qz_tensor::{Location, OutputOptions, SinkTensor, TensorIndex, TensorSink};
 use sha2::{Digest, Sha256};
 
@@ -23,8 +24,8 @@ use crate::model_weights::ModelWeights;
 pub(crate) struct Group {
     /// Their layer; none for the output matrix.
     pub(crate) layer: Option<LayerIndex>,
-    /// What they are; of the output matrix nothing.
-    pub(crate) linear: Option<LinearGroup>,
+    /// What its layer's graph says of it; of the output matrix nothing.
+    pub(crate) linear: Option<(GroupIndex, LinearGroup)>,
     /// Their GGUF names.
     pub(crate) names: Vec<String>,
     /// Numbers of a row of inputs.
@@ -40,28 +41,23 @@ impl Group {
         output_matrix: bool,
     ) -> Result<Vec<Self>, Error> {
         let mut groups = Vec::new();
-        let experts = forward.shape().experts.map(|(experts, _)| experts);
-        for layer in (0..forward.shape().layers).map(LayerIndex) {
-            for linear in LinearGroup::ALL {
-                if linear == LinearGroup::Router && experts.is_none() {
-                    continue;
-                }
-                let stored = linear.roles().iter().map(|role| forward.stored(*role, layer));
-                let stored = stored.collect::<Result<Vec<_>, Error>>()?;
-                let columns = stored.first().map_or(0, |(_, tensor)| tensor.shape.columns());
+        for layer in (0..forward.graph().layer_count()).map(LayerIndex) {
+            let graph = forward.graph().layer(layer);
+            for (index, linear) in graph.numbered() {
+                let name = |matrix| forward.stored(layer, matrix).map(|(name, _)| name);
                 groups.push(Self {
                     layer: Some(layer),
-                    linear: Some(linear),
-                    names: stored.into_iter().map(|(name, _)| name).collect(),
-                    width: usize::try_from(columns).unwrap_or(usize::MAX),
-                    experts: experts.filter(|_| linear.is_per_expert()).unwrap_or(1),
+                    linear: Some((index, linear.clone())),
+                    names: graph.matrices(index).map(name).collect::<Result<_, Error>>()?,
+                    width: linear.columns,
+                    experts: linear.experts.unwrap_or(1),
                 });
             }
         }
         let (name, _) = forward.stored_output()?;
         // A matrix that is the embedding, too, is nothing that llama-imatrix collects.
         if output_matrix && name.starts_with("output.") {
-            let width = forward.shape().hidden;
+            let width = forward.graph().hidden;
             groups.push(Self { layer: None, linear: None, names: vec![name], width, experts: 1 });
         }
         Ok(groups)
@@ -69,12 +65,27 @@ impl Group {
 
     /// True for one of a layer's groups with experts, to tell of each once.
     pub(super) fn is_first_of_experts(&self) -> bool {
-        self.linear == Some(LinearGroup::GateUp)
+        self.linear.as_ref().is_some_and(|(_, linear)| linear.inputs_of_all.is_some())
+    }
+
+    /// When its inputs are known, in its layer.
+    pub(super) fn stage(&self) -> Option<Stage> {
+        self.linear.as_ref().map(|(_, linear)| linear.stage)
+    }
+
+    /// Its number in its layer.
+    pub(super) fn index(&self) -> Option<GroupIndex> {
+        self.linear.as_ref().map(|(index, _)| *index)
+    }
+
+    /// The group whose inputs are those of all its experts together.
+    pub(super) fn inputs_of_all(&self) -> Option<GroupIndex> {
+        self.linear.as_ref().map(|(index, linear)| linear.inputs_of_all.unwrap_or(*index))
     }
 
     /// The name of its Gram matrix; routers get none: nobody rounds them.
     pub(super) fn gram_name(&self) -> Option<String> {
-        let wanted = self.linear.is_some_and(|linear| linear != LinearGroup::Router);
+        let wanted = self.linear.as_ref().is_some_and(|(_, linear)| !linear.is_router);
         wanted.then(|| format!("{}{GRAM}", self.names[0]))
     }
 }

@@ -243,7 +243,8 @@ impl Job<'_> {
         while stream.load_next()? {
             let layer = Some(stream.layer());
             let own: Vec<&Group> = groups.iter().filter(|group| group.layer == layer).collect();
-            let (number, count) = (u64::from(stream.layer().0) + 1, forward.shape().layers.into());
+            let (number, count) =
+                (u64::from(stream.layer().0) + 1, forward.graph().layer_count().into());
             if own.iter().all(|group| self.file.is_complete(group)) {
                 progress.at("finished layer", number, count, false);
                 stream.advance(&mut |steps| progress.advance(steps))?;

@@ -90,7 +90,7 @@ pub fn sample(
     let backend = options.compute.session_backend(cancel)?;
     let weights = ModelWeights::new(&subject.model);
     let forward = subject.model.forward(&backend, &weights, options.compute.share(1))?;
-    let layers = u64::from(forward.shape().layers);
+    let layers = u64::from(forward.graph().layer_count());
     let mut progress = Steps::begin("sample", [&subject.model], layers + 1, cancel, observer);
     let mut session = Session::new(&forward, capacity, &mut || progress.advance(1))?;
     progress.advance(1)?;

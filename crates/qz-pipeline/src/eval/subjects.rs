@@ -229,7 +229,7 @@ impl<'a> Steps<'a> {
         forward: &'f Forward<'m, CpuBackend, ModelWeights<'m>>,
         chunks: &Chunks,
     ) -> Result<Logits<'f, CpuBackend, ModelWeights<'m>>, Error> {
-        let (layers, of_layer) = (u64::from(forward.shape().layers), chunks.count() as u64);
+        let (layers, of_layer) = (u64::from(forward.graph().layer_count()), chunks.count() as u64);
         let mut done = 0;
         forward.run(chunks, &mut |steps| {
             self.advance(steps)?;

@@ -2,8 +2,8 @@
 
 use qz_kernels::backend::CpuBackend;
 use qz_methods::Needs;
-use qz_models::forward::{Chunks, Forward, LinearGroup};
-use qz_models::{LayerIndex, Role};
+use qz_models::LayerIndex;
+use qz_models::forward::{Chunks, Forward};
 
 use super::QuantizeOptions;
 use super::layers::Layers;
@@ -33,11 +33,12 @@ impl Effort {
     ) -> Result<Self, Error> {
         let mut effort = Self::empty(layers.options, chunks);
         let (mut whole, mut weights) = (0.0, 0);
-        for layer in (0..forward.shape().layers).map(LayerIndex) {
-            for group in LinearGroup::ALL {
+        for layer in (0..forward.graph().layer_count()).map(LayerIndex) {
+            let graph = forward.graph().layer(layer);
+            for (index, group) in graph.numbered().filter(|(_, group)| !group.is_router) {
                 let mut is_open = false;
-                for role in group.roles().iter().filter(|role| **role != Role::ExpertRouter) {
-                    let (name, stored) = forward.stored(*role, layer)?;
+                for matrix in graph.matrices(index) {
+                    let (name, stored) = forward.stored(layer, matrix)?;
                     let elements = stored.shape.elements();
                     whole += effort.of_pass(elements);
                     let position = layers.chosen.position(&name);
@@ -48,7 +49,7 @@ impl Effort {
                     }
                 }
                 if is_open {
-                    whole += effort.of_inputs(forward.shape().width(group));
+                    whole += effort.of_inputs(group.columns);
                 }
             }
         }

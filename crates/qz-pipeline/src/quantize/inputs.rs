@@ -3,7 +3,8 @@
 
 use qz_kernels::backend::CpuBackend;
 use qz_methods::Needs;
-use qz_models::forward::{Chunks, Forward, LayerStream, LinearGroup};
+use qz_models::forward::{Chunks, Forward, LayerStream};
+use qz_models::graph::GroupIndex;
 
 use super::QuantizeOptions;
 use super::capture::{Beside, Captured, Sums};
@@ -25,11 +26,6 @@ pub(super) struct Streams<'a> {
     pub(super) quantized: Stream<'a>,
     /// The full model's, if matrices are to make up for what was lost before them.
     full: Option<Stream<'a>>,
-}
-
-/// Whether the products of a group are added to hidden states.
-pub(super) fn is_added(group: LinearGroup) -> bool {
-    matches!(group, LinearGroup::AttentionOutput | LinearGroup::Down)
 }
 
 impl<'a> Streams<'a> {
@@ -69,11 +65,12 @@ impl<'a> Streams<'a> {
     /// tokens to others.
     fn visit(
         &mut self,
-        group: LinearGroup,
+        group: GroupIndex,
         with_full: bool,
         visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
-        let stage = group.stage();
+        let own = self.quantized.graph().group(group);
+        let (stage, is_added) = (own.stage, own.is_added);
         for batch in 0..self.quantized.batches() {
             let Some(full) = self.full.as_mut().filter(|_| with_full) else {
                 self.quantized.visit_batch(stage, batch, &mut |inputs| {
@@ -82,7 +79,7 @@ impl<'a> Streams<'a> {
                 })?;
                 continue;
             };
-            let (own, beside) = if is_added(group) {
+            let (own, beside) = if is_added {
                 let results = full.pass_results(group, batch)?;
                 let mut own = Vec::new();
                 let as_it_was = self.quantized.visit_results(group, batch, &mut |inputs| {
@@ -101,9 +98,10 @@ impl<'a> Streams<'a> {
 }
 
 /// The inputs of a group without experts.
-fn inputs_of(stream: &mut Stream<'_>, group: LinearGroup, batch: usize) -> Result<Vec<f32>, Error> {
+fn inputs_of(stream: &mut Stream<'_>, group: GroupIndex, batch: usize) -> Result<Vec<f32>, Error> {
     let mut own = Vec::new();
-    stream.visit_batch(group.stage(), batch, &mut |inputs| {
+    let stage = stream.graph().group(group).stage;
+    stream.visit_batch(stage, batch, &mut |inputs| {
         if inputs.group == group {
             own = inputs.rows.to_vec();
         }
@@ -151,13 +149,14 @@ impl Collector<'_> {
     pub(super) fn captured(
         &self,
         streams: &mut Streams<'_>,
-        group: LinearGroup,
+        group: GroupIndex,
         experts: &[Option<usize>],
         known: &mut GroupExperts,
     ) -> Result<Vec<(Option<usize>, Captured)>, Error> {
-        let width = streams.quantized.width(group);
+        let own = streams.quantized.graph().group(group);
+        let width = own.columns;
         let with_full = self.options.propagates() && experts == [None];
-        let results = is_added(group).then(|| streams.quantized.hidden_width());
+        let results = own.is_added.then(|| streams.quantized.hidden_width());
         let sums = |expert: &Option<usize>| {
             let sums = match with_full {
                 true => Sums::beside_full(width, results),
@@ -197,11 +196,12 @@ impl Collector<'_> {
     fn all_experts(
         &self,
         streams: &mut Streams<'_>,
-        group: LinearGroup,
+        group: GroupIndex,
         count: usize,
     ) -> Result<Sums, Error> {
-        let shown = inputs_of_all(group);
-        let width = streams.quantized.width(group);
+        let graph = streams.quantized.graph();
+        let shown = inputs_of_all(graph, group);
+        let width = graph.group(group).columns;
         let experts: Vec<_> = match shown == group {
             true => (0..count).map(Some).collect(),
             false => vec![None],

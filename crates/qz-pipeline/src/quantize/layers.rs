@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use qz_codec::grid::{RowBatch, Rows as WeightRows};
 use qz_kernels::backend::CpuBackend;
 use qz_methods::{Needs, Problem, Target, TensorReport};
-use qz_models::forward::{Chunks, Forward, LinearGroup, Stage};
-use qz_models::{Role, RowOrder};
+use qz_models::RowOrder;
+use qz_models::forward::{Chunks, Forward};
+use qz_models::graph::{GroupIndex, MatrixIndex};
 use qz_tensor::DataType;
 
 use super::QuantizeOptions;
@@ -89,15 +90,12 @@ impl Layers<'_> {
         }
         let mut effort = Effort::of(self, forward, &chunks, sinks)?;
         let mut streams = Streams::begin(forward, &chunks, self.options)?;
-        let count = u64::from(forward.shape().layers);
+        let count = u64::from(forward.graph().layer_count());
         while streams.load_next()? {
-            let layer = streams.quantized.layer();
+            let (layer, graph) = (streams.quantized.layer(), streams.quantized.graph());
             let (mut passed, mut is_open) = (0.0, false);
-            for role in LinearGroup::ALL.into_iter().flat_map(LinearGroup::roles) {
-                if *role == Role::ExpertRouter {
-                    continue;
-                }
-                let (name, stored) = streams.quantized.stored(*role)?;
+            for matrix in graph.rounded() {
+                let (name, stored) = streams.quantized.stored(matrix)?;
                 passed += effort.of_pass(stored.shape.elements());
                 let position = self.chosen.position(&name);
                 is_open |= position.is_some_and(|position| !sinks.is_done(0, position));
@@ -105,10 +103,8 @@ impl Layers<'_> {
             let part = if is_open { "layer" } else { "finished layer" };
             let number = u64::from(layer.0) + 1;
             observer.observe(Event::At { part, number, count, steady: is_open });
-            for stage in Stage::ALL {
-                for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
-                    self.group(&mut streams, group, sinks, reports, &mut effort, observer)?;
-                }
+            for (group, _) in graph.numbered() {
+                self.group(&mut streams, group, sinks, reports, &mut effort, observer)?;
             }
             if self.chosen.output.is_none() && streams.quantized.is_at_last_layer() {
                 // Nobody asks what comes out of it.
@@ -203,20 +199,20 @@ impl Layers<'_> {
     fn group(
         &self,
         streams: &mut Streams<'_>,
-        group: LinearGroup,
+        group: GroupIndex,
         sinks: &mut Sinks,
         reports: &mut Reports,
         effort: &mut Effort,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let stream = &mut streams.quantized;
-        let (mut open, mut tensors) = (Vec::new(), Vec::new());
-        for role in group.roles() {
-            let matrices = self.matrices(stream, *role)?;
+        let (graph, mut open, mut tensors) = (stream.graph(), Vec::new(), Vec::new());
+        for index in graph.matrices(group) {
+            let matrices = self.matrices(stream, index)?;
             let Some(position) = matrices.first().map(|matrix| matrix.position) else { continue };
             let is_done = sinks.is_done(0, position);
-            if !(is_done && self.taken_back(stream, *role, &matrices, sinks)?) {
-                open.extend(matrices.into_iter().map(|matrix| (*role, matrix)));
+            if !(is_done && self.taken_back(stream, index, &matrices, sinks)?) {
+                open.extend(matrices.into_iter().map(|matrix| (index, matrix)));
             }
             if !is_done {
                 tensors.push(position);
@@ -227,21 +223,21 @@ impl Layers<'_> {
         experts.dedup();
         let collector = self.collector();
         let mut known = GroupExperts::of(experts.len());
-        let (width, all) = (stream.width(group), experts.len().max(1) as f64);
-        for experts in experts.chunks(collector.experts_at_once(stream.width(group))) {
+        let (width, all) = (graph.group(group).columns, experts.len().max(1) as f64);
+        for experts in experts.chunks(collector.experts_at_once(width)) {
             let captured = collector.captured(streams, group, experts, &mut known)?;
             effort.advance(effort.of_inputs(width) * experts.len() as f64 / all, observer);
             for (expert, captured) in captured {
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
-                for (role, matrix) in own {
-                    let found = self.replaced(streams, *role, matrix, &captured, sinks)?;
+                for (index, matrix) in own {
+                    let found = self.replaced(streams, *index, matrix, &captured, sinks)?;
                     reports.methods.push(self.described(matrix, &captured, found));
                     let weights = (matrix.rows * matrix.columns) as u64;
                     effort.advance(effort.of_matrix(weights, matrix.columns as u64), observer);
                 }
             }
         }
-        if group == LinearGroup::GateUp && !known.tokens.is_empty() {
+        if graph.group(group).inputs_of_all.is_some() && !known.tokens.is_empty() {
             let tokens = known.tokens.into_iter().map(|(_, tokens)| tokens).collect();
             let coverage = ExpertCoverage { layer: streams.quantized.layer().0, tokens };
             let warnings = coverage.warnings(self.options.experts.prior);
@@ -259,30 +255,27 @@ impl Layers<'_> {
     fn replaced(
         &self,
         streams: &mut Streams<'_>,
-        role: Role,
+        index: MatrixIndex,
         matrix: &Matrix,
         captured: &Captured,
         sinks: &mut Sinks,
     ) -> Result<TensorReport, Error> {
         let stream = &mut streams.quantized;
-        let weights = stream.weights(role, matrix.expert)?;
+        let weights = stream.weights(index, matrix.expert)?;
         let Quantized { content, replacement: (data_type, bytes), lost, report } =
             self.quantized(matrix, &weights, captured)?;
         if !sinks.is_done(0, matrix.position) {
             self.put(sinks, matrix, matrix.first_row(), content, lost)?;
         }
         if self.replaces() {
-            stream.replace(role, matrix.expert, data_type, bytes)?;
+            stream.replace(index, matrix.expert, data_type, bytes)?;
         }
         Ok(report)
     }
 
-    /// The matrices of a role that are to be quantized.
-    fn matrices(&self, stream: &Stream<'_>, role: Role) -> Result<Vec<Matrix>, Error> {
-        if role == Role::ExpertRouter {
-            return Ok(Vec::new());
-        }
-        let (name, stored) = stream.stored(role)?;
+    /// The matrices, one of each expert where each has its own, that are to be quantized.
+    fn matrices(&self, stream: &Stream<'_>, index: MatrixIndex) -> Result<Vec<Matrix>, Error> {
+        let (name, stored) = stream.stored(index)?;
         let Some(position) = self.chosen.position(&name) else { return Ok(Vec::new()) };
         let experts: Vec<_> = match stored.shape.dimensions() {
             [experts, _, _] => (0..to_usize(*experts)).map(Some).collect(),
@@ -295,14 +288,14 @@ impl Layers<'_> {
     fn taken_back(
         &self,
         stream: &mut Stream<'_>,
-        role: Role,
+        index: MatrixIndex,
         matrices: &[Matrix],
         sinks: &Sinks,
     ) -> Result<bool, Error> {
         for matrix in matrices.iter().filter(|_| self.replaces()) {
             if let Some(packed) = self.packed(matrix) {
                 let Some(bytes) = packed.taken_back(self.plans, sinks)? else { return Ok(false) };
-                stream.replace(role, matrix.expert, DataType::F32, bytes)?;
+                stream.replace(index, matrix.expert, DataType::F32, bytes)?;
                 continue;
             }
             let row_bytes = matrix.row_bytes();
@@ -311,7 +304,7 @@ impl Layers<'_> {
             if !sinks.read_back(self.plans, 0, at, first, row_bytes, &mut bytes)? {
                 return Ok(false);
             }
-            stream.replace(role, matrix.expert, matrix.data_type, bytes)?;
+            stream.replace(index, matrix.expert, matrix.data_type, bytes)?;
         }
         Ok(true)
     }

@@ -4,10 +4,9 @@ use qz_kernels::backend::CpuBackend;
 use qz_linalg::CrossGram;
 use qz_methods::{Needs, weights_under_way};
 use qz_models::LayerIndex;
-use qz_models::forward::{Chunks, Forward, LinearGroup};
+use qz_models::forward::{Chunks, Forward};
 
 use super::capture::Sums;
-use super::inputs::is_added;
 use super::layers::Layers;
 use crate::error::Error;
 use crate::model::to_usize;
@@ -32,13 +31,14 @@ impl Layers<'_> {
         let streams = if self.options.propagates() { 2 } else { 1 };
         let text = streams * chunks.map_or(0, |chunks| forward.stream_bytes(chunks));
         let (mut layer_most, mut group_most) = (0, 0);
-        for layer in (0..forward.shape().layers).map(LayerIndex) {
+        for layer in (0..forward.graph().layer_count()).map(LayerIndex) {
             let mut layer_bytes = 0;
             let mut stored_bytes = 0;
-            for group in LinearGroup::ALL {
+            let graph = forward.graph().layer(layer);
+            for (index, group) in graph.numbered() {
                 let mut matrix_most = 0;
-                for role in group.roles() {
-                    let Ok((name, stored)) = forward.stored(*role, layer) else { continue };
+                for matrix in graph.matrices(index) {
+                    let Ok((name, stored)) = forward.stored(layer, matrix) else { continue };
                     let bytes = stored.shape.byte_size(stored.data_type).unwrap_or(u64::MAX);
                     stored_bytes += bytes;
                     let Some(position) = self.chosen.position(&name) else {
@@ -57,10 +57,9 @@ impl Layers<'_> {
                     matrix_most = matrix_most.max(self.matrix_bytes(position, place.is_some()));
                 }
                 if matrix_most > 0 {
-                    let width = forward.shape().width(group);
-                    let results = is_added(group).then(|| forward.shape().hidden);
-                    let experts = forward.shape().experts.map_or(1, |(count, _)| count);
-                    let known = self.statistics_bytes((width, results), experts);
+                    let results = group.is_added.then(|| forward.graph().hidden);
+                    let experts = group.experts.unwrap_or(1);
+                    let known = self.statistics_bytes((group.columns, results), experts);
                     group_most = group_most.max(matrix_most + known);
                 }
             }

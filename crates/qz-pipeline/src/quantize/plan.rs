@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use qz_kernels::backend::Backend;
 use qz_methods::Target;
-use qz_models::forward::{Forward, LinearGroup};
-use qz_models::{LayerIndex, Role};
+use qz_models::LayerIndex;
+use qz_models::forward::Forward;
 use qz_tensor::DataType;
 
 use crate::convert::Output;
@@ -48,10 +48,9 @@ impl Chosen {
                     && Target::of_type(data_type).is_some()
             }
         };
-        for layer in 0..forward.shape().layers {
-            let roles = LinearGroup::ALL.into_iter().flat_map(|group| group.roles());
-            for role in roles.filter(|role| **role != Role::ExpertRouter) {
-                let (name, _) = forward.stored(*role, LayerIndex(layer))?;
+        for layer in (0..forward.graph().layer_count()).map(LayerIndex) {
+            for matrix in forward.graph().layer(layer).rounded() {
+                let (name, _) = forward.stored(layer, matrix)?;
                 let position = by_name.get(name.as_str()).copied();
                 if let Some(position) = position.filter(|position| is_chosen(*position)) {
                     chosen.positions.insert(position);
@@ -63,7 +62,7 @@ impl Chosen {
         // so is an output matrix that is stored in parts.
         let (name, _) = forward.stored_output()?;
         let last = by_name.get(name.as_str()).copied();
-        let is_tied = forward.stored(Role::TokenEmbedding, LayerIndex(0))?.0 == name;
+        let is_tied = forward.is_output_tied()?;
         let is_rounded = |at: usize| is_tied || plan.packed(at).is_some();
         if let Some(position) = last.filter(|at| is_chosen(*at) && !is_rounded(*at)) {
             chosen.positions.insert(position);

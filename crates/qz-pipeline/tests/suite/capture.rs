@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use qz_kernels::backend::{CpuBackend, Rounding};
+use qz_models::Role;
 use qz_models::forward::{
-    Chunks, Forward, ForwardOptions, LayerStream, LinearGroup, LinearInputs, Logits, Routing, Stage,
+    Chunks, Forward, ForwardOptions, LayerStream, LinearInputs, Logits, Routing,
 };
+use qz_models::graph::{GroupIndex, Stage};
 use qz_pipeline::{Error, Model, ModelWeights, OpenOptions};
 use qz_tensor::DataType;
 
 type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
 
 /// Layer, group, expert: numbers of all rows, with each row's token and weight.
-type Seen = BTreeMap<(u32, LinearGroup, Option<usize>), Vec<(usize, f32, Vec<f32>)>>;
+type Seen = BTreeMap<(u32, GroupIndex, Option<usize>), Vec<(usize, f32, Vec<f32>)>>;
 
 const LENGTH: usize = 12;
 const COUNT: usize = 5;
@@ -91,7 +93,7 @@ fn in_stages(
         let mut seen = Seen::new();
         let mut stream = forward.stream(chunks()).expect("a stream");
         while stream.load_next().expect("a layer") {
-            for stage in Stage::ALL {
+            for stage in stream.graph().stages() {
                 let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
                     note(&mut seen, inputs);
                     Ok(())
@@ -107,22 +109,45 @@ fn in_stages(
 
 /// Gives every matrix of a stage the weights that it has, times `scale`.
 fn replace(stream: &mut Stream<'_>, stage: Stage, scale: f32) {
-    for group in LinearGroup::ALL.into_iter().filter(|group| group.stage() == stage) {
-        for role in group.roles() {
-            let Ok((_, tensor)) = stream.stored(*role) else { continue };
-            let stacked = tensor.shape.dimensions().len() == 3;
-            let experts = if stacked { tensor.shape.dimensions()[0] as usize } else { 1 };
-            for expert in 0..experts {
-                let expert = stacked.then_some(expert);
-                let weights = stream.weights(*role, expert).expect("weights");
+    let graph = stream.graph();
+    for (index, group) in graph.numbered().filter(|(_, group)| group.stage == stage) {
+        for matrix in graph.matrices(index) {
+            for expert in 0..group.experts.unwrap_or(1) {
+                let expert = group.experts.map(|_| expert);
+                let weights = stream.weights(matrix, expert).expect("weights");
                 let bytes = weights.iter().flat_map(|weight| (weight * scale).to_le_bytes());
-                stream.replace(*role, expert, DataType::F32, bytes.collect()).expect("replaced");
+                stream.replace(matrix, expert, DataType::F32, bytes.collect()).expect("replaced");
             }
         }
     }
 }
 
-const MODELS: [&str; 4] = ["llama-tied", "qwen2", "qwen3", "mixtral"];
+/// The group of a matrix in a model's first layer.
+fn group_of(name: &str, role: Role) -> GroupIndex {
+    with(name, 1 << 30, |forward| {
+        let mut groups = forward.graph().layers[0].numbered();
+        let has = |group: &qz_models::graph::LinearGroup| {
+            group.members.iter().any(|member| member.role == role)
+        };
+        groups.find(|(_, group)| has(group)).expect("the matrix").0
+    })
+}
+
+const MODELS: [&str; 13] = [
+    "llama-tied",
+    "qwen2",
+    "qwen3",
+    "mixtral",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt-oss",
+    "qwen2moe",
+    "qwen3moe",
+    "deepseek2",
+    "deepseek3",
+    "mamba2",
+];
 
 #[test]
 fn stops_change_nothing() {
@@ -142,20 +167,19 @@ fn stops_change_nothing() {
 
 #[test]
 fn every_token_is_seen_at_every_group() {
-    let check = |name: &str, groups: &[LinearGroup]| {
+    let check = |name: &str, groups: usize| {
         let (seen, _) = in_one_go(name, 1 << 30, Routing::Chosen);
         let layers = seen.keys().map(|key| key.0).max().expect("layers") + 1;
-        assert_eq!(seen.len(), layers as usize * groups.len());
+        assert_eq!(seen.len(), layers as usize * groups);
         for ((_, group, expert), rows) in &seen {
-            assert!(groups.contains(group) && expert.is_none());
+            assert!(group.0 < groups && expert.is_none());
             let tokens: Vec<usize> = rows.iter().map(|row| row.0).collect();
             assert!(tokens.into_iter().eq(0..LENGTH * COUNT), "{name}, {group:?}");
             assert!(rows.iter().all(|row| row.1 == 1.0));
         }
     };
-    use LinearGroup::{AttentionOutput, Down, GateUp, QueryKeyValue};
-    check("llama-tied", &[QueryKeyValue, AttentionOutput, GateUp, Down]);
-    check("qwen2", &[QueryKeyValue, AttentionOutput, GateUp, Down]);
+    check("llama-tied", 4);
+    check("qwen2", 4);
 }
 
 #[test]
@@ -163,9 +187,10 @@ fn experts_see_the_tokens_they_were_given() {
     let (seen, logits) = in_one_go("mixtral", 1 << 30, Routing::Chosen);
     let (everyone, same) = in_one_go("mixtral", 1 << 30, Routing::All);
     assert_eq!(logits, same);
+    let gate = group_of("mixtral", Role::FeedForwardGate);
     let mut given = 0;
     for ((layer, group, expert), rows) in &everyone {
-        if !group.is_per_expert() {
+        if expert.is_none() {
             assert_eq!(seen[&(*layer, *group, *expert)], *rows);
             continue;
         }
@@ -178,7 +203,7 @@ fn experts_see_the_tokens_they_were_given() {
             let near = own.2.iter().zip(&expected.2).all(|(a, b)| (a - b).abs() < 1e-5);
             assert!(near, "layer {layer}, {group:?}, expert {expert:?}");
         }
-        given += if *group == LinearGroup::GateUp { own.len() } else { 0 };
+        given += if *group == gate { own.len() } else { 0 };
     }
     let layers = seen.keys().map(|key| key.0).max().expect("layers") as usize + 1;
     // Two experts for each token.
@@ -189,22 +214,25 @@ fn experts_see_the_tokens_they_were_given() {
 fn later_stages_see_replaced_weights() {
     let (plain, _) = in_one_go("llama-tied", 1 << 30, Routing::Chosen);
     let (seen, _) = in_stages("llama-tied", 1 << 30, |stream, stage| {
-        if stage == Stage::QueryKeyValue && stream.layer().0 == 0 {
+        if stage == Stage(0) && stream.layer().0 == 0 {
             replace(stream, stage, 2.0);
         }
     });
     let rows = |seen: &Seen, group| seen[&(0, group, None)].clone();
-    assert_eq!(rows(&seen, LinearGroup::QueryKeyValue), rows(&plain, LinearGroup::QueryKeyValue));
+    let of_role = |role| group_of("llama-tied", role);
+    let query = of_role(Role::AttentionQuery);
+    assert_eq!(rows(&seen, query), rows(&plain, query));
     // Values of twice the size, and sharper attention: where a token sees only itself,
     // the latter makes no difference.
-    let (before, after) =
-        (rows(&plain, LinearGroup::AttentionOutput), rows(&seen, LinearGroup::AttentionOutput));
+    let output = of_role(Role::AttentionOutput);
+    let (before, after) = (rows(&plain, output), rows(&seen, output));
     for chunk in 0..COUNT {
         let (before, after) = (&before[chunk * LENGTH].2, &after[chunk * LENGTH].2);
         let doubled: Vec<f32> = before.iter().map(|number| number * 2.0).collect();
         assert_eq!(*after, doubled);
     }
-    assert_ne!(rows(&seen, LinearGroup::GateUp), rows(&plain, LinearGroup::GateUp));
+    let gate = of_role(Role::FeedForwardGate);
+    assert_ne!(rows(&seen, gate), rows(&plain, gate));
 }
 
 #[test]
@@ -217,7 +245,8 @@ fn a_visitors_error_ends_the_run() {
             calls += 1;
             if calls == 3 { Err(Error::Interrupted) } else { Ok(()) }
         };
-        let result = stream.visit(Stage::Down, &mut visit);
+        let last = stream.graph().stages().last().expect("stages");
+        let result = stream.visit(last, &mut visit);
         assert!(matches!(result, Err(Error::Interrupted)));
         assert_eq!(calls, 3);
     });
@@ -227,7 +256,6 @@ fn a_visitors_error_ends_the_run() {
 /// goes past it; both end where the plain run does.
 #[test]
 fn results_are_those_of_the_run() {
-    const ADDED: [LinearGroup; 2] = [LinearGroup::AttentionOutput, LinearGroup::Down];
     for name in ["llama-tied", "qwen2", "qwen3"] {
         let expected = plain(name);
         for memory in [0, 1 << 30] {
@@ -236,8 +264,11 @@ fn results_are_those_of_the_run() {
                     [(); 2].map(|()| forward.stream(chunks()).expect("a stream"));
                 while stopping.load_next().expect("a layer") {
                     passing.load_next().expect("a layer");
+                    let groups = stopping.graph().numbered().filter(|(_, group)| group.is_added);
+                    let added: Vec<GroupIndex> = groups.map(|(index, _)| index).collect();
+                    assert_eq!(added.len(), 2);
                     for (group, batch) in
-                        ADDED.into_iter().flat_map(|group| (0..2).map(move |batch| (group, batch)))
+                        added.into_iter().flat_map(|group| (0..2).map(move |batch| (group, batch)))
                     {
                         if batch >= stopping.batches() {
                             continue;

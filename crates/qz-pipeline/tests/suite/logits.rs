@@ -130,6 +130,41 @@ fn qwen3() {
     check("qwen3");
 }
 
+#[test]
+fn gemma() {
+    check("gemma");
+    check("gemma2");
+    check("gemma3");
+}
+
+#[test]
+fn phi() {
+    check("phi3");
+    check("phi4");
+}
+
+#[test]
+fn gpt_oss() {
+    check("gpt-oss");
+}
+
+#[test]
+fn qwen_with_experts() {
+    check("qwen2moe");
+    check("qwen3moe");
+}
+
+#[test]
+fn deepseek() {
+    check("deepseek2");
+    check("deepseek3");
+}
+
+#[test]
+fn mamba() {
+    check("mamba2");
+}
+
 /// Little memory means hidden states on disk, small batches, an output matrix that is
 /// read again and again, and the same logits to the last bit.
 #[test]
@@ -214,13 +249,16 @@ fn steps_give_the_logits_of_the_whole() {
         check(name, &none, &[12]);
         check(name, &none, &[5, 1, 4, 2]);
     }
+    for name in ["gemma3", "gpt-oss", "deepseek3", "mamba2", "phi3"] {
+        check(name, &none, &[5, 1, 4, 2]);
+    }
     // A window that has been left behind.
     check("mistral", &serde_json::json!({ "sliding_window": 4 }), &[3, 1, 1, 6, 1, 9]);
 }
 
 #[test]
 fn branches_give_the_logits_of_whole_sequences() {
-    for (name, max_memory) in [("llama-tied", 1 << 30), ("mixtral", 0)] {
+    for (name, max_memory) in [("llama-tied", 1 << 30), ("mixtral", 0), ("mamba2", 1 << 30)] {
         let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
         let chunks = [
             (vec![3, 1, 4], vec![vec![1, 5], vec![], vec![9, 2, 6]]),
@@ -266,4 +304,42 @@ fn branches_give_the_logits_of_whole_sequences() {
         }
         assert_eq!(found.next(), None);
     }
+}
+
+/// What an encoder makes of a text: its last hidden states.
+#[test]
+fn bert() {
+    let golden = json(&fixture("bert").join("golden-logits.json"));
+    let tokens = numbers(&golden["tokens"], |value| u32::try_from(value.as_u64()?).ok());
+    let positions = numbers(&golden["positions"], |value| usize::try_from(value.as_u64()?).ok());
+    let model = Model::open(&fixture("bert"), &OpenOptions::default()).expect("a model");
+    let backend = CpuBackend::new(2).expect("threads");
+    let weights = ModelWeights::new(&model);
+    let options = ForwardOptions {
+        rounding: Rounding::Exact,
+        cache_type: DataType::F32,
+        max_memory: 1 << 30,
+        spill_folder: std::env::temp_dir(),
+    };
+    let forward = Forward::new(&backend, &weights, model.metadata(), None, options);
+    let forward = forward.expect("a forward pass");
+    let mut stream = forward.stream(Chunks::new(tokens.clone(), tokens.len())).expect("a stream");
+    while stream.load_next().expect("a layer") {
+        stream.advance(&mut |_| Ok(())).expect("a layer");
+    }
+    let mut states = Vec::new();
+    let mut visit = |rows: &[f32]| -> Result<(), Error> {
+        states.extend_from_slice(rows);
+        Ok(())
+    };
+    stream.visit_output(&mut visit).expect("hidden states");
+    let width = stream.hidden_width();
+    let rows = golden["cases"][0]["logits"].as_array().expect("rows");
+    for (position, expected) in positions.iter().zip(rows) {
+        let expected = numbers(expected, Value::as_f64);
+        let error = relative_error(&states[position * width..][..width], &expected);
+        assert!(error <= TOLERANCE, "relative error {error:e}");
+    }
+    let logits = stream.finish();
+    assert_eq!(logits.err().expect("refused").diagnosis().rule, "no-logits");
 }

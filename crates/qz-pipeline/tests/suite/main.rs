@@ -3,6 +3,7 @@
 
 mod calibrate;
 mod capture;
+mod families;
 mod interrupted;
 mod logits;
 mod quantize;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
+use super::super::reference::soft_capped;
 use super::super::{Attention, Error, activation_type, round_activations};
 use super::tiles::{self, ROWS};
 use super::{Instructions, exponentials};
@@ -16,7 +17,8 @@ use crate::stop;
 /// `width` elements of all positions of a head.
 pub struct Cache {
     data_type: DataType,
-    head_size: usize,
+    key_size: usize,
+    value_size: usize,
     heads: usize,
     /// Positions, a whole number of panels.
     capacity: usize,
@@ -32,14 +34,16 @@ impl Cache {
         data_type: DataType,
         width: usize,
     ) -> Result<Self, Error> {
-        let Attention { head_size, key_value_heads: heads, .. } = *shape;
-        if !head_size.is_multiple_of(data_type.block_elements()) {
-            return Err(Error::CacheType { head_size, data_type });
+        let Attention { key_size, value_size, key_value_heads: heads, .. } = *shape;
+        for head_size in [key_size, value_size] {
+            if !head_size.is_multiple_of(data_type.block_elements()) {
+                return Err(Error::CacheType { head_size, data_type });
+            }
         }
         let capacity = capacity.next_multiple_of(width);
-        let keys = vec![0.0; heads * capacity * head_size];
-        let values = vec![0.0; heads * capacity * head_size.next_multiple_of(width)];
-        Ok(Self { data_type, head_size, heads, capacity, width, keys, values })
+        let keys = vec![0.0; heads * capacity * key_size];
+        let values = vec![0.0; heads * capacity * value_size.next_multiple_of(width)];
+        Ok(Self { data_type, key_size, value_size, heads, capacity, width, keys, values })
     }
 
     pub(super) fn store(
@@ -49,22 +53,21 @@ impl Cache {
         values: &[f32],
         rows: Range<usize>,
     ) {
-        let (size, width) = (self.head_size, self.width);
+        let (size, value_size, width) = (self.key_size, self.value_size, self.width);
         let key_head = self.capacity * size;
-        let value_head = self.capacity * size.next_multiple_of(width);
-        let row_width = self.heads * size;
-        let mut own = vec![0.0; size];
+        let value_head = self.capacity * value_size.next_multiple_of(width);
+        let (mut own, mut own_values) = (vec![0.0; size], vec![0.0; value_size]);
         for (position, row) in (position..).zip(rows) {
             for head in 0..self.heads {
-                let from = row * row_width + head * size..row * row_width + (head + 1) * size;
-                own.copy_from_slice(&keys[from.clone()]);
+                let of_row = row * self.heads + head;
+                own.copy_from_slice(&keys[of_row * size..(of_row + 1) * size]);
                 round_activations(self.data_type, size, &mut own);
                 let panel = head * key_head + position / width * width * size;
                 let to = &mut self.keys[panel + position % width..];
                 to.iter_mut().step_by(width).zip(&own).for_each(|(to, key)| *to = *key);
-                own.copy_from_slice(&values[from]);
-                round_activations(self.data_type, size, &mut own);
-                for (panel, own) in own.chunks(width).enumerate() {
+                own_values.copy_from_slice(&values[of_row * value_size..(of_row + 1) * value_size]);
+                round_activations(self.data_type, value_size, &mut own_values);
+                for (panel, own) in own_values.chunks(width).enumerate() {
                     let panel = head * value_head + panel * self.capacity * width;
                     let to = panel + position * width;
                     self.values[to..to + own.len()].copy_from_slice(own);
@@ -74,29 +77,35 @@ impl Cache {
     }
 }
 
-/// Attention of queries from `position` on; runs on the current pool's threads.
-pub(super) fn attend(
-    instructions: Instructions,
-    shape: &Attention,
-    cache: &Cache,
-    position: usize,
-    queries: &[f32],
-    out: &mut [f32],
-) {
-    let width = shape.query_width();
-    let count = queries.len() / width;
-    let heads = |first| (0..shape.heads).map(move |head| (first, head));
-    let tasks: Vec<(usize, usize)> = (0..count).step_by(ROWS).flat_map(heads).collect();
-    let mut all = ViewMut::dense(out, count, width);
-    let destination = Destination::new(&mut all);
-    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, (first, head)| {
-        if stop::is_requested() {
-            return;
-        }
-        let rows = first..count.min(first + ROWS);
-        let own = Head { instructions, shape, cache, head, position };
-        own.attend(queries, rows, scratch, destination);
-    });
+/// One attention operation.
+#[derive(Clone, Copy)]
+pub(super) struct Work<'a> {
+    pub(super) instructions: Instructions,
+    pub(super) shape: &'a Attention,
+    pub(super) sinks: Option<&'a [f32]>,
+    pub(super) cache: &'a Cache,
+    /// Of the first query.
+    pub(super) position: usize,
+    /// Of the sequence, up to the last query.
+    pub(super) length: usize,
+}
+
+impl Work<'_> {
+    /// Attention of queries; runs on the current pool's threads.
+    pub(super) fn attend(self, queries: &[f32], out: &mut [f32]) {
+        let count = queries.len() / self.shape.query_width();
+        let heads = |first| (0..self.shape.heads).map(move |head| (first, head));
+        let tasks: Vec<(usize, usize)> = (0..count).step_by(ROWS).flat_map(heads).collect();
+        let mut all = ViewMut::dense(out, count, self.shape.result_width());
+        let destination = Destination::new(&mut all);
+        tasks.into_par_iter().for_each_init(Scratch::default, |scratch, (first, head)| {
+            if stop::is_requested() {
+                return;
+            }
+            let rows = first..count.min(first + ROWS);
+            Head { work: self, head }.attend(queries, rows, scratch, destination);
+        });
+    }
 }
 
 /// What one query head's work needs, kept from one to the next.
@@ -105,16 +114,13 @@ struct Scratch {
     queries: Vec<f32>,
     scores: Vec<f32>,
     probabilities: Vec<f32>,
+    with_sink: Vec<f32>,
 }
 
 /// One query head's work.
 struct Head<'a> {
-    instructions: Instructions,
-    shape: &'a Attention,
-    cache: &'a Cache,
+    work: Work<'a>,
     head: usize,
-    /// Of the first query.
-    position: usize,
 }
 
 impl Head<'_> {
@@ -126,23 +132,24 @@ impl Head<'_> {
         scratch: &mut Scratch,
         out: Destination<'_>,
     ) {
-        let (cache, size) = (self.cache, self.shape.head_size);
+        let Work { instructions, shape, cache, position, length, .. } = self.work;
+        let (key_size, value_size) = (shape.key_size, shape.value_size);
         // A query that is alone stays so; others get rows of zeros to fill a tile.
         let count = if rows.len() == 1 { 1 } else { ROWS };
         scratch.queries.clear();
         for row in rows.clone() {
-            let from = row * self.shape.query_width() + self.head * size;
-            scratch.queries.extend_from_slice(&queries[from..from + size]);
+            let from = row * shape.query_width() + self.head * key_size;
+            scratch.queries.extend_from_slice(&queries[from..from + key_size]);
         }
         self.round_queries(&mut scratch.queries);
-        scratch.queries.resize(count * size, 0.0);
-        let visible = |row: usize| self.shape.visible(self.position + row);
+        scratch.queries.resize(count * key_size, 0.0);
+        let visible = |row: usize| shape.visible(position + row, length);
         let seen = visible(rows.start).start..visible(rows.end - 1).end;
         self.probabilities(count, &seen, scratch, |row| {
             (rows.start + row < rows.end).then(|| visible(rows.start + row))
         });
-        let served = self.head * self.shape.key_value_heads / self.shape.heads;
-        let panels = size.div_ceil(cache.width);
+        let served = self.head * shape.key_value_heads / shape.heads;
+        let panels = value_size.div_ceil(cache.width);
         for panel in 0..panels {
             let first = (served * panels + panel) * cache.capacity;
             let values = &cache.values[(first + seen.start) * cache.width..];
@@ -150,11 +157,11 @@ impl Head<'_> {
             scratch.scores.clear();
             scratch.scores.resize(count * cache.width, 0.0);
             let (probabilities, sums) = (&scratch.probabilities, &mut scratch.scores);
-            tiles::add(self.instructions, values, probabilities, seen.len(), sums);
+            tiles::add(instructions, values, probabilities, seen.len(), sums);
             let left = panel * cache.width;
             for (row, sums) in rows.clone().zip(sums.chunks_exact(cache.width)) {
-                for (element, sum) in sums.iter().enumerate().take(size - left) {
-                    let column = self.head * size + left + element;
+                for (element, sum) in sums.iter().enumerate().take(value_size - left) {
+                    let column = self.head * value_size + left + element;
                     // SAFETY: the element is in `out`, whose rows and head no other task
                     // has.
                     unsafe { out.at(row, column).set(*sum) };
@@ -166,9 +173,9 @@ impl Head<'_> {
     /// ggml rounds queries for quantized keys; for others its tiled attention keeps them
     /// (`ggml_compute_forward_flash_attn_ext_tiled` in ops.cpp).
     fn round_queries(&self, queries: &mut [f32]) {
-        if self.cache.data_type.is_block() {
-            let data_type = activation_type(self.cache.data_type);
-            round_activations(data_type, self.shape.head_size, queries);
+        let Work { shape, cache, .. } = self.work;
+        if cache.data_type.is_block() {
+            round_activations(activation_type(cache.data_type), shape.key_size, queries);
         }
     }
 
@@ -181,8 +188,9 @@ impl Head<'_> {
         scratch: &mut Scratch,
         visible: impl Fn(usize) -> Option<Range<usize>>,
     ) {
-        let (cache, size) = (self.cache, self.shape.head_size);
-        let served = self.head * self.shape.key_value_heads / self.shape.heads;
+        let Work { instructions, shape, sinks, cache, .. } = self.work;
+        let size = shape.key_size;
+        let served = self.head * shape.key_value_heads / shape.heads;
         let keys = &cache.keys[served * cache.capacity * size..][..cache.capacity * size];
         let first_panel = seen.start / cache.width;
         let panels = first_panel..seen.end.div_ceil(cache.width);
@@ -191,7 +199,7 @@ impl Head<'_> {
         let of_panels = scratch.scores.chunks_exact_mut(count * cache.width);
         let keys = keys.chunks_exact(cache.width * size).skip(first_panel);
         for (keys, scores) in keys.zip(of_panels) {
-            tiles::add(self.instructions, keys, &scratch.queries, size, scores);
+            tiles::add(instructions, keys, &scratch.queries, size, scores);
         }
         scratch.probabilities.clear();
         scratch.probabilities.resize(count * seen.len(), 0.0);
@@ -206,10 +214,22 @@ impl Head<'_> {
                 let scores = scores[place..].iter().take(visible.end - position);
                 position += scores.len();
                 for (score, own) in scores.zip(&mut rest) {
-                    *own = score * self.shape.scale;
+                    *own = score * shape.scale;
                 }
             }
-            exponentials::softmax(self.instructions, own);
+            if let Some(cap) = shape.soft_cap {
+                own.iter_mut().for_each(|score| *score = soft_capped(*score, cap));
+            }
+            let Some(sinks) = sinks else {
+                exponentials::softmax(instructions, own);
+                continue;
+            };
+            // The sink is one more position, which has no value.
+            scratch.with_sink.clear();
+            scratch.with_sink.extend_from_slice(own);
+            scratch.with_sink.push(sinks[self.head]);
+            exponentials::softmax(instructions, &mut scratch.with_sink);
+            own.copy_from_slice(&scratch.with_sink[..own.len()]);
         }
     }
 }

@@ -2,7 +2,12 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
+use std::sync::LazyLock;
 
+use qz_codec::number::{f16_from_f32, f32_from_f16};
+
+use super::super::Activation;
+use super::super::reference::{CLAMPED_SILU, GELU, activate_times};
 use crate::vector::{Eight, Instructions, Vector};
 
 /// Defines a function for each set of instructions, from a body over vectors.
@@ -41,8 +46,52 @@ for_instructions! {
 }
 
 for_instructions! {
-    /// `gate[i] = silu(gate[i]) · up[i]`.
+    /// [`Activation::Silu`].
     silu_times = silu_times_of(gate: &mut [f32], up: &[f32])
+}
+
+for_instructions! {
+    /// [`Activation::GeluTanh`].
+    gelu_times = gelu_times_of(gate: &mut [f32], up: &[f32])
+}
+
+/// [`Activation::GeluErf`], with the error function to 1.5e-7
+/// (Abramowitz and Stegun, 7.1.26).
+pub(super) fn gelu_erf_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
+    const COEFFICIENTS: [f64; 5] =
+        [1.061_405_429, -1.453_152_027, 1.421_413_741, -0.284_496_736, 0.254_829_592];
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let x = f64::from(*gate) * std::f64::consts::FRAC_1_SQRT_2;
+        let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
+        let sum = COEFFICIENTS.iter().fold(0.0, |sum, coefficient| sum * t + coefficient);
+        let erf = (1.0 - sum * t * (-x * x).exp()).copysign(x);
+        *gate = (0.5 * f64::from(*gate) * (1.0 + erf)) as f32 * up;
+    }
+}
+
+/// [`Activation::GeluHalf`] of every binary16 number.
+static GELU_OF_HALVES: LazyLock<Vec<f32>> = LazyLock::new(|| {
+    let gelu = |half| activate_times(Activation::GeluHalf, f32_from_f16(half), 1.0);
+    (0..=u16::MAX).map(gelu).collect()
+});
+
+/// [`Activation::GeluHalf`].
+pub(super) fn gelu_half_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
+    let table = &*GELU_OF_HALVES;
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let gelu = match *gate {
+            // Past binary16, too.
+            large if large >= 10.0 => large,
+            small if small <= -10.0 => 0.0,
+            number => table[usize::from(f16_from_f32(number))],
+        };
+        *gate = gelu * up;
+    }
+}
+
+for_instructions! {
+    /// [`Activation::ClampedSilu`].
+    clamped_times = clamped_times_of(gate: &mut [f32], up: &[f32])
 }
 
 #[inline(always)]
@@ -70,26 +119,80 @@ fn softmax_of<V: Vector>(scores: &mut [f32]) {
     scores.iter_mut().for_each(|score| *score *= inverse);
 }
 
-#[inline(always)]
-fn silu_times_of<V: Vector>(gate: &mut [f32], up: &[f32]) {
-    let whole = gate.len() / V::LANES * V::LANES;
-    let (gates, rest) = gate.split_at_mut(whole);
-    for (gate, up) in gates.chunks_exact_mut(V::LANES).zip(up.chunks_exact(V::LANES)) {
-        silu::<V>(V::load(gate)).times(V::load(up)).store(gate);
-    }
-    let mut last = [0.0; 16];
-    last[..rest.len()].copy_from_slice(rest);
-    silu::<V>(V::load(&last)).store(&mut last);
-    for ((gate, silu), up) in rest.iter_mut().zip(last).zip(&up[whole..]) {
-        *gate = silu * up;
+/// A gate and what it lets through.
+trait Gate {
+    fn of<V: Vector>(gate: V, up: V) -> V;
+}
+
+struct Silu;
+struct GeluTanh;
+struct ClampedSilu;
+
+impl Gate for Silu {
+    #[inline(always)]
+    fn of<V: Vector>(gate: V, up: V) -> V {
+        divided_by_sigmoids(gate, V::splat(-1.0).times(gate)).times(up)
     }
 }
 
+impl Gate for GeluTanh {
+    /// Half of one and a hyperbolic tangent is a sigmoid of twice its argument.
+    #[inline(always)]
+    fn of<V: Vector>(gate: V, up: V) -> V {
+        let square = gate.times(gate);
+        let one = V::splat(1.0);
+        let along = gate.times(one.add_product(V::splat(GELU[1]), square));
+        divided_by_sigmoids(gate, V::splat(-2.0 * GELU[0]).times(along)).times(up)
+    }
+}
+
+impl Gate for ClampedSilu {
+    #[inline(always)]
+    fn of<V: Vector>(gate: V, up: V) -> V {
+        let [limit, slope] = CLAMPED_SILU;
+        // What is no number stays none: it is the other one that is given back.
+        let gate = V::splat(limit).smaller(gate);
+        let up = V::splat(limit).smaller(V::splat(-limit).larger(up));
+        let one = V::splat(1.0);
+        let more = up.add_product(one, one);
+        divided_by_sigmoids(gate, V::splat(-slope).times(gate)).times(more)
+    }
+}
+
+/// `x / (1 + exp(exponent))`.
 #[inline(always)]
-fn silu<V: Vector>(x: V) -> V {
+fn divided_by_sigmoids<V: Vector>(x: V, exponent: V) -> V {
     let one = V::splat(1.0);
-    let power = V::splat(-1.0).times(x).exp();
-    x.divided_by(one.add_product(one, power))
+    x.divided_by(one.add_product(one, exponent.exp()))
+}
+
+#[inline(always)]
+fn times_of<V: Vector, G: Gate>(gate: &mut [f32], up: &[f32]) {
+    let whole = gate.len() / V::LANES * V::LANES;
+    let (gates, rest) = gate.split_at_mut(whole);
+    for (gate, up) in gates.chunks_exact_mut(V::LANES).zip(up.chunks_exact(V::LANES)) {
+        G::of(V::load(gate), V::load(up)).store(gate);
+    }
+    let (mut last, mut last_up) = ([0.0; 16], [0.0; 16]);
+    last[..rest.len()].copy_from_slice(rest);
+    last_up[..rest.len()].copy_from_slice(&up[whole..whole + rest.len()]);
+    G::of(V::load(&last), V::load(&last_up)).store(&mut last);
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
+#[inline(always)]
+fn silu_times_of<V: Vector>(gate: &mut [f32], up: &[f32]) {
+    times_of::<V, Silu>(gate, up);
+}
+
+#[inline(always)]
+fn gelu_times_of<V: Vector>(gate: &mut [f32], up: &[f32]) {
+    times_of::<V, GeluTanh>(gate, up);
+}
+
+#[inline(always)]
+fn clamped_times_of<V: Vector>(gate: &mut [f32], up: &[f32]) {
+    times_of::<V, ClampedSilu>(gate, up);
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod exponentials;
 mod floats;
 mod integers;
 mod matmul;
+mod scan;
 mod tiles;
 
 use std::borrow::Cow;
@@ -14,7 +15,10 @@ use qz_tensor::DataType;
 use rayon::prelude::*;
 
 use super::reference;
-use super::{Attention, Backend, Error, ExpertLoad, RotaryPairs, Rounding};
+use super::{
+    Activation, Attention, Backend, Error, ExpertLoad, Part, Queries, Rotation, Rounding, Router,
+    Scan, ScanWeights,
+};
 use crate::codec_for;
 use crate::isa::Isa;
 use crate::memory::Bytes;
@@ -158,27 +162,29 @@ impl Backend for CpuBackend {
         self.pool.install(multiply);
     }
 
-    fn rms_norm(&self, input: &Vec<f32>, weights: &Vec<f32>, epsilon: f32, out: &mut Vec<f32>) {
-        let width = weights.len();
+    fn rms_norm(
+        &self,
+        input: &Vec<f32>,
+        weights: &Vec<f32>,
+        groups: usize,
+        epsilon: f32,
+        out: &mut Vec<f32>,
+    ) {
+        let width = weights.len() / groups;
+        let own = |group: usize| &weights[group % groups * width..][..width];
         self.pool.install(|| {
-            let rows = out.par_chunks_mut(width).zip(input.par_chunks(width));
-            rows.for_each(|(out, row)| floats::rms_norm(row, weights, epsilon, out));
+            let rows = out.par_chunks_mut(width).zip(input.par_chunks(width)).enumerate();
+            rows.for_each(|(at, (out, row))| floats::rms_norm(row, own(at), epsilon, out));
         });
     }
 
-    fn rotate(
-        &self,
-        rows: &mut Vec<f32>,
-        width: usize,
-        head_size: usize,
-        pairs: RotaryPairs,
-        table: &Vec<f32>,
-    ) {
-        // Cosines and sines of a position are as many as elements of a head.
-        let positions = table.len() / head_size;
+    fn rotate(&self, rows: &mut Vec<f32>, width: usize, rotation: &Rotation, table: &Vec<f32>) {
+        // Cosines and sines of a position are as many as elements that turn.
+        let (size, count) = (rotation.head_size, rotation.count);
+        let positions = table.len() / count;
         let turn = |(number, row): (usize, &mut [f32])| {
-            let table = &table[number % positions * head_size..][..head_size];
-            row.chunks_exact_mut(head_size).for_each(|head| reference::rotate(head, pairs, table));
+            let table = &table[number % positions * count..][..count];
+            row.chunks_exact_mut(size).for_each(|head| reference::rotate(head, rotation, table));
         };
         self.pool.install(|| rows.par_chunks_mut(width).enumerate().for_each(turn));
     }
@@ -206,23 +212,96 @@ impl Backend for CpuBackend {
     fn attend(
         &self,
         shape: &Attention,
+        sinks: Option<&Vec<f32>>,
         cache: &Cache,
-        position: usize,
-        queries: &Vec<f32>,
+        Queries { buffer, rows, position }: Queries<'_, Vec<f32>>,
+        out: &mut Vec<f32>,
+    ) {
+        let elements = |width: usize| rows.start * width..rows.end * width;
+        let queries = &buffer[elements(shape.query_width())];
+        let out = &mut out[elements(shape.result_width())];
+        let sinks = sinks.map(Vec::as_slice);
+        let (instructions, length) = (self.instructions, position + rows.len());
+        let work = attention::Work { instructions, shape, sinks, cache, position, length };
+        self.pool.install(|| work.attend(queries, out));
+    }
+
+    fn scan(
+        &self,
+        shape: &Scan,
+        weights: &ScanWeights<'_, Vec<f32>>,
+        state: &mut Vec<f32>,
+        input: &Vec<f32>,
         rows: Range<usize>,
         out: &mut Vec<f32>,
     ) {
-        let width = shape.query_width();
-        let elements = rows.start * width..rows.end * width;
-        let (queries, out) = (&queries[elements.clone()], &mut out[elements]);
-        let attend = || attention::attend(self.instructions, shape, cache, position, queries, out);
-        self.pool.install(attend);
+        let weights = ScanWeights {
+            convolution: &weights.convolution[..],
+            convolution_bias: weights.convolution_bias,
+            time_step: weights.time_step,
+            decay: weights.decay,
+            skip: weights.skip,
+        };
+        let input = &input[rows.start * shape.width()..rows.end * shape.width()];
+        let out = &mut out[rows.start * shape.inner()..rows.end * shape.inner()];
+        self.pool.install(|| scan::scan(shape, &weights, state, input, out));
     }
 
-    fn silu_times(&self, gate: &mut Vec<f32>, up: &Vec<f32>) {
-        self.for_parts(gate, up, |gate, up| {
-            exponentials::silu_times(self.instructions, gate, up);
+    fn activate_times(&self, activation: Activation, gate: &mut Vec<f32>, up: Option<&Vec<f32>>) {
+        let activate = match activation {
+            Activation::Silu => exponentials::silu_times,
+            Activation::GeluTanh => exponentials::gelu_times,
+            Activation::GeluErf => exponentials::gelu_erf_times,
+            Activation::GeluHalf => exponentials::gelu_half_times,
+            Activation::ClampedSilu => exponentials::clamped_times,
+        };
+        let Some(up) = up else {
+            let ones = vec![1.0; PART.min(gate.len())];
+            return self.pool.install(|| {
+                let parts = gate.par_chunks_mut(PART);
+                parts.for_each(|part| activate(self.instructions, part, &ones[..part.len()]));
+            });
+        };
+        self.for_parts(gate, up, |gate, up| activate(self.instructions, gate, up));
+    }
+
+    fn layer_norm(
+        &self,
+        input: &Vec<f32>,
+        weights: &Vec<f32>,
+        bias: Option<&Vec<f32>>,
+        epsilon: f32,
+        out: &mut Vec<f32>,
+    ) {
+        let (width, bias) = (weights.len(), bias.map(Vec::as_slice));
+        self.pool.install(|| {
+            let rows = out.par_chunks_mut(width).zip(input.par_chunks(width));
+            rows.for_each(|(out, row)| {
+                out.copy_from_slice(&reference::layer_norm(row, weights, bias, epsilon));
+            });
         });
+    }
+
+    fn columns(&self, from: &Vec<f32>, width: usize, columns: Range<usize>) -> Vec<f32> {
+        from.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect()
+    }
+
+    fn join(&self, parts: &[Part<'_, Vec<f32>>]) -> Vec<f32> {
+        let Some(first) = parts.first() else { return Vec::new() };
+        let mut joined = Vec::new();
+        for head in 0..first.buffer.len() / first.size.max(1) {
+            for Part { buffer, size, columns } in parts {
+                joined.extend_from_slice(&buffer[head * size..][columns.clone()]);
+            }
+        }
+        joined
+    }
+
+    fn times_sigmoid(&self, rows: &mut Vec<f32>, width: usize, scores: &Vec<f32>) {
+        for (row, score) in rows.chunks_exact_mut(width).zip(scores) {
+            let weight = 1.0 / (1.0 + (-score).exp());
+            row.iter_mut().for_each(|number| *number *= weight);
+        }
     }
 
     fn add(&self, to: &mut Vec<f32>, from: &Vec<f32>) {
@@ -237,8 +316,13 @@ impl Backend for CpuBackend {
         }
     }
 
-    fn route(&self, scores: &Vec<f32>, experts: usize, used: usize) -> Vec<ExpertLoad> {
-        reference::route(scores, experts, used)
+    fn route(
+        &self,
+        router: &Router,
+        scores: &Vec<f32>,
+        bias: Option<&Vec<f32>>,
+    ) -> Vec<ExpertLoad> {
+        reference::route(router, scores, bias.map(Vec::as_slice))
     }
 
     fn gather(&self, from: &Vec<f32>, width: usize, tokens: &[usize]) -> Vec<f32> {

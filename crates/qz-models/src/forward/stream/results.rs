@@ -2,11 +2,9 @@
 
 use qz_kernels::backend::Backend;
 
-use super::super::capture::LinearGroup;
-use super::super::layer::FeedForward;
 use super::super::visitor::Visit;
 use super::super::weights::WeightSource;
-use super::{Kept, LayerStream};
+use super::{GroupIndex, LayerStream, Register, Registers, Untapped};
 
 impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
     /// Shows the inputs of a group whose products are added to hidden states, and gives the
@@ -16,34 +14,26 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
     /// As [`Self::visit`].
     ///
     /// # Panics
-    /// As [`Self::visit_batch`]; and if the group is not the attention's output matrix or, in
-    /// a layer without experts, down.
+    /// As [`Self::visit_batch`]; and if the group's products are added to nothing.
     pub fn visit_results(
         &mut self,
-        group: LinearGroup,
+        group: GroupIndex,
         batch: usize,
         visit: &mut Visit<'_, W::Error>,
     ) -> Result<Vec<f32>, W::Error> {
-        let inputs = match group {
-            LinearGroup::AttentionOutput => self.attended(batch)?,
-            LinearGroup::Down => self.gate_up(batch)?,
-            _ => panic!("products of {group:?} are added to nothing"),
-        };
-        self.tap(batch, Some(group.stage()), visit).show(group, &inputs)?;
-        let mut hidden = self.read(batch, Kept::States)?;
-        let product = self.compute(batch, |pass, layer, tokens| {
-            let linear = match (group, &layer.feed_forward) {
-                (LinearGroup::AttentionOutput, _) => &layer.attention_output,
-                (_, FeedForward::Dense(own)) => &own.down,
-                (_, FeedForward::Experts { .. }) => panic!("each expert has its own {group:?}"),
-            };
-            pass.product(linear, &inputs, tokens)
-        })?;
-        self.forward.backend.add(&mut hidden, &product);
-        if group == LinearGroup::Down && self.keeps_gated {
-            self.batches[batch].gated = Some(inputs);
-        }
-        Ok(self.forward.backend.numbers(&hidden).into_owned())
+        let steps = self.added(group);
+        let stage = self.graph().group(group).stage;
+        let registers = self.run_to(stage, batch)?;
+        self.show(stage, batch, &registers, visit)?;
+        let backend = self.forward.backend;
+        let copy = |register| backend.buffer(&backend.numbers(registers.get(register)));
+        let (inputs, layer) = (self.graph().inputs(group), self.layer.as_ref());
+        let layer = layer.expect("a layer is loaded");
+        let mut beside = Registers::new(layer, copy(Register::HIDDEN));
+        beside.set(inputs, copy(inputs));
+        self.compute(batch, steps, &mut beside, &mut Untapped)?;
+        self.keep(stage, batch, registers)?;
+        Ok(backend.numbers(beside.get(Register::HIDDEN)).into_owned())
     }
 
     /// Puts a batch past a group whose products are added to hidden states, and gives the sums,
@@ -54,22 +44,24 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
     /// As [`Self::visit`].
     ///
     /// # Panics
-    /// If no layer is loaded, the batch is past the group, or the group is not the attention's
-    /// output matrix or down.
-    pub fn pass_results(&mut self, group: LinearGroup, batch: usize) -> Result<Vec<f32>, W::Error> {
-        let hidden = match group {
-            LinearGroup::AttentionOutput => self.after_attention(batch)?,
-            LinearGroup::Down => {
-                self.finish_batch(batch)?;
-                self.read(batch, Kept::States)?
-            }
-            _ => panic!("products of {group:?} are added to nothing"),
-        };
-        Ok(self.forward.backend.numbers(&hidden).into_owned())
+    /// If no layer is loaded, the batch is past the group, or the group's products are added
+    /// to nothing.
+    pub fn pass_results(&mut self, group: GroupIndex, batch: usize) -> Result<Vec<f32>, W::Error> {
+        let end = self.added(group).end;
+        let registers = self.run_until(end, batch, &mut Untapped)?;
+        Ok(self.forward.backend.numbers(registers.get(Register::HIDDEN)).into_owned())
+    }
+
+    /// The group's product, and the step that adds it.
+    fn added(&self, group: GroupIndex) -> std::ops::Range<usize> {
+        let graph = self.graph();
+        assert!(graph.group(group).is_added, "products of {group:?} are added to nothing");
+        let step = graph.stop(graph.group(group).stage).step;
+        step..step + 2
     }
 
     /// Numbers of a hidden state.
     pub fn hidden_width(&self) -> usize {
-        self.forward.shape.hidden
+        self.forward.graph.hidden
     }
 }

@@ -3,13 +3,13 @@
 //! (`ggml_rope_cache_init` in ops.cpp; the factors of YaRN's magnitudes in
 //! llama-context.cpp), in which an angle is formed by multiplying the one before.
 
-use super::shape::Keys;
+use super::Keys;
 use crate::error::Error;
 
 /// Rotary parameters.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Rotary {
-    /// Elements of a head.
+pub(crate) struct Rotary {
+    /// Elements of a head that turn.
     size: usize,
     base: f32,
     /// What positions are multiplied with.
@@ -17,6 +17,17 @@ pub(super) struct Rotary {
     /// What cosines and sines are multiplied with.
     magnitude: f32,
     yarn: Option<Yarn>,
+    factors: Factors,
+}
+
+/// Where the divisors of the frequencies stand, if there are some.
+#[derive(Clone, Debug, PartialEq)]
+enum Factors {
+    None,
+    /// In one tensor.
+    Common,
+    /// In one tensor for texts of at most so many positions, and in another for longer ones.
+    ByLength(usize),
 }
 
 /// YaRN: frequencies with many rotations in the trained context stay as they are, those
@@ -35,7 +46,7 @@ const BETA_FAST: f32 = 32.0;
 const BETA_SLOW: f32 = 1.0;
 
 impl Rotary {
-    pub(super) fn read(keys: &Keys<'_>, size: usize) -> Result<Self, Error> {
+    pub(crate) fn read(keys: &Keys<'_>, size: usize) -> Result<Self, Error> {
         let base = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
         let factor = match keys.number("rope.scaling.factor")? {
             None => keys.number("rope.scale_linear")?,
@@ -43,13 +54,56 @@ impl Rotary {
         };
         let factor = factor.filter(|factor| *factor != 0.0).unwrap_or(1.0);
         let magnitude = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
-        let plain = Self { size, base, scale: 1.0 / factor, magnitude, yarn: None };
+        let plain = Self {
+            size,
+            base,
+            scale: 1.0 / factor,
+            magnitude,
+            yarn: None,
+            factors: Factors::Common,
+        };
         match keys.text("rope.scaling.type").unwrap_or("linear") {
             "none" => Ok(Self { scale: 1.0, ..plain }),
             "linear" => Ok(plain),
             "yarn" => plain.with_yarn(keys, factor),
             _ => Err(keys.fault("rope.scaling.type", "is not supported")),
         }
+    }
+
+    /// The same with divisors of the frequencies for texts within the context of training
+    /// and for longer ones, if the file speaks of that context (longrope). llama.cpp and
+    /// transformers choose by the context that is computed, not by the position.
+    pub(crate) fn by_length(mut self, keys: &Keys<'_>) -> Result<Self, Error> {
+        if let Some(most) = keys.size("rope.scaling.original_context_length")? {
+            self.factors = Factors::ByLength(most);
+        }
+        Ok(self)
+    }
+
+    /// The same, with cosines and sines multiplied with this.
+    pub(crate) fn with_magnitude(self, magnitude: f32) -> Self {
+        Self { magnitude, ..self }
+    }
+
+    /// Angles of this base, and nothing else.
+    pub(crate) fn plain(size: usize, base: f32) -> Self {
+        Self { size, base, scale: 1.0, magnitude: 1.0, yarn: None, factors: Factors::None }
+    }
+
+    /// The tensor with the divisors of the frequencies for texts of so many positions; a
+    /// model without it has none.
+    pub(crate) fn factors(&self, positions: usize) -> Option<&'static str> {
+        match self.factors {
+            Factors::None => None,
+            Factors::Common => Some("rope_freqs.weight"),
+            Factors::ByLength(most) if positions <= most => Some("rope_factors_short.weight"),
+            Factors::ByLength(_) => Some("rope_factors_long.weight"),
+        }
+    }
+
+    /// Numbers of a position in [`Self::table`].
+    pub(crate) fn size(&self) -> usize {
+        self.size
     }
 
     fn with_yarn(mut self, keys: &Keys<'_>, factor: f32) -> Result<Self, Error> {
@@ -77,7 +131,7 @@ impl Rotary {
 
     /// Cosine and sine of each pair, for each position from 0 on. `factors` are the
     /// frequencies' divisors, one for each pair.
-    pub(super) fn table(&self, positions: usize, factors: Option<&[f32]>) -> Vec<f32> {
+    pub(crate) fn table(&self, positions: usize, factors: Option<&[f32]>) -> Vec<f32> {
         let step = self.base.powf(-2.0 / self.size as f32);
         let mut table = Vec::with_capacity(positions * self.size);
         for position in 0..positions {
@@ -117,20 +171,21 @@ mod tests {
         }
     }
 
-    const PLAIN: Rotary =
-        Rotary { size: 4, base: 10_000.0, scale: 1.0, magnitude: 1.0, yarn: None };
+    fn plain() -> Rotary {
+        Rotary::plain(4, 10_000.0)
+    }
 
     #[test]
     fn angles_fall_by_the_base() {
-        check(&PLAIN, None, 3, &[3.0, 0.03]);
-        check(&Rotary { scale: 0.25, ..PLAIN }, None, 3, &[0.75, 0.0075]);
-        check(&PLAIN, Some(&[1.0, 8.0]), 16, &[16.0, 0.02]);
+        check(&plain(), None, 3, &[3.0, 0.03]);
+        check(&Rotary { scale: 0.25, ..plain() }, None, 3, &[0.75, 0.0075]);
+        check(&plain(), Some(&[1.0, 8.0]), 16, &[16.0, 0.02]);
     }
 
     #[test]
     fn yarn_scales_low_frequencies_only() {
         let yarn = Some(Yarn { extrapolation: 1.0, low: 0.0, high: 1.0 });
-        let rotary = Rotary { scale: 0.25, yarn, ..PLAIN };
+        let rotary = Rotary { scale: 0.25, yarn, ..plain() };
         check(&rotary, None, 8, &[8.0, 0.02]);
     }
 }

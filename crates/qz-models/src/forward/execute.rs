@@ -1,0 +1,416 @@
+//! What runs a layer's steps: hidden states through registers, with the weights of the
+//! layer.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use qz_kernels::backend::{Backend, ExpertLoad, Part, Queries, Rounding, ScanWeights};
+use qz_tensor::{DataType, Location};
+
+use super::capture::{InputsOnly, Routing, Tap, Untapped};
+use super::chunks::Span;
+use super::layer::Layer;
+use super::weights::Linear;
+use crate::error::Error;
+use crate::graph::{Attend, Experts, GroupIndex, HeadColumns, Register, ScanStep, Stage, Step};
+
+/// What all layers share while a batch goes through them.
+pub(super) struct Pass<'a, B: Backend> {
+    pub(super) backend: &'a B,
+    pub(super) rounding: Rounding,
+    pub(super) cache_type: DataType,
+    /// Of each rotary embedding cosines and sines of each row's position; past its end they
+    /// begin again.
+    pub(super) rotaries: &'a [B::Buffer],
+    /// Which rows belong together, in order, from the first row on.
+    pub(super) spans: &'a [Span],
+    /// Where a tensor is, for messages.
+    pub(super) locate: &'a dyn Fn(&str) -> Location,
+}
+
+/// What is left of what was before, one for each attention or state space of a layer.
+pub(super) type Caches<B> = Vec<Cache<B>>;
+
+pub(super) enum Cache<B: Backend> {
+    /// Keys and values of all positions.
+    Attention(B::Cache),
+    /// States behind some positions, the last one that was used at last.
+    States(VecDeque<(usize, B::Buffer)>),
+}
+
+/// How many positions' states are kept: that of a beginning that others share, and that of
+/// the last of them.
+const STATES: usize = 4;
+
+/// What a layer has computed of a batch and still needs.
+pub(super) struct Registers<B: Backend>(Vec<Option<B::Buffer>>);
+
+impl<B: Backend> Registers<B> {
+    /// Those of a layer that begins with these hidden states.
+    pub(super) fn new(layer: &Layer<'_, B>, hidden: B::Buffer) -> Self {
+        let mut all: Vec<Option<B::Buffer>> = (0..layer.graph.registers()).map(|_| None).collect();
+        all[Register::HIDDEN.0] = Some(hidden);
+        Self(all)
+    }
+
+    pub(super) fn get(&self, register: Register) -> &B::Buffer {
+        self.0[register.0].as_ref().expect("a step before it has written it")
+    }
+
+    pub(super) fn set(&mut self, register: Register, buffer: B::Buffer) {
+        self.0[register.0] = Some(buffer);
+    }
+
+    pub(super) fn take(&mut self, register: Register) -> B::Buffer {
+        self.0[register.0].take().expect("a step before it has written it")
+    }
+}
+
+impl<B: Backend> Pass<'_, B> {
+    /// Room for keys and values of so many positions, for what attends among some steps of
+    /// a layer.
+    pub(super) fn caches(
+        &self,
+        layer: &Layer<'_, B>,
+        steps: Range<usize>,
+        capacity: usize,
+    ) -> Result<Caches<B>, Error> {
+        let cache = |own: &Attend| {
+            let cache = self.backend.cache(&own.attention, capacity, self.cache_type);
+            let name = &layer.matrix(own.source).name;
+            let failed = |source| Error::Backend { location: (self.locate)(name), source };
+            cache.map(Cache::Attention).map_err(failed)
+        };
+        let caches = layer.graph.steps()[steps].iter().filter_map(|step| match step {
+            Step::Attend(own) => Some(cache(own)),
+            Step::Scan(_) => Some(Ok(Cache::States(VecDeque::new()))),
+            _ => None,
+        });
+        caches.collect()
+    }
+
+    /// Runs some of a layer's steps on all spans' tokens. `caches` are those of the steps;
+    /// they have the keys and values of positions before the first span, and get those of
+    /// the spans. `tap` hears of all groups' inputs.
+    pub(super) fn run(
+        &self,
+        layer: &Layer<'_, B>,
+        steps: Range<usize>,
+        caches: &mut Caches<B>,
+        registers: &mut Registers<B>,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<(), Error> {
+        let mut caches = caches.iter_mut();
+        for at in steps {
+            match &layer.graph.steps()[at] {
+                Step::Attend(own) => {
+                    let Some(Cache::Attention(cache)) = caches.next() else {
+                        unreachable!("a cache for each")
+                    };
+                    let attended = self.attend(layer, own, cache, registers);
+                    registers.set(own.to, attended);
+                }
+                Step::Scan(own) => {
+                    let Some(Cache::States(states)) = caches.next() else {
+                        unreachable!("states for each")
+                    };
+                    let scanned = self.scan(layer, own, states, registers)?;
+                    registers.set(own.to, scanned);
+                }
+                step => self.step(layer, step, registers, tap)?,
+            }
+            layer.graph.dying(at).iter().for_each(|own| registers.0[own.0] = None);
+        }
+        Ok(())
+    }
+
+    /// How many tokens there are.
+    fn tokens(&self) -> usize {
+        self.spans.last().map_or(0, |span| span.rows.end)
+    }
+
+    fn step(
+        &self,
+        layer: &Layer<'_, B>,
+        step: &Step,
+        registers: &mut Registers<B>,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<(), Error> {
+        let (backend, tokens) = (self.backend, self.tokens());
+        match step {
+            Step::Norm { from, to, weights, groups, epsilon } => {
+                if let Some(weights) = layer.vector(*weights) {
+                    let input = registers.get(*from);
+                    let mut out = backend.zeros(tokens * layer.graph.width(*from));
+                    backend.rms_norm(input, weights, *groups, *epsilon, &mut out);
+                    registers.set(*to, out);
+                }
+            }
+            Step::LayerNorm { from, to, weights, bias, epsilon } => {
+                let vector = |index| layer.vector(index).expect("it must be there");
+                let mut out = backend.zeros(tokens * layer.graph.width(*from));
+                let (weights, bias) = (vector(*weights), Some(vector(*bias)));
+                backend.layer_norm(registers.get(*from), weights, bias, *epsilon, &mut out);
+                registers.set(*to, out);
+            }
+            Step::Linear { group, from, to } => {
+                let input = registers.get(*from);
+                tap.see(*group, input, None);
+                let matrices = layer.matrices(*group, None).iter();
+                let products = matrices.map(|matrix| self.product(matrix, input, tokens));
+                let products = products.collect::<Result<Vec<_>, Error>>()?;
+                to.iter().zip(products).for_each(|(to, product)| registers.set(*to, product));
+            }
+            Step::Columns { from, columns, to } => {
+                let width = layer.graph.width(*from);
+                let own = backend.columns(registers.get(*from), width, columns.clone());
+                registers.set(*to, own);
+            }
+            Step::Join { parts, to } => {
+                let part = |HeadColumns { rows, size, columns }: &HeadColumns| {
+                    let buffer = registers.get(*rows);
+                    Part { buffer, size: *size, columns: columns.clone() }
+                };
+                let joined = backend.join(&parts.iter().map(part).collect::<Vec<_>>());
+                registers.set(*to, joined);
+            }
+            Step::Heads { group, from, to } => {
+                let input = registers.get(from.rows);
+                if let Some(products) = self.heads(layer, *group, from, input, tap)? {
+                    registers.set(*to, products);
+                }
+            }
+            Step::Weigh { rows, scores } => {
+                let mut buffer = registers.take(*rows);
+                let width = layer.graph.width(*rows);
+                backend.times_sigmoid(&mut buffer, width, registers.get(*scores));
+                registers.set(*rows, buffer);
+            }
+            Step::Rotate { rows, rotary, rotation } => {
+                let mut buffer = registers.take(*rows);
+                let width = layer.graph.width(*rows);
+                backend.rotate(&mut buffer, width, rotation, &self.rotaries[*rotary]);
+                registers.set(*rows, buffer);
+            }
+            Step::Activate { activation, gate, up } => {
+                let mut buffer = registers.take(*gate);
+                let up = up.map(|up| registers.get(up));
+                let activation = activation.rounded(self.rounding);
+                backend.activate_times(activation, &mut buffer, up);
+                registers.set(*gate, buffer);
+            }
+            Step::Experts(own) => {
+                if let Some(sum) = self.experts(layer, own, registers.get(own.from), tap)? {
+                    registers.set(own.to, sum);
+                }
+            }
+            Step::Add { to, from } => {
+                let mut sum = registers.take(*to);
+                backend.add(&mut sum, registers.get(*from));
+                registers.set(*to, sum);
+            }
+            Step::Attend(_) | Step::Scan(_) => unreachable!("they have a cache"),
+        }
+        Ok(())
+    }
+
+    /// A product with its bias; it is checked, because a number that overflowed here
+    /// would be found nowhere else.
+    fn product(
+        &self,
+        linear: &Linear<B>,
+        input: &B::Buffer,
+        tokens: usize,
+    ) -> Result<B::Buffer, Error> {
+        let rows = self.backend.rows(&linear.matrix);
+        let mut out = self.backend.zeros(tokens * rows);
+        self.backend.matmul(self.rounding, input, &linear.matrix, &mut out);
+        if let Some(bias) = &linear.bias {
+            self.backend.add_bias(&mut out, bias);
+        }
+        match self.backend.first_non_finite(&out) {
+            None => Ok(out),
+            Some(position) => Err(Error::NonFiniteActivation {
+                location: (self.locate)(&linear.name),
+                token: position / rows,
+            }),
+        }
+    }
+
+    fn attend(
+        &self,
+        layer: &Layer<'_, B>,
+        own: &Attend,
+        cache: &mut B::Cache,
+        registers: &Registers<B>,
+    ) -> B::Buffer {
+        let [queries, keys, values] =
+            [own.queries, own.keys, own.values].map(|register| registers.get(register));
+        let sinks = own.sinks.and_then(|sinks| layer.vector(sinks));
+        let mut out = self.backend.zeros(self.tokens() * own.attention.result_width());
+        for Span { rows, position } in self.spans {
+            let (backend, rows) = (self.backend, rows.clone());
+            backend.store(cache, *position, keys, values, rows.clone());
+            let queries = Queries { buffer: queries, rows, position: *position };
+            backend.attend(&own.attention, sinks, cache, queries, &mut out);
+        }
+        out
+    }
+
+    fn scan(
+        &self,
+        layer: &Layer<'_, B>,
+        own: &ScanStep,
+        states: &mut VecDeque<(usize, B::Buffer)>,
+        registers: &Registers<B>,
+    ) -> Result<B::Buffer, Error> {
+        let (backend, input) = (self.backend, registers.get(own.from));
+        let vector = |index| layer.vector(index).expect("it must be there");
+        let weights = ScanWeights {
+            convolution: vector(own.convolution),
+            convolution_bias: vector(own.convolution_bias),
+            time_step: vector(own.time_step),
+            decay: vector(own.decay),
+            skip: vector(own.skip),
+        };
+        let mut out = backend.zeros(self.tokens() * own.scan.inner());
+        for Span { rows, position } in self.spans {
+            let mut state = match states.iter().position(|(own, _)| own == position) {
+                _ if *position == 0 => backend.zeros(own.scan.state()),
+                Some(at) => {
+                    let known = states.remove(at).expect("it was found");
+                    let state = backend.buffer(&backend.numbers(&known.1));
+                    states.push_back(known);
+                    state
+                }
+                None => return Err(Error::StateIsGone { position: *position }),
+            };
+            backend.scan(&own.scan, &weights, &mut state, input, rows.clone(), &mut out);
+            let end = position + rows.len();
+            states.retain(|(own, _)| *own != end);
+            states.push_back((end, state));
+            if states.len() > STATES {
+                states.pop_front();
+            }
+        }
+        Ok(out)
+    }
+
+    /// The products of matrices that each head has of its own; nothing where the tap wants
+    /// no result.
+    pub(super) fn heads(
+        &self,
+        layer: &Layer<'_, B>,
+        group: GroupIndex,
+        from: &HeadColumns,
+        input: &B::Buffer,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        let (backend, tokens) = (self.backend, self.tokens());
+        let (own, width) = (layer.graph.group(group), layer.graph.width(from.rows));
+        let everyone = ExpertLoad { tokens: (0..tokens).collect(), weights: vec![1.0; tokens] };
+        let mut products = Vec::new();
+        for head in 0..own.experts.unwrap_or(1) {
+            let first = head * from.size;
+            let columns = first + from.columns.start..first + from.columns.end;
+            let input = backend.columns(input, width, columns);
+            tap.see(group, &input, Some((head, &everyone)));
+            if tap.last() != Some(own.stage) {
+                let matrix = &layer.matrices(group, Some(head))[0];
+                products.push(self.product(matrix, &input, tokens)?);
+            }
+        }
+        let size = own.members[0].rows;
+        let part = |buffer| Part { buffer, size, columns: 0..size };
+        let parts: Vec<_> = products.iter().map(part).collect();
+        Ok((!parts.is_empty()).then(|| backend.join(&parts)))
+    }
+
+    /// What experts make of the tokens that they are given; nothing where the tap wants no
+    /// result.
+    pub(super) fn experts(
+        &self,
+        layer: &Layer<'_, B>,
+        own: &Experts,
+        input: &B::Buffer,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        let (backend, tokens) = (self.backend, self.tokens());
+        tap.see(own.router, input, None);
+        let scores = self.product(&layer.matrices(own.router, None)[0], input, tokens)?;
+        let width = layer.graph.width(own.from);
+        let mut sum = backend.zeros(tokens * width);
+        let bias = own.bias.and_then(|bias| layer.vector(bias));
+        let last = layer.graph.group(own.down).stage;
+        for (number, load) in backend.route(&own.routing, &scores, bias).iter().enumerate() {
+            if tap.routing() == Routing::All {
+                let everyone = everyone(load, tokens);
+                let gated = Gated { layer, own, expert: number, load: Some(&everyone) };
+                self.gated(&gated, input, tokens, &mut InputsOnly(tap, last))?;
+            }
+            if load.tokens.is_empty() {
+                continue;
+            }
+            let given = backend.gather(input, width, &load.tokens);
+            let gated = |load| Gated { layer, own, expert: number, load };
+            let count = load.tokens.len();
+            let answer = match (tap.routing(), tap.last()) {
+                (Routing::Chosen, _) => self.gated(&gated(Some(load)), &given, count, tap),
+                (Routing::All, None) => self.gated(&gated(None), &given, count, &mut Untapped),
+                (Routing::All, Some(_)) => Ok(None),
+            };
+            let answer = answer.map_err(|error| error.of_token(|own| load.tokens[own]))?;
+            if let Some(answer) = answer {
+                backend.scatter_add(&mut sum, width, load, &answer);
+            }
+        }
+        Ok(tap.last().is_none().then_some(sum))
+    }
+
+    fn gated(
+        &self,
+        gated: &Gated<'_, B>,
+        input: &B::Buffer,
+        tokens: usize,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Option<B::Buffer>, Error> {
+        let Gated { layer, own, expert, load } = *gated;
+        let is_last = |stage: Stage, tap: &dyn Tap<B>| tap.last() == Some(stage);
+        let seen = load.map(|load| (expert, load));
+        tap.see(own.gate_up, input, seen);
+        if is_last(layer.graph.group(own.gate_up).stage, tap) {
+            return Ok(None);
+        }
+        let [gate, up] = layer.matrices(own.gate_up, Some(expert)) else {
+            unreachable!("an expert has a gate and up")
+        };
+        let mut product = self.product(gate, input, tokens)?;
+        let up = self.product(up, input, tokens)?;
+        let activation = own.activation.rounded(self.rounding);
+        self.backend.activate_times(activation, &mut product, Some(&up));
+        tap.see(own.down, &product, seen);
+        if is_last(layer.graph.group(own.down).stage, tap) {
+            return Ok(None);
+        }
+        let down = &layer.matrices(own.down, Some(expert))[0];
+        self.product(down, &product, tokens).map(Some)
+    }
+}
+
+/// One expert and what it is given.
+struct Gated<'a, B: Backend> {
+    layer: &'a Layer<'a, B>,
+    own: &'a Experts,
+    expert: usize,
+    /// Its tokens, where they are shown.
+    load: Option<&'a ExpertLoad>,
+}
+
+/// All tokens of a batch; those that were given to others have no weight.
+fn everyone(load: &ExpertLoad, tokens: usize) -> ExpertLoad {
+    let mut weights = vec![0.0; tokens];
+    for (token, weight) in load.tokens.iter().zip(&load.weights) {
+        weights[*token] = *weight;
+    }
+    ExpertLoad { tokens: (0..tokens).collect(), weights }
+}

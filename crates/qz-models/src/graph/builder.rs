@@ -1,0 +1,389 @@
+//! A layer, step by step, and what follows from its steps: where it can be stopped, and
+//! what has to be kept there.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use qz_kernels::backend::{Activation, Attention, Rotation, Router, Scan};
+
+use super::{
+    Attend, Experts, GroupIndex, HeadColumns, LayerGraph, LinearGroup, MatrixIndex, Member,
+    Register, ScanStep, Stage, Step, Stop, Vector, VectorIndex, last_up_to,
+};
+use crate::rules::{Part, Role};
+
+/// A layer that grows.
+pub(crate) struct LayerBuilder {
+    groups: Vec<LinearGroup>,
+    vectors: Vec<Vector>,
+    widths: Vec<usize>,
+    steps: Vec<Step>,
+    stages: usize,
+    /// For each register the matrix whose products it began as.
+    sources: Vec<Option<MatrixIndex>>,
+}
+
+impl LayerBuilder {
+    /// A layer without steps, of hidden states of this width.
+    pub(crate) fn new(hidden: usize) -> Self {
+        Self {
+            groups: Vec::new(),
+            vectors: Vec::new(),
+            widths: vec![hidden],
+            steps: Vec::new(),
+            stages: 0,
+            sources: vec![None],
+        }
+    }
+
+    fn register(&mut self, width: usize, source: Option<MatrixIndex>) -> Register {
+        self.widths.push(width);
+        self.sources.push(source);
+        Register(self.widths.len() - 1)
+    }
+
+    /// Numbers of a row of the hidden states.
+    pub(crate) fn hidden(&self) -> usize {
+        self.widths[Register::HIDDEN.0]
+    }
+
+    /// A vector that the model must have.
+    pub(crate) fn vector(&mut self, role: Role, length: usize) -> VectorIndex {
+        self.any_vector(Vector { role, part: Part::Weight, length, is_optional: false })
+    }
+
+    /// What is added when experts are chosen, if the model has it.
+    pub(crate) fn selection_bias(&mut self, experts: usize) -> VectorIndex {
+        let role = Role::ExpertSelectionBias;
+        self.any_vector(Vector { role, part: Part::Bias, length: experts, is_optional: true })
+    }
+
+    fn any_vector(&mut self, vector: Vector) -> VectorIndex {
+        self.vectors.push(vector);
+        VectorIndex(self.vectors.len() - 1)
+    }
+
+    /// A norm of whole rows.
+    pub(crate) fn norm(&mut self, from: Register, role: Role, epsilon: f32) -> Register {
+        let width = self.widths[from.0];
+        let weights = self.vector(role, width);
+        let to = self.register(width, self.sources[from.0]);
+        self.steps.push(Step::Norm { from, to, weights, groups: 1, epsilon });
+        to
+    }
+
+    /// A norm of each head, if the model has one.
+    pub(crate) fn head_norm(&mut self, rows: Register, role: Role, size: usize, epsilon: f32) {
+        let vector = Vector { role, part: Part::Weight, length: size, is_optional: true };
+        let weights = self.any_vector(vector);
+        self.steps.push(Step::Norm { from: rows, to: rows, weights, groups: 1, epsilon });
+    }
+
+    /// A norm of so many parts of each row, if the model has one.
+    pub(crate) fn group_norm(&mut self, rows: Register, role: Role, groups: usize, epsilon: f32) {
+        let length = self.widths[rows.0];
+        let vector = Vector { role, part: Part::Weight, length, is_optional: true };
+        let weights = self.any_vector(vector);
+        self.steps.push(Step::Norm { from: rows, to: rows, weights, groups, epsilon });
+    }
+
+    /// What a state space makes of rows.
+    pub(crate) fn scan(&mut self, from: Register, scan: Scan) -> Register {
+        let [width, heads] = [scan.convolved(), scan.heads];
+        let mut vector =
+            |role, part, length| self.any_vector(Vector { role, part, length, is_optional: false });
+        let convolution = Role::StateSpaceConvolution;
+        let (weight, bias) = (Part::Weight, Part::Bias);
+        let (convolution, convolution_bias) =
+            (vector(convolution, weight, width * scan.taps), vector(convolution, bias, width));
+        let time_step = vector(Role::StateSpaceTimeStep, bias, heads);
+        let decay = vector(Role::StateSpaceDecay, weight, heads);
+        let skip = vector(Role::StateSpaceSkip, weight, heads);
+        let to = self.register(scan.inner(), None);
+        self.steps.push(Step::Scan(ScanStep {
+            from,
+            to,
+            scan,
+            convolution,
+            convolution_bias,
+            time_step,
+            decay,
+            skip,
+        }));
+        to
+    }
+
+    /// The products of matrices that multiply the same.
+    pub(crate) fn linear(&mut self, from: Register, members: &[(Role, usize)]) -> Vec<Register> {
+        let group = self.group(self.widths[from.0], members, None, self.stages);
+        self.stages += 1;
+        let matrix = |member| MatrixIndex { group, member };
+        let to = members.iter().enumerate();
+        let to: Vec<Register> =
+            to.map(|(at, (_, rows))| self.register(*rows, Some(matrix(at)))).collect();
+        self.steps.push(Step::Linear { group, from, to: to.clone() });
+        to
+    }
+
+    /// The product of a matrix that weighs something: nobody rounds it.
+    pub(crate) fn router(&mut self, from: Register, role: Role, rows: usize) -> Register {
+        let to = self.product(from, role, rows);
+        if let Some(group) = self.groups.last_mut() {
+            group.is_router = true;
+        }
+        to
+    }
+
+    /// The product of one matrix.
+    pub(crate) fn product(&mut self, from: Register, role: Role, rows: usize) -> Register {
+        self.linear(from, &[(role, rows)])[0]
+    }
+
+    fn group(
+        &mut self,
+        columns: usize,
+        members: &[(Role, usize)],
+        experts: Option<usize>,
+        stage: usize,
+    ) -> GroupIndex {
+        let members = members.iter().map(|(role, rows)| Member { role: *role, rows: *rows });
+        self.groups.push(LinearGroup {
+            members: members.collect(),
+            columns,
+            experts,
+            stage: Stage(stage),
+            is_router: false,
+            inputs_of_all: None,
+            is_added: false,
+        });
+        GroupIndex(self.groups.len() - 1)
+    }
+
+    /// Some numbers of each row.
+    pub(crate) fn columns(&mut self, from: Register, columns: Range<usize>) -> Register {
+        let to = self.register(columns.len(), self.sources[from.0]);
+        self.steps.push(Step::Columns { from, columns, to });
+        to
+    }
+
+    /// Head by head the numbers of all parts; a row has so many heads.
+    pub(crate) fn join(&mut self, heads: usize, parts: Vec<HeadColumns>) -> Register {
+        let width = parts.iter().map(|part| part.columns.len()).sum::<usize>() * heads;
+        let to = self.register(width, parts.first().and_then(|part| self.sources[part.rows.0]));
+        self.steps.push(Step::Join { parts, to });
+        to
+    }
+
+    /// The products of a matrix that each of so many heads has of its own.
+    pub(crate) fn heads(
+        &mut self,
+        heads: usize,
+        from: HeadColumns,
+        (role, rows): (Role, usize),
+    ) -> Register {
+        let columns = from.columns.len();
+        let group = self.group(columns, &[(role, rows)], Some(heads), self.stages);
+        self.stages += 1;
+        let to = self.register(rows * heads, None);
+        self.steps.push(Step::Heads { group, from, to });
+        to
+    }
+
+    /// Multiplies each row with the sigmoid of its score.
+    pub(crate) fn weigh(&mut self, rows: Register, scores: Register) {
+        self.steps.push(Step::Weigh { rows, scores });
+    }
+
+    /// Turns rows by the angles of a rotary embedding.
+    pub(crate) fn rotate(&mut self, rows: Register, rotary: usize, rotation: Rotation) {
+        self.steps.push(Step::Rotate { rows, rotary, rotation });
+    }
+
+    /// What the heads attend to.
+    pub(crate) fn attend(
+        &mut self,
+        [queries, keys, values]: [Register; 3],
+        attention: Attention,
+        sinks: Option<VectorIndex>,
+    ) -> Register {
+        let to = self.register(attention.result_width(), None);
+        let source =
+            self.sources[keys.0].unwrap_or(MatrixIndex { group: GroupIndex(0), member: 0 });
+        let step = Attend { queries, keys, values, to, attention, sinks, source };
+        self.steps.push(Step::Attend(step));
+        to
+    }
+
+    /// The gate times up.
+    pub(crate) fn activate(&mut self, activation: Activation, gate: Register, up: Register) {
+        self.steps.push(Step::Activate { activation, gate, up: Some(up) });
+    }
+
+    /// Rows through an activation, and no more.
+    pub(crate) fn activate_alone(&mut self, activation: Activation, rows: Register) {
+        self.steps.push(Step::Activate { activation, gate: rows, up: None });
+    }
+
+    /// Norms rows in their place: their mean is taken away, and a bias is added.
+    pub(crate) fn layer_norm(&mut self, rows: Register, role: Role, epsilon: f32) {
+        let length = self.widths[rows.0];
+        let mut vector = |part| self.any_vector(Vector { role, part, length, is_optional: false });
+        let (weights, bias) = (vector(Part::Weight), vector(Part::Bias));
+        self.steps.push(Step::LayerNorm { from: rows, to: rows, weights, bias, epsilon });
+    }
+
+    /// What experts of so many numbers make of their tokens.
+    pub(crate) fn experts(
+        &mut self,
+        from: Register,
+        routing: Router,
+        bias: Option<VectorIndex>,
+        width: usize,
+        activation: Activation,
+    ) -> Register {
+        let hidden = self.hidden();
+        let router =
+            self.group(hidden, &[(Role::ExpertRouter, routing.experts)], None, self.stages);
+        self.groups[router.0].is_router = true;
+        let experts = Some(routing.experts);
+        let gate_up = [(Role::FeedForwardGate, width), (Role::FeedForwardUp, width)];
+        let gate_up = self.group(hidden, &gate_up, experts, self.stages);
+        self.groups[gate_up.0].inputs_of_all = Some(router);
+        let down = [(Role::FeedForwardDown, hidden)];
+        let down = self.group(width, &down, experts, self.stages + 1);
+        self.stages += 2;
+        let to = self.register(hidden, None);
+        let step = Experts { from, to, routing, bias, router, gate_up, down, activation };
+        self.steps.push(Step::Experts(step));
+        to
+    }
+
+    /// Adds to the hidden states.
+    pub(crate) fn add(&mut self, from: Register) {
+        self.add_to(Register::HIDDEN, from);
+    }
+
+    /// Adds to a register.
+    pub(crate) fn add_to(&mut self, to: Register, from: Register) {
+        self.steps.push(Step::Add { to, from });
+    }
+
+    /// The layer.
+    pub(crate) fn finish(mut self) -> LayerGraph {
+        let live = live(&self.steps);
+        for pair in self.steps.windows(2) {
+            if let [Step::Linear { group, to, .. }, Step::Add { to: Register::HIDDEN, from }] = pair
+                && to == &[*from]
+            {
+                self.groups[group.0].is_added = true;
+            }
+        }
+        let bases = live.iter().enumerate().filter(|(_, live)| live.len() == 1);
+        let bases: Vec<usize> = bases.map(|(at, _)| at).collect();
+        let mut stops = Vec::new();
+        for (at, step) in self.steps.iter().enumerate().filter(|(_, step)| step.is_product()) {
+            let stop = stop(&self.steps, &live[at], at, last_up_to(&bases, at));
+            if matches!(step, Step::Experts(_)) {
+                // Before gate and up, and before down.
+                stops.push(stop.clone());
+            }
+            stops.push(stop);
+        }
+        debug_assert_eq!(stops.len(), self.stages);
+        let Self { groups, vectors, widths, steps, .. } = self;
+        let dying = steps.iter().zip(&live[1..]).map(|(step, live)| dying(step, live)).collect();
+        LayerGraph { groups, vectors, widths, steps, dying, bases, stops }
+    }
+}
+
+/// What is live before each step, and at the end.
+fn live(steps: &[Step]) -> Vec<BTreeSet<Register>> {
+    let mut now = BTreeSet::from([Register::HIDDEN]);
+    let mut all = vec![now.clone()];
+    for step in steps.iter().rev() {
+        let (reads, writes) = step.registers();
+        now.retain(|register| !writes.contains(register));
+        now.extend(reads);
+        now.insert(Register::HIDDEN);
+        all.push(now.clone());
+    }
+    all.reverse();
+    all
+}
+
+/// What a step reads or writes, and nobody needs after it.
+fn dying(step: &Step, live: &BTreeSet<Register>) -> Vec<Register> {
+    let (reads, writes) = step.registers();
+    reads.into_iter().chain(writes).filter(|own| !live.contains(own)).collect()
+}
+
+fn stop(steps: &[Step], live: &BTreeSet<Register>, step: usize, base: usize) -> Stop {
+    let since = &steps[base..step];
+    // What is kept stands beside the hidden states as they were at `base`.
+    debug_assert!(since.iter().all(|step| !step.registers().1.contains(&Register::HIDDEN)));
+    let others = live.iter().copied().filter(|own| *own != Register::HIDDEN);
+    let kept = if since.iter().any(Step::is_product) { others.collect() } else { Vec::new() };
+    Stop { step, base, kept, is_dear: since.iter().any(Step::is_mixer) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is kept at each stage: the step before it where nothing but the hidden states
+    /// is there, and the widths of what is.
+    fn check(layer: LayerBuilder, expected: &[(usize, &[usize], bool)]) {
+        let graph = layer.finish();
+        let found = graph.stops.iter().map(|stop| {
+            let widths: Vec<usize> = stop.kept.iter().map(|own| graph.width(*own)).collect();
+            (stop.base, widths, stop.is_dear)
+        });
+        let expected: Vec<_> =
+            expected.iter().map(|(base, widths, dear)| (*base, widths.to_vec(), *dear)).collect();
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
+
+    fn attention(layer: &mut LayerBuilder, input: Register) -> Register {
+        let rows = [Role::AttentionQuery, Role::AttentionKey, Role::AttentionValue];
+        let rows = layer.linear(input, &rows.map(|role| (role, 6)));
+        let attended = layer.attend([rows[0], rows[1], rows[2]], Attention::plain(1, 1, 6), None);
+        layer.product(attended, Role::AttentionOutput, 4)
+    }
+
+    #[test]
+    fn what_is_kept_where_a_layer_stops() {
+        let mut layer = LayerBuilder::new(4);
+        let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, 1e-5);
+        let attended = attention(&mut layer, normed);
+        layer.add(attended);
+        let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, 1e-5);
+        let fed = layer.product(normed, Role::FeedForwardUp, 9);
+        let fed = layer.product(fed, Role::FeedForwardDown, 4);
+        layer.add(fed);
+        check(layer, &[(0, &[], false), (0, &[6], true), (5, &[], false), (5, &[9], false)]);
+    }
+
+    /// Attention and a network beside each other: their common input stays.
+    #[test]
+    fn branches_keep_what_they_share() {
+        let mut layer = LayerBuilder::new(4);
+        let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, 1e-5);
+        let attended = attention(&mut layer, normed);
+        let fed = layer.product(normed, Role::FeedForwardUp, 4);
+        layer.add(attended);
+        layer.add(fed);
+        check(layer, &[(0, &[], false), (0, &[4, 6], true), (0, &[4, 4], true)]);
+    }
+
+    #[test]
+    fn products_that_are_added_as_they_are() {
+        let mut layer = LayerBuilder::new(4);
+        let plain = layer.product(Register::HIDDEN, Role::AttentionOutput, 4);
+        layer.add(plain);
+        let product = layer.product(Register::HIDDEN, Role::FeedForwardDown, 4);
+        let normed = layer.norm(product, Role::PostFeedForwardNorm, 1e-5);
+        layer.add(normed);
+        let added: Vec<bool> = layer.finish().groups.iter().map(|group| group.is_added).collect();
+        assert_eq!(added, [true, false]);
+    }
+}

@@ -1,0 +1,203 @@
+//! DeepSeek 2 and 3, and what is built like them: attention to a narrow vector of each
+//! token instead of its keys and values, an expert that every token is given to, and first
+//! layers without experts.
+//!
+//! Attention is computed as llama.cpp stores it ("absorbed"): the matrix that makes a
+//! head's keys of the narrow vector turns its queries instead, and the one that makes its
+//! values turns what it has attended to. So the narrow vector is the one key, and the one
+//! value, of all heads.
+
+use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Rotation, Router};
+
+use super::decoder::{self, Sizes};
+use super::{Around, HeadColumns, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, Rotary};
+use crate::error::Error;
+use crate::rules::Role;
+
+/// A model's sizes.
+struct Latent {
+    sizes: Sizes,
+    /// Width of the narrow vector that queries are made of, if there is one.
+    query_rank: Option<usize>,
+    /// Width of the narrow vector that keys and values are made of.
+    rank: usize,
+    /// Elements of a head's queries that do not turn, and those that do.
+    still: usize,
+    turning: usize,
+    /// Elements of a head's values.
+    value_size: usize,
+    /// What scores are multiplied with.
+    scale: f32,
+}
+
+/// Experts of a layer that has some.
+struct Mixture {
+    router: Router,
+    /// Width of an expert, and of the one that every token is given to.
+    width: usize,
+    shared_width: usize,
+    has_bias: bool,
+}
+
+/// DeepSeek 2 and 3.
+pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let latent = Latent::read(keys)?;
+    let mixture = Mixture::read(keys)?;
+    let sizes = latent.sizes;
+    let dense = keys.size("leading_dense_block_count")?.unwrap_or(0);
+    if dense > sizes.layers || (dense < sizes.layers && mixture.is_none()) {
+        let problem = "is not the number of layers without experts";
+        return Err(keys.fault("leading_dense_block_count", problem));
+    }
+    // Layers behind the last only predict further tokens.
+    let further = keys.size("nextn_predict_layers")?.unwrap_or(0);
+    let layer = |number: usize| -> LayerGraph {
+        let mut layer = LayerBuilder::new(sizes.hidden);
+        let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, sizes.epsilon);
+        let attended = latent.attention(&mut layer, normed);
+        layer.add(attended);
+        let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, sizes.epsilon);
+        let fed = match mixture.as_ref().filter(|_| number >= dense) {
+            None => decoder::gated(&mut layer, normed, sizes.intermediate, Activation::Silu),
+            Some(mixture) => mixture.add_to(&mut layer, normed),
+        };
+        layer.add(fed);
+        layer.finish()
+    };
+    Ok(ModelGraph {
+        hidden: sizes.hidden,
+        layers: (0..sizes.layers.saturating_sub(further)).map(layer).collect(),
+        rotaries: vec![latent.rotary(keys)?],
+        around: Around::plain(sizes.epsilon),
+    })
+}
+
+impl Latent {
+    fn read(keys: &Keys<'_>) -> Result<Self, Error> {
+        let sizes = Sizes::of_keys(keys)?;
+        let rank = keys.required("attention.kv_lora_rank")?;
+        let query_rank = keys.size("attention.q_lora_rank")?.filter(|rank| *rank > 0);
+        let turning = keys.required("rope.dimension_count")?;
+        let (key_size, value_size) = (
+            keys.required("attention.key_length_mla")?,
+            keys.required("attention.value_length_mla")?,
+        );
+        if key_size <= turning || !turning.is_multiple_of(2) {
+            let problem = "is odd, or not less than attention.key_length_mla";
+            return Err(keys.fault("rope.dimension_count", problem));
+        }
+        let mut scale = 1.0 / (key_size as f32).sqrt();
+        if let Some(stretch) = stretch(keys)? {
+            scale *= stretch * stretch;
+        }
+        let still = key_size - turning;
+        Ok(Self { sizes, query_rank, rank, still, turning, value_size, scale })
+    }
+
+    fn rotary(&self, keys: &Keys<'_>) -> Result<Rotary, Error> {
+        let rotary = Rotary::read(keys, self.turning)?;
+        // What would stretch cosines and sines is in the scale of scores.
+        Ok(match stretch(keys)? {
+            Some(_) => rotary.with_magnitude(1.0),
+            None => rotary,
+        })
+    }
+
+    /// Adds it to a layer; the products of the output matrix.
+    fn attention(&self, layer: &mut LayerBuilder, input: Register) -> Register {
+        let Self { sizes: Sizes { heads, epsilon, .. }, rank, still, turning, .. } = *self;
+        let key_size = still + turning;
+        let latent = (Role::LatentKeyValue, rank + turning);
+        let (queries, latent) = match self.query_rank {
+            None => {
+                let rows = layer.linear(input, &[(Role::AttentionQuery, heads * key_size), latent]);
+                (rows[0], rows[1])
+            }
+            Some(query_rank) => {
+                let rows = layer.linear(input, &[(Role::LatentQuery, query_rank), latent]);
+                let narrow = layer.norm(rows[0], Role::LatentQueryNorm, epsilon);
+                (layer.product(narrow, Role::LatentQueryUp, heads * key_size), rows[1])
+            }
+        };
+        let narrow = layer.columns(latent, 0..rank);
+        let narrow = layer.norm(narrow, Role::LatentKeyValueNorm, epsilon);
+        let turned = layer.columns(latent, rank..rank + turning);
+        let pairs = RotaryPairs::Adjacent;
+        let rotation = Rotation { head_size: turning, first: 0, count: turning, pairs };
+        layer.rotate(turned, 0, rotation);
+        let of_queries = Rotation { head_size: key_size, first: still, ..rotation };
+        layer.rotate(queries, 0, of_queries);
+        let columns = |rows, size, columns| HeadColumns { rows, size, columns };
+        let own = columns(queries, key_size, 0..still);
+        let absorbed = layer.heads(heads, own, (Role::LatentKeyUp, rank));
+        let queries = layer.join(
+            heads,
+            vec![columns(absorbed, rank, 0..rank), columns(queries, key_size, still..key_size)],
+        );
+        let keys = vec![columns(narrow, rank, 0..rank), columns(turned, turning, 0..turning)];
+        let keys = layer.join(1, keys);
+        let attention = Attention {
+            key_size: rank + turning,
+            value_size: rank,
+            scale: self.scale,
+            ..Attention::plain(heads, 1, rank)
+        };
+        let attended = layer.attend([queries, keys, narrow], attention, None);
+        let own = columns(attended, rank, 0..rank);
+        let values = layer.heads(heads, own, (Role::LatentValueUp, self.value_size));
+        layer.product(values, Role::AttentionOutput, layer.hidden())
+    }
+}
+
+/// What YaRN makes of queries and keys, where the file says so.
+fn stretch(keys: &Keys<'_>) -> Result<Option<f32>, Error> {
+    let factor = keys.factor("rope.scaling.factor")?.unwrap_or(1.0);
+    let own = keys.factor("rope.scaling.yarn_log_multiplier")?;
+    Ok(own.map(|own| if factor <= 1.0 { 1.0 } else { own * factor.ln() + 1.0 }))
+}
+
+impl Mixture {
+    fn read(keys: &Keys<'_>) -> Result<Option<Self>, Error> {
+        let Some((experts, used)) = decoder::experts(keys)? else { return Ok(None) };
+        let width = keys.required("expert_feed_forward_length")?;
+        let shared = keys.size("expert_shared_count")?.unwrap_or(0);
+        // The numbers of `llama_expert_gating_func_type` in llama.cpp.
+        let gating = match keys.size("expert_gating_func")?.unwrap_or(1) {
+            0 | 1 => Gating::Softmax,
+            2 => Gating::Sigmoid,
+            _ => return Err(keys.fault("expert_gating_func", "is not supported")),
+        };
+        let groups = match keys.size("expert_group_count")? {
+            None | Some(0 | 1) => None,
+            Some(count) if experts.is_multiple_of(count) => {
+                let used = keys.required("expert_group_used_count")?;
+                Some((count, used)).filter(|_| used < count)
+            }
+            Some(_) => {
+                return Err(keys.fault("expert_group_count", "does not divide the experts"));
+            }
+        };
+        let router = Router {
+            experts,
+            used,
+            gating,
+            normalize: keys.flag("expert_weights_norm")?.unwrap_or(false),
+            scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
+            groups,
+        };
+        // Only models with sigmoids have learned what is added when experts are chosen.
+        let has_bias = gating == Gating::Sigmoid;
+        Ok(Some(Self { router, width, shared_width: shared * width, has_bias }))
+    }
+
+    fn add_to(&self, layer: &mut LayerBuilder, input: Register) -> Register {
+        let shared = (self.shared_width > 0)
+            .then(|| decoder::shared_expert(layer, input, self.shared_width));
+        let bias = self.has_bias.then(|| layer.selection_bias(self.router.experts));
+        let fed = layer.experts(input, self.router, bias, self.width, Activation::Silu);
+        if let Some(shared) = shared {
+            layer.add_to(fed, shared);
+        }
+        fed
+    }
+}

@@ -1,0 +1,430 @@
+//! What a model computes, as data: for each layer a list of steps over registers, with
+//! the sizes that this layer has. A family makes it from its GGUF metadata
+//! ([`GRAPHS`]); [`crate::forward`] runs it.
+//!
+//! | where | what |
+//! |---|---|
+//! | `mod.rs` | steps, groups of matrices, a layer's and a model's graph |
+//! | `builder.rs` | a layer, step by step, and what follows from its steps |
+//! | `keys.rs` | a model's own metadata keys |
+//! | `rotary.rs` | the angles of rotary position embedding, scaled or not |
+//! | `decoder.rs` | blocks that decoders share, and the decoder that most are |
+//! | the others | a family each |
+//!
+//! What belongs here: everything that decides what is computed. What does not: weights,
+//! buffers, and when something is computed (`forward`).
+//!
+//! The graphs are llama.cpp's (`src/models/*.cpp`), with transformers' sliding window.
+
+mod bert;
+mod builder;
+mod decoder;
+mod deepseek;
+mod gemma;
+mod gpt_oss;
+mod keys;
+mod mamba2;
+mod phi3;
+mod qwen_moe;
+mod rotary;
+
+use std::ops::Range;
+
+use qz_kernels::backend::{Activation, Attention, Rotation, Router, Scan};
+
+pub(crate) use builder::LayerBuilder;
+pub use keys::Keys;
+pub(crate) use rotary::Rotary;
+
+use crate::error::Error;
+use crate::rules::{LayerIndex, Part, Role};
+
+/// Makes a model's graph of its metadata.
+pub type GraphOf = fn(&Keys<'_>) -> Result<ModelGraph, Error>;
+
+/// What is known of models by `general.architecture`; of others nothing is computed.
+pub static GRAPHS: &[(&str, GraphOf)] = &[
+    ("llama", decoder::llama),
+    ("qwen2", decoder::qwen),
+    ("qwen3", decoder::qwen),
+    ("qwen2moe", qwen_moe::qwen2),
+    ("qwen3moe", qwen_moe::qwen3),
+    ("gemma", gemma::gemma),
+    ("gemma2", gemma::gemma2),
+    ("gemma3", gemma::gemma3),
+    ("phi3", phi3::phi3),
+    ("gpt-oss", gpt_oss::gpt_oss),
+    ("deepseek2", deepseek::deepseek2),
+    ("mamba2", mamba2::mamba2),
+    ("bert", bert::bert),
+];
+
+/// Numbers of each token while a layer computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Register(pub(crate) usize);
+
+impl Register {
+    /// The hidden states, which go from layer to layer.
+    pub(crate) const HIDDEN: Self = Self(0);
+}
+
+/// A group of a layer, counted from 0 in the order in which a layer computes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupIndex(pub usize);
+
+/// A matrix of a layer: of each expert where each has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MatrixIndex {
+    /// Its group.
+    pub group: GroupIndex,
+    /// Which of the group's.
+    pub member: usize,
+}
+
+/// A place inside of a layer where inputs of products are known, and depend on the
+/// weights of the stages before it only; counted from 0 in the order of the layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stage(pub usize);
+
+/// A vector of a layer: a norm's weights, sinks, biases that belong to no product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VectorIndex(pub(crate) usize);
+
+/// A matrix of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it does.
+    pub role: Role,
+    /// Its rows, of one expert's where each has its own.
+    pub rows: usize,
+}
+
+/// Matrices of a layer that multiply the same inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinearGroup {
+    /// The matrices.
+    pub members: Vec<Member>,
+    /// Their columns: numbers of a row of inputs.
+    pub columns: usize,
+    /// Experts, or heads, that have matrices of their own. An expert is given some of the
+    /// tokens, a head all of them.
+    pub experts: Option<usize>,
+    /// When the inputs are known.
+    pub stage: Stage,
+    /// The matrices choose among experts: they are small, and nobody rounds them.
+    pub is_router: bool,
+    /// The group whose inputs are those of all experts together, each once.
+    pub inputs_of_all: Option<GroupIndex>,
+    /// The products are added to the hidden states as they are.
+    pub is_added: bool,
+}
+
+/// A vector of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vector {
+    pub(crate) role: Role,
+    pub(crate) part: Part,
+    pub(crate) length: usize,
+    /// Models with and without are both known.
+    pub(crate) is_optional: bool,
+}
+
+/// One thing that a layer computes for all tokens of a batch.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Rows as long as the weights, divided by their root mean square and multiplied with
+    /// the weights; of so many parts of a row each by its own. Where the weights are not
+    /// there, nothing.
+    Norm { from: Register, to: Register, weights: VectorIndex, groups: usize, epsilon: f32 },
+    /// Rows less their mean, divided by their standard deviation, times the weights, with a
+    /// bias.
+    LayerNorm {
+        from: Register,
+        to: Register,
+        weights: VectorIndex,
+        bias: VectorIndex,
+        epsilon: f32,
+    },
+    /// The products of a group, with their biases.
+    Linear { group: GroupIndex, from: Register, to: Vec<Register> },
+    /// Some numbers of each row.
+    Columns { from: Register, columns: Range<usize>, to: Register },
+    /// Head by head the numbers of all parts, one behind the other.
+    Join { parts: Vec<HeadColumns>, to: Register },
+    /// The products of a group that has a matrix of its own for each head.
+    Heads { group: GroupIndex, from: HeadColumns, to: Register },
+    /// Multiplies each row with the sigmoid of its score.
+    Weigh { rows: Register, scores: Register },
+    /// Turns pairs of each head's numbers by the angles of a rotary embedding.
+    Rotate { rows: Register, rotary: usize, rotation: Rotation },
+    /// Attention to what was before.
+    Attend(Attend),
+    /// What a state space makes of all that was before.
+    Scan(ScanStep),
+    /// The gate, times up if there is one, in the gate's place.
+    Activate { activation: Activation, gate: Register, up: Option<Register> },
+    /// Experts, each with a gate, up and down.
+    Experts(Experts),
+    /// Adds to a register.
+    Add { to: Register, from: Register },
+}
+
+/// Some numbers of each head of a register.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadColumns {
+    pub(crate) rows: Register,
+    /// Numbers of a head.
+    pub(crate) size: usize,
+    pub(crate) columns: Range<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Attend {
+    pub(crate) queries: Register,
+    pub(crate) keys: Register,
+    pub(crate) values: Register,
+    pub(crate) to: Register,
+    pub(crate) attention: Attention,
+    pub(crate) sinks: Option<VectorIndex>,
+    /// Where keys come from, for messages.
+    pub(crate) source: MatrixIndex,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ScanStep {
+    pub(crate) from: Register,
+    pub(crate) to: Register,
+    pub(crate) scan: Scan,
+    pub(crate) convolution: VectorIndex,
+    pub(crate) convolution_bias: VectorIndex,
+    pub(crate) time_step: VectorIndex,
+    pub(crate) decay: VectorIndex,
+    pub(crate) skip: VectorIndex,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Experts {
+    pub(crate) from: Register,
+    pub(crate) to: Register,
+    pub(crate) routing: Router,
+    /// What is added when experts are chosen.
+    pub(crate) bias: Option<VectorIndex>,
+    pub(crate) router: GroupIndex,
+    pub(crate) gate_up: GroupIndex,
+    pub(crate) down: GroupIndex,
+    pub(crate) activation: Activation,
+}
+
+impl Step {
+    /// What it reads, and what it writes; a register that it changes is both.
+    fn registers(&self) -> (Vec<Register>, Vec<Register>) {
+        match self {
+            Self::Norm { from, to, .. }
+            | Self::LayerNorm { from, to, .. }
+            | Self::Columns { from, to, .. } => (vec![*from], vec![*to]),
+            Self::Linear { from, to, .. } => (vec![*from], to.clone()),
+            Self::Join { parts, to } => (parts.iter().map(|part| part.rows).collect(), vec![*to]),
+            Self::Heads { from, to, .. } => (vec![from.rows], vec![*to]),
+            Self::Weigh { rows, scores } => (vec![*rows, *scores], vec![*rows]),
+            Self::Rotate { rows, .. } => (vec![*rows], vec![*rows]),
+            Self::Attend(own) => (vec![own.queries, own.keys, own.values], vec![own.to]),
+            Self::Scan(own) => (vec![own.from], vec![own.to]),
+            Self::Activate { gate, up, .. } => {
+                ([*gate].into_iter().chain(*up).collect(), vec![*gate])
+            }
+            Self::Experts(own) => (vec![own.from], vec![own.to]),
+            Self::Add { to, from } => (vec![*to, *from], vec![*to]),
+        }
+    }
+
+    /// True if it multiplies with matrices.
+    fn is_product(&self) -> bool {
+        matches!(self, Self::Linear { .. } | Self::Heads { .. } | Self::Experts(_))
+    }
+
+    /// True if tokens see each other: the dearest part of a layer, whose result is always
+    /// kept.
+    fn is_mixer(&self) -> bool {
+        matches!(self, Self::Attend(_) | Self::Scan(_))
+    }
+}
+
+/// Where a layer can be stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// The step that multiplies.
+    pub(crate) step: usize,
+    /// The last step before it at which there is nothing but the hidden states.
+    pub(crate) base: usize,
+    /// What is worth keeping there beside the hidden states.
+    pub(crate) kept: Vec<Register>,
+    /// Tokens have seen each other since `base`.
+    pub(crate) is_dear: bool,
+}
+
+/// What a layer computes.
+#[derive(Clone, Debug)]
+pub struct LayerGraph {
+    groups: Vec<LinearGroup>,
+    vectors: Vec<Vector>,
+    /// Numbers of a row of each register.
+    widths: Vec<usize>,
+    steps: Vec<Step>,
+    /// For each step what nobody needs after it.
+    dying: Vec<Vec<Register>>,
+    /// Steps before which there is nothing but the hidden states; the end is one of them.
+    bases: Vec<usize>,
+    /// Of each stage.
+    stops: Vec<Stop>,
+}
+
+impl LayerGraph {
+    /// The groups, in the order in which they are computed.
+    pub fn groups(&self) -> &[LinearGroup] {
+        &self.groups
+    }
+
+    /// The groups with their numbers.
+    pub fn numbered(&self) -> impl Iterator<Item = (GroupIndex, &LinearGroup)> {
+        self.groups.iter().enumerate().map(|(number, group)| (GroupIndex(number), group))
+    }
+
+    /// A group.
+    pub fn group(&self, index: GroupIndex) -> &LinearGroup {
+        &self.groups[index.0]
+    }
+
+    /// The stages, in order.
+    pub fn stages(&self) -> impl Iterator<Item = Stage> + use<> {
+        (0..self.stops.len()).map(Stage)
+    }
+
+    /// The matrices of a group.
+    pub fn matrices(&self, group: GroupIndex) -> impl Iterator<Item = MatrixIndex> + use<> {
+        (0..self.groups[group.0].members.len()).map(move |member| MatrixIndex { group, member })
+    }
+
+    /// All matrices that can be rounded, in the order in which they are computed.
+    pub fn rounded(&self) -> impl Iterator<Item = MatrixIndex> {
+        let groups = self.numbered().filter(|(_, group)| !group.is_router);
+        groups.flat_map(|(index, _)| self.matrices(index))
+    }
+
+    /// A matrix.
+    pub fn member(&self, matrix: MatrixIndex) -> Member {
+        self.groups[matrix.group.0].members[matrix.member]
+    }
+
+    /// True if tokens attend to a few positions before them only.
+    pub fn sees_window(&self) -> bool {
+        let is_windowed =
+            |step: &Step| matches!(step, Step::Attend(own) if own.attention.window.is_some());
+        self.steps.iter().any(is_windowed)
+    }
+
+    pub(crate) fn vectors(&self) -> &[Vector] {
+        &self.vectors
+    }
+
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    pub(crate) fn registers(&self) -> usize {
+        self.widths.len()
+    }
+
+    pub(crate) fn width(&self, register: Register) -> usize {
+        self.widths[register.0]
+    }
+
+    pub(crate) fn stop(&self, stage: Stage) -> &Stop {
+        &self.stops[stage.0]
+    }
+
+    pub(crate) fn stops(&self) -> &[Stop] {
+        &self.stops
+    }
+
+    /// What nobody needs after a step.
+    pub(crate) fn dying(&self, step: usize) -> &[Register] {
+        &self.dying[step]
+    }
+
+    /// What the matrices of a group without experts multiply.
+    pub(crate) fn inputs(&self, group: GroupIndex) -> Register {
+        let from = self.steps.iter().find_map(|step| match step {
+            Step::Linear { group: own, from, .. } if *own == group => Some(*from),
+            _ => None,
+        });
+        from.expect("a group without experts is a step")
+    }
+
+    /// The last step up to `step` before which there is nothing but the hidden states.
+    pub(crate) fn base(&self, step: usize) -> usize {
+        last_up_to(&self.bases, step)
+    }
+
+    /// Numbers of a row of everything that is multiplied, what norms make counted once.
+    pub(crate) fn token_width(&self) -> usize {
+        let is_normed = |register: Register| {
+            self.steps.iter().any(|step| matches!(step, Step::Norm { to, .. } if *to == register))
+        };
+        let width = |step: &Step| match step {
+            Step::Linear { from, group, .. } if !is_normed(*from) => self.groups[group.0].columns,
+            Step::Heads { from, .. } => self.widths[from.rows.0],
+            Step::Experts(own) => self.groups[own.down.0].columns,
+            _ => 0,
+        };
+        self.widths[Register::HIDDEN.0] + self.steps.iter().map(width).sum::<usize>()
+    }
+}
+
+/// The last of ascending numbers that is not past `most`; 0 if all are.
+fn last_up_to(numbers: &[usize], most: usize) -> usize {
+    numbers.iter().rev().copied().find(|number| *number <= most).unwrap_or(0)
+}
+
+/// What a model computes.
+#[derive(Clone, Debug)]
+pub struct ModelGraph {
+    /// Width of the hidden states.
+    pub hidden: usize,
+    /// The layers.
+    pub layers: Vec<LayerGraph>,
+    pub(crate) rotaries: Vec<Rotary>,
+    pub(crate) around: Around,
+}
+
+/// What is before and behind the layers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Around {
+    /// What embeddings are multiplied with.
+    pub(crate) embedding_scale: Option<f32>,
+    /// Epsilon of the norm of the sum of a token's embedding, its position's, and that of a
+    /// text's first kind of token; none if a token's embedding is all there is.
+    pub(crate) sum_epsilon: Option<f32>,
+    /// Epsilon of the root mean square norm before the output matrix; an encoder has neither.
+    pub(crate) epsilon: Option<f32>,
+    /// Logits come near it, and no further.
+    pub(crate) logit_cap: Option<f32>,
+}
+
+impl Around {
+    /// A norm and an output matrix.
+    pub(crate) fn plain(epsilon: f32) -> Self {
+        Self { embedding_scale: None, sum_epsilon: None, epsilon: Some(epsilon), logit_cap: None }
+    }
+}
+
+impl ModelGraph {
+    /// How many layers.
+    pub fn layer_count(&self) -> u32 {
+        u32::try_from(self.layers.len()).unwrap_or(u32::MAX)
+    }
+
+    /// A layer.
+    pub fn layer(&self, layer: LayerIndex) -> &LayerGraph {
+        &self.layers[layer.0 as usize]
+    }
+}

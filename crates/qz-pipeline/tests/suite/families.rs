@@ -1,0 +1,118 @@
+//! Families whose layers compute something else than Llama's: what is calibrated of them, and
+//! what a method makes of them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use qz_pipeline::qz_methods::{Options, method_named};
+use qz_pipeline::{
+    CalibrateOptions, CalibrationData, Cancel, Collect, ComputeOptions, Conversations,
+    ConvertOptions, DataOptions, ExpertOptions, Model, OpenOptions, Output, PlanOptions,
+    QuantizeOptions, Rounding, Silent, StatisticsFormat, calibrate, quantize,
+};
+use qz_tensor::{DataType, OutputOptions};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn data() -> DataOptions {
+    DataOptions {
+        data: vec![CalibrationData::File(root().join("calibration-data/drama.txt"))],
+        context: 32,
+        chunks: Some(8),
+        parse_special: false,
+        conversations: Conversations::Either,
+    }
+}
+
+fn compute() -> ComputeOptions {
+    ComputeOptions {
+        rounding: Rounding::Exact,
+        cache_type: DataType::F32,
+        max_memory: 1 << 30,
+        spill_folder: std::env::temp_dir(),
+        threads: 2,
+    }
+}
+
+/// Error feedback with these statistics, or those of a text on the way.
+fn options(statistics: Option<PathBuf>) -> QuantizeOptions {
+    let mut options = Options::default();
+    options.gptq.cycles = 1;
+    QuantizeOptions {
+        convert: ConvertOptions {
+            threads: 2,
+            output: OutputOptions::default(),
+            plan: PlanOptions::default(),
+        },
+        method: method_named("gptq").expect("a method"),
+        options,
+        text: statistics.is_none().then(data),
+        statistics,
+        experts: ExpertOptions::default(),
+        compute: compute(),
+    }
+}
+
+fn calibrated(model: &Path, output: &Path) {
+    let options = CalibrateOptions {
+        open: OpenOptions::default(),
+        data: data(),
+        compute: compute(),
+        collect: Collect { magnitudes: false, grams: true, tokens: false },
+        output_matrix: false,
+        experts: ExpertOptions::default(),
+        add: Vec::new(),
+        resume: false,
+        format: StatisticsFormat::Gguf,
+        output: OutputOptions::default(),
+    };
+    calibrate(model, output, &options, &Cancel::default(), &mut Silent).expect("statistics");
+}
+
+/// Error feedback on all of a model's matrices in layers, with a text and with statistics
+/// that were collected before: so many tensors, of which each matrix loses less than by
+/// rounding.
+fn check(name: &str, tensors: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = root().join("fixtures/tiny").join(name);
+    let model = Model::open(&path, &OpenOptions::default()).expect("a model");
+    let statistics = folder.path().join("statistics.gguf");
+    calibrated(&path, &statistics);
+    for statistics in [None, Some(statistics)] {
+        let target = "gguf:q4_0".parse().expect("a target");
+        let kind = if statistics.is_none() { "text" } else { "statistics" };
+        let output = Output { target, path: folder.path().join(format!("{kind}.q4_0.gguf")) };
+        let outputs = std::slice::from_ref(&output);
+        let options = options(statistics);
+        let reports = quantize(&model, outputs, &options, &Cancel::default(), &mut Silent);
+        let report = &reports.expect("a file")[0];
+        let in_layers = || report.methods.iter().filter(|own| own.tensor.starts_with("blk."));
+        let named: BTreeSet<&str> = in_layers().map(|own| own.tensor.as_str()).collect();
+        assert_eq!(named.len(), tensors, "{name}, {kind}: {named:?}");
+        for own in in_layers() {
+            let losses = own.report.losses.expect("inputs are known");
+            let (tensor, expert) = (&own.tensor, own.expert);
+            let is_less = losses.result < losses.rounding;
+            assert!(is_less, "{name}, {kind}, {tensor}, {expert:?}: {losses:?}");
+        }
+        let quantized = Model::open(&output.path, &OpenOptions::default()).expect("a model");
+        assert_eq!(quantized.tensors().len(), model.tensors().len());
+    }
+}
+
+#[test]
+fn error_feedback_loses_less_than_rounding() {
+    check("gemma", 7);
+    check("gemma2", 14);
+    check("gemma3", 42);
+    check("phi3", 8);
+    check("gpt-oss", 14);
+    check("qwen2moe", 20);
+    check("qwen3moe", 14);
+    check("deepseek2", 21);
+    check("deepseek3", 21);
+    check("mamba2", 4);
+    check("bert", 12);
+}
