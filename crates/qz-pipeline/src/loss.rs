@@ -64,11 +64,10 @@ impl Suspicion {
         Self { block, faint, signs: true, zeros: false, fine: true, largest }
     }
 
-    /// Of groups of which nothing but their size is known: all of them are looked at, if
-    /// weights have enough bits.
+    /// Of groups of which nothing but their size is known, nor who chose their values: error
+    /// feedback may change an ordinary group by more than half, where its inputs are weak.
     pub(crate) fn of_unknown_groups(columns: usize, bits: f64) -> Self {
-        let faint = if bits >= FEWEST_BITS { f32::INFINITY } else { 0.0 };
-        Self::of_groups(columns, faint, 0.0)
+        Self { fine: bits >= FEWEST_BITS, ..Self::of_groups(columns, FAINT, 0.0) }
     }
 
     fn blocks<'a>(&self, weights: &'a [f32]) -> impl Iterator<Item = &'a [f32]> + use<'a> {
