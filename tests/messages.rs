@@ -78,7 +78,7 @@ fn texts_that_begin_with_a_hyphen() {
     let folder = scratch();
     let (source, output) = (fixtures().join("tiny/llama-tied"), folder.path().join("x.gguf"));
     let convert = ["convert", text(&source), "--to", "q8_0", "-o", text(&output)];
-    let named = ["--model-name", "- a", "--tensor-type", "-x=q8_0", "--strip-prefix", "-p"];
+    let named = ["--model-name", "- a", "--tensor-type", "-x=q8_0"];
     quantize(&[&convert[..], &named].concat()).expect_success();
     let shown = quantize(&["inspect", text(&output)]).expect_success().stdout;
     assert!(shown.contains("general.name = - a"), "{shown}");
@@ -164,4 +164,19 @@ fn metadata_is_shown_as_people_read_it() {
     let run = quantize(&["inspect", text(&path)]);
     let languages = "general.languages = [\"en\", \"de\"]\n";
     expect(&run, 0, &[languages, "some.text = it's \"quoted\"\\nand broken\n"]);
+}
+
+/// Who asks for JSON gets mistakes of the command line as JSON, too.
+#[test]
+fn usage_errors_are_json_where_it_is_asked_for() {
+    let check = |arguments: &[&str], told: &str| {
+        let run = quantize(arguments);
+        let error = &run.json()["error"];
+        assert_eq!((run.code, &error["code"]), (2, &2.into()), "{}", run.stderr);
+        assert!(error["message"].as_str().expect("a text").contains(told), "{error}");
+        assert!(run.stderr.contains(told), "{}", run.stderr);
+    };
+    check(&["convert", "--json"], "required arguments");
+    check(&["verify", "x", "--for", "zz", "--json"], "zz");
+    check(&["eval", "x", "--data", "y", "--max-ppl", "nan", "--json"], "a number from 0 on");
 }

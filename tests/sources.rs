@@ -422,3 +422,35 @@ fn names_come_from_the_model_not_from_any_folder() {
     let file = GgufFile::open(output.join("Some-Model-1B-Q8_0.gguf")).expect("opens");
     assert_eq!(file.metadata().string("general.name"), Some("Some Model 1B"));
 }
+
+/// Of a model under a prefix and another beside it the one under the prefix is read.
+#[test]
+fn a_model_beside_another_is_read_by_its_prefix() {
+    let folder = scratch();
+    let (plain, both) = (copy_of("tiny/qwen3", folder.path()), scratch());
+    let checkpoint = copy_of("tiny/qwen3", both.path());
+    bend_weights(&checkpoint, |file| {
+        let header = file.header.as_object().expect("an object").clone();
+        for (name, info) in header.iter().filter(|(name, _)| *name != "__metadata__") {
+            file.header[&format!("teacher.{name}")] = info.clone();
+            let [begin, end] =
+                [0, 1].map(|at| info["data_offsets"][at].as_u64().expect("a number"));
+            let at = file.data.len() as u64;
+            let other = vec![0; usize::try_from(end - begin).expect("small")];
+            file.data.extend(other);
+            file.header[name]["data_offsets"] = json!([at, at + end - begin]);
+        }
+    });
+    let output = |name: &str| folder.path().join(name);
+    let named = |source: &Path, to: &Path, more: &[&str]| {
+        let arguments = ["convert", text(source), "--to", "q8_0", "-o", text(to)];
+        quantize(&[&arguments[..], &["--model-name", "one"], more].concat())
+    };
+    named(&plain, &output("plain"), &[]).expect_success();
+    named(&checkpoint, &output("teacher"), &["--strip-prefix", "teacher"]).expect_success();
+    let read = |name: &str| fs::read(output(name)).expect("read");
+    assert!(read("plain") == read("teacher"));
+    let run = named(&checkpoint, &output("none"), &["--strip-prefix", "ema"]);
+    assert_eq!(run.code, BAD_INPUT, "{}", run.stderr);
+    assert!(run.stderr.contains("no tensor begins with `ema`"), "{}", run.stderr);
+}

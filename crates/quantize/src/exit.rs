@@ -5,7 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use qz_pipeline::Error;
-use qz_tensor::{Diagnose, FaultClass};
+use qz_tensor::{Diagnose, Diagnosis, FaultClass};
 use serde_json::json;
 
 use crate::{interrupt, messages, progress};
@@ -60,8 +60,14 @@ pub(crate) fn run(as_json: bool, command: impl FnOnce() -> anyhow::Result<Outcom
     with_report(code).into()
 }
 
-/// Prints what the parser says instead of a command line: a mistake, or help.
+/// Prints what the parser says instead of a command line: a mistake, or help. Who asks for JSON
+/// gets a mistake as JSON, too.
 pub(crate) fn of_usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        print_error(USAGE, None, message);
+    }
     let lost = error.print().err().filter(|_| !error.use_stderr());
     let code = match lost {
         Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => ENVIRONMENT,
@@ -137,22 +143,26 @@ fn say_error(error: &anyhow::Error) {
     }
 }
 
+/// Prints an error as JSON.
+fn print_error(code: u8, diagnosis: Option<&Diagnosis>, message: &str) {
+    let location = diagnosis.map(|diagnosis| &diagnosis.location);
+    messages::print_json(&json!({
+        "error": {
+            "code": code,
+            "file": location.and_then(|location| location.file.as_ref()),
+            "tensor": location.and_then(|location| location.tensor.as_ref()),
+            "offset": location.and_then(|location| location.offset),
+            "rule": diagnosis.map(|diagnosis| diagnosis.rule),
+            "message": message,
+        },
+    }));
+}
+
 fn fail(error: &anyhow::Error, as_json: bool) -> u8 {
     let code = code_of(error);
     if as_json {
         let diagnosis = error.downcast_ref::<Error>().map(Diagnose::diagnosis);
-        let location = diagnosis.as_ref().map(|diagnosis| &diagnosis.location);
-        let report = json!({
-            "error": {
-                "code": code,
-                "file": location.and_then(|location| location.file.as_ref()),
-                "tensor": location.and_then(|location| location.tensor.as_ref()),
-                "offset": location.and_then(|location| location.offset),
-                "rule": diagnosis.as_ref().map(|diagnosis| diagnosis.rule),
-                "message": message(error),
-            },
-        });
-        messages::print_json(&report);
+        print_error(code, diagnosis.as_ref(), &message(error));
     }
     say_error(error);
     if rule_of(error) == Some("output-exists") {

@@ -71,10 +71,13 @@ pub(crate) fn canonical_names(
         Some(prefix) => {
             is_outside = without_prefix(tensors, &mut names, prefix);
             if is_outside.iter().all(|outside| *outside) {
-                is_outside.fill(false);
-                let first = tensors.first().map_or("none", |tensor| &*tensor.name);
-                let message = format!("no tensor begins with `{prefix}`; the first is {first}");
-                warn("strip-prefix", message);
+                let first = tensors
+                    .first()
+                    .map(|tensor| Location::file(tensor.file.as_ref()).tensor(&tensor.name));
+                return Err(Error::NoSuchPrefix {
+                    location: first.unwrap_or_default(),
+                    prefix: prefix.into(),
+                });
             }
         }
         None => {

@@ -68,12 +68,19 @@ pub(crate) fn match_tensors(
         is_shown: architecture.shown_layout().is_some_and(|shown| std::ptr::eq(shown, rules)),
         names: own,
     };
+    // Of a model under the prefix and one beside it the first is meant.
+    let inside: HashSet<&str> = names
+        .iter()
+        .zip(&is_outside)
+        .filter_map(|(name, outside)| (!outside).then_some(&**name))
+        .collect();
     let mut others = Others::default();
     let mut left_out: Vec<usize> = Vec::new();
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
-        let is_outside = is_outside[position] && !matcher.has_place(position);
+        let is_outside = is_outside[position]
+            && (!matcher.has_place(position) || inside.contains(&*names[position]));
         let is_spare = options.spare.contains(&*tensor.name) && !matcher.has_place(position);
         if is_outside {
             left_out.push(position);

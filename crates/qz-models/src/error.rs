@@ -99,6 +99,14 @@ pub enum Error {
         /// How many they are.
         others: usize,
     },
+    /// No tensor has the prefix that a user names.
+    #[error("{location}: no tensor begins with `{prefix}`; this is the first one")]
+    NoSuchPrefix {
+        /// The first tensor.
+        location: Location,
+        /// What was to be taken away.
+        prefix: Box<str>,
+    },
     /// A weight is stored quantized, in a layout of its own.
     #[error("{}: quantization_config: weights quantized by {method} are not supported; convert the unquantized checkpoint", path.display())]
     Quantized {
@@ -416,6 +424,7 @@ impl Diagnose for Error {
                 bad(Location::file(path).tensor("quantization_config"), "quantized-checkpoint")
             }
             Self::UnmergedAdapter { location, .. } => bad(location.clone(), "unmerged-adapter"),
+            Self::NoSuchPrefix { location, .. } => bad(location.clone(), "strip-prefix"),
             Self::UnderPrefix { location, .. } => bad(location.clone(), "under-prefix"),
             Self::Vocabulary(error) => error.diagnosis(),
             Self::NoForwardPass { location, .. } => bad(location.clone(), "no-forward-pass"),

@@ -236,7 +236,13 @@ fn structure(artifact: &Model) -> Vec<Finding> {
             let mut matrices = artifact.tensors.iter().filter(|tensor| tensor.shape.rank() > 1);
             matrices.all(|tensor| tensor.shape.columns().is_multiple_of(elements))
         };
-        let is_wrong = |known: &&FileType| !quantized(known.base) && fits(known.base);
+        // Nothing but experts gets MXFP4, and a dense model has none.
+        let has_experts = artifact.tensors.iter().any(|tensor| tensor.shape.rank() > 2);
+        let is_of_experts = |base: DataType| base == DataType::MXFP4;
+        let is_wrong = |known: &&FileType| {
+            let may_lack = is_of_experts(known.base) && !has_experts;
+            !quantized(known.base) && fits(known.base) && !may_lack
+        };
         if let Some(known) = known.filter(is_wrong) {
             let message =
                 format!("the file calls itself {}, but no tensor is {}", known.name, known.base);

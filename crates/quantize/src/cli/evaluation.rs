@@ -11,7 +11,7 @@ use qz_pipeline::{
 use qz_tensor::DataType;
 
 use super::heading::{COMPUTE, LIMITS, OUTPUT, SAMPLE, TASKS, TEXT};
-use super::values::{parse_amount, parse_share, parse_size};
+use super::values::{parse_amount, parse_limit, parse_share, parse_size};
 use super::{Global, Source};
 use crate::exit::UsageError;
 
@@ -56,10 +56,11 @@ pub(crate) struct Eval {
     pub(crate) json: bool,
 
     /// Fail above this perplexity
-    #[arg(long, value_name = "X", help_heading = LIMITS)]
+    #[arg(long, value_name = "X", value_parser = parse_limit, help_heading = LIMITS)]
     max_ppl: Option<f64>,
     /// Fail above this mean KL divergence from the reference, in nats
-    #[arg(long, value_name = "X", requires = "compared", help_heading = LIMITS)]
+    #[arg(long, value_name = "X", value_parser = parse_limit, requires = "compared")]
+    #[arg(help_heading = LIMITS)]
     max_kld: Option<f64>,
     /// Fail below this top-1 agreement with the reference: 0.9 or 90%
     #[arg(long, value_name = "X", value_parser = parse_share, requires = "compared")]

@@ -114,9 +114,26 @@ pub(super) fn parse_share(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number from 0 to 1, or a percentage".to_owned())
 }
 
+/// A bound that a figure may not pass. None is passed by what is no number.
+pub(super) fn parse_limit(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|limit: &f64| limit.is_finite() && *limit >= 0.0);
+    number.ok_or_else(|| "expected a number from 0 on".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits() {
+        let check =
+            |text: &str, expected: Option<f64>| assert_eq!(parse_limit(text).ok(), expected);
+        check("0.05", Some(0.05));
+        check("0", Some(0.0));
+        check("-1", None);
+        check("nan", None);
+        check("inf", None);
+    }
 
     #[test]
     fn sizes() {

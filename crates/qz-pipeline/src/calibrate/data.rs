@@ -372,10 +372,21 @@ impl Reader<'_> {
             }
             None => {
                 let contents = messages.as_array().into_iter().flatten();
-                let contents = contents.filter_map(|message| message.get("content")?.as_str());
+                let contents = contents.flat_map(texts);
                 add(&contents.collect::<Vec<_>>().join("\n"), true, parse_special)
             }
         }
+    }
+}
+
+/// The texts of a message: its content, or those of the parts that it is a list of.
+fn texts(message: &Value) -> Vec<&str> {
+    match message.get("content") {
+        Some(Value::String(text)) => vec![text],
+        Some(Value::Array(parts)) => {
+            parts.iter().filter_map(|part| part.get("text")?.as_str()).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -417,6 +428,21 @@ mod tests {
     use super::*;
 
     /// A few bytes may make some megabytes of text, and no more.
+    #[test]
+    fn texts_of_messages() {
+        let check = |message: &str, expected: &[&str]| {
+            let message: Value = serde_json::from_str(message).expect("JSON");
+            assert_eq!(texts(&message), expected, "{message}");
+        };
+        check(r#"{"role": "user", "content": "a"}"#, &["a"]);
+        check(
+            r#"{"content": [{"type": "text", "text": "a"}, {"type": "image"}, {"text": "b"}]}"#,
+            &["a", "b"],
+        );
+        check(r#"{"content": null}"#, &[]);
+        check(r#"{"role": "user"}"#, &[]);
+    }
+
     #[test]
     fn documents_have_room_for_their_source() {
         let check = |source: u64, texts: &[usize], is_enough: bool| {

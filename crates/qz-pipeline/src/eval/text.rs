@@ -75,32 +75,38 @@ fn read_tokens(data: &EvalData, tokenizer: &Tokenizer, wanted: usize) -> Result<
     }
 }
 
-/// A file of token ids: numbers divided by anything else. All have to be ids of a vocabulary
-/// of so many tokens.
+/// A file of token ids: numbers divided by spaces, commas, brackets and the like. All have to be
+/// ids of a vocabulary of so many tokens.
 pub(crate) fn read_token_ids(path: &Path, vocabulary: usize) -> Result<Vec<u32>, Error> {
     let bytes = read_file(path)?;
     let mut tokens = Vec::new();
     let mut rest = 0;
-    while let Some(start) = bytes[rest..].iter().position(u8::is_ascii_digit) {
+    while let Some(start) = bytes[rest..].iter().position(|byte| !is_divider(*byte)) {
         let start = rest + start;
-        let length = bytes[start..].iter().position(|byte| !byte.is_ascii_digit());
+        let length = bytes[start..].iter().position(|byte| is_divider(*byte));
         let end = length.map_or(bytes.len(), |length| start + length);
-        // A sign belongs to its number, unless it is all that divides two.
-        let has_sign = bytes[rest..start].ends_with(b"-");
-        let divides_two = start == rest + 1 && rest > 0;
-        let first = if has_sign && !divides_two { start - 1 } else { start };
-        let text = String::from_utf8_lossy(&bytes[first..end]);
+        let text = String::from_utf8_lossy(&bytes[start..end]);
+        // Else `+7` were a number, too.
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse::<u32>() {
-            Ok(token) if (token as usize) < vocabulary => tokens.push(token),
+            Ok(token) if digits && (token as usize) < vocabulary => tokens.push(token),
             _ => {
-                let location = Location::file(path).offset(first as u64);
-                let (token, vocabulary) = (text.into_owned(), Some(vocabulary));
-                return Err(Error::TokenId { location, token, vocabulary });
+                let location = Location::file(path).offset(start as u64);
+                let token: String = text.chars().take(LONGEST_SHOWN).collect();
+                return Err(Error::TokenId { location, token, vocabulary: Some(vocabulary) });
             }
         }
         rest = end;
     }
     Ok(tokens)
+}
+
+/// Characters of what is no token id that a message shows.
+const LONGEST_SHOWN: usize = 40;
+
+/// What may stand between token ids: what lists of many languages have there.
+fn is_divider(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || b",;:|[](){}\"'".contains(&byte)
 }
 
 /// A file in UTF-8.
@@ -147,7 +153,11 @@ mod tests {
         };
         check("1, 2\n99", Ok(&[1, 2, 99]));
         check("[1,2,3]", Ok(&[1, 2, 3]));
-        check("1-2", Ok(&[1, 2]));
+        check("1;2|[3]", Ok(&[1, 2, 3]));
+        check("1-2", Err(("1-2", 0)));
+        check("1.5", Err(("1.5", 0)));
+        check("1 tok2", Err(("tok2", 2)));
+        check("+7", Err(("+7", 0)));
         check("", Ok(&[]));
         check("-1", Err(("-1", 0)));
         check("1 -2", Err(("-2", 2)));

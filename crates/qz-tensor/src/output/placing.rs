@@ -38,11 +38,22 @@ pub(super) fn check_free(artifact: &Artifact, replace: bool) -> Result<(), Outpu
             Some(metadata) if metadata.is_dir() => {
                 return Err(OutputError::NotReplaceable { path, found: "it is a folder" });
             }
+            Some(metadata) if !is_file_or_link_to_one(&path, &metadata) => {
+                return Err(OutputError::NotReplaceable { path, found: "it is no regular file" });
+            }
             Some(_) if !replace => return Err(OutputError::Exists(path)),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// A device, a pipe or a socket is no output of ours, be it behind a link; a link that leads
+/// nowhere, or to a folder, is replaced itself.
+fn is_file_or_link_to_one(path: &Path, metadata: &fs::Metadata) -> bool {
+    metadata.is_file()
+        || metadata.is_symlink()
+            && fs::metadata(path).map_or(true, |found| found.is_file() || found.is_dir())
 }
 
 /// An empty folder is free. One with files is replaced if it can be an artifact

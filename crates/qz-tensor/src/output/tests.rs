@@ -100,6 +100,24 @@ fn an_existing_output_is_kept_or_replaced() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_never_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let check = |name: &str| {
+        let artifact = Artifact::file(&folder.path().join(name), SIZE);
+        let options = OutputOptions { replace: true, ..OutputOptions::default() };
+        let made = StagedArtifact::create(artifact, "job", options);
+        assert!(matches!(made.err(), Some(OutputError::NotReplaceable { .. })), "{name}");
+        assert!(!folder.path().join(name).metadata().expect("still there").is_file());
+    };
+    let socket = folder.path().join("socket");
+    let _socket = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    check("socket");
+    std::os::unix::fs::symlink(&socket, folder.path().join("link")).expect("a link");
+    check("link");
+}
+
 #[test]
 fn one_file_of_a_set_that_exists_keeps_the_set_away() {
     let folder = scratch();
