@@ -141,7 +141,7 @@ fn a_checkpoint_of_an_unknown_class_can_be_packed() {
     let targets = [
         "fp8:block128",
         "fp8:tensor",
-        "ct:w4a16",
+        "ct:w4a16+g32",
         "ct:nvfp4",
         "gptq:w4g32",
         "bnb:nf4",
