@@ -44,7 +44,6 @@ impl RowsInChange {
             bytes = &held;
         }
         let row_bytes = data_type.byte_size(columns).map_or(1, to_usize).max(1);
-        out.clear();
         out.resize(bytes.len(), 0);
         if change.order.is_identity() {
             out.copy_from_slice(bytes);

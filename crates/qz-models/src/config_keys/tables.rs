@@ -5,6 +5,8 @@
 pub(super) enum Neutral {
     /// False, zero, or empty.
     Off,
+    /// A list of nothing.
+    Empty,
     /// 1 or true.
     One,
     /// One of these words.
@@ -15,7 +17,7 @@ pub(super) enum Neutral {
     ScoreScale,
 }
 
-pub(super) use Neutral::{HeadSize, Off, One, ScoreScale, Word};
+pub(super) use Neutral::{Empty, HeadSize, Off, One, ScoreScale, Word};
 
 /// Keys that name the activation.
 pub(super) const ACTIVATIONS: &[&str] =
@@ -111,7 +113,7 @@ pub(super) const COMPUTING_EXPERTS: &[(&str, Neutral)] = &[
     ("topk_group", One),
     ("decoder_sparse_step", One),
     ("moe_layer_freq", One),
-    ("mlp_only_layers", Off),
+    ("mlp_only_layers", Empty),
     ("first_k_dense_replace", Off),
     ("n_shared_experts", Off),
     ("num_shared_experts", Off),

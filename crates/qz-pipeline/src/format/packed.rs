@@ -177,10 +177,10 @@ fn idle_types(format: &Format, options: &PlanOptions) -> Vec<String> {
 /// The plain type that a person wants for a tensor, and what says so.
 fn plain_wish(tensor: &ModelTensor, options: &PlanOptions) -> Option<(DataType, Reason)> {
     let overrides = &options.overrides;
-    let of_role = match &*tensor.name {
-        "token_embd.weight" => overrides.token_embedding,
-        "output.weight" if overrides.leave_output => Some(tensor.source_type),
-        "output.weight" => overrides.output,
+    let of_role = match tensor.role {
+        Some(Role::TokenEmbedding) => overrides.token_embedding,
+        Some(Role::Output) if overrides.leave_output => Some(tensor.stored_type),
+        Some(Role::Output) => overrides.output,
         _ => None,
     };
     let of_role = of_role.map(|data_type| (data_type, Reason::Base));
