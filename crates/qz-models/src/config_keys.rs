@@ -142,7 +142,10 @@ fn refuse(
     let head_size = config.head_size as f64;
     let (is_neutral, only) = match neutral {
         Off => (is_off(value), "off".to_owned()),
-        Empty => (value.as_array().is_some_and(Vec::is_empty), "an empty list".to_owned()),
+        NoLayers => {
+            let is_empty = value.as_array().is_some_and(Vec::is_empty);
+            (is_empty || value.is_null(), "an empty list".to_owned())
+        }
         One => (is_one(value), "1".to_owned()),
         Word(words) => {
             let known = value.as_str().is_some_and(|text| words.contains(&text));

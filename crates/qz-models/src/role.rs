@@ -94,6 +94,53 @@ pub enum Role {
     RopeFactorsShort,
 }
 
+impl Role {
+    /// True for matrices of layers that are stored in few bits.
+    pub fn is_rounded(self) -> bool {
+        matches!(
+            self,
+            Self::AttentionQuery
+                | Self::AttentionKey
+                | Self::AttentionValue
+                | Self::AttentionQueryKeyValue
+                | Self::AttentionOutput
+                | Self::LatentQuery
+                | Self::LatentQueryUp
+                | Self::LatentKeyValue
+                | Self::LatentKeyValueUp
+                | Self::LatentKeyUp
+                | Self::LatentValueUp
+                | Self::FeedForwardGate
+                | Self::FeedForwardUp
+                | Self::FeedForwardGateUp
+                | Self::FeedForwardDown
+                | Self::SharedExpertGate
+                | Self::SharedExpertUp
+                | Self::SharedExpertDown
+                | Self::StateSpaceInput
+                | Self::StateSpaceOutput
+        )
+    }
+
+    /// True for matrices of layers that choose or weigh: they are small, and nobody rounds
+    /// them.
+    pub fn is_router(self) -> bool {
+        matches!(self, Self::ExpertRouter | Self::SharedExpertRouter)
+    }
+
+    /// The first role of those that engines multiply by together: they make one matrix of
+    /// them.
+    pub fn multiplied_with(self) -> Self {
+        match self {
+            Self::AttentionKey | Self::AttentionValue => Self::AttentionQuery,
+            Self::LatentKeyValue => Self::LatentQuery,
+            Self::FeedForwardUp => Self::FeedForwardGate,
+            Self::SharedExpertUp => Self::SharedExpertGate,
+            own => own,
+        }
+    }
+}
+
 /// Which tensor of a role: its weight or the bias added to its product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]

@@ -5,8 +5,8 @@
 pub(super) enum Neutral {
     /// False, zero, or empty.
     Off,
-    /// A list of nothing.
-    Empty,
+    /// A list of layers without one: that of layer 0 is a zero, and not off.
+    NoLayers,
     /// 1 or true.
     One,
     /// One of these words.
@@ -17,7 +17,7 @@ pub(super) enum Neutral {
     ScoreScale,
 }
 
-pub(super) use Neutral::{Empty, HeadSize, Off, One, ScoreScale, Word};
+pub(super) use Neutral::{HeadSize, NoLayers, Off, One, ScoreScale, Word};
 
 /// Keys that name the activation.
 pub(super) const ACTIVATIONS: &[&str] =
@@ -86,7 +86,7 @@ pub(super) const COMPUTING: &[(&str, Neutral)] = &[
     ("attn_temperature_tuning", Off),
     ("use_bidirectional_attention", Off),
     ("num_kv_shared_layers", Off),
-    ("cross_attention_layers", Off),
+    ("cross_attention_layers", NoLayers),
     ("add_cross_attention", Off),
     ("is_encoder_decoder", Off),
     ("attention_sinks", Off),
@@ -113,7 +113,7 @@ pub(super) const COMPUTING_EXPERTS: &[(&str, Neutral)] = &[
     ("topk_group", One),
     ("decoder_sparse_step", One),
     ("moe_layer_freq", One),
-    ("mlp_only_layers", Empty),
+    ("mlp_only_layers", NoLayers),
     ("first_k_dense_replace", Off),
     ("n_shared_experts", Off),
     ("num_shared_experts", Off),

@@ -91,9 +91,11 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         }
     }
 
+    /// Checks dimensions; outer ones of one element may be missing, as GGUF files have it.
     fn expect(&self, name: &str, found: &Shape, expected: &[usize]) -> Result<(), Error> {
-        let same = found.dimensions().iter().copied().eq(expected.iter().map(|n| *n as u64));
-        if same {
+        let found_sizes = found.dimensions().iter().copied().skip_while(|size| *size == 1);
+        let sizes = expected.iter().map(|size| *size as u64).skip_while(|size| *size == 1);
+        if found_sizes.eq(sizes) {
             return Ok(());
         }
         Err(Error::WeightShape {

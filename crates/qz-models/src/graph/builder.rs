@@ -125,15 +125,6 @@ impl LayerBuilder {
         to
     }
 
-    /// The product of a matrix that weighs something: nobody rounds it.
-    pub(crate) fn router(&mut self, from: Register, role: Role, rows: usize) -> Register {
-        let to = self.product(from, role, rows);
-        if let Some(group) = self.groups.last_mut() {
-            group.is_router = true;
-        }
-        to
-    }
-
     /// The product of one matrix.
     pub(crate) fn product(&mut self, from: Register, role: Role, rows: usize) -> Register {
         self.linear(from, &[(role, rows)])[0]
@@ -146,13 +137,15 @@ impl LayerBuilder {
         experts: Option<usize>,
         stage: usize,
     ) -> GroupIndex {
+        debug_assert!(members.iter().all(|(role, _)| role.is_rounded() || role.is_router()));
+        let is_router = members.iter().all(|(role, _)| role.is_router());
         let members = members.iter().map(|(role, rows)| Member { role: *role, rows: *rows });
         self.groups.push(LinearGroup {
             members: members.collect(),
             columns,
             experts,
             stage: Stage(stage),
-            is_router: false,
+            is_router,
             inputs_of_all: None,
             is_added: false,
         });
@@ -244,7 +237,6 @@ impl LayerBuilder {
         let hidden = self.hidden();
         let router =
             self.group(hidden, &[(Role::ExpertRouter, routing.experts)], None, self.stages);
-        self.groups[router.0].is_router = true;
         let experts = Some(routing.experts);
         let gate_up = [(Role::FeedForwardGate, width), (Role::FeedForwardUp, width)];
         let gate_up = self.group(hidden, &gate_up, experts, self.stages);

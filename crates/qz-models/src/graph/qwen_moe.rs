@@ -41,7 +41,7 @@ fn model(keys: &Keys<'_>, shared: Option<usize>) -> Result<ModelGraph, Error> {
         let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, sizes.epsilon);
         let common = shared.map(|width| {
             let fed = decoder::shared_expert(&mut layer, normed, width);
-            let score = layer.router(normed, Role::SharedExpertRouter, 1);
+            let score = layer.product(normed, Role::SharedExpertRouter, 1);
             layer.weigh(fed, score);
             fed
         });

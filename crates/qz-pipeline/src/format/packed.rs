@@ -86,20 +86,6 @@ fn demand(format: &Format, scheme: &str) -> Demand {
     }
 }
 
-/// What a decoder layer multiplies by.
-const LINEAR: &[Role] = &[
-    Role::AttentionQuery,
-    Role::AttentionKey,
-    Role::AttentionValue,
-    Role::AttentionOutput,
-    Role::FeedForwardGate,
-    Role::FeedForwardUp,
-    Role::FeedForwardDown,
-];
-
-/// What else is multiplied by, and stays as it is.
-const LEFT: &[Role] = &[Role::Output, Role::ExpertRouter];
-
 /// What some packages store like the matrices of layers.
 const EMBEDDINGS: &[Role] = &[Role::TokenEmbedding, Role::Output];
 
@@ -220,8 +206,7 @@ struct Writer<'a> {
 /// What engines multiply by together.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Fusion {
-    QueriesKeysValues(Option<LayerIndex>),
-    GateAndUp(Option<LayerIndex>),
+    OfRole(Option<LayerIndex>, Role),
     /// Of a model that nobody here knows.
     OfModule(String, &'static str),
     Alone(Name),
@@ -229,16 +214,10 @@ enum Fusion {
 
 impl Fusion {
     fn of(tensor: &ModelTensor) -> Self {
-        match tensor.role {
-            Some(Role::AttentionQuery | Role::AttentionKey | Role::AttentionValue) => {
-                Self::QueriesKeysValues(tensor.layer)
-            }
-            Some(Role::FeedForwardGate | Role::FeedForwardUp) => Self::GateAndUp(tensor.layer),
-            Some(_) => Self::Alone(tensor.name.clone()),
-            None => match fused_module(&tensor.name) {
-                Some((module, kind)) => Self::OfModule(module.to_owned(), kind),
-                None => Self::Alone(tensor.name.clone()),
-            },
+        match (tensor.role, fused_module(&tensor.name)) {
+            (Some(role), _) => Self::OfRole(tensor.layer, role.multiplied_with()),
+            (None, Some((module, kind))) => Self::OfModule(module.to_owned(), kind),
+            (None, None) => Self::Alone(tensor.name.clone()),
         }
     }
 }
@@ -305,7 +284,7 @@ impl<'a> Writer<'a> {
         let size = Matrix { rows: tensor.shape.rows(), columns: tensor.shape.columns() };
         let holds = || self.scheme.layout(self.model_type).parts(size).is_ok();
         let is_embedding = EMBEDDINGS.contains(&role) && self.scheme.packs_embeddings();
-        tensor.part == Part::Weight && (LINEAR.contains(&role) || (is_embedding && holds()))
+        tensor.part == Part::Weight && (role.is_rounded() || (is_embedding && holds()))
     }
 
     /// The tensor in its parts, which stand in the output one after the other.
@@ -377,7 +356,7 @@ impl<'a> Writer<'a> {
         let (data_type, reason) = wish.unwrap_or((own, Reason::Base));
         let is_multiplied = tensor.part == Part::Weight
             && match tensor.role {
-                Some(role) => LEFT.contains(&role) || LINEAR.contains(&role),
+                Some(role) => role == Role::Output || role.is_router() || role.is_rounded(),
                 None => tensor.shape.rank() == 2,
             };
         check_codecs(self.model, tensor, data_type)?;
@@ -444,11 +423,13 @@ fn names(
             let name = |expert: u64| {
                 rule.hugging_face.name_of_expert(numbers.layer, ExpertIndex(expert as u32))
             };
-            (0..experts).map(name).collect()
+            Some((0..experts).map(name).collect())
         }
-        _ => vec![rule.hugging_face.name(numbers.layer)],
+        // Nobody has names for matrices that lie in one tensor.
+        _ if tensor.shape.rank() > 2 => None,
+        _ => Some(vec![rule.hugging_face.name(numbers.layer)]),
     };
-    own.or_else(|| rule.map(of_rule))
+    own.or_else(|| rule.and_then(of_rule))
 }
 
 /// The names of the tensors that the runs are, if each is all of one.
