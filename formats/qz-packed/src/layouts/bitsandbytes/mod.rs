@@ -37,8 +37,34 @@ fn parse(text: &str) -> Option<Box<dyn Scheme>> {
 
 fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     let mut packed = four_bit::open(request)?;
-    packed.extend(int8::open(request)?);
+    check_width(request, &packed, "load_in_4bit", "load_in_8bit")?;
+    let eight_bits = int8::open(request)?;
+    check_width(request, &eight_bits, "load_in_8bit", "load_in_4bit")?;
+    packed.extend(eight_bits);
     Ok(packed)
+}
+
+/// Fails if the configuration wants weights in the width that they are not stored in: loaders
+/// make modules of the one that it names.
+fn check_width(
+    request: &OpenRequest<'_>,
+    packed: &[PackedTensor],
+    own: &str,
+    other: &str,
+) -> Result<(), Error> {
+    let Some(codes) = packed.first().and_then(|packed| packed.parts.first()) else {
+        return Ok(());
+    };
+    for (key, expected) in [(own, true), (other, false)] {
+        let stated = request.config.get(key).and_then(Value::as_bool);
+        if let Some(stated) = stated.filter(|stated| *stated != expected) {
+            let name = &request.info(*codes).name;
+            let bits = own.trim_start_matches("load_in_").trim_end_matches("bit");
+            let detail = format!("says {stated}, but {name} has codes of {bits} bits");
+            return Err(request.config_fault(key, detail));
+        }
+    }
+    Ok(())
 }
 
 /// Everything that transformers writes, as it reads keys that are missing as others.
@@ -62,4 +88,61 @@ fn configuration(four_bits: Option<(&str, bool)>, quantized: &Quantized<'_>) -> 
         "meta": quantized.provenance.meta(),
     });
     Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use qz_tensor::DataType;
+
+    use super::*;
+    use crate::golden::{bytes_of, golden};
+    use crate::testing::{Checkpoint, Tensor};
+
+    fn four_bits() -> Vec<Tensor<'static>> {
+        let case = "bnb-nf4-f32-21";
+        let state = golden(case, "state");
+        let length: &'static [u64] = Box::leak(Box::new([state.len() as u64]));
+        vec![
+            ("a.weight", DataType::U8, &[525, 1], golden(case, "codes")),
+            ("a.weight.absmax", DataType::F32, &[17], golden(case, "absmax")),
+            ("a.weight.quant_map", DataType::F32, &[16], golden("bnb-maps", "nf4")),
+            ("a.weight.quant_state.bitsandbytes__nf4", DataType::U8, length, state),
+        ]
+    }
+
+    fn eight_bits() -> Vec<Tensor<'static>> {
+        vec![
+            ("a.weight", DataType::I8, &[1, 2], vec![127, 0]),
+            ("a.SCB", DataType::F32, &[1], bytes_of(&[1.0])),
+        ]
+    }
+
+    #[test]
+    fn the_other_width_is_named() {
+        let check = |tensors: fn() -> Vec<Tensor<'static>>, keys: Value, expected: Option<&str>| {
+            let mut config = keys;
+            config["quant_method"] = json!("bitsandbytes");
+            let found = Checkpoint::new(tensors()).open(config).err();
+            let expected = expected.map(|text| format!("config.json: quantization_config.{text}"));
+            assert_eq!(found.map(|error| error.to_string()), expected);
+        };
+        check(four_bits, json!({}), None);
+        check(four_bits, json!({"load_in_4bit": true, "load_in_8bit": false}), None);
+        check(eight_bits, json!({"load_in_4bit": false, "load_in_8bit": true}), None);
+        check(
+            four_bits,
+            json!({"load_in_8bit": true}),
+            Some("load_in_8bit: says true, but a.weight has codes of 4 bits"),
+        );
+        check(
+            four_bits,
+            json!({"load_in_4bit": false, "load_in_8bit": false}),
+            Some("load_in_4bit: says false, but a.weight has codes of 4 bits"),
+        );
+        check(
+            eight_bits,
+            json!({"load_in_4bit": true}),
+            Some("load_in_4bit: says true, but a.weight has codes of 8 bits"),
+        );
+    }
 }

@@ -4,6 +4,7 @@
 //! Each format is a file: what it is called, how a scheme's name becomes one of its
 //! layouts, and how it finds its modules in a checkpoint.
 
+mod agreement;
 mod float4;
 mod float_quantized;
 mod int_quantized;
@@ -77,6 +78,7 @@ pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error
     for format in FORMATS {
         packed.extend((format.open)(request)?);
     }
+    agreement::check(request, &packed)?;
     Ok(packed)
 }
 
@@ -158,18 +160,6 @@ fn stated_by_all(request: &OpenRequest<'_>, number: impl Fn(&Value) -> Option<i6
     let weights = groups.into_iter().flatten().filter_map(|(_, group)| group.get("weights"));
     let weights = weights.filter(|weights| !weights.is_null());
     weights.map(number).collect::<Option<Vec<i64>>>().unwrap_or_default()
-}
-
-/// Inputs with a scale as `weights` state it; -1 is one for all of a row. None if that
-/// does not follow from a number of inputs.
-fn stated_group(weights: &Value) -> Option<i64> {
-    let strategy = weights.get("strategy").and_then(Value::as_str);
-    let group = weights.get("group_size").and_then(Value::as_i64);
-    match (strategy, group) {
-        (Some("channel" | "tensor"), _) => Some(-1),
-        (Some("group" | "tensor_group") | None, Some(group)) => Some(group),
-        _ => None,
-    }
 }
 
 /// The configuration of a checkpoint with one format. In groups nothing that is not needed:
@@ -299,12 +289,12 @@ mod tests {
         check(
             "config_groups",
             weights("num_bits", json!(8)),
-            "config_groups: says 8, but a.weight_packed has 1 words in a row for 8 inputs",
+            "config_groups.group_0.weights.num_bits: says 8, but a.weight_packed is I32 [1, 1] for 8 inputs",
         );
         check(
             "config_groups",
             weights("group_size", json!(4)),
-            "config_groups: says 4, but a.weight_scale has 1 groups for 8 inputs",
+            "config_groups.group_0.weights.group_size: says 4, but a.weight_scale has 1 groups for 8 inputs",
         );
     }
 }

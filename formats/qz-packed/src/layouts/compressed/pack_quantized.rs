@@ -7,11 +7,10 @@ use qz_tensor::{DataType, FileError};
 use serde_json::Value;
 
 use super::integer::IntegerScheme;
-use super::{Format, configuration, scale_type, stated_by_all, stated_group};
+use super::{Format, configuration, scale_type, stated_by_all};
 use crate::bits;
 use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
-use crate::layouts::gptq::check_groups;
 use crate::layouts::integer_layout::{IntegerLayout, read_codes_by_row, read_scales_by_row};
 use crate::layouts::integers::{GroupedCodes, IntegerGroups};
 use crate::layouts::words::{GroupIndex, WeightReader, WholeRuns};
@@ -199,10 +198,6 @@ fn open_module(
     // Rows of few columns may fit several numbers of bits.
     let bits = stated_by_all(request, |weights| weights.get("num_bits")?.as_i64());
     let fits = |bits: i64| u32::try_from(bits).is_ok_and(|bits| fitting(&bits));
-    let found = || format!("{words} words in a row for {} inputs", matrix.columns);
-    request.check_stated("config_groups", &bits, fits, weight, found)?;
-    let stated_groups = stated_by_all(request, stated_group);
-    check_groups(request, &["config_groups"], &stated_groups, matrix.columns, groups, scales)?;
     let bits = bits.into_iter().find(|bits| fits(*bits)).map(|bits| bits as u32);
     let bits = bits.or_else(|| (2..=8).find(fitting)).ok_or_else(|| {
         let found = format!("{words} words in a row");
