@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::matmul::{Matrix, rows_of_a_task};
 use super::tiles::{self, ROWS};
-use crate::gemm::{DEPTH, Destination, Panels, View, ViewMut, transposed};
+use crate::gemm::{DEPTH, Destination, OwnBlock, Panels, View, ViewMut, transposed};
 use crate::stop;
 use crate::vector::{Eight, Instructions, Vector};
 
@@ -66,6 +66,9 @@ fn multiply_many(
             return;
         }
         let rows = bytes.len() / row_bytes;
+        let first_row = number * TASK_ROWS;
+        // SAFETY: no other task has these rows of the matrix.
+        let mut block = unsafe { destination.block(0..tokens, first_row..first_row + rows) };
         // With one run a panel's sums are done at once, and stay in the first cache.
         let of_panel = width * rows.next_multiple_of(ROWS);
         let kept = if runs.len() == 1 { 1 } else { tokens.div_ceil(width) };
@@ -87,8 +90,7 @@ fn multiply_many(
                 tiles::add(instructions, numbers, weights, run.len(), sums);
                 if position + 1 == runs.len() {
                     let own = panel * width..tokens.min((panel + 1) * width);
-                    // SAFETY: the elements are in `out`, and no other task has these rows.
-                    unsafe { store(sums, rows, own, destination.at(0, number * TASK_ROWS)) };
+                    store(sums, rows, own, &mut block);
                 }
             }
         }
@@ -97,10 +99,7 @@ fn multiply_many(
 
 /// Stores a panel's sums, whose lanes are `tokens`: each token's are beside each other in
 /// `out`. Squares of four by four are turned at a time.
-///
-/// # Safety
-/// `rows` elements of each of the tokens' rows are in `out`, and nobody else uses them.
-unsafe fn store(sums: &[f32], rows: usize, tokens: Range<usize>, out: Destination<'_>) {
+fn store(sums: &[f32], rows: usize, tokens: Range<usize>, out: &mut OwnBlock<'_>) {
     const SIDE: usize = 4;
     let width = sums.len() / rows.next_multiple_of(ROWS).max(1);
     let whole = rows / SIDE * SIDE;
@@ -111,15 +110,13 @@ unsafe fn store(sums: &[f32], rows: usize, tokens: Range<usize>, out: Destinatio
             };
             let turned = transposed(std::array::from_fn(side));
             for (token, own) in (tokens.start + first..tokens.end).zip(turned) {
-                // SAFETY: what the caller promised.
-                unsafe { out.at(token, square * SIDE).set_all(own) };
+                out.elements(token, square * SIDE, SIDE).copy_from_slice(&own);
             }
         }
     }
     for row in whole..rows {
         for (token, sum) in tokens.clone().zip(&sums[row * width..][..width]) {
-            // SAFETY: as above.
-            unsafe { out.at(token, row).set(*sum) };
+            out.set(token, row, *sum);
         }
     }
 }
@@ -161,15 +158,17 @@ fn multiply_few(
         if stop::is_requested() {
             return;
         }
+        let first = number * rows;
+        // SAFETY: no other task has these rows of the matrix.
+        let mut own =
+            unsafe { destination.block(0..tokens, first..first + bytes.len() / row_bytes) };
         for (group, bytes) in bytes.chunks(TOGETHER * row_bytes).enumerate() {
             let mut products = [0.0; TOGETHER];
             let products = &mut products[..bytes.len() / row_bytes];
             for (token, activations) in activations.chunks_exact(columns).enumerate() {
                 dots(instructions, float, activations, bytes, products);
                 for (row, product) in products.iter().enumerate() {
-                    let row = number * rows + group * TOGETHER + row;
-                    // SAFETY: the element is in `out`, and no other task has these rows.
-                    unsafe { destination.at(token, row).set(*product) };
+                    own.set(token, group * TOGETHER + row, *product);
                 }
             }
         }
@@ -218,7 +217,8 @@ fn dots_any<V: Vector>(float: Float, activations: &[f32], bytes: &[u8], products
 
 /// How a float type's numbers are read.
 trait Stored {
-    const BYTES: usize;
+    const TYPE: DataType;
+    const BYTES: usize = Self::TYPE.block_bytes();
     fn load<V: Vector>(bytes: &[u8]) -> V;
 }
 
@@ -227,7 +227,7 @@ struct Half;
 struct Brain;
 
 impl Stored for Single {
-    const BYTES: usize = 4;
+    const TYPE: DataType = DataType::F32;
 
     #[inline(always)]
     fn load<V: Vector>(bytes: &[u8]) -> V {
@@ -236,7 +236,7 @@ impl Stored for Single {
 }
 
 impl Stored for Half {
-    const BYTES: usize = 2;
+    const TYPE: DataType = DataType::F16;
 
     #[inline(always)]
     fn load<V: Vector>(bytes: &[u8]) -> V {
@@ -245,7 +245,7 @@ impl Stored for Half {
 }
 
 impl Stored for Brain {
-    const BYTES: usize = 2;
+    const TYPE: DataType = DataType::BF16;
 
     #[inline(always)]
     fn load<V: Vector>(bytes: &[u8]) -> V {

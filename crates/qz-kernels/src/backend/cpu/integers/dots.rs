@@ -91,6 +91,10 @@ pub(in super::super) fn multiply_few(
     let destination = Destination::new(&mut all);
     let tasks = matrix.bytes.par_chunks((rows * row_bytes).max(1)).enumerate();
     tasks.for_each_init(Scratch::default, |scratch, (number, bytes)| {
+        let first = number * rows;
+        // SAFETY: no other task has these rows of the matrix.
+        let mut own =
+            unsafe { destination.block(0..count, first..first + bytes.len() / row_bytes) };
         for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
             let products = match way {
                 #[cfg(target_arch = "x86_64")]
@@ -102,8 +106,7 @@ pub(in super::super) fn multiply_few(
                 }
             };
             for (token, product) in products.iter().enumerate().take(count) {
-                // SAFETY: the element is in `out`, and no other task has these rows.
-                unsafe { destination.at(token, number * rows + row).set(*product) };
+                own.set(token, row, *product);
             }
         }
     });
@@ -281,10 +284,11 @@ fn any_signed<V: EightDwords>(signed: Signed, tokens: &Tokens<'_>, bytes: &[u8])
 
 /// How a block of signed levels is read.
 trait SignedFormat {
+    const TYPE: DataType;
     /// Bytes of a block.
-    const BYTES: usize;
+    const BYTES: usize = Self::TYPE.block_bytes();
     /// Runs of 32 weights.
-    const RUNS: usize;
+    const RUNS: usize = Self::TYPE.block_elements() / 32;
 
     /// The integer scales of the runs, each twice as in [`twice`].
     fn scales(block: &[u8]) -> [i32; 8];
@@ -295,8 +299,7 @@ trait SignedFormat {
 struct Q4_0;
 
 impl SignedFormat for Q4_0 {
-    const BYTES: usize = 18;
-    const RUNS: usize = 1;
+    const TYPE: DataType = DataType::Q4_0;
 
     #[inline(always)]
     fn scales(_block: &[u8]) -> [i32; 8] {
@@ -313,8 +316,7 @@ impl SignedFormat for Q4_0 {
 struct Q8_0;
 
 impl SignedFormat for Q8_0 {
-    const BYTES: usize = 34;
-    const RUNS: usize = 1;
+    const TYPE: DataType = DataType::Q8_0;
 
     #[inline(always)]
     fn scales(_block: &[u8]) -> [i32; 8] {
@@ -330,8 +332,7 @@ impl SignedFormat for Q8_0 {
 struct Iq4Nl;
 
 impl SignedFormat for Iq4Nl {
-    const BYTES: usize = 18;
-    const RUNS: usize = 1;
+    const TYPE: DataType = DataType::IQ4_NL;
 
     #[inline(always)]
     fn scales(_block: &[u8]) -> [i32; 8] {
@@ -347,8 +348,7 @@ impl SignedFormat for Iq4Nl {
 struct Iq4Xs;
 
 impl SignedFormat for Iq4Xs {
-    const BYTES: usize = 136;
-    const RUNS: usize = 8;
+    const TYPE: DataType = DataType::IQ4_XS;
 
     #[inline(always)]
     fn scales(block: &[u8]) -> [i32; 8] {

@@ -45,10 +45,11 @@ impl Unpacked {
 
 /// How a type's blocks are read.
 pub(super) trait Format {
+    const TYPE: DataType;
     /// Bytes of a block.
-    const BYTES: usize;
+    const BYTES: usize = Self::TYPE.block_bytes();
     /// Weights of a block.
-    const BLOCK: usize;
+    const BLOCK: usize = Self::TYPE.block_elements();
     /// Weights with one scale.
     const SUB_BLOCK: usize;
     /// How many sums of two products of levels with activations, which are at most 127,
@@ -133,8 +134,7 @@ pub(super) use with_format;
 pub(super) struct Q2K;
 
 impl Format for Q2K {
-    const BYTES: usize = 84;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q2_K;
     const SUB_BLOCK: usize = 16;
     const RUN: usize = run(3, 16);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
@@ -153,8 +153,7 @@ impl Format for Q2K {
 pub(super) struct Q3K;
 
 impl Format for Q3K {
-    const BYTES: usize = 110;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q3_K;
     const SUB_BLOCK: usize = 16;
     const RUN: usize = run(7, 16);
     const MINIMUMS: Minimums = Minimums::OfUnit;
@@ -190,8 +189,7 @@ fn unpack_header<V: Dwords>(block: &[u8], to: &mut Unpacked) {
 pub(super) struct Q4K;
 
 impl Format for Q4K {
-    const BYTES: usize = 144;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q4_K;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(15, 32);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
@@ -206,8 +204,7 @@ impl Format for Q4K {
 pub(super) struct Q5K;
 
 impl Format for Q5K {
-    const BYTES: usize = 176;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q5_K;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(31, 32);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
@@ -223,8 +220,7 @@ impl Format for Q5K {
 pub(super) struct Q6K;
 
 impl Format for Q6K {
-    const BYTES: usize = 210;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q6_K;
     const SUB_BLOCK: usize = 16;
     const RUN: usize = run(63, 16);
     const MINIMUMS: Minimums = Minimums::OfUnit;
@@ -257,8 +253,7 @@ fn thirty_two(to: &mut Unpacked) -> &mut [u8; 32] {
 pub(super) struct Q4_0;
 
 impl Format for Q4_0 {
-    const BYTES: usize = 18;
-    const BLOCK: usize = 32;
+    const TYPE: DataType = DataType::Q4_0;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(15, 32);
     const MINIMUMS: Minimums = Minimums::OfUnit;
@@ -273,8 +268,7 @@ impl Format for Q4_0 {
 pub(super) struct Q5_0;
 
 impl Format for Q5_0 {
-    const BYTES: usize = 22;
-    const BLOCK: usize = 32;
+    const TYPE: DataType = DataType::Q5_0;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(31, 32);
     const MINIMUMS: Minimums = Minimums::OfUnit;
@@ -290,8 +284,7 @@ impl Format for Q5_0 {
 pub(super) struct Q4_1;
 
 impl Format for Q4_1 {
-    const BYTES: usize = 20;
-    const BLOCK: usize = 32;
+    const TYPE: DataType = DataType::Q4_1;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(15, 32);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
@@ -308,8 +301,7 @@ impl Format for Q4_1 {
 pub(super) struct Q5_1;
 
 impl Format for Q5_1 {
-    const BYTES: usize = 24;
-    const BLOCK: usize = 32;
+    const TYPE: DataType = DataType::Q5_1;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(31, 32);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;

@@ -281,6 +281,10 @@ pub(in super::super) fn multiply_many(
                 }
                 Kind::Words(split) => weights.split(&split, matrix.codec, bytes, matrix.columns),
             }
+            let first_row = number * rows;
+            let own_rows = first_row..first_row + weights.rows;
+            // SAFETY: no other task has these rows of the matrix.
+            let mut own = unsafe { destination.block(0..tokens.tokens, own_rows) };
             for panel in 0..tokens.tokens.div_ceil(width) {
                 sums.clear();
                 sums.resize(weights.rows.next_multiple_of(ROWS) * width, 0.0);
@@ -295,10 +299,7 @@ pub(in super::super) fn multiply_many(
                 let first = panel * width;
                 for token in first..tokens.tokens.min(first + width) {
                     for (row, sums) in sums.chunks_exact(width).enumerate().take(weights.rows) {
-                        // SAFETY: the element is in `out`, and no other task has these rows.
-                        unsafe {
-                            destination.at(token, number * rows + row).set(sums[token - first])
-                        };
+                        own.set(token, row, sums[token - first]);
                     }
                 }
             }

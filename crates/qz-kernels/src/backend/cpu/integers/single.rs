@@ -110,6 +110,12 @@ fn load_sixteen_sums(sums: &[i16; 16]) -> __m256i {
     unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) }
 }
 
+/// The blocks of a row.
+#[inline]
+fn blocks<const BYTES: usize>(row: &[u8]) -> std::slice::Iter<'_, [u8; BYTES]> {
+    row.as_chunks().0.iter()
+}
+
 #[inline]
 fn dword(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -218,7 +224,8 @@ fn add_block(total: __m256, integers: __m256i, unit: [u8; 2], scale: f32) -> __m
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q8_0(token: Token<'_>, row: &[u8]) -> f32 {
     let mut total = _mm256_setzero_ps();
-    let blocks = row.as_chunks::<34>().0.iter().zip(token.levels.as_chunks::<32>().0);
+    let blocks =
+        blocks::<{ DataType::Q8_0.block_bytes() }>(row).zip(token.levels.as_chunks::<32>().0);
     for ((block, levels), scale) in blocks.zip(token.scales) {
         let [first, second, weights @ ..] = block;
         prefetch_behind(weights);
@@ -271,7 +278,8 @@ fn sum_with(total: __m256, four: __m128) -> f32 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q4_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let (mut total, mut minimum) = (_mm256_setzero_ps(), _mm_setzero_ps());
-    let blocks = row.as_chunks::<144>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q4_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<8>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -296,7 +304,8 @@ fn q4_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q5_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let (mut total, mut minimum) = (_mm256_setzero_ps(), _mm_setzero_ps());
-    let blocks = row.as_chunks::<176>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q5_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<8>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -330,7 +339,8 @@ fn q5_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q6_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let mut total = _mm256_setzero_ps();
-    let blocks = row.as_chunks::<210>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q6_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<16>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -360,7 +370,8 @@ fn q6_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q2_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let (mut total, mut minimum) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-    let blocks = row.as_chunks::<84>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q2_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<16>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -404,7 +415,8 @@ fn sixteen_scales(bytes: &[u8]) -> __m128i {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q3_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let mut total = _mm256_setzero_ps();
-    let blocks = row.as_chunks::<110>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q3_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<16>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -460,7 +472,8 @@ fn iq4_xs(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let table = unsafe { _mm_loadu_si128(nonlinear::LEVELS.as_ptr().cast()) };
     let table = _mm256_broadcastsi128_si256(table);
     let mut total = _mm256_setzero_ps();
-    let blocks = row.as_chunks::<136>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::IQ4_XS.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     for ((block, levels), own) in blocks.zip(token.scales) {
         prefetch_behind(block);
         let scales = eight_scales(block);
