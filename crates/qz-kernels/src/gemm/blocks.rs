@@ -4,12 +4,12 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256, __m512, _MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use super::Into;
 use super::panels::Panels;
 use super::view::ViewMut;
-use crate::vector::{Eight, Instructions, Vector};
+use crate::vector::{Instructions, Simd, Vector, for_instructions};
 
 /// Where results go: a matrix C, of which each task takes its own block.
 #[derive(Clone, Copy)]
@@ -138,13 +138,7 @@ impl Kernel {
 
     /// Columns of a register tile.
     pub(crate) fn width(self) -> usize {
-        match self.0 {
-            Instructions::Portable => VECTORS * Eight::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => VECTORS * __m256::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => VECTORS * __m512::LANES,
-        }
+        VECTORS * self.0.lanes()
     }
 
     /// Adds a tile's products to the task's block, or puts them there.
@@ -152,15 +146,7 @@ impl Kernel {
     /// # Panics
     /// If the block has fewer rows or columns than the tile.
     pub(crate) fn add(self, tile: &Tile<'_>, to: &mut OwnBlock<'_>) {
-        match self.0 {
-            Instructions::Portable => add::<Eight>(tile, to),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Instructions::Avx2` is chosen only where the machine has AVX2 and FMA.
-            Instructions::Avx2 => unsafe { add_avx2(tile, to) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Instructions::Avx512` is chosen only where the machine has AVX-512 F.
-            Instructions::Avx512 => unsafe { add_avx512(tile, to) },
-        }
+        add(self.0, tile, to);
     }
 }
 
@@ -172,23 +158,15 @@ const VECTORS: usize = 2;
 /// The most numbers that a register tile has.
 const LARGEST: usize = ROWS * VECTORS * 16;
 
-type Sums<V> = [[V; VECTORS]; ROWS];
+type Sums<S> = [[<S as Simd>::Floats; VECTORS]; ROWS];
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn add_avx2(tile: &Tile<'_>, to: &mut OwnBlock<'_>) {
-    add::<__m256>(tile, to);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn add_avx512(tile: &Tile<'_>, to: &mut OwnBlock<'_>) {
-    add::<__m512>(tile, to);
+for_instructions! {
+    fn add(tile: &Tile<'_>, to: &mut OwnBlock<'_>) = add_tile;
 }
 
 #[inline(always)]
-fn add<V: Vector>(tile: &Tile<'_>, to: &mut OwnBlock<'_>) {
-    let width = VECTORS * V::LANES;
+fn add_tile<S: Simd>(simd: S, tile: &Tile<'_>, to: &mut OwnBlock<'_>) {
+    let width = VECTORS * S::LANES;
     for left in (0..tile.column_count).step_by(width) {
         let columns = tile.columns.starting_with(tile.first_column + left);
         let count = width.min(tile.column_count - left);
@@ -199,24 +177,24 @@ fn add<V: Vector>(tile: &Tile<'_>, to: &mut OwnBlock<'_>) {
             }
             let rows = ROWS.min(tile.rows.count() - top);
             (0..rows).for_each(|row| to.prefetch(top + row, left));
-            let sums = sums::<V>(tile.rows.starting_with(top), columns);
+            let sums = sums(simd, tile.rows.starting_with(top), columns);
             if rows == ROWS && count == width {
-                store_all(&sums, tile, to, (top, left));
+                store_all(simd, &sums, tile, to, (top, left));
             } else {
-                store_some(&sums, tile, to, (top, left), (rows, count));
+                store_some::<S>(&sums, tile, to, (top, left), (rows, count));
             }
         }
     }
 }
 
 #[inline(always)]
-fn sums<V: Vector>(rows: &[f32], columns: &[f32]) -> Sums<V> {
-    let mut sums = [[V::zero(); VECTORS]; ROWS];
-    let columns = columns.chunks_exact(VECTORS * V::LANES);
+fn sums<S: Simd>(simd: S, rows: &[f32], columns: &[f32]) -> Sums<S> {
+    let mut sums = [[simd.zero(); VECTORS]; ROWS];
+    let columns = columns.chunks_exact(VECTORS * S::LANES);
     for (rows, columns) in rows.as_chunks::<ROWS>().0.iter().zip(columns) {
-        let columns = [V::load(&columns[..V::LANES]), V::load(&columns[V::LANES..])];
+        let columns = [simd.load(&columns[..S::LANES]), simd.load(&columns[S::LANES..])];
         for (sums, row) in sums.iter_mut().zip(rows) {
-            let row = V::splat(*row);
+            let row = simd.splat(*row);
             sums[0] = sums[0].add_product(row, columns[0]);
             sums[1] = sums[1].add_product(row, columns[1]);
         }
@@ -226,21 +204,22 @@ fn sums<V: Vector>(rows: &[f32], columns: &[f32]) -> Sums<V> {
 
 /// Stores a whole register tile, which begins at `top` and `left` of the block.
 #[inline(always)]
-fn store_all<V: Vector>(
-    sums: &Sums<V>,
+fn store_all<S: Simd>(
+    simd: S,
+    sums: &Sums<S>,
     tile: &Tile<'_>,
     to: &mut OwnBlock<'_>,
     (top, left): (usize, usize),
 ) {
-    let (alpha, one) = (V::splat(tile.alpha), V::splat(1.0));
+    let (alpha, one) = (simd.splat(tile.alpha), simd.splat(1.0));
     for (row, sums) in sums.iter().enumerate() {
-        let elements = to.elements(top + row, left, VECTORS * V::LANES);
-        for (elements, sum) in elements.chunks_exact_mut(V::LANES).zip(sums) {
+        let elements = to.elements(top + row, left, VECTORS * S::LANES);
+        for (elements, sum) in elements.chunks_exact_mut(S::LANES).zip(sums) {
             // Rounded before it is added, as `store_some` does.
-            let scaled = V::zero().add_product(alpha, *sum);
+            let scaled = simd.zero().add_product(alpha, *sum);
             let result = match tile.into {
                 Into::Set => scaled,
-                Into::Add => V::load(elements).add_product(one, scaled),
+                Into::Add => simd.load(elements).add_product(one, scaled),
             };
             result.store(elements);
         }
@@ -249,17 +228,17 @@ fn store_all<V: Vector>(
 
 /// Stores a register tile's first `rows` by `count` numbers.
 #[inline(always)]
-fn store_some<V: Vector>(
-    sums: &Sums<V>,
+fn store_some<S: Simd>(
+    sums: &Sums<S>,
     tile: &Tile<'_>,
     to: &mut OwnBlock<'_>,
     (top, left): (usize, usize),
     (rows, count): (usize, usize),
 ) {
     let mut numbers = [0.0; LARGEST];
-    let width = VECTORS * V::LANES;
+    let width = VECTORS * S::LANES;
     for (sums, numbers) in sums.iter().zip(numbers.chunks_exact_mut(width)) {
-        for (sum, numbers) in sums.iter().zip(numbers.chunks_exact_mut(V::LANES)) {
+        for (sum, numbers) in sums.iter().zip(numbers.chunks_exact_mut(S::LANES)) {
             sum.store(numbers);
         }
     }

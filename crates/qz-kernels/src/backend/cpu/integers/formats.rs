@@ -7,7 +7,7 @@ use qz_codec::pack::{
 };
 use qz_tensor::DataType;
 
-use super::dwords::Dwords;
+use super::dwords::SimdOfGroups;
 
 /// What a minimum is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(super) trait Format {
     const MINIMUMS: Minimums;
 
     /// Unpacks a block of [`Format::BYTES`] bytes.
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked);
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked);
 }
 
 /// How many sums of two products fit 16 bits, at most the groups of a sub-block.
@@ -71,8 +71,8 @@ const fn run(highest_level: usize, sub_block: usize) -> usize {
 }
 
 #[inline(always)]
-fn half<V: Dwords>(block: &[u8], at: usize) -> f32 {
-    V::half([block[at], block[at + 1]])
+fn half<S: SimdOfGroups>(simd: S, block: &[u8], at: usize) -> f32 {
+    simd.half([block[at], block[at + 1]])
 }
 
 /// A number of 16 bits twice in one of 32.
@@ -140,13 +140,13 @@ impl Format for Q2K {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[16..80], &mut to.levels);
         let numbers = to.scales.iter_mut().zip(&mut to.minimums).zip(&block[..16]);
         for ((scale, minimum), byte) in numbers {
             (*scale, *minimum) = (twice(i16::from(byte & 15)), i16::from(byte >> 4));
         }
-        (to.unit, to.minimum_unit) = (half::<V>(block, 80), half::<V>(block, 82));
+        (to.unit, to.minimum_unit) = (half(simd, block, 80), half(simd, block, 82));
     }
 }
 
@@ -159,7 +159,7 @@ impl Format for Q3K {
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[32..96], &mut to.levels);
         unpack_bits(&block[..32], 2, &mut to.levels);
         let stored = unpack_sixteen_scales(&block[96..108]);
@@ -168,13 +168,13 @@ impl Format for Q3K {
             let own = i16::from(stored) - 32;
             (*scale, *minimum) = (twice(own), own * 4);
         }
-        to.unit = half::<V>(block, 108);
+        to.unit = half(simd, block, 108);
     }
 }
 
 /// Scales, minimums and both units of Q4_K and Q5_K.
 #[inline(always)]
-fn unpack_header<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+fn unpack_header<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
     let stored = unpack_six_bits(&block[4..16]);
     let (scales, minimums) = stored.split_at(8);
     for (scale, stored) in to.scales.iter_mut().zip(scales) {
@@ -183,7 +183,7 @@ fn unpack_header<V: Dwords>(block: &[u8], to: &mut Unpacked) {
     for (minimum, stored) in to.minimums.iter_mut().zip(minimums) {
         *minimum = i16::from(*stored);
     }
-    (to.unit, to.minimum_unit) = (half::<V>(block, 0), half::<V>(block, 2));
+    (to.unit, to.minimum_unit) = (half(simd, block, 0), half(simd, block, 2));
 }
 
 pub(super) struct Q4K;
@@ -195,9 +195,9 @@ impl Format for Q4K {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_nibbles(&block[16..144], &mut to.levels);
-        unpack_header::<V>(block, to);
+        unpack_header(simd, block, to);
     }
 }
 
@@ -210,10 +210,10 @@ impl Format for Q5K {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_nibbles(&block[48..176], &mut to.levels);
         unpack_bits(&block[16..48], 4, &mut to.levels);
-        unpack_header::<V>(block, to);
+        unpack_header(simd, block, to);
     }
 }
 
@@ -226,7 +226,7 @@ impl Format for Q6K {
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[128..192], &mut to.levels);
         let halves = to.levels.as_chunks_mut::<128>().0.iter_mut();
         for (levels, low) in halves.zip(block[..128].as_chunks::<64>().0) {
@@ -241,7 +241,7 @@ impl Format for Q6K {
             let own = i16::from(*stored as i8);
             (*scale, *minimum) = (twice(own), own * 32);
         }
-        to.unit = half::<V>(block, 208);
+        to.unit = half(simd, block, 208);
     }
 }
 
@@ -259,9 +259,9 @@ impl Format for Q4_0 {
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[2..18], thirty_two(to));
-        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 8, half::<V>(block, 0));
+        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 8, half(simd, block, 0));
     }
 }
 
@@ -274,10 +274,10 @@ impl Format for Q5_0 {
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[6..22], thirty_two(to));
         unpack_fifth_bits([block[2], block[3], block[4], block[5]], thirty_two(to));
-        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 16, half::<V>(block, 0));
+        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 16, half(simd, block, 0));
     }
 }
 
@@ -290,11 +290,11 @@ impl Format for Q4_1 {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[4..20], thirty_two(to));
         (to.scales[0], to.minimums[0]) = (twice(1), 1);
         // This type adds its minimum.
-        (to.unit, to.minimum_unit) = (half::<V>(block, 0), -half::<V>(block, 2));
+        (to.unit, to.minimum_unit) = (half(simd, block, 0), -half(simd, block, 2));
     }
 }
 
@@ -307,10 +307,10 @@ impl Format for Q5_1 {
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[8..24], thirty_two(to));
         unpack_fifth_bits([block[4], block[5], block[6], block[7]], thirty_two(to));
         (to.scales[0], to.minimums[0]) = (twice(1), 1);
-        (to.unit, to.minimum_unit) = (half::<V>(block, 0), -half::<V>(block, 2));
+        (to.unit, to.minimum_unit) = (half(simd, block, 0), -half(simd, block, 2));
     }
 }

@@ -4,7 +4,7 @@ use qz_codec::Codec;
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
-use super::dwords::Dwords;
+use super::dwords::SimdOfGroups;
 use super::formats::{self, Format, Layout, Unpacked, with_format};
 use super::quantized::Quantized;
 use super::split::{Scratch, Split};
@@ -165,7 +165,12 @@ impl WeightPanels {
 
     /// Unpacks rows of `columns` weights.
     #[inline(always)]
-    pub(super) fn unpack_levels<V: Dwords, F: Format>(&mut self, bytes: &[u8], columns: usize) {
+    pub(super) fn unpack_levels<S: SimdOfGroups, F: Format>(
+        &mut self,
+        simd: S,
+        bytes: &[u8],
+        columns: usize,
+    ) {
         let row_bytes = columns / F::BLOCK * F::BYTES;
         self.clear(bytes.len() / row_bytes);
         let padded = self.rows.next_multiple_of(ROWS);
@@ -182,7 +187,7 @@ impl WeightPanels {
         for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
             let (panel, own) = (row / ROWS, row % ROWS);
             for (block, bytes) in bytes.chunks_exact(F::BYTES).enumerate() {
-                F::unpack::<V>(bytes, &mut unpacked);
+                F::unpack(simd, bytes, &mut unpacked);
                 let at = (panel * self.blocks + block) * ROWS + own;
                 self.units[at] = unpacked.unit;
                 self.minimum_units[at] = unpacked.minimum_unit;

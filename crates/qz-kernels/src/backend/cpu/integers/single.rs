@@ -12,7 +12,7 @@ use std::hint::black_box;
 use qz_codec::search::nonlinear;
 use qz_tensor::DataType;
 
-use crate::vector::{Vector, prefetch_behind};
+use crate::vector::{Avx2, prefetch_behind, sum_of_eight};
 
 /// A type whose rows are multiplied here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +52,13 @@ pub(super) struct Token<'a> {
 }
 
 /// The product of the token with a row.
+pub(super) fn dot(_proof: Avx2, single: Single, token: Token<'_>, row: &[u8]) -> f32 {
+    // SAFETY: the proof exists only if the machine has AVX2, FMA and F16C.
+    unsafe { dot_avx2(single, token, row) }
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot(single: Single, token: Token<'_>, row: &[u8]) -> f32 {
+fn dot_avx2(single: Single, token: Token<'_>, row: &[u8]) -> f32 {
     // Hidden from the compiler, which would take two instructions for a selection it knows.
     let select = black_box(&SELECT);
     match single {
@@ -233,7 +238,7 @@ fn q8_0(token: Token<'_>, row: &[u8]) -> f32 {
         let integers = add_signed_run(zero, load(weights), load_levels(levels), ones);
         total = add_block(total, integers, [*first, *second], *scale);
     }
-    total.sum()
+    sum_of_eight(total)
 }
 
 /// The twelve bytes of scales and minimums of Q4_K and Q5_K: eight scales in each half of
@@ -271,7 +276,7 @@ fn subtract_minimums(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sum_with(total: __m256, four: __m128) -> f32 {
-    _mm256_add_ps(total, _mm256_insertf128_ps::<0>(_mm256_setzero_ps(), four)).sum()
+    sum_of_eight(_mm256_add_ps(total, _mm256_insertf128_ps::<0>(_mm256_setzero_ps(), four)))
 }
 
 #[inline]
@@ -363,7 +368,7 @@ fn q6_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
         }
         total = add_block(total, integers, [block[208], block[209]], *own);
     }
-    total.sum()
+    sum_of_eight(total)
 }
 
 #[inline]
@@ -392,7 +397,7 @@ fn q2_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
         total = add_block(total, integers, [block[80], block[81]], *own);
         minimum = add_block(minimum, of_minimums, [block[82], block[83]], *own);
     }
-    _mm256_sub_ps(total, minimum).sum()
+    sum_of_eight(_mm256_sub_ps(total, minimum))
 }
 
 /// The sixteen scales of Q3_K, of six bits.
@@ -448,7 +453,7 @@ fn q3_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
         }
         total = add_block(total, integers, [block[108], block[109]], *own);
     }
-    total.sum()
+    sum_of_eight(total)
 }
 
 /// The eight scales of IQ4_XS, in the lower bits of 32 each: the even ones first.
@@ -492,5 +497,5 @@ fn iq4_xs(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
         }
         total = add_block(total, integers, [block[0], block[1]], *own);
     }
-    total.sum()
+    sum_of_eight(total)
 }
