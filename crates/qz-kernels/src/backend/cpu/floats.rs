@@ -6,7 +6,7 @@ use std::ops::Range;
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
-use super::matmul::{Matrix, rows_of_a_task};
+use super::matmul::{Matrix, kernel_of, rows_of_a_task};
 use super::tiles::{self, ROWS};
 use crate::gemm::{DEPTH, Destination, OwnBlock, Panels, View, ViewMut, transposed};
 use crate::stop;
@@ -129,12 +129,9 @@ enum Float {
 
 impl Float {
     fn of(data_type: DataType) -> Option<Self> {
-        match data_type.name() {
-            "F32" => Some(Self::Single),
-            "F16" => Some(Self::Half),
-            "BF16" => Some(Self::Brain),
-            _ => None,
-        }
+        let kernels =
+            [(Single::TYPE, Float::Single), (Half::TYPE, Float::Half), (Brain::TYPE, Float::Brain)];
+        kernel_of(&kernels, data_type)
     }
 }
 

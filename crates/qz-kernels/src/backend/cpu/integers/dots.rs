@@ -12,7 +12,7 @@ use super::quantized::Quantized;
 #[cfg(target_arch = "x86_64")]
 use super::single::{self, Single, Token};
 use super::split::{Scratch, Split};
-use crate::backend::cpu::matmul::{Matrix, rows_of_a_task};
+use crate::backend::cpu::matmul::{Matrix, kernel_of, rows_of_a_task};
 use crate::gemm::{Destination, ViewMut};
 #[cfg(target_arch = "x86_64")]
 use crate::vector::Avx2;
@@ -152,14 +152,23 @@ impl Way {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (instructions, tokens);
-        match (kind, data_type.name()) {
-            (_, "Q4_0") => Self::Signed(Signed::Q4_0),
-            (Kind::Levels(layout), _) => Self::Levels(layout),
-            (_, "Q8_0") => Self::Signed(Signed::Q8_0),
-            (_, "IQ4_NL") => Self::Signed(Signed::Iq4Nl),
-            (_, "IQ4_XS") => Self::Signed(Signed::Iq4Xs),
-            (Kind::Words(split), _) => Self::Words(split),
+        match (Signed::of(data_type), kind) {
+            (Some(signed), _) => Self::Signed(signed),
+            (None, Kind::Levels(layout)) => Self::Levels(layout),
+            (None, Kind::Words(split)) => Self::Words(split),
         }
+    }
+}
+
+impl Signed {
+    fn of(data_type: DataType) -> Option<Self> {
+        let kernels = [
+            (Q4_0::TYPE, Signed::Q4_0),
+            (Q8_0::TYPE, Signed::Q8_0),
+            (Iq4Nl::TYPE, Signed::Iq4Nl),
+            (Iq4Xs::TYPE, Signed::Iq4Xs),
+        ];
+        kernel_of(&kernels, data_type)
     }
 }
 

@@ -8,6 +8,7 @@ use qz_codec::pack::{
 use qz_tensor::DataType;
 
 use super::dwords::SimdOfGroups;
+use crate::backend::cpu::matmul::kernel_of;
 
 /// What a minimum is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,23 +96,6 @@ pub(in super::super) enum Layout {
     Q5_1,
 }
 
-impl Layout {
-    pub(super) fn of(data_type: DataType) -> Option<Self> {
-        Some(match data_type.name() {
-            "Q2_K" => Self::Q2K,
-            "Q3_K" => Self::Q3K,
-            "Q4_K" => Self::Q4K,
-            "Q5_K" => Self::Q5K,
-            "Q6_K" => Self::Q6K,
-            "Q4_0" => Self::Q4_0,
-            "Q4_1" => Self::Q4_1,
-            "Q5_0" => Self::Q5_0,
-            "Q5_1" => Self::Q5_1,
-            _ => return None,
-        })
-    }
-}
-
 /// Calls a function that is generic in a format.
 macro_rules! with_format {
     ($layout:expr, $function:ident, $($argument:expr),*) => {
@@ -130,6 +114,23 @@ macro_rules! with_format {
 }
 
 pub(super) use with_format;
+
+impl Layout {
+    pub(super) fn of(data_type: DataType) -> Option<Self> {
+        let layouts = [
+            (Q2K::TYPE, Self::Q2K),
+            (Q3K::TYPE, Self::Q3K),
+            (Q4K::TYPE, Self::Q4K),
+            (Q5K::TYPE, Self::Q5K),
+            (Q6K::TYPE, Self::Q6K),
+            (Q4_0::TYPE, Self::Q4_0),
+            (Q4_1::TYPE, Self::Q4_1),
+            (Q5_0::TYPE, Self::Q5_0),
+            (Q5_1::TYPE, Self::Q5_1),
+        ];
+        kernel_of(&layouts, data_type)
+    }
+}
 
 pub(super) struct Q2K;
 

@@ -1,7 +1,6 @@
 //! Both operands interleaved for the register tiles, and the loops around these.
 
-use qz_codec::Codec;
-use qz_tensor::DataType;
+use qz_codec::{Codec, CodecSpec, Integers};
 use rayon::prelude::*;
 
 use super::dwords::SimdOfGroups;
@@ -244,10 +243,13 @@ pub(in super::super) enum Kind {
 }
 
 impl Kind {
-    /// The tile for a type of weights, if their activations are integers.
-    pub(in super::super) fn of(data_type: DataType) -> Option<Self> {
-        let levels = Layout::of(data_type).map(Self::Levels);
-        levels.or_else(|| Split::of(data_type).map(Self::Words))
+    /// The tile for a type of weights, if they become integers.
+    pub(in super::super) fn of(spec: &CodecSpec) -> Option<Self> {
+        match spec.integers {
+            Integers::Floats => None,
+            Integers::Levels => Layout::of(spec.data_type).map(Self::Levels),
+            Integers::Units { unit, length } => Some(Self::Words(Split { unit, length })),
+        }
     }
 }
 
@@ -314,4 +316,24 @@ pub(in super::super) fn multiply_many(
 
 fn level_panels<F: Format>(width: usize, quantized: &Quantized) -> TokenPanels {
     TokenPanels::of_levels::<F>(width, quantized)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A type without one would be multiplied as floats, many times slower. (Specifications
+    /// alone are looked at: no codec is compiled for this.)
+    #[test]
+    fn every_type_of_blocks_has_a_path_in_integers() {
+        for spec in qz_codec::CODECS.iter().map(|codec| codec.spec()) {
+            let (name, kind) = (spec.data_type, Kind::of(spec));
+            assert_eq!(kind.is_some(), name.is_block(), "{name}");
+            assert!(!name.is_block() || spec.activations.is_block(), "{name}");
+            if let Some(Kind::Words(split)) = kind {
+                let scale = spec.activations.block_elements();
+                assert!(scale.is_multiple_of(split.length), "{name}");
+            }
+        }
+    }
 }

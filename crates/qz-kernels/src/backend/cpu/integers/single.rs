@@ -12,6 +12,7 @@ use std::hint::black_box;
 use qz_codec::search::nonlinear;
 use qz_tensor::DataType;
 
+use crate::backend::cpu::matmul::kernel_of;
 use crate::vector::{Avx2, prefetch_behind, sum_of_eight};
 
 /// A type whose rows are multiplied here.
@@ -28,16 +29,16 @@ pub(super) enum Single {
 
 impl Single {
     pub(super) fn of(data_type: DataType) -> Option<Self> {
-        Some(match data_type.name() {
-            "Q8_0" => Self::Q8_0,
-            "Q2_K" => Self::Q2K,
-            "Q3_K" => Self::Q3K,
-            "Q4_K" => Self::Q4K,
-            "Q5_K" => Self::Q5K,
-            "Q6_K" => Self::Q6K,
-            "IQ4_XS" => Self::Iq4Xs,
-            _ => return None,
-        })
+        let kernels = [
+            (DataType::Q8_0, Single::Q8_0),
+            (DataType::Q2_K, Single::Q2K),
+            (DataType::Q3_K, Single::Q3K),
+            (DataType::Q4_K, Single::Q4K),
+            (DataType::Q5_K, Single::Q5K),
+            (DataType::Q6_K, Single::Q6K),
+            (DataType::IQ4_XS, Single::Iq4Xs),
+        ];
+        kernel_of(&kernels, data_type)
     }
 }
 
