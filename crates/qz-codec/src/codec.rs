@@ -3,6 +3,7 @@
 use qz_tensor::DataType;
 
 use crate::grid::{Grid, grid_for};
+use crate::integers::Integers;
 
 /// What an encoder does with importance weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,11 @@ pub struct CodecSpec {
     pub data_type: DataType,
     /// What its encoder does with importance weights.
     pub importance: ImportanceUse,
+    /// The type in which ggml's processor backend multiplies activations with such weights
+    /// (`vec_dot_type` in ggml-cpu.c); F32 where it rounds none.
+    pub activations: DataType,
+    /// How products with such activations are formed in integers.
+    pub integers: Integers,
 }
 
 /// Turns weights into the bytes of one element type and back.
@@ -53,6 +59,8 @@ macro_rules! codec {
     (
         $name:ident: DataType::$data_type:ident,
         importance: $importance:ident,
+        activations: $activations:ident,
+        integers: $integers:expr,
         decode: $decode:expr,
         encode: $encode:expr,
         first_non_finite_block: $first_non_finite_block:expr,
@@ -61,9 +69,13 @@ macro_rules! codec {
 
         impl $crate::codec::Codec for $name {
             fn spec(&self) -> &$crate::codec::CodecSpec {
+                #[allow(unused_imports, reason = "most types need few of these names")]
+                use $crate::{Integers::*, Unit::*};
                 static SPEC: $crate::codec::CodecSpec = $crate::codec::CodecSpec {
                     data_type: qz_tensor::DataType::$data_type,
                     importance: $crate::codec::ImportanceUse::$importance,
+                    activations: qz_tensor::DataType::$activations,
+                    integers: $integers,
                 };
                 &SPEC
             }

@@ -36,6 +36,7 @@ mod codec;
 mod codecs;
 mod four_bit_float;
 pub mod grid;
+mod integers;
 pub mod lanes;
 pub mod number;
 pub mod pack;
@@ -47,6 +48,7 @@ mod three_levels;
 mod words;
 
 pub use codec::{Codec, CodecSpec, ImportanceUse};
+pub use integers::{Integers, Unit};
 
 use qz_tensor::DataType;
 

@@ -46,8 +46,7 @@ macro_rules! for_every_codec {
 
 pub(crate) use for_every_codec;
 
-/// A codec's functions for an instruction set. They may be called where the machine
-/// has it.
+/// A codec's functions for an instruction set, to be called where the machine has it.
 pub(crate) struct Compiled {
     pub(crate) data_type: DataType,
     pub(crate) decode: Decode,
@@ -57,10 +56,22 @@ pub(crate) struct Compiled {
 type Decode = unsafe fn(&[u8], &mut [f32]);
 type Encode = unsafe fn(&[f32], usize, Option<&[f32]>, &mut [u8]);
 
+/// Functions for instructions that the machine has.
+pub(crate) struct Usable(&'static [Compiled]);
+
+impl Usable {
+    /// # Safety
+    /// The machine has the instructions for which the functions are compiled.
+    pub(crate) unsafe fn new(compiled: &'static [Compiled]) -> Self {
+        Self(compiled)
+    }
+}
+
 /// A codec whose body is compiled for instructions that the machine has; the rest is
 /// the codec's own.
 struct Accelerated {
     codec: &'static dyn Codec,
+    /// One of [`Usable`] functions.
     compiled: &'static Compiled,
 }
 
@@ -70,12 +81,14 @@ impl Codec for Accelerated {
     }
 
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
-        // SAFETY: `accelerated` was promised that the machine has the instructions.
+        // SAFETY: the function is one of `Usable`, whose maker promised that the machine has
+        // its instructions.
         unsafe { (self.compiled.decode)(bytes, out) };
     }
 
     fn encode(&self, weights: &[f32], columns: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        // SAFETY: `accelerated` was promised that the machine has the instructions.
+        // SAFETY: the function is one of `Usable`, whose maker promised that the machine has
+        // its instructions.
         unsafe { (self.compiled.encode)(weights, columns, importance, out) };
     }
 
@@ -85,13 +98,9 @@ impl Codec for Accelerated {
 }
 
 /// The codecs with compiled functions, and the others as they are.
-///
-/// # Safety
-///
-/// The machine has the instructions for which the functions are compiled.
-pub(crate) unsafe fn accelerated(
+pub(crate) fn accelerated(
     codecs: &[&'static dyn Codec],
-    compiled: &'static [Compiled],
+    Usable(compiled): Usable,
 ) -> Vec<&'static dyn Codec> {
     let accelerated = codecs.iter().map(|&codec| -> &'static dyn Codec {
         let data_type = codec.spec().data_type;

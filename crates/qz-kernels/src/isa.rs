@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+#[cfg(target_arch = "x86_64")]
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -103,16 +104,17 @@ impl Isa {
     pub fn codecs(self) -> &'static [&'static dyn Codec] {
         #[cfg(target_arch = "x86_64")]
         {
-            // SAFETY: the sets are asked for where they are used, below.
-            static AVX2: LazyLock<Vec<&dyn Codec>> =
-                LazyLock::new(|| unsafe { accelerated(CODECS, x86::AVX2) });
-            // SAFETY: as above.
-            static AVX512: LazyLock<Vec<&dyn Codec>> =
-                LazyLock::new(|| unsafe { accelerated(CODECS, x86::AVX512) });
-            match self {
-                Self::Avx2 if self.is_supported() => return &AVX2,
-                Self::Avx512 if self.is_supported() => return &AVX512,
-                _ => {}
+            type Codecs = LazyLock<Option<Vec<&'static dyn Codec>>>;
+            static AVX2: Codecs = LazyLock::new(|| Some(accelerated(CODECS, x86::avx2_codecs()?)));
+            static AVX512: Codecs =
+                LazyLock::new(|| Some(accelerated(CODECS, x86::avx512_codecs()?)));
+            let compiled = match self {
+                Self::Baseline => None,
+                Self::Avx2 => AVX2.as_deref(),
+                Self::Avx512 => AVX512.as_deref(),
+            };
+            if let Some(codecs) = compiled {
+                return codecs;
             }
         }
         CODECS

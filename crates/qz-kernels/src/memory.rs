@@ -51,9 +51,9 @@ mod large {
         layout: Layout,
     }
 
-    // SAFETY: the memory belongs to the value alone, and is not written after it was made.
+    // SAFETY: the memory belongs to this value alone, wherever it is moved to.
     unsafe impl Send for Pages {}
-    // SAFETY: as above.
+    // SAFETY: shared values only read the memory.
     unsafe impl Sync for Pages {}
 
     impl Pages {
@@ -67,16 +67,17 @@ mod large {
             let Ok(layout) = Layout::from_size_align(size, PAGE) else {
                 handle_alloc_error(Layout::new::<u8>())
             };
-            // SAFETY: the size is not zero.
+            // SAFETY: the layout's size is not zero: the caller has at least one byte.
             let Some(first) = NonNull::new(unsafe { alloc(layout) }) else {
                 handle_alloc_error(layout)
             };
-            // SAFETY: these pages lie within the memory. An error says that they stay as
-            // they are.
+            // SAFETY: these pages lie within the memory that was just allocated, and advice
+            // about huge pages changes no content. On an error they stay as they are.
             unsafe {
                 libc::madvise(first.as_ptr().cast(), size / PAGE * PAGE, libc::MADV_HUGEPAGE)
             };
-            // SAFETY: so many bytes are at both, which are apart.
+            // SAFETY: both have `length` bytes, and memory that was just allocated overlaps
+            // no other.
             unsafe { first.copy_from_nonoverlapping(NonNull::from(bytes).cast(), length) };
             Self { first, length, layout }
         }
@@ -86,7 +87,7 @@ mod large {
         type Target = [u8];
 
         fn deref(&self) -> &[u8] {
-            // SAFETY: so many bytes were copied there.
+            // SAFETY: `copy` wrote `length` bytes there, and nothing writes there later.
             unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.length) }
         }
     }

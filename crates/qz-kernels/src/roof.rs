@@ -23,13 +23,13 @@ pub fn multiply_add(isa: Isa, rounds: usize) -> u64 {
     let (lanes, sum) = match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 if isa.is_supported() && is_x86_feature_detected!("fma") => {
-            // SAFETY: the machine has been asked for AVX2 and FMA.
+            // SAFETY: the guard has found AVX2 and FMA.
             let sum = unsafe { rounds_avx2(rounds, numbers) };
             (8, sum)
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if isa.is_supported() => {
-            // SAFETY: the machine has been asked for AVX-512.
+            // SAFETY: the guard has found AVX-512 F.
             let sum = unsafe { rounds_avx512(rounds, numbers) };
             (16, sum)
         }

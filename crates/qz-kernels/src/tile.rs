@@ -1,7 +1,7 @@
 //! What goes on inside one block of columns when errors are fed back: sixteen rows stand
 //! side by side, so that a step takes one column of all of them.
 
-use crate::isa::Isa;
+use crate::vector::{Instructions, Simd, for_instructions};
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
@@ -21,25 +21,29 @@ pub fn add_weighted_columns(
     weights: &[f32],
     stride: usize,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    if Isa::chosen() >= Isa::Avx2 && is_x86_feature_detected!("fma") {
-        // SAFETY: the machine has AVX2.
-        unsafe { add_avx2(columns, sources, weights, stride) };
-        return;
-    }
-    add(columns, sources, weights, stride);
+    add_with(Instructions::best(), columns, sources, weights, stride);
 }
 
-/// The body, compiled for more instructions. No multiplication is fused with an addition:
-/// the result is the same bit for bit.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn add_avx2(columns: &mut [TileColumn], sources: &[TileColumn], weights: &[f32], stride: usize) {
-    add(columns, sources, weights, stride);
+for_instructions! {
+    eight lanes:
+    fn add_with(
+        columns: &mut [TileColumn],
+        sources: &[TileColumn],
+        weights: &[f32],
+        stride: usize,
+    ) = add;
 }
 
+/// The compiler finds the vectors by itself. No multiplication is fused with an addition: the
+/// result is the same bit for bit, whatever it is compiled for.
 #[inline(always)]
-fn add(columns: &mut [TileColumn], sources: &[TileColumn], weights: &[f32], stride: usize) {
+fn add<S: Simd>(
+    _simd: S,
+    columns: &mut [TileColumn],
+    sources: &[TileColumn],
+    weights: &[f32],
+    stride: usize,
+) {
     for (position, column) in columns.iter_mut().enumerate() {
         let weights = &weights[position * stride..][..sources.len()];
         let mut sum = *column;
@@ -54,23 +58,16 @@ fn add(columns: &mut [TileColumn], sources: &[TileColumn], weights: &[f32], stri
 
 /// Subtracts `factor` times `row` from `from`, the shorter one's length of them.
 pub fn subtract_row(from: &mut [f32], row: &[f32], factor: f32) {
-    #[cfg(target_arch = "x86_64")]
-    if Isa::chosen() >= Isa::Avx2 {
-        // SAFETY: the machine has AVX2.
-        unsafe { subtract_row_avx2(from, row, factor) };
-        return;
-    }
-    subtract(from, row, factor);
+    subtract_with(Instructions::best(), from, row, factor);
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn subtract_row_avx2(from: &mut [f32], row: &[f32], factor: f32) {
-    subtract(from, row, factor);
+for_instructions! {
+    eight lanes:
+    fn subtract_with(from: &mut [f32], row: &[f32], factor: f32) = subtract;
 }
 
 #[inline(always)]
-fn subtract(from: &mut [f32], row: &[f32], factor: f32) {
+fn subtract<S: Simd>(_simd: S, from: &mut [f32], row: &[f32], factor: f32) {
     for (value, entry) in from.iter_mut().zip(row) {
         *value -= factor * entry;
     }

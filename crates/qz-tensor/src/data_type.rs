@@ -185,22 +185,22 @@ impl DataType {
     }
 
     /// The type's row in the table.
-    pub fn spec(self) -> &'static TypeSpec {
+    pub const fn spec(self) -> &'static TypeSpec {
         self.0
     }
 
     /// The field's name of the type.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         self.0.name
     }
 
     /// Elements in one block.
-    pub fn block_elements(self) -> usize {
+    pub const fn block_elements(self) -> usize {
         self.0.block_elements as usize
     }
 
     /// Bytes of one block.
-    pub fn block_bytes(self) -> usize {
+    pub const fn block_bytes(self) -> usize {
         self.0.block_bytes as usize
     }
 

@@ -6,6 +6,8 @@ use crate::number::{bf16_from_f32, f32_from_bf16, first_number};
 codec! {
     Bf16: DataType::BF16,
     importance: Ignored,
+    activations: BF16,
+    integers: Floats,
     decode: decode,
     encode: encode,
     first_non_finite_block: first_non_finite_block,

@@ -6,6 +6,8 @@ use crate::number::{f16_from_f32, f16_is_non_finite, f32_from_f16, first_number}
 codec! {
     F16: DataType::F16,
     importance: Ignored,
+    activations: F16,
+    integers: Floats,
     decode: decode,
     encode: encode,
     first_non_finite_block: first_non_finite_block,

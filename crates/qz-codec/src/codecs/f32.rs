@@ -6,6 +6,8 @@ use crate::number::first_number;
 codec! {
     F32: DataType::F32,
     importance: Ignored,
+    activations: F32,
+    integers: Floats,
     decode: decode,
     encode: encode,
     first_non_finite_block: first_non_finite_block,

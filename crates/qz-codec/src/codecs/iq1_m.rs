@@ -52,6 +52,8 @@ const SHIFTS: [Shifts; 4] = [[false, false], [false, true], [true, false], [true
 codec! {
     Iq1M: DataType::IQ1_M,
     importance: Optional,
+    activations: Q8_K,
+    integers: Units { unit: Nibbles, length: 256 },
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_by(bytes, |block: &[u8; BYTES]| f16_is_non_finite(unit(block))),

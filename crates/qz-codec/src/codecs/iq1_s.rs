@@ -48,6 +48,8 @@ const FACTOR: f32 = 1.125;
 codec! {
     Iq1S: DataType::IQ1_S,
     importance: Required,
+    activations: Q8_K,
+    integers: Units { unit: Half { at: 0, one: 8.0 }, length: 256 },
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

@@ -56,6 +56,8 @@ static BOOK: LazyLock<Codebook2> = LazyLock::new(|| Codebook2::new(&IQ2_S, 1));
 codec! {
     Iq2S: DataType::IQ2_S,
     importance: Optional,
+    activations: Q8_K,
+    integers: Units { unit: Half { at: 0, one: 8.0 }, length: 256 },
     decode: decode,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

@@ -54,6 +54,8 @@ static BOOK: LazyLock<Codebook2> = LazyLock::new(|| Codebook2::new(&IQ2_XXS, 2))
 codec! {
     Iq2Xxs: DataType::IQ2_XXS,
     importance: Required,
+    activations: Q8_K,
+    integers: Units { unit: Half { at: 0, one: 8.0 }, length: 256 },
     decode: decode,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

@@ -58,6 +58,8 @@ static BOOK: LazyLock<Codebook3> = LazyLock::new(|| Codebook3::new(&IQ3_S, 3));
 codec! {
     Iq3S: DataType::IQ3_S,
     importance: Optional,
+    activations: Q8_K,
+    integers: Units { unit: Half { at: 0, one: 1.0 }, length: 256 },
     decode: decode,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

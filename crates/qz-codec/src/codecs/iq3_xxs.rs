@@ -54,6 +54,8 @@ static BOOK: LazyLock<Codebook3> = LazyLock::new(|| Codebook3::new(&IQ3_XXS, 2))
 codec! {
     Iq3Xxs: DataType::IQ3_XXS,
     importance: Optional,
+    activations: Q8_K,
+    integers: Units { unit: Half { at: 0, one: 4.0 }, length: 256 },
     decode: decode,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

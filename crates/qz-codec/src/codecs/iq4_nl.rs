@@ -18,6 +18,8 @@ const BYTES: usize = NUMBERS + ELEMENTS / 2;
 codec! {
     Iq4Nl: DataType::IQ4_NL,
     importance: Optional,
+    activations: Q8_0,
+    integers: Units { unit: Half { at: 0, one: 1.0 }, length: 32 },
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

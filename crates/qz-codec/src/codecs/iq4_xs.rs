@@ -35,6 +35,8 @@ const BYTES: usize = NUMBERS + SUPER_BLOCK / 2;
 codec! {
     Iq4Xs: DataType::IQ4_XS,
     importance: Optional,
+    activations: Q8_K,
+    integers: Units { unit: Half { at: 0, one: 1.0 }, length: 256 },
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

@@ -20,6 +20,8 @@ const NOT_A_NUMBER: u8 = 255;
 codec! {
     Mxfp4: DataType::MXFP4,
     importance: Ignored,
+    activations: Q8_0,
+    integers: Units { unit: Bytes { count: 1, one: 128 }, length: 32 },
     decode: decode::<Portable>,
     encode: encode,
     first_non_finite_block: first_non_finite_block,

@@ -12,6 +12,8 @@ macro_rules! number {
         codec! {
             $codec: DataType::$codec,
             importance: Ignored,
+            activations: F32,
+            integers: Floats,
             decode: |bytes: &[u8], out: &mut [f32]| {
                 for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
                     *value = $number::from_le_bytes(*bytes) as f32;

@@ -22,6 +22,8 @@ const BYTES: usize = COUNT + ELEMENTS / 2;
 codec! {
     Nvfp4: DataType::NVFP4,
     importance: Ignored,
+    activations: Q8_0,
+    integers: Units { unit: Bytes { count: 4, one: 64 }, length: 16 },
     decode: decode::<Portable>,
     encode: encode,
     first_non_finite_block: first_non_finite_block,

@@ -21,6 +21,8 @@ const BYTES: usize = LEVELS + ELEMENTS / 4;
 codec! {
     Q2_0: DataType::Q2_0,
     importance: Ignored,
+    activations: Q8_0,
+    integers: Units { unit: Half { at: 0, one: 1.0 }, length: 32 },
     decode: decode,
     encode: encode,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

@@ -43,6 +43,8 @@ const WITH_IMPORTANCE: AffineSearch =
 codec! {
     Q2K: DataType::Q2_K,
     importance: Optional,
+    activations: Q8_K,
+    integers: Levels,
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT, MINIMUM_UNIT]),

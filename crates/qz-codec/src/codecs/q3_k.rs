@@ -35,6 +35,8 @@ const BYTES: usize = UNIT + 2;
 codec! {
     Q3K: DataType::Q3_K,
     importance: Optional,
+    activations: Q8_K,
+    integers: Levels,
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT]),

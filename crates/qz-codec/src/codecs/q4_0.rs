@@ -18,6 +18,8 @@ const BYTES: usize = 2 + ELEMENTS / 2;
 codec! {
     Q4_0: DataType::Q4_0,
     importance: Optional,
+    activations: Q8_0,
+    integers: Levels,
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

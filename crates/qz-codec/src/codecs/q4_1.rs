@@ -21,6 +21,8 @@ const BYTES: usize = 2 + 2 + ELEMENTS / 2;
 codec! {
     Q4_1: DataType::Q4_1,
     importance: Optional,
+    activations: Q8_1,
+    integers: Levels,
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, 2]),

@@ -25,6 +25,8 @@ const ENCODER: SixBit = SixBit {
 codec! {
     Q4K: DataType::Q4_K,
     importance: Optional,
+    activations: Q8_K,
+    integers: Levels,
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, 2]),

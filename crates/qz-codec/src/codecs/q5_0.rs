@@ -19,6 +19,8 @@ const BYTES: usize = 2 + 4 + ELEMENTS / 2;
 codec! {
     Q5_0: DataType::Q5_0,
     importance: Optional,
+    activations: Q8_0,
+    integers: Levels,
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

@@ -22,6 +22,8 @@ const BYTES: usize = 2 + 2 + 4 + ELEMENTS / 2;
 codec! {
     Q5_1: DataType::Q5_1,
     importance: Optional,
+    activations: Q8_1,
+    integers: Levels,
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0, 2]),

@@ -29,6 +29,8 @@ const BYTES: usize = UNIT + 2;
 codec! {
     Q6K: DataType::Q6_K,
     importance: Optional,
+    activations: Q8_K,
+    integers: Levels,
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[UNIT]),

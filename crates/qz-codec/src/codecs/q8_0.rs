@@ -16,6 +16,8 @@ pub(crate) const BYTES: usize = 2 + ELEMENTS;
 codec! {
     Q8_0: DataType::Q8_0,
     importance: Ignored,
+    activations: Q8_0,
+    integers: Units { unit: Half { at: 0, one: 1.0 }, length: 32 },
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[0]),

@@ -20,6 +20,8 @@ const BYTES: usize = SUMS + SUPER_BLOCK / 16 * 2;
 codec! {
     Q8K: DataType::Q8_K,
     importance: Ignored,
+    activations: Q8_K,
+    integers: Units { unit: Single, length: 256 },
     decode: decode::<Portable>,
     encode: encode::<Portable>,
     first_non_finite_block: first_non_finite_block,

@@ -26,6 +26,8 @@ const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 codec! {
     Tq1_0: DataType::TQ1_0,
     importance: Ignored,
+    activations: Q8_K,
+    integers: Units { unit: Half { at: 52, one: 1.0 }, length: 256 },
     decode: decode::<Portable>,
     encode: encode,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[SCALE]),

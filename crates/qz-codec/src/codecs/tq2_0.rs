@@ -18,6 +18,8 @@ const BYTES: usize = SCALE + 2;
 codec! {
     Tq2_0: DataType::TQ2_0,
     importance: Ignored,
+    activations: Q8_K,
+    integers: Units { unit: Half { at: 64, one: 1.0 }, length: 256 },
     decode: decode::<Portable>,
     encode: encode,
     first_non_finite_block: |bytes| first_non_finite_scale::<BYTES>(bytes, &[SCALE]),

@@ -17,16 +17,9 @@ pub enum Rounding {
 }
 
 /// The type in which ggml's processor backend multiplies activations with weights of a
-/// type (`vec_dot_type` in ggml-cpu.c).
+/// type; F32, which rounds nothing, where there is no codec.
 pub fn activation_type(weights: DataType) -> DataType {
-    match (weights.name(), weights.block_elements()) {
-        ("F16" | "BF16", _) => weights,
-        ("Q4_1" | "Q5_1", _) => DataType::Q8_1,
-        // K types, codebooks and ternary types all have such blocks.
-        (_, 256) => DataType::Q8_K,
-        (_, 2..) => DataType::Q8_0,
-        _ => DataType::F32,
-    }
+    qz_codec::codec_for(weights).map_or(DataType::F32, |codec| codec.spec().activations)
 }
 
 /// Rounds rows of activations to `data_type` and back. The products of ggml's integer

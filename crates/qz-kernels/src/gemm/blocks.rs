@@ -1,68 +1,114 @@
 //! Products of panels, a register tile at a time.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256, __m512, _MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use super::Into;
 use super::panels::Panels;
 use super::view::ViewMut;
-use crate::vector::{Eight, Instructions, Vector};
+use crate::vector::{Instructions, Simd, Vector, for_instructions};
 
-/// Where results go: C's memory, which several threads write different elements of.
+/// Where results go: a matrix C, of which each task takes its own block.
 #[derive(Clone, Copy)]
 pub(crate) struct Destination<'a> {
     first: *mut f32,
+    rows: usize,
+    columns: usize,
+    /// How far rows are apart.
     stride: usize,
     memory: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: a pointer to f32 numbers; `Kernel::add`, which alone writes through it, has its
-// callers promise that no two of them write the same numbers.
+// SAFETY: the pointer is to numbers that are borrowed for `'a`. Nothing is read or written
+// through it but by the blocks that `block` gives, whose callers promise that no two of them
+// overlap.
 unsafe impl Send for Destination<'_> {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl Sync for Destination<'_> {}
 
 impl<'a> Destination<'a> {
     pub(crate) fn new(c: &'a mut ViewMut<'_>) -> Self {
+        let (rows, columns) = (c.rows(), c.columns());
         let (numbers, stride) = c.parts();
-        Self { first: numbers.as_mut_ptr(), stride, memory: PhantomData }
+        let size = if rows == 0 || columns == 0 { 0 } else { (rows - 1) * stride + columns };
+        assert!(size <= numbers.len(), "C's memory ends before C does");
+        Self { first: numbers.as_mut_ptr(), rows, columns, stride, memory: PhantomData }
     }
 
-    /// The part that begins with an element.
-    pub(crate) fn at(self, row: usize, column: usize) -> Self {
-        Self { first: self.first.wrapping_add(row * self.stride + column), ..self }
+    /// Some rows of some columns.
+    ///
+    /// # Safety
+    /// As long as the block lives, no other block has one of its elements.
+    ///
+    /// # Panics
+    /// If they are not within C.
+    pub(crate) unsafe fn block(self, rows: Range<usize>, columns: Range<usize>) -> OwnBlock<'a> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows of a block");
+        assert!(columns.start <= columns.end && columns.end <= self.columns, "columns of a block");
+        OwnBlock {
+            // An empty block may begin behind C's memory: nothing is ever there.
+            first: self.first.wrapping_add(rows.start * self.stride + columns.start),
+            rows: rows.len(),
+            columns: columns.len(),
+            stride: self.stride,
+            memory: PhantomData,
+        }
     }
+}
 
-    /// Has its first elements brought into the cache. Rows of a large matrix lie on pages
-    /// of their own.
+/// A block of C that one task has for itself.
+pub(crate) struct OwnBlock<'a> {
+    first: *mut f32,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    memory: PhantomData<&'a mut [f32]>,
+}
+
+impl OwnBlock<'_> {
+    /// So many elements of a row, from `column` on.
+    ///
+    /// # Panics
+    /// If they are not within the block.
     #[inline(always)]
-    fn prefetch(self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: every x86-64 has this; it reads nothing, wherever the pointer points to.
+    pub(crate) fn elements(&mut self, row: usize, column: usize, count: usize) -> &mut [f32] {
+        let is_within = column <= self.columns && count <= self.columns - column;
+        assert!(row < self.rows && is_within, "elements outside of a block");
+        // SAFETY: the elements are within the block by the check above, the block is within C
+        // by those of `Destination::block`, and C is within its slice by that of
+        // `Destination::new`. No other block has them, as `block` was promised, and this one
+        // is borrowed as long as the result.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(self.first.cast());
+            let first = self.first.add(row * self.stride + column);
+            std::slice::from_raw_parts_mut(first, count)
         }
     }
 
-    /// Overwrites its first element.
+    /// Overwrites an element.
     ///
-    /// # Safety
-    /// The element is within C, and nobody else uses it meanwhile.
-    pub(crate) unsafe fn set(self, value: f32) {
-        // SAFETY: what the caller promised.
-        unsafe { *self.first = value }
+    /// # Panics
+    /// If it is not within the block.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, row: usize, column: usize, value: f32) {
+        self.elements(row, column, 1)[0] = value;
     }
 
-    /// Overwrites its first elements.
-    ///
-    /// # Safety
-    /// They are within one row of C, and nobody else uses them meanwhile.
+    /// Has elements from this one on brought into the cache. Rows of a large matrix lie on
+    /// pages of their own.
     #[inline(always)]
-    pub(crate) unsafe fn set_all<const COUNT: usize>(self, values: [f32; COUNT]) {
-        // SAFETY: what the caller promised; numbers need to be aligned as f32 only.
-        unsafe { self.first.cast::<[f32; COUNT]>().write_unaligned(values) }
+    fn prefetch(&self, row: usize, column: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let address = self.first.wrapping_add(row * self.stride + column);
+            // SAFETY: every x86-64 has this instruction. It neither reads nor writes, so that
+            // the address need not be valid.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (row, column);
     }
 }
 
@@ -92,32 +138,15 @@ impl Kernel {
 
     /// Columns of a register tile.
     pub(crate) fn width(self) -> usize {
-        match self.0 {
-            Instructions::Portable => VECTORS * Eight::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => VECTORS * __m256::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => VECTORS * __m512::LANES,
-        }
+        VECTORS * self.0.lanes()
     }
 
-    /// Adds a tile's products to the destination, or puts them there.
+    /// Adds a tile's products to the task's block, or puts them there.
     ///
-    /// # Safety
-    /// The destination has the tile's rows and columns, and nobody else uses these
-    /// elements meanwhile.
-    pub(crate) unsafe fn add(self, tile: &Tile<'_>, to: Destination<'_>) {
-        // SAFETY: what the caller promised; the machine has the instructions, or there
-        // were no such value.
-        unsafe {
-            match self.0 {
-                Instructions::Portable => add::<Eight>(tile, to),
-                #[cfg(target_arch = "x86_64")]
-                Instructions::Avx2 => add_avx2(tile, to),
-                #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 => add_avx512(tile, to),
-            }
-        }
+    /// # Panics
+    /// If the block has fewer rows or columns than the tile.
+    pub(crate) fn add(self, tile: &Tile<'_>, to: &mut OwnBlock<'_>) {
+        add(self.0, tile, to);
     }
 }
 
@@ -129,27 +158,15 @@ const VECTORS: usize = 2;
 /// The most numbers that a register tile has.
 const LARGEST: usize = ROWS * VECTORS * 16;
 
-type Sums<V> = [[V; VECTORS]; ROWS];
+type Sums<S> = [[<S as Simd>::Floats; VECTORS]; ROWS];
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_avx2(tile: &Tile<'_>, to: Destination<'_>) {
-    // SAFETY: what the caller promised.
-    unsafe { add::<__m256>(tile, to) }
+for_instructions! {
+    fn add(tile: &Tile<'_>, to: &mut OwnBlock<'_>) = add_tile;
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn add_avx512(tile: &Tile<'_>, to: Destination<'_>) {
-    // SAFETY: what the caller promised.
-    unsafe { add::<__m512>(tile, to) }
-}
-
-/// # Safety
-/// As [`Kernel::add`].
 #[inline(always)]
-unsafe fn add<V: Vector>(tile: &Tile<'_>, to: Destination<'_>) {
-    let width = VECTORS * V::LANES;
+fn add_tile<S: Simd>(simd: S, tile: &Tile<'_>, to: &mut OwnBlock<'_>) {
+    let width = VECTORS * S::LANES;
     for left in (0..tile.column_count).step_by(width) {
         let columns = tile.columns.starting_with(tile.first_column + left);
         let count = width.min(tile.column_count - left);
@@ -159,30 +176,25 @@ unsafe fn add<V: Vector>(tile: &Tile<'_>, to: Destination<'_>) {
                 continue;
             }
             let rows = ROWS.min(tile.rows.count() - top);
-            let to = to.at(top, left);
-            (0..rows).for_each(|row| to.at(row, 0).prefetch());
-            let sums = sums::<V>(tile.rows.starting_with(top), columns);
-            // SAFETY: the destination has the tile's elements, `rows` by `count` from
-            // here on among them.
-            unsafe {
-                if rows == ROWS && count == width {
-                    store_all(&sums, tile, to);
-                } else {
-                    store_some(&sums, tile, to, rows, count);
-                }
+            (0..rows).for_each(|row| to.prefetch(top + row, left));
+            let sums = sums(simd, tile.rows.starting_with(top), columns);
+            if rows == ROWS && count == width {
+                store_all(simd, &sums, tile, to, (top, left));
+            } else {
+                store_some::<S>(&sums, tile, to, (top, left), (rows, count));
             }
         }
     }
 }
 
 #[inline(always)]
-fn sums<V: Vector>(rows: &[f32], columns: &[f32]) -> Sums<V> {
-    let mut sums = [[V::zero(); VECTORS]; ROWS];
-    let columns = columns.chunks_exact(VECTORS * V::LANES);
+fn sums<S: Simd>(simd: S, rows: &[f32], columns: &[f32]) -> Sums<S> {
+    let mut sums = [[simd.zero(); VECTORS]; ROWS];
+    let columns = columns.chunks_exact(VECTORS * S::LANES);
     for (rows, columns) in rows.as_chunks::<ROWS>().0.iter().zip(columns) {
-        let columns = [V::load(&columns[..V::LANES]), V::load(&columns[V::LANES..])];
+        let columns = [simd.load(&columns[..S::LANES]), simd.load(&columns[S::LANES..])];
         for (sums, row) in sums.iter_mut().zip(rows) {
-            let row = V::splat(*row);
+            let row = simd.splat(*row);
             sums[0] = sums[0].add_product(row, columns[0]);
             sums[1] = sums[1].add_product(row, columns[1]);
         }
@@ -190,48 +202,48 @@ fn sums<V: Vector>(rows: &[f32], columns: &[f32]) -> Sums<V> {
     sums
 }
 
-/// # Safety
-/// The destination has a whole register tile's elements, and nobody else uses them.
+/// Stores a whole register tile, which begins at `top` and `left` of the block.
 #[inline(always)]
-unsafe fn store_all<V: Vector>(sums: &Sums<V>, tile: &Tile<'_>, to: Destination<'_>) {
-    let (alpha, one) = (V::splat(tile.alpha), V::splat(1.0));
+fn store_all<S: Simd>(
+    simd: S,
+    sums: &Sums<S>,
+    tile: &Tile<'_>,
+    to: &mut OwnBlock<'_>,
+    (top, left): (usize, usize),
+) {
+    let (alpha, one) = (simd.splat(tile.alpha), simd.splat(1.0));
     for (row, sums) in sums.iter().enumerate() {
-        for (vector, sum) in sums.iter().enumerate() {
-            let first = to.at(row, vector * V::LANES).first;
-            // SAFETY: so many elements are the caller's.
-            let elements = unsafe { std::slice::from_raw_parts_mut(first, V::LANES) };
+        let elements = to.elements(top + row, left, VECTORS * S::LANES);
+        for (elements, sum) in elements.chunks_exact_mut(S::LANES).zip(sums) {
             // Rounded before it is added, as `store_some` does.
-            let scaled = V::zero().add_product(alpha, *sum);
+            let scaled = simd.zero().add_product(alpha, *sum);
             let result = match tile.into {
                 Into::Set => scaled,
-                Into::Add => V::load(elements).add_product(one, scaled),
+                Into::Add => simd.load(elements).add_product(one, scaled),
             };
             result.store(elements);
         }
     }
 }
 
-/// # Safety
-/// The destination has `rows` times `count` elements, and nobody else uses them.
+/// Stores a register tile's first `rows` by `count` numbers.
 #[inline(always)]
-unsafe fn store_some<V: Vector>(
-    sums: &Sums<V>,
+fn store_some<S: Simd>(
+    sums: &Sums<S>,
     tile: &Tile<'_>,
-    to: Destination<'_>,
-    rows: usize,
-    count: usize,
+    to: &mut OwnBlock<'_>,
+    (top, left): (usize, usize),
+    (rows, count): (usize, usize),
 ) {
     let mut numbers = [0.0; LARGEST];
-    let width = VECTORS * V::LANES;
+    let width = VECTORS * S::LANES;
     for (sums, numbers) in sums.iter().zip(numbers.chunks_exact_mut(width)) {
-        for (sum, numbers) in sums.iter().zip(numbers.chunks_exact_mut(V::LANES)) {
+        for (sum, numbers) in sums.iter().zip(numbers.chunks_exact_mut(S::LANES)) {
             sum.store(numbers);
         }
     }
     for (row, numbers) in numbers.chunks_exact(width).enumerate().take(rows) {
-        // SAFETY: so many elements are the caller's.
-        let elements = unsafe { std::slice::from_raw_parts_mut(to.at(row, 0).first, count) };
-        for (element, sum) in elements.iter_mut().zip(numbers) {
+        for (element, sum) in to.elements(top + row, left, count).iter_mut().zip(numbers) {
             // The zero turns a product of -0 into 0, as the sum of a vector does.
             let scaled = 0.0 + tile.alpha * sum;
             *element = match tile.into {

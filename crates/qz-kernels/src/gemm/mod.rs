@@ -33,7 +33,7 @@ use rayon::prelude::*;
 use crate::stop;
 use crate::vector::Instructions;
 
-pub(crate) use blocks::Destination;
+pub(crate) use blocks::{Destination, OwnBlock};
 use blocks::{Kernel, Tile};
 pub(crate) use panels::{Panels, transposed};
 pub use view::{View, ViewMut};
@@ -219,19 +219,21 @@ impl Product<'_> {
                 return;
             }
             let rows = top..a.rows().min(top + ROWS);
-            packed.pack(a.block(rows, 0..a.columns()), Kernel::ROWS);
+            let columns = offset..right.count().min(offset + COLUMNS);
+            packed.pack(a.block(rows.clone(), 0..a.columns()), Kernel::ROWS);
             let tile = Tile {
                 rows: packed,
                 columns: right,
-                first_column: offset,
-                column_count: COLUMNS.min(right.count() - offset),
+                first_column: columns.start,
+                column_count: columns.len(),
                 into,
                 alpha: self.alpha,
                 diagonal: self.upper.then_some((top, left + offset)),
             };
-            // SAFETY: no other task has an element of these rows and columns, and they
-            // are within C: `run` was given a C of the product's shape.
-            unsafe { self.kernel.add(&tile, destination.at(top, left + offset)) };
+            let columns = left + columns.start..left + columns.end;
+            // SAFETY: no other task has both one of these rows and one of these columns.
+            let mut own = unsafe { destination.block(rows, columns) };
+            self.kernel.add(&tile, &mut own);
         };
         if self.is_shared {
             tasks.into_par_iter().for_each_init(Panels::default, task);

@@ -1,5 +1,8 @@
 //! Every product beside one of f64 sums.
 
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::*;
 use crate::backend::conformance::made_up;
 
@@ -173,4 +176,47 @@ fn shapes_that_contradict_each_other() {
     let numbers = [0.0; 12];
     let (a, b) = (View::dense(&numbers, 3, 4), View::dense(&numbers, 3, 4));
     multiply(Into::Set, 1.0, a, b, ViewMut::dense(&mut [0.0; 12], 3, 4));
+}
+
+/// The block of a matrix of three rows of four elements, five apart, that begins in the second
+/// row and column.
+#[test]
+fn nothing_is_written_beside_a_block() {
+    let check = |row, column, count, is_within: bool| {
+        let mut numbers = [0.0; 3 * 5];
+        let mut c = ViewMut::new(&mut numbers, 3, 4, 5);
+        // SAFETY: there is no other block.
+        let mut own = unsafe { Destination::new(&mut c).block(1..3, 1..4) };
+        let write = || own.elements(row, column, count).fill(1.0);
+        let written = catch_unwind(AssertUnwindSafe(write)).is_ok();
+        assert_eq!(written, is_within, "{count} from {row} {column} on");
+        let ones = numbers.iter().filter(|number| **number == 1.0).count();
+        assert_eq!(ones, if is_within { count } else { 0 });
+    };
+    check(0, 0, 3, true);
+    check(1, 2, 1, true);
+    check(1, 3, 0, true);
+    check(0, 0, 4, false);
+    check(2, 0, 1, false);
+    check(0, 4, 0, false);
+    check(0, usize::MAX, 2, false);
+    check(usize::MAX, 0, 1, false);
+}
+
+#[test]
+fn a_block_is_within_its_matrix() {
+    let check = |rows: Range<usize>, columns: Range<usize>, is_within: bool| {
+        let mut numbers = [0.0; 3 * 5];
+        let mut c = ViewMut::new(&mut numbers, 3, 4, 5);
+        let destination = Destination::new(&mut c);
+        // SAFETY: there is no other block.
+        let take = || unsafe { destination.block(rows.clone(), columns.clone()) };
+        let taken = catch_unwind(AssertUnwindSafe(|| _ = take())).is_ok();
+        assert_eq!(taken, is_within, "{rows:?} {columns:?}");
+    };
+    check(0..3, 0..4, true);
+    check(3..3, 4..4, true);
+    check(0..4, 0..4, false);
+    check(0..3, 0..5, false);
+    check(3..usize::MAX, 0..1, false);
 }

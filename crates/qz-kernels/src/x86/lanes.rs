@@ -5,8 +5,7 @@ macro_rules! for_each_register {
     ([$($number:literal)*], $position:ident => $body:expr) => {
         [$({
             const $position: usize = $number;
-            // SAFETY: there is a value of lanes, or one is being made in a function that
-            // has the instructions; see `lanes`.
+            // SAFETY: by the invariant of `lanes` the machine has the instructions.
             unsafe { $body }
         }),*]
     };
@@ -15,10 +14,10 @@ macro_rules! for_each_register {
 /// Defines the lanes `Vectors` out of the registers' functions in the module, and their
 /// `Decisions`. The numbers of the registers are listed.
 ///
-/// A value of these types exists only where the instructions do: they are private to
-/// `x86`, whose functions for an instruction set are the only ones that make any, and
-/// are called only after the machine was asked for the instructions. That makes the
-/// calls to the registers' functions sound.
+/// Invariant: nothing but the functions that `compile` defines, and tests that have asked the
+/// machine, names `Vectors`, which is private to `x86`. Those functions are compiled for the
+/// instructions, and called only where the machine has them. So a value of these types, or a
+/// call that makes one, is only where the registers' functions may be called.
 macro_rules! lanes {
     ($numbers:tt, $count:literal) => {
         /// Sixteen numbers.
@@ -88,14 +87,14 @@ macro_rules! lanes {
             fn to_bytes(self) -> [u8; LANES] {
                 let sum = self + Self::splat(ROUNDING_OFFSET);
                 let integers = for_each_register!($numbers, I => as_integers(sum.0[I]));
-                // SAFETY: there is a value of this type.
+                // SAFETY: by the invariant of `lanes` the machine has the instructions.
                 unsafe { low_bytes(integers) }
             }
 
             #[inline(always)]
             fn to_truncated_bytes(self) -> [u8; LANES] {
                 let integers = for_each_register!($numbers, I => truncate(self.0[I]));
-                // SAFETY: there is a value of this type.
+                // SAFETY: by the invariant of `lanes` the machine has the instructions.
                 unsafe { low_bytes(integers) }
             }
 
@@ -106,7 +105,7 @@ macro_rules! lanes {
 
             #[inline(always)]
             fn first_least(self) -> (f32, usize) {
-                // SAFETY: there is a value of this type.
+                // SAFETY: by the invariant of `lanes` the machine has the instructions.
                 let least = unsafe { least(self.0) };
                 let equal = self.equal(Self::splat(least));
                 let mut lanes = 0;
@@ -119,7 +118,7 @@ macro_rules! lanes {
             #[inline(always)]
             fn to_levels(self) -> [u8; LANES] {
                 let integers = for_each_register!($numbers, I => truncate(self.0[I]));
-                // SAFETY: there is a value of this type.
+                // SAFETY: by the invariant of `lanes` the machine has the instructions.
                 unsafe { saturated_bytes(integers) }
             }
 
@@ -147,14 +146,14 @@ macro_rules! lanes {
 
             #[inline(always)]
             fn ranges(blocks: &[&[f32; 2 * LANES]; LANES]) -> (Self, Self) {
-                // SAFETY: the caller has the instructions.
+                // SAFETY: by the invariant of `lanes` the machine has the instructions.
                 let (least, greatest) = unsafe { ranges(blocks) };
                 (Self(least), Self(greatest))
             }
 
             #[inline(always)]
             fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
-                // SAFETY: the caller has the instructions.
+                // SAFETY: by the invariant of `lanes` the machine has the instructions.
                 unsafe { super::look_up(table, numbers) }
             }
 
@@ -281,7 +280,7 @@ pub(super) fn transpose_bytes(rows: &[[u8; LANES]; LANES]) -> [[u8; LANES]; LANE
     for _ in 0..4 {
         let mut next = [[0; LANES]; LANES];
         for (position, pair) in next.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            // SAFETY: every x86-64 has SSE2, and the pointers are to sixteen bytes.
+            // SAFETY: every x86-64 has SSE2, and each of the arrays has sixteen bytes.
             unsafe {
                 let low = _mm_loadu_si128(rows[position].as_ptr().cast());
                 let high = _mm_loadu_si128(rows[position + LANES / 2].as_ptr().cast());

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use qz_codec::lanes::LANES;
 
-use crate::codecs::{Compiled, for_every_codec};
+use crate::codecs::{Compiled, Usable, for_every_codec};
 
 /// 1.5 * 2^23: see `qz_codec::number`.
 const ROUNDING_OFFSET: f32 = 12_582_912.0;
@@ -19,7 +19,7 @@ const ROUNDING_OFFSET: f32 = 12_582_912.0;
 #[inline(always)]
 fn sixteen_bytes(register: __m128i) -> [u8; LANES] {
     let mut bytes = [0; LANES];
-    // SAFETY: every x86-64 has SSE2, and the pointer is to sixteen bytes.
+    // SAFETY: every x86-64 has SSE2, and the array has sixteen bytes.
     unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), register) };
     bytes
 }
@@ -27,7 +27,7 @@ fn sixteen_bytes(register: __m128i) -> [u8; LANES] {
 /// The top bit of each byte.
 #[inline(always)]
 fn top_bits(bytes: &[u8; LANES]) -> u16 {
-    // SAFETY: every x86-64 has SSE2, and the pointer is to sixteen bytes.
+    // SAFETY: every x86-64 has SSE2, and the array has sixteen bytes.
     unsafe { _mm_movemask_epi8(_mm_loadu_si128(bytes.as_ptr().cast())) as u16 }
 }
 
@@ -36,7 +36,7 @@ fn top_bits(bytes: &[u8; LANES]) -> u16 {
 #[target_feature(enable = "ssse3")]
 fn look_up(table: &[i8; 16], numbers: &[u8; LANES]) -> [i8; LANES] {
     let mut found = [0; LANES];
-    // SAFETY: the pointers are to sixteen bytes.
+    // SAFETY: each of the arrays has sixteen bytes.
     unsafe {
         let table = _mm_loadu_si128(table.as_ptr().cast());
         let numbers = _mm_loadu_si128(numbers.as_ptr().cast());
@@ -51,7 +51,7 @@ macro_rules! compile {
         $table:ident, $module:ident, $features:literal;
         $($codec:ident: $data_type:ident, decode$(::<$look_ups:ident>)?, encode$(::<$lanes:ident>)?;)*
     ) => {
-        pub(crate) static $table: &[Compiled] = &[$({
+        static $table: &[Compiled] = &[$({
             #[target_feature(enable = $features)]
             fn decode(bytes: &[u8], out: &mut [f32]) {
                 $(use $module::Vectors as $look_ups;)?
@@ -87,6 +87,18 @@ pub(crate) fn has_avx2() -> bool {
         && is_x86_feature_detected!("f16c")
         && is_x86_feature_detected!("lzcnt")
         && is_x86_feature_detected!("popcnt")
+}
+
+/// Every codec compiled for AVX2, if the machine has that.
+pub(crate) fn avx2_codecs() -> Option<Usable> {
+    // SAFETY: `has_avx2` asks for every feature that the functions are compiled for.
+    has_avx2().then(|| unsafe { Usable::new(AVX2) })
+}
+
+/// Every codec compiled for AVX-512, if the machine has that.
+pub(crate) fn avx512_codecs() -> Option<Usable> {
+    // SAFETY: `has_avx512` asks for every feature that the functions are compiled for.
+    has_avx512().then(|| unsafe { Usable::new(AVX512) })
 }
 
 /// True if the machine has what [`AVX512`] is compiled for.

@@ -3,3 +3,4 @@
 
 mod backend;
 mod codecs;
+mod small;

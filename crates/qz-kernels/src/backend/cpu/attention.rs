@@ -9,7 +9,7 @@ use super::super::reference::soft_capped;
 use super::super::{Attention, Error, activation_type, round_activations};
 use super::tiles::{self, ROWS};
 use super::{Instructions, exponentials};
-use crate::gemm::{Destination, ViewMut};
+use crate::gemm::{Destination, OwnBlock, ViewMut};
 use crate::stop;
 
 /// Keys and values of one sequence, as numbers that the cache's type can represent, in
@@ -103,7 +103,11 @@ impl Work<'_> {
                 return;
             }
             let rows = first..count.min(first + ROWS);
-            Head { work: self, head }.attend(queries, rows, scratch, destination);
+            let left = head * self.shape.value_size;
+            let columns = left..left + self.shape.value_size;
+            // SAFETY: no other task has both these rows and this head.
+            let mut own = unsafe { destination.block(rows.clone(), columns) };
+            Head { work: self, head }.attend(queries, rows, scratch, &mut own);
         });
     }
 }
@@ -124,13 +128,13 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Writes the results of the queries `rows`, at most [`ROWS`].
+    /// Writes the results of the queries `rows`, at most [`ROWS`], to their own block.
     fn attend(
         &self,
         queries: &[f32],
         rows: Range<usize>,
         scratch: &mut Scratch,
-        out: Destination<'_>,
+        out: &mut OwnBlock<'_>,
     ) {
         let Work { instructions, shape, cache, position, length, .. } = self.work;
         let (key_size, value_size) = (shape.key_size, shape.value_size);
@@ -159,13 +163,10 @@ impl Head<'_> {
             let (probabilities, sums) = (&scratch.probabilities, &mut scratch.scores);
             tiles::add(instructions, values, probabilities, seen.len(), sums);
             let left = panel * cache.width;
-            for (row, sums) in rows.clone().zip(sums.chunks_exact(cache.width)) {
-                for (element, sum) in sums.iter().enumerate().take(value_size - left) {
-                    let column = self.head * value_size + left + element;
-                    // SAFETY: the element is in `out`, whose rows and head no other task
-                    // has.
-                    unsafe { out.at(row, column).set(*sum) };
-                }
+            for (row, sums) in sums.chunks_exact(cache.width).enumerate().take(rows.len()) {
+                let count = cache.width.min(value_size - left);
+                let own = out.elements(row, left, count);
+                own.copy_from_slice(&sums[..count]);
             }
         }
     }

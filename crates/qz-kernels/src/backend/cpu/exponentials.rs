@@ -1,58 +1,21 @@
 //! Operations that are mostly exponentials.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256, __m512};
 use std::sync::LazyLock;
 
 use qz_codec::number::{f16_from_f32, f32_from_f16};
 
 use super::super::Activation;
 use super::super::reference::{CLAMPED_SILU, GELU, activate_times};
-use crate::vector::{Eight, Instructions, Vector};
-
-/// Defines a function for each set of instructions, from a body over vectors.
-macro_rules! for_instructions {
-    ($(#[$doc:meta])* $name:ident = $body:ident($($argument:ident: $type:ty),*)) => {
-        $(#[$doc])*
-        pub(super) fn $name(instructions: Instructions, $($argument: $type),*) {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2($($argument: $type),*) {
-                $body::<__m256>($($argument),*);
-            }
-
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-            fn avx512($($argument: $type),*) {
-                $body::<__m512>($($argument),*);
-            }
-
-            match instructions {
-                Instructions::Portable => $body::<Eight>($($argument),*),
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: there were no such value if the machine had no AVX2.
-                Instructions::Avx2 => unsafe { avx2($($argument),*) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: there were no such value if the machine had no AVX-512.
-                Instructions::Avx512 => unsafe { avx512($($argument),*) },
-            }
-        }
-    };
-}
+use crate::vector::{Instructions, Simd, Vector, for_instructions};
 
 for_instructions! {
     /// Exponentials of the distance to the largest, divided by their sum.
-    softmax = softmax_of(scores: &mut [f32])
+    pub(super) fn softmax(scores: &mut [f32]) = softmax_of;
 }
 
 for_instructions! {
-    /// [`Activation::Silu`].
-    silu_times = silu_times_of(gate: &mut [f32], up: &[f32])
-}
-
-for_instructions! {
-    /// [`Activation::GeluTanh`].
-    gelu_times = gelu_times_of(gate: &mut [f32], up: &[f32])
+    /// Gates times what they let through.
+    pub(super) fn times<G: Gate>(gate: &mut [f32], up: &[f32]) = times_of;
 }
 
 /// [`Activation::GeluErf`], with the error function to 1.5e-7
@@ -89,30 +52,25 @@ pub(super) fn gelu_half_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
     }
 }
 
-for_instructions! {
-    /// [`Activation::ClampedSilu`].
-    clamped_times = clamped_times_of(gate: &mut [f32], up: &[f32])
-}
-
 #[inline(always)]
-fn softmax_of<V: Vector>(scores: &mut [f32]) {
-    let mut largest = V::splat(f32::NEG_INFINITY);
-    for scores in scores.chunks_exact(V::LANES) {
-        largest = largest.larger(V::load(scores));
+fn softmax_of<S: Simd>(simd: S, scores: &mut [f32]) {
+    let mut largest = simd.splat(f32::NEG_INFINITY);
+    for scores in scores.chunks_exact(S::LANES) {
+        largest = largest.larger(simd.load(scores));
     }
-    let whole = scores.len() / V::LANES * V::LANES;
+    let whole = scores.len() / S::LANES * S::LANES;
     let largest = scores[whole..].iter().fold(largest.largest(), |a, b| a.max(*b));
-    let (distance, one) = (V::splat(-largest), V::splat(1.0));
-    let mut sum = V::zero();
+    let (distance, one) = (simd.splat(-largest), simd.splat(1.0));
+    let mut sum = simd.zero();
     let (vectors, rest) = scores.split_at_mut(whole);
-    for scores in vectors.chunks_exact_mut(V::LANES) {
-        let power = distance.add_product(one, V::load(scores)).exp();
+    for scores in vectors.chunks_exact_mut(S::LANES) {
+        let power = distance.add_product(one, simd.load(scores)).exp();
         sum = sum.add_product(one, power);
         power.store(scores);
     }
     let mut last = [f32::NEG_INFINITY; 16];
     last[..rest.len()].copy_from_slice(rest);
-    distance.add_product(one, V::load(&last)).exp().store(&mut last);
+    distance.add_product(one, simd.load(&last)).exp().store(&mut last);
     rest.copy_from_slice(&last[..rest.len()]);
     let sum = sum.sum() + rest.iter().sum::<f32>();
     let inverse = 1.0 / sum;
@@ -120,79 +78,67 @@ fn softmax_of<V: Vector>(scores: &mut [f32]) {
 }
 
 /// A gate and what it lets through.
-trait Gate {
-    fn of<V: Vector>(gate: V, up: V) -> V;
+pub(super) trait Gate {
+    fn of<S: Simd>(simd: S, gate: S::Floats, up: S::Floats) -> S::Floats;
 }
 
-struct Silu;
-struct GeluTanh;
-struct ClampedSilu;
+/// [`Activation::Silu`].
+pub(super) struct Silu;
+/// [`Activation::GeluTanh`].
+pub(super) struct GeluTanh;
+/// [`Activation::ClampedSilu`].
+pub(super) struct ClampedSilu;
 
 impl Gate for Silu {
     #[inline(always)]
-    fn of<V: Vector>(gate: V, up: V) -> V {
-        divided_by_sigmoids(gate, V::splat(-1.0).times(gate)).times(up)
+    fn of<S: Simd>(simd: S, gate: S::Floats, up: S::Floats) -> S::Floats {
+        divided_by_sigmoids(simd, gate, simd.splat(-1.0).times(gate)).times(up)
     }
 }
 
 impl Gate for GeluTanh {
     /// Half of one and a hyperbolic tangent is a sigmoid of twice its argument.
     #[inline(always)]
-    fn of<V: Vector>(gate: V, up: V) -> V {
+    fn of<S: Simd>(simd: S, gate: S::Floats, up: S::Floats) -> S::Floats {
         let square = gate.times(gate);
-        let one = V::splat(1.0);
-        let along = gate.times(one.add_product(V::splat(GELU[1]), square));
-        divided_by_sigmoids(gate, V::splat(-2.0 * GELU[0]).times(along)).times(up)
+        let one = simd.splat(1.0);
+        let along = gate.times(one.add_product(simd.splat(GELU[1]), square));
+        divided_by_sigmoids(simd, gate, simd.splat(-2.0 * GELU[0]).times(along)).times(up)
     }
 }
 
 impl Gate for ClampedSilu {
     #[inline(always)]
-    fn of<V: Vector>(gate: V, up: V) -> V {
+    fn of<S: Simd>(simd: S, gate: S::Floats, up: S::Floats) -> S::Floats {
         let [limit, slope] = CLAMPED_SILU;
         // What is no number stays none: it is the other one that is given back.
-        let gate = V::splat(limit).smaller(gate);
-        let up = V::splat(limit).smaller(V::splat(-limit).larger(up));
-        let one = V::splat(1.0);
+        let gate = simd.splat(limit).smaller(gate);
+        let up = simd.splat(limit).smaller(simd.splat(-limit).larger(up));
+        let one = simd.splat(1.0);
         let more = up.add_product(one, one);
-        divided_by_sigmoids(gate, V::splat(-slope).times(gate)).times(more)
+        divided_by_sigmoids(simd, gate, simd.splat(-slope).times(gate)).times(more)
     }
 }
 
 /// `x / (1 + exp(exponent))`.
 #[inline(always)]
-fn divided_by_sigmoids<V: Vector>(x: V, exponent: V) -> V {
-    let one = V::splat(1.0);
+fn divided_by_sigmoids<S: Simd>(simd: S, x: S::Floats, exponent: S::Floats) -> S::Floats {
+    let one = simd.splat(1.0);
     x.divided_by(one.add_product(one, exponent.exp()))
 }
 
 #[inline(always)]
-fn times_of<V: Vector, G: Gate>(gate: &mut [f32], up: &[f32]) {
-    let whole = gate.len() / V::LANES * V::LANES;
+fn times_of<S: Simd, G: Gate>(simd: S, gate: &mut [f32], up: &[f32]) {
+    let whole = gate.len() / S::LANES * S::LANES;
     let (gates, rest) = gate.split_at_mut(whole);
-    for (gate, up) in gates.chunks_exact_mut(V::LANES).zip(up.chunks_exact(V::LANES)) {
-        G::of(V::load(gate), V::load(up)).store(gate);
+    for (gate, up) in gates.chunks_exact_mut(S::LANES).zip(up.chunks_exact(S::LANES)) {
+        G::of(simd, simd.load(gate), simd.load(up)).store(gate);
     }
     let (mut last, mut last_up) = ([0.0; 16], [0.0; 16]);
     last[..rest.len()].copy_from_slice(rest);
     last_up[..rest.len()].copy_from_slice(&up[whole..whole + rest.len()]);
-    G::of(V::load(&last), V::load(&last_up)).store(&mut last);
+    G::of(simd, simd.load(&last), simd.load(&last_up)).store(&mut last);
     rest.copy_from_slice(&last[..rest.len()]);
-}
-
-#[inline(always)]
-fn silu_times_of<V: Vector>(gate: &mut [f32], up: &[f32]) {
-    times_of::<V, Silu>(gate, up);
-}
-
-#[inline(always)]
-fn gelu_times_of<V: Vector>(gate: &mut [f32], up: &[f32]) {
-    times_of::<V, GeluTanh>(gate, up);
-}
-
-#[inline(always)]
-fn clamped_times_of<V: Vector>(gate: &mut [f32], up: &[f32]) {
-    times_of::<V, ClampedSilu>(gate, up);
 }
 
 #[cfg(test)]
@@ -206,7 +152,7 @@ mod tests {
         let ones = vec![1.0; numbers.len()];
         for instructions in Instructions::available() {
             let mut found = numbers.clone();
-            silu_times(instructions, &mut found, &ones);
+            times::<Silu>(instructions, &mut found, &ones);
             for (x, found) in numbers.iter().zip(&found) {
                 let x = f64::from(*x);
                 let expected = x / (1.0 + (-x).exp());
@@ -223,7 +169,7 @@ mod tests {
                 let mut numbers = [0.5; 21];
                 numbers[at] = f32::NAN;
                 let mut scores = numbers;
-                silu_times(instructions, &mut numbers, &[1.0; 21]);
+                times::<Silu>(instructions, &mut numbers, &[1.0; 21]);
                 assert!(numbers[at].is_nan());
                 softmax(instructions, &mut scores);
                 assert!(scores[at].is_nan());

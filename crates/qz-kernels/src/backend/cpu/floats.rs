@@ -1,18 +1,16 @@
 //! Products of weights with f32 activations: a tile of rows is decoded and multiplied
 //! with all tokens; rows of float types with few tokens from where they lie.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
 
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
-use super::matmul::{Matrix, rows_of_a_task};
+use super::matmul::{Matrix, kernel_of, rows_of_a_task};
 use super::tiles::{self, ROWS};
-use crate::gemm::{DEPTH, Destination, Panels, View, ViewMut, transposed};
+use crate::gemm::{DEPTH, Destination, OwnBlock, Panels, View, ViewMut, transposed};
 use crate::stop;
-use crate::vector::{Eight, Instructions, Vector};
+use crate::vector::{Instructions, Simd, Vector, for_instructions};
 
 /// Rows of weights that a task decodes. With [`DEPTH`] columns they stay in a core's
 /// second cache.
@@ -66,6 +64,9 @@ fn multiply_many(
             return;
         }
         let rows = bytes.len() / row_bytes;
+        let first_row = number * TASK_ROWS;
+        // SAFETY: no other task has these rows of the matrix.
+        let mut block = unsafe { destination.block(0..tokens, first_row..first_row + rows) };
         // With one run a panel's sums are done at once, and stay in the first cache.
         let of_panel = width * rows.next_multiple_of(ROWS);
         let kept = if runs.len() == 1 { 1 } else { tokens.div_ceil(width) };
@@ -87,8 +88,7 @@ fn multiply_many(
                 tiles::add(instructions, numbers, weights, run.len(), sums);
                 if position + 1 == runs.len() {
                     let own = panel * width..tokens.min((panel + 1) * width);
-                    // SAFETY: the elements are in `out`, and no other task has these rows.
-                    unsafe { store(sums, rows, own, destination.at(0, number * TASK_ROWS)) };
+                    store(sums, rows, own, &mut block);
                 }
             }
         }
@@ -97,10 +97,7 @@ fn multiply_many(
 
 /// Stores a panel's sums, whose lanes are `tokens`: each token's are beside each other in
 /// `out`. Squares of four by four are turned at a time.
-///
-/// # Safety
-/// `rows` elements of each of the tokens' rows are in `out`, and nobody else uses them.
-unsafe fn store(sums: &[f32], rows: usize, tokens: Range<usize>, out: Destination<'_>) {
+fn store(sums: &[f32], rows: usize, tokens: Range<usize>, out: &mut OwnBlock<'_>) {
     const SIDE: usize = 4;
     let width = sums.len() / rows.next_multiple_of(ROWS).max(1);
     let whole = rows / SIDE * SIDE;
@@ -111,15 +108,13 @@ unsafe fn store(sums: &[f32], rows: usize, tokens: Range<usize>, out: Destinatio
             };
             let turned = transposed(std::array::from_fn(side));
             for (token, own) in (tokens.start + first..tokens.end).zip(turned) {
-                // SAFETY: what the caller promised.
-                unsafe { out.at(token, square * SIDE).set_all(own) };
+                out.elements(token, square * SIDE, SIDE).copy_from_slice(&own);
             }
         }
     }
     for row in whole..rows {
         for (token, sum) in tokens.clone().zip(&sums[row * width..][..width]) {
-            // SAFETY: as above.
-            unsafe { out.at(token, row).set(*sum) };
+            out.set(token, row, *sum);
         }
     }
 }
@@ -134,12 +129,9 @@ enum Float {
 
 impl Float {
     fn of(data_type: DataType) -> Option<Self> {
-        match data_type.name() {
-            "F32" => Some(Self::Single),
-            "F16" => Some(Self::Half),
-            "BF16" => Some(Self::Brain),
-            _ => None,
-        }
+        let kernels =
+            [(Single::TYPE, Float::Single), (Half::TYPE, Float::Half), (Brain::TYPE, Float::Brain)];
+        kernel_of(&kernels, data_type)
     }
 }
 
@@ -161,65 +153,48 @@ fn multiply_few(
         if stop::is_requested() {
             return;
         }
+        let first = number * rows;
+        // SAFETY: no other task has these rows of the matrix.
+        let mut own =
+            unsafe { destination.block(0..tokens, first..first + bytes.len() / row_bytes) };
         for (group, bytes) in bytes.chunks(TOGETHER * row_bytes).enumerate() {
             let mut products = [0.0; TOGETHER];
             let products = &mut products[..bytes.len() / row_bytes];
             for (token, activations) in activations.chunks_exact(columns).enumerate() {
                 dots(instructions, float, activations, bytes, products);
                 for (row, product) in products.iter().enumerate() {
-                    let row = number * rows + group * TOGETHER + row;
-                    // SAFETY: the element is in `out`, and no other task has these rows.
-                    unsafe { destination.at(token, row).set(*product) };
+                    own.set(token, group * TOGETHER + row, *product);
                 }
             }
         }
     });
 }
 
-/// The products of a token with rows that lie behind each other.
-fn dots(
-    instructions: Instructions,
+for_instructions! {
+    /// The products of a token with rows that lie behind each other.
+    fn dots(float: Float, activations: &[f32], bytes: &[u8], products: &mut [f32]) = dots_any;
+}
+
+#[inline(always)]
+fn dots_any<S: Simd>(
+    simd: S,
     float: Float,
     activations: &[f32],
     bytes: &[u8],
     products: &mut [f32],
 ) {
-    match instructions {
-        Instructions::Portable => dots_any::<Eight>(float, activations, bytes, products),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: there were no such value if the machine had no AVX2.
-        Instructions::Avx2 => unsafe { dots_avx2(float, activations, bytes, products) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: there were no such value if the machine had no AVX-512.
-        Instructions::Avx512 => unsafe { dots_avx512(float, activations, bytes, products) },
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dots_avx2(float: Float, activations: &[f32], bytes: &[u8], products: &mut [f32]) {
-    dots_any::<__m256>(float, activations, bytes, products);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-fn dots_avx512(float: Float, activations: &[f32], bytes: &[u8], products: &mut [f32]) {
-    dots_any::<__m512>(float, activations, bytes, products);
-}
-
-#[inline(always)]
-fn dots_any<V: Vector>(float: Float, activations: &[f32], bytes: &[u8], products: &mut [f32]) {
     match float {
-        Float::Single => dots_stored::<V, Single>(activations, bytes, products),
-        Float::Half => dots_stored::<V, Half>(activations, bytes, products),
-        Float::Brain => dots_stored::<V, Brain>(activations, bytes, products),
+        Float::Single => dots_stored::<S, Single>(simd, activations, bytes, products),
+        Float::Half => dots_stored::<S, Half>(simd, activations, bytes, products),
+        Float::Brain => dots_stored::<S, Brain>(simd, activations, bytes, products),
     }
 }
 
 /// How a float type's numbers are read.
 trait Stored {
-    const BYTES: usize;
-    fn load<V: Vector>(bytes: &[u8]) -> V;
+    const TYPE: DataType;
+    const BYTES: usize = Self::TYPE.block_bytes();
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> S::Floats;
 }
 
 struct Single;
@@ -227,29 +202,29 @@ struct Half;
 struct Brain;
 
 impl Stored for Single {
-    const BYTES: usize = 4;
+    const TYPE: DataType = DataType::F32;
 
     #[inline(always)]
-    fn load<V: Vector>(bytes: &[u8]) -> V {
-        V::load_singles(bytes)
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> S::Floats {
+        simd.load_singles(bytes)
     }
 }
 
 impl Stored for Half {
-    const BYTES: usize = 2;
+    const TYPE: DataType = DataType::F16;
 
     #[inline(always)]
-    fn load<V: Vector>(bytes: &[u8]) -> V {
-        V::load_halves(bytes)
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> S::Floats {
+        simd.load_halves(bytes)
     }
 }
 
 impl Stored for Brain {
-    const BYTES: usize = 2;
+    const TYPE: DataType = DataType::BF16;
 
     #[inline(always)]
-    fn load<V: Vector>(bytes: &[u8]) -> V {
-        V::load_brains(bytes)
+    fn load<S: Simd>(simd: S, bytes: &[u8]) -> S::Floats {
+        simd.load_brains(bytes)
     }
 }
 
@@ -262,20 +237,25 @@ const TOGETHER: usize = 4;
 const SHORT: usize = 4096;
 
 #[inline(always)]
-fn dots_stored<V: Vector, S: Stored>(activations: &[f32], bytes: &[u8], products: &mut [f32]) {
+fn dots_stored<S: Simd, N: Stored>(
+    simd: S,
+    activations: &[f32],
+    bytes: &[u8],
+    products: &mut [f32],
+) {
     let short = activations.len() <= SHORT;
     if let Ok(products) = <&mut [f32; TOGETHER]>::try_from(&mut *products)
         && !short
     {
-        *products = dots_of::<V, S, TOGETHER, 2>(activations, bytes);
+        *products = dots_of::<S, N, TOGETHER, 2>(simd, activations, bytes);
         return;
     }
-    let rows = bytes.chunks_exact(activations.len() * S::BYTES);
+    let rows = bytes.chunks_exact(activations.len() * N::BYTES);
     for (product, bytes) in products.iter_mut().zip(rows) {
         [*product] = if short {
-            dots_of::<V, S, 1, 4>(activations, bytes)
+            dots_of::<S, N, 1, 4>(simd, activations, bytes)
         } else {
-            dots_of::<V, S, 1, 2>(activations, bytes)
+            dots_of::<S, N, 1, 2>(simd, activations, bytes)
         };
     }
 }
@@ -284,22 +264,23 @@ fn dots_stored<V: Vector, S: Stored>(activations: &[f32], bytes: &[u8], products
 /// before it. The order in which they are added up does not depend on how many rows there
 /// are.
 #[inline(always)]
-fn dots_of<V: Vector, S: Stored, const ROWS: usize, const SUMS: usize>(
+fn dots_of<S: Simd, N: Stored, const ROWS: usize, const SUMS: usize>(
+    simd: S,
     activations: &[f32],
     bytes: &[u8],
 ) -> [f32; ROWS] {
-    let step = SUMS * V::LANES;
-    let row_bytes = activations.len() * S::BYTES;
+    let step = SUMS * S::LANES;
+    let row_bytes = activations.len() * N::BYTES;
     let mut rows = [bytes; ROWS];
     for (row, own) in rows.iter_mut().enumerate() {
         *own = &bytes[row * row_bytes..][..row_bytes];
     }
-    let mut sums = [[V::zero(); SUMS]; ROWS];
+    let mut sums = [[simd.zero(); SUMS]; ROWS];
     let (runs, rest) = activations.split_at(activations.len() / step * step);
     for (run, activations) in runs.chunks_exact(step).enumerate() {
-        let at = run * step * S::BYTES;
+        let at = run * step * N::BYTES;
         for (sums, row) in sums.iter_mut().zip(rows) {
-            add_run::<V, S>(sums, activations, &row[at..at + step * S::BYTES]);
+            add_run::<S, N>(simd, sums, activations, &row[at..at + step * N::BYTES]);
         }
     }
     if !rest.is_empty() {
@@ -307,15 +288,15 @@ fn dots_of<V: Vector, S: Stored, const ROWS: usize, const SUMS: usize>(
         let (mut last, mut last_bytes) = ([0.0; 4 * 16], [0; 4 * 16 * 4]);
         last[..rest.len()].copy_from_slice(rest);
         for (sums, row) in sums.iter_mut().zip(rows) {
-            last_bytes[..rest.len() * S::BYTES].copy_from_slice(&row[runs.len() * S::BYTES..]);
-            add_run::<V, S>(sums, &last, &last_bytes);
+            last_bytes[..rest.len() * N::BYTES].copy_from_slice(&row[runs.len() * N::BYTES..]);
+            add_run::<S, N>(simd, sums, &last, &last_bytes);
         }
     }
     let mut products = [0.0; ROWS];
     for (product, sums) in products.iter_mut().zip(sums) {
         let mut total = sums[0];
         for sum in &sums[1..] {
-            total = total.add_product(*sum, V::splat(1.0));
+            total = total.add_product(*sum, simd.splat(1.0));
         }
         *product = total.sum();
     }
@@ -323,11 +304,11 @@ fn dots_of<V: Vector, S: Stored, const ROWS: usize, const SUMS: usize>(
 }
 
 #[inline(always)]
-fn add_run<V: Vector, S: Stored>(sums: &mut [V], activations: &[f32], bytes: &[u8]) {
+fn add_run<S: Simd, N: Stored>(simd: S, sums: &mut [S::Floats], activations: &[f32], bytes: &[u8]) {
     for (position, sum) in sums.iter_mut().enumerate() {
-        let first = position * V::LANES;
-        let weights = S::load::<V>(&bytes[first * S::BYTES..]);
-        *sum = sum.add_product(V::load(&activations[first..]), weights);
+        let first = position * S::LANES;
+        let weights = N::load(simd, &bytes[first * N::BYTES..]);
+        *sum = sum.add_product(simd.load(&activations[first..]), weights);
     }
 }
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::integers::{FEW, Kind, Quantized, multiply_few, multiply_many};
 use super::{FewTokens, floats};
-use crate::backend::{Rounding, activation_type, round_activations};
+use crate::backend::{Rounding, round_activations};
 use crate::memory::Bytes;
 use crate::vector::Instructions;
 
@@ -16,6 +16,12 @@ pub struct Matrix {
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) bytes: Bytes,
+}
+
+/// The one of a list of kernels that is written for a type.
+pub(super) fn kernel_of<K: Copy>(kernels: &[(DataType, K)], data_type: DataType) -> Option<K> {
+    let own = kernels.iter().find(|(own, _)| *own == data_type);
+    own.map(|(_, kernel)| *kernel)
 }
 
 /// Rows that a task of about `weights` weights has: fewer if threads would be left without
@@ -43,12 +49,12 @@ impl Products {
         matrix: &Matrix,
         out: &mut [f32],
     ) {
-        let data_type = matrix.codec.spec().data_type;
-        let wanted = activation_type(data_type);
+        let spec = matrix.codec.spec();
+        let wanted = spec.activations;
         if rounding == Rounding::Exact || wanted == DataType::F32 {
             return self.multiply_floats(activations, matrix, out);
         }
-        let Some(kind) = Kind::of(data_type) else {
+        let Some(kind) = Kind::of(spec) else {
             let mut rounded = activations.to_vec();
             let rows = rounded.par_chunks_mut(matrix.columns);
             rows.for_each(|row| round_activations(wanted, matrix.columns, row));

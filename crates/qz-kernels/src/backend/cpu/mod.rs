@@ -249,11 +249,11 @@ impl Backend for CpuBackend {
 
     fn activate_times(&self, activation: Activation, gate: &mut Vec<f32>, up: Option<&Vec<f32>>) {
         let activate = match activation {
-            Activation::Silu => exponentials::silu_times,
-            Activation::GeluTanh => exponentials::gelu_times,
+            Activation::Silu => exponentials::times::<exponentials::Silu>,
+            Activation::GeluTanh => exponentials::times::<exponentials::GeluTanh>,
             Activation::GeluErf => exponentials::gelu_erf_times,
             Activation::GeluHalf => exponentials::gelu_half_times,
-            Activation::ClampedSilu => exponentials::clamped_times,
+            Activation::ClampedSilu => exponentials::times::<exponentials::ClampedSilu>,
         };
         let Some(up) = up else {
             let ones = vec![1.0; PART.min(gate.len())];

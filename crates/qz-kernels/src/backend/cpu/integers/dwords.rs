@@ -5,17 +5,26 @@ use std::arch::{asm, x86_64::*};
 
 use qz_codec::number::f32_from_f16;
 
-use crate::vector::{Eight, Vector};
+#[cfg(target_arch = "x86_64")]
+use crate::vector::{Avx2, Avx512, FloatsOf256, FloatsOf512};
+use crate::vector::{Eight, Portable, Simd};
 
-/// A register of [`Vector::LANES`] groups of 32 bits.
+/// Instructions for registers of [`Simd::LANES`] groups of 32 bits.
+pub(super) trait SimdOfGroups: Simd {
+    type Dwords: Dwords<Floats = Self::Floats>;
+    fn zero_groups(self) -> Self::Dwords;
+    /// The same group in every lane.
+    fn splat_group(self, group: i32) -> Self::Dwords;
+    /// The first groups of `from`, which has that many.
+    fn load_groups(self, from: &[i32]) -> Self::Dwords;
+    /// The number that a binary16 stands for, the lower byte first.
+    fn half(self, bytes: [u8; 2]) -> f32;
+}
+
+/// A register of groups of 32 bits.
 pub(super) trait Dwords: Copy {
     /// As many f32 numbers.
-    type Floats: Vector;
-    fn zero() -> Self;
-    /// The same group in every lane.
-    fn splat(group: i32) -> Self;
-    /// The first groups of `from`, which has that many.
-    fn load(from: &[i32]) -> Self;
+    type Floats;
     /// For each two unsigned bytes of `self` and signed ones of `other` the sum of their
     /// products, as a signed 16-bit number, which it has to fit.
     fn multiply_bytes(self, other: Self) -> Self;
@@ -27,26 +36,28 @@ pub(super) trait Dwords: Copy {
     fn add(self, other: Self) -> Self;
     /// 32-bit numbers as floats.
     fn to_floats(self) -> Self::Floats;
-    /// The number that a binary16 stands for, the lower byte first.
-    fn half(bytes: [u8; 2]) -> f32;
     /// The same, computed at this place of the program. Left alone the compiler adds up
     /// one sum after the other, and loads every operand again for each of them.
     fn here(self) -> Self;
 }
 
-/// Registers of eight groups, which take 32 bytes of a row.
-pub(super) trait EightDwords: Dwords {
+/// Instructions for registers of eight groups, which take 32 bytes of a row.
+pub(super) trait SimdOfEight: SimdOfGroups<Dwords: EightDwords> {
     /// 32 bytes.
-    fn load_bytes(from: &[u8; 32]) -> Self;
+    fn load_bytes(self, from: &[u8; 32]) -> Self::Dwords;
     /// 32 signed bytes.
-    fn load_levels(from: &[i8; 32]) -> Self;
+    fn load_levels(self, from: &[i8; 32]) -> Self::Dwords;
     /// Sixteen 16-bit numbers.
-    fn load_words(from: &[i16; 16]) -> Self;
+    fn load_words(self, from: &[i16; 16]) -> Self::Dwords;
     /// What a table has at each half of a byte: the lower halves' in the first 16 bytes,
     /// the upper ones' in the last.
-    fn look_up(table: &[i8; 16], numbers: &[u8; 16]) -> Self;
+    fn look_up(self, table: &[i8; 16], numbers: &[u8; 16]) -> Self::Dwords;
     /// One group in the first four lanes, another one in the last four.
-    fn halves(first: i32, second: i32) -> Self;
+    fn halves(self, first: i32, second: i32) -> Self::Dwords;
+}
+
+/// A register of eight groups.
+pub(super) trait EightDwords: Dwords {
     /// Signed bytes without their signs.
     fn magnitudes(self) -> Self;
     /// Signed bytes with the sign of those of `other`, zero where that is zero.
@@ -84,23 +95,32 @@ impl Plain {
     }
 }
 
+impl SimdOfGroups for Portable {
+    type Dwords = Plain;
+
+    #[inline(always)]
+    fn zero_groups(self) -> Plain {
+        Plain([0; 8])
+    }
+
+    #[inline(always)]
+    fn splat_group(self, group: i32) -> Plain {
+        Plain([group; 8])
+    }
+
+    #[inline(always)]
+    fn load_groups(self, from: &[i32]) -> Plain {
+        Plain(std::array::from_fn(|lane| from[lane]))
+    }
+
+    #[inline(always)]
+    fn half(self, bytes: [u8; 2]) -> f32 {
+        f32_from_f16(u16::from_le_bytes(bytes))
+    }
+}
+
 impl Dwords for Plain {
     type Floats = Eight;
-
-    #[inline(always)]
-    fn zero() -> Self {
-        Self([0; 8])
-    }
-
-    #[inline(always)]
-    fn splat(group: i32) -> Self {
-        Self([group; 8])
-    }
-
-    #[inline(always)]
-    fn load(from: &[i32]) -> Self {
-        Self(std::array::from_fn(|lane| from[lane]))
-    }
 
     #[inline(always)]
     fn multiply_bytes(self, other: Self) -> Self {
@@ -137,50 +157,47 @@ impl Dwords for Plain {
     }
 
     #[inline(always)]
-    fn half(bytes: [u8; 2]) -> f32 {
-        f32_from_f16(u16::from_le_bytes(bytes))
-    }
-
-    #[inline(always)]
     fn here(self) -> Self {
         self
     }
 }
 
-impl EightDwords for Plain {
+impl SimdOfEight for Portable {
     #[inline(always)]
-    fn load_bytes(from: &[u8; 32]) -> Self {
+    fn load_bytes(self, from: &[u8; 32]) -> Plain {
         let groups = from.as_chunks::<4>().0;
-        Self(std::array::from_fn(|lane| i32::from_le_bytes(groups[lane])))
+        Plain(std::array::from_fn(|lane| i32::from_le_bytes(groups[lane])))
     }
 
     #[inline(always)]
-    fn load_levels(from: &[i8; 32]) -> Self {
-        Self::load_bytes(&from.map(|level| level as u8))
+    fn load_levels(self, from: &[i8; 32]) -> Plain {
+        self.load_bytes(&from.map(|level| level as u8))
     }
 
     #[inline(always)]
-    fn load_words(from: &[i16; 16]) -> Self {
-        Self(std::array::from_fn(|lane| {
+    fn load_words(self, from: &[i16; 16]) -> Plain {
+        Plain(std::array::from_fn(|lane| {
             from_pair([i32::from(from[2 * lane]), i32::from(from[2 * lane + 1])])
         }))
     }
 
     #[inline(always)]
-    fn look_up(table: &[i8; 16], numbers: &[u8; 16]) -> Self {
+    fn look_up(self, table: &[i8; 16], numbers: &[u8; 16]) -> Plain {
         let mut found = [0; 32];
         for (position, number) in numbers.iter().enumerate() {
             found[position] = table[usize::from(number & 15)] as u8;
             found[position + 16] = table[usize::from(number >> 4)] as u8;
         }
-        Self::load_bytes(&found)
+        self.load_bytes(&found)
     }
 
     #[inline(always)]
-    fn halves(first: i32, second: i32) -> Self {
-        Self([first, first, first, first, second, second, second, second])
+    fn halves(self, first: i32, second: i32) -> Plain {
+        Plain([first, first, first, first, second, second, second, second])
     }
+}
 
+impl EightDwords for Plain {
     #[inline(always)]
     fn magnitudes(self) -> Self {
         let magnitude = |byte: u8| (byte as i8).unsigned_abs();
@@ -197,185 +214,216 @@ impl EightDwords for Plain {
     }
 }
 
+/// Eight groups.
 #[cfg(target_arch = "x86_64")]
-impl Dwords for __m256i {
-    type Floats = __m256;
+#[derive(Clone, Copy)]
+pub(super) struct GroupsOf256 {
+    simd: Avx2,
+    register: __m256i,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl SimdOfGroups for Avx2 {
+    type Dwords = GroupsOf256;
 
     #[inline(always)]
-    fn zero() -> Self {
-        // SAFETY: inlined into functions that have AVX2 only; so is all below.
-        unsafe { _mm256_setzero_si256() }
+    fn zero_groups(self) -> GroupsOf256 {
+        // SAFETY: `self` proves that the machine has AVX2.
+        GroupsOf256 { simd: self, register: unsafe { _mm256_setzero_si256() } }
     }
 
     #[inline(always)]
-    fn splat(group: i32) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_set1_epi32(group) }
+    fn splat_group(self, group: i32) -> GroupsOf256 {
+        // SAFETY: `self` proves that the machine has AVX2.
+        GroupsOf256 { simd: self, register: unsafe { _mm256_set1_epi32(group) } }
     }
 
     #[inline(always)]
-    fn load(from: &[i32]) -> Self {
+    fn load_groups(self, from: &[i32]) -> GroupsOf256 {
         let from = &from[..8];
-        // SAFETY: as above; eight groups are there.
-        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+        // SAFETY: `self` proves that the machine has AVX2, and eight groups are there.
+        GroupsOf256 { simd: self, register: unsafe { _mm256_loadu_si256(from.as_ptr().cast()) } }
     }
 
     #[inline(always)]
-    fn multiply_bytes(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_maddubs_epi16(self, other) }
-    }
-
-    #[inline(always)]
-    fn add_pairs(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_add_epi16(self, other) }
-    }
-
-    #[inline(always)]
-    fn multiply_pairs(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_madd_epi16(self, other) }
-    }
-
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_add_epi32(self, other) }
-    }
-
-    #[inline(always)]
-    fn to_floats(self) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_cvtepi32_ps(self) }
-    }
-
-    #[inline(always)]
-    fn half(bytes: [u8; 2]) -> f32 {
-        // SAFETY: as above, and they have F16C.
+    fn half(self, bytes: [u8; 2]) -> f32 {
+        // SAFETY: `self` proves that the machine has F16C.
         unsafe { half_f16c(bytes) }
-    }
-
-    #[inline(always)]
-    fn here(self) -> Self {
-        // SAFETY: as above.
-        unsafe { here_avx2(self) }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-impl EightDwords for __m256i {
+impl Dwords for GroupsOf256 {
+    type Floats = FloatsOf256;
+
     #[inline(always)]
-    fn load_bytes(from: &[u8; 32]) -> Self {
-        // SAFETY: inlined into functions that have AVX2 only; so is all below.
-        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    fn multiply_bytes(self, other: Self) -> Self {
+        // SAFETY: `self` proves that the machine has AVX2.
+        Self { register: unsafe { _mm256_maddubs_epi16(self.register, other.register) }, ..self }
     }
 
     #[inline(always)]
-    fn load_levels(from: &[i8; 32]) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    fn add_pairs(self, other: Self) -> Self {
+        // SAFETY: `self` proves that the machine has AVX2.
+        Self { register: unsafe { _mm256_add_epi16(self.register, other.register) }, ..self }
     }
 
     #[inline(always)]
-    fn load_words(from: &[i16; 16]) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    fn multiply_pairs(self, other: Self) -> Self {
+        // SAFETY: `self` proves that the machine has AVX2.
+        Self { register: unsafe { _mm256_madd_epi16(self.register, other.register) }, ..self }
     }
 
     #[inline(always)]
-    fn look_up(table: &[i8; 16], numbers: &[u8; 16]) -> Self {
-        // SAFETY: as above.
-        unsafe {
+    fn add(self, other: Self) -> Self {
+        // SAFETY: `self` proves that the machine has AVX2.
+        Self { register: unsafe { _mm256_add_epi32(self.register, other.register) }, ..self }
+    }
+
+    #[inline(always)]
+    fn to_floats(self) -> FloatsOf256 {
+        // SAFETY: `self` proves that the machine has AVX2.
+        FloatsOf256::new(self.simd, unsafe { _mm256_cvtepi32_ps(self.register) })
+    }
+
+    #[inline(always)]
+    fn here(self) -> Self {
+        // SAFETY: `self` proves that the machine has AVX2.
+        Self { register: unsafe { here_avx2(self.register) }, ..self }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl SimdOfEight for Avx2 {
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 32]) -> GroupsOf256 {
+        // SAFETY: `self` proves that the machine has AVX2, and 32 bytes are there.
+        GroupsOf256 { simd: self, register: unsafe { _mm256_loadu_si256(from.as_ptr().cast()) } }
+    }
+
+    #[inline(always)]
+    fn load_levels(self, from: &[i8; 32]) -> GroupsOf256 {
+        // SAFETY: `self` proves that the machine has AVX2, and 32 bytes are there.
+        GroupsOf256 { simd: self, register: unsafe { _mm256_loadu_si256(from.as_ptr().cast()) } }
+    }
+
+    #[inline(always)]
+    fn load_words(self, from: &[i16; 16]) -> GroupsOf256 {
+        // SAFETY: `self` proves that the machine has AVX2, and 32 bytes are there.
+        GroupsOf256 { simd: self, register: unsafe { _mm256_loadu_si256(from.as_ptr().cast()) } }
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: &[i8; 16], numbers: &[u8; 16]) -> GroupsOf256 {
+        // SAFETY: `self` proves that the machine has AVX2, and sixteen bytes are at each.
+        let register = unsafe {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
             let numbers = _mm_loadu_si128(numbers.as_ptr().cast());
             let numbers = _mm256_set_m128i(_mm_srli_epi16::<4>(numbers), numbers);
             _mm256_shuffle_epi8(table, _mm256_and_si256(numbers, _mm256_set1_epi8(15)))
-        }
+        };
+        GroupsOf256 { simd: self, register }
     }
 
     #[inline(always)]
-    fn halves(first: i32, second: i32) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_set_m128i(_mm_set1_epi32(second), _mm_set1_epi32(first)) }
-    }
-
-    #[inline(always)]
-    fn magnitudes(self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_abs_epi8(self) }
-    }
-
-    #[inline(always)]
-    fn with_signs_of(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm256_sign_epi8(self, other) }
+    fn halves(self, first: i32, second: i32) -> GroupsOf256 {
+        // SAFETY: `self` proves that the machine has AVX2.
+        let register = unsafe { _mm256_set_m128i(_mm_set1_epi32(second), _mm_set1_epi32(first)) };
+        GroupsOf256 { simd: self, register }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Dwords for __m512i {
-    type Floats = __m512;
-
+impl EightDwords for GroupsOf256 {
     #[inline(always)]
-    fn zero() -> Self {
-        // SAFETY: inlined into functions that have AVX-512 F and BW only; so is all below.
-        unsafe { _mm512_setzero_si512() }
+    fn magnitudes(self) -> Self {
+        // SAFETY: `self` proves that the machine has AVX2.
+        Self { register: unsafe { _mm256_abs_epi8(self.register) }, ..self }
     }
 
     #[inline(always)]
-    fn splat(group: i32) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_set1_epi32(group) }
+    fn with_signs_of(self, other: Self) -> Self {
+        // SAFETY: `self` proves that the machine has AVX2.
+        Self { register: unsafe { _mm256_sign_epi8(self.register, other.register) }, ..self }
+    }
+}
+
+/// Sixteen groups.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct GroupsOf512 {
+    simd: Avx512,
+    register: __m512i,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl SimdOfGroups for Avx512 {
+    type Dwords = GroupsOf512;
+
+    #[inline(always)]
+    fn zero_groups(self) -> GroupsOf512 {
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW.
+        GroupsOf512 { simd: self, register: unsafe { _mm512_setzero_si512() } }
     }
 
     #[inline(always)]
-    fn load(from: &[i32]) -> Self {
+    fn splat_group(self, group: i32) -> GroupsOf512 {
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW.
+        GroupsOf512 { simd: self, register: unsafe { _mm512_set1_epi32(group) } }
+    }
+
+    #[inline(always)]
+    fn load_groups(self, from: &[i32]) -> GroupsOf512 {
         let from = &from[..16];
-        // SAFETY: as above; sixteen groups are there.
-        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW, and sixteen groups are there.
+        GroupsOf512 { simd: self, register: unsafe { _mm512_loadu_si512(from.as_ptr().cast()) } }
     }
+
+    #[inline(always)]
+    fn half(self, bytes: [u8; 2]) -> f32 {
+        // SAFETY: `self` proves that the machine has F16C.
+        unsafe { half_f16c(bytes) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Dwords for GroupsOf512 {
+    type Floats = FloatsOf512;
 
     #[inline(always)]
     fn multiply_bytes(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_maddubs_epi16(self, other) }
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW.
+        Self { register: unsafe { _mm512_maddubs_epi16(self.register, other.register) }, ..self }
     }
 
     #[inline(always)]
     fn add_pairs(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_add_epi16(self, other) }
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW.
+        Self { register: unsafe { _mm512_add_epi16(self.register, other.register) }, ..self }
     }
 
     #[inline(always)]
     fn multiply_pairs(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_madd_epi16(self, other) }
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW.
+        Self { register: unsafe { _mm512_madd_epi16(self.register, other.register) }, ..self }
     }
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { _mm512_add_epi32(self, other) }
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW.
+        Self { register: unsafe { _mm512_add_epi32(self.register, other.register) }, ..self }
     }
 
     #[inline(always)]
-    fn to_floats(self) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_cvtepi32_ps(self) }
-    }
-
-    #[inline(always)]
-    fn half(bytes: [u8; 2]) -> f32 {
-        // SAFETY: as above, and they have F16C.
-        unsafe { half_f16c(bytes) }
+    fn to_floats(self) -> FloatsOf512 {
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW.
+        FloatsOf512::new(self.simd, unsafe { _mm512_cvtepi32_ps(self.register) })
     }
 
     #[inline(always)]
     fn here(self) -> Self {
-        // SAFETY: as above.
-        unsafe { here_avx512f(self) }
+        // SAFETY: `self` proves that the machine has AVX-512 F and BW.
+        Self { register: unsafe { here_avx512f(self.register) }, ..self }
     }
 }
 
@@ -391,7 +439,8 @@ fn half_f16c(bytes: [u8; 2]) -> f32 {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn here_avx2(mut groups: __m256i) -> __m256i {
-    // SAFETY: there are no instructions in it.
+    // SAFETY: the text is a comment: no instruction is executed, and no memory is touched.
+    #[cfg(not(miri))]
     unsafe {
         asm!("/* {0} */", inout(ymm_reg) groups, options(nomem, nostack, preserves_flags));
     }
@@ -402,7 +451,8 @@ fn here_avx2(mut groups: __m256i) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn here_avx512f(mut groups: __m512i) -> __m512i {
-    // SAFETY: there are no instructions in it.
+    // SAFETY: the text is a comment: no instruction is executed, and no memory is touched.
+    #[cfg(not(miri))]
     unsafe {
         asm!("/* {0} */", inout(zmm_reg) groups, options(nomem, nostack, preserves_flags));
     }

@@ -7,7 +7,8 @@ use qz_codec::pack::{
 };
 use qz_tensor::DataType;
 
-use super::dwords::Dwords;
+use super::dwords::SimdOfGroups;
+use crate::backend::cpu::matmul::kernel_of;
 
 /// What a minimum is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +46,11 @@ impl Unpacked {
 
 /// How a type's blocks are read.
 pub(super) trait Format {
+    const TYPE: DataType;
     /// Bytes of a block.
-    const BYTES: usize;
+    const BYTES: usize = Self::TYPE.block_bytes();
     /// Weights of a block.
-    const BLOCK: usize;
+    const BLOCK: usize = Self::TYPE.block_elements();
     /// Weights with one scale.
     const SUB_BLOCK: usize;
     /// How many sums of two products of levels with activations, which are at most 127,
@@ -57,7 +59,7 @@ pub(super) trait Format {
     const MINIMUMS: Minimums;
 
     /// Unpacks a block of [`Format::BYTES`] bytes.
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked);
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked);
 }
 
 /// How many sums of two products fit 16 bits, at most the groups of a sub-block.
@@ -70,8 +72,8 @@ const fn run(highest_level: usize, sub_block: usize) -> usize {
 }
 
 #[inline(always)]
-fn half<V: Dwords>(block: &[u8], at: usize) -> f32 {
-    V::half([block[at], block[at + 1]])
+fn half<S: SimdOfGroups>(simd: S, block: &[u8], at: usize) -> f32 {
+    simd.half([block[at], block[at + 1]])
 }
 
 /// A number of 16 bits twice in one of 32.
@@ -94,23 +96,6 @@ pub(in super::super) enum Layout {
     Q5_1,
 }
 
-impl Layout {
-    pub(super) fn of(data_type: DataType) -> Option<Self> {
-        Some(match data_type.name() {
-            "Q2_K" => Self::Q2K,
-            "Q3_K" => Self::Q3K,
-            "Q4_K" => Self::Q4K,
-            "Q5_K" => Self::Q5K,
-            "Q6_K" => Self::Q6K,
-            "Q4_0" => Self::Q4_0,
-            "Q4_1" => Self::Q4_1,
-            "Q5_0" => Self::Q5_0,
-            "Q5_1" => Self::Q5_1,
-            _ => return None,
-        })
-    }
-}
-
 /// Calls a function that is generic in a format.
 macro_rules! with_format {
     ($layout:expr, $function:ident, $($argument:expr),*) => {
@@ -130,37 +115,52 @@ macro_rules! with_format {
 
 pub(super) use with_format;
 
+impl Layout {
+    pub(super) fn of(data_type: DataType) -> Option<Self> {
+        let layouts = [
+            (Q2K::TYPE, Self::Q2K),
+            (Q3K::TYPE, Self::Q3K),
+            (Q4K::TYPE, Self::Q4K),
+            (Q5K::TYPE, Self::Q5K),
+            (Q6K::TYPE, Self::Q6K),
+            (Q4_0::TYPE, Self::Q4_0),
+            (Q4_1::TYPE, Self::Q4_1),
+            (Q5_0::TYPE, Self::Q5_0),
+            (Q5_1::TYPE, Self::Q5_1),
+        ];
+        kernel_of(&layouts, data_type)
+    }
+}
+
 pub(super) struct Q2K;
 
 impl Format for Q2K {
-    const BYTES: usize = 84;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q2_K;
     const SUB_BLOCK: usize = 16;
     const RUN: usize = run(3, 16);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[16..80], &mut to.levels);
         let numbers = to.scales.iter_mut().zip(&mut to.minimums).zip(&block[..16]);
         for ((scale, minimum), byte) in numbers {
             (*scale, *minimum) = (twice(i16::from(byte & 15)), i16::from(byte >> 4));
         }
-        (to.unit, to.minimum_unit) = (half::<V>(block, 80), half::<V>(block, 82));
+        (to.unit, to.minimum_unit) = (half(simd, block, 80), half(simd, block, 82));
     }
 }
 
 pub(super) struct Q3K;
 
 impl Format for Q3K {
-    const BYTES: usize = 110;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q3_K;
     const SUB_BLOCK: usize = 16;
     const RUN: usize = run(7, 16);
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[32..96], &mut to.levels);
         unpack_bits(&block[..32], 2, &mut to.levels);
         let stored = unpack_sixteen_scales(&block[96..108]);
@@ -169,13 +169,13 @@ impl Format for Q3K {
             let own = i16::from(stored) - 32;
             (*scale, *minimum) = (twice(own), own * 4);
         }
-        to.unit = half::<V>(block, 108);
+        to.unit = half(simd, block, 108);
     }
 }
 
 /// Scales, minimums and both units of Q4_K and Q5_K.
 #[inline(always)]
-fn unpack_header<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+fn unpack_header<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
     let stored = unpack_six_bits(&block[4..16]);
     let (scales, minimums) = stored.split_at(8);
     for (scale, stored) in to.scales.iter_mut().zip(scales) {
@@ -184,53 +184,50 @@ fn unpack_header<V: Dwords>(block: &[u8], to: &mut Unpacked) {
     for (minimum, stored) in to.minimums.iter_mut().zip(minimums) {
         *minimum = i16::from(*stored);
     }
-    (to.unit, to.minimum_unit) = (half::<V>(block, 0), half::<V>(block, 2));
+    (to.unit, to.minimum_unit) = (half(simd, block, 0), half(simd, block, 2));
 }
 
 pub(super) struct Q4K;
 
 impl Format for Q4K {
-    const BYTES: usize = 144;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q4_K;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(15, 32);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_nibbles(&block[16..144], &mut to.levels);
-        unpack_header::<V>(block, to);
+        unpack_header(simd, block, to);
     }
 }
 
 pub(super) struct Q5K;
 
 impl Format for Q5K {
-    const BYTES: usize = 176;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q5_K;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(31, 32);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_nibbles(&block[48..176], &mut to.levels);
         unpack_bits(&block[16..48], 4, &mut to.levels);
-        unpack_header::<V>(block, to);
+        unpack_header(simd, block, to);
     }
 }
 
 pub(super) struct Q6K;
 
 impl Format for Q6K {
-    const BYTES: usize = 210;
-    const BLOCK: usize = 256;
+    const TYPE: DataType = DataType::Q6_K;
     const SUB_BLOCK: usize = 16;
     const RUN: usize = run(63, 16);
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_crumbs(&block[128..192], &mut to.levels);
         let halves = to.levels.as_chunks_mut::<128>().0.iter_mut();
         for (levels, low) in halves.zip(block[..128].as_chunks::<64>().0) {
@@ -245,7 +242,7 @@ impl Format for Q6K {
             let own = i16::from(*stored as i8);
             (*scale, *minimum) = (twice(own), own * 32);
         }
-        to.unit = half::<V>(block, 208);
+        to.unit = half(simd, block, 208);
     }
 }
 
@@ -257,68 +254,64 @@ fn thirty_two(to: &mut Unpacked) -> &mut [u8; 32] {
 pub(super) struct Q4_0;
 
 impl Format for Q4_0 {
-    const BYTES: usize = 18;
-    const BLOCK: usize = 32;
+    const TYPE: DataType = DataType::Q4_0;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(15, 32);
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[2..18], thirty_two(to));
-        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 8, half::<V>(block, 0));
+        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 8, half(simd, block, 0));
     }
 }
 
 pub(super) struct Q5_0;
 
 impl Format for Q5_0 {
-    const BYTES: usize = 22;
-    const BLOCK: usize = 32;
+    const TYPE: DataType = DataType::Q5_0;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(31, 32);
     const MINIMUMS: Minimums = Minimums::OfUnit;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[6..22], thirty_two(to));
         unpack_fifth_bits([block[2], block[3], block[4], block[5]], thirty_two(to));
-        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 16, half::<V>(block, 0));
+        (to.scales[0], to.minimums[0], to.unit) = (twice(1), 16, half(simd, block, 0));
     }
 }
 
 pub(super) struct Q4_1;
 
 impl Format for Q4_1 {
-    const BYTES: usize = 20;
-    const BLOCK: usize = 32;
+    const TYPE: DataType = DataType::Q4_1;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(15, 32);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[4..20], thirty_two(to));
         (to.scales[0], to.minimums[0]) = (twice(1), 1);
         // This type adds its minimum.
-        (to.unit, to.minimum_unit) = (half::<V>(block, 0), -half::<V>(block, 2));
+        (to.unit, to.minimum_unit) = (half(simd, block, 0), -half(simd, block, 2));
     }
 }
 
 pub(super) struct Q5_1;
 
 impl Format for Q5_1 {
-    const BYTES: usize = 24;
-    const BLOCK: usize = 32;
+    const TYPE: DataType = DataType::Q5_1;
     const SUB_BLOCK: usize = 32;
     const RUN: usize = run(31, 32);
     const MINIMUMS: Minimums = Minimums::OfTheirOwn;
 
     #[inline(always)]
-    fn unpack<V: Dwords>(block: &[u8], to: &mut Unpacked) {
+    fn unpack<S: SimdOfGroups>(simd: S, block: &[u8], to: &mut Unpacked) {
         unpack_halves(&block[8..24], thirty_two(to));
         unpack_fifth_bits([block[4], block[5], block[6], block[7]], thirty_two(to));
         (to.scales[0], to.minimums[0]) = (twice(1), 1);
-        (to.unit, to.minimum_unit) = (half::<V>(block, 0), -half::<V>(block, 2));
+        (to.unit, to.minimum_unit) = (half(simd, block, 0), -half(simd, block, 2));
     }
 }

@@ -1,13 +1,10 @@
 //! The register tile over unsigned levels: bytes are multiplied and summed in 16 bits as
 //! long as they fit, then multiplied with their sub-block's scale.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256i, __m512i};
-
-use super::dwords::{Dwords, Plain};
+use super::dwords::{Dwords, SimdOfGroups};
 use super::formats::{self, Format, Layout, Minimums, with_format};
 use super::panels::{ROWS, TokenPanels, WeightPanels};
-use crate::vector::{Instructions, Vector};
+use crate::vector::{Instructions, Vector, for_instructions};
 
 /// Columns that are multiplied before the next rows are taken: a panel of tokens stays in
 /// the first cache.
@@ -21,24 +18,23 @@ pub(super) fn unpack(
     columns: usize,
     to: &mut WeightPanels,
 ) {
-    match instructions {
-        Instructions::Portable => with_format!(layout, unpack_portable, bytes, columns, to),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: there were no such value if the machine had no AVX2.
-        Instructions::Avx2 | Instructions::Avx512 => unsafe {
-            with_format!(layout, unpack_avx2, bytes, columns, to)
-        },
-    }
+    with_format!(layout, unpack_format, instructions, bytes, columns, to);
 }
 
-fn unpack_portable<F: Format>(bytes: &[u8], columns: usize, to: &mut WeightPanels) {
-    to.unpack_levels::<Plain, F>(bytes, columns);
+for_instructions! {
+    eight lanes:
+    fn unpack_format<F: Format>(bytes: &[u8], columns: usize, to: &mut WeightPanels) =
+        unpack_levels;
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-fn unpack_avx2<F: Format>(bytes: &[u8], columns: usize, to: &mut WeightPanels) {
-    to.unpack_levels::<__m256i, F>(bytes, columns);
+#[inline(always)]
+fn unpack_levels<S: SimdOfGroups, F: Format>(
+    simd: S,
+    bytes: &[u8],
+    columns: usize,
+    to: &mut WeightPanels,
+) {
+    to.unpack_levels::<S, F>(simd, bytes, columns);
 }
 
 /// Adds the products of a panel of tokens with all rows: `sums` has the panel's tokens
@@ -51,48 +47,30 @@ pub(super) fn add(
     weights: &WeightPanels,
     sums: &mut [f32],
 ) {
-    match instructions {
-        Instructions::Portable => with_format!(layout, add_portable, tokens, panel, weights, sums),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: there were no such value if the machine had no AVX2.
-        Instructions::Avx2 => unsafe {
-            with_format!(layout, add_avx2, tokens, panel, weights, sums)
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: there were no such value if the machine had no AVX-512.
-        Instructions::Avx512 => unsafe {
-            with_format!(layout, add_avx512, tokens, panel, weights, sums)
-        },
-    }
+    with_format!(layout, add_format, instructions, tokens, panel, weights, sums);
 }
 
-fn add_portable<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
-    add_panel::<Plain, F>(t, panel, w, sums);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_avx2<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
-    add_panel::<__m256i, F>(t, panel, w, sums);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-fn add_avx512<F: Format>(t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
-    add_panel::<__m512i, F>(t, panel, w, sums);
+for_instructions! {
+    fn add_format<F: Format>(
+        tokens: &TokenPanels,
+        panel: usize,
+        weights: &WeightPanels,
+        sums: &mut [f32],
+    ) = add_panel;
 }
 
 #[inline(always)]
-fn add_panel<V: Dwords, F: Format>(
+fn add_panel<S: SimdOfGroups, F: Format>(
+    simd: S,
     tokens: &TokenPanels,
     panel: usize,
     weights: &WeightPanels,
     sums: &mut [f32],
 ) {
-    if tokens.width == V::Floats::LANES {
-        add_vectors::<V, F, 1>(tokens, panel, weights, sums);
+    if tokens.width == S::LANES {
+        add_vectors::<S, F, 1>(simd, tokens, panel, weights, sums);
     } else {
-        add_vectors::<V, F, 2>(tokens, panel, weights, sums);
+        add_vectors::<S, F, 2>(simd, tokens, panel, weights, sums);
     }
 }
 
@@ -110,7 +88,8 @@ struct Blocks<'a> {
 }
 
 #[inline(always)]
-fn add_vectors<V: Dwords, F: Format, const VECTORS: usize>(
+fn add_vectors<S: SimdOfGroups, F: Format, const VECTORS: usize>(
+    simd: S,
     tokens: &TokenPanels,
     panel: usize,
     weights: &WeightPanels,
@@ -138,20 +117,21 @@ fn add_vectors<V: Dwords, F: Format, const VECTORS: usize>(
                 units: &weights.units[at..][..count * ROWS],
                 minimum_units: &weights.minimum_units[at..][..count * ROWS],
             };
-            add_tile::<V, F, VECTORS>(own, rows, sums);
+            add_tile::<S, F, VECTORS>(simd, own, rows, sums);
         }
     }
 }
 
-type Tile<V, const VECTORS: usize> = [[V; VECTORS]; ROWS];
+type Tile<S, const VECTORS: usize> = [[<S as SimdOfGroups>::Dwords; VECTORS]; ROWS];
 
 #[inline(always)]
-fn add_tile<V: Dwords, F: Format, const VECTORS: usize>(
+fn add_tile<S: SimdOfGroups, F: Format, const VECTORS: usize>(
+    simd: S,
     tokens: Blocks<'_>,
     rows: Blocks<'_>,
     sums: &mut [f32],
 ) {
-    let lanes = V::Floats::LANES;
+    let lanes = S::LANES;
     let width = VECTORS * lanes;
     let sub_blocks = F::BLOCK / F::SUB_BLOCK;
     let (groups, pairs) = (F::BLOCK / 4, sub_blocks.div_ceil(2));
@@ -170,8 +150,8 @@ fn add_tile<V: Dwords, F: Format, const VECTORS: usize>(
     for (((levels, token_sums), token_scales), (((row_levels, minimums), scales), units)) in
         token_blocks.zip(row_blocks)
     {
-        let negative = minimum_products::<V, VECTORS>(token_sums, minimums);
-        let (mut integers, zero) = (negative, [[V::zero(); VECTORS]; ROWS]);
+        let negative = minimum_products::<S, VECTORS>(simd, token_sums, minimums);
+        let (mut integers, zero) = (negative, [[simd.zero_groups(); VECTORS]; ROWS]);
         if F::MINIMUMS == Minimums::OfTheirOwn {
             integers = zero;
         }
@@ -179,15 +159,15 @@ fn add_tile<V: Dwords, F: Format, const VECTORS: usize>(
         let of_rows = row_levels.chunks_exact(F::SUB_BLOCK / 4 * ROWS);
         for ((levels, row_levels), scales) in of_tokens.zip(of_rows).zip(scales.chunks_exact(ROWS))
         {
-            add_sub_block::<V, F, VECTORS>(levels, row_levels, scales, &mut integers);
+            add_sub_block::<S, F, VECTORS>(simd, levels, row_levels, scales, &mut integers);
         }
         for row in 0..ROWS {
-            let unit = V::Floats::splat(units.0[row]);
-            let minimum_unit = V::Floats::splat(units.1[row]);
+            let unit = simd.splat(units.0[row]);
+            let minimum_unit = simd.splat(units.1[row]);
             for vector in 0..VECTORS {
                 let own = &mut sums[row * width + vector * lanes..][..lanes];
-                let scale = V::Floats::load(&token_scales[vector * lanes..][..lanes]);
-                let mut sum = V::Floats::load(own);
+                let scale = simd.load(&token_scales[vector * lanes..][..lanes]);
+                let mut sum = simd.load(own);
                 let of_levels = integers[row][vector].to_floats();
                 sum = sum.add_product(of_levels, unit.times(scale));
                 if F::MINIMUMS == Minimums::OfTheirOwn {
@@ -202,18 +182,19 @@ fn add_tile<V: Dwords, F: Format, const VECTORS: usize>(
 
 /// The sums of sub-blocks' levels times their minimums.
 #[inline(always)]
-fn minimum_products<V: Dwords, const VECTORS: usize>(
+fn minimum_products<S: SimdOfGroups, const VECTORS: usize>(
+    simd: S,
     token_sums: &[i32],
     minimums: &[i32],
-) -> Tile<V, VECTORS> {
-    let lanes = V::Floats::LANES;
-    let mut products = [[V::zero(); VECTORS]; ROWS];
+) -> Tile<S, VECTORS> {
+    let lanes = S::LANES;
+    let mut products = [[simd.zero_groups(); VECTORS]; ROWS];
     let pairs = token_sums.chunks_exact(VECTORS * lanes).zip(minimums.chunks_exact(ROWS));
     for (token_sums, minimums) in pairs {
         for (vector, token_sums) in token_sums.chunks_exact(lanes).enumerate() {
-            let token_sums = V::load(token_sums);
+            let token_sums = simd.load_groups(token_sums);
             for row in 0..ROWS {
-                let product = token_sums.multiply_pairs(V::splat(minimums[row]));
+                let product = token_sums.multiply_pairs(simd.splat_group(minimums[row]));
                 products[row][vector] = products[row][vector].add(product);
             }
         }
@@ -222,26 +203,27 @@ fn minimum_products<V: Dwords, const VECTORS: usize>(
 }
 
 #[inline(always)]
-fn add_sub_block<V: Dwords, F: Format, const VECTORS: usize>(
+fn add_sub_block<S: SimdOfGroups, F: Format, const VECTORS: usize>(
+    simd: S,
     levels: &[i32],
     row_levels: &[i32],
     scales: &[i32],
-    integers: &mut Tile<V, VECTORS>,
+    integers: &mut Tile<S, VECTORS>,
 ) {
-    let lanes = V::Floats::LANES;
+    let lanes = S::LANES;
     let width = VECTORS * lanes;
     let of_tokens = levels.chunks_exact(F::RUN * width);
     for (levels, row_levels) in of_tokens.zip(row_levels.chunks_exact(F::RUN * ROWS)) {
-        let mut sums = [[V::zero(); VECTORS]; ROWS];
+        let mut sums = [[simd.zero_groups(); VECTORS]; ROWS];
         for group in 0..F::RUN {
             let levels = &levels[group * width..][..width];
             let row_levels = &row_levels[group * ROWS..][..ROWS];
-            let mut own = [V::zero(); VECTORS];
+            let mut own = [simd.zero_groups(); VECTORS];
             for (own, levels) in own.iter_mut().zip(levels.chunks_exact(lanes)) {
-                *own = V::load(levels);
+                *own = simd.load_groups(levels);
             }
             for row in 0..ROWS {
-                let weights = V::splat(row_levels[row]);
+                let weights = simd.splat_group(row_levels[row]);
                 for vector in 0..VECTORS {
                     let product = weights.multiply_bytes(own[vector]);
                     sums[row][vector] = sums[row][vector].add_pairs(product).here();
@@ -249,7 +231,7 @@ fn add_sub_block<V: Dwords, F: Format, const VECTORS: usize>(
             }
         }
         for row in 0..ROWS {
-            let scale = V::splat(scales[row]);
+            let scale = simd.splat_group(scales[row]);
             for vector in 0..VECTORS {
                 let product = sums[row][vector].multiply_pairs(scale);
                 integers[row][vector] = integers[row][vector].add(product);

@@ -1,10 +1,9 @@
 //! Both operands interleaved for the register tiles, and the loops around these.
 
-use qz_codec::Codec;
-use qz_tensor::DataType;
+use qz_codec::{Codec, CodecSpec, Integers};
 use rayon::prelude::*;
 
-use super::dwords::Dwords;
+use super::dwords::SimdOfGroups;
 use super::formats::{self, Format, Layout, Unpacked, with_format};
 use super::quantized::Quantized;
 use super::split::{Scratch, Split};
@@ -165,7 +164,12 @@ impl WeightPanels {
 
     /// Unpacks rows of `columns` weights.
     #[inline(always)]
-    pub(super) fn unpack_levels<V: Dwords, F: Format>(&mut self, bytes: &[u8], columns: usize) {
+    pub(super) fn unpack_levels<S: SimdOfGroups, F: Format>(
+        &mut self,
+        simd: S,
+        bytes: &[u8],
+        columns: usize,
+    ) {
         let row_bytes = columns / F::BLOCK * F::BYTES;
         self.clear(bytes.len() / row_bytes);
         let padded = self.rows.next_multiple_of(ROWS);
@@ -182,7 +186,7 @@ impl WeightPanels {
         for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
             let (panel, own) = (row / ROWS, row % ROWS);
             for (block, bytes) in bytes.chunks_exact(F::BYTES).enumerate() {
-                F::unpack::<V>(bytes, &mut unpacked);
+                F::unpack(simd, bytes, &mut unpacked);
                 let at = (panel * self.blocks + block) * ROWS + own;
                 self.units[at] = unpacked.unit;
                 self.minimum_units[at] = unpacked.minimum_unit;
@@ -239,10 +243,13 @@ pub(in super::super) enum Kind {
 }
 
 impl Kind {
-    /// The tile for a type of weights, if their activations are integers.
-    pub(in super::super) fn of(data_type: DataType) -> Option<Self> {
-        let levels = Layout::of(data_type).map(Self::Levels);
-        levels.or_else(|| Split::of(data_type).map(Self::Words))
+    /// The tile for a type of weights, if they become integers.
+    pub(in super::super) fn of(spec: &CodecSpec) -> Option<Self> {
+        match spec.integers {
+            Integers::Floats => None,
+            Integers::Levels => Layout::of(spec.data_type).map(Self::Levels),
+            Integers::Units { unit, length } => Some(Self::Words(Split { unit, length })),
+        }
     }
 }
 
@@ -281,6 +288,10 @@ pub(in super::super) fn multiply_many(
                 }
                 Kind::Words(split) => weights.split(&split, matrix.codec, bytes, matrix.columns),
             }
+            let first_row = number * rows;
+            let own_rows = first_row..first_row + weights.rows;
+            // SAFETY: no other task has these rows of the matrix.
+            let mut own = unsafe { destination.block(0..tokens.tokens, own_rows) };
             for panel in 0..tokens.tokens.div_ceil(width) {
                 sums.clear();
                 sums.resize(weights.rows.next_multiple_of(ROWS) * width, 0.0);
@@ -295,10 +306,7 @@ pub(in super::super) fn multiply_many(
                 let first = panel * width;
                 for token in first..tokens.tokens.min(first + width) {
                     for (row, sums) in sums.chunks_exact(width).enumerate().take(weights.rows) {
-                        // SAFETY: the element is in `out`, and no other task has these rows.
-                        unsafe {
-                            destination.at(token, number * rows + row).set(sums[token - first])
-                        };
+                        own.set(token, row, sums[token - first]);
                     }
                 }
             }
@@ -308,4 +316,24 @@ pub(in super::super) fn multiply_many(
 
 fn level_panels<F: Format>(width: usize, quantized: &Quantized) -> TokenPanels {
     TokenPanels::of_levels::<F>(width, quantized)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A type without one would be multiplied as floats, many times slower. (Specifications
+    /// alone are looked at: no codec is compiled for this.)
+    #[test]
+    fn every_type_of_blocks_has_a_path_in_integers() {
+        for spec in qz_codec::CODECS.iter().map(|codec| codec.spec()) {
+            let (name, kind) = (spec.data_type, Kind::of(spec));
+            assert_eq!(kind.is_some(), name.is_block(), "{name}");
+            assert!(!name.is_block() || spec.activations.is_block(), "{name}");
+            if let Some(Kind::Words(split)) = kind {
+                let scale = spec.activations.block_elements();
+                assert!(scale.is_multiple_of(split.length), "{name}");
+            }
+        }
+    }
 }

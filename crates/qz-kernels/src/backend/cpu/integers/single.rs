@@ -12,7 +12,8 @@ use std::hint::black_box;
 use qz_codec::search::nonlinear;
 use qz_tensor::DataType;
 
-use crate::vector::{Vector, prefetch_behind};
+use crate::backend::cpu::matmul::kernel_of;
+use crate::vector::{Avx2, prefetch_behind, sum_of_eight};
 
 /// A type whose rows are multiplied here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +29,16 @@ pub(super) enum Single {
 
 impl Single {
     pub(super) fn of(data_type: DataType) -> Option<Self> {
-        Some(match data_type.name() {
-            "Q8_0" => Self::Q8_0,
-            "Q2_K" => Self::Q2K,
-            "Q3_K" => Self::Q3K,
-            "Q4_K" => Self::Q4K,
-            "Q5_K" => Self::Q5K,
-            "Q6_K" => Self::Q6K,
-            "IQ4_XS" => Self::Iq4Xs,
-            _ => return None,
-        })
+        let kernels = [
+            (DataType::Q8_0, Single::Q8_0),
+            (DataType::Q2_K, Single::Q2K),
+            (DataType::Q3_K, Single::Q3K),
+            (DataType::Q4_K, Single::Q4K),
+            (DataType::Q5_K, Single::Q5K),
+            (DataType::Q6_K, Single::Q6K),
+            (DataType::IQ4_XS, Single::Iq4Xs),
+        ];
+        kernel_of(&kernels, data_type)
     }
 }
 
@@ -52,8 +53,13 @@ pub(super) struct Token<'a> {
 }
 
 /// The product of the token with a row.
+pub(super) fn dot(_proof: Avx2, single: Single, token: Token<'_>, row: &[u8]) -> f32 {
+    // SAFETY: the proof exists only if the machine has AVX2, FMA and F16C.
+    unsafe { dot_avx2(single, token, row) }
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot(single: Single, token: Token<'_>, row: &[u8]) -> f32 {
+fn dot_avx2(single: Single, token: Token<'_>, row: &[u8]) -> f32 {
     // Hidden from the compiler, which would take two instructions for a selection it knows.
     let select = black_box(&SELECT);
     match single {
@@ -108,6 +114,12 @@ fn load_eight_sums(sums: &[i16; 8]) -> __m128i {
 fn load_sixteen_sums(sums: &[i16; 16]) -> __m256i {
     // SAFETY: sixteen numbers are there.
     unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) }
+}
+
+/// The blocks of a row.
+#[inline]
+fn blocks<const BYTES: usize>(row: &[u8]) -> std::slice::Iter<'_, [u8; BYTES]> {
+    row.as_chunks().0.iter()
 }
 
 #[inline]
@@ -218,7 +230,8 @@ fn add_block(total: __m256, integers: __m256i, unit: [u8; 2], scale: f32) -> __m
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q8_0(token: Token<'_>, row: &[u8]) -> f32 {
     let mut total = _mm256_setzero_ps();
-    let blocks = row.as_chunks::<34>().0.iter().zip(token.levels.as_chunks::<32>().0);
+    let blocks =
+        blocks::<{ DataType::Q8_0.block_bytes() }>(row).zip(token.levels.as_chunks::<32>().0);
     for ((block, levels), scale) in blocks.zip(token.scales) {
         let [first, second, weights @ ..] = block;
         prefetch_behind(weights);
@@ -226,7 +239,7 @@ fn q8_0(token: Token<'_>, row: &[u8]) -> f32 {
         let integers = add_signed_run(zero, load(weights), load_levels(levels), ones);
         total = add_block(total, integers, [*first, *second], *scale);
     }
-    total.sum()
+    sum_of_eight(total)
 }
 
 /// The twelve bytes of scales and minimums of Q4_K and Q5_K: eight scales in each half of
@@ -264,14 +277,15 @@ fn subtract_minimums(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sum_with(total: __m256, four: __m128) -> f32 {
-    _mm256_add_ps(total, _mm256_insertf128_ps::<0>(_mm256_setzero_ps(), four)).sum()
+    sum_of_eight(_mm256_add_ps(total, _mm256_insertf128_ps::<0>(_mm256_setzero_ps(), four)))
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q4_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let (mut total, mut minimum) = (_mm256_setzero_ps(), _mm_setzero_ps());
-    let blocks = row.as_chunks::<144>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q4_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<8>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -296,7 +310,8 @@ fn q4_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q5_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let (mut total, mut minimum) = (_mm256_setzero_ps(), _mm_setzero_ps());
-    let blocks = row.as_chunks::<176>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q5_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<8>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -330,7 +345,8 @@ fn q5_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q6_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let mut total = _mm256_setzero_ps();
-    let blocks = row.as_chunks::<210>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q6_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<16>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -353,14 +369,15 @@ fn q6_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
         }
         total = add_block(total, integers, [block[208], block[209]], *own);
     }
-    total.sum()
+    sum_of_eight(total)
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q2_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let (mut total, mut minimum) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-    let blocks = row.as_chunks::<84>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q2_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<16>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -381,7 +398,7 @@ fn q2_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
         total = add_block(total, integers, [block[80], block[81]], *own);
         minimum = add_block(minimum, of_minimums, [block[82], block[83]], *own);
     }
-    _mm256_sub_ps(total, minimum).sum()
+    sum_of_eight(_mm256_sub_ps(total, minimum))
 }
 
 /// The sixteen scales of Q3_K, of six bits.
@@ -404,7 +421,8 @@ fn sixteen_scales(bytes: &[u8]) -> __m128i {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q3_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let mut total = _mm256_setzero_ps();
-    let blocks = row.as_chunks::<110>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::Q3_K.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     let blocks = blocks.zip(token.scales).zip(token.sums.as_chunks::<16>().0);
     for (((block, levels), own), sums) in blocks {
         prefetch_behind(block);
@@ -436,7 +454,7 @@ fn q3_k(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
         }
         total = add_block(total, integers, [block[108], block[109]], *own);
     }
-    total.sum()
+    sum_of_eight(total)
 }
 
 /// The eight scales of IQ4_XS, in the lower bits of 32 each: the even ones first.
@@ -460,7 +478,8 @@ fn iq4_xs(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
     let table = unsafe { _mm_loadu_si128(nonlinear::LEVELS.as_ptr().cast()) };
     let table = _mm256_broadcastsi128_si256(table);
     let mut total = _mm256_setzero_ps();
-    let blocks = row.as_chunks::<136>().0.iter().zip(token.levels.as_chunks::<256>().0);
+    let blocks =
+        blocks::<{ DataType::IQ4_XS.block_bytes() }>(row).zip(token.levels.as_chunks::<256>().0);
     for ((block, levels), own) in blocks.zip(token.scales) {
         prefetch_behind(block);
         let scales = eight_scales(block);
@@ -479,5 +498,5 @@ fn iq4_xs(select: &Selections, token: Token<'_>, row: &[u8]) -> f32 {
         }
         total = add_block(total, integers, [block[0], block[1]], *own);
     }
-    total.sum()
+    sum_of_eight(total)
 }

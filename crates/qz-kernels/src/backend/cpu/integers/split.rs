@@ -1,30 +1,15 @@
 //! Weights of any type as 16-bit integers and a unit: a block whose unit is replaced by
 //! one decodes to integers, which are exact in f32.
 
-use qz_codec::Codec;
-use qz_codec::number::f32_from_f16;
-use qz_tensor::DataType;
+use qz_codec::number::{f16_from_f32, f32_from_f16};
+use qz_codec::{Codec, Unit};
 
-/// How a type's blocks say what their integers are worth.
+/// How a type's blocks become integers: see [`qz_codec::Integers::Units`].
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Split {
-    unit: Unit,
-    /// Weights with one unit, at most as many as activations have with one scale.
+    pub(super) unit: Unit,
+    /// Weights with one unit.
     pub(super) length: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Unit {
-    /// A binary16 at an offset. With `one`, a power of two, all weights are integers.
-    Half { at: usize, one: f32 },
-    /// A binary32 at the block's start.
-    Single,
-    /// IQ1_M's, in the upper nibbles of the last four 16-bit numbers. With 8 all weights
-    /// are integers.
-    Nibbles,
-    /// So many bytes at the block's start, one for each run of weights, which are integers
-    /// when it is `one`; two weights in each byte that follows, 1 if their bits are 1.
-    Bytes { count: usize, one: u8 },
 }
 
 /// Two levels that stand for the integer 1.
@@ -34,26 +19,6 @@ const ONES: u8 = 0x11;
 const EIGHT: [u8; 4] = [0x0, 0x0, 0x8, 0x4];
 
 impl Split {
-    /// How blocks of a type are split, if they can be.
-    pub(super) fn of(data_type: DataType) -> Option<Self> {
-        let half = |at, one| Unit::Half { at, one };
-        let (unit, length) = match data_type.name() {
-            "Q8_0" | "Q8_1" | "IQ4_NL" => (half(0, 1.0), 32),
-            "Q1_0" | "Q2_0" => (half(0, 1.0), 32),
-            "IQ4_XS" | "IQ3_S" => (half(0, 1.0), 256),
-            "IQ3_XXS" => (half(0, 4.0), 256),
-            "IQ2_XXS" | "IQ2_XS" | "IQ2_S" | "IQ1_S" => (half(0, 8.0), 256),
-            "IQ1_M" => (Unit::Nibbles, 256),
-            "TQ1_0" => (half(52, 1.0), 256),
-            "TQ2_0" => (half(64, 1.0), 256),
-            "Q8_K" => (Unit::Single, 256),
-            "MXFP4" => (Unit::Bytes { count: 1, one: 128 }, 32),
-            "NVFP4" => (Unit::Bytes { count: 4, one: 64 }, 16),
-            _ => return None,
-        };
-        Some(Self { unit, length })
-    }
-
     /// Splits a row: `integers` has its columns, `units` one for each
     /// [`Split::length`] of them.
     pub(super) fn row(
@@ -97,7 +62,7 @@ impl Split {
         match self.unit {
             Unit::Half { at, one } => {
                 let unit = f32_from_f16(u16::from_le_bytes([block[at], block[at + 1]]));
-                let stored = qz_codec::number::f16_from_f32(one).to_le_bytes();
+                let stored = f16_from_f32(one).to_le_bytes();
                 block[at..at + 2].copy_from_slice(&stored);
                 Some(unit / one)
             }

@@ -1,49 +1,24 @@
 //! The register tile over 16-bit integers, for every type that splits into such.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256i, __m512i};
-
-use super::dwords::{Dwords, Plain};
+use super::dwords::{Dwords, SimdOfGroups};
 use super::panels::{ROWS, TokenPanels, WeightPanels};
 use super::split::Split;
-use crate::vector::{Instructions, Vector};
+use crate::vector::{Vector, for_instructions};
 
 /// Columns that are multiplied before the next rows are taken: a panel of tokens stays in
 /// the first cache.
 const COLUMNS: usize = 512;
 
-/// Adds the products of a panel of tokens with all rows: `sums` has the panel's tokens
-/// for each row.
-pub(super) fn add(
-    instructions: Instructions,
-    split: &Split,
-    tokens: &TokenPanels,
-    panel: usize,
-    weights: &WeightPanels,
-    sums: &mut [f32],
-) {
-    let length = split.length;
-    match instructions {
-        Instructions::Portable => add_panel::<Plain>(length, tokens, panel, weights, sums),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: there were no such value if the machine had no AVX2.
-        Instructions::Avx2 => unsafe { add_avx2(length, tokens, panel, weights, sums) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: there were no such value if the machine had no AVX-512.
-        Instructions::Avx512 => unsafe { add_avx512(length, tokens, panel, weights, sums) },
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_avx2(length: usize, t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
-    add_panel::<__m256i>(length, t, panel, w, sums);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-fn add_avx512(length: usize, t: &TokenPanels, panel: usize, w: &WeightPanels, sums: &mut [f32]) {
-    add_panel::<__m512i>(length, t, panel, w, sums);
+for_instructions! {
+    /// Adds the products of a panel of tokens with all rows: `sums` has the panel's tokens
+    /// for each row.
+    pub(super) fn add(
+        split: &Split,
+        tokens: &TokenPanels,
+        panel: usize,
+        weights: &WeightPanels,
+        sums: &mut [f32],
+    ) = add_panel;
 }
 
 /// What is multiplied in one go: some units' weights of a few rows, and as many levels of
@@ -55,26 +30,28 @@ struct Units<'a> {
 }
 
 #[inline(always)]
-fn add_panel<V: Dwords>(
-    length: usize,
+fn add_panel<S: SimdOfGroups>(
+    simd: S,
+    split: &Split,
     tokens: &TokenPanels,
     panel: usize,
     weights: &WeightPanels,
     sums: &mut [f32],
 ) {
-    match (length, tokens.width == V::Floats::LANES) {
-        (16, true) => add_vectors::<V, 1, 16>(tokens, panel, weights, sums),
-        (16, false) => add_vectors::<V, 2, 16>(tokens, panel, weights, sums),
-        (32, true) => add_vectors::<V, 1, 32>(tokens, panel, weights, sums),
-        (32, false) => add_vectors::<V, 2, 32>(tokens, panel, weights, sums),
-        (256, true) => add_vectors::<V, 1, 256>(tokens, panel, weights, sums),
-        (256, false) => add_vectors::<V, 2, 256>(tokens, panel, weights, sums),
+    match (split.length, tokens.width == S::LANES) {
+        (16, true) => add_vectors::<S, 1, 16>(simd, tokens, panel, weights, sums),
+        (16, false) => add_vectors::<S, 2, 16>(simd, tokens, panel, weights, sums),
+        (32, true) => add_vectors::<S, 1, 32>(simd, tokens, panel, weights, sums),
+        (32, false) => add_vectors::<S, 2, 32>(simd, tokens, panel, weights, sums),
+        (256, true) => add_vectors::<S, 1, 256>(simd, tokens, panel, weights, sums),
+        (256, false) => add_vectors::<S, 2, 256>(simd, tokens, panel, weights, sums),
         (length, _) => unreachable!("no type has {length} weights to a unit"),
     }
 }
 
 #[inline(always)]
-fn add_vectors<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
+fn add_vectors<S: SimdOfGroups, const VECTORS: usize, const LENGTH: usize>(
+    simd: S,
     tokens: &TokenPanels,
     panel: usize,
     weights: &WeightPanels,
@@ -98,19 +75,20 @@ fn add_vectors<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
                 levels: &weights.levels[at * groups..][..count * groups * ROWS],
                 units: &weights.units[at..][..count * ROWS],
             };
-            add_tile::<V, VECTORS, LENGTH>(units_of_scale, own, rows, sums);
+            add_tile::<S, VECTORS, LENGTH>(simd, units_of_scale, own, rows, sums);
         }
     }
 }
 
 #[inline(always)]
-fn add_tile<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
+fn add_tile<S: SimdOfGroups, const VECTORS: usize, const LENGTH: usize>(
+    simd: S,
     units_of_scale: usize,
     tokens: Units<'_>,
     rows: Units<'_>,
     sums: &mut [f32],
 ) {
-    let lanes = V::Floats::LANES;
+    let lanes = S::LANES;
     let (width, groups) = (VECTORS * lanes, LENGTH / 2);
     let sums = &mut sums[..ROWS * width];
     let of_tokens = tokens.levels.chunks_exact(groups * width);
@@ -122,13 +100,13 @@ fn add_tile<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
         if left == 0 {
             (scale, left) = (scale + 1, units_of_scale);
         }
-        let integers = products::<V, VECTORS, LENGTH>(levels, row_levels);
+        let integers = products::<S, VECTORS, LENGTH>(simd, levels, row_levels);
         for row in 0..ROWS {
-            let unit = V::Floats::splat(units[row]);
+            let unit = simd.splat(units[row]);
             for vector in 0..VECTORS {
                 let own = &mut sums[row * width + vector * lanes..][..lanes];
-                let scale = V::Floats::load(&scales[vector * lanes..][..lanes]);
-                let sum = V::Floats::load(own);
+                let scale = simd.load(&scales[vector * lanes..][..lanes]);
+                let sum = simd.load(own);
                 let integers = integers[row][vector].to_floats();
                 sum.add_product(integers, unit.times(scale)).store(own);
             }
@@ -137,23 +115,24 @@ fn add_tile<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
 }
 
 #[inline(always)]
-fn products<V: Dwords, const VECTORS: usize, const LENGTH: usize>(
+fn products<S: SimdOfGroups, const VECTORS: usize, const LENGTH: usize>(
+    simd: S,
     levels: &[i32],
     row_levels: &[i32],
-) -> [[V; VECTORS]; ROWS] {
-    let lanes = V::Floats::LANES;
+) -> [[S::Dwords; VECTORS]; ROWS] {
+    let lanes = S::LANES;
     let width = VECTORS * lanes;
     let (levels, row_levels) = (&levels[..LENGTH / 2 * width], &row_levels[..LENGTH / 2 * ROWS]);
-    let mut sums = [[V::zero(); VECTORS]; ROWS];
+    let mut sums = [[simd.zero_groups(); VECTORS]; ROWS];
     for group in 0..LENGTH / 2 {
         let levels = &levels[group * width..][..width];
         let row_levels = &row_levels[group * ROWS..][..ROWS];
-        let mut own = [V::zero(); VECTORS];
+        let mut own = [simd.zero_groups(); VECTORS];
         for (own, levels) in own.iter_mut().zip(levels.chunks_exact(lanes)) {
-            *own = V::load(levels);
+            *own = simd.load_groups(levels);
         }
         for row in 0..ROWS {
-            let weights = V::splat(row_levels[row]);
+            let weights = simd.splat_group(row_levels[row]);
             for vector in 0..VECTORS {
                 let product = weights.multiply_pairs(own[vector]);
                 sums[row][vector] = sums[row][vector].add(product).here();
