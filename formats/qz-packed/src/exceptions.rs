@@ -20,6 +20,32 @@ impl fmt::Debug for Patterns {
 }
 
 impl Patterns {
+    /// The rules of a configuration whose patterns cannot be held to a name here, each under its
+    /// key: Python's alone, or no patterns at all.
+    pub(crate) fn unknown(&self, config: &Map<String, Value>) -> Vec<String> {
+        let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
+        let dynamic = object(config.get("dynamic")).unwrap_or_default().into_iter();
+        let mut rules: Vec<(String, String)> = dynamic
+            .map(|(rule, _)| {
+                let pattern = rule.strip_prefix("-:").or_else(|| rule.strip_prefix("+:"));
+                (format!("dynamic[{rule}]"), pattern.unwrap_or(&rule).to_owned())
+            })
+            .collect();
+        let mut lists = vec![("ignore".to_owned(), config.get("ignore").cloned())];
+        for (name, group) in object(config.get("config_groups")).unwrap_or_default() {
+            lists.push((format!("config_groups.{name}.targets"), group.get("targets").cloned()));
+        }
+        for (key, names) in lists {
+            let names = names.as_ref().and_then(Value::as_array).into_iter().flatten();
+            let patterns = names.filter_map(|name| name.as_str()?.strip_prefix("re:"));
+            rules.extend(
+                patterns.map(|pattern| (format!("{key}[re:{pattern}]"), pattern.to_owned())),
+            );
+        }
+        rules.retain(|(_, pattern)| self.begins(pattern, "", "").is_none());
+        rules.into_iter().map(|(key, _)| key).collect()
+    }
+
     /// Python's `re.match` of a pattern with another one behind it; none if it is one of
     /// Python's alone (it looks around, or back).
     pub fn begins(&self, pattern: &str, behind: &str, text: &str) -> Option<bool> {
@@ -116,6 +142,28 @@ mod tests {
         check("a.33.up", false, None);
         check("b.1", false, Some(4));
         check("c.b.1", false, None);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_judged_are_named() {
+        let check = |key: &str, value: Value, expected: &[&str]| {
+            let config = json!({ key: value });
+            let config = config.as_object().expect("an object");
+            assert_eq!(Patterns::default().unknown(config), expected);
+        };
+        check("dynamic", json!({"+:a.*": {}, "-:b": {}, "c": {}}), &[]);
+        check(
+            "dynamic",
+            json!({"+:.*(?=x)": {}, "-:.*[": {}, "(a)\\1": {}, "b": {}}),
+            &["dynamic[+:.*(?=x)]", "dynamic[-:.*[]", "dynamic[(a)\\1]"],
+        );
+        check("dynamic", json!(["+:.*("]), &[]);
+        check("ignore", json!(["lm_head", "re:.*a", "re:(?!b)"]), &["ignore[re:(?!b)]"]);
+        check(
+            "config_groups",
+            json!({"g": {"targets": ["Linear", "re:("]}}),
+            &["config_groups.g.targets[re:(]"],
+        );
     }
 
     /// One module of 64 inputs and 8 outputs with these bits, in groups of 32.

@@ -10,6 +10,7 @@ use qz_tensor::{
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault};
+use crate::exceptions::Patterns;
 use crate::method::{METHODS, Method, OpenRequest, PackedTensor, StoredParts};
 
 /// How large a packed matrix is.
@@ -93,6 +94,7 @@ impl PackedSource {
             }
         };
         let packed = (method.open)(&request)?;
+        warnings.extend(unjudged(&request));
         warnings.extend(remarks(&packed));
         let zero_biases = zero_biases(&request, &packed)?;
         let (tensors, cache_scales) = without_cache_scales(&*stored);
@@ -239,6 +241,17 @@ fn remarks(packed: &[PackedTensor]) -> Vec<String> {
         _ => format!("{first} and {} more matrices: {remark}", count.saturating_sub(1)),
     };
     all.into_iter().map(shown).collect()
+}
+
+/// A warning for each rule of the configuration that nobody here can hold to a module.
+fn unjudged<'a>(request: &OpenRequest<'a>) -> impl Iterator<Item = String> + use<'a> {
+    let path = request.config_path.display();
+    Patterns::default().unknown(request.config).into_iter().map(move |key| {
+        format!(
+            "{path}: quantization_config.{key}: looks around or back, or is no pattern: which \
+             modules it is about was not judged"
+        )
+    })
 }
 
 fn zero_biases(

@@ -1,6 +1,7 @@
 //! What rules look at: the configuration and the tensors, as they are stored or as they are
 //! about to be.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -155,10 +156,15 @@ impl Facts<'_> {
         if self.method != "gptq" {
             return self.number(key);
         }
-        match Exception::of_patterns(&self.config, module, &self.patterns) {
+        match self.exception(module) {
             Exception::Unknown => None,
             known => known.number(&self.config, key),
         }
+    }
+
+    /// GPTQ: what its rules say of a module of this name.
+    pub(super) fn exception(&self, name: &str) -> Exception<'_> {
+        Exception::of_patterns(&self.config, name, &self.patterns)
     }
 
     pub(super) fn flag(&self, key: &str) -> Option<bool> {
@@ -176,14 +182,37 @@ impl Facts<'_> {
         groups.filter_map(|(name, group)| Some((&**name, group.as_object()?)))
     }
 
+    /// The name that an engine holds GPTQ's rules for a module to: that of its own module, which
+    /// may be several of the checkpoint, or all experts of a layer (vLLM 0.33,
+    /// `utils/gptq_utils.py`, `get_dynamic_override`; SGLang has the same).
+    pub(super) fn rule_name<'m>(&self, module: &'m str, engine: Option<Engine>) -> Cow<'m, str> {
+        const EXPERTS: &str = ".experts.";
+        if !matches!(engine, Some(Engine::Vllm | Engine::Sglang)) {
+            return module.into();
+        }
+        if let Some(start) = module.find(EXPERTS) {
+            return module[..start + EXPERTS.len() - 1].into();
+        }
+        let Some((before, last)) = module.rsplit_once('.') else { return module.into() };
+        let is_there = |name: &&str| {
+            let sibling = format!("{before}.{name}");
+            self.packed.contains(&sibling) || self.plain.contains(&sibling)
+        };
+        let fused = FUSED.iter().find(|(names, _)| names.contains(&last));
+        match fused {
+            Some((names, Some(name))) if names.iter().all(|name| is_there(name)) => {
+                format!("{before}.{name}").into()
+            }
+            _ => module.into(),
+        }
+    }
+
     /// Modules that an engine multiplies by together.
     pub(super) fn fused(&self) -> Vec<Vec<&str>> {
-        const FUSED: &[&[&str]] =
-            &[&["q_proj", "k_proj", "v_proj"], &["gate_proj", "up_proj"], &["w1", "w3"]];
         let mut groups: HashMap<(String, usize), Vec<&str>> = HashMap::new();
         for module in self.packed.iter().chain(&self.plain) {
             let Some((before, last)) = module.rsplit_once('.') else { continue };
-            if let Some(kind) = FUSED.iter().position(|names| names.contains(&last)) {
+            if let Some(kind) = FUSED.iter().position(|(names, _)| names.contains(&last)) {
                 groups.entry((before.to_owned(), kind)).or_default().push(module);
             }
         }
@@ -193,6 +222,14 @@ impl Facts<'_> {
         groups
     }
 }
+
+/// Names of modules that engines multiply by together, and what those call the one of them
+/// where that is known.
+const FUSED: &[(&[&str], Option<&str>)] = &[
+    (&["q_proj", "k_proj", "v_proj"], Some("qkv_proj")),
+    (&["gate_proj", "up_proj"], Some("gate_up_proj")),
+    (&["w1", "w3"], None),
+];
 
 /// An artifact that is planned.
 pub(crate) struct Planned<'a> {

@@ -161,9 +161,10 @@ impl Facts<'_> {
             })
     }
 
-    /// GPTQ: the first rule for a module decides.
+    /// GPTQ: the first rule for a module decides, by the name that the engine has for it.
     fn is_denied(&self, module: &str, reading: Reading<'_>) -> bool {
-        match Exception::of_patterns(&self.config, module, reading.patterns) {
+        let name = self.rule_name(module, Some(reading.engine));
+        match Exception::of_patterns(&self.config, &name, reading.patterns) {
             Exception::Plain => true,
             Exception::Unknown => reading.unknown,
             Exception::None | Exception::Own(_) => false,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use qz_packed::Exception;
 use qz_tensor::DataType;
 use serde_json::{Map, Value};
 
@@ -397,9 +398,48 @@ pub(super) fn global_scales(facts: &Facts<'_>, find: &mut Findings<'_>) {
 /// tensors.
 pub(super) fn ignored(facts: &Facts<'_>, find: &mut Findings<'_>) {
     for module in facts.plain.iter().filter(|module| !facts.is_ignored(module)) {
+        let name = facts.rule_name(module, facts.engine);
+        if facts.method == "gptq"
+            && name != *module
+            && facts.exception(module) == Exception::Plain
+            && let Some(engine) = facts.engine
+        {
+            let message = format!(
+                "is plain by a rule for its own name, but {} holds rules to {name} alone, and waits \
+                 for packed tensors",
+                engine.version()
+            );
+            find(module, message);
+            continue;
+        }
         let message = "is a plain matrix, and the configuration does not say so: engines wait \
                        for its packed tensors";
         find(module, message.to_owned());
+    }
+}
+
+/// GPTQ's rules for a packed matrix, where an engine holds them to another name than its own.
+pub(super) fn fused_rules(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let Some(engine) = facts.engine else { return };
+    for module in &facts.packed {
+        let name = facts.rule_name(module, facts.engine);
+        let (own, fused) = (facts.exception(module), facts.exception(&name));
+        if [own, fused].iter().any(|it| matches!(it, Exception::Unknown | Exception::Plain)) {
+            continue;
+        }
+        for key in ["bits", "group_size"] {
+            let [own, fused] = [own, fused].map(|it| it.number(&facts.config, key));
+            if let (Some(own), Some(fused)) = (own, fused)
+                && own != fused
+            {
+                let message = format!(
+                    "{key} is {own} by its own name, but {} holds rules to {name} alone, where it \
+                     is {fused}",
+                    engine.version()
+                );
+                find(module, message);
+            }
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::facts::Facts;
 use super::layout_rules::{
     act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, fused_in_order,
-    global_scales, group_divides, groups_in_order, ignored, integer_bits, integer_group,
-    missing_parts, packed_ignored, part_types, scale_name, zero_points_version, zero_points_wrap,
+    fused_rules, global_scales, group_divides, groups_in_order, ignored, integer_bits,
+    integer_group, missing_parts, packed_ignored, part_types, scale_name, zero_points_version,
+    zero_points_wrap,
 };
 use super::{Engine, Findings, LoaderRule};
 
@@ -62,6 +63,7 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("scale-name", &[Transformers], FP8, scale_name),
     rule("modelopt-keys", &[Vllm, Sglang], &["modelopt"], modelopt_keys),
     rule("fused-alike", &[Vllm, Sglang], &[], fused_alike),
+    rule("fused-rule", &[Vllm, Sglang], GPTQ, fused_rules),
     rule("ignore", &[], &["compressed-tensors", "awq", "bitsandbytes", "fp8", "modelopt"], ignored),
     rule("ignore", &[Vllm, Sglang, Transformers], GPTQ, ignored),
     rule("packed-ignored", &[], &[], packed_ignored),
