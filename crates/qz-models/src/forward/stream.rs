@@ -35,7 +35,7 @@ pub type VisitRows<'v, E> = dyn FnMut(&[f32]) -> Result<(), E> + 'v;
 ///
 /// Between stages the hidden states are kept as they were when there was nothing else, and
 /// beside them what products have made since. The latter is computed again where there is
-/// no room for it ([`kept`]), and where a matrix before it is replaced.
+/// no room for it, and where a matrix before it is replaced.
 ///
 /// Invariant: weights before the place of the hidden states that are kept are fixed until
 /// the layer is finished.
