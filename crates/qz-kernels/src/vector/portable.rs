@@ -1,4 +1,5 @@
-//! Vectors that any machine has.
+//! Vectors that any machine has, as loops over their lanes. Nothing here is given a closure:
+//! `array::from_fn` and `array::map` may stay calls, in the innermost loops.
 
 use qz_codec::number::{f32_from_bf16, f32_from_f16};
 
@@ -28,25 +29,36 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn load(self, from: &[f32]) -> Eight {
-        Eight(std::array::from_fn(|lane| from[lane]))
+        let mut lanes = [0.0; 8];
+        lanes.copy_from_slice(&from[..8]);
+        Eight(lanes)
     }
 
     #[inline(always)]
     fn load_singles(self, from: &[u8]) -> Eight {
-        let from = from.as_chunks().0;
-        Eight(std::array::from_fn(|lane| f32::from_le_bytes(from[lane])))
+        let mut lanes = [0.0; 8];
+        for (lane, bytes) in lanes.iter_mut().zip(from[..32].as_chunks().0) {
+            *lane = f32::from_le_bytes(*bytes);
+        }
+        Eight(lanes)
     }
 
     #[inline(always)]
     fn load_halves(self, from: &[u8]) -> Eight {
-        let from = from.as_chunks().0;
-        Eight(std::array::from_fn(|lane| f32_from_f16(u16::from_le_bytes(from[lane]))))
+        let mut lanes = [0.0; 8];
+        for (lane, bytes) in lanes.iter_mut().zip(from[..16].as_chunks().0) {
+            *lane = f32_from_f16(u16::from_le_bytes(*bytes));
+        }
+        Eight(lanes)
     }
 
     #[inline(always)]
     fn load_brains(self, from: &[u8]) -> Eight {
-        let from = from.as_chunks().0;
-        Eight(std::array::from_fn(|lane| f32_from_bf16(u16::from_le_bytes(from[lane]))))
+        let mut lanes = [0.0; 8];
+        for (lane, bytes) in lanes.iter_mut().zip(from[..16].as_chunks().0) {
+            *lane = f32_from_bf16(u16::from_le_bytes(*bytes));
+        }
+        Eight(lanes)
     }
 }
 
@@ -64,36 +76,54 @@ impl Vector for Eight {
     }
 
     #[inline(always)]
-    fn add_product(self, a: Self, b: Self) -> Self {
-        Self(std::array::from_fn(|lane| self.0[lane] + a.0[lane] * b.0[lane]))
+    fn add_product(mut self, a: Self, b: Self) -> Self {
+        for lane in 0..8 {
+            self.0[lane] += a.0[lane] * b.0[lane];
+        }
+        self
     }
 
     #[inline(always)]
-    fn times(self, other: Self) -> Self {
-        Self(std::array::from_fn(|lane| self.0[lane] * other.0[lane]))
+    fn times(mut self, other: Self) -> Self {
+        for lane in 0..8 {
+            self.0[lane] *= other.0[lane];
+        }
+        self
     }
 
     #[inline(always)]
-    fn divided_by(self, other: Self) -> Self {
-        Self(std::array::from_fn(|lane| self.0[lane] / other.0[lane]))
+    fn divided_by(mut self, other: Self) -> Self {
+        for lane in 0..8 {
+            self.0[lane] /= other.0[lane];
+        }
+        self
     }
 
     #[inline(always)]
-    fn larger(self, other: Self) -> Self {
-        let larger = |a: f32, b: f32| if a > b { a } else { b };
-        Self(std::array::from_fn(|lane| larger(self.0[lane], other.0[lane])))
+    fn larger(mut self, other: Self) -> Self {
+        for lane in 0..8 {
+            let (a, b) = (self.0[lane], other.0[lane]);
+            self.0[lane] = if a > b { a } else { b };
+        }
+        self
     }
 
     #[inline(always)]
-    fn smaller(self, other: Self) -> Self {
-        let smaller = |a: f32, b: f32| if a < b { a } else { b };
-        Self(std::array::from_fn(|lane| smaller(self.0[lane], other.0[lane])))
+    fn smaller(mut self, other: Self) -> Self {
+        for lane in 0..8 {
+            let (a, b) = (self.0[lane], other.0[lane]);
+            self.0[lane] = if a < b { a } else { b };
+        }
+        self
     }
 
     #[inline(always)]
-    fn power_of_two(self) -> Self {
-        let bits = |number: f32| (number.to_bits() << 23).wrapping_add(127 << 23);
-        Self(self.0.map(|number| f32::from_bits(bits(number))))
+    fn power_of_two(mut self) -> Self {
+        for lane in 0..8 {
+            let bits = (self.0[lane].to_bits() << 23).wrapping_add(127 << 23);
+            self.0[lane] = f32::from_bits(bits);
+        }
+        self
     }
 
     #[inline(always)]

@@ -23,17 +23,17 @@ fn check(what: &str, compute: impl Fn(&CpuBackend) -> Vec<f32>) {
     }
 }
 
-/// Five rows of blocks of any bytes but for the units, which lie at `units`.
+/// Five short rows of blocks of any bytes but for the units, which lie at `units`.
 fn check_products(data_type: DataType, units: &[usize]) {
-    let (rows, columns) = (5, 256);
+    let (rows, columns) = (5, data_type.block_elements().max(32));
     let size = rows * columns / data_type.block_elements() * data_type.block_bytes();
     let numbers = made_up(size, 3);
     let mut bytes: Vec<u8> = numbers.iter().map(|x| (x * 1e4) as i32 as u8).collect();
     for block in bytes.chunks_exact_mut(data_type.block_bytes()) {
         units.iter().for_each(|unit| block[unit + 1] = 0x2c);
     }
-    // One token, few, and more than a panel of AVX2 has.
-    for tokens in [1, 3, 9] {
+    // One token, few, and more than a panel of AVX2 has; of long rows no few, for Miri's time.
+    for tokens in [1, 3, 9].into_iter().filter(|tokens| columns < 256 || *tokens != 3) {
         check(&format!("{data_type} {tokens}"), |backend| {
             let matrix = backend.matrix(data_type, rows, columns, bytes.clone()).expect("fits");
             let mut out = backend.zeros(tokens * rows);

@@ -200,7 +200,7 @@ impl Facts<'_> {
         };
         let fused = FUSED.iter().find(|(names, _)| names.contains(&last));
         match fused {
-            Some((names, Some(name))) if names.iter().all(|name| is_there(name)) => {
+            Some((names, Some(name))) if names.iter().all(is_there) => {
                 format!("{before}.{name}").into()
             }
             _ => module.into(),

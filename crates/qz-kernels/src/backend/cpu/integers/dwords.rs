@@ -1,7 +1,7 @@
 //! Registers of 32-bit groups, each of four bytes, two 16-bit numbers or one number.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::{asm, x86_64::*};
+use std::arch::x86_64::*;
 
 use qz_codec::number::f32_from_f16;
 
@@ -70,12 +70,14 @@ pub(super) struct Plain([i32; 8]);
 
 #[inline(always)]
 fn bytes(group: i32) -> [i32; 4] {
-    group.to_le_bytes().map(i32::from)
+    let [a, b, c, d] = group.to_le_bytes();
+    [i32::from(a), i32::from(b), i32::from(c), i32::from(d)]
 }
 
 #[inline(always)]
 fn signed_bytes(group: i32) -> [i32; 4] {
-    group.to_le_bytes().map(|byte| i32::from(byte as i8))
+    let [a, b, c, d] = group.to_le_bytes();
+    [i32::from(a as i8), i32::from(b as i8), i32::from(c as i8), i32::from(d as i8)]
 }
 
 #[inline(always)]
@@ -90,8 +92,11 @@ fn from_pair([low, high]: [i32; 2]) -> i32 {
 
 impl Plain {
     #[inline(always)]
-    fn with(self, other: Self, work: impl Fn(i32, i32) -> i32) -> Self {
-        Self(std::array::from_fn(|lane| work(self.0[lane], other.0[lane])))
+    fn with(mut self, other: Self, work: impl Fn(i32, i32) -> i32) -> Self {
+        for lane in 0..8 {
+            self.0[lane] = work(self.0[lane], other.0[lane]);
+        }
+        self
     }
 }
 
@@ -110,7 +115,9 @@ impl SimdOfGroups for Portable {
 
     #[inline(always)]
     fn load_groups(self, from: &[i32]) -> Plain {
-        Plain(std::array::from_fn(|lane| from[lane]))
+        let mut groups = [0; 8];
+        groups.copy_from_slice(&from[..8]);
+        Plain(groups)
     }
 
     #[inline(always)]
@@ -153,7 +160,11 @@ impl Dwords for Plain {
 
     #[inline(always)]
     fn to_floats(self) -> Eight {
-        Eight(self.0.map(|number| number as f32))
+        let mut numbers = [0.0; 8];
+        for (number, group) in numbers.iter_mut().zip(self.0) {
+            *number = group as f32;
+        }
+        Eight(numbers)
     }
 
     #[inline(always)]
@@ -165,20 +176,29 @@ impl Dwords for Plain {
 impl SimdOfEight for Portable {
     #[inline(always)]
     fn load_bytes(self, from: &[u8; 32]) -> Plain {
-        let groups = from.as_chunks::<4>().0;
-        Plain(std::array::from_fn(|lane| i32::from_le_bytes(groups[lane])))
+        let mut groups = [0; 8];
+        for (group, bytes) in groups.iter_mut().zip(from.as_chunks().0) {
+            *group = i32::from_le_bytes(*bytes);
+        }
+        Plain(groups)
     }
 
     #[inline(always)]
     fn load_levels(self, from: &[i8; 32]) -> Plain {
-        self.load_bytes(&from.map(|level| level as u8))
+        let mut bytes = [0; 32];
+        for (byte, level) in bytes.iter_mut().zip(from) {
+            *byte = *level as u8;
+        }
+        self.load_bytes(&bytes)
     }
 
     #[inline(always)]
     fn load_words(self, from: &[i16; 16]) -> Plain {
-        Plain(std::array::from_fn(|lane| {
-            from_pair([i32::from(from[2 * lane]), i32::from(from[2 * lane + 1])])
-        }))
+        let mut groups = [0; 8];
+        for (group, [low, high]) in groups.iter_mut().zip(from.as_chunks().0) {
+            *group = from_pair([i32::from(*low), i32::from(*high)]);
+        }
+        Plain(groups)
     }
 
     #[inline(always)]
@@ -438,11 +458,12 @@ fn half_f16c(bytes: [u8; 2]) -> f32 {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
+#[cfg_attr(miri, expect(unused_mut, reason = "Miri knows no assembly"))]
 fn here_avx2(mut groups: __m256i) -> __m256i {
     // SAFETY: the text is a comment: no instruction is executed, and no memory is touched.
     #[cfg(not(miri))]
     unsafe {
-        asm!("/* {0} */", inout(ymm_reg) groups, options(nomem, nostack, preserves_flags));
+        std::arch::asm!("/* {0} */", inout(ymm_reg) groups, options(nomem, nostack, preserves_flags));
     }
     groups
 }
@@ -450,11 +471,12 @@ fn here_avx2(mut groups: __m256i) -> __m256i {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
+#[cfg_attr(miri, expect(unused_mut, reason = "Miri knows no assembly"))]
 fn here_avx512f(mut groups: __m512i) -> __m512i {
     // SAFETY: the text is a comment: no instruction is executed, and no memory is touched.
     #[cfg(not(miri))]
     unsafe {
-        asm!("/* {0} */", inout(zmm_reg) groups, options(nomem, nostack, preserves_flags));
+        std::arch::asm!("/* {0} */", inout(zmm_reg) groups, options(nomem, nostack, preserves_flags));
     }
     groups
 }
