@@ -140,6 +140,15 @@ fn few_lost_weights_are_reported() {
     check(0, 0);
     check(256, 256);
 
+    // Too few bits for a finding.
+    let folder = scratch();
+    let output = folder.path().join("out");
+    let model = checkpoint(folder.path(), |at| 0.05 + 0.3 * (at as f32).sin().abs());
+    let written = run("convert", &model, "gptq:w2g64", &output, &[]).expect_success();
+    let report = quantize(&["verify", text(&output), "--source", text(&model)]);
+    let told = |text: &str| text.contains("blk.0.ffn_up.weight (") && text.contains("lost");
+    assert_eq!((told(&written.stderr), told(&report.stdout)), (true, true), "{}", report.stdout);
+
     let folder = scratch();
     let output = folder.path().join("out");
     let model = checkpoint(folder.path(), |at| 1e-12 * (1 + at % 7) as f32);

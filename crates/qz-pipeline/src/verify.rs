@@ -322,6 +322,8 @@ struct Sums {
     vanished: u64,
     /// In blocks of which more than half is lost.
     lost: Lost,
+    /// The same as a writer would count them.
+    told: Lost,
 }
 
 enum Check {
@@ -350,7 +352,7 @@ fn check_tensor(
                 None => Ok(Sums::default()),
                 Some((model, original, codec)) => {
                     let wanted = decode_rows(model, original, codec, rows)?;
-                    Ok(sums(&wanted, &written, suspicion(tensor)))
+                    Ok(sums(&wanted, &written, tensor))
                 }
             }
         })
@@ -363,6 +365,7 @@ fn check_tensor(
             energy: total.energy + part.energy,
             vanished: total.vanished + part.vanished,
             lost: total.lost.and(part.lost),
+            told: total.told.and(part.told),
         })
     })?;
     Ok(if original.is_some() { Check::Compared(total) } else { Check::Blocks })
@@ -415,10 +418,13 @@ fn suspicion(tensor: &ModelTensor) -> Suspicion {
     }
 }
 
-fn sums(wanted: &[f32], written: &[f32], suspicion: Suspicion) -> Sums {
+fn sums(wanted: &[f32], written: &[f32], tensor: &ModelTensor) -> Sums {
+    let suspicion = suspicion(tensor);
+    let as_written = if tensor.packed.is_some() { suspicion.as_written() } else { suspicion };
     // Blocks of numbers that are not finite were refused.
-    let lost = suspicion.lost(wanted, written).unwrap_or_default();
-    let mut sums = Sums { lost, ..Sums::default() };
+    let [lost, told] =
+        [suspicion, as_written].map(|it| it.lost(wanted, written).unwrap_or_default());
+    let mut sums = Sums { lost, told, ..Sums::default() };
     for (wanted, written) in wanted.iter().zip(written) {
         let difference = f64::from(wanted - written);
         sums.error += difference * difference;
@@ -486,7 +492,7 @@ fn judge(
             }
             row.relative_error = Some(relative_error);
             row.vanished = Some(sums.vanished);
-            row.lost = Some(sums.lost.weights);
+            row.lost = Some(sums.told.weights);
         }
         Err(error @ (Error::NonFiniteBlock { .. } | Error::NonFiniteWeight { .. })) => {
             let rule = error.diagnosis().rule;
