@@ -58,7 +58,10 @@ fn packed_matrices_that_are_called_plain() {
     let list = |key: &'static str, name: &'static str| {
         move |config: &mut Value| config[key] = json!(["lm_head", name])
     };
-    check("gptq:w4g128", &|config| config["dynamic"] = json!({"-:.*\\.q_proj": {}}), &all);
+    check("gptq:w4g128", &|config| config["dynamic"] = json!({"-:.*\\.o_proj": {}}), &all);
+    // The others hold rules to `qkv_proj`.
+    let denied = |config: &mut Value| config["dynamic"] = json!({"-:.*\\.q_proj": {}});
+    check("gptq:w4g128", &denied, &["transformers"]);
     check("gptq:w4g128", &|config| config["dynamic"] = json!({r"-:^model\.layers\.0\.": {}}), &all);
     check("awq:w4g128", &list("modules_to_not_convert", Q_PROJ), &all);
     check("ct:w4a16", &list("ignore", Q_PROJ), &all);
@@ -140,6 +143,65 @@ fn exceptions_hold_for_the_matrices_they_name() {
     check(4, json!({"+:.*q_proj": {"bits": 8}}), Some(fault));
     let fault = "says 64, but model.layers.0.self_attn.q_proj.scales has";
     check(4, json!({".*q_proj": {"group_size": 64}}), Some(fault));
+}
+
+/// vLLM and SGLang hold GPTQ's rules to the names of their own modules, which are several of the
+/// checkpoint.
+#[test]
+fn exceptions_of_fused_modules() {
+    let folder = scratch();
+    let packed = folder.path().join("packed");
+    let check = |dynamic: Value, expected: &[&str]| {
+        convert(&demo(), "gptq:w4g64", &packed, &[]);
+        for (file, key) in [("config.json", "/quantization_config"), ("quantize_config.json", "")] {
+            edit_json(&packed.join(file), |config| {
+                let config = config.pointer_mut(key).expect("a configuration");
+                // The tensors have 64: a rule has to say so.
+                config["group_size"] = 32.into();
+                config["dynamic"] = dynamic.clone();
+            });
+        }
+        for engine in ["vllm", "sglang"] {
+            assert_eq!(
+                rules(&packed, engine),
+                (
+                    expected.iter().map(|rule| (*rule).to_owned()).collect(),
+                    i32::from(!expected.is_empty()),
+                ),
+                "{dynamic} {engine}"
+            );
+        }
+        assert_eq!(rules(&packed, "transformers"), (Vec::new(), 0), "{dynamic}");
+    };
+    let own = json!({"group_size": 64});
+    check(json!({r"+:model\.layers\.": own}), &[]);
+    // `.*v_proj` and `.*up_proj` fit the fused names, too.
+    let rest = r"+:.*\.(o_proj|down_proj)";
+    check(json!({rest: own, r"+:.*\.(q|k|v|gate|up)_proj": own}), &["fused-rule"]);
+    check(json!({rest: own, ".*(q_proj|k_proj|v_proj|gate_proj|up_proj)": own}), &[]);
+    let fused = r"+:.*\.(qkv|gate_up)_proj";
+    check(json!({rest: own, fused: own, r"+:.*\.(q|k|v|gate|up)_proj": own}), &[]);
+}
+
+/// Rules with patterns that are Python's alone, or none, are named.
+#[test]
+fn exceptions_that_are_not_judged() {
+    let folder = scratch();
+    let (packed, output) = (folder.path().join("packed"), folder.path().join("out"));
+    convert(&demo(), "gptq:w4g128", &packed, &[]);
+    for rule in [r"+:.*layers\.(?=\d)\d+\..*down_proj.*", "-:.*["] {
+        edit_json(&packed.join("config.json"), |config| {
+            config["quantization_config"]["dynamic"] = json!({rule: {}});
+        });
+        let expected = format!("config.json: quantization_config.dynamic[{rule}]: looks around");
+        let told = |stderr: &str| {
+            stderr.lines().any(|line| line.starts_with("warning: ") && line.contains(&expected))
+        };
+        let converted = convert(&packed, "f16", &output, &[]);
+        assert!(told(&converted), "{converted}");
+        let verified = quantize(&["verify", text(&packed)]).stderr;
+        assert!(told(&verified), "{verified}");
+    }
 }
 
 /// vLLM reads no order of activations; SGLang does where the configuration says so, one for

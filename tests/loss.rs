@@ -116,6 +116,49 @@ fn weights_that_vanish_are_told_of_or_held() {
     assert!(held.iter().all(|target| target.contains("bnb") || target.contains("fp8")), "{held:?}");
 }
 
+/// What is too little for a finding is said all the same, and what holds it by its layout's name.
+#[test]
+fn few_lost_weights_are_reported() {
+    let weight =
+        |faint: usize| move |at: usize| if at < faint { 1e-9 } else { 0.1 * (at as f32).sin() };
+    let check = |faint: usize, lost: u64| {
+        let folder = scratch();
+        let output = folder.path().join("out");
+        let model = checkpoint(folder.path(), weight(faint));
+        run("convert", &model, "gptq:w4g128", &output, &[]).expect_success();
+        let report = quantize(&["verify", text(&output), "--source", text(&model)]);
+        let row = format!(
+            "warning: weights in blocks of which more than half is lost: blk.0.ffn_up.weight ({lost}) "
+        );
+        let is_told = report.stdout.lines().any(|line| line.starts_with(&row));
+        assert_eq!((report.code, is_told), (0, lost > 0), "{}", report.stdout);
+        let (_, report) = verified(&output, &model);
+        let checks = report["tensors"].as_array().expect("tensors");
+        let own = checks.iter().find(|check| check["name"] == "blk.0.ffn_up.weight");
+        assert_eq!(own.map(|check| &check["lost"]), Some(&lost.into()));
+    };
+    check(0, 0);
+    check(256, 256);
+
+    // Too few bits for a finding.
+    let folder = scratch();
+    let output = folder.path().join("out");
+    let model = checkpoint(folder.path(), |at| 0.05 + 0.3 * (at as f32).sin().abs());
+    let written = run("convert", &model, "gptq:w2g64", &output, &[]).expect_success();
+    let report = quantize(&["verify", text(&output), "--source", text(&model)]);
+    let told = |text: &str| text.contains("blk.0.ffn_up.weight (") && text.contains("lost");
+    assert_eq!((told(&written.stderr), told(&report.stdout)), (true, true), "{}", report.stdout);
+
+    let folder = scratch();
+    let output = folder.path().join("out");
+    let model = checkpoint(folder.path(), |at| 1e-12 * (1 + at % 7) as f32);
+    run("convert", &model, "gptq:w4g128", &output, &[]).expect_success();
+    let (code, report) = verified(&output, &model);
+    let findings = report["findings"].to_string();
+    let expected = "is lost: GPTQ 4-bit";
+    assert!(code == 1 && findings.contains(expected), "{findings}");
+}
+
 #[test]
 fn tiny_and_constant_weights() {
     let folder = scratch();

@@ -301,12 +301,22 @@ fn what_tensors_contradict_is_named_by_every_job() {
     check(
         "ct:w4a16+g64",
         |config| config["config_groups"]["group_0"]["weights"]["num_bits"] = json!(8),
-        "quantization_config.config_groups: says 8, but",
+        "quantization_config.config_groups.group_0.weights.num_bits: says 8, but",
     );
     check(
         "ct:w4a16+g64",
         |config| config["config_groups"]["group_0"]["weights"]["group_size"] = json!(32),
-        "quantization_config.config_groups: says 32, but",
+        "quantization_config.config_groups.group_0.weights.group_size: says 32, but",
+    );
+    check(
+        "ct:w4a16+asym+g64",
+        |config| config["config_groups"]["group_0"]["weights"]["symmetric"] = json!(true),
+        "weights.symmetric: says true, but model.layers.0.mlp.down_proj.weight_zero_point is there",
+    );
+    check(
+        "bnb:nf4",
+        |config| config["load_in_8bit"] = json!(true),
+        "quantization_config.load_in_8bit: says true, but",
     );
     check(
         "mlx:w4g64",

@@ -105,12 +105,10 @@ impl InspectedTensors {
 
     /// How a tensor is stored: its element type, or what its package calls it.
     fn type_of(&self, tensor: &ModelTensor) -> Cow<'static, str> {
-        let packed = self.packed.as_ref().filter(|_| tensor.packed.is_some());
-        let Some(((quantization, source), first)) = packed.zip(tensor.first_source()) else {
-            return tensor.source_type.name().into();
-        };
-        let name = &*source.tensors()[first.0].name;
-        quantization.type_of(name.strip_suffix(".weight").unwrap_or(name)).into()
+        let packed = self.packed.as_ref();
+        let in_package = packed
+            .and_then(|(quantization, source)| quantization.type_of_tensor(tensor, &**source));
+        in_package.map_or_else(|| tensor.source_type.name().into(), Cow::from)
     }
 
     fn shares(&self) -> Vec<TypeShare> {

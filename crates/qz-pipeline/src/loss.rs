@@ -70,6 +70,12 @@ impl Suspicion {
         Self { fine: bits >= FEWEST_BITS, ..Self::of_groups(columns, FAINT, 0.0) }
     }
 
+    /// The same as who writes groups looks at them: half of a suspicious one has to be left,
+    /// however few bits there are.
+    pub(crate) fn as_written(self) -> Self {
+        Self { fine: true, ..self }
+    }
+
     fn blocks<'a>(&self, weights: &'a [f32]) -> impl Iterator<Item = &'a [f32]> + use<'a> {
         weights.chunks(self.block)
     }

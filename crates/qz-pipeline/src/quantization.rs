@@ -1,6 +1,9 @@
 //! How a checkpoint says its weights are quantized, in the words that people use.
 
+use qz_tensor::TensorSource;
 use serde_json::{Map, Value};
+
+use crate::model::ModelTensor;
 
 /// What a configuration says of its weights.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -66,8 +69,19 @@ impl Quantization {
         Some(method.map_or_else(|| program.to_owned(), |method| format!("{method}, {program}")))
     }
 
+    /// What the package calls the type of a packed tensor of a source.
+    pub(crate) fn type_of_tensor(
+        &self,
+        tensor: &ModelTensor,
+        source: &dyn TensorSource,
+    ) -> Option<String> {
+        let first = tensor.packed.and_then(|_| tensor.first_source())?;
+        let name = &*source.tensors()[first.0].name;
+        Some(self.type_of(name.strip_suffix(".weight").unwrap_or(name)))
+    }
+
     /// What a packed module's weights are called in lists of types.
-    pub(crate) fn type_of(&self, module: &str) -> String {
+    fn type_of(&self, module: &str) -> String {
         let own = match &*self.method {
             "mlx" => self.config.get(module).and_then(Value::as_object).cloned(),
             _ => None,

@@ -1,5 +1,6 @@
 //! `verify`: is an artifact whole, and does it hold the weights it claims to?
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
@@ -17,6 +18,7 @@ use crate::event::{Event, Observer};
 use crate::loaders::{self, Engine};
 use crate::loss::{Lost, Suspicion};
 use crate::model::{Model, ModelTensor, OpenOptions, to_usize};
+use crate::quantization::Quantization;
 use crate::stream::{Cancel, check_cancelled, stoppable};
 
 /// What to compare with.
@@ -129,6 +131,8 @@ pub struct TensorCheck {
     pub relative_error: Option<f64>,
     /// Weights that are not zero in the source and zero in the artifact.
     pub vanished: Option<u64>,
+    /// Weights in blocks of which more than half is lost.
+    pub lost: Option<u64>,
 }
 
 /// Rows compared at a time; results of the parts are summed in order.
@@ -185,6 +189,7 @@ pub fn verify(
         stop::pool(options.threads, cancel).map_err(|error| Error::Threads(error.to_string()))?;
     let (count, weights) = (artifact.tensors.len(), artifact.weights());
     observer.observe(Event::Started { job: "verify", tensors: count, weights });
+    let quantization = artifact.quantization.clone().map(Quantization::of);
     let mut tensors = Vec::with_capacity(count);
     for tensor in &artifact.tensors {
         let original = pairs
@@ -192,7 +197,8 @@ pub fn verify(
             .and_then(|original| Some((source.as_ref()?, *original)));
         let check = pool.install(|| check_tensor(&artifact, tensor, original));
         check_cancelled(cancel)?;
-        tensors.push(judge(tensor, check, options, &mut findings)?);
+        let held_as = held_as(&artifact, quantization.as_ref(), tensor);
+        tensors.push(judge(tensor, check, &held_as, options, &mut findings)?);
         observer.observe(Event::Advanced { weights: tensor.shape.elements() });
     }
     Ok(Verification {
@@ -316,6 +322,8 @@ struct Sums {
     vanished: u64,
     /// In blocks of which more than half is lost.
     lost: Lost,
+    /// The same as a writer would count them.
+    told: Lost,
 }
 
 enum Check {
@@ -344,7 +352,7 @@ fn check_tensor(
                 None => Ok(Sums::default()),
                 Some((model, original, codec)) => {
                     let wanted = decode_rows(model, original, codec, rows)?;
-                    Ok(sums(&wanted, &written, suspicion(tensor)))
+                    Ok(sums(&wanted, &written, tensor))
                 }
             }
         })
@@ -357,6 +365,7 @@ fn check_tensor(
             energy: total.energy + part.energy,
             vanished: total.vanished + part.vanished,
             lost: total.lost.and(part.lost),
+            told: total.told.and(part.told),
         })
     })?;
     Ok(if original.is_some() { Check::Compared(total) } else { Check::Blocks })
@@ -409,10 +418,13 @@ fn suspicion(tensor: &ModelTensor) -> Suspicion {
     }
 }
 
-fn sums(wanted: &[f32], written: &[f32], suspicion: Suspicion) -> Sums {
+fn sums(wanted: &[f32], written: &[f32], tensor: &ModelTensor) -> Sums {
+    let suspicion = suspicion(tensor);
+    let as_written = if tensor.packed.is_some() { suspicion.as_written() } else { suspicion };
     // Blocks of numbers that are not finite were refused.
-    let lost = suspicion.lost(wanted, written).unwrap_or_default();
-    let mut sums = Sums { lost, ..Sums::default() };
+    let [lost, told] =
+        [suspicion, as_written].map(|it| it.lost(wanted, written).unwrap_or_default());
+    let mut sums = Sums { lost, told, ..Sums::default() };
     for (wanted, written) in wanted.iter().zip(written) {
         let difference = f64::from(wanted - written);
         sums.error += difference * difference;
@@ -426,10 +438,22 @@ fn sums(wanted: &[f32], written: &[f32], suspicion: Suspicion) -> Sums {
 /// but zero, of tokens without a text.
 const LOST_ENERGY: f64 = 0.01;
 
+/// What holds a tensor's weights, in words: its element type, or its package's layout.
+fn held_as(
+    artifact: &Model,
+    quantization: Option<&Quantization>,
+    tensor: &ModelTensor,
+) -> Cow<'static, str> {
+    let in_package =
+        || quantization?.type_of_tensor(tensor, &*artifact.source).map(Cow::<'static, str>::from);
+    in_package().unwrap_or_else(|| tensor.source_type.name().into())
+}
+
 /// Turns a measurement into a row of the report, and a bad one into a finding.
 fn judge(
     tensor: &ModelTensor,
     check: Result<Check, Error>,
+    held_as: &str,
     options: &VerifyOptions,
     findings: &mut Vec<Finding>,
 ) -> Result<TensorCheck, Error> {
@@ -438,6 +462,7 @@ fn judge(
         data_type: tensor.source_type.name(),
         relative_error: None,
         vanished: None,
+        lost: None,
     };
     match check {
         Ok(Check::Blocks) => {}
@@ -450,8 +475,7 @@ fn judge(
                     rule: "relative-error",
                     tensor: Some(tensor.name.to_string()),
                     message: format!(
-                        "relative error {relative_error:.4}, more than {limit:.4} for {}",
-                        tensor.source_type
+                        "relative error {relative_error:.4}, more than {limit:.4} for {held_as}"
                     ),
                 });
             }
@@ -460,15 +484,15 @@ fn judge(
                     rule: "lost-weights",
                     tensor: Some(tensor.name.to_string()),
                     message: format!(
-                        "{} of {} weights are in blocks of which more than half is lost: {} cannot hold them",
+                        "{} of {} weights are in blocks of which more than half is lost: {held_as} cannot hold them",
                         sums.lost.weights,
                         tensor.shape.elements(),
-                        tensor.source_type
                     ),
                 });
             }
             row.relative_error = Some(relative_error);
             row.vanished = Some(sums.vanished);
+            row.lost = Some(sums.told.weights);
         }
         Err(error @ (Error::NonFiniteBlock { .. } | Error::NonFiniteWeight { .. })) => {
             let rule = error.diagnosis().rule;

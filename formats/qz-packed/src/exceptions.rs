@@ -2,6 +2,7 @@
 //! `extra_config`. Sources: GPTQModel 7.7 (`quantization/config.py`, `dynamic_get`),
 //! auto-round 0.9 (`inference/convert_model.py`).
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
@@ -53,6 +54,35 @@ impl Patterns {
         let mut known = self.0.borrow_mut();
         let compiled = known.entry(whole).or_insert_with_key(|whole| Regex::new(whole).ok());
         compiled.as_ref().map(|pattern| pattern.is_match(text))
+    }
+}
+
+/// Names of modules that engines multiply by together, and what those call the one of them
+/// where that is known.
+pub const FUSED: &[(&[&str], Option<&str>)] = &[
+    (&["q_proj", "k_proj", "v_proj"], Some("qkv_proj")),
+    (&["gate_proj", "up_proj"], Some("gate_up_proj")),
+    (&["w1", "w3"], None),
+];
+
+/// The name that vLLM and SGLang hold GPTQ's rules for a module to: that of their own module,
+/// which may be several of the checkpoint, or all experts of a layer (vLLM 0.33,
+/// `utils/gptq_utils.py`, `get_dynamic_override`; SGLang has the same). `is_there` says which
+/// modules the checkpoint has.
+pub fn fused_name<'a>(module: &'a str, is_there: impl Fn(&str) -> bool) -> Cow<'a, str> {
+    const EXPERTS: &str = ".experts";
+    if let Some((before, _)) = module.split_once(".experts.") {
+        return format!("{before}{EXPERTS}").into();
+    }
+    let Some((before, last)) = module.rsplit_once('.') else { return module.into() };
+    let fused = FUSED.iter().find(|(names, _)| names.contains(&last));
+    match fused {
+        Some((names, Some(fused)))
+            if names.iter().all(|name| is_there(&format!("{before}.{name}"))) =>
+        {
+            format!("{before}.{fused}").into()
+        }
+        _ => module.into(),
     }
 }
 
@@ -142,6 +172,24 @@ mod tests {
         check("a.33.up", false, None);
         check("b.1", false, Some(4));
         check("c.b.1", false, None);
+    }
+
+    #[test]
+    fn names_of_fused_modules() {
+        let check = |module: &str, expected: &str| {
+            let is_there = |name: &str| name != "b.q_proj" && name != "b.gate_proj";
+            assert_eq!(fused_name(module, is_there), expected);
+        };
+        check("a.q_proj", "a.qkv_proj");
+        check("a.v_proj", "a.qkv_proj");
+        check("a.up_proj", "a.gate_up_proj");
+        check("a.shared_experts.up_proj", "a.shared_experts.gate_up_proj");
+        check("a.experts.3.up_proj", "a.experts");
+        check("a.experts.3.w1", "a.experts");
+        check("a.o_proj", "a.o_proj");
+        check("b.k_proj", "b.k_proj");
+        check("b.up_proj", "b.up_proj");
+        check("q_proj", "q_proj");
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod source;
 mod testing;
 
 pub use error::{Error, Fault};
-pub use exceptions::{Exception, Patterns};
+pub use exceptions::{Exception, FUSED, Patterns, fused_name};
 pub use layout::{
     ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding,
     RowBlock, Unfit, Whole,

@@ -39,6 +39,7 @@ pub(crate) fn text(verification: &Verification, all: bool) -> String {
     };
     let mut parts: Vec<String> =
         kinds.iter().map(|kind| format!("failed: {kind} [{}]", kind.rule)).collect();
+    parts.extend(few_lost(verification));
     let measured: Vec<&TensorCheck> =
         verification.tensors.iter().filter(|check| check.relative_error.is_some()).collect();
     if !measured.is_empty() {
@@ -74,6 +75,30 @@ fn verdict(verification: &Verification, kinds: usize, compared: usize) -> String
     unjudged + &verdict
 }
 
+/// Weights in lost blocks that are too few for a finding.
+fn few_lost(verification: &Verification) -> Option<String> {
+    const SHOWN: usize = 8;
+    const RULE: &str = "lost-weights";
+    let is_found = |check: &TensorCheck| {
+        let of_tensor = |tensor: Option<&str>| tensor == Some(&*check.name);
+        verification.findings.iter().any(|it| it.rule == RULE && of_tensor(it.tensor.as_deref()))
+    };
+    let lost = |check: &TensorCheck| check.lost.filter(|lost| *lost > 0 && !is_found(check));
+    let checks = verification.tensors.iter();
+    let all: Vec<String> =
+        checks.filter_map(|check| Some(format!("{} ({})", check.name, lost(check)?))).collect();
+    let more = match all.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {} more", many(more, "tensor")),
+    };
+    let shown = all.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    (!all.is_empty()).then(|| {
+        format!(
+            "warning: weights in blocks of which more than half is lost: {shown}{more} [{RULE}]"
+        )
+    })
+}
+
 fn errors(checks: &[&TensorCheck]) -> String {
     let row = |check: &&TensorCheck| {
         vec![
@@ -81,10 +106,11 @@ fn errors(checks: &[&TensorCheck]) -> String {
             check.data_type.to_owned(),
             format!("{:.6}", check.relative_error.unwrap_or_default()),
             check.vanished.unwrap_or_default().to_string(),
+            check.lost.unwrap_or_default().to_string(),
         ]
     };
     let rows: Vec<Vec<String>> = checks.iter().map(row).collect();
-    table(&["tensor", "type", "relative error", "vanished"], &rows)
+    table(&["tensor", "type", "relative error", "vanished", "lost"], &rows)
 }
 
 fn worst_of_each_type(checks: &[&TensorCheck]) -> String {

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use qz_packed::{Exception, Patterns};
+use qz_packed::{Exception, FUSED, Patterns, fused_name};
 use qz_tensor::{
     DataType, FileError, SideFile, SideFiles, SinkTensor, TensorIndex, TensorInfo, TensorSource,
 };
@@ -182,26 +182,11 @@ impl Facts<'_> {
         groups.filter_map(|(name, group)| Some((&**name, group.as_object()?)))
     }
 
-    /// The name that an engine holds GPTQ's rules for a module to: that of its own module, which
-    /// may be several of the checkpoint, or all experts of a layer (vLLM 0.33,
-    /// `utils/gptq_utils.py`, `get_dynamic_override`; SGLang has the same).
+    /// The name that an engine holds GPTQ's rules for a module to.
     pub(super) fn rule_name<'m>(&self, module: &'m str, engine: Option<Engine>) -> Cow<'m, str> {
-        const EXPERTS: &str = ".experts.";
-        if !matches!(engine, Some(Engine::Vllm | Engine::Sglang)) {
-            return module.into();
-        }
-        if let Some(start) = module.find(EXPERTS) {
-            return module[..start + EXPERTS.len() - 1].into();
-        }
-        let Some((before, last)) = module.rsplit_once('.') else { return module.into() };
-        let is_there = |name: &&str| {
-            let sibling = format!("{before}.{name}");
-            self.packed.contains(&sibling) || self.plain.contains(&sibling)
-        };
-        let fused = FUSED.iter().find(|(names, _)| names.contains(&last));
-        match fused {
-            Some((names, Some(name))) if names.iter().all(is_there) => {
-                format!("{before}.{name}").into()
+        match engine {
+            Some(Engine::Vllm | Engine::Sglang) => {
+                fused_name(module, |name| self.packed.contains(name) || self.plain.contains(name))
             }
             _ => module.into(),
         }
@@ -222,14 +207,6 @@ impl Facts<'_> {
         groups
     }
 }
-
-/// Names of modules that engines multiply by together, and what those call the one of them
-/// where that is known.
-const FUSED: &[(&[&str], Option<&str>)] = &[
-    (&["q_proj", "k_proj", "v_proj"], Some("qkv_proj")),
-    (&["gate_proj", "up_proj"], Some("gate_up_proj")),
-    (&["w1", "w3"], None),
-];
 
 /// An artifact that is planned.
 pub(crate) struct Planned<'a> {

@@ -394,6 +394,11 @@ pub(super) fn global_scales(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
 }
 
+/// A module's name within its own.
+fn last(module: &str) -> &str {
+    module.rsplit('.').next().unwrap_or(module)
+}
+
 /// A plain matrix that the configuration does not name: engines wait for its packed
 /// tensors.
 pub(super) fn ignored(facts: &Facts<'_>, find: &mut Findings<'_>) {
@@ -405,9 +410,10 @@ pub(super) fn ignored(facts: &Facts<'_>, find: &mut Findings<'_>) {
             && let Some(engine) = facts.engine
         {
             let message = format!(
-                "is plain by a rule for its own name, but {} holds rules to {name} alone, and waits \
-                 for packed tensors",
-                engine.version()
+                "is plain by a rule for its own name, but {} holds rules to that of {} alone, and \
+                 waits for packed tensors",
+                engine.version(),
+                last(&name)
             );
             find(module, message);
             continue;
@@ -433,9 +439,10 @@ pub(super) fn fused_rules(facts: &Facts<'_>, find: &mut Findings<'_>) {
                 && own != fused
             {
                 let message = format!(
-                    "{key} is {own} by its own name, but {} holds rules to {name} alone, where it \
-                     is {fused}",
-                    engine.version()
+                    "{key} is {own} by its own name, but {} holds rules to that of {} alone, where \
+                     it is {fused}",
+                    engine.version(),
+                    last(&name)
                 );
                 find(module, message);
             }

@@ -2,6 +2,8 @@
 //! per group and output. Sources: GPTQModel 7.7 (`nn_modules/qlinear/__init__.py`,
 //! `utils/model.py`), vLLM 0.33 (`layers/quantization/auto_gptq.py`).
 
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use qz_tensor::{DataType, FileError, SideFile, TensorIndex};
@@ -13,7 +15,7 @@ use super::numbers::ScaleType;
 use super::words::{GroupIndex, WeightReader, WholeRuns};
 use crate::bits;
 use crate::error::{Error, Fault};
-use crate::exceptions::{Exception, Patterns};
+use crate::exceptions::{Exception, Patterns, fused_name};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
@@ -110,12 +112,11 @@ impl Scheme for GptqScheme {
         let format = if self.version == Version::V2 { "gptq_v2" } else { "gptq" };
         // Every module that stays as it is, as GPTQModel leaves modules out. Engines
         // know of the output matrix by `lm_head`.
-        let left: Map<String, Value> = quantized
-            .left
-            .iter()
-            .filter(|module| *module != "lm_head")
-            .map(|module| (format!("-:^{}$", module.replace('.', "\\.")), json!({})))
-            .collect();
+        let rule = |module: &str| (format!("-:^{}$", module.replace('.', "\\.")), json!({}));
+        let left = quantized.left.iter().map(String::as_str).filter(|module| *module != "lm_head");
+        let fused = fused_left(quantized);
+        let left: Map<String, Value> =
+            left.chain(fused.iter().map(|name| &**name)).map(rule).collect();
         let mut config = json!({
             "quant_method": "gptq",
             "bits": self.bits,
@@ -139,6 +140,21 @@ impl Scheme for GptqScheme {
         let file = SideFile { name: "quantize_config.json".to_owned(), content: pretty(&config) };
         Configuration { entries: vec![("quantization_config", config)], files: vec![file] }
     }
+}
+
+/// What engines call modules that are several of the checkpoint, where all of these stay as they
+/// are: they hold rules to that name alone.
+fn fused_left<'a>(quantized: &Quantized<'a>) -> BTreeSet<Cow<'a, str>> {
+    let (left, packed) = (quantized.left, quantized.modules);
+    let known: HashSet<&str> = left.iter().chain(packed).map(String::as_str).collect();
+    let names = |modules: &'a [String]| {
+        let name = |module: &'a String| fused_name(module, |name| known.contains(name));
+        modules.iter().map(name).collect::<BTreeSet<_>>()
+    };
+    let mut fused = names(left);
+    let packed = names(packed);
+    fused.retain(|name| !packed.contains(name) && !known.contains(&**name));
+    fused
 }
 
 /// JSON as people read it.
