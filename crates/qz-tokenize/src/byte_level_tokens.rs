@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::added_tokens::{AddedToken, AddedTokens};
 use crate::byte_level::decode_token;
-use crate::definition::{unsaid, warn_of_unknown};
+use crate::definition::{unsaid, unsaid_texts, warn_of_unknown};
 use crate::error::Error;
 use crate::json::Settings;
 use crate::pre_tokenizer::{self, Evidence};
@@ -33,7 +33,12 @@ pub(crate) fn byte_level_tokens(
         None => pre_tokenizer::identify(files, &file, &Evidence::new(&file, &added))?,
     };
     warn_of_unknown(files, &file, true, warnings);
-    let unsaid = unsaid(files, &file, &added, true);
+    let mut unsaid = unsaid(files, &file, &added, true);
+    let texts = added.iter().map(|token| {
+        let (text, _) = added_entry(token, &file.decoder);
+        (token.content.as_str(), text)
+    });
+    unsaid.extend(unsaid_texts(files, texts));
     let (tokens, types) = contents_and_types(&file, &added, size);
     Ok(TokenTable {
         model: "gpt2",

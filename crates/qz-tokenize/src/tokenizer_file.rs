@@ -2,7 +2,7 @@
 //! merges go straight into their final form: as generic JSON a large vocabulary
 //! would take ten times the memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use qz_shards::json;
@@ -156,6 +156,15 @@ pub(crate) struct Model {
     /// Whether several such letters are one token.
     #[serde(default)]
     pub(crate) fuse_unk: Option<bool>,
+    /// How often a merge is left out by chance.
+    #[serde(default)]
+    pub(crate) dropout: Option<f64>,
+    /// What stands in front of tokens inside of words, if they are written so.
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    /// What stands behind tokens at a word's end, if they are written so.
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
     #[serde(default)]
     pub(crate) vocab: Tokens,
     #[serde(default)]
@@ -262,6 +271,20 @@ pub(crate) struct Merges {
     pub(crate) lines: Vec<String>,
 }
 
+impl Merges {
+    /// Of a merge that is there twice the last counts, as in the tokenizers library
+    /// (`BpeBuilder::build`); in llama.cpp the first does.
+    fn keep_last(&mut self) {
+        let mut seen = HashSet::with_capacity(self.lines.len());
+        let is_last: Vec<bool> =
+            self.lines.iter().rev().map(|line| seen.insert(line.as_str())).collect();
+        if seen.len() < self.lines.len() {
+            let mut is_last = is_last.into_iter().rev();
+            self.lines.retain(|_| is_last.next() == Some(true));
+        }
+    }
+}
+
 /// One merge, in either of the two forms, as a line.
 struct Merge(String);
 
@@ -361,6 +384,7 @@ impl TokenizerFile {
         file.rebuild(files)?;
         if file.is_bpe() {
             file.check_vocabulary(files)?;
+            file.model.merges.keep_last();
         }
         Ok(Some(file))
     }
@@ -439,7 +463,24 @@ impl TokenizerFile {
             }
         }
         drop(owners);
-        self.check_merges(files)
+        self.check_merges(files)?;
+        self.check_marks(files)
+    }
+
+    /// Tokens that say where a word begins or ends are written by rules that neither llama.cpp
+    /// nor the encoder here has.
+    fn check_marks(&self, files: &dyn SideFiles) -> Result<(), Error> {
+        let marks = [
+            ("continuing_subword_prefix", &self.model.continuing_subword_prefix),
+            ("end_of_word_suffix", &self.model.end_of_word_suffix),
+        ];
+        for (key, mark) in marks {
+            if let Some(mark) = mark.as_ref().filter(|mark| !mark.is_empty()) {
+                let problem = format!("is {mark:?}; BPE tokens with such a mark are not supported");
+                return Err(fault(files, NAME, format!("model.{key}"), problem));
+            }
+        }
+        Ok(())
     }
 
     /// A merge joins two tokens of the vocabulary to a third; tokenizers refuses

@@ -8,7 +8,7 @@ mod unsaid;
 
 use serde_json::Value;
 
-pub(crate) use unsaid::{space_prefix, unsaid, unsaid_flags, warn_of_unknown};
+pub(crate) use unsaid::{space_prefix, unsaid, unsaid_flags, unsaid_texts, warn_of_unknown};
 
 /// What SentencePiece writes for a space.
 pub(crate) const SPACE: char = '\u{2581}';

@@ -50,6 +50,16 @@ pub(crate) fn warn_of_unknown(
             });
         }
     }
+    if let Some(dropout) = file.model.dropout.filter(|dropout| *dropout != 0.0) {
+        warnings.push(Warning {
+            location: Location::file(files.path(tokenizer_file::NAME)).tensor("model.dropout"),
+            rule: "tokenizer-dropout-ignored",
+            message: format!(
+                "is {dropout}: the tokenizers library leaves out merges by chance; here and in \
+                 GGUF files none is left out"
+            ),
+        });
+    }
 }
 
 /// What of `file` a GGUF file loses.
@@ -137,6 +147,30 @@ pub(crate) fn unsaid_flags<'a>(
         message: format!(
             "GGUF cannot say {}: texts with them become other tokens when such a file is used",
             lost.join(", ")
+        ),
+    })
+}
+
+/// Which added tokens have another text in a GGUF file: pairs of both.
+pub(crate) fn unsaid_texts<'a>(
+    files: &dyn SideFiles,
+    texts: impl Iterator<Item = (&'a str, String)>,
+) -> Option<Warning> {
+    const SHOWN: usize = 3;
+    let changed: Vec<String> = texts
+        .filter(|(content, text)| content != text)
+        .map(|(content, text)| format!("{content:?} is {text:?}"))
+        .collect();
+    let shown = changed.get(..SHOWN).unwrap_or(&changed).join(", ");
+    let more = match changed.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(", and {more} more are others"),
+    };
+    (!changed.is_empty()).then(|| Warning {
+        location: Location::file(files.path(tokenizer_file::NAME)).tensor("added_tokens"),
+        rule: "token-text-changed",
+        message: format!(
+            "in GGUF {shown}{more}: texts with them become other tokens when such a file is used"
         ),
     })
 }

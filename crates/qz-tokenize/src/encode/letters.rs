@@ -32,7 +32,6 @@ impl Letters {
         let id = |token: &str| ids.get(token).map(|id| id.0);
         let mut merges = HashMap::default();
         for (rank, (left, right, product)) in (0..).zip(model.merge_ids()) {
-            // Of a merge that is there twice the last counts.
             merges.insert((left, right), (rank, product));
         }
         let falls_back = model.byte_fallback == Some(true);

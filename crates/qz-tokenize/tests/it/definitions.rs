@@ -159,6 +159,64 @@ fn what_gguf_cannot_say_is_told() {
     check_warnings(&unknown, &[("tokenizer-part-unknown", "UnicodeScripts: ")]);
 }
 
+/// Tokens without a normalizer are written as they decode.
+#[test]
+fn other_texts_of_added_tokens_are_told() {
+    let check = |token: &str, is_special: bool, expected: &[(&str, &str)]| {
+        let files =
+            Files::small().tokenizer(|file| file["added_tokens"][1] = added(9, token, is_special));
+        let vocabulary = files.vocabulary(10).expect("a vocabulary");
+        let found: Vec<(&str, &str)> =
+            vocabulary.unsaid.iter().map(|one| (one.rule, one.message.as_str())).collect();
+        let matches = found.len() == expected.len()
+            && found
+                .iter()
+                .zip(expected)
+                .all(|(found, expected)| found.0 == expected.0 && found.1.starts_with(expected.1));
+        assert!(matches, "{token:?}: {found:?}, expected {expected:?}");
+    };
+    let rule = "token-text-changed";
+    check("<t>", false, &[]);
+    check("\u{6771}", false, &[]);
+    check("\u{2581}x", true, &[]);
+    check("\u{e9}", false, &[(rule, "in GGUF \"\u{e9}\" is \"\u{fffd}\": ")]);
+    check("\u{2581}x", false, &[(rule, "in GGUF \"\u{2581}x\" is \" x\": ")]);
+    check("\u{120}x", true, &[(rule, "in GGUF \"\u{120}x\" is \" x\": ")]);
+}
+
+#[test]
+fn merges_left_out_by_chance_are_told() {
+    let check = |dropout: Value, expected: &[(&str, &str)]| {
+        let files = golden().named("bytes").tokenizer(|file| file["model"]["dropout"] = dropout);
+        check_warnings(&files, expected);
+    };
+    check(json!(null), &[]);
+    check(json!(0.0), &[]);
+    check(json!(0.5), &[("tokenizer-dropout-ignored", "is 0.5: ")]);
+}
+
+/// As of tokenizers 0.23: of a merge that is there twice the last counts.
+#[test]
+fn the_last_of_equal_merges_counts() {
+    let check = |merges: Value, expected: &[u32]| {
+        let files = golden().named("bytes").tokenizer(|file| {
+            file["model"]["vocab"] =
+                json!({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4, "ab": 5, "bc": 6});
+            file["model"]["merges"] = merges.clone();
+            file["added_tokens"].as_array_mut().expect("a list").truncate(2);
+        });
+        let vocabulary = converted(&files);
+        let folder = of_folder(&files, &vocabulary.metadata);
+        let file = Tokenizer::from_metadata(&vocabulary.metadata).expect("a tokenizer");
+        for tokenizer in [folder, file] {
+            assert_eq!(ids(&tokenizer, "abc", false), expected, "{merges}");
+        }
+    };
+    check(json!(["a b", "b c"]), &[5, 4]);
+    check(json!(["a b", "b c", "a b"]), &[2, 6]);
+    check(json!(["a b", "b c", ["a", "b"], "b c"]), &[5, 4]);
+}
+
 #[test]
 fn merges_that_scores_do_not_say_are_told() {
     // "abc" is no merge of "a" and "bc", which comes first.

@@ -103,6 +103,17 @@ fn merges() {
 }
 
 #[test]
+fn marks_of_words() {
+    let with =
+        |key: &str, mark: &str| Files::small().tokenizer(|file| file["model"][key] = json!(mark));
+    for (key, mark) in [("continuing_subword_prefix", "##"), ("end_of_word_suffix", "</w>")] {
+        let message = format!("tokenizer.json: model.{key}: is {mark:?}");
+        refused(&with(key, mark), "bad-tokenizer-value", &message);
+        assert!(with(key, "").vocabulary(10).is_ok(), "an empty {key}");
+    }
+}
+
+#[test]
 fn many_absent_merges_are_found_quickly() {
     let merges: Vec<Value> = (0..300_000).map(|n| json!([format!("a{n}"), "b"])).collect();
     let files = Files::small().tokenizer(|file| file["model"]["merges"] = json!(merges));

@@ -248,13 +248,14 @@ fn scores_are_in_the_order_of_the_merges() {
         added_tokens.push(added(9, "ba", false));
         added_tokens.push(added(10, "\u{2581}\u{2581}", false));
     });
+    // Of the merge that is there twice the last counts.
     let expected = [
         ("a", -1000.0, 1),
         ("b", -1000.0, 1),
-        ("ab", -2.0, 1),
-        ("abab", -3.0, 1),
-        ("ba", 0.0, 4),
-        ("\u{2581}\u{2581}", -1.0, 1),
+        ("ab", -1.0, 1),
+        ("abab", -2.0, 1),
+        ("ba", -3.0, 4),
+        ("\u{2581}\u{2581}", 0.0, 1),
         ("\u{2581}", -1000.0, 1),
     ];
     check_entries(&files, 12, 5, &expected);
