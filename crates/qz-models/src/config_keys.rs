@@ -14,6 +14,7 @@ use crate::architecture::Architecture;
 use crate::config::{ConfigDefaults, DefaultWindow, JsonObject, shown};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
+use crate::rules::{Part, Presence, Role};
 use tables::*;
 
 /// Refuses keys that ask for a computation that ours is not, and warns of those that
@@ -32,6 +33,11 @@ pub(crate) fn check(
     let computing = activations.chain(COMPUTING.iter().chain(expert_keys).copied());
     for (key, neutral) in computing.filter(|(key, _)| !is_read(key)) {
         refuse(json, key, neutral, config)?;
+    }
+    for (key, role, part) in OF_TENSORS.iter().filter(|(key, ..)| !is_read(key)) {
+        if !has_rule(architecture, *role, *part) {
+            refuse(json, key, Off, config)?;
+        }
     }
     for rope in rope_objects(json)? {
         let read = architecture.rope_keys();
@@ -76,6 +82,12 @@ pub(crate) fn check(
     Ok(())
 }
 
+fn has_rule(architecture: &dyn Architecture, role: Role, part: Part) -> bool {
+    let others = architecture.other_layouts().iter().copied();
+    let mut rules = others.chain([architecture.tensor_rules()]).flatten();
+    rules.any(|rule| (rule.role, rule.part) == (role, part) && rule.presence != Presence::Dropped)
+}
+
 /// The first of many keys: they come from a file.
 fn listed(keys: &[&str]) -> String {
     const LISTED: usize = 10;
@@ -91,6 +103,7 @@ fn is_known(key: &str) -> bool {
     READ.contains(&key)
         || ACTIVATIONS.contains(&key)
         || HARMLESS.contains(&key)
+        || OF_TENSORS.iter().any(|(known, ..)| *known == key)
         || tables.iter().any(|table| table.iter().any(|(known, _)| *known == key))
 }
 
@@ -289,6 +302,7 @@ mod tests {
     fn tables_have_no_key_twice() {
         let mut keys: Vec<&str> = READ.iter().chain(HARMLESS).copied().collect();
         keys.extend(ACTIVATIONS);
+        keys.extend(OF_TENSORS.iter().map(|(key, ..)| *key));
         keys.extend(COMPUTING.iter().chain(COMPUTING_EXPERTS).map(|(key, _)| *key));
         let count = keys.len();
         keys.sort_unstable();

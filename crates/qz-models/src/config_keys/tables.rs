@@ -1,5 +1,7 @@
 //! The keys of `config.json` that are known, and the words of those that are not.
 
+use crate::rules::{Part, Role};
+
 /// The values with which a key changes nothing. `null` always is one.
 #[derive(Clone, Copy)]
 pub(super) enum Neutral {
@@ -73,7 +75,9 @@ pub(super) const COMPUTING: &[(&str, Neutral)] = &[
     ("alibi", Off),
     ("use_alibi", Off),
     ("position_embedding_type", Word(&["rope", "rotary", "rope_llama"])),
+    ("use_rope", One),
     ("no_rope_layers", One),
+    ("nope_layers", NoLayers),
     ("no_rope_layer_interval", Off),
     ("rope_local_base_freq", Off),
     // Attention and the order of operations.
@@ -101,6 +105,19 @@ pub(super) const COMPUTING: &[(&str, Neutral)] = &[
     ("layer_norm_type", Word(&["rmsnorm", "rms_norm", "rms"])),
     ("rms_norm_add_unit_offset", Off),
     ("norm_after", Off),
+    ("normalize_embedding", Off),
+    // The feed-forward network.
+    ("swiglu_limit", Off),
+];
+
+/// Switches of what has tensors of its own. Where an architecture has none of that role,
+/// norms are computed without weights, or biases are missing.
+pub(super) const OF_TENSORS: &[(&str, Role, Part)] = &[
+    ("qk_norm", Role::AttentionQueryNorm, Part::Weight),
+    ("use_qk_norm", Role::AttentionQueryNorm, Part::Weight),
+    ("qk_layernorm", Role::AttentionQueryNorm, Part::Weight),
+    ("o_bias", Role::AttentionOutput, Part::Bias),
+    ("lm_head_bias", Role::Output, Part::Bias),
 ];
 
 /// Keys that a mixture of experts computes with. Softmax over those chosen, as Mixtral
@@ -271,9 +288,7 @@ pub(super) const HARMLESS: &[&str] = &[
     "pretraining_tp",
     "problem_type",
     "pruned_heads",
-    "qk_layernorm",
     "qkv_bias",
-    "qk_norm",
     "remove_invalid_values",
     "repetition_penalty",
     "resid_pdrop",
@@ -305,7 +320,6 @@ pub(super) const HARMLESS: &[&str] = &[
     "use_flash_attention",
     "use_flash_attn",
     "use_mrope",
-    "use_qk_norm",
     "vision_end_token_id",
     "vision_start_token_id",
     "vision_token_id",

@@ -56,6 +56,13 @@ fn computations_that_are_not_ours_are_refused() {
         ("sandwich_norm", json!(true)),
         ("attn_output_gate", json!(true)),
         ("rope_style", json!("2d")),
+        ("use_rope", json!(false)),
+        ("nope_layers", json!([0])),
+        ("swiglu_limit", json!(7.0)),
+        ("lm_head_bias", json!(true)),
+        ("normalize_embedding", json!(true)),
+        ("qk_norm", json!(true)),
+        ("use_qk_norm", json!(true)),
         ("layer_types", json!(["linear_attention", "full_attention"])),
         ("layer_types", json!("full_attention")),
     ] {
@@ -82,6 +89,18 @@ fn computations_that_are_not_ours_are_refused() {
     check(experts, json!({"norm_topk_prob": false}), "norm_topk_prob");
     check(experts, json!({"scoring_func": "sigmoid"}), "scoring_func");
     check(experts, json!({"routed_scaling_factor": 2.5}), "routed_scaling_factor");
+    check("Qwen2-tiny", json!({"o_bias": true}), "o_bias");
+}
+
+/// Norms and biases that an architecture has tensors for show in these.
+#[test]
+fn switches_of_an_architecture_s_own_tensors_are_read() {
+    let check = |name: &str, keys: Value| {
+        let described = with(name, &keys).describe();
+        assert!(described.is_ok(), "{name}, {keys}: {:?}", described.err());
+    };
+    check("qwen3", json!({"qk_norm": true, "use_qk_norm": true}));
+    check(LLAMA, json!({"o_bias": true}));
 }
 
 #[test]
@@ -137,7 +156,14 @@ fn neutral_and_foreign_keys_are_no_reason_to_stop() {
     );
     check(json!({"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}), &[]);
     // A switch that is off may stand for what is computed.
-    check(json!({"use_rope": false, "pre_norm": false}), &["use_rope, pre_norm"]);
+    check(json!({"use_bar_norm": false, "pre_norm": false}), &["use_bar_norm, pre_norm"]);
+    check(
+        json!({
+            "use_rope": true, "nope_layers": [], "swiglu_limit": null, "lm_head_bias": false,
+            "normalize_embedding": false, "qk_norm": false, "qk_layernorm": null,
+        }),
+        &[],
+    );
     check(json!({"rope_scaling": {"rope_type": "default", "foo": 2}}), &["foo"]);
     check(json!({"my_run": "x", "my_trainer": {"lr": 1}}), &["my_run, my_trainer"]);
     check(json!({"max_grad_norm": 1.5, "lora_scaling": 16}), &["max_grad_norm, lora_scaling"]);
