@@ -1,6 +1,7 @@
 //! What is said where something is missing, too short, or more than was meant.
 
 use qz_tensor::{Metadata, Value};
+use serde_json::json;
 
 use crate::support::{Run, copy_of, edit_json, fixtures, quantize, scratch, text, write_gguf};
 
@@ -70,6 +71,29 @@ fn texts_and_contexts() {
     expect(&long, 0, &["trained on a context of 1024 tokens, not of 1200"]);
     let long_enough = eval(300, &["--ctx", "1024", "--chunks", "1"]).expect_success();
     assert!(!long_enough.stderr.contains("trained on"), "{}", long_enough.stderr);
+}
+
+/// A scaling past the trained context that is not computed.
+#[test]
+fn unknown_scalings_of_long_contexts() {
+    let folder = scratch();
+    let source = copy_of("demo-llama", folder.path());
+    let data = folder.path().join("text.txt");
+    std::fs::write(&data, "The weights are numbers. ".repeat(100)).expect("written");
+    let check = |scaling: serde_json::Value, context: &str, is_told: bool| {
+        edit_json(&source.join("config.json"), |config| {
+            config["max_position_embeddings"] = json!(32);
+            config["rope_parameters"] = scaling.clone();
+        });
+        let eval = ["eval", text(&source), "--data", text(&data), "--chunks", "1", "--ctx"];
+        let run = quantize(&[&eval[..], &[context]].concat()).expect_success();
+        let told = run.stderr.contains("scaling of the kind \"dynamic\" is not computed");
+        assert_eq!(told, is_told, "{scaling}, {context}: {}", run.stderr);
+    };
+    let dynamic = json!({"rope_type": "dynamic", "factor": 2.0});
+    check(dynamic.clone(), "64", true);
+    check(dynamic, "32", false);
+    check(json!({"rope_type": "linear", "factor": 2.0}), "64", false);
 }
 
 /// What a person writes may begin with a hyphen.

@@ -173,8 +173,8 @@ impl Rope {
         self.part.map_or(head_size, |part| (part * head_size as f64) as u64)
     }
 
-    /// What a GGUF file cannot say about the scaling, if there is such a thing.
-    pub(crate) fn lost_in_gguf(&self) -> Option<&'static str> {
+    /// The kind of a scaling that a GGUF file cannot say, and that is not computed here.
+    pub fn lost_in_gguf(&self) -> Option<&'static str> {
         matches!(self.scaling, RopeScaling::Dynamic).then_some("dynamic")
     }
 

@@ -58,6 +58,8 @@ pub struct Model {
     pub(crate) quantization: Option<serde_json::Map<String, serde_json::Value>>,
     /// The sliding window that a checkpoint's configuration states.
     pub(crate) sliding_window: Option<u64>,
+    /// The kind of a rotary scaling past the trained context that is not computed.
+    pub(crate) lost_scaling: Option<&'static str>,
     /// The checkpoint of plain numbers that a folder made of it is.
     pub(crate) plain: Option<PlainForm>,
     /// True if its tensors have the names of a class that nobody here knows.
@@ -263,6 +265,7 @@ impl Model {
         model.architecture = Some(description.architecture);
         model.plain = description.plain;
         model.sliding_window = description.config.sliding_window;
+        model.lost_scaling = description.config.rope.lost_in_gguf();
         model.ignored = description.ignored;
         model.names = description.names;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
@@ -313,6 +316,7 @@ impl Model {
             architecture: None,
             pre_tokenizer: None,
             sliding_window: None,
+            lost_scaling: None,
             quantization: None,
             plain: None,
             is_of_unknown_class: false,

@@ -48,8 +48,15 @@ impl Model {
         let Some(trained) = self.context_length().filter(|trained| *trained < context) else {
             return;
         };
+        let unscaled = match self.lost_scaling {
+            Some(kind) => format!(
+                ": its rotary scaling of the kind {kind:?} is not computed, so logits differ from \
+                 transformers'"
+            ),
+            None => String::new(),
+        };
         observer.observe(Event::Warning(&format!(
-            "{}: the model was trained on a context of {trained} tokens, not of {context}; figures beyond are no measure of it",
+            "{}: the model was trained on a context of {trained} tokens, not of {context}; figures beyond are no measure of it{unscaled}",
             self.path.display()
         )));
     }
