@@ -400,6 +400,33 @@ fn mlx_packs_what_its_package_packs() {
     assert_eq!(rules(&output, "mlx"), (Vec::new(), 0));
 }
 
+/// The output matrix is plain as it is in a model of its own.
+#[test]
+fn packed_models_inside_of_others() {
+    let folder = scratch();
+    let packed = folder.path().join("packed");
+    convert(&demo(), "gptq:w4g128", &packed, &[]);
+    let weights = packed.join("model.safetensors");
+    let plain = Safetensors::read(&weights);
+    for prefix in ["module.", "actor.", "language_model."] {
+        let mut file = Safetensors::read(&weights);
+        file.header = renamed(&plain.header, prefix);
+        file.write(&weights);
+        let report = quantize(&["verify", text(&packed), "--for", "vllm", "--json"]).json();
+        let findings = report["findings"].to_string();
+        assert!(!findings.contains("lm_head"), "{prefix}: {findings}");
+    }
+}
+
+fn renamed(header: &Value, prefix: &str) -> Value {
+    let entries = header.as_object().expect("an object").iter();
+    let renamed = entries.map(|(name, value)| match name.starts_with("__") {
+        true => (name.clone(), value.clone()),
+        false => (format!("{prefix}{name}"), value.clone()),
+    });
+    Value::Object(renamed.collect())
+}
+
 /// A configuration says what was done, no more.
 #[test]
 fn configurations_say_how_values_were_chosen() {

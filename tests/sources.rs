@@ -154,7 +154,8 @@ fn a_model_beside_another_is_named_and_read_alone() {
         let run = quantize(&[&arguments[..], &strip].concat()).expect_success();
         assert!(run.stderr.contains(told), "{told:?} is not in: {}", run.stderr);
         assert!(fs::read(&output).expect("read") == fs::read(&expected).expect("read"));
-        for command in [&["inspect"][..], &["plan", "--to", "q8_0"], &["targets"]] {
+        let commands = [&["inspect"][..], &["plan", "--to", "q8_0"], &["targets"], &["verify"]];
+        for command in commands {
             quantize(&[command, &[&checkpoint], &strip[..2]].concat()).expect_success();
         }
         let verified = ["verify", &output, "--source", &checkpoint];

@@ -26,7 +26,7 @@ use crate::stream::{Cancel, check_cancelled, stoppable};
 pub struct VerifyOptions {
     /// The model the artifact claims to come from.
     pub source: Option<PathBuf>,
-    /// How the source is read.
+    /// How the source is read; without one, the artifact.
     pub open: OpenOptions,
     /// The engine that is to load it, for its own rules.
     pub engine: Option<Engine>,
@@ -155,7 +155,9 @@ pub fn verify(
         JudgedFor { name, version, has_rules }
     };
     let engine = options.engine.map(judged);
-    let artifact = match stoppable(cancel, || Model::open(path, &OpenOptions::default())) {
+    // Without a source they are how the artifact itself is read.
+    let read = if options.source.is_some() { OpenOptions::default() } else { options.open.clone() };
+    let artifact = match stoppable(cancel, || Model::open(path, &read)) {
         // What a loader would not do with it is what it is asked for.
         Err(error @ Error::Packed(_))
             if !matches!(error, Error::Packed(qz_packed::Error::File(_))) =>

@@ -86,7 +86,7 @@ impl Facts<'_> {
         match self.engine {
             Some(engine) => ignored(engine),
             // What is never packed by one engine may be by another.
-            None if module == OUTPUT => ignored(Engine::Transformers),
+            None if is_output(module) => ignored(Engine::Transformers),
             None => READERS.iter().any(|engine| ignored(*engine)),
         }
     }
@@ -113,7 +113,7 @@ impl Facts<'_> {
                     || self.names("ignore").any(|name| reading.is_name_or_pattern(name, module))
             }
             "gptq" => {
-                (module == OUTPUT && self.flag("lm_head") != Some(true))
+                (is_output(module) && self.flag("lm_head") != Some(true))
                     || self.is_denied(module, reading)
                     || self.is_outside_blocks(module)
             }
@@ -143,7 +143,7 @@ impl Facts<'_> {
     fn leaves_output(&self, module: &str, engine: Engine) -> bool {
         let has_list =
             NAME_KEYS.iter().any(|key| self.config.get(*key).is_some_and(Value::is_array));
-        module == OUTPUT && (engine != Engine::Transformers || self.method == "awq" || !has_list)
+        is_output(module) && (engine != Engine::Transformers || self.method == "awq" || !has_list)
     }
 
     /// compressed-tensors: whether some group is about the module. Classes but `Linear`
@@ -186,5 +186,7 @@ impl Facts<'_> {
     }
 }
 
-/// The output matrix' module.
-const OUTPUT: &str = "lm_head";
+/// Whether it is the output matrix' module, of a model that may be a part of another one.
+fn is_output(module: &str) -> bool {
+    module.rsplit('.').next() == Some("lm_head")
+}
