@@ -56,10 +56,49 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
         return Err(de::Error::custom(format!("it looks like {found}")));
     }
     // Only a text that is not JSON is looked through for them.
-    match Some(text).filter(|_| is_text).and_then(with_tagged_floats) {
+    let read = match Some(text).filter(|_| is_text).and_then(with_tagged_floats) {
         Some(text) => serde_json::from_slice(&text),
         None => Err(error),
+    };
+    read.map_err(|error| {
+        let is_escape = error.is_syntax() && error.to_string().contains("hex escape");
+        match half_letter(text).filter(|_| is_escape) {
+            Some(place) => {
+                let escape = String::from_utf8_lossy(&text[place..place + ESCAPE]);
+                let place = bytes.len() - text.len() + place;
+                de::Error::custom(format!(
+                    "byte {place}: {escape} is half of a surrogate pair, as Python writes a \
+                     letter that was cut in two; no text has it: write \\ufffd instead"
+                ))
+            }
+            None => error,
+        }
+    })
+}
+
+/// The length of `\ud83d`.
+const ESCAPE: usize = 6;
+
+/// The place of the first escape of a surrogate without its other half.
+fn half_letter(text: &[u8]) -> Option<usize> {
+    let unit = |place: usize| {
+        let digits = text.get(place..place + ESCAPE)?.strip_prefix(b"\\u")?;
+        u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut place = 0;
+    while let Some(byte) = text.get(place) {
+        // Outside of strings there are none.
+        place += match (byte, unit(place)) {
+            (b'\\', Some(0xd800..=0xdbff)) => match unit(place + ESCAPE) {
+                Some(0xdc00..=0xdfff) => 2 * ESCAPE,
+                _ => return Some(place),
+            },
+            (b'\\', Some(0xdc00..=0xdfff)) => return Some(place),
+            (b'\\', _) => 2,
+            _ => 1,
+        };
     }
+    None
 }
 
 /// The longest file of settings. Those with thousands of added tokens have a megabyte; a value
@@ -441,6 +480,29 @@ mod tests {
         );
         check(b"\xef\xbb\xbfNaN", tagged("NaN"));
         check(b"\"NaN\"", json!("NaN"));
+    }
+
+    #[test]
+    fn halves_of_letters_are_named() {
+        let check = |text: &str, expected: Option<&str>| {
+            let found = from_slice::<Value>(text.as_bytes()).err().map(|error| error.to_string());
+            match (&found, expected) {
+                (Some(found), Some(expected)) => {
+                    assert!(found.starts_with(expected), "{text}: {found}");
+                }
+                _ => assert!(found.is_none() && expected.is_none(), "{text}: {found:?}"),
+            }
+        };
+        check(r#""\ud83d\ude00""#, None);
+        check(r#""\\ud83d""#, None);
+        check(r#"["\ud83d\ude00", "a\ud83d"]"#, Some("byte 19: \\ud83d is half of"));
+        check(r#""\ud83d\u0041""#, Some("byte 1: \\ud83d is half of"));
+        check(r#""\ud83d\ud83d\ude00""#, Some("byte 1: \\ud83d is half of"));
+        check(r#""\uDE00""#, Some("byte 1: \\uDE00 is half of"));
+        check("\u{feff}[NaN, \"\\ud83d\"]", Some("byte 10: \\ud83d is half of"));
+        // What is wrong is something else.
+        check(r#"["\ud83d\ude00", "\u12"]"#, Some("invalid escape"));
+        check(r#"["\ud83d\ude00",]"#, Some("trailing comma"));
     }
 
     #[test]
