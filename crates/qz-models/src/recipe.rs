@@ -34,7 +34,18 @@ pub enum TensorOrigin {
 /// Runs of rows, all equally long, one behind the other. Their tensors have the
 /// same element type and the same columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StackedRows {
+pub struct StackedRows(Runs);
+
+/// Most maps take one whole tensor, and a file may have millions of those: that case is small.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Runs {
+    /// One run, of however many rows there are, and all columns.
+    One(RowSlice),
+    Several(Box<Several>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Several {
     /// Rows of each run; at least 1.
     rows: u64,
     /// Where they begin; at least one.
@@ -85,12 +96,16 @@ impl StackedRows {
     /// Runs of `rows` rows each; `None` if there are none.
     pub fn new(rows: u64, slices: Vec<RowSlice>) -> Option<Self> {
         let is_any = rows > 0 && !slices.is_empty();
-        is_any.then_some(Self { rows, slices, columns: None })
+        is_any.then(|| Self::several(rows, slices, None))
+    }
+
+    fn several(rows: u64, slices: Vec<RowSlice>, columns: Option<PickedColumns>) -> Self {
+        Self(Runs::Several(Box::new(Several { rows, slices, columns })))
     }
 
     /// One run, of however many rows there are.
     pub fn one(slice: RowSlice) -> Self {
-        Self { rows: u64::MAX, slices: vec![slice], columns: None }
+        Self(Runs::One(slice))
     }
 
     /// All rows of a tensor.
@@ -100,12 +115,15 @@ impl StackedRows {
 
     /// The same runs, of some columns.
     pub fn of_columns(self, columns: PickedColumns) -> Self {
-        Self { columns: Some(columns), ..self }
+        Self::several(self.rows(), self.slices().to_vec(), Some(columns))
     }
 
     /// Which columns of the stored rows, if not all.
     pub fn columns(&self) -> Option<PickedColumns> {
-        self.columns
+        match &self.0 {
+            Runs::One(_) => None,
+            Runs::Several(several) => several.columns,
+        }
     }
 
     /// The first `rows` rows of each tensor, one tensor after the other; `None` if
@@ -117,24 +135,41 @@ impl StackedRows {
 
     /// The same runs of tensors with other numbers.
     pub fn renumbered(&self, mut number: impl FnMut(TensorIndex) -> TensorIndex) -> Self {
-        let slice = |slice: &RowSlice| RowSlice { tensor: number(slice.tensor), ..*slice };
-        Self { slices: self.slices.iter().map(slice).collect(), ..*self }
+        let mut slice = |slice: &RowSlice| RowSlice { tensor: number(slice.tensor), ..*slice };
+        match &self.0 {
+            Runs::One(own) => Self::one(slice(own)),
+            Runs::Several(own) => {
+                Self::several(own.rows, own.slices.iter().map(slice).collect(), own.columns)
+            }
+        }
+    }
+
+    /// Rows of each run.
+    fn rows(&self) -> u64 {
+        match &self.0 {
+            Runs::One(_) => u64::MAX,
+            Runs::Several(several) => several.rows,
+        }
     }
 
     /// Where each run begins.
     pub fn slices(&self) -> &[RowSlice] {
-        &self.slices
+        match &self.0 {
+            Runs::One(slice) => std::slice::from_ref(slice),
+            Runs::Several(several) => &several.slices,
+        }
     }
 
     /// Where row `row` of the whole lies, and how many rows of its run there are
     /// from it on. A row past the end is taken for one of the last run.
     pub fn locate(&self, row: u64) -> (RowSlice, u64) {
-        let last = self.slices.len().saturating_sub(1);
-        let run = usize::try_from(row / self.rows).unwrap_or(last).min(last);
-        let within = row - run as u64 * self.rows;
-        let RowSlice { tensor, first_row } = self.slices[run];
+        let (rows, slices) = (self.rows(), self.slices());
+        let last = slices.len().saturating_sub(1);
+        let run = usize::try_from(row / rows).unwrap_or(last).min(last);
+        let within = row - run as u64 * rows;
+        let RowSlice { tensor, first_row } = slices[run];
         let slice = RowSlice { tensor, first_row: first_row + within };
-        (slice, self.rows.saturating_sub(within))
+        (slice, rows.saturating_sub(within))
     }
 }
 

@@ -9,14 +9,24 @@ use crate::row_order::RowOrder;
 pub struct TensorMap {
     /// The stored rows, in the order in which they are read.
     pub rows: StackedRows,
-    /// What becomes of them.
-    pub change: Change,
+    /// What becomes of them, if anything does.
+    change: Option<Box<Change>>,
 }
 
 impl TensorMap {
     /// Rows as they are stored.
     pub fn of(rows: StackedRows) -> Self {
-        Self { rows, change: Change::NONE }
+        Self { rows, change: None }
+    }
+
+    /// Rows that are changed.
+    pub fn changed(rows: StackedRows, change: Change) -> Self {
+        Self { rows, change: (change != Change::NONE).then(|| Box::new(change)) }
+    }
+
+    /// What becomes of the rows.
+    pub fn change(&self) -> Change {
+        self.change.as_deref().copied().unwrap_or(Change::NONE)
     }
 }
 

@@ -88,7 +88,7 @@ pub struct ModelTensor {
     pub unquantized: DataType,
     /// The packed layout that it is decoded from. Such a tensor is quantized, whatever element
     /// type it is decoded to.
-    pub(crate) packed: Option<PackedSize>,
+    pub(crate) packed: Option<Box<PackedSize>>,
     /// True if it has the checkpoint's own name, and no place in GGUF.
     pub(crate) is_beside: bool,
     pub(crate) origin: TensorOrigin,
@@ -140,7 +140,7 @@ impl ModelTensor {
     /// What becomes of these rows.
     pub(crate) fn change(&self) -> Change {
         match &self.origin {
-            TensorOrigin::Mapped(map) => map.change,
+            TensorOrigin::Mapped(map) => map.change(),
             TensorOrigin::Computed(_) => Change::NONE,
         }
     }
@@ -158,7 +158,7 @@ impl ModelTensor {
     /// Its size as it is stored.
     pub(crate) fn stored_bytes(&self) -> u64 {
         let plain = || self.shape.byte_size(self.source_type).unwrap_or_default();
-        self.packed.map_or_else(plain, |packed| packed.bytes)
+        self.packed.as_ref().map_or_else(plain, |packed| packed.bytes)
     }
 
     /// Rows of one of the matrices stacked in the tensor; all rows if it is one.
@@ -237,7 +237,7 @@ impl Model {
         let tensor = |recipe: qz_models::TensorRecipe| {
             let stored_type = stored_type(&recipe.origin);
             let change = match &recipe.origin {
-                TensorOrigin::Mapped(map) => map.change,
+                TensorOrigin::Mapped(map) => map.change(),
                 TensorOrigin::Computed(_) => Change::NONE,
             };
             ModelTensor {
@@ -246,7 +246,7 @@ impl Model {
                 layer: recipe.layer,
                 source_type: changed_type(stored_type, change),
                 stored_type,
-                packed: size(&recipe.origin),
+                packed: size(&recipe.origin).map(Box::new),
                 is_beside: false,
                 name: recipe.name.into(),
                 shape: recipe.shape,
@@ -255,7 +255,7 @@ impl Model {
             }
         };
         let beside = description.beside.iter().map(|tensor| ModelTensor {
-            packed: packed.get(tensor).copied(),
+            packed: packed.get(tensor).copied().map(Box::new),
             is_beside: true,
             ..ModelTensor::as_stored(tensor.0, &source.tensors()[tensor.0])
         });
@@ -281,7 +281,7 @@ impl Model {
         packed: &HashMap<TensorIndex, PackedSize>,
     ) -> Self {
         let tensor = |(position, info): (usize, &TensorInfo)| ModelTensor {
-            packed: packed.get(&TensorIndex(position)).copied(),
+            packed: packed.get(&TensorIndex(position)).copied().map(Box::new),
             ..ModelTensor::as_stored(position, info)
         };
         let tensors = source.tensors().iter().enumerate().map(tensor).collect();

@@ -75,7 +75,7 @@ impl Quantization {
         tensor: &ModelTensor,
         source: &dyn TensorSource,
     ) -> Option<String> {
-        let first = tensor.packed.and_then(|_| tensor.first_source())?;
+        let first = tensor.packed.as_ref().and_then(|_| tensor.first_source())?;
         let name = &*source.tensors()[first.0].name;
         Some(self.type_of(name.strip_suffix(".weight").unwrap_or(name)))
     }

@@ -411,7 +411,7 @@ fn decode_rows(
 
 /// Which blocks may be lost.
 fn suspicion(tensor: &ModelTensor) -> Suspicion {
-    match tensor.packed {
+    match &tensor.packed {
         Some(packed) => {
             let bits = packed.bytes as f64 * 8.0 / tensor.shape.elements().max(1) as f64;
             Suspicion::of_unknown_groups(to_usize(packed.group), bits)
@@ -514,7 +514,7 @@ fn error_limit(tensor: &ModelTensor) -> f64 {
     // small numbers have fewer bits.
     const EXACT: &[(DataType, f64)] =
         &[(DataType::F32, 0.0), (DataType::F16, 1.0 / 1024.0), (DataType::BF16, 1.0 / 256.0)];
-    if let Some(packed) = tensor.packed {
+    if let Some(packed) = &tensor.packed {
         let bits = packed.bytes as f64 * 8.0 / tensor.shape.elements().max(1) as f64;
         // E4M3 has three bits of mantissa, whatever the number of all bits: rounding leaves
         // 0.026, and errors that are fed back nearly twice as much.

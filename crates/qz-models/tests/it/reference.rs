@@ -76,7 +76,7 @@ fn tensor(recipe: &TensorRecipe) -> Json {
         TensorOrigin::Computed(values) => values.iter().map(|value| f64::from(*value)).collect(),
         TensorOrigin::Mapped(map) => {
             let rows = dimensions[..dimensions.len().max(2) - 1].iter().product();
-            let stored = |row| map.rows.locate(map.change.order.source_row(row)).0.first_row;
+            let stored = |row| map.rows.locate(map.change().order.source_row(row)).0.first_row;
             (0..rows).map(|row| stored(row) as f64).collect()
         }
     };
