@@ -92,7 +92,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     window: DefaultWindow::SomeLayers(4096),
 };
 
-const NORMALIZES: &str = "norm_topk_prob";
+pub(super) const NORMALIZES: &str = "norm_topk_prob";
 
 /// A model whose graph treats the weights of chosen experts otherwise.
 pub(super) fn other_normalization(config: &ModelConfig, expected: bool) -> Option<Contradiction> {

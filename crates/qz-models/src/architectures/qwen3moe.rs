@@ -64,8 +64,6 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     window: DefaultWindow::SomeLayers(4096),
 };
 
-const NORMALIZES: &str = "norm_topk_prob";
-
 impl Architecture for Qwen3Moe {
     fn class_names(&self) -> &'static [&'static str] {
         &["Qwen3MoeForCausalLM"]
@@ -95,7 +93,7 @@ impl Architecture for Qwen3Moe {
         const {
             &[
                 ConfigKey::size_or(experts::WIDTH_KEY, Default::Size(768)),
-                ConfigKey::flag(NORMALIZES, Default::Flag(false)),
+                ConfigKey::flag(qwen2moe::NORMALIZES, Default::Flag(false)),
             ]
         }
     }
@@ -109,7 +107,7 @@ impl Architecture for Qwen3Moe {
     }
 
     fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
-        config.insert(NORMALIZES.to_owned(), json!(true));
+        config.insert(qwen2moe::NORMALIZES.to_owned(), json!(true));
         qwen2moe::all_layers_alike(config);
         // What transformers called it before version 5.
         let experts = config.get("num_local_experts").cloned();
