@@ -47,6 +47,11 @@ const NOT_IN_LIBRARIES: &[&str] = &["anyhow", "indicatif", "clap", "eyre"];
 /// Crates that may hold `unsafe`.
 const MAY_BE_UNSAFE: &[&str] = &["qz-kernels"];
 
+/// The processor as a backend, and where `qz-pipeline` may name it: the one place that chooses
+/// a job's backend, and the measurement of the processor's own kernels.
+const BACKEND: &str = "CpuBackend";
+const MAY_NAME_BACKEND: &[&str] = &["compute.rs", "bench/codecs.rs"];
+
 /// A longer file is probably two rooms.
 const MAX_LINES: usize = 620;
 
@@ -136,14 +141,26 @@ fn check_sources(package: &Package, workspace: &Path, faults: &mut Vec<String>) 
         faults.push(format!("{}: must forbid unsafe code", package.name));
     }
     for file in rust_files(&source)? {
-        let lines = fs::read_to_string(&file)?.lines().count();
+        let text = fs::read_to_string(&file)?;
+        let path = file.strip_prefix(workspace).unwrap_or(&file);
+        let lines = text.lines().count();
         let is_table = TABLES.iter().any(|table| file.ends_with(table));
         if lines > MAX_LINES && !is_table {
-            let path = file.strip_prefix(workspace).unwrap_or(&file);
             faults.push(format!("{}: {lines} lines, two rooms?", path.display()));
+        }
+        if package.name == "qz-pipeline" {
+            check_backend(path, &text, faults);
         }
     }
     Ok(())
+}
+
+/// A job that names a backend runs on no other.
+fn check_backend(path: &Path, text: &str, faults: &mut Vec<String>) {
+    let is_allowed = MAY_NAME_BACKEND.iter().any(|own| path.ends_with(Path::new("src").join(own)));
+    if text.contains(BACKEND) && !is_allowed {
+        faults.push(format!("{}: must work on any backend, not on {BACKEND}", path.display()));
+    }
 }
 
 fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -177,6 +194,18 @@ mod tests {
             .status()
             .expect("cargo fmt runs");
         assert!(status.success(), "run `cargo fmt`");
+    }
+
+    #[test]
+    fn a_job_that_names_a_backend_is_found() {
+        let check = |path: &str, text: &str, expected: usize| {
+            let mut faults = Vec::new();
+            check_backend(Path::new(path), text, &mut faults);
+            assert_eq!(faults.len(), expected, "{path}: {faults:?}");
+        };
+        check("crates/qz-pipeline/src/eval/mod.rs", "let b = CpuBackend::new(&workers);", 1);
+        check("crates/qz-pipeline/src/eval/mod.rs", "fn run<B: Backend>(backend: &B) {}", 0);
+        check("crates/qz-pipeline/src/compute.rs", "CpuBackend::new(&workers)", 0);
     }
 
     #[test]

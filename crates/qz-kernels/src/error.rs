@@ -1,6 +1,6 @@
 //! What kernels cannot do.
 
-use qz_tensor::DataType;
+use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, Location};
 
 use crate::isa::Isa;
 
@@ -40,4 +40,26 @@ pub enum Error {
     /// The operating system gave no threads.
     #[error("cannot start threads: {0}")]
     Threads(String),
+    /// The device is lost, has no memory left, or refuses an operation.
+    #[error("the device failed in the operation `{operation}`: {problem}")]
+    Device {
+        /// The operation of [`crate::backend::Backend`].
+        operation: &'static str,
+        /// What the device says.
+        problem: String,
+    },
+}
+
+impl Diagnose for Error {
+    fn diagnosis(&self) -> Diagnosis {
+        let (class, rule) = match self {
+            Self::Unknown(_) | Self::Unsupported(_) => (FaultClass::Usage, "isa"),
+            Self::NoCodec(_) | Self::MatrixSize { .. } | Self::CacheType { .. } => {
+                (FaultClass::BadInput, "backend")
+            }
+            Self::Threads(_) => (FaultClass::Environment, "threads"),
+            Self::Device { .. } => (FaultClass::Environment, "device"),
+        };
+        Diagnosis { class, location: Location::default(), rule }
+    }
 }

@@ -11,7 +11,9 @@
 //!
 //! [`roof`] is what they are measured against.
 //!
-//! What does not belong here: what a codec's bytes mean (`qz-codec`), files, threads.
+//! [`Workers`] are the threads that all parallel work runs on.
+//!
+//! What does not belong here: what a codec's bytes mean (`qz-codec`), files.
 //!
 //! Layer 2: depends on `qz-tensor` and `qz-codec`. The only crate that may hold unsafe
 //! code, for vector instructions; every use says why it is sound.
@@ -27,8 +29,10 @@ pub mod roof;
 pub mod stop;
 pub mod tile;
 mod vector;
+mod workers;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use error::Error;
 pub use isa::{Isa, codec_for};
+pub use workers::Workers;

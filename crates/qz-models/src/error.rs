@@ -206,6 +206,9 @@ pub enum Error {
         /// Why.
         source: qz_kernels::backend::Error,
     },
+    /// The device does not compute.
+    #[error(transparent)]
+    Device(#[from] qz_kernels::backend::Error),
     /// Hidden states that do not fit into memory cannot be kept on disk.
     #[error("{}: cannot keep hidden states here: {source}", folder.display())]
     Spill {
@@ -436,7 +439,10 @@ impl Diagnose for Error {
             Self::Positions { location, .. } => bad(location.clone(), "too-long"),
             Self::StateIsGone { .. } => bad(Location::default(), "state-is-gone"),
             Self::SessionLength { .. } => bad(Location::default(), "session-length"),
-            Self::Backend { location, .. } => bad(location.clone(), "backend"),
+            Self::Backend { location, source } => {
+                Diagnosis { location: location.clone(), ..source.diagnosis() }
+            }
+            Self::Device(error) => error.diagnosis(),
             Self::NonFiniteActivation { location, .. } => Diagnosis {
                 class: FaultClass::Numeric,
                 location: location.clone(),

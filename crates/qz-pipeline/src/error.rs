@@ -323,9 +323,9 @@ pub enum Error {
     /// An input was written to while the job read it.
     #[error("{}: the file changed while it was being read", .0.display())]
     InputChanged(PathBuf),
-    /// The operating system gave no threads.
-    #[error("cannot start threads: {0}")]
-    Threads(String),
+    /// The operating system gave no threads, or the device does not compute.
+    #[error(transparent)]
+    Device(#[from] qz_kernels::Error),
     /// The caller asked the job to stop.
     #[error("interrupted")]
     Interrupted,
@@ -413,6 +413,7 @@ impl Diagnose for Error {
             Self::Plan(error) => return error.diagnosis(),
             Self::Calibration(error) => return error.diagnosis(),
             Self::Evaluation(error) => return error.diagnosis(),
+            Self::Device(error) => return error.diagnosis(),
             Self::TextEncoding { location } => {
                 (FaultClass::BadInput, location.clone(), "not-utf-8")
             }
@@ -514,7 +515,6 @@ impl Diagnose for Error {
             Self::InputChanged(path) => {
                 (FaultClass::Environment, Location::file(path), "input-changed")
             }
-            Self::Threads(_) => (FaultClass::Environment, Location::default(), "threads"),
             Self::Interrupted => (FaultClass::Environment, Location::default(), "interrupted"),
         };
         Diagnosis { class, location, rule }

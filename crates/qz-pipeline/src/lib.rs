@@ -17,6 +17,7 @@
 mod bench;
 mod calibrate;
 mod caught;
+mod compute;
 mod container;
 mod convert;
 mod error;
@@ -56,15 +57,16 @@ pub use calibrate::{
     calibrate, each_parquet_row, merge_statistics, show_statistics,
 };
 pub use caught::catches_panics;
+pub use compute::ComputeOptions;
 pub use container::{CONTAINERS, Container, HubId, stem_of};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
 pub use error::{Error, Uncovered};
 pub use eval::{
-    CompareOptions, CompareReport, Compared, ComputeOptions, Ending, EvalData, EvalOptions,
-    Evaluation, FewShot, Figures, Pair, ReferenceOptions, Sample, SampleOptions, SaveOptions,
-    TaskEvaluation, TaskOptions, TextOptions, Thresholds, compare, eval, eval_tasks, sample,
+    CompareOptions, CompareReport, Compared, Ending, EvalData, EvalOptions, Evaluation, FewShot,
+    Figures, Pair, ReferenceOptions, Sample, SampleOptions, SaveOptions, TaskEvaluation,
+    TaskOptions, TextOptions, Thresholds, compare, eval, eval_tasks, sample,
 };
 pub use event::{Event, Observer, Silent};
 pub use format::{Demand, FORMATS, Format};

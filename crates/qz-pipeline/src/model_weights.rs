@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::backend::Backend;
 use qz_models::forward::{Forward, ForwardOptions, StoredTensor, WeightSource};
 use qz_tensor::Location;
 
@@ -27,12 +27,12 @@ impl<'a> ModelWeights<'a> {
 
 impl Model {
     /// The model's forward pass, with `weights` its own.
-    pub(crate) fn forward<'a, 'm>(
+    pub(crate) fn forward<'a, 'm, B: Backend>(
         &self,
-        backend: &'a CpuBackend,
+        backend: &'a B,
         weights: &'a ModelWeights<'m>,
         options: ForwardOptions,
-    ) -> Result<Forward<'a, CpuBackend, ModelWeights<'m>>, Error> {
+    ) -> Result<Forward<'a, B, ModelWeights<'m>>, Error> {
         Forward::new(backend, weights, &self.metadata, self.sliding_window, options)
     }
 

@@ -324,7 +324,8 @@ pub(crate) fn run(
         let failed = to_write.clone();
         // Threads that have started end when the queues do, which is where this returns.
         let (loaded, to_write, encoded) = (loaded, to_write, encoded);
-        let refused = |error: std::io::Error| Error::Threads(error.to_string());
+        let refused =
+            |error: std::io::Error| Error::from(qz_kernels::Error::Threads(error.to_string()));
         let read = move || reader.read_all(tiles, &to_encode, &failed);
         thread::Builder::new().spawn_scoped(scope, read).map_err(refused)?;
         for _ in 0..threads {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qz_codec::Codec;
-use qz_kernels::{codec_for, stop};
+use qz_kernels::{Workers, codec_for, stop};
 use qz_models::{Role, TensorRule};
 use qz_plan::FileType;
 use qz_tensor::{DataType, Diagnose};
@@ -187,8 +187,7 @@ pub fn verify(
         Some(source) => pair(&artifact, source, &mut findings),
         None => HashMap::new(),
     };
-    let pool =
-        stop::pool(options.threads, cancel).map_err(|error| Error::Threads(error.to_string()))?;
+    let workers = Workers::stopped_by(options.threads, cancel)?;
     let (count, weights) = (artifact.tensors.len(), artifact.weights());
     observer.observe(Event::Started { job: "verify", tensors: count, weights });
     let quantization = artifact.quantization.clone().map(Quantization::of);
@@ -197,7 +196,7 @@ pub fn verify(
         let original = pairs
             .get(tensor.name.as_str())
             .and_then(|original| Some((source.as_ref()?, *original)));
-        let check = pool.install(|| check_tensor(&artifact, tensor, original));
+        let check = workers.install(|| check_tensor(&artifact, tensor, original));
         check_cancelled(cancel)?;
         let held_as = held_as(&artifact, quantization.as_ref(), tensor);
         tensors.push(judge(tensor, check, &held_as, options, &mut findings)?);

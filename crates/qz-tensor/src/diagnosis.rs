@@ -11,7 +11,7 @@ pub enum FaultClass {
     Usage,
     /// The input breaks a rule of its format (exit code 3).
     BadInput,
-    /// The disk, a permission, a lock (exit code 4).
+    /// The disk, a permission, a lock, a device (exit code 4).
     Environment,
     /// A rule of ours that a flag can lift (exit code 5).
     Refused,

@@ -18,6 +18,13 @@ const TOLERANCE: f32 = 2e-5;
 /// # Errors
 /// What differs first.
 pub fn check<B: Backend>(backend: &B) -> Result<(), String> {
+    operations(backend).map_err(|problem| problem.to_string())
+}
+
+/// An operation that failed, or what differs.
+type Checked<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+fn operations<B: Backend>(backend: &B) -> Checked {
     matmuls(backend)?;
     norms(backend)?;
     rotations(backend)?;
@@ -40,29 +47,29 @@ pub fn made_up(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn compare(what: &str, found: &[f32], expected: &[f32]) -> Result<(), String> {
+fn compare(what: &str, found: &[f32], expected: &[f32]) -> Checked {
     if found.len() != expected.len() {
-        return Err(format!("{what}: {} numbers instead of {}", found.len(), expected.len()));
+        return Err(format!("{what}: {} numbers instead of {}", found.len(), expected.len()).into());
     }
     let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
     for (position, (found, expected)) in found.iter().zip(expected).enumerate() {
         let within = (found - expected).abs() <= TOLERANCE * largest;
         if !within {
-            return Err(format!("{what}: number {position} is {found}, expected {expected}"));
+            return Err(format!("{what}: number {position} is {found}, expected {expected}").into());
         }
     }
     Ok(())
 }
 
-fn contents<B: Backend>(backend: &B, buffer: &B::Buffer, count: usize) -> Vec<f32> {
+fn contents<B: Backend>(backend: &B, buffer: &B::Buffer, count: usize) -> Checked<Vec<f32>> {
     let mut numbers = vec![0.0; count];
-    backend.read(buffer, 0, &mut numbers);
-    numbers
+    backend.read(buffer, 0, &mut numbers)?;
+    Ok(numbers)
 }
 
 /// Every type with every count of tokens up to one past a panel, and more, and odd counts
 /// of rows.
-fn matmuls<B: Backend>(backend: &B) -> Result<(), String> {
+fn matmuls<B: Backend>(backend: &B) -> Checked {
     for codec in CODECS {
         let data_type = codec.spec().data_type;
         let Some(codec) = crate::codec_for(data_type) else { continue };
@@ -99,51 +106,55 @@ fn matmul<B: Backend>(
     (tokens, rows, columns): (usize, usize, usize),
     bytes: &[u8],
     rounding: Rounding,
-) -> Result<(), String> {
+) -> Checked {
     let what =
         format!("matmul of {tokens} x {columns} by {rows} rows of {data_type}, {rounding:?}");
     let size = rows * columns / data_type.block_elements() * data_type.block_bytes();
     let bytes: Vec<u8> = bytes.iter().copied().cycle().take(size).collect();
     let activations = made_up(tokens * columns, 2);
-    let expected = reference::matmul(rounding, &activations, columns, data_type, &bytes)
-        .map_err(|error| error.to_string())?;
-    let matrix =
-        backend.matrix(data_type, rows, columns, bytes).map_err(|error| error.to_string())?;
-    let mut out = backend.zeros(tokens * rows);
-    backend.matmul(rounding, &backend.buffer(&activations), &matrix, &mut out);
-    compare(&what, &contents(backend, &out, tokens * rows), &expected)
+    let expected = reference::matmul(rounding, &activations, columns, data_type, &bytes)?;
+    let matrix = backend.matrix(data_type, rows, columns, bytes)?;
+    let mut out = backend.zeros(tokens * rows)?;
+    backend.matmul(rounding, &backend.buffer(&activations)?, &matrix, &mut out)?;
+    compare(&what, &contents(backend, &out, tokens * rows)?, &expected)
 }
 
-fn norms<B: Backend>(backend: &B) -> Result<(), String> {
+fn norms<B: Backend>(backend: &B) -> Checked {
     for (rows, width) in [(1, 1), (3, 64), (5, 100)] {
         let (input, weights) = (made_up(rows * width, 3), made_up(width, 4));
         let expected: Vec<f32> =
             input.chunks(width).flat_map(|row| reference::rms_norm(row, &weights, 1e-5)).collect();
-        let mut out = backend.zeros(rows * width);
-        backend.rms_norm(&backend.buffer(&input), &backend.buffer(&weights), 1, 1e-5, &mut out);
-        compare("rms norm", &contents(backend, &out, rows * width), &expected)?;
+        let mut out = backend.zeros(rows * width)?;
+        backend.rms_norm(
+            &backend.buffer(&input)?,
+            &backend.buffer(&weights)?,
+            1,
+            1e-5,
+            &mut out,
+        )?;
+        compare("rms norm", &contents(backend, &out, rows * width)?, &expected)?;
     }
     let (input, weights, bias) = (made_up(300, 3), made_up(100, 4), made_up(100, 23));
     for bias in [None, Some(&bias)] {
         let row = |row: &[f32]| reference::layer_norm(row, &weights, bias.map(|b| &b[..]), 1e-5);
         let expected: Vec<f32> = input.chunks(100).flat_map(row).collect();
-        let there = [&input, &weights].map(|numbers| backend.buffer(numbers));
-        let bias = bias.map(|bias| backend.buffer(bias));
-        let mut out = backend.zeros(300);
-        backend.layer_norm(&there[0], &there[1], bias.as_ref(), 1e-5, &mut out);
-        compare("layer norm", &contents(backend, &out, 300), &expected)?;
+        let there = [backend.buffer(&input)?, backend.buffer(&weights)?];
+        let bias = bias.map(|bias| backend.buffer(bias)).transpose()?;
+        let mut out = backend.zeros(300)?;
+        backend.layer_norm(&there[0], &there[1], bias.as_ref(), 1e-5, &mut out)?;
+        compare("layer norm", &contents(backend, &out, 300)?, &expected)?;
     }
     let (input, weights) = (made_up(60, 3), made_up(20, 4));
     let parts = input.chunks(5).zip(weights.chunks(5).cycle());
     let expected: Vec<f32> =
         parts.flat_map(|(part, weights)| reference::rms_norm(part, weights, 1e-5)).collect();
-    let mut out = backend.zeros(60);
-    backend.rms_norm(&backend.buffer(&input), &backend.buffer(&weights), 4, 1e-5, &mut out);
-    compare("rms norm in groups", &contents(backend, &out, 60), &expected)?;
+    let mut out = backend.zeros(60)?;
+    backend.rms_norm(&backend.buffer(&input)?, &backend.buffer(&weights)?, 4, 1e-5, &mut out)?;
+    compare("rms norm in groups", &contents(backend, &out, 60)?, &expected)?;
     Ok(())
 }
 
-fn rotations<B: Backend>(backend: &B) -> Result<(), String> {
+fn rotations<B: Backend>(backend: &B) -> Checked {
     let (positions, heads, head_size) = (5, 3, 8);
     for (pairs, first, count) in [
         (RotaryPairs::Adjacent, 0, 8),
@@ -162,15 +173,15 @@ fn rotations<B: Backend>(backend: &B) -> Result<(), String> {
             let table = &table[head / heads % positions * count..][..count];
             reference::rotate(numbers, &rotation, table);
         }
-        let mut rows = backend.buffer(&input);
-        backend.rotate(&mut rows, heads * head_size, &rotation, &backend.buffer(&table));
+        let mut rows = backend.buffer(&input)?;
+        backend.rotate(&mut rows, heads * head_size, &rotation, &backend.buffer(&table)?)?;
         let what = format!("rotary embedding {rotation:?}");
-        compare(&what, &contents(backend, &rows, input.len()), &expected)?;
+        compare(&what, &contents(backend, &rows, input.len())?, &expected)?;
     }
     Ok(())
 }
 
-fn attentions<B: Backend>(backend: &B) -> Result<(), String> {
+fn attentions<B: Backend>(backend: &B) -> Checked {
     for (heads, key_value_heads) in [(1, 1), (4, 4), (6, 2)] {
         for window in [None, Some(1), Some(5)] {
             let plain = Attention::plain(heads, key_value_heads, 32);
@@ -191,7 +202,7 @@ fn attentions<B: Backend>(backend: &B) -> Result<(), String> {
     attention(backend, &shape, false, DataType::F32)?;
     match backend.cache(&Attention::plain(3, 1, 20), 4, DataType::Q8_0) {
         Err(_) => Ok(()),
-        Ok(_) => Err("a cache of Q8_0 was made for heads of 20".to_owned()),
+        Ok(_) => Err("a cache of Q8_0 was made for heads of 20".into()),
     }
 }
 
@@ -201,24 +212,23 @@ fn attention<B: Backend>(
     shape: &Attention,
     with_sinks: bool,
     data_type: DataType,
-) -> Result<(), String> {
+) -> Checked {
     let (before, positions, first_part) = (2, 43, 26);
     let rows = before + positions;
     let queries = made_up(rows * shape.query_width(), 7);
     let mut keys = made_up(rows * shape.key_width(), 8);
     let mut values = made_up(rows * shape.value_width(), 9);
     let sinks = with_sinks.then(|| made_up(shape.heads, 15));
-    let fail = |error: super::Error| error.to_string();
-    let mut cache = backend.cache(shape, positions, data_type).map_err(fail)?;
-    let mut out = backend.zeros(rows * shape.result_width());
-    let sinks_there = sinks.as_deref().map(|sinks| backend.buffer(sinks));
-    let buffers = [&queries, &keys, &values].map(|numbers| backend.buffer(numbers));
+    let mut cache = backend.cache(shape, positions, data_type)?;
+    let mut out = backend.zeros(rows * shape.result_width())?;
+    let sinks_there = sinks.as_deref().map(|sinks| backend.buffer(sinks)).transpose()?;
+    let buffers = [backend.buffer(&queries)?, backend.buffer(&keys)?, backend.buffer(&values)?];
     for part in [0..first_part, first_part..positions] {
         let rows = before + part.start..before + part.end;
-        backend.store(&mut cache, part.start, &buffers[1], &buffers[2], rows.clone());
+        backend.store(&mut cache, part.start, &buffers[1], &buffers[2], rows.clone())?;
         let sinks = sinks_there.as_ref();
         let queries = Queries { buffer: &buffers[0], rows, position: part.start };
-        backend.attend(shape, sinks, &cache, queries, &mut out);
+        backend.attend(shape, sinks, &cache, queries, &mut out)?;
     }
     super::round_activations(data_type, shape.key_size, &mut keys);
     super::round_activations(data_type, shape.value_size, &mut values);
@@ -246,11 +256,11 @@ fn attention<B: Backend>(
         }
     }
     let what = format!("attention {shape:?} with {data_type} keys, sinks: {with_sinks}");
-    compare(&what, &contents(backend, &out, expected.len()), &expected)
+    compare(&what, &contents(backend, &out, expected.len())?, &expected)
 }
 
 /// A sequence whose second part comes later, and whose rows are not the buffer's first.
-fn scans<B: Backend>(backend: &B) -> Result<(), String> {
+fn scans<B: Backend>(backend: &B) -> Checked {
     let shape = Scan { heads: 6, head_size: 5, groups: 2, state_size: 7, taps: 4 };
     let (before, tokens, first_part) = (2, 23, 9);
     let input = made_up((before + tokens) * shape.width(), 17);
@@ -267,6 +277,7 @@ fn scans<B: Backend>(backend: &B) -> Result<(), String> {
     };
     let expected = reference::scan(&shape, &weights, &input[before * shape.width()..]);
     let there = [&convolution, &bias, &steps, &decay, &skip].map(|own| backend.buffer(own));
+    let there = there.into_iter().collect::<Result<Vec<_>, _>>()?;
     let weights = ScanWeights {
         convolution: &there[0],
         convolution_bias: &there[1],
@@ -274,25 +285,25 @@ fn scans<B: Backend>(backend: &B) -> Result<(), String> {
         decay: &there[3],
         skip: &there[4],
     };
-    let mut state = backend.zeros(shape.state());
-    let mut out = backend.zeros((before + tokens) * shape.inner());
+    let mut state = backend.zeros(shape.state())?;
+    let mut out = backend.zeros((before + tokens) * shape.inner())?;
     for part in [0..1, 1..first_part, first_part..tokens] {
         let rows = before + part.start..before + part.end;
-        backend.scan(&shape, &weights, &mut state, &backend.buffer(&input), rows, &mut out);
+        backend.scan(&shape, &weights, &mut state, &backend.buffer(&input)?, rows, &mut out)?;
     }
-    let found = contents(backend, &out, (before + tokens) * shape.inner());
+    let found = contents(backend, &out, (before + tokens) * shape.inner())?;
     compare("state space", &found[before * shape.inner()..], &expected)
 }
 
-fn elementwise<B: Backend>(backend: &B) -> Result<(), String> {
+fn elementwise<B: Backend>(backend: &B) -> Checked {
     let count = 20_000;
     let (a, b) = (made_up(count, 10), made_up(count, 11));
     let expect = |work: &dyn Fn(f32, f32) -> f32| -> Vec<f32> {
         a.iter().zip(&b).map(|(a, b)| work(*a, *b)).collect()
     };
-    let mut sum = backend.buffer(&a);
-    backend.add(&mut sum, &backend.buffer(&b));
-    compare("add", &contents(backend, &sum, count), &expect(&|a, b| a + b))?;
+    let mut sum = backend.buffer(&a)?;
+    backend.add(&mut sum, &backend.buffer(&b)?)?;
+    compare("add", &contents(backend, &sum, count)?, &expect(&|a, b| a + b))?;
     for activation in [
         Activation::Silu,
         Activation::GeluTanh,
@@ -301,16 +312,16 @@ fn elementwise<B: Backend>(backend: &B) -> Result<(), String> {
         Activation::ClampedSilu,
     ] {
         // Past the limits of what is clamped.
-        let mut gate = backend.buffer(&a.iter().map(|x| x * 9.0).collect::<Vec<f32>>());
-        backend.activate_times(activation, &mut gate, Some(&backend.buffer(&b)));
+        let mut gate = backend.buffer(&a.iter().map(|x| x * 9.0).collect::<Vec<f32>>())?;
+        backend.activate_times(activation, &mut gate, Some(&backend.buffer(&b)?))?;
         let expected = expect(&|a, b| reference::activate_times(activation, a * 9.0, b));
-        compare(&format!("{activation:?}"), &contents(backend, &gate, count), &expected)?;
-        let mut alone = backend.buffer(&a);
-        backend.activate_times(activation, &mut alone, None);
+        compare(&format!("{activation:?}"), &contents(backend, &gate, count)?, &expected)?;
+        let mut alone = backend.buffer(&a)?;
+        backend.activate_times(activation, &mut alone, None)?;
         let expected = expect(&|a, _| reference::activate_times(activation, a, 1.0));
-        compare(&format!("{activation:?} alone"), &contents(backend, &alone, count), &expected)?;
+        compare(&format!("{activation:?} alone"), &contents(backend, &alone, count)?, &expected)?;
     }
-    let there = [&a, &b].map(|numbers| backend.buffer(numbers));
+    let there = [backend.buffer(&a)?, backend.buffer(&b)?];
     let parts = [
         Part { buffer: &there[0], size: 100, columns: 10..70 },
         Part { buffer: &there[1], size: 100, columns: 0..20 },
@@ -318,21 +329,21 @@ fn elementwise<B: Backend>(backend: &B) -> Result<(), String> {
     let joined =
         a.chunks(100).zip(b.chunks(100)).flat_map(|(a, b)| [&a[10..70], &b[..20]].concat());
     let joined: Vec<f32> = joined.collect();
-    compare("join", &contents(backend, &backend.join(&parts), joined.len()), &joined)?;
-    let mut rows = backend.buffer(&a);
-    backend.times_sigmoid(&mut rows, 100, &there[1]);
+    compare("join", &contents(backend, &backend.join(&parts)?, joined.len())?, &joined)?;
+    let mut rows = backend.buffer(&a)?;
+    backend.times_sigmoid(&mut rows, 100, &there[1])?;
     let weighed = a.iter().enumerate().map(|(i, a)| a / (1.0 + (-b[i / 100]).exp()));
-    compare("sigmoid", &contents(backend, &rows, count), &weighed.collect::<Vec<f32>>())?;
-    let columns = backend.columns(&backend.buffer(&a), 100, 20..50);
+    compare("sigmoid", &contents(backend, &rows, count)?, &weighed.collect::<Vec<f32>>())?;
+    let columns = backend.columns(&backend.buffer(&a)?, 100, 20..50)?;
     let expected: Vec<f32> = a.chunks(100).flat_map(|row| &row[20..50]).copied().collect();
-    compare("columns", &contents(backend, &columns, expected.len()), &expected)?;
-    let mut rows = backend.buffer(&a);
-    backend.add_bias(&mut rows, &backend.buffer(&b[..100]));
+    compare("columns", &contents(backend, &columns, expected.len())?, &expected)?;
+    let mut rows = backend.buffer(&a)?;
+    backend.add_bias(&mut rows, &backend.buffer(&b[..100])?)?;
     let expected: Vec<f32> = a.iter().enumerate().map(|(i, a)| a + b[i % 100]).collect();
-    compare("bias", &contents(backend, &rows, count), &expected)
+    compare("bias", &contents(backend, &rows, count)?, &expected)
 }
 
-fn experts<B: Backend>(backend: &B) -> Result<(), String> {
+fn experts<B: Backend>(backend: &B) -> Checked {
     let plain = Router::plain(6, 2);
     routing(backend, &plain, false)?;
     routing(
@@ -344,37 +355,39 @@ fn experts<B: Backend>(backend: &B) -> Result<(), String> {
 }
 
 /// Experts as a router chooses them, whose weights sum up to 1.
-fn routing<B: Backend>(backend: &B, router: &Router, with_bias: bool) -> Result<(), String> {
+fn routing<B: Backend>(backend: &B, router: &Router, with_bias: bool) -> Checked {
     let (tokens, experts, width) = (7, router.experts, 3);
     let scores = made_up(tokens * experts, 12);
     let bias = with_bias.then(|| made_up(experts, 16));
-    let there = bias.as_deref().map(|bias| backend.buffer(bias));
-    let loads = backend.route(router, &backend.buffer(&scores), there.as_ref());
+    let there = bias.as_deref().map(|bias| backend.buffer(bias)).transpose()?;
+    let loads = backend.route(router, &backend.buffer(&scores)?, there.as_ref())?;
     let expected = reference::route(router, &scores, bias.as_deref());
     let input = made_up(tokens * width, 13);
-    let mut sums = backend.zeros(tokens * width);
+    let mut sums = backend.zeros(tokens * width)?;
     for (load, expected) in loads.iter().zip(&expected) {
         if load.tokens != expected.tokens {
-            return Err(format!("routing: {:?}, expected {:?}", load.tokens, expected.tokens));
+            return Err(
+                format!("routing: {:?}, expected {:?}", load.tokens, expected.tokens).into()
+            );
         }
         compare("weights of experts", &load.weights, &expected.weights)?;
-        let own = backend.gather(&backend.buffer(&input), width, &load.tokens);
-        backend.scatter_add(&mut sums, width, load, &own);
+        let own = backend.gather(&backend.buffer(&input)?, width, &load.tokens)?;
+        backend.scatter_add(&mut sums, width, load, &own)?;
     }
     if loads.len() != experts {
-        return Err(format!("routing: {} experts instead of {experts}", loads.len()));
+        return Err(format!("routing: {} experts instead of {experts}", loads.len()).into());
     }
     // A token's weights sum up to 1.
-    compare("sums of experts", &contents(backend, &sums, tokens * width), &input)
+    compare("sums of experts", &contents(backend, &sums, tokens * width)?, &input)
 }
 
-fn non_finite<B: Backend>(backend: &B) -> Result<(), String> {
+fn non_finite<B: Backend>(backend: &B) -> Checked {
     for (value, expected) in [(1.0, None), (f32::NAN, Some(777)), (f32::NEG_INFINITY, Some(777))] {
         let mut numbers = made_up(1000, 14);
         numbers[777] = value;
-        let found = backend.first_non_finite(&backend.buffer(&numbers));
+        let found = backend.first_non_finite(&backend.buffer(&numbers)?)?;
         if found != expected {
-            return Err(format!("number 777 is {value}; not finite: {found:?}"));
+            return Err(format!("number 777 is {value}; not finite: {found:?}").into());
         }
     }
     Ok(())

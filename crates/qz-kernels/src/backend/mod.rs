@@ -264,6 +264,9 @@ pub struct ExpertLoad {
 /// The operations of a decoder's forward pass. A buffer holds f32 numbers as rows one
 /// behind the other; the width of a row follows from the operation. Shapes that
 /// contradict each other are the caller's mistake and may panic.
+///
+/// # Errors
+/// A device can be lost, or have no memory left, in any operation: [`Error::Device`].
 pub trait Backend: Send + Sync {
     /// Numbers on the device.
     type Buffer: Send + Sync;
@@ -288,19 +291,19 @@ pub trait Backend: Send + Sync {
     fn rows(&self, matrix: &Self::Matrix) -> usize;
 
     /// A buffer with these numbers.
-    fn buffer(&self, values: &[f32]) -> Self::Buffer;
+    fn buffer(&self, values: &[f32]) -> Result<Self::Buffer, Error>;
 
     /// A buffer of zeros.
-    fn zeros(&self, elements: usize) -> Self::Buffer;
+    fn zeros(&self, elements: usize) -> Result<Self::Buffer, Error>;
 
     /// Copies numbers from `from` on out of a buffer.
-    fn read(&self, buffer: &Self::Buffer, from: usize, out: &mut [f32]);
+    fn read(&self, buffer: &Self::Buffer, from: usize, out: &mut [f32]) -> Result<(), Error>;
 
     /// All numbers of a buffer, without a copy where they are in the machine's memory.
-    fn numbers<'b>(&self, buffer: &'b Self::Buffer) -> Cow<'b, [f32]>;
+    fn numbers<'b>(&self, buffer: &'b Self::Buffer) -> Result<Cow<'b, [f32]>, Error>;
 
     /// The position of a number that is not finite, if there is one.
-    fn first_non_finite(&self, buffer: &Self::Buffer) -> Option<usize>;
+    fn first_non_finite(&self, buffer: &Self::Buffer) -> Result<Option<usize>, Error>;
 
     /// `out[t][r] = Σ activations[t][c] · matrix[r][c]`, with the activations rounded
     /// as `rounding` says.
@@ -310,7 +313,7 @@ pub trait Backend: Send + Sync {
         activations: &Self::Buffer,
         matrix: &Self::Matrix,
         out: &mut Self::Buffer,
-    );
+    ) -> Result<(), Error>;
 
     /// Each row of `weights.len()` numbers divided by its root mean square and
     /// multiplied with the weights; of `groups` parts of a row each by its own.
@@ -321,7 +324,7 @@ pub trait Backend: Send + Sync {
         groups: usize,
         epsilon: f32,
         out: &mut Self::Buffer,
-    );
+    ) -> Result<(), Error>;
 
     /// Each row of `weights.len()` numbers less its mean, divided by its standard deviation,
     /// multiplied with the weights, and `bias` added.
@@ -332,7 +335,7 @@ pub trait Backend: Send + Sync {
         bias: Option<&Self::Buffer>,
         epsilon: f32,
         out: &mut Self::Buffer,
-    );
+    ) -> Result<(), Error>;
 
     /// Turns pairs of each head's elements in rows of `width` numbers. `table` has, for
     /// each position, the cosine and sine of each pair; after its last position the next
@@ -343,7 +346,7 @@ pub trait Backend: Send + Sync {
         width: usize,
         rotation: &Rotation,
         table: &Self::Buffer,
-    );
+    ) -> Result<(), Error>;
 
     /// An empty cache for `capacity` positions, which keeps keys and values as
     /// `data_type` rounds them.
@@ -365,7 +368,7 @@ pub trait Backend: Send + Sync {
         keys: &Self::Buffer,
         values: &Self::Buffer,
         rows: Range<usize>,
-    );
+    ) -> Result<(), Error>;
 
     /// Attention of queries to the cache; writes the same rows of `out`. `sinks` has for each head a score of
     /// nothing: it takes its part of the probability, and adds no value.
@@ -376,7 +379,7 @@ pub trait Backend: Send + Sync {
         cache: &Self::Cache,
         queries: Queries<'_, Self::Buffer>,
         out: &mut Self::Buffer,
-    );
+    ) -> Result<(), Error>;
 
     /// State space operation on `rows` of the input, which follow those that `state` is of;
     /// writes the same rows of `out`, and makes `state` that behind them.
@@ -388,7 +391,7 @@ pub trait Backend: Send + Sync {
         input: &Self::Buffer,
         rows: Range<usize>,
         out: &mut Self::Buffer,
-    );
+    ) -> Result<(), Error>;
 
     /// `gate[i] = activation(gate[i]) · up[i]`, with ones in the place of an `up` that is not
     /// there.
@@ -397,22 +400,32 @@ pub trait Backend: Send + Sync {
         activation: Activation,
         gate: &mut Self::Buffer,
         up: Option<&Self::Buffer>,
-    );
+    ) -> Result<(), Error>;
 
     /// Of each row of `width` numbers those in `columns`, one row behind the other.
-    fn columns(&self, from: &Self::Buffer, width: usize, columns: Range<usize>) -> Self::Buffer;
+    fn columns(
+        &self,
+        from: &Self::Buffer,
+        width: usize,
+        columns: Range<usize>,
+    ) -> Result<Self::Buffer, Error>;
 
     /// Head by head the numbers of all parts, one behind the other.
-    fn join(&self, parts: &[Part<'_, Self::Buffer>]) -> Self::Buffer;
+    fn join(&self, parts: &[Part<'_, Self::Buffer>]) -> Result<Self::Buffer, Error>;
 
     /// `rows[t][i] *= sigmoid(scores[t])`, in rows of `width` numbers.
-    fn times_sigmoid(&self, rows: &mut Self::Buffer, width: usize, scores: &Self::Buffer);
+    fn times_sigmoid(
+        &self,
+        rows: &mut Self::Buffer,
+        width: usize,
+        scores: &Self::Buffer,
+    ) -> Result<(), Error>;
 
     /// `to[i] += from[i]`.
-    fn add(&self, to: &mut Self::Buffer, from: &Self::Buffer);
+    fn add(&self, to: &mut Self::Buffer, from: &Self::Buffer) -> Result<(), Error>;
 
     /// Adds `bias` to each row.
-    fn add_bias(&self, to: &mut Self::Buffer, bias: &Self::Buffer);
+    fn add_bias(&self, to: &mut Self::Buffer, bias: &Self::Buffer) -> Result<(), Error>;
 
     /// Gives each row of `scores` to experts. `bias` has for each expert what is added when
     /// experts are chosen, and not when they are weighed.
@@ -421,10 +434,15 @@ pub trait Backend: Send + Sync {
         router: &Router,
         scores: &Self::Buffer,
         bias: Option<&Self::Buffer>,
-    ) -> Vec<ExpertLoad>;
+    ) -> Result<Vec<ExpertLoad>, Error>;
 
     /// The rows `tokens`, each of `width` numbers, one behind the other.
-    fn gather(&self, from: &Self::Buffer, width: usize, tokens: &[usize]) -> Self::Buffer;
+    fn gather(
+        &self,
+        from: &Self::Buffer,
+        width: usize,
+        tokens: &[usize],
+    ) -> Result<Self::Buffer, Error>;
 
     /// Adds row `i` of `from` times its weight to row `load.tokens[i]` of `to`.
     fn scatter_add(
@@ -433,5 +451,5 @@ pub trait Backend: Send + Sync {
         width: usize,
         load: &ExpertLoad,
         from: &Self::Buffer,
-    );
+    ) -> Result<(), Error>;
 }

@@ -8,8 +8,10 @@ use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_kernels::backend::{
     Attention, Backend, CpuBackend, FewTokens, Queries, Rounding, conformance, round_activations,
 };
-use qz_kernels::{Isa, codec_for, stop};
+use qz_kernels::{Isa, Workers, codec_for, stop};
 use qz_tensor::DataType;
+
+use crate::on;
 
 /// The instruction sets that this machine has.
 fn sets() -> impl Iterator<Item = Isa> {
@@ -19,7 +21,7 @@ fn sets() -> impl Iterator<Item = Isa> {
 #[test]
 fn conforms() {
     for (threads, few) in [(1, FewTokens::AsMany), (1, FewTokens::Own), (3, FewTokens::Own)] {
-        let backend = CpuBackend::new(threads).expect("threads").with_few_tokens(few);
+        let backend = on(threads).with_few_tokens(few);
         conformance::check(&backend).unwrap_or_else(|problem| panic!("{problem}"));
     }
 }
@@ -28,7 +30,7 @@ fn conforms() {
 #[test]
 fn a_stop_is_heard() {
     let flag = stop::Flag::default();
-    let backend = CpuBackend::stopped_by(2, &flag).expect("threads");
+    let backend = CpuBackend::new(&Workers::stopped_by(2, &flag).expect("threads"));
     let shape = Attention::plain(32, 1, 64);
     let tokens = 16 * 1024;
     let cache = backend.cache(&shape, tokens, DataType::F32).expect("a cache");
@@ -45,18 +47,18 @@ fn a_stop_is_heard() {
     });
     let rows = 0..tokens / 8;
     let queries = Queries { buffer: &queries, rows, position: tokens - tokens / 8 };
-    backend.attend(&shape, None, &cache, queries, &mut out);
+    backend.attend(&shape, None, &cache, queries, &mut out).expect("computed");
     let attended = Instant::now();
     let set = setter.join().expect("no panic");
     assert!(attended.saturating_duration_since(set) < Duration::from_secs(2));
-    backend.matmul(Rounding::Exact, &activations, &matrix, &mut products);
+    backend.matmul(Rounding::Exact, &activations, &matrix, &mut products).expect("computed");
     assert!(attended.elapsed() < Duration::from_secs(2));
 }
 
 #[test]
 fn every_instruction_set_conforms() {
     for isa in sets() {
-        let backend = CpuBackend::new(2).expect("threads").with_few_tokens(FewTokens::Own);
+        let backend = on(2).with_few_tokens(FewTokens::Own);
         conformance::check(&backend.with_isa(isa))
             .unwrap_or_else(|problem| panic!("{isa}: {problem}"));
     }
@@ -79,11 +81,13 @@ fn one_token_takes_every_block() {
         let signs = conformance::made_up(columns, 4);
         let activations = signs.iter().map(|x| 1.0f32.copysign(*x)).collect();
         let run = |isa| {
-            let backend = CpuBackend::new(1).expect("threads");
+            let backend = on(1);
             let backend = backend.with_few_tokens(FewTokens::Own).with_isa(isa);
             let matrix = backend.matrix(data_type, rows, columns, bytes.clone());
-            let mut out = backend.zeros(rows);
-            backend.matmul(Rounding::Engine, &activations, &matrix.expect("fits"), &mut out);
+            let mut out = backend.zeros(rows).expect("zeros");
+            backend
+                .matmul(Rounding::Engine, &activations, &matrix.expect("fits"), &mut out)
+                .expect("computed");
             out
         };
         let expected = run(Isa::Baseline);
@@ -114,12 +118,12 @@ fn a_token_is_the_same_in_any_company() {
         let mut bytes = vec![0; blocks * data_type.block_bytes()];
         codec_for(data_type).expect("a codec").encode(&weights, columns, None, &mut bytes);
         let activations = conformance::made_up(23 * columns, 2);
-        let backend = CpuBackend::new(2).expect("threads");
+        let backend = on(2);
         let matrix = backend.matrix(data_type, rows, columns, bytes).expect("fits");
         let run = |tokens: usize| {
-            let mut out = backend.zeros(tokens * rows);
+            let mut out = backend.zeros(tokens * rows).expect("zeros");
             let own = activations[..tokens * columns].to_vec();
-            backend.matmul(Rounding::Engine, &own, &matrix, &mut out);
+            backend.matmul(Rounding::Engine, &own, &matrix, &mut out).expect("computed");
             out
         };
         let all = run(23);
@@ -141,14 +145,18 @@ fn results_do_not_depend_on_threads() {
         for tokens in [1, 3, 23] {
             let activations = conformance::made_up(tokens * columns, 2);
             let run = |threads| {
-                let backend = CpuBackend::new(threads).expect("threads");
+                let backend = on(threads);
                 let backend = backend.with_few_tokens(FewTokens::Own);
                 let matrix = backend.matrix(data_type, rows, columns, bytes.clone());
                 let matrix = matrix.expect("fits");
-                let mut out = backend.zeros(tokens * rows);
-                backend.matmul(Rounding::Engine, &activations, &matrix, &mut out);
-                let mut exact = backend.zeros(tokens * rows);
-                backend.matmul(Rounding::Exact, &activations, &matrix, &mut exact);
+                let mut out = backend.zeros(tokens * rows).expect("zeros");
+                backend
+                    .matmul(Rounding::Engine, &activations, &matrix, &mut out)
+                    .expect("computed");
+                let mut exact = backend.zeros(tokens * rows).expect("zeros");
+                backend
+                    .matmul(Rounding::Exact, &activations, &matrix, &mut exact)
+                    .expect("computed");
                 (out, exact)
             };
             assert!(run(1) == run(2), "{data_type} {tokens}");

@@ -4,3 +4,11 @@
 mod backend;
 mod codecs;
 mod small;
+
+use qz_kernels::Workers;
+use qz_kernels::backend::CpuBackend;
+
+/// The processor, with so many threads.
+fn on(threads: usize) -> CpuBackend {
+    CpuBackend::new(&Workers::new(threads).expect("threads"))
+}

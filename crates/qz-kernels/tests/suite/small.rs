@@ -7,10 +7,12 @@ use qz_kernels::backend::{
 use qz_kernels::{Isa, gemm, tile};
 use qz_tensor::DataType;
 
+use crate::on;
+
 /// Compares what is computed with every instruction set with what is computed without.
 fn check(what: &str, compute: impl Fn(&CpuBackend) -> Vec<f32>) {
     let run = |isa| {
-        let backend = CpuBackend::new(2).expect("threads").with_few_tokens(FewTokens::Own);
+        let backend = on(2).with_few_tokens(FewTokens::Own);
         compute(&backend.with_isa(isa))
     };
     let expected = run(Isa::Baseline);
@@ -36,8 +38,10 @@ fn check_products(data_type: DataType, units: &[usize]) {
     for tokens in [1, 3, 9].into_iter().filter(|tokens| columns < 256 || *tokens != 3) {
         check(&format!("{data_type} {tokens}"), |backend| {
             let matrix = backend.matrix(data_type, rows, columns, bytes.clone()).expect("fits");
-            let mut out = backend.zeros(tokens * rows);
-            backend.matmul(Rounding::Engine, &made_up(tokens * columns, 4), &matrix, &mut out);
+            let mut out = backend.zeros(tokens * rows).expect("zeros");
+            backend
+                .matmul(Rounding::Engine, &made_up(tokens * columns, 4), &matrix, &mut out)
+                .expect("computed");
             out
         });
     }
@@ -66,10 +70,10 @@ fn attention() {
     let (keys, queries) = (made_up(7 * 8, 1), made_up(7 * 16, 2));
     check("attention", |backend| {
         let mut cache = backend.cache(&shape, 7, DataType::F32).expect("a cache");
-        backend.store(&mut cache, 0, &keys, &keys, 0..7);
-        let mut out = backend.zeros(7 * 16);
+        backend.store(&mut cache, 0, &keys, &keys, 0..7).expect("computed");
+        let mut out = backend.zeros(7 * 16).expect("zeros");
         let queries = Queries { buffer: &queries, rows: 0..7, position: 0 };
-        backend.attend(&shape, None, &cache, queries, &mut out);
+        backend.attend(&shape, None, &cache, queries, &mut out).expect("computed");
         out
     });
 }
@@ -79,7 +83,7 @@ fn gates() {
     for activation in [Activation::Silu, Activation::GeluTanh, Activation::ClampedSilu] {
         check("gates", |backend| {
             let mut gate = made_up(21, 1);
-            backend.activate_times(activation, &mut gate, Some(&made_up(21, 2)));
+            backend.activate_times(activation, &mut gate, Some(&made_up(21, 2))).expect("computed");
             gate
         });
     }

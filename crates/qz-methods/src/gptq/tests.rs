@@ -485,13 +485,14 @@ fn a_stop_is_heard_at_every_stage() {
     use std::sync::atomic::Ordering;
     use std::time::{Duration, Instant};
 
+    use qz_kernels::Workers;
     use qz_linalg::Feedback;
 
     const COLUMNS: usize = 3072;
     let rows = numbers(1024 * COLUMNS, 3);
     let check = |stage: &str, work: &(dyn Fn() + Sync)| {
         let flag = stop::Flag::default();
-        let pool = stop::pool(2, &flag).expect("threads");
+        let workers = Workers::stopped_by(2, &flag).expect("threads");
         let setter = std::thread::spawn({
             let flag = flag.clone();
             move || {
@@ -500,7 +501,7 @@ fn a_stop_is_heard_at_every_stage() {
                 Instant::now()
             }
         });
-        pool.install(work);
+        workers.install(work);
         let end = Instant::now();
         let set = setter.join().expect("no panic");
         // What would take seconds, on any machine, does not.

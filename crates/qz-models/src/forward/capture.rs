@@ -2,6 +2,7 @@
 
 use qz_kernels::backend::{Backend, ExpertLoad};
 
+use crate::error::Error;
 use crate::graph::{GroupIndex, Stage};
 use crate::rules::LayerIndex;
 
@@ -52,7 +53,14 @@ impl LinearInputs<'_> {
 
 /// Hears of inputs while a layer computes.
 pub(super) trait Tap<B: Backend> {
-    fn see(&mut self, group: GroupIndex, rows: &B::Buffer, expert: Option<(usize, &ExpertLoad)>);
+    /// # Errors
+    /// If the device does not give the rows.
+    fn see(
+        &mut self,
+        group: GroupIndex,
+        rows: &B::Buffer,
+        expert: Option<(usize, &ExpertLoad)>,
+    ) -> Result<(), Error>;
 
     /// The last stage that is wanted; none if the layer's result is.
     fn last(&self) -> Option<Stage> {
@@ -68,15 +76,27 @@ pub(super) trait Tap<B: Backend> {
 pub(super) struct Untapped;
 
 impl<B: Backend> Tap<B> for Untapped {
-    fn see(&mut self, _: GroupIndex, _: &B::Buffer, _: Option<(usize, &ExpertLoad)>) {}
+    fn see(
+        &mut self,
+        _: GroupIndex,
+        _: &B::Buffer,
+        _: Option<(usize, &ExpertLoad)>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Hears what another does, and wants no result behind a stage.
 pub(super) struct InputsOnly<'a, B: Backend>(pub(super) &'a mut dyn Tap<B>, pub(super) Stage);
 
 impl<B: Backend> Tap<B> for InputsOnly<'_, B> {
-    fn see(&mut self, group: GroupIndex, rows: &B::Buffer, expert: Option<(usize, &ExpertLoad)>) {
-        self.0.see(group, rows, expert);
+    fn see(
+        &mut self,
+        group: GroupIndex,
+        rows: &B::Buffer,
+        expert: Option<(usize, &ExpertLoad)>,
+    ) -> Result<(), Error> {
+        self.0.see(group, rows, expert)
     }
 
     fn last(&self) -> Option<Stage> {

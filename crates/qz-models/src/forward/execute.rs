@@ -107,7 +107,7 @@ impl<B: Backend> Pass<'_, B> {
                     let Some(Cache::Attention(cache)) = caches.next() else {
                         unreachable!("a cache for each")
                     };
-                    let attended = self.attend(layer, own, cache, registers);
+                    let attended = self.attend(layer, own, cache, registers)?;
                     registers.set(own.to, attended);
                 }
                 Step::Scan(own) => {
@@ -141,21 +141,21 @@ impl<B: Backend> Pass<'_, B> {
             Step::Norm { from, to, weights, groups, epsilon } => {
                 if let Some(weights) = layer.vector(*weights) {
                     let input = registers.get(*from);
-                    let mut out = backend.zeros(tokens * layer.graph.width(*from));
-                    backend.rms_norm(input, weights, *groups, *epsilon, &mut out);
+                    let mut out = backend.zeros(tokens * layer.graph.width(*from))?;
+                    backend.rms_norm(input, weights, *groups, *epsilon, &mut out)?;
                     registers.set(*to, out);
                 }
             }
             Step::LayerNorm { from, to, weights, bias, epsilon } => {
                 let vector = |index| layer.vector(index).expect("it must be there");
-                let mut out = backend.zeros(tokens * layer.graph.width(*from));
+                let mut out = backend.zeros(tokens * layer.graph.width(*from))?;
                 let (weights, bias) = (vector(*weights), Some(vector(*bias)));
-                backend.layer_norm(registers.get(*from), weights, bias, *epsilon, &mut out);
+                backend.layer_norm(registers.get(*from), weights, bias, *epsilon, &mut out)?;
                 registers.set(*to, out);
             }
             Step::Linear { group, from, to } => {
                 let input = registers.get(*from);
-                tap.see(*group, input, None);
+                tap.see(*group, input, None)?;
                 let matrices = layer.matrices(*group, None).iter();
                 let products = matrices.map(|matrix| self.product(matrix, input, tokens));
                 let products = products.collect::<Result<Vec<_>, Error>>()?;
@@ -163,7 +163,7 @@ impl<B: Backend> Pass<'_, B> {
             }
             Step::Columns { from, columns, to } => {
                 let width = layer.graph.width(*from);
-                let own = backend.columns(registers.get(*from), width, columns.clone());
+                let own = backend.columns(registers.get(*from), width, columns.clone())?;
                 registers.set(*to, own);
             }
             Step::Join { parts, to } => {
@@ -171,7 +171,7 @@ impl<B: Backend> Pass<'_, B> {
                     let buffer = registers.get(*rows);
                     Part { buffer, size: *size, columns: columns.clone() }
                 };
-                let joined = backend.join(&parts.iter().map(part).collect::<Vec<_>>());
+                let joined = backend.join(&parts.iter().map(part).collect::<Vec<_>>())?;
                 registers.set(*to, joined);
             }
             Step::Heads { group, from, to } => {
@@ -183,20 +183,20 @@ impl<B: Backend> Pass<'_, B> {
             Step::Weigh { rows, scores } => {
                 let mut buffer = registers.take(*rows);
                 let width = layer.graph.width(*rows);
-                backend.times_sigmoid(&mut buffer, width, registers.get(*scores));
+                backend.times_sigmoid(&mut buffer, width, registers.get(*scores))?;
                 registers.set(*rows, buffer);
             }
             Step::Rotate { rows, rotary, rotation } => {
                 let mut buffer = registers.take(*rows);
                 let width = layer.graph.width(*rows);
-                backend.rotate(&mut buffer, width, rotation, &self.rotaries[*rotary]);
+                backend.rotate(&mut buffer, width, rotation, &self.rotaries[*rotary])?;
                 registers.set(*rows, buffer);
             }
             Step::Activate { activation, gate, up } => {
                 let mut buffer = registers.take(*gate);
                 let up = up.map(|up| registers.get(up));
                 let activation = activation.rounded(self.rounding);
-                backend.activate_times(activation, &mut buffer, up);
+                backend.activate_times(activation, &mut buffer, up)?;
                 registers.set(*gate, buffer);
             }
             Step::Experts(own) => {
@@ -206,7 +206,7 @@ impl<B: Backend> Pass<'_, B> {
             }
             Step::Add { to, from } => {
                 let mut sum = registers.take(*to);
-                backend.add(&mut sum, registers.get(*from));
+                backend.add(&mut sum, registers.get(*from))?;
                 registers.set(*to, sum);
             }
             Step::Attend(_) | Step::Scan(_) => unreachable!("they have a cache"),
@@ -223,12 +223,12 @@ impl<B: Backend> Pass<'_, B> {
         tokens: usize,
     ) -> Result<B::Buffer, Error> {
         let rows = self.backend.rows(&linear.matrix);
-        let mut out = self.backend.zeros(tokens * rows);
-        self.backend.matmul(self.rounding, input, &linear.matrix, &mut out);
+        let mut out = self.backend.zeros(tokens * rows)?;
+        self.backend.matmul(self.rounding, input, &linear.matrix, &mut out)?;
         if let Some(bias) = &linear.bias {
-            self.backend.add_bias(&mut out, bias);
+            self.backend.add_bias(&mut out, bias)?;
         }
-        match self.backend.first_non_finite(&out) {
+        match self.backend.first_non_finite(&out)? {
             None => Ok(out),
             Some(position) => Err(Error::NonFiniteActivation {
                 location: (self.locate)(&linear.name),
@@ -243,18 +243,18 @@ impl<B: Backend> Pass<'_, B> {
         own: &Attend,
         cache: &mut B::Cache,
         registers: &Registers<B>,
-    ) -> B::Buffer {
+    ) -> Result<B::Buffer, Error> {
         let [queries, keys, values] =
             [own.queries, own.keys, own.values].map(|register| registers.get(register));
         let sinks = own.sinks.and_then(|sinks| layer.vector(sinks));
-        let mut out = self.backend.zeros(self.tokens() * own.attention.result_width());
+        let mut out = self.backend.zeros(self.tokens() * own.attention.result_width())?;
         for Span { rows, position } in self.spans {
             let (backend, rows) = (self.backend, rows.clone());
-            backend.store(cache, *position, keys, values, rows.clone());
+            backend.store(cache, *position, keys, values, rows.clone())?;
             let queries = Queries { buffer: queries, rows, position: *position };
-            backend.attend(&own.attention, sinks, cache, queries, &mut out);
+            backend.attend(&own.attention, sinks, cache, queries, &mut out)?;
         }
-        out
+        Ok(out)
     }
 
     fn scan(
@@ -273,19 +273,19 @@ impl<B: Backend> Pass<'_, B> {
             decay: vector(own.decay),
             skip: vector(own.skip),
         };
-        let mut out = backend.zeros(self.tokens() * own.scan.inner());
+        let mut out = backend.zeros(self.tokens() * own.scan.inner())?;
         for Span { rows, position } in self.spans {
             let mut state = match states.iter().position(|(own, _)| own == position) {
-                _ if *position == 0 => backend.zeros(own.scan.state()),
+                _ if *position == 0 => backend.zeros(own.scan.state())?,
                 Some(at) => {
                     let known = states.remove(at).expect("it was found");
-                    let state = backend.buffer(&backend.numbers(&known.1));
+                    let state = backend.buffer(&backend.numbers(&known.1)?)?;
                     states.push_back(known);
                     state
                 }
                 None => return Err(Error::StateIsGone { position: *position }),
             };
-            backend.scan(&own.scan, &weights, &mut state, input, rows.clone(), &mut out);
+            backend.scan(&own.scan, &weights, &mut state, input, rows.clone(), &mut out)?;
             let end = position + rows.len();
             states.retain(|(own, _)| *own != end);
             states.push_back((end, state));
@@ -313,8 +313,8 @@ impl<B: Backend> Pass<'_, B> {
         for head in 0..own.experts.unwrap_or(1) {
             let first = head * from.size;
             let columns = first + from.columns.start..first + from.columns.end;
-            let input = backend.columns(input, width, columns);
-            tap.see(group, &input, Some((head, &everyone)));
+            let input = backend.columns(input, width, columns)?;
+            tap.see(group, &input, Some((head, &everyone)))?;
             if tap.last() != Some(own.stage) {
                 let matrix = &layer.matrices(group, Some(head))[0];
                 products.push(self.product(matrix, &input, tokens)?);
@@ -323,7 +323,7 @@ impl<B: Backend> Pass<'_, B> {
         let size = own.members[0].rows;
         let part = |buffer| Part { buffer, size, columns: 0..size };
         let parts: Vec<_> = products.iter().map(part).collect();
-        Ok((!parts.is_empty()).then(|| backend.join(&parts)))
+        (!parts.is_empty()).then(|| backend.join(&parts)).transpose().map_err(Error::from)
     }
 
     /// What experts make of the tokens that they are given; nothing where the tap wants no
@@ -336,13 +336,13 @@ impl<B: Backend> Pass<'_, B> {
         tap: &mut dyn Tap<B>,
     ) -> Result<Option<B::Buffer>, Error> {
         let (backend, tokens) = (self.backend, self.tokens());
-        tap.see(own.router, input, None);
+        tap.see(own.router, input, None)?;
         let scores = self.product(&layer.matrices(own.router, None)[0], input, tokens)?;
         let width = layer.graph.width(own.from);
-        let mut sum = backend.zeros(tokens * width);
+        let mut sum = backend.zeros(tokens * width)?;
         let bias = own.bias.and_then(|bias| layer.vector(bias));
         let last = layer.graph.group(own.down).stage;
-        for (number, load) in backend.route(&own.routing, &scores, bias).iter().enumerate() {
+        for (number, load) in backend.route(&own.routing, &scores, bias)?.iter().enumerate() {
             if tap.routing() == Routing::All {
                 let everyone = everyone(load, tokens);
                 let gated = Gated { layer, own, expert: number, load: Some(&everyone) };
@@ -351,7 +351,7 @@ impl<B: Backend> Pass<'_, B> {
             if load.tokens.is_empty() {
                 continue;
             }
-            let given = backend.gather(input, width, &load.tokens);
+            let given = backend.gather(input, width, &load.tokens)?;
             let gated = |load| Gated { layer, own, expert: number, load };
             let count = load.tokens.len();
             let answer = match (tap.routing(), tap.last()) {
@@ -361,7 +361,7 @@ impl<B: Backend> Pass<'_, B> {
             };
             let answer = answer.map_err(|error| error.of_token(|own| load.tokens[own]))?;
             if let Some(answer) = answer {
-                backend.scatter_add(&mut sum, width, load, &answer);
+                backend.scatter_add(&mut sum, width, load, &answer)?;
             }
         }
         Ok(tap.last().is_none().then_some(sum))
@@ -377,7 +377,7 @@ impl<B: Backend> Pass<'_, B> {
         let Gated { layer, own, expert, load } = *gated;
         let is_last = |stage: Stage, tap: &dyn Tap<B>| tap.last() == Some(stage);
         let seen = load.map(|load| (expert, load));
-        tap.see(own.gate_up, input, seen);
+        tap.see(own.gate_up, input, seen)?;
         if is_last(layer.graph.group(own.gate_up).stage, tap) {
             return Ok(None);
         }
@@ -387,8 +387,8 @@ impl<B: Backend> Pass<'_, B> {
         let mut product = self.product(gate, input, tokens)?;
         let up = self.product(up, input, tokens)?;
         let activation = own.activation.rounded(self.rounding);
-        self.backend.activate_times(activation, &mut product, Some(&up));
-        tap.see(own.down, &product, seen);
+        self.backend.activate_times(activation, &mut product, Some(&up))?;
+        tap.see(own.down, &product, seen)?;
         if is_last(layer.graph.group(own.down).stage, tap) {
             return Ok(None);
         }

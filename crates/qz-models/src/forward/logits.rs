@@ -99,7 +99,7 @@ impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
         for (token, out) in tokens.iter().zip(numbers.chunks_exact_mut(width)) {
             forward.on_disk(self.states.read(*token..token + 1, out))?;
         }
-        let hidden = forward.backend.buffer(&numbers);
+        let hidden = forward.backend.buffer(&numbers)?;
         self.output.logits(forward, &hidden, tokens, logits)
     }
 }

@@ -62,8 +62,8 @@ impl<B: Backend> Output<B> {
         let normed = match &self.norm {
             None => hidden,
             Some((norm, epsilon)) => {
-                let mut normed = backend.zeros(rows * forward.graph.hidden);
-                backend.rms_norm(hidden, norm, 1, *epsilon, &mut normed);
+                let mut normed = backend.zeros(rows * forward.graph.hidden)?;
+                backend.rms_norm(hidden, norm, 1, *epsilon, &mut normed)?;
                 own = normed;
                 &own
             }
@@ -79,15 +79,15 @@ impl<B: Backend> Output<B> {
                     &loaded
                 }
             };
-            let mut out = backend.zeros(rows * columns.len());
-            backend.matmul(forward.options.rounding, normed, matrix, &mut out);
-            if let Some(found) = backend.first_non_finite(&out) {
+            let mut out = backend.zeros(rows * columns.len())?;
+            backend.matmul(forward.options.rounding, normed, matrix, &mut out)?;
+            if let Some(found) = backend.first_non_finite(&out)? {
                 let location = forward.source.location(&self.name);
                 let token = tokens[found / columns.len()];
                 return Err(Error::NonFiniteActivation { location, token }.into());
             }
             part.resize(rows * columns.len(), 0.0);
-            backend.read(&out, 0, &mut part);
+            backend.read(&out, 0, &mut part)?;
             let parts = part.chunks_exact(columns.len());
             for (logits, part) in logits.chunks_exact_mut(self.vocabulary).zip(parts) {
                 logits[columns.clone()].copy_from_slice(part);

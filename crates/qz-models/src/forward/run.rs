@@ -105,15 +105,15 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             let steps = 0..layer.graph.steps().len();
             for (batch, rows) in self.batches(chunks) {
                 let spans = chunks.spans(batch.clone());
-                let rotaries = self.rotary_rows(&tables, &spans);
+                let rotaries = self.rotary_rows(&tables, &spans)?;
                 let locate = |name: &str| self.source.location(name);
                 let pass = self.pass(&spans, &rotaries, &locate);
                 let hidden = states.with(rows.clone(), |numbers| self.backend.buffer(numbers));
-                let mut registers = Registers::new(&layer, self.on_disk(hidden)?);
+                let mut registers = Registers::new(&layer, self.on_disk(hidden)??);
                 let mut caches = pass.caches(&layer, steps.clone(), chunks.length())?;
                 pass.run(&layer, steps.clone(), &mut caches, &mut registers, &mut Untapped)
                     .map_err(|error| error.of_token(|token| rows.start + token))?;
-                let hidden = self.backend.numbers(registers.get(Register::HIDDEN));
+                let hidden = self.backend.numbers(registers.get(Register::HIDDEN))?;
                 self.on_disk(states.write(rows.start, &hidden))?;
                 on_steps(batch.len() as u64)?;
             }
@@ -144,13 +144,17 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     }
 
     /// The same of each row of the spans.
-    pub(super) fn rotary_rows(&self, tables: &[Vec<f32>], spans: &[Span]) -> Vec<B::Buffer> {
+    pub(super) fn rotary_rows(
+        &self,
+        tables: &[Vec<f32>],
+        spans: &[Span],
+    ) -> Result<Vec<B::Buffer>, W::Error> {
         let rows = |(table, rotary): (&Vec<f32>, &Rotary)| {
             let size = rotary.size();
             let rows = spans.iter().flat_map(|Span { rows, position }| {
                 &table[position * size..(position + rows.len()) * size]
             });
-            self.backend.buffer(&rows.copied().collect::<Vec<f32>>())
+            Ok(self.backend.buffer(&rows.copied().collect::<Vec<f32>>())?)
         };
         tables.iter().zip(&self.graph.rotaries).map(rows).collect()
     }
@@ -241,10 +245,10 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         }
         let norm = |part| loader.vector(Role::TokenEmbeddingNorm, part, None, width);
         let (weights, bias) = (norm(Part::Weight)?, norm(Part::Bias)?);
-        let mut out = self.backend.zeros(embeddings.len());
-        let input = self.backend.buffer(embeddings);
-        self.backend.layer_norm(&input, &weights, Some(&bias), epsilon, &mut out);
-        *embeddings = self.backend.numbers(&out).into_owned();
+        let mut out = self.backend.zeros(embeddings.len())?;
+        let input = self.backend.buffer(embeddings)?;
+        self.backend.layer_norm(&input, &weights, Some(&bias), epsilon, &mut out)?;
+        *embeddings = self.backend.numbers(&out)?.into_owned();
         Ok(())
     }
 

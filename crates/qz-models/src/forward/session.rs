@@ -87,19 +87,19 @@ impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
             return Err(Error::SessionLength { capacity, wanted }.into());
         }
         let spans = [Span { rows: 0..tokens.len(), position: self.length }];
-        let rotaries = forward.rotary_rows(&self.rotaries, &spans);
+        let rotaries = forward.rotary_rows(&self.rotaries, &spans)?;
         let locate = |name: &str| forward.source.location(name);
         let pass = forward.pass(&spans, &rotaries, &locate);
         let mut embeddings = forward.embeddings(tokens)?;
         forward.add_positions(&spans, &mut embeddings)?;
-        let mut hidden = forward.backend.buffer(&embeddings);
+        let mut hidden = forward.backend.buffer(&embeddings)?;
         for (layer, caches) in &mut self.layers {
             let mut registers = Registers::new(layer, hidden);
             pass.run(layer, 0..layer.graph.steps().len(), caches, &mut registers, &mut Untapped)
                 .map_err(|error| error.of_token(|token| self.length + token))?;
             hidden = registers.take(Register::HIDDEN);
         }
-        let last = forward.backend.gather(&hidden, width, &[tokens.len() - 1]);
+        let last = forward.backend.gather(&hidden, width, &[tokens.len() - 1])?;
         self.output.logits(forward, &last, &[end - 1], logits)?;
         self.length = end;
         Ok(())

@@ -307,12 +307,12 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         for batch in 0..self.batches.len() {
             let hidden = self.hidden_states(batch)?;
             let Some((norm, epsilon)) = &norm else {
-                visit(&backend.numbers(&hidden))?;
+                visit(&backend.numbers(&hidden)?)?;
                 continue;
             };
-            let mut normed = backend.zeros(self.batches[batch].rows.len() * width);
-            backend.rms_norm(&hidden, norm, 1, *epsilon, &mut normed);
-            visit(&backend.numbers(&normed))?;
+            let mut normed = backend.zeros(self.batches[batch].rows.len() * width)?;
+            backend.rms_norm(&hidden, norm, 1, *epsilon, &mut normed)?;
+            visit(&backend.numbers(&normed)?)?;
         }
         Ok(())
     }
@@ -453,7 +453,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         let forward = self.forward;
         let Batch { chunks, rows, .. } = &self.batches[batch];
         let spans = self.chunks.spans(chunks.clone());
-        let rotaries = forward.rotary_rows(&self.rotaries, &spans);
+        let rotaries = forward.rotary_rows(&self.rotaries, &spans)?;
         let locate = |name: &str| forward.source.location(name);
         let pass = forward.pass(&spans, &rotaries, &locate);
         let layer = self.layer.as_ref().expect("a layer is loaded");
@@ -481,7 +481,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         };
         match &graph.steps()[graph.stop(stage).step] {
             Step::Linear { group, from, .. } => {
-                Tap::<B>::see(&mut tap, *group, registers.get(*from), None);
+                Tap::<B>::see(&mut tap, *group, registers.get(*from), None)?;
             }
             Step::Experts(own) => {
                 let input = registers.get(own.from);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use qz_kernels::backend::{Backend, ExpertLoad};
 
 use super::capture::{LinearInputs, Routing, Tap};
+use crate::error::Error;
 use crate::graph::{GroupIndex, LayerGraph, Stage};
 use crate::rules::LayerIndex;
 
@@ -33,16 +34,21 @@ impl<B: Backend, E> VisitorTap<'_, '_, B, E> {
 }
 
 impl<B: Backend, E> Tap<B> for VisitorTap<'_, '_, B, E> {
-    fn see(&mut self, group: GroupIndex, rows: &B::Buffer, expert: Option<(usize, &ExpertLoad)>) {
+    fn see(
+        &mut self,
+        group: GroupIndex,
+        rows: &B::Buffer,
+        expert: Option<(usize, &ExpertLoad)>,
+    ) -> Result<(), Error> {
         let own = self.graph.group(group);
         let is_wanted = self.last.is_none_or(|last| last == own.stage);
         if self.failure.is_some() || !is_wanted {
-            return;
+            return Ok(());
         }
         let width = own.columns;
         let load = expert.map(|(_, load)| load);
         let count = load.map_or(self.rows.len(), |load| load.tokens.len());
-        let numbers = self.backend.numbers(rows);
+        let numbers = self.backend.numbers(rows)?;
         let inputs = LinearInputs {
             layer: self.layer,
             group,
@@ -53,6 +59,7 @@ impl<B: Backend, E> Tap<B> for VisitorTap<'_, '_, B, E> {
             load,
         };
         self.failure = (self.visit)(&inputs).err();
+        Ok(())
     }
 
     fn last(&self) -> Option<Stage> {

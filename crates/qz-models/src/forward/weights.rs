@@ -24,7 +24,7 @@ pub struct StoredTensor {
 /// GGUF's order.
 pub trait WeightSource {
     /// What reading fails with.
-    type Error: From<Error>;
+    type Error: From<Error> + From<qz_kernels::backend::Error>;
 
     /// The tensor of this name, if there is one.
     fn find(&self, name: &str) -> Option<StoredTensor>;
@@ -148,7 +148,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
     ) -> Result<B::Buffer, W::Error> {
         let (name, tensor) = self.required_part(role, part, layer)?;
         self.expect_elements(&name, &tensor.shape, length)?;
-        Ok(self.backend.buffer(&self.numbers(&name, &tensor)?))
+        Ok(self.backend.buffer(&self.numbers(&name, &tensor)?)?)
     }
 
     /// A vector that may be there.
@@ -162,7 +162,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         let Some(name) = self.name(role, part, layer) else { return Ok(None) };
         let Some(tensor) = self.source.find(&name) else { return Ok(None) };
         self.expect_elements(&name, &tensor.shape, length)?;
-        Ok(Some(self.backend.buffer(&self.numbers(&name, &tensor)?)))
+        Ok(Some(self.backend.buffer(&self.numbers(&name, &tensor)?)?))
     }
 
     /// A vector of a layer, if the model has it.
@@ -231,7 +231,8 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         self.expect(&name, &tensor.shape, &[experts, length])?;
         let bytes = self.bytes(&name, &tensor, expert as u64..expert as u64 + 1)?;
         let bias = reference::decode(tensor.data_type, &bytes);
-        Ok(Some(self.backend.buffer(&bias.map_err(|source| self.failed(&name, source))?)))
+        let bias = bias.map_err(|source| self.failed(&name, source))?;
+        Ok(Some(self.backend.buffer(&bias)?))
     }
 
     /// Rows of a tensor as a matrix.

@@ -2,7 +2,7 @@
 
 use qz_codec::{CODECS, Codec};
 use qz_kernels::backend::{Backend, CpuBackend, FewTokens, Rounding};
-use qz_kernels::codec_for;
+use qz_kernels::{Workers, codec_for};
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
@@ -74,9 +74,8 @@ pub fn bench_codecs(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<CodecBench, Error> {
-    let backend = CpuBackend::stopped_by(options.threads, cancel)
-        .map_err(|error| Error::Threads(error.to_string()))?;
-    let backend = backend.with_few_tokens(FewTokens::Own);
+    let workers = Workers::stopped_by(options.threads, cancel)?;
+    let backend = CpuBackend::new(&workers).with_few_tokens(FewTokens::Own);
     let all = CODECS.iter().map(|codec| codec.spec().data_type);
     let types = if options.types.is_empty() { all.collect() } else { options.types.clone() };
     let weights = (ROWS * COLUMNS) as u64;
@@ -86,8 +85,9 @@ pub fn bench_codecs(
         tensors: types.len(),
         weights: weights * types.len() as u64,
     });
-    let machine = Machine::measure(&backend, options.threads);
-    let bench = Bench { backend: &backend, weights: made_up(ENCODED_ROWS * COLUMNS) };
+    let machine = Machine::measure(&workers, options.threads);
+    let bench =
+        Bench { workers: &workers, backend: &backend, weights: made_up(ENCODED_ROWS * COLUMNS) };
     let mut codecs = Vec::new();
     for data_type in types {
         check_cancelled(cancel)?;
@@ -99,6 +99,7 @@ pub fn bench_codecs(
 }
 
 struct Bench<'a> {
+    workers: &'a Workers,
     backend: &'a CpuBackend,
     /// Rows that all matrices are made of.
     weights: Vec<f32>,
@@ -130,7 +131,7 @@ impl Bench<'_> {
     fn encode(&self, codec: &dyn Codec, row_bytes: usize, out: &mut [u8]) {
         // Some rows at a time, as the pipeline's tiles have.
         let rows = out.par_chunks_mut(4 * row_bytes).zip(self.weights.par_chunks(4 * COLUMNS));
-        self.backend.install(|| {
+        self.workers.install(|| {
             rows.for_each(|(out, weights)| codec.encode(weights, COLUMNS, None, out));
         });
     }
@@ -138,7 +139,7 @@ impl Bench<'_> {
     /// Seconds for a whole matrix, a tile at a time.
     fn decode(&self, codec: &dyn Codec, bytes: &[u8], row_bytes: usize) -> f64 {
         fastest(|_| {
-            self.backend.install(|| {
+            self.workers.install(|| {
                 bytes.par_chunks(16 * row_bytes).for_each_init(
                     || vec![0.0; 16 * COLUMNS],
                     |numbers, bytes| {
@@ -165,11 +166,14 @@ impl Bench<'_> {
         let matrices = loaded.map_err(|_| Error::NoCodecToMeasure(data_type))?;
         let activations: Vec<f32> =
             self.weights.iter().copied().cycle().take(tokens * COLUMNS).collect();
-        let activations = self.backend.buffer(&activations);
-        let mut out = self.backend.zeros(tokens * count);
-        Ok(fastest(|round| {
+        let activations = self.backend.buffer(&activations)?;
+        let mut out = self.backend.zeros(tokens * count)?;
+        let mut outcome = Ok(());
+        let seconds = fastest(|round| {
             let matrix = &matrices[round % matrices.len()];
-            self.backend.matmul(Rounding::Engine, &activations, matrix, &mut out);
-        }))
+            let product = self.backend.matmul(Rounding::Engine, &activations, matrix, &mut out);
+            outcome = outcome.clone().and(product);
+        });
+        Ok(outcome.map(|()| seconds)?)
     }
 }

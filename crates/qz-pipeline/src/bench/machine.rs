@@ -1,7 +1,6 @@
 //! What the machine can do at best: the roofs under which codecs and products work.
 
-use qz_kernels::backend::CpuBackend;
-use qz_kernels::{Isa, roof};
+use qz_kernels::{Isa, Workers, roof};
 use rayon::prelude::*;
 
 use super::timing::fastest;
@@ -26,33 +25,33 @@ const READ_BYTES: usize = 512 << 20;
 const ROUNDS: usize = 500_000;
 
 impl Machine {
-    pub(super) fn measure(backend: &CpuBackend, threads: usize) -> Self {
+    pub(super) fn measure(workers: &Workers, threads: usize) -> Self {
         let isa = Isa::chosen();
         Self {
             threads,
             instructions: isa.name(),
-            read_bytes_per_second: read(backend),
-            f32_operations_per_second: multiply_add(backend, isa, threads),
+            read_bytes_per_second: read(workers),
+            f32_operations_per_second: multiply_add(workers, isa, threads),
         }
     }
 }
 
-fn read(backend: &CpuBackend) -> f64 {
+fn read(workers: &Workers) -> f64 {
     // Numbers that are written: untouched memory is one page of zeros for all.
     let numbers: Vec<u64> = (0..(READ_BYTES / 8) as u64).collect();
     let sum = |part: &[u64]| part.iter().fold(0u64, |sum, number| sum.wrapping_add(*number));
     let all = || numbers.par_chunks(1 << 17).map(sum).reduce(|| 0, u64::wrapping_add);
     let seconds = fastest(|_| {
-        std::hint::black_box(backend.install(all));
+        std::hint::black_box(workers.install(all));
     });
     READ_BYTES as f64 / seconds
 }
 
-fn multiply_add(backend: &CpuBackend, isa: Isa, threads: usize) -> f64 {
+fn multiply_add(workers: &Workers, isa: Isa, threads: usize) -> f64 {
     let mut operations = 0;
     let seconds = fastest(|_| {
         let each = |_| roof::multiply_add(isa, ROUNDS);
-        operations = backend.install(|| (0..threads).into_par_iter().map(each).sum());
+        operations = workers.install(|| (0..threads).into_par_iter().map(each).sum());
     });
     operations as f64 / seconds
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use qz_eval::random::Random;
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 use qz_models::forward::Session;
 use qz_tokenize::Tokenizer;
 
+use crate::compute::{Computation, ComputeOptions};
 use crate::error::Error;
-use crate::eval::ComputeOptions;
 use crate::eval::subjects::Steps;
 use crate::event::Observer;
 use crate::model::{Model, OpenOptions};
@@ -82,51 +83,73 @@ pub fn bench_model(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<ModelBench, Error> {
-    let model = stoppable(cancel, || Model::open(path, &options.open))?;
-    model.check_context(options.prompt.max(options.generated), observer);
-    let backend = options.compute.session_backend(cancel)?;
-    let weights = ModelWeights::new(&model);
-    let forward = model.forward(&backend, &weights, options.compute.share(1))?;
-    let layers = u64::from(forward.graph().layer_count());
-    let tests = [(options.prompt, 0), (0, options.generated)];
-    let tests: Vec<(usize, usize)> = tests.into_iter().filter(|test| *test != (0, 0)).collect();
-    // Each repetition, and the warm-up, as if it were a layer.
-    let runs = (tests.len() * (options.repetitions + 1)) as u64;
-    let mut progress = Steps::begin("bench", [&model], layers + runs, cancel, observer);
-    let capacity = options.prompt.max(options.generated).max(1);
-    let session = Session::new(&forward, capacity, &mut || progress.advance(1))?;
-    let mut bench = Bench {
-        backend: &backend,
-        vocabulary: session.vocabulary(),
-        session,
-        first: first_token(&model),
-        random: Random::new(0),
-        logits: Vec::new(),
-    };
-    let mut speeds = Vec::new();
-    for (prompt, generated) in tests {
-        unless_cancelled(bench.warm_up(prompt), cancel)?;
-        progress.advance(1)?;
-        let mut samples = Vec::new();
-        for number in 0..options.repetitions {
-            progress.at("repetition", number as u64 + 1, options.repetitions as u64, false);
-            samples.push(unless_cancelled(bench.run(prompt, generated), cancel)?);
+    options.compute.run(cancel, Measuring { path, options, cancel, observer })
+}
+
+/// The work of [`bench_model`].
+struct Measuring<'a> {
+    path: &'a Path,
+    options: &'a ModelBenchOptions,
+    cancel: &'a Cancel,
+    observer: &'a mut dyn Observer,
+}
+
+impl Computation for Measuring<'_> {
+    type Output = ModelBench;
+
+    const ONE_BY_ONE: bool = true;
+
+    fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<ModelBench, Error> {
+        let Self { path, options, cancel, observer } = self;
+        let model = stoppable(cancel, || Model::open(path, &options.open))?;
+        model.check_context(options.prompt.max(options.generated), observer);
+        let weights = ModelWeights::new(&model);
+        let forward = model.forward(backend, &weights, options.compute.share(1))?;
+        let layers = u64::from(forward.graph().layer_count());
+        let tests = [(options.prompt, 0), (0, options.generated)];
+        let tests: Vec<(usize, usize)> = tests.into_iter().filter(|test| *test != (0, 0)).collect();
+        // Each repetition, and the warm-up, as if it were a layer.
+        let runs = (tests.len() * (options.repetitions + 1)) as u64;
+        let mut progress = Steps::begin("bench", [&model], layers + runs, cancel, observer);
+        let capacity = options.prompt.max(options.generated).max(1);
+        let session = Session::new(&forward, capacity, &mut || progress.advance(1))?;
+        let mut bench = Bench {
+            workers,
+            vocabulary: session.vocabulary(),
+            session,
+            first: first_token(&model),
+            random: Random::new(0),
+            logits: Vec::new(),
+        };
+        let mut speeds = Vec::new();
+        for (prompt, generated) in tests {
+            unless_cancelled(bench.warm_up(prompt), cancel)?;
             progress.advance(1)?;
+            let mut samples = Vec::new();
+            for number in 0..options.repetitions {
+                progress.at("repetition", number as u64 + 1, options.repetitions as u64, false);
+                samples.push(unless_cancelled(bench.run(prompt, generated), cancel)?);
+                progress.advance(1)?;
+            }
+            speeds.push(ModelSpeed::of(prompt, generated, samples));
         }
-        speeds.push(ModelSpeed::of(prompt, generated, samples));
+        drop(bench);
+        model.check_unchanged()?;
+        let size = |tensor: &crate::model::ModelTensor| tensor.shape.byte_size(tensor.source_type);
+        Ok(ModelBench {
+            path: path.to_owned(),
+            architecture: model
+                .metadata
+                .string("general.architecture")
+                .unwrap_or_default()
+                .to_owned(),
+            bytes: model.tensors.iter().filter_map(|tensor| size(tensor).ok()).sum(),
+            weights: model.weights(),
+            threads: options.compute.threads,
+            tests: speeds,
+            warnings: model.warnings.clone(),
+        })
     }
-    drop(bench);
-    model.check_unchanged()?;
-    let size = |tensor: &crate::model::ModelTensor| tensor.shape.byte_size(tensor.source_type);
-    Ok(ModelBench {
-        path: path.to_owned(),
-        architecture: model.metadata.string("general.architecture").unwrap_or_default().to_owned(),
-        bytes: model.tensors.iter().filter_map(|tensor| size(tensor).ok()).sum(),
-        weights: model.weights(),
-        threads: options.compute.threads,
-        tests: speeds,
-        warnings: model.warnings.clone(),
-    })
 }
 
 /// The token that begins texts, where the vocabulary is known and has one.
@@ -135,16 +158,16 @@ fn first_token(model: &Model) -> Option<u32> {
     tokenizer.bos().filter(|_| tokenizer.adds_bos()).map(|token| token.0)
 }
 
-struct Bench<'a, 'm> {
-    backend: &'a CpuBackend,
-    session: Session<'a, CpuBackend, ModelWeights<'m>>,
+struct Bench<'a, 'm, B: Backend> {
+    workers: &'a Workers,
+    session: Session<'a, B, ModelWeights<'m>>,
     vocabulary: usize,
     first: Option<u32>,
     random: Random,
     logits: Vec<f32>,
 }
 
-impl Bench<'_, '_> {
+impl<B: Backend> Bench<'_, '_, B> {
     /// A random token; the first of a text is the one that begins texts.
     fn token(&mut self, position: usize) -> u32 {
         let first = self.first.filter(|_| position == 0);
@@ -161,11 +184,11 @@ impl Bench<'_, '_> {
         Ok(())
     }
 
-    /// On the backend's threads from beginning to end: handing each product to them alone
+    /// On the threads from beginning to end: handing each product to them alone
     /// would take longer than a small one.
     fn append(&mut self, tokens: &[u32]) -> Result<(), Error> {
         let (session, logits) = (&mut self.session, &mut self.logits);
-        self.backend.install(|| session.append(tokens, logits))
+        self.workers.install(|| session.append(tokens, logits))
     }
 
     /// Tokens per second of a new sequence.

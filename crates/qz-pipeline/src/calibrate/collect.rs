@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use qz_calib::Moments;
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 use qz_linalg::Gram;
 use qz_models::forward::{LayerStream, LinearInputs};
 use qz_models::graph::Stage;
@@ -20,7 +21,7 @@ pub(super) type Collected = Vec<Moments>;
 pub(super) type Keep<'k> = dyn FnMut(&Group, usize, Gram) -> Result<(), Error> + 'k;
 
 pub(super) struct LayerCollector<'a> {
-    pub(super) backend: &'a CpuBackend,
+    pub(super) workers: &'a Workers,
     pub(super) grams: bool,
     /// The most bytes of Gram matrices at a time, and again for those of all experts where
     /// some have few tokens.
@@ -48,9 +49,9 @@ struct Pass<'g> {
 impl LayerCollector<'_> {
     /// Collects the moments of all groups of the layer that is loaded, gives Gram
     /// matrices to `keep`, and finishes the layer.
-    pub(super) fn layer<'s>(
+    pub(super) fn layer<'s, B: Backend>(
         &self,
-        stream: &mut LayerStream<'s, CpuBackend, ModelWeights<'s>>,
+        stream: &mut LayerStream<'s, B, ModelWeights<'s>>,
         groups: &[&Group],
         keep: &mut Keep<'_>,
         progress: &mut Steps<'_>,
@@ -77,7 +78,7 @@ impl LayerCollector<'_> {
             let grams = items.into_iter().map(gram).collect();
             let mut pass = Pass { groups, with_moments, grams };
             let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
-                self.backend.install(|| pass.add(inputs, &mut moments));
+                self.workers.install(|| pass.add(inputs, &mut moments));
                 Ok(())
             };
             if last == 0 && !may_shrink {
@@ -102,9 +103,9 @@ impl LayerCollector<'_> {
     }
 
     /// Draws the Gram matrices of experts with few tokens toward that of all experts.
-    fn shrink<'s>(
+    fn shrink<'s, B: Backend>(
         &self,
-        stream: &mut LayerStream<'s, CpuBackend, ModelWeights<'s>>,
+        stream: &mut LayerStream<'s, B, ModelWeights<'s>>,
         groups: &[&Group],
         grams: &mut [(Item, Gram)],
     ) -> Result<(), Error> {
@@ -127,9 +128,9 @@ impl LayerCollector<'_> {
 
     /// Rows of the Gram matrix of all experts' inputs, in an order that batches do not change:
     /// for gate and up those of the router, else one expert's after the other's.
-    fn all_experts<'s>(
+    fn all_experts<'s, B: Backend>(
         &self,
-        stream: &mut LayerStream<'s, CpuBackend, ModelWeights<'s>>,
+        stream: &mut LayerStream<'s, B, ModelWeights<'s>>,
         group: &Group,
         rows: &Range<usize>,
     ) -> Result<Gram, Error> {
@@ -150,7 +151,7 @@ impl LayerCollector<'_> {
             stream.visit(stage, &mut |inputs| {
                 let at = experts.iter().position(|expert| *expert == inputs.expert);
                 if let Some(at) = at.filter(|_| Some(inputs.group) == shown) {
-                    self.backend.install(|| grams[at].add(inputs.rows));
+                    self.workers.install(|| grams[at].add(inputs.rows));
                 }
                 Ok(())
             })?;
@@ -236,9 +237,9 @@ mod tests {
 
     /// For each pass the stages and the number of items.
     fn check(groups: &[Group], limit: u64, expected: &[(&[usize], usize)]) {
-        let backend = CpuBackend::new(1).expect("a thread");
+        let workers = Workers::new(1).expect("a thread");
         let groups: Vec<&Group> = groups.iter().collect();
-        let collector = LayerCollector { backend: &backend, grams: true, limit, prior: 64 };
+        let collector = LayerCollector { workers: &workers, grams: true, limit, prior: 64 };
         let passes = collector.passes(&groups);
         let (last, mut is_seen) = (passes.len() - 1, vec![false; groups.len()]);
         let mut found: Vec<(Vec<Stage>, usize)> = Vec::new();

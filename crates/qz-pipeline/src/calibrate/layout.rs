@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use qz_calib::sums::{entry_tensors, metadata, tensor, to_bytes};
 use qz_calib::{GRAM, ImportanceSums, MAGNITUDES, Moments, TOKEN_COUNTS, TensorSums};
 use qz_gguf::{GgufLayout, GgufSink};
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, packed_len};
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward};
@@ -36,8 +36,8 @@ pub(crate) struct Group {
 
 impl Group {
     /// All groups of a model, in the order in which it computes them.
-    pub(crate) fn of_model(
-        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+    pub(crate) fn of_model<B: Backend>(
+        forward: &Forward<'_, B, ModelWeights<'_>>,
         output_matrix: bool,
     ) -> Result<Vec<Self>, Error> {
         let mut groups = Vec::new();

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use qz_calib::summary::{LayerSummary, TensorSummary, summarize, summarize_layers};
 use qz_calib::{ImportanceSums, Moments};
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 use qz_linalg::Gram;
 use qz_models::forward::{Chunks, Forward, LayerStream};
 use qz_tensor::{FileStates, OutputOptions, SourceFile};
@@ -26,9 +27,10 @@ pub use experts::{ExpertCoverage, ExpertOptions};
 pub(crate) use layout::Group;
 pub use parquet::each_row as each_parquet_row;
 
+use crate::compute::{Computation, ComputeOptions};
 use crate::convert::check_states;
 use crate::error::Error;
-use crate::eval::{ComputeOptions, Steps, Subject};
+use crate::eval::{Steps, Subject};
 use crate::event::{Event, Observer};
 use crate::inputs::Inputs;
 use crate::model::{Model, OpenOptions};
@@ -134,80 +136,105 @@ pub fn calibrate(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Calibration, Error> {
-    // A run that goes on reads its output, too.
-    let inputs = Inputs::default().with_model(path).with_files(options.data.paths());
-    inputs.with_files(options.add.iter().map(PathBuf::as_path)).check(output)?;
-    let subject = Subject::open(path, &options.open, cancel)?;
-    let model = &subject.model;
-    let backend = options.compute.backend(cancel)?;
-    let weights = ModelWeights::new(model);
-    let (metadata, window) = (&model.metadata, model.sliding_window);
-    let forward = Forward::new(&backend, &weights, metadata, window, options.compute.share(1))?;
-
-    options.check(output)?;
-    let chunk_size = u32::try_from(options.data.context).unwrap_or(u32::MAX);
-    let mut earlier = ImportanceSums::default();
-    let mut added = FileStates::default();
-    let previous = options.resume.then(|| output.to_owned());
-    for file in previous.iter().chain(&options.add) {
-        added.note(&SourceFile::open(file)?);
-        earlier.add_file(file, chunk_size)?;
-    }
-    let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
-    let read = || data::read(&options.data, model, &subject.tokenizer, skipped);
-    let text = stoppable(cancel, read)?;
-    model.check_context(options.data.context, observer);
-    let mut warnings = model.warnings.clone();
-    warnings.extend(text.warnings);
-
-    let groups = Group::of_model(&forward, options.output_matrix)?;
-    let identity = identity(model, text.chunks.tokens());
-    let vocabulary = forward.vocabulary()?;
-    let mut job = Job {
-        options,
-        backend: &backend,
-        file: File::new(output, &groups, &earlier, options, &text.chunks, &identity, vocabulary)?,
-        coverage: Vec::new(),
-        warnings,
-    };
-    let (chunks, context) = (text.chunks.count(), text.chunks.length());
-    observer.observe(Event::Reading { chunks, context });
-    let steps = forward.steps(&text.chunks);
-    if job.file.finished() > 0 {
-        observer.observe(Event::Resumed { path: output, tensors: job.file.finished() });
-    }
-    warn_of_damage(output, &job.file.damaged(), observer);
-    let mut progress = Steps::begin("calibrate", [model], steps, cancel, observer);
-
-    let run = job.run(&forward, text.chunks.clone(), &groups, &mut progress);
-    let run = unless_cancelled(run, cancel);
-    if matches!(run, Err(Error::Interrupted)) {
-        job.file.keep()?;
-        return Err(Error::Interrupted);
-    }
-    run?;
-    if options.collect.tokens {
-        job.file.put_token_counts(vocabulary, text.chunks.tokens())?;
-    }
-    let (chunks_in_all, tensors) = (job.file.chunks(), job.file.entries());
-    model.check_unchanged()?;
-    [&added, &text.files].into_iter().try_for_each(check_states)?;
-    let bytes = job.file.finish()?;
-    observer.observe(Event::Written { path: output, bytes });
-    Ok(Calibration {
-        path: path.to_owned(),
-        output: output.to_owned(),
-        data: text.parts,
-        context: options.data.context,
-        chunks: text.chunks.count(),
-        chunks_in_all,
-        tensors,
-        experts: job.coverage,
-        warnings: job.warnings,
-    })
+    options.compute.run(cancel, Calibrating { path, output, options, cancel, observer })
 }
 
-type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
+/// The work of [`calibrate`].
+struct Calibrating<'a> {
+    path: &'a Path,
+    output: &'a Path,
+    options: &'a CalibrateOptions,
+    cancel: &'a Cancel,
+    observer: &'a mut dyn Observer,
+}
+
+impl Computation for Calibrating<'_> {
+    type Output = Calibration;
+
+    fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<Calibration, Error> {
+        let Self { path, output, options, cancel, observer } = self;
+        // A run that goes on reads its output, too.
+        let inputs = Inputs::default().with_model(path).with_files(options.data.paths());
+        inputs.with_files(options.add.iter().map(PathBuf::as_path)).check(output)?;
+        let subject = Subject::open(path, &options.open, cancel)?;
+        let model = &subject.model;
+        let weights = ModelWeights::new(model);
+        let (metadata, window) = (&model.metadata, model.sliding_window);
+        let forward = Forward::new(backend, &weights, metadata, window, options.compute.share(1))?;
+
+        options.check(output)?;
+        let chunk_size = u32::try_from(options.data.context).unwrap_or(u32::MAX);
+        let mut earlier = ImportanceSums::default();
+        let mut added = FileStates::default();
+        let previous = options.resume.then(|| output.to_owned());
+        for file in previous.iter().chain(&options.add) {
+            added.note(&SourceFile::open(file)?);
+            earlier.add_file(file, chunk_size)?;
+        }
+        let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
+        let read = || data::read(&options.data, model, &subject.tokenizer, skipped);
+        let text = stoppable(cancel, read)?;
+        model.check_context(options.data.context, observer);
+        let mut warnings = model.warnings.clone();
+        warnings.extend(text.warnings);
+
+        let groups = Group::of_model(&forward, options.output_matrix)?;
+        let identity = identity(model, text.chunks.tokens());
+        let vocabulary = forward.vocabulary()?;
+        let mut job = Job {
+            options,
+            workers,
+            file: File::new(
+                output,
+                &groups,
+                &earlier,
+                options,
+                &text.chunks,
+                &identity,
+                vocabulary,
+            )?,
+            coverage: Vec::new(),
+            warnings,
+        };
+        let (chunks, context) = (text.chunks.count(), text.chunks.length());
+        observer.observe(Event::Reading { chunks, context });
+        let steps = forward.steps(&text.chunks);
+        if job.file.finished() > 0 {
+            observer.observe(Event::Resumed { path: output, tensors: job.file.finished() });
+        }
+        warn_of_damage(output, &job.file.damaged(), observer);
+        let mut progress = Steps::begin("calibrate", [model], steps, cancel, observer);
+
+        let run = job.run(&forward, text.chunks.clone(), &groups, &mut progress);
+        let run = unless_cancelled(run, cancel);
+        if matches!(run, Err(Error::Interrupted)) {
+            job.file.keep()?;
+            return Err(Error::Interrupted);
+        }
+        run?;
+        if options.collect.tokens {
+            job.file.put_token_counts(vocabulary, text.chunks.tokens())?;
+        }
+        let (chunks_in_all, tensors) = (job.file.chunks(), job.file.entries());
+        model.check_unchanged()?;
+        [&added, &text.files].into_iter().try_for_each(check_states)?;
+        let bytes = job.file.finish()?;
+        observer.observe(Event::Written { path: output, bytes });
+        Ok(Calibration {
+            path: path.to_owned(),
+            output: output.to_owned(),
+            data: text.parts,
+            context: options.data.context,
+            chunks: text.chunks.count(),
+            chunks_in_all,
+            tensors,
+            experts: job.coverage,
+            warnings: job.warnings,
+        })
+    }
+}
+
+type Stream<'a, B> = LayerStream<'a, B, ModelWeights<'a>>;
 
 /// What tells one model and text from others.
 fn identity(model: &Model, tokens: &[u32]) -> String {
@@ -224,16 +251,16 @@ fn identity(model: &Model, tokens: &[u32]) -> String {
 /// A run, and what has come of it.
 struct Job<'a> {
     options: &'a CalibrateOptions,
-    backend: &'a CpuBackend,
+    workers: &'a Workers,
     file: File<'a>,
     coverage: Vec<ExpertCoverage>,
     warnings: Vec<String>,
 }
 
 impl Job<'_> {
-    fn run(
+    fn run<B: Backend>(
         &mut self,
-        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        forward: &Forward<'_, B, ModelWeights<'_>>,
         chunks: Chunks,
         groups: &[Group],
         progress: &mut Steps<'_>,
@@ -252,7 +279,7 @@ impl Job<'_> {
             }
             progress.at("layer", number, count, true);
             let collector = LayerCollector {
-                backend: self.backend,
+                workers: self.workers,
                 grams: self.options.collect.grams,
                 limit: self.options.compute.max_memory / 4,
                 prior: self.options.experts.prior,
@@ -273,10 +300,14 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn output(&self, stream: &mut Stream<'_>, group: &Group) -> Result<Moments, Error> {
+    fn output<B: Backend>(
+        &self,
+        stream: &mut Stream<'_, B>,
+        group: &Group,
+    ) -> Result<Moments, Error> {
         let mut moments = Moments::new(group.width);
         stream.visit_output(&mut |rows| {
-            self.backend.install(|| moments.add(rows));
+            self.workers.install(|| moments.add(rows));
             Ok(())
         })?;
         Ok(moments)

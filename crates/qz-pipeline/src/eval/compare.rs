@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use qz_eval::comparison::Position;
 use qz_eval::statistics::{Comparison, PairedTest};
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 
-use super::subjects::{ComputeOptions, Pass, Subject};
+use super::subjects::{Pass, Subject};
 use super::text::TextOptions;
 use super::{Scoring, open_all, same_text};
+use crate::compute::{Computation, ComputeOptions};
 use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
@@ -83,55 +86,71 @@ pub fn compare(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<CompareReport, Error> {
-    let paths: Vec<&Path> =
-        [reference].into_iter().chain(models.iter().map(PathBuf::as_path)).collect();
-    let subjects = open_all(&paths, &options.open, cancel)?;
-    let text = same_text(&subjects, &options.text, cancel)?;
-    for subject in &subjects {
-        subject.model.check_context(text.context(), observer);
-    }
-    let backend = options.compute.backend(cancel)?;
-    let pass = Pass {
-        job: "compare",
-        text: &text,
-        overlapping: options.text.stride.is_some(),
-        compute: &options.compute,
-        backend: &backend,
-    };
-    let scoring =
-        Scoring { path: reference, text: &text, backend: &backend, file: None, saving: None };
-    let mut positions: Vec<Vec<Position>> = vec![Vec::new(); subjects.len()];
-    let outcome = pass.run(&subjects, cancel, observer, |tiles| {
-        for (positions, tile) in positions.iter_mut().zip(tiles) {
-            positions.extend(scoring.beside(tile, &tiles[0]));
+    options.compute.run(cancel, Comparing { reference, models, options, cancel, observer })
+}
+
+/// The work of [`compare`].
+struct Comparing<'a> {
+    reference: &'a Path,
+    models: &'a [PathBuf],
+    options: &'a CompareOptions,
+    cancel: &'a Cancel,
+    observer: &'a mut dyn Observer,
+}
+
+impl Computation for Comparing<'_> {
+    type Output = CompareReport;
+
+    fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<CompareReport, Error> {
+        let Self { reference, models, options, cancel, observer } = self;
+        let paths: Vec<&Path> =
+            [reference].into_iter().chain(models.iter().map(PathBuf::as_path)).collect();
+        let subjects = open_all(&paths, &options.open, cancel)?;
+        let text = same_text(&subjects, &options.text, cancel)?;
+        for subject in &subjects {
+            subject.model.check_context(text.context(), observer);
         }
-        Ok(())
-    });
-    let times = unless_cancelled(outcome, cancel)?;
-    let tokens = (text.chunks() * text.context()) as f64;
-    let mut compared: Vec<Compared> = Vec::new();
-    for ((subject, positions), time) in subjects.iter().zip(&positions).zip(&times) {
-        subject.model.check_unchanged()?;
-        compared.push(Compared {
-            path: subject.model.path.clone(),
-            bytes: file_bytes(subject),
-            bits_per_weight: subject.model.bits_per_weight(),
-            tokens_per_second: tokens / time.as_secs_f64(),
-            on_pareto_front: false,
-            comparison: stoppable(cancel, || Ok(Comparison::of(positions, text.chunks())))?,
+        let pass = Pass {
+            job: "compare",
+            text: &text,
+            overlapping: options.text.stride.is_some(),
+            compute: &options.compute,
+            backend,
+        };
+        let scoring = Scoring { path: reference, text: &text, workers, file: None, saving: None };
+        let mut positions: Vec<Vec<Position>> = vec![Vec::new(); subjects.len()];
+        let outcome = pass.run(&subjects, cancel, observer, |tiles| {
+            for (positions, tile) in positions.iter_mut().zip(tiles) {
+                positions.extend(scoring.beside(tile, &tiles[0]));
+            }
+            Ok(())
         });
+        let times = unless_cancelled(outcome, cancel)?;
+        let tokens = (text.chunks() * text.context()) as f64;
+        let mut compared: Vec<Compared> = Vec::new();
+        for ((subject, positions), time) in subjects.iter().zip(&positions).zip(&times) {
+            subject.model.check_unchanged()?;
+            compared.push(Compared {
+                path: subject.model.path.clone(),
+                bytes: file_bytes(subject),
+                bits_per_weight: subject.model.bits_per_weight(),
+                tokens_per_second: tokens / time.as_secs_f64(),
+                on_pareto_front: false,
+                comparison: stoppable(cancel, || Ok(Comparison::of(positions, text.chunks())))?,
+            });
+        }
+        mark_pareto_front(&mut compared);
+        let pairs = pairs(&compared[1..], &positions[1..], text.chunks(), cancel)?;
+        let reference = compared.remove(0);
+        Ok(CompareReport {
+            data: options.text.data.path().to_owned(),
+            context: text.context(),
+            reference,
+            models: compared,
+            pairs,
+            warnings: subjects.into_iter().flat_map(|subject| subject.model.warnings).collect(),
+        })
     }
-    mark_pareto_front(&mut compared);
-    let pairs = pairs(&compared[1..], &positions[1..], text.chunks(), cancel)?;
-    let reference = compared.remove(0);
-    Ok(CompareReport {
-        data: options.text.data.path().to_owned(),
-        context: text.context(),
-        reference,
-        models: compared,
-        pairs,
-        warnings: subjects.into_iter().flat_map(|subject| subject.model.warnings).collect(),
-    })
 }
 
 fn file_bytes(subject: &Subject) -> u64 {

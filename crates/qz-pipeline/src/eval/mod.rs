@@ -14,7 +14,8 @@ use qz_eval::comparison::{Position, Reference};
 use qz_eval::log_probability::LogSoftmax;
 use qz_eval::statistics::{Comparison, Perplexity};
 use qz_eval::text::Text;
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 use qz_models::forward::LogitsTile;
 use qz_tensor::{Artifact, OutputOptions, StagedArtifact};
 use rayon::prelude::*;
@@ -22,10 +23,10 @@ use rayon::prelude::*;
 pub use compare::{CompareOptions, CompareReport, Compared, Pair, compare};
 pub use reference::{ReferenceOptions, SaveOptions};
 pub use sample::{Ending, Sample, SampleOptions, sample};
-pub use subjects::ComputeOptions;
 pub use tasks::{FewShot, TaskEvaluation, TaskOptions, eval_tasks};
 pub use text::{EvalData, TextOptions};
 
+use crate::compute::{Computation, ComputeOptions};
 use crate::error::Error;
 use crate::event::Observer;
 use crate::inputs::Inputs;
@@ -130,77 +131,93 @@ pub fn eval(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Evaluation, Error> {
-    options.check_output(path)?;
-    let (mut paths, mut file, mut reference) = (vec![path], None, None);
-    match &options.reference {
-        None => {}
-        Some(ReferenceOptions::Model(path)) => {
-            paths.insert(0, path);
-            reference = Some(path.clone());
+    options.compute.run(cancel, Evaluating { path, options, cancel, observer })
+}
+
+/// The work of [`eval`].
+struct Evaluating<'a> {
+    path: &'a Path,
+    options: &'a EvalOptions,
+    cancel: &'a Cancel,
+    observer: &'a mut dyn Observer,
+}
+
+impl Computation for Evaluating<'_> {
+    type Output = Evaluation;
+
+    fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<Evaluation, Error> {
+        let Self { path, options, cancel, observer } = self;
+        options.check_output(path)?;
+        let (mut paths, mut file, mut reference) = (vec![path], None, None);
+        match &options.reference {
+            None => {}
+            Some(ReferenceOptions::Model(path)) => {
+                paths.insert(0, path);
+                reference = Some(path.clone());
+            }
+            Some(ReferenceOptions::File(path)) => {
+                file = Some(ReferenceFile::open(path)?);
+                reference = Some(path.clone());
+            }
         }
-        Some(ReferenceOptions::File(path)) => {
-            file = Some(ReferenceFile::open(path)?);
-            reference = Some(path.clone());
+        let subjects = open_all(&paths, &options.open, cancel)?;
+        if let (Some(file), Some(subject)) = (&file, subjects.first()) {
+            file.check_vocabulary(&subject.model)?;
         }
-    }
-    let subjects = open_all(&paths, &options.open, cancel)?;
-    if let (Some(file), Some(subject)) = (&file, subjects.first()) {
-        file.check_vocabulary(&subject.model)?;
-    }
-    let text = match (&file, &options.text) {
-        (Some(file), _) => file.read_text()?,
-        (None, Some(text)) => same_text(&subjects, text, cancel)?,
-        (None, None) => return Err(Error::NoText),
-    };
-    for subject in &subjects {
-        subject.model.check_context(text.context(), observer);
-    }
-    let overlapping = file.is_none() && options.text.as_ref().is_some_and(|t| t.stride.is_some());
-    let backend = options.compute.backend(cancel)?;
-    let compute = &options.compute;
-    let pass = Pass { job: "eval", text: &text, overlapping, compute, backend: &backend };
-    let mut scoring =
-        Scoring { path, text: &text, backend: &backend, file: file.as_ref(), saving: None };
-    let (mut alone, mut compared) = (Vec::new(), Vec::new());
-    let outcome = pass.run(&subjects, cancel, observer, |tiles| {
-        let (tile, before) = tiles.split_last().expect("there is a model");
-        scoring.save(options, tile)?;
-        match before.first() {
-            Some(reference) => compared.extend(scoring.beside(tile, reference)),
-            None if file.is_some() => compared.extend(scoring.beside_file(tile)?),
-            None => alone.extend(scoring.scores(tile)),
+        let text = match (&file, &options.text) {
+            (Some(file), _) => file.read_text()?,
+            (None, Some(text)) => same_text(&subjects, text, cancel)?,
+            (None, None) => return Err(Error::NoText),
+        };
+        for subject in &subjects {
+            subject.model.check_context(text.context(), observer);
         }
-        Ok(())
-    });
-    unless_cancelled(outcome, cancel)?;
-    for subject in &subjects {
-        subject.model.check_unchanged()?;
-    }
-    if let Some(saving) = scoring.saving {
-        saving.finish()?;
-    }
-    let figures = stoppable(cancel, || {
-        Ok(if reference.is_some() {
-            Figures::Compared(Box::new(Comparison::of(&compared, text.chunks())))
-        } else {
-            Figures::Alone(Perplexity::of(&alone, text.chunks()))
+        let overlapping =
+            file.is_none() && options.text.as_ref().is_some_and(|t| t.stride.is_some());
+        let compute = &options.compute;
+        let pass = Pass { job: "eval", text: &text, overlapping, compute, backend };
+        let mut scoring = Scoring { path, text: &text, workers, file: file.as_ref(), saving: None };
+        let (mut alone, mut compared) = (Vec::new(), Vec::new());
+        let outcome = pass.run(&subjects, cancel, observer, |tiles| {
+            let (tile, before) = tiles.split_last().expect("there is a model");
+            scoring.save(options, tile)?;
+            match before.first() {
+                Some(reference) => compared.extend(scoring.beside(tile, reference)),
+                None if file.is_some() => compared.extend(scoring.beside_file(tile)?),
+                None => alone.extend(scoring.scores(tile)),
+            }
+            Ok(())
+        });
+        unless_cancelled(outcome, cancel)?;
+        for subject in &subjects {
+            subject.model.check_unchanged()?;
+        }
+        if let Some(saving) = scoring.saving {
+            saving.finish()?;
+        }
+        let figures = stoppable(cancel, || {
+            Ok(if reference.is_some() {
+                Figures::Compared(Box::new(Comparison::of(&compared, text.chunks())))
+            } else {
+                Figures::Alone(Perplexity::of(&alone, text.chunks()))
+            })
+        })?;
+        let failures = options.thresholds.failures(&figures);
+        let data = match (&options.reference, &options.text) {
+            (Some(ReferenceOptions::File(path)), _) => path.clone(),
+            (_, text) => text.as_ref().map(|text| text.data.path().to_owned()).unwrap_or_default(),
+        };
+        Ok(Evaluation {
+            path: path.to_owned(),
+            data,
+            reference,
+            context: text.context(),
+            passed: failures.is_empty(),
+            failures,
+            figures,
+            warnings: subjects.into_iter().flat_map(|subject| subject.model.warnings).collect(),
         })
-    })?;
-    let failures = options.thresholds.failures(&figures);
-    let data = match (&options.reference, &options.text) {
-        (Some(ReferenceOptions::File(path)), _) => path.clone(),
-        (_, text) => text.as_ref().map(|text| text.data.path().to_owned()).unwrap_or_default(),
-    };
-    Ok(Evaluation {
-        path: path.to_owned(),
-        data,
-        reference,
-        context: text.context(),
-        passed: failures.is_empty(),
-        failures,
-        figures,
-        warnings: subjects.into_iter().flat_map(|subject| subject.model.warnings).collect(),
-    })
+    }
 }
 
 fn open_all(
@@ -227,7 +244,7 @@ fn same_text(subjects: &[Subject], options: &TextOptions, cancel: &Cancel) -> Re
 struct Scoring<'a> {
     path: &'a Path,
     text: &'a Text,
-    backend: &'a CpuBackend,
+    workers: &'a Workers,
     file: Option<&'a ReferenceFile>,
     saving: Option<Saving>,
 }
@@ -285,7 +302,7 @@ impl Scoring<'_> {
         positions.into_iter().collect()
     }
 
-    /// What `figure` makes of each row and its logits, on the backend's threads.
+    /// What `figure` makes of each row and its logits, on all threads.
     fn rows<T: Send>(
         &self,
         tile: &LogitsTile,
@@ -293,7 +310,7 @@ impl Scoring<'_> {
     ) -> Vec<T> {
         let rows = tile.values.par_chunks_exact(width(tile).max(1)).enumerate();
         let figures = rows.map(|(row, logits)| figure(tile.rows.start + row, logits));
-        self.backend.install(|| figures.collect())
+        self.workers.install(|| figures.collect())
     }
 }
 

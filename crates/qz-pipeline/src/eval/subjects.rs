@@ -1,57 +1,18 @@
 //! Models that see the same text at the same time.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use qz_eval::text::Text;
-use qz_kernels::backend::{CpuBackend, FewTokens, Rounding};
-use qz_models::forward::{Chunks, Forward, ForwardOptions, Logits, LogitsTile};
-use qz_tensor::DataType;
+use qz_kernels::backend::Backend;
+use qz_models::forward::{Chunks, Forward, Logits, LogitsTile};
 use qz_tokenize::Tokenizer;
 
+use crate::compute::ComputeOptions;
 use crate::error::Error;
 use crate::event::{Event, Observer, Shares};
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::stream::{Cancel, check_cancelled, stoppable};
-
-/// How forward passes compute, and within what.
-#[derive(Clone, Debug)]
-pub struct ComputeOptions {
-    /// What becomes of activations before products.
-    pub rounding: Rounding,
-    /// The type keys and values are kept in.
-    pub cache_type: DataType,
-    /// Memory for everything whose size can be chosen, in bytes.
-    pub max_memory: u64,
-    /// Where hidden states go that do not fit.
-    pub spill_folder: PathBuf,
-    /// Threads.
-    pub threads: usize,
-}
-
-impl ComputeOptions {
-    /// A backend whose work ends early once the job is to stop.
-    pub(crate) fn backend(&self, cancel: &Cancel) -> Result<CpuBackend, Error> {
-        CpuBackend::stopped_by(self.threads, cancel)
-            .map_err(|error| Error::Threads(error.to_string()))
-    }
-
-    /// A backend for a model that gets its tokens one by one.
-    pub(crate) fn session_backend(&self, cancel: &Cancel) -> Result<CpuBackend, Error> {
-        Ok(self.backend(cancel)?.with_few_tokens(FewTokens::Own))
-    }
-
-    /// What one of so many models may use.
-    pub(crate) fn share(&self, models: usize) -> ForwardOptions {
-        ForwardOptions {
-            rounding: self.rounding,
-            cache_type: self.cache_type,
-            max_memory: self.max_memory / models.max(1) as u64,
-            spill_folder: self.spill_folder.clone(),
-        }
-    }
-}
 
 /// A model and what makes tokens of text for it.
 pub(crate) struct Subject {
@@ -111,15 +72,15 @@ impl Subject {
 }
 
 /// What a pass is, besides its models.
-pub(super) struct Pass<'a> {
+pub(super) struct Pass<'a, B: Backend> {
     pub(super) job: &'static str,
     pub(super) text: &'a Text,
     pub(super) overlapping: bool,
     pub(super) compute: &'a ComputeOptions,
-    pub(super) backend: &'a CpuBackend,
+    pub(super) backend: &'a B,
 }
 
-impl Pass<'_> {
+impl<B: Backend> Pass<'_, B> {
     /// Puts the text through all models, and calls `visit` with the logits that each
     /// has at the same scored positions, some at a time. Returns how long each model
     /// took. The first model's vocabulary is the others', too.
@@ -224,11 +185,11 @@ impl<'a> Steps<'a> {
     }
 
     /// Puts a text through all layers.
-    pub(crate) fn run<'f, 'm>(
+    pub(crate) fn run<'f, 'm, B: Backend>(
         &mut self,
-        forward: &'f Forward<'m, CpuBackend, ModelWeights<'m>>,
+        forward: &'f Forward<'m, B, ModelWeights<'m>>,
         chunks: &Chunks,
-    ) -> Result<Logits<'f, CpuBackend, ModelWeights<'m>>, Error> {
+    ) -> Result<Logits<'f, B, ModelWeights<'m>>, Error> {
         let (layers, of_layer) = (u64::from(forward.graph().layer_count()), chunks.count() as u64);
         let mut done = 0;
         forward.run(chunks, &mut |steps| {

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use qz_eval::log_probability::LogSoftmax;
 use qz_eval::tasks::{self, Likelihood, Score, Task};
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 use qz_models::forward::{Branches, Chunks};
 use qz_tensor::Location;
 use qz_tokenize::{EncodeOptions, Tokenizer};
 use rayon::prelude::*;
 
-use super::subjects::{ComputeOptions, Steps, Subject};
+use super::subjects::{Steps, Subject};
 use super::text::read_text;
+use crate::compute::{Computation, ComputeOptions};
 use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
@@ -68,60 +70,77 @@ pub fn eval_tasks(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<TaskEvaluation, Error> {
-    let subject = Subject::open(path, &options.open, cancel)?;
-    let (tasks, prefix) = options.tasks()?;
-    let preparing = Preparing {
-        tokenizer: &subject.tokenizer,
-        context: subject.model.context_length().unwrap_or(usize::MAX),
-        file: &options.file,
-    };
-    preparing.check(0, &prefix)?;
-    let prepared = tasks.iter().enumerate();
-    let prepared = prepared.map(|(number, task)| preparing.task(number, &task.after(&prefix)));
-    let prepared: Vec<Prepared> = stoppable(cancel, || prepared.collect())?;
-    let branches: Vec<Branches> = prepared.iter().map(Prepared::branches).collect();
-    let chunks = Chunks::branching(&branches);
+    options.compute.run(cancel, Scoring { path, options, cancel, observer })
+}
 
-    let backend = options.compute.backend(cancel)?;
-    let weights = ModelWeights::new(&subject.model);
-    let forward = subject.model.forward(&backend, &weights, options.compute.share(1))?;
-    // The end of the pass counts as a layer.
-    let steps = forward.steps(&chunks) + chunks.count() as u64;
-    let mut progress = Steps::begin("eval", [&subject.model], steps, cancel, observer);
-    let mut end = unless_cancelled(progress.run(&forward, &chunks), cancel)?;
+/// The work of [`eval_tasks`].
+struct Scoring<'a> {
+    path: &'a Path,
+    options: &'a TaskOptions,
+    cancel: &'a Cancel,
+    observer: &'a mut dyn Observer,
+}
 
-    let (vocabulary, tile_rows) = (end.vocabulary(), end.tile_rows());
-    let mut likelihoods: Vec<Vec<Likelihood>> = prepared.iter().map(Prepared::unknown).collect();
-    let mut foretold: Vec<Foretold> = prepared
-        .iter()
-        .enumerate()
-        .flat_map(|(number, task)| task.foretold(number, chunks.rows(number).start))
-        .collect();
-    // Choices share rows: the last of what all begin with.
-    foretold.sort_by_key(|token| token.row);
-    let mut rows: Vec<usize> = foretold.iter().map(|token| token.row).collect();
-    rows.dedup();
-    let (mut logits, mut rest, mut through) = (Vec::new(), &foretold[..], 0);
-    for rows in rows.chunks(tile_rows) {
-        let last = rows[rows.len() - 1];
-        let (tokens, later) = rest.split_at(rest.partition_point(|token| token.row <= last));
-        unless_cancelled(end.of_tokens(rows, &mut logits), cancel)?;
-        let found = log_probabilities(&backend, tokens, rows, &logits, vocabulary);
-        for (token, found) in tokens.iter().zip(found) {
-            likelihoods[token.task][token.choice].sum += found;
+impl Computation for Scoring<'_> {
+    type Output = TaskEvaluation;
+
+    fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<TaskEvaluation, Error> {
+        let Self { path, options, cancel, observer } = self;
+        let subject = Subject::open(path, &options.open, cancel)?;
+        let (tasks, prefix) = options.tasks()?;
+        let preparing = Preparing {
+            tokenizer: &subject.tokenizer,
+            context: subject.model.context_length().unwrap_or(usize::MAX),
+            file: &options.file,
+        };
+        preparing.check(0, &prefix)?;
+        let prepared = tasks.iter().enumerate();
+        let prepared = prepared.map(|(number, task)| preparing.task(number, &task.after(&prefix)));
+        let prepared: Vec<Prepared> = stoppable(cancel, || prepared.collect())?;
+        let branches: Vec<Branches> = prepared.iter().map(Prepared::branches).collect();
+        let chunks = Chunks::branching(&branches);
+
+        let weights = ModelWeights::new(&subject.model);
+        let forward = subject.model.forward(backend, &weights, options.compute.share(1))?;
+        // The end of the pass counts as a layer.
+        let steps = forward.steps(&chunks) + chunks.count() as u64;
+        let mut progress = Steps::begin("eval", [&subject.model], steps, cancel, observer);
+        let mut end = unless_cancelled(progress.run(&forward, &chunks), cancel)?;
+
+        let (vocabulary, tile_rows) = (end.vocabulary(), end.tile_rows());
+        let mut likelihoods: Vec<Vec<Likelihood>> =
+            prepared.iter().map(Prepared::unknown).collect();
+        let mut foretold: Vec<Foretold> = prepared
+            .iter()
+            .enumerate()
+            .flat_map(|(number, task)| task.foretold(number, chunks.rows(number).start))
+            .collect();
+        // Choices share rows: the last of what all begin with.
+        foretold.sort_by_key(|token| token.row);
+        let mut rows: Vec<usize> = foretold.iter().map(|token| token.row).collect();
+        rows.dedup();
+        let (mut logits, mut rest, mut through) = (Vec::new(), &foretold[..], 0);
+        for rows in rows.chunks(tile_rows) {
+            let last = rows[rows.len() - 1];
+            let (tokens, later) = rest.split_at(rest.partition_point(|token| token.row <= last));
+            unless_cancelled(end.of_tokens(rows, &mut logits), cancel)?;
+            let found = log_probabilities(workers, tokens, rows, &logits, vocabulary);
+            for (token, found) in tokens.iter().zip(found) {
+                likelihoods[token.task][token.choice].sum += found;
+            }
+            rest = later;
+            let done = later.first().map_or(chunks.count(), |next| next.task);
+            progress.advance((done - through) as u64)?;
+            through = done;
         }
-        rest = later;
-        let done = later.first().map_or(chunks.count(), |next| next.task);
-        progress.advance((done - through) as u64)?;
-        through = done;
+        subject.model.check_unchanged()?;
+        Ok(TaskEvaluation {
+            path: path.to_owned(),
+            data: options.file.clone(),
+            score: stoppable(cancel, || Ok(Score::of(&tasks, &likelihoods)))?,
+            warnings: subject.model.warnings,
+        })
     }
-    subject.model.check_unchanged()?;
-    Ok(TaskEvaluation {
-        path: path.to_owned(),
-        data: options.file.clone(),
-        score: stoppable(cancel, || Ok(Score::of(&tasks, &likelihoods)))?,
-        warnings: subject.model.warnings,
-    })
 }
 
 impl TaskOptions {
@@ -236,14 +255,14 @@ impl Prepared {
 
 /// The logarithm of each token's probability, from the logits of `rows`.
 fn log_probabilities(
-    backend: &CpuBackend,
+    workers: &Workers,
     foretold: &[Foretold],
     rows: &[usize],
     logits: &[f32],
     vocabulary: usize,
 ) -> Vec<f64> {
     let rows_logits = logits.par_chunks_exact(vocabulary.max(1));
-    backend.install(|| {
+    workers.install(|| {
         let softmaxes: Vec<LogSoftmax> = rows_logits.map(LogSoftmax::of).collect();
         let of = |token: &Foretold| {
             let at = rows.binary_search(&token.row).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! How much work the layers are, for whoever waits: counted in products of two numbers.
 
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::backend::Backend;
 use qz_methods::Needs;
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward};
@@ -25,9 +25,9 @@ pub(super) struct Effort {
 
 impl Effort {
     /// Of a run in which the outputs have what `sinks` says.
-    pub(super) fn of(
+    pub(super) fn of<B: Backend>(
         layers: &Layers<'_>,
-        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        forward: &Forward<'_, B, ModelWeights<'_>>,
         chunks: &Chunks,
         sinks: &Sinks,
     ) -> Result<Self, Error> {

@@ -1,7 +1,8 @@
 //! What a layer's groups multiply: the stream behind what is quantized already, the full
 //! model's beside it, and the sums over both.
 
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 use qz_methods::Needs;
 use qz_models::forward::{Chunks, Forward, LayerStream};
 use qz_models::graph::GroupIndex;
@@ -14,27 +15,27 @@ use crate::model::to_usize;
 use crate::model_weights::ModelWeights;
 use crate::stream::{Cancel, check_cancelled};
 
-pub(super) type Stream<'a> = LayerStream<'a, CpuBackend, ModelWeights<'a>>;
+pub(super) type Stream<'a, B> = LayerStream<'a, B, ModelWeights<'a>>;
 
 /// What is called with the inputs of a group, or of one of its experts, and what the full
 /// model has beside them.
 type Visit<'v> = dyn FnMut(Option<usize>, &[f32], Option<&Beside>) -> Result<(), Error> + 'v;
 
 /// The text's hidden states on their way through the layers.
-pub(super) struct Streams<'a> {
+pub(super) struct Streams<'a, B: Backend> {
     /// Behind the matrices that are quantized already.
-    pub(super) quantized: Stream<'a>,
+    pub(super) quantized: Stream<'a, B>,
     /// The full model's, if matrices are to make up for what was lost before them.
-    full: Option<Stream<'a>>,
+    full: Option<Stream<'a, B>>,
 }
 
-impl<'a> Streams<'a> {
+impl<'a, B: Backend> Streams<'a, B> {
     pub(super) fn begin(
-        forward: &'a Forward<'a, CpuBackend, ModelWeights<'a>>,
+        forward: &'a Forward<'a, B, ModelWeights<'a>>,
         chunks: &Chunks,
         options: &QuantizeOptions,
     ) -> Result<Self, Error> {
-        let begin = || -> Result<Stream<'a>, Error> {
+        let begin = || -> Result<Stream<'a, B>, Error> {
             let mut stream = forward.stream(chunks.clone())?;
             stream.set_routing(options.experts.routing());
             Ok(stream)
@@ -98,7 +99,11 @@ impl<'a> Streams<'a> {
 }
 
 /// The inputs of a group without experts.
-fn inputs_of(stream: &mut Stream<'_>, group: GroupIndex, batch: usize) -> Result<Vec<f32>, Error> {
+fn inputs_of<B: Backend>(
+    stream: &mut Stream<'_, B>,
+    group: GroupIndex,
+    batch: usize,
+) -> Result<Vec<f32>, Error> {
     let mut own = Vec::new();
     let stage = stream.graph().group(group).stage;
     stream.visit_batch(stage, batch, &mut |inputs| {
@@ -113,7 +118,7 @@ fn inputs_of(stream: &mut Stream<'_>, group: GroupIndex, batch: usize) -> Result
 /// How inputs are summed.
 pub(super) struct Collector<'a> {
     pub(super) options: &'a QuantizeOptions,
-    pub(super) backend: &'a CpuBackend,
+    pub(super) workers: &'a Workers,
     pub(super) cancel: &'a Cancel,
 }
 
@@ -146,9 +151,9 @@ impl Collector<'_> {
     }
 
     /// What is known of the inputs of some experts, or of the one matrix there is.
-    pub(super) fn captured(
+    pub(super) fn captured<B: Backend>(
         &self,
-        streams: &mut Streams<'_>,
+        streams: &mut Streams<'_, B>,
         group: GroupIndex,
         experts: &[Option<usize>],
         known: &mut GroupExperts,
@@ -168,7 +173,7 @@ impl Collector<'_> {
         streams.visit(group, with_full, &mut |expert, rows, beside| {
             check_cancelled(self.cancel)?;
             if let Some((_, sums)) = sums.iter_mut().find(|(own, _)| *own == expert) {
-                self.backend.install(|| sums.add(rows, beside));
+                self.workers.install(|| sums.add(rows, beside));
             }
             Ok(())
         })?;
@@ -193,9 +198,9 @@ impl Collector<'_> {
 
     /// The inputs of all experts together, in an order that batches do not change: for gate
     /// and up those of the router, else one expert's after the other's.
-    fn all_experts(
+    fn all_experts<B: Backend>(
         &self,
-        streams: &mut Streams<'_>,
+        streams: &mut Streams<'_, B>,
         group: GroupIndex,
         count: usize,
     ) -> Result<Sums, Error> {
@@ -213,7 +218,7 @@ impl Collector<'_> {
             streams.visit(shown, false, &mut |expert, rows, _| {
                 check_cancelled(self.cancel)?;
                 if let Some(at) = experts.iter().position(|own| *own == expert) {
-                    self.backend.install(|| sums[at].add(rows, None));
+                    self.workers.install(|| sums[at].add(rows, None));
                 }
                 Ok(())
             })?;
@@ -223,15 +228,15 @@ impl Collector<'_> {
     }
 
     /// Sums of squares of what the output matrix multiplies.
-    pub(super) fn output(
+    pub(super) fn output<B: Backend>(
         &self,
-        streams: &mut Streams<'_>,
+        streams: &mut Streams<'_, B>,
         columns: usize,
     ) -> Result<Captured, Error> {
         let mut sums = Sums::new(Needs::Importance, columns);
         streams.quantized.visit_output(&mut |rows| {
             check_cancelled(self.cancel)?;
-            self.backend.install(|| sums.add(rows, None));
+            self.workers.install(|| sums.add(rows, None));
             Ok(())
         })?;
         let tokens = sums.tokens();

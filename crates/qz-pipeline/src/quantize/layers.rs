@@ -4,7 +4,8 @@ use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering;
 
 use qz_codec::grid::{RowBatch, Rows as WeightRows};
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 use qz_methods::{Needs, Problem, Target, TensorReport};
 use qz_models::RowOrder;
 use qz_models::forward::{Chunks, Forward};
@@ -40,7 +41,7 @@ pub(super) struct Layers<'a> {
     pub(super) measures: &'a Measures,
     pub(super) chosen: &'a Chosen,
     pub(super) options: &'a QuantizeOptions,
-    pub(super) backend: &'a CpuBackend,
+    pub(super) workers: &'a Workers,
     pub(super) cancel: &'a Cancel,
 }
 
@@ -77,9 +78,9 @@ impl Matrix {
 }
 
 impl Layers<'_> {
-    pub(super) fn run(
+    pub(super) fn run<B: Backend>(
         &self,
-        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        forward: &Forward<'_, B, ModelWeights<'_>>,
         chunks: Chunks,
         sinks: &mut Sinks,
         reports: &mut Reports,
@@ -125,9 +126,9 @@ impl Layers<'_> {
 
     /// Quantizes all matrices with statistics that are known; what a matrix became changes
     /// nothing for those that come after it.
-    pub(super) fn run_known(
+    pub(super) fn run_known<B: Backend>(
         &self,
-        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        forward: &Forward<'_, B, ModelWeights<'_>>,
         known: &Known,
         sinks: &mut Sinks,
         reports: &mut Reports,
@@ -187,7 +188,7 @@ impl Layers<'_> {
     }
 
     pub(super) fn collector(&self) -> Collector<'_> {
-        Collector { options: self.options, backend: self.backend, cancel: self.cancel }
+        Collector { options: self.options, workers: self.workers, cancel: self.cancel }
     }
 
     /// Whether later layers see what earlier ones became.
@@ -196,9 +197,9 @@ impl Layers<'_> {
     }
 
     /// Quantizes the matrices of a group.
-    fn group(
+    fn group<B: Backend>(
         &self,
-        streams: &mut Streams<'_>,
+        streams: &mut Streams<'_, B>,
         group: GroupIndex,
         sinks: &mut Sinks,
         reports: &mut Reports,
@@ -252,9 +253,9 @@ impl Layers<'_> {
 
     /// Quantizes a matrix, writes it where the output has not got it yet, and lets the text
     /// go on with what it became.
-    fn replaced(
+    fn replaced<B: Backend>(
         &self,
-        streams: &mut Streams<'_>,
+        streams: &mut Streams<'_, B>,
         index: MatrixIndex,
         matrix: &Matrix,
         captured: &Captured,
@@ -274,7 +275,11 @@ impl Layers<'_> {
     }
 
     /// The matrices, one of each expert where each has its own, that are to be quantized.
-    fn matrices(&self, stream: &Stream<'_>, index: MatrixIndex) -> Result<Vec<Matrix>, Error> {
+    fn matrices<B: Backend>(
+        &self,
+        stream: &Stream<'_, B>,
+        index: MatrixIndex,
+    ) -> Result<Vec<Matrix>, Error> {
         let (name, stored) = stream.stored(index)?;
         let Some(position) = self.chosen.position(&name) else { return Ok(Vec::new()) };
         let experts: Vec<_> = match stored.shape.dimensions() {
@@ -285,9 +290,9 @@ impl Layers<'_> {
     }
 
     /// Replaces matrices by what an earlier run wrote; false if that cannot be read.
-    fn taken_back(
+    fn taken_back<B: Backend>(
         &self,
-        stream: &mut Stream<'_>,
+        stream: &mut Stream<'_, B>,
         index: MatrixIndex,
         matrices: &[Matrix],
         sinks: &Sinks,
@@ -424,7 +429,7 @@ impl Layers<'_> {
                 false => ControlFlow::Continue(()),
             }
         };
-        let report = self.backend.install(|| self.options.method.quantize(&problem, &mut take));
+        let report = self.workers.install(|| self.options.method.quantize(&problem, &mut take));
         check_cancelled(self.cancel)?;
         report.map_err(|error| match error {
             qz_methods::Error::Stopped => Error::Interrupted,

@@ -1,6 +1,6 @@
 //! How much memory the matrices of decoder layers take, known before the first is read.
 
-use qz_kernels::backend::CpuBackend;
+use qz_kernels::backend::Backend;
 use qz_linalg::CrossGram;
 use qz_methods::{Needs, weights_under_way};
 use qz_models::LayerIndex;
@@ -23,9 +23,9 @@ impl Layers<'_> {
     /// The most bytes that [`Self::run`] takes with a text, or [`Self::run_known`] without:
     /// a layer as it is stored and as it becomes, what is kept of the text, and for one
     /// group of matrices what is known of its inputs.
-    pub(super) fn memory_bound(
+    pub(super) fn memory_bound<B: Backend>(
         &self,
-        forward: &Forward<'_, CpuBackend, ModelWeights<'_>>,
+        forward: &Forward<'_, B, ModelWeights<'_>>,
         chunks: Option<&Chunks>,
     ) -> Result<u64, Error> {
         let streams = if self.options.propagates() { 2 } else { 1 };

@@ -21,6 +21,8 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
+use qz_kernels::Workers;
+use qz_kernels::backend::Backend;
 use qz_methods::{Method, Needs, Options};
 use qz_models::forward::Forward;
 use qz_tensor::StagedArtifact;
@@ -29,11 +31,11 @@ pub use capture::CalibrationSummary;
 pub use report::{MethodTensor, QuantizeReport};
 
 use crate::calibrate::{DataOptions, ExpertOptions};
+use crate::compute::{Computation, ComputeOptions};
 use crate::convert::{
     ConvertOptions, Output, Rows, check_states, check_unchanged, finish, measured,
 };
 use crate::error::Error;
-use crate::eval::ComputeOptions;
 use crate::event::{Event, Observer};
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
@@ -86,21 +88,39 @@ pub fn quantize(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<QuantizeReport>, Error> {
-    let texts = options.text.iter().flat_map(DataOptions::paths);
-    let inputs =
-        options.convert.inputs(model).with_files(texts.chain(options.statistics.as_deref()));
-    outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
-    for warning in model.warnings() {
-        observer.observe(Event::Warning(warning));
+    options.compute.run(cancel, Quantizing { model, outputs, options, cancel, observer })
+}
+
+/// The work of [`quantize`].
+struct Quantizing<'a> {
+    model: &'a Model,
+    outputs: &'a [Output],
+    options: &'a QuantizeOptions,
+    cancel: &'a Cancel,
+    observer: &'a mut dyn Observer,
+}
+
+impl Computation for Quantizing<'_> {
+    type Output = Vec<QuantizeReport>;
+
+    fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<Self::Output, Error> {
+        let Self { model, outputs, options, cancel, observer } = self;
+        let texts = options.text.iter().flat_map(DataOptions::paths);
+        let inputs =
+            options.convert.inputs(model).with_files(texts.chain(options.statistics.as_deref()));
+        outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
+        for warning in model.warnings() {
+            observer.observe(Event::Warning(warning));
+        }
+        check_all(model, outputs, options)?;
+        let mut job = Job { outputs, notes: Vec::new() };
+        let targets = outputs.iter().zip(1..).map(|(output, number)| {
+            let (name, count) = (output.target.to_string(), outputs.len());
+            observer.observe(Event::Target { name: &name, number, count });
+            one((backend, workers), model, output, options, &mut job, cancel, observer)
+        });
+        targets.collect()
     }
-    check_all(model, outputs, options)?;
-    let mut job = Job { outputs, notes: Vec::new() };
-    let targets = outputs.iter().zip(1..).map(|(output, number)| {
-        let (name, count) = (output.target.to_string(), outputs.len());
-        observer.observe(Event::Target { name: &name, number, count });
-        one(model, output, options, &mut job, cancel, observer)
-    });
-    targets.collect()
 }
 
 /// What could end the job behind its first output: targets that do not fit, outputs that are
@@ -120,7 +140,8 @@ struct Job<'a> {
     notes: Vec<String>,
 }
 
-fn one(
+fn one<B: Backend>(
+    (backend, workers): (&B, &Workers),
     model: &Model,
     output: &Output,
     options: &QuantizeOptions,
@@ -135,14 +156,13 @@ fn one(
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
-    let backend = options.compute.backend(cancel)?;
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
         Needs::Nothing => None,
         _ => {
             let streams = if options.propagates() { 2 } else { 1 };
             let (window, share) = (model.sliding_window, options.compute.share(streams));
-            Some(Forward::new(&backend, &weights, &model.metadata, window, share)?)
+            Some(Forward::new(backend, &weights, &model.metadata, window, share)?)
         }
     };
     let chosen = match &forward {
@@ -208,8 +228,7 @@ fn one(
         .unzip();
     let rows = Rows { model, plans, threads: options.convert.threads };
     let measures = &measures;
-    let layers =
-        Layers { model, plans, measures, chosen: &chosen, options, backend: &backend, cancel };
+    let layers = Layers { model, plans, measures, chosen: &chosen, options, workers, cancel };
     let mut memory_bound_bytes = peak_memory(&rest, 1, threads);
     if let Some(forward) = forward.as_ref().filter(|_| !chosen.is_empty()) {
         let chunks = calibration.as_ref().map(|calibration| &calibration.chunks);

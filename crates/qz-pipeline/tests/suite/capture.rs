@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use qz_kernels::Workers;
 use qz_kernels::backend::{CpuBackend, Rounding};
 use qz_models::Role;
 use qz_models::forward::{
@@ -32,7 +33,7 @@ fn with<T>(
 ) -> T {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(name);
     let model = Model::open(&folder, &OpenOptions::default()).expect("a model");
-    let backend = CpuBackend::new(2).expect("threads");
+    let backend = CpuBackend::new(&Workers::new(2).expect("threads"));
     let weights = ModelWeights::new(&model);
     let options = ForwardOptions {
         rounding: Rounding::Exact,

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use qz_kernels::Workers;
 use qz_kernels::backend::{CpuBackend, Rounding};
 use qz_models::forward::{Branches, Chunks, Forward, ForwardOptions, Session};
 use qz_pipeline::{Error, Model, ModelWeights, OpenOptions};
@@ -47,7 +48,7 @@ fn logits(
     positions: &[usize],
     max_memory: u64,
 ) -> Result<Vec<Vec<f32>>, Error> {
-    let backend = CpuBackend::new(2).expect("threads");
+    let backend = CpuBackend::new(&Workers::new(2).expect("threads"));
     let weights = ModelWeights::new(model);
     let options = ForwardOptions {
         rounding: Rounding::Exact,
@@ -191,7 +192,7 @@ fn a_token_the_model_does_not_have() {
 
 /// Logits of a sequence that comes in steps, behind each step's last token.
 fn stepwise(model: &Model, tokens: &[u32], steps: &[usize]) -> Vec<Vec<f32>> {
-    let backend = CpuBackend::new(2).expect("threads");
+    let backend = CpuBackend::new(&Workers::new(2).expect("threads"));
     let weights = ModelWeights::new(model);
     let options = ForwardOptions {
         rounding: Rounding::Exact,
@@ -265,7 +266,7 @@ fn branches_give_the_logits_of_whole_sequences() {
             (vec![], vec![vec![5, 3], vec![5]]),
             (vec![8, 9], vec![vec![7]]),
         ];
-        let backend = CpuBackend::new(2).expect("threads");
+        let backend = CpuBackend::new(&Workers::new(2).expect("threads"));
         let weights = ModelWeights::new(&model);
         let options = ForwardOptions {
             rounding: Rounding::Exact,
@@ -313,7 +314,7 @@ fn bert() {
     let tokens = numbers(&golden["tokens"], |value| u32::try_from(value.as_u64()?).ok());
     let positions = numbers(&golden["positions"], |value| usize::try_from(value.as_u64()?).ok());
     let model = Model::open(&fixture("bert"), &OpenOptions::default()).expect("a model");
-    let backend = CpuBackend::new(2).expect("threads");
+    let backend = CpuBackend::new(&Workers::new(2).expect("threads"));
     let weights = ModelWeights::new(&model);
     let options = ForwardOptions {
         rounding: Rounding::Exact,

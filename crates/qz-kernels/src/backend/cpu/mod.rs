@@ -22,8 +22,8 @@ use super::{
 use crate::codec_for;
 use crate::isa::Isa;
 use crate::memory::Bytes;
-use crate::stop;
 use crate::vector::Instructions;
+use crate::workers::Workers;
 use attention::Cache;
 use matmul::{Matrix, Products};
 
@@ -32,7 +32,7 @@ const PART: usize = 16 * 1024;
 
 /// The processor.
 pub struct CpuBackend {
-    pool: rayon::ThreadPool,
+    workers: Workers,
     instructions: Instructions,
     few: FewTokens,
 }
@@ -50,21 +50,10 @@ pub enum FewTokens {
 }
 
 impl CpuBackend {
-    /// A backend with so many threads of its own.
-    ///
-    /// # Errors
-    /// If the operating system gives none.
-    pub fn new(threads: usize) -> Result<Self, Error> {
-        Self::stopped_by(threads, &stop::Flag::default())
-    }
-
-    /// The same, with work that ends early once `flag` is set ([`stop`]).
-    ///
-    /// # Errors
-    /// If the operating system gives no threads.
-    pub fn stopped_by(threads: usize, flag: &stop::Flag) -> Result<Self, Error> {
-        let pool = stop::pool(threads, flag).map_err(|error| Error::Threads(error.to_string()))?;
-        Ok(Self { pool, instructions: Instructions::best(), few: FewTokens::default() })
+    /// A backend that computes on these threads.
+    pub fn new(workers: &Workers) -> Self {
+        let workers = workers.clone();
+        Self { workers, instructions: Instructions::best(), few: FewTokens::default() }
     }
 
     /// The same backend, with another choice for products with few tokens.
@@ -79,14 +68,9 @@ impl CpuBackend {
         Self { instructions: Instructions::of(isa), ..self }
     }
 
-    /// Calls `work` on this backend's threads, so that parallel work in it runs there.
-    pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        self.pool.install(work)
-    }
-
     /// Calls `work` with matching parts of both, on all threads.
     fn for_parts(&self, to: &mut [f32], from: &[f32], work: impl Fn(&mut [f32], &[f32]) + Sync) {
-        self.pool.install(|| {
+        self.workers.install(|| {
             let parts = to.par_chunks_mut(PART).zip(from.par_chunks(PART));
             parts.for_each(|(to, from)| work(to, from));
         });
@@ -120,32 +104,34 @@ impl Backend for CpuBackend {
         matrix.rows
     }
 
-    fn buffer(&self, values: &[f32]) -> Vec<f32> {
-        values.to_vec()
+    fn buffer(&self, values: &[f32]) -> Result<Vec<f32>, Error> {
+        Ok(values.to_vec())
     }
 
-    fn zeros(&self, elements: usize) -> Vec<f32> {
-        vec![0.0; elements]
+    fn zeros(&self, elements: usize) -> Result<Vec<f32>, Error> {
+        Ok(vec![0.0; elements])
     }
 
-    fn read(&self, buffer: &Vec<f32>, from: usize, out: &mut [f32]) {
+    fn read(&self, buffer: &Vec<f32>, from: usize, out: &mut [f32]) -> Result<(), Error> {
         out.copy_from_slice(&buffer[from..from + out.len()]);
+        Ok(())
     }
 
-    fn numbers<'b>(&self, buffer: &'b Vec<f32>) -> Cow<'b, [f32]> {
-        Cow::Borrowed(buffer)
+    fn numbers<'b>(&self, buffer: &'b Vec<f32>) -> Result<Cow<'b, [f32]>, Error> {
+        Ok(Cow::Borrowed(buffer))
     }
 
-    fn first_non_finite(&self, buffer: &Vec<f32>) -> Option<usize> {
+    fn first_non_finite(&self, buffer: &Vec<f32>) -> Result<Option<usize>, Error> {
         // Whether there is one is found in vectors, where it is only if there is.
         const INFINITE: u32 = 0x7f80_0000;
         let has_one = |part: &[f32]| {
             part.iter().fold(false, |found, value| found | (value.to_bits() & INFINITE == INFINITE))
         };
         let find = || buffer.par_chunks(PART).position_first(has_one);
-        let first = self.pool.install(find)? * PART;
+        let Some(part) = self.workers.install(find) else { return Ok(None) };
+        let first = part * PART;
         let own = buffer[first..].iter().position(|value| !value.is_finite());
-        own.map(|position| first + position)
+        Ok(own.map(|position| first + position))
     }
 
     fn matmul(
@@ -154,12 +140,13 @@ impl Backend for CpuBackend {
         activations: &Vec<f32>,
         matrix: &Matrix,
         out: &mut Vec<f32>,
-    ) {
+    ) -> Result<(), Error> {
         let multiply = || {
             let products = Products { instructions: self.instructions, few: self.few };
             products.multiply(rounding, activations, matrix, out);
         };
-        self.pool.install(multiply);
+        self.workers.install(multiply);
+        Ok(())
     }
 
     fn rms_norm(
@@ -169,16 +156,23 @@ impl Backend for CpuBackend {
         groups: usize,
         epsilon: f32,
         out: &mut Vec<f32>,
-    ) {
+    ) -> Result<(), Error> {
         let width = weights.len() / groups;
         let own = |group: usize| &weights[group % groups * width..][..width];
-        self.pool.install(|| {
+        self.workers.install(|| {
             let rows = out.par_chunks_mut(width).zip(input.par_chunks(width)).enumerate();
             rows.for_each(|(at, (out, row))| floats::rms_norm(row, own(at), epsilon, out));
         });
+        Ok(())
     }
 
-    fn rotate(&self, rows: &mut Vec<f32>, width: usize, rotation: &Rotation, table: &Vec<f32>) {
+    fn rotate(
+        &self,
+        rows: &mut Vec<f32>,
+        width: usize,
+        rotation: &Rotation,
+        table: &Vec<f32>,
+    ) -> Result<(), Error> {
         // Cosines and sines of a position are as many as elements that turn.
         let (size, count) = (rotation.head_size, rotation.count);
         let positions = table.len() / count;
@@ -186,7 +180,8 @@ impl Backend for CpuBackend {
             let table = &table[number % positions * count..][..count];
             row.chunks_exact_mut(size).for_each(|head| reference::rotate(head, rotation, table));
         };
-        self.pool.install(|| rows.par_chunks_mut(width).enumerate().for_each(turn));
+        self.workers.install(|| rows.par_chunks_mut(width).enumerate().for_each(turn));
+        Ok(())
     }
 
     fn cache(
@@ -205,8 +200,9 @@ impl Backend for CpuBackend {
         keys: &Vec<f32>,
         values: &Vec<f32>,
         rows: Range<usize>,
-    ) {
+    ) -> Result<(), Error> {
         cache.store(position, keys, values, rows);
+        Ok(())
     }
 
     fn attend(
@@ -216,14 +212,15 @@ impl Backend for CpuBackend {
         cache: &Cache,
         Queries { buffer, rows, position }: Queries<'_, Vec<f32>>,
         out: &mut Vec<f32>,
-    ) {
+    ) -> Result<(), Error> {
         let elements = |width: usize| rows.start * width..rows.end * width;
         let queries = &buffer[elements(shape.query_width())];
         let out = &mut out[elements(shape.result_width())];
         let sinks = sinks.map(Vec::as_slice);
         let (instructions, length) = (self.instructions, position + rows.len());
         let work = attention::Work { instructions, shape, sinks, cache, position, length };
-        self.pool.install(|| work.attend(queries, out));
+        self.workers.install(|| work.attend(queries, out));
+        Ok(())
     }
 
     fn scan(
@@ -234,7 +231,7 @@ impl Backend for CpuBackend {
         input: &Vec<f32>,
         rows: Range<usize>,
         out: &mut Vec<f32>,
-    ) {
+    ) -> Result<(), Error> {
         let weights = ScanWeights {
             convolution: &weights.convolution[..],
             convolution_bias: weights.convolution_bias,
@@ -244,10 +241,16 @@ impl Backend for CpuBackend {
         };
         let input = &input[rows.start * shape.width()..rows.end * shape.width()];
         let out = &mut out[rows.start * shape.inner()..rows.end * shape.inner()];
-        self.pool.install(|| scan::scan(shape, &weights, state, input, out));
+        self.workers.install(|| scan::scan(shape, &weights, state, input, out));
+        Ok(())
     }
 
-    fn activate_times(&self, activation: Activation, gate: &mut Vec<f32>, up: Option<&Vec<f32>>) {
+    fn activate_times(
+        &self,
+        activation: Activation,
+        gate: &mut Vec<f32>,
+        up: Option<&Vec<f32>>,
+    ) -> Result<(), Error> {
         let activate = match activation {
             Activation::Silu => exponentials::times::<exponentials::Silu>,
             Activation::GeluTanh => exponentials::times::<exponentials::GeluTanh>,
@@ -257,12 +260,14 @@ impl Backend for CpuBackend {
         };
         let Some(up) = up else {
             let ones = vec![1.0; PART.min(gate.len())];
-            return self.pool.install(|| {
+            self.workers.install(|| {
                 let parts = gate.par_chunks_mut(PART);
                 parts.for_each(|part| activate(self.instructions, part, &ones[..part.len()]));
             });
+            return Ok(());
         };
         self.for_parts(gate, up, |gate, up| activate(self.instructions, gate, up));
+        Ok(())
     }
 
     fn layer_norm(
@@ -272,48 +277,63 @@ impl Backend for CpuBackend {
         bias: Option<&Vec<f32>>,
         epsilon: f32,
         out: &mut Vec<f32>,
-    ) {
+    ) -> Result<(), Error> {
         let (width, bias) = (weights.len(), bias.map(Vec::as_slice));
-        self.pool.install(|| {
+        self.workers.install(|| {
             let rows = out.par_chunks_mut(width).zip(input.par_chunks(width));
             rows.for_each(|(out, row)| {
                 out.copy_from_slice(&reference::layer_norm(row, weights, bias, epsilon));
             });
         });
+        Ok(())
     }
 
-    fn columns(&self, from: &Vec<f32>, width: usize, columns: Range<usize>) -> Vec<f32> {
-        from.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect()
+    fn columns(
+        &self,
+        from: &Vec<f32>,
+        width: usize,
+        columns: Range<usize>,
+    ) -> Result<Vec<f32>, Error> {
+        let rows = from.chunks_exact(width);
+        Ok(rows.flat_map(|row| &row[columns.clone()]).copied().collect())
     }
 
-    fn join(&self, parts: &[Part<'_, Vec<f32>>]) -> Vec<f32> {
-        let Some(first) = parts.first() else { return Vec::new() };
+    fn join(&self, parts: &[Part<'_, Vec<f32>>]) -> Result<Vec<f32>, Error> {
+        let Some(first) = parts.first() else { return Ok(Vec::new()) };
         let mut joined = Vec::new();
         for head in 0..first.buffer.len() / first.size.max(1) {
             for Part { buffer, size, columns } in parts {
                 joined.extend_from_slice(&buffer[head * size..][columns.clone()]);
             }
         }
-        joined
+        Ok(joined)
     }
 
-    fn times_sigmoid(&self, rows: &mut Vec<f32>, width: usize, scores: &Vec<f32>) {
+    fn times_sigmoid(
+        &self,
+        rows: &mut Vec<f32>,
+        width: usize,
+        scores: &Vec<f32>,
+    ) -> Result<(), Error> {
         for (row, score) in rows.chunks_exact_mut(width).zip(scores) {
             let weight = 1.0 / (1.0 + (-score).exp());
             row.iter_mut().for_each(|number| *number *= weight);
         }
+        Ok(())
     }
 
-    fn add(&self, to: &mut Vec<f32>, from: &Vec<f32>) {
+    fn add(&self, to: &mut Vec<f32>, from: &Vec<f32>) -> Result<(), Error> {
         self.for_parts(to, from, |to, from| {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
         });
+        Ok(())
     }
 
-    fn add_bias(&self, to: &mut Vec<f32>, bias: &Vec<f32>) {
+    fn add_bias(&self, to: &mut Vec<f32>, bias: &Vec<f32>) -> Result<(), Error> {
         for row in to.chunks_exact_mut(bias.len()) {
             row.iter_mut().zip(bias).for_each(|(to, bias)| *to += bias);
         }
+        Ok(())
     }
 
     fn route(
@@ -321,20 +341,27 @@ impl Backend for CpuBackend {
         router: &Router,
         scores: &Vec<f32>,
         bias: Option<&Vec<f32>>,
-    ) -> Vec<ExpertLoad> {
-        reference::route(router, scores, bias.map(Vec::as_slice))
+    ) -> Result<Vec<ExpertLoad>, Error> {
+        Ok(reference::route(router, scores, bias.map(Vec::as_slice)))
     }
 
-    fn gather(&self, from: &Vec<f32>, width: usize, tokens: &[usize]) -> Vec<f32> {
+    fn gather(&self, from: &Vec<f32>, width: usize, tokens: &[usize]) -> Result<Vec<f32>, Error> {
         let rows = tokens.iter().flat_map(|token| &from[token * width..][..width]);
-        rows.copied().collect()
+        Ok(rows.copied().collect())
     }
 
-    fn scatter_add(&self, to: &mut Vec<f32>, width: usize, load: &ExpertLoad, from: &Vec<f32>) {
+    fn scatter_add(
+        &self,
+        to: &mut Vec<f32>,
+        width: usize,
+        load: &ExpertLoad,
+        from: &Vec<f32>,
+    ) -> Result<(), Error> {
         let rows = load.tokens.iter().zip(&load.weights).zip(from.chunks_exact(width));
         for ((token, weight), row) in rows {
             let to = &mut to[token * width..][..width];
             to.iter_mut().zip(row).for_each(|(to, value)| *to += value * weight);
         }
+        Ok(())
     }
 }

@@ -99,7 +99,7 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
         let (forward, rows) = (self.forward, &self.batches[batch].rows);
         let mut first = rows.start * self.room.dear_width;
         for register in &stop.kept {
-            let numbers = forward.backend.numbers(registers.get(*register));
+            let numbers = forward.backend.numbers(registers.get(*register))?;
             forward.on_disk(self.stored.write_numbers(first, &numbers))?;
             first += numbers.len();
         }
@@ -132,7 +132,7 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
                     first = numbers.end;
                     let buffer =
                         self.stored.with_numbers(numbers, |own| forward.backend.buffer(own));
-                    registers.set(*register, forward.on_disk(buffer)?);
+                    registers.set(*register, forward.on_disk(buffer)??);
                 }
             }
         }
@@ -142,7 +142,7 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
     /// The hidden states that are kept.
     pub(super) fn hidden_states(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
         let (forward, rows) = (self.forward, self.batches[batch].rows.clone());
-        forward.on_disk(self.states.with(rows, |numbers| forward.backend.buffer(numbers)))
+        Ok(forward.on_disk(self.states.with(rows, |numbers| forward.backend.buffer(numbers)))??)
     }
 
     /// Keeps the hidden states of a batch before a step at which there is nothing else.
@@ -153,7 +153,7 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
         registers: &Registers<B>,
     ) -> Result<(), W::Error> {
         let (forward, first) = (self.forward, self.batches[batch].rows.start);
-        let numbers = forward.backend.numbers(registers.get(Register::HIDDEN));
+        let numbers = forward.backend.numbers(registers.get(Register::HIDDEN))?;
         forward.on_disk(self.states.write(first, &numbers))?;
         let own = &mut self.batches[batch];
         (own.base, own.kept) = (step, None);

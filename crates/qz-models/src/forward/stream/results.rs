@@ -26,14 +26,14 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
         let registers = self.run_to(stage, batch)?;
         self.show(stage, batch, &registers, visit)?;
         let backend = self.forward.backend;
-        let copy = |register| backend.buffer(&backend.numbers(registers.get(register)));
+        let copy = |register| backend.buffer(&backend.numbers(registers.get(register))?);
         let (inputs, layer) = (self.graph().inputs(group), self.layer.as_ref());
         let layer = layer.expect("a layer is loaded");
-        let mut beside = Registers::new(layer, copy(Register::HIDDEN));
-        beside.set(inputs, copy(inputs));
+        let mut beside = Registers::new(layer, copy(Register::HIDDEN)?);
+        beside.set(inputs, copy(inputs)?);
         self.compute(batch, steps, &mut beside, &mut Untapped)?;
         self.keep(stage, batch, registers)?;
-        Ok(backend.numbers(beside.get(Register::HIDDEN)).into_owned())
+        Ok(backend.numbers(beside.get(Register::HIDDEN))?.into_owned())
     }
 
     /// Puts a batch past a group whose products are added to hidden states, and gives the sums,
@@ -49,7 +49,7 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
     pub fn pass_results(&mut self, group: GroupIndex, batch: usize) -> Result<Vec<f32>, W::Error> {
         let end = self.added(group).end;
         let registers = self.run_until(end, batch, &mut Untapped)?;
-        Ok(self.forward.backend.numbers(registers.get(Register::HIDDEN)).into_owned())
+        Ok(self.forward.backend.numbers(registers.get(Register::HIDDEN))?.into_owned())
     }
 
     /// The group's product, and the step that adds it.

@@ -1,0 +1,63 @@
+//! How models compute, and on what: the one place that chooses a backend. Jobs are written
+//! for any of them ([`Computation`]).
+
+use std::path::PathBuf;
+
+use qz_kernels::Workers;
+use qz_kernels::backend::{Backend, CpuBackend, FewTokens, Rounding};
+use qz_models::forward::ForwardOptions;
+use qz_tensor::DataType;
+
+use crate::error::Error;
+use crate::stream::Cancel;
+
+/// How forward passes compute, and within what.
+#[derive(Clone, Debug)]
+pub struct ComputeOptions {
+    /// What becomes of activations before products.
+    pub rounding: Rounding,
+    /// The type keys and values are kept in.
+    pub cache_type: DataType,
+    /// Memory for everything whose size can be chosen, in bytes.
+    pub max_memory: u64,
+    /// Where hidden states go that do not fit.
+    pub spill_folder: PathBuf,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// Work that computes with models, on any backend.
+pub(crate) trait Computation {
+    /// What comes of it.
+    type Output;
+
+    /// True if models get their tokens one by one.
+    const ONE_BY_ONE: bool = false;
+
+    /// Does the work. Statistics, methods and scoring run on `workers`.
+    fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<Self::Output, Error>;
+}
+
+impl ComputeOptions {
+    /// Does a job's work on the backend of this machine, and on threads whose work ends early
+    /// once the job is to stop.
+    pub(crate) fn run<C: Computation>(
+        &self,
+        cancel: &Cancel,
+        computation: C,
+    ) -> Result<C::Output, Error> {
+        let workers = Workers::stopped_by(self.threads, cancel)?;
+        let few = if C::ONE_BY_ONE { FewTokens::Own } else { FewTokens::AsMany };
+        computation.run(&CpuBackend::new(&workers).with_few_tokens(few), &workers)
+    }
+
+    /// What one of so many models may use.
+    pub(crate) fn share(&self, models: usize) -> ForwardOptions {
+        ForwardOptions {
+            rounding: self.rounding,
+            cache_type: self.cache_type,
+            max_memory: self.max_memory / models.max(1) as u64,
+            spill_folder: self.spill_folder.clone(),
+        }
+    }
+}
