@@ -256,6 +256,24 @@ pub enum Error {
         /// The type that cannot hold it.
         data_type: DataType,
     },
+    /// An edit of weights that are stored as blocks, which would be rounded to blocks again.
+    #[error(
+        "{location}: it is stored as {data_type}, and an edit would round it to {data_type} a second time; edit the model that was quantized"
+    )]
+    EditOfBlocks {
+        /// File and tensor.
+        location: Location,
+        /// The type it is stored in.
+        data_type: DataType,
+    },
+    /// A tensor that an edit cannot be carried out on.
+    #[error("{location}: it cannot be edited: {why}")]
+    Uneditable {
+        /// File and tensor.
+        location: Location,
+        /// Why not.
+        why: String,
+    },
     /// A type that can be carried but not decoded or encoded.
     #[error("{location}: {data_type} cannot be converted to {target}: no codec for {missing}")]
     NoCodec {
@@ -484,6 +502,12 @@ impl Diagnose for Error {
                 (FaultClass::Numeric, location.clone(), "non-finite-block")
             }
             Self::Overflow { location, .. } => (FaultClass::Numeric, location.clone(), "overflow"),
+            Self::EditOfBlocks { location, .. } => {
+                (FaultClass::Refused, location.clone(), "edit-of-blocks")
+            }
+            Self::Uneditable { location, .. } => {
+                (FaultClass::Refused, location.clone(), "uneditable")
+            }
             Self::NoCodec { location, .. } => (FaultClass::BadInput, location.clone(), "no-codec"),
             Self::NoCodecToMeasure(_) => (FaultClass::BadInput, Location::default(), "no-codec"),
             Self::Requantize { location, .. } => {

@@ -20,6 +20,7 @@ mod caught;
 mod compute;
 mod container;
 mod convert;
+mod edits;
 mod error;
 mod estimate;
 mod eval;
@@ -61,6 +62,9 @@ pub use compute::ComputeOptions;
 pub use container::{CONTAINERS, Container, HubId, stem_of};
 pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
+};
+pub use edits::{
+    Axis, Edit, EditedColumns, EditedType, Edits, Factor, FactorStrides, LowRank, Operation,
 };
 pub use error::{Error, Uncovered};
 pub use eval::{

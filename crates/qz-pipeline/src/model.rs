@@ -9,7 +9,9 @@ use qz_models::{
     TensorMap, TensorOrigin,
 };
 use qz_packed::PackedSize;
-use qz_tensor::{DataType, Metadata, Name, Shape, TensorIndex, TensorInfo, TensorSource};
+use qz_tensor::{
+    DataType, Metadata, Name, Shape, SourceFile, TensorIndex, TensorInfo, TensorSource,
+};
 
 use crate::container::Container;
 use crate::error::Error;
@@ -48,6 +50,8 @@ pub struct Model {
     /// What a GGUF file of it cannot say.
     pub(crate) unsaid: Vec<String>,
     pub(crate) source: Box<dyn TensorSource>,
+    /// What tells the edits of its stored tensors from others, if there are any.
+    pub(crate) edits: Option<String>,
     /// The folder it is in, if it comes from a checkpoint.
     pub(crate) folder: Option<Folder>,
     /// Its architecture, as its configuration names it.
@@ -312,6 +316,7 @@ impl Model {
             warnings: Vec::new(),
             unsaid: Vec::new(),
             source,
+            edits: None,
             folder: None,
             architecture: None,
             pre_tokenizer: None,
@@ -358,6 +363,16 @@ impl Model {
     pub fn bits_per_weight(&self) -> f64 {
         let bytes: u64 = self.tensors.iter().map(ModelTensor::stored_bytes).sum();
         bytes as f64 * 8.0 / self.weights().max(1) as f64
+    }
+
+    /// What tells its stored weights from others: files, and edits. A line each.
+    pub(crate) fn identity(&self) -> String {
+        let line = |file: &SourceFile| format!("{} {:?}\n", file.path().display(), file.identity());
+        let files: String = self.source.files().into_iter().map(line).collect();
+        match &self.edits {
+            Some(edits) => format!("{files}edits {edits}\n"),
+            None => files,
+        }
     }
 
     /// Fails if an input file was written to since it was opened.

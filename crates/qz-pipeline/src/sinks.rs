@@ -450,10 +450,7 @@ impl TargetPlan {
 /// continued only by a job with the same line. Overrides are in it through the
 /// types and the metadata that came of them.
 fn fingerprint(model: &Model, plan: &TargetPlan, options: &PlanOptions, recipe: &str) -> String {
-    let mut text = String::new();
-    for file in model.source.files() {
-        let _ = writeln!(text, "{} {:?}", file.path().display(), file.identity());
-    }
+    let mut text = model.identity();
     for (key, value) in plan.metadata.iter() {
         let _ = writeln!(text, "{key} {value:?}");
     }

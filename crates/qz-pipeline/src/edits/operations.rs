@@ -1,0 +1,82 @@
+//! The arithmetic of edits, on rows that have been decoded.
+
+use std::ops::Range;
+
+use qz_tensor::{DataType, FileError, TensorIndex};
+
+use super::source::EditedSource;
+use super::{Edit, EditedColumns, Operation, low_rank::Stack};
+use crate::model::to_usize;
+
+/// Rows of a stored tensor, decoded.
+pub(super) struct DecodedRows<'a> {
+    pub(super) tensor: TensorIndex,
+    /// The type they are stored in.
+    pub(super) stored_type: DataType,
+    pub(super) stack: Stack,
+    /// Which rows they are.
+    pub(super) rows: Range<u64>,
+    pub(super) values: &'a mut [f32],
+}
+
+impl DecodedRows<'_> {
+    /// Carries out an edit, the tensor's `number`th, on those of its rows that are here.
+    pub(super) fn edit(
+        &mut self,
+        edit: &Edit,
+        number: usize,
+        source: &EditedSource,
+    ) -> Result<(), FileError> {
+        let rows = edit.rows.start.max(self.rows.start)..edit.rows.end.min(self.rows.end);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let columns = to_usize(self.stack.columns);
+        let begin = to_usize(rows.start - self.rows.start) * columns;
+        let values = &mut self.values[begin..][..to_usize(rows.end - rows.start) * columns];
+        let EditedColumns { first, step } = edit.columns;
+        match &edit.operation {
+            Operation::ScaleRows { factors, offset } => {
+                let factors = &factors[to_usize(rows.start - edit.rows.start)..];
+                for (row, factor) in values.chunks_exact_mut(columns).zip(factors) {
+                    for value in row.iter_mut().skip(first).step_by(step) {
+                        *value = scaled(*value, *factor, *offset);
+                    }
+                }
+            }
+            Operation::ScaleColumns { factors } => {
+                for row in values.chunks_exact_mut(columns) {
+                    let own = row.iter_mut().skip(first).step_by(step);
+                    own.zip(factors.iter()).for_each(|(value, factor)| *value *= factor);
+                }
+            }
+            Operation::AddLowRank(added) => {
+                let held = source.factors(self.tensor, number, added, self.stack)?;
+                let mut product = vec![0.0; values.len()];
+                added.product(&held, self.stack, rows.start, &mut product);
+                if added.is_rounded {
+                    round(self.stored_type, &mut product);
+                }
+                values.iter_mut().zip(&product).for_each(|(value, added)| *value += added);
+            }
+            Operation::Round => round(self.stored_type, values),
+        }
+        Ok(())
+    }
+}
+
+fn scaled(value: f32, factor: f32, offset: f32) -> f32 {
+    // Adding nothing would lose the sign of a zero.
+    if offset == 0.0 { value * factor } else { (value + offset) * factor - offset }
+}
+
+/// Rounds numbers to an element type; those of blocks stay as they are.
+fn round(data_type: DataType, values: &mut [f32]) {
+    if data_type.is_block() || data_type == DataType::F32 {
+        return;
+    }
+    let Some(codec) = qz_kernels::codec_for(data_type) else { return };
+    let mut bytes = vec![0; values.len() * data_type.block_bytes()];
+    codec.encode(values, values.len(), None, &mut bytes);
+    codec.decode(&bytes, values);
+}
