@@ -188,6 +188,9 @@ pub(crate) struct Source {
     #[arg(long, value_name = "PREFIX", help_heading = heading::SOURCE, hide_short_help = true)]
     #[arg(allow_hyphen_values = true)]
     pub(crate) strip_prefix: Option<String>,
+    /// Leave out layers that only predict further tokens (multi-token prediction)
+    #[arg(long, help_heading = heading::SOURCE, hide_short_help = true)]
+    pub(crate) no_mtp: bool,
 }
 
 impl Source {
@@ -198,6 +201,7 @@ impl Source {
             repack: self.repack,
             generic: false,
             strip_prefix: self.strip_prefix.clone(),
+            drops_further_layers: self.no_mtp,
         }
     }
 }

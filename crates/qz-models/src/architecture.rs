@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::config::ConfigDefaults;
 use crate::error::Error;
+use crate::further::FurtherNames;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::{LayerIndex, Part, Role, TensorRule};
 use crate::settings::{ConfigKey, GgufKeys, MetadataKey, STANDARD_METADATA};
@@ -115,6 +116,11 @@ pub trait Architecture: Send + Sync {
         false
     }
 
+    /// False for a model whose layers have no feed-forward network but experts.
+    fn has_dense_network(&self) -> bool {
+        true
+    }
+
     /// False for a model without attention and without a feed-forward network.
     fn has_attention(&self) -> bool {
         true
@@ -170,6 +176,11 @@ pub trait Architecture: Send + Sync {
     /// Layers behind the last that only predict further tokens.
     fn further_layers(&self, _config: &ModelConfig) -> u32 {
         0
+    }
+
+    /// What checkpoints call the tensors of such layers, if GGUF files have them.
+    fn further_names(&self) -> Option<FurtherNames> {
+        None
     }
 
     /// The metadata of its configuration, in the reference's order.

@@ -10,6 +10,7 @@ use crate::config::JsonObject;
 use crate::describe::ConvertOptions;
 use crate::error::{Error, TensorFault, TensorFaults};
 use crate::experts::FoundExperts;
+use crate::further;
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
 use crate::rules::{
@@ -38,16 +39,19 @@ pub(crate) struct MatchedTensors {
 /// Matches every tensor with a rule and every rule with a tensor.
 pub(crate) fn match_tensors(
     architecture: &dyn Architecture,
-    config: &ModelConfig,
+    config: &mut ModelConfig,
     json: &JsonObject,
     tensors: &[TensorInfo],
     options: &ConvertOptions,
     warnings: &mut Vec<Warning>,
 ) -> Result<MatchedTensors, Error> {
     let prefix = options.strip_prefix.as_deref();
-    let Canonical { names, own, is_outside } =
+    let Canonical { mut names, own, is_outside } =
         canonical_names(architecture, tensors, json, config.tied_embeddings, prefix, warnings)?;
-    let names = &names;
+    let further = further::find(architecture, config, &mut names);
+    let keeps_further = architecture.further_names().is_some() && !options.drops_further_layers;
+    config.further = if keeps_further { further } else { 0 };
+    let (config, names) = (&*config, &names);
     let rules = layout_of(architecture, names);
     let mut matcher = Matcher {
         rules,
@@ -74,7 +78,7 @@ pub(crate) fn match_tensors(
         .zip(&is_outside)
         .filter_map(|(name, outside)| (!outside).then_some(&**name))
         .collect();
-    let mut others = Others::default();
+    let mut others = Others { left_out: further - config.further, ..Others::default() };
     let mut left_out: Vec<usize> = Vec::new();
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
@@ -85,7 +89,11 @@ pub(crate) fn match_tensors(
         if is_outside {
             left_out.push(position);
         }
-        if !is_outside && others.has(architecture, config, tensor, &names[position]) {
+        let is_unwanted = options.drops_further_layers
+            && further::is_further(&names[position], config.layers, others.left_out);
+        if is_unwanted {
+            matched.ignored.push(tensor.name.to_string());
+        } else if !is_outside && others.has(architecture, config, tensor, &names[position]) {
             matched.beside.push(TensorIndex(position));
         } else if is_buffer || is_outside || is_spare || matcher.is_tied_copy(position) {
             matched.ignored.push(tensor.name.to_string());
@@ -120,6 +128,8 @@ pub(crate) fn match_tensors(
 /// Tensors of other parts of a larger model, and of layers behind its last.
 #[derive(Default)]
 struct Others {
+    /// How many layers behind the last are left out.
+    left_out: u32,
     /// The first, how many there are, and their bytes.
     towers: Option<(String, usize, u64)>,
     later: Option<(String, usize, u64)>,
@@ -136,7 +146,7 @@ impl Others {
     ) -> bool {
         let kind = if architecture.towers().iter().any(|tower| name.starts_with(tower)) {
             &mut self.towers
-        } else if is_later(architecture, config, name) {
+        } else if further::is_further(name, config.layers, self.left_out) {
             &mut self.later
         } else {
             return false;
@@ -161,17 +171,6 @@ impl Others {
         let later = told("later-layers-left-out", "layers behind the last", &self.later);
         towers.into_iter().chain(later).collect()
     }
-}
-
-/// True for a tensor of a layer that only predicts further tokens.
-fn is_later(architecture: &dyn Architecture, config: &ModelConfig, name: &str) -> bool {
-    let further = architecture.further_layers(config);
-    let layer = || {
-        let (layer, _) = name.strip_prefix("model.layers.")?.split_once('.')?;
-        layer.parse::<u32>().ok()
-    };
-    further > 0
-        && layer().is_some_and(|layer| layer >= config.layers && layer - config.layers < further)
 }
 
 /// The rules of the layout that knows most of the tensors.
@@ -380,7 +379,7 @@ impl Matcher<'_> {
             if !wanted {
                 continue;
             }
-            let layers = if rule.hugging_face.has_layer() { self.config.layers } else { 1 };
+            let layers = if rule.hugging_face.has_layer() { self.config.all_layers() } else { 1 };
             for layer in 0..layers {
                 let layer = rule.hugging_face.has_layer().then_some(LayerIndex(layer));
                 // Several tensors may come from one.
@@ -437,7 +436,7 @@ impl Matcher<'_> {
     /// Why the configuration does not allow a tensor that the rules know.
     fn contradiction(&self, rule: &TensorRule, numbers: NameNumbers) -> Option<String> {
         let experts = self.config.dimension(Dimension::Experts);
-        if numbers.layer.is_some_and(|layer| layer.0 >= self.config.layers) {
+        if numbers.layer.is_some_and(|layer| layer.0 >= self.config.all_layers()) {
             return Some(format!("num_hidden_layers is {}", self.config.layers));
         }
         if numbers.expert.is_some_and(|expert| u64::from(expert.0) >= experts) {

@@ -47,6 +47,7 @@ pub(crate) fn check(
     }
     match architecture.window_pattern() {
         Some(pattern) => check_pattern(json, config, pattern)?,
+        None if is_read("layer_types") => {}
         None => check_layers(json, config, defaults)?,
     }
     let mut unknown = Vec::new();

@@ -37,6 +37,8 @@ pub struct ConvertOptions {
     /// What stands before the names of the model's tensors. Those without it are left out
     /// where the model has no place for them.
     pub strip_prefix: Option<String>,
+    /// Layers that only predict further tokens are left out.
+    pub drops_further_layers: bool,
 }
 
 /// Everything a GGUF file of a checkpoint says, and where its tensors come from.
@@ -114,11 +116,11 @@ pub fn describe(
     warn_of_code(files, &json, &mut warnings)?;
     let architecture = architecture_of(&json)?;
     let defaults = config_defaults(&json, architecture)?;
-    let config = ModelConfig::read(&json, defaults, architecture)?;
+    let mut config = ModelConfig::read(&json, defaults, architecture)?;
     config_keys::check(&json, &config, defaults, architecture, &mut warnings)?;
 
     let MatchedTensors { recipes, ignored, beside, unsaid: lost, is_shown, names } =
-        match_tensors(architecture, &config, &json, tensors, options, &mut warnings)?;
+        match_tensors(architecture, &mut config, &json, tensors, options, &mut warnings)?;
     let plain =
         is_shown.then(|| PlainForm::of(architecture, &config, &json, &recipes)).transpose()?;
     let tensors = with_computed(architecture, &config, recipes)?;
@@ -303,13 +305,14 @@ fn write_model(
 fn write_key(key: &MetadataKey, name: &str, config: &ModelConfig, metadata: &mut Metadata) {
     let mut set = |key: &str, value: qz_tensor::Value| metadata.set(format!("{name}.{key}"), value);
     match *key {
-        MetadataKey::Layers => set("block_count", config.layers.into()),
+        MetadataKey::Layers => set("block_count", config.all_layers().into()),
         MetadataKey::Context => {
             if let Some(context) = config.context {
                 set("context_length", (context as u32).into());
             }
         }
         MetadataKey::Hidden => set("embedding_length", (config.hidden as u32).into()),
+        MetadataKey::Intermediate if config.intermediate == 0 => {}
         MetadataKey::Intermediate => {
             set("feed_forward_length", (config.intermediate as u32).into());
         }

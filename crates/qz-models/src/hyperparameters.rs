@@ -22,6 +22,8 @@ const MOST_EXPERTS: u64 = 1024;
 pub struct ModelConfig {
     /// Decoder layers.
     pub layers: u32,
+    /// Layers behind these that only predict further tokens, as far as they are there.
+    pub further: u32,
     /// Width of the residual stream.
     pub hidden: u64,
     /// Width inside the feed-forward network.
@@ -103,8 +105,12 @@ impl ModelConfig {
             .collect::<Result<Vec<_>, Error>>()?;
         let model = Self {
             layers,
+            further: 0,
             hidden,
-            intermediate: size_of_attention("intermediate_size")?,
+            intermediate: match architecture.has_dense_network() {
+                true => size_of_attention("intermediate_size")?,
+                false => config.integer("intermediate_size", 0..=LARGEST_SIZE)?.unwrap_or(0),
+            },
             heads,
             key_value_heads: key_value_heads.unwrap_or(heads),
             key_value_heads_stated: key_value_heads.is_some(),
@@ -167,6 +173,16 @@ impl ModelConfig {
     /// A boolean of the family's own, if it is there.
     pub fn flag(&self, key: &str) -> Option<bool> {
         self.settings.flag(key)
+    }
+
+    /// What a list of words of the family's own says of a layer, if it is there.
+    pub fn word_in(&self, key: &str, layer: LayerIndex) -> Option<&str> {
+        self.settings.words(key)?.get(layer.0 as usize).map(String::as_str)
+    }
+
+    /// A list of words of the family's own, one for each layer, if it is there.
+    pub fn words(&self, key: &str) -> Option<&[String]> {
+        self.settings.words(key)
     }
 
     /// A word of the family's own, if it is there.

@@ -31,6 +31,7 @@ mod error;
 mod experts;
 mod files;
 pub mod forward;
+mod further;
 mod general;
 pub mod graph;
 mod hyperparameters;
@@ -51,6 +52,7 @@ pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 pub use describe::{ConvertOptions, ModelDescription, PlainForm, describe};
 pub use error::{Error, TensorFault, TensorFaults};
 pub use files::CheckpointFiles;
+pub use further::FurtherNames;
 pub use general::is_generic_name;
 pub use hyperparameters::ModelConfig;
 pub use linear_layers::{fused_module, is_linear_layer};
@@ -68,4 +70,4 @@ pub use rules::{
     Presence, Role, Rows, TensorRule, Transform,
 };
 pub use settings::{ConfigKey, GgufKeys, MetadataKey, STANDARD_METADATA, SettingKind};
-pub use tensor_map::{Change, TensorMap, Transposed, ValueChange};
+pub use tensor_map::{Change, TensorMap, Transposed, TurnedColumns, ValueChange};

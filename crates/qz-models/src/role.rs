@@ -87,6 +87,25 @@ pub enum Role {
     StateSpaceNorm,
     StateSpaceOutput,
 
+    // A layer with the delta rule, beside those of a state space.
+    /// What its result is weakened by.
+    StateSpaceGate,
+    /// What each head's time step is made of.
+    StateSpaceStep,
+    /// How far each head corrects its state.
+    StateSpaceStrength,
+    /// The latter and the former in one matrix, by head of keys.
+    StateSpaceStrengthStep,
+
+    // A layer that only predicts further tokens.
+    /// What joins a token's embedding and the hidden states.
+    NextTokenProjection,
+    NextTokenEmbeddingNorm,
+    NextTokenHiddenNorm,
+    NextTokenEmbedding,
+    NextTokenOutput,
+    NextTokenOutputNorm,
+
     RopeFrequencies,
     /// Divisors of the rotary frequencies past the context of training.
     RopeFactorsLong,
@@ -119,6 +138,11 @@ impl Role {
                 | Self::SharedExpertDown
                 | Self::StateSpaceInput
                 | Self::StateSpaceOutput
+                | Self::StateSpaceGate
+                | Self::StateSpaceStep
+                | Self::StateSpaceStrength
+                | Self::StateSpaceStrengthStep
+                | Self::NextTokenProjection
         )
     }
 

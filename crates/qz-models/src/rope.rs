@@ -1,7 +1,7 @@
 //! Rotary position embedding: its parameters, the metadata that carries them,
 //! and the frequency factors that Llama 3 stores as a tensor.
 
-use qz_tensor::Metadata;
+use qz_tensor::{Array, Metadata};
 use serde_json::Value;
 
 use crate::config::{DEFAULT_ROPE_THETA, JsonObject, shown};
@@ -28,6 +28,9 @@ pub struct Rope {
     pub scaling: RopeScaling,
     /// Which part of a head's elements is turned, if not all.
     pub part: Option<f64>,
+    /// How many of a head's pairs turn by the position in time, and by those in an image;
+    /// those of a text are the same.
+    pub sections: Option<Vec<i32>>,
 }
 
 /// How positions past the trained context are handled.
@@ -124,6 +127,7 @@ impl Rope {
                 None => config.positive_number(PART)?,
                 part => part,
             },
+            sections: sections(rope)?,
         })
     }
 
@@ -158,8 +162,12 @@ impl Rope {
         }
     }
 
-    /// Adds the frequency bases.
+    /// Adds the sections of a head, and the frequency bases.
     pub(crate) fn write_bases(&self, architecture: &str, metadata: &mut Metadata) {
+        if let Some(sections) = &self.sections {
+            let sections = qz_tensor::Value::Array(Array::I32(sections.clone()));
+            metadata.set(format!("{architecture}.rope.dimension_sections"), sections);
+        }
         if let Some(theta) = self.theta {
             metadata.set(format!("{architecture}.rope.freq_base"), theta as f32);
         }
@@ -284,6 +292,22 @@ impl LongScaling {
     }
 }
 
+/// The sections of a head: four of them, the last ones of nothing.
+fn sections(rope: &JsonObject) -> Result<Option<Vec<i32>>, Error> {
+    const KEY: &str = "mrope_section";
+    const COUNT: usize = 4;
+    let Some(stated) = rope.get(KEY) else { return Ok(None) };
+    let number = |value: &Value| i32::try_from(value.as_u64()?).ok();
+    let numbers = stated.as_array().and_then(|values| values.iter().map(number).collect());
+    match numbers {
+        Some::<Vec<i32>>(mut numbers) => {
+            numbers.resize(COUNT, 0);
+            Ok(Some(numbers))
+        }
+        None => Err(rope.fault(KEY, format!("is {}, expected a list of sizes", shown(stated)))),
+    }
+}
+
 /// A list of numbers above zero.
 fn factors(rope: &JsonObject, key: &str) -> Result<Vec<f32>, Error> {
     let Some(Value::Array(values)) = rope.get(key) else {
@@ -340,6 +364,7 @@ mod tests {
                 sliding_theta: None,
                 scaling: RopeScaling::Llama3(scaling),
                 part: None,
+                sections: None,
             };
             let factors = rope.llama3_factors(head_size).expect("a Llama 3");
             let bits: Vec<u32> = factors.iter().map(|factor| factor.to_bits()).collect();

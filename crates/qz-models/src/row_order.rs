@@ -20,6 +20,18 @@ pub enum RowOrder {
         /// Rows of one attention head.
         head_rows: u64,
     },
+    /// The first `before` rows stay. Behind them lie blocks of `rows` rows, `outer` times
+    /// `inner` of them in the source; in the output they lie `inner` times `outer`.
+    Turned {
+        /// Rows that stay.
+        before: u64,
+        /// How many runs of blocks the source has.
+        outer: u64,
+        /// How many blocks a run has.
+        inner: u64,
+        /// Rows of a block.
+        rows: u64,
+    },
 }
 
 impl RowOrder {
@@ -29,6 +41,9 @@ impl RowOrder {
             Self::AsStored => Self::AsStored,
             Self::InterleavedHalves { head_rows } => Self::SeparatedHalves { head_rows },
             Self::SeparatedHalves { head_rows } => Self::InterleavedHalves { head_rows },
+            Self::Turned { before, outer, inner, rows } => {
+                Self::Turned { before, outer: inner, inner: outer, rows }
+            }
         }
     }
 
@@ -40,6 +55,9 @@ impl RowOrder {
             Self::InterleavedHalves { head_rows } | Self::SeparatedHalves { head_rows } => {
                 head_rows.max(1)
             }
+            Self::Turned { before, outer, inner, rows } => {
+                outer.saturating_mul(inner).saturating_mul(rows).saturating_add(before).max(1)
+            }
         }
     }
 
@@ -49,6 +67,9 @@ impl RowOrder {
             Self::AsStored => row,
             Self::InterleavedHalves { head_rows } => interleaved(row, head_rows),
             Self::SeparatedHalves { head_rows } => separated(row, head_rows),
+            Self::Turned { before, outer, inner, rows } => {
+                turned(row, before, [outer, inner], rows)
+            }
         }
     }
 
@@ -58,6 +79,7 @@ impl RowOrder {
             Self::AsStored => row,
             Self::InterleavedHalves { head_rows } => separated(row, head_rows),
             Self::SeparatedHalves { head_rows } => interleaved(row, head_rows),
+            Self::Turned { .. } => self.inverse().source_row(row),
         }
     }
 
@@ -68,8 +90,21 @@ impl RowOrder {
             Self::AsStored
                 | Self::InterleavedHalves { head_rows: 0..=2 }
                 | Self::SeparatedHalves { head_rows: 0..=2 }
+                | Self::Turned { outer: 0..=1, .. }
+                | Self::Turned { inner: 0..=1, .. }
         )
     }
+}
+
+/// The row of the source that is at `row` of blocks whose runs are turned. Tensors of several
+/// matrices have each in this order.
+fn turned(row: u64, before: u64, [outer, inner]: [u64; 2], rows: u64) -> u64 {
+    let unit = RowOrder::Turned { before, outer, inner, rows }.unit();
+    let (first, within) = (row - row % unit, row % unit);
+    let Some(within) = within.checked_sub(before) else { return row };
+    let (block, own) = (within / rows.max(1), within % rows.max(1));
+    let (run, place) = (block % outer.max(1), block / outer.max(1));
+    first + before + (run * inner + place) * rows + own
 }
 
 /// The row of separated halves that is at `row` of interleaved ones.
@@ -95,6 +130,11 @@ mod tests {
         let order = RowOrder::InterleavedHalves { head_rows: 8 };
         let found: Vec<u64> = (0..16).map(|row| order.source_row(row)).collect();
         assert_eq!(found, expected);
+        // numpy: arange(12).reshape(2, 3, 2).swapaxes(0, 1).reshape(12), behind two others
+        let expected = [0, 1, 2, 3, 8, 9, 4, 5, 10, 11, 6, 7, 12, 13];
+        let order = RowOrder::Turned { before: 2, outer: 2, inner: 3, rows: 2 };
+        let found: Vec<u64> = (0..14).map(|row| order.source_row(row)).collect();
+        assert_eq!(found, expected);
     }
 
     #[test]
@@ -105,6 +145,9 @@ mod tests {
             RowOrder::InterleavedHalves { head_rows: 64 },
             RowOrder::InterleavedHalves { head_rows: 96 },
             RowOrder::SeparatedHalves { head_rows: 64 },
+            RowOrder::Turned { before: 0, outer: 2, inner: 3, rows: 4 },
+            RowOrder::Turned { before: 32, outer: 4, inner: 2, rows: 8 },
+            RowOrder::Turned { before: 32, outer: 1, inner: 2, rows: 8 },
         ] {
             for row in 0..384 {
                 let source = order.source_row(row);

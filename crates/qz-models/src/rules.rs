@@ -1,12 +1,14 @@
 //! Tensor rules: what a tensor is called on both sides, what it does in the
 //! model, and how its rows move between them.
 
+use std::ops::Range;
+
 use qz_tensor::TensorIndex;
 
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{PickedColumns, RowSlice, StackedRows};
 use crate::row_order::RowOrder;
-use crate::tensor_map::{Change, Transposed, ValueChange};
+use crate::tensor_map::{Change, Transposed, TurnedColumns, ValueChange};
 
 pub use crate::name_pattern::{ExpertIndex, LayerIndex, NameNumbers, NamePattern};
 pub use crate::role::{Part, Role};
@@ -111,6 +113,26 @@ pub enum Rows {
         /// Rows of a run.
         rows: Dimension,
     },
+    /// Of each `block` rows several runs: of all blocks the first, then of all the second,
+    /// and so on. Each is where it begins, and how many rows it has.
+    Gathered {
+        /// Rows that the runs' beginnings are apart.
+        block: Dimension,
+        /// The runs of a block.
+        runs: &'static [(Dimension, Dimension)],
+    },
+    /// The first `before` rows, then blocks of `rows` rows, `outer` times `inner` of them,
+    /// which change places: `inner` times `outer`.
+    Turned {
+        /// Rows that stay.
+        before: Dimension,
+        /// How many runs of blocks there are.
+        outer: Dimension,
+        /// How many blocks a run has.
+        inner: Dimension,
+        /// Rows of a block.
+        rows: Dimension,
+    },
 }
 
 /// Which columns of stored rows.
@@ -120,6 +142,12 @@ pub enum Columns {
     All,
     Even,
     Odd,
+    /// Blocks of `width` columns, `outer` times `inner` of them, which change places.
+    Turned {
+        outer: Dimension,
+        inner: Dimension,
+        width: Dimension,
+    },
 }
 
 /// How the tensor in a GGUF file follows from the one in the checkpoint, step by step.
@@ -302,13 +330,29 @@ impl TensorRule {
             }
             _ => None,
         };
+        let size = |dimension| config.dimension(dimension);
         let order = match self.transform.rows {
             Rows::PairRotaryHalves => {
                 RowOrder::InterleavedHalves { head_rows: config.dimension(Dimension::HeadSize) }
             }
-            Rows::All | Rows::StackExperts | Rows::Runs { .. } => RowOrder::AsStored,
+            Rows::Turned { before, outer, inner, rows } => {
+                let [before, outer, inner, rows] = [before, outer, inner, rows].map(size);
+                RowOrder::Turned { before, outer, inner, rows }
+            }
+            Rows::All | Rows::StackExperts | Rows::Runs { .. } | Rows::Gathered { .. } => {
+                RowOrder::AsStored
+            }
         };
-        Change { transposed, order, values: self.transform.values }
+        let columns = match self.transform.columns {
+            Columns::Turned { outer, inner, width } => {
+                let [outer, inner, width] = [outer, inner, width].map(size);
+                Some(TurnedColumns { outer, inner, width })
+            }
+            Columns::All | Columns::Even | Columns::Odd => None,
+        };
+        // Where nothing changes places, none is said to.
+        let columns = columns.filter(|columns| columns.outer > 1 && columns.inner > 1);
+        Change { transposed, order, columns, values: self.transform.values }
     }
 
     /// The rows of one stored tensor that are taken.
@@ -332,15 +376,41 @@ impl TensorRule {
                 let slice = |run: u64| RowSlice { tensor, first_row: run * block + first };
                 StackedRows::new(size(rows), (0..all / block).map(slice).collect())?
             }
-            Rows::All | Rows::PairRotaryHalves | Rows::StackExperts => StackedRows::whole(tensor),
+            Rows::Gathered { block, runs } => {
+                let all = if stored.len() == 1 { columns } else { all };
+                let (block, count) = (size(block).max(1), all / size(block).max(1));
+                let of_run = |(first, rows): &(Dimension, Dimension)| {
+                    let (first, rows) = (size(*first), size(*rows));
+                    (0..count).map(move |at| at * block + first..at * block + first + rows)
+                };
+                gathered(tensor, &runs.iter().flat_map(of_run).collect::<Vec<_>>())?
+            }
+            Rows::All | Rows::PairRotaryHalves | Rows::StackExperts | Rows::Turned { .. } => {
+                StackedRows::whole(tensor)
+            }
         };
         let first = match self.transform.columns {
-            Columns::All => return Some(rows),
+            Columns::All | Columns::Turned { .. } => return Some(rows),
             Columns::Even => 0,
             Columns::Odd => 1,
         };
         Some(rows.of_columns(PickedColumns { first, step: 2, of: columns }))
     }
+}
+
+/// Ranges of a tensor's rows, one behind the other, as runs of the same length.
+fn gathered(tensor: TensorIndex, ranges: &[Range<u64>]) -> Option<StackedRows> {
+    let common = |a: u64, b: u64| {
+        let (mut divisor, mut rest) = (a, b);
+        while rest != 0 {
+            (divisor, rest) = (rest, divisor % rest);
+        }
+        divisor
+    };
+    let run = ranges.iter().fold(0, |run, range| common(run, range.end - range.start)).max(1);
+    let starts = ranges.iter().flat_map(|range| range.clone().step_by(run as usize));
+    let slices = starts.map(|first_row| RowSlice { tensor, first_row }).collect();
+    StackedRows::new(run, slices)
 }
 
 /// Dimensions of a tensor, outermost first.
@@ -368,9 +438,17 @@ impl Transform {
                     *all = *all / size(block).max(1) * size(rows);
                 }
             }
-            Rows::All | Rows::PairRotaryHalves => {}
+            Rows::Gathered { block, runs } => {
+                let size = |dimension| config.dimension_in(dimension, layer);
+                let rows: u64 = runs.iter().map(|(_, rows)| size(*rows)).sum();
+                let at = sizes.len().saturating_sub(2);
+                if let Some(all) = sizes.get_mut(at) {
+                    *all = *all / size(block).max(1) * rows;
+                }
+            }
+            Rows::All | Rows::PairRotaryHalves | Rows::Turned { .. } => {}
         }
-        if self.columns != Columns::All
+        if matches!(self.columns, Columns::Even | Columns::Odd)
             && let Some(last) = sizes.last_mut()
         {
             *last /= 2;

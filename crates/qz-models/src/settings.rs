@@ -34,6 +34,8 @@ pub enum SettingKind {
     Number,
     /// True or false.
     Flag,
+    /// A list with one of these words for each layer.
+    Words(&'static [&'static str]),
     /// One of these words.
     Word(&'static [&'static str]),
     /// This number, which the graph has built in; any other is refused.
@@ -103,6 +105,11 @@ impl ConfigKey {
         Self::new(name, SettingKind::Word(words), default)
     }
 
+    /// A list with one of some words for each layer, that may be missing.
+    pub const fn words_per_layer(name: &'static str, words: &'static [&'static str]) -> Self {
+        Self::new(name, SettingKind::Words(words), Default::Absent)
+    }
+
     /// A number that cannot be another.
     pub const fn exactly(name: &'static str, number: f64) -> Self {
         Self::new(name, SettingKind::Exactly(number), Default::Absent)
@@ -121,6 +128,7 @@ impl ConfigKey {
             }
             SettingKind::SizePerLayer(least) => self.sizes(config, least, layers)?,
             SettingKind::Number => config.number(self.name)?.map(Setting::Number),
+            SettingKind::Words(words) => self.words(config, words, layers)?,
             SettingKind::Flag => config.boolean(self.name)?.map(Setting::Flag),
             SettingKind::Word(words) => {
                 let stated = config.string(self.name)?;
@@ -163,6 +171,34 @@ impl ConfigKey {
 }
 
 impl ConfigKey {
+    /// A list of words, one for each layer.
+    fn words(
+        &self,
+        config: &JsonObject,
+        words: &[&str],
+        layers: u32,
+    ) -> Result<Option<Setting>, Error> {
+        let Some(stated) = config.get(self.name) else { return Ok(None) };
+        let Value::Array(values) = stated else {
+            let problem =
+                format!("is {}, expected a list with a word for each layer", shown(stated));
+            return Err(config.fault(self.name, problem));
+        };
+        if values.len() != layers as usize {
+            let problem = format!("has {} words for {layers} layers", values.len());
+            return Err(config.fault(self.name, problem));
+        }
+        let word = |value: &Value| match value.as_str().filter(|word| words.contains(word)) {
+            Some(word) => Ok(word.to_owned()),
+            None => {
+                let (found, known) = (shown(value), words.join(", "));
+                let problem = format!("has {found}, of which this architecture knows {known} only");
+                Err(config.fault(self.name, problem))
+            }
+        };
+        Ok(Some(Setting::Words(values.iter().map(word).collect::<Result<_, _>>()?)))
+    }
+
     /// A size, or one for each layer. Those that are all the same are one.
     fn sizes(
         &self,
@@ -204,6 +240,8 @@ enum Setting {
     Number(f64),
     Flag(bool),
     Word(String),
+    /// One for each layer.
+    Words(Vec<String>),
 }
 
 /// The values of a family's own keys.
@@ -261,6 +299,13 @@ impl Settings {
     pub(crate) fn flag(&self, key: &str) -> Option<bool> {
         match self.get(key) {
             Some(Setting::Flag(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn words(&self, key: &str) -> Option<&[String]> {
+        match self.get(key) {
+            Some(Setting::Words(words)) => Some(words),
             _ => None,
         }
     }
@@ -356,6 +401,20 @@ pub const STANDARD_METADATA: &[MetadataKey] = &[
     MetadataKey::FileType,
 ];
 
+/// Two lists, one behind the other.
+pub(crate) const fn joined<const COUNT: usize>(
+    first: &[MetadataKey],
+    second: &[MetadataKey],
+) -> [MetadataKey; COUNT] {
+    let mut all = [MetadataKey::Layers; COUNT];
+    let mut at = 0;
+    while at < COUNT {
+        all[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
+        at += 1;
+    }
+    all
+}
+
 /// How a router's logits become weights (`ExpertGatingFuncType` in
 /// `gguf-py/gguf/constants.py`).
 pub(crate) const GATING_FUNCTIONS: &[(&str, u32)] = &[("softmax", 1), ("sigmoid", 2)];
@@ -403,6 +462,14 @@ impl GgufKeys<'_> {
     pub fn number(&self, key: &str) -> Option<f32> {
         match self.get(key)? {
             Entry::F32(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Booleans, one for each layer.
+    pub fn flags(&self, key: &str) -> Option<&[bool]> {
+        match self.get(key)? {
+            Entry::Array(Array::Bool(flags)) => Some(flags),
             _ => None,
         }
     }

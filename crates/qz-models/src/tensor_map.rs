@@ -31,15 +31,41 @@ impl TensorMap {
 }
 
 /// What becomes of rows, in this order: each matrix is transposed, its rows change
-/// places, its values change.
+/// places, then its columns, its values change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The matrices that are transposed, as they are then. Their rows keep their order.
     pub transposed: Option<Transposed>,
     /// The order of the rows.
     pub order: RowOrder,
+    /// The order of the columns, if it changes.
+    pub columns: Option<TurnedColumns>,
     /// What becomes of each value.
     pub values: ValueChange,
+}
+
+/// Blocks of a row's columns, `outer` times `inner` of them in the source; in the output they
+/// lie `inner` times `outer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnedColumns {
+    /// How many runs of blocks the source has.
+    pub outer: u64,
+    /// How many blocks a run has.
+    pub inner: u64,
+    /// Columns of a block.
+    pub width: u64,
+}
+
+impl TurnedColumns {
+    /// The order that puts columns back.
+    pub fn inverse(self) -> Self {
+        Self { outer: self.inner, inner: self.outer, ..self }
+    }
+
+    /// The block of the source that is the output's block number `block`.
+    pub fn source_block(self, block: u64) -> u64 {
+        block % self.outer.max(1) * self.inner + block / self.outer.max(1)
+    }
 }
 
 /// A matrix that was transposed.
@@ -69,8 +95,12 @@ pub enum ValueChange {
 
 impl Change {
     /// Rows as they are.
-    pub const NONE: Self =
-        Self { transposed: None, order: RowOrder::AsStored, values: ValueChange::None };
+    pub const NONE: Self = Self {
+        transposed: None,
+        order: RowOrder::AsStored,
+        columns: None,
+        values: ValueChange::None,
+    };
 
     /// Another order, and nothing else.
     pub const fn ordered(order: RowOrder) -> Self {
@@ -83,13 +113,17 @@ impl Change {
         Self {
             transposed: self.transposed.map(turned),
             order: self.order.inverse(),
+            columns: self.columns.map(TurnedColumns::inverse),
             values: self.values.inverse(),
         }
     }
 
     /// True if nothing changes.
     pub fn is_none(self) -> bool {
-        self.transposed.is_none() && self.order.is_identity() && self.values == ValueChange::None
+        self.transposed.is_none()
+            && self.order.is_identity()
+            && self.columns.is_none()
+            && self.values == ValueChange::None
     }
 
     /// Rows that follow from the same stored rows, and those from no others. At least 1.
@@ -132,6 +166,7 @@ mod tests {
         let change = Change {
             transposed: Some(matrix),
             order: RowOrder::AsStored,
+            columns: Some(TurnedColumns { outer: 2, inner: 3, width: 4 }),
             values: ValueChange::AddOne,
         };
         assert_eq!(change.unit(), 3);

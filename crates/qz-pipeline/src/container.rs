@@ -143,6 +143,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         is_unpacked: unpacked.is_some(),
         spare,
         strip_prefix: options.strip_prefix.clone(),
+        drops_further_layers: options.drops_further_layers,
     };
     let unpacked = unpacked.unwrap_or_default();
     let described = qz_models::describe(&folder, source.tensors(), &convert);

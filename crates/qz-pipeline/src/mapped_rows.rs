@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use qz_models::{Change, Transposed, ValueChange};
+use qz_models::{Change, Transposed, TurnedColumns, ValueChange};
 use qz_tensor::DataType;
 
 use crate::model::to_usize;
@@ -12,8 +12,15 @@ use crate::model::to_usize;
 /// that come as f16 go back to f16, as the reference's do.
 pub(crate) fn changed_type(stored: DataType, change: Change) -> DataType {
     let has_new_values = change.values != ValueChange::None;
-    let is_decoded = has_new_values || (change.transposed.is_some() && stored.is_block());
+    let is_decoded = has_new_values
+        || (change.transposed.is_some() && stored.is_block())
+        || change.columns.is_some_and(|columns| splits(stored, columns));
     if is_decoded && stored != DataType::F16 { DataType::F32 } else { stored }
+}
+
+/// True if columns that change places are no whole blocks of a type.
+fn splits(stored: DataType, columns: TurnedColumns) -> bool {
+    !columns.width.is_multiple_of(stored.block_elements() as u64)
 }
 
 /// Whole units of rows, on their way through a change.
@@ -43,6 +50,10 @@ impl RowsInChange {
             held = transposed(matrix, data_type.block_bytes(), bytes);
             bytes = &held;
         }
+        if change.columns.is_some_and(|columns| splits(data_type, columns)) {
+            held = decoded(data_type, bytes)?;
+            (data_type, bytes) = (DataType::F32, &held);
+        }
         let row_bytes = data_type.byte_size(columns).map_or(1, to_usize).max(1);
         out.resize(bytes.len(), 0);
         if change.order.is_identity() {
@@ -52,6 +63,9 @@ impl RowsInChange {
                 let start = to_usize(change.order.source_row(row) - first_row) * row_bytes;
                 out.copy_from_slice(&bytes[start..start + row_bytes]);
             }
+        }
+        if let Some(columns) = change.columns {
+            *out = turned(columns, data_type, row_bytes, out);
         }
         if change.values != ValueChange::None {
             let mut values = decoded(data_type, out)?;
@@ -82,6 +96,18 @@ fn halves(values: &[u8]) -> Option<Vec<u8>> {
     let codec = qz_kernels::codec_for(DataType::F16)?;
     codec.encode(&numbers, numbers.len(), None, &mut bytes);
     Some(bytes)
+}
+
+/// Rows whose blocks of columns have changed places.
+fn turned(columns: TurnedColumns, data_type: DataType, row_bytes: usize, rows: &[u8]) -> Vec<u8> {
+    let size = data_type.byte_size(columns.width).map_or(1, to_usize).max(1);
+    let mut out = vec![0; rows.len()];
+    for (out, row) in out.chunks_exact_mut(row_bytes).zip(rows.chunks_exact(row_bytes)) {
+        for (block, out) in (0u64..).zip(out.chunks_exact_mut(size)) {
+            out.copy_from_slice(&row[to_usize(columns.source_block(block)) * size..][..size]);
+        }
+    }
+    out
 }
 
 /// Matrices with their rows as columns. `matrix` is what comes out.
@@ -154,6 +180,19 @@ mod tests {
         let matrix = Transposed { rows: 2, columns: 2 };
         let stored: Vec<u8> = (0..8).collect();
         assert_eq!(transposed(matrix, 1, &stored), [0, 2, 1, 3, 4, 6, 5, 7]);
+    }
+
+    #[test]
+    fn blocks_of_columns_change_places() {
+        let columns = Some(TurnedColumns { outer: 2, inner: 3, width: 2 });
+        let change = Change { columns, ..Change::NONE };
+        // numpy: arange(12).reshape(2, 3, 2).swapaxes(0, 1).reshape(12)
+        let expected = [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0];
+        let values: Vec<f32> = (0u8..12).map(f32::from).collect();
+        assert_eq!(there_and_back(change, [12, 12], &values), [bytes(&expected), bytes(&values)]);
+        assert_eq!(changed_type(DataType::Q8_0, change), DataType::F32);
+        let columns = Some(TurnedColumns { outer: 2, inner: 3, width: 64 });
+        assert_eq!(changed_type(DataType::Q8_0, Change { columns, ..change }), DataType::Q8_0);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct OpenOptions {
     /// What stands before the names of a checkpoint's tensors, to be taken away; tensors
     /// without it are left out where the model has no place for them.
     pub strip_prefix: Option<String>,
+    /// Leave out a checkpoint's layers that only predict further tokens.
+    pub drops_further_layers: bool,
 }
 
 /// An opened model. Its tensors are in the order they will be written.

@@ -1,6 +1,8 @@
 //! What every backend must compute: its operations beside the reference's, on made-up
 //! numbers.
 
+mod recurrences;
+
 use qz_codec::CODECS;
 use qz_tensor::DataType;
 
@@ -30,6 +32,7 @@ fn operations<B: Backend>(backend: &B) -> Checked {
     rotations(backend)?;
     attentions(backend)?;
     scans(backend)?;
+    recurrences::check(backend)?;
     elementwise(backend)?;
     experts(backend)?;
     non_finite(backend)
@@ -310,6 +313,8 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
         Activation::GeluErf,
         Activation::GeluHalf,
         Activation::ClampedSilu,
+        Activation::Sigmoid,
+        Activation::Identity,
     ] {
         // Past the limits of what is clamped.
         let mut gate = backend.buffer(&a.iter().map(|x| x * 9.0).collect::<Vec<f32>>())?;

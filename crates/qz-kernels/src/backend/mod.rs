@@ -15,6 +15,7 @@
 mod activations;
 pub mod conformance;
 mod cpu;
+pub mod recurrence;
 pub mod reference;
 
 use std::borrow::Cow;
@@ -25,6 +26,7 @@ use qz_tensor::DataType;
 pub use crate::error::Error;
 pub use activations::{Rounding, activation_type, round_activations};
 pub use cpu::{CpuBackend, FewTokens};
+pub use recurrence::{Convolution, Delta, Recurrence, Selective};
 
 /// Which elements of a head turn together in rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +128,10 @@ pub enum Activation {
     /// gpt-oss': `x · sigmoid(1.702 x)` of gates of at most 7, times one more than up, which
     /// lies between -7 and 7 (`swiglu_oai` in ggml, `GptOssExperts` in transformers).
     ClampedSilu,
+    /// `sigmoid(x)`: a gate that only weakens.
+    Sigmoid,
+    /// `x`: a product, and nothing else.
+    Identity,
 }
 
 /// The shape of one state space operation (Mamba 2): for each head a state of `head_size`
@@ -392,6 +398,36 @@ pub trait Backend: Send + Sync {
         rows: Range<usize>,
         out: &mut Self::Buffer,
     ) -> Result<(), Error>;
+
+    /// A recurrence of `rows` of the inputs, which follow those that `state` is of; writes the
+    /// same rows of `out`, and makes `state` that behind them. Without an own implementation
+    /// it is computed in the machine's memory.
+    fn recur(
+        &self,
+        shape: &Recurrence,
+        weights: &[&Self::Buffer],
+        state: &mut Self::Buffer,
+        inputs: &[&Self::Buffer],
+        rows: Range<usize>,
+        out: &mut Self::Buffer,
+    ) -> Result<(), Error> {
+        let numbers = |all: &[&Self::Buffer]| -> Result<Vec<Vec<f32>>, Error> {
+            all.iter().map(|own| Ok(self.numbers(own)?.into_owned())).collect()
+        };
+        let (weights, inputs) = (numbers(weights)?, numbers(inputs)?);
+        let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
+        let widths = shape.inputs();
+        let own = inputs.iter().zip(&widths);
+        let own: Vec<&[f32]> =
+            own.map(|(input, width)| &input[rows.start * width..rows.end * width]).collect();
+        let mut left = self.numbers(state)?.into_owned();
+        let results = recurrence::recur(shape, &weights, &mut left, &own);
+        let mut all = self.numbers(out)?.into_owned();
+        let width = shape.width();
+        all[rows.start * width..rows.end * width].copy_from_slice(&results);
+        (*state, *out) = (self.buffer(&left)?, self.buffer(&all)?);
+        Ok(())
+    }
 
     /// `gate[i] = activation(gate[i]) · up[i]`, with ones in the place of an `up` that is not
     /// there.

@@ -214,6 +214,8 @@ pub fn activate_times(activation: Activation, gate: f32, up: f32) -> f32 {
             let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
             gate / (1.0 + (-slope * gate).exp()) * (up + 1.0)
         }
+        Activation::Identity => gate * up,
+        Activation::Sigmoid => up / (1.0 + (-gate).exp()),
     }
 }
 

@@ -50,6 +50,22 @@ pub(super) const FUSED_DOWN: TensorRule = DOWN
     .shaped(&[Experts, Hidden, WIDTH])
     .transformed(Transform::KEEP);
 
+/// An expert that every token is given to, as Qwen calls it. Families with such an expert
+/// say how wide it is.
+pub(super) const SHARED_GATE: TensorRule =
+    layer_weight!(Role::SharedExpertGate, "mlp.shared_expert.gate_proj", "ffn_gate_shexp", &[]);
+pub(super) const SHARED_UP: TensorRule =
+    layer_weight!(Role::SharedExpertUp, "mlp.shared_expert.up_proj", "ffn_up_shexp", &[]);
+pub(super) const SHARED_DOWN: TensorRule =
+    layer_weight!(Role::SharedExpertDown, "mlp.shared_expert.down_proj", "ffn_down_shexp", &[]);
+/// What the shared expert is weighed by.
+pub(super) const SHARED_ROUTER: TensorRule = layer_weight!(
+    Role::SharedExpertRouter,
+    "mlp.shared_expert_gate",
+    "ffn_gate_inp_shexp",
+    &[Number(1), Hidden]
+);
+
 /// What is added to an expert's score when experts are chosen.
 pub(super) const SELECTION_BIAS: TensorRule = layer_bias!(
     Role::ExpertSelectionBias,

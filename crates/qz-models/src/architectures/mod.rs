@@ -4,6 +4,7 @@ mod bert;
 mod decoder;
 mod deepseek2;
 mod experts;
+mod further;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -17,6 +18,7 @@ mod pooling;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
+mod qwen35;
 mod qwen3moe;
 mod reranker;
 
@@ -35,6 +37,9 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &phi3::Phi3,
     &qwen3moe::Qwen3Moe,
     &qwen2moe::Qwen2Moe,
+    &qwen35::Qwen35,
+    &qwen35::Qwen35Moe,
+    &qwen35::Qwen3Next,
     &gpt_oss::GptOss,
     &deepseek2::DeepseekV3,
     &deepseek2::DeepseekV2,

@@ -158,16 +158,7 @@ impl Architecture for Phi3 {
     fn complete_config(&self, keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
         let window = keys.size("attention.sliding_window").filter(|window| *window > 0);
         config.insert(WINDOW.to_owned(), json!(window));
-        let heads = keys.size("attention.head_count").unwrap_or(1).max(1);
-        let head = keys.size("embedding_length").unwrap_or(0) / heads;
-        let Some(turned) = keys.size("rope.dimension_count") else { return };
-        let part = json!(turned as f64 / head.max(1) as f64);
-        config.insert("partial_rotary_factor".to_owned(), part.clone());
-        for rope in ["rope_parameters", "rope_scaling"] {
-            if let Some(Value::Object(rope)) = config.get_mut(rope) {
-                rope.insert("partial_rotary_factor".to_owned(), part.clone());
-            }
-        }
+        decoder::restore_part(keys, config);
     }
 
     fn vocabulary_rules(&self) -> VocabularyRules {

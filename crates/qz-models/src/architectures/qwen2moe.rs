@@ -3,15 +3,14 @@
 
 use serde_json::{Map, Value, json};
 
-use super::decoder::layer_weight;
 use super::{decoder, experts};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{
     ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
 };
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::{Hidden, Number, Size};
-use crate::rules::{Dimension, Presence, Role, TensorRule};
+use crate::rules::Dimension::{Hidden, Size};
+use crate::rules::{Dimension, Presence, TensorRule};
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
 /// Qwen 1.5 and 2 with experts.
@@ -41,30 +40,10 @@ macro_rules! rules {
             $gate,
             $up,
             $down,
-            layer_weight!(
-                Role::SharedExpertGate,
-                "mlp.shared_expert.gate_proj",
-                "ffn_gate_shexp",
-                &[SHARED, Hidden]
-            ),
-            layer_weight!(
-                Role::SharedExpertUp,
-                "mlp.shared_expert.up_proj",
-                "ffn_up_shexp",
-                &[SHARED, Hidden]
-            ),
-            layer_weight!(
-                Role::SharedExpertDown,
-                "mlp.shared_expert.down_proj",
-                "ffn_down_shexp",
-                &[Hidden, SHARED]
-            ),
-            layer_weight!(
-                Role::SharedExpertRouter,
-                "mlp.shared_expert_gate",
-                "ffn_gate_inp_shexp",
-                &[Number(1), Hidden]
-            ),
+            experts::SHARED_GATE.shaped(&[SHARED, Hidden]),
+            experts::SHARED_UP.shaped(&[SHARED, Hidden]),
+            experts::SHARED_DOWN.shaped(&[Hidden, SHARED]),
+            experts::SHARED_ROUTER,
         ]
     };
 }

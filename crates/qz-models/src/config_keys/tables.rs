@@ -161,6 +161,7 @@ pub(super) const READ_ROPE: &[&str] = &[
     "long_factor",
     "long_mscale",
     "low_freq_factor",
+    "mrope_interleaved",
     "mrope_section",
     "original_max_position_embeddings",
     "rope_theta",

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use qz_kernels::backend::{Backend, ExpertLoad, Part, Queries, Rounding, ScanWeights};
+use qz_kernels::backend::{
+    Backend, Error as BackendError, ExpertLoad, Part, Queries, Rounding, ScanWeights,
+};
 use qz_tensor::{DataType, Location};
 
 use super::capture::{InputsOnly, Routing, Tap, Untapped};
@@ -12,7 +14,9 @@ use super::chunks::Span;
 use super::layer::Layer;
 use super::weights::Linear;
 use crate::error::Error;
-use crate::graph::{Attend, Experts, GroupIndex, HeadColumns, Register, ScanStep, Stage, Step};
+use crate::graph::{
+    Attend, Experts, GroupIndex, HeadColumns, RecurStep, Register, ScanStep, Stage, Step,
+};
 
 /// What all layers share while a batch goes through them.
 pub(super) struct Pass<'a, B: Backend> {
@@ -37,6 +41,10 @@ pub(super) enum Cache<B: Backend> {
     /// States behind some positions, the last one that was used at last.
     States(VecDeque<(usize, B::Buffer)>),
 }
+
+/// What is computed of some rows with the state that is behind those before them.
+type OfRows<'a, B> =
+    dyn FnMut(&mut <B as Backend>::Buffer, Range<usize>) -> Result<(), BackendError> + 'a;
 
 /// How many positions' states are kept: that of a beginning that others share, and that of
 /// the last of them.
@@ -83,7 +91,7 @@ impl<B: Backend> Pass<'_, B> {
         };
         let caches = layer.graph.steps()[steps].iter().filter_map(|step| match step {
             Step::Attend(own) => Some(cache(own)),
-            Step::Scan(_) => Some(Ok(Cache::States(VecDeque::new()))),
+            Step::Scan(_) | Step::Recur(_) => Some(Ok(Cache::States(VecDeque::new()))),
             _ => None,
         });
         caches.collect()
@@ -116,6 +124,13 @@ impl<B: Backend> Pass<'_, B> {
                     };
                     let scanned = self.scan(layer, own, states, registers)?;
                     registers.set(own.to, scanned);
+                }
+                Step::Recur(own) => {
+                    let Some(Cache::States(states)) = caches.next() else {
+                        unreachable!("states for each")
+                    };
+                    let result = self.recur(layer, own, states, registers)?;
+                    registers.set(own.to, result);
                 }
                 step => self.step(layer, step, registers, tap)?,
             }
@@ -209,7 +224,7 @@ impl<B: Backend> Pass<'_, B> {
                 backend.add(&mut sum, registers.get(*from))?;
                 registers.set(*to, sum);
             }
-            Step::Attend(_) | Step::Scan(_) => unreachable!("they have a cache"),
+            Step::Attend(_) | Step::Scan(_) | Step::Recur(_) => unreachable!("they have a cache"),
         }
         Ok(())
     }
@@ -274,9 +289,42 @@ impl<B: Backend> Pass<'_, B> {
             skip: vector(own.skip),
         };
         let mut out = backend.zeros(self.tokens() * own.scan.inner())?;
+        self.in_turn(own.scan.state(), states, &mut |state, rows| {
+            backend.scan(&own.scan, &weights, state, input, rows, &mut out)
+        })?;
+        Ok(out)
+    }
+
+    fn recur(
+        &self,
+        layer: &Layer<'_, B>,
+        own: &RecurStep,
+        states: &mut VecDeque<(usize, B::Buffer)>,
+        registers: &Registers<B>,
+    ) -> Result<B::Buffer, Error> {
+        let (backend, shape) = (self.backend, &own.shape);
+        let inputs: Vec<&B::Buffer> = own.from.iter().map(|own| registers.get(*own)).collect();
+        let weights: Vec<&B::Buffer> =
+            own.weights.iter().filter_map(|own| layer.vector(*own)).collect();
+        let mut out = backend.zeros(self.tokens() * shape.width())?;
+        self.in_turn(shape.state(), states, &mut |state, rows| {
+            backend.recur(shape, &weights, state, &inputs, rows, &mut out)
+        })?;
+        Ok(out)
+    }
+
+    /// Goes through the spans' rows with the state that is behind what was before each; it is
+    /// of so many numbers, zeros at the beginning.
+    fn in_turn(
+        &self,
+        numbers: usize,
+        states: &mut VecDeque<(usize, B::Buffer)>,
+        run: &mut OfRows<'_, B>,
+    ) -> Result<(), Error> {
+        let backend = self.backend;
         for Span { rows, position } in self.spans {
             let mut state = match states.iter().position(|(own, _)| own == position) {
-                _ if *position == 0 => backend.zeros(own.scan.state())?,
+                _ if *position == 0 => backend.zeros(numbers)?,
                 Some(at) => {
                     let known = states.remove(at).expect("it was found");
                     let state = backend.buffer(&backend.numbers(&known.1)?)?;
@@ -285,7 +333,7 @@ impl<B: Backend> Pass<'_, B> {
                 }
                 None => return Err(Error::StateIsGone { position: *position }),
             };
-            backend.scan(&own.scan, &weights, &mut state, input, rows.clone(), &mut out)?;
+            run(&mut state, rows.clone())?;
             let end = position + rows.len();
             states.retain(|(own, _)| *own != end);
             states.push_back((end, state));
@@ -293,7 +341,7 @@ impl<B: Backend> Pass<'_, B> {
                 states.pop_front();
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     /// The products of matrices that each head has of its own; nothing where the tap wants

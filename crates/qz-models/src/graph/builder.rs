@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use qz_kernels::backend::{Activation, Attention, Rotation, Router, Scan};
+use qz_kernels::backend::{Activation, Attention, Convolution, Recurrence, Rotation, Router, Scan};
 
 use super::{
     Attend, Experts, GroupIndex, HeadColumns, LayerGraph, LinearGroup, MatrixIndex, Member,
-    Register, ScanStep, Stage, Step, Stop, Vector, VectorIndex, last_up_to,
+    RecurStep, Register, ScanStep, Stage, Step, Stop, Vector, VectorIndex, last_up_to,
 };
 use crate::rules::{Part, Role};
 
@@ -111,6 +111,38 @@ impl LayerBuilder {
             skip,
         }));
         to
+    }
+
+    /// What a recurrence makes of rows; `weights` are of these roles, in its order.
+    pub(crate) fn recur(
+        &mut self,
+        shape: Recurrence,
+        from: Vec<Register>,
+        weights: &[(Role, Part)],
+    ) -> Register {
+        let lengths = shape.weights();
+        let of = |(&(role, part), length): (&(Role, Part), usize)| {
+            // A convolution may have no bias.
+            let is_optional = matches!(shape, Recurrence::Convolution(_)) && part == Part::Bias;
+            self.any_vector(Vector { role, part, length, is_optional })
+        };
+        let weights = weights.iter().zip(lengths).map(of).collect();
+        let to = self.register(shape.width(), None);
+        self.steps.push(Step::Recur(RecurStep { shape, from, to, weights }));
+        to
+    }
+
+    /// Sums over so many tokens, of each number by itself.
+    pub(crate) fn convolve(
+        &mut self,
+        from: Register,
+        role: Role,
+        taps: usize,
+        activates: bool,
+    ) -> Register {
+        let shape = Convolution { width: self.widths[from.0], taps, activates };
+        let weights = [(role, Part::Weight), (role, Part::Bias)];
+        self.recur(Recurrence::Convolution(shape), vec![from], &weights)
     }
 
     /// The products of matrices that multiply the same.

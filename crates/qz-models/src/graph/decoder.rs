@@ -34,7 +34,11 @@ impl Sizes {
         }
         let key_value_heads = keys.size("attention.head_count_kv")?.unwrap_or(heads);
         let layers = keys.layers()?;
-        let intermediate = keys.required("feed_forward_length")?;
+        let intermediate = match keys.size("expert_count")? {
+            None | Some(0) => keys.required("feed_forward_length")?,
+            // Layers may have nothing but experts.
+            Some(_) => keys.size("feed_forward_length")?.unwrap_or(0),
+        };
         let epsilon = keys
             .number("attention.layer_norm_rms_epsilon")?
             .ok_or_else(|| keys.fault("attention.layer_norm_rms_epsilon", "is missing"))?;

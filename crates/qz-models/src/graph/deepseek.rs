@@ -49,8 +49,6 @@ pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
         let problem = "is not the number of layers without experts";
         return Err(keys.fault("leading_dense_block_count", problem));
     }
-    // Layers behind the last only predict further tokens.
-    let further = keys.size("nextn_predict_layers")?.unwrap_or(0);
     let layer = |number: usize| -> LayerGraph {
         let mut layer = LayerBuilder::new(sizes.hidden);
         let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, sizes.epsilon);
@@ -66,7 +64,7 @@ pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     };
     Ok(ModelGraph {
         hidden: sizes.hidden,
-        layers: (0..sizes.layers.saturating_sub(further)).map(layer).collect(),
+        layers: (0..keys.computed_layers()?).map(layer).collect(),
         rotaries: vec![latent.rotary(keys)?],
         around: Around::plain(sizes.epsilon),
     })

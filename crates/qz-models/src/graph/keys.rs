@@ -158,6 +158,30 @@ impl Keys<'_> {
         }
     }
 
+    /// For each of `layers` layers a flag, if the file has them.
+    pub(crate) fn flags(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>, Error> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(Array::Bool(flags))) if flags.len() >= layers => {
+                Ok(Some(flags[..layers].to_vec()))
+            }
+            Some(_) => {
+                let problem = format!("is no list of {layers} flags, one for each layer");
+                Err(self.fault(key, &problem))
+            }
+        }
+    }
+
+    /// The layers that are computed: those behind them only predict further tokens.
+    pub(crate) fn computed_layers(&self) -> Result<usize, Error> {
+        const KEY: &str = "nextn_predict_layers";
+        let (all, further) = (self.layers()?, self.size(KEY)?.unwrap_or(0));
+        if further >= all {
+            return Err(self.fault(KEY, "is as many as there are layers, or more"));
+        }
+        Ok(all - further)
+    }
+
     /// The model's layers.
     pub(crate) fn layers(&self) -> Result<usize, Error> {
         self.required("block_count")

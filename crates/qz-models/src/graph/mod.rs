@@ -25,12 +25,13 @@ mod gpt_oss;
 mod keys;
 mod mamba2;
 mod phi3;
+mod qwen_delta;
 mod qwen_moe;
 mod rotary;
 
 use std::ops::Range;
 
-use qz_kernels::backend::{Activation, Attention, Rotation, Router, Scan};
+use qz_kernels::backend::{Activation, Attention, Recurrence, Rotation, Router, Scan};
 
 pub(crate) use builder::LayerBuilder;
 pub use keys::Keys;
@@ -49,6 +50,9 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("qwen3", decoder::qwen),
     ("qwen2moe", qwen_moe::qwen2),
     ("qwen3moe", qwen_moe::qwen3),
+    ("qwen35", qwen_delta::qwen35),
+    ("qwen35moe", qwen_delta::qwen35moe),
+    ("qwen3next", qwen_delta::qwen3next),
     ("gemma", gemma::gemma),
     ("gemma2", gemma::gemma2),
     ("gemma3", gemma::gemma3),
@@ -161,6 +165,8 @@ pub(crate) enum Step {
     Attend(Attend),
     /// What a state space makes of all that was before.
     Scan(ScanStep),
+    /// What a recurrence makes of all that was before.
+    Recur(RecurStep),
     /// The gate, times up if there is one, in the gate's place.
     Activate { activation: Activation, gate: Register, up: Option<Register> },
     /// Experts, each with a gate, up and down.
@@ -203,6 +209,15 @@ pub(crate) struct ScanStep {
 }
 
 #[derive(Clone, Debug)]
+pub(crate) struct RecurStep {
+    pub(crate) shape: Recurrence,
+    pub(crate) from: Vec<Register>,
+    pub(crate) to: Register,
+    /// Those that the model has.
+    pub(crate) weights: Vec<VectorIndex>,
+}
+
+#[derive(Clone, Debug)]
 pub(crate) struct Experts {
     pub(crate) from: Register,
     pub(crate) to: Register,
@@ -229,6 +244,7 @@ impl Step {
             Self::Rotate { rows, .. } => (vec![*rows], vec![*rows]),
             Self::Attend(own) => (vec![own.queries, own.keys, own.values], vec![own.to]),
             Self::Scan(own) => (vec![own.from], vec![own.to]),
+            Self::Recur(own) => (own.from.clone(), vec![own.to]),
             Self::Activate { gate, up, .. } => {
                 ([*gate].into_iter().chain(*up).collect(), vec![*gate])
             }
@@ -245,7 +261,7 @@ impl Step {
     /// True if tokens see each other: the dearest part of a layer, whose result is always
     /// kept.
     fn is_mixer(&self) -> bool {
-        matches!(self, Self::Attend(_) | Self::Scan(_))
+        matches!(self, Self::Attend(_) | Self::Scan(_) | Self::Recur(_))
     }
 }
 

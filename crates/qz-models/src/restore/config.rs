@@ -40,10 +40,18 @@ pub(super) fn config_of(
     set("vocab_size", json!(tokens));
     let hidden = size("embedding_length")?;
     set("hidden_size", json!(hidden));
-    set("num_hidden_layers", json!(size("block_count")?));
+    let (blocks, further) = (size("block_count")?, further_layers(architecture, keys)?);
+    if u64::from(further) >= blocks {
+        let problem = format!("is {further} of {blocks} layers");
+        return Err(keys.fault(&key(FURTHER_KEY), problem));
+    }
+    set("num_hidden_layers", json!(blocks - u64::from(further)));
     let mut head = HeadSize { size: 0, stated: None };
     if architecture.has_attention() {
-        set("intermediate_size", json!(size("feed_forward_length")?));
+        let width = keys.integer(&key("feed_forward_length"), 1..=LARGEST)?;
+        if architecture.has_dense_network() || width.is_some() {
+            set("intermediate_size", json!(size("feed_forward_length")?));
+        }
         let heads = size("attention.head_count")?;
         set("num_attention_heads", json!(heads));
         let key_value_heads = keys.integer(&key("attention.head_count_kv"), 1..=LARGEST)?;
@@ -107,6 +115,21 @@ pub(super) fn config_of(
     }
     architecture.complete_config(own, &mut config);
     Ok(config)
+}
+
+const FURTHER_KEY: &str = "nextn_predict_layers";
+
+/// Layers behind the last that only predict further tokens, if files of the family have them.
+pub(super) fn further_layers(
+    architecture: &dyn Architecture,
+    keys: &Keys<'_>,
+) -> Result<u32, Error> {
+    if architecture.further_names().is_none() {
+        return Ok(0);
+    }
+    let key = format!("{}.{FURTHER_KEY}", architecture.gguf_name());
+    let count = keys.integer(&key, 0..=LARGEST)?.unwrap_or(0);
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Rotary parameters of layers that see all positions, and of those that see a window.

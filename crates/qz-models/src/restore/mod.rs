@@ -70,7 +70,8 @@ pub fn restore(
     let values = config::config_of(architecture, &keys, source, tokens)?;
     let json = JsonObject::new(path.to_owned(), values.clone());
     let defaults = Some(architecture.defaults());
-    let config = ModelConfig::read(&json, defaults, architecture)?;
+    let mut config = ModelConfig::read(&json, defaults, architecture)?;
+    config.further = config::further_layers(architecture, &keys)?;
     let RestoredTensors { tensors, places } =
         tensors::restore_tensors(architecture, &config, &json, source.tensors())?;
     let tokenizer = qz_tokenize::restore_tokenizer(

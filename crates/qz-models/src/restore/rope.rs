@@ -160,6 +160,7 @@ fn infer(factors: &[f32], head_size: u64, theta: f32) -> Option<Llama3Scaling> {
             sliding_theta: None,
             scaling: RopeScaling::Llama3(scaling.clone()),
             part: None,
+            sections: None,
         };
         let found = rope.llama3_factors(head_size).unwrap_or_default();
         // A power function of another library may differ in its last bits.
@@ -215,6 +216,7 @@ mod tests {
                 sliding_theta: None,
                 scaling: RopeScaling::Llama3(scaling.clone()),
                 part: None,
+                sections: None,
             };
             let factors = rope(&scaling).llama3_factors(head_size).expect("a Llama 3");
             let found = infer(&factors, head_size, theta).expect("parameters");

@@ -8,6 +8,7 @@ use super::keys::Keys;
 use crate::architecture::Architecture;
 use crate::config::JsonObject;
 use crate::error::{Error, TensorFault, TensorFaults};
+use crate::further::FurtherNames;
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::StackedRows;
 use crate::rules::{
@@ -96,6 +97,7 @@ pub(crate) fn restore_tensors(
 ) -> Result<RestoredTensors, Error> {
     let rules = architecture.tensor_rules();
     let mut matcher = Matcher {
+        further: architecture.further_names().unwrap_or(FurtherNames::Numbered),
         rules,
         config,
         json,
@@ -124,6 +126,7 @@ pub(crate) fn restore_tensors(
 }
 
 struct Matcher<'a> {
+    further: FurtherNames,
     rules: &'static [TensorRule],
     config: &'a ModelConfig,
     json: &'a JsonObject,
@@ -149,7 +152,7 @@ impl Matcher<'_> {
             self.unknown(tensor, None);
             return Ok(());
         };
-        let layers = self.config.layers;
+        let layers = self.config.all_layers();
         if numbers.layer.is_some_and(|layer| layer.0 >= layers) {
             self.unknown(tensor, Some(format!("block_count is {layers}")));
             return Ok(());
@@ -182,12 +185,13 @@ impl Matcher<'_> {
     /// The names of the checkpoint's tensors that a tensor of the GGUF file is.
     fn names(&self, rule: &TensorRule, numbers: NameNumbers) -> Vec<String> {
         let layer = numbers.layer;
+        let named = |name: String| self.further.stored(name, self.config.layers);
         match rule.transform.rows {
             Rows::StackExperts => {
                 let name = |expert| rule.hugging_face.name_of_expert(layer, ExpertIndex(expert));
-                (0..self.experts()).map(name).collect()
+                (0..self.experts()).map(name).map(named).collect()
             }
-            _ => vec![rule.hugging_face.name(layer)],
+            _ => vec![named(rule.hugging_face.name(layer))],
         }
     }
 
@@ -224,7 +228,7 @@ impl Matcher<'_> {
             if !is_wanted {
                 continue;
             }
-            let layers = if rule.gguf.has_layer() { self.config.layers } else { 1 };
+            let layers = if rule.gguf.has_layer() { self.config.all_layers() } else { 1 };
             for layer in 0..layers {
                 let layer = rule.gguf.has_layer().then_some(LayerIndex(layer));
                 let name = rule.gguf.name(layer);

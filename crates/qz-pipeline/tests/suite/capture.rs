@@ -134,7 +134,7 @@ fn group_of(name: &str, role: Role) -> GroupIndex {
     })
 }
 
-const MODELS: [&str; 13] = [
+const MODELS: &[&str] = &[
     "llama-tied",
     "qwen2",
     "qwen3",
@@ -148,6 +148,8 @@ const MODELS: [&str; 13] = [
     "deepseek2",
     "deepseek3",
     "mamba2",
+    "qwen35",
+    "qwen3next",
 ];
 
 #[test]

@@ -114,5 +114,8 @@ fn error_feedback_loses_less_than_rounding() {
     check("deepseek2", 21);
     check("deepseek3", 21);
     check("mamba2", 4);
+    check("qwen35", 15);
+    check("qwen35moe", 21);
+    check("qwen3next", 20);
     check("bert", 12);
 }

@@ -156,6 +156,13 @@ fn qwen_with_experts() {
 }
 
 #[test]
+fn qwen_with_the_delta_rule() {
+    check("qwen35");
+    check("qwen35moe");
+    check("qwen3next");
+}
+
+#[test]
 fn deepseek() {
     check("deepseek2");
     check("deepseek3");
@@ -250,7 +257,7 @@ fn steps_give_the_logits_of_the_whole() {
         check(name, &none, &[12]);
         check(name, &none, &[5, 1, 4, 2]);
     }
-    for name in ["gemma3", "gpt-oss", "deepseek3", "mamba2", "phi3"] {
+    for name in ["gemma3", "gpt-oss", "deepseek3", "mamba2", "phi3", "qwen35", "qwen3next"] {
         check(name, &none, &[5, 1, 4, 2]);
     }
     // A window that has been left behind.
@@ -259,7 +266,9 @@ fn steps_give_the_logits_of_the_whole() {
 
 #[test]
 fn branches_give_the_logits_of_whole_sequences() {
-    for (name, max_memory) in [("llama-tied", 1 << 30), ("mixtral", 0), ("mamba2", 1 << 30)] {
+    for (name, max_memory) in
+        [("llama-tied", 1 << 30), ("mixtral", 0), ("mamba2", 1 << 30), ("qwen35", 0)]
+    {
         let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
         let chunks = [
             (vec![3, 1, 4], vec![vec![1, 5], vec![], vec![9, 2, 6]]),

@@ -88,6 +88,10 @@ pub(super) struct Silu;
 pub(super) struct GeluTanh;
 /// [`Activation::ClampedSilu`].
 pub(super) struct ClampedSilu;
+/// [`Activation::Sigmoid`].
+pub(super) struct Sigmoid;
+/// [`Activation::Identity`].
+pub(super) struct Identity;
 
 impl Gate for Silu {
     #[inline(always)]
@@ -117,6 +121,20 @@ impl Gate for ClampedSilu {
         let one = simd.splat(1.0);
         let more = up.add_product(one, one);
         divided_by_sigmoids(simd, gate, simd.splat(-slope).times(gate)).times(more)
+    }
+}
+
+impl Gate for Identity {
+    #[inline(always)]
+    fn of<S: Simd>(_: S, gate: S::Floats, up: S::Floats) -> S::Floats {
+        gate.times(up)
+    }
+}
+
+impl Gate for Sigmoid {
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, gate: S::Floats, up: S::Floats) -> S::Floats {
+        divided_by_sigmoids(simd, up, simd.splat(-1.0).times(gate))
     }
 }
 

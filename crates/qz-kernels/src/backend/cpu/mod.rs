@@ -5,6 +5,7 @@ mod exponentials;
 mod floats;
 mod integers;
 mod matmul;
+mod recurrence;
 mod scan;
 mod tiles;
 
@@ -16,8 +17,8 @@ use rayon::prelude::*;
 
 use super::reference;
 use super::{
-    Activation, Attention, Backend, Error, ExpertLoad, Part, Queries, Rotation, Rounding, Router,
-    Scan, ScanWeights,
+    Activation, Attention, Backend, Error, ExpertLoad, Part, Queries, Recurrence, Rotation,
+    Rounding, Router, Scan, ScanWeights,
 };
 use crate::codec_for;
 use crate::isa::Isa;
@@ -245,6 +246,26 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn recur(
+        &self,
+        shape: &Recurrence,
+        weights: &[&Vec<f32>],
+        state: &mut Vec<f32>,
+        inputs: &[&Vec<f32>],
+        rows: Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let weights: Vec<&[f32]> = weights.iter().map(|own| own.as_slice()).collect();
+        let inputs: Vec<&[f32]> = inputs
+            .iter()
+            .zip(shape.inputs())
+            .map(|(input, width)| &input[rows.start * width..rows.end * width])
+            .collect();
+        let out = &mut out[rows.start * shape.width()..rows.end * shape.width()];
+        self.workers.install(|| recurrence::recur(shape, &weights, state, &inputs, out));
+        Ok(())
+    }
+
     fn activate_times(
         &self,
         activation: Activation,
@@ -257,6 +278,8 @@ impl Backend for CpuBackend {
             Activation::GeluErf => exponentials::gelu_erf_times,
             Activation::GeluHalf => exponentials::gelu_half_times,
             Activation::ClampedSilu => exponentials::times::<exponentials::ClampedSilu>,
+            Activation::Identity => exponentials::times::<exponentials::Identity>,
+            Activation::Sigmoid => exponentials::times::<exponentials::Sigmoid>,
         };
         let Some(up) = up else {
             let ones = vec![1.0; PART.min(gate.len())];

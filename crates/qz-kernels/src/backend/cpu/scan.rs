@@ -28,7 +28,7 @@ pub(super) fn scan(
     }
 }
 
-fn silu(x: f32) -> f32 {
+pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
 }
 
@@ -96,6 +96,6 @@ impl Head<'_> {
 }
 
 /// The logarithm of one and an exponential; past 20 that is the number itself.
-fn soft_plus(x: f32) -> f32 {
+pub(super) fn soft_plus(x: f32) -> f32 {
     if x > 20.0 { x } else { x.exp().ln_1p() }
 }
