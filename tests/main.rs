@@ -17,6 +17,7 @@ mod interruption;
 #[cfg(unix)]
 mod links;
 mod loaders;
+mod lora;
 mod loss;
 mod messages;
 mod output_paths;

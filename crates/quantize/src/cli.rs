@@ -10,8 +10,8 @@ mod values;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use qz_pipeline::{Engine, Isa, OpenOptions};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use qz_pipeline::{Engine, Isa, MergedAdapter, OpenOptions};
 use qz_tensor::OutputOptions;
 
 pub(crate) use bench::{Bench, Format as BenchFormat};
@@ -20,7 +20,7 @@ pub(crate) use calibration::Calibrate;
 pub(crate) use evaluation::{Compare, Eval};
 pub(crate) use recipe::{Recipe, Written};
 pub(crate) use usage::parse;
-use values::{EngineParser, parse_instruction_set};
+use values::{EngineParser, parse_adapter, parse_instruction_set};
 
 /// Headings of help texts.
 pub(crate) mod heading {
@@ -168,6 +168,14 @@ impl Command {
 /// How a source is read.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Source {
+    /// Merge a LoRA adapter into the model's weights first (repeatable)
+    ///
+    /// A folder that PEFT wrote, with =WEIGHT behind it to scale it: --merge-lora style=0.5.
+    /// Several are merged one after the other, as PEFT's `merge_and_unload` does. `eval` leaves
+    /// its reference as it is; `compare` merges into the reference.
+    #[arg(long, value_name = "ADAPTER[=WEIGHT]", help_heading = heading::SOURCE)]
+    #[arg(value_parser = parse_adapter, value_hint = ValueHint::DirPath)]
+    pub(crate) merge_lora: Vec<MergedAdapter>,
     /// GGUF name of the pre-tokenizer [default: by tokenizer.json]
     #[arg(long, value_name = "NAME", help_heading = heading::SOURCE, hide_short_help = true)]
     pub(crate) pre_tokenizer: Option<String>,
@@ -202,6 +210,7 @@ impl Source {
             generic: false,
             strip_prefix: self.strip_prefix.clone(),
             drops_further_layers: self.no_mtp,
+            adapters: self.merge_lora.clone(),
         }
     }
 }
@@ -215,10 +224,18 @@ impl Source {
 Examples:
   quantize convert ./Llama-3.2-1B --to q4_k_m
   quantize convert ./Llama-3.2-1B --to q8_0,q4_k_m,gptq:w4g128 -o out/
-  quantize convert model.gguf --to safetensors:bf16 -o model-hf/")]
+  quantize convert model.gguf --to safetensors:bf16 -o model-hf/
+  quantize convert ./Llama-3.2-1B --merge-lora ./my-lora --to q4_k_m
+  quantize convert ./my-lora --base ./Llama-3.2-1B --to f16 -o my-lora.gguf")]
 pub(crate) struct Convert {
     #[command(flatten)]
     pub(crate) recipe: Recipe,
+    /// SRC is a LoRA adapter of this model: write the adapter alone, as llama.cpp loads it
+    ///
+    /// To f32, f16, bf16 or q8_0. `llama-cli --lora` applies it to a GGUF file of the model.
+    #[arg(long, value_name = "MODEL", value_parser = crate::hub::models())]
+    #[arg(help_heading = heading::SOURCE, value_hint = ValueHint::AnyPath)]
+    pub(crate) base: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) written: Written,
 }

@@ -406,3 +406,27 @@ pub(crate) fn quantization(_: &Scratch) -> Vec<Vec<u8>> {
     .map(|text| text.as_bytes().to_vec())
     .to_vec()
 }
+
+/// Configurations of adapters; a base and an adapter's weights for them lie beside.
+pub(crate) fn adapter(scratch: &Scratch) -> Vec<Vec<u8>> {
+    let file = |tensors: &[(&str, [usize; 2])]| {
+        let (mut header, mut end) = (serde_json::Map::new(), 0);
+        for (name, shape) in tensors {
+            let begin = end;
+            end += shape[0] * shape[1] * 4;
+            let tensor =
+                serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, end]});
+            header.insert((*name).to_owned(), tensor);
+        }
+        let header = Value::Object(header).to_string();
+        let length = (header.len() as u64).to_le_bytes();
+        [&length[..], header.as_bytes(), &vec![0; end]].concat()
+    };
+    let q = "base_model.model.model.layers.0.self_attn.q_proj";
+    let (a, b) = (format!("{q}.lora_A.weight"), format!("{q}.lora_B.weight"));
+    scratch.named("adapter_model.safetensors", &file(&[(&a, [4, 8]), (&b, [8, 4])]));
+    let base = "model.layers.0.self_attn.q_proj.weight";
+    scratch.named("model.safetensors", &file(&[(base, [8, 8])]));
+    scratch.named("config.json", br#"{"architectures": ["NobodyKnowsThisForCausalLM"]}"#);
+    vec![fixture!("lora/plain/adapter_config.json"), fixture!("lora/patterns/adapter_config.json")]
+}

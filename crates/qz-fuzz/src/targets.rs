@@ -10,6 +10,7 @@ use qz_gguf::GgufModel;
 use qz_jinja::Template;
 use qz_packed::PackedSource;
 use qz_pickle::TorchFile;
+use qz_pipeline::{MergedAdapter, Model, OpenOptions};
 use qz_safetensors::{SafetensorsFile, SafetensorsModel};
 use qz_tensor::{
     DataType, FileError, MemorySource, MemoryTensor, OutputOptions, Shape, SideFiles,
@@ -227,6 +228,13 @@ pub static TARGETS: &[Target] = &[
         read: journal,
     },
     Target {
+        name: "adapter_config",
+        seeds: seeds::adapter,
+        words: JSON,
+        structure: Structure::Json,
+        read: adapter,
+    },
+    Target {
         name: "quantization_config",
         seeds: seeds::quantization,
         words: JSON,
@@ -347,6 +355,14 @@ fn config(bytes: &[u8], _: &Scratch) -> bool {
         let options = qz_models::ConvertOptions::default();
         qz_models::describe(&files, &checkpoint.tensors, &options).is_ok()
     })
+}
+
+/// Merges an adapter with this configuration into the base beside it.
+fn adapter(bytes: &[u8], scratch: &Scratch) -> bool {
+    scratch.named("adapter_config.json", bytes);
+    let merged = MergedAdapter { path: scratch.folder().to_owned(), weight: 1.0 };
+    let options = OpenOptions { generic: true, adapters: vec![merged], ..Default::default() };
+    Model::open(scratch.folder(), &options).is_ok()
 }
 
 fn chat(bytes: &[u8], _: &Scratch) -> bool {

@@ -234,16 +234,7 @@ fn write_general(
 ) -> Result<(), Error> {
     let total = parameters.total;
     let mut authorship = Authorship::default();
-    if let Some(readme) = files.read("README.md")? {
-        match read_card(&readme) {
-            Ok(card) => authorship.read_card(&card, total),
-            Err(problem) => warnings.push(Warning {
-                location: Location::file(files.path("README.md")),
-                rule: "model-card-unreadable",
-                message: format!("the model card is ignored: {problem}"),
-            }),
-        }
-    }
+    read_readme(files, total, &mut authorship, warnings)?;
     // A path on somebody's machine says nothing; a model id has one slash.
     if let Some(Value::String(id)) = json.get("_name_or_path")
         && id.matches('/').count() <= 1
@@ -265,6 +256,55 @@ fn write_general(
     }
     authorship.write(metadata);
     Ok(())
+}
+
+/// What a model card says, if there is one.
+fn read_readme(
+    files: &dyn SideFiles,
+    parameters: u64,
+    authorship: &mut Authorship,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Error> {
+    let Some(readme) = files.read("README.md")? else { return Ok(()) };
+    match read_card(&readme) {
+        Ok(card) => authorship.read_card(&card, parameters),
+        Err(problem) => warnings.push(Warning {
+            location: Location::file(files.path("README.md")),
+            rule: "model-card-unreadable",
+            message: format!("the model card is ignored: {problem}"),
+        }),
+    }
+    Ok(())
+}
+
+/// The metadata of a GGUF file of a LoRA adapter, in the order of `convert_lora_to_gguf.py`.
+/// `files` are the adapter's, `alpha` divided by the rank is what a product is multiplied by.
+///
+/// # Errors
+/// If the model card cannot be read.
+pub fn describe_adapter(
+    files: &dyn SideFiles,
+    architecture: &str,
+    model_name: Option<&str>,
+    alpha: f32,
+    warnings: &mut Vec<Warning>,
+) -> Result<Metadata, Error> {
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", architecture);
+    metadata.set("general.type", "adapter");
+    metadata.set("adapter.type", "lora");
+    let mut authorship = Authorship::default();
+    read_readme(files, 0, &mut authorship, warnings)?;
+    if let Some(folder) = files.folder_name() {
+        authorship.read_id(folder, 0);
+    }
+    if let Some(name) = model_name {
+        authorship.name = Some(name.to_owned());
+    }
+    authorship.write(&mut metadata);
+    metadata.set("adapter.lora.alpha", alpha);
+    metadata.set("general.quantization_version", 2u32);
+    Ok(metadata)
 }
 
 /// Unreadable recommendations are no reason to stop, as in the reference.

@@ -49,7 +49,7 @@ mod tensor_map;
 pub use architecture::{Activation, Architecture, ComputedTensor, Contradiction, Model, Rename};
 pub use architectures::ARCHITECTURES;
 pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
-pub use describe::{ConvertOptions, ModelDescription, PlainForm, describe};
+pub use describe::{ConvertOptions, ModelDescription, PlainForm, describe, describe_adapter};
 pub use error::{Error, TensorFault, TensorFaults};
 pub use files::CheckpointFiles;
 pub use further::FurtherNames;

@@ -266,6 +266,14 @@ pub enum Error {
         /// The type it is stored in.
         data_type: DataType,
     },
+    /// An adapter that is malformed, or does not belong to the model.
+    #[error("{location}: {problem}")]
+    Adapter {
+        /// The file, and the tensor or key.
+        location: Location,
+        /// What is wrong.
+        problem: String,
+    },
     /// A tensor that an edit cannot be carried out on.
     #[error("{location}: it cannot be edited: {why}")]
     Uneditable {
@@ -505,6 +513,7 @@ impl Diagnose for Error {
             Self::EditOfBlocks { location, .. } => {
                 (FaultClass::Refused, location.clone(), "edit-of-blocks")
             }
+            Self::Adapter { location, .. } => (FaultClass::BadInput, location.clone(), "adapter"),
             Self::Uneditable { location, .. } => {
                 (FaultClass::Refused, location.clone(), "uneditable")
             }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use qz_gguf::base_name;
-use qz_tensor::StagedArtifact;
+use qz_tensor::{SideFiles, StagedArtifact};
 
 use crate::error::Error;
 use crate::model::Model;
@@ -73,6 +73,9 @@ impl Inputs {
     #[must_use]
     pub(crate) fn with_open_model(self, model: &Model) -> Self {
         let mut inputs = self.with_model(&model.path);
+        for folder in &model.adapters {
+            inputs = inputs.with_model(&folder.path(""));
+        }
         model.source.files().iter().for_each(|file| inputs.add_file(file.path()));
         inputs
     }

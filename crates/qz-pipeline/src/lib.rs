@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod bench;
 mod calibrate;
 mod caught;
@@ -48,6 +49,7 @@ mod targets;
 mod unknown_target;
 mod verify;
 
+pub use adapters::{AdapterReport, MergedAdapter, convert_adapter};
 pub use bench::{
     CodecBench, CodecBenchOptions, CodecSpeed, Machine, ModelBench, ModelBenchOptions, ModelSpeed,
     bench_codecs, bench_model,
@@ -64,7 +66,8 @@ pub use convert::{
     ConvertOptions, ConvertReport, ConvertedTensor, FallbackTensor, Output, convert,
 };
 pub use edits::{
-    Axis, Edit, EditedColumns, EditedType, Edits, Factor, FactorStrides, LowRank, Operation,
+    Axis, Edit, EditedColumns, EditedType, Edits, Factor, FactorStrides, LowRank, Operand,
+    Operation,
 };
 pub use error::{Error, Uncovered};
 pub use eval::{

@@ -13,6 +13,7 @@ use qz_tensor::{
     DataType, Metadata, Name, Shape, SourceFile, TensorIndex, TensorInfo, TensorSource,
 };
 
+use crate::adapters::MergedAdapter;
 use crate::container::Container;
 use crate::error::Error;
 use crate::folder::Folder;
@@ -36,6 +37,16 @@ pub struct OpenOptions {
     pub strip_prefix: Option<String>,
     /// Leave out a checkpoint's layers that only predict further tokens.
     pub drops_further_layers: bool,
+    /// Adapters that are merged into the model's weights, one after the other.
+    pub adapters: Vec<MergedAdapter>,
+}
+
+impl OpenOptions {
+    /// The same, with no adapter.
+    #[must_use]
+    pub(crate) fn without_adapters(&self) -> Self {
+        Self { adapters: Vec::new(), ..self.clone() }
+    }
 }
 
 /// An opened model. Its tensors are in the order they will be written.
@@ -54,6 +65,8 @@ pub struct Model {
     pub(crate) source: Box<dyn TensorSource>,
     /// What tells the edits of its stored tensors from others, if there are any.
     pub(crate) edits: Option<String>,
+    /// The folders of the adapters that are merged into it.
+    pub(crate) adapters: Vec<Folder>,
     /// The folder it is in, if it comes from a checkpoint.
     pub(crate) folder: Option<Folder>,
     /// Its architecture, as its configuration names it.
@@ -194,7 +207,8 @@ impl Model {
     /// # Errors
     /// If nothing is there, nothing recognises it, or it is malformed.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, Error> {
-        Container::open_any(path, options)
+        let model = Container::open_any(path, options)?;
+        options.adapters.iter().try_fold(model, Self::with_adapter)
     }
 
     pub(crate) fn from_gguf(
@@ -319,6 +333,7 @@ impl Model {
             unsaid: Vec::new(),
             source,
             edits: None,
+            adapters: Vec::new(),
             folder: None,
             architecture: None,
             pre_tokenizer: None,
@@ -384,6 +399,6 @@ impl Model {
                 return Err(Error::InputChanged(file.path().to_path_buf()));
             }
         }
-        self.folder.as_ref().map_or(Ok(()), Folder::check_unchanged)
+        self.folder.iter().chain(&self.adapters).try_for_each(Folder::check_unchanged)
     }
 }

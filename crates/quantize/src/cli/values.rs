@@ -2,12 +2,15 @@
 
 use std::ffi::OsStr;
 use std::num::NonZeroU64;
+use std::path::Path;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Command};
 use qz_pipeline::qz_methods::{METHODS, Method, method_named};
-use qz_pipeline::{ENGINES, Engine, Isa, Target, element_type};
+use qz_pipeline::{ENGINES, Engine, Isa, MergedAdapter, Target, element_type};
 use qz_tensor::{DATA_TYPES, DataType};
+
+use crate::hub::model_path;
 
 /// Values by name: those that are listed by help texts and completions, and what reads them.
 macro_rules! named {
@@ -102,6 +105,19 @@ pub(super) fn parse_size(text: &str) -> Result<NonZeroU64, String> {
 pub(super) fn parse_amount(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
     number.ok_or_else(|| "expected a number that is not negative".to_owned())
+}
+
+/// An adapter, with what its change is multiplied by behind it.
+pub(super) fn parse_adapter(text: &str) -> Result<MergedAdapter, String> {
+    let adapter = |path: &str, weight| MergedAdapter { path: model_path(path.into()), weight };
+    match text.rsplit_once('=') {
+        Some((path, weight)) if !Path::new(text).exists() => {
+            let number = weight.parse::<f64>().ok().filter(|number| number.is_finite());
+            let number = number.ok_or_else(|| format!("{weight} is no weight"))?;
+            Ok(adapter(path, number))
+        }
+        _ => Ok(adapter(text, 1.0)),
+    }
 }
 
 /// A share of the whole: 0.9 or 90%.

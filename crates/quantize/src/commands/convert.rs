@@ -1,15 +1,19 @@
 //! `quantize convert`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use qz_pipeline::{ConvertOptions, ConvertReport, FallbackTensor, convert};
+use qz_pipeline::{
+    ConvertOptions, ConvertReport, FallbackTensor, Model, Target, convert, convert_adapter,
+};
+use qz_tensor::DataType;
 use serde::Serialize;
 
 use super::outputs::{Folders, Job, open, outputs};
 use super::{print_json, print_line};
 use crate::cli::{Convert, Global};
-use crate::exit::Outcome;
+use crate::exit::{Outcome, UsageError};
 use crate::interrupt;
+use crate::messages::warning;
 use crate::progress::Progress;
 use crate::render::{bytes, grouped, many, table};
 
@@ -20,6 +24,9 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcome> {
+    if let Some(base) = &arguments.base {
+        return adapter(arguments, base, global);
+    }
     let (recipe, written) = (&arguments.recipe, &arguments.written);
     let options = ConvertOptions {
         threads: global.thread_count(),
@@ -38,6 +45,34 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
         print_json(&Report { source: recipe.source.clone(), outputs: reports });
     } else {
         print_line(&summary(&reports.iter().collect::<Vec<_>>(), global));
+    }
+    Ok(Outcome::Ok)
+}
+
+/// Writes the adapter that the source is.
+fn adapter(arguments: &Convert, base: &Path, global: &Global) -> anyhow::Result<Outcome> {
+    const TYPES: [&str; 4] = ["f32", "f16", "bf16", "q8_0"];
+    let (recipe, written) = (&arguments.recipe, &arguments.written);
+    let data_type = match recipe.to.as_slice() {
+        [only] if TYPES.contains(&only.as_str()) => DataType::from_name(only),
+        _ => None,
+    };
+    let Some(data_type) = data_type else {
+        let message = "an adapter is written to one of f32, f16, bf16 or q8_0".to_owned();
+        return Err(UsageError(message).into());
+    };
+    let target = recipe.to[0].parse::<Target>()?;
+    let outputs = outputs(&recipe.source, &[target], written)?;
+    let _folders = Folders::make(&outputs)?;
+    let model = Model::open(base, &recipe.open_options())?;
+    let output = global.output(written.force);
+    let report = convert_adapter(&recipe.source, &model, &outputs[0].path, data_type, output)?;
+    report.warnings.iter().for_each(|text| warning(text));
+    if written.json {
+        print_json(&report);
+    } else {
+        let (tensors, size) = (many(report.tensors, "tensor"), bytes(report.bytes));
+        print_line(&format!("{}: {tensors}, {size}", report.path.display()));
     }
     Ok(Outcome::Ok)
 }

@@ -148,7 +148,7 @@ pub(super) fn adapter(path: &Path) -> Option<String> {
     let base =
         text("base_model_name_or_path").map_or_else(String::new, |base| format!(" of {base}"));
     Some(format!(
-        "{kind}{base}, not a model: merge it into its base first (peft's `merge_and_unload`), and \
-         give the folder of what comes out"
+        "{kind}{base}, not a model: merge it into its base (`--merge-lora`), or write it alone \
+         beside that (`--base`)"
     ))
 }

@@ -1,12 +1,12 @@
 //! A product of two thin matrices, added to a wide one.
 
-use std::fmt;
-use std::sync::Arc;
+use std::ops::Range;
 
 use qz_codec::grid::Rows;
 use qz_kernels::gemm;
-use qz_tensor::{FileError, TensorIndex, TensorSource};
+use qz_tensor::FileError;
 
+use super::operand::{Kept, Operand};
 use crate::model::to_usize;
 
 /// `scale · (L R)`: L has a row for each row of the edited matrix, R a column for each of its
@@ -25,47 +25,33 @@ pub struct LowRank {
     pub is_rounded: bool,
 }
 
-/// L or R, as a stored tensor of plain numbers.
-#[derive(Clone)]
+/// L or R, as some of a stored tensor's numbers.
+#[derive(Clone, Debug)]
 pub struct Factor {
-    /// Where it is stored.
-    pub source: Arc<dyn TensorSource>,
-    /// Which tensor it is.
-    pub tensor: TensorIndex,
-    /// How its elements lie.
+    /// The numbers.
+    pub operand: Operand,
+    /// How they lie.
     pub strides: FactorStrides,
 }
 
-/// How far elements of a factor are from each other, in elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where elements of a factor are, counted in elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FactorStrides {
-    /// From the factor of one matrix of a stack to that of the next; 0 if there is one matrix.
+    /// The first.
+    pub first: u64,
+    /// How far the factor of a matrix of a stack is from that of the one before; 0 if there is
+    /// one matrix.
     pub matrix: u64,
-    /// From one row of L, or column of R, to the next.
+    /// How far a row of L, or a column of R, is from the one before.
     pub item: u64,
-    /// From one place of the rank to the next.
+    /// How far a place of the rank is from the one before.
     pub rank: u64,
-}
-
-impl fmt::Debug for Factor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = &self.source.tensors()[self.tensor.0].name;
-        write!(f, "{name} {:?}", self.strides)
-    }
-}
-
-/// Both factors in memory. Each has `rank` numbers for each row or column of the matrix.
-#[derive(Debug)]
-pub(super) struct HeldFactors {
-    rows: Vec<f32>,
-    columns: Vec<f32>,
 }
 
 /// The matrix, or stack of them, that is added to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stack {
-    pub(super) matrices: u64,
-    /// Of each.
+    /// Of each matrix.
     pub(super) rows: u64,
     pub(super) columns: u64,
 }
@@ -77,62 +63,49 @@ impl LowRank {
         format!("{rows:?} {columns:?} {rank} {scale:e} {is_rounded}")
     }
 
-    /// Reads both factors.
-    pub(super) fn hold(&self, stack: Stack) -> Result<HeldFactors, FileError> {
-        let rows = self.rows.read(stack.matrices, stack.rows, self.rank)?;
-        let columns = self.columns.read(stack.matrices, stack.columns, self.rank)?;
-        Ok(HeldFactors { rows, columns })
-    }
-
     /// The rows of `scale · (L R)` from `first_row` of the stack on; `out` is whole rows.
     ///
     /// As torch does, a product is summed in f32 along the rank, then multiplied.
     pub(super) fn product(
         &self,
-        held: &HeldFactors,
+        kept: &Kept,
         stack: Stack,
         first_row: u64,
         out: &mut [f32],
-    ) {
+    ) -> Result<(), FileError> {
         out.fill(0.0);
-        let rank = to_usize(self.rank);
-        let (row_count, columns) = (to_usize(stack.rows), to_usize(stack.columns));
-        let (mut row, mut rest) = (to_usize(first_row), &mut *out);
+        let (rank, columns) = (to_usize(self.rank), to_usize(stack.columns));
+        let (mut row, mut rest) = (first_row, &mut *out);
         while !rest.is_empty() {
-            let matrix = row / row_count;
-            let count = ((matrix + 1) * row_count - row).min(rest.len() / columns);
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(count * columns);
-            let left = &held.rows[row * rank..(row + count) * rank];
-            let right = &held.columns[matrix * columns * rank..][..columns * rank];
-            gemm::add_row_products(Rows::dense(left, rank), Rows::dense(right, rank), part);
+            let (matrix, within) = (row / stack.rows, row % stack.rows);
+            let count = (stack.rows - within).min((rest.len() / columns) as u64);
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(to_usize(count) * columns);
+            let left = self.rows.items(kept, matrix, within..within + count, self.rank)?;
+            let right = self.columns.items(kept, matrix, 0..stack.columns, self.rank)?;
+            gemm::add_row_products(Rows::dense(&left, rank), Rows::dense(&right, rank), part);
             (row, rest) = (row + count, after);
         }
         out.iter_mut().for_each(|value| *value *= self.scale);
+        Ok(())
     }
 }
 
 impl Factor {
-    /// Its numbers: `rank` for each item of each matrix, next to each other.
-    fn read(&self, matrices: u64, items: u64, rank: u64) -> Result<Vec<f32>, FileError> {
-        let info = &self.source.tensors()[self.tensor.0];
-        let mut bytes = vec![0; to_usize(info.bytes)];
-        self.source.read(self.tensor, 0, &mut bytes)?;
-        let mut stored = vec![0.0; to_usize(info.shape.elements())];
-        // Whoever made the edit has looked for a codec.
-        if let Some(codec) = qz_kernels::codec_for(info.data_type) {
-            codec.decode(&bytes, &mut stored);
+    /// The numbers of some rows of L, or columns of R, of one matrix: `rank` of each, next to
+    /// each other.
+    pub(crate) fn items(
+        &self,
+        kept: &Kept,
+        matrix: u64,
+        items: Range<u64>,
+        rank: u64,
+    ) -> Result<Vec<f32>, FileError> {
+        let (numbers, strides) = (kept.numbers(&self.operand)?, self.strides);
+        let first = strides.first + matrix * strides.matrix;
+        let mut out = Vec::with_capacity(to_usize((items.end - items.start) * rank));
+        for first in items.map(|item| first + item * strides.item) {
+            out.extend((0..rank).map(|place| numbers[to_usize(first + place * strides.rank)]));
         }
-        drop(bytes);
-        let FactorStrides { matrix, item, rank: place } = self.strides;
-        if matrices == 1 && place == 1 && item == rank {
-            return Ok(stored);
-        }
-        let mut numbers = Vec::with_capacity(stored.len());
-        for first in (0..matrices).map(|number| number * matrix) {
-            for first in (0..items).map(|number| first + number * item) {
-                numbers.extend((0..rank).map(|number| stored[to_usize(first + number * place)]));
-            }
-        }
-        Ok(numbers)
+        Ok(out)
     }
 }

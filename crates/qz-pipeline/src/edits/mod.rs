@@ -9,6 +9,7 @@
 
 mod low_rank;
 mod of_model;
+mod operand;
 mod operations;
 mod source;
 #[cfg(test)]
@@ -23,6 +24,8 @@ use sha2::{Digest, Sha256};
 
 pub use low_rank::{Factor, FactorStrides, LowRank};
 pub use of_model::Axis;
+pub(crate) use operand::Kept;
+pub use operand::Operand;
 pub(crate) use source::EditedSource;
 
 /// The element type that tensors have after their edits.
@@ -91,8 +94,13 @@ pub enum Operation {
     },
     /// `w + scale · (L R)`, for all columns.
     AddLowRank(LowRank),
-    /// Rounds to the type that is stored, as a model is that was saved in between.
-    Round,
+    /// Rows of another tensor of the same shape take the place of these, in all columns.
+    Set(Operand),
+    /// Each of the edit's rows is scaled to a Euclidean length.
+    SetLengths {
+        /// The lengths.
+        lengths: Arc<[f32]>,
+    },
 }
 
 impl Edits {
@@ -104,6 +112,19 @@ impl Edits {
     /// True if nothing is edited.
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
+    }
+
+    /// The tensors that are edited.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &TensorIndex> {
+        self.of.keys()
+    }
+
+    /// The product that is added to a tensor, if one is.
+    pub(crate) fn low_rank(&self, tensor: TensorIndex) -> Option<&LowRank> {
+        self.of.get(&tensor)?.iter().find_map(|edit| match &edit.operation {
+            Operation::AddLowRank(added) => Some(added),
+            _ => None,
+        })
     }
 
     /// Adds an edit behind those that a tensor has.
@@ -127,7 +148,7 @@ impl Edits {
     }
 
     /// What tells these edits from others, but for the bytes of the files they read.
-    fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         let mut digest = Sha256::new();
         digest.update(format!("{:?}", self.result));
         for (tensor, edits) in &self.of {
@@ -154,13 +175,23 @@ impl Operation {
             }
             Self::ScaleColumns { factors } => numbers("columns", factors),
             Self::AddLowRank(added) => digest.update(added.description()),
-            Self::Round => digest.update("round"),
+            Self::Set(operand) => digest.update(format!("set {operand:?}")),
+            Self::SetLengths { lengths } => numbers("lengths", lengths),
         }
     }
 }
 
+/// Rows of each of the matrices that are stacked in a stored tensor.
+pub(crate) fn matrix_rows_of(info: &TensorInfo) -> u64 {
+    match info.shape.dimensions() {
+        [.., rows, _] => *rows,
+        _ => grid_of(info).0,
+    }
+    .max(1)
+}
+
 /// Rows and columns of a stored tensor, as edits count them.
-fn grid_of(info: &TensorInfo) -> (u64, u64) {
+pub(crate) fn grid_of(info: &TensorInfo) -> (u64, u64) {
     if info.shape.rank() <= 1 && !info.data_type.is_block() {
         (info.shape.elements(), 1)
     } else {

@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use qz_tensor::{DataType, FileError, TensorIndex};
+use qz_tensor::{DataType, FileError};
 
-use super::source::EditedSource;
-use super::{Edit, EditedColumns, Operation, low_rank::Stack};
+use super::low_rank::Stack;
+use super::operand::Kept;
+use super::{Edit, EditedColumns, Operation};
 use crate::model::to_usize;
 
 /// Rows of a stored tensor, decoded.
 pub(super) struct DecodedRows<'a> {
-    pub(super) tensor: TensorIndex,
     /// The type they are stored in.
     pub(super) stored_type: DataType,
     pub(super) stack: Stack,
@@ -20,13 +20,8 @@ pub(super) struct DecodedRows<'a> {
 }
 
 impl DecodedRows<'_> {
-    /// Carries out an edit, the tensor's `number`th, on those of its rows that are here.
-    pub(super) fn edit(
-        &mut self,
-        edit: &Edit,
-        number: usize,
-        source: &EditedSource,
-    ) -> Result<(), FileError> {
+    /// Carries out an edit on those of its rows that are here.
+    pub(super) fn edit(&mut self, edit: &Edit, kept: &Kept) -> Result<(), FileError> {
         let rows = edit.rows.start.max(self.rows.start)..edit.rows.end.min(self.rows.end);
         if rows.is_empty() {
             return Ok(());
@@ -51,15 +46,20 @@ impl DecodedRows<'_> {
                 }
             }
             Operation::AddLowRank(added) => {
-                let held = source.factors(self.tensor, number, added, self.stack)?;
                 let mut product = vec![0.0; values.len()];
-                added.product(&held, self.stack, rows.start, &mut product);
+                added.product(kept, self.stack, rows.start, &mut product)?;
                 if added.is_rounded {
                     round(self.stored_type, &mut product);
                 }
                 values.iter_mut().zip(&product).for_each(|(value, added)| *value += added);
             }
-            Operation::Round => round(self.stored_type, values),
+            Operation::Set(operand) => operand.read_rows(rows.start, values)?,
+            Operation::SetLengths { lengths } => {
+                let lengths = &lengths[to_usize(rows.start - edit.rows.start)..];
+                for (row, length) in values.chunks_exact_mut(columns).zip(lengths) {
+                    set_length(row, *length);
+                }
+            }
         }
         Ok(())
     }
@@ -68,6 +68,13 @@ impl DecodedRows<'_> {
 fn scaled(value: f32, factor: f32, offset: f32) -> f32 {
     // Adding nothing would lose the sign of a zero.
     if offset == 0.0 { value * factor } else { (value + offset) * factor - offset }
+}
+
+/// The factor is a number of its own, as in the reference.
+fn set_length(row: &mut [f32], length: f32) {
+    let squares: f64 = row.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
+    let factor = length / squares.sqrt() as f32;
+    row.iter_mut().for_each(|value| *value *= factor);
 }
 
 /// Rounds numbers to an element type; those of blocks stay as they are.

@@ -1,16 +1,16 @@
 //! The source that carries edits out while rows are read.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use qz_codec::Codec;
 use qz_tensor::{
     DataType, FileError, Location, Metadata, SourceFile, TensorIndex, TensorInfo, TensorSource,
 };
 
-use super::low_rank::{HeldFactors, LowRank, Stack};
+use super::low_rank::Stack;
+use super::operand::Kept;
 use super::operations::DecodedRows;
-use super::{Edits, grid_of};
+use super::{Edits, grid_of, matrix_rows_of};
 use crate::error::Error;
 use crate::model::to_usize;
 
@@ -20,15 +20,7 @@ pub(crate) struct EditedSource {
     /// With the types that they have after their edits.
     tensors: Vec<TensorInfo>,
     edits: Edits,
-    /// Factors of the edit that was carried out last: rows of one tensor are read one after
-    /// the other.
-    held: Mutex<Option<Held>>,
-}
-
-struct Held {
-    /// The tensor, and which of its edits.
-    edit: (TensorIndex, usize),
-    factors: Arc<HeldFactors>,
+    kept: Kept,
 }
 
 impl EditedSource {
@@ -64,7 +56,7 @@ impl EditedSource {
             info.data_type = data_type;
             info.bytes = info.shape.byte_size(data_type).unwrap_or(u64::MAX);
         }
-        Ok(Self { inner, tensors, edits, held: Mutex::new(None) })
+        Ok(Self { inner, tensors, edits, kept: Kept::default() })
     }
 
     /// What tells its edits from others.
@@ -72,44 +64,21 @@ impl EditedSource {
         self.edits.digest()
     }
 
-    /// Both factors of an edit, the tensor's `number`th.
-    pub(super) fn factors(
-        &self,
-        tensor: TensorIndex,
-        number: usize,
-        edit: &LowRank,
-        stack: Stack,
-    ) -> Result<Arc<HeldFactors>, FileError> {
-        let wanted = (tensor, number);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = held.as_ref().filter(|held| held.edit == wanted) {
-            return Ok(held.factors.clone());
-        }
-        let factors = Arc::new(edit.hold(stack)?);
-        *held = Some(Held { edit: wanted, factors: factors.clone() });
-        Ok(factors)
-    }
-
     /// The bytes of whole rows, edited.
     fn rows(&self, tensor: TensorIndex, rows: Range<u64>) -> Result<Vec<u8>, FileError> {
         let stored_info = &self.inner.tensors()[tensor.0];
         let (stored_type, data_type) = (stored_info.data_type, self.tensors[tensor.0].data_type);
-        let (all, columns) = grid_of(stored_info);
+        let (_, columns) = grid_of(stored_info);
         let row_bytes = |data_type: DataType| data_type.byte_size(columns).map_or(0, to_usize);
         let count = to_usize(rows.end - rows.start);
         let mut stored = vec![0; count * row_bytes(stored_type)];
         self.inner.read(tensor, rows.start * row_bytes(stored_type) as u64, &mut stored)?;
         let mut values = vec![0.0; count * to_usize(columns)];
         codec(stored_type).decode(&stored, &mut values);
-        let matrix_rows = match stored_info.shape.dimensions() {
-            [.., rows, _] => *rows,
-            _ => all,
-        }
-        .max(1);
-        let stack = Stack { matrices: all / matrix_rows, rows: matrix_rows, columns };
-        let mut decoded = DecodedRows { tensor, stored_type, stack, rows, values: &mut values };
-        for (number, edit) in self.edits.of[&tensor].iter().enumerate() {
-            decoded.edit(edit, number, self)?;
+        let stack = Stack { rows: matrix_rows_of(stored_info), columns };
+        let mut decoded = DecodedRows { stored_type, stack, rows, values: &mut values };
+        for edit in &self.edits.of[&tensor] {
+            decoded.edit(edit, &self.kept)?;
         }
         let mut bytes = vec![0; count * row_bytes(data_type)];
         codec(data_type).encode(&values, to_usize(columns), None, &mut bytes);

@@ -103,9 +103,10 @@ impl Computation for Comparing<'_> {
 
     fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<CompareReport, Error> {
         let Self { reference, models, options, cancel, observer } = self;
-        let paths: Vec<&Path> =
-            [reference].into_iter().chain(models.iter().map(PathBuf::as_path)).collect();
-        let subjects = open_all(&paths, &options.open, cancel)?;
+        let plain = options.open.without_adapters();
+        let others = models.iter().map(|path| (path.as_path(), &plain));
+        let all: Vec<_> = [(reference, &options.open)].into_iter().chain(others).collect();
+        let subjects = open_all(&all, cancel)?;
         let text = same_text(&subjects, &options.text, cancel)?;
         for subject in &subjects {
             subject.model.check_context(text.context(), observer);

@@ -148,11 +148,12 @@ impl Computation for Evaluating<'_> {
     fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<Evaluation, Error> {
         let Self { path, options, cancel, observer } = self;
         options.check_output(path)?;
-        let (mut paths, mut file, mut reference) = (vec![path], None, None);
+        let plain = options.open.without_adapters();
+        let (mut models, mut file, mut reference) = (vec![(path, &options.open)], None, None);
         match &options.reference {
             None => {}
             Some(ReferenceOptions::Model(path)) => {
-                paths.insert(0, path);
+                models.insert(0, (path, &plain));
                 reference = Some(path.clone());
             }
             Some(ReferenceOptions::File(path)) => {
@@ -160,7 +161,7 @@ impl Computation for Evaluating<'_> {
                 reference = Some(path.clone());
             }
         }
-        let subjects = open_all(&paths, &options.open, cancel)?;
+        let subjects = open_all(&models, cancel)?;
         if let (Some(file), Some(subject)) = (&file, subjects.first()) {
             file.check_vocabulary(&subject.model)?;
         }
@@ -220,12 +221,8 @@ impl Computation for Evaluating<'_> {
     }
 }
 
-fn open_all(
-    paths: &[&Path],
-    options: &OpenOptions,
-    cancel: &Cancel,
-) -> Result<Vec<Subject>, Error> {
-    paths.iter().map(|path| Subject::open(path, options, cancel)).collect()
+fn open_all(models: &[(&Path, &OpenOptions)], cancel: &Cancel) -> Result<Vec<Subject>, Error> {
+    models.iter().map(|(path, options)| Subject::open(path, options, cancel)).collect()
 }
 
 /// The text in the tokens of all subjects, which have to be the same.
