@@ -49,6 +49,9 @@ fn feedback_loses_less_than_rounding() {
         let result = tensor["losses"]["result"].as_f64().expect("a number");
         assert!(result < rounding, "{tensor}");
     }
+    let output_matrix = tensors.iter().find(|tensor| tensor["tensor"] == "output.weight");
+    let output_matrix = output_matrix.expect("the output matrix");
+    assert!(output_matrix["damping"].is_number(), "{output_matrix}");
     quantize(&["verify", text(&output), "--source", text(&demo())]).expect_success();
 }
 
@@ -212,6 +215,7 @@ fn experts_without_tokens_get_the_mean_and_are_named() {
     assert!(all.iter().any(|expert| expert["tokens"] == 0));
     for expert in &all {
         assert_eq!(expert["filled_up_to"], 64, "{expert}");
+        assert_eq!(expert["uncorrected"], true, "{expert}");
         assert!(expert["losses"]["result"].is_number() && expert["fallback"].is_null(), "{expert}");
     }
     assert!(quantized(&["--threads", "2"]).1 == bytes);
@@ -250,6 +254,15 @@ fn memory_changes_no_byte() {
     let expected = file("2G", "200");
     assert!(file("200K", "200") == expected);
     assert!(file("2G", "64") != expected);
+    // Experts that were given tokens for each of their columns make up for earlier layers.
+    let (run, corrected) = mixture(&data, "24", &["--expert-prior", "0"]);
+    let is_left_out = |expert: &serde_json::Value| expert["uncorrected"] == true;
+    for expert in experts(&run) {
+        assert_eq!(expert["tokens"].as_u64() < expert["columns"].as_u64(), is_left_out(&expert));
+    }
+    assert!(experts(&run).iter().any(|expert| !is_left_out(expert)));
+    let plain = ["--expert-prior", "0", "--propagation", "0"];
+    assert!(mixture(&data, "24", &plain).1 != corrected);
 }
 
 /// With the full model's inputs beside, matrices make up for those before them.

@@ -72,7 +72,8 @@ pub(crate) struct Quantize {
     cycles: usize,
     /// Correct for the errors of earlier layers: 0 not at all, 1 fully [default: 1; 0 with --stats]
     ///
-    /// The full model reads the text beside the quantized one. Experts are left out.
+    /// The full model reads the text beside the quantized one. Experts with fewer tokens than
+    /// columns are left out, and named in the report.
     #[arg(long, value_name = "X", value_parser = parse_amount)]
     #[arg(help_heading = METHOD, hide_short_help = true)]
     propagation: Option<f64>,

@@ -74,9 +74,110 @@ impl Calibration {
 pub(super) enum Beside {
     /// Its inputs of the same products.
     Inputs(Vec<f32>),
-    /// Where products are added to hidden states, the sums: its own, and those of the
-    /// quantized model with the matrix as it was.
-    Results([Vec<f32>; 2]),
+    /// Where products are added to hidden states, the sums.
+    Results(Results),
+}
+
+/// Rows of hidden states behind a product.
+#[derive(Default)]
+pub(super) struct Results {
+    /// The full model's.
+    pub(super) full: Vec<f32>,
+    /// The quantized model's, with the matrix as it was.
+    pub(super) quantized: Vec<f32>,
+    /// What the product's rows are multiplied with before they are added: the weights of all
+    /// of a token's experts together. Nothing where they are added as they are.
+    pub(super) weights: Vec<f32>,
+}
+
+impl Results {
+    /// Those of some tokens, given by the numbers of their rows.
+    pub(super) fn of(&self, tokens: &[usize], width: usize) -> Self {
+        Self {
+            full: gathered(&self.full, tokens, width),
+            quantized: gathered(&self.quantized, tokens, width),
+            weights: gathered(&self.weights, tokens, 1),
+        }
+    }
+
+    /// Multiplies each row with its weight, for a regression in which a token counts the more
+    /// the more of the product it gets; the sum of the weights' squares.
+    pub(super) fn weigh(&mut self) -> f64 {
+        let width = self.full.len() / self.weights.len().max(1);
+        for rows in [&mut self.full, &mut self.quantized] {
+            for (row, weight) in rows.chunks_mut(width.max(1)).zip(&self.weights) {
+                row.iter_mut().for_each(|number| *number *= weight);
+            }
+        }
+        self.weights.iter().map(|weight| f64::from(*weight).powi(2)).sum()
+    }
+}
+
+/// Some of rows.
+pub(super) fn gathered(rows: &[f32], tokens: &[usize], width: usize) -> Vec<f32> {
+    tokens.iter().flat_map(|token| &rows[token * width..][..width]).copied().collect()
+}
+
+/// Which sums of a group's inputs a method needs.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) needs: Needs,
+    pub(super) columns: usize,
+    /// Of what the quantized model lacks beside the full one.
+    pub(super) lacking: Option<LackingKind>,
+}
+
+/// Of what differences between the full and the quantized model are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LackingKind {
+    /// Of inputs.
+    Inputs,
+    /// Of so many numbers of a hidden state, with the product in it.
+    Results(usize),
+}
+
+impl Wanted {
+    /// Sums without the full model.
+    pub(super) fn alone(self) -> Self {
+        Self { lacking: None, ..self }
+    }
+
+    /// Sums of nothing.
+    pub(super) fn sums(self) -> Sums {
+        let columns = self.columns;
+        if self.needs != Needs::Gram {
+            return Sums::Moments(Moments::new(columns));
+        }
+        let lacking = self.lacking.map(|kind| match kind {
+            LackingKind::Inputs => Lacking::Inputs(CrossGram::new(columns, columns)),
+            LackingKind::Results(rows) => {
+                Lacking::Results { sums: CrossGram::new(rows, columns), squares: None }
+            }
+        });
+        Sums::Gram { gram: Gram::new(columns), lacking }
+    }
+
+    /// Bytes of the sums over inputs.
+    pub(super) fn input_bytes(self) -> u64 {
+        match self.needs {
+            Needs::Gram => Gram::bytes(self.columns, &(0..self.columns)),
+            _ => Moments::bytes(self.columns),
+        }
+    }
+
+    /// Bytes of the sums over what is lacking.
+    pub(super) fn lacking_bytes(self) -> u64 {
+        match self.lacking {
+            None => 0,
+            Some(LackingKind::Inputs) => CrossGram::bytes(self.columns, self.columns),
+            Some(LackingKind::Results(rows)) => CrossGram::bytes(rows, self.columns),
+        }
+    }
+
+    /// Bytes of all sums.
+    pub(super) fn bytes(self) -> u64 {
+        self.input_bytes() + self.lacking_bytes()
+    }
 }
 
 /// Inputs of one group's products, summed as far as a method needs it.
@@ -93,35 +194,11 @@ pub(super) enum Sums {
 pub(super) enum Lacking {
     /// Of its inputs.
     Inputs(CrossGram),
-    /// Of the results.
-    Results(CrossGram),
+    /// Of the results; and the sum of the squares of their weights, where they have any.
+    Results { sums: CrossGram, squares: Option<f64> },
 }
 
 impl Sums {
-    pub(super) fn new(needs: Needs, columns: usize) -> Self {
-        match needs {
-            Needs::Gram => Self::Gram { gram: Gram::new(columns), lacking: None },
-            _ => Self::Moments(Moments::new(columns)),
-        }
-    }
-
-    /// Sums beside the full model, too: of inputs, or of so many numbers of each result.
-    pub(super) fn beside_full(columns: usize, results: Option<usize>) -> Self {
-        let lacking = match results {
-            None => Lacking::Inputs(CrossGram::new(columns, columns)),
-            Some(rows) => Lacking::Results(CrossGram::new(rows, columns)),
-        };
-        Self::Gram { gram: Gram::new(columns), lacking: Some(lacking) }
-    }
-
-    /// Bytes that the sums of so many columns take.
-    pub(super) fn bytes(needs: Needs, columns: usize) -> u64 {
-        match needs {
-            Needs::Gram => Gram::bytes(columns, &(0..columns)),
-            _ => Moments::bytes(columns),
-        }
-    }
-
     /// Tokens so far.
     pub(super) fn tokens(&self) -> u64 {
         match self {
@@ -132,17 +209,23 @@ impl Sums {
 
     /// Adds tokens' inputs, and the full model's of the same tokens where they are summed
     /// with these, on the current pool's threads.
-    pub(super) fn add(&mut self, rows: &[f32], beside: Option<&Beside>) {
+    pub(super) fn add(&mut self, rows: &[f32], beside: Option<Beside>) {
         match self {
             Self::Moments(moments) => moments.add(rows),
             Self::Gram { gram, lacking } => {
                 gram.add(rows);
                 match (lacking, beside) {
                     (Some(Lacking::Inputs(cross)), Some(Beside::Inputs(full))) => {
-                        cross.add(full, rows, rows);
+                        cross.add(&full, rows, rows);
                     }
-                    (Some(Lacking::Results(sums)), Some(Beside::Results([full, quantized]))) => {
-                        sums.add(full, quantized, rows);
+                    (
+                        Some(Lacking::Results { sums, squares }),
+                        Some(Beside::Results(mut results)),
+                    ) => {
+                        if !results.weights.is_empty() {
+                            *squares.get_or_insert_default() += results.weigh();
+                        }
+                        sums.add(&results.full, &results.quantized, rows);
                     }
                     _ => {}
                 }
@@ -169,6 +252,12 @@ impl Sums {
         }
     }
 
+    /// Forgets what is lacking; true if it was summed.
+    pub(super) fn forget_lacking(&mut self) -> bool {
+        let Self::Gram { lacking, .. } = self else { return false };
+        lacking.take().is_some()
+    }
+
     /// What a method is told; `tokens` are those that were seen.
     pub(super) fn finish(self, tokens: u64) -> Captured {
         let count = self.tokens();
@@ -186,7 +275,13 @@ impl Sums {
                 };
                 match lacking {
                     Some(Lacking::Inputs(sums)) => captured.cross = differing(sums),
-                    Some(Lacking::Results(sums)) => captured.missing = differing(sums),
+                    Some(Lacking::Results { sums, squares }) => {
+                        let mean = squares.map_or(1.0, |sum| sum / tokens.max(1) as f64);
+                        captured.missing = differing(sums).filter(|_| mean > 0.0);
+                        for sum in captured.missing.iter_mut().flatten() {
+                            *sum = (f64::from(*sum) / mean) as f32;
+                        }
+                    }
                     None => {}
                 }
             }
@@ -209,6 +304,8 @@ pub(super) struct Captured {
     pub(super) filled_up_to: Option<u64>,
     pub(super) gram: Option<Symmetric>,
     pub(super) importance: Option<Vec<f32>>,
+    /// There are too few of them to say what earlier layers lost.
+    pub(super) is_uncorrected: bool,
     /// `E[(x̃ − x) xᵀ]`, with the full model's inputs x̃.
     pub(super) cross: Option<Vec<f32>>,
     /// `E[(ỹ − y) xᵀ]`, with the full model's results ỹ.

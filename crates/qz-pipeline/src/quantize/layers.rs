@@ -31,8 +31,13 @@ use crate::model_weights::ModelWeights;
 use crate::sinks::Sinks;
 use crate::stream::{Cancel, Content, Piece, check_cancelled};
 
-/// Rows of the output matrix that are quantized at a time.
+/// Weights of the output matrix that are quantized at a time.
 const OUTPUT_WEIGHTS: usize = 16 << 20;
+
+/// Rows of the output matrix that are quantized at a time.
+pub(super) fn output_rows(matrix: &Matrix) -> usize {
+    (OUTPUT_WEIGHTS / matrix.columns.max(1)).clamp(1, matrix.rows.max(1))
+}
 
 /// Everything that stays the same from layer to layer.
 pub(super) struct Layers<'a> {
@@ -78,9 +83,11 @@ impl Matrix {
 }
 
 impl Layers<'_> {
+    /// Quantizes all matrices while a text goes through the layers: those of the full model,
+    /// and those behind the token embedding that is written.
     pub(super) fn run<B: Backend>(
         &self,
-        forward: &Forward<'_, B, ModelWeights<'_>>,
+        (forward, embedded): (&Forward<'_, B, ModelWeights<'_>>, &Forward<'_, B, ModelWeights<'_>>),
         chunks: Chunks,
         sinks: &mut Sinks,
         reports: &mut Reports,
@@ -90,7 +97,7 @@ impl Layers<'_> {
             return Ok(());
         }
         let mut effort = Effort::of(self, forward, &chunks, sinks)?;
-        let mut streams = Streams::begin(forward, &chunks, self.options)?;
+        let mut streams = Streams::begin(forward, embedded, &chunks, self.options)?;
         let count = u64::from(forward.graph().layer_count());
         while streams.load_next()? {
             let (layer, graph) = (streams.quantized.layer(), streams.quantized.graph());
@@ -225,18 +232,32 @@ impl Layers<'_> {
         let collector = self.collector();
         let mut known = GroupExperts::of(experts.len());
         let (width, all) = (graph.group(group).columns, experts.len().max(1) as f64);
-        for experts in experts.chunks(collector.experts_at_once(width)) {
+        let wanted = collector.wanted(graph.group(group), streams.quantized.hidden_width());
+        let mut replacements = Vec::new();
+        for experts in experts.chunks(collector.experts_at_once(wanted)) {
             let captured = collector.captured(streams, group, experts, &mut known)?;
             effort.advance(effort.of_inputs(width) * experts.len() as f64 / all, observer);
             for (expert, captured) in captured {
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (index, matrix) in own {
-                    let found = self.replaced(streams, *index, matrix, &captured, sinks)?;
-                    reports.methods.push(self.described(matrix, &captured, found));
+                    let weights = streams.quantized.weights(*index, matrix.expert)?;
+                    let Quantized { content, replacement, lost, report } =
+                        self.quantized(matrix, &weights, &captured)?;
+                    if !sinks.is_done(0, matrix.position) {
+                        self.put(sinks, matrix, matrix.first_row(), content, lost)?;
+                    }
+                    if self.replaces() {
+                        replacements.push((*index, matrix.expert, replacement));
+                    }
+                    reports.methods.push(self.described(matrix, &captured, report));
                     let weights = (matrix.rows * matrix.columns) as u64;
                     effort.advance(effort.of_matrix(weights, matrix.columns as u64), observer);
                 }
             }
+        }
+        // Only now: what one expert became must change nothing that the others are told.
+        for (index, expert, (data_type, bytes)) in replacements {
+            streams.quantized.replace(index, expert, data_type, bytes)?;
         }
         if graph.group(group).inputs_of_all.is_some() && !known.tokens.is_empty() {
             let tokens = known.tokens.into_iter().map(|(_, tokens)| tokens).collect();
@@ -249,29 +270,6 @@ impl Layers<'_> {
             self.complete(sinks, position, observer);
         }
         Ok(())
-    }
-
-    /// Quantizes a matrix, writes it where the output has not got it yet, and lets the text
-    /// go on with what it became.
-    fn replaced<B: Backend>(
-        &self,
-        streams: &mut Streams<'_, B>,
-        index: MatrixIndex,
-        matrix: &Matrix,
-        captured: &Captured,
-        sinks: &mut Sinks,
-    ) -> Result<TensorReport, Error> {
-        let stream = &mut streams.quantized;
-        let weights = stream.weights(index, matrix.expert)?;
-        let Quantized { content, replacement: (data_type, bytes), lost, report } =
-            self.quantized(matrix, &weights, captured)?;
-        if !sinks.is_done(0, matrix.position) {
-            self.put(sinks, matrix, matrix.first_row(), content, lost)?;
-        }
-        if self.replaces() {
-            stream.replace(index, matrix.expert, data_type, bytes)?;
-        }
-        Ok(report)
     }
 
     /// The matrices, one of each expert where each has its own, that are to be quantized.
@@ -472,6 +470,7 @@ impl Layers<'_> {
             data_type: matrix.data_type.name(),
             tokens: captured.tokens,
             filled_up_to: captured.filled_up_to,
+            is_uncorrected: captured.is_uncorrected,
             report,
         }
     }
@@ -485,7 +484,7 @@ impl Layers<'_> {
         observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
     }
 
-    /// Rounds the output matrix with the importance of its inputs.
+    /// Quantizes the output matrix, some rows at a time.
     fn output(
         &self,
         captured: &Captured,
@@ -493,28 +492,30 @@ impl Layers<'_> {
         reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
-        let Some((position, data_type)) = self.chosen.output else { return Ok(()) };
-        let tensor = &self.model.tensors[position];
-        let columns = to_usize(tensor.shape.columns());
-        let importance = qz_methods::method_named("imatrix").expect("a method");
-        let options = QuantizeOptions { method: importance, ..self.options.clone() };
-        let layers = Layers { options: &options, ..*self };
-        let rows = to_usize(tensor.shape.rows());
-        let step = (OUTPUT_WEIGHTS / columns.max(1)).clamp(1, rows.max(1));
-        let mut report: Option<TensorReport> = None;
-        for first in (0..rows).step_by(step) {
-            let count = step.min(rows - first);
+        let Some((position, _)) = self.chosen.output else { return Ok(()) };
+        let whole = self.matrix(position, None);
+        let importance = QuantizeOptions {
+            method: qz_methods::method_named("imatrix").expect("a method"),
+            ..self.options.clone()
+        };
+        // Statistics of another run may have no more.
+        let has_gram = captured.gram.is_some() || self.options.method.needs() != Needs::Gram;
+        let options = if has_gram { self.options } else { &importance };
+        let layers = Layers { options, ..*self };
+        let mut parts = Vec::new();
+        for first in (0..whole.rows).step_by(output_rows(&whole)) {
+            let count = output_rows(&whole).min(whole.rows - first);
             let weights = self.read_rows(position, first, count)?;
-            let part = Matrix { position, expert: None, rows: count, columns, data_type };
-            let (bytes, part_report) = layers.blocks(&part, &weights, captured)?;
-            let suspicion = Suspicion::of_type(data_type, columns);
-            let lost = self.lost(&part, &weights, suspicion, data_type, &bytes)?;
+            let part = Matrix { rows: count, ..whole };
+            let (bytes, report) = layers.blocks(&part, &weights, captured)?;
+            let suspicion = Suspicion::of_type(part.data_type, part.columns);
+            let lost = self.lost(&part, &weights, suspicion, part.data_type, &bytes)?;
             let content = Content::Rows { row_bytes: part.row_bytes(), bytes };
             self.put(sinks, &part, first as u64, content, lost)?;
             observer.observe(Event::Advanced { weights: weights.len() as u64 });
-            report.get_or_insert(part_report).rows = rows;
+            parts.push(report);
         }
-        let whole = Matrix { position, expert: None, rows, columns, data_type };
+        let report = TensorReport::of_parts(parts);
         reports.methods.extend(report.map(|report| self.described(&whole, captured, report)));
         self.complete(sinks, position, observer);
         Ok(())

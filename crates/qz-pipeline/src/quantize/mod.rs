@@ -156,11 +156,11 @@ fn one<B: Backend>(
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
+    let streams = if options.propagates() { 2 } else { 1 };
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
         Needs::Nothing => None,
         _ => {
-            let streams = if options.propagates() { 2 } else { 1 };
             let (window, share) = (model.sliding_window, options.compute.share(streams));
             Some(Forward::new(backend, &weights, &model.metadata, window, share)?)
         }
@@ -243,7 +243,11 @@ fn one<B: Backend>(
             match (&calibration, &known) {
                 (Some(calibration), _) => {
                     let chunks = calibration.chunks.clone();
-                    layers.run(forward, chunks, &mut sinks, &mut reports, observer)
+                    let (window, share) = (model.sliding_window, options.compute.share(streams));
+                    let embedded = chosen.embedded(model, &plans[0], options);
+                    let embedded =
+                        Forward::new(backend, &embedded, &model.metadata, window, share)?;
+                    layers.run((forward, &embedded), chunks, &mut sinks, &mut reports, observer)
                 }
                 (None, Some(known)) => {
                     layers.run_known(forward, known, &mut sinks, &mut reports, observer)
