@@ -284,6 +284,42 @@ fn propagation_is_another_choice() {
     assert!(file(&["--threads", "3", "--max-memory", "2M"]) == whole);
 }
 
+/// Statistics of a quantized model beside the full one correct as a text does; of a model
+/// beside itself they are those of the model alone.
+#[test]
+fn statistics_tell_what_was_lost() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let data = prose(folder.path());
+    let quantized = at("quantized.gguf");
+    quantize(&["convert", text(&demo()), "--to", "q3_k_s", "-o", text(&quantized)])
+        .expect_success();
+    let collected = |name: &str, more: &[&str]| {
+        let (model, output) = (demo(), at(name));
+        let given = ["calibrate", text(&model), "--data", text(&data), "-o", text(&output)];
+        let fixed = ["--ctx", "64", "--chunks", "12", "--collect", "grams"];
+        quantize(&[&given[..], &fixed, more].concat()).expect_success();
+        output
+    };
+    let chosen = |stats: &Path, more: &[&str]| {
+        let (model, output) = (demo(), at("out.gguf"));
+        let given = ["quantize", text(&model), "--stats", text(stats), "-o", text(&output)];
+        let fixed = ["--to", "q3_k_s", "--force", "--json"];
+        let report = quantize(&[&given[..], &fixed, more].concat()).expect_success().json();
+        let methods = report["outputs"][0]["methods"].as_array().expect("a list").clone();
+        assert!(methods.iter().all(|method| method["fallback"].is_null()), "{report}");
+        assert!(methods.iter().all(|method| method["damping"].is_number()), "{report}");
+        fs::read(output).expect("read")
+    };
+    let beside = collected("beside.gguf", &["--beside", text(&quantized)]);
+    let corrected = chosen(&beside, &[]);
+    assert!(corrected == chosen(&beside, &["--propagation", "1"]));
+    assert!(corrected != chosen(&beside, &["--propagation", "0"]));
+    let itself = collected("itself.gguf", &["--beside", text(&demo())]);
+    let alone = collected("alone.gguf", &["--process-output", "--activations", "f32"]);
+    assert!(chosen(&itself, &[]) == chosen(&alone, &[]));
+}
+
 #[test]
 fn refusals() {
     let folder = scratch();

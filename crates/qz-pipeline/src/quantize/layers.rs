@@ -13,9 +13,8 @@ use qz_models::graph::{GroupIndex, MatrixIndex};
 use qz_tensor::DataType;
 
 use super::QuantizeOptions;
-use super::capture::Captured;
+use super::captured::Captured;
 use super::effort::Effort;
-use super::inputs::{Collector, GroupExperts, Stream, Streams};
 use super::known::Known;
 use super::packed::PackedMatrix;
 use super::plan::Chosen;
@@ -29,6 +28,7 @@ use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
 use crate::sinks::Sinks;
+use crate::statistics::{Collected, Collector, GroupExperts, Stream, Streams};
 use crate::stream::{Cancel, Content, Piece, check_cancelled};
 
 /// Weights of the output matrix that are quantized at a time.
@@ -97,7 +97,8 @@ impl Layers<'_> {
             return Ok(());
         }
         let mut effort = Effort::of(self, forward, &chunks, sinks)?;
-        let mut streams = Streams::begin(forward, embedded, &chunks, self.options)?;
+        let full = self.options.propagates().then_some(forward);
+        let mut streams = Streams::begin(full, embedded, &chunks, self.options.experts.routing())?;
         let count = u64::from(forward.graph().layer_count());
         while streams.load_next()? {
             let (layer, graph) = (streams.quantized.layer(), streams.quantized.graph());
@@ -127,7 +128,8 @@ impl Layers<'_> {
             return Ok(());
         }
         observer.observe(Event::At { part: "output matrix", number: 1, count: 1, steady: true });
-        let captured = self.collector().output(&mut streams, columns)?;
+        let Collected { sums, tokens, .. } = self.collector().output(&mut streams, columns)?;
+        let captured = Captured::of(sums, tokens);
         self.output(&captured, sinks, reports, observer)
     }
 
@@ -141,7 +143,10 @@ impl Layers<'_> {
         reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
-        for group in Group::of_model(forward, false)? {
+        for group in Group::of_model(forward, true)? {
+            if group.layer.is_none() {
+                return self.known_output(&group, known, sinks, reports, observer);
+            }
             let is_open = |name: &String| {
                 self.chosen.position(name).filter(|position| !sinks.is_done(0, *position))
             };
@@ -166,14 +171,22 @@ impl Layers<'_> {
             }
             open.into_iter().for_each(|position| self.complete(sinks, position, observer));
         }
-        let Some((position, _)) = self.chosen.output.filter(|(at, _)| !sinks.is_done(0, *at))
-        else {
+        Ok(())
+    }
+
+    /// Quantizes the output matrix, with what is known of its inputs.
+    fn known_output(
+        &self,
+        group: &Group,
+        known: &Known,
+        sinks: &mut Sinks,
+        reports: &mut Reports,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        if self.chosen.output.is_none_or(|(position, _)| sinks.is_done(0, position)) {
             return Ok(());
-        };
-        let name = &self.model.tensors[position].name;
-        let columns = to_usize(self.model.tensors[position].shape.columns());
-        let captured =
-            Captured { importance: known.importance(name, 0, columns)?, ..Captured::default() };
+        }
+        let captured = known.whatever(group, 0, self.options.method.needs())?;
         self.output(&captured, sinks, reports, observer)
     }
 
@@ -195,7 +208,16 @@ impl Layers<'_> {
     }
 
     pub(super) fn collector(&self) -> Collector<'_> {
-        Collector { options: self.options, workers: self.workers, cancel: self.cancel }
+        let gram = self.options.method.needs() == Needs::Gram;
+        Collector {
+            moments: !gram,
+            gram,
+            is_beside: self.options.propagates(),
+            experts: self.options.experts,
+            max_memory: self.options.compute.max_memory,
+            workers: self.workers,
+            cancel: self.cancel,
+        }
     }
 
     /// Whether later layers see what earlier ones became.
@@ -235,9 +257,10 @@ impl Layers<'_> {
         let wanted = collector.wanted(graph.group(group), streams.quantized.hidden_width());
         let mut replacements = Vec::new();
         for experts in experts.chunks(collector.experts_at_once(wanted)) {
-            let captured = collector.captured(streams, group, experts, &mut known)?;
+            let collected = collector.collect(streams, group, experts, &mut known)?;
             effort.advance(effort.of_inputs(width) * experts.len() as f64 / all, observer);
-            for (expert, captured) in captured {
+            for Collected { expert, sums, tokens, is_uncorrected } in collected {
+                let captured = Captured { is_uncorrected, ..Captured::of(sums, tokens) };
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (index, matrix) in own {
                     let weights = streams.quantized.weights(*index, matrix.expert)?;

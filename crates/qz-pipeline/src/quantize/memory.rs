@@ -1,15 +1,15 @@
 //! How much memory the matrices of decoder layers take, known before the first is read.
 
 use qz_kernels::backend::Backend;
-use qz_methods::{Needs, weights_under_way};
+use qz_methods::weights_under_way;
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward};
 
-use super::capture::Wanted;
 use super::layers::{Layers, output_rows};
 use crate::error::Error;
 use crate::model::to_usize;
 use crate::model_weights::ModelWeights;
+use crate::statistics::Wanted;
 
 /// The program, its tables and threads, and what the allocator keeps of freed memory.
 const PROGRAM: u64 = 64 << 20;
@@ -106,7 +106,7 @@ impl Layers<'_> {
 
     /// Sums, those of all experts beside them, and what is prepared of one of them.
     fn statistics_bytes(&self, wanted: Wanted, experts: usize) -> u64 {
-        let prepared = if wanted.needs == Needs::Gram { 2 * wanted.input_bytes() } else { 0 };
+        let prepared = 2 * wanted.gram_bytes();
         // What the sums of what is lacking make of targets, in two orders.
         let targets = 2 * wanted.lacking_bytes();
         let of_all = u64::from(experts > 1 && self.options.experts.prior > 0);

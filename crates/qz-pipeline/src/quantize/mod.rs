@@ -10,8 +10,8 @@
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
 mod capture;
+mod captured;
 mod effort;
-mod inputs;
 mod known;
 mod layers;
 mod memory;
@@ -63,13 +63,37 @@ pub struct QuantizeOptions {
     pub text: Option<DataOptions>,
     /// Statistics that an earlier run collected, instead of a text.
     pub statistics: Option<PathBuf>,
+    /// What becomes of the correction for earlier layers where statistics do not tell how.
+    pub propagation: Propagation,
     /// Which of the text's tokens count as an expert's.
     pub experts: ExpertOptions,
     /// How the forward pass computes.
     pub compute: ComputeOptions,
 }
 
+/// Whether the correction for earlier layers was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// It is left out where statistics do not tell what was lost.
+    #[default]
+    WherePossible,
+    /// That is an error.
+    Asked,
+}
+
 impl QuantizeOptions {
+    /// These, as far as statistics of another run tell what was lost.
+    fn fitting(&self, known: Option<&Known>) -> Result<Self, Error> {
+        let mut own = self.clone();
+        if self.propagates() && known.is_some_and(|known| !known.has_cross()) {
+            if self.propagation == Propagation::Asked {
+                return Err(Error::PropagationWithoutText);
+            }
+            own.options.gptq.propagation = 0.0;
+        }
+        Ok(own)
+    }
+
     /// Whether matrices make up for what was lost before them.
     fn propagates(&self) -> bool {
         self.method.needs() == Needs::Gram && self.options.gptq.propagation != 0.0
@@ -149,9 +173,8 @@ fn one<B: Backend>(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<QuantizeReport, Error> {
-    if options.propagates() && options.statistics.is_some() {
-        return Err(Error::PropagationWithoutText);
-    }
+    let known = options.statistics.as_deref().map(Known::open).transpose()?;
+    let options = &options.fitting(known.as_ref())?;
     let planning = plan_all(model, std::slice::from_ref(&output.target), &options.convert.plan)?;
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
@@ -178,10 +201,11 @@ fn one<B: Backend>(
     if !uncovered.is_empty() {
         return Err(Error::MissingImportance(uncovered));
     }
-    let (mut calibration, mut known) = (None, None);
-    match (&options.statistics, &options.text) {
+    let mut calibration = None;
+    let known = known.filter(|_| !chosen.is_empty());
+    match (&known, &options.text) {
         _ if chosen.is_empty() => {}
-        (Some(path), _) => known = Some(Known::open(path)?),
+        (Some(_), _) => {}
         (None, Some(text)) => calibration = Some(Calibration::read(model, text, cancel, observer)?),
         (None, None) => return Err(Error::NoCalibration(options.method.name())),
     }
