@@ -19,6 +19,7 @@ use super::known::Known;
 use super::packed::PackedMatrix;
 use super::plan::Chosen;
 use super::report::{MethodTensor, Reports};
+use super::rest::Rest;
 use crate::calibrate::{ExpertCoverage, Group};
 use crate::error::Error;
 use crate::event::{Event, Observer};
@@ -89,6 +90,7 @@ impl Layers<'_> {
         &self,
         (forward, embedded): (&Forward<'_, B, ModelWeights<'_>>, &Forward<'_, B, ModelWeights<'_>>),
         chunks: Chunks,
+        rest: &mut Rest<'_>,
         sinks: &mut Sinks,
         reports: &mut Reports,
         observer: &mut dyn Observer,
@@ -115,6 +117,7 @@ impl Layers<'_> {
             for (group, _) in graph.numbered() {
                 self.group(&mut streams, group, sinks, reports, &mut effort, observer)?;
             }
+            rest.encode(Some(layer), sinks, observer)?;
             if self.chosen.output.is_none() && streams.quantized.is_at_last_layer() {
                 // Nobody asks what comes out of it.
                 return Ok(());
@@ -139,11 +142,17 @@ impl Layers<'_> {
         &self,
         forward: &Forward<'_, B, ModelWeights<'_>>,
         known: &Known,
+        rest: &mut Rest<'_>,
         sinks: &mut Sinks,
         reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
+        let mut layer = None;
         for group in Group::of_model(forward, true)? {
+            if group.layer != layer {
+                rest.encode(layer, sinks, observer)?;
+                layer = group.layer;
+            }
             if group.layer.is_none() {
                 return self.known_output(&group, known, sinks, reports, observer);
             }

@@ -18,6 +18,7 @@ mod memory;
 mod packed;
 mod plan;
 mod report;
+mod rest;
 
 use std::path::{Path, PathBuf};
 
@@ -39,16 +40,16 @@ use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
-use crate::plan::peak_memory;
 use crate::planning::{PlanOptions, plan_all};
 use crate::sinks::Sinks;
-use crate::stream::{Cancel, Work, unless_cancelled};
+use crate::stream::{Cancel, unless_cancelled};
 use crate::target::Target;
 use capture::Calibration;
 use known::Known;
 use layers::Layers;
 use plan::Chosen;
 use report::Reports;
+use rest::Rest;
 
 /// How to quantize.
 #[derive(Clone)]
@@ -244,24 +245,23 @@ fn one<B: Backend>(
     // What is outside of the layers goes at another pace.
     observer.observe(Event::At { part: "", number: 0, count: 0, steady: chosen.is_empty() });
     let work = sinks.remaining_work(model, plans, &measures, &options.convert.plan);
-    let (rest, positions): (Vec<Work<'_>>, Vec<usize>) = work
-        .into_iter()
-        .zip(&wanted)
-        .filter(|(_, position)| !chosen.has(**position))
-        .map(|(work, position)| (work, *position))
-        .unzip();
     let rows = Rows { model, plans, threads: options.convert.threads };
+    let rest =
+        work.into_iter().zip(wanted.iter().copied()).filter(|(_, position)| !chosen.has(*position));
+    let mut rest = Rest::new(rows, rest, !chosen.is_empty(), cancel);
     let measures = &measures;
     let layers = Layers { model, plans, measures, chosen: &chosen, options, workers, cancel };
-    let mut memory_bound_bytes = peak_memory(&rest, 1, threads);
+    let [outside, in_layer] = rest.peak_memory();
+    let mut memory_bound_bytes = outside;
     if let Some(forward) = forward.as_ref().filter(|_| !chosen.is_empty()) {
         let chunks = calibration.as_ref().map(|calibration| &calibration.chunks);
-        memory_bound_bytes = memory_bound_bytes.max(layers.memory_bound(forward, chunks)?);
+        let bound = layers.memory_bound(forward, chunks)? + in_layer;
+        memory_bound_bytes = memory_bound_bytes.max(bound);
     }
     observer.observe(Event::Memory { bound: memory_bound_bytes });
     let mut reports = Reports::default();
-    let outcome = rows
-        .encode(&mut sinks, &rest, &positions, cancel, observer)
+    let outcome = rest
+        .encode(None, &mut sinks, observer)
         .and_then(|()| {
             let Some(forward) = &forward else { return Ok(()) };
             match (&calibration, &known) {
@@ -271,14 +271,22 @@ fn one<B: Backend>(
                     let embedded = chosen.embedded(model, &plans[0], options);
                     let embedded =
                         Forward::new(backend, &embedded, &model.metadata, window, share)?;
-                    layers.run((forward, &embedded), chunks, &mut sinks, &mut reports, observer)
+                    layers.run(
+                        (forward, &embedded),
+                        chunks,
+                        &mut rest,
+                        &mut sinks,
+                        &mut reports,
+                        observer,
+                    )
                 }
                 (None, Some(known)) => {
-                    layers.run_known(forward, known, &mut sinks, &mut reports, observer)
+                    layers.run_known(forward, known, &mut rest, &mut sinks, &mut reports, observer)
                 }
                 (None, None) => Ok(()),
             }
         })
+        .and_then(|()| rest.encode_all(&mut sinks, observer))
         .and_then(|()| check_unchanged(model, &options.convert.plan))
         .and_then(|()| {
             let text = calibration.as_ref().map(|calibration| &calibration.files);
