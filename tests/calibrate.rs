@@ -447,8 +447,9 @@ fn bad_data() {
 /// A model with the matrices of some names rounded.
 fn rounded(model: &Path, output: &Path, names: &str) {
     let wish = format!("{names}=q4_0");
-    let given = ["convert", text(model), "--to", "f32", "--tensor-type", &wish];
-    quantize(&[&given[..], &["-o", text(output)]].concat()).expect_success();
+    let given = ["convert", text(model), "--to", "q4_0", "-o", text(output)];
+    let types = ["--tensor-type", &wish, "--tensor-type", ".=f32"];
+    quantize(&[&given[..], &types].concat()).expect_success();
 }
 
 /// Where the sums of what is lacking are not zero: of layers and groups, in order.

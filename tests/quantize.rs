@@ -314,10 +314,16 @@ fn statistics_tell_what_was_lost() {
     let beside = collected("beside.gguf", &["--beside", text(&quantized)]);
     let corrected = chosen(&beside, &[]);
     assert!(corrected == chosen(&beside, &["--propagation", "1"]));
-    assert!(corrected != chosen(&beside, &["--propagation", "0"]));
+    let plain = chosen(&beside, &["--propagation", "0"]);
+    assert!(corrected != plain);
+    // What a coarser model lacks is none of a finer one's.
+    let finer = ["--tensor-type", "blk=q6_k"];
+    let uncorrected = chosen(&beside, &finer);
+    assert!(uncorrected == chosen(&beside, &[&finer[..], &["--propagation", "0"]].concat()));
+    assert!(uncorrected != chosen(&beside, &[&finer[..], &["--propagation", "1"]].concat()));
     let itself = collected("itself.gguf", &["--beside", text(&demo())]);
     let alone = collected("alone.gguf", &["--process-output", "--activations", "f32"]);
-    assert!(chosen(&itself, &[]) == chosen(&alone, &[]));
+    assert!(chosen(&itself, &["--propagation", "1"]) == chosen(&alone, &[]));
 }
 
 #[test]

@@ -31,6 +31,6 @@ pub use importance::{Entry, ImportanceMatrix};
 pub use moments::Moments;
 pub use statistics_file::{
     CrossEntry, GRAM, GramEntry, INPUT_CROSS, MAGNITUDES, RESULT_CROSS, StatisticsFile,
-    TOKEN_COUNTS, mark_version,
+    TOKEN_COUNTS, tell_quantized,
 };
 pub use sums::{ImportanceSums, TensorSums};

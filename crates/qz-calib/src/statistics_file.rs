@@ -19,7 +19,7 @@ use std::path::Path;
 
 use qz_gguf::GgufFile;
 use qz_linalg::{packed_len, unpack};
-use qz_tensor::{DataType, Location, Metadata, TensorIndex, TensorSource};
+use qz_tensor::{DataType, Location, Metadata, TensorIndex, TensorSource, Value};
 
 use crate::error::{Error, Fault};
 
@@ -40,9 +40,14 @@ const VERSION_KEY: &str = "quantize.statistics.version";
 /// nothing that needs one.
 const VERSION: u32 = 1;
 
-/// Says in a file's metadata that it has sums of what a quantized model lacks.
-pub fn mark_version(metadata: &mut Metadata) {
+/// The key that says how many bits a weight of the quantized model takes.
+const BITS_KEY: &str = "quantize.statistics.bits_per_weight";
+
+/// Says in a file's metadata that it has sums of what a quantized model lacks, which has so
+/// many bits per weight.
+pub fn tell_quantized(metadata: &mut Metadata, bits_per_weight: f64) {
     metadata.set(VERSION_KEY, VERSION);
+    metadata.set(BITS_KEY, bits_per_weight as f32);
 }
 
 /// A file with Gram matrices. They are read when they are asked for.
@@ -87,10 +92,12 @@ impl StatisticsFile {
         }
     }
 
-    /// True if it has sums of what a quantized model lacks.
-    pub fn has_cross(&self) -> bool {
-        let ends = |name: &str| name.ends_with(INPUT_CROSS) || name.ends_with(RESULT_CROSS);
-        self.file.tensors().iter().any(|info| ends(&info.name))
+    /// The bits per weight of the quantized model, if it says what one lacks.
+    pub fn quantized_bits(&self) -> Option<f64> {
+        match self.file.metadata().get(BITS_KEY)? {
+            Value::F32(bits) => Some(f64::from(*bits)),
+            _ => None,
+        }
     }
 
     /// The Gram matrix of the group whose first matrix is called `name`, of inputs of

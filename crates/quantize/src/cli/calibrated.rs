@@ -75,7 +75,7 @@ pub(crate) struct Quantize {
     /// Correct for the errors of earlier layers: 0 not at all, 1 fully [default: 1 where possible]
     ///
     /// The full model reads the text beside the quantized one. Statistics tell what is lost if
-    /// they were collected with --beside. Experts with fewer tokens than
+    /// they were collected --beside a model of about as many bits. Experts with fewer tokens than
     /// columns are left out, and named in the report.
     #[arg(long, value_name = "X", value_parser = parse_amount)]
     #[arg(help_heading = METHOD, hide_short_help = true)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use qz_calib::sums::{entry_tensors, metadata, tensor, to_bytes};
 use qz_calib::{
     GRAM, INPUT_CROSS, ImportanceSums, MAGNITUDES, Moments, RESULT_CROSS, TOKEN_COUNTS, TensorSums,
-    mark_version,
+    tell_quantized,
 };
 use qz_gguf::{GgufLayout, GgufSink};
 use qz_kernels::backend::Backend;
@@ -145,7 +145,7 @@ impl<'a> File<'a> {
         options: &'a CalibrateOptions,
         text: &Chunks,
         identity: &str,
-        vocabulary: usize,
+        (vocabulary, quantized_bits): (usize, Option<f64>),
     ) -> Result<Self, Error> {
         let chunk_size = u32::try_from(options.data.context).unwrap_or(u32::MAX);
         check_fits(groups, earlier, options, path)?;
@@ -178,8 +178,8 @@ impl<'a> File<'a> {
         };
         if options.format == StatisticsFormat::Gguf {
             let mut metadata = metadata(&datasets, chunks, chunk_size);
-            if options.beside.is_some() {
-                mark_version(&mut metadata);
+            if let Some(bits) = quantized_bits {
+                tell_quantized(&mut metadata, bits);
             }
             let layout = GgufLayout::new(path, &metadata, &tensors, None)?;
             file.bytes = layout.size();

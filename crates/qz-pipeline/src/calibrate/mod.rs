@@ -211,7 +211,7 @@ impl Computation for Calibrating<'_> {
                 options,
                 &text.chunks,
                 &identity,
-                vocabulary,
+                (vocabulary, beside.as_ref().map(Model::bits_per_weight)),
             )?,
             coverage: Vec::new(),
             warnings,

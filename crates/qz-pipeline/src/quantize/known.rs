@@ -80,9 +80,9 @@ impl Known {
         Ok(captured)
     }
 
-    /// True if it says what a quantized model lacks.
-    pub(super) fn has_cross(&self) -> bool {
-        self.grams.has_cross()
+    /// The bits per weight of the quantized model, if it says what one lacks.
+    pub(super) fn quantized_bits(&self) -> Option<f64> {
+        self.grams.quantized_bits()
     }
 
     /// The importance of a tensor's columns, if the file has it.

@@ -20,6 +20,7 @@ mod plan;
 mod report;
 mod rest;
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use qz_kernels::Workers;
@@ -50,6 +51,10 @@ use layers::Layers;
 use plan::Chosen;
 use report::Reports;
 use rest::Rest;
+
+/// Statistics of a quantized model correct targets of so many times its bits per weight: finer
+/// ones lose less and would be made worse, much coarser ones lose something else.
+const NEAR: RangeInclusive<f64> = 0.8..=1.1;
 
 /// How to quantize.
 #[derive(Clone)]
@@ -83,15 +88,31 @@ pub enum Propagation {
 }
 
 impl QuantizeOptions {
-    /// These, as far as statistics of another run tell what was lost.
-    fn fitting(&self, known: Option<&Known>) -> Result<Self, Error> {
-        let mut own = self.clone();
-        if self.propagates() && known.is_some_and(|known| !known.has_cross()) {
-            if self.propagation == Propagation::Asked {
-                return Err(Error::PropagationWithoutText);
-            }
-            own.options.gptq.propagation = 0.0;
+    /// These, as far as statistics of another run tell what a target loses, of so many bits
+    /// per weight.
+    fn fitting(
+        &self,
+        known: &Known,
+        bits: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, Error> {
+        let is_asked = self.propagation == Propagation::Asked;
+        let found = match (self.propagates(), known.quantized_bits()) {
+            (false, _) => return Ok(self.clone()),
+            (true, None) if is_asked => return Err(Error::PropagationWithoutText),
+            (true, found) => found,
+        };
+        if found.is_some_and(|found| is_asked || NEAR.contains(&(bits / found))) {
+            return Ok(self.clone());
         }
+        if let Some(found) = found {
+            observer.observe(Event::Warning(&format!(
+                "the statistics are of a model with {found:.2} bits per weight, the target has \
+                 {bits:.2}: it is not corrected for earlier layers, which lose other things in it"
+            )));
+        }
+        let mut own = self.clone();
+        own.options.gptq.propagation = 0.0;
         Ok(own)
     }
 
@@ -175,8 +196,16 @@ fn one<B: Backend>(
     observer: &mut dyn Observer,
 ) -> Result<QuantizeReport, Error> {
     let known = options.statistics.as_deref().map(Known::open).transpose()?;
-    let options = &options.fitting(known.as_ref())?;
     let planning = plan_all(model, std::slice::from_ref(&output.target), &options.convert.plan)?;
+    let fitting;
+    let options = match &known {
+        None => options,
+        Some(known) => {
+            let bits = plan::bits_per_weight(model, &planning.targets[0]);
+            fitting = options.fitting(known, bits, observer)?;
+            &fitting
+        }
+    };
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }

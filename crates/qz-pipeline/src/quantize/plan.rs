@@ -13,7 +13,7 @@ use super::QuantizeOptions;
 use crate::convert::Output;
 use crate::error::Error;
 use crate::format::TargetPlan;
-use crate::model::Model;
+use crate::model::{Model, ModelTensor};
 use crate::model_weights::ModelWeights;
 use crate::planning::importance_of;
 
@@ -131,4 +131,20 @@ impl Chosen {
     pub(super) fn position(&self, name: &str) -> Option<usize> {
         self.names.get(name).copied()
     }
+}
+
+/// Bits per weight of what is planned for a model.
+pub(super) fn bits_per_weight(model: &Model, plan: &TargetPlan) -> f64 {
+    let bytes = |(position, tensor): (usize, &ModelTensor)| {
+        let shape = &tensor.shape;
+        let data_type = plan.assignments[position].data_type;
+        let Some(place) = plan.packed(position) else {
+            return shape.byte_size(data_type).unwrap_or(0);
+        };
+        let parts = place.layout.parts(place.matrix).unwrap_or_default();
+        let sizes = parts.iter().filter_map(|part| part.shape.byte_size(part.data_type).ok());
+        sizes.sum::<u64>() * place.parts.len() as u64
+    };
+    let bytes: u64 = model.tensors.iter().enumerate().map(bytes).sum();
+    bytes as f64 * 8.0 / model.weights().max(1) as f64
 }
