@@ -444,6 +444,52 @@ fn bad_data() {
     check(&endless, "endless.jsonl", refused, "does not come to an end");
 }
 
+/// A model with the matrices of some names rounded.
+fn rounded(model: &Path, output: &Path, names: &str) {
+    let wish = format!("{names}=q4_0");
+    let given = ["convert", text(model), "--to", "q4_0", "-o", text(output)];
+    let types = ["--tensor-type", &wish, "--tensor-type", ".=f32"];
+    quantize(&[&given[..], &types].concat()).expect_success();
+}
+
+/// Where the sums of what is lacking are not zero: of layers and groups, in order.
+fn lacking(path: &Path) -> Vec<String> {
+    let is_cross = |name: &str| name.ends_with(".in_cross") || name.ends_with(".out_cross");
+    let all = tensors(path).into_iter().filter(|(name, _)| is_cross(name));
+    all.filter(|(_, sums)| sums.iter().any(|sum| *sum != 0.0)).map(|(name, _)| name).collect()
+}
+
+/// What a quantized model lacks begins behind the first matrix that is rounded, whose own
+/// error is none of it: what a target makes of that matrix is another one.
+#[test]
+fn what_a_quantized_model_lacks_is_told_behind_its_first_error() {
+    let check = |name: &str, matrix: &str, expected: &[&str]| {
+        let folder = scratch();
+        let at = |name: &str| folder.path().join(name);
+        let (model, quantized, stats) =
+            (fixtures().join("tiny").join(name), at("q.gguf"), at("s.gguf"));
+        rounded(&model, &quantized, matrix);
+        let beside = ["--beside", text(&quantized), "--collect", "grams", "--expert-prior", "0"];
+        let more = ["--ctx", "64", "--chunks", "24"];
+        calibrate(&model, &stats, &[&beside[..], &more].concat()).expect_success();
+        assert_eq!(lacking(&stats), expected, "{name}, {matrix}");
+    };
+    let layer = [
+        "blk.1.attn_q.weight.in_cross",
+        "blk.1.attn_output.weight.out_cross",
+        "blk.1.ffn_gate.weight.in_cross",
+        "blk.1.ffn_down.weight.out_cross",
+    ];
+    check("llama-spm", r"blk\.0\.ffn_down", &layer);
+    check("llama-spm", r"blk\.1\.attn_q", &layer[1..]);
+    check("llama-spm", r"blk\.1\.attn_output", &layer[2..]);
+    check("llama-spm", r"blk\.1\.ffn_down", &[]);
+    let mixture = ["blk.1.ffn_gate_exps.weight.in_cross", "blk.1.ffn_down_exps.weight.out_cross"];
+    let last = ["output.weight.in_cross"];
+    check("mixtral", r"blk\.1\.attn_output", &[&mixture[..], &last].concat());
+    check("mixtral", r"blk\.1\.ffn_down", &last);
+}
+
 #[test]
 fn bad_statistics() {
     let (folder, model) = (scratch(), fixtures().join("tiny/mixtral"));
@@ -463,6 +509,9 @@ fn bad_statistics() {
     check(&["--resume"], 3, "no such file");
     check(&["--collect", "grams", "--in-file", text(&own)], 5, "one run");
     check(&["--collect", "grams", "--output-format", "dat"], 5, "legacy");
+    check(&["--beside", text(&model)], 2, "Gram matrices");
+    let demo = fixtures().join("demo-llama");
+    check(&["--beside", text(&demo), "--collect", "grams"], 3, "vocabulary");
     let run = quantize(&[
         "calibrate",
         "--in-file",

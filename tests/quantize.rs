@@ -49,6 +49,9 @@ fn feedback_loses_less_than_rounding() {
         let result = tensor["losses"]["result"].as_f64().expect("a number");
         assert!(result < rounding, "{tensor}");
     }
+    let output_matrix = tensors.iter().find(|tensor| tensor["tensor"] == "output.weight");
+    let output_matrix = output_matrix.expect("the output matrix");
+    assert!(output_matrix["damping"].is_number(), "{output_matrix}");
     quantize(&["verify", text(&output), "--source", text(&demo())]).expect_success();
 }
 
@@ -212,6 +215,7 @@ fn experts_without_tokens_get_the_mean_and_are_named() {
     assert!(all.iter().any(|expert| expert["tokens"] == 0));
     for expert in &all {
         assert_eq!(expert["filled_up_to"], 64, "{expert}");
+        assert_eq!(expert["uncorrected"], true, "{expert}");
         assert!(expert["losses"]["result"].is_number() && expert["fallback"].is_null(), "{expert}");
     }
     assert!(quantized(&["--threads", "2"]).1 == bytes);
@@ -250,6 +254,15 @@ fn memory_changes_no_byte() {
     let expected = file("2G", "200");
     assert!(file("200K", "200") == expected);
     assert!(file("2G", "64") != expected);
+    // Experts that were given tokens for each of their columns make up for earlier layers.
+    let (run, corrected) = mixture(&data, "24", &["--expert-prior", "0"]);
+    let is_left_out = |expert: &serde_json::Value| expert["uncorrected"] == true;
+    for expert in experts(&run) {
+        assert_eq!(expert["tokens"].as_u64() < expert["columns"].as_u64(), is_left_out(&expert));
+    }
+    assert!(experts(&run).iter().any(|expert| !is_left_out(expert)));
+    let plain = ["--expert-prior", "0", "--propagation", "0"];
+    assert!(mixture(&data, "24", &plain).1 != corrected);
 }
 
 /// With the full model's inputs beside, matrices make up for those before them.
@@ -269,6 +282,48 @@ fn propagation_is_another_choice() {
     let whole = file(&["--threads", "1"]);
     assert!(half != plain && whole != half && file(&["--propagation", "1"]) == whole);
     assert!(file(&["--threads", "3", "--max-memory", "2M"]) == whole);
+}
+
+/// Statistics of a quantized model beside the full one correct as a text does; of a model
+/// beside itself they are those of the model alone.
+#[test]
+fn statistics_tell_what_was_lost() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let data = prose(folder.path());
+    let quantized = at("quantized.gguf");
+    quantize(&["convert", text(&demo()), "--to", "q3_k_s", "-o", text(&quantized)])
+        .expect_success();
+    let collected = |name: &str, more: &[&str]| {
+        let (model, output) = (demo(), at(name));
+        let given = ["calibrate", text(&model), "--data", text(&data), "-o", text(&output)];
+        let fixed = ["--ctx", "64", "--chunks", "12", "--collect", "grams"];
+        quantize(&[&given[..], &fixed, more].concat()).expect_success();
+        output
+    };
+    let chosen = |stats: &Path, more: &[&str]| {
+        let (model, output) = (demo(), at("out.gguf"));
+        let given = ["quantize", text(&model), "--stats", text(stats), "-o", text(&output)];
+        let fixed = ["--to", "q3_k_s", "--force", "--json"];
+        let report = quantize(&[&given[..], &fixed, more].concat()).expect_success().json();
+        let methods = report["outputs"][0]["methods"].as_array().expect("a list").clone();
+        assert!(methods.iter().all(|method| method["fallback"].is_null()), "{report}");
+        assert!(methods.iter().all(|method| method["damping"].is_number()), "{report}");
+        fs::read(output).expect("read")
+    };
+    let beside = collected("beside.gguf", &["--beside", text(&quantized)]);
+    let corrected = chosen(&beside, &[]);
+    assert!(corrected == chosen(&beside, &["--propagation", "1"]));
+    let plain = chosen(&beside, &["--propagation", "0"]);
+    assert!(corrected != plain);
+    // What a coarser model lacks is none of a finer one's.
+    let finer = ["--tensor-type", "blk=q6_k"];
+    let uncorrected = chosen(&beside, &finer);
+    assert!(uncorrected == chosen(&beside, &[&finer[..], &["--propagation", "0"]].concat()));
+    assert!(uncorrected != chosen(&beside, &[&finer[..], &["--propagation", "1"]].concat()));
+    let itself = collected("itself.gguf", &["--beside", text(&demo())]);
+    let alone = collected("alone.gguf", &["--process-output", "--activations", "f32"]);
+    assert!(chosen(&itself, &["--propagation", "1"]) == chosen(&alone, &[]));
 }
 
 #[test]

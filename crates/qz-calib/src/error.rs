@@ -128,6 +128,9 @@ pub enum Fault {
     /// Sums that do not fit those of another file.
     #[error("sums of another shape than in the files before; they belong to different models")]
     OtherShape,
+    /// Content of a kind that this program does not know.
+    #[error("statistics of version {0}, written by a newer version of this program")]
+    Newer(u64),
     /// A legacy name that is no text.
     #[error("a tensor name is not UTF-8")]
     Name,
@@ -148,6 +151,7 @@ impl Fault {
             Self::Length { .. } => "importance-length",
             Self::Name => "importance-name",
             Self::OtherShape => "importance-shape",
+            Self::Newer(_) => "statistics-version",
         }
     }
 }

@@ -29,5 +29,8 @@ pub mod sums;
 pub use error::{Error, Fault};
 pub use importance::{Entry, ImportanceMatrix};
 pub use moments::Moments;
-pub use statistics_file::{GRAM, GramEntry, MAGNITUDES, StatisticsFile, TOKEN_COUNTS};
+pub use statistics_file::{
+    CrossEntry, GRAM, GramEntry, INPUT_CROSS, MAGNITUDES, RESULT_CROSS, StatisticsFile,
+    TOKEN_COUNTS, tell_quantized,
+};
 pub use sums::{ImportanceSums, TensorSums};

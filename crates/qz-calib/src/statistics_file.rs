@@ -2,6 +2,13 @@
 //! matrices that share inputs there is one, named after the first of them:
 //! `NAME.gram`, f32, the packed upper triangle ([`qz_linalg::unpack`]) of `XᵀX`, for each
 //! expert in turn. Programs that look for importance alone pass over it.
+//!
+//! A file that was collected with a full and a quantized model side by side has for each
+//! group, too, what the quantized model lacks, with its inputs x: `NAME.in_cross`, the sum of
+//! `(x̃ − x) xᵀ` with the full model's inputs x̃; or, where products are added to hidden states,
+//! `NAME.out_cross`, the sum of `(ỹ − y) xᵀ` with these states. Both are f32, row by row, for
+//! each expert in turn; zeros where nothing is known. Such files say
+//! `quantize.statistics.version`.
 
 #![cfg_attr(
     not(test),
@@ -12,16 +19,36 @@ use std::path::Path;
 
 use qz_gguf::GgufFile;
 use qz_linalg::{packed_len, unpack};
-use qz_tensor::{DataType, Location, TensorIndex, TensorSource};
+use qz_tensor::{DataType, Location, Metadata, TensorIndex, TensorSource, Value};
 
 use crate::error::{Error, Fault};
 
 /// What the name of a Gram matrix ends in.
 pub const GRAM: &str = ".gram";
+/// What the name of sums ends in of what inputs lack.
+pub const INPUT_CROSS: &str = ".in_cross";
+/// What the name of sums ends in of what hidden states lack.
+pub const RESULT_CROSS: &str = ".out_cross";
 /// What the name of sums of magnitudes ends in.
 pub const MAGNITUDES: &str = ".in_abs";
 /// How often each token of the vocabulary was in the text.
 pub const TOKEN_COUNTS: &str = "token_embd.weight.token_counts";
+
+/// The key that says of which version what else there is.
+const VERSION_KEY: &str = "quantize.statistics.version";
+/// The version that is written, and the last one that is read. A file without the key has
+/// nothing that needs one.
+const VERSION: u32 = 1;
+
+/// The key that says how many bits a weight of the quantized model takes.
+const BITS_KEY: &str = "quantize.statistics.bits_per_weight";
+
+/// Says in a file's metadata that it has sums of what a quantized model lacks, which has so
+/// many bits per weight.
+pub fn tell_quantized(metadata: &mut Metadata, bits_per_weight: f64) {
+    metadata.set(VERSION_KEY, VERSION);
+    metadata.set(BITS_KEY, bits_per_weight as f32);
+}
 
 /// A file with Gram matrices. They are read when they are asked for.
 #[derive(Debug)]
@@ -39,13 +66,38 @@ pub struct GramEntry {
     pub experts: usize,
 }
 
+/// Sums of what a quantized model lacks, of one matrix or of each expert's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrossEntry {
+    index: TensorIndex,
+    /// Entries of one matrix.
+    entries: usize,
+    /// How many experts have one.
+    pub experts: usize,
+}
+
 impl StatisticsFile {
     /// Opens a file.
     ///
     /// # Errors
-    /// If it is no GGUF file.
+    /// If it is no GGUF file, or what is in it is newer than this program.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { file: GgufFile::open(path)? })
+        let file = GgufFile::open(path)?;
+        match file.metadata().unsigned(VERSION_KEY) {
+            Some(version) if version > u64::from(VERSION) => {
+                let location = Location::file(path).tensor(VERSION_KEY);
+                Err(Error::Malformed { location, fault: Fault::Newer(version) })
+            }
+            _ => Ok(Self { file }),
+        }
+    }
+
+    /// The bits per weight of the quantized model, if it says what one lacks.
+    pub fn quantized_bits(&self) -> Option<f64> {
+        match self.file.metadata().get(BITS_KEY)? {
+            Value::F32(bits) => Some(f64::from(*bits)),
+            _ => None,
+        }
     }
 
     /// The Gram matrix of the group whose first matrix is called `name`, of inputs of
@@ -54,12 +106,33 @@ impl StatisticsFile {
     /// # Errors
     /// If there is one of another shape or type.
     pub fn gram(&self, name: &str, size: usize) -> Result<Option<GramEntry>, Error> {
-        let wanted = format!("{name}{GRAM}");
+        let found = self.stacked(format!("{name}{GRAM}"), packed_len(size))?;
+        Ok(found.map(|(index, experts)| GramEntry { index, size, experts }))
+    }
+
+    /// What is lacking of the group whose first matrix is called `name`: `kind` is
+    /// [`INPUT_CROSS`] or [`RESULT_CROSS`], `rows` and `columns` those of the sums.
+    ///
+    /// # Errors
+    /// If there is one of another shape or type.
+    pub fn cross(
+        &self,
+        name: &str,
+        kind: &str,
+        (rows, columns): (usize, usize),
+    ) -> Result<Option<CrossEntry>, Error> {
+        let entries = rows.saturating_mul(columns);
+        let found = self.stacked(format!("{name}{kind}"), entries)?;
+        Ok(found.map(|(index, experts)| CrossEntry { index, entries, experts }))
+    }
+
+    /// The tensor of a name that holds so many numbers for each expert, and how many experts.
+    fn stacked(&self, name: String, each: usize) -> Result<Option<(TensorIndex, usize)>, Error> {
         let mut tensors = self.file.tensors().iter().enumerate();
-        let Some((position, info)) = tensors.find(|(_, info)| info.name == wanted) else {
+        let Some((position, info)) = tensors.find(|(_, info)| info.name == name) else {
             return Ok(None);
         };
-        let (elements, each) = (info.shape.elements(), packed_len(size) as u64);
+        let (elements, each) = (info.shape.elements(), each as u64);
         let fault = if info.data_type != DataType::F32 {
             Some(Fault::NotF32(info.data_type))
         } else {
@@ -67,12 +140,41 @@ impl StatisticsFile {
             (!fits).then_some(Fault::OtherShape)
         };
         if let Some(fault) = fault {
-            let location = Location::file(self.file.file().path().as_ref()).tensor(wanted);
+            let location = Location::file(self.file.file().path().as_ref()).tensor(name);
             return Err(Error::Malformed { location, fault });
         }
         let experts = elements.checked_div(each).and_then(|experts| usize::try_from(experts).ok());
-        let experts = experts.unwrap_or(usize::MAX);
-        Ok(Some(GramEntry { index: TensorIndex(position), size, experts }))
+        Ok(Some((TensorIndex(position), experts.unwrap_or(usize::MAX))))
+    }
+
+    /// One expert's sums of what is lacking, row by row.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a number is not finite.
+    pub fn read_cross(&self, entry: CrossEntry, expert: usize) -> Result<Vec<f32>, Error> {
+        self.numbers(entry.index, entry.entries, expert)
+    }
+
+    /// The numbers of one expert.
+    fn numbers(&self, index: TensorIndex, each: usize, expert: usize) -> Result<Vec<f32>, Error> {
+        let mut bytes = vec![0; each.saturating_mul(size_of::<f32>())];
+        self.file.read(index, expert.saturating_mul(bytes.len()) as u64, &mut bytes)?;
+        let numbers: Vec<f32> =
+            bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let odd = (0u64..).zip(&numbers).find(|(_, number)| !number.is_finite());
+        match odd {
+            Some((position, value)) => {
+                let fault = Fault::NonFinite { index: position, value: *value };
+                Err(self.malformed(index, fault))
+            }
+            None => Ok(numbers),
+        }
+    }
+
+    fn malformed(&self, index: TensorIndex, fault: Fault) -> Error {
+        let name = self.file.tensors().get(index.0).map(|info| String::from(&info.name));
+        let location = Location::file(self.file.file().path().as_ref());
+        Error::Malformed { location: Location { tensor: name, ..location }, fault }
     }
 
     /// One expert's whole symmetric matrix `XᵀX`, row by row; expert 0 of a group without
@@ -81,22 +183,10 @@ impl StatisticsFile {
     /// # Errors
     /// If the file cannot be read, or a number is not finite.
     pub fn read(&self, entry: GramEntry, expert: usize) -> Result<Vec<f32>, Error> {
-        let mut bytes = vec![0; packed_len(entry.size).saturating_mul(size_of::<f32>())];
-        self.file.read(entry.index, expert.saturating_mul(bytes.len()) as u64, &mut bytes)?;
-        let numbers: Vec<f32> =
-            bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        let malformed = |fault| {
-            let name = self.file.tensors().get(entry.index.0).map(|info| String::from(&info.name));
-            let location = Location::file(self.file.file().path().as_ref());
-            Error::Malformed { location: Location { tensor: name, ..location }, fault }
-        };
-        let odd = (0u64..).zip(&numbers).find(|(_, number)| !number.is_finite());
-        if let Some((index, value)) = odd {
-            return Err(malformed(Fault::NonFinite { index, value: *value }));
-        }
+        let numbers = self.numbers(entry.index, packed_len(entry.size), expert)?;
         let matrix = unpack(entry.size, &numbers);
         match impossible(entry.size, &matrix) {
-            Some(fault) => Err(malformed(fault)),
+            Some(fault) => Err(self.malformed(entry.index, fault)),
             None => Ok(matrix),
         }
     }

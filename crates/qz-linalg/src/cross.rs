@@ -30,6 +30,11 @@ impl CrossGram {
         (rows * columns * size_of::<f32>()) as u64 + Runs::bytes(rows + columns)
     }
 
+    /// Numbers of each token that differ.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Adds tokens, one row each: numbers of the full model, the same ones of the quantized
     /// model, and its inputs.
     ///

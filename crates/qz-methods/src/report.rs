@@ -23,6 +23,24 @@ pub struct TensorReport {
     pub dead_columns: usize,
 }
 
+impl TensorReport {
+    /// What became of a matrix, of what became of parts of its rows; nothing of no parts.
+    pub fn of_parts(parts: Vec<Self>) -> Option<Self> {
+        let rows: usize = parts.iter().map(|part| part.rows).sum();
+        // Each part's rows stand for themselves.
+        let mean = |of: fn(&Losses) -> f64| {
+            let sum = |sum: f64, part: &Self| {
+                part.losses.as_ref().map(|losses| sum + of(losses) * part.rows as f64)
+            };
+            Some(parts.iter().try_fold(0.0, sum)? / rows.max(1) as f64)
+        };
+        let losses = mean(|losses| losses.rounding).zip(mean(|losses| losses.result));
+        let losses = losses.map(|(rounding, result)| Losses { rounding, result });
+        let first = parts.into_iter().next()?;
+        Some(Self { rows, losses, ..first })
+    }
+}
+
 /// Parts of the squared output, `tr(E H Eᵀ) / tr(W H Wᵀ)`, over up to 64 rows spread
 /// evenly. E is what the values are away from the targets: the weights, or where these make up
 /// for what was lost before.
@@ -55,4 +73,29 @@ pub enum Fallback {
     NonFinite,
     /// No damping made the matrix positive definite.
     NoFactor,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_count_by_their_rows() {
+        let part = |rows, losses: Option<(f64, f64)>| TensorReport {
+            method: "gptq",
+            rows,
+            columns: 4,
+            losses: losses.map(|(rounding, result)| Losses { rounding, result }),
+            damping: Some(0.01),
+            fallback: None,
+            dead_columns: 1,
+        };
+        let check = |parts: &[TensorReport], expected: Option<TensorReport>| {
+            assert_eq!(TensorReport::of_parts(parts.to_vec()), expected);
+        };
+        check(&[], None);
+        let (one, two) = (part(3, Some((4.0, 2.0))), part(1, Some((8.0, 6.0))));
+        check(&[one.clone(), two], Some(part(4, Some((5.0, 3.0)))));
+        check(&[one, part(1, None)], Some(part(4, None)));
+    }
 }

@@ -51,6 +51,11 @@ impl ComputeOptions {
         computation.run(&CpuBackend::new(&workers).with_few_tokens(few), &workers)
     }
 
+    /// The same in f32, without any rounding of what products see.
+    pub fn exact(self) -> Self {
+        Self { rounding: Rounding::Exact, cache_type: DataType::F32, ..self }
+    }
+
     /// What one of so many models may use.
     pub(crate) fn share(&self, models: usize) -> ForwardOptions {
         ForwardOptions {

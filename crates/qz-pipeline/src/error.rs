@@ -150,7 +150,7 @@ pub enum Error {
     },
     /// The full model's inputs are not in a file of statistics.
     #[error(
-        "--propagation needs a text that the full model reads beside the quantized one: statistics do not tell what it would have seen"
+        "--propagation needs a text that the full model reads beside the quantized one, or statistics that `calibrate --beside` collected: these do not tell what it would have seen"
     )]
     PropagationWithoutText,
     /// A method refuses a tensor.
@@ -195,6 +195,17 @@ pub enum Error {
     /// Gram matrices cannot be added to those of a file.
     #[error("{}: Gram matrices are collected in one run; a run cannot go on from others, or be added to them", .0.display())]
     GramsInParts(PathBuf),
+    /// What a quantized model lacks is nothing without Gram matrices.
+    #[error("what a quantized model lacks is told beside Gram matrices: collect these, too")]
+    BesideWithoutGrams,
+    /// A model that computes something else than the one that it is beside.
+    #[error("{}: its layers are not those of {}", path.display(), full.display())]
+    OtherLayers {
+        /// The model.
+        path: PathBuf,
+        /// The full one.
+        full: PathBuf,
+    },
     /// An output cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -467,6 +478,10 @@ impl Diagnose for Error {
             }
             Self::MissingStatistics { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "missing-statistics")
+            }
+            Self::BesideWithoutGrams => (FaultClass::Usage, Location::default(), "no-grams"),
+            Self::OtherLayers { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "other-layers")
             }
             Self::PropagationWithoutText => {
                 (FaultClass::Refused, Location::default(), "propagation-without-text")

@@ -43,6 +43,7 @@ mod quantization;
 mod quantize;
 mod sinks;
 mod source_rows;
+mod statistics;
 mod stream;
 mod target;
 mod targets;
@@ -88,7 +89,9 @@ pub use model_weights::ModelWeights;
 pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::{PlanOptions, unknown_targets};
 pub use quantization::Quantization;
-pub use quantize::{CalibrationSummary, MethodTensor, QuantizeOptions, QuantizeReport, quantize};
+pub use quantize::{
+    CalibrationSummary, MethodTensor, Propagation, QuantizeOptions, QuantizeReport, quantize,
+};
 pub use qz_calib::ImportanceMatrix;
 pub use qz_calib::summary::{LayerSummary, TensorSummary};
 pub use qz_eval::bootstrap::{FEWEST_CHUNKS, Interval, LEAST_P_VALUE};

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use qz_kernels::backend::Backend;
+use qz_kernels::codec_for;
 use qz_models::forward::{Forward, ForwardOptions, StoredTensor, WeightSource};
-use qz_tensor::Location;
+use qz_tensor::{DataType, Location};
 
 use crate::error::Error;
 use crate::event::{Event, Observer};
@@ -15,13 +16,21 @@ use crate::model::{Model, ModelTensor, to_usize};
 pub struct ModelWeights<'a> {
     model: &'a Model,
     tensors: HashMap<&'a str, &'a ModelTensor>,
+    /// Tensors that are seen as they come back from another type.
+    rounded: HashMap<String, DataType>,
 }
 
 impl<'a> ModelWeights<'a> {
     /// The tensors of `model`.
     pub fn new(model: &'a Model) -> Self {
         let tensors = model.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
-        Self { model, tensors: tensors.collect() }
+        Self { model, tensors: tensors.collect(), rounded: HashMap::new() }
+    }
+
+    /// The same with a tensor as a conversion to a type that has an encoder makes it.
+    pub(crate) fn with_rounded(mut self, name: &str, to: DataType) -> Self {
+        self.rounded.insert(name.to_owned(), to);
+        self
     }
 }
 
@@ -67,7 +76,8 @@ impl WeightSource for ModelWeights<'_> {
 
     fn find(&self, name: &str) -> Option<StoredTensor> {
         let tensor = self.tensors.get(name)?;
-        Some(StoredTensor { data_type: tensor.source_type, shape: tensor.shape.clone() })
+        let data_type = self.rounded.get(name).copied().unwrap_or(tensor.source_type);
+        Some(StoredTensor { data_type, shape: tensor.shape.clone() })
     }
 
     fn read(&self, name: &str, rows: Range<u64>, out: &mut [u8]) -> Result<(), Error> {
@@ -76,7 +86,18 @@ impl WeightSource for ModelWeights<'_> {
         // The elements of a vector are rows of the grid, but one row here.
         let per_row = grid_rows / tensor.shape.rows().max(1);
         let rows = rows.start * per_row..rows.end * per_row;
-        self.model.read_ordered_rows(tensor, rows, out)
+        let Some(to) = self.rounded.get(name) else {
+            return self.model.read_ordered_rows(tensor, rows, out);
+        };
+        let (count, columns) = (to_usize(rows.end - rows.start), to_usize(tensor.grid().1));
+        let mut bytes = vec![0; count * tensor.row_bytes(tensor.source_type)];
+        self.model.read_ordered_rows(tensor, rows, &mut bytes)?;
+        let codecs = codec_for(tensor.source_type).zip(codec_for(*to));
+        let (decoder, encoder) = codecs.ok_or_else(|| self.model.no_decoder(tensor))?;
+        let mut numbers = vec![0.0; count * columns];
+        decoder.decode(&bytes, &mut numbers);
+        encoder.encode(&numbers, columns, None, out);
+        Ok(())
     }
 
     fn location(&self, name: &str) -> Location {
@@ -84,5 +105,44 @@ impl WeightSource for ModelWeights<'_> {
             Some(tensor) => self.model.location(tensor, 0),
             None => Location::file(&self.model.path).tensor(name),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::convert::{ConvertOptions, Output};
+    use crate::event::Silent;
+    use crate::model::OpenOptions;
+    use crate::planning::PlanOptions;
+    use crate::stream::Cancel;
+
+    #[test]
+    fn rounded_rows_are_those_of_a_conversion() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/llama-spm");
+        let model = Model::open(&source, &OpenOptions::default()).expect("a model");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("out.gguf");
+        let outputs = [Output { target: "q4_0".parse().expect("a target"), path: path.clone() }];
+        let options =
+            ConvertOptions { threads: 1, output: Default::default(), plan: PlanOptions::default() };
+        crate::convert::convert(&model, &outputs, &options, &Cancel::default(), &mut Silent)
+            .expect("converted");
+        let written = Model::open(&path, &OpenOptions::default()).expect("a model");
+        let (name, rows) = ("token_embd.weight", 3..7);
+        let read = |weights: &ModelWeights<'_>| {
+            let stored = weights.find(name).expect("an embedding");
+            let columns = stored.shape.columns();
+            let bytes = stored.data_type.byte_size(4 * columns).expect("whole blocks");
+            let mut bytes = vec![0; to_usize(bytes)];
+            weights.read(name, rows.clone(), &mut bytes).expect("read");
+            (stored, bytes)
+        };
+        let (stored, expected) = read(&ModelWeights::new(&written));
+        assert!(stored.data_type.is_block());
+        let rounded = ModelWeights::new(&model).with_rounded(name, stored.data_type);
+        assert_eq!(read(&rounded), (stored, expected));
     }
 }

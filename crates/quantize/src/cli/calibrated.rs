@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use qz_pipeline::qz_methods::{METHODS, Options, Order, method_named};
-use qz_pipeline::{CalibrationData, ComputeOptions, ConvertOptions, QuantizeOptions, Rounding};
+use qz_pipeline::{
+    CalibrationData, ComputeOptions, ConvertOptions, Propagation, QuantizeOptions, Rounding,
+};
 use qz_tensor::DataType;
 
 use super::calibration::{Experts, Reading};
@@ -70,9 +72,11 @@ pub(crate) struct Quantize {
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = METHOD)]
     #[arg(hide_short_help = true)]
     cycles: usize,
-    /// Correct for the errors of earlier layers: 0 not at all, 1 fully [default: 1; 0 with --stats]
+    /// Correct for the errors of earlier layers: 0 not at all, 1 fully [default: 1 where possible]
     ///
-    /// The full model reads the text beside the quantized one. Experts are left out.
+    /// The full model reads the text beside the quantized one. Statistics tell what is lost if
+    /// they were collected --beside a model of about as many bits. Experts with fewer tokens than
+    /// columns are left out, and named in the report.
     #[arg(long, value_name = "X", value_parser = parse_amount)]
     #[arg(help_heading = METHOD, hide_short_help = true)]
     propagation: Option<f64>,
@@ -108,8 +112,7 @@ impl Quantize {
         let mut options = Options::default();
         options.gptq.damping = self.damping;
         options.gptq.cycles = self.cycles;
-        let unless_known = if self.stats.is_some() { 0.0 } else { 1.0 };
-        options.gptq.propagation = self.propagation.unwrap_or(unless_known);
+        options.gptq.propagation = self.propagation.unwrap_or(1.0);
         options.gptq.propagation_damping = self.propagation_damping;
         options.gptq.order = match self.order {
             Visits::Natural => Order::Natural,
@@ -127,6 +130,10 @@ impl Quantize {
             options,
             text,
             statistics: self.stats.clone(),
+            propagation: match self.propagation {
+                Some(_) => Propagation::Asked,
+                None => Propagation::WherePossible,
+            },
             experts: self.experts.options(),
             compute: ComputeOptions {
                 rounding: Rounding::Exact,

@@ -67,6 +67,14 @@ pub(crate) struct Calibrate {
     /// Kind of file [default: by its name: .dat is legacy]
     #[arg(long, value_name = "KIND", value_enum, help_heading = OUTPUT, hide_short_help = true)]
     output_format: Option<Format>,
+    /// Collect what this quantized model loses beside the full one, too: for a ladder of targets
+    ///
+    /// Both read the text. Statistics are of the quantized model's inputs, with the output
+    /// matrix'; `quantize --stats` corrects its targets for what earlier layers lost. Needs
+    /// --collect grams.
+    #[arg(long, value_name = "QUANTIZED", requires = "model", help_heading = OUTPUT)]
+    #[arg(value_hint = ValueHint::AnyPath, hide_short_help = true)]
+    beside: Option<PathBuf>,
     /// Collect the inputs of the output matrix, too, if it has its own weights
     #[arg(long, help_heading = OUTPUT, hide_short_help = true)]
     process_output: bool,
@@ -185,13 +193,18 @@ impl Calibrate {
         CalibrateOptions {
             open: self.read.options(),
             data: self.reading.options(&self.data),
-            compute: self.compute.options(global),
+            compute: match self.beside {
+                None => self.compute.options(global),
+                // Differences between models are not to be those of rounded activations.
+                Some(_) => self.compute.options(global).exact(),
+            },
             collect: Collect {
                 magnitudes: self.collect.contains(&What::Magnitudes),
                 grams: self.collect.contains(&What::Grams),
                 tokens: self.collect.contains(&What::Tokens),
             },
-            output_matrix: self.process_output,
+            output_matrix: self.process_output || self.beside.is_some(),
+            beside: self.beside.clone(),
             experts: self.experts.options(),
             add: self.in_file.clone(),
             resume: self.resume,

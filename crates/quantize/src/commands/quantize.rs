@@ -124,6 +124,9 @@ fn remarks(tensor: &MethodTensor) -> Vec<String> {
             _ => format!("{}: shrunk toward the mean of all experts", many(tokens, "token")),
         });
     }
+    if tensor.is_uncorrected {
+        remarks.push("too few tokens to correct for earlier layers".to_owned());
+    }
     if let Some(fallback) = &tensor.report.fallback {
         remarks.push(format!("rounded with importance instead: {fallback}"));
     }

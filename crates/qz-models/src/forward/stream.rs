@@ -87,6 +87,14 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         Ok(self.loader().embedding()?.0 == self.loader().output()?.0)
     }
 
+    /// The GGUF name of the token embedding, and how the source stores it.
+    ///
+    /// # Errors
+    /// If the source has none.
+    pub fn stored_embedding(&self) -> Result<(String, StoredTensor), W::Error> {
+        self.loader().embedding()
+    }
+
     /// The GGUF name of the output matrix, and how the source stores it: the token
     /// embedding where there is none of its own.
     ///
@@ -162,6 +170,14 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// How many batches the text is cut into.
     pub fn batches(&self) -> usize {
         self.batches.len()
+    }
+
+    /// A batch's tokens, counted over all chunks.
+    ///
+    /// # Panics
+    /// If there is no such batch.
+    pub fn tokens_of(&self, batch: usize) -> Range<usize> {
+        self.batches[batch].rows.clone()
     }
 
     /// Which tokens of experts are seen from here on.
@@ -300,21 +316,27 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// # Panics
     /// If not all layers are finished.
     pub fn visit_output(&mut self, visit: &mut VisitRows<'_, W::Error>) -> Result<(), W::Error> {
+        (0..self.batches.len()).try_for_each(|batch| visit(&self.output_inputs(batch)?))
+    }
+
+    /// What the output matrix multiplies in one batch.
+    ///
+    /// # Errors
+    /// If the norm cannot be read.
+    ///
+    /// # Panics
+    /// If not all layers are finished, or there is no such batch.
+    pub fn output_inputs(&mut self, batch: usize) -> Result<Vec<f32>, W::Error> {
         assert!(self.number >= self.forward.graph.layer_count(), "layers are left");
         let forward = self.forward;
         let (backend, width) = (forward.backend, forward.graph.hidden);
-        let norm = forward.loader().output_norm()?;
-        for batch in 0..self.batches.len() {
-            let hidden = self.hidden_states(batch)?;
-            let Some((norm, epsilon)) = &norm else {
-                visit(&backend.numbers(&hidden)?)?;
-                continue;
-            };
-            let mut normed = backend.zeros(self.batches[batch].rows.len() * width)?;
-            backend.rms_norm(&hidden, norm, 1, *epsilon, &mut normed)?;
-            visit(&backend.numbers(&normed)?)?;
-        }
-        Ok(())
+        let hidden = self.hidden_states(batch)?;
+        let Some((norm, epsilon)) = forward.loader().output_norm()? else {
+            return Ok(backend.numbers(&hidden)?.into_owned());
+        };
+        let mut normed = backend.zeros(self.batches[batch].rows.len() * width)?;
+        backend.rms_norm(&hidden, &norm, 1, epsilon, &mut normed)?;
+        Ok(backend.numbers(&normed)?.into_owned())
     }
 
     /// What follows after all layers.

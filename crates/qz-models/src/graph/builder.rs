@@ -296,10 +296,13 @@ impl LayerBuilder {
     pub(crate) fn finish(mut self) -> LayerGraph {
         let live = live(&self.steps);
         for pair in self.steps.windows(2) {
-            if let [Step::Linear { group, to, .. }, Step::Add { to: Register::HIDDEN, from }] = pair
-                && to == &[*from]
-            {
-                self.groups[group.0].is_added = true;
+            let [product, Step::Add { to: Register::HIDDEN, from }] = pair else { continue };
+            match product {
+                Step::Linear { group, to, .. } if to == &[*from] => {
+                    self.groups[group.0].is_added = true;
+                }
+                Step::Experts(own) if own.to == *from => self.groups[own.down.0].is_added = true,
+                _ => {}
             }
         }
         let bases = live.iter().enumerate().filter(|(_, live)| live.len() == 1);

@@ -119,7 +119,8 @@ pub struct LinearGroup {
     pub is_router: bool,
     /// The group whose inputs are those of all experts together, each once.
     pub inputs_of_all: Option<GroupIndex>,
-    /// The products are added to the hidden states as they are.
+    /// The products are added to the hidden states as they are; those of experts, which are
+    /// weighed, together.
     pub is_added: bool,
 }
 
@@ -367,13 +368,14 @@ impl LayerGraph {
         &self.dying[step]
     }
 
-    /// What the matrices of a group without experts multiply.
+    /// What the step reads at whose end the products of a group are there.
     pub(crate) fn inputs(&self, group: GroupIndex) -> Register {
         let from = self.steps.iter().find_map(|step| match step {
             Step::Linear { group: own, from, .. } if *own == group => Some(*from),
+            Step::Experts(own) if own.down == group => Some(own.from),
             _ => None,
         });
-        from.expect("a group without experts is a step")
+        from.expect("a group whose products a step gives")
     }
 
     /// The last step up to `step` before which there is nothing but the hidden states.

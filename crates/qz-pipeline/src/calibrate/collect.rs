@@ -232,7 +232,8 @@ mod tests {
             is_added: false,
         };
         let (linear, names) = (Some((GroupIndex(number), linear)), vec!["m".into()]);
-        Group { layer: None, linear, names, width, experts: experts.unwrap_or(1) }
+        let experts = experts.unwrap_or(1);
+        Group { layer: None, linear, names, width, experts, hidden: width }
     }
 
     /// For each pass the stages and the number of items.

@@ -5,7 +5,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use qz_calib::sums::{entry_tensors, metadata, tensor, to_bytes};
-use qz_calib::{GRAM, ImportanceSums, MAGNITUDES, Moments, TOKEN_COUNTS, TensorSums};
+use qz_calib::{
+    GRAM, INPUT_CROSS, ImportanceSums, MAGNITUDES, Moments, RESULT_CROSS, TOKEN_COUNTS, TensorSums,
+    tell_quantized,
+};
 use qz_gguf::{GgufLayout, GgufSink};
 use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, packed_len};
@@ -18,6 +21,7 @@ use sha2::{Digest, Sha256};
 use super::{CalibrateOptions, StatisticsFormat};
 use crate::error::Error;
 use crate::model_weights::ModelWeights;
+use crate::statistics::LackingKind;
 
 /// Matrices that share inputs.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +36,8 @@ pub(crate) struct Group {
     pub(crate) width: usize,
     /// Experts that have matrices of their own; 1 if there are none.
     pub(crate) experts: usize,
+    /// Numbers of a hidden state.
+    pub(crate) hidden: usize,
 }
 
 impl Group {
@@ -51,6 +57,7 @@ impl Group {
                     names: graph.matrices(index).map(name).collect::<Result<_, Error>>()?,
                     width: linear.columns,
                     experts: linear.experts.unwrap_or(1),
+                    hidden: forward.graph().hidden,
                 });
             }
         }
@@ -58,7 +65,14 @@ impl Group {
         // A matrix that is the embedding, too, is nothing that llama-imatrix collects.
         if output_matrix && name.starts_with("output.") {
             let width = forward.graph().hidden;
-            groups.push(Self { layer: None, linear: None, names: vec![name], width, experts: 1 });
+            groups.push(Self {
+                layer: None,
+                linear: None,
+                names: vec![name],
+                width,
+                experts: 1,
+                hidden: width,
+            });
         }
         Ok(groups)
     }
@@ -83,9 +97,26 @@ impl Group {
         self.linear.as_ref().map(|(index, linear)| linear.inputs_of_all.unwrap_or(*index))
     }
 
+    /// Of what differences between a full and a quantized model are summed.
+    pub(crate) fn lacking(&self) -> Option<LackingKind> {
+        match &self.linear {
+            Some((_, linear)) => LackingKind::of(linear, self.hidden),
+            None => Some(LackingKind::Inputs),
+        }
+    }
+
+    /// The name of the sums of these differences.
+    pub(super) fn cross_name(&self) -> Option<String> {
+        let suffix = match self.lacking()? {
+            LackingKind::Inputs => INPUT_CROSS,
+            LackingKind::Results(_) => RESULT_CROSS,
+        };
+        Some(format!("{}{suffix}", self.names[0]))
+    }
+
     /// The name of its Gram matrix; routers get none: nobody rounds them.
     pub(super) fn gram_name(&self) -> Option<String> {
-        let wanted = self.linear.as_ref().is_some_and(|(_, linear)| !linear.is_router);
+        let wanted = self.linear.as_ref().is_none_or(|(_, linear)| !linear.is_router);
         wanted.then(|| format!("{}{GRAM}", self.names[0]))
     }
 }
@@ -114,7 +145,7 @@ impl<'a> File<'a> {
         options: &'a CalibrateOptions,
         text: &Chunks,
         identity: &str,
-        vocabulary: usize,
+        (vocabulary, quantized_bits): (usize, Option<f64>),
     ) -> Result<Self, Error> {
         let chunk_size = u32::try_from(options.data.context).unwrap_or(u32::MAX);
         check_fits(groups, earlier, options, path)?;
@@ -146,7 +177,10 @@ impl<'a> File<'a> {
             positions,
         };
         if options.format == StatisticsFormat::Gguf {
-            let metadata = metadata(&datasets, chunks, chunk_size);
+            let mut metadata = metadata(&datasets, chunks, chunk_size);
+            if let Some(bits) = quantized_bits {
+                tell_quantized(&mut metadata, bits);
+            }
             let layout = GgufLayout::new(path, &metadata, &tensors, None)?;
             file.bytes = layout.size();
             let fingerprint = file.fingerprint(identity);
@@ -200,7 +234,9 @@ impl<'a> File<'a> {
             sums.into_iter().chain(magnitudes)
         };
         let gram = group.gram_name().filter(|_| self.options.collect.grams);
-        gram.iter().all(is_there) && group.names.iter().flat_map(own).all(|name| is_there(&name))
+        let cross = group.cross_name().filter(|_| self.options.beside.is_some());
+        gram.iter().chain(&cross).all(is_there)
+            && group.names.iter().flat_map(own).all(|name| is_there(&name))
     }
 
     /// Writes some rows of an expert's Gram matrix.
@@ -215,9 +251,24 @@ impl<'a> File<'a> {
         self.put(&name, (start * size_of::<f32>()) as u64, &to_bytes(rows.into_packed()))
     }
 
+    /// Writes an expert's sums of what is lacking.
+    pub(super) fn put_cross(
+        &mut self,
+        group: &Group,
+        expert: usize,
+        sums: &[f32],
+    ) -> Result<(), Error> {
+        let Some(name) = group.cross_name() else { return Ok(()) };
+        let start = expert * size_of_val(sums);
+        self.put(&name, start as u64, &to_bytes(sums.iter().copied()))
+    }
+
     /// Writes a group's moments, with those of files before.
     pub(super) fn put_moments(&mut self, group: &Group, experts: &[Moments]) -> Result<(), Error> {
         if let Some(name) = group.gram_name().filter(|_| self.options.collect.grams) {
+            self.record(&name);
+        }
+        if let Some(name) = group.cross_name().filter(|_| self.options.beside.is_some()) {
             self.record(&name);
         }
         for name in &group.names {
@@ -341,6 +392,13 @@ fn tensors(groups: &[Group], options: &CalibrateOptions, vocabulary: usize) -> V
         tensors.extend(
             named.map(|(name, group)| tensor(name, stacked(group, packed_len(group.width)))),
         );
+    }
+    if options.beside.is_some() {
+        let named = groups.iter().filter_map(|group| Some((group.cross_name()?, group)));
+        tensors.extend(named.map(|(name, group)| {
+            let rows = group.lacking().map_or(0, |kind| kind.rows(group.width));
+            tensor(name, stacked(group, rows * group.width))
+        }));
     }
     tensors
 }

@@ -1,6 +1,7 @@
 //! `calibrate`: what a model's matrices multiply when it reads a text, as statistics in a
 //! file; and such files added to each other.
 
+mod beside;
 mod collect;
 mod data;
 mod experts;
@@ -37,6 +38,7 @@ use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::sinks::warn_of_damage;
 use crate::stream::{Cancel, stoppable, unless_cancelled};
+use beside::Quantized;
 use collect::{Collected, LayerCollector};
 use layout::File;
 
@@ -51,6 +53,9 @@ pub struct CalibrateOptions {
     pub compute: ComputeOptions,
     /// What is collected besides sums of squares.
     pub collect: Collect,
+    /// A quantized model that reads the text beside the full one: statistics are of its
+    /// inputs, and of what it lacks.
+    pub beside: Option<PathBuf>,
     /// The inputs of the output matrix, too, if it has weights of its own.
     pub output_matrix: bool,
     /// Which inputs count as an expert's.
@@ -73,6 +78,9 @@ impl CalibrateOptions {
         }
         if self.collect.grams && (self.resume || !self.add.is_empty()) {
             return Err(Error::GramsInParts(output.to_owned()));
+        }
+        if self.beside.is_some() && !self.collect.grams {
+            return Err(Error::BesideWithoutGrams);
         }
         Ok(())
     }
@@ -154,13 +162,25 @@ impl Computation for Calibrating<'_> {
     fn run<B: Backend>(self, backend: &B, workers: &Workers) -> Result<Calibration, Error> {
         let Self { path, output, options, cancel, observer } = self;
         // A run that goes on reads its output, too.
-        let inputs = Inputs::default().with_model(path).with_files(options.data.paths());
+        let models = Inputs::default().with_model(path);
+        let models = options.beside.iter().fold(models, |inputs, path| inputs.with_model(path));
+        let inputs = models.with_files(options.data.paths());
         inputs.with_files(options.add.iter().map(PathBuf::as_path)).check(output)?;
         let subject = Subject::open(path, &options.open, cancel)?;
         let model = &subject.model;
         let weights = ModelWeights::new(model);
         let (metadata, window) = (&model.metadata, model.sliding_window);
-        let forward = Forward::new(backend, &weights, metadata, window, options.compute.share(1))?;
+        let models = 1 + usize::from(options.beside.is_some());
+        let share = options.compute.share(models);
+        let forward = Forward::new(backend, &weights, metadata, window, share)?;
+        let beside = options.beside.as_deref().map(|path| Model::open(path, &options.open));
+        let beside = beside.transpose()?;
+        let quantized = beside.as_ref().map(|beside| (beside, ModelWeights::new(beside)));
+        let quantized = quantized.as_ref().map(|(beside, own)| {
+            let share = options.compute.share(models);
+            Quantized::open(backend, beside, [&weights, own], share, (model, &forward))
+        });
+        let quantized = quantized.transpose()?;
 
         options.check(output)?;
         let chunk_size = u32::try_from(options.data.context).unwrap_or(u32::MAX);
@@ -179,7 +199,7 @@ impl Computation for Calibrating<'_> {
         warnings.extend(text.warnings);
 
         let groups = Group::of_model(&forward, options.output_matrix)?;
-        let identity = identity(model, text.chunks.tokens());
+        let identity = identity(model, beside.as_ref(), text.chunks.tokens());
         let vocabulary = forward.vocabulary()?;
         let mut job = Job {
             options,
@@ -191,7 +211,7 @@ impl Computation for Calibrating<'_> {
                 options,
                 &text.chunks,
                 &identity,
-                vocabulary,
+                (vocabulary, beside.as_ref().map(Model::bits_per_weight)),
             )?,
             coverage: Vec::new(),
             warnings,
@@ -205,7 +225,13 @@ impl Computation for Calibrating<'_> {
         warn_of_damage(output, &job.file.damaged(), observer);
         let mut progress = Steps::begin("calibrate", [model], steps, cancel, observer);
 
-        let run = job.run(&forward, text.chunks.clone(), &groups, &mut progress);
+        let chunks = text.chunks.clone();
+        let run = match &quantized {
+            None => job.run(&forward, chunks, &groups, &mut progress),
+            Some(quantized) => {
+                job.run_beside((&forward, quantized), &chunks, &groups, &mut progress, cancel)
+            }
+        };
         let run = unless_cancelled(run, cancel);
         if matches!(run, Err(Error::Interrupted)) {
             job.file.keep()?;
@@ -217,6 +243,7 @@ impl Computation for Calibrating<'_> {
         }
         let (chunks_in_all, tensors) = (job.file.chunks(), job.file.entries());
         model.check_unchanged()?;
+        beside.iter().try_for_each(Model::check_unchanged)?;
         [&added, &text.files].into_iter().try_for_each(check_states)?;
         let bytes = job.file.finish()?;
         observer.observe(Event::Written { path: output, bytes });
@@ -236,9 +263,10 @@ impl Computation for Calibrating<'_> {
 
 type Stream<'a, B> = LayerStream<'a, B, ModelWeights<'a>>;
 
-/// What tells one model and text from others.
-fn identity(model: &Model, tokens: &[u32]) -> String {
+/// What tells models and text from others.
+fn identity(model: &Model, beside: Option<&Model>, tokens: &[u32]) -> String {
     let mut text = model.identity();
+    text.extend(beside.map(Model::identity));
     let mut digest = Sha256::new();
     tokens.iter().for_each(|token| digest.update(token.to_le_bytes()));
     let _ = write!(text, "{:x}", digest.finalize());
@@ -298,7 +326,7 @@ impl Job<'_> {
     }
 
     fn output<B: Backend>(
-        &self,
+        &mut self,
         stream: &mut Stream<'_, B>,
         group: &Group,
     ) -> Result<Moments, Error> {
@@ -307,6 +335,16 @@ impl Job<'_> {
             self.workers.install(|| moments.add(rows));
             Ok(())
         })?;
+        if self.options.collect.grams {
+            for rows in Gram::parts(group.width, self.options.compute.max_memory / 4) {
+                let mut gram = Gram::of_rows(group.width, rows);
+                stream.visit_output(&mut |inputs| {
+                    self.workers.install(|| gram.add(inputs));
+                    Ok(())
+                })?;
+                self.file.put_gram(group, 0, gram)?;
+            }
+        }
         Ok(moments)
     }
 

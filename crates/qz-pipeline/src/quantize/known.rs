@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use qz_calib::{ImportanceMatrix, StatisticsFile};
+use qz_calib::{INPUT_CROSS, ImportanceMatrix, RESULT_CROSS, StatisticsFile};
 use qz_linalg::Symmetric;
 use qz_methods::Needs;
 use qz_tensor::{FileStates, Location};
 
-use super::capture::Captured;
+use super::captured::Captured;
 use crate::calibrate::Group;
 use crate::error::Error;
+use crate::statistics::LackingKind;
 
 /// An open file.
 pub(super) struct Known {
@@ -37,24 +38,55 @@ impl Known {
     /// # Errors
     /// If that is less than the method needs.
     pub(super) fn of(&self, group: &Group, expert: usize, needs: Needs) -> Result<Captured, Error> {
-        let name = &group.names[0];
-        let importance = self.importance(name, expert, group.width)?;
-        let mut gram = None;
-        if needs == Needs::Gram
-            && let Some(entry) = self.grams.gram(name, group.width)?
-            && expert < entry.experts
-        {
-            gram = Some(Symmetric::new(group.width, self.grams.read(entry, expert)?));
-        }
-        if (needs == Needs::Gram && gram.is_none()) || importance.is_none() {
-            let location = Location::file(self.importance.path()).tensor(name);
+        let captured = self.whatever(group, expert, needs)?;
+        let is_missing = needs == Needs::Gram && captured.gram.is_none();
+        if is_missing || captured.importance.is_none() {
+            let location = Location::file(self.importance.path()).tensor(&group.names[0]);
             return Err(Error::MissingStatistics { location, needs });
         }
-        Ok(Captured { gram, importance, ..Captured::default() })
+        Ok(captured)
+    }
+
+    /// What there is of that, be it nothing.
+    pub(super) fn whatever(
+        &self,
+        group: &Group,
+        expert: usize,
+        needs: Needs,
+    ) -> Result<Captured, Error> {
+        let name = &group.names[0];
+        let importance = self.importance(name, expert, group.width)?;
+        let mut captured = Captured { importance, ..Captured::default() };
+        if needs != Needs::Gram {
+            return Ok(captured);
+        }
+        let gram = self.grams.gram(name, group.width)?.filter(|entry| expert < entry.experts);
+        if let Some(entry) = gram {
+            let entries = self.grams.read(entry, expert)?;
+            captured.gram = Some(Symmetric::new(group.width, entries));
+        }
+        let Some(kind) = group.lacking() else { return Ok(captured) };
+        let (suffix, place) = match kind {
+            LackingKind::Inputs => (INPUT_CROSS, &mut captured.cross),
+            LackingKind::Results(_) => (RESULT_CROSS, &mut captured.missing),
+        };
+        let shape = (kind.rows(group.width), group.width);
+        let cross = self.grams.cross(name, suffix, shape)?;
+        if let Some(entry) = cross.filter(|entry| expert < entry.experts) {
+            let entries = self.grams.read_cross(entry, expert)?;
+            *place = Some(entries).filter(|entries| entries.iter().any(|entry| *entry != 0.0));
+            captured.is_uncorrected = place.is_none() && group.experts > 1;
+        }
+        Ok(captured)
+    }
+
+    /// The bits per weight of the quantized model, if it says what one lacks.
+    pub(super) fn quantized_bits(&self) -> Option<f64> {
+        self.grams.quantized_bits()
     }
 
     /// The importance of a tensor's columns, if the file has it.
-    pub(super) fn importance(
+    fn importance(
         &self,
         name: &str,
         expert: usize,

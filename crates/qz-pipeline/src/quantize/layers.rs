@@ -13,13 +13,13 @@ use qz_models::graph::{GroupIndex, MatrixIndex};
 use qz_tensor::DataType;
 
 use super::QuantizeOptions;
-use super::capture::Captured;
+use super::captured::Captured;
 use super::effort::Effort;
-use super::inputs::{Collector, GroupExperts, Stream, Streams};
 use super::known::Known;
 use super::packed::PackedMatrix;
 use super::plan::Chosen;
 use super::report::{MethodTensor, Reports};
+use super::rest::Rest;
 use crate::calibrate::{ExpertCoverage, Group};
 use crate::error::Error;
 use crate::event::{Event, Observer};
@@ -29,10 +29,16 @@ use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
 use crate::sinks::Sinks;
+use crate::statistics::{Collected, Collector, GroupExperts, Stream, Streams};
 use crate::stream::{Cancel, Content, Piece, check_cancelled};
 
-/// Rows of the output matrix that are quantized at a time.
+/// Weights of the output matrix that are quantized at a time.
 const OUTPUT_WEIGHTS: usize = 16 << 20;
+
+/// Rows of the output matrix that are quantized at a time.
+pub(super) fn output_rows(matrix: &Matrix) -> usize {
+    (OUTPUT_WEIGHTS / matrix.columns.max(1)).clamp(1, matrix.rows.max(1))
+}
 
 /// Everything that stays the same from layer to layer.
 pub(super) struct Layers<'a> {
@@ -78,10 +84,13 @@ impl Matrix {
 }
 
 impl Layers<'_> {
+    /// Quantizes all matrices while a text goes through the layers: those of the full model,
+    /// and those behind the token embedding that is written.
     pub(super) fn run<B: Backend>(
         &self,
-        forward: &Forward<'_, B, ModelWeights<'_>>,
+        (forward, embedded): (&Forward<'_, B, ModelWeights<'_>>, &Forward<'_, B, ModelWeights<'_>>),
         chunks: Chunks,
+        rest: &mut Rest<'_>,
         sinks: &mut Sinks,
         reports: &mut Reports,
         observer: &mut dyn Observer,
@@ -90,7 +99,8 @@ impl Layers<'_> {
             return Ok(());
         }
         let mut effort = Effort::of(self, forward, &chunks, sinks)?;
-        let mut streams = Streams::begin(forward, &chunks, self.options)?;
+        let full = self.options.propagates().then_some(forward);
+        let mut streams = Streams::begin(full, embedded, &chunks, self.options.experts.routing())?;
         let count = u64::from(forward.graph().layer_count());
         while streams.load_next()? {
             let (layer, graph) = (streams.quantized.layer(), streams.quantized.graph());
@@ -107,6 +117,7 @@ impl Layers<'_> {
             for (group, _) in graph.numbered() {
                 self.group(&mut streams, group, sinks, reports, &mut effort, observer)?;
             }
+            rest.encode(Some(layer), sinks, observer)?;
             if self.chosen.output.is_none() && streams.quantized.is_at_last_layer() {
                 // Nobody asks what comes out of it.
                 return Ok(());
@@ -120,7 +131,8 @@ impl Layers<'_> {
             return Ok(());
         }
         observer.observe(Event::At { part: "output matrix", number: 1, count: 1, steady: true });
-        let captured = self.collector().output(&mut streams, columns)?;
+        let Collected { sums, tokens, .. } = self.collector().output(&mut streams, columns)?;
+        let captured = Captured::of(sums, tokens);
         self.output(&captured, sinks, reports, observer)
     }
 
@@ -130,11 +142,20 @@ impl Layers<'_> {
         &self,
         forward: &Forward<'_, B, ModelWeights<'_>>,
         known: &Known,
+        rest: &mut Rest<'_>,
         sinks: &mut Sinks,
         reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
-        for group in Group::of_model(forward, false)? {
+        let mut layer = None;
+        for group in Group::of_model(forward, true)? {
+            if group.layer != layer {
+                rest.encode(layer, sinks, observer)?;
+                layer = group.layer;
+            }
+            if group.layer.is_none() {
+                return self.known_output(&group, known, sinks, reports, observer);
+            }
             let is_open = |name: &String| {
                 self.chosen.position(name).filter(|position| !sinks.is_done(0, *position))
             };
@@ -159,14 +180,22 @@ impl Layers<'_> {
             }
             open.into_iter().for_each(|position| self.complete(sinks, position, observer));
         }
-        let Some((position, _)) = self.chosen.output.filter(|(at, _)| !sinks.is_done(0, *at))
-        else {
+        Ok(())
+    }
+
+    /// Quantizes the output matrix, with what is known of its inputs.
+    fn known_output(
+        &self,
+        group: &Group,
+        known: &Known,
+        sinks: &mut Sinks,
+        reports: &mut Reports,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        if self.chosen.output.is_none_or(|(position, _)| sinks.is_done(0, position)) {
             return Ok(());
-        };
-        let name = &self.model.tensors[position].name;
-        let columns = to_usize(self.model.tensors[position].shape.columns());
-        let captured =
-            Captured { importance: known.importance(name, 0, columns)?, ..Captured::default() };
+        }
+        let captured = known.whatever(group, 0, self.options.method.needs())?;
         self.output(&captured, sinks, reports, observer)
     }
 
@@ -188,7 +217,16 @@ impl Layers<'_> {
     }
 
     pub(super) fn collector(&self) -> Collector<'_> {
-        Collector { options: self.options, workers: self.workers, cancel: self.cancel }
+        let gram = self.options.method.needs() == Needs::Gram;
+        Collector {
+            moments: !gram,
+            gram,
+            is_beside: self.options.propagates(),
+            experts: self.options.experts,
+            max_memory: self.options.compute.max_memory,
+            workers: self.workers,
+            cancel: self.cancel,
+        }
     }
 
     /// Whether later layers see what earlier ones became.
@@ -225,18 +263,33 @@ impl Layers<'_> {
         let collector = self.collector();
         let mut known = GroupExperts::of(experts.len());
         let (width, all) = (graph.group(group).columns, experts.len().max(1) as f64);
-        for experts in experts.chunks(collector.experts_at_once(width)) {
-            let captured = collector.captured(streams, group, experts, &mut known)?;
+        let wanted = collector.wanted(graph.group(group), streams.quantized.hidden_width());
+        let mut replacements = Vec::new();
+        for experts in experts.chunks(collector.experts_at_once(wanted)) {
+            let collected = collector.collect(streams, group, experts, &mut known)?;
             effort.advance(effort.of_inputs(width) * experts.len() as f64 / all, observer);
-            for (expert, captured) in captured {
+            for Collected { expert, sums, tokens, is_uncorrected } in collected {
+                let captured = Captured { is_uncorrected, ..Captured::of(sums, tokens) };
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (index, matrix) in own {
-                    let found = self.replaced(streams, *index, matrix, &captured, sinks)?;
-                    reports.methods.push(self.described(matrix, &captured, found));
+                    let weights = streams.quantized.weights(*index, matrix.expert)?;
+                    let Quantized { content, replacement, lost, report } =
+                        self.quantized(matrix, &weights, &captured)?;
+                    if !sinks.is_done(0, matrix.position) {
+                        self.put(sinks, matrix, matrix.first_row(), content, lost)?;
+                    }
+                    if self.replaces() {
+                        replacements.push((*index, matrix.expert, replacement));
+                    }
+                    reports.methods.push(self.described(matrix, &captured, report));
                     let weights = (matrix.rows * matrix.columns) as u64;
                     effort.advance(effort.of_matrix(weights, matrix.columns as u64), observer);
                 }
             }
+        }
+        // Only now: what one expert became must change nothing that the others are told.
+        for (index, expert, (data_type, bytes)) in replacements {
+            streams.quantized.replace(index, expert, data_type, bytes)?;
         }
         if graph.group(group).inputs_of_all.is_some() && !known.tokens.is_empty() {
             let tokens = known.tokens.into_iter().map(|(_, tokens)| tokens).collect();
@@ -249,29 +302,6 @@ impl Layers<'_> {
             self.complete(sinks, position, observer);
         }
         Ok(())
-    }
-
-    /// Quantizes a matrix, writes it where the output has not got it yet, and lets the text
-    /// go on with what it became.
-    fn replaced<B: Backend>(
-        &self,
-        streams: &mut Streams<'_, B>,
-        index: MatrixIndex,
-        matrix: &Matrix,
-        captured: &Captured,
-        sinks: &mut Sinks,
-    ) -> Result<TensorReport, Error> {
-        let stream = &mut streams.quantized;
-        let weights = stream.weights(index, matrix.expert)?;
-        let Quantized { content, replacement: (data_type, bytes), lost, report } =
-            self.quantized(matrix, &weights, captured)?;
-        if !sinks.is_done(0, matrix.position) {
-            self.put(sinks, matrix, matrix.first_row(), content, lost)?;
-        }
-        if self.replaces() {
-            stream.replace(index, matrix.expert, data_type, bytes)?;
-        }
-        Ok(report)
     }
 
     /// The matrices, one of each expert where each has its own, that are to be quantized.
@@ -472,6 +502,7 @@ impl Layers<'_> {
             data_type: matrix.data_type.name(),
             tokens: captured.tokens,
             filled_up_to: captured.filled_up_to,
+            is_uncorrected: captured.is_uncorrected,
             report,
         }
     }
@@ -485,7 +516,7 @@ impl Layers<'_> {
         observer.observe(Event::TensorDone { name: &tensor.name, from, to: &to });
     }
 
-    /// Rounds the output matrix with the importance of its inputs.
+    /// Quantizes the output matrix, some rows at a time.
     fn output(
         &self,
         captured: &Captured,
@@ -493,28 +524,30 @@ impl Layers<'_> {
         reports: &mut Reports,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
-        let Some((position, data_type)) = self.chosen.output else { return Ok(()) };
-        let tensor = &self.model.tensors[position];
-        let columns = to_usize(tensor.shape.columns());
-        let importance = qz_methods::method_named("imatrix").expect("a method");
-        let options = QuantizeOptions { method: importance, ..self.options.clone() };
-        let layers = Layers { options: &options, ..*self };
-        let rows = to_usize(tensor.shape.rows());
-        let step = (OUTPUT_WEIGHTS / columns.max(1)).clamp(1, rows.max(1));
-        let mut report: Option<TensorReport> = None;
-        for first in (0..rows).step_by(step) {
-            let count = step.min(rows - first);
+        let Some((position, _)) = self.chosen.output else { return Ok(()) };
+        let whole = self.matrix(position, None);
+        let importance = QuantizeOptions {
+            method: qz_methods::method_named("imatrix").expect("a method"),
+            ..self.options.clone()
+        };
+        // Statistics of another run may have no more.
+        let has_gram = captured.gram.is_some() || self.options.method.needs() != Needs::Gram;
+        let options = if has_gram { self.options } else { &importance };
+        let layers = Layers { options, ..*self };
+        let mut parts = Vec::new();
+        for first in (0..whole.rows).step_by(output_rows(&whole)) {
+            let count = output_rows(&whole).min(whole.rows - first);
             let weights = self.read_rows(position, first, count)?;
-            let part = Matrix { position, expert: None, rows: count, columns, data_type };
-            let (bytes, part_report) = layers.blocks(&part, &weights, captured)?;
-            let suspicion = Suspicion::of_type(data_type, columns);
-            let lost = self.lost(&part, &weights, suspicion, data_type, &bytes)?;
+            let part = Matrix { rows: count, ..whole };
+            let (bytes, report) = layers.blocks(&part, &weights, captured)?;
+            let suspicion = Suspicion::of_type(part.data_type, part.columns);
+            let lost = self.lost(&part, &weights, suspicion, part.data_type, &bytes)?;
             let content = Content::Rows { row_bytes: part.row_bytes(), bytes };
             self.put(sinks, &part, first as u64, content, lost)?;
             observer.observe(Event::Advanced { weights: weights.len() as u64 });
-            report.get_or_insert(part_report).rows = rows;
+            parts.push(report);
         }
-        let whole = Matrix { position, expert: None, rows, columns, data_type };
+        let report = TensorReport::of_parts(parts);
         reports.methods.extend(report.map(|report| self.described(&whole, captured, report)));
         self.complete(sinks, position, observer);
         Ok(())

@@ -1,16 +1,15 @@
 //! How much memory the matrices of decoder layers take, known before the first is read.
 
 use qz_kernels::backend::Backend;
-use qz_linalg::CrossGram;
-use qz_methods::{Needs, weights_under_way};
+use qz_methods::weights_under_way;
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward};
 
-use super::capture::Sums;
-use super::layers::Layers;
+use super::layers::{Layers, output_rows};
 use crate::error::Error;
 use crate::model::to_usize;
 use crate::model_weights::ModelWeights;
+use crate::statistics::Wanted;
 
 /// The program, its tables and threads, and what the allocator keeps of freed memory.
 const PROGRAM: u64 = 64 << 20;
@@ -53,13 +52,17 @@ impl Layers<'_> {
                             stored.shape.byte_size(data_type).unwrap_or(u64::MAX)
                         }
                     };
-                    layer_bytes += bytes.max(result);
+                    // What experts become waits until all of them are done.
+                    layer_bytes += match group.experts {
+                        Some(_) => bytes + result,
+                        None => bytes.max(result),
+                    };
                     matrix_most = matrix_most.max(self.matrix_bytes(position, place.is_some()));
                 }
                 if matrix_most > 0 {
-                    let results = group.is_added.then(|| forward.graph().hidden);
                     let experts = group.experts.unwrap_or(1);
-                    let known = self.statistics_bytes((group.columns, results), experts);
+                    let wanted = self.collector().wanted(group, forward.graph().hidden);
+                    let known = self.statistics_bytes(wanted, experts);
                     group_most = group_most.max(matrix_most + known);
                 }
             }
@@ -69,7 +72,19 @@ impl Layers<'_> {
         }
         // Without a text there is no layer, only the matrix.
         let layers = if chunks.is_some() { layer_most } else { 0 };
-        Ok(PROGRAM + text + layers + group_most)
+        Ok(PROGRAM + text + (layers + group_most).max(self.output_bytes()))
+    }
+
+    /// Some rows of the output matrix, and what is known of its inputs.
+    fn output_bytes(&self) -> u64 {
+        let Some((position, _)) = self.chosen.output else { return 0 };
+        let matrix = self.matrix(position, None);
+        let rows = output_rows(&matrix);
+        let working = weights_under_way(rows, matrix.columns, self.options.compute.threads);
+        // As they are stored and as numbers, and the blocks.
+        let weights = (rows * matrix.columns) as u64 * 8 + (rows * matrix.row_bytes()) as u64;
+        let known = self.statistics_bytes(self.collector().wanted_of_output(matrix.columns), 1);
+        weights + working as u64 * WORKING + known
     }
 
     /// A matrix as numbers, and on its way out.
@@ -90,17 +105,12 @@ impl Layers<'_> {
     }
 
     /// Sums, those of all experts beside them, and what is prepared of one of them.
-    fn statistics_bytes(&self, (width, results): (usize, Option<usize>), experts: usize) -> u64 {
-        let needs = self.options.method.needs();
-        let sums = Sums::bytes(needs, width);
-        let prepared = if needs == Needs::Gram { 2 * sums } else { 0 };
-        let propagated = match self.options.propagates() {
-            // The sums of what is lacking, and what they make of targets, in two orders.
-            true => 3 * CrossGram::bytes(results.unwrap_or(width), width),
-            false => 0,
-        };
+    fn statistics_bytes(&self, wanted: Wanted, experts: usize) -> u64 {
+        let prepared = 2 * wanted.gram_bytes();
+        // What the sums of what is lacking make of targets, in two orders.
+        let targets = 2 * wanted.lacking_bytes();
         let of_all = u64::from(experts > 1 && self.options.experts.prior > 0);
-        let count = self.collector().experts_at_once(width).min(experts) as u64;
-        sums * (count + of_all) + prepared + propagated
+        let count = self.collector().experts_at_once(wanted).min(experts) as u64;
+        wanted.bytes() * count + wanted.input_bytes() * of_all + prepared + targets
     }
 }

@@ -10,15 +10,17 @@
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
 mod capture;
+mod captured;
 mod effort;
-mod inputs;
 mod known;
 mod layers;
 mod memory;
 mod packed;
 mod plan;
 mod report;
+mod rest;
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use qz_kernels::Workers;
@@ -39,16 +41,20 @@ use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
-use crate::plan::peak_memory;
 use crate::planning::{PlanOptions, plan_all};
 use crate::sinks::Sinks;
-use crate::stream::{Cancel, Work, unless_cancelled};
+use crate::stream::{Cancel, unless_cancelled};
 use crate::target::Target;
 use capture::Calibration;
 use known::Known;
 use layers::Layers;
 use plan::Chosen;
 use report::Reports;
+use rest::Rest;
+
+/// Statistics of a quantized model correct targets of so many times its bits per weight: finer
+/// ones lose less and would be made worse, much coarser ones lose something else.
+const NEAR: RangeInclusive<f64> = 0.8..=1.1;
 
 /// How to quantize.
 #[derive(Clone)]
@@ -63,13 +69,53 @@ pub struct QuantizeOptions {
     pub text: Option<DataOptions>,
     /// Statistics that an earlier run collected, instead of a text.
     pub statistics: Option<PathBuf>,
+    /// What becomes of the correction for earlier layers where statistics do not tell how.
+    pub propagation: Propagation,
     /// Which of the text's tokens count as an expert's.
     pub experts: ExpertOptions,
     /// How the forward pass computes.
     pub compute: ComputeOptions,
 }
 
+/// Whether the correction for earlier layers was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// It is left out where statistics do not tell what was lost.
+    #[default]
+    WherePossible,
+    /// That is an error.
+    Asked,
+}
+
 impl QuantizeOptions {
+    /// These, as far as statistics of another run tell what a target loses, of so many bits
+    /// per weight.
+    fn fitting(
+        &self,
+        known: &Known,
+        bits: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, Error> {
+        let is_asked = self.propagation == Propagation::Asked;
+        let found = match (self.propagates(), known.quantized_bits()) {
+            (false, _) => return Ok(self.clone()),
+            (true, None) if is_asked => return Err(Error::PropagationWithoutText),
+            (true, found) => found,
+        };
+        if found.is_some_and(|found| is_asked || NEAR.contains(&(bits / found))) {
+            return Ok(self.clone());
+        }
+        if let Some(found) = found {
+            observer.observe(Event::Warning(&format!(
+                "the statistics are of a model with {found:.2} bits per weight, the target has \
+                 {bits:.2}: it is not corrected for earlier layers, which lose other things in it"
+            )));
+        }
+        let mut own = self.clone();
+        own.options.gptq.propagation = 0.0;
+        Ok(own)
+    }
+
     /// Whether matrices make up for what was lost before them.
     fn propagates(&self) -> bool {
         self.method.needs() == Needs::Gram && self.options.gptq.propagation != 0.0
@@ -149,18 +195,25 @@ fn one<B: Backend>(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<QuantizeReport, Error> {
-    if options.propagates() && options.statistics.is_some() {
-        return Err(Error::PropagationWithoutText);
-    }
+    let known = options.statistics.as_deref().map(Known::open).transpose()?;
     let planning = plan_all(model, std::slice::from_ref(&output.target), &options.convert.plan)?;
+    let fitting;
+    let options = match &known {
+        None => options,
+        Some(known) => {
+            let bits = plan::bits_per_weight(model, &planning.targets[0]);
+            fitting = options.fitting(known, bits, observer)?;
+            &fitting
+        }
+    };
     for warning in &planning.warnings {
         observer.observe(Event::Warning(warning));
     }
+    let streams = if options.propagates() { 2 } else { 1 };
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
         Needs::Nothing => None,
         _ => {
-            let streams = if options.propagates() { 2 } else { 1 };
             let (window, share) = (model.sliding_window, options.compute.share(streams));
             Some(Forward::new(backend, &weights, &model.metadata, window, share)?)
         }
@@ -178,10 +231,11 @@ fn one<B: Backend>(
     if !uncovered.is_empty() {
         return Err(Error::MissingImportance(uncovered));
     }
-    let (mut calibration, mut known) = (None, None);
-    match (&options.statistics, &options.text) {
+    let mut calibration = None;
+    let known = known.filter(|_| !chosen.is_empty());
+    match (&known, &options.text) {
         _ if chosen.is_empty() => {}
-        (Some(path), _) => known = Some(Known::open(path)?),
+        (Some(_), _) => {}
         (None, Some(text)) => calibration = Some(Calibration::read(model, text, cancel, observer)?),
         (None, None) => return Err(Error::NoCalibration(options.method.name())),
     }
@@ -220,37 +274,48 @@ fn one<B: Backend>(
     // What is outside of the layers goes at another pace.
     observer.observe(Event::At { part: "", number: 0, count: 0, steady: chosen.is_empty() });
     let work = sinks.remaining_work(model, plans, &measures, &options.convert.plan);
-    let (rest, positions): (Vec<Work<'_>>, Vec<usize>) = work
-        .into_iter()
-        .zip(&wanted)
-        .filter(|(_, position)| !chosen.has(**position))
-        .map(|(work, position)| (work, *position))
-        .unzip();
     let rows = Rows { model, plans, threads: options.convert.threads };
+    let rest =
+        work.into_iter().zip(wanted.iter().copied()).filter(|(_, position)| !chosen.has(*position));
+    let mut rest = Rest::new(rows, rest, !chosen.is_empty(), cancel);
     let measures = &measures;
     let layers = Layers { model, plans, measures, chosen: &chosen, options, workers, cancel };
-    let mut memory_bound_bytes = peak_memory(&rest, 1, threads);
+    let [outside, in_layer] = rest.peak_memory();
+    let mut memory_bound_bytes = outside;
     if let Some(forward) = forward.as_ref().filter(|_| !chosen.is_empty()) {
         let chunks = calibration.as_ref().map(|calibration| &calibration.chunks);
-        memory_bound_bytes = memory_bound_bytes.max(layers.memory_bound(forward, chunks)?);
+        let bound = layers.memory_bound(forward, chunks)? + in_layer;
+        memory_bound_bytes = memory_bound_bytes.max(bound);
     }
     observer.observe(Event::Memory { bound: memory_bound_bytes });
     let mut reports = Reports::default();
-    let outcome = rows
-        .encode(&mut sinks, &rest, &positions, cancel, observer)
+    let outcome = rest
+        .encode(None, &mut sinks, observer)
         .and_then(|()| {
             let Some(forward) = &forward else { return Ok(()) };
             match (&calibration, &known) {
                 (Some(calibration), _) => {
                     let chunks = calibration.chunks.clone();
-                    layers.run(forward, chunks, &mut sinks, &mut reports, observer)
+                    let (window, share) = (model.sliding_window, options.compute.share(streams));
+                    let embedded = chosen.embedded(model, &plans[0], options);
+                    let embedded =
+                        Forward::new(backend, &embedded, &model.metadata, window, share)?;
+                    layers.run(
+                        (forward, &embedded),
+                        chunks,
+                        &mut rest,
+                        &mut sinks,
+                        &mut reports,
+                        observer,
+                    )
                 }
                 (None, Some(known)) => {
-                    layers.run_known(forward, known, &mut sinks, &mut reports, observer)
+                    layers.run_known(forward, known, &mut rest, &mut sinks, &mut reports, observer)
                 }
                 (None, None) => Ok(()),
             }
         })
+        .and_then(|()| rest.encode_all(&mut sinks, observer))
         .and_then(|()| check_unchanged(model, &options.convert.plan))
         .and_then(|()| {
             let text = calibration.as_ref().map(|calibration| &calibration.files);

@@ -3,16 +3,19 @@
 use std::collections::{HashMap, HashSet};
 
 use qz_kernels::backend::Backend;
+use qz_kernels::codec_for;
 use qz_methods::Target;
 use qz_models::LayerIndex;
 use qz_models::forward::Forward;
 use qz_tensor::DataType;
 
+use super::QuantizeOptions;
 use crate::convert::Output;
 use crate::error::Error;
 use crate::format::TargetPlan;
-use crate::model::Model;
+use crate::model::{Model, ModelTensor};
 use crate::model_weights::ModelWeights;
+use crate::planning::importance_of;
 
 /// The matrices of decoder layers that the method chooses values for, and the output
 /// matrix.
@@ -23,6 +26,8 @@ pub(super) struct Chosen {
     names: HashMap<String, usize>,
     /// The matrix that gives logits, and its type.
     pub(super) output: Option<(usize, DataType)>,
+    /// The token embedding, where `convert` encodes it.
+    embedding: Option<usize>,
 }
 
 impl Chosen {
@@ -68,10 +73,39 @@ impl Chosen {
             chosen.positions.insert(position);
             chosen.output = Some((position, plan.assignments[position].data_type));
         }
+        let (name, _) = forward.stored_embedding()?;
+        chosen.embedding = by_name.get(name.as_str()).copied().filter(|position| {
+            let data_type = plan.assignments[*position].data_type;
+            !chosen.has(*position)
+                && plan.places[*position].is_some()
+                && plan.packed(*position).is_none()
+                && data_type != model.tensors[*position].source_type
+                && codec_for(data_type).is_some()
+        });
         if chosen.is_empty() && output.target.format.name != "gguf" {
             return Err(Error::MethodFormat { target: output.target.to_string() });
         }
         Ok(chosen)
+    }
+
+    /// The model as its layers find it in an output: with the token embedding that is written.
+    pub(super) fn embedded<'m>(
+        &self,
+        model: &'m Model,
+        plan: &TargetPlan,
+        options: &QuantizeOptions,
+    ) -> ModelWeights<'m> {
+        let weights = ModelWeights::new(model);
+        let is_plain = |position: &usize| {
+            importance_of(&options.convert.plan, &model.tensors[*position]).is_none()
+        };
+        match self.embedding.filter(is_plain).filter(|_| options.propagates()) {
+            None => weights,
+            Some(position) => {
+                let data_type = plan.assignments[position].data_type;
+                weights.with_rounded(&model.tensors[position].name, data_type)
+            }
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -97,4 +131,20 @@ impl Chosen {
     pub(super) fn position(&self, name: &str) -> Option<usize> {
         self.names.get(name).copied()
     }
+}
+
+/// Bits per weight of what is planned for a model.
+pub(super) fn bits_per_weight(model: &Model, plan: &TargetPlan) -> f64 {
+    let bytes = |(position, tensor): (usize, &ModelTensor)| {
+        let shape = &tensor.shape;
+        let data_type = plan.assignments[position].data_type;
+        let Some(place) = plan.packed(position) else {
+            return shape.byte_size(data_type).unwrap_or(0);
+        };
+        let parts = place.layout.parts(place.matrix).unwrap_or_default();
+        let sizes = parts.iter().filter_map(|part| part.shape.byte_size(part.data_type).ok());
+        sizes.sum::<u64>() * place.parts.len() as u64
+    };
+    let bytes: u64 = model.tensors.iter().enumerate().map(bytes).sum();
+    bytes as f64 * 8.0 / model.weights().max(1) as f64
 }

@@ -53,6 +53,9 @@ pub struct MethodTensor {
     /// expert was given few.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filled_up_to: Option<u64>,
+    /// Not corrected for what earlier layers lost, because the expert was given too few tokens.
+    #[serde(rename = "uncorrected", skip_serializing_if = "std::ops::Not::not")]
+    pub is_uncorrected: bool,
     /// What came of it.
     #[serde(flatten)]
     pub report: TensorReport,

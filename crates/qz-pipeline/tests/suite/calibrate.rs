@@ -32,6 +32,7 @@ fn options() -> CalibrateOptions {
             threads: 2,
         },
         collect: Collect { magnitudes: true, grams: true, tokens: true },
+        beside: None,
         output_matrix: true,
         experts: ExpertOptions::default(),
         add: Vec::new(),

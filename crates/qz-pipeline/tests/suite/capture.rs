@@ -259,7 +259,7 @@ fn a_visitors_error_ends_the_run() {
 /// goes past it; both end where the plain run does.
 #[test]
 fn results_are_those_of_the_run() {
-    for name in ["llama-tied", "qwen2", "qwen3"] {
+    for name in ["llama-tied", "qwen2", "qwen3", "mixtral", "qwen3moe"] {
         let expected = plain(name);
         for memory in [0, 1 << 30] {
             with(name, memory, |forward| {
@@ -278,13 +278,19 @@ fn results_are_those_of_the_run() {
                         }
                         let mut shown = Vec::new();
                         let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
-                            shown.push((inputs.group, inputs.count()));
+                            let rows = 0..inputs.count();
+                            shown.extend(rows.map(|row| (inputs.group, inputs.token(row))));
                             Ok(())
                         };
                         let results = stopping.visit_results(group, batch, &mut visit);
                         let results = results.expect("results");
                         let width = stopping.hidden_width();
-                        assert_eq!(shown, [(group, results.len() / width)]);
+                        // A token is shown once, or to each of its experts.
+                        shown.sort_unstable();
+                        shown.dedup();
+                        let tokens = stopping.tokens_of(batch);
+                        assert_eq!(results.len(), tokens.len() * width);
+                        assert!(shown.into_iter().eq(tokens.map(|token| (group, token))));
                         let passed = passing.pass_results(group, batch).expect("results");
                         assert_eq!(results, passed, "{name}, {group:?}");
                     }

@@ -8,7 +8,7 @@ use qz_pipeline::qz_methods::{Options, method_named};
 use qz_pipeline::{
     CalibrateOptions, CalibrationData, Cancel, Collect, ComputeOptions, Conversations,
     ConvertOptions, DataOptions, ExpertOptions, Model, OpenOptions, Output, PlanOptions,
-    QuantizeOptions, Rounding, Silent, StatisticsFormat, calibrate, quantize,
+    Propagation, QuantizeOptions, Rounding, Silent, StatisticsFormat, calibrate, quantize,
 };
 use qz_tensor::{DataType, OutputOptions};
 
@@ -50,6 +50,7 @@ fn options(statistics: Option<PathBuf>) -> QuantizeOptions {
         options,
         text: statistics.is_none().then(data),
         statistics,
+        propagation: Propagation::default(),
         experts: ExpertOptions::default(),
         compute: compute(),
     }
@@ -61,6 +62,7 @@ fn calibrated(model: &Path, output: &Path) {
         data: data(),
         compute: compute(),
         collect: Collect { magnitudes: false, grams: true, tokens: false },
+        beside: None,
         output_matrix: false,
         experts: ExpertOptions::default(),
         add: Vec::new(),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use qz_pipeline::qz_methods::{Options, method_named};
 use qz_pipeline::{
     CalibrationData, Cancel, ComputeOptions, Conversations, ConvertOptions, DataOptions, Error,
-    Event, ExpertOptions, Model, Observer, OpenOptions, Output, PlanOptions, QuantizeOptions,
-    Rounding, Silent, quantize,
+    Event, ExpertOptions, Model, Observer, OpenOptions, Output, PlanOptions, Propagation,
+    QuantizeOptions, Rounding, Silent, quantize,
 };
 use qz_tensor::{DataType, OutputOptions};
 
@@ -37,6 +37,7 @@ fn options(threads: usize) -> QuantizeOptions {
             conversations: Conversations::Either,
         }),
         statistics: None,
+        propagation: Propagation::default(),
         experts: ExpertOptions::default(),
         compute: ComputeOptions {
             rounding: Rounding::Exact,

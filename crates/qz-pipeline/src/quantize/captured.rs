@@ -1,0 +1,64 @@
+//! What a method is told of a group's inputs.
+
+use qz_calib::Moments;
+use qz_linalg::{Gram, Symmetric};
+use qz_methods::{Shared, Statistics};
+
+use crate::statistics::{LackingKind, Sums};
+
+/// What is known of a group's inputs.
+#[derive(Default)]
+pub(super) struct Captured {
+    /// Tokens they were, if that is known.
+    pub(super) tokens: Option<u64>,
+    /// As how many tokens these count, with the mean over all experts for the rest.
+    pub(super) filled_up_to: Option<u64>,
+    pub(super) gram: Option<Symmetric>,
+    pub(super) importance: Option<Vec<f32>>,
+    /// There are too few of them to say what earlier layers lost.
+    pub(super) is_uncorrected: bool,
+    /// `E[(x̃ − x) xᵀ]`, with the full model's inputs x̃.
+    pub(super) cross: Option<Vec<f32>>,
+    /// `E[(ỹ − y) xᵀ]`, with the full model's results ỹ.
+    pub(super) missing: Option<Vec<f32>>,
+    /// What a method keeps between the group's matrices.
+    pub(super) shared: Shared,
+}
+
+impl Captured {
+    /// What a method is told of sums over so many tokens, before those of few were filled up.
+    pub(super) fn of(mut sums: Sums, tokens: u64) -> Self {
+        let count = sums.tokens();
+        let lacking = sums.lacking_kind();
+        let found = sums.take_lacking(tokens);
+        let (mut cross, mut missing) = (None, None);
+        match lacking {
+            Some(LackingKind::Results(_)) => missing = found,
+            _ => cross = found,
+        }
+        let gram = sums.gram.map(Gram::finish);
+        let mean = |moments: Moments| {
+            let count = count.max(1) as f64;
+            moments.squares().map(|sum| (sum / count) as f32).collect()
+        };
+        Self {
+            tokens: Some(tokens),
+            filled_up_to: (count > tokens).then_some(count),
+            importance: sums.moments.filter(|_| gram.is_none()).map(mean),
+            gram,
+            cross,
+            missing,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn statistics(&self) -> Statistics<'_> {
+        Statistics {
+            gram: self.gram.as_ref(),
+            importance: self.importance.as_deref(),
+            cross: self.cross.as_deref(),
+            missing: self.missing.as_deref(),
+            shared: Some(&self.shared),
+        }
+    }
+}
