@@ -15,7 +15,7 @@ use super::execute::{Pass, Registers};
 use super::layer::Layer;
 use super::logits::Logits;
 use super::run::Forward;
-use super::states::States;
+use super::states::{Spill, States};
 use super::visitor::{Visit, VisitorTap};
 use super::weights::{StoredTensor, WeightSource};
 use crate::error::Error;
@@ -42,9 +42,9 @@ pub type VisitRows<'v, E> = dyn FnMut(&[f32]) -> Result<(), E> + 'v;
 pub struct LayerStream<'a, B: Backend, W: WeightSource> {
     forward: &'a Forward<'a, B, W>,
     chunks: Chunks,
-    states: States,
-    /// What is dear, beside the hidden states.
-    stored: States,
+    states: States<B>,
+    /// What is dear, beside the hidden states, where the device has no room for it.
+    spilled: Option<Spill>,
     room: Room,
     /// Of each rotary embedding cosines and sines of each position.
     rotaries: Vec<Vec<f32>>,
@@ -136,7 +136,8 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let room = self.room(&chunks);
         let (limit, folder) = (self.options.max_memory / 4, &self.options.spill_folder);
         let tokens = chunks.tokens().len();
-        let stored = self.on_disk(States::new(tokens, room.dear_width, limit, folder))?;
+        let is_needed = Spill::is_needed(tokens, room.dear_width, limit);
+        let spilled = is_needed.then(|| Spill::new(folder)).transpose()?;
         let batch = |(chunks, rows)| Batch { chunks, rows, base: 0, kept: None };
         Ok(LayerStream {
             forward: self,
@@ -144,7 +145,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             batches: self.batches(&chunks).map(batch).collect(),
             chunks,
             states,
-            stored,
+            spilled,
             room,
             layer: None,
             number: 0,
@@ -302,16 +303,15 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     pub fn visit_output(&mut self, visit: &mut VisitRows<'_, W::Error>) -> Result<(), W::Error> {
         assert!(self.number >= self.forward.graph.layer_count(), "layers are left");
         let forward = self.forward;
-        let (backend, width) = (forward.backend, forward.graph.hidden);
+        let backend = forward.backend;
         let norm = forward.loader().output_norm()?;
         for batch in 0..self.batches.len() {
-            let hidden = self.hidden_states(batch)?;
+            let hidden = self.states.copy(backend, batch)?;
             let Some((norm, epsilon)) = &norm else {
                 visit(&backend.numbers(&hidden)?)?;
                 continue;
             };
-            let mut normed = backend.zeros(self.batches[batch].rows.len() * width)?;
-            backend.rms_norm(&hidden, norm, 1, *epsilon, &mut normed)?;
+            let normed = backend.rms_norm(&hidden, norm, 1, *epsilon)?;
             visit(&backend.numbers(&normed)?)?;
         }
         Ok(())
@@ -421,7 +421,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         let base = self.graph().base(step);
         if base > from {
             self.compute(batch, from..base, &mut registers, tap)?;
-            self.write_states(batch, base, &registers)?;
+            self.keep_states(batch, base, &registers)?;
         }
         self.compute(batch, from.max(base)..step, &mut registers, tap)?;
         Ok(registers)
@@ -485,12 +485,16 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             }
             Step::Experts(own) => {
                 let input = registers.get(own.from);
-                self.with_pass(batch, |pass, layer| pass.experts(layer, own, input, &mut tap))?;
+                self.with_pass(batch, |pass, layer| {
+                    pass.experts(layer, own, input, &mut tap)?;
+                    pass.settle()
+                })?;
             }
             Step::Heads { group, from, .. } => {
                 let input = registers.get(from.rows);
                 self.with_pass(batch, |pass, layer| {
-                    pass.heads(layer, *group, from, input, &mut tap)
+                    pass.heads(layer, *group, from, input, &mut tap)?;
+                    pass.settle()
                 })?;
             }
             _ => unreachable!("stages are products"),
