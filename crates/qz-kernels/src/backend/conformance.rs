@@ -127,7 +127,10 @@ fn matmul<B: Backend>(
     let bytes: Vec<u8> = bytes.iter().copied().cycle().take(size).collect();
     let activations = made_up(tokens * columns, 2);
     let expected = reference::matmul(rounding, &activations, columns, data_type, &bytes)?;
+    let weights = reference::decode(data_type, &bytes)?;
     let matrix = backend.matrix(data_type, rows, columns, bytes)?;
+    let decoded = backend.decode(&matrix)?;
+    compare_buffer(backend, &format!("decoded {data_type}"), &decoded, columns, &weights)?;
     let activations = backend.buffer(columns, &activations)?;
     let out = backend.matmul(rounding, &activations, &matrix)?;
     compare_buffer(backend, &what, &out, rows, &expected)
@@ -376,6 +379,8 @@ fn copies<B: Backend>(backend: &B) -> Checked {
     compare_buffer(backend, "a copy", &second, 5, &doubled)?;
     let stacked = backend.stack(&[&first, &second])?;
     compare_buffer(backend, "stack", &stacked, 5, &[numbers, doubled].concat())?;
+    let numbers = backend.take_numbers(stacked)?;
+    compare_buffer(backend, "numbers", &backend.buffer(5, &numbers)?, 5, &numbers)?;
     compare_buffer(backend, "zeros", &backend.zeros(3, 7)?, 7, &[0.0; 21])
 }
 

@@ -58,10 +58,12 @@ impl<B: Backend> Backend for Failing<B> {
         fn matrix(
             data_type: DataType, rows: usize, columns: usize, bytes: Vec<u8>
         ) -> B::Matrix;
+        fn decode(matrix: &B::Matrix) -> B::Buffer;
         fn buffer(columns: usize, values: &[f32]) -> B::Buffer;
         fn zeros(rows: usize, columns: usize) -> B::Buffer;
         fn copy(buffer: &B::Buffer) -> B::Buffer;
         fn numbers<'b>(buffer: &'b B::Buffer) -> Cow<'b, [f32]>;
+        fn take_numbers(buffer: B::Buffer) -> Vec<f32>;
         fn check_finite(buffer: &B::Buffer, found: &mut B::Buffer, at: usize) -> ();
         fn matmul(rounding: Rounding, activations: &B::Buffer, matrix: &B::Matrix) -> B::Buffer;
         fn rms_norm(

@@ -22,6 +22,12 @@ impl HostBuffer {
     }
 }
 
+impl From<HostBuffer> for Vec<f32> {
+    fn from(buffer: HostBuffer) -> Self {
+        buffer.values
+    }
+}
+
 impl Shaped for HostBuffer {
     fn rows(&self) -> usize {
         self.values.len() / self.columns.max(1)

@@ -300,6 +300,9 @@ pub trait Backend: Send + Sync {
         bytes: Vec<u8>,
     ) -> Result<Self::Matrix, Error>;
 
+    /// A matrix' weights as numbers.
+    fn decode(&self, matrix: &Self::Matrix) -> Result<Self::Buffer, Error>;
+
     /// A buffer with these numbers, in rows of `columns`.
     fn buffer(&self, columns: usize, values: &[f32]) -> Result<Self::Buffer, Error>;
 
@@ -311,6 +314,9 @@ pub trait Backend: Send + Sync {
 
     /// All numbers of a buffer, without a copy where they are in the machine's memory.
     fn numbers<'b>(&self, buffer: &'b Self::Buffer) -> Result<Cow<'b, [f32]>, Error>;
+
+    /// All numbers of a buffer that nobody needs any more.
+    fn take_numbers(&self, buffer: Self::Buffer) -> Result<Vec<f32>, Error>;
 
     /// Writes the first row that has a number that is not finite as number `at` of `found`; -1
     /// if there is none. Nobody waits: what was found is looked at when all of a layer is.

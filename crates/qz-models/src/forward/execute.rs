@@ -90,7 +90,10 @@ impl<B: Backend> Pass<'_, B> {
         let cache = |own: &Attend| {
             let cache = self.backend.cache(&own.attention, capacity, self.cache_type);
             let name = &layer.matrix(own.source).name;
-            let failed = |source| Error::Backend { location: (self.locate)(name), source };
+            let failed = |source| {
+                let location = (self.locate)(name);
+                Error::Backend { location, source: Box::new(source) }
+            };
             cache.map(Cache::Attention).map_err(failed)
         };
         let caches = layer.graph.steps()[steps].iter().filter_map(|step| match step {

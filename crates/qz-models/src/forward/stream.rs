@@ -6,7 +6,7 @@ mod results;
 
 use std::ops::Range;
 
-use qz_kernels::backend::{Backend, reference};
+use qz_kernels::backend::Backend;
 use qz_tensor::DataType;
 
 use super::capture::{Routing, Tap, Untapped};
@@ -105,9 +105,8 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let Some(tensor) = self.source.find(name) else {
             return Err(Error::MissingWeight { location: self.source.location(name) }.into());
         };
-        let bytes = loader.bytes(name, &tensor, rows)?;
-        let decoded = reference::decode(tensor.data_type, &bytes);
-        decoded.map_err(|source| loader.failed(name, source).into())
+        let matrix = loader.rows(name, &tensor, rows)?;
+        Ok(self.backend.take_numbers(self.backend.decode(&matrix)?)?)
     }
 
     /// The most bytes that a stream of a text keeps and computes with, without weights.

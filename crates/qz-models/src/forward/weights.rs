@@ -136,7 +136,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
 
     /// Turns a backend's refusal into an error about a tensor.
     pub(super) fn failed(&self, name: &str, source: qz_kernels::backend::Error) -> Error {
-        Error::Backend { location: self.source.location(name), source }
+        Error::Backend { location: self.source.location(name), source: source.into() }
     }
 
     /// A vector that must be there.

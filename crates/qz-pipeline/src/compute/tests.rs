@@ -85,8 +85,11 @@ fn eval_options(save: Option<SaveOptions>) -> EvalOptions {
     }
 }
 
-/// Every job that computes with a model, and what it writes into a folder.
-fn jobs() -> Vec<(&'static str, fn(&Path) -> Result<(), Error>)> {
+/// A job's name, and what runs it with outputs in a folder.
+type Job = (&'static str, fn(&Path) -> Result<(), Error>);
+
+/// Every job that computes with a model.
+fn jobs() -> Vec<Job> {
     vec![
         ("eval", |to| {
             let save = SaveOptions::Logits(to.join("logits"));

@@ -108,6 +108,16 @@ impl Backend for CpuBackend {
         Ok(Matrix { codec, rows, columns, bytes: Bytes::new(bytes) })
     }
 
+    fn decode(&self, matrix: &Matrix) -> Result<HostBuffer, Error> {
+        let mut out = HostBuffer::zeros(matrix.rows, matrix.columns);
+        let row_bytes = (matrix.bytes.len() / matrix.rows.max(1)).max(1);
+        self.workers.install(|| {
+            let rows = out.par_chunks_mut(matrix.columns).zip(matrix.bytes.par_chunks(row_bytes));
+            rows.for_each(|(out, bytes)| matrix.codec.decode(bytes, out));
+        });
+        Ok(out)
+    }
+
     fn buffer(&self, columns: usize, values: &[f32]) -> Result<HostBuffer, Error> {
         shapes::buffer(columns, values)?;
         Ok(HostBuffer::new(columns, values.to_vec()))
@@ -123,6 +133,10 @@ impl Backend for CpuBackend {
 
     fn numbers<'b>(&self, buffer: &'b HostBuffer) -> Result<Cow<'b, [f32]>, Error> {
         Ok(Cow::Borrowed(buffer))
+    }
+
+    fn take_numbers(&self, buffer: HostBuffer) -> Result<Vec<f32>, Error> {
+        Ok(buffer.into())
     }
 
     fn check_finite(

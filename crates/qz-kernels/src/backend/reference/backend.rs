@@ -70,6 +70,10 @@ impl Backend for ReferenceBackend {
         Ok(Matrix { data_type, rows, columns, bytes })
     }
 
+    fn decode(&self, matrix: &Matrix) -> Result<HostBuffer, Error> {
+        Ok(HostBuffer::new(matrix.columns, decode(matrix.data_type, &matrix.bytes)?))
+    }
+
     fn buffer(&self, columns: usize, values: &[f32]) -> Result<HostBuffer, Error> {
         shapes::buffer(columns, values)?;
         Ok(HostBuffer::new(columns, values.to_vec()))
@@ -85,6 +89,10 @@ impl Backend for ReferenceBackend {
 
     fn numbers<'b>(&self, buffer: &'b HostBuffer) -> Result<Cow<'b, [f32]>, Error> {
         Ok(Cow::Borrowed(buffer))
+    }
+
+    fn take_numbers(&self, buffer: HostBuffer) -> Result<Vec<f32>, Error> {
+        Ok(buffer.into())
     }
 
     fn check_finite(
