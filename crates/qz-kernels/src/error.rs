@@ -29,6 +29,18 @@ pub enum Error {
         /// Bytes that were given.
         bytes: usize,
     },
+    /// Buffers or matrices that do not fit an operation.
+    #[error("`{operation}` got {found} {what}, where it takes {expected}")]
+    Shape {
+        /// The operation of [`crate::backend::Backend`].
+        operation: &'static str,
+        /// What was counted.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there should be: so many, at most so many, or a multiple of it.
+        expected: usize,
+    },
     /// A row of a head does not fill the blocks of the type keys and values are kept in.
     #[error("heads of {head_size} do not fill the blocks of {data_type} keys and values")]
     CacheType {
@@ -54,9 +66,10 @@ impl Diagnose for Error {
     fn diagnosis(&self) -> Diagnosis {
         let (class, rule) = match self {
             Self::Unknown(_) | Self::Unsupported(_) => (FaultClass::Usage, "isa"),
-            Self::NoCodec(_) | Self::MatrixSize { .. } | Self::CacheType { .. } => {
-                (FaultClass::BadInput, "backend")
-            }
+            Self::NoCodec(_)
+            | Self::MatrixSize { .. }
+            | Self::Shape { .. }
+            | Self::CacheType { .. } => (FaultClass::BadInput, "backend"),
             Self::Threads(_) => (FaultClass::Environment, "threads"),
             Self::Device { .. } => (FaultClass::Environment, "device"),
         };

@@ -204,7 +204,7 @@ pub enum Error {
         /// The model and the tensor.
         location: Location,
         /// Why.
-        source: qz_kernels::backend::Error,
+        source: Box<qz_kernels::backend::Error>,
     },
     /// The device does not compute.
     #[error(transparent)]

@@ -7,8 +7,8 @@ use qz_codec::CODECS;
 use qz_tensor::DataType;
 
 use super::{
-    Activation, Attention, Backend, Gating, Part, Queries, RotaryPairs, Rotation, Rounding, Router,
-    Scan, ScanWeights, reference,
+    Activation, Attention, Backend, Error, ExpertLoad, Gating, Part, Queries, RotaryPairs,
+    Rotation, Rounding, Router, Scan, ScanWeights, Shaped, reference,
 };
 
 /// Differences allowed, relative to the largest number: sums in another order, and
@@ -35,7 +35,9 @@ fn operations<B: Backend>(backend: &B) -> Checked {
     recurrences::check(backend)?;
     elementwise(backend)?;
     experts(backend)?;
-    non_finite(backend)
+    copies(backend)?;
+    non_finite(backend)?;
+    mismatches(backend)
 }
 
 /// Numbers between -1 and 1 without a pattern.
@@ -64,10 +66,19 @@ fn compare(what: &str, found: &[f32], expected: &[f32]) -> Checked {
     Ok(())
 }
 
-fn contents<B: Backend>(backend: &B, buffer: &B::Buffer, count: usize) -> Checked<Vec<f32>> {
-    let mut numbers = vec![0.0; count];
-    backend.read(buffer, 0, &mut numbers)?;
-    Ok(numbers)
+/// Compares a buffer's shape and numbers.
+fn compare_buffer<B: Backend>(
+    backend: &B,
+    what: &str,
+    found: &B::Buffer,
+    columns: usize,
+    expected: &[f32],
+) -> Checked {
+    if (found.rows() * columns, found.columns()) != (expected.len(), columns) {
+        let [rows, width] = [found.rows(), found.columns()];
+        return Err(format!("{what}: {rows} x {width} numbers, expected {}", expected.len()).into());
+    }
+    compare(what, &backend.numbers(found)?, expected)
 }
 
 /// Every type with every count of tokens up to one past a panel, and more, and odd counts
@@ -116,10 +127,13 @@ fn matmul<B: Backend>(
     let bytes: Vec<u8> = bytes.iter().copied().cycle().take(size).collect();
     let activations = made_up(tokens * columns, 2);
     let expected = reference::matmul(rounding, &activations, columns, data_type, &bytes)?;
+    let weights = reference::decode(data_type, &bytes)?;
     let matrix = backend.matrix(data_type, rows, columns, bytes)?;
-    let mut out = backend.zeros(tokens * rows)?;
-    backend.matmul(rounding, &backend.buffer(&activations)?, &matrix, &mut out)?;
-    compare(&what, &contents(backend, &out, tokens * rows)?, &expected)
+    let decoded = backend.decode(&matrix)?;
+    compare_buffer(backend, &format!("decoded {data_type}"), &decoded, columns, &weights)?;
+    let activations = backend.buffer(columns, &activations)?;
+    let out = backend.matmul(rounding, &activations, &matrix)?;
+    compare_buffer(backend, &what, &out, rows, &expected)
 }
 
 fn norms<B: Backend>(backend: &B) -> Checked {
@@ -127,33 +141,30 @@ fn norms<B: Backend>(backend: &B) -> Checked {
         let (input, weights) = (made_up(rows * width, 3), made_up(width, 4));
         let expected: Vec<f32> =
             input.chunks(width).flat_map(|row| reference::rms_norm(row, &weights, 1e-5)).collect();
-        let mut out = backend.zeros(rows * width)?;
-        backend.rms_norm(
-            &backend.buffer(&input)?,
-            &backend.buffer(&weights)?,
-            1,
-            1e-5,
-            &mut out,
-        )?;
-        compare("rms norm", &contents(backend, &out, rows * width)?, &expected)?;
+        let there = [backend.buffer(width, &input)?, backend.buffer(width, &weights)?];
+        let out = backend.rms_norm(&there[0], &there[1], 1, 1e-5)?;
+        compare_buffer(backend, "rms norm", &out, width, &expected)?;
     }
     let (input, weights, bias) = (made_up(300, 3), made_up(100, 4), made_up(100, 23));
     for bias in [None, Some(&bias)] {
         let row = |row: &[f32]| reference::layer_norm(row, &weights, bias.map(|b| &b[..]), 1e-5);
         let expected: Vec<f32> = input.chunks(100).flat_map(row).collect();
-        let there = [backend.buffer(&input)?, backend.buffer(&weights)?];
-        let bias = bias.map(|bias| backend.buffer(bias)).transpose()?;
-        let mut out = backend.zeros(300)?;
-        backend.layer_norm(&there[0], &there[1], bias.as_ref(), 1e-5, &mut out)?;
-        compare("layer norm", &contents(backend, &out, 300)?, &expected)?;
+        let there = [backend.buffer(100, &input)?, backend.buffer(100, &weights)?];
+        let bias = bias.map(|bias| backend.buffer(100, bias)).transpose()?;
+        let out = backend.layer_norm(&there[0], &there[1], bias.as_ref(), 1e-5)?;
+        compare_buffer(backend, "layer norm", &out, 100, &expected)?;
     }
+    // Rows of several heads, and of several groups.
     let (input, weights) = (made_up(60, 3), made_up(20, 4));
-    let parts = input.chunks(5).zip(weights.chunks(5).cycle());
-    let expected: Vec<f32> =
-        parts.flat_map(|(part, weights)| reference::rms_norm(part, weights, 1e-5)).collect();
-    let mut out = backend.zeros(60)?;
-    backend.rms_norm(&backend.buffer(&input)?, &backend.buffer(&weights)?, 4, 1e-5, &mut out)?;
-    compare("rms norm in groups", &contents(backend, &out, 60)?, &expected)?;
+    let there = [backend.buffer(60, &input)?, backend.buffer(20, &weights)?];
+    for groups in [1, 4] {
+        let width = 20 / groups;
+        let parts = input.chunks(width).zip(weights.chunks(width).cycle());
+        let expected: Vec<f32> =
+            parts.flat_map(|(part, weights)| reference::rms_norm(part, weights, 1e-5)).collect();
+        let out = backend.rms_norm(&there[0], &there[1], groups, 1e-5)?;
+        compare_buffer(backend, "rms norm in groups", &out, 60, &expected)?;
+    }
     Ok(())
 }
 
@@ -176,10 +187,10 @@ fn rotations<B: Backend>(backend: &B) -> Checked {
             let table = &table[head / heads % positions * count..][..count];
             reference::rotate(numbers, &rotation, table);
         }
-        let mut rows = backend.buffer(&input)?;
-        backend.rotate(&mut rows, heads * head_size, &rotation, &backend.buffer(&table)?)?;
+        let mut rows = backend.buffer(heads * head_size, &input)?;
+        backend.rotate(&mut rows, &rotation, &backend.buffer(count, &table)?)?;
         let what = format!("rotary embedding {rotation:?}");
-        compare(&what, &contents(backend, &rows, input.len())?, &expected)?;
+        compare_buffer(backend, &what, &rows, heads * head_size, &expected)?;
     }
     Ok(())
 }
@@ -223,9 +234,14 @@ fn attention<B: Backend>(
     let mut values = made_up(rows * shape.value_width(), 9);
     let sinks = with_sinks.then(|| made_up(shape.heads, 15));
     let mut cache = backend.cache(shape, positions, data_type)?;
-    let mut out = backend.zeros(rows * shape.result_width())?;
-    let sinks_there = sinks.as_deref().map(|sinks| backend.buffer(sinks)).transpose()?;
-    let buffers = [backend.buffer(&queries)?, backend.buffer(&keys)?, backend.buffer(&values)?];
+    let mut out = backend.zeros(rows, shape.result_width())?;
+    let sinks_there =
+        sinks.as_deref().map(|sinks| backend.buffer(shape.heads, sinks)).transpose()?;
+    let buffers = [
+        backend.buffer(shape.query_width(), &queries)?,
+        backend.buffer(shape.key_width(), &keys)?,
+        backend.buffer(shape.value_width(), &values)?,
+    ];
     for part in [0..first_part, first_part..positions] {
         let rows = before + part.start..before + part.end;
         backend.store(&mut cache, part.start, &buffers[1], &buffers[2], rows.clone())?;
@@ -259,7 +275,7 @@ fn attention<B: Backend>(
         }
     }
     let what = format!("attention {shape:?} with {data_type} keys, sinks: {with_sinks}");
-    compare(&what, &contents(backend, &out, expected.len())?, &expected)
+    compare_buffer(backend, &what, &out, shape.result_width(), &expected)
 }
 
 /// A sequence whose second part comes later, and whose rows are not the buffer's first.
@@ -278,8 +294,11 @@ fn scans<B: Backend>(backend: &B) -> Checked {
         decay: &decay,
         skip: &skip,
     };
-    let expected = reference::scan(&shape, &weights, &input[before * shape.width()..]);
-    let there = [&convolution, &bias, &steps, &decay, &skip].map(|own| backend.buffer(own));
+    let mut state = vec![0.0; shape.state()];
+    let rows = &input[before * shape.width()..];
+    let expected = reference::scan(&shape, &weights, &mut state, rows);
+    let there =
+        [&convolution, &bias, &steps, &decay, &skip].map(|own| backend.buffer(own.len(), own));
     let there = there.into_iter().collect::<Result<Vec<_>, _>>()?;
     let weights = ScanWeights {
         convolution: &there[0],
@@ -288,13 +307,14 @@ fn scans<B: Backend>(backend: &B) -> Checked {
         decay: &there[3],
         skip: &there[4],
     };
-    let mut state = backend.zeros(shape.state())?;
-    let mut out = backend.zeros((before + tokens) * shape.inner())?;
+    let mut state = backend.zeros(1, shape.state())?;
+    let mut out = backend.zeros(before + tokens, shape.inner())?;
+    let input = backend.buffer(shape.width(), &input)?;
     for part in [0..1, 1..first_part, first_part..tokens] {
         let rows = before + part.start..before + part.end;
-        backend.scan(&shape, &weights, &mut state, &backend.buffer(&input)?, rows, &mut out)?;
+        backend.scan(&shape, &weights, &mut state, &input, rows, &mut out)?;
     }
-    let found = contents(backend, &out, (before + tokens) * shape.inner())?;
+    let found = backend.numbers(&out)?;
     compare("state space", &found[before * shape.inner()..], &expected)
 }
 
@@ -304,9 +324,10 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
     let expect = |work: &dyn Fn(f32, f32) -> f32| -> Vec<f32> {
         a.iter().zip(&b).map(|(a, b)| work(*a, *b)).collect()
     };
-    let mut sum = backend.buffer(&a)?;
-    backend.add(&mut sum, &backend.buffer(&b)?)?;
-    compare("add", &contents(backend, &sum, count)?, &expect(&|a, b| a + b))?;
+    let mut sum = backend.buffer(100, &a)?;
+    let other = backend.buffer(100, &b)?;
+    backend.add(&mut sum, &other)?;
+    compare_buffer(backend, "add", &sum, 100, &expect(&|a, b| a + b))?;
     for activation in [
         Activation::Silu,
         Activation::GeluTanh,
@@ -317,16 +338,16 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
         Activation::Identity,
     ] {
         // Past the limits of what is clamped.
-        let mut gate = backend.buffer(&a.iter().map(|x| x * 9.0).collect::<Vec<f32>>())?;
-        backend.activate_times(activation, &mut gate, Some(&backend.buffer(&b)?))?;
+        let mut gate = backend.buffer(100, &a.iter().map(|x| x * 9.0).collect::<Vec<f32>>())?;
+        backend.activate_times(activation, &mut gate, Some(&other))?;
         let expected = expect(&|a, b| reference::activate_times(activation, a * 9.0, b));
-        compare(&format!("{activation:?}"), &contents(backend, &gate, count)?, &expected)?;
-        let mut alone = backend.buffer(&a)?;
+        compare_buffer(backend, &format!("{activation:?}"), &gate, 100, &expected)?;
+        let mut alone = backend.buffer(100, &a)?;
         backend.activate_times(activation, &mut alone, None)?;
         let expected = expect(&|a, _| reference::activate_times(activation, a, 1.0));
-        compare(&format!("{activation:?} alone"), &contents(backend, &alone, count)?, &expected)?;
+        compare_buffer(backend, &format!("{activation:?} alone"), &alone, 100, &expected)?;
     }
-    let there = [backend.buffer(&a)?, backend.buffer(&b)?];
+    let there = [backend.buffer(200, &a)?, backend.buffer(200, &b)?];
     let parts = [
         Part { buffer: &there[0], size: 100, columns: 10..70 },
         Part { buffer: &there[1], size: 100, columns: 0..20 },
@@ -334,18 +355,33 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
     let joined =
         a.chunks(100).zip(b.chunks(100)).flat_map(|(a, b)| [&a[10..70], &b[..20]].concat());
     let joined: Vec<f32> = joined.collect();
-    compare("join", &contents(backend, &backend.join(&parts)?, joined.len())?, &joined)?;
-    let mut rows = backend.buffer(&a)?;
-    backend.times_sigmoid(&mut rows, 100, &there[1])?;
+    compare_buffer(backend, "join", &backend.join(&parts)?, 160, &joined)?;
+    let mut rows = backend.buffer(100, &a)?;
+    backend.times_sigmoid(&mut rows, &backend.buffer(1, &b[..count / 100])?)?;
     let weighed = a.iter().enumerate().map(|(i, a)| a / (1.0 + (-b[i / 100]).exp()));
-    compare("sigmoid", &contents(backend, &rows, count)?, &weighed.collect::<Vec<f32>>())?;
-    let columns = backend.columns(&backend.buffer(&a)?, 100, 20..50)?;
+    compare_buffer(backend, "sigmoid", &rows, 100, &weighed.collect::<Vec<f32>>())?;
+    let columns = backend.columns(&backend.buffer(100, &a)?, 20..50)?;
     let expected: Vec<f32> = a.chunks(100).flat_map(|row| &row[20..50]).copied().collect();
-    compare("columns", &contents(backend, &columns, expected.len())?, &expected)?;
-    let mut rows = backend.buffer(&a)?;
-    backend.add_bias(&mut rows, &backend.buffer(&b[..100])?)?;
+    compare_buffer(backend, "columns", &columns, 30, &expected)?;
+    let mut rows = backend.buffer(100, &a)?;
+    backend.add_bias(&mut rows, &backend.buffer(100, &b[..100])?)?;
     let expected: Vec<f32> = a.iter().enumerate().map(|(i, a)| a + b[i % 100]).collect();
-    compare("bias", &contents(backend, &rows, count)?, &expected)
+    compare_buffer(backend, "bias", &rows, 100, &expected)
+}
+
+fn copies<B: Backend>(backend: &B) -> Checked {
+    let numbers = made_up(60, 24);
+    let first = backend.buffer(5, &numbers)?;
+    let mut second = backend.copy(&first)?;
+    backend.add(&mut second, &first)?;
+    compare_buffer(backend, "what was copied", &first, 5, &numbers)?;
+    let doubled: Vec<f32> = numbers.iter().map(|number| number + number).collect();
+    compare_buffer(backend, "a copy", &second, 5, &doubled)?;
+    let stacked = backend.stack(&[&first, &second])?;
+    compare_buffer(backend, "stack", &stacked, 5, &[numbers, doubled].concat())?;
+    let numbers = backend.take_numbers(stacked)?;
+    compare_buffer(backend, "numbers", &backend.buffer(5, &numbers)?, 5, &numbers)?;
+    compare_buffer(backend, "zeros", &backend.zeros(3, 7)?, 7, &[0.0; 21])
 }
 
 fn experts<B: Backend>(backend: &B) -> Checked {
@@ -364,11 +400,11 @@ fn routing<B: Backend>(backend: &B, router: &Router, with_bias: bool) -> Checked
     let (tokens, experts, width) = (7, router.experts, 3);
     let scores = made_up(tokens * experts, 12);
     let bias = with_bias.then(|| made_up(experts, 16));
-    let there = bias.as_deref().map(|bias| backend.buffer(bias)).transpose()?;
-    let loads = backend.route(router, &backend.buffer(&scores)?, there.as_ref())?;
+    let there = bias.as_deref().map(|bias| backend.buffer(experts, bias)).transpose()?;
+    let loads = backend.route(router, &backend.buffer(experts, &scores)?, there.as_ref())?;
     let expected = reference::route(router, &scores, bias.as_deref());
     let input = made_up(tokens * width, 13);
-    let mut sums = backend.zeros(tokens * width)?;
+    let (mut sums, there) = (backend.zeros(tokens, width)?, backend.buffer(width, &input)?);
     for (load, expected) in loads.iter().zip(&expected) {
         if load.tokens != expected.tokens {
             return Err(
@@ -376,24 +412,61 @@ fn routing<B: Backend>(backend: &B, router: &Router, with_bias: bool) -> Checked
             );
         }
         compare("weights of experts", &load.weights, &expected.weights)?;
-        let own = backend.gather(&backend.buffer(&input)?, width, &load.tokens)?;
-        backend.scatter_add(&mut sums, width, load, &own)?;
+        let own = backend.gather(&there, &load.tokens)?;
+        backend.scatter_add(&mut sums, load, &own)?;
     }
     if loads.len() != experts {
         return Err(format!("routing: {} experts instead of {experts}", loads.len()).into());
     }
     // A token's weights sum up to 1.
-    compare("sums of experts", &contents(backend, &sums, tokens * width)?, &input)
+    compare_buffer(backend, "sums of experts", &sums, width, &input)
 }
 
 fn non_finite<B: Backend>(backend: &B) -> Checked {
-    for (value, expected) in [(1.0, None), (f32::NAN, Some(777)), (f32::NEG_INFINITY, Some(777))] {
+    let mut found = backend.zeros(1, 3)?;
+    for (at, value) in [1.0, f32::NAN, f32::NEG_INFINITY].into_iter().enumerate() {
         let mut numbers = made_up(1000, 14);
         numbers[777] = value;
-        let found = backend.first_non_finite(&backend.buffer(&numbers)?)?;
-        if found != expected {
-            return Err(format!("number 777 is {value}; not finite: {found:?}").into());
-        }
+        backend.check_finite(&backend.buffer(50, &numbers)?, &mut found, at)?;
     }
+    compare_buffer(backend, "rows that are not finite", &found, 3, &[-1.0, 15.0, 15.0])
+}
+
+/// Shapes that do not fit are refused.
+fn mismatches<B: Backend>(backend: &B) -> Checked {
+    let buffer = |rows: usize, columns: usize| backend.zeros(rows, columns);
+    let refused = |outcome: Result<(), Error>| match outcome {
+        Err(Error::Shape { .. }) => Ok(()),
+        other => Err(format!("shapes that do not fit: {other:?}")),
+    };
+    let matrix = backend.matrix(DataType::F32, 2, 3, vec![0; 24])?;
+    let (mut pair, wide, tall) = (buffer(2, 4)?, buffer(2, 5)?, buffer(3, 4)?);
+    refused(backend.buffer(4, &[0.0; 6]).map(drop))?;
+    refused(backend.matmul(Rounding::Exact, &pair, &matrix).map(drop))?;
+    refused(backend.rms_norm(&pair, &wide, 1, 1e-5).map(drop))?;
+    refused(backend.layer_norm(&pair, &buffer(1, 4)?, Some(&wide), 1e-5).map(drop))?;
+    let rotation = Rotation { head_size: 4, first: 0, count: 4, pairs: RotaryPairs::Halves };
+    refused(backend.rotate(&mut pair, &rotation, &wide))?;
+    refused(backend.rotate(&mut pair, &rotation, &tall))?;
+    let shape = Attention::plain(2, 1, 2);
+    let mut cache = backend.cache(&shape, 4, DataType::F32)?;
+    let (keys, mut out) = (buffer(2, 2)?, buffer(2, 4)?);
+    refused(backend.store(&mut cache, 0, &keys, &pair, 0..2))?;
+    refused(backend.store(&mut cache, 0, &keys, &keys, 0..3))?;
+    let queries = |buffer, rows| Queries { buffer, rows, position: 0 };
+    refused(backend.attend(&shape, None, &cache, queries(&wide, 0..2), &mut out))?;
+    refused(backend.attend(&shape, Some(&pair), &cache, queries(&pair, 0..2), &mut out))?;
+    refused(backend.activate_times(Activation::Silu, &mut out, Some(&tall)))?;
+    refused(backend.columns(&pair, 2..5).map(drop))?;
+    refused(backend.join(&[Part { buffer: &pair, size: 4, columns: 3..5 }]).map(drop))?;
+    refused(backend.times_sigmoid(&mut out, &tall))?;
+    refused(backend.add(&mut out, &wide))?;
+    refused(backend.add_bias(&mut out, &wide))?;
+    refused(backend.route(&Router::plain(6, 2), &pair, None).map(drop))?;
+    refused(backend.gather(&pair, &[2]).map(drop))?;
+    refused(backend.stack(&[&pair, &wide]).map(drop))?;
+    let load = ExpertLoad { tokens: vec![0], weights: vec![1.0] };
+    refused(backend.scatter_add(&mut out, &load, &pair))?;
+    refused(backend.check_finite(&pair, &mut out, 8))?;
     Ok(())
 }

@@ -5,8 +5,10 @@
 //! |---|---|
 //! | [`Backend`] | the operations |
 //! | [`mod@reference`] | what they compute, one number after the other: the definition |
+//! | [`Shaped`] | rows and columns; `shapes.rs` has what each operation asks of them |
 //! | [`CpuBackend`] | the same with vector instructions on several threads |
 //! | [`conformance`] | compares any implementation with the reference |
+//! | [`failing`] | any implementation, whose device is lost at some operation |
 //!
 //! Invariant: an operation's result does not depend on the number of threads.
 //!
@@ -15,8 +17,11 @@
 mod activations;
 pub mod conformance;
 mod cpu;
+pub mod failing;
+mod host;
 pub mod recurrence;
 pub mod reference;
+mod shapes;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -26,7 +31,9 @@ use qz_tensor::DataType;
 pub use crate::error::Error;
 pub use activations::{Rounding, activation_type, round_activations};
 pub use cpu::{CpuBackend, FewTokens};
+pub use host::HostBuffer;
 pub use recurrence::{Convolution, Delta, Recurrence, Selective};
+pub use shapes::Shaped;
 
 /// Which elements of a head turn together in rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,17 +274,17 @@ pub struct ExpertLoad {
     pub weights: Vec<f32>,
 }
 
-/// The operations of a decoder's forward pass. A buffer holds f32 numbers as rows one
-/// behind the other; the width of a row follows from the operation. Shapes that
-/// contradict each other are the caller's mistake and may panic.
+/// The operations of a decoder's forward pass. A buffer holds rows of f32 numbers; a vector is
+/// one row.
 ///
 /// # Errors
-/// A device can be lost, or have no memory left, in any operation: [`Error::Device`].
+/// A device can be lost, or have no memory left, in any operation: [`Error::Device`]. Shapes
+/// that contradict each other are [`Error::Shape`].
 pub trait Backend: Send + Sync {
     /// Numbers on the device.
-    type Buffer: Send + Sync;
+    type Buffer: Shaped + Send + Sync;
     /// Weights on the device, in their own type.
-    type Matrix: Send + Sync;
+    type Matrix: Shaped + Send + Sync;
     /// Keys and values of one sequence.
     type Cache: Send + Sync;
 
@@ -293,46 +300,53 @@ pub trait Backend: Send + Sync {
         bytes: Vec<u8>,
     ) -> Result<Self::Matrix, Error>;
 
-    /// Rows of a matrix.
-    fn rows(&self, matrix: &Self::Matrix) -> usize;
+    /// A matrix' weights as numbers.
+    fn decode(&self, matrix: &Self::Matrix) -> Result<Self::Buffer, Error>;
 
-    /// A buffer with these numbers.
-    fn buffer(&self, values: &[f32]) -> Result<Self::Buffer, Error>;
+    /// A buffer with these numbers, in rows of `columns`.
+    fn buffer(&self, columns: usize, values: &[f32]) -> Result<Self::Buffer, Error>;
 
     /// A buffer of zeros.
-    fn zeros(&self, elements: usize) -> Result<Self::Buffer, Error>;
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Self::Buffer, Error>;
 
-    /// Copies numbers from `from` on out of a buffer.
-    fn read(&self, buffer: &Self::Buffer, from: usize, out: &mut [f32]) -> Result<(), Error>;
+    /// Another buffer with the same numbers.
+    fn copy(&self, buffer: &Self::Buffer) -> Result<Self::Buffer, Error>;
 
     /// All numbers of a buffer, without a copy where they are in the machine's memory.
     fn numbers<'b>(&self, buffer: &'b Self::Buffer) -> Result<Cow<'b, [f32]>, Error>;
 
-    /// The position of a number that is not finite, if there is one.
-    fn first_non_finite(&self, buffer: &Self::Buffer) -> Result<Option<usize>, Error>;
+    /// All numbers of a buffer that nobody needs any more.
+    fn take_numbers(&self, buffer: Self::Buffer) -> Result<Vec<f32>, Error>;
 
-    /// `out[t][r] = Σ activations[t][c] · matrix[r][c]`, with the activations rounded
-    /// as `rounding` says.
+    /// Writes the first row that has a number that is not finite as number `at` of `found`; -1
+    /// if there is none. Nobody waits: what was found is looked at when all of a layer is.
+    fn check_finite(
+        &self,
+        buffer: &Self::Buffer,
+        found: &mut Self::Buffer,
+        at: usize,
+    ) -> Result<(), Error>;
+
+    /// In row `t` for each row `r` of the matrix `Σ activations[t][c] · matrix[r][c]`, with the
+    /// activations rounded as `rounding` says.
     fn matmul(
         &self,
         rounding: Rounding,
         activations: &Self::Buffer,
         matrix: &Self::Matrix,
-        out: &mut Self::Buffer,
-    ) -> Result<(), Error>;
+    ) -> Result<Self::Buffer, Error>;
 
-    /// Each row of `weights.len()` numbers divided by its root mean square and
-    /// multiplied with the weights; of `groups` parts of a row each by its own.
+    /// Each run of as many numbers as there are weights divided by its root mean square and
+    /// multiplied with the weights; of `groups` parts of a run each by its own.
     fn rms_norm(
         &self,
         input: &Self::Buffer,
         weights: &Self::Buffer,
         groups: usize,
         epsilon: f32,
-        out: &mut Self::Buffer,
-    ) -> Result<(), Error>;
+    ) -> Result<Self::Buffer, Error>;
 
-    /// Each row of `weights.len()` numbers less its mean, divided by its standard deviation,
+    /// Each run of as many numbers as there are weights less its mean, divided by its standard deviation,
     /// multiplied with the weights, and `bias` added.
     fn layer_norm(
         &self,
@@ -340,16 +354,14 @@ pub trait Backend: Send + Sync {
         weights: &Self::Buffer,
         bias: Option<&Self::Buffer>,
         epsilon: f32,
-        out: &mut Self::Buffer,
-    ) -> Result<(), Error>;
+    ) -> Result<Self::Buffer, Error>;
 
-    /// Turns pairs of each head's elements in rows of `width` numbers. `table` has, for
-    /// each position, the cosine and sine of each pair; after its last position the next
-    /// row is at the first one again.
+    /// Turns pairs of each head's elements. `table` has for each position a row, with the
+    /// cosine and sine of each pair; after its last position the next row is at the first one
+    /// again.
     fn rotate(
         &self,
         rows: &mut Self::Buffer,
-        width: usize,
         rotation: &Rotation,
         table: &Self::Buffer,
     ) -> Result<(), Error>;
@@ -411,6 +423,7 @@ pub trait Backend: Send + Sync {
         rows: Range<usize>,
         out: &mut Self::Buffer,
     ) -> Result<(), Error> {
+        shapes::recur(shape, weights, state, inputs, &rows, out)?;
         let numbers = |all: &[&Self::Buffer]| -> Result<Vec<Vec<f32>>, Error> {
             all.iter().map(|own| Ok(self.numbers(own)?.into_owned())).collect()
         };
@@ -425,7 +438,7 @@ pub trait Backend: Send + Sync {
         let mut all = self.numbers(out)?.into_owned();
         let width = shape.width();
         all[rows.start * width..rows.end * width].copy_from_slice(&results);
-        (*state, *out) = (self.buffer(&left)?, self.buffer(&all)?);
+        (*state, *out) = (self.buffer(left.len(), &left)?, self.buffer(width, &all)?);
         Ok(())
     }
 
@@ -438,24 +451,14 @@ pub trait Backend: Send + Sync {
         up: Option<&Self::Buffer>,
     ) -> Result<(), Error>;
 
-    /// Of each row of `width` numbers those in `columns`, one row behind the other.
-    fn columns(
-        &self,
-        from: &Self::Buffer,
-        width: usize,
-        columns: Range<usize>,
-    ) -> Result<Self::Buffer, Error>;
+    /// Of each row the numbers in `columns`.
+    fn columns(&self, from: &Self::Buffer, columns: Range<usize>) -> Result<Self::Buffer, Error>;
 
     /// Head by head the numbers of all parts, one behind the other.
     fn join(&self, parts: &[Part<'_, Self::Buffer>]) -> Result<Self::Buffer, Error>;
 
-    /// `rows[t][i] *= sigmoid(scores[t])`, in rows of `width` numbers.
-    fn times_sigmoid(
-        &self,
-        rows: &mut Self::Buffer,
-        width: usize,
-        scores: &Self::Buffer,
-    ) -> Result<(), Error>;
+    /// `rows[t][i] *= sigmoid(scores[t])`.
+    fn times_sigmoid(&self, rows: &mut Self::Buffer, scores: &Self::Buffer) -> Result<(), Error>;
 
     /// `to[i] += from[i]`.
     fn add(&self, to: &mut Self::Buffer, from: &Self::Buffer) -> Result<(), Error>;
@@ -472,19 +475,16 @@ pub trait Backend: Send + Sync {
         bias: Option<&Self::Buffer>,
     ) -> Result<Vec<ExpertLoad>, Error>;
 
-    /// The rows `tokens`, each of `width` numbers, one behind the other.
-    fn gather(
-        &self,
-        from: &Self::Buffer,
-        width: usize,
-        tokens: &[usize],
-    ) -> Result<Self::Buffer, Error>;
+    /// Some rows, one behind the other.
+    fn gather(&self, from: &Self::Buffer, rows: &[usize]) -> Result<Self::Buffer, Error>;
+
+    /// All rows of all parts, one behind the other.
+    fn stack(&self, parts: &[&Self::Buffer]) -> Result<Self::Buffer, Error>;
 
     /// Adds row `i` of `from` times its weight to row `load.tokens[i]` of `to`.
     fn scatter_add(
         &self,
         to: &mut Self::Buffer,
-        width: usize,
         load: &ExpertLoad,
         from: &Self::Buffer,
     ) -> Result<(), Error>;

@@ -1,6 +1,8 @@
 //! The operations as they are defined: one number after the other, sums in f64. Slow,
 //! for tests and for reading.
 
+mod backend;
+
 use qz_codec::codec_for;
 use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_tensor::DataType;
@@ -10,6 +12,8 @@ use super::{
     Scan, ScanWeights,
 };
 use crate::backend::activations::{activation_type, round_activations};
+
+pub use backend::ReferenceBackend;
 
 /// The smallest normal binary16: what the sum of chosen experts' probabilities is at
 /// least (`build_moe_ffn` in llama-graph.cpp).
@@ -88,20 +92,29 @@ pub fn layer_norm(row: &[f32], weights: &[f32], bias: Option<&[f32]>, epsilon: f
         .collect()
 }
 
-/// [`super::Backend::scan`] of a whole sequence.
-pub fn scan(shape: &Scan, weights: &ScanWeights<'_, [f32]>, input: &[f32]) -> Vec<f32> {
+/// [`super::Backend::scan`]; a sequence begins with a state of zeros.
+pub fn scan(
+    shape: &Scan,
+    weights: &ScanWeights<'_, [f32]>,
+    state: &mut [f32],
+    input: &[f32],
+) -> Vec<f32> {
     let silu = |x: f64| x / (1.0 + (-x).exp());
     let (inner, convolved, size) = (shape.inner(), shape.convolved(), shape.state_size);
     let rows: Vec<&[f32]> = input.chunks_exact(shape.width()).collect();
-    let mut states = vec![0.0f64; inner * size];
+    let (last, states) = state.split_at_mut((shape.taps - 1) * convolved);
+    // What the convolution sees: the last rows before these, and these.
+    let own = rows.iter().flat_map(|row| &row[inner..inner + convolved]);
+    let all: Vec<f32> = last.iter().chain(own).copied().collect();
+    let mut sums: Vec<f64> = states.iter().map(|state| f64::from(*state)).collect();
     let mut out = Vec::with_capacity(rows.len() * inner);
     for (at, row) in rows.iter().enumerate() {
         let seen = |number: usize| {
-            let taps = &weights.convolution[number * shape.taps..][..shape.taps];
-            let back = taps.iter().rev().enumerate().take(at + 1);
-            let sum = back
-                .map(|(back, tap)| f64::from(*tap) * f64::from(rows[at - back][inner + number]));
-            silu(sum.sum::<f64>() + f64::from(weights.convolution_bias[number]))
+            let taps = weights.convolution[number * shape.taps..][..shape.taps].iter();
+            let products = taps.enumerate().map(|(tap, weight)| {
+                f64::from(*weight) * f64::from(all[(at + tap) * convolved + number])
+            });
+            silu(products.sum::<f64>() + f64::from(weights.convolution_bias[number]))
         };
         let seen: Vec<f64> = (0..convolved).map(seen).collect();
         for number in 0..inner {
@@ -112,7 +125,7 @@ pub fn scan(shape: &Scan, weights: &ScanWeights<'_, [f32]>, input: &[f32]) -> Ve
             let step = f64::from(row[inner + convolved + head] + weights.time_step[head]);
             let step = step.exp().ln_1p();
             let kept = (step * f64::from(weights.decay[head])).exp();
-            let state = &mut states[number * size..][..size];
+            let state = &mut sums[number * size..][..size];
             let mut sum = f64::from(weights.skip[head]) * seen[number];
             for ((state, write), read) in state.iter_mut().zip(write).zip(read) {
                 *state = *state * kept + step * seen[number] * write;
@@ -121,6 +134,9 @@ pub fn scan(shape: &Scan, weights: &ScanWeights<'_, [f32]>, input: &[f32]) -> Ve
             out.push((sum * silu(f64::from(row[number]))) as f32);
         }
     }
+    let kept = all.len() - last.len();
+    last.copy_from_slice(&all[kept..]);
+    states.iter_mut().zip(sums).for_each(|(state, sum)| *state = sum as f32);
     out
 }
 

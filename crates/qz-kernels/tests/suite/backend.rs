@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use qz_codec::number::{f16_from_f32, f32_from_f16};
 use qz_kernels::backend::{
-    Attention, Backend, CpuBackend, FewTokens, Queries, Rounding, conformance, round_activations,
+    Attention, Backend, CpuBackend, FewTokens, Queries, Rounding, Shaped, conformance,
+    failing::Failing, reference::ReferenceBackend, round_activations,
 };
 use qz_kernels::{Isa, Workers, codec_for, stop};
-use qz_tensor::DataType;
+use qz_tensor::{DataType, Diagnose, FaultClass};
 
 use crate::on;
 
@@ -26,6 +27,34 @@ fn conforms() {
     }
 }
 
+/// The reference is what it says it is, and what fails later is the same until then.
+#[test]
+fn the_reference_conforms() {
+    conformance::check(&ReferenceBackend).unwrap_or_else(|problem| panic!("{problem}"));
+}
+
+#[test]
+fn a_lost_device_is_an_error_of_the_operation() {
+    let backend = Failing::after(2, ReferenceBackend);
+    let mut ones = backend.buffer(2, &[1.0; 4]).expect("the first operation");
+    let other = backend.copy(&ones).expect("the second operation");
+    let error = backend.add(&mut ones, &other).expect_err("the device is lost");
+    assert_eq!(error.to_string(), "the device failed in the operation `add`: the device is lost");
+    assert_eq!(error.diagnosis().class, FaultClass::Environment);
+    assert!(backend.copy(&other).is_err(), "it stays lost");
+}
+
+/// The products of tokens and a matrix.
+fn products(
+    backend: &CpuBackend,
+    activations: &[f32],
+    matrix: &<CpuBackend as Backend>::Matrix,
+    rounding: Rounding,
+) -> Vec<f32> {
+    let activations = backend.buffer(matrix.columns(), activations).expect("a buffer");
+    backend.matmul(rounding, &activations, matrix).expect("computed").to_vec()
+}
+
 /// A long context and a large product, which would take seconds.
 #[test]
 fn a_stop_is_heard() {
@@ -34,12 +63,13 @@ fn a_stop_is_heard() {
     let shape = Attention::plain(32, 1, 64);
     let tokens = 16 * 1024;
     let cache = backend.cache(&shape, tokens, DataType::F32).expect("a cache");
-    let queries = vec![0.5; tokens / 8 * shape.query_width()];
+    let width = shape.query_width();
+    let queries = backend.buffer(width, &vec![0.5; tokens / 8 * width]).expect("a buffer");
     let mut out = queries.clone();
     let (rows, columns) = (4096, 4096);
     let matrix = backend.matrix(DataType::F32, rows, columns, vec![0; rows * columns * 4]);
     let matrix = matrix.expect("fits");
-    let (activations, mut products) = (vec![0.5; 512 * columns], vec![0.0; 512 * rows]);
+    let activations = backend.buffer(columns, &vec![0.5; 512 * columns]).expect("a buffer");
     let setter = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(50));
         flag.store(true, Ordering::Relaxed);
@@ -51,7 +81,7 @@ fn a_stop_is_heard() {
     let attended = Instant::now();
     let set = setter.join().expect("no panic");
     assert!(attended.saturating_duration_since(set) < Duration::from_secs(2));
-    backend.matmul(Rounding::Exact, &activations, &matrix, &mut products).expect("computed");
+    backend.matmul(Rounding::Exact, &activations, &matrix).expect("computed");
     assert!(attended.elapsed() < Duration::from_secs(2));
 }
 
@@ -79,16 +109,12 @@ fn one_token_takes_every_block() {
             units.iter().for_each(|unit| block[unit + 1] = 0x2c);
         }
         let signs = conformance::made_up(columns, 4);
-        let activations = signs.iter().map(|x| 1.0f32.copysign(*x)).collect();
+        let activations: Vec<f32> = signs.iter().map(|x| 1.0f32.copysign(*x)).collect();
         let run = |isa| {
             let backend = on(1);
             let backend = backend.with_few_tokens(FewTokens::Own).with_isa(isa);
             let matrix = backend.matrix(data_type, rows, columns, bytes.clone());
-            let mut out = backend.zeros(rows).expect("zeros");
-            backend
-                .matmul(Rounding::Engine, &activations, &matrix.expect("fits"), &mut out)
-                .expect("computed");
-            out
+            products(&backend, &activations, &matrix.expect("fits"), Rounding::Engine)
         };
         let expected = run(Isa::Baseline);
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
@@ -121,10 +147,7 @@ fn a_token_is_the_same_in_any_company() {
         let backend = on(2);
         let matrix = backend.matrix(data_type, rows, columns, bytes).expect("fits");
         let run = |tokens: usize| {
-            let mut out = backend.zeros(tokens * rows).expect("zeros");
-            let own = activations[..tokens * columns].to_vec();
-            backend.matmul(Rounding::Engine, &own, &matrix, &mut out).expect("computed");
-            out
+            products(&backend, &activations[..tokens * columns], &matrix, Rounding::Engine)
         };
         let all = run(23);
         for tokens in [1, 4, 5, 17] {
@@ -149,15 +172,8 @@ fn results_do_not_depend_on_threads() {
                 let backend = backend.with_few_tokens(FewTokens::Own);
                 let matrix = backend.matrix(data_type, rows, columns, bytes.clone());
                 let matrix = matrix.expect("fits");
-                let mut out = backend.zeros(tokens * rows).expect("zeros");
-                backend
-                    .matmul(Rounding::Engine, &activations, &matrix, &mut out)
-                    .expect("computed");
-                let mut exact = backend.zeros(tokens * rows).expect("zeros");
-                backend
-                    .matmul(Rounding::Exact, &activations, &matrix, &mut exact)
-                    .expect("computed");
-                (out, exact)
+                [Rounding::Engine, Rounding::Exact]
+                    .map(|rounding| products(&backend, &activations, &matrix, rounding))
             };
             assert!(run(1) == run(2), "{data_type} {tokens}");
             assert!(run(1) == run(5), "{data_type} {tokens}");

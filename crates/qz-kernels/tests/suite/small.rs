@@ -38,11 +38,9 @@ fn check_products(data_type: DataType, units: &[usize]) {
     for tokens in [1, 3, 9].into_iter().filter(|tokens| columns < 256 || *tokens != 3) {
         check(&format!("{data_type} {tokens}"), |backend| {
             let matrix = backend.matrix(data_type, rows, columns, bytes.clone()).expect("fits");
-            let mut out = backend.zeros(tokens * rows).expect("zeros");
-            backend
-                .matmul(Rounding::Engine, &made_up(tokens * columns, 4), &matrix, &mut out)
-                .expect("computed");
-            out
+            let activations = backend.buffer(columns, &made_up(tokens * columns, 4));
+            let activations = activations.expect("a buffer");
+            backend.matmul(Rounding::Engine, &activations, &matrix).expect("computed").to_vec()
         });
     }
 }
@@ -70,11 +68,13 @@ fn attention() {
     let (keys, queries) = (made_up(7 * 8, 1), made_up(7 * 16, 2));
     check("attention", |backend| {
         let mut cache = backend.cache(&shape, 7, DataType::F32).expect("a cache");
+        let keys = backend.buffer(8, &keys).expect("a buffer");
         backend.store(&mut cache, 0, &keys, &keys, 0..7).expect("computed");
-        let mut out = backend.zeros(7 * 16).expect("zeros");
+        let mut out = backend.zeros(7, 16).expect("a buffer");
+        let queries = backend.buffer(16, &queries).expect("a buffer");
         let queries = Queries { buffer: &queries, rows: 0..7, position: 0 };
         backend.attend(&shape, None, &cache, queries, &mut out).expect("computed");
-        out
+        out.to_vec()
     });
 }
 
@@ -82,9 +82,10 @@ fn attention() {
 fn gates() {
     for activation in [Activation::Silu, Activation::GeluTanh, Activation::ClampedSilu] {
         check("gates", |backend| {
-            let mut gate = made_up(21, 1);
-            backend.activate_times(activation, &mut gate, Some(&made_up(21, 2))).expect("computed");
-            gate
+            let [mut gate, up] =
+                [1, 2].map(|seed| backend.buffer(7, &made_up(21, seed)).expect("a buffer"));
+            backend.activate_times(activation, &mut gate, Some(&up)).expect("computed");
+            gate.to_vec()
         });
     }
 }

@@ -1,6 +1,7 @@
 //! What runs a layer's steps: hidden states through registers, with the weights of the
 //! layer.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -10,6 +11,7 @@ use qz_kernels::backend::{
 use qz_tensor::{DataType, Location};
 
 use super::capture::{InputsOnly, Routing, Tap, Untapped};
+use super::checks::Checks;
 use super::chunks::Span;
 use super::layer::Layer;
 use super::weights::Linear;
@@ -30,6 +32,8 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) spans: &'a [Span],
     /// Where a tensor is, for messages.
     pub(super) locate: &'a dyn Fn(&str) -> Location,
+    /// The products since [`Self::settle`].
+    pub(super) checks: RefCell<Checks<B>>,
 }
 
 /// What is left of what was before, one for each attention or state space of a layer.
@@ -86,7 +90,10 @@ impl<B: Backend> Pass<'_, B> {
         let cache = |own: &Attend| {
             let cache = self.backend.cache(&own.attention, capacity, self.cache_type);
             let name = &layer.matrix(own.source).name;
-            let failed = |source| Error::Backend { location: (self.locate)(name), source };
+            let failed = |source| {
+                let location = (self.locate)(name);
+                Error::Backend { location, source: Box::new(source) }
+            };
             cache.map(Cache::Attention).map_err(failed)
         };
         let caches = layer.graph.steps()[steps].iter().filter_map(|step| match step {
@@ -136,7 +143,16 @@ impl<B: Backend> Pass<'_, B> {
             }
             layer.graph.dying(at).iter().for_each(|own| registers.0[own.0] = None);
         }
-        Ok(())
+        self.settle()
+    }
+
+    /// Waits for all products, and finds the first that is not finite: a number that
+    /// overflowed there would be found nowhere else.
+    pub(super) fn settle(&self) -> Result<(), Error> {
+        let Some((name, token)) = self.checks.borrow_mut().settle(self.backend)? else {
+            return Ok(());
+        };
+        Err(Error::NonFiniteActivation { location: (self.locate)(&name), token })
     }
 
     /// How many tokens there are.
@@ -151,34 +167,31 @@ impl<B: Backend> Pass<'_, B> {
         registers: &mut Registers<B>,
         tap: &mut dyn Tap<B>,
     ) -> Result<(), Error> {
-        let (backend, tokens) = (self.backend, self.tokens());
+        let backend = self.backend;
         match step {
             Step::Norm { from, to, weights, groups, epsilon } => {
                 if let Some(weights) = layer.vector(*weights) {
                     let input = registers.get(*from);
-                    let mut out = backend.zeros(tokens * layer.graph.width(*from))?;
-                    backend.rms_norm(input, weights, *groups, *epsilon, &mut out)?;
-                    registers.set(*to, out);
+                    let normed = backend.rms_norm(input, weights, *groups, *epsilon)?;
+                    registers.set(*to, normed);
                 }
             }
             Step::LayerNorm { from, to, weights, bias, epsilon } => {
                 let vector = |index| layer.vector(index).expect("it must be there");
-                let mut out = backend.zeros(tokens * layer.graph.width(*from))?;
                 let (weights, bias) = (vector(*weights), Some(vector(*bias)));
-                backend.layer_norm(registers.get(*from), weights, bias, *epsilon, &mut out)?;
-                registers.set(*to, out);
+                let normed = backend.layer_norm(registers.get(*from), weights, bias, *epsilon)?;
+                registers.set(*to, normed);
             }
             Step::Linear { group, from, to } => {
                 let input = registers.get(*from);
                 tap.see(*group, input, None)?;
                 let matrices = layer.matrices(*group, None).iter();
-                let products = matrices.map(|matrix| self.product(matrix, input, tokens));
+                let products = matrices.map(|matrix| self.product(matrix, input));
                 let products = products.collect::<Result<Vec<_>, Error>>()?;
                 to.iter().zip(products).for_each(|(to, product)| registers.set(*to, product));
             }
             Step::Columns { from, columns, to } => {
-                let width = layer.graph.width(*from);
-                let own = backend.columns(registers.get(*from), width, columns.clone())?;
+                let own = backend.columns(registers.get(*from), columns.clone())?;
                 registers.set(*to, own);
             }
             Step::Join { parts, to } => {
@@ -197,14 +210,12 @@ impl<B: Backend> Pass<'_, B> {
             }
             Step::Weigh { rows, scores } => {
                 let mut buffer = registers.take(*rows);
-                let width = layer.graph.width(*rows);
-                backend.times_sigmoid(&mut buffer, width, registers.get(*scores))?;
+                backend.times_sigmoid(&mut buffer, registers.get(*scores))?;
                 registers.set(*rows, buffer);
             }
             Step::Rotate { rows, rotary, rotation } => {
                 let mut buffer = registers.take(*rows);
-                let width = layer.graph.width(*rows);
-                backend.rotate(&mut buffer, width, rotation, &self.rotaries[*rotary])?;
+                backend.rotate(&mut buffer, rotation, &self.rotaries[*rotary])?;
                 registers.set(*rows, buffer);
             }
             Step::Activate { activation, gate, up } => {
@@ -229,27 +240,14 @@ impl<B: Backend> Pass<'_, B> {
         Ok(())
     }
 
-    /// A product with its bias; it is checked, because a number that overflowed here
-    /// would be found nowhere else.
-    fn product(
-        &self,
-        linear: &Linear<B>,
-        input: &B::Buffer,
-        tokens: usize,
-    ) -> Result<B::Buffer, Error> {
-        let rows = self.backend.rows(&linear.matrix);
-        let mut out = self.backend.zeros(tokens * rows)?;
-        self.backend.matmul(self.rounding, input, &linear.matrix, &mut out)?;
+    /// A product with its bias; whether it is finite is noted.
+    fn product(&self, linear: &Linear<B>, input: &B::Buffer) -> Result<B::Buffer, Error> {
+        let mut out = self.backend.matmul(self.rounding, input, &linear.matrix)?;
         if let Some(bias) = &linear.bias {
             self.backend.add_bias(&mut out, bias)?;
         }
-        match self.backend.first_non_finite(&out)? {
-            None => Ok(out),
-            Some(position) => Err(Error::NonFiniteActivation {
-                location: (self.locate)(&linear.name),
-                token: position / rows,
-            }),
-        }
+        self.checks.borrow_mut().add(self.backend, &linear.name, &out)?;
+        Ok(out)
     }
 
     fn attend(
@@ -262,7 +260,7 @@ impl<B: Backend> Pass<'_, B> {
         let [queries, keys, values] =
             [own.queries, own.keys, own.values].map(|register| registers.get(register));
         let sinks = own.sinks.and_then(|sinks| layer.vector(sinks));
-        let mut out = self.backend.zeros(self.tokens() * own.attention.result_width())?;
+        let mut out = self.backend.zeros(self.tokens(), own.attention.result_width())?;
         for Span { rows, position } in self.spans {
             let (backend, rows) = (self.backend, rows.clone());
             backend.store(cache, *position, keys, values, rows.clone())?;
@@ -288,7 +286,7 @@ impl<B: Backend> Pass<'_, B> {
             decay: vector(own.decay),
             skip: vector(own.skip),
         };
-        let mut out = backend.zeros(self.tokens() * own.scan.inner())?;
+        let mut out = backend.zeros(self.tokens(), own.scan.inner())?;
         self.in_turn(own.scan.state(), states, &mut |state, rows| {
             backend.scan(&own.scan, &weights, state, input, rows, &mut out)
         })?;
@@ -306,7 +304,7 @@ impl<B: Backend> Pass<'_, B> {
         let inputs: Vec<&B::Buffer> = own.from.iter().map(|own| registers.get(*own)).collect();
         let weights: Vec<&B::Buffer> =
             own.weights.iter().filter_map(|own| layer.vector(*own)).collect();
-        let mut out = backend.zeros(self.tokens() * shape.width())?;
+        let mut out = backend.zeros(self.tokens(), shape.width())?;
         self.in_turn(shape.state(), states, &mut |state, rows| {
             backend.recur(shape, &weights, state, &inputs, rows, &mut out)
         })?;
@@ -324,10 +322,10 @@ impl<B: Backend> Pass<'_, B> {
         let backend = self.backend;
         for Span { rows, position } in self.spans {
             let mut state = match states.iter().position(|(own, _)| own == position) {
-                _ if *position == 0 => backend.zeros(numbers)?,
+                _ if *position == 0 => backend.zeros(1, numbers)?,
                 Some(at) => {
                     let known = states.remove(at).expect("it was found");
-                    let state = backend.buffer(&backend.numbers(&known.1)?)?;
+                    let state = backend.copy(&known.1)?;
                     states.push_back(known);
                     state
                 }
@@ -355,17 +353,17 @@ impl<B: Backend> Pass<'_, B> {
         tap: &mut dyn Tap<B>,
     ) -> Result<Option<B::Buffer>, Error> {
         let (backend, tokens) = (self.backend, self.tokens());
-        let (own, width) = (layer.graph.group(group), layer.graph.width(from.rows));
+        let own = layer.graph.group(group);
         let everyone = ExpertLoad { tokens: (0..tokens).collect(), weights: vec![1.0; tokens] };
         let mut products = Vec::new();
         for head in 0..own.experts.unwrap_or(1) {
             let first = head * from.size;
             let columns = first + from.columns.start..first + from.columns.end;
-            let input = backend.columns(input, width, columns)?;
+            let input = backend.columns(input, columns)?;
             tap.see(group, &input, Some((head, &everyone)))?;
             if tap.last() != Some(own.stage) {
                 let matrix = &layer.matrices(group, Some(head))[0];
-                products.push(self.product(matrix, &input, tokens)?);
+                products.push(self.product(matrix, &input)?);
             }
         }
         let size = own.members[0].rows;
@@ -385,31 +383,30 @@ impl<B: Backend> Pass<'_, B> {
     ) -> Result<Option<B::Buffer>, Error> {
         let (backend, tokens) = (self.backend, self.tokens());
         tap.see(own.router, input, None)?;
-        let scores = self.product(&layer.matrices(own.router, None)[0], input, tokens)?;
-        let width = layer.graph.width(own.from);
-        let mut sum = backend.zeros(tokens * width)?;
+        let scores = self.product(&layer.matrices(own.router, None)[0], input)?;
+        let mut sum = backend.zeros(tokens, layer.graph.width(own.from))?;
         let bias = own.bias.and_then(|bias| layer.vector(bias));
         let last = layer.graph.group(own.down).stage;
         for (number, load) in backend.route(&own.routing, &scores, bias)?.iter().enumerate() {
             if tap.routing() == Routing::All {
                 let everyone = everyone(load, tokens);
                 let gated = Gated { layer, own, expert: number, load: Some(&everyone) };
-                self.gated(&gated, input, tokens, &mut InputsOnly(tap, last))?;
+                self.gated(&gated, input, &mut InputsOnly(tap, last))?;
             }
             if load.tokens.is_empty() {
                 continue;
             }
-            let given = backend.gather(input, width, &load.tokens)?;
+            let given = backend.gather(input, &load.tokens)?;
             let gated = |load| Gated { layer, own, expert: number, load };
-            let count = load.tokens.len();
+            self.checks.borrow_mut().set_tokens(Some(&load.tokens));
             let answer = match (tap.routing(), tap.last()) {
-                (Routing::Chosen, _) => self.gated(&gated(Some(load)), &given, count, tap),
-                (Routing::All, None) => self.gated(&gated(None), &given, count, &mut Untapped),
+                (Routing::Chosen, _) => self.gated(&gated(Some(load)), &given, tap),
+                (Routing::All, None) => self.gated(&gated(None), &given, &mut Untapped),
                 (Routing::All, Some(_)) => Ok(None),
             };
-            let answer = answer.map_err(|error| error.of_token(|own| load.tokens[own]))?;
-            if let Some(answer) = answer {
-                backend.scatter_add(&mut sum, width, load, &answer)?;
+            self.checks.borrow_mut().set_tokens(None);
+            if let Some(answer) = answer? {
+                backend.scatter_add(&mut sum, load, &answer)?;
             }
         }
         Ok(tap.last().is_none().then_some(sum))
@@ -419,7 +416,6 @@ impl<B: Backend> Pass<'_, B> {
         &self,
         gated: &Gated<'_, B>,
         input: &B::Buffer,
-        tokens: usize,
         tap: &mut dyn Tap<B>,
     ) -> Result<Option<B::Buffer>, Error> {
         let Gated { layer, own, expert, load } = *gated;
@@ -432,8 +428,8 @@ impl<B: Backend> Pass<'_, B> {
         let [gate, up] = layer.matrices(own.gate_up, Some(expert)) else {
             unreachable!("an expert has a gate and up")
         };
-        let mut product = self.product(gate, input, tokens)?;
-        let up = self.product(up, input, tokens)?;
+        let mut product = self.product(gate, input)?;
+        let up = self.product(up, input)?;
         let activation = own.activation.rounded(self.rounding);
         self.backend.activate_times(activation, &mut product, Some(&up))?;
         tap.see(own.down, &product, seen)?;
@@ -441,7 +437,7 @@ impl<B: Backend> Pass<'_, B> {
             return Ok(None);
         }
         let down = &layer.matrices(own.down, Some(expert))[0];
-        self.product(down, &product, tokens).map(Some)
+        self.product(down, &product).map(Some)
     }
 }
 

@@ -22,7 +22,7 @@ pub struct LogitsTile {
 /// What all layers have made of a text, and how logits follow from it.
 pub struct Logits<'a, B: Backend, W: WeightSource> {
     forward: &'a Forward<'a, B, W>,
-    states: States,
+    states: States<B>,
     /// Each chunk's first token.
     starts: Vec<usize>,
     output: Output<B>,
@@ -32,7 +32,7 @@ impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
     pub(super) fn new(
         forward: &'a Forward<'a, B, W>,
         chunks: &Chunks,
-        states: States,
+        states: States<B>,
     ) -> Result<Self, W::Error> {
         let output = Output::load(forward, forward.options.max_memory / 2)?;
         let starts = (0..chunks.count()).map(|chunk| chunks.rows(chunk).start).collect();
@@ -94,12 +94,7 @@ impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
     /// If weights cannot be read, or a logit is no number.
     pub fn of_tokens(&mut self, tokens: &[usize], logits: &mut Vec<f32>) -> Result<(), W::Error> {
         let forward = self.forward;
-        let width = forward.graph.hidden;
-        let mut numbers = vec![0.0; tokens.len() * width];
-        for (token, out) in tokens.iter().zip(numbers.chunks_exact_mut(width)) {
-            forward.on_disk(self.states.read(*token..token + 1, out))?;
-        }
-        let hidden = forward.backend.buffer(&numbers)?;
+        let hidden = self.states.gather(forward.backend, tokens)?;
         self.output.logits(forward, &hidden, tokens, logits)
     }
 }

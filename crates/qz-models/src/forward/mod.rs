@@ -3,7 +3,7 @@
 //!
 //! [`Forward`] has one layer's weights in memory at a time. All chunks of the text go
 //! through it, a batch at a time, before the next layer is read: so a model is read once,
-//! however large it is. The hidden states between layers stay in memory while they fit,
+//! however large it is. The hidden states between layers stay on the device while they fit,
 //! and in a file that nobody else sees past that.
 //!
 //! [`Session`] has all of a model in memory, and takes the tokens of one sequence as they
@@ -15,6 +15,7 @@
 //! | [`Chunks`] | which tokens belong together |
 //! | `layer.rs` | a layer's weights |
 //! | `execute.rs` | what runs a layer's steps ([`crate::graph`]) |
+//! | `checks.rs` | whether products are finite, asked once a layer |
 //! | `states.rs` | the hidden states of all tokens |
 //! | [`Forward`] | the run over all layers |
 //! | [`LayerStream`] | the run with stops: inputs of products seen, weights replaced |
@@ -24,6 +25,7 @@
 //! What is computed stands in [`crate::graph`]; nothing here knows a family.
 
 mod capture;
+mod checks;
 mod chunks;
 mod execute;
 mod layer;

@@ -1,9 +1,11 @@
 //! The output matrix with its norm: from the last layer's hidden states to logits.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use qz_kernels::backend::{Backend, reference};
 
+use super::checks::Checks;
 use super::run::Forward;
 use super::weights::{StoredTensor, WeightSource};
 use crate::error::Error;
@@ -14,7 +16,7 @@ const TILE_BYTES: u64 = 64 << 20;
 /// What makes logits of hidden states.
 pub(super) struct Output<B: Backend> {
     norm: Option<(B::Buffer, f32)>,
-    name: String,
+    name: Arc<str>,
     tensor: StoredTensor,
     vocabulary: usize,
     /// The matrix, in parts, if it stays in memory; it is read for each use if not.
@@ -34,7 +36,7 @@ impl<B: Backend> Output<B> {
         }
         let (name, tensor) = loader.output()?;
         let vocabulary = usize::try_from(tensor.shape.rows()).unwrap_or(usize::MAX);
-        let mut output = Self { norm, name, tensor, vocabulary, resident: None };
+        let mut output = Self { norm, name: name.into(), tensor, vocabulary, resident: None };
         if output.tensor.shape.byte_size(output.tensor.data_type).is_ok_and(|size| size <= limit) {
             let parts = output.parts().map(|rows| output.read(forward, rows));
             output.resident = Some(parts.collect::<Result<_, _>>()?);
@@ -56,20 +58,17 @@ impl<B: Backend> Output<B> {
         tokens: &[usize],
         logits: &mut Vec<f32>,
     ) -> Result<(), W::Error> {
-        let (backend, rows) = (forward.backend, tokens.len());
-        let around = &forward.graph.around;
+        let (backend, around) = (forward.backend, &forward.graph.around);
         let own;
         let normed = match &self.norm {
             None => hidden,
             Some((norm, epsilon)) => {
-                let mut normed = backend.zeros(rows * forward.graph.hidden)?;
-                backend.rms_norm(hidden, norm, 1, *epsilon, &mut normed)?;
-                own = normed;
+                own = backend.rms_norm(hidden, norm, 1, *epsilon)?;
                 &own
             }
         };
-        logits.resize(rows * self.vocabulary, 0.0);
-        let mut part = Vec::new();
+        logits.resize(tokens.len() * self.vocabulary, 0.0);
+        let mut checks = Checks::default();
         for (number, columns) in self.parts().enumerate() {
             let loaded;
             let matrix = match &self.resident {
@@ -79,19 +78,17 @@ impl<B: Backend> Output<B> {
                     &loaded
                 }
             };
-            let mut out = backend.zeros(rows * columns.len())?;
-            backend.matmul(forward.options.rounding, normed, matrix, &mut out)?;
-            if let Some(found) = backend.first_non_finite(&out)? {
-                let location = forward.source.location(&self.name);
-                let token = tokens[found / columns.len()];
-                return Err(Error::NonFiniteActivation { location, token }.into());
-            }
-            part.resize(rows * columns.len(), 0.0);
-            backend.read(&out, 0, &mut part)?;
+            let part = backend.matmul(forward.options.rounding, normed, matrix)?;
+            checks.add(backend, &self.name, &part)?;
+            let part = backend.numbers(&part)?;
             let parts = part.chunks_exact(columns.len());
             for (logits, part) in logits.chunks_exact_mut(self.vocabulary).zip(parts) {
                 logits[columns.clone()].copy_from_slice(part);
             }
+        }
+        if let Some((name, row)) = checks.settle(backend)? {
+            let location = forward.source.location(&name);
+            return Err(Error::NonFiniteActivation { location, token: tokens[row] }.into());
         }
         if let Some(cap) = around.logit_cap {
             logits.iter_mut().for_each(|logit| *logit = reference::soft_capped(*logit, cap));

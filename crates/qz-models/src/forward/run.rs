@@ -1,6 +1,6 @@
 //! The run of a text's chunks through all layers.
 
-use std::io;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -103,18 +103,17 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         for layer in 0..self.graph.layer_count() {
             let layer = Layer::load(&self.loader(), LayerIndex(layer))?;
             let steps = 0..layer.graph.steps().len();
-            for (batch, rows) in self.batches(chunks) {
+            for (number, (batch, rows)) in self.batches(chunks).enumerate() {
                 let spans = chunks.spans(batch.clone());
                 let rotaries = self.rotary_rows(&tables, &spans)?;
                 let locate = |name: &str| self.source.location(name);
                 let pass = self.pass(&spans, &rotaries, &locate);
-                let hidden = states.with(rows.clone(), |numbers| self.backend.buffer(numbers));
-                let mut registers = Registers::new(&layer, self.on_disk(hidden)??);
+                let hidden = states.take(self.backend, number)?;
+                let mut registers = Registers::new(&layer, hidden);
                 let mut caches = pass.caches(&layer, steps.clone(), chunks.length())?;
                 pass.run(&layer, steps.clone(), &mut caches, &mut registers, &mut Untapped)
                     .map_err(|error| error.of_token(|token| rows.start + token))?;
-                let hidden = self.backend.numbers(registers.get(Register::HIDDEN))?;
-                self.on_disk(states.write(rows.start, &hidden))?;
+                states.put(self.backend, number, registers.take(Register::HIDDEN))?;
                 on_steps(batch.len() as u64)?;
             }
         }
@@ -134,6 +133,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             rotaries,
             spans,
             locate,
+            checks: RefCell::default(),
         }
     }
 
@@ -154,7 +154,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             let rows = spans.iter().flat_map(|Span { rows, position }| {
                 &table[position * size..(position + rows.len()) * size]
             });
-            Ok(self.backend.buffer(&rows.copied().collect::<Vec<f32>>())?)
+            Ok(self.backend.buffer(size, &rows.copied().collect::<Vec<f32>>())?)
         };
         tables.iter().zip(&self.graph.rotaries).map(rows).collect()
     }
@@ -180,21 +180,35 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     }
 
     /// The embeddings of all tokens.
-    pub(super) fn embed(&self, chunks: &Chunks) -> Result<States, W::Error> {
-        let limit = self.options.max_memory / 4;
-        let folder = &self.options.spill_folder;
-        let (count, width) = (chunks.tokens().len(), self.graph.hidden);
-        let mut states = self.on_disk(States::new(count, width, limit, folder))?;
-        for (batch, rows) in self.batches(chunks) {
-            let mut embeddings = self.embeddings(&chunks.tokens()[rows.clone()])?;
-            self.add_positions(&chunks.spans(batch), &mut embeddings)?;
-            self.on_disk(states.write(rows.start, &embeddings))?;
+    pub(super) fn embed(&self, chunks: &Chunks) -> Result<States<B>, W::Error> {
+        let ForwardOptions { max_memory, spill_folder, .. } = &self.options;
+        let rows = self.batches(chunks).map(|(_, rows)| rows).collect();
+        let mut states = States::new(rows, self.graph.hidden, max_memory / 4, spill_folder)?;
+        for (number, (batch, rows)) in self.batches(chunks).enumerate() {
+            let embedded = self.embedded(&chunks.tokens()[rows], &chunks.spans(batch))?;
+            states.put(self.backend, number, embedded)?;
         }
         Ok(states)
     }
 
+    /// What the layers begin with: the embeddings of some tokens, and of their positions where
+    /// the model has such.
+    pub(super) fn embedded(&self, tokens: &[u32], spans: &[Span]) -> Result<B::Buffer, W::Error> {
+        let mut embeddings = self.embeddings(tokens)?;
+        let width = self.graph.hidden;
+        let Some(epsilon) = self.graph.around.sum_epsilon else {
+            return Ok(self.backend.buffer(width, &embeddings)?);
+        };
+        self.add_positions(spans, &mut embeddings)?;
+        let loader = self.loader();
+        let norm = |part| loader.vector(Role::TokenEmbeddingNorm, part, None, width);
+        let (weights, bias) = (norm(Part::Weight)?, norm(Part::Bias)?);
+        let sums = self.backend.buffer(width, &embeddings)?;
+        Ok(self.backend.layer_norm(&sums, &weights, Some(&bias), epsilon)?)
+    }
+
     /// The embeddings of some tokens: their rows are read, not the whole matrix.
-    pub(super) fn embeddings(&self, tokens: &[u32]) -> Result<Vec<f32>, W::Error> {
+    fn embeddings(&self, tokens: &[u32]) -> Result<Vec<f32>, W::Error> {
         let loader = self.loader();
         let (name, tensor) = loader.embedding()?;
         let width = self.graph.hidden;
@@ -225,13 +239,8 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         Ok(numbers)
     }
 
-    /// Adds what a model has for the positions of rows, and norms the sums.
-    pub(super) fn add_positions(
-        &self,
-        spans: &[Span],
-        embeddings: &mut Vec<f32>,
-    ) -> Result<(), W::Error> {
-        let Some(epsilon) = self.graph.around.sum_epsilon else { return Ok(()) };
+    /// Adds what a model has for the positions of rows.
+    fn add_positions(&self, spans: &[Span], embeddings: &mut [f32]) -> Result<(), W::Error> {
         let (loader, width) = (self.loader(), self.graph.hidden);
         let kind = loader.embedding_rows(Role::TokenTypeEmbedding, 0..1)?;
         let mut rows = embeddings.chunks_exact_mut(width);
@@ -243,17 +252,6 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
                 row.iter_mut().zip(added).for_each(|(row, (a, b))| *row += a + b);
             }
         }
-        let norm = |part| loader.vector(Role::TokenEmbeddingNorm, part, None, width);
-        let (weights, bias) = (norm(Part::Weight)?, norm(Part::Bias)?);
-        let mut out = self.backend.zeros(embeddings.len())?;
-        let input = self.backend.buffer(embeddings)?;
-        self.backend.layer_norm(&input, &weights, Some(&bias), epsilon, &mut out)?;
-        *embeddings = self.backend.numbers(&out)?.into_owned();
         Ok(())
-    }
-
-    pub(super) fn on_disk<T>(&self, result: io::Result<T>) -> Result<T, W::Error> {
-        let folder = &self.options.spill_folder;
-        result.map_err(|source| Error::Spill { folder: folder.clone(), source }.into())
     }
 }

@@ -80,7 +80,7 @@ impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
     /// If there is no room for them, one is not in the vocabulary, or a result is no
     /// number. Then they are as if they had not been seen.
     pub fn append(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> Result<(), W::Error> {
-        let (forward, width) = (self.forward, self.forward.graph.hidden);
+        let forward = self.forward;
         let end = self.length.saturating_add(tokens.len());
         if tokens.is_empty() || end > self.capacity {
             let (capacity, wanted) = (self.capacity, end);
@@ -90,16 +90,14 @@ impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
         let rotaries = forward.rotary_rows(&self.rotaries, &spans)?;
         let locate = |name: &str| forward.source.location(name);
         let pass = forward.pass(&spans, &rotaries, &locate);
-        let mut embeddings = forward.embeddings(tokens)?;
-        forward.add_positions(&spans, &mut embeddings)?;
-        let mut hidden = forward.backend.buffer(&embeddings)?;
+        let mut hidden = forward.embedded(tokens, &spans)?;
         for (layer, caches) in &mut self.layers {
             let mut registers = Registers::new(layer, hidden);
             pass.run(layer, 0..layer.graph.steps().len(), caches, &mut registers, &mut Untapped)
                 .map_err(|error| error.of_token(|token| self.length + token))?;
             hidden = registers.take(Register::HIDDEN);
         }
-        let last = forward.backend.gather(&hidden, width, &[tokens.len() - 1])?;
+        let last = forward.backend.gather(&hidden, &[tokens.len() - 1])?;
         self.output.logits(forward, &last, &[end - 1], logits)?;
         self.length = end;
         Ok(())

@@ -6,7 +6,7 @@ mod results;
 
 use std::ops::Range;
 
-use qz_kernels::backend::{Backend, reference};
+use qz_kernels::backend::Backend;
 use qz_tensor::DataType;
 
 use super::capture::{Routing, Tap, Untapped};
@@ -15,7 +15,7 @@ use super::execute::{Pass, Registers};
 use super::layer::Layer;
 use super::logits::Logits;
 use super::run::Forward;
-use super::states::States;
+use super::states::{Spill, States};
 use super::visitor::{Visit, VisitorTap};
 use super::weights::{StoredTensor, WeightSource};
 use crate::error::Error;
@@ -42,9 +42,9 @@ pub type VisitRows<'v, E> = dyn FnMut(&[f32]) -> Result<(), E> + 'v;
 pub struct LayerStream<'a, B: Backend, W: WeightSource> {
     forward: &'a Forward<'a, B, W>,
     chunks: Chunks,
-    states: States,
-    /// What is dear, beside the hidden states.
-    stored: States,
+    states: States<B>,
+    /// What is dear, beside the hidden states, where the device has no room for it.
+    spilled: Option<Spill>,
     room: Room,
     /// Of each rotary embedding cosines and sines of each position.
     rotaries: Vec<Vec<f32>>,
@@ -113,9 +113,8 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let Some(tensor) = self.source.find(name) else {
             return Err(Error::MissingWeight { location: self.source.location(name) }.into());
         };
-        let bytes = loader.bytes(name, &tensor, rows)?;
-        let decoded = reference::decode(tensor.data_type, &bytes);
-        decoded.map_err(|source| loader.failed(name, source).into())
+        let matrix = loader.rows(name, &tensor, rows)?;
+        Ok(self.backend.take_numbers(self.backend.decode(&matrix)?)?)
     }
 
     /// The most bytes that a stream of a text keeps and computes with, without weights.
@@ -144,7 +143,8 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let room = self.room(&chunks);
         let (limit, folder) = (self.options.max_memory / 4, &self.options.spill_folder);
         let tokens = chunks.tokens().len();
-        let stored = self.on_disk(States::new(tokens, room.dear_width, limit, folder))?;
+        let is_needed = Spill::is_needed(tokens, room.dear_width, limit);
+        let spilled = is_needed.then(|| Spill::new(folder)).transpose()?;
         let batch = |(chunks, rows)| Batch { chunks, rows, base: 0, kept: None };
         Ok(LayerStream {
             forward: self,
@@ -152,7 +152,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             batches: self.batches(&chunks).map(batch).collect(),
             chunks,
             states,
-            stored,
+            spilled,
             room,
             layer: None,
             number: 0,
@@ -329,13 +329,12 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     pub fn output_inputs(&mut self, batch: usize) -> Result<Vec<f32>, W::Error> {
         assert!(self.number >= self.forward.graph.layer_count(), "layers are left");
         let forward = self.forward;
-        let (backend, width) = (forward.backend, forward.graph.hidden);
-        let hidden = self.hidden_states(batch)?;
+        let backend = forward.backend;
+        let hidden = self.states.copy(backend, batch)?;
         let Some((norm, epsilon)) = forward.loader().output_norm()? else {
             return Ok(backend.numbers(&hidden)?.into_owned());
         };
-        let mut normed = backend.zeros(self.batches[batch].rows.len() * width)?;
-        backend.rms_norm(&hidden, &norm, 1, epsilon, &mut normed)?;
+        let normed = backend.rms_norm(&hidden, &norm, 1, epsilon)?;
         Ok(backend.numbers(&normed)?.into_owned())
     }
 
@@ -443,7 +442,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         let base = self.graph().base(step);
         if base > from {
             self.compute(batch, from..base, &mut registers, tap)?;
-            self.write_states(batch, base, &registers)?;
+            self.keep_states(batch, base, &registers)?;
         }
         self.compute(batch, from.max(base)..step, &mut registers, tap)?;
         Ok(registers)
@@ -507,12 +506,16 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             }
             Step::Experts(own) => {
                 let input = registers.get(own.from);
-                self.with_pass(batch, |pass, layer| pass.experts(layer, own, input, &mut tap))?;
+                self.with_pass(batch, |pass, layer| {
+                    pass.experts(layer, own, input, &mut tap)?;
+                    pass.settle()
+                })?;
             }
             Step::Heads { group, from, .. } => {
                 let input = registers.get(from.rows);
                 self.with_pass(batch, |pass, layer| {
-                    pass.heads(layer, *group, from, input, &mut tap)
+                    pass.heads(layer, *group, from, input, &mut tap)?;
+                    pass.settle()
                 })?;
             }
             _ => unreachable!("stages are products"),

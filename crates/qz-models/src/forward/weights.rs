@@ -1,6 +1,7 @@
 //! From named tensors to weights on a backend.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use qz_kernels::backend::{Backend, reference};
 use qz_tensor::{DataType, Location, Shape};
@@ -41,7 +42,7 @@ pub trait WeightSource {
 
 /// A product with weights, and the bias that is added.
 pub(super) struct Linear<B: Backend> {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) matrix: B::Matrix,
     pub(super) bias: Option<B::Buffer>,
 }
@@ -135,7 +136,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
 
     /// Turns a backend's refusal into an error about a tensor.
     pub(super) fn failed(&self, name: &str, source: qz_kernels::backend::Error) -> Error {
-        Error::Backend { location: self.source.location(name), source }
+        Error::Backend { location: self.source.location(name), source: source.into() }
     }
 
     /// A vector that must be there.
@@ -148,7 +149,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
     ) -> Result<B::Buffer, W::Error> {
         let (name, tensor) = self.required_part(role, part, layer)?;
         self.expect_elements(&name, &tensor.shape, length)?;
-        Ok(self.backend.buffer(&self.numbers(&name, &tensor)?)?)
+        Ok(self.backend.buffer(length, &self.numbers(&name, &tensor)?)?)
     }
 
     /// A vector that may be there.
@@ -162,7 +163,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         let Some(name) = self.name(role, part, layer) else { return Ok(None) };
         let Some(tensor) = self.source.find(&name) else { return Ok(None) };
         self.expect_elements(&name, &tensor.shape, length)?;
-        Ok(Some(self.backend.buffer(&self.numbers(&name, &tensor)?)?))
+        Ok(Some(self.backend.buffer(length, &self.numbers(&name, &tensor)?)?))
     }
 
     /// A vector of a layer, if the model has it.
@@ -199,7 +200,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         self.expect(&name, &tensor.shape, &[rows, columns])?;
         let matrix = self.rows(&name, &tensor, 0..rows as u64)?;
         let bias = self.optional_vector(role, Part::Bias, Some(layer), rows)?;
-        Ok(Linear { name, matrix, bias })
+        Ok(Linear { name: name.into(), matrix, bias })
     }
 
     /// One expert's matrix of a stack.
@@ -215,7 +216,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         let first = (expert * rows) as u64;
         let matrix = self.rows(&name, &tensor, first..first + rows as u64)?;
         let bias = self.expert_bias(role, layer, (expert, experts), rows)?;
-        Ok(Linear { name, matrix, bias })
+        Ok(Linear { name: name.into(), matrix, bias })
     }
 
     /// One expert's bias of a stack, if there is one.
@@ -232,7 +233,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         let bytes = self.bytes(&name, &tensor, expert as u64..expert as u64 + 1)?;
         let bias = reference::decode(tensor.data_type, &bytes);
         let bias = bias.map_err(|source| self.failed(&name, source))?;
-        Ok(Some(self.backend.buffer(&bias)?))
+        Ok(Some(self.backend.buffer(length, &bias)?))
     }
 
     /// Rows of a tensor as a matrix.

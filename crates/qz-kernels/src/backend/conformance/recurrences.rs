@@ -2,7 +2,7 @@
 
 use super::super::Backend;
 use super::super::recurrence::{Convolution, Delta, Recurrence, Selective, recur};
-use super::{Checked, compare, contents, made_up};
+use super::{Checked, compare, made_up};
 
 /// Every kind, and what its options are.
 pub(super) fn check<B: Backend>(backend: &B) -> Checked<()> {
@@ -45,17 +45,17 @@ fn one<B: Backend>(backend: &B, shape: &Recurrence, with_last: bool) -> Checked<
     let rows = inputs.iter().zip(&widths);
     let rows: Vec<&[f32]> = rows.map(|(input, width)| &input[before * width..]).collect();
     let expected = recur(shape, &own, &mut vec![0.0; shape.state()], &rows);
-    let there = |all: &[Vec<f32>]| -> Checked<Vec<B::Buffer>> {
-        all.iter().map(|own| Ok(backend.buffer(own)?)).collect()
+    let there = |all: &[Vec<f32>], columns: &[usize]| -> Checked<Vec<B::Buffer>> {
+        all.iter().zip(columns).map(|(own, width)| Ok(backend.buffer(*width, own)?)).collect()
     };
-    let (weights, inputs) = (there(&weights)?, there(&inputs)?);
+    let (weights, inputs) = (there(&weights, &counts)?, there(&inputs, &widths)?);
     let (weights, inputs): (Vec<_>, Vec<_>) = (weights.iter().collect(), inputs.iter().collect());
-    let mut state = backend.zeros(shape.state())?;
-    let mut out = backend.zeros((before + tokens) * shape.width())?;
+    let mut state = backend.zeros(1, shape.state())?;
+    let mut out = backend.zeros(before + tokens, shape.width())?;
     for part in [0..1, 1..first_part, first_part..tokens] {
         let rows = before + part.start..before + part.end;
         backend.recur(shape, &weights, &mut state, &inputs, rows, &mut out)?;
     }
-    let found = contents(backend, &out, (before + tokens) * shape.width())?;
+    let found = backend.numbers(&out)?;
     compare(&format!("{shape:?}"), &found[before * shape.width()..], &expected)
 }

@@ -46,6 +46,11 @@ impl Cache {
         Ok(Self { data_type, key_size, value_size, heads, capacity, width, keys, values })
     }
 
+    /// Numbers of a row of keys, numbers of a row of values, and positions.
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        (self.heads * self.key_size, self.heads * self.value_size, self.capacity)
+    }
+
     pub(super) fn store(
         &mut self,
         position: usize,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::integers::{FEW, Kind, Quantized, multiply_few, multiply_many};
 use super::{FewTokens, floats};
-use crate::backend::{Rounding, round_activations};
+use crate::backend::{Rounding, Shaped, round_activations};
 use crate::memory::Bytes;
 use crate::vector::Instructions;
 
@@ -16,6 +16,16 @@ pub struct Matrix {
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) bytes: Bytes,
+}
+
+impl Shaped for Matrix {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
 }
 
 /// The one of a list of kernels that is written for a type.

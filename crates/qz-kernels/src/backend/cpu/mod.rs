@@ -15,11 +15,11 @@ use std::ops::Range;
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
-use super::reference;
 use super::{
     Activation, Attention, Backend, Error, ExpertLoad, Part, Queries, Recurrence, Rotation,
     Rounding, Router, Scan, ScanWeights,
 };
+use super::{HostBuffer, Shaped, reference, shapes};
 use crate::codec_for;
 use crate::isa::Isa;
 use crate::memory::Bytes;
@@ -69,6 +69,19 @@ impl CpuBackend {
         Self { instructions: Instructions::of(isa), ..self }
     }
 
+    /// The position of the first number that is not finite.
+    fn first_non_finite(&self, values: &[f32]) -> Option<usize> {
+        // Whether there is one is found in vectors, where it is only if there is.
+        const INFINITE: u32 = 0x7f80_0000;
+        let has_one = |part: &[f32]| {
+            part.iter().fold(false, |found, value| found | (value.to_bits() & INFINITE == INFINITE))
+        };
+        let find = || values.par_chunks(PART).position_first(has_one);
+        let first = self.workers.install(find)? * PART;
+        let own = values[first..].iter().position(|value| !value.is_finite());
+        own.map(|position| first + position)
+    }
+
     /// Calls `work` with matching parts of both, on all threads.
     fn for_parts(&self, to: &mut [f32], from: &[f32], work: impl Fn(&mut [f32], &[f32]) + Sync) {
         self.workers.install(|| {
@@ -79,7 +92,7 @@ impl CpuBackend {
 }
 
 impl Backend for CpuBackend {
-    type Buffer = Vec<f32>;
+    type Buffer = HostBuffer;
     type Matrix = Matrix;
     type Cache = Cache;
 
@@ -91,92 +104,116 @@ impl Backend for CpuBackend {
         bytes: Vec<u8>,
     ) -> Result<Matrix, Error> {
         let codec = codec_for(data_type).ok_or(Error::NoCodec(data_type))?;
-        let size = (columns as u64)
-            .checked_mul(rows as u64)
-            .filter(|_| columns.is_multiple_of(data_type.block_elements()))
-            .and_then(|elements| data_type.byte_size(elements).ok());
-        if size != Some(bytes.len() as u64) || columns == 0 {
-            return Err(Error::MatrixSize { data_type, rows, columns, bytes: bytes.len() });
-        }
+        shapes::matrix(data_type, rows, columns, bytes.len())?;
         Ok(Matrix { codec, rows, columns, bytes: Bytes::new(bytes) })
     }
 
-    fn rows(&self, matrix: &Matrix) -> usize {
-        matrix.rows
+    fn decode(&self, matrix: &Matrix) -> Result<HostBuffer, Error> {
+        let mut out = HostBuffer::zeros(matrix.rows, matrix.columns);
+        let row_bytes = (matrix.bytes.len() / matrix.rows.max(1)).max(1);
+        self.workers.install(|| {
+            let rows = out.par_chunks_mut(matrix.columns).zip(matrix.bytes.par_chunks(row_bytes));
+            rows.for_each(|(out, bytes)| matrix.codec.decode(bytes, out));
+        });
+        Ok(out)
     }
 
-    fn buffer(&self, values: &[f32]) -> Result<Vec<f32>, Error> {
-        Ok(values.to_vec())
+    fn buffer(&self, columns: usize, values: &[f32]) -> Result<HostBuffer, Error> {
+        shapes::buffer(columns, values)?;
+        Ok(HostBuffer::new(columns, values.to_vec()))
     }
 
-    fn zeros(&self, elements: usize) -> Result<Vec<f32>, Error> {
-        Ok(vec![0.0; elements])
+    fn zeros(&self, rows: usize, columns: usize) -> Result<HostBuffer, Error> {
+        Ok(HostBuffer::zeros(rows, columns))
     }
 
-    fn read(&self, buffer: &Vec<f32>, from: usize, out: &mut [f32]) -> Result<(), Error> {
-        out.copy_from_slice(&buffer[from..from + out.len()]);
-        Ok(())
+    fn copy(&self, buffer: &HostBuffer) -> Result<HostBuffer, Error> {
+        Ok(buffer.clone())
     }
 
-    fn numbers<'b>(&self, buffer: &'b Vec<f32>) -> Result<Cow<'b, [f32]>, Error> {
+    fn numbers<'b>(&self, buffer: &'b HostBuffer) -> Result<Cow<'b, [f32]>, Error> {
         Ok(Cow::Borrowed(buffer))
     }
 
-    fn first_non_finite(&self, buffer: &Vec<f32>) -> Result<Option<usize>, Error> {
-        // Whether there is one is found in vectors, where it is only if there is.
-        const INFINITE: u32 = 0x7f80_0000;
-        let has_one = |part: &[f32]| {
-            part.iter().fold(false, |found, value| found | (value.to_bits() & INFINITE == INFINITE))
-        };
-        let find = || buffer.par_chunks(PART).position_first(has_one);
-        let Some(part) = self.workers.install(find) else { return Ok(None) };
-        let first = part * PART;
-        let own = buffer[first..].iter().position(|value| !value.is_finite());
-        Ok(own.map(|position| first + position))
+    fn take_numbers(&self, buffer: HostBuffer) -> Result<Vec<f32>, Error> {
+        Ok(buffer.into())
+    }
+
+    fn check_finite(
+        &self,
+        buffer: &HostBuffer,
+        found: &mut HostBuffer,
+        at: usize,
+    ) -> Result<(), Error> {
+        shapes::check_finite(found, at)?;
+        let row = self.first_non_finite(buffer).map(|number| number / buffer.columns());
+        // Rows of a batch are fewer than an f32 can count.
+        found[at] = row.map_or(-1.0, |row| row as f32);
+        Ok(())
     }
 
     fn matmul(
         &self,
         rounding: Rounding,
-        activations: &Vec<f32>,
+        activations: &HostBuffer,
         matrix: &Matrix,
-        out: &mut Vec<f32>,
-    ) -> Result<(), Error> {
-        let multiply = || {
+    ) -> Result<HostBuffer, Error> {
+        shapes::matmul(activations, matrix)?;
+        let mut out = HostBuffer::zeros(activations.rows(), matrix.rows);
+        self.workers.install(|| {
             let products = Products { instructions: self.instructions, few: self.few };
-            products.multiply(rounding, activations, matrix, out);
-        };
-        self.workers.install(multiply);
-        Ok(())
+            products.multiply(rounding, activations, matrix, &mut out);
+        });
+        Ok(out)
     }
 
     fn rms_norm(
         &self,
-        input: &Vec<f32>,
-        weights: &Vec<f32>,
+        input: &HostBuffer,
+        weights: &HostBuffer,
         groups: usize,
         epsilon: f32,
-        out: &mut Vec<f32>,
-    ) -> Result<(), Error> {
+    ) -> Result<HostBuffer, Error> {
+        shapes::norm("rms_norm", input, weights, None, groups)?;
+        let mut out = HostBuffer::zeros(input.rows(), input.columns());
         let width = weights.len() / groups;
         let own = |group: usize| &weights[group % groups * width..][..width];
         self.workers.install(|| {
             let rows = out.par_chunks_mut(width).zip(input.par_chunks(width)).enumerate();
             rows.for_each(|(at, (out, row))| floats::rms_norm(row, own(at), epsilon, out));
         });
-        Ok(())
+        Ok(out)
+    }
+
+    fn layer_norm(
+        &self,
+        input: &HostBuffer,
+        weights: &HostBuffer,
+        bias: Option<&HostBuffer>,
+        epsilon: f32,
+    ) -> Result<HostBuffer, Error> {
+        shapes::norm("layer_norm", input, weights, bias, 1)?;
+        let mut out = HostBuffer::zeros(input.rows(), input.columns());
+        let (width, bias) = (weights.len(), bias.map(|bias| &bias[..]));
+        self.workers.install(|| {
+            let rows = out.par_chunks_mut(width).zip(input.par_chunks(width));
+            rows.for_each(|(out, row)| {
+                out.copy_from_slice(&reference::layer_norm(row, weights, bias, epsilon));
+            });
+        });
+        Ok(out)
     }
 
     fn rotate(
         &self,
-        rows: &mut Vec<f32>,
-        width: usize,
+        rows: &mut HostBuffer,
         rotation: &Rotation,
-        table: &Vec<f32>,
+        table: &HostBuffer,
     ) -> Result<(), Error> {
+        shapes::rotate(rows, rotation, table)?;
         // Cosines and sines of a position are as many as elements that turn.
         let (size, count) = (rotation.head_size, rotation.count);
-        let positions = table.len() / count;
+        let (width, positions) = (rows.columns(), table.rows());
         let turn = |(number, row): (usize, &mut [f32])| {
             let table = &table[number % positions * count..][..count];
             row.chunks_exact_mut(size).for_each(|head| reference::rotate(head, rotation, table));
@@ -198,10 +235,11 @@ impl Backend for CpuBackend {
         &self,
         cache: &mut Cache,
         position: usize,
-        keys: &Vec<f32>,
-        values: &Vec<f32>,
+        keys: &HostBuffer,
+        values: &HostBuffer,
         rows: Range<usize>,
     ) -> Result<(), Error> {
+        shapes::store(cache.sizes(), position, keys, values, &rows)?;
         cache.store(position, keys, values, rows);
         Ok(())
     }
@@ -209,15 +247,17 @@ impl Backend for CpuBackend {
     fn attend(
         &self,
         shape: &Attention,
-        sinks: Option<&Vec<f32>>,
+        sinks: Option<&HostBuffer>,
         cache: &Cache,
-        Queries { buffer, rows, position }: Queries<'_, Vec<f32>>,
-        out: &mut Vec<f32>,
+        queries: Queries<'_, HostBuffer>,
+        out: &mut HostBuffer,
     ) -> Result<(), Error> {
+        shapes::attend(shape, sinks, &queries, out)?;
+        let Queries { buffer, rows, position } = queries;
         let elements = |width: usize| rows.start * width..rows.end * width;
         let queries = &buffer[elements(shape.query_width())];
         let out = &mut out[elements(shape.result_width())];
-        let sinks = sinks.map(Vec::as_slice);
+        let sinks = sinks.map(|sinks| &sinks[..]);
         let (instructions, length) = (self.instructions, position + rows.len());
         let work = attention::Work { instructions, shape, sinks, cache, position, length };
         self.workers.install(|| work.attend(queries, out));
@@ -227,19 +267,14 @@ impl Backend for CpuBackend {
     fn scan(
         &self,
         shape: &Scan,
-        weights: &ScanWeights<'_, Vec<f32>>,
-        state: &mut Vec<f32>,
-        input: &Vec<f32>,
+        weights: &ScanWeights<'_, HostBuffer>,
+        state: &mut HostBuffer,
+        input: &HostBuffer,
         rows: Range<usize>,
-        out: &mut Vec<f32>,
+        out: &mut HostBuffer,
     ) -> Result<(), Error> {
-        let weights = ScanWeights {
-            convolution: &weights.convolution[..],
-            convolution_bias: weights.convolution_bias,
-            time_step: weights.time_step,
-            decay: weights.decay,
-            skip: weights.skip,
-        };
+        shapes::scan(shape, weights, state, input, &rows, out)?;
+        let weights = weights.numbers();
         let input = &input[rows.start * shape.width()..rows.end * shape.width()];
         let out = &mut out[rows.start * shape.inner()..rows.end * shape.inner()];
         self.workers.install(|| scan::scan(shape, &weights, state, input, out));
@@ -249,13 +284,14 @@ impl Backend for CpuBackend {
     fn recur(
         &self,
         shape: &Recurrence,
-        weights: &[&Vec<f32>],
-        state: &mut Vec<f32>,
-        inputs: &[&Vec<f32>],
+        weights: &[&HostBuffer],
+        state: &mut HostBuffer,
+        inputs: &[&HostBuffer],
         rows: Range<usize>,
-        out: &mut Vec<f32>,
+        out: &mut HostBuffer,
     ) -> Result<(), Error> {
-        let weights: Vec<&[f32]> = weights.iter().map(|own| own.as_slice()).collect();
+        shapes::recur(shape, weights, state, inputs, &rows, out)?;
+        let weights: Vec<&[f32]> = weights.iter().map(|own| &own[..]).collect();
         let inputs: Vec<&[f32]> = inputs
             .iter()
             .zip(shape.inputs())
@@ -269,8 +305,8 @@ impl Backend for CpuBackend {
     fn activate_times(
         &self,
         activation: Activation,
-        gate: &mut Vec<f32>,
-        up: Option<&Vec<f32>>,
+        gate: &mut HostBuffer,
+        up: Option<&HostBuffer>,
     ) -> Result<(), Error> {
         let activate = match activation {
             Activation::Silu => exponentials::times::<exponentials::Silu>,
@@ -289,72 +325,51 @@ impl Backend for CpuBackend {
             });
             return Ok(());
         };
+        shapes::same("activate_times", gate, up)?;
         self.for_parts(gate, up, |gate, up| activate(self.instructions, gate, up));
         Ok(())
     }
 
-    fn layer_norm(
-        &self,
-        input: &Vec<f32>,
-        weights: &Vec<f32>,
-        bias: Option<&Vec<f32>>,
-        epsilon: f32,
-        out: &mut Vec<f32>,
-    ) -> Result<(), Error> {
-        let (width, bias) = (weights.len(), bias.map(Vec::as_slice));
-        self.workers.install(|| {
-            let rows = out.par_chunks_mut(width).zip(input.par_chunks(width));
-            rows.for_each(|(out, row)| {
-                out.copy_from_slice(&reference::layer_norm(row, weights, bias, epsilon));
-            });
-        });
-        Ok(())
+    fn columns(&self, from: &HostBuffer, columns: Range<usize>) -> Result<HostBuffer, Error> {
+        shapes::columns(from, &columns)?;
+        let rows = from.chunks_exact(from.columns()).flat_map(|row| &row[columns.clone()]);
+        Ok(HostBuffer::new(columns.len(), rows.copied().collect()))
     }
 
-    fn columns(
-        &self,
-        from: &Vec<f32>,
-        width: usize,
-        columns: Range<usize>,
-    ) -> Result<Vec<f32>, Error> {
-        let rows = from.chunks_exact(width);
-        Ok(rows.flat_map(|row| &row[columns.clone()]).copied().collect())
-    }
-
-    fn join(&self, parts: &[Part<'_, Vec<f32>>]) -> Result<Vec<f32>, Error> {
-        let Some(first) = parts.first() else { return Ok(Vec::new()) };
+    fn join(&self, parts: &[Part<'_, HostBuffer>]) -> Result<HostBuffer, Error> {
+        let width = shapes::join(parts)?;
+        let Some(first) = parts.first() else { return Ok(HostBuffer::zeros(0, 0)) };
         let mut joined = Vec::new();
         for head in 0..first.buffer.len() / first.size.max(1) {
             for Part { buffer, size, columns } in parts {
                 joined.extend_from_slice(&buffer[head * size..][columns.clone()]);
             }
         }
-        Ok(joined)
+        Ok(HostBuffer::new(width, joined))
     }
 
-    fn times_sigmoid(
-        &self,
-        rows: &mut Vec<f32>,
-        width: usize,
-        scores: &Vec<f32>,
-    ) -> Result<(), Error> {
-        for (row, score) in rows.chunks_exact_mut(width).zip(scores) {
+    fn times_sigmoid(&self, rows: &mut HostBuffer, scores: &HostBuffer) -> Result<(), Error> {
+        shapes::times_sigmoid(rows, scores)?;
+        let width = rows.columns();
+        for (row, score) in rows.chunks_exact_mut(width).zip(scores.iter()) {
             let weight = 1.0 / (1.0 + (-score).exp());
             row.iter_mut().for_each(|number| *number *= weight);
         }
         Ok(())
     }
 
-    fn add(&self, to: &mut Vec<f32>, from: &Vec<f32>) -> Result<(), Error> {
+    fn add(&self, to: &mut HostBuffer, from: &HostBuffer) -> Result<(), Error> {
+        shapes::same("add", to, from)?;
         self.for_parts(to, from, |to, from| {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
         });
         Ok(())
     }
 
-    fn add_bias(&self, to: &mut Vec<f32>, bias: &Vec<f32>) -> Result<(), Error> {
+    fn add_bias(&self, to: &mut HostBuffer, bias: &HostBuffer) -> Result<(), Error> {
+        shapes::add_bias(to, bias)?;
         for row in to.chunks_exact_mut(bias.len()) {
-            row.iter_mut().zip(bias).for_each(|(to, bias)| *to += bias);
+            row.iter_mut().zip(bias.iter()).for_each(|(to, bias)| *to += bias);
         }
         Ok(())
     }
@@ -362,24 +377,33 @@ impl Backend for CpuBackend {
     fn route(
         &self,
         router: &Router,
-        scores: &Vec<f32>,
-        bias: Option<&Vec<f32>>,
+        scores: &HostBuffer,
+        bias: Option<&HostBuffer>,
     ) -> Result<Vec<ExpertLoad>, Error> {
-        Ok(reference::route(router, scores, bias.map(Vec::as_slice)))
+        shapes::route(router, scores, bias)?;
+        Ok(reference::route(router, scores, bias.map(|bias| &bias[..])))
     }
 
-    fn gather(&self, from: &Vec<f32>, width: usize, tokens: &[usize]) -> Result<Vec<f32>, Error> {
-        let rows = tokens.iter().flat_map(|token| &from[token * width..][..width]);
-        Ok(rows.copied().collect())
+    fn gather(&self, from: &HostBuffer, rows: &[usize]) -> Result<HostBuffer, Error> {
+        shapes::gather(from, rows)?;
+        let width = from.columns();
+        let numbers = rows.iter().flat_map(|row| &from[row * width..][..width]);
+        Ok(HostBuffer::new(width, numbers.copied().collect()))
+    }
+
+    fn stack(&self, parts: &[&HostBuffer]) -> Result<HostBuffer, Error> {
+        let columns = shapes::stack(parts)?;
+        Ok(HostBuffer::new(columns, parts.iter().flat_map(|part| part.iter()).copied().collect()))
     }
 
     fn scatter_add(
         &self,
-        to: &mut Vec<f32>,
-        width: usize,
+        to: &mut HostBuffer,
         load: &ExpertLoad,
-        from: &Vec<f32>,
+        from: &HostBuffer,
     ) -> Result<(), Error> {
+        shapes::scatter_add(to, load, from)?;
+        let width = to.columns();
         let rows = load.tokens.iter().zip(&load.weights).zip(from.chunks_exact(width));
         for ((token, weight), row) in rows {
             let to = &mut to[token * width..][..width];

@@ -1,8 +1,8 @@
 //! What a stream keeps between the stages of a layer beside the hidden states.
 //!
-//! What tokens have seen of each other is dear: it is always kept, in memory up to a
+//! What tokens have seen of each other is dear: it is always kept, on the device up to a
 //! quarter of `max_memory` and in a file past that, as hidden states are. Everything else
-//! is kept in memory, where half of `max_memory` holds all that is kept, and computed again
+//! is kept on the device, where half of `max_memory` holds all that is kept, and computed again
 //! where it does not.
 
 use qz_kernels::backend::Backend;
@@ -20,9 +20,10 @@ pub(super) struct Kept<Buffer> {
 }
 
 enum Place<Buffer> {
-    Memory(Vec<(Register, Buffer)>),
-    /// In the stream's `stored`, one register behind the other.
-    Stored(Vec<Register>),
+    /// What is dear stays there when it is looked at, all else is taken.
+    Device { own: Vec<(Register, Buffer)>, is_dear: bool },
+    /// In the stream's `spilled`, one register behind the other.
+    File(Vec<Register>),
 }
 
 /// How much can be kept.
@@ -75,86 +76,82 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
         if stop.kept.is_empty() || (!stop.is_dear && width > self.room.cheap_width) {
             return Ok(());
         }
-        let place = if stop.is_dear {
-            self.store(batch, stop, &registers)?;
-            Place::Stored(stop.kept.clone())
-        } else {
-            let take = |register: &Register| (*register, registers.take(*register));
-            Place::Memory(stop.kept.iter().map(take).collect())
+        if stop.is_dear && self.has(batch, stop.step) {
+            return Ok(());
+        }
+        let place = match &mut self.spilled {
+            Some(spilled) if stop.is_dear => {
+                let backend = self.forward.backend;
+                let mut first = self.batches[batch].rows.start * self.room.dear_width;
+                for register in &stop.kept {
+                    let numbers = backend.numbers(registers.get(*register))?;
+                    spilled.write(first, &numbers)?;
+                    first += numbers.len();
+                }
+                Place::File(stop.kept.clone())
+            }
+            _ => {
+                let take = |register: &Register| (*register, registers.take(*register));
+                let own = stop.kept.iter().map(take).collect();
+                Place::Device { own, is_dear: stop.is_dear }
+            }
         };
         self.batches[batch].kept = Some(Kept { step: stop.step, place });
         Ok(())
     }
 
-    fn store(
-        &mut self,
-        batch: usize,
-        stop: &Stop,
-        registers: &Registers<B>,
-    ) -> Result<(), W::Error> {
-        let is_there = |kept: &Kept<B::Buffer>| kept.step == stop.step;
-        if self.batches[batch].kept.as_ref().is_some_and(is_there) {
-            return Ok(());
-        }
-        let (forward, rows) = (self.forward, &self.batches[batch].rows);
-        let mut first = rows.start * self.room.dear_width;
-        for register in &stop.kept {
-            let numbers = forward.backend.numbers(registers.get(*register))?;
-            forward.on_disk(self.stored.write_numbers(first, &numbers))?;
-            first += numbers.len();
-        }
-        Ok(())
+    /// True if something is kept of a batch before a step.
+    fn has(&self, batch: usize, step: usize) -> bool {
+        self.batches[batch].kept.as_ref().is_some_and(|kept| kept.step == step)
     }
 
-    /// What is kept of a batch before a step, in registers. What stood in memory is taken
-    /// from there.
+    /// What is kept of a batch before a step, in registers.
     pub(super) fn registers(
         &mut self,
         batch: usize,
         step: usize,
     ) -> Result<Registers<B>, W::Error> {
-        let hidden = self.hidden_states(batch)?;
+        let backend = self.forward.backend;
         let layer = self.layer.as_ref().expect("a layer is loaded");
-        let mut registers = Registers::new(layer, hidden);
-        let (forward, Batch { rows, kept, .. }) = (self.forward, &mut self.batches[batch]);
+        let mut registers = Registers::new(layer, self.states.copy(backend, batch)?);
+        let Batch { rows, kept, .. } = &mut self.batches[batch];
         let Some(own) = kept.as_mut().filter(|kept| kept.step == step) else {
             return Ok(registers);
         };
         match &mut own.place {
-            Place::Memory(own) => {
+            Place::Device { own, is_dear: true } => {
+                for (register, buffer) in own {
+                    registers.set(*register, backend.copy(buffer)?);
+                }
+            }
+            Place::Device { own, is_dear: false } => {
                 own.drain(..).for_each(|(register, buffer)| registers.set(register, buffer));
                 *kept = None;
             }
-            Place::Stored(own) => {
+            Place::File(own) => {
+                let spilled = self.spilled.as_mut().expect("a file");
                 let mut first = rows.start * self.room.dear_width;
                 for register in own {
-                    let numbers = first..first + rows.len() * layer.graph.width(*register);
-                    first = numbers.end;
-                    let buffer =
-                        self.stored.with_numbers(numbers, |own| forward.backend.buffer(own));
-                    registers.set(*register, forward.on_disk(buffer)??);
+                    let width = layer.graph.width(*register);
+                    let buffer = spilled.read_from(backend, first, rows.len(), width)?;
+                    registers.set(*register, buffer);
+                    first += rows.len() * width;
                 }
             }
         }
         Ok(registers)
     }
 
-    /// The hidden states that are kept.
-    pub(super) fn hidden_states(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
-        let (forward, rows) = (self.forward, self.batches[batch].rows.clone());
-        Ok(forward.on_disk(self.states.with(rows, |numbers| forward.backend.buffer(numbers)))??)
-    }
-
     /// Keeps the hidden states of a batch before a step at which there is nothing else.
-    pub(super) fn write_states(
+    pub(super) fn keep_states(
         &mut self,
         batch: usize,
         step: usize,
         registers: &Registers<B>,
     ) -> Result<(), W::Error> {
-        let (forward, first) = (self.forward, self.batches[batch].rows.start);
-        let numbers = forward.backend.numbers(registers.get(Register::HIDDEN))?;
-        forward.on_disk(self.states.write(first, &numbers))?;
+        let backend = self.forward.backend;
+        let hidden = backend.copy(registers.get(Register::HIDDEN))?;
+        self.states.put(backend, batch, hidden)?;
         let own = &mut self.batches[batch];
         (own.base, own.kept) = (step, None);
         Ok(())

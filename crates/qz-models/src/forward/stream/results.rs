@@ -26,7 +26,7 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
         let registers = self.run_to(stage, batch)?;
         self.show(stage, batch, &registers, visit)?;
         let backend = self.forward.backend;
-        let copy = |register| backend.buffer(&backend.numbers(registers.get(register))?);
+        let copy = |register| backend.copy(registers.get(register));
         let (inputs, layer) = (self.graph().inputs(group), self.layer.as_ref());
         let layer = layer.expect("a layer is loaded");
         let mut beside = Registers::new(layer, copy(Register::HIDDEN)?);
