@@ -52,6 +52,13 @@ impl<B: Backend> States<B> {
         Ok(())
     }
 
+    /// Makes room for other rows of a batch.
+    pub(super) fn forget(&mut self, batch: usize) {
+        if let Place::Device(all) = &mut self.place {
+            all[batch] = None;
+        }
+    }
+
     /// A batch's rows. They are gone until others are put there.
     pub(super) fn take(&mut self, backend: &B, batch: usize) -> Result<B::Buffer, Error> {
         match &mut self.place {

@@ -150,6 +150,7 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
         registers: &Registers<B>,
     ) -> Result<(), W::Error> {
         let backend = self.forward.backend;
+        self.states.forget(batch);
         let hidden = backend.copy(registers.get(Register::HIDDEN))?;
         self.states.put(backend, batch, hidden)?;
         let own = &mut self.batches[batch];
