@@ -15,9 +15,9 @@ use super::ComputeOptions;
 use crate::{
     CalibrateOptions, CalibrationData, Cancel, Collect, CompareOptions, Conversations,
     ConvertOptions, DataOptions, Error, EvalData, EvalOptions, ExpertOptions, Figures, Model,
-    ModelBenchOptions, OpenOptions, Output, PlanOptions, QuantizeOptions, SampleOptions,
-    SamplingOptions, SaveOptions, Silent, StatisticsFormat, Target, TaskOptions, TextOptions,
-    Thresholds, bench_model, calibrate, compare, eval, eval_tasks, quantize, sample,
+    ModelBenchOptions, OpenOptions, Output, PlanOptions, Propagation, QuantizeOptions,
+    SampleOptions, SamplingOptions, SaveOptions, Silent, StatisticsFormat, Target, TaskOptions,
+    TextOptions, Thresholds, bench_model, calibrate, compare, eval, eval_tasks, quantize, sample,
 };
 
 type TestBackend = Failing<ReferenceBackend>;
@@ -141,6 +141,7 @@ fn jobs() -> Vec<Job> {
                 data: data(),
                 compute: compute(),
                 collect: Collect { magnitudes: true, grams: true, tokens: true },
+                beside: None,
                 output_matrix: true,
                 experts: ExpertOptions::default(),
                 add: Vec::new(),
@@ -162,6 +163,7 @@ fn jobs() -> Vec<Job> {
                 options: qz_methods::Options::default(),
                 text: Some(data()),
                 statistics: None,
+                propagation: Propagation::default(),
                 experts: ExpertOptions::default(),
                 compute: compute(),
             };
