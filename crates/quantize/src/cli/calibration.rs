@@ -67,11 +67,11 @@ pub(crate) struct Calibrate {
     /// Kind of file [default: by its name: .dat is legacy]
     #[arg(long, value_name = "KIND", value_enum, help_heading = OUTPUT, hide_short_help = true)]
     output_format: Option<Format>,
-    /// Collect what this quantized model loses beside the full one, too: for a ladder of targets
+    /// Collect what this quantized model loses beside the full one, too
     ///
     /// Both read the text. Statistics are of the quantized model's inputs, with the output
-    /// matrix'; `quantize --stats` corrects its targets for what earlier layers lost. Needs
-    /// --collect grams.
+    /// matrix'; `quantize --stats` corrects targets of its type for what earlier layers lost.
+    /// Needs --collect grams.
     #[arg(long, value_name = "QUANTIZED", requires = "model", help_heading = OUTPUT)]
     #[arg(value_hint = ValueHint::AnyPath, hide_short_help = true)]
     beside: Option<PathBuf>,

@@ -53,8 +53,8 @@ use report::Reports;
 use rest::Rest;
 
 /// Statistics of a quantized model correct targets of so many times its bits per weight: finer
-/// ones lose less and would be made worse, much coarser ones lose something else.
-const NEAR: RangeInclusive<f64> = 0.8..=1.1;
+/// ones lose less and would be made worse, coarser ones lose something else (QUALITY.md).
+const NEAR: RangeInclusive<f64> = 0.9..=1.1;
 
 /// How to quantize.
 #[derive(Clone)]
