@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use qz_kernels::Workers;
-use qz_kernels::backend::{CpuBackend, Rounding};
+use qz_kernels::backend::Rounding;
+use qz_kernels::backend::reference::ReferenceBackend;
 use qz_models::forward::{Chunks, ForwardOptions};
 use qz_tensor::{DataType, Diagnose, MemorySource, TensorIndex, TensorSource};
 
@@ -172,7 +172,6 @@ fn fixture(name: &str) -> Model {
 }
 
 fn logits(model: &Model) -> Vec<f32> {
-    let backend = CpuBackend::new(&Workers::new(1).expect("threads"));
     let weights = ModelWeights::new(model);
     let options = ForwardOptions {
         rounding: Rounding::Exact,
@@ -180,7 +179,7 @@ fn logits(model: &Model) -> Vec<f32> {
         max_memory: 1 << 30,
         spill_folder: std::env::temp_dir(),
     };
-    let forward = model.forward(&backend, &weights, options).expect("a graph");
+    let forward = model.forward(&ReferenceBackend, &weights, options).expect("a graph");
     let tokens: Vec<u32> = (1..=12).collect();
     let length = tokens.len();
     let mut logits = forward.run(&Chunks::new(tokens, length), &mut |_| Ok(())).expect("logits");
