@@ -46,6 +46,15 @@ impl Activation {
     pub const SILU: Self = Self { key: "hidden_act", words: &["silu", "swish"] };
 }
 
+/// A key of `config.json` that a family calls otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spelling {
+    /// The family's name.
+    pub own: &'static str,
+    /// That of most.
+    pub common: &'static str,
+}
+
 /// A part of tensors' names that is read as another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rename {
@@ -146,6 +155,15 @@ pub trait Architecture: Send + Sync {
     fn window_pattern(&self) -> Option<u32> {
         None
     }
+
+    /// Keys of `config.json` that other families call otherwise, with their names.
+    fn spellings(&self) -> &'static [Spelling] {
+        &[]
+    }
+
+    /// Fills gaps that follow from other keys. Those of [`Architecture::spellings`] have the
+    /// common names.
+    fn fill_config(&self, _config: &mut Map<String, Value>) {}
 
     /// Keys of `config.json` that it reads beside those of every decoder.
     fn config_keys(&self) -> &'static [ConfigKey] {

@@ -115,6 +115,7 @@ pub fn describe(
     }
     warn_of_code(files, &json, &mut warnings)?;
     let architecture = architecture_of(&json)?;
+    let json = json.of_architecture(architecture);
     let defaults = config_defaults(&json, architecture)?;
     let mut config = ModelConfig::read(&json, defaults, architecture)?;
     config_keys::check(&json, &config, defaults, architecture, &mut warnings)?;

@@ -46,7 +46,9 @@ mod rules;
 mod settings;
 mod tensor_map;
 
-pub use architecture::{Activation, Architecture, ComputedTensor, Contradiction, Model, Rename};
+pub use architecture::{
+    Activation, Architecture, ComputedTensor, Contradiction, Model, Rename, Spelling,
+};
 pub use architectures::ARCHITECTURES;
 pub use config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 pub use describe::{ConvertOptions, ModelDescription, PlainForm, describe, describe_adapter};

@@ -87,6 +87,15 @@ pub enum Role {
     StateSpaceNorm,
     StateSpaceOutput,
 
+    // A layer with a short convolution.
+    /// Both gates and what goes through them.
+    ShortConvolutionInput,
+    ShortConvolution,
+    ShortConvolutionOutput,
+
+    /// What time steps are made of, and the vectors that states are written and read with.
+    StateSpaceParts,
+
     // A layer with the delta rule, beside those of a state space.
     /// What its result is weakened by.
     StateSpaceGate,
@@ -138,7 +147,11 @@ impl Role {
                 | Self::SharedExpertDown
                 | Self::StateSpaceInput
                 | Self::StateSpaceOutput
+                | Self::StateSpaceParts
+                | Self::StateSpaceTimeStep
                 | Self::StateSpaceGate
+                | Self::ShortConvolutionInput
+                | Self::ShortConvolutionOutput
                 | Self::StateSpaceStep
                 | Self::StateSpaceStrength
                 | Self::StateSpaceStrengthStep

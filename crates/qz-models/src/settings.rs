@@ -466,6 +466,14 @@ impl GgufKeys<'_> {
         }
     }
 
+    /// Sizes, one for each layer.
+    pub fn sizes(&self, key: &str) -> Option<&[i32]> {
+        match self.get(key)? {
+            Entry::Array(Array::I32(sizes)) => Some(sizes),
+            _ => None,
+        }
+    }
+
     /// Booleans, one for each layer.
     pub fn flags(&self, key: &str) -> Option<&[bool]> {
         match self.get(key)? {

@@ -103,31 +103,16 @@ pub(super) const ATTENTION_OUTPUT_BIAS_ALLOWED: Presence =
 /// A bias of the feed-forward network.
 pub(super) const MLP_BIAS: Presence = Presence::WhenTrue("mlp_bias");
 
-/// Writes which part of a head's elements is turned.
-pub(super) fn restore_part(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
-    let heads = keys.size("attention.head_count").unwrap_or(1).max(1);
-    let implied = keys.size("embedding_length").unwrap_or(0) / heads;
-    let head = keys.size("attention.key_length").unwrap_or(implied);
-    let Some(turned) = keys.size("rope.dimension_count") else { return };
-    let part = json!(turned as f64 / head.max(1) as f64);
-    config.insert("partial_rotary_factor".to_owned(), part.clone());
-    in_ropes(config, "partial_rotary_factor", &part);
-}
-
 /// Writes the sections of a head's pairs.
 pub(super) fn restore_sections(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
     let key = format!("{}.rope.dimension_sections", keys.prefix);
     if let Some(Entry::Array(Array::I32(sections))) = keys.metadata.get(&key) {
         // The fourth is of nothing.
-        in_ropes(config, "mrope_section", &json!(&sections[..sections.len().min(3)]));
-    }
-}
-
-/// Writes a key into the rotary parameters of both forms.
-fn in_ropes(config: &mut Map<String, Value>, key: &str, value: &Value) {
-    for rope in ["rope_parameters", "rope_scaling"] {
-        if let Some(Value::Object(rope)) = config.get_mut(rope) {
-            rope.insert(key.to_owned(), value.clone());
+        let sections = json!(&sections[..sections.len().min(3)]);
+        for rope in ["rope_parameters", "rope_scaling"] {
+            if let Some(Value::Object(rope)) = config.get_mut(rope) {
+                rope.insert("mrope_section".to_owned(), sections.clone());
+            }
         }
     }
 }

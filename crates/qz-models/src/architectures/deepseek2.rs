@@ -120,27 +120,9 @@ static RULES: &[TensorRule] = &[
     experts::GATE.only(MIXED),
     experts::UP.only(MIXED),
     experts::DOWN.only(MIXED),
-    layer_weight!(
-        Role::SharedExpertGate,
-        "mlp.shared_experts.gate_proj",
-        "ffn_gate_shexp",
-        &[SHARED_WIDTH, Hidden]
-    )
-    .only(HAS_SHARED),
-    layer_weight!(
-        Role::SharedExpertUp,
-        "mlp.shared_experts.up_proj",
-        "ffn_up_shexp",
-        &[SHARED_WIDTH, Hidden]
-    )
-    .only(HAS_SHARED),
-    layer_weight!(
-        Role::SharedExpertDown,
-        "mlp.shared_experts.down_proj",
-        "ffn_down_shexp",
-        &[Hidden, SHARED_WIDTH]
-    )
-    .only(HAS_SHARED),
+    experts::SHARED_GATES.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
+    experts::SHARED_UPS.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
+    experts::SHARED_DOWNS.shaped(&[Hidden, SHARED_WIDTH]).only(HAS_SHARED),
 ];
 
 static V2_DEFAULTS: ConfigDefaults = ConfigDefaults {
@@ -255,22 +237,7 @@ fn contradiction(config: &ModelConfig) -> Option<Contradiction> {
     if config.size(TURNED).is_some_and(|turned| !turned.is_multiple_of(2)) {
         return say(TURNED, "is odd, but rotary embedding needs an even number".to_owned());
     }
-    let (Some(groups), Some(experts)) = (config.size("n_group"), config.experts) else {
-        return None;
-    };
-    if groups == 0 || !experts.is_multiple_of(groups) {
-        return say("n_group", format!("is {groups}, which does not divide {experts} experts"));
-    }
-    let used = config.size("topk_group").unwrap_or(groups);
-    if used == 0 || used > groups {
-        return say("topk_group", format!("is {used} of {groups} groups"));
-    }
-    let chosen = config.experts_used.unwrap_or(0);
-    let within = used * (experts / groups);
-    (chosen > within).then(|| Contradiction {
-        key: "num_experts_per_tok",
-        problem: format!("is {chosen}, but {used} groups have {within} experts"),
-    })
+    experts::wrong_groups(config)
 }
 
 /// What follows from the sizes of the narrow attention.

@@ -1,6 +1,8 @@
 //! Tensors of a mixture of experts, as Qwen and DeepSeek call them.
 
 use super::decoder::{layer_bias, layer_weight};
+use crate::architecture::Contradiction;
+use crate::hyperparameters::ModelConfig;
 use crate::rules::Dimension::{Experts, Hidden, Number, Product, Size};
 use crate::rules::{Dimension, Role, Rows, TensorRule, Transform};
 
@@ -58,6 +60,13 @@ pub(super) const SHARED_UP: TensorRule =
     layer_weight!(Role::SharedExpertUp, "mlp.shared_expert.up_proj", "ffn_up_shexp", &[]);
 pub(super) const SHARED_DOWN: TensorRule =
     layer_weight!(Role::SharedExpertDown, "mlp.shared_expert.down_proj", "ffn_down_shexp", &[]);
+/// The same of several such experts in one, as DeepSeek calls them.
+pub(super) const SHARED_GATES: TensorRule =
+    layer_weight!(Role::SharedExpertGate, "mlp.shared_experts.gate_proj", "ffn_gate_shexp", &[]);
+pub(super) const SHARED_UPS: TensorRule =
+    layer_weight!(Role::SharedExpertUp, "mlp.shared_experts.up_proj", "ffn_up_shexp", &[]);
+pub(super) const SHARED_DOWNS: TensorRule =
+    layer_weight!(Role::SharedExpertDown, "mlp.shared_experts.down_proj", "ffn_down_shexp", &[]);
 /// What the shared expert is weighed by.
 pub(super) const SHARED_ROUTER: TensorRule = layer_weight!(
     Role::SharedExpertRouter,
@@ -74,3 +83,24 @@ pub(super) const SELECTION_BIAS: TensorRule = layer_bias!(
     &[Experts]
 )
 .named("model.layers.{layer}.mlp.gate.e_score_correction_bias");
+
+/// Groups that experts do not fill, or that have fewer than a token is given to.
+pub(super) fn wrong_groups(config: &ModelConfig) -> Option<Contradiction> {
+    let say = |key, problem| Some(Contradiction { key, problem });
+    let (Some(groups), Some(experts)) = (config.size("n_group"), config.experts) else {
+        return None;
+    };
+    if groups == 0 || !experts.is_multiple_of(groups) {
+        return say("n_group", format!("is {groups}, which does not divide {experts} experts"));
+    }
+    let used = config.size("topk_group").unwrap_or(groups);
+    if used == 0 || used > groups {
+        return say("topk_group", format!("is {used} of {groups} groups"));
+    }
+    let chosen = config.experts_used.unwrap_or(0);
+    let within = used * (experts / groups);
+    (chosen > within).then(|| Contradiction {
+        key: "num_experts_per_tok",
+        problem: format!("is {chosen}, but {used} groups have {within} experts"),
+    })
+}

@@ -3,16 +3,22 @@
 mod bert;
 mod decoder;
 mod deepseek2;
+mod dots1;
 mod experts;
 mod further;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod gpt_oss;
+mod lfm2;
 mod llama;
+mod mamba;
 mod mamba2;
+mod minimax_m2;
 mod mistral;
 mod mixtral;
+mod olmoe;
+mod partial;
 mod phi3;
 mod pooling;
 mod qwen2;
@@ -43,6 +49,13 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &gpt_oss::GptOss,
     &deepseek2::DeepseekV3,
     &deepseek2::DeepseekV2,
+    &dots1::Dots1,
+    &olmoe::Olmoe,
+    &minimax_m2::MiniMaxM2,
+    &lfm2::Lfm2,
+    &lfm2::Lfm2Moe,
+    &mamba::Mamba,
+    &mamba::FalconMamba,
     &mamba2::Mamba2,
     &bert::Bert,
 ];

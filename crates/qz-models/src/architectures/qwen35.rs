@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::decoder::layer_weight;
 use super::gemma::shifted;
-use super::{decoder, experts, further, qwen2moe};
+use super::{decoder, experts, further, partial, qwen2moe};
 use crate::architecture::{Architecture, Contradiction, Rename};
 use crate::config::{
     ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
@@ -328,7 +328,7 @@ macro_rules! config_keys {
                 ConfigKey::words_per_layer(KINDS_KEY, &[LINEAR, FULL]),
                 ConfigKey::count_or(FURTHER_KEY, Default::Absent),
                 ConfigKey::flag(GATE_KEY, Default::Absent),
-                ConfigKey::any("partial_rotary_factor"),
+                ConfigKey::any(partial::KEY),
                 ConfigKey::any("mamba_ssm_dtype"),
                 ConfigKey::any("mtp_use_dedicated_embeddings"),
                 ConfigKey::any("vision_config"),
@@ -419,7 +419,7 @@ fn complete_config(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
     let kinds = (0..layers).map(|layer| if is_recurrent(layer) { LINEAR } else { FULL });
     config.insert(KINDS_KEY.to_owned(), kinds.collect());
     config.insert("attention_bias".to_owned(), json!(false));
-    decoder::restore_part(keys, config);
+    partial::restore(keys, config);
     decoder::restore_sections(keys, config);
 }
 
@@ -447,7 +447,7 @@ macro_rules! common {
         }
 
         fn rope_keys(&self) -> &'static [&'static str] {
-            &["partial_rotary_factor"]
+            partial::KEYS
         }
 
         fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {

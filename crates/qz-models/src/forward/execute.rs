@@ -176,6 +176,12 @@ impl<B: Backend> Pass<'_, B> {
                     registers.set(*to, normed);
                 }
             }
+            Step::BareNorm { rows, epsilon } => {
+                let width = layer.graph.width(*rows);
+                let ones = backend.buffer(width, &vec![1.0; width])?;
+                let normed = backend.rms_norm(registers.get(*rows), &ones, 1, *epsilon)?;
+                registers.set(*rows, normed);
+            }
             Step::LayerNorm { from, to, weights, bias, epsilon } => {
                 let vector = |index| layer.vector(index).expect("it must be there");
                 let (weights, bias) = (vector(*weights), Some(vector(*bias)));

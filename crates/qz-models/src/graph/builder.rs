@@ -87,6 +87,11 @@ impl LayerBuilder {
         self.steps.push(Step::Norm { from: rows, to: rows, weights, groups, epsilon });
     }
 
+    /// A norm of whole rows without weights, in their place.
+    pub(crate) fn bare_norm(&mut self, rows: Register, epsilon: f32) {
+        self.steps.push(Step::BareNorm { rows, epsilon });
+    }
+
     /// What a state space makes of rows.
     pub(crate) fn scan(&mut self, from: Register, scan: Scan) -> Register {
         let [width, heads] = [scan.convolved(), scan.heads];

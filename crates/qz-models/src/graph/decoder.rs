@@ -91,6 +91,8 @@ pub(super) struct SelfAttention {
     /// Queries and keys are normed for each head before they turn, if the model has the
     /// norms' weights.
     pub(super) norms_heads: bool,
+    /// Queries and keys of all heads together are normed before they turn.
+    pub(super) norms_rows: bool,
     pub(super) epsilon: f32,
     /// Queries, keys and values are products of one matrix.
     pub(super) is_fused: bool,
@@ -101,11 +103,17 @@ pub(super) struct SelfAttention {
 impl SelfAttention {
     /// As sizes say, and no more.
     pub(super) fn plain(sizes: &Sizes) -> Self {
+        Self::of(sizes.attention(), sizes.epsilon)
+    }
+
+    /// Attention, and nothing before it.
+    pub(super) fn of(attention: Attention, epsilon: f32) -> Self {
         Self {
-            attention: sizes.attention(),
+            attention,
             rotary: None,
             norms_heads: false,
-            epsilon: sizes.epsilon,
+            norms_rows: false,
+            epsilon,
             is_fused: false,
             has_sinks: false,
         }
@@ -131,6 +139,9 @@ impl SelfAttention {
         };
         let norms = [Role::AttentionQueryNorm, Role::AttentionKeyNorm];
         for (rows, norm) in rows.into_iter().zip(norms) {
+            if self.norms_rows {
+                layer.group_norm(rows, norm, 1, self.epsilon);
+            }
             if self.norms_heads {
                 layer.head_norm(rows, norm, attention.key_size, self.epsilon);
             }

@@ -7,9 +7,10 @@
 //! values turns what it has attended to. So the narrow vector is the one key, and the one
 //! value, of all heads.
 
-use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Rotation, Router};
+use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Rotation};
 
 use super::decoder::{self, Sizes};
+use super::mixture::{self, Mixture};
 use super::{Around, HeadColumns, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, Rotary};
 use crate::error::Error;
 use crate::rules::Role;
@@ -30,25 +31,12 @@ struct Latent {
     scale: f32,
 }
 
-/// Experts of a layer that has some.
-struct Mixture {
-    router: Router,
-    /// Width of an expert, and of the one that every token is given to.
-    width: usize,
-    shared_width: usize,
-    has_bias: bool,
-}
-
 /// DeepSeek 2 and 3.
 pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let latent = Latent::read(keys)?;
-    let mixture = Mixture::read(keys)?;
+    let mixture = Mixture::read(keys, Gating::Softmax)?;
     let sizes = latent.sizes;
-    let dense = keys.size("leading_dense_block_count")?.unwrap_or(0);
-    if dense > sizes.layers || (dense < sizes.layers && mixture.is_none()) {
-        let problem = "is not the number of layers without experts";
-        return Err(keys.fault("leading_dense_block_count", problem));
-    }
+    let dense = mixture::dense_layers(keys, mixture.is_some())?;
     let layer = |number: usize| -> LayerGraph {
         let mut layer = LayerBuilder::new(sizes.hidden);
         let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, sizes.epsilon);
@@ -152,50 +140,4 @@ fn stretch(keys: &Keys<'_>) -> Result<Option<f32>, Error> {
     let factor = keys.factor("rope.scaling.factor")?.unwrap_or(1.0);
     let own = keys.factor("rope.scaling.yarn_log_multiplier")?;
     Ok(own.map(|own| if factor <= 1.0 { 1.0 } else { own * factor.ln() + 1.0 }))
-}
-
-impl Mixture {
-    fn read(keys: &Keys<'_>) -> Result<Option<Self>, Error> {
-        let Some((experts, used)) = decoder::experts(keys)? else { return Ok(None) };
-        let width = keys.required("expert_feed_forward_length")?;
-        let shared = keys.size("expert_shared_count")?.unwrap_or(0);
-        // The numbers of `llama_expert_gating_func_type` in llama.cpp.
-        let gating = match keys.size("expert_gating_func")?.unwrap_or(1) {
-            0 | 1 => Gating::Softmax,
-            2 => Gating::Sigmoid,
-            _ => return Err(keys.fault("expert_gating_func", "is not supported")),
-        };
-        let groups = match keys.size("expert_group_count")? {
-            None | Some(0 | 1) => None,
-            Some(count) if experts.is_multiple_of(count) => {
-                let used = keys.required("expert_group_used_count")?;
-                Some((count, used)).filter(|_| used < count)
-            }
-            Some(_) => {
-                return Err(keys.fault("expert_group_count", "does not divide the experts"));
-            }
-        };
-        let router = Router {
-            experts,
-            used,
-            gating,
-            normalize: keys.flag("expert_weights_norm")?.unwrap_or(false),
-            scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
-            groups,
-        };
-        // Only models with sigmoids have learned what is added when experts are chosen.
-        let has_bias = gating == Gating::Sigmoid;
-        Ok(Some(Self { router, width, shared_width: shared * width, has_bias }))
-    }
-
-    fn add_to(&self, layer: &mut LayerBuilder, input: Register) -> Register {
-        let shared = (self.shared_width > 0)
-            .then(|| decoder::shared_expert(layer, input, self.shared_width));
-        let bias = self.has_bias.then(|| layer.selection_bias(self.router.experts));
-        let fed = layer.experts(input, self.router, bias, self.width, Activation::Silu);
-        if let Some(shared) = shared {
-            layer.add_to(fed, shared);
-        }
-        fed
-    }
 }

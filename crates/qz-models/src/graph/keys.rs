@@ -158,6 +158,21 @@ impl Keys<'_> {
         }
     }
 
+    /// For each of `layers` layers a size: as a list says, or the same for all.
+    pub(crate) fn sizes(&self, key: &str, layers: usize) -> Result<Vec<usize>, Error> {
+        let Some(Value::Array(Array::I32(sizes))) = self.get(key) else {
+            return Ok(vec![self.required(key)?; layers]);
+        };
+        let sizes: Option<Vec<usize>> =
+            sizes.iter().take(layers).map(|size| usize::try_from(*size).ok()).collect();
+        let fits = |sizes: &Vec<usize>| {
+            sizes.len() == layers && sizes.iter().all(|size| *size as u64 <= LARGEST)
+        };
+        sizes.filter(fits).ok_or_else(|| {
+            self.fault(key, &format!("is no list of {layers} sizes, one for each layer"))
+        })
+    }
+
     /// For each of `layers` layers a flag, if the file has them.
     pub(crate) fn flags(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>, Error> {
         match self.get(key) {

@@ -23,7 +23,10 @@ mod deepseek;
 mod gemma;
 mod gpt_oss;
 mod keys;
+mod lfm2;
+mod mamba;
 mod mamba2;
+mod mixture;
 mod phi3;
 mod qwen_delta;
 mod qwen_moe;
@@ -53,6 +56,12 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("qwen35", qwen_delta::qwen35),
     ("qwen35moe", qwen_delta::qwen35moe),
     ("qwen3next", qwen_delta::qwen3next),
+    ("dots1", mixture::dots1),
+    ("olmoe", mixture::olmoe),
+    ("minimax-m2", mixture::minimax_m2),
+    ("lfm2", lfm2::lfm2),
+    ("lfm2moe", lfm2::lfm2),
+    ("mamba", mamba::mamba),
     ("gemma", gemma::gemma),
     ("gemma2", gemma::gemma2),
     ("gemma3", gemma::gemma3),
@@ -141,6 +150,8 @@ pub(crate) enum Step {
     /// the weights; of so many parts of a row each by its own. Where the weights are not
     /// there, nothing.
     Norm { from: Register, to: Register, weights: VectorIndex, groups: usize, epsilon: f32 },
+    /// Rows divided by their root mean square.
+    BareNorm { rows: Register, epsilon: f32 },
     /// Rows less their mean, divided by their standard deviation, times the weights, with a
     /// bias.
     LayerNorm {
@@ -242,7 +253,7 @@ impl Step {
             Self::Join { parts, to } => (parts.iter().map(|part| part.rows).collect(), vec![*to]),
             Self::Heads { from, to, .. } => (vec![from.rows], vec![*to]),
             Self::Weigh { rows, scores } => (vec![*rows, *scores], vec![*rows]),
-            Self::Rotate { rows, .. } => (vec![*rows], vec![*rows]),
+            Self::Rotate { rows, .. } | Self::BareNorm { rows, .. } => (vec![*rows], vec![*rows]),
             Self::Attend(own) => (vec![own.queries, own.keys, own.values], vec![own.to]),
             Self::Scan(own) => (vec![own.from], vec![own.to]),
             Self::Recur(own) => (own.from.clone(), vec![own.to]),

@@ -1,6 +1,6 @@
 //! `config.json`.
 
-use qz_tensor::{TensorSource, Value as Entry};
+use qz_tensor::{Array, TensorSource, Value as Entry};
 use serde_json::{Map, Value, json};
 
 use super::keys::Keys;
@@ -54,7 +54,7 @@ pub(super) fn config_of(
         }
         let heads = size("attention.head_count")?;
         set("num_attention_heads", json!(heads));
-        let key_value_heads = keys.integer(&key("attention.head_count_kv"), 1..=LARGEST)?;
+        let key_value_heads = key_value_heads(keys, &key("attention.head_count_kv"))?;
         set("num_key_value_heads", json!(key_value_heads.unwrap_or(heads)));
         if !architecture.has_own_heads() {
             head = head_size(architecture, keys, hidden, heads)?;
@@ -115,6 +115,17 @@ pub(super) fn config_of(
     }
     architecture.complete_config(own, &mut config);
     Ok(config)
+}
+
+/// Heads of keys and values; of a list those of the layers that have some.
+fn key_value_heads(keys: &Keys<'_>, key: &str) -> Result<Option<u64>, Error> {
+    let Some(Entry::Array(Array::I32(heads))) = keys.metadata.get(key) else {
+        return keys.integer(key, 1..=LARGEST);
+    };
+    match heads.iter().max() {
+        Some(most @ 1..) => Ok(Some(u64::from(most.unsigned_abs()))),
+        _ => Err(keys.fault(key, "no layer has heads")),
+    }
 }
 
 const FURTHER_KEY: &str = "nextn_predict_layers";

@@ -55,6 +55,17 @@ fn contradictions_name_the_key() {
     check("gpt-oss", json!({"swiglu_limit": 8.0}), "swiglu_limit", "computes with 7");
     check("mamba2", json!({"expand": 3}), "expand", "128 of all heads");
     check("mamba2", json!({"n_groups": 3}), "n_groups", "does not divide");
+    let (linear, delta) = ("linear_attention", "qwen35");
+    check(delta, kinds(&[linear]), "layer_types", "has 1 words for 2 layers");
+    check(delta, kinds(&[linear, "mamba"]), "layer_types", "linear_attention, full_attention only");
+    check(delta, json!({"linear_num_key_heads": 3}), "linear_num_key_heads", "does not divide");
+    check(delta, json!({"attn_output_gate": false}), "attn_output_gate", "has a gate");
+    check("qwen3next", json!({"norm_topk_prob": false}), "norm_topk_prob", "as with true");
+    check("lfm2", kinds(&["conv"]), "layer_types", "has 1 words for 2 layers");
+    check("dots1", json!({"n_group": 3}), "n_group", "does not divide 4 experts");
+    check("dots1", json!({"sliding_window": 16}), "sliding_window", "whose layers see all");
+    check("olmoe", json!({"rms_norm_eps": 1e-6}), "rms_norm_eps", "is not 1e-5");
+    check("mamba", json!({"expand": 3}), "expand", "as with 2");
     let positions = json!({"position_embedding_type": "relative_key"});
     check("bert", positions, "position_embedding_type", "absolute only");
 }
@@ -92,6 +103,30 @@ fn layers_that_predict_further_tokens_are_told_of() {
     assert!(rules.contains(&"later-layers-left-out"), "{rules:?}");
     more.tensors.push(("model.layers.3.eh_proj.weight".to_owned(), vec![64, 128]));
     assert_eq!(more.describe().err().expect("refused").diagnosis().rule, "unknown-tensor");
+}
+
+/// A layer that predicts further tokens is one more, unless it is not wished, or not there.
+#[test]
+fn layers_that_predict_further_tokens_are_kept() {
+    let check = |checkpoint: &Checkpoint, drops_further_layers: bool, expected: u32| {
+        let options = qz_models::ConvertOptions { drops_further_layers, ..Default::default() };
+        let description = checkpoint.describe_with(&options).expect("described");
+        let further = description.metadata.unsigned("qwen35.nextn_predict_layers").unwrap_or(0);
+        assert_eq!(further, u64::from(expected));
+        let layers = description.metadata.unsigned("qwen35.block_count");
+        assert_eq!(layers, Some(2 + u64::from(expected)));
+        let names = description.tensors.iter().map(|tensor| tensor.name.as_str());
+        let joins = names.filter(|name| name.ends_with("nextn.eh_proj.weight"));
+        assert_eq!(joins.count(), expected as usize);
+    };
+    let mut checkpoint = Checkpoint::fixture("qwen35");
+    check(&checkpoint, false, 1);
+    check(&checkpoint, true, 0);
+    checkpoint.tensors.retain(|(name, _)| name != "mtp.fc.weight");
+    let error = checkpoint.describe().err().expect("refused").to_string();
+    assert!(error.contains("eh_proj.weight is missing"), "{error}");
+    checkpoint.tensors.retain(|(name, _)| !name.starts_with("mtp."));
+    check(&checkpoint, false, 0);
 }
 
 /// Of a model that sees, the part that reads and writes text is what it would be alone.

@@ -150,6 +150,9 @@ const MODELS: &[&str] = &[
     "mamba2",
     "qwen35",
     "qwen3next",
+    "dots1",
+    "lfm2moe",
+    "falcon-mamba",
 ];
 
 #[test]

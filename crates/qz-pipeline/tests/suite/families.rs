@@ -119,5 +119,12 @@ fn error_feedback_loses_less_than_rounding() {
     check("qwen35", 15);
     check("qwen35moe", 21);
     check("qwen3next", 20);
+    check("dots1", 17);
+    check("olmoe", 14);
+    check("minimax-m2", 14);
+    check("lfm2", 12);
+    check("lfm2moe", 12);
+    check("mamba", 8);
+    check("falcon-mamba", 8);
     check("bert", 12);
 }

@@ -163,6 +163,23 @@ fn qwen_with_the_delta_rule() {
 }
 
 #[test]
+fn experts_in_later_layers() {
+    check("dots1");
+}
+
+#[test]
+fn norms_of_all_heads_together() {
+    check("olmoe");
+    check("minimax-m2");
+}
+
+#[test]
+fn short_convolutions() {
+    check("lfm2");
+    check("lfm2moe");
+}
+
+#[test]
 fn deepseek() {
     check("deepseek2");
     check("deepseek3");
@@ -170,6 +187,8 @@ fn deepseek() {
 
 #[test]
 fn mamba() {
+    check("mamba");
+    check("falcon-mamba");
     check("mamba2");
 }
 
@@ -257,7 +276,9 @@ fn steps_give_the_logits_of_the_whole() {
         check(name, &none, &[12]);
         check(name, &none, &[5, 1, 4, 2]);
     }
-    for name in ["gemma3", "gpt-oss", "deepseek3", "mamba2", "phi3", "qwen35", "qwen3next"] {
+    for name in
+        ["gemma3", "gpt-oss", "deepseek3", "mamba2", "phi3", "qwen35", "qwen3next", "mamba", "lfm2"]
+    {
         check(name, &none, &[5, 1, 4, 2]);
     }
     // A window that has been left behind.

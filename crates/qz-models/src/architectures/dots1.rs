@@ -1,0 +1,160 @@
+//! dots.llm1 (`Dots1Model` in `conversion/dots1.py`): DeepSeek 3's experts behind Qwen 3's
+//! attention.
+
+use serde_json::{Map, Value};
+
+use super::{decoder, experts};
+use crate::architecture::{Architecture, Contradiction};
+use crate::config::{
+    ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
+};
+use crate::hyperparameters::ModelConfig;
+use crate::rules::Dimension::{Hidden, Product, Size};
+use crate::rules::{Condition, Dimension, TensorRule};
+use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
+
+/// dots.llm1.
+pub(super) struct Dots1;
+
+const DENSE_KEY: &str = "first_k_dense_replace";
+const SHARED_KEY: &str = "n_shared_experts";
+const SCALE_KEY: &str = "routed_scaling_factor";
+const NORMALIZES_KEY: &str = "norm_topk_prob";
+
+const SHARED: Dimension = Product(&[Size(experts::WIDTH_KEY), Size(SHARED_KEY)]);
+const DENSE: Condition = Condition {
+    key: DENSE_KEY,
+    holds: |config, layer| u64::from(layer.0) < config.size(DENSE_KEY).unwrap_or(0),
+};
+const MIXED: Condition = Condition {
+    key: DENSE_KEY,
+    holds: |config, layer| u64::from(layer.0) >= config.size(DENSE_KEY).unwrap_or(0),
+};
+const HAS_SHARED: Condition = Condition {
+    key: SHARED_KEY,
+    holds: |config, layer| {
+        (MIXED.holds)(config, layer) && config.size(SHARED_KEY).is_some_and(|count| count > 0)
+    },
+};
+
+/// The rules with these experts.
+macro_rules! rules {
+    ($gate:expr, $up:expr, $down:expr) => {
+        &[
+            decoder::TOKEN_EMBEDDING,
+            decoder::OUTPUT_NORM,
+            decoder::OUTPUT,
+            decoder::ATTENTION_NORM,
+            decoder::QUERY,
+            decoder::KEY,
+            decoder::VALUE,
+            decoder::ATTENTION_OUTPUT,
+            decoder::QUERY_NORM,
+            decoder::KEY_NORM,
+            decoder::FEED_FORWARD_NORM,
+            decoder::GATE.only(DENSE),
+            decoder::UP.only(DENSE),
+            decoder::DOWN.only(DENSE),
+            experts::ROUTER.only(MIXED),
+            experts::SELECTION_BIAS.only(MIXED),
+            $gate.only(MIXED),
+            $up.only(MIXED),
+            $down.only(MIXED),
+            experts::SHARED_GATES.shaped(&[SHARED, Hidden]).only(HAS_SHARED),
+            experts::SHARED_UPS.shaped(&[SHARED, Hidden]).only(HAS_SHARED),
+            experts::SHARED_DOWNS.shaped(&[Hidden, SHARED]).only(HAS_SHARED),
+        ]
+    };
+}
+
+static RULES: &[TensorRule] = rules!(experts::GATE, experts::UP, experts::DOWN);
+const FUSED_RULES: &[TensorRule] =
+    rules!(experts::FUSED_GATE, experts::FUSED_UP, experts::FUSED_DOWN);
+
+static DEFAULTS: ConfigDefaults = ConfigDefaults {
+    model_type: "dots1",
+    numbers: &[
+        ("vocab_size", 152_064),
+        ("hidden_size", 4608),
+        ("intermediate_size", 10_944),
+        ("num_hidden_layers", 62),
+        ("num_attention_heads", 32),
+        ("num_key_value_heads", 32),
+        ("max_position_embeddings", 2048),
+    ],
+    head_size: DefaultHeadSize::Implied,
+    rms_epsilon: DEFAULT_RMS_EPSILON,
+    rope_theta: DEFAULT_ROPE_THETA,
+    sliding_rope_theta: None,
+    window: DefaultWindow::None,
+};
+
+impl Architecture for Dots1 {
+    fn class_names(&self) -> &'static [&'static str] {
+        &["Dots1ForCausalLM"]
+    }
+
+    fn gguf_name(&self) -> &'static str {
+        "dots1"
+    }
+
+    fn defaults(&self) -> &'static ConfigDefaults {
+        &DEFAULTS
+    }
+
+    fn tensor_rules(&self) -> &'static [TensorRule] {
+        RULES
+    }
+
+    fn other_layouts(&self) -> &'static [&'static [TensorRule]] {
+        &[FUSED_RULES]
+    }
+
+    fn mixes_experts(&self) -> bool {
+        true
+    }
+
+    fn expert_key(&self) -> &'static str {
+        "n_routed_experts"
+    }
+
+    fn config_keys(&self) -> &'static [ConfigKey] {
+        const {
+            &[
+                ConfigKey::count_or(DENSE_KEY, Default::Size(0)),
+                ConfigKey::count_or(SHARED_KEY, Default::Absent),
+                ConfigKey::size_or(experts::WIDTH_KEY, Default::Size(1408)),
+                ConfigKey::count_or("n_group", Default::Size(1)),
+                ConfigKey::count_or("topk_group", Default::Size(1)),
+                ConfigKey::number(SCALE_KEY, Default::Number(1.0)),
+                ConfigKey::flag(NORMALIZES_KEY, Default::Flag(false)),
+                ConfigKey::word("scoring_func", &["sigmoid"], Default::Absent),
+                ConfigKey::any("mlp_layer_types"),
+            ]
+        }
+    }
+
+    fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {
+        if let Some(window) = config.sliding_window {
+            let problem = format!("is {window}; only models whose layers see all are supported");
+            return Some(Contradiction { key: "sliding_window", problem });
+        }
+        experts::wrong_groups(config)
+    }
+
+    fn own_metadata(&self) -> &'static [MetadataKey] {
+        const {
+            &[
+                MetadataKey::setting("expert_feed_forward_length", experts::WIDTH_KEY),
+                MetadataKey::setting("leading_dense_block_count", DENSE_KEY),
+                MetadataKey::setting("expert_shared_count", SHARED_KEY),
+                MetadataKey::setting("expert_weights_scale", SCALE_KEY),
+                MetadataKey::setting("expert_weights_norm", NORMALIZES_KEY),
+            ]
+        }
+    }
+
+    fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
+        config.insert("sliding_window".to_owned(), Value::Null);
+    }
+}

@@ -1,0 +1,120 @@
+//! MiniMax M2 (`MiniMaxM2Model` in `conversion/minimax.py`): Mixtral's names, sigmoids with a
+//! bias to choose by, norms of all heads together, heads that turn in part.
+
+use serde_json::{Map, Value, json};
+
+use super::decoder::layer_weight;
+use super::{decoder, experts, partial};
+use crate::architecture::Architecture;
+use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DefaultHeadSize, DefaultWindow};
+use crate::rules::Dimension::{Experts, Hidden, Intermediate, KeyValues, Queries};
+use crate::rules::{Role, TensorRule};
+use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
+
+/// MiniMax M2.
+pub(super) struct MiniMaxM2;
+
+static RULES: &[TensorRule] = &[
+    decoder::TOKEN_EMBEDDING,
+    decoder::OUTPUT_NORM,
+    decoder::OUTPUT,
+    decoder::ATTENTION_NORM,
+    decoder::QUERY,
+    decoder::KEY,
+    decoder::VALUE,
+    decoder::ATTENTION_OUTPUT,
+    decoder::QUERY_NORM.shaped(&[Queries]),
+    decoder::KEY_NORM.shaped(&[KeyValues]),
+    decoder::FEED_FORWARD_NORM,
+    layer_weight!(Role::ExpertRouter, "block_sparse_moe.gate", "ffn_gate_inp", &[Experts, Hidden]),
+    experts::SELECTION_BIAS.named("model.layers.{layer}.block_sparse_moe.e_score_correction_bias"),
+    experts::GATE
+        .named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight")
+        .shaped(&[Intermediate, Hidden]),
+    experts::UP
+        .named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight")
+        .shaped(&[Intermediate, Hidden]),
+    experts::DOWN
+        .named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight")
+        .shaped(&[Hidden, Intermediate]),
+];
+
+static DEFAULTS: ConfigDefaults = ConfigDefaults {
+    model_type: "minimax_m2",
+    numbers: &[
+        ("vocab_size", 200_064),
+        ("hidden_size", 3072),
+        ("intermediate_size", 1536),
+        ("num_hidden_layers", 62),
+        ("num_attention_heads", 48),
+        ("num_key_value_heads", 8),
+        ("max_position_embeddings", 196_608),
+        ("num_local_experts", 256),
+        ("num_experts_per_tok", 8),
+    ],
+    head_size: DefaultHeadSize::Fixed(128),
+    rms_epsilon: DEFAULT_RMS_EPSILON,
+    rope_theta: 5e6,
+    sliding_rope_theta: None,
+    window: DefaultWindow::Never,
+};
+
+impl Architecture for MiniMaxM2 {
+    fn class_names(&self) -> &'static [&'static str] {
+        &["MiniMaxM2ForCausalLM"]
+    }
+
+    fn gguf_name(&self) -> &'static str {
+        "minimax-m2"
+    }
+
+    fn defaults(&self) -> &'static ConfigDefaults {
+        &DEFAULTS
+    }
+
+    fn tensor_rules(&self) -> &'static [TensorRule] {
+        RULES
+    }
+
+    fn mixes_experts(&self) -> bool {
+        true
+    }
+
+    fn rope_keys(&self) -> &'static [&'static str] {
+        partial::KEYS
+    }
+
+    fn config_keys(&self) -> &'static [ConfigKey] {
+        const {
+            &[
+                ConfigKey::size_or("rotary_dim", Default::Required),
+                ConfigKey::word("scoring_func", &["sigmoid"], Default::Absent),
+                ConfigKey::any(partial::KEY),
+                ConfigKey::any("use_routing_bias"),
+                ConfigKey::any("qk_norm_type"),
+                ConfigKey::any("use_mtp"),
+                ConfigKey::any("num_mtp_modules"),
+                ConfigKey::any("mtp_transformer_layers"),
+                ConfigKey::any("shared_intermediate_size"),
+                ConfigKey::any("attn_type_list"),
+                ConfigKey::any("mlp_intermediate_size"),
+            ]
+        }
+    }
+
+    fn own_metadata(&self) -> &'static [MetadataKey] {
+        const {
+            &[
+                MetadataKey::computed("expert_feed_forward_length", |config| {
+                    Some((config.intermediate as u32).into())
+                }),
+                MetadataKey::setting("rope.dimension_count", "rotary_dim"),
+            ]
+        }
+    }
+
+    fn complete_config(&self, keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
+        partial::restore(keys, config);
+        config.insert("use_qk_norm".to_owned(), json!(true));
+    }
+}
