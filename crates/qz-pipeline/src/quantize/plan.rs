@@ -26,7 +26,8 @@ pub(super) struct Chosen {
     names: HashMap<String, usize>,
     /// The matrix that gives logits, and its type.
     pub(super) output: Option<(usize, DataType)>,
-    /// The token embedding, where `convert` encodes it.
+    /// The token embedding, where `convert` encodes it and it is no output matrix: one that is
+    /// gets a finer type, and to begin with it did not help (QUALITY.md).
     embedding: Option<usize>,
 }
 
@@ -76,7 +77,7 @@ impl Chosen {
         let (name, _) = forward.stored_embedding()?;
         chosen.embedding = by_name.get(name.as_str()).copied().filter(|position| {
             let data_type = plan.assignments[*position].data_type;
-            !chosen.has(*position)
+            !is_tied
                 && plan.places[*position].is_some()
                 && plan.packed(*position).is_none()
                 && data_type != model.tensors[*position].source_type
