@@ -386,3 +386,60 @@ fn multiple_choice_tasks() {
     let shown = quantize(&["eval", text(&model), "--task", text(&lines), "--markdown"]);
     assert!(shown.expect_success().stdout.starts_with("| accuracy, % | value |"));
 }
+
+#[test]
+fn an_encoder_beside_its_reference() {
+    let folder = scratch();
+    let data = write_text(folder.path(), 60);
+    let reference = fixtures().join("tiny/bert");
+    let model = folder.path().join("q4.gguf");
+    let convert = ["convert", text(&reference), "--to", "q4_0", "-o", text(&model)];
+    quantize(&convert).expect_success();
+    let common = ["--data", text(&data), "--ctx", "32", "--chunks", "8"];
+    let run = |model: &Path, arguments: &[&str]| {
+        quantize(&[&["eval", text(model)][..], &common, arguments].concat())
+    };
+    let beside = ["--reference", text(&reference), "--json"];
+    let mean = |report: &serde_json::Value, figure: &str| {
+        report[figure]["mean"]["value"].as_f64().expect("a number")
+    };
+
+    let same = run(&reference, &beside).expect_success().json();
+    assert_eq!((&same["tokens"], &same["chunks"]), (&256.into(), &8.into()));
+    assert_eq!((&same["pooling"], &same["same_nearest"]["value"]), (&"mean".into(), &1.0.into()));
+    assert!(
+        (mean(&same, "cosine") - 1.0).abs() < 1e-9
+            && (mean(&same, "token_cosine") - 1.0).abs() < 1e-9
+    );
+
+    let report = run(&model, &beside).expect_success().json();
+    let (cosine, of_tokens) = (mean(&report, "cosine"), mean(&report, "token_cosine"));
+    let is_near = |cosine: f64| 0.9 < cosine && cosine < 0.99999;
+    assert!(is_near(cosine) && is_near(of_tokens), "{of_tokens} {cosine}");
+    let threads = [&beside[..], &["--threads", "1", "--max-memory", "1K"]].concat();
+    assert_eq!(run(&model, &threads).expect_success().json(), report);
+
+    let shown = run(&model, &["--reference", text(&reference), "--markdown"]).expect_success();
+    for row in ["cosine of texts: mean", "cosine of tokens: mean", "same nearest text, %"] {
+        assert!(shown.stdout.contains(&format!("| {row} |")), "{row} is not in\n{}", shown.stdout);
+    }
+    assert!(shown.stdout.contains("256 tokens compared in 8 chunks of 32"), "{}", shown.stdout);
+
+    let check = |arguments: &[&str], code: i32, expected: &str| {
+        let run = run(&model, arguments);
+        assert_eq!(run.code, code, "{}", run.stderr);
+        assert!((run.stderr + &run.stdout).contains(expected), "{arguments:?}");
+    };
+    let reference = text(&reference);
+    check(&["--reference", reference, "--min-cosine", "0.5"], 0, "");
+    check(&["--reference", reference, "--min-cosine", "0.99999"], 1, "< 0.99999 (--min-cosine)");
+    check(
+        &[],
+        2,
+        "an encoder predicts no tokens, so there are no figures without a reference model",
+    );
+    let limit = ["--reference", reference, "--max-kld", "1"];
+    check(&limit, 2, "an encoder predicts no tokens, so there are no limits of the KL divergence");
+    let other = fixtures().join("demo-llama");
+    check(&["--reference", text(&other)], 3, "");
+}

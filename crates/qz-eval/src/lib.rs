@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`text`] | a text in chunks, and which of their positions are scored |
 //! | [`comparison`] | one position, seen by a model and its reference |
+//! | [`similarity`] | the vectors of an encoder and of its reference |
 //! | [`statistics`] | the figures that all positions give, with confidence intervals |
 //! | [`logits_file`], [`leading_file`] | a reference's probabilities on disk: llama.cpp's file and the compact one |
 //! | [`tasks`] | multiple-choice tasks and their score |
@@ -28,6 +29,7 @@ pub mod log_probability;
 pub mod logits_file;
 pub mod random;
 pub mod sampling;
+pub mod similarity;
 pub mod statistics;
 mod stored_text;
 pub mod tasks;

@@ -202,7 +202,7 @@ impl PairedTest {
 }
 
 impl Spread {
-    fn of(values: &[f64], chunks: usize, bootstrap: &Bootstrap) -> Self {
+    pub(crate) fn of(values: &[f64], chunks: usize, bootstrap: &Bootstrap) -> Self {
         let means = chunk_means(values, chunks);
         let interval = bootstrap.interval(|drawn| weighted_mean(&means, drawn));
         let mean = Estimate { interval, ..mean(values) };
@@ -280,7 +280,7 @@ fn root_mean_square(values: &[f64], chunks: usize, bootstrap: &Bootstrap) -> Est
     Estimate { value, stderr, interval }
 }
 
-fn share(ones: &[f64], chunks: usize, bootstrap: &Bootstrap) -> Estimate {
+pub(crate) fn share(ones: &[f64], chunks: usize, bootstrap: &Bootstrap) -> Estimate {
     let value = mean(ones).value;
     let means = chunk_means(ones, chunks);
     let interval = bootstrap.interval(|drawn| weighted_mean(&means, drawn));

@@ -67,6 +67,46 @@ pub enum Error {
     /// Nothing to evaluate on.
     #[error("no text to evaluate the model on")]
     NoText,
+    /// Something was asked of an encoder that it has not.
+    #[error(
+        "{}: an encoder predicts no tokens, so there are no {asked}; its vectors are compared with \
+         those of a reference model",
+        path.display()
+    )]
+    Encoder {
+        /// The model.
+        path: PathBuf,
+        /// What was asked.
+        asked: &'static str,
+    },
+    /// An encoder beside a model that predicts tokens.
+    #[error("{}: an encoder, and {} is none", path.display(), other.display())]
+    NoEncoder {
+        /// The encoder.
+        path: PathBuf,
+        /// The other model.
+        other: PathBuf,
+    },
+    /// An encoder and its reference have vectors of other sizes.
+    #[error("{}: vectors of {found} numbers, those of the reference have {expected}", path.display())]
+    EmbeddingWidth {
+        /// The encoder.
+        path: PathBuf,
+        /// Numbers of its vectors.
+        found: usize,
+        /// Numbers of the reference's.
+        expected: usize,
+    },
+    /// A way to make one vector of a text's that is not known.
+    #[error("{}: {key} is {kind}, which is no kind of pooling that is known (0 to 3)", path.display())]
+    Pooling {
+        /// The encoder.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value.
+        kind: u64,
+    },
     /// As many tasks would be examples as there are.
     #[error("{location}: {examples} of {tasks} tasks as examples leave none to score")]
     FewTasks {
@@ -457,6 +497,12 @@ impl Diagnose for Error {
             Self::NoText | Self::NoCalibration(_) => {
                 (FaultClass::Usage, Location::default(), "no-text")
             }
+            Self::Encoder { path, .. } => (FaultClass::Usage, Location::file(path), "encoder"),
+            Self::NoEncoder { path, .. } => (FaultClass::BadInput, Location::file(path), "encoder"),
+            Self::EmbeddingWidth { path, .. } => {
+                (FaultClass::BadInput, Location::file(path), "embedding-width")
+            }
+            Self::Pooling { path, .. } => (FaultClass::BadInput, Location::file(path), "pooling"),
             Self::FewTasks { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "few-tasks")
             }

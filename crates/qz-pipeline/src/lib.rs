@@ -96,6 +96,7 @@ pub use qz_calib::ImportanceMatrix;
 pub use qz_calib::summary::{LayerSummary, TensorSummary};
 pub use qz_eval::bootstrap::{FEWEST_CHUNKS, Interval, LEAST_P_VALUE};
 pub use qz_eval::sampling::SamplingOptions;
+pub use qz_eval::similarity::{Pooling, Similarity};
 pub use qz_eval::statistics::{Comparison, Estimate, Perplexity, Spread};
 pub use qz_eval::tasks::{Score, Share};
 pub use qz_gguf::{SplitOptions, base_name};

@@ -66,6 +66,10 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "X", value_parser = parse_share, requires = "compared")]
     #[arg(help_heading = LIMITS)]
     min_top1: Option<f64>,
+    /// Fail below this mean cosine of an encoder's vectors and the reference's
+    #[arg(long, value_name = "X", value_parser = parse_share, requires = "reference")]
+    #[arg(help_heading = LIMITS)]
+    min_cosine: Option<f64>,
 
     /// Save the probabilities as llama-perplexity does (--kl-divergence-base)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["save_leading", "stride"])]
@@ -184,7 +188,7 @@ struct Writing {
 }
 
 /// What says nothing of tasks, nor of a text that the model writes.
-const NOT_OF_TASKS: [&str; 10] = [
+const NOT_OF_TASKS: [&str; 11] = [
     "ctx",
     "chunks",
     "stride",
@@ -195,6 +199,7 @@ const NOT_OF_TASKS: [&str; 10] = [
     "max_ppl",
     "max_kld",
     "min_top1",
+    "min_cosine",
 ];
 
 /// What says nothing of a text that the model writes, beside [`NOT_OF_TASKS`].
@@ -374,6 +379,7 @@ impl Eval {
                 max_perplexity: self.max_ppl,
                 max_divergence: self.max_kld,
                 min_same_top: self.min_top1,
+                min_cosine: self.min_cosine,
             },
         }
     }

@@ -37,6 +37,11 @@ fn text(evaluation: &Evaluation, markdown: bool) -> String {
             (found.tokens, found.chunks, figures)
         }
         Figures::Compared(found) => (found.tokens, found.chunks, compared(found)),
+        Figures::Similar(found) => (found.tokens, found.chunks, similar(found)),
+    };
+    let verb = match evaluation.figures {
+        Figures::Similar(_) => "compared",
+        _ => "scored",
     };
     let figures = if tokens > FEW_TOKENS { figures } else { without_errors(figures) };
     let header = ["figure", "value", "standard error", "95 % CI"];
@@ -44,7 +49,7 @@ fn text(evaluation: &Evaluation, markdown: bool) -> String {
     let context = evaluation.context;
     let mut lines = vec![
         draw(&header, &figures),
-        format!("\n{} scored in {} of {context}", many(tokens, "token"), many(chunks, "chunk")),
+        format!("\n{} {verb} in {} of {context}", many(tokens, "token"), many(chunks, "chunk")),
     ];
     lines.extend(evaluation.failures.iter().map(|failure| format!("FAILED: {failure}")));
     lines.join("\n")
@@ -55,6 +60,16 @@ const FEW_TOKENS: usize = 10;
 
 fn without_errors(rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     rows.into_iter().map(|row| row.into_iter().take(2).collect()).collect()
+}
+
+/// An encoder beside its reference.
+fn similar(found: &qz_pipeline::Similarity) -> Vec<Vec<String>> {
+    let mut rows = spread("cosine of texts", &found.cosine, 1.0);
+    rows.extend(spread("cosine of tokens", &found.token_cosine, 1.0));
+    if let Some(same) = &found.same_nearest {
+        rows.push(estimate("same nearest text, %", same, 100.0));
+    }
+    rows
 }
 
 /// What llama-perplexity prints, in its order.

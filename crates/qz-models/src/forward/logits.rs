@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use qz_kernels::backend::Backend;
 
-use super::chunks::Chunks;
 use super::output::Output;
 use super::run::Forward;
 use super::states::States;
@@ -31,11 +30,10 @@ pub struct Logits<'a, B: Backend, W: WeightSource> {
 impl<'a, B: Backend, W: WeightSource> Logits<'a, B, W> {
     pub(super) fn new(
         forward: &'a Forward<'a, B, W>,
-        chunks: &Chunks,
         states: States<B>,
+        starts: Vec<usize>,
     ) -> Result<Self, W::Error> {
         let output = Output::load(forward, forward.options.max_memory / 2)?;
-        let starts = (0..chunks.count()).map(|chunk| chunks.rows(chunk).start).collect();
         Ok(Self { forward, states, starts, output })
     }
 

@@ -19,7 +19,8 @@
 //! | `states.rs` | the hidden states of all tokens |
 //! | [`Forward`] | the run over all layers |
 //! | [`LayerStream`] | the run with stops: inputs of products seen, weights replaced |
-//! | [`Logits`] | what is read of its end |
+//! | [`HiddenStates`] | what is at its end; an encoder's result |
+//! | [`Logits`] | what predicts tokens from them |
 //! | [`Session`] | one sequence, step by step |
 //!
 //! What is computed stands in [`crate::graph`]; nothing here knows a family.
@@ -28,6 +29,7 @@ mod capture;
 mod checks;
 mod chunks;
 mod execute;
+mod hidden;
 mod layer;
 mod logits;
 mod output;
@@ -40,6 +42,7 @@ mod weights;
 
 pub use capture::{LinearInputs, Routing};
 pub use chunks::{Branches, Chunks};
+pub use hidden::HiddenStates;
 pub use logits::{Logits, LogitsTile};
 pub use run::{Forward, ForwardOptions};
 pub use session::Session;

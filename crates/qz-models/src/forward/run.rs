@@ -10,8 +10,8 @@ use qz_tensor::{DataType, Location, Metadata};
 use super::capture::Untapped;
 use super::chunks::{Chunks, Span};
 use super::execute::{Pass, Registers};
+use super::hidden::HiddenStates;
 use super::layer::Layer;
-use super::logits::Logits;
 use super::states::States;
 use super::weights::{Loader, WeightSource};
 use crate::architecture::Architecture;
@@ -97,7 +97,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         &self,
         chunks: &Chunks,
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
-    ) -> Result<Logits<'_, B, W>, W::Error> {
+    ) -> Result<HiddenStates<'_, B, W>, W::Error> {
         let mut states = self.embed(chunks)?;
         let tables = self.rotaries(chunks.length())?;
         for layer in 0..self.graph.layer_count() {
@@ -117,7 +117,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
                 on_steps(batch.len() as u64)?;
             }
         }
-        Logits::new(self, chunks, states)
+        Ok(HiddenStates::new(self, chunks, states))
     }
 
     pub(super) fn pass<'p>(

@@ -12,6 +12,7 @@ use qz_tensor::DataType;
 use super::capture::{Routing, Tap, Untapped};
 use super::chunks::Chunks;
 use super::execute::{Pass, Registers};
+use super::hidden::HiddenStates;
 use super::layer::Layer;
 use super::logits::Logits;
 use super::run::Forward;
@@ -347,7 +348,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If not all layers are finished.
     pub fn finish(self) -> Result<Logits<'a, B, W>, W::Error> {
         assert!(self.number >= self.forward.graph.layer_count(), "layers are left");
-        Logits::new(self.forward, &self.chunks, self.states)
+        HiddenStates::new(self.forward, &self.chunks, self.states).logits()
     }
 
     /// Gives a matrix of the loaded layer other weights, of any type and in GGUF's order

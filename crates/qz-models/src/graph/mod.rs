@@ -447,6 +447,11 @@ impl Around {
 }
 
 impl ModelGraph {
+    /// Whether it ends in logits; an encoder ends in hidden states.
+    pub fn predicts_tokens(&self) -> bool {
+        self.around.epsilon.is_some()
+    }
+
     /// How many layers.
     pub fn layer_count(&self) -> u32 {
         u32::try_from(self.layers.len()).unwrap_or(u32::MAX)

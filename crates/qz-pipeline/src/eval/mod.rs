@@ -2,6 +2,7 @@
 //! How many tasks it gets right, what it writes itself. `compare`: several models beside one reference.
 
 mod compare;
+mod embeddings;
 mod reference;
 mod sample;
 pub(crate) mod subjects;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use qz_eval::comparison::{Position, Reference};
 use qz_eval::log_probability::LogSoftmax;
+use qz_eval::similarity::Similarity;
 use qz_eval::statistics::{Comparison, Perplexity};
 use qz_eval::text::Text;
 use qz_kernels::Workers;
@@ -84,6 +86,8 @@ pub struct Thresholds {
     pub max_divergence: Option<f64>,
     /// The smallest share of equal top tokens.
     pub min_same_top: Option<f64>,
+    /// The smallest mean cosine of an encoder's vectors of texts and its reference's.
+    pub min_cosine: Option<f64>,
 }
 
 /// How well a model predicts a text.
@@ -118,6 +122,8 @@ pub enum Figures {
     Alone(Perplexity),
     /// Of a model and its reference.
     Compared(Box<Comparison>),
+    /// Of an encoder and its reference.
+    Similar(Box<Similarity>),
 }
 
 /// Evaluates the model at `path`.
@@ -177,32 +183,18 @@ impl Computation for Evaluating<'_> {
             file.is_none() && options.text.as_ref().is_some_and(|t| t.stride.is_some());
         let compute = &options.compute;
         let pass = Pass { job: "eval", text: &text, overlapping, compute, backend };
-        let mut scoring = Scoring { path, text: &text, workers, file: file.as_ref(), saving: None };
-        let (mut alone, mut compared) = (Vec::new(), Vec::new());
-        let outcome = pass.run(&subjects, cancel, observer, |tiles| {
-            let (tile, before) = tiles.split_last().expect("there is a model");
-            scoring.save(options, tile)?;
-            match before.first() {
-                Some(reference) => compared.extend(scoring.beside(tile, reference)),
-                None if file.is_some() => compared.extend(scoring.beside_file(tile)?),
-                None => alone.extend(scoring.scores(tile)),
+        let similarity = pass.similarity(&subjects, options, cancel, observer);
+        let figures = match unless_cancelled(similarity, cancel)? {
+            Some(found) => Figures::Similar(Box::new(found)),
+            None => {
+                let file = file.as_ref();
+                let scoring = Scoring { path, text: &text, workers, file, saving: None };
+                scoring.figures(&pass, &subjects, options, cancel, observer)?
             }
-            Ok(())
-        });
-        unless_cancelled(outcome, cancel)?;
+        };
         for subject in &subjects {
             subject.model.check_unchanged()?;
         }
-        if let Some(saving) = scoring.saving {
-            saving.finish()?;
-        }
-        let figures = stoppable(cancel, || {
-            Ok(if reference.is_some() {
-                Figures::Compared(Box::new(Comparison::of(&compared, text.chunks())))
-            } else {
-                Figures::Alone(Perplexity::of(&alone, text.chunks()))
-            })
-        })?;
         let failures = options.thresholds.failures(&figures);
         let data = match (&options.reference, &options.text) {
             (Some(ReferenceOptions::File(path)), _) => path.clone(),
@@ -247,6 +239,42 @@ struct Scoring<'a> {
 }
 
 impl Scoring<'_> {
+    /// Puts the text through the models, of which the reference comes first, if there is one.
+    fn figures<B: Backend>(
+        mut self,
+        pass: &Pass<'_, B>,
+        subjects: &[Subject],
+        options: &EvalOptions,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<Figures, Error> {
+        let (mut alone, mut compared) = (Vec::new(), Vec::new());
+        let outcome = pass.run(subjects, cancel, observer, |tiles| {
+            let (tile, before) = tiles.split_last().expect("there is a model");
+            self.save(options, tile)?;
+            match before.first() {
+                Some(reference) => compared.extend(self.beside(tile, reference)),
+                None if self.file.is_some() => compared.extend(self.beside_file(tile)?),
+                None => alone.extend(self.scores(tile)),
+            }
+            Ok(())
+        });
+        unless_cancelled(outcome, cancel)?;
+        for subject in subjects {
+            subject.model.check_unchanged()?;
+        }
+        if let Some(saving) = self.saving {
+            saving.finish()?;
+        }
+        let chunks = self.text.chunks();
+        stoppable(cancel, || {
+            Ok(match options.reference {
+                Some(_) => Figures::Compared(Box::new(Comparison::of(&compared, chunks))),
+                None => Figures::Alone(Perplexity::of(&alone, chunks)),
+            })
+        })
+    }
+
     fn save(&mut self, options: &EvalOptions, tile: &LogitsTile) -> Result<(), Error> {
         let Some(save) = &options.save else { return Ok(()) };
         if self.saving.is_none() {
@@ -319,13 +347,16 @@ fn width(tile: &LogitsTile) -> usize {
 impl Thresholds {
     fn failures(&self, figures: &Figures) -> Vec<String> {
         let mut failures = Vec::new();
-        let perplexity = match figures {
-            Figures::Alone(found) => found.perplexity.value,
-            Figures::Compared(found) => found.perplexity.value,
-        };
         // A NaN exceeds every limit.
         let exceeds = |value: f64, limit: f64| value > limit || value.is_nan();
-        if let Some(limit) = self.max_perplexity.filter(|limit| exceeds(perplexity, *limit)) {
+        let perplexity = match figures {
+            Figures::Alone(found) => Some(found.perplexity.value),
+            Figures::Compared(found) => Some(found.perplexity.value),
+            Figures::Similar(_) => None,
+        };
+        if let (Some(perplexity), Some(limit)) = (perplexity, self.max_perplexity)
+            && exceeds(perplexity, limit)
+        {
             failures.push(format!("perplexity {perplexity:.4} > {limit} (--max-ppl)"));
         }
         if let Figures::Compared(found) = figures {
@@ -338,6 +369,12 @@ impl Thresholds {
             if let Some(limit) = self.min_same_top.filter(|limit| exceeds(-same_top, -limit)) {
                 let (found, limit) = (100.0 * same_top, 100.0 * limit);
                 failures.push(format!("top-1 agreement {found:.3} % < {limit} % (--min-top1)"));
+            }
+        }
+        if let Figures::Similar(found) = figures {
+            let cosine = found.cosine.mean.value;
+            if let Some(limit) = self.min_cosine.filter(|limit| exceeds(-cosine, -limit)) {
+                failures.push(format!("mean cosine {cosine:.6} < {limit} (--min-cosine)"));
             }
         }
         failures

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use qz_eval::text::Text;
 use qz_kernels::backend::Backend;
-use qz_models::forward::{Chunks, Forward, Logits, LogitsTile};
+use qz_models::forward::{Chunks, Forward, HiddenStates, LogitsTile};
 use qz_tokenize::Tokenizer;
 
 use crate::compute::ComputeOptions;
@@ -71,6 +71,21 @@ impl Subject {
     }
 }
 
+impl Subject {
+    /// The text as an encoder sees it: each chunk a text of its own, with the tokens at its ends
+    /// that the tokenizer puts there.
+    pub(super) fn seen_whole(&self, text: &Text) -> Chunks {
+        let chunks = self.seen(text, false);
+        let adds = self.tokenizer.adds_eos();
+        let Some(last) = self.tokenizer.eos().filter(|_| adds) else { return chunks };
+        let mut tokens = chunks.tokens().to_vec();
+        for chunk in tokens.chunks_exact_mut(text.context()) {
+            chunk[text.context() - 1] = last.0;
+        }
+        Chunks::new(tokens, text.context())
+    }
+}
+
 /// What a pass is, besides its models.
 pub(super) struct Pass<'a, B: Backend> {
     pub(super) job: &'static str,
@@ -116,7 +131,7 @@ impl<B: Backend> Pass<'_, B> {
             let count = subjects.len();
             progress.observer().observe(Event::Target { name: &name, number: number + 1, count });
             let start = Instant::now();
-            logits.push(progress.run(forward, chunks)?);
+            logits.push(progress.run(forward, chunks)?.logits()?);
             times.push(start.elapsed());
         }
         self.check_vocabularies(subjects, logits.iter().map(|logits| logits.vocabulary()))?;
@@ -189,7 +204,7 @@ impl<'a> Steps<'a> {
         &mut self,
         forward: &'f Forward<'m, B, ModelWeights<'m>>,
         chunks: &Chunks,
-    ) -> Result<Logits<'f, B, ModelWeights<'m>>, Error> {
+    ) -> Result<HiddenStates<'f, B, ModelWeights<'m>>, Error> {
         let (layers, of_layer) = (u64::from(forward.graph().layer_count()), chunks.count() as u64);
         let mut done = 0;
         forward.run(chunks, &mut |steps| {

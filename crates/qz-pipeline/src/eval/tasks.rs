@@ -105,7 +105,7 @@ impl Computation for Scoring<'_> {
         // The end of the pass counts as a layer.
         let steps = forward.steps(&chunks) + chunks.count() as u64;
         let mut progress = Steps::begin("eval", [&subject.model], steps, cancel, observer);
-        let mut end = unless_cancelled(progress.run(&forward, &chunks), cancel)?;
+        let mut end = unless_cancelled(progress.run(&forward, &chunks), cancel)?.logits()?;
 
         let (vocabulary, tile_rows) = (end.vocabulary(), end.tile_rows());
         let mut likelihoods: Vec<Vec<Likelihood>> =

@@ -57,7 +57,10 @@ fn numbers(mut logits: Logits<'_, CpuBackend, ModelWeights<'_>>) -> Vec<f32> {
 }
 
 fn plain(name: &str) -> Vec<f32> {
-    with(name, 1 << 30, |forward| numbers(forward.run(&chunks(), &mut |_| Ok(())).expect("a run")))
+    with(name, 1 << 30, |forward| {
+        let end = forward.run(&chunks(), &mut |_| Ok(())).expect("a run");
+        numbers(end.logits().expect("logits"))
+    })
 }
 
 fn note(seen: &mut Seen, inputs: &LinearInputs<'_>) {

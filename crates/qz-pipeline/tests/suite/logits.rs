@@ -59,7 +59,7 @@ fn logits(
     let window = model.sliding_window();
     let forward = Forward::new(&backend, &weights, model.metadata(), window, options)?;
     let chunks = Chunks::new(tokens.to_vec(), length);
-    let mut logits = forward.run(&chunks, &mut |_| Ok(()))?;
+    let mut logits = forward.run(&chunks, &mut |_| Ok(()))?.logits()?;
     let mut rows = vec![Vec::new(); chunks.count() * length];
     let vocabulary = logits.vocabulary();
     logits.visit(0..length, |tile| {
@@ -313,7 +313,8 @@ fn branches_give_the_logits_of_whole_sequences() {
             .collect();
         let mut found = Vec::new();
         let together = Chunks::branching(&branching);
-        let mut end = forward.run(&together, &mut |_| Ok(())).expect("a pass");
+        let end = forward.run(&together, &mut |_| Ok(())).expect("a pass");
+        let mut end = end.logits().expect("logits");
         let rows: Vec<usize> = (0..together.tokens().len()).collect();
         end.of_tokens(&rows, &mut found).expect("logits");
         let mut found = found.chunks_exact(end.vocabulary());
