@@ -247,7 +247,8 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         for Span { rows: own, position } in spans {
             let positions = *position as u64..(position + own.len()) as u64;
             let positions = loader.embedding_rows(Role::PositionEmbedding, positions)?;
-            for (row, position) in rows.by_ref().zip(positions.chunks_exact(width)) {
+            // The rows come last: what ends first must not have taken one of them.
+            for (position, row) in positions.chunks_exact(width).zip(rows.by_ref()) {
                 let added = position.iter().zip(&kind);
                 row.iter_mut().zip(added).for_each(|(row, (a, b))| *row += a + b);
             }

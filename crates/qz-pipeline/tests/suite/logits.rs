@@ -355,7 +355,9 @@ fn bert() {
     };
     let forward = Forward::new(&backend, &weights, model.metadata(), None, options);
     let forward = forward.expect("a forward pass");
-    let mut stream = forward.stream(Chunks::new(tokens.clone(), tokens.len())).expect("a stream");
+    // The same text twice: each has positions of its own.
+    let twice = Chunks::new([&tokens[..], &tokens].concat(), tokens.len());
+    let mut stream = forward.stream(twice).expect("a stream");
     while stream.load_next().expect("a layer") {
         stream.advance(&mut |_| Ok(())).expect("a layer");
     }
@@ -366,6 +368,8 @@ fn bert() {
     };
     stream.visit_output(&mut visit).expect("hidden states");
     let width = stream.hidden_width();
+    let (first, second) = states.split_at(tokens.len() * width);
+    assert_eq!(first, second);
     let rows = golden["cases"][0]["logits"].as_array().expect("rows");
     for (position, expected) in positions.iter().zip(rows) {
         let expected = numbers(expected, Value::as_f64);
