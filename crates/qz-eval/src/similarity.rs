@@ -142,7 +142,7 @@ mod tests {
         // The first text turned to the third: all but the fourth have another neighbour.
         let turned = [vec![0.0, 1.0], vec![0.9, 0.1], vec![0.0, 1.0], vec![0.1, 0.9]];
         let other = Similarity::of(Pooling::Mean, &turned, &reference, &[0.5; 8]);
-        assert_eq!(other.same_nearest.map(|found| found.value), Some(0.0));
+        assert_eq!(other.same_nearest.map(|found| found.value), Some(0.25));
         assert_eq!((other.cosine.min, other.token_cosine.mean.value), (0.0, 0.5));
         assert!(
             Similarity::of(Pooling::Mean, &turned[..2], &reference[..2], &[])

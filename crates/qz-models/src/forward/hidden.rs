@@ -36,8 +36,9 @@ impl<'a, B: Backend, W: WeightSource> HiddenStates<'a, B, W> {
     pub fn read(&mut self, tokens: Range<usize>, out: &mut Vec<f32>) -> Result<(), W::Error> {
         let backend = self.forward.backend;
         let rows = self.states.gather(backend, &tokens.collect::<Vec<usize>>())?;
-        out.resize(backend.numbers(&rows)?.len(), 0.0);
-        Ok(backend.read(&rows, 0, out)?)
+        out.clear();
+        out.extend_from_slice(&backend.numbers(&rows)?);
+        Ok(())
     }
 
     /// What predicts the next token from them.

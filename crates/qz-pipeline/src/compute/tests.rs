@@ -212,7 +212,7 @@ fn figures_do_not_depend_on_the_backend() {
         let found = eval(&model(), &eval_options(None), &Cancel::default(), &mut Silent);
         match found.expect("figures").figures {
             Figures::Alone(found) => found.perplexity.value,
-            Figures::Compared(_) => unreachable!("there is no reference"),
+            other => panic!("there is no reference: {other:?}"),
         }
     };
     let (defined, operations) = on_definitions(usize::MAX, perplexity);

@@ -182,7 +182,8 @@ fn logits(model: &Model) -> Vec<f32> {
     let forward = model.forward(&ReferenceBackend, &weights, options).expect("a graph");
     let tokens: Vec<u32> = (1..=12).collect();
     let length = tokens.len();
-    let mut logits = forward.run(&Chunks::new(tokens, length), &mut |_| Ok(())).expect("logits");
+    let end = forward.run(&Chunks::new(tokens, length), &mut |_| Ok(())).expect("a run");
+    let mut logits = end.logits().expect("logits");
     let mut values = Vec::new();
     let visit = logits.visit(0..length, |tile| -> Result<(), crate::Error> {
         values.extend_from_slice(&tile.values);
