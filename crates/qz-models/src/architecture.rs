@@ -44,6 +44,17 @@ pub struct Activation {
 impl Activation {
     /// x times the logistic function of x.
     pub const SILU: Self = Self { key: "hidden_act", words: &["silu", "swish"] };
+    /// The square of what is above zero.
+    pub const RELU_SQUARED: Self = Self { key: "hidden_act", words: &["relu2"] };
+}
+
+/// A key of `config.json` that a family calls otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spelling {
+    /// The family's name.
+    pub own: &'static str,
+    /// That of most.
+    pub common: &'static str,
 }
 
 /// A part of tensors' names that is read as another one.
@@ -147,6 +158,15 @@ pub trait Architecture: Send + Sync {
         None
     }
 
+    /// Keys of `config.json` that other families call otherwise, with their names.
+    fn spellings(&self) -> &'static [Spelling] {
+        &[]
+    }
+
+    /// Fills gaps that follow from other keys. Those of [`Architecture::spellings`] have the
+    /// common names.
+    fn fill_config(&self, _config: &mut Map<String, Value>) {}
+
     /// Keys of `config.json` that it reads beside those of every decoder.
     fn config_keys(&self) -> &'static [ConfigKey] {
         &[]
@@ -240,7 +260,12 @@ pub trait Architecture: Send + Sync {
     }
 
     /// Changes to the vocabulary's keys once they are there.
-    fn adjust_vocabulary(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
+    ///
+    /// # Errors
+    /// If a side file that has a say in them is broken.
+    fn adjust_vocabulary(&self, _model: &Model<'_>, _metadata: &mut Metadata) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 impl dyn Architecture {

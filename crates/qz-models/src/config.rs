@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::architecture::{Architecture, Spelling};
 use crate::error::Error;
 
 /// What a configuration class of transformers assumes for keys that
@@ -66,13 +67,15 @@ pub(crate) struct JsonObject {
     /// The keys that lead to the object, with a dot after each.
     prefix: String,
     values: Map<String, Value>,
+    /// Keys that the file calls otherwise.
+    spellings: &'static [Spelling],
 }
 
 impl JsonObject {
     /// Parses a file that must hold an object.
     pub(crate) fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, Error> {
         match qz_shards::json::settings(bytes) {
-            Ok(Value::Object(values)) => Ok(Self { path, prefix: String::new(), values }),
+            Ok(Value::Object(values)) => Ok(Self::new(path, values)),
             Ok(_) => Err(Error::Key {
                 path,
                 key: "(root)".to_owned(),
@@ -84,7 +87,20 @@ impl JsonObject {
 
     /// The values of a file that is not there yet.
     pub(crate) fn new(path: PathBuf, values: Map<String, Value>) -> Self {
-        Self { path, prefix: String::new(), values }
+        Self { path, prefix: String::new(), values, spellings: &[] }
+    }
+
+    /// The same with an architecture's own keys under their common names, and with what
+    /// follows from them.
+    pub(crate) fn of_architecture(mut self, architecture: &dyn Architecture) -> Self {
+        self.spellings = architecture.spellings();
+        for Spelling { own, common } in self.spellings {
+            if let Some(value) = self.values.shift_remove(*own) {
+                self.values.insert((*common).to_owned(), value);
+            }
+        }
+        architecture.fill_config(&mut self.values);
+        self
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -129,6 +145,8 @@ impl JsonObject {
 
     /// The error that `key`'s value is wrong.
     pub(crate) fn fault(&self, key: &str, problem: impl Into<String>) -> Error {
+        let own = self.spellings.iter().find(|spelling| spelling.common == key);
+        let key = own.map_or(key, |spelling| spelling.own);
         Error::Key {
             path: self.path.clone(),
             key: format!("{}{key}", self.prefix),
@@ -223,6 +241,7 @@ impl JsonObject {
                 path: self.path.clone(),
                 prefix: format!("{}{key}.", self.prefix),
                 values: values.clone(),
+                spellings: &[],
             })),
             Some(value) => Err(self.fault(key, format!("is {}, expected an object", shown(value)))),
         }
@@ -265,6 +284,7 @@ impl JsonObject {
             path: self.path.clone(),
             prefix: format!("{}{key}.", self.prefix),
             values: Map::new(),
+            spellings: &[],
         }
     }
 }

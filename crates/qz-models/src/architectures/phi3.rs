@@ -6,8 +6,8 @@ use qz_tensor::Value as Entry;
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
 
-use super::decoder;
 use super::decoder::layer_weight;
+use super::{decoder, partial};
 use crate::architecture::{Architecture, ComputedTensor, Contradiction};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::hyperparameters::ModelConfig;
@@ -92,7 +92,7 @@ impl Architecture for Phi3 {
             &[
                 ConfigKey::size_or(ORIGINAL_CONTEXT, Default::Size(4096)),
                 ConfigKey::count_or(WINDOW, Default::Absent),
-                ConfigKey::any("partial_rotary_factor"),
+                ConfigKey::any(partial::KEY),
                 ConfigKey::exactly("full_attn_mod", 1.0),
                 ConfigKey::exactly("interpolate_factor", 1.0),
             ]
@@ -100,7 +100,7 @@ impl Architecture for Phi3 {
     }
 
     fn rope_keys(&self) -> &'static [&'static str] {
-        &["partial_rotary_factor"]
+        partial::KEYS
     }
 
     fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {
@@ -142,9 +142,7 @@ impl Architecture for Phi3 {
                 MetadataKey::Heads,
                 MetadataKey::KeyValueHeads,
                 MetadataKey::RmsEpsilon,
-                MetadataKey::computed("rope.dimension_count", |config| {
-                    Some((config.rope.turned(config.head_size) as u32).into())
-                }),
+                partial::TURNED,
                 MetadataKey::RopeBases,
                 MetadataKey::FileType,
                 // Zero is how llama.cpp tells Phi 4 from its elders.

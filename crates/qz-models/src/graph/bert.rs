@@ -22,14 +22,8 @@ pub(super) fn bert(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
         .number("attention.layer_norm_epsilon")?
         .ok_or_else(|| keys.fault("attention.layer_norm_epsilon", "is missing"))?;
     let is_causal = keys.flag("attention.causal")?.unwrap_or(true);
-    let attention = SelfAttention {
-        attention: Attention { is_causal, ..Attention::plain(heads, heads, hidden / heads) },
-        rotary: None,
-        norms_heads: false,
-        epsilon,
-        is_fused: false,
-        has_sinks: false,
-    };
+    let attention = Attention { is_causal, ..Attention::plain(heads, heads, hidden / heads) };
+    let attention = SelfAttention::of(attention, epsilon);
     let layer = |_| -> LayerGraph {
         let mut layer = LayerBuilder::new(hidden);
         let attended = attention.add_to(&mut layer, Register::HIDDEN);
@@ -42,12 +36,7 @@ pub(super) fn bert(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
         layer.layer_norm(Register::HIDDEN, Role::FeedForwardSumNorm, epsilon);
         layer.finish()
     };
-    let around = Around {
-        embedding_scale: None,
-        sum_epsilon: Some(epsilon),
-        epsilon: None,
-        logit_cap: None,
-    };
+    let around = Around { sum_epsilon: Some(epsilon), epsilon: None, ..Around::plain(epsilon) };
     let layers = (0..keys.layers()?).map(layer).collect();
     Ok(ModelGraph { hidden, layers, rotaries: Vec::new(), around })
 }

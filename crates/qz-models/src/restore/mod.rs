@@ -68,7 +68,7 @@ pub fn restore(
     let architecture = known_architecture(&keys)?;
     let tokens = tensors::rows_of_embedding(architecture, &keys, source.tensors())?;
     let values = config::config_of(architecture, &keys, source, tokens)?;
-    let json = JsonObject::new(path.to_owned(), values.clone());
+    let json = JsonObject::new(path.to_owned(), values.clone()).of_architecture(architecture);
     let defaults = Some(architecture.defaults());
     let mut config = ModelConfig::read(&json, defaults, architecture)?;
     config.further = config::further_layers(architecture, &keys)?;
@@ -85,7 +85,7 @@ pub fn restore(
     )?;
     let mut warnings = Vec::new();
     warn_of_pooling(&keys, architecture, &mut warnings);
-    let files = files(values, tokenizer, &keys, &mut warnings);
+    let files = files(spelled(values, architecture), tokenizer, &keys, &mut warnings);
     Ok(RestoredCheckpoint { architecture, config, files, tensors, places, warnings })
 }
 
@@ -108,6 +108,19 @@ fn known_architecture(keys: &Keys<'_>) -> Result<&'static dyn Architecture, Erro
             known: known.join(", "),
         }
     })
+}
+
+/// The same with keys as the family calls them.
+fn spelled(
+    config: Map<String, serde_json::Value>,
+    architecture: &dyn Architecture,
+) -> Map<String, serde_json::Value> {
+    let own = |key: String| {
+        let mut spellings = architecture.spellings().iter();
+        let found = spellings.find(|spelling| spelling.common == key);
+        found.map_or(key, |spelling| spelling.own.to_owned())
+    };
+    config.into_iter().map(|(key, value)| (own(key), value)).collect()
 }
 
 /// `config.json` with the tokens that have a job, and the files around it.

@@ -150,6 +150,15 @@ const MODELS: &[&str] = &[
     "mamba2",
     "qwen35",
     "qwen3next",
+    "smollm3",
+    "granite",
+    "olmo3",
+    "hunyuan-dense",
+    "cohere2",
+    "stablelm-parallel",
+    "gptneox",
+    "gpt2",
+    "falcon-groups",
 ];
 
 #[test]
