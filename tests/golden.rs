@@ -138,7 +138,11 @@ fn metadata_equals_the_reference_converter() {
         let golden = golden(&checkpoint);
         let file = convert(&checkpoint, "f16", &folder.path().join("out.gguf"));
         let expected = golden["converted"]["f16"]["metadata"].as_array().expect("a list");
-        let entries: Vec<Json> = entries(file.metadata());
+        let entries = entries(file.metadata()).into_iter();
+        // The converter forgets the type of GPT-NeoX' files.
+        let is_known = |entry: &Json| expected.iter().any(|known| known["key"] == entry["key"]);
+        let is_forgotten = |entry: &Json| entry["key"] == "general.file_type" && !is_known(entry);
+        let entries: Vec<Json> = entries.filter(|entry| !is_forgotten(entry)).collect();
         for (ours, theirs) in entries.iter().zip(expected) {
             assert_eq!(ours, &rounded(theirs), "{}", checkpoint.display());
         }

@@ -6,6 +6,7 @@
 
 mod bench;
 mod codec_speed;
+mod families;
 mod faults;
 mod headers;
 #[path = "../../crates/qz-codec/golden/inputs.rs"]
@@ -42,6 +43,8 @@ struct Arguments {
 enum Task {
     /// Check layers, unsafe code and file sizes
     Tidy,
+    /// Write docs/families.md: what is known of each family, and what shows it
+    Families,
     /// Begin a family of models: its file, and its line in each list
     NewArchitecture {
         /// Its name in GGUF, such as gpt-oss
@@ -274,6 +277,7 @@ fn workspace() -> &'static Path {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::check(workspace()),
+        Task::Families => families::write(workspace()),
         Task::NewArchitecture { name } => new_architecture::run(workspace(), &name),
         Task::Faults { quantize, short, only } => {
             faults::run(&faults::Settings { quantize, short, only })

@@ -44,6 +44,8 @@ pub struct Activation {
 impl Activation {
     /// x times the logistic function of x.
     pub const SILU: Self = Self { key: "hidden_act", words: &["silu", "swish"] };
+    /// The square of what is above zero.
+    pub const RELU_SQUARED: Self = Self { key: "hidden_act", words: &["relu2"] };
 }
 
 /// A key of `config.json` that a family calls otherwise.
@@ -258,7 +260,12 @@ pub trait Architecture: Send + Sync {
     }
 
     /// Changes to the vocabulary's keys once they are there.
-    fn adjust_vocabulary(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
+    ///
+    /// # Errors
+    /// If a side file that has a say in them is broken.
+    fn adjust_vocabulary(&self, _model: &Model<'_>, _metadata: &mut Metadata) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 impl dyn Architecture {

@@ -20,7 +20,13 @@ use crate::tensor_map::TensorMap;
 
 /// Buffers that old checkpoints store and no model needs: rotary frequencies and
 /// attention masks (`ModelBase.prepare_tensors` in `conversion/base.py`).
-const IGNORED: &[&str] = &[".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq"];
+const IGNORED: &[&str] = &[
+    ".attention.masked_bias",
+    ".attention.bias",
+    ".attn.masked_bias",
+    ".attn.bias",
+    ".rotary_emb.inv_freq",
+];
 
 /// What becomes of a checkpoint's tensors.
 pub(crate) struct MatchedTensors {

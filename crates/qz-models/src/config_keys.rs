@@ -15,6 +15,7 @@ use crate::config::{ConfigDefaults, DefaultWindow, JsonObject, shown};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::{Part, Presence, Role};
+use crate::settings::{FULL, SLIDING, SettingKind};
 use tables::*;
 
 /// Refuses keys that ask for a computation that ours is not, and warns of those that
@@ -46,6 +47,7 @@ pub(crate) fn check(
         }
     }
     match architecture.window_pattern() {
+        _ if reads_windows(architecture) => {}
         Some(pattern) => check_pattern(json, config, pattern)?,
         None if is_read("layer_types") => {}
         None => check_layers(json, config, defaults)?,
@@ -124,6 +126,11 @@ fn is_number_one(value: &Value) -> bool {
         Value::Array(values) => values.iter().all(is_number_one),
         value => value.as_f64() == Some(1.0),
     }
+}
+
+/// True if the kinds of layers are what the family's list says.
+fn reads_windows(architecture: &dyn Architecture) -> bool {
+    architecture.config_keys().iter().any(|key| key.kind == SettingKind::Windows)
 }
 
 /// True if an unknown key's words say that a computation depends on it.
@@ -210,9 +217,6 @@ fn rope_objects(json: &JsonObject) -> Result<Vec<JsonObject>, Error> {
     }
     Ok(objects)
 }
-
-const FULL: &str = "full_attention";
-const SLIDING: &str = "sliding_attention";
 
 /// Layers see all positions, or all of them the same window; a window as long as the
 /// context is none.

@@ -179,11 +179,27 @@ fn architecture_of(json: &JsonObject) -> Result<&'static dyn Architecture, Error
         .ok_or_else(|| Error::UnsupportedArchitecture {
             path: json.path().to_owned(),
             name: shown(&Value::String(name.clone())),
-            known: known
-                .filter_map(|architecture| architecture.class_names().first().copied())
-                .collect::<Vec<_>>()
-                .join(", "),
+            nearest: match nearest_classes(name).as_slice() {
+                [] => "no known class is called like it".to_owned(),
+                nearest => format!("the nearest known are {}", nearest.join(", ")),
+            },
         })
+}
+
+/// Known classes whose names begin like this one, those that go along furthest first.
+fn nearest_classes(name: &str) -> Vec<&'static str> {
+    const MOST: usize = 3;
+    // Fewer letters are no likeness.
+    const FEWEST: usize = 3;
+    let common = |class: &str| {
+        let pairs = class.chars().zip(name.chars());
+        pairs.take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count()
+    };
+    let classes = ARCHITECTURES.iter().flat_map(|architecture| architecture.class_names());
+    let mut near: Vec<(usize, &str)> = classes.map(|class| (common(class), *class)).collect();
+    near.retain(|(common, _)| *common >= FEWEST);
+    near.sort_by(|a, b| b.cmp(a));
+    near.into_iter().take(MOST).map(|(_, class)| class).collect()
 }
 
 /// The defaults of the `model_type`, whatever the architecture; of the
@@ -425,7 +441,7 @@ fn write_vocabulary(
     for (key, value) in vocabulary.metadata {
         metadata.set(key, value);
     }
-    architecture.adjust_vocabulary(config, metadata);
+    architecture.adjust_vocabulary(&Model { config, files }, metadata)?;
     Ok(vocabulary.unsaid)
 }
 

@@ -37,14 +37,14 @@ pub enum Error {
         problem: String,
     },
     /// The model is of a kind this program does not know.
-    #[error("{}: architectures: {name} is not supported; supported are {known}; --generic packs the linear layers of any other", path.display())]
+    #[error("{}: architectures: {name} is not supported; {nearest} (docs/families.md lists all); --generic packs the linear layers of any other", path.display())]
     UnsupportedArchitecture {
         /// The file.
         path: PathBuf,
         /// The class that `config.json` names.
         name: String,
-        /// The classes that are known.
-        known: String,
+        /// Which known classes are called alike.
+        nearest: String,
     },
     /// A key that a GGUF file must have is not there.
     #[error("{}: {key}: is missing", path.display())]

@@ -165,6 +165,16 @@ impl ModelConfig {
         self.settings.sizes(key)
     }
 
+    /// Which layers see a window, if a list says so.
+    pub fn flags(&self, key: &str) -> Option<&[bool]> {
+        self.settings.flags(key)
+    }
+
+    /// A list of sizes of the family's own, if it is there.
+    pub fn list(&self, key: &str) -> Option<&[u64]> {
+        self.settings.sizes(key)
+    }
+
     /// A number of the family's own, if it is there.
     pub fn number(&self, key: &str) -> Option<f64> {
         self.settings.number(key)

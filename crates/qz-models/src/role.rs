@@ -22,6 +22,9 @@ pub enum Role {
 
     /// The norm in front of attention, or of a layer's only mixer.
     AttentionNorm,
+    /// The norm in front of attention alone, where [`Role::AttentionNorm`] is that of the
+    /// network beside it.
+    AttentionOwnNorm,
     AttentionQuery,
     AttentionKey,
     AttentionValue,

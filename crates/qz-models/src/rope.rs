@@ -83,6 +83,8 @@ pub struct YarnScaling {
     pub beta_slow: Option<f64>,
     /// By how much scores grow with the logarithm of the factor (DeepSeek).
     pub score_growth: Option<f64>,
+    /// By how much queries grow with the logarithm of their position (Ministral 3).
+    pub query_growth: Option<f64>,
 }
 
 /// Llama 3's parameters.
@@ -270,6 +272,7 @@ impl YarnScaling {
             beta_fast: rope.number("beta_fast")?,
             beta_slow: rope.number("beta_slow")?,
             score_growth: rope.number("mscale_all_dim")?,
+            query_growth: rope.number("llama_4_scaling_beta")?,
         })
     }
 }

@@ -104,6 +104,9 @@ pub enum Rows {
     /// The matrices of a layer's experts, each a tensor of its own in the
     /// checkpoint, one behind the other.
     StackExperts,
+    /// All queries, then all keys, then all values, of a matrix in which the queries that a key
+    /// and a value serve stand before these.
+    QueriesKeysValues,
     /// Of each `block` rows one run of `rows`, which begins after `first`.
     Runs {
         /// Rows that the runs' beginnings are apart.
@@ -339,9 +342,11 @@ impl TensorRule {
                 let [before, outer, inner, rows] = [before, outer, inner, rows].map(size);
                 RowOrder::Turned { before, outer, inner, rows }
             }
-            Rows::All | Rows::StackExperts | Rows::Runs { .. } | Rows::Gathered { .. } => {
-                RowOrder::AsStored
-            }
+            Rows::All
+            | Rows::StackExperts
+            | Rows::QueriesKeysValues
+            | Rows::Runs { .. }
+            | Rows::Gathered { .. } => RowOrder::AsStored,
         };
         let columns = match self.transform.columns {
             Columns::Turned { outer, inner, width } => {
@@ -384,6 +389,20 @@ impl TensorRule {
                     (0..count).map(move |at| at * block + first..at * block + first + rows)
                 };
                 gathered(tensor, &runs.iter().flat_map(of_run).collect::<Vec<_>>())?
+            }
+            Rows::QueriesKeysValues => {
+                let (head, groups) = (config.head_size.max(1), config.key_value_heads.max(1));
+                let queries = config.heads / groups;
+                let slice = |(group, which)| RowSlice {
+                    tensor,
+                    first_row: (group * (queries + 2) + which) * head,
+                };
+                let of = |which: Range<u64>| {
+                    (0..groups).flat_map(move |group| which.clone().map(move |at| (group, at)))
+                };
+                let heads = of(0..queries).chain(of(queries..queries + 1));
+                let heads = heads.chain(of(queries + 1..queries + 2));
+                StackedRows::new(head, heads.map(slice).collect())?
             }
             Rows::All | Rows::PairRotaryHalves | Rows::StackExperts | Rows::Turned { .. } => {
                 StackedRows::whole(tensor)
@@ -446,7 +465,7 @@ impl Transform {
                     *all = *all / size(block).max(1) * rows;
                 }
             }
-            Rows::All | Rows::PairRotaryHalves | Rows::Turned { .. } => {}
+            Rows::All | Rows::PairRotaryHalves | Rows::QueriesKeysValues | Rows::Turned { .. } => {}
         }
         if matches!(self.columns, Columns::Even | Columns::Odd)
             && let Some(last) = sizes.last_mut()

@@ -36,6 +36,10 @@ pub enum SettingKind {
     Flag,
     /// A list with one of these words for each layer.
     Words(&'static [&'static str]),
+    /// A list of the kinds of layers: those that see a window, and others.
+    Windows,
+    /// A list of sizes.
+    List,
     /// One of these words.
     Word(&'static [&'static str]),
     /// This number, which the graph has built in; any other is refused.
@@ -86,6 +90,21 @@ impl ConfigKey {
         Self::new(name, SettingKind::SizePerLayer(1), Default::Required)
     }
 
+    /// A number of things, or none, or a list with one for each layer, that may be missing.
+    pub const fn count_per_layer(name: &'static str) -> Self {
+        Self::new(name, SettingKind::SizePerLayer(0), Default::Absent)
+    }
+
+    /// A list of a few sizes, that may be missing.
+    pub const fn list(name: &'static str) -> Self {
+        Self::new(name, SettingKind::List, Default::Absent)
+    }
+
+    /// A list of the kinds of layers: those that see a window, and others.
+    pub const fn windows(name: &'static str) -> Self {
+        Self::new(name, SettingKind::Windows, Default::Absent)
+    }
+
     /// A number.
     pub const fn number(name: &'static str, default: Default) -> Self {
         Self::new(name, SettingKind::Number, default)
@@ -129,6 +148,8 @@ impl ConfigKey {
             SettingKind::SizePerLayer(least) => self.sizes(config, least, layers)?,
             SettingKind::Number => config.number(self.name)?.map(Setting::Number),
             SettingKind::Words(words) => self.words(config, words, layers)?,
+            SettingKind::Windows => self.windows_of(config, layers)?,
+            SettingKind::List => self.list_of(config)?,
             SettingKind::Flag => config.boolean(self.name)?.map(Setting::Flag),
             SettingKind::Word(words) => {
                 let stated = config.string(self.name)?;
@@ -199,6 +220,41 @@ impl ConfigKey {
         Ok(Some(Setting::Words(values.iter().map(word).collect::<Result<_, _>>()?)))
     }
 
+    fn list_of(&self, config: &JsonObject) -> Result<Option<Setting>, Error> {
+        const LONGEST: usize = 16;
+        let Some(stated) = config.get(self.name) else { return Ok(None) };
+        let sizes = stated.as_array().filter(|sizes| sizes.len() <= LONGEST);
+        let size = |size: &Value| size.as_u64().filter(|size| *size <= LARGEST_SIZE);
+        let sizes: Option<Vec<u64>> = sizes.and_then(|sizes| sizes.iter().map(size).collect());
+        let problem = || format!("is {}, expected a list of a few integers", shown(stated));
+        match sizes {
+            Some(sizes) => Ok(Some(Setting::Sizes(sizes))),
+            None => Err(config.fault(self.name, problem())),
+        }
+    }
+
+    fn windows_of(&self, config: &JsonObject, layers: u32) -> Result<Option<Setting>, Error> {
+        let Some(stated) = config.get(self.name) else { return Ok(None) };
+        let Value::Array(kinds) = stated else {
+            let problem = format!("is {}, expected a list of kinds of layers", shown(stated));
+            return Err(config.fault(self.name, problem));
+        };
+        if kinds.len() != layers as usize {
+            let problem = format!("has {} kinds for {layers} layers", kinds.len());
+            return Err(config.fault(self.name, problem));
+        }
+        let is_windowed = |kind: &Value| match kind.as_str() {
+            Some(FULL) => Ok(false),
+            Some(SLIDING) => Ok(true),
+            _ => {
+                let problem =
+                    format!("has {}; only {FULL} and {SLIDING} are supported", shown(kind));
+                Err(config.fault(self.name, problem))
+            }
+        };
+        Ok(Some(Setting::Flags(kinds.iter().map(is_windowed).collect::<Result<_, _>>()?)))
+    }
+
     /// A size, or one for each layer. Those that are all the same are one.
     fn sizes(
         &self,
@@ -239,10 +295,16 @@ enum Setting {
     Sizes(Vec<u64>),
     Number(f64),
     Flag(bool),
+    /// One for each layer.
+    Flags(Vec<bool>),
     Word(String),
     /// One for each layer.
     Words(Vec<String>),
 }
+
+/// Kinds of layers.
+pub(crate) const FULL: &str = "full_attention";
+pub(crate) const SLIDING: &str = "sliding_attention";
 
 /// The values of a family's own keys.
 #[derive(Clone, Debug, PartialEq, std::default::Default)]
@@ -306,6 +368,13 @@ impl Settings {
     pub(crate) fn words(&self, key: &str) -> Option<&[String]> {
         match self.get(key) {
             Some(Setting::Words(words)) => Some(words),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn flags(&self, key: &str) -> Option<&[bool]> {
+        match self.get(key) {
+            Some(Setting::Flags(flags)) => Some(flags),
             _ => None,
         }
     }
@@ -435,7 +504,8 @@ impl ModelConfig {
             let sizes = self.sizes(key)?.iter().map(|size| *size as i32);
             Some(Entry::Array(Array::I32(sizes.collect())))
         };
-        size().or_else(number).or_else(flag).or_else(sizes)
+        let flags = || Some(Entry::Array(Array::Bool(self.flags(key)?.to_vec())));
+        size().or_else(number).or_else(flag).or_else(sizes).or_else(flags)
     }
 }
 
@@ -497,6 +567,9 @@ pub(crate) fn restored(kind: SettingKind, entry: &Entry) -> Option<Value> {
             Some(json!(size))
         }
         (SettingKind::SizePerLayer(_), Entry::Array(Array::I32(sizes))) => Some(json!(sizes)),
+        (SettingKind::Windows, Entry::Array(Array::Bool(flags))) => {
+            Some(flags.iter().map(|is| if *is { SLIDING } else { FULL }).collect())
+        }
         _ => None,
     }
 }

@@ -178,6 +178,27 @@ impl SpecialTokens {
         Ok(())
     }
 
+    /// Gives tokens of these names their jobs, whatever files say.
+    pub(crate) fn force(
+        &mut self,
+        search: &Search<'_>,
+        tokens: &[String],
+        jobs: &[(&'static str, &str)],
+    ) -> Result<(), Error> {
+        for (kind, token) in jobs {
+            let Some(id) = tokens.iter().position(|known| known == token) else {
+                let problem = format!("has no token {token}, which this architecture has");
+                return Err(fault(search.files, "tokenizer.json", "added_tokens", problem));
+            };
+            let id = u32::try_from(id).unwrap_or(u32::MAX);
+            match self.ids.iter_mut().find(|(known, _)| known == kind) {
+                Some((_, own)) => *own = id,
+                None => self.ids.push((kind, id)),
+            }
+        }
+        Ok(())
+    }
+
     /// The first place that gives an id counts.
     fn set_id(&mut self, kind: &'static str, id: u32) {
         if !self.ids.iter().any(|(known, _)| *known == kind) {

@@ -50,6 +50,15 @@ pub enum VocabularyRules {
     Bert,
     /// Gemma's, with the token that ends an infill (`GemmaModel.set_vocab`).
     CodeGemma,
+    /// `tokenizer.model`; `add_prefix_space` of `tokenizer_config.json` gets a key of its own,
+    /// behind the vocabulary (`Ernie4_5Model.set_vocab` in `conversion/ernie.py`).
+    Ernie,
+    /// `tokenizer.model`; tokens 0 and 1 are those for padding and for what is unknown
+    /// (`NemotronModel.set_vocab` in `conversion/nemotron.py`).
+    Nemotron,
+    /// A byte-level `tokenizer.json`, whose tokens have jobs by their names
+    /// (`Glm4Model.set_vocab` in `conversion/glm.py`).
+    Glm4,
 }
 
 impl VocabularyRules {
@@ -58,6 +67,14 @@ impl VocabularyRules {
         matches!(self, Self::Llama | Self::Gemma | Self::CodeGemma)
     }
 }
+
+/// Jobs of GLM 4's tokens, by their names.
+const GLM_4_JOBS: &[(&str, &str)] = &[
+    ("eos", "<|endoftext|>"),
+    ("eot", "<|user|>"),
+    ("unk", "<|endoftext|>"),
+    ("bos", "<|endoftext|>"),
+];
 
 /// Code Llama's vocabulary with infilling tokens.
 const CODE_LLAMA_SIZE: u64 = 32_016;
@@ -123,7 +140,10 @@ pub fn vocabulary(
         size: table.tokens.len() as u64,
         past_end: if table.merges.is_some() { PastEnd::Refused } else { PastEnd::LeftOut },
     };
-    let special = SpecialTokens::find(&search, &mut warnings)?;
+    let mut special = SpecialTokens::find(&search, &mut warnings)?;
+    if options.rules == VocabularyRules::Glm4 {
+        special.force(&search, &table.tokens, GLM_4_JOBS)?;
+    }
     let end_of_infill = match options.rules {
         VocabularyRules::Llama if options.size == Some(CODE_LLAMA_SIZE) => Some(CODE_LLAMA_END),
         VocabularyRules::CodeGemma => Some(CODE_GEMMA_END),
@@ -149,8 +169,21 @@ pub fn vocabulary(
     if let Some(infilling) = infilling {
         infilling.write(&mut metadata);
     }
-    if matches!(options.rules, VocabularyRules::Gemma | VocabularyRules::CodeGemma) {
-        metadata.set("tokenizer.ggml.add_space_prefix", false);
+    match options.rules {
+        VocabularyRules::Gemma | VocabularyRules::CodeGemma => {
+            metadata.set("tokenizer.ggml.add_space_prefix", false);
+        }
+        VocabularyRules::Ernie => {
+            let stated = settings.tokenizer.get("add_prefix_space").and_then(Value::as_bool);
+            if let Some(add) = stated {
+                metadata.set("tokenizer.ggml.add_space_prefix", add);
+            }
+        }
+        VocabularyRules::Nemotron => {
+            metadata.set("tokenizer.ggml.padding_token_id", 0u32);
+            metadata.set("tokenizer.ggml.unknown_token_id", 1u32);
+        }
+        _ => {}
     }
     Ok(Vocabulary { metadata, warnings, unsaid: table.unsaid })
 }

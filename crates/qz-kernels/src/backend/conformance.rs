@@ -336,6 +336,7 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
         Activation::ClampedSilu,
         Activation::Sigmoid,
         Activation::Identity,
+        Activation::ReluSquared,
     ] {
         // Past the limits of what is clamped.
         let mut gate = backend.buffer(100, &a.iter().map(|x| x * 9.0).collect::<Vec<f32>>())?;

@@ -139,6 +139,8 @@ pub enum Activation {
     Sigmoid,
     /// `x`: a product, and nothing else.
     Identity,
+    /// The square of what is above zero.
+    ReluSquared,
 }
 
 /// The shape of one state space operation (Mamba 2): for each head a state of `head_size`

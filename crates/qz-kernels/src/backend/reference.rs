@@ -232,6 +232,7 @@ pub fn activate_times(activation: Activation, gate: f32, up: f32) -> f32 {
         }
         Activation::Identity => gate * up,
         Activation::Sigmoid => up / (1.0 + (-gate).exp()),
+        Activation::ReluSquared => gate.max(0.0).powi(2) * up,
     }
 }
 

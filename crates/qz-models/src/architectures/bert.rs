@@ -5,6 +5,7 @@ use qz_tensor::{Array, Metadata, Value as Entry};
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
 
+use super::decoder::layer_module;
 use super::pooling;
 use crate::architecture::{Activation, Architecture, Model, Rename};
 use crate::config::{
@@ -25,20 +26,7 @@ const TOKEN_TYPES: &str = "type_vocab_size";
 /// The weight and the bias of a module of a layer.
 macro_rules! module {
     ($role:expr, $hugging_face:literal, $gguf:literal, $shape:expr, $bias:expr) => {
-        [
-            TensorRule::weight(
-                $role,
-                concat!("encoder.layer.{layer}.", $hugging_face, ".weight"),
-                concat!("blk.{layer}.", $gguf, ".weight"),
-                $shape,
-            ),
-            TensorRule::bias(
-                $role,
-                concat!("encoder.layer.{layer}.", $hugging_face, ".bias"),
-                concat!("blk.{layer}.", $gguf, ".bias"),
-                $bias,
-            ),
-        ]
+        layer_module!("encoder.layer.{layer}.", $role, $hugging_face, $gguf, $shape, $bias)
     };
 }
 

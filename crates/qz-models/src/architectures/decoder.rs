@@ -32,10 +32,32 @@ macro_rules! layer_bias {
     };
 }
 
-pub(super) use {layer_bias, layer_weight};
+/// The rules of the weight and the bias of a layer's module, whose name begins like this.
+macro_rules! layer_module {
+    ($begin:literal, $role:expr, $hugging_face:literal, $gguf:literal, $shape:expr, $bias:expr) => {
+        [
+            TensorRule::weight(
+                $role,
+                concat!($begin, $hugging_face, ".weight"),
+                concat!("blk.{layer}.", $gguf, ".weight"),
+                $shape,
+            ),
+            TensorRule::bias(
+                $role,
+                concat!($begin, $hugging_face, ".bias"),
+                concat!("blk.{layer}.", $gguf, ".bias"),
+                $bias,
+            ),
+        ]
+    };
+}
+
+pub(super) use {layer_bias, layer_module, layer_weight};
 
 const NORM: &[Dimension] = &[Hidden];
 
+pub(super) const OUTPUT_NORM_BIAS: TensorRule =
+    TensorRule::bias(Role::OutputNorm, "model.norm.bias", "output_norm.bias", NORM);
 pub(super) const TOKEN_EMBEDDING: TensorRule = TensorRule::weight(
     Role::TokenEmbedding,
     "model.embed_tokens.weight",
@@ -72,6 +94,10 @@ pub(super) const VALUE_BIAS: TensorRule =
 pub(super) const ATTENTION_OUTPUT_BIAS: TensorRule =
     layer_bias!(Role::AttentionOutput, "self_attn.o_proj", "attn_output", &[Hidden]);
 
+pub(super) const ATTENTION_NORM_BIAS: TensorRule =
+    layer_bias!(Role::AttentionNorm, "input_layernorm", "attn_norm", NORM);
+pub(super) const FEED_FORWARD_NORM_BIAS: TensorRule =
+    layer_bias!(Role::FeedForwardNorm, "post_attention_layernorm", "ffn_norm", NORM);
 pub(super) const FEED_FORWARD_NORM: TensorRule =
     layer_weight!(Role::FeedForwardNorm, "post_attention_layernorm", "ffn_norm", NORM);
 /// The norm in front of the feed-forward network, where another stands behind attention.

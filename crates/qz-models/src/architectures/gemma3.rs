@@ -57,6 +57,20 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
 /// The layers by which llama.cpp knows the model with 27 billion weights.
 const LAYERS_OF_27B: u32 = 62;
 
+/// How tensors' names begin in larger models: those of the part that reads and writes text,
+/// and of others.
+pub(super) const TEXT_PART: &[Rename] = &[
+    Rename::Prefix("language_model.model.", "model."),
+    Rename::Prefix("language_model.lm_head.", "lm_head."),
+    Rename::Prefix("model.language_model.", "model."),
+];
+pub(super) const TOWERS: &[&str] = &[
+    "vision_tower.",
+    "multi_modal_projector.",
+    "model.vision_tower.",
+    "model.multi_modal_projector.",
+];
+
 /// Of so many layers the last sees all positions.
 const PATTERN: u32 = 6;
 
@@ -112,20 +126,11 @@ impl Architecture for Gemma3 {
     }
 
     fn renames(&self) -> &'static [Rename] {
-        &[
-            Rename::Prefix("language_model.model.", "model."),
-            Rename::Prefix("language_model.lm_head.", "lm_head."),
-            Rename::Prefix("model.language_model.", "model."),
-        ]
+        TEXT_PART
     }
 
     fn towers(&self) -> &'static [&'static str] {
-        &[
-            "vision_tower.",
-            "multi_modal_projector.",
-            "model.vision_tower.",
-            "model.multi_modal_projector.",
-        ]
+        TOWERS
     }
 
     fn own_metadata(&self) -> &'static [MetadataKey] {

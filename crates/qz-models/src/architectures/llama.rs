@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
 use crate::rope::FACTORS_NAME;
 use crate::rules::{Role, TensorRule};
+use crate::settings::MetadataKey;
 
 /// Llama 1 to 3.
 pub(super) struct Llama;
@@ -66,6 +67,36 @@ pub(super) fn has_window(metadata: &Metadata) -> bool {
     metadata.get("llama.attention.sliding_window").is_some()
 }
 
+/// The size of a vocabulary and how many elements of a head turn, where a family writes what
+/// Llama's class of the reference does.
+pub(super) const VOCABULARY_SIZE: MetadataKey =
+    MetadataKey::computed("vocab_size", |config| Some((config.vocabulary as u32).into()));
+pub(super) const TURNED: MetadataKey =
+    MetadataKey::computed("rope.dimension_count", |config| Some((config.head_size as u32).into()));
+
+/// What Llama's class of the reference changes of the vocabulary.
+pub(super) fn adjust_vocabulary(model: &Model<'_>, metadata: &mut Metadata) {
+    // The reference's rule for small Granite models, which goes by their vocabulary's
+    // size and so holds for SmolLM too.
+    if model.config.vocabulary == 49_152 {
+        metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
+    }
+}
+
+/// Llama 3's factors, if the configuration has its scaling.
+pub(super) fn factors(config: &ModelConfig) -> Vec<ComputedTensor> {
+    let factors = config.rope.llama3_factors(config.head_size);
+    let tensor = factors.map(|values| ComputedTensor {
+        name: FACTORS_NAME,
+        role: Role::RopeFrequencies,
+        values,
+    });
+    tensor.into_iter().collect()
+}
+
+/// The names of those.
+pub(super) const FACTORS: &[&str] = &[FACTORS_NAME];
+
 impl Architecture for Llama {
     fn class_names(&self) -> &'static [&'static str] {
         &["LlamaForCausalLM", "LLaMAForCausalLM"]
@@ -88,17 +119,11 @@ impl Architecture for Llama {
     }
 
     fn computed_tensors(&self, config: &ModelConfig) -> Vec<ComputedTensor> {
-        let factors = config.rope.llama3_factors(config.head_size);
-        let tensor = factors.map(|values| ComputedTensor {
-            name: FACTORS_NAME,
-            role: Role::RopeFrequencies,
-            values,
-        });
-        tensor.into_iter().collect()
+        factors(config)
     }
 
     fn computed_names(&self) -> &'static [&'static str] {
-        &[FACTORS_NAME]
+        FACTORS
     }
 
     fn write_own_metadata(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {
@@ -111,11 +136,8 @@ impl Architecture for Llama {
         VocabularyRules::Llama
     }
 
-    fn adjust_vocabulary(&self, config: &ModelConfig, metadata: &mut Metadata) {
-        // The reference's rule for small Granite models, which goes by their
-        // vocabulary's size and so holds for SmolLM too.
-        if config.vocabulary == 49_152 {
-            metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
-        }
+    fn adjust_vocabulary(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {
+        adjust_vocabulary(model, metadata);
+        Ok(())
     }
 }

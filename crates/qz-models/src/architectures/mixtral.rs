@@ -158,7 +158,7 @@ impl Architecture for Mixtral {
         Llama.vocabulary_rules()
     }
 
-    fn adjust_vocabulary(&self, config: &ModelConfig, metadata: &mut Metadata) {
-        Llama.adjust_vocabulary(config, metadata);
+    fn adjust_vocabulary(&self, model: &Model<'_>, metadata: &mut Metadata) -> Result<(), Error> {
+        Llama.adjust_vocabulary(model, metadata)
     }
 }

@@ -1,24 +1,39 @@
 //! The architectures, one file each.
 
+mod arcee;
 mod bert;
+mod cohere;
 mod decoder;
 mod deepseek2;
 mod dots1;
+mod ernie4_5;
+mod exaone4;
 mod experts;
+mod falcon;
 mod further;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm4;
+mod gpt2;
+mod gpt_neox;
 mod gpt_oss;
+mod granite;
+mod hunyuan;
 mod lfm2;
 mod llama;
 mod mamba;
 mod mamba2;
 mod minimax_m2;
 mod mistral;
+mod mistral3;
 mod mixtral;
+mod nemotron;
+mod olmo;
+mod olmo2;
 mod olmoe;
 mod partial;
+mod phi2;
 mod phi3;
 mod pooling;
 mod qwen2;
@@ -26,7 +41,12 @@ mod qwen2moe;
 mod qwen3;
 mod qwen35;
 mod qwen3moe;
+mod qwen_vl;
 mod reranker;
+mod seed_oss;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use crate::architecture::Architecture;
 
@@ -58,4 +78,28 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &mamba::FalconMamba,
     &mamba2::Mamba2,
     &bert::Bert,
+    &smollm3::SmolLm3,
+    &seed_oss::SeedOss,
+    &arcee::Arcee,
+    &granite::Granite,
+    &olmo2::Olmo2,
+    &olmo2::Olmo3,
+    &mistral3::Mistral3,
+    &ernie4_5::Ernie,
+    &exaone4::Exaone4,
+    &glm4::Glm4,
+    &hunyuan::Hunyuan,
+    &qwen_vl::Qwen2Vl,
+    &qwen_vl::Qwen3Vl,
+    &cohere::CommandR,
+    &cohere::Cohere2,
+    &stablelm::StableLm,
+    &nemotron::Nemotron,
+    &phi2::Phi2,
+    &gpt_neox::GptNeoX,
+    &gpt2::Gpt2,
+    &gpt2::StarCoder,
+    &starcoder2::StarCoder2,
+    &falcon::Falcon,
+    &olmo::Olmo,
 ];

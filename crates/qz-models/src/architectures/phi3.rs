@@ -142,9 +142,7 @@ impl Architecture for Phi3 {
                 MetadataKey::Heads,
                 MetadataKey::KeyValueHeads,
                 MetadataKey::RmsEpsilon,
-                MetadataKey::computed("rope.dimension_count", |config| {
-                    Some((config.rope.turned(config.head_size) as u32).into())
-                }),
+                partial::TURNED,
                 MetadataKey::RopeBases,
                 MetadataKey::FileType,
                 // Zero is how llama.cpp tells Phi 4 from its elders.

@@ -14,7 +14,7 @@ use crate::rules::TensorRule;
 /// Qwen 1.5 to 2.5.
 pub(super) struct Qwen2;
 
-static RULES: &[TensorRule] = &[
+pub(super) static RULES: &[TensorRule] = &[
     decoder::TOKEN_EMBEDDING,
     decoder::OUTPUT_NORM,
     decoder::OUTPUT,

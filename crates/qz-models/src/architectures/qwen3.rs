@@ -14,7 +14,7 @@ use crate::rules::TensorRule;
 /// Qwen 3, dense.
 pub(super) struct Qwen3;
 
-static RULES: &[TensorRule] = &[
+pub(super) static RULES: &[TensorRule] = &[
     decoder::TOKEN_EMBEDDING,
     decoder::OUTPUT_NORM,
     decoder::OUTPUT,

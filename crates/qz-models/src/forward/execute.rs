@@ -182,11 +182,16 @@ impl<B: Backend> Pass<'_, B> {
                 let normed = backend.rms_norm(registers.get(*rows), &ones, 1, *epsilon)?;
                 registers.set(*rows, normed);
             }
-            Step::LayerNorm { from, to, weights, bias, epsilon } => {
-                let vector = |index| layer.vector(index).expect("it must be there");
-                let (weights, bias) = (vector(*weights), Some(vector(*bias)));
-                let normed = backend.layer_norm(registers.get(*from), weights, bias, *epsilon)?;
-                registers.set(*to, normed);
+            Step::LayerNorm { from, to, weights, bias, epsilon, .. } => {
+                let width = layer.graph.width(*from);
+                let ones = weights.is_none().then(|| backend.buffer(width, &vec![1.0; width]));
+                let ones = ones.transpose()?;
+                let own = weights.and_then(|weights| layer.vector(weights));
+                if let Some(weights) = own.or(ones.as_ref()) {
+                    let (input, bias) = (registers.get(*from), layer.vector(*bias));
+                    let normed = backend.layer_norm(input, weights, bias, *epsilon)?;
+                    registers.set(*to, normed);
+                }
             }
             Step::Linear { group, from, to } => {
                 let input = registers.get(*from);
@@ -236,9 +241,16 @@ impl<B: Backend> Pass<'_, B> {
                     registers.set(own.to, sum);
                 }
             }
-            Step::Add { to, from } => {
+            Step::Add { to, from, times } => {
                 let mut sum = registers.take(*to);
-                backend.add(&mut sum, registers.get(*from))?;
+                if *times == 1.0 {
+                    backend.add(&mut sum, registers.get(*from))?;
+                } else {
+                    let tokens = self.tokens();
+                    let all = (0..tokens).collect();
+                    let load = ExpertLoad { tokens: all, weights: vec![*times; tokens] };
+                    backend.scatter_add(&mut sum, &load, registers.get(*from))?;
+                }
                 registers.set(*to, sum);
             }
             Step::Attend(_) | Step::Scan(_) | Step::Recur(_) => unreachable!("they have a cache"),

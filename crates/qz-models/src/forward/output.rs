@@ -1,5 +1,6 @@
 //! The output matrix with its norm: from the last layer's hidden states to logits.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,15 +10,39 @@ use super::checks::Checks;
 use super::run::Forward;
 use super::weights::{StoredTensor, WeightSource};
 use crate::error::Error;
+use crate::graph::NormKind;
+use crate::rules::{Part, Role};
 
 /// Bytes of the output matrix that are multiplied at a time.
 const TILE_BYTES: u64 = 64 << 20;
 
+/// The norm before the output matrix.
+pub(super) struct Norm<B: Backend> {
+    pub(super) kind: NormKind,
+    pub(super) weights: B::Buffer,
+    pub(super) bias: Option<B::Buffer>,
+    pub(super) epsilon: f32,
+}
+
+impl<B: Backend> Norm<B> {
+    pub(super) fn apply(&self, backend: &B, hidden: &B::Buffer) -> Result<B::Buffer, Error> {
+        let Self { kind, weights, bias, epsilon } = self;
+        Ok(match kind {
+            NormKind::RootMeanSquare => backend.rms_norm(hidden, weights, 1, *epsilon)?,
+            NormKind::Layer | NormKind::Bare => {
+                backend.layer_norm(hidden, weights, bias.as_ref(), *epsilon)?
+            }
+        })
+    }
+}
+
 /// What makes logits of hidden states.
 pub(super) struct Output<B: Backend> {
-    norm: Option<(B::Buffer, f32)>,
+    norm: Norm<B>,
     name: Arc<str>,
     tensor: StoredTensor,
+    /// What is added to each token's logit, if the model has it.
+    bias: Option<Vec<f32>>,
     vocabulary: usize,
     /// The matrix, in parts, if it stays in memory; it is read for each use if not.
     resident: Option<Vec<B::Matrix>>,
@@ -30,13 +55,15 @@ impl<B: Backend> Output<B> {
         limit: u64,
     ) -> Result<Self, W::Error> {
         let loader = forward.loader();
-        let norm = loader.output_norm()?;
-        if norm.is_none() {
+        let Some(norm) = loader.output_norm()? else {
             return Err(Error::NoLogits { location: forward.source.location("") }.into());
-        }
+        };
         let (name, tensor) = loader.output()?;
         let vocabulary = usize::try_from(tensor.shape.rows()).unwrap_or(usize::MAX);
-        let mut output = Self { norm, name: name.into(), tensor, vocabulary, resident: None };
+        let bias = loader.optional_vector(Role::Output, Part::Bias, None, vocabulary)?;
+        let numbers = |bias: &B::Buffer| forward.backend.numbers(bias).map(Cow::into_owned);
+        let bias = bias.as_ref().map(numbers).transpose()?;
+        let mut output = Self { norm, name: name.into(), tensor, bias, vocabulary, resident: None };
         if output.tensor.shape.byte_size(output.tensor.data_type).is_ok_and(|size| size <= limit) {
             let parts = output.parts().map(|rows| output.read(forward, rows));
             output.resident = Some(parts.collect::<Result<_, _>>()?);
@@ -59,14 +86,7 @@ impl<B: Backend> Output<B> {
         logits: &mut Vec<f32>,
     ) -> Result<(), W::Error> {
         let (backend, around) = (forward.backend, &forward.graph.around);
-        let own;
-        let normed = match &self.norm {
-            None => hidden,
-            Some((norm, epsilon)) => {
-                own = backend.rms_norm(hidden, norm, 1, *epsilon)?;
-                &own
-            }
-        };
+        let normed = self.norm.apply(backend, hidden)?;
         logits.resize(tokens.len() * self.vocabulary, 0.0);
         let mut checks = Checks::default();
         for (number, columns) in self.parts().enumerate() {
@@ -78,7 +98,7 @@ impl<B: Backend> Output<B> {
                     &loaded
                 }
             };
-            let part = backend.matmul(forward.options.rounding, normed, matrix)?;
+            let part = backend.matmul(forward.options.rounding, &normed, matrix)?;
             checks.add(backend, &self.name, &part)?;
             let part = backend.numbers(&part)?;
             let parts = part.chunks_exact(columns.len());
@@ -89,6 +109,14 @@ impl<B: Backend> Output<B> {
         if let Some((name, row)) = checks.settle(backend)? {
             let location = forward.source.location(&name);
             return Err(Error::NonFiniteActivation { location, token: tokens[row] }.into());
+        }
+        if let Some(bias) = &self.bias {
+            for logits in logits.chunks_exact_mut(self.vocabulary) {
+                logits.iter_mut().zip(bias).for_each(|(logit, bias)| *logit += bias);
+            }
+        }
+        if let Some(scale) = around.logit_scale {
+            logits.iter_mut().for_each(|logit| *logit *= scale);
         }
         if let Some(cap) = around.logit_cap {
             logits.iter_mut().for_each(|logit| *logit = reference::soft_capped(*logit, cap));

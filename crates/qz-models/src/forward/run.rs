@@ -196,10 +196,13 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     pub(super) fn embedded(&self, tokens: &[u32], spans: &[Span]) -> Result<B::Buffer, W::Error> {
         let mut embeddings = self.embeddings(tokens)?;
         let width = self.graph.hidden;
-        let Some(epsilon) = self.graph.around.sum_epsilon else {
+        let around = &self.graph.around;
+        if around.sum_epsilon.is_some() || around.adds_positions {
+            self.add_positions(spans, &mut embeddings)?;
+        }
+        let Some(epsilon) = around.sum_epsilon else {
             return Ok(self.backend.buffer(width, &embeddings)?);
         };
-        self.add_positions(spans, &mut embeddings)?;
         let loader = self.loader();
         let norm = |part| loader.vector(Role::TokenEmbeddingNorm, part, None, width);
         let (weights, bias) = (norm(Part::Weight)?, norm(Part::Bias)?);
@@ -241,13 +244,17 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
 
     /// Adds what a model has for the positions of rows.
     fn add_positions(&self, spans: &[Span], embeddings: &mut [f32]) -> Result<(), W::Error> {
+        let around = &self.graph.around;
         let (loader, width) = (self.loader(), self.graph.hidden);
-        let kind = loader.embedding_rows(Role::TokenTypeEmbedding, 0..1)?;
+        let kind = match around.sum_epsilon {
+            Some(_) => loader.embedding_rows(Role::TokenTypeEmbedding, 0..1)?,
+            None => vec![0.0; width],
+        };
         let mut rows = embeddings.chunks_exact_mut(width);
         for Span { rows: own, position } in spans {
             let positions = *position as u64..(position + own.len()) as u64;
             let positions = loader.embedding_rows(Role::PositionEmbedding, positions)?;
-            // The rows come last: what ends first must not have taken one of them.
+            // Positions first: a row that is taken without one would be lost.
             for (position, row) in positions.chunks_exact(width).zip(rows.by_ref()) {
                 let added = position.iter().zip(&kind);
                 row.iter_mut().zip(added).for_each(|(row, (a, b))| *row += a + b);

@@ -332,10 +332,10 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         let forward = self.forward;
         let backend = forward.backend;
         let hidden = self.states.copy(backend, batch)?;
-        let Some((norm, epsilon)) = forward.loader().output_norm()? else {
+        let Some(norm) = forward.loader().output_norm()? else {
             return Ok(backend.numbers(&hidden)?.into_owned());
         };
-        let normed = backend.rms_norm(&hidden, &norm, 1, epsilon)?;
+        let normed = norm.apply(backend, &hidden)?;
         Ok(backend.numbers(&normed)?.into_owned())
     }
 

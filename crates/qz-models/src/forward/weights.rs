@@ -6,11 +6,12 @@ use std::sync::Arc;
 use qz_kernels::backend::{Backend, reference};
 use qz_tensor::{DataType, Location, Shape};
 
+use super::output::Norm;
 use crate::error::Error;
-use crate::rules::{LayerIndex, Part, Role};
+use crate::rules::{LayerIndex, Part, Presence, Role};
 
 use crate::architecture::Architecture;
-use crate::graph::{ModelGraph, Rotary, Vector};
+use crate::graph::{ModelGraph, NormKind, Rotary, Vector};
 
 /// A tensor of a [`WeightSource`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +167,13 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         Ok(Some(self.backend.buffer(length, &self.numbers(&name, &tensor)?)?))
     }
 
+    /// True if every model of the family has such a tensor.
+    fn is_always_there(&self, role: Role, part: Part) -> bool {
+        let mut rules = self.architecture.tensor_rules().iter();
+        let of = rules.find(|rule| rule.role == role && rule.part == part);
+        of.is_some_and(|rule| rule.presence == Presence::Required && rule.condition.is_none())
+    }
+
     /// A vector of a layer, if the model has it.
     pub(super) fn layer_vector(
         &self,
@@ -173,7 +181,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         layer: LayerIndex,
     ) -> Result<Option<B::Buffer>, W::Error> {
         let Vector { role, part, length, is_optional } = *vector;
-        match is_optional {
+        match is_optional && !self.is_always_there(role, part) {
             true => self.optional_vector(role, part, Some(layer), length),
             false => self.vector(role, part, Some(layer), length).map(Some),
         }
@@ -250,11 +258,19 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         matrix.map_err(|source| self.failed(name, source).into())
     }
 
-    /// The norm before the output matrix, and its epsilon.
-    pub(super) fn output_norm(&self) -> Result<Option<(B::Buffer, f32)>, W::Error> {
+    /// The norm before the output matrix.
+    pub(super) fn output_norm(&self) -> Result<Option<Norm<B>>, W::Error> {
         let Some(epsilon) = self.graph.around.epsilon else { return Ok(None) };
-        let norm = self.vector(Role::OutputNorm, Part::Weight, None, self.graph.hidden)?;
-        Ok(Some((norm, epsilon)))
+        let (role, width) = (Role::OutputNorm, self.graph.hidden);
+        let kind = self.graph.around.norm;
+        let weights = match kind {
+            NormKind::Bare => self.backend.buffer(width, &vec![1.0; width])?,
+            NormKind::RootMeanSquare | NormKind::Layer => {
+                self.vector(role, Part::Weight, None, width)?
+            }
+        };
+        let bias = self.optional_vector(role, Part::Bias, None, width)?;
+        Ok(Some(Norm { kind, weights, bias, epsilon }))
     }
 
     /// Rows of an embedding beside the tokens', as numbers.

@@ -36,12 +36,7 @@ pub(super) fn bert(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
         layer.layer_norm(Register::HIDDEN, Role::FeedForwardSumNorm, epsilon);
         layer.finish()
     };
-    let around = Around {
-        embedding_scale: None,
-        sum_epsilon: Some(epsilon),
-        epsilon: None,
-        logit_cap: None,
-    };
+    let around = Around { sum_epsilon: Some(epsilon), epsilon: None, ..Around::plain(epsilon) };
     let layers = (0..keys.layers()?).map(layer).collect();
     Ok(ModelGraph { hidden, layers, rotaries: Vec::new(), around })
 }

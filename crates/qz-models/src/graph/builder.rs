@@ -8,7 +8,7 @@ use qz_kernels::backend::{Activation, Attention, Convolution, Recurrence, Rotati
 
 use super::{
     Attend, Experts, GroupIndex, HeadColumns, LayerGraph, LinearGroup, MatrixIndex, Member,
-    RecurStep, Register, ScanStep, Stage, Step, Stop, Vector, VectorIndex, last_up_to,
+    NormKind, RecurStep, Register, ScanStep, Stage, Step, Stop, Vector, VectorIndex, last_up_to,
 };
 use crate::rules::{Part, Role};
 
@@ -256,10 +256,55 @@ impl LayerBuilder {
 
     /// Norms rows in their place: their mean is taken away, and a bias is added.
     pub(crate) fn layer_norm(&mut self, rows: Register, role: Role, epsilon: f32) {
-        let length = self.widths[rows.0];
-        let mut vector = |part| self.any_vector(Vector { role, part, length, is_optional: false });
-        let (weights, bias) = (vector(Part::Weight), vector(Part::Bias));
-        self.steps.push(Step::LayerNorm { from: rows, to: rows, weights, bias, epsilon });
+        self.layer_norm_to(rows, rows, role, epsilon);
+    }
+
+    fn layer_norm_to(&mut self, from: Register, to: Register, role: Role, epsilon: f32) {
+        let weights = Some(self.vector(role, self.widths[from.0]));
+        let bias = self.bias(role, self.widths[from.0]);
+        let is_optional = false;
+        self.steps.push(Step::LayerNorm { from, to, weights, bias, epsilon, is_optional });
+    }
+
+    /// What is added, if the model has it.
+    fn bias(&mut self, role: Role, length: usize) -> VectorIndex {
+        self.any_vector(Vector { role, part: Part::Bias, length, is_optional: true })
+    }
+
+    /// A norm of the hidden states in the place of what `to` holds, if the model has its
+    /// weights.
+    pub(crate) fn replace_by_layer_norm(&mut self, to: Register, role: Role, epsilon: f32) {
+        let length = self.hidden();
+        let vector = Vector { role, part: Part::Weight, length, is_optional: true };
+        let weights = Some(self.any_vector(vector));
+        let bias = self.bias(role, length);
+        let (from, is_optional) = (Register::HIDDEN, true);
+        self.steps.push(Step::LayerNorm { from, to, weights, bias, epsilon, is_optional });
+    }
+
+    /// A norm of whole rows, of either kind.
+    pub(crate) fn norm_of(
+        &mut self,
+        kind: NormKind,
+        from: Register,
+        role: Role,
+        epsilon: f32,
+    ) -> Register {
+        match kind {
+            NormKind::RootMeanSquare => self.norm(from, role, epsilon),
+            NormKind::Layer | NormKind::Bare => {
+                let width = self.widths[from.0];
+                let to = self.register(width, self.sources[from.0]);
+                if kind == NormKind::Layer {
+                    self.layer_norm_to(from, to, role, epsilon);
+                } else {
+                    let (weights, bias, is_optional) = (None, self.bias(role, width), false);
+                    let step = Step::LayerNorm { from, to, weights, bias, epsilon, is_optional };
+                    self.steps.push(step);
+                }
+                to
+            }
+        }
     }
 
     /// What experts of so many numbers make of their tokens.
@@ -294,14 +339,21 @@ impl LayerBuilder {
 
     /// Adds to a register.
     pub(crate) fn add_to(&mut self, to: Register, from: Register) {
-        self.steps.push(Step::Add { to, from });
+        self.steps.push(Step::Add { to, from, times: 1.0 });
+    }
+
+    /// Adds so many times to the hidden states.
+    pub(crate) fn add_times(&mut self, from: Register, times: f32) {
+        self.steps.push(Step::Add { to: Register::HIDDEN, from, times });
     }
 
     /// The layer.
     pub(crate) fn finish(mut self) -> LayerGraph {
         let live = live(&self.steps);
         for pair in self.steps.windows(2) {
-            let [product, Step::Add { to: Register::HIDDEN, from }] = pair else { continue };
+            let [product, Step::Add { to: Register::HIDDEN, from, times: 1.0 }] = pair else {
+                continue;
+            };
             match product {
                 Step::Linear { group, to, .. } if to == &[*from] => {
                     self.groups[group.0].is_added = true;

@@ -2,7 +2,7 @@
 
 use qz_kernels::backend::{Activation, Attention, RotaryPairs, Rotation, Router};
 
-use super::{Around, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, Rotary};
+use super::{Around, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register, Rotary};
 use crate::error::Error;
 use crate::rules::Role;
 
@@ -17,7 +17,7 @@ pub(super) struct Sizes {
     pub(super) key_value_heads: usize,
     /// Elements of one head.
     pub(super) head_size: usize,
-    /// Epsilon of the root mean square norms.
+    /// Epsilon of the norms.
     pub(super) epsilon: f32,
 }
 
@@ -25,6 +25,11 @@ impl Sizes {
     /// Reads them, with llama.cpp's values where the file is silent (`load_hparams` in
     /// llama-model.cpp).
     pub(super) fn of_keys(keys: &Keys<'_>) -> Result<Self, Error> {
+        Self::with_norms(keys, NormKind::RootMeanSquare)
+    }
+
+    /// The same of a decoder with norms of another kind.
+    pub(super) fn with_norms(keys: &Keys<'_>, norms: NormKind) -> Result<Self, Error> {
         let hidden = keys.required("embedding_length")?;
         let heads = keys.required("attention.head_count")?;
         let implied = hidden / heads.max(1);
@@ -39,9 +44,11 @@ impl Sizes {
             // Layers may have nothing but experts.
             Some(_) => keys.size("feed_forward_length")?.unwrap_or(0),
         };
-        let epsilon = keys
-            .number("attention.layer_norm_rms_epsilon")?
-            .ok_or_else(|| keys.fault("attention.layer_norm_rms_epsilon", "is missing"))?;
+        let key = match norms {
+            NormKind::RootMeanSquare => "attention.layer_norm_rms_epsilon",
+            NormKind::Layer | NormKind::Bare => "attention.layer_norm_epsilon",
+        };
+        let epsilon = keys.number(key)?.ok_or_else(|| keys.fault(key, "is missing"))?;
         if key_value_heads == 0 || !heads.is_multiple_of(key_value_heads) {
             return Err(keys.fault("attention.head_count_kv", "does not divide the heads"));
         }
@@ -50,7 +57,12 @@ impl Sizes {
 
     /// The same of a decoder whose heads' values are as long as their keys.
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self, Error> {
-        let sizes = Self::of_keys(keys)?;
+        Self::read_with(keys, NormKind::RootMeanSquare)
+    }
+
+    /// The same with norms of another kind.
+    pub(super) fn read_with(keys: &Keys<'_>, norms: NormKind) -> Result<Self, Error> {
+        let sizes = Self::with_norms(keys, norms)?;
         if keys.size("attention.value_length")?.is_some_and(|size| size != sizes.head_size) {
             let problem = "differs from the keys' length, which is not supported";
             return Err(keys.fault("attention.value_length", problem));
@@ -88,9 +100,13 @@ pub(super) struct SelfAttention {
     pub(super) attention: Attention,
     /// The rotary embedding of the model, and what of a head turns by it.
     pub(super) rotary: Option<(usize, Rotation)>,
+    /// The rotary embedding of queries, where keys have another.
+    pub(super) query_rotary: Option<usize>,
     /// Queries and keys are normed for each head before they turn, if the model has the
     /// norms' weights.
     pub(super) norms_heads: bool,
+    /// The same after they turn.
+    pub(super) norms_turned_heads: bool,
     /// Queries and keys of all heads together are normed before they turn.
     pub(super) norms_rows: bool,
     pub(super) epsilon: f32,
@@ -111,7 +127,9 @@ impl SelfAttention {
         Self {
             attention,
             rotary: None,
+            query_rotary: None,
             norms_heads: false,
+            norms_turned_heads: false,
             norms_rows: false,
             epsilon,
             is_fused: false,
@@ -138,7 +156,8 @@ impl SelfAttention {
             [rows[0], rows[1], rows[2]]
         };
         let norms = [Role::AttentionQueryNorm, Role::AttentionKeyNorm];
-        for (rows, norm) in rows.into_iter().zip(norms) {
+        let rotaries = [self.query_rotary, None];
+        for ((rows, norm), own) in rows.into_iter().zip(norms).zip(rotaries) {
             if self.norms_rows {
                 layer.group_norm(rows, norm, 1, self.epsilon);
             }
@@ -146,7 +165,10 @@ impl SelfAttention {
                 layer.head_norm(rows, norm, attention.key_size, self.epsilon);
             }
             if let Some((rotary, rotation)) = self.rotary {
-                layer.rotate(rows, rotary, rotation);
+                layer.rotate(rows, own.unwrap_or(rotary), rotation);
+            }
+            if self.norms_turned_heads {
+                layer.head_norm(rows, norm, attention.key_size, self.epsilon);
             }
         }
         let sinks = self.has_sinks.then(|| layer.vector(Role::AttentionSinks, attention.heads));

@@ -9,6 +9,8 @@
 //! | `keys.rs` | a model's own metadata keys |
 //! | `rotary.rs` | the angles of rotary position embedding, scaled or not |
 //! | `decoder.rs` | blocks that decoders share, and the decoder that most are |
+//! | `dense.rs` | decoders without experts, by what is unlike Llama |
+//! | `relatives.rs`, `layer_normed.rs` | families of these |
 //! | the others | a family each |
 //!
 //! What belongs here: everything that decides what is computed. What does not: weights,
@@ -20,9 +22,11 @@ mod bert;
 mod builder;
 mod decoder;
 mod deepseek;
+mod dense;
 mod gemma;
 mod gpt_oss;
 mod keys;
+mod layer_normed;
 mod lfm2;
 mod mamba;
 mod mamba2;
@@ -30,6 +34,7 @@ mod mixture;
 mod phi3;
 mod qwen_delta;
 mod qwen_moe;
+mod relatives;
 mod rotary;
 
 use std::ops::Range;
@@ -38,7 +43,7 @@ use qz_kernels::backend::{Activation, Attention, Recurrence, Rotation, Router, S
 
 pub(crate) use builder::LayerBuilder;
 pub use keys::Keys;
-pub(crate) use rotary::Rotary;
+pub(crate) use rotary::{Rotary, Temperature};
 
 use crate::error::Error;
 use crate::rules::{LayerIndex, Part, Role};
@@ -70,6 +75,29 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("deepseek2", deepseek::deepseek2),
     ("mamba2", mamba2::mamba2),
     ("bert", bert::bert),
+    ("smollm3", relatives::smollm3),
+    ("seed_oss", relatives::seed_oss),
+    ("arcee", relatives::arcee),
+    ("granite", relatives::granite),
+    ("olmo2", relatives::olmo2),
+    ("mistral3", relatives::mistral3),
+    ("ernie4_5", relatives::ernie4_5),
+    ("exaone4", relatives::exaone4),
+    ("glm4", relatives::glm4),
+    ("hunyuan-dense", relatives::hunyuan),
+    ("qwen2vl", decoder::qwen),
+    ("qwen3vl", decoder::qwen),
+    ("command-r", layer_normed::command_r),
+    ("cohere2", layer_normed::cohere2),
+    ("stablelm", layer_normed::stablelm),
+    ("nemotron", layer_normed::nemotron),
+    ("phi2", layer_normed::phi2),
+    ("gptneox", layer_normed::gpt_neox),
+    ("gpt2", layer_normed::gpt2),
+    ("starcoder", layer_normed::gpt2),
+    ("starcoder2", layer_normed::starcoder2),
+    ("falcon", layer_normed::falcon),
+    ("olmo", layer_normed::olmo),
 ];
 
 /// Numbers of each token while a layer computes.
@@ -153,13 +181,15 @@ pub(crate) enum Step {
     /// Rows divided by their root mean square.
     BareNorm { rows: Register, epsilon: f32 },
     /// Rows less their mean, divided by their standard deviation, times the weights, with a
-    /// bias.
+    /// bias if the model has it; without weights only the division.
     LayerNorm {
         from: Register,
         to: Register,
-        weights: VectorIndex,
+        weights: Option<VectorIndex>,
         bias: VectorIndex,
         epsilon: f32,
+        /// Where the weights are not there, `to` stays as it is.
+        is_optional: bool,
     },
     /// The products of a group, with their biases.
     Linear { group: GroupIndex, from: Register, to: Vec<Register> },
@@ -183,8 +213,19 @@ pub(crate) enum Step {
     Activate { activation: Activation, gate: Register, up: Option<Register> },
     /// Experts, each with a gate, up and down.
     Experts(Experts),
-    /// Adds to a register.
-    Add { to: Register, from: Register },
+    /// Adds to a register so many times what another one holds.
+    Add { to: Register, from: Register, times: f32 },
+}
+
+/// What a norm divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// The root mean square.
+    RootMeanSquare,
+    /// The standard deviation, after the mean is taken away; with a bias if the model has it.
+    Layer,
+    /// The same, and it has no weights.
+    Bare,
 }
 
 /// Some numbers of each head of a register.
@@ -246,6 +287,7 @@ impl Step {
     /// What it reads, and what it writes; a register that it changes is both.
     fn registers(&self) -> (Vec<Register>, Vec<Register>) {
         match self {
+            Self::LayerNorm { from, to, is_optional: true, .. } => (vec![*from, *to], vec![*to]),
             Self::Norm { from, to, .. }
             | Self::LayerNorm { from, to, .. }
             | Self::Columns { from, to, .. } => (vec![*from], vec![*to]),
@@ -261,7 +303,7 @@ impl Step {
                 ([*gate].into_iter().chain(*up).collect(), vec![*gate])
             }
             Self::Experts(own) => (vec![own.from], vec![own.to]),
-            Self::Add { to, from } => (vec![*to, *from], vec![*to]),
+            Self::Add { to, from, .. } => (vec![*to, *from], vec![*to]),
         }
     }
 
@@ -397,7 +439,11 @@ impl LayerGraph {
     /// Numbers of a row of everything that is multiplied, what norms make counted once.
     pub(crate) fn token_width(&self) -> usize {
         let is_normed = |register: Register| {
-            self.steps.iter().any(|step| matches!(step, Step::Norm { to, .. } if *to == register))
+            let made = |step: &Step| match step {
+                Step::Norm { to, .. } | Step::LayerNorm { to, .. } => *to == register,
+                _ => false,
+            };
+            self.steps.iter().any(made)
         };
         let width = |step: &Step| match step {
             Step::Linear { from, group, .. } if !is_normed(*from) => self.groups[group.0].columns,
@@ -430,11 +476,17 @@ pub struct ModelGraph {
 pub(crate) struct Around {
     /// What embeddings are multiplied with.
     pub(crate) embedding_scale: Option<f32>,
+    /// Each position has a vector that is added to the token's, and nothing else is.
+    pub(crate) adds_positions: bool,
     /// Epsilon of the norm of the sum of a token's embedding, its position's, and that of a
     /// text's first kind of token; none if a token's embedding is all there is.
     pub(crate) sum_epsilon: Option<f32>,
-    /// Epsilon of the root mean square norm before the output matrix; an encoder has neither.
+    /// Epsilon of the norm before the output matrix; an encoder has neither.
     pub(crate) epsilon: Option<f32>,
+    /// That norm.
+    pub(crate) norm: NormKind,
+    /// What logits are multiplied with.
+    pub(crate) logit_scale: Option<f32>,
     /// Logits come near it, and no further.
     pub(crate) logit_cap: Option<f32>,
 }
@@ -442,7 +494,15 @@ pub(crate) struct Around {
 impl Around {
     /// A norm and an output matrix.
     pub(crate) fn plain(epsilon: f32) -> Self {
-        Self { embedding_scale: None, sum_epsilon: None, epsilon: Some(epsilon), logit_cap: None }
+        Self {
+            embedding_scale: None,
+            adds_positions: false,
+            sum_epsilon: None,
+            epsilon: Some(epsilon),
+            norm: NormKind::RootMeanSquare,
+            logit_scale: None,
+            logit_cap: None,
+        }
     }
 }
 

@@ -18,6 +18,24 @@ pub(crate) struct Rotary {
     magnitude: f32,
     yarn: Option<Yarn>,
     factors: Factors,
+    temperature: Option<Temperature>,
+}
+
+/// Queries grow with their position: by a logarithm of how many times it is as long as the
+/// text that the model was trained with first (`llm_graph_input_attn_temp` in
+/// llama-graph.cpp, `get_llama_4_attn_scale` in transformers).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Temperature {
+    pub(crate) scale: f32,
+    /// Positions of that text.
+    pub(crate) length: usize,
+}
+
+impl Temperature {
+    /// What queries at a position are multiplied with.
+    fn at(self, position: usize) -> f32 {
+        ((position / self.length.max(1)) as f32 + 1.0).ln() * self.scale + 1.0
+    }
 }
 
 /// Where the divisors of the frequencies stand, if there are some.
@@ -61,6 +79,7 @@ impl Rotary {
             magnitude,
             yarn: None,
             factors: Factors::Common,
+            temperature: None,
         };
         match keys.text("rope.scaling.type").unwrap_or("linear") {
             "none" => Ok(Self { scale: 1.0, ..plain }),
@@ -80,6 +99,11 @@ impl Rotary {
         Ok(self)
     }
 
+    /// The same for queries that grow with their position. All of a head turns.
+    pub(crate) fn with_temperature(self, temperature: Temperature) -> Self {
+        Self { temperature: Some(temperature), ..self }
+    }
+
     /// The same, with cosines and sines multiplied with this.
     pub(crate) fn with_magnitude(self, magnitude: f32) -> Self {
         Self { magnitude, ..self }
@@ -87,7 +111,15 @@ impl Rotary {
 
     /// Angles of this base, and nothing else.
     pub(crate) fn plain(size: usize, base: f32) -> Self {
-        Self { size, base, scale: 1.0, magnitude: 1.0, yarn: None, factors: Factors::None }
+        Self {
+            size,
+            base,
+            scale: 1.0,
+            magnitude: 1.0,
+            yarn: None,
+            factors: Factors::None,
+            temperature: None,
+        }
     }
 
     /// The tensor with the divisors of the frequencies for texts of so many positions; a
@@ -135,12 +167,14 @@ impl Rotary {
         let step = self.base.powf(-2.0 / self.size as f32);
         let mut table = Vec::with_capacity(positions * self.size);
         for position in 0..positions {
+            let growth = self.temperature.map_or(1.0, |own| own.at(position));
+            let magnitude = self.magnitude * growth;
             let mut angle = position as f32;
             for pair in 0..self.size / 2 {
                 let factor = factors.map_or(1.0, |factors| factors[pair]);
                 let turned = self.scaled(angle / factor, pair);
-                table.push(turned.cos() * self.magnitude);
-                table.push(turned.sin() * self.magnitude);
+                table.push(turned.cos() * magnitude);
+                table.push(turned.sin() * magnitude);
                 angle *= step;
             }
         }

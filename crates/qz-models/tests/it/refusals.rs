@@ -90,8 +90,12 @@ fn files_that_are_missing_or_broken() {
     refused(
         &with("architectures", json!(["T5ForConditionalGeneration"])),
         "unsupported-architecture",
-        "\"T5ForConditionalGeneration\" is not supported; supported are LlamaForCausalLM, \
-         MistralForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
+        "\"T5ForConditionalGeneration\" is not supported; no known class is called like it",
+    );
+    refused(
+        &with("architectures", json!(["Starcoder3ForCausalLM"])),
+        "unsupported-architecture",
+        "the nearest known are Starcoder2ForCausalLM",
     );
 }
 

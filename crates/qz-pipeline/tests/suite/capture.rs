@@ -156,6 +156,15 @@ const MODELS: &[&str] = &[
     "dots1",
     "lfm2moe",
     "falcon-mamba",
+    "smollm3",
+    "granite",
+    "olmo3",
+    "hunyuan-dense",
+    "cohere2",
+    "stablelm-parallel",
+    "gptneox",
+    "gpt2",
+    "falcon-groups",
 ];
 
 #[test]

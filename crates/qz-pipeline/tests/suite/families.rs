@@ -128,3 +128,17 @@ fn error_feedback_loses_less_than_rounding() {
     check("falcon-mamba", 8);
     check("bert", 12);
 }
+
+/// Families with blocks of their own.
+#[test]
+fn error_feedback_on_other_blocks() {
+    check("granite", 14);
+    check("olmo3", 28);
+    check("glm4", 12);
+    check("cohere2", 28);
+    check("stablelm-parallel", 14);
+    check("nemotron", 12);
+    check("gptneox", 8);
+    check("gpt2", 8);
+    check("falcon-groups", 8);
+}

@@ -186,6 +186,45 @@ fn deepseek() {
 }
 
 #[test]
+fn relatives_of_llama() {
+    check("smollm3");
+    check("seed-oss");
+    check("arcee");
+    check("granite");
+    check("ernie4-5");
+    check("hunyuan-dense");
+    check("ministral3");
+    check("glm4");
+    check("qwen2vl");
+    check("qwen3vl");
+}
+
+#[test]
+fn norms_behind() {
+    check("olmo2");
+    check("olmo3");
+    check("exaone4");
+}
+
+#[test]
+fn norms_that_take_the_mean_away() {
+    check("cohere");
+    check("cohere2");
+    check("stablelm");
+    check("stablelm-parallel");
+    check("nemotron");
+    check("phi2");
+    check("gptneox");
+    check("gptneox-serial");
+    check("gpt2");
+    check("starcoder");
+    check("starcoder2");
+    check("falcon");
+    check("falcon-groups");
+    check("olmo");
+}
+
+#[test]
 fn mamba() {
     check("mamba");
     check("falcon-mamba");

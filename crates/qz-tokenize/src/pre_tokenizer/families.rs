@@ -211,6 +211,7 @@ pub(super) static FAMILIES: &[Family] = &[
             "jina-v1-en",
             "jina-v2-code",
             "modern-bert",
+            "exaone4",
         ],
     },
     Family {
@@ -268,11 +269,12 @@ fn falcon(evidence: &Evidence<'_>) -> &'static str {
 fn each_digit(evidence: &Evidence<'_>) -> &'static str {
     if evidence.has("<|START_OF_TURN_TOKEN|>") {
         "command-r"
-    } else if evidence.has("<reponame>") {
+    } else if evidence.has("<reponame>") && !evidence.has("<fim_prefix>") {
         "smollm"
     } else if evidence.has("<file_sep>") {
         "starcoder"
     } else if evidence.has("<fim_prefix>") {
+        // Granite's is StarCoder 1's, as Refact's.
         "refact"
     } else if evidence.has("[|endofturn|]") {
         "exaone"
@@ -283,7 +285,13 @@ fn each_digit(evidence: &Evidence<'_>) -> &'static str {
 
 /// GPT-NeoX's vocabulary goes under OLMo's name in the reference.
 fn gpt_2(evidence: &Evidence<'_>) -> &'static str {
-    if evidence.has("<|padding|>") { "olmo" } else { "gpt-2" }
+    if evidence.has("<|padding|>") {
+        "olmo"
+    } else if evidence.has("[|endofturn|]") {
+        "exaone4"
+    } else {
+        "gpt-2"
+    }
 }
 
 fn bloom(evidence: &Evidence<'_>) -> &'static str {

@@ -86,6 +86,7 @@ fn evidence_tells_families_apart() {
     check(each_digit(), "<fim_prefix>", false, "refact");
     check(each_digit(), "<|START_OF_TURN_TOKEN|>", false, "command-r");
     check(bytes(true), "<|padding|>", false, "olmo");
+    check(bytes(true), "[|endofturn|]", false, "exaone4");
 }
 
 #[test]

@@ -32,6 +32,13 @@ pub(super) fn gelu_erf_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// [`Activation::ReluSquared`].
+pub(super) fn relu_squared_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = activate_times(Activation::ReluSquared, *gate, *up);
+    }
+}
+
 /// [`Activation::GeluHalf`] of every binary16 number.
 static GELU_OF_HALVES: LazyLock<Vec<f32>> = LazyLock::new(|| {
     let gelu = |half| activate_times(Activation::GeluHalf, f32_from_f16(half), 1.0);

@@ -316,6 +316,7 @@ impl Backend for CpuBackend {
             Activation::ClampedSilu => exponentials::times::<exponentials::ClampedSilu>,
             Activation::Identity => exponentials::times::<exponentials::Identity>,
             Activation::Sigmoid => exponentials::times::<exponentials::Sigmoid>,
+            Activation::ReluSquared => exponentials::relu_squared_times,
         };
         let Some(up) = up else {
             let ones = vec![1.0; PART.min(gate.len())];

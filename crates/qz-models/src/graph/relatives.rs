@@ -1,0 +1,148 @@
+//! Decoders that are Llama's but for a few things: where norms stand, which layers turn or see
+//! a window, factors, the network.
+
+use qz_kernels::backend::{Activation, Attention, RotaryPairs};
+
+use super::decoder::SelfAttention;
+use super::dense::{Dense, Network, Wiring};
+use super::{Around, Keys, ModelGraph, Rotary, Temperature};
+use crate::error::Error;
+
+/// SmolLM 3: of each four layers the last does not turn.
+pub(super) fn smollm3(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    const PERIOD: usize = 4;
+    let dense = Dense::read(keys)?;
+    let turning = dense.attention(keys, RotaryPairs::Adjacent)?;
+    let still = SelfAttention { rotary: None, ..turning };
+    let attention = |layer: usize| if (layer + 1).is_multiple_of(PERIOD) { still } else { turning };
+    Ok(dense.model(attention, vec![dense.rotary(keys)?], dense.around()))
+}
+
+/// Seed-OSS: Llama with pairs of another kind, and biases.
+pub(super) fn seed_oss(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let dense = Dense::read(keys)?;
+    let attention = dense.attention(keys, RotaryPairs::Halves)?;
+    Ok(dense.alike(&attention, vec![dense.rotary(keys)?], dense.around()))
+}
+
+/// ERNIE 4.5: Llama.
+pub(super) fn ernie4_5(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let dense = Dense::read(keys)?;
+    let attention = dense.attention(keys, RotaryPairs::Adjacent)?;
+    Ok(dense.alike(&attention, vec![dense.rotary(keys)?], dense.around()))
+}
+
+/// Arcee: a network without a gate.
+pub(super) fn arcee(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let network = Network::Plain(Activation::ReluSquared);
+    let dense = Dense { network, ..Dense::read(keys)? };
+    let attention = dense.attention(keys, RotaryPairs::Adjacent)?;
+    Ok(dense.alike(&attention, vec![dense.rotary(keys)?], dense.around()))
+}
+
+/// Granite: factors on embeddings, scores, sums and logits.
+pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let residual = keys.factor("residual_scale")?.unwrap_or(1.0);
+    let dense = Dense { residual, ..Dense::read(keys)? };
+    let plain = dense.attention(keys, RotaryPairs::Adjacent)?;
+    let scale = keys.factor("attention.scale")?.unwrap_or(plain.attention.scale);
+    let turns = keys.flag("rope.scaling.finetuned")?.unwrap_or(true);
+    let attention = SelfAttention {
+        attention: Attention { scale, ..plain.attention },
+        rotary: plain.rotary.filter(|_| turns),
+        ..plain
+    };
+    let around = Around {
+        embedding_scale: keys.factor("embedding_scale")?,
+        logit_scale: keys.factor("logit_scale")?.map(f32::recip),
+        ..dense.around()
+    };
+    Ok(dense.alike(&attention, vec![dense.rotary(keys)?], around))
+}
+
+/// OLMo 2 and 3: norms behind attention and network only, and of all heads' queries and keys
+/// together. OLMo 3 has windows on three of four layers, whose frequencies are not scaled.
+pub(super) fn olmo2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    const PERIOD: usize = 4;
+    let dense = Dense { wiring: Wiring::Behind, ..Dense::read(keys)? };
+    let full = SelfAttention { norms_rows: true, ..dense.attention(keys, RotaryPairs::Halves)? };
+    let rotary = dense.rotary(keys)?;
+    let Some(window) = keys.window()? else {
+        return Ok(dense.alike(&full, vec![rotary], dense.around()));
+    };
+    let base = match keys.factor("rope.freq_base_swa")? {
+        Some(base) => base,
+        None => keys.factor("rope.freq_base")?.unwrap_or(10_000.0),
+    };
+    let plain = Rotary::plain(dense.sizes.rotated(keys)?, base);
+    let windowed = SelfAttention {
+        attention: Attention { window: Some(window), ..full.attention },
+        rotary: full.rotary.map(|(_, rotation)| (1, rotation)),
+        ..full
+    };
+    let windows = keys.windowed_layers(dense.sizes.layers, PERIOD)?;
+    let attention = |layer: usize| if windows[layer] { windowed } else { full };
+    Ok(dense.model(attention, vec![rotary, plain], dense.around()))
+}
+
+/// Mistral 3 and Ministral 3: queries that grow with their position.
+pub(super) fn mistral3(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let dense = Dense::read(keys)?;
+    let plain = dense.attention(keys, RotaryPairs::Adjacent)?;
+    let window = keys.window()?;
+    let mut attention =
+        SelfAttention { attention: Attention { window, ..plain.attention }, ..plain };
+    let mut rotary = dense.rotary(keys)?;
+    if let Some(growth) = keys.factor("rope.scaling.yarn_log_multiplier")? {
+        let factor = keys.number("rope.scaling.factor")?.unwrap_or(1.0);
+        let stretched = |by: f32| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+        rotary = rotary.with_magnitude(stretched(1.0) / stretched(growth));
+    }
+    let mut rotaries = vec![rotary.clone()];
+    if let Some(scale) = keys.factor("attention.temperature_scale")? {
+        if dense.sizes.rotated(keys)? != dense.sizes.head_size {
+            let problem = "with heads that turn in part is not supported";
+            return Err(keys.fault("attention.temperature_scale", problem));
+        }
+        let length = keys.required("rope.scaling.original_context_length")?;
+        rotaries.push(rotary.with_temperature(Temperature { scale, length }));
+        attention.query_rotary = Some(1);
+    }
+    Ok(dense.alike(&attention, rotaries, dense.around()))
+}
+
+/// EXAONE 4: norms behind attention and network only, and of each head's queries and keys.
+/// Where some layers see a window, only these turn.
+pub(super) fn exaone4(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    const PERIOD: usize = 4;
+    let dense = Dense { wiring: Wiring::Behind, ..Dense::read(keys)? };
+    let turning =
+        SelfAttention { norms_heads: true, ..dense.attention(keys, RotaryPairs::Halves)? };
+    let rotaries = vec![dense.rotary(keys)?];
+    let Some(window) = keys.window()? else {
+        return Ok(dense.alike(&turning, rotaries, dense.around()));
+    };
+    let attention = Attention { window: Some(window), ..turning.attention };
+    let windowed = SelfAttention { attention, ..turning };
+    let full = SelfAttention { rotary: None, ..turning };
+    let windows = keys.windowed_layers(dense.sizes.layers, PERIOD)?;
+    let attention = |layer: usize| if windows[layer] { windowed } else { full };
+    Ok(dense.model(attention, rotaries, dense.around()))
+}
+
+/// GLM 4: norms around attention and network, gate and up of one matrix, heads that turn in
+/// part.
+pub(super) fn glm4(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let network = Network::GatedTogether(Activation::Silu);
+    let dense = Dense { wiring: Wiring::Around, network, ..Dense::read(keys)? };
+    let attention = dense.attention(keys, RotaryPairs::Adjacent)?;
+    Ok(dense.alike(&attention, vec![dense.rotary(keys)?], dense.around()))
+}
+
+/// Hunyuan: norms of each head's queries and keys after they have turned.
+pub(super) fn hunyuan(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let dense = Dense::read(keys)?;
+    let attention =
+        SelfAttention { norms_turned_heads: true, ..dense.attention(keys, RotaryPairs::Halves)? };
+    Ok(dense.alike(&attention, vec![dense.rotary(keys)?], dense.around()))
+}

@@ -1,0 +1,117 @@
+//! `families`: the table of docs/families.md, made of the registry of architectures and of
+//! the committed checkpoints that tests hold to their records.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use qz_models::graph::GRAPHS;
+use qz_models::{ARCHITECTURES, Architecture};
+use serde_json::Value;
+
+const PAGE: &str = "docs/families.md";
+const CHECKPOINTS: &str = "fixtures/tiny";
+
+const BEGINNING: &str = "\
+# Families of models
+
+This page is made by `cargo xtask families`; a test holds it to the registry.
+
+| column | what it means | what shows it |
+|---|---|---|
+| GGUF | `general.architecture` | |
+| classes | what `architectures` in `config.json` may name | |
+| convert | a checkpoint becomes a GGUF file of any type, and a GGUF file becomes a checkpoint again | tensors, metadata and whole quantized files of each checkpoint named here equal llama.cpp's (`tests/golden.rs`), and checkpoints come back (`tests/safetensors.rs`) |
+| compute | `eval`, `calibrate` and `quantize` know the forward pass | logits, or an encoder's hidden states, equal those of transformers to 1e-4 (`crates/qz-pipeline/tests/suite/logits.rs`) |
+| checkpoints | folders of `fixtures/tiny` | those in brackets have no record of logits |
+
+Calibration stops and error feedback go by the steps that layers have, and are shown for each kind of step
+(`capture.rs` and `families.rs` in the same folder). Packed folders (`ct:*`, `gptq:*`, `fp8:*` and so on) go by the
+linear layers of each family. A checkpoint of another class can become a packed folder with `--generic`.
+
+| GGUF | classes | convert | compute | checkpoints |
+|---|---|---|---|---|
+";
+
+/// A committed checkpoint.
+struct Checkpoint {
+    name: String,
+    class: String,
+    has_logits: bool,
+}
+
+/// Writes the page under `root`.
+pub(crate) fn write(root: &Path) -> Result<()> {
+    let path = root.join(PAGE);
+    fs::write(&path, page(root)?).context(path.display().to_string())
+}
+
+/// The page.
+fn page(root: &Path) -> Result<String> {
+    let checkpoints = checkpoints(&root.join(CHECKPOINTS))?;
+    let mut page = BEGINNING.to_owned();
+    let mut families: Vec<&dyn Architecture> = ARCHITECTURES.to_vec();
+    families.sort_by_key(|family| (family.gguf_name(), family.class_names()[0]));
+    for family in families {
+        let classes: Vec<String> =
+            family.class_names().iter().map(|class| format!("`{class}`")).collect();
+        let is_computed = GRAPHS.iter().any(|(name, _)| *name == family.gguf_name());
+        let own = checkpoints.iter().filter(|own| family.class_names().contains(&&*own.class));
+        let shown: Vec<String> = own
+            .map(|own| match own.has_logits {
+                true => format!("`{}`", own.name),
+                false => format!("(`{}`)", own.name),
+            })
+            .collect();
+        writeln!(
+            page,
+            "| `{}` | {} | yes | {} | {} |",
+            family.gguf_name(),
+            classes.join(", "),
+            if is_computed { "yes" } else { "no" },
+            shown.join(", ")
+        )?;
+    }
+    Ok(page)
+}
+
+/// The committed checkpoints, by name.
+fn checkpoints(folder: &Path) -> Result<Vec<Checkpoint>> {
+    let mut checkpoints = Vec::new();
+    for entry in fs::read_dir(folder).context(folder.display().to_string())? {
+        let path = entry?.path();
+        let config = fs::read(path.join("config.json")).context(path.display().to_string())?;
+        let config: Value = serde_json::from_slice(&config)?;
+        let class = config["architectures"][0].as_str().context("a class")?.to_owned();
+        let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+        let has_logits = path.join("golden-logits.json").exists();
+        checkpoints.push(Checkpoint { name, class, has_logits });
+    }
+    checkpoints.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(checkpoints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> &'static Path {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    }
+
+    #[test]
+    fn the_page_is_that_of_the_registry() {
+        let written = fs::read_to_string(root().join(PAGE)).expect("the page");
+        assert!(written == page(root()).expect("a page"), "run `cargo xtask families`");
+    }
+
+    #[test]
+    fn every_family_has_a_checkpoint() {
+        let checkpoints = checkpoints(&root().join(CHECKPOINTS)).expect("checkpoints");
+        for family in ARCHITECTURES {
+            let has = |own: &Checkpoint| family.class_names().contains(&&*own.class);
+            assert!(checkpoints.iter().any(has), "{}", family.class_names()[0]);
+        }
+    }
+}
