@@ -156,5 +156,6 @@ impl Architecture for Dots1 {
 
     fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
         config.insert("sliding_window".to_owned(), Value::Null);
+        config.insert("attention_bias".to_owned(), Value::Bool(false));
     }
 }

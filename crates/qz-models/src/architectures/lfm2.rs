@@ -354,6 +354,7 @@ impl Architecture for Lfm2Moe {
                 ConfigKey::count_or(DENSE_KEY, Default::Size(2)),
                 ConfigKey::size_or(experts::WIDTH_KEY, Default::Size(1792)),
                 ConfigKey::flag("use_expert_bias", Default::Flag(true)),
+                ConfigKey::word("scoring_func", &["sigmoid"], Default::Absent),
             ]
         }
     }
@@ -369,5 +370,7 @@ impl Architecture for Lfm2Moe {
     fn complete_config(&self, keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
         complete_config(keys, config);
         config.insert("norm_topk_prob".to_owned(), json!(true));
+        config.insert("routed_scaling_factor".to_owned(), json!(1.0));
+        config.remove("scoring_func");
     }
 }

@@ -124,5 +124,6 @@ impl Architecture for Olmoe {
 
     fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
         config.insert(qwen2moe::NORMALIZES.to_owned(), json!(false));
+        config.insert("attention_bias".to_owned(), json!(false));
     }
 }
