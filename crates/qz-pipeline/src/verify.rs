@@ -263,11 +263,12 @@ fn structure(artifact: &Model) -> Vec<Finding> {
             find("layer-missing", &prefix, format!("layer {layer} of {layers} has no tensors"));
         }
     }
-    // Encoders end without a norm of their own.
-    let family = qz_models::architecture_of(metadata);
-    let is_norm = |rule: &TensorRule| rule.role == Role::OutputNorm;
-    let ends_with_norm = family.is_none_or(|known| known.tensor_rules().iter().any(is_norm));
-    let ends = ends_with_norm.then_some("output_norm.weight");
+    // Encoders end without a norm of their own, and families may call it otherwise.
+    let is_norm = |rule: &&TensorRule| rule.role == Role::OutputNorm;
+    let ends = match qz_models::architecture_of(metadata) {
+        None => Some("output_norm.weight"),
+        Some(known) => known.tensor_rules().iter().find(is_norm).map(|rule| rule.gguf.0),
+    };
     for name in ["token_embd.weight"].into_iter().chain(ends) {
         if !artifact.tensors.iter().any(|tensor| tensor.name == name) {
             find("tensor-missing", name, format!("{name} is missing"));
