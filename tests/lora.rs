@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::support::{Safetensors, copy_of, edit_json, fixtures, quantize, scratch, tensor, text};
 
 const BAD_INPUT: i32 = 3;
+const NUMERIC: i32 = 6;
 
 fn adapter(name: &str) -> PathBuf {
     fixtures().join("lora").join(name)
@@ -455,6 +456,8 @@ fn adapters_that_do_not_fit_are_errors_that_say_what() {
     }
     const Q_A: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
     check("plain", config("r", 5.into()), &["lora_A", "rank 4", "says 5"]);
+    check("plain", config("lora_alpha", 1e300.into()), &["lora_A", "too large"]);
+    check("plain", config("init_lora_weights", "pissa".into()), &["is pissa: "]);
     check("plain", config("use_dora", true.into()), &["lora_magnitude_vector", "use_dora"]);
     check("plain", config("use_qalora", true.into()), &["adapter_config.json", "use_qalora"]);
     check("plain", config("peft_type", "LOHA".into()), &["peft_type", "LOHA"]);
@@ -495,6 +498,41 @@ fn adapters_that_do_not_fit_are_errors_that_say_what() {
     let (code, stderr) =
         changed("dora", |_| {}, &["--merge-lora", &format!("{}=2", text(&adapter("dora")))]);
     assert!(code == BAD_INPUT && stderr.contains("with a weight"), "{stderr}");
+}
+
+#[test]
+fn numbers_that_are_none_are_said_of_the_adapter() {
+    const Q_A: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+    let folder = scratch();
+    let poisoned = |name: &str, tensor: &str, place: usize, value: f32| {
+        let copy = folder.path().join(name);
+        fs::create_dir(&copy).expect("a folder");
+        fs::copy(adapter("plain").join("adapter_config.json"), copy.join("adapter_config.json"))
+            .expect("copied");
+        let mut file = Safetensors::read(&adapter("plain").join("adapter_model.safetensors"));
+        let at = file.start(tensor) + 4 * place;
+        file.data[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        file.write(&copy.join("adapter_model.safetensors"));
+        copy
+    };
+    let (base, out) = (base_of("plain"), folder.path().join("out.gguf"));
+    let check = |copy: &Path, to: &str, merges: bool, expected: &[&str]| {
+        let (copy, base) = (text(copy), text(&base));
+        let sources = if merges { [base, "--merge-lora", copy] } else { [copy, "--base", base] };
+        let run = quantize(&[&["convert"], &sources[..], &["--to", to, "-o", text(&out)]].concat());
+        assert_eq!(run.code, NUMERIC, "{expected:?}: {}", run.stderr);
+        for expected in expected {
+            assert!(run.stderr.contains(expected), "{expected}: {}", run.stderr);
+        }
+        assert!(!out.exists());
+    };
+    let none = poisoned("none", Q_A, 5, f32::NAN);
+    for merges in [true, false] {
+        check(&none, "f16", merges, &["adapter_model.safetensors", Q_A, "weight 5 is NaN"]);
+    }
+    let large = poisoned("large", Q_A, 0, -1e6);
+    let own = "blk.0.attn_q.weight.lora_a: row 0 holds a weight up to 1e6, which overflows F16";
+    check(&large, "f16", false, &[own]);
 }
 
 #[test]

@@ -108,10 +108,11 @@ impl AdapterConfig {
             None | Some(Value::Bool(_)) => {}
             Some(Value::String(kind)) if PLAIN_BEGINNINGS.contains(&&**kind) => {}
             Some(other) => {
+                let kind = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
                 let problem = format!(
                     "is {}: the adapter belongs to a base that this start of its training \
                      changed, not to the base itself",
-                    qz_shards::shown(&other.to_string())
+                    qz_shards::shown(&kind)
                 );
                 return Err(keys.fault("init_lora_weights", problem));
             }

@@ -19,6 +19,7 @@ use super::{Adapter, CONFIG};
 use crate::edits::{Kept, LowRank, grid_of, matrix_rows_of};
 use crate::error::Error;
 use crate::inputs::Inputs;
+use crate::loss;
 use crate::model::{Model, ModelTensor, to_usize};
 
 /// What was written.
@@ -227,21 +228,43 @@ fn write(
             if sink.completed().contains(&index) {
                 continue;
             }
-            let SinkTensor { data_type, shape, name } = &tensors[index.0];
-            let codec = qz_kernels::codec_for(*data_type).ok_or_else(|| Error::NoCodec {
-                location: Location::file(output).tensor(name),
-                data_type: DataType::F32,
-                target: *data_type,
-                missing: *data_type,
-            })?;
-            let mut bytes = vec![0; shape.byte_size(*data_type).map_or(0, to_usize)];
-            codec.encode(values, to_usize(shape.columns()), None, &mut bytes);
+            let bytes = encoded(values, &tensors[index.0], output)?;
             sink.put(index, 0, &bytes)?;
             sink.record_complete(index, 0);
         }
     }
     sink.finish()?;
     Ok(size)
+}
+
+/// The bytes of a factor.
+///
+/// # Errors
+/// If a number is too large for the type it is stored in.
+fn encoded(values: &[f32], tensor: &SinkTensor, output: &Path) -> Result<Vec<u8>, Error> {
+    let SinkTensor { data_type, shape, name } = tensor;
+    let location = || Location::file(output).tensor(name);
+    let columns = to_usize(shape.columns());
+    let overflow = |place: usize, data_type: DataType| {
+        let row = place / columns.max(1);
+        let largest = loss::largest(&values[row * columns..][..columns]);
+        Error::Overflow { location: location(), row: row as u64, largest, data_type }
+    };
+    if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+        return Err(overflow(place, DataType::F32));
+    }
+    let codec = qz_kernels::codec_for(*data_type).ok_or_else(|| Error::NoCodec {
+        location: location(),
+        data_type: DataType::F32,
+        target: *data_type,
+        missing: *data_type,
+    })?;
+    let mut bytes = vec![0; shape.byte_size(*data_type).map_or(0, to_usize)];
+    codec.encode(values, columns, None, &mut bytes);
+    match codec.first_non_finite_block(&bytes) {
+        Some(block) => Err(overflow(block * data_type.block_elements(), *data_type)),
+        None => Ok(bytes),
+    }
 }
 
 impl Writing<'_> {

@@ -39,6 +39,9 @@ impl Adapter {
         edits.add_operand(self.source.clone());
         let names = BaseNames::of(model);
         let mut merge = Merge { model, adapter: self, weight, names, edits, order: Vec::new() };
+        for index in (0..self.source.tensors().len()).map(TensorIndex) {
+            self.check_finite(&merge.operand(index)?)?;
+        }
         for (name, index) in &tensors.whole {
             merge.set(name, *index)?;
         }
@@ -316,11 +319,17 @@ impl Merge<'_> {
         let factor = |(tensor, strides)| -> Result<Factor, Error> {
             Ok(Factor { operand: self.operand(tensor)?, strides })
         };
+        let scale = (product.scaling.factor * self.weight) as f32;
+        if !scale.is_finite() {
+            let problem =
+                format!("is multiplied by {:e}, which is too large", product.scaling.factor);
+            return Err(self.adapter.fault(product.columns.0, problem));
+        }
         let operation = Operation::AddLowRank(LowRank {
             rows: factor(product.rows)?,
             columns: factor(product.columns)?,
             rank: product.scaling.rank,
-            scale: (product.scaling.factor * self.weight) as f32,
+            scale,
             is_rounded: product.is_rounded,
         });
         self.push(product.tensor, u64::MAX, operation);

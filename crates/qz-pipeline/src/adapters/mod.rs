@@ -19,11 +19,13 @@ use std::sync::Arc;
 
 use qz_pickle::TorchModel;
 use qz_safetensors::SafetensorsModel;
-use qz_tensor::{Location, SideFiles, TensorIndex, TensorSource};
+use qz_tensor::{Location, SideFiles, TensorIndex, TensorInfo, TensorSource};
 
 use crate::container::folder_of;
+use crate::edits::Operand;
 use crate::error::Error;
 use crate::folder::Folder;
+use crate::model::to_usize;
 use config::AdapterConfig;
 pub use gguf::{AdapterReport, convert_adapter};
 
@@ -32,6 +34,9 @@ pub(crate) const CONFIG: &str = "adapter_config.json";
 
 /// The files of an adapter's weights, in the order in which PEFT looks for them.
 pub(crate) const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+/// Numbers of a tensor that are looked at together.
+const PART: u64 = 1 << 20;
 
 /// An adapter that is to be merged into its base.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +71,27 @@ impl Adapter {
             }
         };
         Ok(Self { folder, config, source })
+    }
+
+    /// Fails if a number of a tensor is infinite or none, which would be found in what is
+    /// written, and said of the base.
+    fn check_finite(&self, operand: &Operand) -> Result<(), Error> {
+        let TensorInfo { shape, data_type, .. } = &self.source.tensors()[operand.tensor.0];
+        let columns = shape.columns().max(1);
+        let step = (PART / columns).max(1);
+        let mut numbers = Vec::new();
+        for first in (0..shape.rows()).step_by(to_usize(step)) {
+            let rows = step.min(shape.rows() - first);
+            numbers.resize(to_usize(rows * columns), 0.0);
+            operand.read_rows(first, &mut numbers)?;
+            if let Some(place) = numbers.iter().position(|number| !number.is_finite()) {
+                let index = first * columns + place as u64;
+                let offset = data_type.byte_size(index).unwrap_or_default();
+                let location = self.source.location(operand.tensor, offset);
+                return Err(Error::NonFiniteWeight { location, index, value: numbers[place] });
+            }
+        }
+        Ok(())
     }
 
     /// The error that one of its tensors cannot be merged.

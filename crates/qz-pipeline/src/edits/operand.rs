@@ -34,7 +34,7 @@ impl Operand {
     }
 
     /// Whole rows from `first` on.
-    pub(super) fn read_rows(&self, first: u64, out: &mut [f32]) -> Result<(), FileError> {
+    pub(crate) fn read_rows(&self, first: u64, out: &mut [f32]) -> Result<(), FileError> {
         let info = &self.source.tensors()[self.tensor.0];
         let (_, columns) = grid_of(info);
         let size = |elements: u64| info.data_type.byte_size(elements).unwrap_or_default();
