@@ -442,4 +442,11 @@ fn an_encoder_beside_its_reference() {
     check(&limit, 2, "an encoder predicts no tokens, so there are no limits of the KL divergence");
     let other = fixtures().join("demo-llama");
     check(&["--reference", text(&other)], 3, "");
+    // A limit that nothing is measured for would always be held.
+    let decoder = fixtures().join("demo-llama");
+    let limit = ["--reference", text(&decoder), "--min-cosine", "0.5"];
+    let run = quantize(&[&["eval", text(&decoder)][..], &common, &limit].concat());
+    assert!(run.code == 2 && run.stderr.contains("no cosine to limit"), "{}", run.stderr);
+    let run = quantize(&["eval", text(&model), "--sample", "text"]);
+    assert!(run.code == 3 && run.stderr.contains("q4.gguf: an encoder predicts no tokens: "));
 }

@@ -126,7 +126,9 @@ pub enum Fault {
         length: i32,
     },
     /// Sums that do not fit those of another file.
-    #[error("sums of another shape than in the files before; they belong to different models")]
+    #[error(
+        "sums of another shape than the model has inputs, or than in the files before; they belong to different models"
+    )]
     OtherShape,
     /// Content of a kind that this program does not know.
     #[error("statistics of version {0}, written by a newer version of this program")]

@@ -119,7 +119,7 @@ pub enum Error {
     #[error(transparent)]
     Vocabulary(#[from] qz_tokenize::Error),
     /// Logits are asked of an encoder.
-    #[error("{location}: an encoder has no logits, and no perplexity")]
+    #[error("{location}: an encoder predicts no tokens: it has no logits, and no perplexity")]
     NoLogits {
         /// The model.
         location: Location,

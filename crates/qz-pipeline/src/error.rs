@@ -79,8 +79,18 @@ pub enum Error {
         /// What was asked.
         asked: &'static str,
     },
+    /// Cosines are to be limited of a model that predicts tokens.
+    #[error(
+        "{}: it predicts tokens, so there is no cosine to limit (--min-cosine is for encoders); \
+         --max-kld and --min-top1 limit how far it is from its reference",
+        .0.display()
+    )]
+    Decoder(PathBuf),
     /// An encoder beside a model that predicts tokens.
-    #[error("{}: an encoder, and {} is none", path.display(), other.display())]
+    #[error(
+        "{}: an encoder predicts no tokens, and {} does; they cannot be compared",
+        path.display(), other.display()
+    )]
     NoEncoder {
         /// The encoder.
         path: PathBuf,
@@ -236,7 +246,7 @@ pub enum Error {
     #[error("{}: Gram matrices are collected in one run; a run cannot go on from others, or be added to them", .0.display())]
     GramsInParts(PathBuf),
     /// What a quantized model lacks is nothing without Gram matrices.
-    #[error("what a quantized model lacks is told beside Gram matrices: collect these, too")]
+    #[error("--beside needs Gram matrices: add --collect grams")]
     BesideWithoutGrams,
     /// A model that computes something else than the one that it is beside.
     #[error("{}: its layers are not those of {}", path.display(), full.display())]
@@ -498,6 +508,7 @@ impl Diagnose for Error {
                 (FaultClass::Usage, Location::default(), "no-text")
             }
             Self::Encoder { path, .. } => (FaultClass::Usage, Location::file(path), "encoder"),
+            Self::Decoder(path) => (FaultClass::Usage, Location::file(path), "encoder"),
             Self::NoEncoder { path, .. } => (FaultClass::BadInput, Location::file(path), "encoder"),
             Self::EmbeddingWidth { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "embedding-width")

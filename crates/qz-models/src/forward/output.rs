@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qz_kernels::backend::{Backend, reference};
+use qz_tensor::Location;
 
 use super::checks::Checks;
 use super::run::Forward;
@@ -56,7 +57,8 @@ impl<B: Backend> Output<B> {
     ) -> Result<Self, W::Error> {
         let loader = forward.loader();
         let Some(norm) = loader.output_norm()? else {
-            return Err(Error::NoLogits { location: forward.source.location("") }.into());
+            let location = Location { tensor: None, ..forward.source.location("") };
+            return Err(Error::NoLogits { location }.into());
         };
         let (name, tensor) = loader.output()?;
         let vocabulary = usize::try_from(tensor.shape.rows()).unwrap_or(usize::MAX);

@@ -67,7 +67,13 @@ impl<B: Backend> Pass<'_, B> {
         }
         let of_encoder = subjects.iter().zip(&forwards);
         let mut of_encoder = of_encoder.filter(|(_, forward)| !forward.graph().predicts_tokens());
-        let Some((encoder, _)) = of_encoder.next() else { return Ok(None) };
+        let Some((encoder, _)) = of_encoder.next() else {
+            // A limit of what is not computed would always be held.
+            return match options.thresholds.min_cosine {
+                None => Ok(None),
+                Some(_) => Err(Error::Decoder(subjects[subjects.len() - 1].model.path.clone())),
+            };
+        };
         check(&encoder.model.path, options)?;
         if let Some(index) = forwards.iter().position(|forward| forward.graph().predicts_tokens()) {
             let path = encoder.model.path.clone();
