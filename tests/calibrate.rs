@@ -509,7 +509,7 @@ fn bad_statistics() {
     check(&["--resume"], 3, "no such file");
     check(&["--collect", "grams", "--in-file", text(&own)], 5, "one run");
     check(&["--collect", "grams", "--output-format", "dat"], 5, "legacy");
-    check(&["--beside", text(&model)], 2, "Gram matrices");
+    check(&["--beside", text(&model)], 2, "--collect grams");
     let demo = fixtures().join("demo-llama");
     check(&["--beside", text(&demo), "--collect", "grams"], 3, "vocabulary");
     let run = quantize(&[
@@ -522,6 +522,11 @@ fn bad_statistics() {
         text(&at("x")),
     ]);
     assert!(run.code == 3 && run.stderr.contains("different models"), "{}", run.stderr);
+    write_gguf(&at("grams.gguf"), &Default::default(), &[("a.weight.gram", &[3], &[1.0; 3])]);
+    let grams = at("grams.gguf");
+    check(&["--in-file", text(&grams)], 5, "one run");
+    let run = quantize(&["calibrate", "--in-file", text(&grams), "-o", text(&at("x"))]);
+    assert!(run.code == 5 && run.stderr.contains("one run"), "{}", run.stderr);
     write_gguf(&at("model.gguf"), &Default::default(), &[("a.weight", &[2], &[1.0, 2.0])]);
     let run = quantize(&["calibrate", "--show-statistics", text(&at("model.gguf"))]);
     assert!(run.code == 3 && run.stderr.contains("no importance entries"), "{}", run.stderr);

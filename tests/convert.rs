@@ -1,8 +1,9 @@
 //! What `convert` promises beyond the reference's bytes.
 
 use std::fs;
+use std::path::Path;
 
-use qz_gguf::GgufFile;
+use qz_gguf::{GgufFile, GgufModel};
 use qz_tensor::{
     DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, TensorSink, TensorSource,
     Value,
@@ -143,4 +144,25 @@ fn a_sharded_checkpoint_equals_its_single_file() {
         .expect_success();
     let verify = quantize(&["verify", text(&again), "--source", text(&whole)]);
     verify.expect_success();
+}
+
+#[test]
+fn layers_that_predict_further_tokens_are_kept_or_left_out() {
+    let folder = scratch();
+    let convert = |source: &Path, name: &str, options: &[&str]| {
+        let out = folder.path().join(name);
+        let common = ["convert", text(source), "--to", "f16", "-o", text(&out)];
+        let run = quantize(&[&common, options].concat()).expect_success();
+        let file = GgufModel::open(&out).expect("a GGUF file");
+        let names = file.tensors().iter().map(|info| info.name.clone());
+        (names.filter(|name| name.starts_with("blk.2.")).count(), run.stderr, out)
+    };
+    let checkpoint = fixtures().join("tiny/qwen35");
+    let (kept, told, file) = convert(&checkpoint, "kept.gguf", &[]);
+    assert!(kept == 15 && !told.contains("they stay"), "{kept} {told}");
+    let (left, told, _) = convert(&checkpoint, "left.gguf", &["--no-mtp"]);
+    assert!(left == 0 && !told.contains("they stay"), "{left} {told}");
+    // GGUF files are written as they are, and say so.
+    let (kept, told, _) = convert(&file, "stays.gguf", &["--no-mtp"]);
+    assert!(kept == 15 && told.contains("kept.gguf") && told.contains("they stay"), "{told}");
 }

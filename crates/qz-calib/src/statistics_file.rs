@@ -92,6 +92,11 @@ impl StatisticsFile {
         }
     }
 
+    /// If there are sums of products in it.
+    pub fn has_grams(&self) -> bool {
+        self.file.tensors().iter().any(|info| info.name.ends_with(GRAM))
+    }
+
     /// The bits per weight of the quantized model, if it says what one lacks.
     pub fn quantized_bits(&self) -> Option<f64> {
         match self.file.metadata().get(BITS_KEY)? {

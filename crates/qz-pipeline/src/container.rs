@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufModel;
 use qz_packed::{PackedSource, Repack};
-use qz_tensor::{FileError, Location, Presence, SideFiles, SourceFile, TensorSource};
+use qz_tensor::{FileError, Location, Metadata, Presence, SideFiles, SourceFile, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -116,7 +116,22 @@ fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let (metadata, notes) = (source.take_metadata(), source.notes().to_vec());
     let mut model = Model::from_gguf(path, metadata, Box::new(source), options);
     model.warnings.extend(notes);
+    if options.drops_further_layers && has_further_layers(&model.metadata) {
+        model.warnings.push(format!(
+            "{}: layers that predict further tokens are left out of checkpoints alone, not of \
+             GGUF files: they stay",
+            path.display()
+        ));
+    }
     Ok(model)
+}
+
+/// If a GGUF file has layers that predict further tokens.
+fn has_further_layers(metadata: &Metadata) -> bool {
+    let architecture = metadata.string("general.architecture").unwrap_or_default();
+    metadata
+        .unsigned(&format!("{architecture}.nextn_predict_layers"))
+        .is_some_and(|count| count > 0)
 }
 
 fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error> {

@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use qz_calib::summary::{LayerSummary, TensorSummary, summarize, summarize_layers};
-use qz_calib::{ImportanceSums, Moments};
+use qz_calib::{ImportanceSums, Moments, StatisticsFile};
 use qz_kernels::Workers;
 use qz_kernels::backend::Backend;
 use qz_linalg::Gram;
@@ -189,6 +189,7 @@ impl Computation for Calibrating<'_> {
         let previous = options.resume.then(|| output.to_owned());
         for file in previous.iter().chain(&options.add) {
             added.note(&SourceFile::open(file)?);
+            refuse_grams(file)?;
             earlier.add_file(file, chunk_size)?;
         }
         let skipped = if options.resume { earlier.chunks(chunk_size) as usize } else { 0 };
@@ -381,6 +382,15 @@ impl Job<'_> {
     }
 }
 
+/// Sums of products have no place in what files are added to: fails before they are lost.
+fn refuse_grams(file: &Path) -> Result<(), Error> {
+    // Whoever reads its sums reports a file that is none.
+    match StatisticsFile::open(file) {
+        Ok(statistics) if statistics.has_grams() => Err(Error::GramsInParts(file.to_owned())),
+        _ => Ok(()),
+    }
+}
+
 /// Adds files to each other.
 ///
 /// # Errors
@@ -398,6 +408,7 @@ pub fn merge_statistics(
     let mut added = FileStates::default();
     for file in files {
         added.note(&SourceFile::open(file)?);
+        refuse_grams(file)?;
         sums.add_file(file, chunk_size)?;
     }
     check_states(&added)?;
