@@ -59,12 +59,23 @@ pub enum VocabularyRules {
     /// A byte-level `tokenizer.json`, whose tokens have jobs by their names
     /// (`Glm4Model.set_vocab` in `conversion/glm.py`).
     Glm4,
+    /// The same with other jobs (`_set_vocab_glm` in `conversion/base.py`).
+    Glm4Experts,
 }
 
 impl VocabularyRules {
     /// True if a `tokenizer.json` with byte tokens is read as SentencePiece's vocabulary.
     fn takes_byte_tokens(self) -> bool {
         matches!(self, Self::Llama | Self::Gemma | Self::CodeGemma)
+    }
+
+    /// Jobs that tokens have by their names.
+    fn named_jobs(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Glm4 => GLM_4_JOBS,
+            Self::Glm4Experts => GLM_4_EXPERTS_JOBS,
+            _ => &[],
+        }
     }
 }
 
@@ -74,6 +85,13 @@ const GLM_4_JOBS: &[(&str, &str)] = &[
     ("eot", "<|user|>"),
     ("unk", "<|endoftext|>"),
     ("bos", "<|endoftext|>"),
+];
+/// Those of GLM 4.5 and its successors with experts.
+const GLM_4_EXPERTS_JOBS: &[(&str, &str)] = &[
+    ("bos", "[gMASK]"),
+    ("eot", "<|user|>"),
+    ("unk", "<|endoftext|>"),
+    ("eom", "<|observation|>"),
 ];
 
 /// Code Llama's vocabulary with infilling tokens.
@@ -141,9 +159,7 @@ pub fn vocabulary(
         past_end: if table.merges.is_some() { PastEnd::Refused } else { PastEnd::LeftOut },
     };
     let mut special = SpecialTokens::find(&search, &mut warnings)?;
-    if options.rules == VocabularyRules::Glm4 {
-        special.force(&search, &table.tokens, GLM_4_JOBS)?;
-    }
+    special.force(&search, &table.tokens, options.rules.named_jobs())?;
     let end_of_infill = match options.rules {
         VocabularyRules::Llama if options.size == Some(CODE_LLAMA_SIZE) => Some(CODE_LLAMA_END),
         VocabularyRules::CodeGemma => Some(CODE_GEMMA_END),

@@ -3,39 +3,22 @@
 
 use serde_json::{Map, Value};
 
+use super::experts::{DENSE, DENSE_KEY, HAS_SHARED, MIXED, SHARED_KEY, SHARED_WIDTH};
 use super::{decoder, experts};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{
     ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
 };
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::{Hidden, Product, Size};
-use crate::rules::{Condition, Dimension, TensorRule};
+use crate::rules::Dimension::Hidden;
+use crate::rules::TensorRule;
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
 /// dots.llm1.
 pub(super) struct Dots1;
 
-const DENSE_KEY: &str = "first_k_dense_replace";
-const SHARED_KEY: &str = "n_shared_experts";
 const SCALE_KEY: &str = "routed_scaling_factor";
 const NORMALIZES_KEY: &str = "norm_topk_prob";
-
-const SHARED: Dimension = Product(&[Size(experts::WIDTH_KEY), Size(SHARED_KEY)]);
-const DENSE: Condition = Condition {
-    key: DENSE_KEY,
-    holds: |config, layer| u64::from(layer.0) < config.size(DENSE_KEY).unwrap_or(0),
-};
-const MIXED: Condition = Condition {
-    key: DENSE_KEY,
-    holds: |config, layer| u64::from(layer.0) >= config.size(DENSE_KEY).unwrap_or(0),
-};
-const HAS_SHARED: Condition = Condition {
-    key: SHARED_KEY,
-    holds: |config, layer| {
-        (MIXED.holds)(config, layer) && config.size(SHARED_KEY).is_some_and(|count| count > 0)
-    },
-};
 
 /// The rules with these experts.
 macro_rules! rules {
@@ -60,9 +43,9 @@ macro_rules! rules {
             $gate.only(MIXED),
             $up.only(MIXED),
             $down.only(MIXED),
-            experts::SHARED_GATES.shaped(&[SHARED, Hidden]).only(HAS_SHARED),
-            experts::SHARED_UPS.shaped(&[SHARED, Hidden]).only(HAS_SHARED),
-            experts::SHARED_DOWNS.shaped(&[Hidden, SHARED]).only(HAS_SHARED),
+            experts::SHARED_GATES.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
+            experts::SHARED_UPS.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
+            experts::SHARED_DOWNS.shaped(&[Hidden, SHARED_WIDTH]).only(HAS_SHARED),
         ]
     };
 }

@@ -4,12 +4,36 @@ use super::decoder::{layer_bias, layer_weight};
 use crate::architecture::Contradiction;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::Dimension::{Experts, Hidden, Number, Product, Size};
-use crate::rules::{Dimension, Role, Rows, TensorRule, Transform};
+use crate::rules::{Condition, Dimension, Role, Rows, TensorRule, Transform};
 
 /// Width of one expert.
 pub(super) const WIDTH_KEY: &str = "moe_intermediate_size";
 const WIDTH: Dimension = Size(WIDTH_KEY);
 const GATE_AND_UP: Dimension = Product(&[Number(2), WIDTH]);
+
+/// How many layers in front have a network and no experts.
+pub(super) const DENSE_KEY: &str = "first_k_dense_replace";
+/// How many experts of the layer's every token is given to.
+pub(super) const SHARED_KEY: &str = "n_shared_experts";
+/// Width of these together.
+pub(super) const SHARED_WIDTH: Dimension = Product(&[Size(WIDTH_KEY), Size(SHARED_KEY)]);
+/// Layers in front, which have no experts.
+pub(super) const DENSE: Condition = Condition {
+    key: DENSE_KEY,
+    holds: |config, layer| u64::from(layer.0) < config.size(DENSE_KEY).unwrap_or(0),
+};
+/// The layers behind them.
+pub(super) const MIXED: Condition = Condition {
+    key: DENSE_KEY,
+    holds: |config, layer| u64::from(layer.0) >= config.size(DENSE_KEY).unwrap_or(0),
+};
+/// Those of them that have experts for every token.
+pub(super) const HAS_SHARED: Condition = Condition {
+    key: SHARED_KEY,
+    holds: |config, layer| {
+        (MIXED.holds)(config, layer) && config.size(SHARED_KEY).is_some_and(|count| count > 0)
+    },
+};
 
 const STACKED: Transform = Transform::rows(Rows::StackExperts);
 

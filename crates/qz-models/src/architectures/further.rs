@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::decoder::layer_weight;
 use crate::further::{FURTHER, FurtherNames};
-use crate::rules::Dimension::{Hidden, Number, Product};
+use crate::rules::Dimension::{Hidden, Number, Product, Vocabulary};
 use crate::rules::{Presence, Role, TensorRule};
 use crate::settings::{GgufKeys, MetadataKey};
 
@@ -26,6 +26,24 @@ pub(super) const OUTPUT_NORM: TensorRule = layer_weight!(
     "shared_head.norm",
     "nextn.shared_head_norm",
     &[Hidden]
+)
+.only(FURTHER)
+.when(Presence::Optional);
+/// The model's own embedding again, where a checkpoint repeats it.
+pub(super) const EMBEDDING: TensorRule = layer_weight!(
+    Role::NextTokenEmbedding,
+    "embed_tokens",
+    "nextn.embed_tokens",
+    &[Vocabulary, Hidden]
+)
+.only(FURTHER)
+.when(Presence::Optional);
+/// The model's own output matrix again, likewise.
+pub(super) const OUTPUT: TensorRule = layer_weight!(
+    Role::NextTokenOutput,
+    "shared_head.head",
+    "nextn.shared_head_head",
+    &[Vocabulary, Hidden]
 )
 .only(FURTHER)
 .when(Presence::Optional);

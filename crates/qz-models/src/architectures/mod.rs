@@ -15,6 +15,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod glm4moe;
 mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
@@ -70,6 +71,7 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &deepseek2::DeepseekV3,
     &deepseek2::DeepseekV2,
     &dots1::Dots1,
+    &glm4moe::Glm4Moe,
     &olmoe::Olmoe,
     &minimax_m2::MiniMaxM2,
     &lfm2::Lfm2,

@@ -137,7 +137,8 @@ impl<'k, 'm> Mixed<'k, 'm> {
     }
 }
 
-/// dots.llm1: Qwen 3's attention, and DeepSeek 3's experts.
+/// dots.llm1: Qwen 3's attention, and DeepSeek 3's experts. GLM 4.5: the same, whose heads are
+/// normed if the file has norms for them, and turn in part.
 pub(super) fn dots1(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let mixture = Mixture::read(keys, Gating::Sigmoid)?;
     let mut model = Mixed::read(keys, RotaryPairs::Halves, mixture)?;

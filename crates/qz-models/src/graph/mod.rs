@@ -62,6 +62,7 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("qwen35moe", qwen_delta::qwen35moe),
     ("qwen3next", qwen_delta::qwen3next),
     ("dots1", mixture::dots1),
+    ("glm4moe", mixture::dots1),
     ("olmoe", mixture::olmoe),
     ("minimax-m2", mixture::minimax_m2),
     ("lfm2", lfm2::lfm2),

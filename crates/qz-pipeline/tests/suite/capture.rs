@@ -154,6 +154,7 @@ const MODELS: &[&str] = &[
     "qwen35",
     "qwen3next",
     "dots1",
+    "glm4moe",
     "lfm2moe",
     "falcon-mamba",
     "smollm3",

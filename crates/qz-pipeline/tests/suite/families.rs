@@ -120,6 +120,7 @@ fn error_feedback_loses_less_than_rounding() {
     check("qwen35moe", 21);
     check("qwen3next", 20);
     check("dots1", 17);
+    check("glm4moe", 17);
     check("olmoe", 14);
     check("minimax-m2", 14);
     check("lfm2", 12);

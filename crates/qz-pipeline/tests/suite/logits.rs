@@ -165,6 +165,7 @@ fn qwen_with_the_delta_rule() {
 #[test]
 fn experts_in_later_layers() {
     check("dots1");
+    check("glm4moe");
 }
 
 #[test]
