@@ -7,6 +7,7 @@ use qz_tensor::{Location, TensorInfo, Warning};
 use crate::architecture::{Architecture, Rename};
 use crate::config::JsonObject;
 use crate::error::Error;
+use crate::rules::{Part, Role};
 
 /// What rules start with and checkpoints of a bare decoder leave out.
 const DECODER_PREFIX: &str = "model.";
@@ -101,9 +102,10 @@ pub(crate) fn canonical_names(
             name.insert_str(0, DECODER_PREFIX);
         }
     }
-    if is_tied && !names.iter().any(|name| name == EMBEDDING) {
+    let embedding = embedding_name(architecture);
+    if is_tied && !names.iter().any(|name| name == embedding) {
         for name in names.iter_mut().filter(|name| *name == OUTPUT) {
-            EMBEDDING.clone_into(name);
+            embedding.clone_into(name);
             warnings.push(Warning {
                 location: Location::file(json.path()).tensor("tie_word_embeddings"),
                 rule: "embedding-from-output",
@@ -112,6 +114,13 @@ pub(crate) fn canonical_names(
         }
     }
     Ok(Canonical { names, own, is_outside })
+}
+
+/// What the architecture's rules call the token embeddings.
+fn embedding_name(architecture: &dyn Architecture) -> &'static str {
+    let mut rules = architecture.tensor_rules().iter();
+    let rule = rules.find(|rule| (rule.role, rule.part) == (Role::TokenEmbedding, Part::Weight));
+    rule.map_or(EMBEDDING, |rule| rule.hugging_face.0)
 }
 
 /// Takes `prefix` away from the names, as they are stored or without wrappers; which have

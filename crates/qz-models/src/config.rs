@@ -253,8 +253,13 @@ impl JsonObject {
         const KEY: &str = "text_config";
         let Some(text) = self.object(KEY)? else { return Ok(self) };
         self.values.remove(KEY);
-        let known = text.values.into_iter().filter(|(_, value)| !value.is_null());
-        self.values.extend(known.filter(|(key, _)| key != "architectures"));
+        for (key, value) in text.values.into_iter().filter(|(key, _)| key != "architectures") {
+            // A `null` says that there is none, where configuration classes assume a number;
+            // it does not deny what stands outside.
+            if !value.is_null() || !self.has(&key) {
+                self.values.insert(key, value);
+            }
+        }
         Ok(self)
     }
 

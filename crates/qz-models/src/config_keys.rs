@@ -42,7 +42,11 @@ pub(crate) fn check(
     }
     for rope in rope_objects(json)? {
         let read = architecture.rope_keys();
-        for (key, neutral) in COMPUTING_ROPE.iter().filter(|(key, _)| !read.contains(key)) {
+        // Alone, 1 is what YaRN assumes.
+        let is_assumed = rope.get("mscale").is_some_and(is_number_one)
+            && rope.get("mscale_all_dim").is_none_or(is_off);
+        let counts = |key: &str| !read.contains(&key) && !(is_assumed && key == "mscale");
+        for (key, neutral) in COMPUTING_ROPE.iter().filter(|(key, _)| counts(key)) {
             refuse(&rope, key, *neutral, config)?;
         }
     }

@@ -389,7 +389,8 @@ fn refuse_experts(config: &JsonObject) -> Result<Experts, Error> {
     for key in EXPERT_KEYS {
         match config.get(key) {
             None => {}
-            Some(value) if value.as_u64() == Some(0) => {}
+            // One expert is a network as others are; tensors show that it is named so.
+            Some(value) if matches!(value.as_u64(), Some(0 | 1)) => {}
             Some(value) => {
                 let problem = format!(
                     "is {}; this architecture is supported without experts only",

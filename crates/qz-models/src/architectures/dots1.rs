@@ -113,7 +113,15 @@ impl Architecture for Dots1 {
                 ConfigKey::flag(NORMALIZES_KEY, Default::Flag(false)),
                 ConfigKey::word("scoring_func", &["sigmoid"], Default::Absent),
                 ConfigKey::any("mlp_layer_types"),
+                ConfigKey::word("topk_method", &["noaux_tc"], Default::Absent),
             ]
+        }
+    }
+
+    /// The published file calls the scores by how experts are chosen with them.
+    fn fill_config(&self, config: &mut Map<String, Value>) {
+        if let Some(word) = config.get_mut("scoring_func").filter(|word| **word == "noaux_tc") {
+            *word = "sigmoid".into();
         }
     }
 

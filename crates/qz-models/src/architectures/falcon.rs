@@ -175,6 +175,10 @@ impl Architecture for Falcon {
                 config.entry(*common).or_insert(value);
             }
         }
+        // The larger ones of the first configurations, which have a name of their own.
+        if config.get("model_type").is_some_and(|name| name == "RefinedWeb") {
+            config.entry(NEW).or_insert(json!(true));
+        }
         let size = |key: &str| config.get(key).and_then(Value::as_u64);
         let flag = |key: &str, default| config.get(key).and_then(Value::as_bool).unwrap_or(default);
         let (is_new, has_one_key) = (flag(NEW, false), flag(ONE_KEY, true));

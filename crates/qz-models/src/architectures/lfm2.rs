@@ -21,6 +21,8 @@ pub(super) struct Lfm2Moe;
 const KINDS_KEY: &str = "layer_types";
 const CONVOLUTION: &str = "conv";
 const FULL: &str = "full_attention";
+/// The layers that attend, in files that have no kinds.
+const ATTENDING_KEY: &str = "full_attn_idxs";
 const TAPS_KEY: &str = "conv_L_cache";
 const DENSE_KEY: &str = "num_dense_layers";
 const ADJUSTS_KEY: &str = "block_auto_adjust_ff_dim";
@@ -262,6 +264,20 @@ fn fill_width(config: &mut Map<String, Value>) {
     config.insert("intermediate_size".to_owned(), json!(scaled.next_multiple_of(multiple)));
 }
 
+/// The kinds of layers, where only those that attend are listed.
+fn fill_kinds(config: &mut Map<String, Value>) {
+    let listed = config.get(ATTENDING_KEY).and_then(Value::as_array);
+    let Some(listed) = listed.filter(|_| config.get(KINDS_KEY).is_none_or(Value::is_null)) else {
+        return;
+    };
+    let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(32);
+    let attends = |layer: u64| listed.iter().any(|index| index.as_u64() == Some(layer));
+    let kinds =
+        (0..layers.min(1 << 16)).map(|layer| if attends(layer) { FULL } else { CONVOLUTION });
+    let kinds: Value = kinds.collect();
+    config.insert(KINDS_KEY.to_owned(), kinds);
+}
+
 fn complete_config(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
     let heads = keys.sizes("attention.head_count_kv").unwrap_or_default();
     let kinds = heads.iter().map(|heads| if *heads == 0 { CONVOLUTION } else { FULL });
@@ -299,6 +315,10 @@ impl Architecture for Lfm2 {
 
     fn fill_config(&self, config: &mut Map<String, Value>) {
         fill_width(config);
+        fill_kinds(config);
+        if let Some(is_tied) = config.shift_remove("tie_embedding") {
+            config.insert("tie_word_embeddings".to_owned(), is_tied);
+        }
         config.entry("tie_word_embeddings").or_insert(json!(true));
     }
 
@@ -312,7 +332,16 @@ impl Architecture for Lfm2 {
                 ConfigKey::any(FACTOR_KEY),
                 ConfigKey::any(MULTIPLE_KEY),
                 ConfigKey::any("block_ff_dim"),
-                ConfigKey::any("full_attn_idxs"),
+                ConfigKey::any(ATTENDING_KEY),
+                ConfigKey::any("block_dim"),
+                ConfigKey::any("block_norm_eps"),
+                ConfigKey::any("block_mlp_init_scale"),
+                ConfigKey::any("block_out_init_scale"),
+                ConfigKey::any("block_use_xavier_init"),
+                ConfigKey::any("conv_dim"),
+                ConfigKey::any("conv_dim_out"),
+                ConfigKey::any("conv_use_xavier_init"),
+                ConfigKey::any("num_heads"),
             ]
         }
     }

@@ -208,6 +208,9 @@ macro_rules! common {
     };
 }
 
+/// Whether norms keep the mean, in files of the first implementation.
+const ROOT_MEAN_SQUARE: &str = "rms_norm";
+
 const CONFIG_KEYS: &[ConfigKey] = &[
     ConfigKey::size_or(STATES_KEY, Default::Size(16)),
     ConfigKey::size_or(RANK_KEY, Default::Required),
@@ -216,6 +219,7 @@ const CONFIG_KEYS: &[ConfigKey] = &[
     ConfigKey::flag("use_conv_bias", Default::Flag(true)),
     ConfigKey::any("intermediate_size"),
     ConfigKey::any("mixer_rms_eps"),
+    ConfigKey::flag(ROOT_MEAN_SQUARE, Default::Absent),
     ConfigKey::any("residual_in_fp32"),
     ConfigKey::any("rescale_prenorm_residual"),
     ConfigKey::any("time_step_floor"),
@@ -230,6 +234,10 @@ const CONFIG_KEYS: &[ConfigKey] = &[
 ];
 
 fn contradiction(config: &ModelConfig) -> Option<Contradiction> {
+    if config.flag(ROOT_MEAN_SQUARE) == Some(false) {
+        let problem = "is false, but norms of this architecture are of the root mean square";
+        return Some(Contradiction { key: ROOT_MEAN_SQUARE, problem: problem.to_owned() });
+    }
     let expand = config.size(EXPAND_KEY)?;
     (expand != 2).then(|| Contradiction {
         key: EXPAND_KEY,

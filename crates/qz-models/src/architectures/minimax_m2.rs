@@ -98,6 +98,10 @@ impl Architecture for MiniMaxM2 {
                 ConfigKey::any("shared_intermediate_size"),
                 ConfigKey::any("attn_type_list"),
                 ConfigKey::any("mlp_intermediate_size"),
+                ConfigKey::any("shared_moe_mode"),
+                ConfigKey::exactly("layernorm_full_attention_beta", 1.0),
+                ConfigKey::exactly("layernorm_linear_attention_beta", 1.0),
+                ConfigKey::exactly("layernorm_mlp_beta", 1.0),
             ]
         }
     }

@@ -56,6 +56,9 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     window: DefaultWindow::Never,
 };
 
+/// What older files call the part of a head that turns.
+const PART: &str = "rope_percent";
+
 impl Architecture for Nemotron {
     fn class_names(&self) -> &'static [&'static str] {
         &["NemotronForCausalLM"]
@@ -82,7 +85,7 @@ impl Architecture for Nemotron {
     }
 
     fn config_keys(&self) -> &'static [ConfigKey] {
-        const { &[ConfigKey::any(partial::KEY)] }
+        const { &[ConfigKey::any(partial::KEY), ConfigKey::any(PART), ConfigKey::any("kv_channels")] }
     }
 
     fn rope_keys(&self) -> &'static [&'static str] {
@@ -90,7 +93,7 @@ impl Architecture for Nemotron {
     }
 
     fn fill_config(&self, config: &mut Map<String, Value>) {
-        partial::fill(config, 0.5);
+        partial::fill_from(config, PART, 0.5);
         config.entry("layer_norm_eps").or_insert(json!(1e-5));
     }
 

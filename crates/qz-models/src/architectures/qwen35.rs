@@ -328,6 +328,7 @@ macro_rules! config_keys {
                 ConfigKey::words_per_layer(KINDS_KEY, &[LINEAR, FULL]),
                 ConfigKey::count_or(FURTHER_KEY, Default::Absent),
                 ConfigKey::flag(GATE_KEY, Default::Absent),
+                ConfigKey::word("output_gate_type", &["swish", "silu"], Default::Absent),
                 ConfigKey::any(partial::KEY),
                 ConfigKey::any("mamba_ssm_dtype"),
                 ConfigKey::any("mtp_use_dedicated_embeddings"),
@@ -405,6 +406,21 @@ const MIXED_METADATA: &[MetadataKey] = &[
     MetadataKey::setting("expert_shared_feed_forward_length", SHARED_KEY),
 ];
 
+/// The kinds of layers from how many there are to one that attends.
+fn fill_kinds(config: &mut Map<String, Value>, defaults: &ConfigDefaults) {
+    const LAYERS: &str = "num_hidden_layers";
+    if config.get(KINDS_KEY).is_some_and(|kinds| !kinds.is_null()) {
+        return;
+    }
+    let size = |key: &str| config.get(key).and_then(Value::as_u64);
+    let assumed = defaults.numbers.iter().find(|(key, _)| *key == LAYERS).map(|(_, count)| *count);
+    let layers = size(LAYERS).or(assumed).unwrap_or(0).min(1 << 16);
+    let interval = size(INTERVAL_KEY).unwrap_or(4).max(1);
+    let attends = |layer: u64| (layer + 1).is_multiple_of(interval);
+    let kinds: Value = (0..layers).map(|at| if attends(at) { FULL } else { LINEAR }).collect();
+    config.insert(KINDS_KEY.to_owned(), kinds);
+}
+
 fn complete_config(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
     let size = |key: &str| keys.size(key).unwrap_or(0);
     let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
@@ -448,6 +464,10 @@ macro_rules! common {
 
         fn rope_keys(&self) -> &'static [&'static str] {
             partial::KEYS
+        }
+
+        fn fill_config(&self, config: &mut Map<String, Value>) {
+            fill_kinds(config, self.defaults());
         }
 
         fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {

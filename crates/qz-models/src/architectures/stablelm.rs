@@ -15,6 +15,9 @@ pub(super) struct StableLm;
 
 const BIAS: &str = "use_qkv_bias";
 const PARALLEL: &str = "use_parallel_residual";
+/// Keys of the first configurations.
+const OLD_PART: &str = "rope_pct";
+const OLD_EPSILON: &str = "norm_eps";
 
 /// Layers whose network has a norm of its own.
 const IN_TURN: Condition =
@@ -82,6 +85,9 @@ impl Architecture for StableLm {
                 ConfigKey::flag(BIAS, Default::Flag(false)),
                 ConfigKey::flag(PARALLEL, Default::Flag(false)),
                 ConfigKey::any(partial::KEY),
+                ConfigKey::any(OLD_PART),
+                ConfigKey::any(OLD_EPSILON),
+                ConfigKey::word("norm_type", &["LayerNorm"], Default::Absent),
             ]
         }
     }
@@ -91,8 +97,10 @@ impl Architecture for StableLm {
     }
 
     fn fill_config(&self, config: &mut Map<String, Value>) {
-        partial::fill(config, 0.25);
-        config.entry("layer_norm_eps").or_insert(json!(1e-5));
+        partial::fill_from(config, OLD_PART, 0.25);
+        let stated = config.get(OLD_EPSILON).filter(|value| !value.is_null());
+        let epsilon = stated.cloned().unwrap_or_else(|| json!(1e-5));
+        config.entry("layer_norm_eps").or_insert(epsilon);
     }
 
     fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {

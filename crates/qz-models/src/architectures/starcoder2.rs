@@ -104,6 +104,12 @@ impl Architecture for StarCoder2 {
         const {
             &[
                 ConfigKey::flag(BIAS, Default::Flag(true)),
+                // Of the first StarCoder, whose configuration the published one was made from.
+                ConfigKey::any("activation_function"),
+                ConfigKey::any("attention_softmax_in_fp32"),
+                ConfigKey::any("scale_attention_softmax_in_fp32"),
+                ConfigKey::word("norm_type", &["layer_norm"], Default::Absent),
+                ConfigKey::word("mlp_type", &["default"], Default::Absent),
                 ConfigKey::any("residual_dropout"),
                 ConfigKey::any("embedding_dropout"),
             ]

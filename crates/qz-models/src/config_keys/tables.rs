@@ -76,6 +76,8 @@ pub(super) const COMPUTING: &[(&str, Neutral)] = &[
     ("use_alibi", Off),
     ("position_embedding_type", Word(&["rope", "rotary", "rope_llama"])),
     ("use_rope", One),
+    ("use_pos_enc", One),
+    ("use_rotary_pos_emb", One),
     ("no_rope_layers", One),
     ("nope_layers", NoLayers),
     ("no_rope_layer_interval", Off),
@@ -108,6 +110,7 @@ pub(super) const COMPUTING: &[(&str, Neutral)] = &[
     ("normalize_embedding", Off),
     // The feed-forward network.
     ("swiglu_limit", Off),
+    ("block_use_swiglu", One),
 ];
 
 /// Switches of what has tensors of its own. Where an architecture has none of that role,
@@ -231,6 +234,7 @@ pub(super) const HARMLESS: &[&str] = &[
     "attention_probs_dropout_prob",
     "attn_implementation",
     "attn_dropout",
+    "attn_pdrop",
     "aux_loss_alpha",
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -370,6 +374,7 @@ pub(super) const HARMLESS_WORDS: &[&str] = &[
     "flash",
     "fp16",
     "fp32",
+    "fuse",
     "fused",
     "grad",
     "gradient",

@@ -4,6 +4,7 @@
 mod config_keys;
 mod families;
 mod graphs;
+mod published;
 mod reference;
 mod refusals;
 mod support;
