@@ -45,7 +45,7 @@ pub(crate) fn check(
         // Alone, 1 is what YaRN assumes.
         let is_assumed = rope.get("mscale").is_some_and(is_number_one)
             && rope.get("mscale_all_dim").is_none_or(is_off);
-        let counts = |key: &str| !read.contains(&key) && !(is_assumed && key == "mscale");
+        let counts = |key: &str| !read.contains(&key) && (key != "mscale" || !is_assumed);
         for (key, neutral) in COMPUTING_ROPE.iter().filter(|(key, _)| counts(key)) {
             refuse(&rope, key, *neutral, config)?;
         }

@@ -396,5 +396,6 @@ pub(super) const HARMLESS_WORDS: &[&str] = &[
     "training",
     "version",
     "vision",
+    "vit",
     "xformers",
 ];

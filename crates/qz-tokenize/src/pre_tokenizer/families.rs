@@ -152,7 +152,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         steps: &[Split(DIGIT_GROUPS), Split(HAN_AND_KANA), Split(DEEPSEEK_V3), Bytes],
-        name: |_| "deepseek-v3",
+        name: deepseek_v3,
         names: &["deepseek-v3"],
     },
     Family {
@@ -229,6 +229,8 @@ pub(super) static FAMILIES: &[Family] = &[
 fn llama_3(evidence: &Evidence<'_>) -> &'static str {
     if evidence.has("[gMASK]") {
         "glm4"
+    } else if evidence.has("<|tool_list_start|>") {
+        "lfm2"
     } else if evidence.ignores_merges() || evidence.has("<|begin_of_text|>") {
         "llama-bpe"
     } else if evidence.has("<|endoftext|>") {
@@ -248,6 +250,10 @@ fn qwen_2(evidence: &Evidence<'_>) -> &'static str {
     } else {
         "qwen2"
     }
+}
+
+fn deepseek_v3(evidence: &Evidence<'_>) -> &'static str {
+    if evidence.has("<\u{ff5c}hy_User\u{ff5c}>") { "hunyuan-dense" } else { "deepseek-v3" }
 }
 
 fn gpt_4o(evidence: &Evidence<'_>) -> &'static str {
@@ -283,12 +289,18 @@ fn each_digit(evidence: &Evidence<'_>) -> &'static str {
     }
 }
 
+/// CodeGen's vocabulary, which the first Phis have, is GPT-2's and tokens for indentation: up
+/// to so many spaces.
+const LONGEST_INDENTATION: &str = "                               ";
+
 /// GPT-NeoX's vocabulary goes under OLMo's name in the reference.
 fn gpt_2(evidence: &Evidence<'_>) -> &'static str {
     if evidence.has("<|padding|>") {
         "olmo"
     } else if evidence.has("[|endofturn|]") {
         "exaone4"
+    } else if evidence.has(LONGEST_INDENTATION) {
+        "phi-2"
     } else {
         "gpt-2"
     }

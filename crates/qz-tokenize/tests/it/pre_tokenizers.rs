@@ -77,6 +77,7 @@ fn evidence_tells_families_apart() {
     check(llama(), "<t>", false, "smaug-bpe");
     check(llama(), "<|endoftext|>", false, "dbrx");
     check(llama(), "[gMASK]", false, "glm4");
+    check(llama(), "<|tool_list_start|>", true, "lfm2");
     let sentence = "<\u{ff5c}begin\u{2581}of\u{2581}sentence\u{ff5c}>";
     check(split_then_bytes(QWEN_2), sentence, false, "deepseek-r1-qwen");
     check(split_then_bytes(QWEN_2), "<|role_start|>", false, "megrez");
@@ -87,6 +88,11 @@ fn evidence_tells_families_apart() {
     check(each_digit(), "<|START_OF_TURN_TOKEN|>", false, "command-r");
     check(bytes(true), "<|padding|>", false, "olmo");
     check(bytes(true), "[|endofturn|]", false, "exaone4");
+    check(bytes(true), &" ".repeat(31), false, "phi-2");
+    check(bytes(true), &" ".repeat(24), false, "gpt-2");
+    let han = "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+";
+    let deepseek = sequence(&[split(r"\p{N}{1,3}"), split(han), split(DEEPSEEK_V3), bytes(false)]);
+    check(deepseek, "<\u{ff5c}hy_User\u{ff5c}>", false, "hunyuan-dense");
 }
 
 #[test]
