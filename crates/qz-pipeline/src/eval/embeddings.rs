@@ -6,10 +6,10 @@ use qz_eval::similarity::{Pooling, Similarity, cosine};
 use qz_kernels::backend::Backend;
 use qz_models::forward::{Chunks, Forward, HiddenStates};
 
-use super::subjects::{Pass, Steps, Subject};
+use super::subjects::{Pass, Subject};
 use super::{EvalOptions, ReferenceOptions};
 use crate::error::Error;
-use crate::event::{Event, Observer};
+use crate::event::Observer;
 use crate::model_weights::ModelWeights;
 use crate::stream::Cancel;
 
@@ -60,11 +60,7 @@ impl<B: Backend> Pass<'_, B> {
     ) -> Result<Option<Similarity>, Error> {
         let weights: Vec<ModelWeights> =
             subjects.iter().map(|subject| ModelWeights::new(&subject.model)).collect();
-        let mut forwards = Vec::new();
-        for (subject, weights) in subjects.iter().zip(&weights) {
-            let options = self.compute.share(subjects.len());
-            forwards.push(subject.model.forward(self.backend, weights, options)?);
-        }
+        let forwards = self.forwards(subjects, &weights)?;
         let of_encoder = subjects.iter().zip(&forwards);
         let mut of_encoder = of_encoder.filter(|(_, forward)| !forward.graph().predicts_tokens());
         let Some((encoder, _)) = of_encoder.next() else {
@@ -97,13 +93,9 @@ impl<B: Backend> Pass<'_, B> {
         let chunks: Vec<Chunks> =
             subjects.iter().map(|subject| subject.seen_whole(self.text)).collect();
         let steps = forwards.iter().zip(&chunks).map(|(f, chunks)| f.steps(chunks)).sum();
-        let (count, context) = (self.text.chunks(), self.text.context());
-        observer.observe(Event::Reading { chunks: count, context });
-        let models = subjects.iter().map(|subject| &subject.model);
-        let mut progress = Steps::begin(self.job, models, steps, cancel, observer);
+        let mut progress = self.begin(subjects, steps, cancel, observer);
         let mut run = |number: usize| {
-            let (name, count) = (subjects[number].name(), subjects.len());
-            progress.observer().observe(Event::Target { name: &name, number: number + 1, count });
+            progress.begin_model(subjects, number);
             progress.run(&forwards[number], &chunks[number])
         };
         Ok((run(0)?, run(1)?))

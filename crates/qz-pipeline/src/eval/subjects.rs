@@ -109,27 +109,18 @@ impl<B: Backend> Pass<'_, B> {
         let text = self.text;
         let weights: Vec<ModelWeights> =
             subjects.iter().map(|subject| ModelWeights::new(&subject.model)).collect();
-        let mut forwards = Vec::new();
-        for (subject, weights) in subjects.iter().zip(&weights) {
-            let options = self.compute.share(subjects.len());
-            forwards.push(subject.model.forward(self.backend, weights, options)?);
-        }
+        let forwards = self.forwards(subjects, &weights)?;
         let chunks: Vec<Chunks> =
             subjects.iter().map(|subject| subject.seen(text, self.overlapping)).collect();
         // The end of the pass counts as a layer of each model.
         let ends = (text.chunks() * subjects.len()) as u64;
         let steps: u64 = forwards.iter().zip(&chunks).map(|(f, chunks)| f.steps(chunks)).sum();
-        let models = subjects.iter().map(|subject| &subject.model);
-        let (count, context) = (text.chunks(), text.context());
-        observer.observe(Event::Reading { chunks: count, context });
-        let mut progress = Steps::begin(self.job, models, steps + ends, cancel, observer);
+        let mut progress = self.begin(subjects, steps + ends, cancel, observer);
 
         let mut times = Vec::new();
         let mut logits = Vec::new();
         for (number, (forward, chunks)) in forwards.iter().zip(&chunks).enumerate() {
-            let name = subjects[number].name();
-            let count = subjects.len();
-            progress.observer().observe(Event::Target { name: &name, number: number + 1, count });
+            progress.begin_model(subjects, number);
             let start = Instant::now();
             logits.push(progress.run(forward, chunks)?.logits()?);
             times.push(start.elapsed());
@@ -151,6 +142,33 @@ impl<B: Backend> Pass<'_, B> {
             through = chunks;
         }
         Ok(times)
+    }
+
+    /// Each subject's forward pass, with its share of the memory.
+    pub(super) fn forwards<'w, 'm>(
+        &'w self,
+        subjects: &'m [Subject],
+        weights: &'w [ModelWeights<'m>],
+    ) -> Result<Vec<Forward<'w, B, ModelWeights<'m>>>, Error> {
+        let options = self.compute.share(subjects.len());
+        let forward = |(subject, weights): (&'m Subject, &'w ModelWeights<'m>)| {
+            subject.model.forward(self.backend, weights, options.clone())
+        };
+        subjects.iter().zip(weights).map(forward).collect()
+    }
+
+    /// Says that the text is read, by all subjects in so many steps.
+    pub(super) fn begin<'a>(
+        &self,
+        subjects: &[Subject],
+        steps: u64,
+        cancel: &'a Cancel,
+        observer: &'a mut dyn Observer,
+    ) -> Steps<'a> {
+        let (chunks, context) = (self.text.chunks(), self.text.context());
+        observer.observe(Event::Reading { chunks, context });
+        let models = subjects.iter().map(|subject| &subject.model);
+        Steps::begin(self.job, models, steps, cancel, observer)
     }
 
     fn check_vocabularies(
@@ -194,6 +212,12 @@ impl<'a> Steps<'a> {
         Self { shares: Shares::new(weights, steps as f64), cancel, observer }
     }
 
+    /// Says which of the models is worked on.
+    pub(super) fn begin_model(&mut self, subjects: &[Subject], number: usize) {
+        let (name, count) = (subjects[number].name(), subjects.len());
+        self.observer.observe(Event::Target { name: &name, number: number + 1, count });
+    }
+
     /// Says which part of several is worked on.
     pub(crate) fn at(&mut self, part: &'static str, number: u64, count: u64, steady: bool) {
         self.observer.observe(Event::At { part, number, count, steady });
@@ -213,10 +237,6 @@ impl<'a> Steps<'a> {
             self.at("layer", (done / of_layer.max(1) + 1).min(layers), layers, true);
             Ok(())
         })
-    }
-
-    pub(crate) fn observer(&mut self) -> &mut dyn Observer {
-        self.observer
     }
 
     pub(crate) fn advance(&mut self, steps: u64) -> Result<(), Error> {
