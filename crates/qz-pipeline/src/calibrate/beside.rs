@@ -33,8 +33,7 @@ impl<'a, B: Backend> Quantized<'a, B> {
         share: ForwardOptions,
         (full_model, full): (&Model, &Forward<'_, B, ModelWeights<'_>>),
     ) -> Result<Self, Error> {
-        let (metadata, window) = (&model.metadata, model.sliding_window);
-        let forward = Forward::new(backend, weights[1], metadata, window, share)?;
+        let forward = model.forward(backend, weights[1], share)?;
         let path = model.path.clone();
         let (found, expected) = (forward.vocabulary()?, full.vocabulary()?);
         if found != expected {

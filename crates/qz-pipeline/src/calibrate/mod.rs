@@ -169,10 +169,9 @@ impl Computation for Calibrating<'_> {
         let subject = Subject::open(path, &options.open, cancel)?;
         let model = &subject.model;
         let weights = ModelWeights::new(model);
-        let (metadata, window) = (&model.metadata, model.sliding_window);
         let models = 1 + usize::from(options.beside.is_some());
         let share = options.compute.share(models);
-        let forward = Forward::new(backend, &weights, metadata, window, share)?;
+        let forward = model.forward(backend, &weights, share)?;
         let beside = options.beside.as_deref().map(|path| Model::open(path, &options.open));
         let beside = beside.transpose()?;
         let quantized = beside.as_ref().map(|beside| (beside, ModelWeights::new(beside)));

@@ -26,7 +26,6 @@ use std::path::{Path, PathBuf};
 use qz_kernels::Workers;
 use qz_kernels::backend::Backend;
 use qz_methods::{Method, Needs, Options};
-use qz_models::forward::Forward;
 use qz_tensor::StagedArtifact;
 
 pub use capture::CalibrationSummary;
@@ -213,10 +212,7 @@ fn one<B: Backend>(
     let weights = ModelWeights::new(model);
     let forward = match options.method.needs() {
         Needs::Nothing => None,
-        _ => {
-            let (window, share) = (model.sliding_window, options.compute.share(streams));
-            Some(Forward::new(backend, &weights, &model.metadata, window, share)?)
-        }
+        _ => Some(model.forward(backend, &weights, options.compute.share(streams))?),
     };
     let chosen = match &forward {
         Some(forward) => Chosen::of(forward, model, output, &planning.targets[0])?,
@@ -296,10 +292,9 @@ fn one<B: Backend>(
             match (&calibration, &known) {
                 (Some(calibration), _) => {
                     let chunks = calibration.chunks.clone();
-                    let (window, share) = (model.sliding_window, options.compute.share(streams));
+                    let share = options.compute.share(streams);
                     let embedded = chosen.embedded(model, &plans[0], options);
-                    let embedded =
-                        Forward::new(backend, &embedded, &model.metadata, window, share)?;
+                    let embedded = model.forward(backend, &embedded, share)?;
                     layers.run(
                         (forward, &embedded),
                         chunks,
