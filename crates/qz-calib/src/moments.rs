@@ -51,6 +51,11 @@ impl Moments {
         self.rows += (rows.len() / width) as u64;
     }
 
+    /// Columns.
+    pub fn width(&self) -> usize {
+        self.sums.len()
+    }
+
     /// Rows that were added.
     pub fn rows(&self) -> u64 {
         self.rows

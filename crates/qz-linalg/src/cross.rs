@@ -30,11 +30,6 @@ impl CrossGram {
         (rows * columns * size_of::<f32>()) as u64 + Runs::bytes(rows + columns)
     }
 
-    /// Numbers of each token that differ.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// Adds tokens, one row each: numbers of the full model, the same ones of the quantized
     /// model, and its inputs.
     ///
@@ -55,10 +50,32 @@ impl CrossGram {
         self.tokens += runs.add(&rows, |run| add_run(sums, *height, *columns, run)) as u64;
     }
 
+    /// Tokens so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Sums what waits; tokens that come later begin a new run.
+    fn settle(&mut self) {
+        let Self { rows, columns, sums, runs, .. } = self;
+        runs.finish(|run| add_run(sums, *rows, *columns, run));
+    }
+
+    /// Adds what another has summed of as many numbers.
+    ///
+    /// # Panics
+    /// If it is of others.
+    pub fn merge(&mut self, mut other: Self) {
+        assert_eq!((self.rows, self.columns), (other.rows, other.columns), "the same numbers");
+        self.settle();
+        other.settle();
+        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, other)| *sum += other);
+        self.tokens += other.tokens;
+    }
+
     /// The mean over tokens, row by row: E[(r̃ − r) xᵀ].
     pub fn finish(mut self) -> Vec<f32> {
-        let Self { rows, columns, sums, runs, .. } = &mut self;
-        runs.finish(|run| add_run(sums, *rows, *columns, run));
+        self.settle();
         let factor = 1.0 / self.tokens.max(1) as f64;
         for sum in &mut self.sums {
             *sum = (f64::from(*sum) * factor) as f32;
@@ -97,6 +114,20 @@ mod tests {
             };
             let cross = sum(tokens);
             assert!(sum(77) == cross && sum(300) == cross);
+            let of = |tokens: std::ops::Range<usize>| {
+                let mut part = CrossGram::new(rows, columns);
+                let (own, its) = (
+                    tokens.start * rows..tokens.end * rows,
+                    tokens.start * columns..tokens.end * columns,
+                );
+                part.add(&full[own.clone()], &quantized[own], &inputs[its]);
+                part
+            };
+            let (mut merged, half) = (of(0..tokens / 2), tokens / 2);
+            merged.merge(of(half..tokens));
+            assert_eq!(merged.tokens(), tokens as u64);
+            let near = |(own, other): (&f32, &f32)| (own - other).abs() < 1e-6;
+            assert!(merged.finish().iter().zip(&cross).all(near));
             for i in 0..rows {
                 for j in 0..columns {
                     let term = |token: usize| {

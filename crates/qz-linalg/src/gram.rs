@@ -63,6 +63,16 @@ impl Gram {
         parts
     }
 
+    /// Columns of the inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Which rows of the matrix are summed.
+    pub fn rows(&self) -> &Range<usize> {
+        &self.rows
+    }
+
     /// Tokens so far.
     pub fn tokens(&self) -> u64 {
         self.tokens

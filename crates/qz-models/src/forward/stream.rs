@@ -196,7 +196,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If a layer is loaded that [`Self::advance`] has not finished.
     pub fn load_next(&mut self) -> Result<bool, W::Error> {
         assert!(self.layer.is_none(), "a layer is loaded that is not finished");
-        if self.number >= self.forward.graph.layer_count() {
+        if self.number >= self.layer_count() {
             return Ok(false);
         }
         let layer = Layer::load(&self.forward.loader(), LayerIndex(self.number))?;
@@ -211,7 +211,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
 
     /// True if no layer comes after the one that is loaded, or will be next.
     pub fn is_at_last_layer(&self) -> bool {
-        self.number + 1 >= self.forward.graph.layer_count()
+        self.number + 1 >= self.layer_count()
     }
 
     /// Shows the inputs of all groups of `stage`, batch by batch.
@@ -328,7 +328,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// # Panics
     /// If not all layers are finished, or there is no such batch.
     pub fn output_inputs(&mut self, batch: usize) -> Result<Vec<f32>, W::Error> {
-        assert!(self.number >= self.forward.graph.layer_count(), "layers are left");
+        assert!(self.number >= self.layer_count(), "layers are left");
         let forward = self.forward;
         let backend = forward.backend;
         let hidden = self.states.copy(backend, batch)?;
@@ -347,7 +347,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// # Panics
     /// If not all layers are finished.
     pub fn finish(self) -> Result<Logits<'a, B, W>, W::Error> {
-        assert!(self.number >= self.forward.graph.layer_count(), "layers are left");
+        assert!(self.number >= self.layer_count(), "layers are left");
         HiddenStates::new(self.forward, &self.chunks, self.states).logits()
     }
 
@@ -383,6 +383,11 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         let matrix = loader.backend.matrix(data_type, rows, columns, bytes);
         linear.matrix = matrix.map_err(|source| loader.failed(&linear.name, source))?;
         Ok(())
+    }
+
+    /// Layers of the model.
+    pub fn layer_count(&self) -> u32 {
+        self.forward.graph.layer_count()
     }
 
     /// What the layer that is loaded, or will be next, computes.

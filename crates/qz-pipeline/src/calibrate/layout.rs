@@ -6,22 +6,21 @@ use std::path::{Path, PathBuf};
 
 use qz_calib::sums::{entry_tensors, metadata, tensor, to_bytes};
 use qz_calib::{
-    GRAM, INPUT_CROSS, ImportanceSums, MAGNITUDES, Moments, RESULT_CROSS, TOKEN_COUNTS, TensorSums,
-    tell_quantized,
+    GRAM, ImportanceSums, MAGNITUDES, Moments, TOKEN_COUNTS, TensorSums, tell_quantized,
 };
 use qz_gguf::{GgufLayout, GgufSink};
 use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, packed_len};
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward};
-use qz_models::graph::{GroupIndex, LinearGroup, Stage};
+use qz_models::graph::{GroupIndex, LinearGroup};
 use qz_tensor::{Location, OutputOptions, SinkTensor, TensorIndex, TensorSink};
 use sha2::{Digest, Sha256};
 
 use super::{CalibrateOptions, StatisticsFormat};
 use crate::error::Error;
 use crate::model_weights::ModelWeights;
-use crate::statistics::LackingKind;
+use crate::statistics::{Lacking, LackingKind, Statistic};
 
 /// Matrices that share inputs.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,19 +81,10 @@ impl Group {
         self.linear.as_ref().is_some_and(|(_, linear)| linear.inputs_of_all.is_some())
     }
 
-    /// When its inputs are known, in its layer.
-    pub(super) fn stage(&self) -> Option<Stage> {
-        self.linear.as_ref().map(|(_, linear)| linear.stage)
-    }
-
-    /// Its number in its layer.
-    pub(super) fn index(&self) -> Option<GroupIndex> {
-        self.linear.as_ref().map(|(index, _)| *index)
-    }
-
-    /// The group whose inputs are those of all its experts together.
-    pub(super) fn inputs_of_all(&self) -> Option<GroupIndex> {
-        self.linear.as_ref().map(|(index, linear)| linear.inputs_of_all.unwrap_or(*index))
+    /// Whose matrices they are.
+    pub(super) fn experts(&self) -> Vec<Option<usize>> {
+        let experts = self.linear.as_ref().and_then(|(_, linear)| linear.experts);
+        experts.map_or_else(|| vec![None], |experts| (0..experts).map(Some).collect())
     }
 
     /// Of what differences between a full and a quantized model are summed.
@@ -107,11 +97,7 @@ impl Group {
 
     /// The name of the sums of these differences.
     pub(super) fn cross_name(&self) -> Option<String> {
-        let suffix = match self.lacking()? {
-            LackingKind::Inputs => INPUT_CROSS,
-            LackingKind::Results(_) => RESULT_CROSS,
-        };
-        Some(format!("{}{suffix}", self.names[0]))
+        Some(format!("{}{}", self.names[0], self.lacking()?.id()))
     }
 
     /// The name of its Gram matrix; routers get none: nobody rounds them.
@@ -246,21 +232,25 @@ impl<'a> File<'a> {
         expert: usize,
         rows: Gram,
     ) -> Result<(), Error> {
-        let Some(name) = group.gram_name() else { return Ok(()) };
+        let name = format!("{}{}", group.names[0], rows.id());
         let start = expert * packed_len(group.width) + rows.packed_start();
         self.put(&name, (start * size_of::<f32>()) as u64, &to_bytes(rows.into_packed()))
     }
 
-    /// Writes an expert's sums of what is lacking.
-    pub(super) fn put_cross(
+    /// Writes an expert's sums of what is lacking, as sums over so many tokens.
+    pub(super) fn put_lacking(
         &mut self,
         group: &Group,
         expert: usize,
-        sums: &[f32],
+        lacking: Lacking,
+        tokens: u64,
     ) -> Result<(), Error> {
-        let Some(name) = group.cross_name() else { return Ok(()) };
-        let start = expert * size_of_val(sums);
-        self.put(&name, start as u64, &to_bytes(sums.iter().copied()))
+        let name = format!("{}{}", group.names[0], lacking.id());
+        let entries = lacking.kind().rows(group.width) * group.width;
+        let means = lacking.finish().unwrap_or_else(|| vec![0.0; entries]);
+        let sums = means.into_iter().map(|mean| (f64::from(mean) * tokens as f64) as f32);
+        let start = expert * entries * size_of::<f32>();
+        self.put(&name, start as u64, &to_bytes(sums))
     }
 
     /// Writes a group's moments, with those of files before.

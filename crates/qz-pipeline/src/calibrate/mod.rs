@@ -2,9 +2,9 @@
 //! file; and such files added to each other.
 
 mod beside;
-mod collect;
 mod data;
 mod experts;
+mod job;
 mod layout;
 mod lines;
 mod parquet;
@@ -13,11 +13,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use qz_calib::summary::{LayerSummary, TensorSummary, summarize, summarize_layers};
-use qz_calib::{ImportanceSums, Moments, StatisticsFile};
+use qz_calib::{ImportanceSums, StatisticsFile};
 use qz_kernels::Workers;
 use qz_kernels::backend::Backend;
-use qz_linalg::Gram;
-use qz_models::forward::{Chunks, Forward, LayerStream};
 use qz_tensor::{FileStates, OutputOptions, SourceFile};
 use sha2::{Digest, Sha256};
 
@@ -37,9 +35,10 @@ use crate::inputs::Inputs;
 use crate::model::{Model, OpenOptions};
 use crate::model_weights::ModelWeights;
 use crate::sinks::warn_of_damage;
+use crate::statistics::Streams;
 use crate::stream::{Cancel, stoppable, unless_cancelled};
 use beside::Quantized;
-use collect::{Collected, LayerCollector};
+use job::Job;
 use layout::File;
 
 /// What is to be collected, and on what.
@@ -204,6 +203,7 @@ impl Computation for Calibrating<'_> {
         let mut job = Job {
             options,
             workers,
+            cancel,
             file: File::new(
                 output,
                 &groups,
@@ -225,13 +225,13 @@ impl Computation for Calibrating<'_> {
         warn_of_damage(output, &job.file.damaged(), observer);
         let mut progress = Steps::begin("calibrate", [model], steps, cancel, observer);
 
-        let chunks = text.chunks.clone();
-        let run = match &quantized {
-            None => job.run(&forward, chunks, &groups, &mut progress),
-            Some(quantized) => {
-                job.run_beside((&forward, quantized), &chunks, &groups, &mut progress, cancel)
-            }
+        let (computed, full) = match &quantized {
+            None => (&forward, None),
+            Some(quantized) => (&quantized.forward, Some(&forward)),
         };
+        let routing = options.experts.routing();
+        let run = Streams::begin(full, computed, &text.chunks, routing)
+            .and_then(|streams| job.run(streams, quantized.as_ref(), &groups, &mut progress));
         let run = unless_cancelled(run, cancel);
         if matches!(run, Err(Error::Interrupted)) {
             job.file.keep()?;
@@ -261,8 +261,6 @@ impl Computation for Calibrating<'_> {
     }
 }
 
-type Stream<'a, B> = LayerStream<'a, B, ModelWeights<'a>>;
-
 /// What tells models and text from others.
 fn identity(model: &Model, beside: Option<&Model>, tokens: &[u32]) -> String {
     let mut text = model.identity();
@@ -271,114 +269,6 @@ fn identity(model: &Model, beside: Option<&Model>, tokens: &[u32]) -> String {
     tokens.iter().for_each(|token| digest.update(token.to_le_bytes()));
     let _ = write!(text, "{:x}", digest.finalize());
     text
-}
-
-/// A run, and what has come of it.
-struct Job<'a> {
-    options: &'a CalibrateOptions,
-    workers: &'a Workers,
-    file: File<'a>,
-    coverage: Vec<ExpertCoverage>,
-    warnings: Vec<String>,
-}
-
-impl Job<'_> {
-    fn run<B: Backend>(
-        &mut self,
-        forward: &Forward<'_, B, ModelWeights<'_>>,
-        chunks: Chunks,
-        groups: &[Group],
-        progress: &mut Steps<'_>,
-    ) -> Result<(), Error> {
-        let mut stream = forward.stream(chunks)?;
-        stream.set_routing(self.options.experts.routing());
-        while stream.load_next()? {
-            let layer = Some(stream.layer());
-            let own: Vec<&Group> = groups.iter().filter(|group| group.layer == layer).collect();
-            let (number, count) =
-                (u64::from(stream.layer().0) + 1, forward.graph().layer_count().into());
-            if own.iter().all(|group| self.file.is_complete(group)) {
-                progress.at("finished layer", number, count, false);
-                stream.advance(&mut |steps| progress.advance(steps))?;
-                continue;
-            }
-            progress.at("layer", number, count, true);
-            let collector = LayerCollector {
-                workers: self.workers,
-                grams: self.options.collect.grams,
-                limit: self.options.compute.max_memory / 4,
-                prior: self.options.experts.prior,
-            };
-            let file = &mut self.file;
-            let mut keep =
-                |group: &Group, expert: usize, rows: Gram| file.put_gram(group, expert, rows);
-            let collected = collector.layer(&mut stream, &own, &mut keep, progress)?;
-            for (group, moments) in own.iter().zip(collected) {
-                self.keep(group, moments)?;
-            }
-        }
-        if let Some(group) = groups.iter().find(|group| group.layer.is_none()) {
-            let moments = self.output(&mut stream, group)?;
-            progress.advance(0)?;
-            self.keep(group, vec![moments])?;
-        }
-        Ok(())
-    }
-
-    fn output<B: Backend>(
-        &mut self,
-        stream: &mut Stream<'_, B>,
-        group: &Group,
-    ) -> Result<Moments, Error> {
-        let mut moments = Moments::new(group.width);
-        stream.visit_output(&mut |rows| {
-            self.workers.install(|| moments.add(rows));
-            Ok(())
-        })?;
-        if self.options.collect.grams {
-            for rows in Gram::parts(group.width, self.options.compute.max_memory / 4) {
-                let mut gram = Gram::of_rows(group.width, rows);
-                stream.visit_output(&mut |inputs| {
-                    self.workers.install(|| gram.add(inputs));
-                    Ok(())
-                })?;
-                self.file.put_gram(group, 0, gram)?;
-            }
-        }
-        Ok(moments)
-    }
-
-    /// Notes what should be known about a group's inputs, and writes their moments.
-    fn keep(&mut self, group: &Group, mut experts: Collected) -> Result<(), Error> {
-        let name = &group.names[0];
-        let zeros = |one: &Moments| if one.rows() > 0 { one.zeros() } else { 0 };
-        let most = experts.iter().map(zeros).max().unwrap_or(0);
-        if most > 0 {
-            let columns =
-                format!("{most} of {} columns of the inputs were always zero", group.width);
-            self.warnings.push(format!("{name}: {columns}"));
-        }
-        if experts.len() > 1 {
-            self.cover(group, &experts);
-            self.shrink(&mut experts);
-        }
-        self.file.put_moments(group, &experts)
-    }
-
-    fn cover(&mut self, group: &Group, experts: &[Moments]) {
-        let Some(layer) = group.layer.filter(|_| group.is_first_of_experts()) else { return };
-        let tokens = experts.iter().map(Moments::rows).collect();
-        let coverage = ExpertCoverage { layer: layer.0, tokens };
-        self.warnings.extend(coverage.warnings(self.options.experts.prior));
-        self.coverage.push(coverage);
-    }
-
-    /// Experts with few tokens are drawn toward the mean of all.
-    fn shrink(&self, experts: &mut [Moments]) {
-        let mut all = experts[0].clone();
-        experts[1..].iter().for_each(|one| all.merge(one));
-        experts.iter_mut().for_each(|one| one.shrink(self.options.experts.prior, &all));
-    }
 }
 
 /// Sums of products have no place in what files are added to: fails before they are lost.

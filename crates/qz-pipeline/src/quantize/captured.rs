@@ -4,7 +4,7 @@ use qz_calib::Moments;
 use qz_linalg::{Gram, Symmetric};
 use qz_methods::{Shared, Statistics};
 
-use crate::statistics::{LackingKind, Sums};
+use crate::statistics::{Lacking, LackingKind, Sums};
 
 /// What is known of a group's inputs.
 #[derive(Default)]
@@ -27,16 +27,18 @@ pub(super) struct Captured {
 
 impl Captured {
     /// What a method is told of sums over so many tokens, before those of few were filled up.
-    pub(super) fn of(mut sums: Sums, tokens: u64) -> Self {
+    /// `is_short` tells that they are too few to say what earlier layers lost.
+    pub(super) fn of(mut sums: Sums, tokens: u64, is_short: bool) -> Self {
         let count = sums.tokens();
-        let lacking = sums.lacking_kind();
-        let found = sums.take_lacking(tokens);
+        let lacking = sums.take::<Lacking>();
+        let is_uncorrected = is_short && lacking.is_some();
         let (mut cross, mut missing) = (None, None);
-        match lacking {
-            Some(LackingKind::Results(_)) => missing = found,
-            _ => cross = found,
+        if let Some(lacking) = lacking.filter(|_| !is_uncorrected) {
+            match lacking.kind() {
+                LackingKind::Inputs => cross = lacking.finish(),
+                LackingKind::Results(_) => missing = lacking.finish(),
+            }
         }
-        let gram = sums.gram.map(Gram::finish);
         let mean = |moments: Moments| {
             let count = count.max(1) as f64;
             moments.squares().map(|sum| (sum / count) as f32).collect()
@@ -44,8 +46,9 @@ impl Captured {
         Self {
             tokens: Some(tokens),
             filled_up_to: (count > tokens).then_some(count),
-            importance: sums.moments.filter(|_| gram.is_none()).map(mean),
-            gram,
+            gram: sums.take().map(Gram::finish),
+            importance: sums.take().map(mean),
+            is_uncorrected,
             cross,
             missing,
             ..Self::default()

@@ -29,7 +29,7 @@ use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
 use crate::sinks::Sinks;
-use crate::statistics::{Collected, Collector, GroupExperts, Stream, Streams};
+use crate::statistics::{Collected, Collector, OfAllExperts, Stream, Streams};
 use crate::stream::{Cancel, Content, Piece, check_cancelled};
 
 /// Weights of the output matrix that are quantized at a time.
@@ -131,9 +131,11 @@ impl Layers<'_> {
             return Ok(());
         }
         observer.observe(Event::At { part: "output matrix", number: 1, count: 1, steady: true });
-        let Collected { sums, tokens, .. } = self.collector().output(&mut streams, columns)?;
-        let captured = Captured::of(sums, tokens);
-        self.output(&captured, sinks, reports, observer)
+        self.collector().output(&mut streams, columns, &mut |sums| {
+            let tokens = sums.tokens();
+            let captured = Captured::of(sums, tokens, false);
+            self.output(&captured, sinks, reports, observer)
+        })
     }
 
     /// Quantizes all matrices with statistics that are known; what a matrix became changes
@@ -221,6 +223,7 @@ impl Layers<'_> {
         Collector {
             moments: !gram,
             gram,
+            may_cut: false,
             is_beside: self.options.propagates(),
             experts: self.options.experts,
             max_memory: self.options.compute.max_memory,
@@ -261,15 +264,19 @@ impl Layers<'_> {
         experts.sort_unstable();
         experts.dedup();
         let collector = self.collector();
-        let mut known = GroupExperts::of(experts.len());
+        let (mut of_all, mut tokens_of_experts) = (OfAllExperts::default(), Vec::new());
         let (width, all) = (graph.group(group).columns, experts.len().max(1) as f64);
-        let wanted = collector.wanted(graph.group(group), streams.quantized.hidden_width());
+        let items = collector.items(graph, group, streams.quantized.hidden_width(), &experts);
         let mut replacements = Vec::new();
-        for experts in experts.chunks(collector.experts_at_once(wanted)) {
-            let collected = collector.collect(streams, group, experts, &mut known)?;
-            effort.advance(effort.of_inputs(width) * experts.len() as f64 / all, observer);
-            for Collected { expert, sums, tokens, is_uncorrected } in collected {
-                let captured = Captured { is_uncorrected, ..Captured::of(sums, tokens) };
+        for items in collector.passes(items) {
+            let share = items.len() as f64 / all;
+            let collected = collector.collect(streams, items, &mut of_all)?;
+            effort.advance(effort.of_inputs(width) * share, observer);
+            for Collected { item, sums, tokens } in collected {
+                let expert = item.expert;
+                tokens_of_experts.push(tokens);
+                let is_short = item.is_too_short(tokens, self.options.experts.prior);
+                let captured = Captured::of(sums, tokens, is_short);
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (index, matrix) in own {
                     let weights = streams.quantized.weights(*index, matrix.expert)?;
@@ -291,9 +298,9 @@ impl Layers<'_> {
         for (index, expert, (data_type, bytes)) in replacements {
             streams.quantized.replace(index, expert, data_type, bytes)?;
         }
-        if graph.group(group).inputs_of_all.is_some() && !known.tokens.is_empty() {
-            let tokens = known.tokens.into_iter().map(|(_, tokens)| tokens).collect();
-            let coverage = ExpertCoverage { layer: streams.quantized.layer().0, tokens };
+        if graph.group(group).inputs_of_all.is_some() && !tokens_of_experts.is_empty() {
+            let layer = streams.quantized.layer().0;
+            let coverage = ExpertCoverage { layer, tokens: tokens_of_experts };
             let warnings = coverage.warnings(self.options.experts.prior);
             warnings.iter().for_each(|warning| observer.observe(Event::Warning(warning)));
             reports.experts.push(coverage);

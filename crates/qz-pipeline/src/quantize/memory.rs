@@ -62,7 +62,7 @@ impl Layers<'_> {
                 if matrix_most > 0 {
                     let experts = group.experts.unwrap_or(1);
                     let wanted = self.collector().wanted(group, forward.graph().hidden);
-                    let known = self.statistics_bytes(wanted, experts);
+                    let known = self.statistics_bytes(&wanted, experts);
                     group_most = group_most.max(matrix_most + known);
                 }
             }
@@ -83,7 +83,8 @@ impl Layers<'_> {
         let working = weights_under_way(rows, matrix.columns, self.options.compute.threads);
         // As they are stored and as numbers, and the blocks.
         let weights = (rows * matrix.columns) as u64 * 8 + (rows * matrix.row_bytes()) as u64;
-        let known = self.statistics_bytes(self.collector().wanted_of_output(matrix.columns), 1);
+        let wanted = self.collector().wanted_of_output(matrix.columns);
+        let known = self.statistics_bytes(&wanted, 1);
         weights + working as u64 * WORKING + known
     }
 
@@ -105,12 +106,12 @@ impl Layers<'_> {
     }
 
     /// Sums, those of all experts beside them, and what is prepared of one of them.
-    fn statistics_bytes(&self, wanted: Wanted, experts: usize) -> u64 {
+    fn statistics_bytes(&self, wanted: &Wanted, experts: usize) -> u64 {
         let prepared = 2 * wanted.gram_bytes();
         // What the sums of what is lacking make of targets, in two orders.
         let targets = 2 * wanted.lacking_bytes();
         let of_all = u64::from(experts > 1 && self.options.experts.prior > 0);
-        let count = self.collector().experts_at_once(wanted).min(experts) as u64;
+        let count = self.collector().experts_at_once(wanted).min(experts as u64);
         wanted.bytes() * count + wanted.input_bytes() * of_all + prepared + targets
     }
 }

@@ -1,21 +1,31 @@
-//! The one that sums inputs group by group, some experts at a time.
+//! The one that sums inputs, in as many passes over a layer as memory asks for.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use qz_calib::Moments;
 use qz_kernels::Workers;
 use qz_kernels::backend::Backend;
-use qz_models::graph::{GroupIndex, LinearGroup};
+use qz_linalg::Gram;
+use qz_models::LayerIndex;
+use qz_models::forward::LinearInputs;
+use qz_models::graph::{GroupIndex, LayerGraph, LinearGroup, Stage};
 
+use super::lacking::{Beside, LackingKind};
+use super::passes::{Item, at_once, passes};
 use super::streams::Streams;
-use super::sums::{Beside, LackingKind, Sums, Wanted};
+use super::sums::{Sums, Wanted};
 use crate::calibrate::{ExpertOptions, inputs_of_all};
 use crate::error::Error;
 use crate::model::to_usize;
 use crate::stream::{Cancel, check_cancelled};
 
-/// Sums the inputs of one group after the other.
+/// Which statistics there are of inputs, and how they are summed.
 pub(crate) struct Collector<'a> {
-    /// Which sums there are of inputs.
     pub(crate) moments: bool,
     pub(crate) gram: bool,
+    /// Gram matrices that do not fit memory are summed some rows at a time.
+    pub(crate) may_cut: bool,
     /// Whether what the quantized model lacks is summed, too.
     pub(crate) is_beside: bool,
     pub(crate) experts: ExpertOptions,
@@ -24,143 +34,296 @@ pub(crate) struct Collector<'a> {
     pub(crate) cancel: &'a Cancel,
 }
 
-/// The sums of an expert's inputs, or of those of a matrix without experts.
+/// What was summed for an item.
 pub(crate) struct Collected {
-    pub(crate) expert: Option<usize>,
+    pub(crate) item: Item,
     pub(crate) sums: Sums,
     /// Tokens that were seen: sums of few count as more.
     pub(crate) tokens: u64,
-    /// What is lacking was left out, because so few tokens do not tell.
-    pub(crate) is_uncorrected: bool,
 }
 
-/// What is known of a group with experts while they are visited some at a time.
-pub(crate) struct GroupExperts {
-    /// How many there are.
-    count: usize,
-    /// Tokens that each was given, so far.
-    pub(crate) tokens: Vec<(usize, u64)>,
-    /// The inputs of all together, once one has few of its own.
-    all: Option<Sums>,
-}
-
-impl GroupExperts {
-    pub(crate) fn of(count: usize) -> Self {
-        Self { count, tokens: Vec::new(), all: None }
-    }
-}
+/// The inputs of all experts together, kept for the next pass over the same group.
+#[derive(Default)]
+pub(crate) struct OfAllExperts(Option<(LayerIndex, GroupIndex, Range<usize>, Sums)>);
 
 impl Collector<'_> {
-    /// Which sums a group's matrices need, in a model with hidden states of so many numbers.
+    /// Bytes of sums at a time.
+    fn limit(&self) -> u64 {
+        self.max_memory / 4
+    }
+
+    /// What a method is told of a group's inputs, all of it, in a model with hidden states of
+    /// so many numbers.
     pub(crate) fn wanted(&self, group: &LinearGroup, hidden: usize) -> Wanted {
         let lacking = LackingKind::of(group, hidden).filter(|_| self.is_beside);
         // Routers are small, and nobody rounds them.
         let gram = self.gram && !group.is_router;
-        Wanted { columns: group.columns, moments: self.moments || !gram, gram, lacking }
+        let (columns, moments) = (group.columns, self.moments || !gram);
+        Wanted { columns, moments, gram: gram.then(|| 0..columns), lacking }
     }
 
-    /// Which sums the output matrix needs.
+    /// What is wanted of the output matrix's inputs.
     pub(crate) fn wanted_of_output(&self, columns: usize) -> Wanted {
         let lacking = self.is_beside.then_some(LackingKind::Inputs);
-        Wanted { columns, moments: self.moments, gram: self.gram, lacking }
+        Wanted { columns, moments: self.moments, gram: self.gram.then(|| 0..columns), lacking }
     }
 
-    /// Experts whose sums fit a quarter of the memory, with those of all together.
-    pub(crate) fn experts_at_once(&self, wanted: Wanted) -> usize {
-        let all = to_usize(self.max_memory / 4 / wanted.bytes().max(1));
-        all.saturating_sub(usize::from(self.experts.prior > 0)).max(1)
+    /// How many experts' sums are there at once, at most.
+    pub(crate) fn experts_at_once(&self, wanted: &Wanted) -> u64 {
+        at_once(wanted, self.limit(), self.experts.prior > 0)
     }
 
-    /// Sums the inputs of some experts, or of the one matrix there is.
+    /// The statistics of a group, or of some of its experts, as they are summed: moments first,
+    /// those of all experts together, then what takes memory.
+    pub(crate) fn items(
+        &self,
+        graph: &LayerGraph,
+        group: GroupIndex,
+        hidden: usize,
+        experts: &[Option<usize>],
+    ) -> Vec<Item> {
+        let all = self.wanted(graph.group(group), hidden);
+        let mut items = Vec::new();
+        if all.moments {
+            let moments = Wanted { gram: None, lacking: None, ..all.clone() };
+            let item =
+                |expert: &Option<usize>| Item { group, expert: *expert, wanted: moments.clone() };
+            items.extend(experts.iter().map(item));
+        }
+        for expert in experts {
+            for (number, wanted) in self.in_parts(&all).into_iter().enumerate() {
+                let lacking = wanted.lacking.filter(|_| number == 0);
+                let wanted = Wanted { moments: false, lacking, ..wanted };
+                items.push(Item { group, expert: *expert, wanted });
+            }
+        }
+        items
+    }
+
+    /// What takes memory of a matrix, cut into what fits.
+    fn in_parts(&self, wanted: &Wanted) -> Vec<Wanted> {
+        let parts = match &wanted.gram {
+            None if wanted.lacking.is_none() => return Vec::new(),
+            Some(_) if self.may_cut => Gram::parts(wanted.columns, self.limit()),
+            _ => return vec![wanted.clone()],
+        };
+        parts.into_iter().map(|rows| Wanted { gram: Some(rows), ..wanted.clone() }).collect()
+    }
+
+    /// Cuts items of a layer into passes.
+    pub(crate) fn passes(&self, items: Vec<Item>) -> Vec<Vec<Item>> {
+        passes(items, self.limit(), self.experts.prior)
+    }
+
+    /// Sums what items ask for, in one pass over the layer's stages.
     pub(crate) fn collect<B: Backend>(
         &self,
         streams: &mut Streams<'_, B>,
-        group: GroupIndex,
-        experts: &[Option<usize>],
-        known: &mut GroupExperts,
+        items: Vec<Item>,
+        of_all: &mut OfAllExperts,
     ) -> Result<Vec<Collected>, Error> {
-        let own = streams.quantized.graph().group(group);
-        let wanted = self.wanted(own, streams.quantized.hidden_width());
-        let sums = |expert: &Option<usize>| (*expert, wanted.sums());
-        let mut sums: Vec<(Option<usize>, Sums)> = experts.iter().map(sums).collect();
-        let mut add = |expert: Option<usize>, rows: &[f32], beside: Option<Beside>| {
-            check_cancelled(self.cancel)?;
-            if let Some((_, sums)) = sums.iter_mut().find(|(own, _)| *own == expert) {
-                self.workers.install(|| sums.add(rows, beside));
+        let mut pass = Pass::of(self, items);
+        // A pass does not go back.
+        for (stage, groups) in pass.stages(streams.quantized.graph()) {
+            let is_beside = |group: &GroupIndex| pass.is_beside(*group);
+            let (beside, alone): (Vec<_>, Vec<_>) = groups.into_iter().partition(is_beside);
+            if !alone.is_empty() {
+                streams.quantized.visit(
+                    stage,
+                    &mut |inputs| match alone.contains(&inputs.group) {
+                        true => pass.take(inputs),
+                        false => Ok(()),
+                    },
+                )?;
             }
-            Ok(())
-        };
-        match wanted.lacking {
-            Some(_) => streams.visit_beside(group, experts, &mut add)?,
-            None => streams.visit(group, &mut add)?,
-        }
-        check_cancelled(self.cancel)?;
-        let mut collected = Vec::with_capacity(sums.len());
-        for (expert, mut sums) in sums {
-            let tokens = sums.tokens();
-            let mut is_uncorrected = false;
-            if let Some(number) = expert {
-                known.tokens.push((number, tokens));
-                // A regression on as many inputs needs as many tokens.
-                let least = self.experts.prior.max(own.columns as u64);
-                is_uncorrected = tokens < least && sums.forget_lacking();
-                if tokens < self.experts.prior {
-                    let all = match known.all.take() {
-                        Some(all) => all,
-                        None => self.all_experts(streams, group, known.count)?,
-                    };
-                    sums.shrink(self.experts.prior, known.all.insert(all));
-                }
+            for group in beside {
+                let experts = pass.experts(group);
+                streams.visit_beside(group, &experts, &mut |expert, rows, beside| {
+                    pass.add(group, expert, rows, beside.as_ref())
+                })?;
             }
-            collected.push(Collected { expert, sums, tokens, is_uncorrected });
         }
+        let mut collected = pass.finish()?;
+        self.fill_up(streams, &mut collected, of_all)?;
         Ok(collected)
     }
 
-    /// The inputs of all experts together, in an order that batches do not change: for gate
+    /// As [`Self::collect`], and finishes the layer: the text is put through it only once,
+    /// unless an expert may have too few tokens.
+    pub(crate) fn collect_and_advance<B: Backend>(
+        &self,
+        streams: &mut Streams<'_, B>,
+        items: Vec<Item>,
+        on_steps: &mut dyn FnMut(u64) -> Result<(), Error>,
+    ) -> Result<Vec<Collected>, Error> {
+        let may_be_short = |item: &Item| item.expert.is_some() && item.wanted.gram.is_some();
+        let is_once = self.experts.prior == 0 || !items.iter().any(may_be_short);
+        if streams.full.is_some() || !is_once {
+            let collected = self.collect(streams, items, &mut OfAllExperts::default())?;
+            streams.advance(on_steps)?;
+            return Ok(collected);
+        }
+        let mut pass = Pass::of(self, items);
+        streams.quantized.visit_and_advance(&mut |inputs| pass.take(inputs), on_steps)?;
+        let mut collected = pass.finish()?;
+        self.fill_up_moments(&mut collected);
+        Ok(collected)
+    }
+
+    /// Draws the sums of experts with few tokens toward those of all.
+    fn fill_up<B: Backend>(
+        &self,
+        streams: &mut Streams<'_, B>,
+        collected: &mut [Collected],
+        of_all: &mut OfAllExperts,
+    ) -> Result<(), Error> {
+        self.fill_up_moments(collected);
+        for Collected { item, sums, tokens } in collected {
+            let Some(rows) = item.wanted.gram.clone() else { continue };
+            if item.expert.is_none() || *tokens >= self.experts.prior {
+                continue;
+            }
+            let (layer, group) = (streams.quantized.layer(), item.group);
+            let known = of_all.0.take();
+            let known =
+                known.filter(|(of, own, part, _)| (*of, *own, part) == (layer, group, &rows));
+            let mut all = match known {
+                Some((.., all)) => all,
+                None => self.all_experts(streams, group, &item.wanted.alone())?,
+            };
+            sums.shrink(self.experts.prior, &mut all);
+            of_all.0 = Some((layer, group, rows, all));
+        }
+        Ok(())
+    }
+
+    /// The same for moments: those of all of a group's experts are there at once.
+    fn fill_up_moments(&self, collected: &mut [Collected]) {
+        let is_of_experts =
+            |one: &&mut Collected| one.item.expert.is_some() && one.item.wanted.moments;
+        let mut experts: Vec<&mut Collected> = collected.iter_mut().filter(is_of_experts).collect();
+        for group in experts.chunk_by_mut(|one, next| one.item.group == next.item.group) {
+            let mut all = Moments::new(group[0].item.wanted.columns);
+            group.iter().filter_map(|one| one.sums.get::<Moments>()).for_each(|own| all.merge(own));
+            let mut all = Sums::of(all);
+            group.iter_mut().for_each(|one| one.sums.shrink(self.experts.prior, &mut all));
+        }
+    }
+
+    /// The inputs of all experts together, in an order that passes do not change: for gate
     /// and up those of the router, else one expert's after the other's.
     fn all_experts<B: Backend>(
         &self,
         streams: &mut Streams<'_, B>,
         group: GroupIndex,
-        count: usize,
+        wanted: &Wanted,
     ) -> Result<Sums, Error> {
         let graph = streams.quantized.graph();
         let shown = inputs_of_all(graph, group);
-        let hidden = streams.quantized.hidden_width();
-        let wanted = self.wanted(graph.group(group), hidden).alone();
-        let experts: Vec<_> = match shown == group {
-            true => (0..count).map(Some).collect(),
-            false => vec![None],
+        let stage = graph.group(shown).stage;
+        let experts: Vec<_> = match (shown == group, graph.group(group).experts) {
+            (true, Some(count)) => (0..count).map(Some).collect(),
+            _ => vec![None],
         };
+        let item =
+            |expert: &Option<usize>| Item { group: shown, expert: *expert, wanted: wanted.clone() };
         let mut all = wanted.sums();
-        for experts in experts.chunks(self.experts_at_once(wanted)) {
-            let mut sums: Vec<Sums> = experts.iter().map(|_| wanted.sums()).collect();
-            streams.visit(shown, &mut |expert, rows, _| {
-                check_cancelled(self.cancel)?;
-                if let Some(at) = experts.iter().position(|own| *own == expert) {
-                    self.workers.install(|| sums[at].add(rows, None));
-                }
-                Ok(())
-            })?;
-            sums.into_iter().for_each(|own| all.merge(own));
+        for experts in experts.chunks(to_usize(at_once(wanted, self.limit(), true))) {
+            let mut pass = Pass::of(self, experts.iter().map(item).collect());
+            streams.quantized.visit(stage, &mut |inputs| pass.take(inputs))?;
+            pass.finish()?.into_iter().for_each(|own| all.merge(own.sums));
         }
         Ok(all)
     }
 
-    /// Sums the inputs of the output matrix.
+    /// Sums the inputs of the output matrix, and gives what is complete to `keep`.
     pub(crate) fn output<B: Backend>(
         &self,
         streams: &mut Streams<'_, B>,
         columns: usize,
-    ) -> Result<Collected, Error> {
-        let mut sums = self.wanted_of_output(columns).sums();
-        streams.visit_output(&mut |_, rows, beside| {
-            check_cancelled(self.cancel)?;
-            self.workers.install(|| sums.add(rows, beside));
-            Ok(())
-        })?;
-        let tokens = sums.tokens();
-        Ok(Collected { expert: None, sums, tokens, is_uncorrected: false })
+        keep: &mut dyn FnMut(Sums) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let all = self.wanted_of_output(columns);
+        let parts = self.in_parts(&all);
+        let parts = if parts.is_empty() { vec![all] } else { parts };
+        for (number, part) in parts.into_iter().enumerate() {
+            let is_first = number == 0;
+            let (moments, lacking) = (part.moments && is_first, part.lacking.filter(|_| is_first));
+            let mut sums = Wanted { moments, lacking, ..part }.sums();
+            streams.visit_output(&mut |_, rows, beside| {
+                check_cancelled(self.cancel)?;
+                self.workers.install(|| sums.add(rows, beside.as_ref()));
+                Ok(())
+            })?;
+            keep(sums)?;
+        }
+        Ok(())
+    }
+}
+
+/// The sums of a pass while tokens come in.
+struct Pass<'c, 'a> {
+    collector: &'c Collector<'a>,
+    all: Vec<(Item, Sums)>,
+}
+
+impl<'c, 'a> Pass<'c, 'a> {
+    fn of(collector: &'c Collector<'a>, items: Vec<Item>) -> Self {
+        let with_sums = |item: Item| {
+            let sums = item.wanted.sums();
+            debug_assert_eq!(sums.bytes(), item.wanted.bytes(), "what was planned");
+            (item, sums)
+        };
+        Self { collector, all: items.into_iter().map(with_sums).collect() }
+    }
+
+    /// The groups whose inputs are summed, by the stages at which these are known.
+    fn stages(&self, graph: &LayerGraph) -> BTreeMap<Stage, BTreeSet<GroupIndex>> {
+        let mut stages = BTreeMap::<_, BTreeSet<_>>::new();
+        for (item, _) in &self.all {
+            stages.entry(graph.group(item.group).stage).or_default().insert(item.group);
+        }
+        stages
+    }
+
+    /// Whether the full model is asked for what it has beside a group's inputs.
+    fn is_beside(&self, group: GroupIndex) -> bool {
+        self.all.iter().any(|(item, _)| item.group == group && item.wanted.lacking.is_some())
+    }
+
+    /// Whose inputs are summed in a group.
+    fn experts(&self, group: GroupIndex) -> Vec<Option<usize>> {
+        let own = self.all.iter().filter(|(item, _)| item.group == group);
+        let mut experts: Vec<_> = own.map(|(item, _)| item.expert).collect();
+        experts.sort_unstable();
+        experts.dedup();
+        experts
+    }
+
+    /// Takes what a stream shows.
+    fn take(&mut self, inputs: &LinearInputs<'_>) -> Result<(), Error> {
+        self.add(inputs.group, inputs.expert, inputs.rows, None)
+    }
+
+    fn add(
+        &mut self,
+        group: GroupIndex,
+        expert: Option<usize>,
+        rows: &[f32],
+        beside: Option<&Beside>,
+    ) -> Result<(), Error> {
+        check_cancelled(self.collector.cancel)?;
+        let is_own = |(item, _): &&mut (Item, Sums)| (item.group, item.expert) == (group, expert);
+        for (_, sums) in self.all.iter_mut().filter(is_own) {
+            self.collector.workers.install(|| sums.add(rows, beside));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Vec<Collected>, Error> {
+        check_cancelled(self.collector.cancel)?;
+        let collected =
+            |(item, sums): (Item, Sums)| Collected { tokens: sums.tokens(), item, sums };
+        Ok(self.all.into_iter().map(collected).collect())
     }
 }

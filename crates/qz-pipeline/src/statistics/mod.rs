@@ -1,11 +1,20 @@
 //! What the matrices of a model multiply while it reads a text, summed, and what a quantized
 //! model lacks beside the full one: for `quantize`, which uses the sums, and for `calibrate`,
 //! which keeps them.
+//!
+//! A [`Statistic`] is summed over the tokens of one matrix, or of one expert's. [`Collector`]
+//! plans which of them fit memory at a time, and puts the text through the layer for them.
 
 mod collector;
+mod lacking;
+mod passes;
+mod statistic;
 mod streams;
 mod sums;
 
-pub(crate) use collector::{Collected, Collector, GroupExperts};
+pub(crate) use collector::{Collected, Collector, OfAllExperts};
+pub(crate) use lacking::{Lacking, LackingKind};
+pub(crate) use passes::Item;
+pub(crate) use statistic::Statistic;
 pub(crate) use streams::{Stream, Streams};
-pub(crate) use sums::{LackingKind, Sums, Wanted};
+pub(crate) use sums::{Sums, Wanted};

@@ -5,7 +5,7 @@ use qz_kernels::backend::Backend;
 use qz_models::forward::{Chunks, Forward, LayerStream, LinearInputs, Routing};
 use qz_models::graph::GroupIndex;
 
-use super::sums::{Beside, Results, gathered};
+use super::lacking::{Beside, Results, gathered};
 use crate::calibrate::inputs_of_all;
 use crate::error::Error;
 use crate::model_weights::ModelWeights;
@@ -67,15 +67,6 @@ impl<'a, B: Backend> Streams<'a, B> {
         self.quantized.advance(on_steps)
     }
 
-    /// Shows the inputs of a group, batch by batch.
-    pub(super) fn visit(&mut self, group: GroupIndex, visit: &mut Visit<'_>) -> Result<(), Error> {
-        let stage = self.quantized.graph().group(group).stage;
-        self.quantized.visit(stage, &mut |inputs| {
-            let is_own = inputs.group == group;
-            if is_own { visit(inputs.expert, inputs.rows, None) } else { Ok(()) }
-        })
-    }
-
     /// Shows the inputs of a group, of these of its experts, batch by batch, and beside them
     /// what the full model has of the same tokens. That model gives its tokens to experts of
     /// its own choice: what it has is what its router sees, and the hidden states behind all
@@ -87,7 +78,7 @@ impl<'a, B: Backend> Streams<'a, B> {
         visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
         let Self { quantized, full } = self;
-        let Some(full) = full else { return self.visit(group, visit) };
+        let Some(full) = full else { unreachable!("a full model is beside") };
         let (graph, hidden) = (quantized.graph(), quantized.hidden_width());
         let own = graph.group(group);
         for batch in 0..quantized.batches() {
