@@ -101,10 +101,10 @@ impl Job<'_> {
             collected
         };
         self.keep(groups, collected, &mut known)?;
-        let known = groups.iter().zip(known);
-        known
-            .map(|(group, (moments, tokens))| self.keep_moments(group, &moments, &tokens))
-            .collect()
+        for (group, (moments, tokens)) in groups.iter().zip(known) {
+            self.keep_moments(group, &moments, &tokens)?;
+        }
+        Ok(())
     }
 
     /// The same beside the full model, one group after the other, with that model's matrices

@@ -20,6 +20,7 @@ use super::packed::PackedMatrix;
 use super::plan::Chosen;
 use super::report::{MethodTensor, Reports};
 use super::rest::Rest;
+use super::storage::{Numbers, Storage, TypedRows};
 use crate::calibrate::{ExpertCoverage, Group};
 use crate::error::Error;
 use crate::event::{Event, Observer};
@@ -55,8 +56,8 @@ pub(super) struct Layers<'a> {
 struct Quantized {
     /// For the output.
     content: Content,
-    /// For the stream of hidden states: the same values, row by row as GGUF has them.
-    replacement: (DataType, Vec<u8>),
+    /// For the stream of hidden states: the same values.
+    numbers: Numbers,
     /// Weights that the output cannot hold.
     lost: u64,
     report: TensorReport,
@@ -68,6 +69,8 @@ pub(super) struct Matrix {
     /// The tensor it is, or is in.
     position: usize,
     expert: Option<usize>,
+    /// Its first row in the tensor.
+    first_row: u64,
     rows: usize,
     pub(super) columns: usize,
     data_type: DataType,
@@ -76,10 +79,6 @@ pub(super) struct Matrix {
 impl Matrix {
     pub(super) fn row_bytes(&self) -> usize {
         self.data_type.byte_size(self.columns as u64).map_or(0, to_usize)
-    }
-
-    fn first_row(&self) -> u64 {
-        (self.expert.unwrap_or(0) * self.rows) as u64
     }
 }
 
@@ -169,13 +168,13 @@ impl Layers<'_> {
                 let captured = known.of(&group, expert, self.options.method.needs())?;
                 for position in &open {
                     let matrix = self.matrix(*position, (group.experts > 1).then_some(expert));
-                    let first = matrix.first_row();
+                    let first = matrix.first_row;
                     let rows = first..first + matrix.rows as u64;
                     let name = &self.model.tensors[*position].name;
                     let weights = forward.numbers(name, rows)?;
                     let Quantized { content, lost, report, .. } =
                         self.quantized(&matrix, &weights, &captured)?;
-                    self.put(sinks, &matrix, first, content, lost)?;
+                    self.put(sinks, &matrix, content, lost)?;
                     reports.methods.push(self.described(&matrix, &captured, report));
                     observer.observe(Event::Advanced { weights: weights.len() as u64 });
                 }
@@ -210,7 +209,8 @@ impl Layers<'_> {
         };
         let data_type = self.plans[0].assignments[position].data_type;
         let columns = to_usize(shape.columns());
-        Matrix { position, expert, rows: to_usize(rows), columns, data_type }
+        let first_row = expert.unwrap_or(0) as u64 * rows;
+        Matrix { position, expert, first_row, rows: to_usize(rows), columns, data_type }
     }
 
     /// True if nothing is left to be quantized.
@@ -280,13 +280,13 @@ impl Layers<'_> {
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (index, matrix) in own {
                     let weights = streams.quantized.weights(*index, matrix.expert)?;
-                    let Quantized { content, replacement, lost, report } =
+                    let Quantized { content, numbers, lost, report } =
                         self.quantized(matrix, &weights, &captured)?;
                     if !sinks.is_done(0, matrix.position) {
-                        self.put(sinks, matrix, matrix.first_row(), content, lost)?;
+                        self.put(sinks, matrix, content, lost)?;
                     }
                     if self.replaces() {
-                        replacements.push((*index, matrix.expert, replacement));
+                        replacements.push((*index, matrix.expert, numbers));
                     }
                     reports.methods.push(self.described(matrix, &captured, report));
                     let weights = (matrix.rows * matrix.columns) as u64;
@@ -295,7 +295,7 @@ impl Layers<'_> {
             }
         }
         // Only now: what one expert became must change nothing that the others are told.
-        for (index, expert, (data_type, bytes)) in replacements {
+        for (index, expert, Numbers { data_type, bytes }) in replacements {
             streams.quantized.replace(index, expert, data_type, bytes)?;
         }
         if graph.group(group).inputs_of_all.is_some() && !tokens_of_experts.is_empty() {
@@ -335,71 +335,69 @@ impl Layers<'_> {
         sinks: &Sinks,
     ) -> Result<bool, Error> {
         for matrix in matrices.iter().filter(|_| self.replaces()) {
-            if let Some(packed) = self.packed(matrix) {
-                let Some(bytes) = packed.taken_back(self.plans, sinks)? else { return Ok(false) };
-                stream.replace(index, matrix.expert, DataType::F32, bytes)?;
-                continue;
-            }
-            let row_bytes = matrix.row_bytes();
-            let mut bytes = vec![0; matrix.rows * row_bytes];
-            let (at, first) = (matrix.position, matrix.first_row());
-            if !sinks.read_back(self.plans, 0, at, first, row_bytes, &mut bytes)? {
-                return Ok(false);
-            }
-            stream.replace(index, matrix.expert, matrix.data_type, bytes)?;
+            let numbers = self.storage(matrix).read_back(self.plans, sinks)?;
+            let Some(Numbers { data_type, bytes }) = numbers else { return Ok(false) };
+            stream.replace(index, matrix.expert, data_type, bytes)?;
         }
         Ok(true)
     }
 
-    /// A matrix that is stored as several tensors.
-    fn packed(&self, matrix: &Matrix) -> Option<PackedMatrix<'_>> {
+    /// How the output stores a matrix, or rows of one.
+    fn storage(&self, matrix: &Matrix) -> Box<dyn Storage + '_> {
         let plan = &self.plans[0];
-        let (place, row_order) = (plan.packed(matrix.position)?, plan.row_order(matrix.position));
+        let Some(place) = plan.packed(matrix.position) else {
+            let Matrix { position, first_row, rows, columns, data_type, .. } = *matrix;
+            let row_bytes = matrix.row_bytes();
+            return Box::new(TypedRows {
+                data_type,
+                position,
+                first_row,
+                rows,
+                columns,
+                row_bytes,
+            });
+        };
+        let row_order = plan.row_order(matrix.position);
         let gguf = self.model.tensors[matrix.position].row_order();
         let number = matrix.expert.unwrap_or(0);
         let measures = self.measures.of(0, matrix.position);
         let measure = measures.and_then(|measures| measures.get(number).copied());
-        Some(PackedMatrix::new(place, number, measure.unwrap_or_default(), gguf, row_order))
+        let measure = measure.unwrap_or_default();
+        Box::new(PackedMatrix::new(place, number, measure, gguf, row_order))
     }
 
-    /// A matrix in the form that its output has.
+    /// A matrix, or rows of one, in the form that its output has.
     fn quantized(
         &self,
         matrix: &Matrix,
         weights: &[f32],
         captured: &Captured,
     ) -> Result<Quantized, Error> {
-        let Some(packed) = self.packed(matrix) else {
-            let (bytes, report) = self.blocks(matrix, weights, captured)?;
-            let content = Content::Rows { row_bytes: matrix.row_bytes(), bytes: bytes.clone() };
-            let suspicion = Suspicion::of_type(matrix.data_type, matrix.columns);
-            let lost = self.lost(matrix, weights, suspicion, matrix.data_type, &bytes)?;
-            return Ok(Quantized { content, replacement: (matrix.data_type, bytes), lost, report });
-        };
-        let ordered = packed.in_order(weights);
-        let Some(grid) = packed.grid(&ordered) else {
-            return Err(Error::MethodFormat { target: matrix.data_type.name().to_owned() });
-        };
-        let mut writer = packed.writer();
-        let target = Target::of_grid(&*grid);
+        let storage = self.storage(matrix);
+        let ordered = storage.in_order(weights);
+        let mut grid = None;
+        let target = storage
+            .target(&ordered, &mut grid)
+            .ok_or_else(|| Error::MethodFormat { target: matrix.data_type.name().to_owned() })?;
+        let mut writer = storage.writer();
         let report = self.choose(matrix, &ordered, captured, target, &mut |rows, batch| {
             writer.take(rows, batch);
         })?;
-        let (content, bytes) = writer.finish();
-        let suspicion = packed.suspicion(loss::largest(weights));
-        let lost = self.lost(matrix, weights, suspicion, DataType::F32, &bytes)?;
-        Ok(Quantized { content, replacement: (DataType::F32, bytes), lost, report })
+        let (content, numbers) = writer.finish();
+        let suspicion = storage.suspicion(loss::largest(weights));
+        let lost = self.lost(matrix, weights, suspicion, &numbers)?;
+        Ok(Quantized { content, numbers, lost, report })
     }
 
-    /// Weights that the output cannot hold; `bytes` are what became of all, as this type.
+    /// Weights that the output cannot hold; `numbers` are what became of all.
     fn lost(
         &self,
         matrix: &Matrix,
         weights: &[f32],
         suspicion: Suspicion,
-        data_type: DataType,
-        bytes: &[u8],
+        Numbers { data_type, bytes }: &Numbers,
     ) -> Result<u64, Error> {
+        let data_type = *data_type;
         let Some(codec) = qz_kernels::codec_for(data_type) else { return Ok(0) };
         let row_bytes = data_type.byte_size(matrix.columns as u64).map_or(1, to_usize).max(1);
         let mut written = vec![0.0; matrix.columns];
@@ -414,7 +412,7 @@ impl Layers<'_> {
                 let location = self.model.location(tensor, 0);
                 Error::Overflow {
                     location: qz_tensor::Location { offset: None, ..location },
-                    row: matrix.first_row() + row as u64,
+                    row: matrix.first_row + row as u64,
                     largest: loss::largest(weights),
                     data_type: matrix.data_type,
                 }
@@ -422,26 +420,6 @@ impl Layers<'_> {
             lost += found.weights;
         }
         Ok(lost)
-    }
-
-    /// The bytes of a matrix in blocks of an element type.
-    fn blocks(
-        &self,
-        matrix: &Matrix,
-        weights: &[f32],
-        captured: &Captured,
-    ) -> Result<(Vec<u8>, TensorReport), Error> {
-        let target = Target::of_type(matrix.data_type)
-            .ok_or_else(|| Error::MethodFormat { target: matrix.data_type.name().to_owned() })?;
-        let row_bytes = matrix.row_bytes();
-        let mut bytes = vec![0; weights.len() / matrix.columns * row_bytes];
-        let report = self.choose(matrix, weights, captured, target, &mut |rows, batch| {
-            let own = &mut bytes[rows.start * row_bytes..rows.end * row_bytes];
-            for (row, bytes) in own.chunks_mut(row_bytes).enumerate() {
-                batch.pack(target.grid(), row, bytes);
-            }
-        })?;
-        Ok((bytes, report))
     }
 
     /// Has the method choose among the target's values; `take` gets the rows in order.
@@ -472,7 +450,7 @@ impl Layers<'_> {
             qz_methods::Error::Stopped => Error::Interrupted,
             qz_methods::Error::Weight(weight) => {
                 let tensor = &self.model.tensors[matrix.position];
-                let row = matrix.first_row() + weight.row as u64;
+                let row = matrix.first_row + weight.row as u64;
                 let index = row * matrix.columns as u64 + weight.column as u64;
                 let value = weights[weight.row * matrix.columns + weight.column];
                 let location = self.model.location(tensor, 0);
@@ -489,11 +467,10 @@ impl Layers<'_> {
         &self,
         sinks: &mut Sinks,
         matrix: &Matrix,
-        first_row: u64,
         content: Content,
         lost: u64,
     ) -> Result<(), Error> {
-        let piece = Piece { work: 0, output: 0, first_row, content, lost };
+        let piece = Piece { work: 0, output: 0, first_row: matrix.first_row, content, lost };
         sinks.put(self.plans, matrix.position, &piece)
     }
 
@@ -545,12 +522,10 @@ impl Layers<'_> {
         for first in (0..whole.rows).step_by(output_rows(&whole)) {
             let count = output_rows(&whole).min(whole.rows - first);
             let weights = self.read_rows(position, first, count)?;
-            let part = Matrix { rows: count, ..whole };
-            let (bytes, report) = layers.blocks(&part, &weights, captured)?;
-            let suspicion = Suspicion::of_type(part.data_type, part.columns);
-            let lost = self.lost(&part, &weights, suspicion, part.data_type, &bytes)?;
-            let content = Content::Rows { row_bytes: part.row_bytes(), bytes };
-            self.put(sinks, &part, first as u64, content, lost)?;
+            let part = Matrix { first_row: first as u64, rows: count, ..whole };
+            let Quantized { content, lost, report, .. } =
+                layers.quantized(&part, &weights, captured)?;
+            self.put(sinks, &part, content, lost)?;
             observer.observe(Event::Advanced { weights: weights.len() as u64 });
             parts.push(report);
         }

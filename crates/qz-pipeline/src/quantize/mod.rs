@@ -19,6 +19,7 @@ mod packed;
 mod plan;
 mod report;
 mod rest;
+mod storage;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};

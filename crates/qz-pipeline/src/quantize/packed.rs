@@ -1,13 +1,16 @@
 //! Matrices that a layout stores as several tensors: rows in the layout's order and
 //! units on their way out, and back as the numbers they stand for.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use qz_codec::grid::{Grid, RowBatch};
+use qz_methods::Target;
 use qz_models::RowOrder;
 use qz_packed::{ChosenRows, Measure, PartBytes, PartIndex, Whole};
-use qz_tensor::FileError;
+use qz_tensor::{DataType, FileError};
 
+use super::storage::{Numbers, Storage, Writer};
 use crate::error::Error;
 use crate::format::{PackedPlace, TargetPlan};
 use crate::loss::Suspicion;
@@ -47,54 +50,8 @@ impl<'a> PackedMatrix<'a> {
         Self { place, number, measure, rows }
     }
 
-    /// The values that weights, which are in the order in which they are written, may take.
-    pub(super) fn grid(&self, weights: &[f32]) -> Option<Box<dyn Grid>> {
-        let (matrix, measure) = (self.place.matrix, self.measure);
-        self.place.layout.grid(&Whole { matrix, weights, measure })
-    }
-
-    /// What could not be held by its layout, of weights of which this is the largest.
-    pub(super) fn suspicion(&self, largest: f32) -> Suspicion {
-        let layout = &self.place.layout;
-        let columns = to_usize(layout.group_columns(self.place.matrix));
-        Suspicion::of_groups(columns, layout.faint(self.measure), largest)
-    }
-
     fn columns(&self) -> usize {
         to_usize(self.place.matrix.columns)
-    }
-
-    /// Weights in the order in which they are written.
-    pub(super) fn in_order(&self, weights: &[f32]) -> Vec<f32> {
-        let columns = self.columns();
-        self.rows.iter().flat_map(|row| &weights[row * columns..][..columns]).copied().collect()
-    }
-
-    /// Takes rows to be written.
-    pub(super) fn writer(&self) -> Writer<'_> {
-        let mut packed = Packed::default();
-        let parts = &self.place.parts[self.number];
-        let mut put = |part: PartIndex, offset: u64, bytes: &[u8]| {
-            packed.put(parts[part.0], offset, bytes);
-        };
-        self.place.layout.write_constants(self.place.matrix, self.measure, &mut put);
-        let values = vec![0; self.rows.len() * self.columns() * size_of::<f32>()];
-        Writer { matrix: self, packed, values, waiting: Vec::new(), written: 0, taken: 0 }
-    }
-
-    /// What an earlier run wrote, as f32 numbers in the order of GGUF; none if that
-    /// cannot be read.
-    pub(super) fn taken_back(
-        &self,
-        plans: &[TargetPlan],
-        sinks: &Sinks,
-    ) -> Result<Option<Vec<u8>>, Error> {
-        let mut parts = Vec::new();
-        for part in &self.place.parts[self.number] {
-            let Some(bytes) = sinks.read_tensor(plans, 0, *part)? else { return Ok(None) };
-            parts.push(bytes);
-        }
-        Ok(Some(self.decoded(InMemory(parts))?))
     }
 
     /// The f32 numbers of parts, in the order of GGUF.
@@ -108,6 +65,51 @@ impl<'a> PackedMatrix<'a> {
             store(&mut bytes, *row, values);
         }
         Ok(bytes)
+    }
+}
+
+impl Storage for PackedMatrix<'_> {
+    fn in_order<'w>(&self, weights: &'w [f32]) -> Cow<'w, [f32]> {
+        let columns = self.columns();
+        self.rows.iter().flat_map(|row| &weights[row * columns..][..columns]).copied().collect()
+    }
+
+    fn target<'g>(
+        &self,
+        ordered: &[f32],
+        grid: &'g mut Option<Box<dyn Grid>>,
+    ) -> Option<Target<'g>> {
+        let (matrix, measure) = (self.place.matrix, self.measure);
+        *grid = self.place.layout.grid(&Whole { matrix, weights: ordered, measure });
+        grid.as_deref().map(Target::of_grid)
+    }
+
+    fn writer(&self) -> Box<dyn Writer + '_> {
+        let mut packed = Packed::default();
+        let parts = &self.place.parts[self.number];
+        let mut put = |part: PartIndex, offset: u64, bytes: &[u8]| {
+            packed.put(parts[part.0], offset, bytes);
+        };
+        self.place.layout.write_constants(self.place.matrix, self.measure, &mut put);
+        let values = vec![0; self.rows.len() * self.columns() * size_of::<f32>()];
+        let waiting = Vec::new();
+        Box::new(PackedWriter { matrix: self, packed, values, waiting, written: 0, taken: 0 })
+    }
+
+    fn suspicion(&self, largest: f32) -> Suspicion {
+        let layout = &self.place.layout;
+        let columns = to_usize(layout.group_columns(self.place.matrix));
+        Suspicion::of_groups(columns, layout.faint(self.measure), largest)
+    }
+
+    fn read_back(&self, plans: &[TargetPlan], sinks: &Sinks) -> Result<Option<Numbers>, Error> {
+        let mut parts = Vec::new();
+        for part in &self.place.parts[self.number] {
+            let Some(bytes) = sinks.read_tensor(plans, 0, *part)? else { return Ok(None) };
+            parts.push(bytes);
+        }
+        let bytes = self.decoded(InMemory(parts))?;
+        Ok(Some(Numbers { data_type: DataType::F32, bytes }))
     }
 }
 
@@ -131,7 +133,7 @@ fn store(bytes: &mut [u8], row: usize, values: &[f32]) {
 }
 
 /// A matrix on its way out.
-pub(super) struct Writer<'a> {
+struct PackedWriter<'a> {
     matrix: &'a PackedMatrix<'a>,
     packed: Packed,
     /// f32 numbers in the order of GGUF.
@@ -142,9 +144,8 @@ pub(super) struct Writer<'a> {
     taken: usize,
 }
 
-impl Writer<'_> {
-    /// Takes the next rows.
-    pub(super) fn take(&mut self, rows: Range<usize>, batch: &RowBatch) {
+impl Writer for PackedWriter<'_> {
+    fn take(&mut self, rows: Range<usize>, batch: &RowBatch) {
         for (own, row) in self.matrix.rows[rows.clone()].iter().enumerate() {
             store(&mut self.values, *row, batch.values(own));
         }
@@ -157,6 +158,15 @@ impl Writer<'_> {
         }
     }
 
+    fn finish(mut self: Box<Self>) -> (Content, Numbers) {
+        self.write();
+        let numbers = Numbers { data_type: DataType::F32, bytes: self.values };
+        (Content::Packed(self.packed), numbers)
+    }
+}
+
+impl PackedWriter<'_> {
+    /// Writes the rows that wait.
     fn write(&mut self) {
         if self.waiting.is_empty() {
             return;
@@ -173,19 +183,13 @@ impl Writer<'_> {
         self.waiting.clear();
         self.written = self.taken;
     }
-
-    /// The bytes of all parts, and the numbers they stand for.
-    pub(super) fn finish(mut self) -> (Content, Vec<u8>) {
-        self.write();
-        (Content::Packed(self.packed), self.values)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use qz_codec::grid::{Rows, rounding};
     use qz_packed::{Matrix, SCHEMES};
-    use qz_tensor::{DataType, TensorIndex};
+    use qz_tensor::TensorIndex;
 
     use super::*;
 
@@ -229,20 +233,21 @@ mod tests {
             let measure = place.layout.measure(place.matrix, &weights);
             let matrix = PackedMatrix::new(&place, 0, measure, permuted, RowOrder::AsStored);
             let ordered = matrix.in_order(&weights);
-            let grid = matrix.grid(&ordered).expect("a grid");
+            let mut grid = None;
+            let grid = matrix.target(&ordered, &mut grid).expect("a grid").grid();
             let mut writer = matrix.writer();
             let mut values = vec![0; size_of_val(&weights[..])];
             for first in (0..ROWS).step_by(64) {
                 let rows = first..first + 64;
                 let own = Rows::dense(&ordered[first * COLUMNS..][..64 * COLUMNS], COLUMNS);
-                let batch = rounding::round(&*grid, own, first, &[1.0; COLUMNS]);
+                let batch = rounding::round(grid, own, first, &[1.0; COLUMNS]);
                 writer.take(rows.clone(), &batch);
                 for (own, row) in rows.enumerate() {
                     store(&mut values, matrix.rows[row], batch.values(own));
                 }
             }
             let (Content::Packed(packed), kept) = writer.finish() else { panic!("packed") };
-            assert!(kept == values, "{target}");
+            assert!(kept.bytes == values, "{target}");
             let parts = place.layout.parts(place.matrix).expect("fits");
             let mut parts: Vec<Vec<u8>> = parts
                 .iter()

@@ -59,13 +59,13 @@ impl Collector<'_> {
         // Routers are small, and nobody rounds them.
         let gram = self.gram && !group.is_router;
         let (columns, moments) = (group.columns, self.moments || !gram);
-        Wanted { columns, moments, gram: gram.then(|| 0..columns), lacking }
+        Wanted { columns, moments, gram: gram.then_some(0..columns), lacking }
     }
 
     /// What is wanted of the output matrix's inputs.
     pub(crate) fn wanted_of_output(&self, columns: usize) -> Wanted {
         let lacking = self.is_beside.then_some(LackingKind::Inputs);
-        Wanted { columns, moments: self.moments, gram: self.gram.then(|| 0..columns), lacking }
+        Wanted { columns, moments: self.moments, gram: self.gram.then_some(0..columns), lacking }
     }
 
     /// How many experts' sums are there at once, at most.

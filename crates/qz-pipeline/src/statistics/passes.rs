@@ -67,7 +67,7 @@ mod tests {
             wanted: Wanted {
                 columns,
                 moments: !gram,
-                gram: gram.then(|| 0..columns),
+                gram: gram.then_some(0..columns),
                 lacking: None,
             },
         };

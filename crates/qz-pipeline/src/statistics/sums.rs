@@ -117,11 +117,10 @@ impl Sums {
 
     /// Takes out one kind of statistic, if it is there.
     pub(crate) fn take<S: Statistic>(&mut self) -> Option<S> {
-        let is_own = |statistic: &Box<dyn Statistic>| {
+        let at = self.0.iter().position(|statistic| {
             let any: &dyn Any = &**statistic;
             any.is::<S>()
-        };
-        let at = self.0.iter().position(is_own)?;
+        })?;
         Some(as_own(self.0.remove(at)))
     }
 }
