@@ -3,7 +3,7 @@
 
 /// How a part's text is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TextKind {
     /// As it is.
     Text,
     /// A document in each line: `{"text": "…"}` or `{"messages": […]}`.
@@ -12,27 +12,27 @@ pub enum Kind {
 
 /// A part of the bundled text.
 #[derive(Clone, Copy, Debug)]
-pub struct Part {
+pub struct BundledText {
     /// Its file in `calibration-data/`.
     pub name: &'static str,
     /// How it is kept.
-    pub kind: Kind,
+    pub kind: TextKind,
     /// The text.
     pub text: &'static str,
 }
 
 macro_rules! part {
     ($name:literal, $kind:ident) => {
-        Part {
+        BundledText {
             name: $name,
-            kind: Kind::$kind,
+            kind: TextKind::$kind,
             text: include_str!(concat!("../../../calibration-data/", $name)),
         }
     };
 }
 
 /// All parts.
-pub const PARTS: &[Part] = &[
+pub const PARTS: &[BundledText] = &[
     part!("prose.txt", Text),
     part!("drama.txt", Text),
     part!("countries.txt", Text),
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn lines_are_documents() {
-        for part in PARTS.iter().filter(|part| part.kind == Kind::JsonLines) {
+        for part in PARTS.iter().filter(|part| part.kind == TextKind::JsonLines) {
             for line in part.text.lines() {
                 let document: serde_json::Value = serde_json::from_str(line).expect("JSON");
                 let is_document = document["text"].is_string() || document["messages"].is_array();

@@ -110,4 +110,6 @@ pub use stream::Cancel;
 pub use target::Target;
 pub use targets::{ModelFit, TargetInfo, targets};
 pub use unknown_target::UnknownTarget;
-pub use verify::{Finding, JudgedFor, Kind, TensorCheck, Verification, VerifyOptions, verify};
+pub use verify::{
+    Finding, FindingKind, JudgedFor, TensorCheck, Verification, VerifyOptions, verify,
+};

@@ -78,7 +78,7 @@ pub struct Finding {
 
 /// Findings that say the same of several tensors.
 #[derive(Clone, Debug)]
-pub struct Kind<'a> {
+pub struct FindingKind<'a> {
     /// The rule's stable name.
     pub rule: &'static str,
     /// What is wrong.
@@ -87,7 +87,7 @@ pub struct Kind<'a> {
     pub tensors: Vec<&'a str>,
 }
 
-impl<'a> Kind<'a> {
+impl<'a> FindingKind<'a> {
     /// The kinds of findings, in the order of their first ones.
     pub fn of(findings: &'a [Finding]) -> Vec<Self> {
         let mut kinds: Vec<Self> = Vec::new();
@@ -105,7 +105,7 @@ impl<'a> Kind<'a> {
 }
 
 /// The first names, how many there are, and what is wrong.
-impl fmt::Display for Kind<'_> {
+impl fmt::Display for FindingKind<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
         let (names, count) = (&self.tensors, self.tensors.len());

@@ -1,6 +1,6 @@
 //! `quantize verify`
 
-use qz_pipeline::{JudgedFor, Kind, TensorCheck, Verification, VerifyOptions, verify};
+use qz_pipeline::{FindingKind, JudgedFor, TensorCheck, Verification, VerifyOptions, verify};
 
 use super::{print_json, print_line};
 use crate::cli::{Global, Verify};
@@ -33,9 +33,9 @@ pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<Outcome
 /// tensor of each type, or all.
 pub(crate) fn text(verification: &Verification, all: bool) -> String {
     let findings = &verification.findings;
-    let kinds: Vec<Kind<'_>> = match all {
-        true => findings.chunks(1).flat_map(Kind::of).collect(),
-        false => Kind::of(findings),
+    let kinds: Vec<FindingKind<'_>> = match all {
+        true => findings.chunks(1).flat_map(FindingKind::of).collect(),
+        false => FindingKind::of(findings),
     };
     let mut parts: Vec<String> =
         kinds.iter().map(|kind| format!("failed: {kind} [{}]", kind.rule)).collect();

@@ -7,7 +7,7 @@ use qz_codec::CODECS;
 use qz_tensor::DataType;
 
 use super::{
-    Activation, Attention, Backend, Error, ExpertLoad, Gating, Part, Queries, RotaryPairs,
+    Activation, Attention, Backend, Error, ExpertLoad, Gating, JoinedColumns, Queries, RotaryPairs,
     Rotation, Rounding, Router, Scan, ScanWeights, Shaped, reference,
 };
 
@@ -350,8 +350,8 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
     }
     let there = [backend.buffer(200, &a)?, backend.buffer(200, &b)?];
     let parts = [
-        Part { buffer: &there[0], size: 100, columns: 10..70 },
-        Part { buffer: &there[1], size: 100, columns: 0..20 },
+        JoinedColumns { buffer: &there[0], size: 100, columns: 10..70 },
+        JoinedColumns { buffer: &there[1], size: 100, columns: 0..20 },
     ];
     let joined =
         a.chunks(100).zip(b.chunks(100)).flat_map(|(a, b)| [&a[10..70], &b[..20]].concat());
@@ -459,7 +459,7 @@ fn mismatches<B: Backend>(backend: &B) -> Checked {
     refused(backend.attend(&shape, Some(&pair), &cache, queries(&pair, 0..2), &mut out))?;
     refused(backend.activate_times(Activation::Silu, &mut out, Some(&tall)))?;
     refused(backend.columns(&pair, 2..5).map(drop))?;
-    refused(backend.join(&[Part { buffer: &pair, size: 4, columns: 3..5 }]).map(drop))?;
+    refused(backend.join(&[JoinedColumns { buffer: &pair, size: 4, columns: 3..5 }]).map(drop))?;
     refused(backend.times_sigmoid(&mut out, &tall))?;
     refused(backend.add(&mut out, &wide))?;
     refused(backend.add_bias(&mut out, &wide))?;

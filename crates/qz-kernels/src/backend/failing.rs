@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use qz_tensor::DataType;
 
 use super::{
-    Activation, Attention, Backend, Error, ExpertLoad, Part, Queries, Recurrence, Rotation,
-    Rounding, Router, Scan, ScanWeights,
+    Activation, Attention, Backend, Error, ExpertLoad, JoinedColumns, Queries, Recurrence,
+    Rotation, Rounding, Router, Scan, ScanWeights,
 };
 
 /// Another backend, up to some operation. All operations from there on fail.
@@ -94,7 +94,7 @@ impl<B: Backend> Backend for Failing<B> {
             activation: Activation, gate: &mut B::Buffer, up: Option<&B::Buffer>
         ) -> ();
         fn columns(from: &B::Buffer, columns: Range<usize>) -> B::Buffer;
-        fn join(parts: &[Part<'_, B::Buffer>]) -> B::Buffer;
+        fn join(parts: &[JoinedColumns<'_, B::Buffer>]) -> B::Buffer;
         fn times_sigmoid(rows: &mut B::Buffer, scores: &B::Buffer) -> ();
         fn add(to: &mut B::Buffer, from: &B::Buffer) -> ();
         fn add_bias(to: &mut B::Buffer, bias: &B::Buffer) -> ();

@@ -247,7 +247,7 @@ pub enum Gating {
 
 /// Numbers of each head of a buffer.
 #[derive(Clone, Debug)]
-pub struct Part<'a, Buffer> {
+pub struct JoinedColumns<'a, Buffer> {
     /// The buffer.
     pub buffer: &'a Buffer,
     /// Numbers of one of its heads.
@@ -457,7 +457,7 @@ pub trait Backend: Send + Sync {
     fn columns(&self, from: &Self::Buffer, columns: Range<usize>) -> Result<Self::Buffer, Error>;
 
     /// Head by head the numbers of all parts, one behind the other.
-    fn join(&self, parts: &[Part<'_, Self::Buffer>]) -> Result<Self::Buffer, Error>;
+    fn join(&self, parts: &[JoinedColumns<'_, Self::Buffer>]) -> Result<Self::Buffer, Error>;
 
     /// `rows[t][i] *= sigmoid(scores[t])`.
     fn times_sigmoid(&self, rows: &mut Self::Buffer, scores: &Self::Buffer) -> Result<(), Error>;

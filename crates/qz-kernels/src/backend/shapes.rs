@@ -6,7 +6,8 @@ use std::ops::Range;
 use qz_tensor::DataType;
 
 use super::{
-    Attention, Error, ExpertLoad, Part, Queries, Recurrence, Rotation, Router, Scan, ScanWeights,
+    Attention, Error, ExpertLoad, JoinedColumns, Queries, Recurrence, Rotation, Router, Scan,
+    ScanWeights,
 };
 
 /// Rows of numbers of one width.
@@ -215,11 +216,11 @@ pub(super) fn columns(from: &impl Shaped, columns: &Range<usize>) -> Result<(), 
 }
 
 /// Of [`super::Backend::join`]: the columns of what it makes.
-pub(super) fn join<B: Shaped>(parts: &[Part<'_, B>]) -> Result<usize, Error> {
+pub(super) fn join<B: Shaped>(parts: &[JoinedColumns<'_, B>]) -> Result<usize, Error> {
     let asked = asked("join");
     let Some(first) = parts.first() else { return Ok(0) };
     let heads = first.buffer.columns() / first.size.max(1);
-    for Part { buffer, size, columns } in parts {
+    for JoinedColumns { buffer, size, columns } in parts {
         asked.equal("rows", buffer.rows(), first.buffer.rows())?;
         asked.equal("columns", buffer.columns(), heads * size)?;
         asked.at_most("numbers of a head", columns.end, *size)?;

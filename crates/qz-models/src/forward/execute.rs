@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use qz_kernels::backend::{
-    Backend, Error as BackendError, ExpertLoad, Part, Queries, Rounding, ScanWeights,
+    Backend, Error as BackendError, ExpertLoad, JoinedColumns, Queries, Rounding, ScanWeights,
 };
 use qz_tensor::{DataType, Location};
 
@@ -208,7 +208,7 @@ impl<B: Backend> Pass<'_, B> {
             Step::Join { parts, to } => {
                 let part = |HeadColumns { rows, size, columns }: &HeadColumns| {
                     let buffer = registers.get(*rows);
-                    Part { buffer, size: *size, columns: columns.clone() }
+                    JoinedColumns { buffer, size: *size, columns: columns.clone() }
                 };
                 let joined = backend.join(&parts.iter().map(part).collect::<Vec<_>>())?;
                 registers.set(*to, joined);
@@ -385,7 +385,7 @@ impl<B: Backend> Pass<'_, B> {
             }
         }
         let size = own.members[0].rows;
-        let part = |buffer| Part { buffer, size, columns: 0..size };
+        let part = |buffer| JoinedColumns { buffer, size, columns: 0..size };
         let parts: Vec<_> = products.iter().map(part).collect();
         (!parts.is_empty()).then(|| backend.join(&parts)).transpose().map_err(Error::from)
     }

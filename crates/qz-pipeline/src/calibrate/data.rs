@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use qz_calib::bundled::{self, Kind};
+use qz_calib::bundled::{self, TextKind};
 use qz_calib::chat::ChatTemplate;
 use qz_models::forward::Chunks;
 use qz_tensor::{FileStates, Location, SourceFile, stop};
@@ -105,7 +105,7 @@ pub(crate) struct CalibrationText {
 }
 
 /// A part before it is cut.
-struct Part {
+struct TextPart {
     name: String,
     documents: usize,
     tokens: Vec<u32>,
@@ -144,10 +144,10 @@ pub(crate) fn read(
         }
         match data {
             CalibrationData::File(path) => parts.push(reader.file(path)?),
-            CalibrationData::Tokens(path) => parts.push(Part {
+            CalibrationData::Tokens(path) => parts.push(TextPart {
                 documents: 1,
                 tokens: read_token_ids(path, tokenizer.token_count())?,
-                ..Part::new(path.display().to_string(), 0)
+                ..TextPart::new(path.display().to_string(), 0)
             }),
             CalibrationData::Bundled => {
                 for part in bundled::PARTS {
@@ -234,7 +234,7 @@ fn template(
     Ok(Some(ChatTemplate::new(text, bos, eos, location)?))
 }
 
-impl Part {
+impl TextPart {
     /// An empty part of a source of so many bytes.
     fn new(name: String, source: u64) -> Self {
         let room = source.saturating_mul(MOST_GROWTH).saturating_add(LEAST_ROOM);
@@ -269,14 +269,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn file(&self, path: &Path) -> Result<Part, Error> {
+    fn file(&self, path: &Path) -> Result<TextPart, Error> {
         if path.extension().is_some_and(|extension| extension == "parquet") {
             return self.parquet(path);
         }
         let name = path.display().to_string();
         let extension = path.extension().and_then(|extension| extension.to_str());
         if matches!(extension, Some("jsonl" | "ndjson")) {
-            let mut part = Part::new(name, SourceFile::open(path)?.len());
+            let mut part = TextPart::new(name, SourceFile::open(path)?.len());
             lines::each_line(path, &mut |line, location| self.line(&mut part, line, location))?;
             return part.filled(Location::file(path));
         }
@@ -284,13 +284,13 @@ impl Reader<'_> {
         let text = std::str::from_utf8(&bytes).map_err(|error| Error::TextEncoding {
             location: Location::file(path).offset(error.valid_up_to() as u64),
         })?;
-        self.part(&name, Kind::Text, text, &Location::file(path))
+        self.part(&name, TextKind::Text, text, &Location::file(path))
     }
 
     /// Adds the document of a line to a part, until that has enough.
     fn line(
         &self,
-        part: &mut Part,
+        part: &mut TextPart,
         line: &str,
         location: &Location,
     ) -> Result<ControlFlow<()>, Error> {
@@ -307,9 +307,9 @@ impl Reader<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn parquet(&self, path: &Path) -> Result<Part, Error> {
+    fn parquet(&self, path: &Path) -> Result<TextPart, Error> {
         let name = path.display().to_string();
-        let mut part = Part::new(name, SourceFile::open(path)?.len());
+        let mut part = TextPart::new(name, SourceFile::open(path)?.len());
         parquet::each_row(path, &mut |number, row| {
             self.document(&mut part, row, &Location::file(path).tensor(format!("row {number}")))?;
             let enough = part.tokens.len() >= self.wanted || stop::is_requested();
@@ -318,17 +318,23 @@ impl Reader<'_> {
         part.filled(Location::file(path))
     }
 
-    fn part(&self, name: &str, kind: Kind, text: &str, location: &Location) -> Result<Part, Error> {
+    fn part(
+        &self,
+        name: &str,
+        kind: TextKind,
+        text: &str,
+        location: &Location,
+    ) -> Result<TextPart, Error> {
         let tokenizer = self.tokenizer;
-        let mut part = Part::new(name.to_owned(), text.len() as u64);
+        let mut part = TextPart::new(name.to_owned(), text.len() as u64);
         match kind {
-            Kind::Text => {
+            TextKind::Text => {
                 let parse_special = self.options.parse_special;
                 let options = EncodeOptions { add_special: true, parse_special };
                 part.documents = usize::from(!text.is_empty());
                 part.tokens = ids(tokenizer.encode_first(text, options, self.wanted));
             }
-            Kind::JsonLines => {
+            TextKind::JsonLines => {
                 let mut start = 0;
                 for line in text.split_inclusive('\n') {
                     let location = location.clone().offset(start as u64);
@@ -345,7 +351,7 @@ impl Reader<'_> {
     /// Adds the tokens of one document: `{"text": "…"}` or `{"messages": […]}`.
     fn document(
         &self,
-        part: &mut Part,
+        part: &mut TextPart,
         document: &Value,
         location: &Location,
     ) -> Result<(), Error> {
@@ -446,7 +452,7 @@ mod tests {
     #[test]
     fn documents_have_room_for_their_source() {
         let check = |source: u64, texts: &[usize], is_enough: bool| {
-            let mut part = Part::new("part".to_owned(), source);
+            let mut part = TextPart::new("part".to_owned(), source);
             let longest = "x".repeat(40 << 20);
             let paid = texts
                 .iter()

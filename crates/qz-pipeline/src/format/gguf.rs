@@ -14,7 +14,7 @@ use qz_plan::{
 use qz_tensor::{DataType, Metadata, OutputOptions, Shape, SinkTensor, TensorIndex, Value};
 
 use super::demand::{self, Demand};
-use super::{Format, Layout, Placement, Sink, TargetPlan};
+use super::{Format, OutputLayout, Placement, Sink, TargetPlan};
 use crate::error::Error;
 use crate::metadata_override::MetadataOverride;
 use crate::model::{Model, ModelTensor};
@@ -86,7 +86,7 @@ fn plan(model: &Model, scheme: &str, options: &PlanOptions) -> Result<TargetPlan
     }
 }
 
-impl Layout for GgufLayout {
+impl OutputLayout for GgufLayout {
     fn paths(&self) -> Vec<PathBuf> {
         GgufLayout::paths(self)
     }

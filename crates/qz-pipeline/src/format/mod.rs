@@ -41,7 +41,7 @@ pub struct Format {
     layout: LayOut,
 }
 
-type LayOut = fn(&Path, &TargetPlan, &PlanOptions) -> Result<Box<dyn Layout>, Error>;
+type LayOut = fn(&Path, &TargetPlan, &PlanOptions) -> Result<Box<dyn OutputLayout>, Error>;
 
 /// Every format that can be written: GGUF, safetensors, and each family of packed
 /// layouts. A target without a format is the first one's.
@@ -131,7 +131,7 @@ impl Format {
         path: &Path,
         plan: &TargetPlan,
         options: &PlanOptions,
-    ) -> Result<Box<dyn Layout>, Error> {
+    ) -> Result<Box<dyn OutputLayout>, Error> {
         (self.layout)(path, plan, options)
     }
 }
@@ -268,7 +268,7 @@ impl Placement {
 }
 
 /// The files of an output, laid out; nothing is on disk yet.
-pub(crate) trait Layout {
+pub(crate) trait OutputLayout {
     /// Their final paths.
     fn paths(&self) -> Vec<PathBuf>;
 

@@ -8,7 +8,7 @@ use qz_safetensors::{SafetensorsLayout, SafetensorsSink};
 use qz_tensor::{DataType, Metadata, OutputOptions, SinkTensor};
 
 use super::checkpoint::Checkpoint;
-use super::{Demand, Format, Layout, Placement, Sink, TargetPlan};
+use super::{Demand, Format, OutputLayout, Placement, Sink, TargetPlan};
 use crate::error::Error;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, check_codecs};
@@ -50,7 +50,7 @@ pub(super) fn lay_out(
     path: &Path,
     plan: &TargetPlan,
     options: &PlanOptions,
-) -> Result<Box<dyn Layout>, Error> {
+) -> Result<Box<dyn OutputLayout>, Error> {
     let files = plan.files.clone();
     Ok(Box::new(SafetensorsLayout::new(path, &plan.tensors, files, options.shard_size)?))
 }
@@ -71,7 +71,7 @@ fn find(name: &str) -> Option<&'static Scheme> {
     SCHEMES.iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name))
 }
 
-impl Layout for SafetensorsLayout {
+impl OutputLayout for SafetensorsLayout {
     fn paths(&self) -> Vec<PathBuf> {
         SafetensorsLayout::paths(self)
     }

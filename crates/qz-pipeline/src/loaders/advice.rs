@@ -6,7 +6,7 @@ use super::{ENGINES, Engine, judged, loading};
 use crate::error::Error;
 use crate::format::TargetPlan;
 use crate::target::Target;
-use crate::verify::{Finding, Kind};
+use crate::verify::{Finding, FindingKind};
 
 /// A warning if engines that read the target's method refuse what is planned. `plan` plans
 /// another target for the same model.
@@ -26,7 +26,8 @@ pub(crate) fn warning(
     // Engines with the same reasons are named together.
     let mut groups: Vec<(String, Vec<Engine>)> = Vec::new();
     for (engine, findings) in &refusals {
-        let kinds: Vec<String> = Kind::of(findings).iter().map(Kind::to_string).collect();
+        let kinds: Vec<String> =
+            FindingKind::of(findings).iter().map(FindingKind::to_string).collect();
         let reasons = kinds.join("; ");
         match groups.iter_mut().find(|(known, _)| *known == reasons) {
             Some((_, engines)) => engines.push(*engine),

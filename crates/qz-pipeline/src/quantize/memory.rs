@@ -9,7 +9,7 @@ use super::layers::{Layers, output_rows};
 use crate::error::Error;
 use crate::model::to_usize;
 use crate::model_weights::ModelWeights;
-use crate::statistics::Wanted;
+use crate::statistics::WantedSums;
 
 /// The program, its tables and threads, and what the allocator keeps of freed memory.
 const PROGRAM: u64 = 64 << 20;
@@ -106,7 +106,7 @@ impl Layers<'_> {
     }
 
     /// Sums, those of all experts beside them, and what is prepared of one of them.
-    fn statistics_bytes(&self, wanted: &Wanted, experts: usize) -> u64 {
+    fn statistics_bytes(&self, wanted: &WantedSums, experts: usize) -> u64 {
         let prepared = 2 * wanted.gram_bytes();
         // What the sums of what is lacking make of targets, in two orders.
         let targets = 2 * wanted.lacking_bytes();

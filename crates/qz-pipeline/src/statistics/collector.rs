@@ -14,7 +14,7 @@ use qz_models::graph::{GroupIndex, LayerGraph, LinearGroup, Stage};
 use super::lacking::{Beside, LackingKind};
 use super::passes::{Item, at_once, passes};
 use super::streams::Streams;
-use super::sums::{Sums, Wanted};
+use super::sums::{Sums, WantedSums};
 use crate::calibrate::{ExpertOptions, inputs_of_all};
 use crate::error::Error;
 use crate::model::to_usize;
@@ -54,22 +54,27 @@ impl Collector<'_> {
 
     /// What a method is told of a group's inputs, all of it, in a model with hidden states of
     /// so many numbers.
-    pub(crate) fn wanted(&self, group: &LinearGroup, hidden: usize) -> Wanted {
+    pub(crate) fn wanted(&self, group: &LinearGroup, hidden: usize) -> WantedSums {
         let lacking = LackingKind::of(group, hidden).filter(|_| self.is_beside);
         // Routers are small, and nobody rounds them.
         let gram = self.gram && !group.is_router;
         let (columns, moments) = (group.columns, self.moments || !gram);
-        Wanted { columns, moments, gram: gram.then_some(0..columns), lacking }
+        WantedSums { columns, moments, gram: gram.then_some(0..columns), lacking }
     }
 
     /// What is wanted of the output matrix's inputs.
-    pub(crate) fn wanted_of_output(&self, columns: usize) -> Wanted {
+    pub(crate) fn wanted_of_output(&self, columns: usize) -> WantedSums {
         let lacking = self.is_beside.then_some(LackingKind::Inputs);
-        Wanted { columns, moments: self.moments, gram: self.gram.then_some(0..columns), lacking }
+        WantedSums {
+            columns,
+            moments: self.moments,
+            gram: self.gram.then_some(0..columns),
+            lacking,
+        }
     }
 
     /// How many experts' sums are there at once, at most.
-    pub(crate) fn experts_at_once(&self, wanted: &Wanted) -> u64 {
+    pub(crate) fn experts_at_once(&self, wanted: &WantedSums) -> u64 {
         at_once(wanted, self.limit(), self.experts.prior > 0)
     }
 
@@ -85,7 +90,7 @@ impl Collector<'_> {
         let all = self.wanted(graph.group(group), hidden);
         let mut items = Vec::new();
         if all.moments {
-            let moments = Wanted { gram: None, lacking: None, ..all.clone() };
+            let moments = WantedSums { gram: None, lacking: None, ..all.clone() };
             let item =
                 |expert: &Option<usize>| Item { group, expert: *expert, wanted: moments.clone() };
             items.extend(experts.iter().map(item));
@@ -93,7 +98,7 @@ impl Collector<'_> {
         for expert in experts {
             for (number, wanted) in self.in_parts(&all).into_iter().enumerate() {
                 let lacking = wanted.lacking.filter(|_| number == 0);
-                let wanted = Wanted { moments: false, lacking, ..wanted };
+                let wanted = WantedSums { moments: false, lacking, ..wanted };
                 items.push(Item { group, expert: *expert, wanted });
             }
         }
@@ -101,13 +106,13 @@ impl Collector<'_> {
     }
 
     /// What takes memory of a matrix, cut into what fits.
-    fn in_parts(&self, wanted: &Wanted) -> Vec<Wanted> {
+    fn in_parts(&self, wanted: &WantedSums) -> Vec<WantedSums> {
         let parts = match &wanted.gram {
             None if wanted.lacking.is_none() => return Vec::new(),
             Some(_) if self.may_cut => Gram::parts(wanted.columns, self.limit()),
             _ => return vec![wanted.clone()],
         };
-        parts.into_iter().map(|rows| Wanted { gram: Some(rows), ..wanted.clone() }).collect()
+        parts.into_iter().map(|rows| WantedSums { gram: Some(rows), ..wanted.clone() }).collect()
     }
 
     /// Cuts items of a layer into passes.
@@ -216,7 +221,7 @@ impl Collector<'_> {
         &self,
         streams: &mut Streams<'_, B>,
         group: GroupIndex,
-        wanted: &Wanted,
+        wanted: &WantedSums,
     ) -> Result<Sums, Error> {
         let graph = streams.quantized.graph();
         let shown = inputs_of_all(graph, group);
@@ -249,7 +254,7 @@ impl Collector<'_> {
         for (number, part) in parts.into_iter().enumerate() {
             let is_first = number == 0;
             let (moments, lacking) = (part.moments && is_first, part.lacking.filter(|_| is_first));
-            let mut sums = Wanted { moments, lacking, ..part }.sums();
+            let mut sums = WantedSums { moments, lacking, ..part }.sums();
             streams.visit_output(&mut |_, rows, beside| {
                 check_cancelled(self.cancel)?;
                 self.workers.install(|| sums.add(rows, beside.as_ref()));

@@ -17,4 +17,4 @@ pub(crate) use lacking::{Lacking, LackingKind};
 pub(crate) use passes::Item;
 pub(crate) use statistic::Statistic;
 pub(crate) use streams::{Stream, Streams};
-pub(crate) use sums::{Sums, Wanted};
+pub(crate) use sums::{Sums, WantedSums};

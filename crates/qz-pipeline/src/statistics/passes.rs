@@ -2,14 +2,14 @@
 
 use qz_models::graph::GroupIndex;
 
-use super::sums::Wanted;
+use super::sums::WantedSums;
 
 /// Statistics of one matrix, or of one expert's, that are summed together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) group: GroupIndex,
     pub(crate) expert: Option<usize>,
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: WantedSums,
 }
 
 impl Item {
@@ -26,7 +26,7 @@ impl Item {
 }
 
 /// How many such sums fit `limit` bytes beside those of all experts, if they are wanted.
-pub(super) fn at_once(wanted: &Wanted, limit: u64, with_all: bool) -> u64 {
+pub(super) fn at_once(wanted: &WantedSums, limit: u64, with_all: bool) -> u64 {
     let all = if with_all { wanted.gram_bytes() } else { 0 };
     let each = wanted.gram_bytes() + wanted.lacking_bytes();
     (limit.saturating_sub(all) / each.max(1)).max(1)
@@ -64,7 +64,7 @@ mod tests {
         let item = |expert: &Option<usize>| Item {
             group: GroupIndex(number),
             expert: *expert,
-            wanted: Wanted {
+            wanted: WantedSums {
                 columns,
                 moments: !gram,
                 gram: gram.then_some(0..columns),

@@ -11,7 +11,7 @@ use super::statistic::{Statistic, as_own};
 
 /// Which statistics of a matrix's inputs are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedSums {
     pub(crate) columns: usize,
     pub(crate) moments: bool,
     /// Rows of the Gram matrix.
@@ -20,7 +20,7 @@ pub(crate) struct Wanted {
     pub(crate) lacking: Option<LackingKind>,
 }
 
-impl Wanted {
+impl WantedSums {
     /// What is wanted of the model's own inputs alone.
     pub(crate) fn alone(&self) -> Self {
         Self { lacking: None, ..self.clone() }

@@ -4,7 +4,7 @@ use qz_codec::Codec;
 use qz_tensor::DataType;
 use rayon::prelude::*;
 
-use super::integers::{FEW, Kind, Quantized, multiply_few, multiply_many};
+use super::integers::{FEW, PanelKind, Quantized, multiply_few, multiply_many};
 use super::{FewTokens, floats};
 use crate::backend::{Rounding, Shaped, round_activations};
 use crate::memory::Bytes;
@@ -64,7 +64,7 @@ impl Products {
         if rounding == Rounding::Exact || wanted == DataType::F32 {
             return self.multiply_floats(activations, matrix, out);
         }
-        let Some(kind) = Kind::of(spec) else {
+        let Some(kind) = PanelKind::of(spec) else {
             let mut rounded = activations.to_vec();
             let rows = rounded.par_chunks_mut(matrix.columns);
             rows.for_each(|row| round_activations(wanted, matrix.columns, row));

@@ -16,8 +16,8 @@ use qz_tensor::DataType;
 use rayon::prelude::*;
 
 use super::{
-    Activation, Attention, Backend, Error, ExpertLoad, Part, Queries, Recurrence, Rotation,
-    Rounding, Router, Scan, ScanWeights,
+    Activation, Attention, Backend, Error, ExpertLoad, JoinedColumns, Queries, Recurrence,
+    Rotation, Rounding, Router, Scan, ScanWeights,
 };
 use super::{HostBuffer, Shaped, reference, shapes};
 use crate::codec_for;
@@ -337,12 +337,12 @@ impl Backend for CpuBackend {
         Ok(HostBuffer::new(columns.len(), rows.copied().collect()))
     }
 
-    fn join(&self, parts: &[Part<'_, HostBuffer>]) -> Result<HostBuffer, Error> {
+    fn join(&self, parts: &[JoinedColumns<'_, HostBuffer>]) -> Result<HostBuffer, Error> {
         let width = shapes::join(parts)?;
         let Some(first) = parts.first() else { return Ok(HostBuffer::zeros(0, 0)) };
         let mut joined = Vec::new();
         for head in 0..first.buffer.len() / first.size.max(1) {
-            for Part { buffer, size, columns } in parts {
+            for JoinedColumns { buffer, size, columns } in parts {
                 joined.extend_from_slice(&buffer[head * size..][columns.clone()]);
             }
         }

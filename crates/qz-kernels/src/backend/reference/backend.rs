@@ -8,8 +8,9 @@ use qz_tensor::DataType;
 
 use super::{activate_times, attend, decode, layer_norm, matmul, rms_norm, rotate, route, scan};
 use crate::backend::{
-    Activation, Attention, Backend, Error, ExpertLoad, HostBuffer, Part, Queries, Rotation,
-    Rounding, Router, Scan, ScanWeights, Shaped, activation_type, round_activations, shapes,
+    Activation, Attention, Backend, Error, ExpertLoad, HostBuffer, JoinedColumns, Queries,
+    Rotation, Rounding, Router, Scan, ScanWeights, Shaped, activation_type, round_activations,
+    shapes,
 };
 
 /// Computes what the definitions say.
@@ -269,7 +270,7 @@ impl Backend for ReferenceBackend {
         Ok(HostBuffer::new(columns.len(), rows.copied().collect()))
     }
 
-    fn join(&self, parts: &[Part<'_, HostBuffer>]) -> Result<HostBuffer, Error> {
+    fn join(&self, parts: &[JoinedColumns<'_, HostBuffer>]) -> Result<HostBuffer, Error> {
         let width = shapes::join(parts)?;
         let heads = parts.first().map_or(0, |part| part.buffer.len() / part.size);
         let own = |head: usize| {

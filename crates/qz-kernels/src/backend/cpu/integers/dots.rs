@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::dwords::{Dwords, EightDwords, SimdOfEight};
 use super::formats::{self, Format, Layout, Minimums, Unpacked, twice, with_format};
-use super::panels::Kind;
+use super::panels::PanelKind;
 use super::quantized::Quantized;
 #[cfg(target_arch = "x86_64")]
 use super::single::{self, Single, Token};
@@ -67,7 +67,7 @@ type Products = [f32; FEW];
 /// threads. `out` has a row for each token.
 pub(in super::super) fn multiply_few(
     instructions: Instructions,
-    kind: Kind,
+    kind: PanelKind,
     quantized: &Quantized,
     matrix: &Matrix,
     out: &mut [f32],
@@ -75,8 +75,8 @@ pub(in super::super) fn multiply_few(
     let count = quantized.tokens;
     let last = count.saturating_sub(1);
     let sums = match kind {
-        Kind::Levels(layout) => with_format!(layout, sums, quantized),
-        Kind::Words(_) => Vec::new(),
+        PanelKind::Levels(layout) => with_format!(layout, sums, quantized),
+        PanelKind::Words(_) => Vec::new(),
     };
     let way = Way::of(instructions, kind, matrix.codec.spec().data_type, count);
     let words = match way {
@@ -142,7 +142,7 @@ enum Signed {
 }
 
 impl Way {
-    fn of(instructions: Instructions, kind: Kind, data_type: DataType, tokens: usize) -> Self {
+    fn of(instructions: Instructions, kind: PanelKind, data_type: DataType, tokens: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
         if tokens == 1
             && let Some(avx2) = instructions.avx2()
@@ -154,8 +154,8 @@ impl Way {
         let _ = (instructions, tokens);
         match (Signed::of(data_type), kind) {
             (Some(signed), _) => Self::Signed(signed),
-            (None, Kind::Levels(layout)) => Self::Levels(layout),
-            (None, Kind::Words(split)) => Self::Words(split),
+            (None, PanelKind::Levels(layout)) => Self::Levels(layout),
+            (None, PanelKind::Words(split)) => Self::Words(split),
         }
     }
 }

@@ -31,5 +31,5 @@ mod split;
 mod words;
 
 pub(super) use dots::{FEW, multiply_few};
-pub(super) use panels::{Kind, multiply_many};
+pub(super) use panels::{PanelKind, multiply_many};
 pub(super) use quantized::Quantized;

@@ -237,12 +237,12 @@ impl WeightPanels {
 
 /// Which register tile takes a type.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) enum Kind {
+pub(in super::super) enum PanelKind {
     Levels(Layout),
     Words(Split),
 }
 
-impl Kind {
+impl PanelKind {
     /// The tile for a type of weights, if they become integers.
     pub(in super::super) fn of(spec: &CodecSpec) -> Option<Self> {
         match spec.integers {
@@ -257,7 +257,7 @@ impl Kind {
 /// has a row for each token.
 pub(in super::super) fn multiply_many(
     instructions: Instructions,
-    kind: Kind,
+    kind: PanelKind,
     quantized: &Quantized,
     matrix: &Matrix,
     out: &mut [f32],
@@ -265,10 +265,10 @@ pub(in super::super) fn multiply_many(
     let lanes = instructions.lanes();
     let width = if quantized.tokens <= lanes { lanes } else { 2 * lanes };
     let tokens = match kind {
-        Kind::Levels(layout) => {
+        PanelKind::Levels(layout) => {
             with_format!(layout, level_panels, width, quantized)
         }
-        Kind::Words(_) => TokenPanels::of_words(width, quantized),
+        PanelKind::Words(_) => TokenPanels::of_words(width, quantized),
     };
     let rows = (TASK / matrix.columns).clamp(ROWS, matrix.rows.max(ROWS)).next_multiple_of(ROWS);
     let row_bytes = matrix.bytes.len() / matrix.rows.max(1);
@@ -283,10 +283,12 @@ pub(in super::super) fn multiply_many(
                 return;
             }
             match kind {
-                Kind::Levels(layout) => {
+                PanelKind::Levels(layout) => {
                     levels::unpack(instructions, layout, bytes, matrix.columns, weights);
                 }
-                Kind::Words(split) => weights.split(&split, matrix.codec, bytes, matrix.columns),
+                PanelKind::Words(split) => {
+                    weights.split(&split, matrix.codec, bytes, matrix.columns)
+                }
             }
             let first_row = number * rows;
             let own_rows = first_row..first_row + weights.rows;
@@ -296,10 +298,10 @@ pub(in super::super) fn multiply_many(
                 sums.clear();
                 sums.resize(weights.rows.next_multiple_of(ROWS) * width, 0.0);
                 match kind {
-                    Kind::Levels(layout) => {
+                    PanelKind::Levels(layout) => {
                         levels::add(instructions, layout, &tokens, panel, weights, sums);
                     }
-                    Kind::Words(split) => {
+                    PanelKind::Words(split) => {
                         words::add(instructions, &split, &tokens, panel, weights, sums);
                     }
                 }
@@ -327,10 +329,10 @@ mod tests {
     #[test]
     fn every_type_of_blocks_has_a_path_in_integers() {
         for spec in qz_codec::CODECS.iter().map(|codec| codec.spec()) {
-            let (name, kind) = (spec.data_type, Kind::of(spec));
+            let (name, kind) = (spec.data_type, PanelKind::of(spec));
             assert_eq!(kind.is_some(), name.is_block(), "{name}");
             assert!(!name.is_block() || spec.activations.is_block(), "{name}");
-            if let Some(Kind::Words(split)) = kind {
+            if let Some(PanelKind::Words(split)) = kind {
                 let scale = spec.activations.block_elements();
                 assert!(scale.is_multiple_of(split.length), "{name}");
             }
