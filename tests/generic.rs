@@ -166,6 +166,15 @@ fn a_checkpoint_of_an_unknown_class_can_be_packed() {
         assert_eq!((run.code, &run.json()["error"]["rule"]), (3, &rule.into()), "{}", run.stderr);
         assert!(run.stderr.contains(part) && !output.exists(), "{}", run.stderr);
     };
+    // Whoever looks at such a folder, or checks it, needs no option.
+    let packed = folder.path().join("packed");
+    let arguments = ["--to", "ct:w8a16+g32", "--generic", "-o", text(&packed)];
+    quantize(&[&["convert", text(&source)], &arguments[..]].concat()).expect_success();
+    for arguments in [&["inspect"][..], &["verify", "--source", text(&source)]] {
+        let run = quantize(&[arguments, &[text(&packed)]].concat()).expect_success();
+        let said = format!("{}{}", run.stdout, run.stderr);
+        assert!(said.contains("by names and shapes alone"), "{said}");
+    }
     let rule = "unsupported-architecture";
     refused(&["--to", "q8_0", "--generic"], rule, "packed folders");
     refused(&["--to", "fp8:block128"], rule, "--generic");

@@ -141,7 +141,9 @@ impl Serialize for InspectedTensors {
 /// # Errors
 /// If it cannot be opened.
 pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection, Error> {
-    let model = Model::open(path, options)?;
+    // Whatever can be read is shown, of a known class or not.
+    let options = OpenOptions { generic: true, ..options.clone() };
+    let model = Model::open(path, &options)?;
     let quantization = model.quantization.clone().map(Quantization::of);
     let (weights, bits_per_weight) = (model.weights(), model.bits_per_weight());
     let Model { container, metadata, tensors, source, warnings, .. } = model;

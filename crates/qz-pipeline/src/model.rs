@@ -308,6 +308,10 @@ impl Model {
         let names = source.tensors().iter().map(|info| info.name.to_string()).collect();
         let mut model = Self::ordered(path, "huggingface", Metadata::new(), tensors, source);
         model.names = names;
+        model.warnings.push(format!(
+            "{}: its class is none of those known: tensors go by names and shapes alone",
+            path.join("config.json").display()
+        ));
         model.folder = Some(folder);
         model.is_of_unknown_class = true;
         model

@@ -155,8 +155,13 @@ pub fn verify(
         JudgedFor { name, version, has_rules }
     };
     let engine = options.engine.map(judged);
+    // Whatever can be read is checked, of a known class or not.
+    let asked = OpenOptions { generic: true, ..options.open.clone() };
     // Without a source they are how the artifact itself is read.
-    let read = if options.source.is_some() { OpenOptions::default() } else { options.open.clone() };
+    let read = match options.source {
+        Some(_) => OpenOptions { generic: true, ..OpenOptions::default() },
+        None => asked.clone(),
+    };
     let artifact = match stoppable(cancel, || Model::open(path, &read)) {
         // What a loader would not do with it is what it is asked for.
         Err(error @ Error::Packed(_))
@@ -176,7 +181,7 @@ pub fn verify(
         }
         artifact => artifact?,
     };
-    let open = |path| stoppable(cancel, || Model::open(path, &options.open));
+    let open = |path| stoppable(cancel, || Model::open(path, &asked));
     let source = options.source.as_deref().map(open).transpose()?;
     let models = [Some(&artifact), source.as_ref()];
     for warning in models.into_iter().flatten().flat_map(Model::warnings) {
@@ -219,6 +224,10 @@ fn structure(artifact: &Model) -> Vec<Finding> {
         findings.push(Finding { rule, tensor: Some(key.to_owned()), message });
     };
     let metadata = &artifact.metadata;
+    if artifact.is_of_unknown_class {
+        // It is asked for nothing but what it has.
+        return findings;
+    }
     let Some(architecture) = metadata.string("general.architecture") else {
         find("metadata-missing", "general.architecture", "the file names no architecture".into());
         return findings;
