@@ -112,6 +112,8 @@ const UNSAID: &[&str] = &[
     "mixer_rms_eps",
     "model_type",
     "output_router_logits",
+    // Said by other keys, as published files do.
+    "per_layer_config",
     "pretraining_tp",
     "rescale_prenorm_residual",
     "resid_pdrop",

@@ -90,6 +90,12 @@ pub trait Architecture: Send + Sync {
         true
     }
 
+    /// True if a configuration that names one of its classes is of this one: several share a
+    /// class.
+    fn is_of(&self, _config: &Map<String, Value>) -> bool {
+        true
+    }
+
     /// What transformers assumes where `config.json` is silent.
     fn defaults(&self) -> &'static ConfigDefaults;
 

@@ -103,6 +103,11 @@ impl JsonObject {
         self
     }
 
+    /// True if it is the configuration of this architecture, among those of its class.
+    pub(crate) fn is_of(&self, architecture: &dyn Architecture) -> bool {
+        architecture.is_of(&self.values)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

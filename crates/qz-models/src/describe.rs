@@ -175,7 +175,8 @@ fn architecture_of(json: &JsonObject) -> Result<&'static dyn Architecture, Error
     let known = ARCHITECTURES.iter().copied();
     known
         .clone()
-        .find(|architecture| architecture.class_names().contains(&name.as_str()))
+        .filter(|architecture| architecture.class_names().contains(&name.as_str()))
+        .find(|architecture| json.is_of(*architecture))
         .ok_or_else(|| Error::UnsupportedArchitecture {
             path: json.path().to_owned(),
             name: shown(&Value::String(name.clone())),

@@ -218,6 +218,7 @@ impl ModelConfig {
             Dimension::KeyValues => self.key_value_heads * self.head_size,
             Dimension::Heads => self.heads,
             Dimension::Experts => self.experts.unwrap_or(0),
+            Dimension::Layers => u64::from(self.layers),
             Dimension::GateAndUp => 2 * self.intermediate,
             Dimension::Size(key) => self.settings.size_in(key, layer).unwrap_or(0),
             Dimension::Number(number) => number,

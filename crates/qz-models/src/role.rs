@@ -65,10 +65,24 @@ pub enum Role {
     FeedForwardDown,
     /// The norm of what the feed-forward network gives, before it is added.
     PostFeedForwardNorm,
+    /// The norm of what a network beside experts gives, before these are added.
+    PostSharedExpertNorm,
+    /// The norm in front of experts alone.
+    ExpertsNorm,
+    /// The norm of what experts give, before the network beside them is added.
+    PostExpertsNorm,
+    /// From hidden states to the narrow vector that experts multiply.
+    ExpertsInput,
+    /// From what they make of it to hidden states.
+    ExpertsOutput,
     /// The norm of the sum of the feed-forward network and its input.
     FeedForwardSumNorm,
 
     ExpertRouter,
+    /// The norm of what the router multiplies.
+    ExpertRouterNorm,
+    /// What each expert's weight is multiplied with.
+    ExpertScale,
     /// A number for each expert that is added when experts are chosen, and not when
     /// they are weighed.
     ExpertSelectionBias,
@@ -118,6 +132,22 @@ pub enum Role {
     NextTokenOutput,
     NextTokenOutputNorm,
 
+    // What a model has for each token in each layer, beside the hidden states.
+    /// Rows with the numbers of all layers, by token.
+    PerLayerEmbedding,
+    /// What is added to them of the token's embedding.
+    PerLayerEmbeddingProjection,
+    /// The norm of that.
+    PerLayerEmbeddingNorm,
+    /// From hidden states to what weakens them.
+    PerLayerGate,
+    /// From them to hidden states.
+    PerLayerOutput,
+    /// The norm of that, before it is added.
+    PerLayerNorm,
+    /// What a layer's hidden states are multiplied with at last.
+    LayerScale,
+
     RopeFrequencies,
     /// Divisors of the rotary frequencies past the context of training.
     RopeFactorsLong,
@@ -159,6 +189,11 @@ impl Role {
                 | Self::StateSpaceStrength
                 | Self::StateSpaceStrengthStep
                 | Self::NextTokenProjection
+                | Self::PerLayerEmbeddingProjection
+                | Self::PerLayerGate
+                | Self::ExpertsInput
+                | Self::ExpertsOutput
+                | Self::PerLayerOutput
         )
     }
 

@@ -16,6 +16,12 @@ pub(crate) const FACTORS_NAME: &str = "rope_freqs.weight";
 pub(crate) const LONG_FACTORS_NAME: &str = "rope_factors_long.weight";
 pub(crate) const SHORT_FACTORS_NAME: &str = "rope_factors_short.weight";
 
+/// The type of rotary parameters whose frequencies go by a head's size, though only a part of
+/// it turns.
+pub(crate) const PROPORTIONAL: &str = "proportional";
+/// The factor of a frequency with which nothing turns.
+pub(crate) const STANDING_STILL: f32 = 1e30;
+
 /// The rotary embedding's parameters.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]

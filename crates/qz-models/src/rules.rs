@@ -29,6 +29,8 @@ pub enum Dimension {
     Heads,
     /// Experts of a layer.
     Experts,
+    /// Layers of the model.
+    Layers,
     /// Rows of a gate and of an up projection behind it.
     GateAndUp,
     /// A size of the family's own, by its key ([`crate::ConfigKey`]).
@@ -54,6 +56,7 @@ impl Dimension {
             Self::KeyValues => "num_key_value_heads x head_dim".to_owned(),
             Self::Heads => "num_attention_heads".to_owned(),
             Self::Experts => "num_local_experts".to_owned(),
+            Self::Layers => "num_hidden_layers".to_owned(),
             Self::GateAndUp => "2 x intermediate_size".to_owned(),
             Self::Size(key) => key.to_owned(),
             Self::Number(number) => number.to_string(),
@@ -304,6 +307,31 @@ impl TensorRule {
     pub const fn transformed(mut self, transform: Transform) -> Self {
         self.transform = transform;
         self
+    }
+
+    /// How many rules lists have.
+    pub(crate) const fn count(lists: &[&[Self]]) -> usize {
+        let (mut count, mut list) = (0, 0);
+        while list < lists.len() {
+            count += lists[list].len();
+            list += 1;
+        }
+        count
+    }
+
+    /// Lists, one behind the other, which have so many rules.
+    pub(crate) const fn joined<const COUNT: usize>(lists: &[&[Self]]) -> [Self; COUNT] {
+        let mut all = [Self::dropped("", &[]); COUNT];
+        let (mut at, mut list) = (0, 0);
+        while list < lists.len() {
+            let mut own = 0;
+            while own < lists[list].len() {
+                all[at] = lists[list][own];
+                (at, own) = (at + 1, own + 1);
+            }
+            list += 1;
+        }
+        all
     }
 
     /// True if a model has the tensor in this layer.

@@ -3,7 +3,7 @@
 
 use qz_tensor::{DataType, Diagnose, Diagnosis, FaultClass, Location, Shape, SizeError};
 
-use crate::category::{TensorCategory, is_quantizable, is_worth_quantizing};
+use crate::category::{TensorCategory, is_converted, is_quantizable, is_worth_quantizing};
 use crate::facts::ModelFacts;
 use crate::file_type::FileType;
 use crate::mixture::Mixture;
@@ -191,6 +191,11 @@ fn decide(
 ) -> (DataType, Reason) {
     let Request { file_type, facts, overrides, .. } = request;
     let name = &*tensor.name;
+    // A checkpoint's weights are no 32-bit floats.
+    let is_of_checkpoint = tensor.unquantized != tensor.source_type;
+    if is_of_checkpoint && is_converted(name) && CONVERTERS_TYPES.contains(&file_type.name) {
+        return (file_type.base, Reason::Base);
+    }
     if !is_quantizable(&facts.architecture, name, &tensor.shape) || holds_no_weights(tensor) {
         return (tensor.unquantized, Reason::Kept);
     }
@@ -220,6 +225,9 @@ fn decide(
         None => mixture.data_type(tensor),
     }
 }
+
+/// The types that the reference's converter makes files of.
+const CONVERTERS_TYPES: &[&str] = &["f16", "bf16", "q8_0"];
 
 /// True for tables of a GGUF file that are called weights but are not: llama.cpp
 /// makes no weights of these types, and llama-quantize stops at them.

@@ -153,6 +153,18 @@ pub fn is_quantizable(architecture: &str, name: &str, shape: &Shape) -> bool {
         && !contains_part_of(NEVER_QUANTIZED_IN, architecture, name)
 }
 
+/// Those of [`NEVER_QUANTIZED`] that the reference's converter gives the file's type
+/// (`prepare_tensors` in `conversion/base.py`).
+const CONVERTED: &[&str] = &["laurel", "per_layer_model_proj"];
+
+/// True if the tensor has the file's type where a checkpoint is converted to it, although
+/// a mixture of types leaves it as it is.
+pub(crate) fn is_converted(name: &str) -> bool {
+    name.ends_with(".weight")
+        && !name.ends_with("_norm.weight")
+        && CONVERTED.iter().any(|part| name.contains(part))
+}
+
 /// True if `--generic` may change the tensor's element type, besides what
 /// [`is_quantizable`] says: it holds numbers that were learned, not indices or
 /// counts, and enough of them.

@@ -42,7 +42,7 @@ pub(crate) fn byte_level_tokens(
     let (tokens, types) = contents_and_types(&file, &added, size);
     Ok(TokenTable {
         model: "gpt2",
-        pre_tokenizer: pre_tokenizer.to_owned(),
+        pre_tokenizer: Some(pre_tokenizer.to_owned()),
         tokens,
         scores: None,
         types,

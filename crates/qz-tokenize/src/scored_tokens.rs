@@ -88,7 +88,7 @@ impl Entries {
     ) -> TokenTable {
         TokenTable {
             model: "llama",
-            pre_tokenizer: "default".to_owned(),
+            pre_tokenizer: Some("default".to_owned()),
             tokens: self.tokens,
             scores: Some(self.scores),
             types: self.types,
@@ -306,6 +306,60 @@ pub(crate) fn byte_fallback_tokens(
     let unsaid = unsaid(files, &file, &added, false);
     let space_prefix = space_prefix(&file);
     Ok(entries.into_table(file.surroundings, space_prefix, unsaid))
+}
+
+/// Gemma 4's tokens that its chats have to show, whatever `tokenizer.json` says of them.
+const SHOWN: &[&str] = &[
+    "<|channel>",
+    "<channel|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    "<|\"|>",
+];
+
+/// The table of Gemma 4's vocabulary: BPE with byte tokens whose merges the file has, so that
+/// all scores are the same.
+///
+/// As in the reference, a token of the model is a control token only if a key names it as
+/// special, and added tokens behind the model's are defined by a user.
+pub(crate) fn merged_tokens(
+    files: &dyn SideFiles,
+    file: TokenizerFile,
+    settings: &Settings,
+    stated: Option<u64>,
+    warnings: &mut Vec<Warning>,
+) -> Result<TokenTable, Error> {
+    if !file.is_llama_with_byte_tokens() {
+        let kind = "what is no BPE with byte tokens".to_owned();
+        return Err(Error::Unsupported { path: files.path(tokenizer_file::NAME), kind });
+    }
+    let added = AddedTokens::gather(files, &file, settings, stated, warnings)?;
+    let size = size_of(files, &file, &added, stated)?;
+    let mut entries = Entries::padded(size);
+    let ids = &file.model.vocab.ids;
+    let own = ids.iter().map(|(token, id)| (token, id, NORMAL));
+    let others = added.iter().filter(|token| !ids.contains_key(&token.content));
+    let others = others.map(|token| (&token.content, &token.id, USER_DEFINED));
+    for (token, id, kind) in own.chain(others) {
+        if let Some(place) = entries.place(id.0.into()) {
+            let kind = match byte_of(token) {
+                _ if SHOWN.contains(&token.as_str()) => USER_DEFINED,
+                Some(_) => BYTE,
+                None if added.is_named(token) => CONTROL,
+                None => kind,
+            };
+            entries.put(place, token.clone(), UNSCORED, kind);
+        }
+    }
+    check_bytes(files, &entries)?;
+    entries.check_unique(files, tokenizer_file::NAME)?;
+    warn_of_unknown(files, &file, false, warnings);
+    let unsaid = unsaid(files, &file, &added, false);
+    let table = entries.into_table(file.surroundings, None, unsaid);
+    let merges = Some(file.model.merges.lines);
+    Ok(TokenTable { model: "gemma4", pre_tokenizer: None, merges, ..table })
 }
 
 /// What a token of the model is that is also an added one: found in text before

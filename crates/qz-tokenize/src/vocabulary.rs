@@ -11,7 +11,7 @@ use crate::chat_template::write_chat_templates;
 use crate::error::Error;
 use crate::json::{Settings, fault, read_bytes};
 use crate::pre_tokenizer;
-use crate::scored_tokens::{AddedFrom, byte_fallback_tokens, sentencepiece_tokens};
+use crate::scored_tokens::{AddedFrom, byte_fallback_tokens, merged_tokens, sentencepiece_tokens};
 use crate::sentencepiece;
 use crate::special_tokens::{PastEnd, Search, SpecialTokens};
 use crate::tokenizer_file::{self, MOST_TOKENS, Surroundings, TokenId, TokenizerFile};
@@ -61,6 +61,9 @@ pub enum VocabularyRules {
     Glm4,
     /// The same with other jobs (`_set_vocab_glm` in `conversion/base.py`).
     Glm4Experts,
+    /// A `tokenizer.json` with byte tokens and its merges (`Gemma4Model.set_vocab` in
+    /// `conversion/gemma.py`).
+    Gemma4,
 }
 
 impl VocabularyRules {
@@ -117,8 +120,8 @@ pub struct Vocabulary {
 pub(crate) struct TokenTable {
     /// `tokenizer.ggml.model`.
     pub(crate) model: &'static str,
-    /// `tokenizer.ggml.pre`.
-    pub(crate) pre_tokenizer: String,
+    /// `tokenizer.ggml.pre`, if the model does not say it.
+    pub(crate) pre_tokenizer: Option<String>,
     pub(crate) tokens: Vec<String>,
     pub(crate) scores: Option<Vec<f32>>,
     pub(crate) types: Vec<i32>,
@@ -170,7 +173,9 @@ pub fn vocabulary(
         .transpose()?;
 
     metadata.set("tokenizer.ggml.model", table.model);
-    metadata.set("tokenizer.ggml.pre", table.pre_tokenizer);
+    if let Some(name) = table.pre_tokenizer {
+        metadata.set("tokenizer.ggml.pre", name);
+    }
     metadata.set("tokenizer.ggml.tokens", Array::String(table.tokens.into()));
     if let Some(scores) = table.scores {
         metadata.set("tokenizer.ggml.scores", Array::F32(scores));
@@ -188,6 +193,10 @@ pub fn vocabulary(
     match options.rules {
         VocabularyRules::Gemma | VocabularyRules::CodeGemma => {
             metadata.set("tokenizer.ggml.add_space_prefix", false);
+        }
+        VocabularyRules::Gemma4 => {
+            metadata.set("tokenizer.ggml.add_space_prefix", false);
+            metadata.set("tokenizer.ggml.add_bos_token", true);
         }
         VocabularyRules::Ernie => {
             let stated = settings.tokenizer.get("add_prefix_space").and_then(Value::as_bool);
@@ -244,6 +253,10 @@ fn token_table(
     if options.rules == VocabularyRules::Bert {
         let file = TokenizerFile::read(files)?;
         return word_piece_tokens(files, file, settings, options, warnings);
+    }
+    if options.rules == VocabularyRules::Gemma4 {
+        let file = TokenizerFile::read(files)?;
+        return merged_tokens(files, file, settings, options.size, warnings);
     }
     if let Some(model) = read_bytes(files, sentencepiece::NAME)? {
         warn_of_pre_tokenizer(files, options, sentencepiece::NAME, warnings);

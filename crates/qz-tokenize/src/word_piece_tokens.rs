@@ -60,7 +60,7 @@ pub(crate) fn word_piece_tokens(
     let unsaid = unsaid_flags(files, tokenizer_file::NAME, flags).into_iter().collect();
     Ok(TokenTable {
         model: "bert",
-        pre_tokenizer: options.pre_tokenizer.unwrap_or(PRE_TOKENIZER).to_owned(),
+        pre_tokenizer: Some(options.pre_tokenizer.unwrap_or(PRE_TOKENIZER).to_owned()),
         tokens,
         scores: None,
         types,

@@ -52,7 +52,16 @@ macro_rules! layer_module {
     };
 }
 
-pub(super) use {layer_bias, layer_module, layer_weight};
+/// Lists of rules, one behind the other.
+macro_rules! rules {
+    ($($list:expr),+ $(,)?) => {{
+        const LISTS: &[&[TensorRule]] = &[$($list),+];
+        const ALL: [TensorRule; TensorRule::count(LISTS)] = TensorRule::joined(LISTS);
+        &ALL
+    }};
+}
+
+pub(super) use {layer_bias, layer_module, layer_weight, rules};
 
 const NORM: &[Dimension] = &[Hidden];
 

@@ -4,101 +4,44 @@
 use qz_tensor::Value as Entry;
 use serde_json::{Map, Value, json};
 
+use super::decoder::rules;
+use super::{decoder, state_space};
 use crate::architecture::{Architecture, Contradiction, Rename};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::{Hidden, Number, Product, Quotient, Size, Sum, Vocabulary};
-use crate::rules::{Dimension, Presence, Role, TensorRule};
+use crate::rules::Dimension::{Hidden, Number, Vocabulary};
+use crate::rules::{Presence, Role, TensorRule};
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 use crate::tensor_map::ValueChange;
 
 /// Mamba 2.
 pub(super) struct Mamba2;
 
-const HEADS: Dimension = Size("num_heads");
-const GROUPS: Dimension = Size("n_groups");
-const KERNEL: Dimension = Size("conv_kernel");
-/// Width inside a layer.
-const INNER: Dimension = Product(&[HEADS, Size("head_dim")]);
-/// Numbers that go into the state, and as many that come out of it.
-const STATES: Dimension = Product(&[Number(2), GROUPS, Size("state_size")]);
-const CONVOLVED: Dimension = Sum(&[INNER, STATES]);
+state_space::sizes!("num_heads", "head_dim", "n_groups", "state_size", "conv_kernel");
 
-/// A rule of a layer's weight.
-const fn weight(
-    role: Role,
-    hugging_face: &'static str,
-    gguf: &'static str,
-    shape: &'static [Dimension],
-) -> TensorRule {
-    TensorRule::weight(role, hugging_face, gguf, shape)
-}
-
-static RULES: &[TensorRule] = &[
-    weight(
-        Role::TokenEmbedding,
-        "backbone.embeddings.weight",
-        "token_embd.weight",
-        &[Vocabulary, Hidden],
-    ),
-    weight(Role::OutputNorm, "backbone.norm_f.weight", "output_norm.weight", &[Hidden]),
-    weight(Role::Output, "lm_head.weight", "output.weight", &[Vocabulary, Hidden])
-        .when(Presence::WhenFalse("tie_word_embeddings")),
-    weight(
-        Role::AttentionNorm,
-        "backbone.layers.{layer}.norm.weight",
-        "blk.{layer}.attn_norm.weight",
-        &[Hidden],
-    ),
-    weight(
-        Role::StateSpaceInput,
-        "backbone.layers.{layer}.mixer.in_proj.weight",
-        "blk.{layer}.ssm_in.weight",
-        &[Sum(&[INNER, CONVOLVED, HEADS]), Hidden],
-    ),
-    weight(
-        Role::StateSpaceConvolution,
-        "backbone.layers.{layer}.mixer.conv1d.weight",
-        "blk.{layer}.ssm_conv1d.weight",
-        &[CONVOLVED, Number(1), KERNEL],
-    )
-    .reshaped(&[CONVOLVED, KERNEL]),
-    TensorRule::bias(
-        Role::StateSpaceConvolution,
-        "backbone.layers.{layer}.mixer.conv1d.bias",
-        "blk.{layer}.ssm_conv1d.bias",
-        &[CONVOLVED],
-    )
-    .when(Presence::WhenTrue("use_conv_bias")),
-    TensorRule::bias(
-        Role::StateSpaceTimeStep,
-        "backbone.layers.{layer}.mixer.dt_bias",
-        "blk.{layer}.ssm_dt.bias",
-        &[HEADS],
-    ),
-    weight(
-        Role::StateSpaceDecay,
-        "backbone.layers.{layer}.mixer.A_log",
-        "blk.{layer}.ssm_a",
-        &[HEADS],
-    )
-    .changed(ValueChange::NegativeExponential)
-    .reshaped(&[HEADS, Number(1)]),
-    weight(Role::StateSpaceSkip, "backbone.layers.{layer}.mixer.D", "blk.{layer}.ssm_d", &[HEADS])
-        .reshaped(&[HEADS, Number(1)]),
-    weight(
-        Role::StateSpaceNorm,
-        "backbone.layers.{layer}.mixer.norm.weight",
-        "blk.{layer}.ssm_norm.weight",
-        &[INNER],
-    )
-    .reshaped(&[GROUPS, Quotient(&INNER, &GROUPS)]),
-    weight(
-        Role::StateSpaceOutput,
-        "backbone.layers.{layer}.mixer.out_proj.weight",
-        "blk.{layer}.ssm_out.weight",
-        &[Hidden, INNER],
-    ),
+static RULES: &[TensorRule] = rules![
+    &[
+        TensorRule::weight(
+            Role::TokenEmbedding,
+            "backbone.embeddings.weight",
+            "token_embd.weight",
+            &[Vocabulary, Hidden],
+        ),
+        TensorRule::weight(
+            Role::OutputNorm,
+            "backbone.norm_f.weight",
+            "output_norm.weight",
+            &[Hidden],
+        ),
+        decoder::OUTPUT,
+        TensorRule::weight(
+            Role::AttentionNorm,
+            "backbone.layers.{layer}.norm.weight",
+            "blk.{layer}.attn_norm.weight",
+            &[Hidden],
+        ),
+    ],
+    &state_space::mixer!("backbone.layers.{layer}.mixer.", "use_conv_bias"),
 ];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
@@ -112,7 +55,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
 };
 
 fn inner(config: &ModelConfig) -> Option<Entry> {
-    Some((config.dimension(INNER) as u32).into())
+    Some((config.dimension(sizes::INNER) as u32).into())
 }
 
 impl Architecture for Mamba2 {
@@ -168,7 +111,7 @@ impl Architecture for Mamba2 {
     }
 
     fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {
-        let inner = config.dimension(INNER);
+        let inner = config.dimension(sizes::INNER);
         let (expand, groups) = (config.size("expand")?, config.size("n_groups")?);
         if inner != expand.saturating_mul(config.hidden) {
             let problem =

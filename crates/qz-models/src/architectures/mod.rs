@@ -14,6 +14,7 @@ mod further;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod glm4moe;
 mod gpt2;
@@ -30,6 +31,7 @@ mod mistral;
 mod mistral3;
 mod mixtral;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod olmo2;
 mod olmoe;
@@ -48,6 +50,7 @@ mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+mod state_space;
 
 use crate::architecture::Architecture;
 
@@ -58,6 +61,8 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &mixtral::Mixtral,
     &qwen2::Qwen2,
     &qwen3::Qwen3,
+    &gemma4::Gemma4,
+    &gemma4::Gemma4Moe,
     &gemma3::Gemma3,
     &gemma2::Gemma2,
     &gemma::Gemma,
@@ -97,6 +102,8 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &cohere::Cohere2,
     &stablelm::StableLm,
     &nemotron::Nemotron,
+    &nemotron_h::NemotronH,
+    &nemotron_h::NemotronHMoe,
     &phi2::Phi2,
     &gpt_neox::GptNeoX,
     &gpt2::Gpt2,

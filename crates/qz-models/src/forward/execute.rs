@@ -7,9 +7,11 @@ use std::ops::Range;
 
 use qz_kernels::backend::{
     Backend, Error as BackendError, ExpertLoad, JoinedColumns, Queries, Rounding, ScanWeights,
+    Shaped,
 };
 use qz_tensor::{DataType, Location};
 
+use super::beside::Beside;
 use super::capture::{InputsOnly, Routing, Tap, Untapped};
 use super::checks::Checks;
 use super::chunks::Span;
@@ -17,7 +19,7 @@ use super::layer::Layer;
 use super::weights::Linear;
 use crate::error::Error;
 use crate::graph::{
-    Attend, Experts, GroupIndex, HeadColumns, RecurStep, Register, ScanStep, Stage, Step,
+    Attend, Experts, Factor, GroupIndex, HeadColumns, RecurStep, Register, ScanStep, Stage, Step,
 };
 
 /// What all layers share while a batch goes through them.
@@ -34,6 +36,8 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) locate: &'a dyn Fn(&str) -> Location,
     /// The products since [`Self::settle`].
     pub(super) checks: RefCell<Checks<B>>,
+    /// What steps use beside the hidden states, and leave.
+    pub(super) beside: RefCell<Beside<B>>,
 }
 
 /// What is left of what was before, one for each attention or state space of a layer.
@@ -176,9 +180,8 @@ impl<B: Backend> Pass<'_, B> {
                     registers.set(*to, normed);
                 }
             }
-            Step::BareNorm { rows, epsilon } => {
-                let width = layer.graph.width(*rows);
-                let ones = backend.buffer(width, &vec![1.0; width])?;
+            Step::BareNorm { rows, size, epsilon } => {
+                let ones = backend.buffer(*size, &vec![1.0; *size])?;
                 let normed = backend.rms_norm(registers.get(*rows), &ones, 1, *epsilon)?;
                 registers.set(*rows, normed);
             }
@@ -237,25 +240,63 @@ impl<B: Backend> Pass<'_, B> {
                 registers.set(*gate, buffer);
             }
             Step::Experts(own) => {
-                if let Some(sum) = self.experts(layer, own, registers.get(own.from), tap)? {
+                if let Some(sum) = self.experts(layer, own, registers, tap)? {
                     registers.set(own.to, sum);
                 }
+            }
+            Step::Scale { rows, by } => {
+                if let Some(scaled) = self.scaled(layer, registers.get(*rows), *by)? {
+                    registers.set(*rows, scaled);
+                }
+            }
+            Step::Leave { rows, slot } => {
+                let left = backend.copy(registers.get(*rows))?;
+                self.beside.borrow_mut().leave(*slot, left);
+            }
+            Step::Recall { slot, to } => {
+                registers.set(*to, backend.copy(self.beside.borrow().recall(*slot))?);
+            }
+            Step::OfToken { to, .. } => {
+                registers.set(*to, backend.copy(self.beside.borrow().of_token())?);
             }
             Step::Add { to, from, times } => {
                 let mut sum = registers.take(*to);
                 if *times == 1.0 {
                     backend.add(&mut sum, registers.get(*from))?;
                 } else {
-                    let tokens = self.tokens();
-                    let all = (0..tokens).collect();
-                    let load = ExpertLoad { tokens: all, weights: vec![*times; tokens] };
-                    backend.scatter_add(&mut sum, &load, registers.get(*from))?;
+                    self.add_times(&mut sum, registers.get(*from), *times)?;
                 }
                 registers.set(*to, sum);
             }
             Step::Attend(_) | Step::Scan(_) | Step::Recur(_) => unreachable!("they have a cache"),
         }
         Ok(())
+    }
+
+    /// Adds so many times what a buffer holds.
+    fn add_times(&self, sum: &mut B::Buffer, rows: &B::Buffer, times: f32) -> Result<(), Error> {
+        let tokens = self.tokens();
+        let load = ExpertLoad { tokens: (0..tokens).collect(), weights: vec![times; tokens] };
+        Ok(self.backend.scatter_add(sum, &load, rows)?)
+    }
+
+    /// Rows times a number; nothing where the model has none.
+    fn scaled(
+        &self,
+        layer: &Layer<'_, B>,
+        rows: &B::Buffer,
+        by: Factor,
+    ) -> Result<Option<B::Buffer>, Error> {
+        let by = match by {
+            Factor::Number(number) => number,
+            Factor::Vector(vector) => match layer.vector(vector) {
+                Some(vector) => self.backend.numbers(vector)?[0],
+                None => return Ok(None),
+            },
+        };
+        let mut scaled = self.backend.zeros(rows.rows(), rows.columns())?;
+        self.add_times(&mut scaled, rows, by)?;
+        Ok(Some(scaled))
     }
 
     /// A product with its bias; whether it is finite is noted.
@@ -396,16 +437,23 @@ impl<B: Backend> Pass<'_, B> {
         &self,
         layer: &Layer<'_, B>,
         own: &Experts,
-        input: &B::Buffer,
+        registers: &Registers<B>,
         tap: &mut dyn Tap<B>,
     ) -> Result<Option<B::Buffer>, Error> {
         let (backend, tokens) = (self.backend, self.tokens());
-        tap.see(own.router, input, None)?;
-        let scores = self.product(&layer.matrices(own.router, None)[0], input)?;
+        let (input, scored) = (registers.get(own.from), registers.get(own.scored));
+        tap.see(own.router, scored, None)?;
+        let scores = self.product(&layer.matrices(own.router, None)[0], scored)?;
         let mut sum = backend.zeros(tokens, layer.graph.width(own.from))?;
         let bias = own.bias.and_then(|bias| layer.vector(bias));
         let last = layer.graph.group(own.down).stage;
-        for (number, load) in backend.route(&own.routing, &scores, bias)?.iter().enumerate() {
+        let mut loads = backend.route(&own.routing, &scores, bias)?;
+        if let Some(scale) = own.scale.and_then(|scale| layer.vector(scale)) {
+            for (load, scale) in loads.iter_mut().zip(backend.numbers(scale)?.iter()) {
+                load.weights.iter_mut().for_each(|weight| *weight *= scale);
+            }
+        }
+        for (number, load) in loads.iter().enumerate() {
             if tap.routing() == Routing::All {
                 let everyone = everyone(load, tokens);
                 let gated = Gated { layer, own, expert: number, load: Some(&everyone) };
@@ -443,19 +491,40 @@ impl<B: Backend> Pass<'_, B> {
         if is_last(layer.graph.group(own.gate_up).stage, tap) {
             return Ok(None);
         }
-        let [gate, up] = layer.matrices(own.gate_up, Some(expert)) else {
-            unreachable!("an expert has a gate and up")
-        };
-        let mut product = self.product(gate, input)?;
-        let up = self.product(up, input)?;
-        let activation = own.activation.rounded(self.rounding);
-        self.backend.activate_times(activation, &mut product, Some(&up))?;
+        let product = self.between(layer, own, expert, input)?;
         tap.see(own.down, &product, seen)?;
         if is_last(layer.graph.group(own.down).stage, tap) {
             return Ok(None);
         }
         let down = &layer.matrices(own.down, Some(expert))[0];
         self.product(down, &product).map(Some)
+    }
+}
+
+impl<B: Backend> Pass<'_, B> {
+    /// What an expert's last matrix multiplies.
+    fn between(
+        &self,
+        layer: &Layer<'_, B>,
+        own: &Experts,
+        expert: usize,
+        input: &B::Buffer,
+    ) -> Result<B::Buffer, Error> {
+        let matrices = layer.matrices(own.gate_up, Some(expert)).iter();
+        let products = matrices.map(|matrix| self.product(matrix, input));
+        let mut products = products.collect::<Result<Vec<_>, Error>>()?;
+        let (all, width) = (products[0].columns(), layer.graph.group(own.down).columns);
+        if products.len() == 1 && all > width {
+            // Gate, and behind it up.
+            let both = products.remove(0);
+            for first in [0, width] {
+                products.push(self.backend.columns(&both, first..first + width)?);
+            }
+        }
+        let mut gate = products.remove(0);
+        let activation = own.activation.rounded(self.rounding);
+        self.backend.activate_times(activation, &mut gate, products.first())?;
+        Ok(gate)
     }
 }
 

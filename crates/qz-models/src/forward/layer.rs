@@ -20,6 +20,7 @@ impl<'a, B: Backend> Layer<'a, B> {
         layer: LayerIndex,
     ) -> Result<Self, W::Error> {
         let graph = loader.graph.layer(layer);
+        graph.without().iter().try_for_each(|role| loader.refuse(*role, layer))?;
         let vectors = graph.vectors().iter().map(|vector| loader.layer_vector(vector, layer));
         let vectors = vectors.collect::<Result<_, W::Error>>()?;
         let groups = graph.groups().iter().map(|group| matrices(loader, layer, group));

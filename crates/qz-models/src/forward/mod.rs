@@ -25,6 +25,7 @@
 //!
 //! What is computed stands in [`crate::graph`]; nothing here knows a family.
 
+mod beside;
 mod capture;
 mod checks;
 mod chunks;

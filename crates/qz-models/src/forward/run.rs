@@ -13,7 +13,7 @@ use super::execute::{Pass, Registers};
 use super::hidden::HiddenStates;
 use super::layer::Layer;
 use super::states::States;
-use super::weights::{Loader, WeightSource};
+use super::weights::{Loader, StoredTensor, WeightSource};
 use crate::architecture::Architecture;
 use crate::error::Error;
 use crate::graph::{LayerGraph, ModelGraph, Register, Rotary};
@@ -100,19 +100,27 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     ) -> Result<HiddenStates<'_, B, W>, W::Error> {
         let mut states = self.embed(chunks)?;
         let tables = self.rotaries(chunks.length())?;
-        for layer in 0..self.graph.layer_count() {
-            let layer = Layer::load(&self.loader(), LayerIndex(layer))?;
+        let batches: Vec<_> = self.batches(chunks).map(|(_, rows)| rows).collect();
+        let mut slots = self.slots(&batches)?;
+        for index in (0..self.graph.layer_count()).map(LayerIndex) {
+            let layer = Layer::load(&self.loader(), index)?;
             let steps = 0..layer.graph.steps().len();
             for (number, (batch, rows)) in self.batches(chunks).enumerate() {
                 let spans = chunks.spans(batch.clone());
                 let rotaries = self.rotary_rows(&tables, &spans)?;
                 let locate = |name: &str| self.source.location(name);
-                let pass = self.pass(&spans, &rotaries, &locate);
+                let mut pass = self.pass(&spans, &rotaries, &locate);
+                let beside = pass.beside.get_mut();
+                let tokens = &chunks.tokens()[rows.clone()];
+                beside.set_of_token(self.of_token((index, steps.clone()), tokens, &spans)?);
+                let own = || (layer.graph, steps.clone());
+                slots.bring(self.backend, own(), number, beside)?;
                 let hidden = states.take(self.backend, number)?;
                 let mut registers = Registers::new(&layer, hidden);
                 let mut caches = pass.caches(&layer, steps.clone(), chunks.length())?;
                 pass.run(&layer, steps.clone(), &mut caches, &mut registers, &mut Untapped)
                     .map_err(|error| error.of_token(|token| rows.start + token))?;
+                slots.keep(self.backend, own(), number, pass.beside.get_mut())?;
                 states.put(self.backend, number, registers.take(Register::HIDDEN))?;
                 on_steps(batch.len() as u64)?;
             }
@@ -134,6 +142,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             spans,
             locate,
             checks: RefCell::default(),
+            beside: RefCell::default(),
         }
     }
 
@@ -212,9 +221,23 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
 
     /// The embeddings of some tokens: their rows are read, not the whole matrix.
     fn embeddings(&self, tokens: &[u32]) -> Result<Vec<f32>, W::Error> {
-        let loader = self.loader();
-        let (name, tensor) = loader.embedding()?;
-        let width = self.graph.hidden;
+        let (name, tensor) = self.loader().embedding()?;
+        let mut numbers = self.rows_of_tokens(&name, &tensor, tokens, 0..self.graph.hidden)?;
+        if let Some(scale) = self.graph.around.embedding_scale {
+            numbers.iter_mut().for_each(|number| *number *= scale);
+        }
+        Ok(numbers)
+    }
+
+    /// Some numbers of the rows that a tensor has for tokens.
+    pub(super) fn rows_of_tokens(
+        &self,
+        name: &str,
+        tensor: &StoredTensor,
+        tokens: &[u32],
+        columns: Range<usize>,
+    ) -> Result<Vec<f32>, W::Error> {
+        let (loader, width) = (self.loader(), columns.len());
         let mut known = tokens.to_vec();
         known.sort_unstable();
         known.dedup();
@@ -223,21 +246,18 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             let row = u64::from(*token);
             if row >= tensor.shape.rows() {
                 let vocabulary = tensor.shape.rows();
-                let location = self.source.location(&name);
+                let location = self.source.location(name);
                 return Err(Error::Token { location, token: *token, vocabulary }.into());
             }
-            let bytes = loader.bytes(&name, &tensor, row..row + 1)?;
+            let bytes = loader.bytes(name, tensor, row..row + 1)?;
             let row = reference::decode(tensor.data_type, &bytes)
-                .map_err(|source| loader.failed(&name, source))?;
-            embeddings.extend(row);
+                .map_err(|source| loader.failed(name, source))?;
+            embeddings.extend_from_slice(&row[columns.clone()]);
         }
         let mut numbers = Vec::with_capacity(tokens.len() * width);
         for token in tokens {
             let at = known.binary_search(token).unwrap_or_default();
             numbers.extend_from_slice(&embeddings[at * width..][..width]);
-        }
-        if let Some(scale) = self.graph.around.embedding_scale {
-            numbers.iter_mut().for_each(|number| *number *= scale);
         }
         Ok(numbers)
     }

@@ -89,9 +89,11 @@ impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
         let spans = [Span { rows: 0..tokens.len(), position: self.length }];
         let rotaries = forward.rotary_rows(&self.rotaries, &spans)?;
         let locate = |name: &str| forward.source.location(name);
-        let pass = forward.pass(&spans, &rotaries, &locate);
+        let mut pass = forward.pass(&spans, &rotaries, &locate);
         let mut hidden = forward.embedded(tokens, &spans)?;
-        for (layer, caches) in &mut self.layers {
+        for (index, (layer, caches)) in (0..).map(LayerIndex).zip(&mut self.layers) {
+            let steps = (index, 0..layer.graph.steps().len());
+            pass.beside.get_mut().set_of_token(forward.of_token(steps, tokens, &spans)?);
             let mut registers = Registers::new(layer, hidden);
             pass.run(layer, 0..layer.graph.steps().len(), caches, &mut registers, &mut Untapped)
                 .map_err(|error| error.of_token(|token| self.length + token))?;

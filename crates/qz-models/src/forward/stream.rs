@@ -9,6 +9,7 @@ use std::ops::Range;
 use qz_kernels::backend::Backend;
 use qz_tensor::DataType;
 
+use super::beside::{Beside, Slots};
 use super::capture::{Routing, Tap, Untapped};
 use super::chunks::Chunks;
 use super::execute::{Pass, Registers};
@@ -44,6 +45,8 @@ pub struct LayerStream<'a, B: Backend, W: WeightSource> {
     forward: &'a Forward<'a, B, W>,
     chunks: Chunks,
     states: States<B>,
+    /// What layers have left for later ones.
+    slots: Slots<B>,
     /// What is dear, beside the hidden states, where the device has no room for it.
     spilled: Option<Spill>,
     room: Room,
@@ -126,7 +129,8 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let room = self.room(chunks);
         let cheap = tokens * room.cheap_width(&self.graph) as u64 * 4;
         let batch = self.batches(chunks).map(|(_, rows)| rows.len()).max().unwrap_or(0);
-        let states = kept(self.graph.hidden) + kept(room.dear_width);
+        let states =
+            kept(self.graph.hidden) + kept(room.dear_width) + kept(self.graph.slots().iter().sum());
         states + cheap + batch as u64 * self.token_bytes()
     }
 
@@ -147,8 +151,10 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let is_needed = Spill::is_needed(tokens, room.dear_width, limit);
         let spilled = is_needed.then(|| Spill::new(folder)).transpose()?;
         let batch = |(chunks, rows)| Batch { chunks, rows, base: 0, kept: None };
+        let rows: Vec<_> = self.batches(&chunks).map(|(_, rows)| rows).collect();
         Ok(LayerStream {
             forward: self,
+            slots: self.slots(&rows)?,
             rotaries: self.rotaries(chunks.length())?,
             batches: self.batches(&chunks).map(batch).collect(),
             chunks,
@@ -456,7 +462,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
 
     /// Runs some steps of the loaded layer.
     fn compute(
-        &self,
+        &mut self,
         batch: usize,
         steps: Range<usize>,
         registers: &mut Registers<B>,
@@ -465,10 +471,21 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         if steps.is_empty() {
             return Ok(());
         }
-        self.with_pass(batch, |pass, layer| {
+        let (forward, graph, index) = (self.forward, self.graph(), self.layer());
+        let own = || (graph, steps.clone());
+        let Batch { chunks, rows, .. } = &self.batches[batch];
+        let (tokens, spans) =
+            (&self.chunks.tokens()[rows.clone()], self.chunks.spans(chunks.clone()));
+        let mut beside = Beside::default();
+        beside.set_of_token(forward.of_token((index, steps.clone()), tokens, &spans)?);
+        self.slots.bring(forward.backend, own(), batch, &mut beside)?;
+        let mut beside = self.with_pass(batch, |pass, layer| {
+            pass.beside.replace(beside);
             let mut caches = pass.caches(layer, steps.clone(), self.chunks.length())?;
-            pass.run(layer, steps, &mut caches, registers, tap)
-        })
+            pass.run(layer, steps.clone(), &mut caches, registers, tap)?;
+            Ok(pass.beside.take())
+        })?;
+        Ok(self.slots.keep(forward.backend, own(), batch, &mut beside)?)
     }
 
     /// Calls `work` with the loaded layer, and what it needs to compute.
@@ -511,9 +528,8 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
                 Tap::<B>::see(&mut tap, *group, registers.get(*from), None)?;
             }
             Step::Experts(own) => {
-                let input = registers.get(own.from);
                 self.with_pass(batch, |pass, layer| {
-                    pass.experts(layer, own, input, &mut tap)?;
+                    pass.experts(layer, own, registers, &mut tap)?;
                     pass.settle()
                 })?;
             }

@@ -94,7 +94,12 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
     }
 
     /// Checks dimensions; outer ones of one element may be missing, as GGUF files have it.
-    fn expect(&self, name: &str, found: &Shape, expected: &[usize]) -> Result<(), Error> {
+    pub(super) fn expect(
+        &self,
+        name: &str,
+        found: &Shape,
+        expected: &[usize],
+    ) -> Result<(), Error> {
         let found_sizes = found.dimensions().iter().copied().skip_while(|size| *size == 1);
         let sizes = expected.iter().map(|size| *size as u64).skip_while(|size| *size == 1);
         if found_sizes.eq(sizes) {
@@ -172,6 +177,18 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         let mut rules = self.architecture.tensor_rules().iter();
         let of = rules.find(|rule| rule.role == role && rule.part == part);
         of.is_some_and(|rule| rule.presence == Presence::Required && rule.condition.is_none())
+    }
+
+    /// Refuses a tensor with which a layer would compute something else.
+    pub(super) fn refuse(&self, role: Role, layer: LayerIndex) -> Result<(), Error> {
+        let name = self.name(role, Part::Weight, Some(layer));
+        match name.filter(|name| self.source.find(name).is_some()) {
+            Some(name) => Err(Error::Hyperparameter {
+                location: self.source.location(&name),
+                problem: "is there, but the model computes without it".to_owned(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// A vector of a layer, if the model has it.

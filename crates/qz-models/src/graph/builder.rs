@@ -7,8 +7,9 @@ use std::ops::Range;
 use qz_kernels::backend::{Activation, Attention, Convolution, Recurrence, Rotation, Router, Scan};
 
 use super::{
-    Attend, Experts, GroupIndex, HeadColumns, LayerGraph, LinearGroup, MatrixIndex, Member,
-    NormKind, RecurStep, Register, ScanStep, Stage, Step, Stop, Vector, VectorIndex, last_up_to,
+    Attend, Experts, Factor, GroupIndex, HeadColumns, LayerGraph, LinearGroup, MatrixIndex, Member,
+    NormKind, RecurStep, Register, ScanStep, Slot, Stage, Step, Stop, Vector, VectorIndex,
+    last_up_to,
 };
 use crate::rules::{Part, Role};
 
@@ -18,6 +19,7 @@ pub(crate) struct LayerBuilder {
     vectors: Vec<Vector>,
     widths: Vec<usize>,
     steps: Vec<Step>,
+    without: Vec<Role>,
     stages: usize,
     /// For each register the matrix whose products it began as.
     sources: Vec<Option<MatrixIndex>>,
@@ -31,6 +33,7 @@ impl LayerBuilder {
             vectors: Vec::new(),
             widths: vec![hidden],
             steps: Vec::new(),
+            without: Vec::new(),
             stages: 0,
             sources: vec![None],
         }
@@ -89,7 +92,48 @@ impl LayerBuilder {
 
     /// A norm of whole rows without weights, in their place.
     pub(crate) fn bare_norm(&mut self, rows: Register, epsilon: f32) {
-        self.steps.push(Step::BareNorm { rows, epsilon });
+        self.bare_head_norm(rows, self.widths[rows.0], epsilon);
+    }
+
+    /// The same of each head.
+    pub(crate) fn bare_head_norm(&mut self, rows: Register, size: usize, epsilon: f32) {
+        self.steps.push(Step::BareNorm { rows, size, epsilon });
+    }
+
+    /// Says that the layer has no tensor of a role: with it, it would compute something else.
+    pub(crate) fn without(&mut self, role: Role) {
+        self.without.push(role);
+    }
+
+    /// Multiplies a register with a number.
+    pub(crate) fn scale(&mut self, rows: Register, by: f32) {
+        self.steps.push(Step::Scale { rows, by: Factor::Number(by) });
+    }
+
+    /// Multiplies a register with the one number of a tensor, if the model has it.
+    pub(crate) fn scale_by(&mut self, rows: Register, role: Role) {
+        let vector = Vector { role, part: Part::Weight, length: 1, is_optional: true };
+        let by = Factor::Vector(self.any_vector(vector));
+        self.steps.push(Step::Scale { rows, by });
+    }
+
+    /// Leaves rows for later layers.
+    pub(crate) fn leave(&mut self, rows: Register, slot: Slot) {
+        self.steps.push(Step::Leave { rows, slot });
+    }
+
+    /// Rows of so many numbers that an earlier layer has left.
+    pub(crate) fn recall(&mut self, slot: Slot, width: usize) -> Register {
+        let to = self.register(width, None);
+        self.steps.push(Step::Recall { slot, to });
+        to
+    }
+
+    /// So many numbers that the model has for each token in this layer.
+    pub(crate) fn of_token(&mut self, width: usize, epsilon: f32) -> Register {
+        let to = self.register(width, None);
+        self.steps.push(Step::OfToken { to, epsilon });
+        to
     }
 
     /// What a state space makes of rows.
@@ -316,19 +360,46 @@ impl LayerBuilder {
         width: usize,
         activation: Activation,
     ) -> Register {
-        let hidden = self.hidden();
-        let router =
-            self.group(hidden, &[(Role::ExpertRouter, routing.experts)], None, self.stages);
+        let form = ExpertForm::Gated;
+        let kind = ExpertKind { routing, bias, scale: None, width, activation, form };
+        self.experts_of(from, from, kind)
+    }
+
+    /// The same of experts of any kind, chosen by what the router makes of `scored`.
+    pub(crate) fn experts_of(
+        &mut self,
+        from: Register,
+        scored: Register,
+        kind: ExpertKind,
+    ) -> Register {
+        let ExpertKind { routing, bias, scale, width, activation, form } = kind;
+        let own = self.widths[from.0];
+        let router = [(Role::ExpertRouter, routing.experts)];
+        let router = self.group(self.widths[scored.0], &router, None, self.stages);
         let experts = Some(routing.experts);
-        let gate_up = [(Role::FeedForwardGate, width), (Role::FeedForwardUp, width)];
-        let gate_up = self.group(hidden, &gate_up, experts, self.stages);
-        self.groups[gate_up.0].inputs_of_all = Some(router);
-        let down = [(Role::FeedForwardDown, hidden)];
+        let gate_up: &[(Role, usize)] = match form {
+            ExpertForm::Gated => &[(Role::FeedForwardGate, width), (Role::FeedForwardUp, width)],
+            ExpertForm::Fused => &[(Role::FeedForwardGateUp, 2 * width)],
+            ExpertForm::Plain => &[(Role::FeedForwardUp, width)],
+        };
+        let gate_up = self.group(own, gate_up, experts, self.stages);
+        self.groups[gate_up.0].inputs_of_all = Some(router).filter(|_| scored == from);
+        let down = [(Role::FeedForwardDown, own)];
         let down = self.group(width, &down, experts, self.stages + 1);
         self.stages += 2;
-        let to = self.register(hidden, None);
-        let step = Experts { from, to, routing, bias, router, gate_up, down, activation };
-        self.steps.push(Step::Experts(step));
+        let to = self.register(own, None);
+        self.steps.push(Step::Experts(Experts {
+            from,
+            scored,
+            to,
+            routing,
+            bias,
+            scale,
+            router,
+            gate_up,
+            down,
+            activation,
+        }));
         to
     }
 
@@ -374,10 +445,33 @@ impl LayerBuilder {
             stops.push(stop);
         }
         debug_assert_eq!(stops.len(), self.stages);
-        let Self { groups, vectors, widths, steps, .. } = self;
+        let Self { groups, vectors, widths, steps, without, .. } = self;
         let dying = steps.iter().zip(&live[1..]).map(|(step, live)| dying(step, live)).collect();
-        LayerGraph { groups, vectors, widths, steps, dying, bases, stops }
+        LayerGraph { groups, vectors, widths, steps, dying, without, bases, stops }
     }
+}
+
+/// Experts of a layer.
+pub(crate) struct ExpertKind {
+    pub(crate) routing: Router,
+    /// What is added when experts are chosen.
+    pub(crate) bias: Option<VectorIndex>,
+    /// What each expert's weight is multiplied with.
+    pub(crate) scale: Option<VectorIndex>,
+    /// Numbers between an expert's products.
+    pub(crate) width: usize,
+    pub(crate) activation: Activation,
+    pub(crate) form: ExpertForm,
+}
+
+/// Which matrices an expert has before the last.
+pub(crate) enum ExpertForm {
+    /// Gate and up.
+    Gated,
+    /// The same in one, one behind the other.
+    Fused,
+    /// Up alone.
+    Plain,
 }
 
 /// What is live before each step, and at the end.

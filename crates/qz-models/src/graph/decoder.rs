@@ -190,8 +190,18 @@ pub(super) fn gated(
 
 /// The same of an expert that every token is given to.
 pub(super) fn shared_expert(layer: &mut LayerBuilder, input: Register, width: usize) -> Register {
+    shared_expert_of(layer, input, width, Activation::Silu)
+}
+
+/// The same with any activation.
+pub(super) fn shared_expert_of(
+    layer: &mut LayerBuilder,
+    input: Register,
+    width: usize,
+    activation: Activation,
+) -> Register {
     let roles = [Role::SharedExpertGate, Role::SharedExpertUp, Role::SharedExpertDown];
-    gated_of(layer, input, roles, width, Activation::Silu)
+    gated_of(layer, input, roles, width, activation)
 }
 
 fn gated_of(

@@ -158,6 +158,11 @@ impl Keys<'_> {
         }
     }
 
+    /// True if a key has a value for each layer.
+    pub(crate) fn is_list(&self, key: &str) -> bool {
+        matches!(self.get(key), Some(Value::Array(_)))
+    }
+
     /// For each of `layers` layers a size: as a list says, or the same for all.
     pub(crate) fn sizes(&self, key: &str, layers: usize) -> Result<Vec<usize>, Error> {
         let Some(Value::Array(Array::I32(sizes))) = self.get(key) else {

@@ -16,10 +16,7 @@ pub(super) fn mamba2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let layer = |_| -> LayerGraph {
         let mut layer = LayerBuilder::new(hidden);
         let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, epsilon);
-        let input = layer.product(normed, Role::StateSpaceInput, scan.width());
-        let seen = layer.scan(input, scan);
-        layer.group_norm(seen, Role::StateSpaceNorm, scan.groups, epsilon);
-        let product = layer.product(seen, Role::StateSpaceOutput, hidden);
+        let product = scanned(&mut layer, normed, scan, epsilon);
         layer.add(product);
         layer.finish()
     };
@@ -31,7 +28,21 @@ pub(super) fn mamba2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     })
 }
 
-fn scan(keys: &Keys<'_>) -> Result<Scan, Error> {
+/// Adds a state space to a layer; the products of its output matrix.
+pub(super) fn scanned(
+    layer: &mut LayerBuilder,
+    input: Register,
+    scan: Scan,
+    epsilon: f32,
+) -> Register {
+    let rows = layer.product(input, Role::StateSpaceInput, scan.width());
+    let seen = layer.scan(rows, scan);
+    layer.group_norm(seen, Role::StateSpaceNorm, scan.groups, epsilon);
+    layer.product(seen, Role::StateSpaceOutput, layer.hidden())
+}
+
+/// A state space's shape.
+pub(super) fn scan(keys: &Keys<'_>) -> Result<Scan, Error> {
     let inner = keys.required("ssm.inner_size")?;
     let heads = keys.required("ssm.time_step_rank")?;
     let groups = keys.required("ssm.group_count")?;

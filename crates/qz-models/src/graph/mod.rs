@@ -24,7 +24,9 @@ mod decoder;
 mod deepseek;
 mod dense;
 mod gemma;
+mod gemma4;
 mod gpt_oss;
+mod hybrid;
 mod keys;
 mod layer_normed;
 mod lfm2;
@@ -41,7 +43,7 @@ use std::ops::Range;
 
 use qz_kernels::backend::{Activation, Attention, Recurrence, Rotation, Router, Scan};
 
-pub(crate) use builder::LayerBuilder;
+pub(crate) use builder::{ExpertForm, ExpertKind, LayerBuilder};
 pub use keys::Keys;
 pub(crate) use rotary::{Rotary, Temperature};
 
@@ -71,6 +73,7 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("gemma", gemma::gemma),
     ("gemma2", gemma::gemma2),
     ("gemma3", gemma::gemma3),
+    ("gemma4", gemma4::gemma4),
     ("phi3", phi3::phi3),
     ("gpt-oss", gpt_oss::gpt_oss),
     ("deepseek2", deepseek::deepseek2),
@@ -92,6 +95,8 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("cohere2", layer_normed::cohere2),
     ("stablelm", layer_normed::stablelm),
     ("nemotron", layer_normed::nemotron),
+    ("nemotron_h", hybrid::nemotron_h),
+    ("nemotron_h_moe", hybrid::nemotron_h),
     ("phi2", layer_normed::phi2),
     ("gptneox", layer_normed::gpt_neox),
     ("gpt2", layer_normed::gpt2),
@@ -179,8 +184,8 @@ pub(crate) enum Step {
     /// the weights; of so many parts of a row each by its own. Where the weights are not
     /// there, nothing.
     Norm { from: Register, to: Register, weights: VectorIndex, groups: usize, epsilon: f32 },
-    /// Rows divided by their root mean square.
-    BareNorm { rows: Register, epsilon: f32 },
+    /// Parts of rows, each of so many numbers, divided by their root mean square.
+    BareNorm { rows: Register, size: usize, epsilon: f32 },
     /// Rows less their mean, divided by their standard deviation, times the weights, with a
     /// bias if the model has it; without weights only the division.
     LayerNorm {
@@ -216,7 +221,27 @@ pub(crate) enum Step {
     Experts(Experts),
     /// Adds to a register so many times what another one holds.
     Add { to: Register, from: Register, times: f32 },
+    /// Multiplies all numbers of a register.
+    Scale { rows: Register, by: Factor },
+    /// Leaves rows for later layers.
+    Leave { rows: Register, slot: Slot },
+    /// What an earlier layer has left.
+    Recall { slot: Slot, to: Register },
+    /// What the model has for each token in this layer, made of embeddings alone.
+    OfToken { to: Register, epsilon: f32 },
 }
+
+/// What numbers are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Factor {
+    Number(f32),
+    /// The one number of a vector, if the model has it.
+    Vector(VectorIndex),
+}
+
+/// A place for rows that one layer leaves, and later ones use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Slot(pub(crate) usize);
 
 /// What a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,10 +299,14 @@ pub(crate) struct RecurStep {
 #[derive(Clone, Debug)]
 pub(crate) struct Experts {
     pub(crate) from: Register,
+    /// What the router multiplies.
+    pub(crate) scored: Register,
     pub(crate) to: Register,
     pub(crate) routing: Router,
     /// What is added when experts are chosen.
     pub(crate) bias: Option<VectorIndex>,
+    /// What each expert's weight is multiplied with.
+    pub(crate) scale: Option<VectorIndex>,
     pub(crate) router: GroupIndex,
     pub(crate) gate_up: GroupIndex,
     pub(crate) down: GroupIndex,
@@ -303,7 +332,10 @@ impl Step {
             Self::Activate { gate, up, .. } => {
                 ([*gate].into_iter().chain(*up).collect(), vec![*gate])
             }
-            Self::Experts(own) => (vec![own.from], vec![own.to]),
+            Self::Experts(own) => (vec![own.from, own.scored], vec![own.to]),
+            Self::Scale { rows, .. } => (vec![*rows], vec![*rows]),
+            Self::Leave { rows, .. } => (vec![*rows], Vec::new()),
+            Self::Recall { to, .. } | Self::OfToken { to, .. } => (Vec::new(), vec![*to]),
             Self::Add { to, from, .. } => (vec![*to, *from], vec![*to]),
         }
     }
@@ -343,6 +375,8 @@ pub struct LayerGraph {
     steps: Vec<Step>,
     /// For each step what nobody needs after it.
     dying: Vec<Vec<Register>>,
+    /// Roles of which the layer has no tensor: with it, it would compute something else.
+    without: Vec<Role>,
     /// Steps before which there is nothing but the hidden states; the end is one of them.
     bases: Vec<usize>,
     /// Of each stage.
@@ -391,6 +425,11 @@ impl LayerGraph {
         let is_windowed =
             |step: &Step| matches!(step, Step::Attend(own) if own.attention.window.is_some());
         self.steps.iter().any(is_windowed)
+    }
+
+    /// Roles of which the layer must have no tensor.
+    pub(crate) fn without(&self) -> &[Role] {
+        &self.without
     }
 
     pub(crate) fn vectors(&self) -> &[Vector] {
@@ -508,6 +547,20 @@ impl Around {
 }
 
 impl ModelGraph {
+    /// Numbers of a row of each slot.
+    pub(crate) fn slots(&self) -> Vec<usize> {
+        let mut widths = Vec::new();
+        for layer in &self.layers {
+            for step in layer.steps() {
+                if let Step::Leave { rows, slot } = step {
+                    widths.resize(widths.len().max(slot.0 + 1), 0);
+                    widths[slot.0] = layer.width(*rows);
+                }
+            }
+        }
+        widths
+    }
+
     /// Whether it ends in logits; an encoder ends in hidden states.
     pub fn predicts_tokens(&self) -> bool {
         self.around.epsilon.is_some()

@@ -48,13 +48,14 @@ pub(super) fn config_of(
     set("num_hidden_layers", json!(blocks - u64::from(further)));
     let mut head = HeadSize { size: 0, stated: None };
     if architecture.has_attention() {
-        let width = keys.integer(&key("feed_forward_length"), 1..=LARGEST)?;
+        let width = most(keys, &key("feed_forward_length"))?;
         if architecture.has_dense_network() || width.is_some() {
-            set("intermediate_size", json!(size("feed_forward_length")?));
+            let missing = || size("feed_forward_length");
+            set("intermediate_size", json!(width.map_or_else(missing, Ok)?));
         }
         let heads = size("attention.head_count")?;
         set("num_attention_heads", json!(heads));
-        let key_value_heads = key_value_heads(keys, &key("attention.head_count_kv"))?;
+        let key_value_heads = most(keys, &key("attention.head_count_kv"))?;
         set("num_key_value_heads", json!(key_value_heads.unwrap_or(heads)));
         if !architecture.has_own_heads() {
             head = head_size(architecture, keys, hidden, heads)?;
@@ -117,14 +118,14 @@ pub(super) fn config_of(
     Ok(config)
 }
 
-/// Heads of keys and values; of a list those of the layers that have some.
-fn key_value_heads(keys: &Keys<'_>, key: &str) -> Result<Option<u64>, Error> {
-    let Some(Entry::Array(Array::I32(heads))) = keys.metadata.get(key) else {
+/// A size; of a list, in which layers without it have none, the largest.
+fn most(keys: &Keys<'_>, key: &str) -> Result<Option<u64>, Error> {
+    let Some(Entry::Array(Array::I32(sizes))) = keys.metadata.get(key) else {
         return keys.integer(key, 1..=LARGEST);
     };
-    match heads.iter().max() {
+    match sizes.iter().max() {
         Some(most @ 1..) => Ok(Some(u64::from(most.unsigned_abs()))),
-        _ => Err(keys.fault(key, "no layer has heads")),
+        _ => Err(keys.fault(key, "is zero in all layers")),
     }
 }
 
@@ -192,7 +193,8 @@ fn head_size(
             return Err(keys.fault(&key("attention.head_count"), problem));
         }
     };
-    let is_partial = architecture.rope_keys().contains(&"partial_rotary_factor");
+    let is_partial =
+        !architecture.has_rope() || architecture.rope_keys().contains(&"partial_rotary_factor");
     let turned = (!is_partial).then_some("rope.dimension_count");
     for name in ["attention.value_length"].into_iter().chain(turned) {
         match keys.integer(&key(name), 1..=LARGEST)? {

@@ -8,7 +8,8 @@ use crate::architecture::Architecture;
 use crate::config::shortest;
 use crate::error::Error;
 use crate::rope::{
-    FACTORS_NAME, LONG_FACTORS_NAME, Llama3Scaling, Rope, RopeScaling, SHORT_FACTORS_NAME,
+    FACTORS_NAME, LONG_FACTORS_NAME, Llama3Scaling, PROPORTIONAL, Rope, RopeScaling,
+    SHORT_FACTORS_NAME, STANDING_STILL,
 };
 
 /// The parameters without the frequencies' base.
@@ -31,6 +32,11 @@ pub(super) fn rope_parameters(
         let context = key("original_context_length");
         let context = keys.required_integer(&context, 1..=u64::from(u32::MAX))?;
         set("original_max_position_embeddings", json!(context));
+        return Ok(parameters);
+    }
+    if let Some(part) = turned_part(keys, source)? {
+        set("rope_type", json!(PROPORTIONAL));
+        set("partial_rotary_factor", json!(part));
         return Ok(parameters);
     }
     match keys.string(&key("type"))?.unwrap_or("none") {
@@ -82,20 +88,38 @@ pub(super) fn rope_parameters(
 /// The factors of LongRoPE, within the trained context and past it, if a file has them.
 fn long_factors(keys: &Keys<'_>, source: &dyn TensorSource) -> Result<Option<[Value; 2]>, Error> {
     let read = |name: &'static str| -> Result<Option<Value>, Error> {
-        let tensors = source.tensors();
-        let Some(position) = tensors.iter().position(|tensor| tensor.name == name) else {
-            return Ok(None);
-        };
-        let info = &tensors[position];
-        if info.data_type != DataType::F32 || info.shape.elements() > MOST_FACTORS {
-            let problem = format!("is {} {}, expected F32 factors", info.data_type, info.shape);
-            let path = keys.path.to_owned();
-            return Err(Error::RopeFactors { path, tensor: name, problem });
-        }
-        let factors = floats(source, TensorIndex(position), info.bytes)?;
-        Ok(Some(factors.into_iter().map(shortest).collect::<Vec<_>>().into()))
+        let factors = factors_named(keys, source, name)?;
+        Ok(factors.map(|factors| factors.into_iter().map(shortest).collect::<Vec<_>>().into()))
     };
     Ok(read(SHORT_FACTORS_NAME)?.zip(read(LONG_FACTORS_NAME)?).map(|(short, long)| [short, long]))
+}
+
+/// Which part of a head turns, where the factors of the others let them stand still.
+fn turned_part(keys: &Keys<'_>, source: &dyn TensorSource) -> Result<Option<f64>, Error> {
+    let factors = factors_named(keys, source, FACTORS_NAME)?.unwrap_or_default();
+    let turned = factors.iter().take_while(|factor| **factor == 1.0).count();
+    let (all, rest) = (factors.len(), &factors[turned..]);
+    let stand_still = !rest.is_empty() && rest.iter().all(|factor| *factor == STANDING_STILL);
+    Ok(stand_still.then(|| turned as f64 / all as f64))
+}
+
+/// The factors of a tensor, if a file has it.
+fn factors_named(
+    keys: &Keys<'_>,
+    source: &dyn TensorSource,
+    name: &'static str,
+) -> Result<Option<Vec<f32>>, Error> {
+    let tensors = source.tensors();
+    let Some(position) = tensors.iter().position(|tensor| tensor.name == name) else {
+        return Ok(None);
+    };
+    let info = &tensors[position];
+    if info.data_type != DataType::F32 || info.shape.elements() > MOST_FACTORS {
+        let problem = format!("is {} {}, expected F32 factors", info.data_type, info.shape);
+        let path = keys.path.to_owned();
+        return Err(Error::RopeFactors { path, tensor: name, problem });
+    }
+    floats(source, TensorIndex(position), info.bytes).map(Some)
 }
 
 /// More frequencies than a head has.

@@ -66,6 +66,22 @@ fn contradictions_name_the_key() {
     check("dots1", json!({"sliding_window": 16}), "sliding_window", "whose layers see all");
     check("olmoe", json!({"rms_norm_eps": 1e-6}), "rms_norm_eps", "is not 1e-5");
     check("mamba", json!({"expand": 3}), "expand", "as with 2");
+    check("gemma4", json!({"num_kv_shared_layers": 4}), "num_kv_shared_layers", "leaves no layer");
+    check("gemma4", json!({"num_kv_shared_layers": 3}), "num_kv_shared_layers", "of a kind");
+    let tokens = json!({"vocab_size_per_layer_input": 10});
+    check("gemma4", tokens, "vocab_size_per_layer_input", "is not vocab_size");
+    check("gemma4", json!({"attention_k_eq_v": true}), "attention_k_eq_v", "both are stated");
+    let both_ways = json!({"use_bidirectional_attention": "all"});
+    check("gemma4", both_ways, "use_bidirectional_attention", "vision only");
+    let factor = json!({"full_attention": {
+        "rope_type": "proportional", "partial_rotary_factor": 0.25, "factor": 8.0,
+    }});
+    check(
+        "gemma4",
+        json!({"rope_parameters": factor}),
+        "rope_parameters.full_attention.rope_type",
+        "",
+    );
     let positions = json!({"position_embedding_type": "relative_key"});
     check("bert", positions, "position_embedding_type", "absolute only");
 }

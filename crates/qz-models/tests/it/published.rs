@@ -116,6 +116,16 @@ fn older_spellings_are_read() {
     assert!(recurrent.get(kinds).is_some());
     assert_eq!(recurrent.get(kinds), plain.get(kinds));
     check("lfm2", json!({"layer_types": null, "full_attn_idxs": [1]}));
+    // By layer, or of all layers of a kind.
+    let by_layer = json!({"1": {"head_dim": 64, "num_key_value_heads": 1}});
+    check(
+        "gemma4-experts",
+        json!({
+            "per_layer_config": by_layer, "global_head_dim": null,
+            "num_global_key_value_heads": null,
+        }),
+    );
+    check("gemma4", json!({"per_layer_config": null, "global_head_dim": 64}));
     let own = json!({
         "model_type": "RefinedWeb", "new_decoder_architecture": null, "num_kv_heads": null,
         "num_attention_heads": null, "num_hidden_layers": null, "n_head": 4, "n_head_kv": 2,

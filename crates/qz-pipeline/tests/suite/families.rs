@@ -109,6 +109,8 @@ fn error_feedback_loses_less_than_rounding() {
     check("gemma", 7);
     check("gemma2", 14);
     check("gemma3", 42);
+    check("gemma4", 32);
+    check("gemma4-experts", 17);
     check("phi3", 8);
     check("gpt-oss", 14);
     check("qwen2moe", 20);
@@ -127,6 +129,8 @@ fn error_feedback_loses_less_than_rounding() {
     check("lfm2moe", 12);
     check("mamba", 8);
     check("falcon-mamba", 8);
+    check("nemotron-h", 8);
+    check("nemotron-h-latent", 10);
     check("bert", 12);
 }
 

@@ -136,6 +136,8 @@ fn gemma() {
     check("gemma");
     check("gemma2");
     check("gemma3");
+    check("gemma4");
+    check("gemma4-experts");
 }
 
 #[test]
@@ -226,6 +228,13 @@ fn norms_that_take_the_mean_away() {
 }
 
 #[test]
+fn layers_of_one_part() {
+    check("nemotron-h");
+    check("nemotron-h-experts");
+    check("nemotron-h-latent");
+}
+
+#[test]
 fn mamba() {
     check("mamba");
     check("falcon-mamba");
@@ -236,7 +245,7 @@ fn mamba() {
 /// read again and again, and the same logits to the last bit.
 #[test]
 fn memory_changes_nothing() {
-    for name in ["llama-tied", "mixtral"] {
+    for name in ["llama-tied", "mixtral", "gemma4"] {
         let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
         let tokens: Vec<u32> = (0..60).map(|i| i * 7 % 250).collect();
         let run = |memory| logits(&model, &tokens, 12, &[0, 5, 11], memory).expect("logits");
@@ -316,9 +325,18 @@ fn steps_give_the_logits_of_the_whole() {
         check(name, &none, &[12]);
         check(name, &none, &[5, 1, 4, 2]);
     }
-    for name in
-        ["gemma3", "gpt-oss", "deepseek3", "mamba2", "phi3", "qwen35", "qwen3next", "mamba", "lfm2"]
-    {
+    for name in [
+        "gemma3",
+        "gemma4",
+        "gpt-oss",
+        "deepseek3",
+        "mamba2",
+        "phi3",
+        "qwen35",
+        "qwen3next",
+        "mamba",
+        "lfm2",
+    ] {
         check(name, &none, &[5, 1, 4, 2]);
     }
     // A window that has been left behind.
@@ -328,7 +346,7 @@ fn steps_give_the_logits_of_the_whole() {
 #[test]
 fn branches_give_the_logits_of_whole_sequences() {
     for (name, max_memory) in
-        [("llama-tied", 1 << 30), ("mixtral", 0), ("mamba2", 1 << 30), ("qwen35", 0)]
+        [("llama-tied", 1 << 30), ("mixtral", 0), ("mamba2", 1 << 30), ("qwen35", 0), ("gemma4", 0)]
     {
         let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
         let chunks = [

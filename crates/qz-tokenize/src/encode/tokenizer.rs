@@ -125,7 +125,10 @@ impl Tokenizer {
     /// way.
     fn has_vocabulary_of(&self, file: &TokenizerFile, added: &AddedTokens) -> bool {
         let is_same_kind = match self.model {
-            Model::BytePair(_) => !file.is_llama_with_byte_tokens(),
+            Model::BytePair(ref model) => {
+                let is_escaped = model.pre_tokenizer.alphabet == Alphabet::Escaped;
+                is_escaped == file.is_llama_with_byte_tokens()
+            }
             Model::SentencePiece(_) => file.is_llama_with_byte_tokens(),
             Model::WordPiece(_) | Model::Unigram(_) => false,
         };

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     ByteLevel,
     /// `llama`.
     SentencePiece,
+    /// `gemma4`: pieces with U+2581, and merges.
+    MergedPieces,
     /// `bert`.
     WordPiece,
 }
@@ -77,6 +79,7 @@ impl<'a> Table<'a> {
         let kind = match keys.string("tokenizer.ggml.model")? {
             "gpt2" => Kind::ByteLevel,
             "llama" => Kind::SentencePiece,
+            "gemma4" => Kind::MergedPieces,
             "bert" => Kind::WordPiece,
             "none" | "no_vocab" => {
                 return Err(Error::MissingKey { path: path.into(), key: "tokenizer.ggml.tokens" });
@@ -93,7 +96,7 @@ impl<'a> Table<'a> {
             return Err(keys.fault("tokenizer.ggml.tokens", problem));
         }
         let merges = match kind {
-            Kind::ByteLevel => keys.strings("tokenizer.ggml.merges")?,
+            Kind::ByteLevel | Kind::MergedPieces => keys.strings("tokenizer.ggml.merges")?,
             Kind::SentencePiece | Kind::WordPiece => Vec::new(),
         };
         let mut table = Self {
@@ -172,7 +175,8 @@ impl<'a> Table<'a> {
     pub(super) fn added(&self, id: usize) -> Option<bool> {
         let is_named = || self.special.named().any(|(_, named)| named == Some(id as u32));
         // Of a tokenizer.json without a name for it GGUF has it as a normal token.
-        let is_unknown = || self.kind == Kind::SentencePiece && self.unknown() == Some(id);
+        let has_pieces = matches!(self.kind, Kind::SentencePiece | Kind::MergedPieces);
+        let is_unknown = || has_pieces && self.unknown() == Some(id);
         match self.types[id] {
             CONTROL | UNKNOWN => Some(true),
             USER_DEFINED => Some(false),

@@ -34,7 +34,15 @@ pub(super) fn write(
     let Parts { normalizer, pre_tokenizer, decoder, before_template, adds_beginning, model } =
         match table.kind {
             Kind::ByteLevel => byte_level(table, metadata, options)?,
-            Kind::SentencePiece => sentencepiece(table, metadata, warnings)?,
+            Kind::SentencePiece => {
+                let merges = merges_by_score(table)?;
+                pieces(table, metadata, model(vocab(table), &merges), warnings)
+            }
+            Kind::MergedPieces => {
+                let vocab = vocab(table);
+                let merges = merges(table, &vocab)?;
+                pieces(table, metadata, model(vocab, &merges), warnings)
+            }
             Kind::WordPiece => word_piece(table, metadata),
         };
     let adds = |kind: &str, default: bool| match metadata
@@ -175,11 +183,13 @@ fn merges<'a>(
     table.merges.iter().enumerate().map(pair).collect()
 }
 
-fn sentencepiece(
+/// A vocabulary of pieces in which U+2581 stands for a space.
+fn pieces(
     table: &Table<'_>,
     metadata: &Metadata,
+    mut model: Map<String, Value>,
     warnings: &mut Vec<Warning>,
-) -> Result<Parts, Error> {
+) -> Parts {
     let flag = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
     let adds_space = flag("add_space_prefix") != Some(&Entry::Bool(false));
     if flag("remove_extra_whitespaces") == Some(&Entry::Bool(true)) {
@@ -192,7 +202,6 @@ fn sentencepiece(
     }
     let bytes: HashSet<&str> =
         table.used().filter(|(id, _)| table.types[*id] == BYTE).map(|(_, text)| text).collect();
-    let mut model = model(vocab(table), &merges_by_score(table)?);
     model.insert("unk_token".to_owned(), json!(table.unknown().map(|id| &table.tokens[id])));
     model.insert("fuse_unk".to_owned(), json!(true));
     model.insert("byte_fallback".to_owned(), json!(!bytes.is_empty()));
@@ -211,14 +220,14 @@ fn sentencepiece(
     decoders.extend(
         adds_space.then(|| json!({"type": "Strip", "content": " ", "start": 1, "stop": 0})),
     );
-    Ok(Parts {
+    Parts {
         normalizer: json!({"type": "Sequence", "normalizers": normalizers}),
         pre_tokenizer: Value::Null,
         decoder: json!({"type": "Sequence", "decoders": decoders}),
         before_template: Vec::new(),
         adds_beginning: true,
         model,
-    })
+    }
 }
 
 fn word_piece(table: &Table<'_>, metadata: &Metadata) -> Parts {
