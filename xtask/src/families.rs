@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use qz_models::graph::GRAPHS;
 use qz_models::{ARCHITECTURES, Architecture};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 const PAGE: &str = "docs/families.md";
 const CHECKPOINTS: &str = "fixtures/tiny";
@@ -38,7 +38,16 @@ linear layers of each family. A checkpoint of another class can become a packed 
 struct Checkpoint {
     name: String,
     class: String,
+    /// Its configuration, of a larger model that of the part that reads and writes text.
+    config: Map<String, Value>,
     has_logits: bool,
+}
+
+impl Checkpoint {
+    /// True if it is one of a family.
+    fn is_of(&self, family: &dyn Architecture) -> bool {
+        family.class_names().contains(&&*self.class) && family.is_of(&self.config)
+    }
 }
 
 /// Writes the page under `root`.
@@ -57,7 +66,7 @@ fn page(root: &Path) -> Result<String> {
         let classes: Vec<String> =
             family.class_names().iter().map(|class| format!("`{class}`")).collect();
         let is_computed = GRAPHS.iter().any(|(name, _)| *name == family.gguf_name());
-        let own = checkpoints.iter().filter(|own| family.class_names().contains(&&*own.class));
+        let own = checkpoints.iter().filter(|own| own.is_of(family));
         let shown: Vec<String> = own
             .map(|own| match own.has_logits {
                 true => format!("`{}`", own.name),
@@ -82,11 +91,15 @@ fn checkpoints(folder: &Path) -> Result<Vec<Checkpoint>> {
     for entry in fs::read_dir(folder).context(folder.display().to_string())? {
         let path = entry?.path();
         let config = fs::read(path.join("config.json")).context(path.display().to_string())?;
-        let config: Value = serde_json::from_slice(&config)?;
+        let mut config: Value = serde_json::from_slice(&config)?;
         let class = config["architectures"][0].as_str().context("a class")?.to_owned();
         let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
         let has_logits = path.join("golden-logits.json").exists();
-        checkpoints.push(Checkpoint { name, class, has_logits });
+        let text = config.get_mut("text_config").map(Value::take);
+        let Value::Object(config) = text.unwrap_or(config) else {
+            anyhow::bail!("{}: is no object", path.display());
+        };
+        checkpoints.push(Checkpoint { name, class, config, has_logits });
     }
     checkpoints.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(checkpoints)
@@ -110,8 +123,9 @@ mod tests {
     fn every_family_has_a_checkpoint() {
         let checkpoints = checkpoints(&root().join(CHECKPOINTS)).expect("checkpoints");
         for family in ARCHITECTURES {
-            let has = |own: &Checkpoint| family.class_names().contains(&&*own.class);
-            assert!(checkpoints.iter().any(has), "{}", family.class_names()[0]);
+            let has = |own: &Checkpoint| own.is_of(*family);
+            let (name, class) = (family.gguf_name(), family.class_names()[0]);
+            assert!(checkpoints.iter().any(has), "{name}, {class}");
         }
     }
 }

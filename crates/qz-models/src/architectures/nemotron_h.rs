@@ -373,7 +373,15 @@ fn complete_config(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
     };
     let letters: String = heads.iter().zip(networks).map(letter).collect();
     let mut set = |key: &str, value: Value| _ = config.insert(key.to_owned(), value);
+    if !letters.contains('M') {
+        // No tensor tells.
+        set("use_conv_bias", json!(true));
+    }
     set(PATTERN, json!(letters));
+    let hidden = keys.size("embedding_length").unwrap_or(0).max(1);
+    set("expand", json!(keys.size("ssm.inner_size").unwrap_or(0) / hidden));
+    set("mamba_hidden_act", json!("silu"));
+    set("num_nextn_predict_layers", json!(0));
     let (inner, heads) = (keys.size("ssm.inner_size"), keys.size("ssm.time_step_rank"));
     if let Some((inner, heads)) = inner.zip(heads).filter(|(_, heads)| *heads > 0) {
         set("mamba_head_dim", json!(inner / heads));
