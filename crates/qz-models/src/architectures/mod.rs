@@ -21,6 +21,7 @@ mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod granite_hybrid;
 mod hunyuan;
 mod lfm2;
 mod llama;
@@ -88,6 +89,9 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &smollm3::SmolLm3,
     &seed_oss::SeedOss,
     &arcee::Arcee,
+    &granite_hybrid::GraniteAttention,
+    &granite_hybrid::GraniteHybrid,
+    &granite_hybrid::GraniteHybridMoe,
     &granite::Granite,
     &olmo2::Olmo2,
     &olmo2::Olmo3,

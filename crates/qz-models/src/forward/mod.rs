@@ -17,6 +17,7 @@
 //! | `execute.rs` | what runs a layer's steps ([`crate::graph`]) |
 //! | `checks.rs` | whether products are finite, asked once a layer |
 //! | `states.rs` | the hidden states of all tokens |
+//! | `beside.rs` | what layers leave for later ones, and what the model has for each token in a layer |
 //! | [`Forward`] | the run over all layers |
 //! | [`LayerStream`] | the run with stops: inputs of products seen, weights replaced |
 //! | [`HiddenStates`] | what is at its end; an encoder's result |

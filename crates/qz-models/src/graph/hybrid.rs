@@ -1,14 +1,88 @@
 //! Families whose layers have Mamba 2's state space or attention.
 
-use qz_kernels::backend::{Activation, Attention, Gating, Router, Scan};
+use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Rotation, Router, Scan};
 
-use super::decoder::SelfAttention;
+use super::decoder::{self, SelfAttention};
 use super::mixture::Mixture;
 use super::{
-    Around, ExpertForm, ExpertKind, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, mamba2,
+    Around, ExpertForm, ExpertKind, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, Rotary,
+    mamba2,
 };
 use crate::error::Error;
 use crate::rules::Role;
+
+/// Granite 4: state spaces, or attention in which nothing turns, and behind either a network,
+/// or experts and one that every token is given to.
+pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    const HEADS: &str = "attention.head_count_kv";
+    let hidden = keys.required("embedding_length")?;
+    let layers = keys.layers()?;
+    let epsilon = keys
+        .number("attention.layer_norm_rms_epsilon")?
+        .ok_or_else(|| keys.fault("attention.layer_norm_rms_epsilon", "is missing"))?;
+    let heads = keys.required("attention.head_count")?;
+    let of_layers = keys.sizes(HEADS, layers)?;
+    if of_layers.iter().any(|own| *own > 0 && !heads.is_multiple_of(*own)) {
+        return Err(keys.fault(HEADS, "does not divide the heads"));
+    }
+    let implied = hidden / heads;
+    let size = keys.size("attention.key_length")?.unwrap_or(implied);
+    let rotation =
+        Rotation { head_size: size, first: 0, count: size, pairs: RotaryPairs::Adjacent };
+    let turns = keys.flag("rope.scaling.finetuned")?.unwrap_or(true);
+    if turns && !size.is_multiple_of(2) {
+        return Err(keys.fault("attention.head_count", "does not make even heads"));
+    }
+    let scale = keys.factor("attention.scale")?;
+    let residual = keys.factor("residual_scale")?.unwrap_or(1.0);
+    let scan = mamba2::scan(keys)?;
+    let width = keys.required("feed_forward_length")?;
+    let mixture = match decoder::experts(keys)? {
+        None => None,
+        Some((experts, used)) => {
+            let shared = keys.size("expert_shared_feed_forward_length")?.unwrap_or(0);
+            Some((Router::plain(experts, used), shared))
+        }
+    };
+    let layer = |own: &usize| -> LayerGraph {
+        let mut layer = LayerBuilder::new(hidden);
+        let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, epsilon);
+        let mixed = match *own {
+            0 => mamba2::scanned(&mut layer, normed, scan, epsilon),
+            own => {
+                let plain = Attention::plain(heads, own, size);
+                let attention = Attention { scale: scale.unwrap_or(plain.scale), ..plain };
+                let rotary = turns.then_some((0, rotation));
+                let attention = SelfAttention { rotary, ..SelfAttention::of(attention, epsilon) };
+                attention.add_to(&mut layer, normed)
+            }
+        };
+        layer.add_times(mixed, residual);
+        let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, epsilon);
+        let fed = match mixture {
+            None => decoder::gated(&mut layer, normed, width, Activation::Silu),
+            Some((router, shared)) => {
+                let common =
+                    (shared > 0).then(|| decoder::shared_expert(&mut layer, normed, shared));
+                let fed = layer.experts(normed, router, None, width, Activation::Silu);
+                if let Some(common) = common {
+                    layer.add_to(fed, common);
+                }
+                fed
+            }
+        };
+        layer.add_times(fed, residual);
+        layer.finish()
+    };
+    let around = Around {
+        embedding_scale: keys.factor("embedding_scale")?,
+        logit_scale: keys.factor("logit_scale")?.map(f32::recip),
+        ..Around::plain(epsilon)
+    };
+    let layers = of_layers.iter().map(layer).collect();
+    let rotaries = if turns { vec![Rotary::read(keys, size)?] } else { Vec::new() };
+    Ok(ModelGraph { hidden, layers, rotaries, around })
+}
 
 /// What a layer of Nemotron-H does.
 enum Part {

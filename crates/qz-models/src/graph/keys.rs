@@ -93,10 +93,15 @@ impl Keys<'_> {
 
     /// A size between 1 and a limit that is past any model's; zero where it says so.
     pub(crate) fn size(&self, key: &str) -> Result<Option<usize>, Error> {
-        if self.get(key).is_none() {
-            return Ok(None);
-        }
-        let found = self.metadata.unsigned(&self.full(key));
+        let found = match self.get(key) {
+            None => return Ok(None),
+            // One for each layer, all the same.
+            Some(Value::Array(Array::I32(sizes))) => {
+                let first = sizes.first().filter(|first| sizes.iter().all(|own| own == *first));
+                first.and_then(|first| u64::try_from(*first).ok())
+            }
+            Some(_) => self.metadata.unsigned(&self.full(key)),
+        };
         match found.filter(|size| *size <= LARGEST).map(usize::try_from) {
             Some(Ok(size)) => Ok(Some(size)),
             _ => Err(self.fault(key, "is no size, or one for each layer, which is not supported")),

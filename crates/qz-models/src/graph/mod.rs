@@ -83,6 +83,7 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("seed_oss", relatives::seed_oss),
     ("arcee", relatives::arcee),
     ("granite", relatives::granite),
+    ("granitehybrid", hybrid::granite),
     ("olmo2", relatives::olmo2),
     ("mistral3", relatives::mistral3),
     ("ernie4_5", relatives::ernie4_5),

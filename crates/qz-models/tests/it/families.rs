@@ -82,6 +82,15 @@ fn contradictions_name_the_key() {
         "rope_parameters.full_attention.rope_type",
         "",
     );
+    check("nemotron-h", json!({"mlp_bias": true}), "mlp_bias", "not supported");
+    let both = json!({"hybrid_override_pattern": "ME-"});
+    check("nemotron-h-experts", both, "layers_block_type", "one only");
+    let turning = json!({"position_embedding_type": "rope"});
+    check("granite-hybrid", turning, "position_embedding_type", "nothing turns");
+    let still = json!({"position_embedding_type": null});
+    check("granite-hybrid-attention", still, "position_embedding_type", "heads turn");
+    let wider = json!({"shared_intermediate_size": 64});
+    check("granite-hybrid-dense", wider, "intermediate_size", "files say one");
     let positions = json!({"position_embedding_type": "relative_key"});
     check("bert", positions, "position_embedding_type", "absolute only");
 }

@@ -126,6 +126,9 @@ fn older_spellings_are_read() {
         }),
     );
     check("gemma4", json!({"per_layer_config": null, "global_head_dim": 64}));
+    let kinds = json!(["linear_attention", "full_attention", "mlp"]);
+    check("nemotron-h", json!({"hybrid_override_pattern": null, "layers_block_type": kinds}));
+    check("granite-hybrid", json!({"layer_types": ["linear_attention", "full_attention"]}));
     let own = json!({
         "model_type": "RefinedWeb", "new_decoder_architecture": null, "num_kv_heads": null,
         "num_attention_heads": null, "num_hidden_layers": null, "n_head": 4, "n_head_kv": 2,

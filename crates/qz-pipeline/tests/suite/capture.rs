@@ -161,6 +161,7 @@ const MODELS: &[&str] = &[
     "falcon-mamba",
     "nemotron-h-experts",
     "nemotron-h-latent",
+    "granite-hybrid",
     "smollm3",
     "granite",
     "olmo3",

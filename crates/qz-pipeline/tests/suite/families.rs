@@ -131,6 +131,7 @@ fn error_feedback_loses_less_than_rounding() {
     check("falcon-mamba", 8);
     check("nemotron-h", 8);
     check("nemotron-h-latent", 10);
+    check("granite-hybrid", 18);
     check("bert", 12);
 }
 

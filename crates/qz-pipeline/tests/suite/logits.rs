@@ -235,6 +235,13 @@ fn layers_of_one_part() {
 }
 
 #[test]
+fn state_spaces_beside_attention() {
+    check("granite-hybrid");
+    check("granite-hybrid-dense");
+    check("granite-hybrid-attention");
+}
+
+#[test]
 fn mamba() {
     check("mamba");
     check("falcon-mamba");
