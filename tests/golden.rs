@@ -72,6 +72,30 @@ fn tensors_equal_the_reference_converter() {
     }
 }
 
+/// The parts of models that see (`fixtures/make/projectors.py`).
+#[test]
+fn projectors_equal_the_reference_converter() {
+    let folder = scratch();
+    let output = folder.path().join("out.gguf");
+    let checkpoints = std::fs::read_dir(crate::support::fixtures().join("projectors"));
+    for checkpoint in checkpoints.expect("a folder").map(|entry| entry.expect("read").path()) {
+        for (target, expected) in golden(&checkpoint)["files"].as_object().expect("an object") {
+            let arguments = ["convert", text(&checkpoint), "--mmproj", "--to", target];
+            quantize(&[&arguments[..], &["--force", "-o", text(&output)]].concat())
+                .expect_success();
+            let file = GgufFile::open(&output).expect("what we write opens");
+            let context = format!("{} to {target}", checkpoint.display());
+            assert_eq!(tensors_of(&file), tensors_in(expected), "{context}");
+            let theirs: Vec<Json> =
+                expected["metadata"].as_array().expect("a list").iter().map(rounded).collect();
+            assert_eq!(entries(file.metadata()), theirs, "{context}");
+        }
+        let arguments = ["convert", text(&checkpoint), "--mmproj", "--to", "q4_k_m"];
+        let run = quantize(&[&arguments[..], &["--json", "-o", text(&output), "--force"]].concat());
+        assert_eq!((run.code, &run.json()["error"]["rule"]), (5, &"projector-type".into()));
+    }
+}
+
 #[test]
 fn tensors_equal_the_reference_quantizer() {
     let folder = scratch();

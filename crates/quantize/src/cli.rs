@@ -208,6 +208,7 @@ impl Source {
             model_name: self.model_name.clone(),
             repack: self.repack,
             generic: false,
+            projector: false,
             strip_prefix: self.strip_prefix.clone(),
             drops_further_layers: self.no_mtp,
             adapters: self.merge_lora.clone(),
@@ -226,7 +227,8 @@ Examples:
   quantize convert ./Llama-3.2-1B --to q8_0,q4_k_m,gptq:w4g128 -o out/
   quantize convert model.gguf --to safetensors:bf16 -o model-hf/
   quantize convert ./Llama-3.2-1B --merge-lora ./my-lora --to q4_k_m
-  quantize convert ./my-lora --base ./Llama-3.2-1B --to f16 -o my-lora.gguf")]
+  quantize convert ./my-lora --base ./Llama-3.2-1B --to f16 -o my-lora.gguf
+  quantize convert ./gemma-3-4b-it --mmproj --to f16")]
 pub(crate) struct Convert {
     #[command(flatten)]
     pub(crate) recipe: Recipe,
@@ -236,6 +238,11 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "MODEL", value_parser = crate::hub::models())]
     #[arg(help_heading = heading::SOURCE, value_hint = ValueHint::AnyPath)]
     pub(crate) base: Option<PathBuf>,
+    /// Write the part of SRC that sees, as llama.cpp loads it beside the text's file (mmproj)
+    ///
+    /// To f32, f16, bf16 or q8_0. `llama-server --mmproj` takes it.
+    #[arg(long, help_heading = heading::SOURCE, conflicts_with = "base")]
+    pub(crate) mmproj: bool,
     #[command(flatten)]
     pub(crate) written: Written,
 }

@@ -198,7 +198,7 @@ fn layout_of(architecture: &dyn Architecture, names: &[String]) -> &'static [Ten
 
 /// The reference writes files in order of their names, and tensors of a file in
 /// order of theirs (`SafetensorsLocal` in `gguf-py/gguf/utility.py`).
-fn reference_order(tensors: &[TensorInfo]) -> Vec<usize> {
+pub(crate) fn reference_order(tensors: &[TensorInfo]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by(|a, b| {
         let (a, b) = (&tensors[*a], &tensors[*b]);

@@ -242,7 +242,7 @@ fn with_computed(
     Ok(tensors)
 }
 
-fn write_general(
+pub(crate) fn write_general(
     files: &dyn SideFiles,
     json: &JsonObject,
     options: &ConvertOptions,
@@ -537,7 +537,7 @@ fn warn_of_missing_output(
     }
 }
 
-fn read_object(files: &dyn SideFiles, name: &str) -> Result<Option<JsonObject>, Error> {
+pub(crate) fn read_object(files: &dyn SideFiles, name: &str) -> Result<Option<JsonObject>, Error> {
     let bytes: Option<Vec<u8>> = files.read(name).map_err(|error: FileError| Error::File(error))?;
     bytes.map(|bytes| JsonObject::parse(files.path(name), &bytes)).transpose()
 }

@@ -37,6 +37,7 @@ pub mod graph;
 mod hyperparameters;
 mod linear_layers;
 mod name_pattern;
+pub mod projector;
 mod recipe;
 mod restore;
 mod role;

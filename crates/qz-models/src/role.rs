@@ -8,6 +8,8 @@
 #[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Role {
+    /// A tensor of a part that sees, which is written and never computed.
+    Projector,
     TokenEmbedding,
     /// A vector for each position, added to the token's.
     PositionEmbedding,

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::model::{Model, OpenOptions};
+use qz_models::projector::describe_projector;
 
 pub(crate) use place::name_of;
 pub use place::{HubId, stem_of};
@@ -161,6 +162,10 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         drops_further_layers: options.drops_further_layers,
     };
     let unpacked = unpacked.unwrap_or_default();
+    if options.projector {
+        let described = describe_projector(&folder, source.tensors(), &convert)?;
+        return Ok(Model::of_projector(path, source, folder, described));
+    }
     let described = qz_models::describe(&folder, source.tensors(), &convert);
     let mut model = match described {
         Err(qz_models::Error::UnsupportedArchitecture { .. }) if options.generic => {

@@ -396,6 +396,9 @@ pub enum Error {
     /// A checkpoint of a class that nobody here knows, to be written as GGUF.
     #[error("{}: nobody here knows what GGUF calls this model's tensors; packed folders can be written, as fp8:block128", .0.display())]
     NoGgufNames(PathBuf),
+    /// A projector in a type that none is written in.
+    #[error("{}: a projector is written to f32, f16, bf16 or q8_0", .0.display())]
+    ProjectorType(PathBuf),
     /// A checkpoint that should be left as it is, in another container.
     #[error("{}: copy is for GGUF models; for a checkpoint say which type its tensors are to have: f32, f16 or bf16", .0.display())]
     CopyOfCheckpoint(PathBuf),

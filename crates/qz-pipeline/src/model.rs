@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use qz_models::projector::{Precision, ProjectorDescription};
 use qz_models::{
     Architecture, Change, LayerIndex, ModelDescription, Part, PlainForm, Role, StackedRows,
     TensorMap, TensorOrigin,
@@ -37,6 +38,8 @@ pub struct OpenOptions {
     pub strip_prefix: Option<String>,
     /// Leave out a checkpoint's layers that only predict further tokens.
     pub drops_further_layers: bool,
+    /// The part of a checkpoint that sees is read, not the one that reads and writes text.
+    pub projector: bool,
     /// Adapters that are merged into the model's weights, one after the other.
     pub adapters: Vec<MergedAdapter>,
 }
@@ -110,6 +113,8 @@ pub struct ModelTensor {
     pub(crate) packed: Option<Box<PackedSize>>,
     /// True if it has the checkpoint's own name, and no place in GGUF.
     pub(crate) is_beside: bool,
+    /// What decides its type, of a tensor of a projector.
+    pub(crate) precision: Option<Precision>,
     pub(crate) origin: TensorOrigin,
 }
 
@@ -127,6 +132,7 @@ impl ModelTensor {
             unquantized: info.data_type,
             packed: None,
             is_beside: false,
+            precision: None,
             origin: TensorOrigin::Mapped(TensorMap::of(StackedRows::whole(TensorIndex(position)))),
         }
     }
@@ -268,6 +274,7 @@ impl Model {
                 stored_type,
                 packed: size(&recipe.origin).map(Box::new),
                 is_beside: false,
+                precision: None,
                 name: recipe.name.into(),
                 shape: recipe.shape,
                 unquantized: DataType::F32,
@@ -290,6 +297,41 @@ impl Model {
         model.names = description.names;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model.unsaid = description.unsaid.iter().map(ToString::to_string).collect();
+        model
+    }
+
+    /// The part of a checkpoint that sees.
+    pub(crate) fn of_projector(
+        path: &Path,
+        source: Box<dyn TensorSource>,
+        folder: Folder,
+        description: ProjectorDescription,
+    ) -> Self {
+        let tensor = |(recipe, precision): (qz_models::TensorRecipe, Precision)| {
+            let TensorOrigin::Mapped(map) = &recipe.origin else {
+                unreachable!("a projector's tensors are stored")
+            };
+            let stored_type = source.tensors()[map.rows.locate(0).0.tensor.0].data_type;
+            ModelTensor {
+                name: recipe.name.into(),
+                shape: recipe.shape,
+                role: Some(recipe.role),
+                part: recipe.part,
+                layer: recipe.layer,
+                source_type: changed_type(stored_type, map.change()),
+                stored_type,
+                unquantized: DataType::F32,
+                packed: None,
+                is_beside: false,
+                precision: Some(precision),
+                origin: recipe.origin,
+            }
+        };
+        let tensors = description.tensors.into_iter().map(tensor).collect();
+        let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
+        model.folder = Some(folder);
+        model.ignored = description.ignored;
+        model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model
     }
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use qz_pipeline::{
-    ConvertOptions, ConvertReport, FallbackTensor, Model, Target, convert, convert_adapter,
+    ConvertOptions, ConvertReport, FallbackTensor, Model, OpenOptions, Target, convert,
+    convert_adapter,
 };
 use qz_tensor::DataType;
 use serde::Serialize;
@@ -34,8 +35,16 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
         plan: recipe.options()?,
     };
     let cancel = interrupt::install()?;
-    let Job { model, targets } = open(recipe, &options.plan)?;
-    let outputs = outputs(&recipe.source, &targets, written)?;
+    let open_options = OpenOptions { projector: arguments.mmproj, ..recipe.open_options() };
+    let Job { model, targets } = open(recipe, &open_options, &options.plan)?;
+    if let Some(other) = targets.iter().find(|target| arguments.mmproj && target.is_folder()) {
+        let message =
+            format!("{other} is a folder; a projector is written to f32, f16, bf16 or q8_0");
+        return Err(UsageError(message).into());
+    }
+    // As llama.cpp's tools look for it.
+    let prefix = if arguments.mmproj { "mmproj-" } else { "" };
+    let outputs = outputs(&recipe.source, prefix, &targets, written)?;
     let _folders = Folders::make(&outputs)?;
     let paths = outputs.iter().map(|output| output.path.clone());
     let mut progress = Progress::new(global).writing(paths);
@@ -62,7 +71,7 @@ fn adapter(arguments: &Convert, base: &Path, global: &Global) -> anyhow::Result<
         return Err(UsageError(message).into());
     };
     let target = recipe.to[0].parse::<Target>()?;
-    let outputs = outputs(&recipe.source, &[target], written)?;
+    let outputs = outputs(&recipe.source, "", &[target], written)?;
     let _folders = Folders::make(&outputs)?;
     let model = Model::open(base, &recipe.open_options())?;
     let output = global.output(written.force);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use qz_pipeline::{Model, Output, PlanOptions, Target, stem_of, unknown_targets};
+use qz_pipeline::{Model, OpenOptions, Output, PlanOptions, Target, stem_of, unknown_targets};
 
 use crate::cli::{Recipe, Written};
 use crate::exit::UsageError;
@@ -17,7 +17,11 @@ pub(super) struct Job {
 
 /// Opens the source and finds the targets: those that do not exist are reported together, with
 /// those that do not fit the source.
-pub(super) fn open(recipe: &Recipe, options: &PlanOptions) -> anyhow::Result<Job> {
+pub(super) fn open(
+    recipe: &Recipe,
+    read: &OpenOptions,
+    options: &PlanOptions,
+) -> anyhow::Result<Job> {
     let (mut targets, mut unknown) = (Vec::new(), Vec::new());
     for name in &recipe.to {
         match name.parse::<Target>() {
@@ -25,7 +29,7 @@ pub(super) fn open(recipe: &Recipe, options: &PlanOptions) -> anyhow::Result<Job
             Err(error) => unknown.push(error),
         }
     }
-    let model = Model::open(&recipe.source, &recipe.open_options());
+    let model = Model::open(&recipe.source, read);
     match unknown_targets(unknown, &targets, model.as_ref().ok(), options) {
         Some(error) => Err(error.into()),
         None => Ok(Job { model: model?, targets }),
@@ -35,9 +39,11 @@ pub(super) fn open(recipe: &Recipe, options: &PlanOptions) -> anyhow::Result<Job
 /// The path of each target's artifact.
 ///
 /// One target: the path as given. A folder that is there, a path that ends in a slash, and
-/// several targets: files and folders of default names in it. No path: these names, here.
+/// several targets: files and folders of default names in it. No path: these names, here. `prefix`
+/// stands before default names.
 pub(super) fn outputs(
     source: &Path,
+    prefix: &str,
     targets: &[Target],
     written: &Written,
 ) -> anyhow::Result<Vec<Output>> {
@@ -71,7 +77,7 @@ pub(super) fn outputs(
         }
     };
     let stem = stem_of(source);
-    let path = |target: &Target| folder.join(target.artifact_name(&stem));
+    let path = |target: &Target| folder.join(format!("{prefix}{}", target.artifact_name(&stem)));
     Ok(targets.iter().map(|target| Output { target: target.clone(), path: path(target) }).collect())
 }
 

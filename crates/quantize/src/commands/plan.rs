@@ -22,7 +22,7 @@ struct Report {
 pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<Outcome> {
     let recipe = &arguments.recipe;
     let options = recipe.options()?;
-    let Job { model, targets } = open(recipe, &options)?;
+    let Job { model, targets } = open(recipe, &recipe.open_options(), &options)?;
     let plan = plan(&model, &targets, &options, global.thread_count())?;
     warn(&plan.warnings);
     if arguments.json {

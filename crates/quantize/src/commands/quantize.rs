@@ -30,8 +30,8 @@ pub(crate) fn run(arguments: &Quantize, global: &Global) -> anyhow::Result<Outco
     let (recipe, written) = (&arguments.recipe, &arguments.written);
     let options: QuantizeOptions = arguments.options(global)?;
     let cancel = interrupt::install()?;
-    let Job { model, targets } = open(recipe, &options.convert.plan)?;
-    let outputs = outputs(&recipe.source, &targets, written)?;
+    let Job { model, targets } = open(recipe, &recipe.open_options(), &options.convert.plan)?;
+    let outputs = outputs(&recipe.source, "", &targets, written)?;
     let _folders = Folders::make(&outputs)?;
     let paths = outputs.iter().map(|output| output.path.clone());
     let mut progress = Progress::new(global).writing(paths);

@@ -134,6 +134,9 @@ impl Diagnose for Error {
             Self::NoGgufNames(path) => {
                 (FaultClass::BadInput, Location::file(path), "unsupported-architecture")
             }
+            Self::ProjectorType(path) => {
+                (FaultClass::Refused, Location::file(path), "projector-type")
+            }
             Self::CopyOfCheckpoint(path) => {
                 (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")
             }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use qz_calib::ImportanceMatrix;
 use qz_codec::encoder_for;
 use qz_gguf::{GgufLayout, GgufSink};
+use qz_models::projector::Precision;
 use qz_plan::{
     Assignment, FILE_TYPES, Fallback, FileType, ModelFacts, Overrides, PlannedTensor, Reason,
     Request, is_known_architecture,
@@ -86,6 +87,29 @@ fn plan(model: &Model, scheme: &str, options: &PlanOptions) -> Result<TargetPlan
     }
 }
 
+/// Names of the file types that the reference's converter writes.
+const CONVERTERS: [DataType; 4] = [DataType::F32, DataType::F16, DataType::BF16, DataType::Q8_0];
+
+/// The type of a projector's tensor in a file of this type (`tensor_force_quant` in
+/// `conversion/base.py`); rows that do not fill blocks become f16.
+fn of_projector(tensor: &ModelTensor, precision: Precision, file_type: DataType) -> Assignment {
+    let is_half = file_type == DataType::F16;
+    let first = match precision {
+        Precision::OfFile => file_type,
+        Precision::Half => DataType::F16,
+        Precision::HalfOrSingle if is_half => DataType::F16,
+        Precision::HalfOrSingle | Precision::Single => DataType::F32,
+    };
+    let fits = tensor.shape.row_bytes(first).is_ok();
+    let data_type = if fits { first } else { DataType::F16 };
+    Assignment {
+        data_type,
+        reason: if precision == Precision::OfFile { Reason::Base } else { Reason::Kept },
+        fallback_from: (data_type != first).then_some(first),
+        requires_importance: false,
+    }
+}
+
 impl OutputLayout for GgufLayout {
     fn paths(&self) -> Vec<PathBuf> {
         GgufLayout::paths(self)
@@ -110,6 +134,17 @@ fn quantized(
     file_type: &'static FileType,
     options: &PlanOptions,
 ) -> Result<TargetPlan, Error> {
+    let precisions = || model.tensors.iter().map(|tensor| Some((tensor, tensor.precision?)));
+    if let Some(own) = precisions().collect::<Option<Vec<_>>>() {
+        if !CONVERTERS.contains(&file_type.base) {
+            return Err(Error::ProjectorType(model.path.clone()));
+        }
+        let assign = |(tensor, precision)| of_projector(tensor, precision, file_type.base);
+        let assignments = own.into_iter().map(assign).collect();
+        let metadata = metadata_of(model, file_type, options);
+        let all = (0..model.tensors.len()).collect();
+        return whole(model, assignments, metadata, all, Form::AsStated, options);
+    }
     let positions: Vec<usize> =
         (0..model.tensors.len()).filter(|position| !model.tensors[*position].is_beside).collect();
     let tensors: Vec<PlannedTensor> =
@@ -199,9 +234,11 @@ impl Form {
     }
 }
 
-/// True for what the reference's converter writes itself: plain files from checkpoints.
+/// True for what the reference's converter writes itself: plain files from checkpoints, and
+/// all of projectors.
 fn is_converters(model: &Model, file_type: &FileType) -> bool {
-    model.is_checkpoint() && !file_type.base.is_block()
+    let is_projector = model.tensors.iter().any(|tensor| tensor.precision.is_some());
+    model.is_checkpoint() && (!file_type.base.is_block() || is_projector)
 }
 
 /// Every tensor of the model, each as one tensor of the output.
