@@ -204,6 +204,7 @@ fn entry(key: &str, value: &Value) -> Json {
         Value::Array(Array::I32(values)) => list(key, "int32", json!(values), values.len()),
         Value::Array(Array::F32(values)) => list(key, "float32", json!(values), values.len()),
         Value::Array(Array::Bool(values)) => list(key, "bool", json!(values), values.len()),
+        Value::Array(Array::U8(values)) => list(key, "uint8", json!(values), values.len()),
         Value::Array(Array::U32(values)) => list(key, "uint32", json!(values), values.len()),
         other => panic!("{key}: the reference writes no {:?}", other.kind()),
     }

@@ -62,8 +62,28 @@ fn checkpoints_come_back() {
 }
 
 /// The tensors of the part of a checkpoint that reads and writes text, as those of a model
-/// that does nothing else.
+/// that does nothing else, and without vectors that no position has.
 fn text_part(folder: &Path) -> BTreeMap<String, (&'static str, Vec<u64>, Vec<u8>)> {
+    let mut tensors = text_tensors(folder);
+    let skipped = skipped_positions(folder);
+    if let Some((_, shape, bytes)) = tensors.get_mut("embeddings.position_embeddings.weight") {
+        let row = bytes.len() / shape[0] as usize;
+        bytes.drain(..skipped as usize * row);
+        shape[0] -= skipped;
+    }
+    tensors
+}
+
+/// RoBERTa's first position has the number behind that of padding: a BERT whose positions begin
+/// with it is the same model.
+fn skipped_positions(folder: &Path) -> u64 {
+    let config = read_json(folder.join("config.json"));
+    let is_roberta =
+        config["model_type"].as_str().is_some_and(|model_type| model_type.ends_with("roberta"));
+    if is_roberta { config["pad_token_id"].as_u64().expect("an id") + 1 } else { 0 }
+}
+
+fn text_tensors(folder: &Path) -> BTreeMap<String, (&'static str, Vec<u64>, Vec<u8>)> {
     let part = |(name, tensor): (String, _)| {
         let is_seeing = name.starts_with("visual.") || name.starts_with("model.visual.");
         (!is_seeing).then(|| (name.replace("model.language_model.", "model."), tensor))
@@ -78,6 +98,8 @@ fn restored_type(stated: &str) -> &str {
         "mistral" => "llama",
         "qwen2_5_vl_text" => "qwen2",
         "qwen3_vl_text" => "qwen3",
+        "roberta" | "xlm-roberta" => "bert",
+        "internlm3" => "llama",
         other => other,
     }
 }
@@ -93,11 +115,14 @@ const UNSAID: &[&str] = &[
     "attn_pdrop",
     "attention_probs_dropout_prob",
     "chunk_size",
+    "classifier_activation",
     "classifier_dropout",
+    "decoder_bias",
     "embd_pdrop",
     "embedding_dropout",
     "hidden_dropout",
     "hidden_dropout_prob",
+    "initializer_cutoff_factor",
     "initializer_range",
     "is_decoder",
     "layer_types",
@@ -116,6 +141,7 @@ const UNSAID: &[&str] = &[
     "moe_shared_expert_overlap",
     "mtp_layers_block_type",
     "mamba_chunk_size",
+    "mlp_dropout",
     "model_type",
     "output_router_logits",
     // Said by other keys, as published files do.
@@ -130,6 +156,7 @@ const UNSAID: &[&str] = &[
     "scale_attention_softmax_in_fp32",
     "scale_attn_weights",
     "sliding_window",
+    "sparse_pred_ignore_index",
     "summary_first_dropout",
     "summary_proj_to_labels",
     "summary_type",
@@ -149,7 +176,12 @@ const UNSAID: &[&str] = &[
 ];
 
 fn check_config(checkpoint: &Path, back: &Path) {
-    let before = read_json(checkpoint.join("config.json"));
+    let mut before = read_json(checkpoint.join("config.json"));
+    if let (Some(positions), skipped @ 1..) =
+        (before["max_position_embeddings"].as_u64(), skipped_positions(checkpoint))
+    {
+        before["max_position_embeddings"] = json!(positions - skipped);
+    }
     let before = before.get("text_config").unwrap_or(&before);
     let after = read_json(back.join("config.json"));
     for (key, value) in before.as_object().expect("an object") {

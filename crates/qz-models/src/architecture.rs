@@ -257,6 +257,11 @@ pub trait Architecture: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// How many kinds of tokens there are, where the vocabulary's keys say it.
+    fn token_types(&self, _config: &ModelConfig) -> Option<u32> {
+        None
+    }
+
     /// Keys of the vocabulary that come before the others.
     fn begin_vocabulary(&self, _config: &ModelConfig, _metadata: &mut Metadata) {}
 

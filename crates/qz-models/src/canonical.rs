@@ -97,12 +97,12 @@ pub(crate) fn canonical_names(
         .zip(&is_outside)
         .filter_map(|(name, outside)| (!outside).then_some(name))
         .collect();
-    if is_bare(&inside) {
+    let embedding = embedding_name(architecture);
+    if embedding.starts_with(DECODER_PREFIX) && is_bare(&inside) {
         for name in inside.iter_mut().filter(|name| !name.starts_with("lm_head.")) {
             name.insert_str(0, DECODER_PREFIX);
         }
     }
-    let embedding = embedding_name(architecture);
     if is_tied && !names.iter().any(|name| name == embedding) {
         for name in names.iter_mut().filter(|name| *name == OUTPUT) {
             embedding.clone_into(name);

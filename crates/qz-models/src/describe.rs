@@ -435,6 +435,7 @@ fn write_vocabulary(
         size: Some(config.vocabulary),
         pre_tokenizer: options.pre_tokenizer.as_deref(),
         rules: architecture.vocabulary_rules(),
+        token_types: architecture.token_types(config),
     };
     let vocabulary = qz_tokenize::vocabulary(files, options)?;
     warnings.extend(vocabulary.warnings);

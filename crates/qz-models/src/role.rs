@@ -21,6 +21,8 @@ pub enum Role {
     OutputNorm,
     /// The layer that makes one vector of a text from its first token's.
     Pooler,
+    /// The layer that makes a classifier's scores of that vector.
+    Classifier,
 
     /// The norm in front of attention, or of a layer's only mixer.
     AttentionNorm,

@@ -100,10 +100,6 @@ pub struct Condition {
 pub enum Rows {
     /// All, in their order.
     All,
-    /// Within each query head, the two halves interleaved: Hugging Face's rotary
-    /// embedding pairs row `i` with row `i + half`, llama.cpp's "llama" graph
-    /// pairs neighbours (`LlamaModel.permute` in `conversion/llama.py`).
-    PairRotaryHalves,
     /// The matrices of a layer's experts, each a tensor of its own in the
     /// checkpoint, one behind the other.
     StackExperts,
@@ -165,6 +161,10 @@ pub struct Transform {
     pub columns: Columns,
     /// Whether each matrix is transposed then.
     pub is_transposed: bool,
+    /// Whether within each head the two halves of the rows are interleaved then: Hugging Face's
+    /// rotary embedding pairs row `i` with row `i + half`, llama.cpp's "llama" graph pairs
+    /// neighbours (`LlamaModel.permute` in `conversion/llama.py`).
+    pub is_paired: bool,
     /// What becomes of each value.
     pub values: ValueChange,
     /// Its dimensions in GGUF, where they do not follow from the rest.
@@ -177,6 +177,7 @@ impl Transform {
         rows: Rows::All,
         columns: Columns::All,
         is_transposed: false,
+        is_paired: false,
         values: ValueChange::None,
         shape: None,
     };
@@ -287,7 +288,7 @@ impl TensorRule {
 
     /// The same rule with rotary halves paired.
     pub const fn paired(mut self) -> Self {
-        self.transform.rows = Rows::PairRotaryHalves;
+        self.transform.is_paired = true;
         self
     }
 
@@ -363,7 +364,7 @@ impl TensorRule {
         };
         let size = |dimension| config.dimension(dimension);
         let order = match self.transform.rows {
-            Rows::PairRotaryHalves => {
+            _ if self.transform.is_paired => {
                 RowOrder::InterleavedHalves { head_rows: config.dimension(Dimension::HeadSize) }
             }
             Rows::Turned { before, outer, inner, rows } => {
@@ -432,9 +433,7 @@ impl TensorRule {
                 let heads = heads.chain(of(queries + 1..queries + 2));
                 StackedRows::new(head, heads.map(slice).collect())?
             }
-            Rows::All | Rows::PairRotaryHalves | Rows::StackExperts | Rows::Turned { .. } => {
-                StackedRows::whole(tensor)
-            }
+            Rows::All | Rows::StackExperts | Rows::Turned { .. } => StackedRows::whole(tensor),
         };
         let first = match self.transform.columns {
             Columns::All | Columns::Turned { .. } => return Some(rows),
@@ -493,7 +492,7 @@ impl Transform {
                     *all = *all / size(block).max(1) * rows;
                 }
             }
-            Rows::All | Rows::PairRotaryHalves | Rows::QueriesKeysValues | Rows::Turned { .. } => {}
+            Rows::All | Rows::QueriesKeysValues | Rows::Turned { .. } => {}
         }
         if matches!(self.columns, Columns::Even | Columns::Odd)
             && let Some(last) = sizes.last_mut()

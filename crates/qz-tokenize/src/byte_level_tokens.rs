@@ -48,6 +48,7 @@ pub(crate) fn byte_level_tokens(
         types,
         merges: Some(file.model.merges.lines),
         space_prefix: None,
+        normalizer: None,
         surroundings: file.surroundings,
         unsaid,
     })

@@ -32,6 +32,12 @@
 )]
 
 mod added_tokens;
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "six bits of 64 letters"
+)]
+mod base64;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tables of all bytes")]
 mod byte_level;
 mod byte_level_tokens;
@@ -65,6 +71,7 @@ mod special_tokens;
 mod splits;
 mod token_types;
 mod tokenizer_file;
+mod unigram_tokens;
 mod vocabulary;
 mod word_piece_tokens;
 

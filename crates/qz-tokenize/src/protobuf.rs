@@ -146,6 +146,10 @@ impl<'a> Field<'a> {
         }
     }
 
+    pub(crate) fn bytes(&self) -> Result<&'a [u8], Malformed> {
+        Ok(self.message()?.rest)
+    }
+
     pub(crate) fn text(&self) -> Result<&'a str, Malformed> {
         let bytes = self.message()?;
         std::str::from_utf8(bytes.rest).map_err(|error| Malformed {

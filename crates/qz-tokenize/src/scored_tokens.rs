@@ -13,7 +13,7 @@ use crate::added_tokens::{AddedToken, AddedTokens};
 use crate::definition::{SPACE, space_prefix, unsaid, unsaid_flags, warn_of_unknown};
 use crate::error::Error;
 use crate::json::{Settings, fault, read_object, truthy};
-use crate::sentencepiece::{self, Piece, PieceKind, byte_of, read_pieces};
+use crate::sentencepiece::{self, Normalizer, Piece, PieceKind, byte_of, read_pieces};
 use crate::token_types::{
     BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, looks_special, padding, with_spaces,
 };
@@ -21,7 +21,7 @@ use crate::tokenizer_file::{self, Surroundings, TokenFlags, TokenizerFile};
 use crate::vocabulary::{TokenTable, check_size, size_of};
 
 /// The score of an id without a token.
-const PADDING_SCORE: f32 = -10_000.0;
+pub(crate) const PADDING_SCORE: f32 = -10_000.0;
 /// The score of a token that has none of its own.
 const UNSCORED: f32 = -1000.0;
 
@@ -36,7 +36,7 @@ pub(crate) enum AddedFrom {
 }
 
 /// What stands at each id.
-struct Entries {
+pub(crate) struct Entries {
     tokens: Vec<String>,
     scores: Vec<f32>,
     types: Vec<i32>,
@@ -44,7 +44,7 @@ struct Entries {
 
 impl Entries {
     /// `size` ids without a token.
-    fn padded(size: u64) -> Self {
+    pub(crate) fn padded(size: u64) -> Self {
         let tokens: Vec<String> = (0..size).map(padding).collect();
         let count = tokens.len();
         Self { tokens, scores: vec![PADDING_SCORE; count], types: vec![UNUSED; count] }
@@ -62,14 +62,34 @@ impl Entries {
     }
 
     /// Nothing is put past the end.
-    fn put(&mut self, place: usize, token: String, score: f32, kind: i32) {
+    pub(crate) fn put(&mut self, place: usize, token: String, score: f32, kind: i32) {
         self.tokens.get_mut(place).into_iter().for_each(|known| known.clone_from(&token));
         self.scores.get_mut(place).into_iter().for_each(|known| *known = score);
         self.types.get_mut(place).into_iter().for_each(|known| *known = kind);
     }
 
+    pub(crate) fn put_piece(&mut self, place: usize, piece: &Piece<'_>) {
+        let kind = match piece.kind {
+            // The reference asks for neither, and neither is anything else.
+            PieceKind::Normal | PieceKind::UserDefined => NORMAL,
+            PieceKind::Unknown => UNKNOWN,
+            PieceKind::Control => CONTROL,
+            PieceKind::Unused => UNUSED,
+            PieceKind::Byte => BYTE,
+        };
+        self.put(place, piece.text.to_owned(), piece.score, kind);
+    }
+
+    /// Puts what stands at `from` and behind it in another table to `to` and behind it.
+    pub(crate) fn copy_from(&mut self, other: &Self, from: usize, to: usize) {
+        let all = other.tokens.iter().zip(&other.scores).zip(&other.types).skip(from);
+        for (place, ((token, score), kind)) in (to..).zip(all) {
+            self.put(place, token.clone(), *score, *kind);
+        }
+    }
+
     /// Refuses a token that is there twice: llama.cpp ends when it loads one.
-    fn check_unique(&self, files: &dyn SideFiles, name: &str) -> Result<(), Error> {
+    pub(crate) fn check_unique(&self, files: &dyn SideFiles, name: &str) -> Result<(), Error> {
         let mut first_ids: HashMap<&str, usize> = HashMap::with_capacity(self.tokens.len());
         for (id, token) in self.tokens.iter().enumerate() {
             if let Some(first) = first_ids.insert(token, id) {
@@ -94,9 +114,20 @@ impl Entries {
             types: self.types,
             merges: None,
             space_prefix,
+            normalizer: None,
             surroundings,
             unsaid,
         }
+    }
+
+    /// The same of a unigram model.
+    pub(crate) fn into_unigram_table(
+        self,
+        surroundings: Surroundings,
+        normalizer: Normalizer,
+    ) -> TokenTable {
+        let table = self.into_table(surroundings, None, Vec::new());
+        TokenTable { model: "t5", normalizer: Some(normalizer), ..table }
     }
 }
 
@@ -110,13 +141,13 @@ pub(crate) fn sentencepiece_tokens(
     added: AddedFrom,
     warnings: &mut Vec<Warning>,
 ) -> Result<TokenTable, Error> {
-    let pieces = read_pieces(files, model)?;
+    let pieces = read_pieces(files, sentencepiece::NAME, model)?;
     let size = check_size(files, stated.unwrap_or(pieces.len() as u64))?;
     let mut entries = Entries::padded(size);
     let mut past_end = PastEnd::new(sentencepiece::NAME);
     for (id, piece) in (0u64..).zip(&pieces) {
         match entries.place(id) {
-            Some(place) => put_piece(&mut entries, place, piece),
+            Some(place) => entries.put_piece(place, piece),
             None => past_end.count(id),
         }
     }
@@ -136,18 +167,6 @@ pub(crate) fn sentencepiece_tokens(
     entries.check_unique(files, sentencepiece::NAME)?;
     let unsaid = unsaid_declared_flags(files, settings).into_iter().collect();
     Ok(entries.into_table(surroundings, None, unsaid))
-}
-
-fn put_piece(entries: &mut Entries, place: usize, piece: &Piece<'_>) {
-    let kind = match piece.kind {
-        // The reference asks for neither, and neither is anything else.
-        PieceKind::Normal | PieceKind::UserDefined => NORMAL,
-        PieceKind::Unknown => UNKNOWN,
-        PieceKind::Control => CONTROL,
-        PieceKind::Unused => UNUSED,
-        PieceKind::Byte => BYTE,
-    };
-    entries.put(place, piece.text.to_owned(), piece.score, kind);
 }
 
 /// `added_tokens.json`: ids by content.

@@ -36,10 +36,15 @@ pub(crate) mod fields {
     pub(crate) const PADDING_PIECE: u64 = 48;
     // `NormalizerSpec`.
     pub(crate) const NAME: u64 = 1;
+    pub(crate) const CHARACTER_MAP: u64 = 2;
+    pub(crate) const ADD_DUMMY_PREFIX: u64 = 3;
     pub(crate) const REMOVE_EXTRA_WHITESPACES: u64 = 4;
 }
 
-use fields::{BYTE_FALLBACK, PIECE, PIECES, SCORE, TRAINER_SPEC, TYPE};
+use fields::{
+    ADD_DUMMY_PREFIX, BYTE_FALLBACK, CHARACTER_MAP, NORMALIZER_SPEC, PIECE, PIECES,
+    REMOVE_EXTRA_WHITESPACES, SCORE, TRAINER_SPEC, TYPE,
+};
 
 /// What a piece is (`ModelProto.SentencePiece.Type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,16 +66,58 @@ pub(crate) struct Piece<'a> {
     pub(crate) kind: PieceKind,
 }
 
-/// The pieces of the model in `bytes`, which are those of `tokenizer.model`.
+/// What becomes of a text before pieces are looked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Normalizer {
+    /// Which sequences of bytes are replaced by what, compiled; empty if none is.
+    pub(crate) map: Vec<u8>,
+    /// A space is put in front.
+    pub(crate) adds_space: bool,
+    /// Several spaces are one, and those at both ends are none.
+    pub(crate) merges_spaces: bool,
+}
+
+/// The pieces of the model in `bytes`, which are those of the file of this name.
 pub(crate) fn read_pieces<'a>(
     files: &dyn SideFiles,
+    name: &str,
     bytes: &'a [u8],
 ) -> Result<Vec<Piece<'a>>, Error> {
-    read_model(bytes).map_err(|Malformed { offset, problem }| Error::SentencePiece {
-        path: files.path(NAME),
-        offset,
-        problem,
-    })
+    read_model(bytes).map_err(|malformed| broken(files, name, malformed))
+}
+
+/// What the model does with a text first.
+pub(crate) fn read_normalizer(
+    files: &dyn SideFiles,
+    name: &str,
+    bytes: &[u8],
+) -> Result<Normalizer, Error> {
+    normalizer_of(bytes).map_err(|malformed| broken(files, name, malformed))
+}
+
+fn broken(files: &dyn SideFiles, name: &str, Malformed { offset, problem }: Malformed) -> Error {
+    Error::SentencePiece { path: files.path(name), offset, problem }
+}
+
+fn normalizer_of(bytes: &[u8]) -> Result<Normalizer, Malformed> {
+    // The format's own defaults.
+    let mut normalizer = Normalizer { map: Vec::new(), adds_space: true, merges_spaces: true };
+    for field in Message::whole(bytes) {
+        let field = field?;
+        if field.number != NORMALIZER_SPEC {
+            continue;
+        }
+        for field in field.message()? {
+            let field = field?;
+            match field.number {
+                CHARACTER_MAP => normalizer.map = field.bytes()?.to_vec(),
+                ADD_DUMMY_PREFIX => normalizer.adds_space = field.integer()? != 0,
+                REMOVE_EXTRA_WHITESPACES => normalizer.merges_spaces = field.integer()? != 0,
+                _ => {}
+            }
+        }
+    }
+    Ok(normalizer)
 }
 
 fn read_model(bytes: &[u8]) -> Result<Vec<Piece<'_>>, Malformed> {

@@ -153,6 +153,9 @@ pub(crate) struct Model {
     /// The token for letters without one.
     #[serde(default)]
     pub(crate) unk_token: Option<String>,
+    /// Its id, in a unigram model.
+    #[serde(default)]
+    pub(crate) unk_id: Option<u64>,
     /// Whether several such letters are one token.
     #[serde(default)]
     pub(crate) fuse_unk: Option<bool>,
@@ -228,7 +231,9 @@ impl<'de> Deserialize<'de> for TokenId {
 pub(crate) struct Tokens {
     /// By id and by content; both unique.
     pub(crate) ids: HashMap<String, TokenId>,
-    /// True for a list of tokens with scores, which is another kind of model.
+    /// A list of tokens with scores, which is another kind of model; an id is a place in it.
+    pub(crate) scored: Vec<(String, f64)>,
+    /// True if there is such a list.
     pub(crate) is_scored_list: bool,
 }
 
@@ -252,12 +257,24 @@ impl<'de> Deserialize<'de> for Tokens {
                         )));
                     }
                 }
-                Ok(Tokens { ids, is_scored_list: false })
+                Ok(Tokens { ids, ..Tokens::default() })
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tokens, A::Error> {
-                while list.next_element::<de::IgnoredAny>()?.is_some() {}
-                Ok(Tokens { ids: HashMap::new(), is_scored_list: true })
+                let mut scored = Vec::new();
+                while let Some((token, score)) = list.next_element::<(String, f64)>()? {
+                    if scored.len() as u64 >= MOST_TOKENS {
+                        return Err(de::Error::custom("model.vocab has too many tokens"));
+                    }
+                    if !(score as f32).is_finite() {
+                        let problem = format!("model.vocab: the score of {token:?} is {score}");
+                        return Err(de::Error::custom(problem));
+                    }
+                    scored.push((token, score));
+                }
+                let ids =
+                    (0u32..).zip(&scored).map(|(id, (token, _))| (token.clone(), TokenId(id)));
+                Ok(Tokens { ids: ids.collect(), scored, is_scored_list: true })
             }
         }
         deserializer.deserialize_any(TokensVisitor)

@@ -12,9 +12,11 @@ use crate::error::Error;
 use crate::json::{Settings, fault, read_bytes};
 use crate::pre_tokenizer;
 use crate::scored_tokens::{AddedFrom, byte_fallback_tokens, merged_tokens, sentencepiece_tokens};
-use crate::sentencepiece;
+use crate::sentencepiece::{self, Normalizer};
 use crate::special_tokens::{PastEnd, Search, SpecialTokens};
+use crate::token_types::{CONTROL, NORMAL, UNUSED, USER_DEFINED};
 use crate::tokenizer_file::{self, MOST_TOKENS, Surroundings, TokenId, TokenizerFile};
+use crate::unigram_tokens::{XLM_ROBERTA, unigram_tokens, xlm_roberta_tokens};
 use crate::word_piece_tokens::word_piece_tokens;
 
 /// What the caller knows beside the tokenizer's files.
@@ -26,6 +28,8 @@ pub struct VocabularyOptions<'a> {
     pub pre_tokenizer: Option<&'a str>,
     /// The architecture's rules.
     pub rules: VocabularyRules,
+    /// Kinds of tokens, of which an encoder has a vector each.
+    pub token_types: Option<u32>,
 }
 
 /// What the reference's model classes do differently.
@@ -46,7 +50,8 @@ pub enum VocabularyRules {
     /// `tokenizer.model`, with the added tokens of `tokenizer.json` (`Phi3MiniModel.set_vocab`
     /// in `conversion/phi.py`), else a byte-level `tokenizer.json`.
     Phi,
-    /// WordPiece (`BertModel.set_vocab` in `conversion/bert.py`).
+    /// WordPiece (`BertModel.set_vocab` in `conversion/bert.py`), a byte-level vocabulary
+    /// (`RobertaModel.set_vocab`), or a unigram one (`XLMRobertaModel.set_vocab`).
     Bert,
     /// Gemma's, with the token that ends an infill (`GemmaModel.set_vocab`).
     CodeGemma,
@@ -64,12 +69,30 @@ pub enum VocabularyRules {
     /// A `tokenizer.json` with byte tokens and its merges (`Gemma4Model.set_vocab` in
     /// `conversion/gemma.py`).
     Gemma4,
+    /// `tokenizer.model`, whose spare pieces are told by their names, with the added tokens of
+    /// all files; what ends a turn ends texts (`InternLM2Model.set_vocab` in
+    /// `conversion/internlm.py`).
+    InternLm2,
+    /// `tokenizer.model`; what ends a turn ends texts, if it is a control token
+    /// (`InternLM3Model.set_vocab`).
+    InternLm3,
 }
 
 impl VocabularyRules {
     /// True if a `tokenizer.json` with byte tokens is read as SentencePiece's vocabulary.
     fn takes_byte_tokens(self) -> bool {
         matches!(self, Self::Llama | Self::Gemma | Self::CodeGemma)
+    }
+
+    /// True if the token that ends a turn ends texts, whatever files say.
+    fn ends_turns(self, table: &TokenTable) -> bool {
+        let id = table.tokens.iter().position(|token| token == END_OF_TURN);
+        let kind = id.and_then(|id| table.types.get(id));
+        match self {
+            Self::InternLm2 => matches!(kind, Some(&(CONTROL | USER_DEFINED))),
+            Self::InternLm3 => kind == Some(&CONTROL),
+            _ => false,
+        }
     }
 
     /// Jobs that tokens have by their names.
@@ -96,6 +119,10 @@ const GLM_4_EXPERTS_JOBS: &[(&str, &str)] = &[
     ("unk", "<|endoftext|>"),
     ("eom", "<|observation|>"),
 ];
+
+/// What ends a turn in InternLM's chats.
+const END_OF_TURN: &str = "<|im_end|>";
+const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 
 /// Code Llama's vocabulary with infilling tokens.
 const CODE_LLAMA_SIZE: u64 = 32_016;
@@ -128,6 +155,8 @@ pub(crate) struct TokenTable {
     pub(crate) merges: Option<Vec<String>>,
     /// Whether texts get a space in front, where `tokenizer.json` defines that.
     pub(crate) space_prefix: Option<bool>,
+    /// What a unigram model does with a text first.
+    pub(crate) normalizer: Option<Normalizer>,
     pub(crate) surroundings: Surroundings,
     /// What gets lost of the tokenizer.
     pub(crate) unsaid: Vec<Warning>,
@@ -163,6 +192,9 @@ pub fn vocabulary(
     };
     let mut special = SpecialTokens::find(&search, &mut warnings)?;
     special.force(&search, &table.tokens, options.rules.named_jobs())?;
+    if options.rules.ends_turns(&table) {
+        special.force(&search, &table.tokens, &[("eos", END_OF_TURN)])?;
+    }
     let end_of_infill = match options.rules {
         VocabularyRules::Llama if options.size == Some(CODE_LLAMA_SIZE) => Some(CODE_LLAMA_END),
         VocabularyRules::CodeGemma => Some(CODE_GEMMA_END),
@@ -172,6 +204,12 @@ pub fn vocabulary(
         .map(|end| SpecialTokens::find_infilling(&search, end, &mut warnings))
         .transpose()?;
 
+    const TOKEN_TYPES: &str = "tokenizer.ggml.token_type_count";
+    let comes_first = table.model == "bert";
+    let comes_last = table.merges.is_some();
+    if let Some(types) = options.token_types.filter(|_| comes_first) {
+        metadata.set(TOKEN_TYPES, types);
+    }
     metadata.set("tokenizer.ggml.model", table.model);
     if let Some(name) = table.pre_tokenizer {
         metadata.set("tokenizer.ggml.pre", name);
@@ -183,6 +221,19 @@ pub fn vocabulary(
     metadata.set("tokenizer.ggml.token_type", Array::I32(table.types));
     if let Some(merges) = table.merges {
         metadata.set("tokenizer.ggml.merges", Array::String(merges.into()));
+    }
+    if let Some(Normalizer { map, adds_space, merges_spaces }) = table.normalizer {
+        metadata.set(SPACE_PREFIX, adds_space);
+        if let Some(types) = options.token_types {
+            metadata.set(TOKEN_TYPES, types);
+        }
+        metadata.set("tokenizer.ggml.remove_extra_whitespaces", merges_spaces);
+        if !map.is_empty() {
+            metadata.set("tokenizer.ggml.precompiled_charsmap", Array::U8(map));
+        }
+    }
+    if let Some(adds_space) = spm_prefix(files, &settings, options.rules)? {
+        metadata.set(SPACE_PREFIX, adds_space);
     }
     special.write(&mut metadata);
     write_chat_templates(files, &settings.tokenizer, &mut metadata, &mut warnings)?;
@@ -210,7 +261,31 @@ pub fn vocabulary(
         }
         _ => {}
     }
+    if let Some(types) = options.token_types.filter(|_| comes_last) {
+        metadata.set(TOKEN_TYPES, types);
+    }
     Ok(Vocabulary { metadata, warnings, unsaid: table.unsaid })
+}
+
+/// Whether texts get a space in front, where InternLM's classes say so.
+fn spm_prefix(
+    files: &dyn SideFiles,
+    settings: &Settings,
+    rules: VocabularyRules,
+) -> Result<Option<bool>, Error> {
+    Ok(match rules {
+        VocabularyRules::InternLm2 => match read_bytes(files, sentencepiece::NAME)? {
+            Some(model) => {
+                let name = sentencepiece::NAME;
+                Some(sentencepiece::read_normalizer(files, name, &model)?.adds_space)
+            }
+            None => None,
+        },
+        VocabularyRules::InternLm3 => {
+            settings.tokenizer.get("add_prefix_space").and_then(Value::as_bool)
+        }
+        _ => None,
+    })
 }
 
 /// Whether texts get a space in front, where a file has to say so: as `tokenizer.json`
@@ -251,8 +326,17 @@ fn token_table(
         return Err(Error::Unsupported { path: files.path(tekken), kind: "Tekken".to_owned() });
     }
     if options.rules == VocabularyRules::Bert {
+        if let Some(model) = read_bytes(files, XLM_ROBERTA)? {
+            return xlm_roberta_tokens(files, &model, options.size);
+        }
         let file = TokenizerFile::read(files)?;
-        return word_piece_tokens(files, file, settings, options, warnings);
+        return if file.is_bpe() {
+            byte_level_tokens(files, file, settings, options, warnings)
+        } else if file.model.vocab.is_scored_list {
+            unigram_tokens(files, file, settings, options.size, warnings)
+        } else {
+            word_piece_tokens(files, file, settings, options, warnings)
+        };
     }
     if options.rules == VocabularyRules::Gemma4 {
         let file = TokenizerFile::read(files)?;
@@ -261,10 +345,15 @@ fn token_table(
     if let Some(model) = read_bytes(files, sentencepiece::NAME)? {
         warn_of_pre_tokenizer(files, options, sentencepiece::NAME, warnings);
         let added = match options.rules {
-            VocabularyRules::Phi => AddedFrom::AllFiles,
+            VocabularyRules::Phi | VocabularyRules::InternLm2 => AddedFrom::AllFiles,
             _ => AddedFrom::Settings,
         };
-        return sentencepiece_tokens(files, &model, settings, options.size, added, warnings);
+        let mut table =
+            sentencepiece_tokens(files, &model, settings, options.size, added, warnings)?;
+        if options.rules == VocabularyRules::InternLm2 {
+            name_spare_pieces(&mut table);
+        }
+        return Ok(table);
     }
     let file = TokenizerFile::read(files)?;
     if options.rules.takes_byte_tokens() && file.is_llama_with_byte_tokens() {
@@ -273,6 +362,19 @@ fn token_table(
     }
     file.refuse_other_kinds(files)?;
     byte_level_tokens(files, file, settings, options, warnings)
+}
+
+/// Pieces of InternLM 2's model that stand for nothing, by their names; and a name for the piece
+/// of a zero byte, which ends strings in C.
+fn name_spare_pieces(table: &mut TokenTable) {
+    for (token, kind) in table.tokens.iter_mut().zip(&mut table.types) {
+        if *kind == NORMAL && token.starts_with("[UNUSED") {
+            *kind = UNUSED;
+        }
+        if token == "\0" {
+            *token = "\u{1f409}".to_owned();
+        }
+    }
 }
 
 fn warn_of_pre_tokenizer(

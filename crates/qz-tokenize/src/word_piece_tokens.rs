@@ -66,6 +66,7 @@ pub(crate) fn word_piece_tokens(
         types,
         merges: None,
         space_prefix: None,
+        normalizer: None,
         surroundings: file.surroundings,
         unsaid,
     })

@@ -212,8 +212,10 @@ fn attentions<B: Backend>(backend: &B) -> Checked {
     let shape = Attention { value_size: 12, soft_cap: Some(0.7), ..shape };
     attention(backend, &shape, false, DataType::F32)?;
     attention(backend, &Attention { value_size: 40, ..shape }, true, DataType::F32)?;
-    let shape = Attention { is_causal: false, ..Attention::plain(2, 2, 32) };
-    attention(backend, &shape, false, DataType::F32)?;
+    for window in [None, Some(1), Some(7), Some(40)] {
+        let shape = Attention { is_causal: false, window, ..Attention::plain(2, 2, 32) };
+        attention(backend, &shape, false, DataType::F32)?;
+    }
     match backend.cache(&Attention::plain(3, 1, 20), 4, DataType::Q8_0) {
         Err(_) => Ok(()),
         Ok(_) => Err("a cache of Q8_0 was made for heads of 20".into()),
@@ -349,14 +351,19 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
         compare_buffer(backend, &format!("{activation:?} alone"), &alone, 100, &expected)?;
     }
     let there = [backend.buffer(200, &a)?, backend.buffer(200, &b)?];
+    let of_all: Vec<f32> = a.chunks(200).flat_map(|row| &row[..7]).copied().collect();
+    let shared = backend.buffer(7, &of_all)?;
     let parts = [
         JoinedColumns { buffer: &there[0], size: 100, columns: 10..70 },
         JoinedColumns { buffer: &there[1], size: 100, columns: 0..20 },
+        JoinedColumns { buffer: &shared, size: 7, columns: 2..5 },
     ];
-    let joined =
-        a.chunks(100).zip(b.chunks(100)).flat_map(|(a, b)| [&a[10..70], &b[..20]].concat());
+    let heads = a.chunks(100).zip(b.chunks(100)).enumerate();
+    let joined = heads.flat_map(|(at, (own, other))| {
+        [&own[10..70], &other[..20], &of_all[at / 2 * 7..][2..5]].concat()
+    });
     let joined: Vec<f32> = joined.collect();
-    compare_buffer(backend, "join", &backend.join(&parts)?, 160, &joined)?;
+    compare_buffer(backend, "join", &backend.join(&parts)?, 166, &joined)?;
     let mut rows = backend.buffer(100, &a)?;
     backend.times_sigmoid(&mut rows, &backend.buffer(1, &b[..count / 100])?)?;
     let weighed = a.iter().enumerate().map(|(i, a)| a / (1.0 + (-b[i / 100]).exp()));

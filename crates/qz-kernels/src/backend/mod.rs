@@ -70,7 +70,8 @@ pub struct Attention {
     pub value_size: usize,
     /// What products of queries and keys are multiplied with.
     pub scale: f32,
-    /// How many positions back a query sees, itself among them; all if none.
+    /// How many positions back a query sees, itself among them; all if none. One that sees
+    /// positions behind its own sees half as many on either side, and itself.
     pub window: Option<usize>,
     /// Scores `s` become `cap · tanh(s / cap)`.
     pub soft_cap: Option<f32>,
@@ -115,8 +116,15 @@ impl Attention {
 
     /// The positions that a query at `position` of a sequence of `length` sees.
     pub fn visible(&self, position: usize, length: usize) -> Range<usize> {
-        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        if self.is_causal { first..position + 1 } else { 0..length }
+        match (self.window, self.is_causal) {
+            (None, true) => 0..position + 1,
+            (None, false) => 0..length,
+            (Some(window), true) => (position + 1).saturating_sub(window)..position + 1,
+            (Some(window), false) => {
+                let half = window / 2;
+                position.saturating_sub(half)..length.min(position + half + 1)
+            }
+        }
     }
 }
 
@@ -456,7 +464,8 @@ pub trait Backend: Send + Sync {
     /// Of each row the numbers in `columns`.
     fn columns(&self, from: &Self::Buffer, columns: Range<usize>) -> Result<Self::Buffer, Error>;
 
-    /// Head by head the numbers of all parts, one behind the other.
+    /// Head by head the numbers of all parts, one behind the other; those of a part with one head
+    /// are every head's.
     fn join(&self, parts: &[JoinedColumns<'_, Self::Buffer>]) -> Result<Self::Buffer, Error>;
 
     /// `rows[t][i] *= sigmoid(scores[t])`.

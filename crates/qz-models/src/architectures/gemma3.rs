@@ -38,21 +38,23 @@ static RULES: &[TensorRule] = &[
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
     model_type: "gemma3_text",
-    numbers: &[
-        ("vocab_size", 262_208),
-        ("hidden_size", 2304),
-        ("intermediate_size", 9216),
-        ("num_hidden_layers", 26),
-        ("num_attention_heads", 8),
-        ("num_key_value_heads", 4),
-        ("max_position_embeddings", 131_072),
-    ],
+    numbers: NUMBERS,
     head_size: DefaultHeadSize::Fixed(256),
     rms_epsilon: DEFAULT_RMS_EPSILON,
     rope_theta: 1e6,
     sliding_rope_theta: Some(DEFAULT_ROPE_THETA),
     window: DefaultWindow::Never,
 };
+
+pub(super) const NUMBERS: &[(&str, u64)] = &[
+    ("vocab_size", 262_208),
+    ("hidden_size", 2304),
+    ("intermediate_size", 9216),
+    ("num_hidden_layers", 26),
+    ("num_attention_heads", 8),
+    ("num_key_value_heads", 4),
+    ("max_position_embeddings", 131_072),
+];
 
 /// The layers by which llama.cpp knows the model with 27 billion weights.
 const LAYERS_OF_27B: u32 = 62;
@@ -72,7 +74,7 @@ pub(super) const TOWERS: &[&str] = &[
 ];
 
 /// Of so many layers the last sees all positions.
-const PATTERN: u32 = 6;
+pub(super) const PATTERN: u32 = 6;
 
 impl Architecture for Gemma3 {
     fn class_names(&self) -> &'static [&'static str] {

@@ -7,6 +7,8 @@ mod decoder;
 mod deepseek2;
 mod dots1;
 mod ernie4_5;
+mod eurobert;
+mod exaone;
 mod exaone4;
 mod experts;
 mod falcon;
@@ -15,6 +17,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod gemma4;
+mod gemma_embedding;
 mod glm4;
 mod glm4moe;
 mod gpt2;
@@ -23,16 +26,21 @@ mod gpt_oss;
 mod granite;
 mod granite_hybrid;
 mod hunyuan;
+mod internlm;
 mod lfm2;
 mod llama;
 mod mamba;
 mod mamba2;
+mod minicpm;
+mod minicpm3;
 mod minimax_m2;
 mod mistral;
 mod mistral3;
 mod mixtral;
+mod modern_bert;
 mod nemotron;
 mod nemotron_h;
+mod nomic_bert;
 mod olmo;
 mod olmo2;
 mod olmoe;
@@ -86,6 +94,12 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &mamba::FalconMamba,
     &mamba2::Mamba2,
     &bert::Bert,
+    &bert::Roberta,
+    &bert::XlmRoberta,
+    &modern_bert::ModernBert,
+    &eurobert::EuroBert,
+    &nomic_bert::NomicBert,
+    &gemma_embedding::GemmaEmbedding,
     &smollm3::SmolLm3,
     &seed_oss::SeedOss,
     &arcee::Arcee,
@@ -98,6 +112,11 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &mistral3::Mistral3,
     &ernie4_5::Ernie,
     &exaone4::Exaone4,
+    &exaone::Exaone,
+    &internlm::InternLm2,
+    &internlm::InternLm3,
+    &minicpm::MiniCpm,
+    &minicpm3::MiniCpm3,
     &glm4::Glm4,
     &hunyuan::Hunyuan,
     &qwen_vl::Qwen2Vl,

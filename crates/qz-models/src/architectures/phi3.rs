@@ -66,6 +66,28 @@ fn growth(config: &ModelConfig) -> Option<Entry> {
     Some((growth as f32).into())
 }
 
+/// A list of factors with another length than there are frequencies.
+pub(super) fn wrong_count(config: &ModelConfig) -> Option<Contradiction> {
+    let RopeScaling::Long(long) = &config.rope.scaling else { return None };
+    let pairs = config.rope.turned(config.head_size) / 2;
+    let count = long.long.len();
+    (count as u64 != pairs).then(|| Contradiction {
+        key: "rope_scaling.long_factor",
+        problem: format!("has {count} numbers for {pairs} frequencies"),
+    })
+}
+
+/// Factors of the frequencies within the context of training and past it, if there are some.
+pub(super) fn factors(config: &ModelConfig) -> Vec<ComputedTensor> {
+    let RopeScaling::Long(long) = &config.rope.scaling else { return Vec::new() };
+    let tensor =
+        |name, role, values: &[f32]| ComputedTensor { name, role, values: values.to_vec() };
+    vec![
+        tensor(LONG_FACTORS_NAME, Role::RopeFactorsLong, &long.long),
+        tensor(SHORT_FACTORS_NAME, Role::RopeFactorsShort, &long.short),
+    ]
+}
+
 impl Architecture for Phi3 {
     fn class_names(&self) -> &'static [&'static str] {
         &["Phi3ForCausalLM"]
@@ -104,23 +126,11 @@ impl Architecture for Phi3 {
     }
 
     fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {
-        let RopeScaling::Long(long) = &config.rope.scaling else { return None };
-        let pairs = config.rope.turned(config.head_size) / 2;
-        let count = long.long.len();
-        (count as u64 != pairs).then(|| Contradiction {
-            key: "rope_scaling.long_factor",
-            problem: format!("has {count} numbers for {pairs} frequencies"),
-        })
+        wrong_count(config)
     }
 
     fn computed_tensors(&self, config: &ModelConfig) -> Vec<ComputedTensor> {
-        let RopeScaling::Long(long) = &config.rope.scaling else { return Vec::new() };
-        let tensor =
-            |name, role, values: &[f32]| ComputedTensor { name, role, values: values.to_vec() };
-        vec![
-            tensor(LONG_FACTORS_NAME, Role::RopeFactorsLong, &long.long),
-            tensor(SHORT_FACTORS_NAME, Role::RopeFactorsShort, &long.short),
-        ]
+        factors(config)
     }
 
     fn computed_names(&self) -> &'static [&'static str] {

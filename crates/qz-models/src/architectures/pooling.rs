@@ -17,7 +17,7 @@ const BY_FLAG: &[(&str, u32)] = &[
     ("pooling_mode_cls_token", 2),
     ("pooling_mode_lasttoken", 3),
 ];
-const BY_NAME: &[(&str, u32)] = &[("mean", 1), ("cls", 2), ("lasttoken", 3)];
+pub(super) const BY_NAME: &[(&str, u32)] = &[("mean", 1), ("cls", 2), ("lasttoken", 3)];
 
 /// Adds `pooling_type` if the checkpoint has a pooling module.
 pub(super) fn write_pooling_type(
@@ -25,7 +25,7 @@ pub(super) fn write_pooling_type(
     model: &Model<'_>,
     metadata: &mut Metadata,
 ) -> Result<(), Error> {
-    let Some(folder) = pooling_folder(model)? else { return Ok(()) };
+    let Some(folder) = folders(model, "Pooling")?.into_iter().next() else { return Ok(()) };
     let name = format!("{folder}/config.json");
     let path = model.files.path(&name);
     let Some(bytes) = model.files.read(&name)? else { return Err(Error::MissingFile(path)) };
@@ -44,29 +44,27 @@ pub(super) fn write_pooling_type(
     Ok(())
 }
 
-/// The folder of the first pooling module.
-fn pooling_folder(model: &Model<'_>) -> Result<Option<String>, Error> {
-    let Some(bytes) = model.files.read(MODULES)? else { return Ok(None) };
+/// The folders of modules whose type ends like this.
+pub(super) fn folders(model: &Model<'_>, kind: &str) -> Result<Vec<String>, Error> {
+    let Some(bytes) = model.files.read(MODULES)? else { return Ok(Vec::new()) };
     let path = model.files.path(MODULES);
     let modules: Value = qz_shards::json::settings(&bytes)
         .map_err(|source| Error::Json { path: path.clone(), source })?;
-    let is_pooling = |module: &&Value| {
-        module.get("type").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("Pooling"))
-    };
-    let Some(module) = modules.as_array().into_iter().flatten().find(is_pooling) else {
-        return Ok(None);
+    let is_meant = |module: &&Value| {
+        module.get("type").and_then(Value::as_str).is_some_and(|own| own.ends_with(kind))
     };
     // Whoever reads side files refuses names that leave the folder; the error
     // is better where the name comes from.
-    let folder = module.get("path").and_then(Value::as_str);
-    match folder.filter(|folder| {
+    let is_name = |folder: &&str| {
         !folder.is_empty() && !folder.contains(['/', '\\', ':']) && !folder.starts_with('.')
-    }) {
-        Some(folder) => Ok(Some(folder.to_owned())),
+    };
+    let folder = |module: &Value| match module.get("path").and_then(Value::as_str).filter(is_name) {
+        Some(folder) => Ok(folder.to_owned()),
         None => Err(Error::Key {
-            path,
+            path: path.clone(),
             key: "path".to_owned(),
             problem: format!("is {}, expected a folder's name", shown(&module["path"])),
         }),
-    }
+    };
+    modules.as_array().into_iter().flatten().filter(is_meant).map(folder).collect()
 }

@@ -29,13 +29,17 @@ impl<'a, B: Backend, W: WeightSource> HiddenStates<'a, B, W> {
         self.forward.graph.hidden
     }
 
-    /// Makes `out` the numbers of some tokens, counted over all chunks, one row after the other.
+    /// Makes `out` the numbers of some tokens, counted over all chunks, one row after the other:
+    /// behind the last norm, if the model has one.
     ///
     /// # Errors
-    /// If they lie on disk and cannot be read.
+    /// If they lie on disk and cannot be read, or the norm cannot.
     pub fn read(&mut self, tokens: Range<usize>, out: &mut Vec<f32>) -> Result<(), W::Error> {
         let backend = self.forward.backend;
-        let rows = self.states.gather(backend, &tokens.collect::<Vec<usize>>())?;
+        let mut rows = self.states.gather(backend, &tokens.collect::<Vec<usize>>())?;
+        if let Some(norm) = self.forward.loader().output_norm()? {
+            rows = norm.apply(backend, &rows)?;
+        }
         out.clear();
         out.extend_from_slice(&backend.numbers(&rows)?);
         Ok(())

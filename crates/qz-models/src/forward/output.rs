@@ -17,7 +17,7 @@ use crate::rules::{Part, Role};
 /// Bytes of the output matrix that are multiplied at a time.
 const TILE_BYTES: u64 = 64 << 20;
 
-/// The norm before the output matrix.
+/// The norm behind the layers.
 pub(super) struct Norm<B: Backend> {
     pub(super) kind: NormKind,
     pub(super) weights: B::Buffer,
@@ -56,7 +56,8 @@ impl<B: Backend> Output<B> {
         limit: u64,
     ) -> Result<Self, W::Error> {
         let loader = forward.loader();
-        let Some(norm) = loader.output_norm()? else {
+        let norm = loader.output_norm()?.filter(|_| forward.graph.around.predicts);
+        let Some(norm) = norm else {
             let location = Location { tensor: None, ..forward.source.location("") };
             return Err(Error::NoLogits { location }.into());
         };

@@ -206,17 +206,21 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let mut embeddings = self.embeddings(tokens)?;
         let width = self.graph.hidden;
         let around = &self.graph.around;
-        if around.sum_epsilon.is_some() || around.adds_positions {
+        if around.adds_kind {
+            self.add_kind(&mut embeddings)?;
+        }
+        if around.adds_positions {
             self.add_positions(spans, &mut embeddings)?;
         }
-        let Some(epsilon) = around.sum_epsilon else {
+        let Some(epsilon) = around.first_epsilon else {
             return Ok(self.backend.buffer(width, &embeddings)?);
         };
         let loader = self.loader();
-        let norm = |part| loader.vector(Role::TokenEmbeddingNorm, part, None, width);
-        let (weights, bias) = (norm(Part::Weight)?, norm(Part::Bias)?);
+        let role = Role::TokenEmbeddingNorm;
+        let weights = loader.vector(role, Part::Weight, None, width)?;
+        let bias = loader.possible_vector(role, Part::Bias, None, width)?;
         let sums = self.backend.buffer(width, &embeddings)?;
-        Ok(self.backend.layer_norm(&sums, &weights, Some(&bias), epsilon)?)
+        Ok(self.backend.layer_norm(&sums, &weights, bias.as_ref(), epsilon)?)
     }
 
     /// The embeddings of some tokens: their rows are read, not the whole matrix.
@@ -262,22 +266,25 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         Ok(numbers)
     }
 
+    /// Adds what a model has for a text's first kind of token.
+    fn add_kind(&self, embeddings: &mut [f32]) -> Result<(), W::Error> {
+        let kind = self.loader().embedding_rows(Role::TokenTypeEmbedding, 0..1)?;
+        for row in embeddings.chunks_exact_mut(self.graph.hidden) {
+            row.iter_mut().zip(&kind).for_each(|(row, kind)| *row += kind);
+        }
+        Ok(())
+    }
+
     /// Adds what a model has for the positions of rows.
     fn add_positions(&self, spans: &[Span], embeddings: &mut [f32]) -> Result<(), W::Error> {
-        let around = &self.graph.around;
         let (loader, width) = (self.loader(), self.graph.hidden);
-        let kind = match around.sum_epsilon {
-            Some(_) => loader.embedding_rows(Role::TokenTypeEmbedding, 0..1)?,
-            None => vec![0.0; width],
-        };
         let mut rows = embeddings.chunks_exact_mut(width);
         for Span { rows: own, position } in spans {
             let positions = *position as u64..(position + own.len()) as u64;
             let positions = loader.embedding_rows(Role::PositionEmbedding, positions)?;
             // Positions first: a row that is taken without one would be lost.
             for (position, row) in positions.chunks_exact(width).zip(rows.by_ref()) {
-                let added = position.iter().zip(&kind);
-                row.iter_mut().zip(added).for_each(|(row, (a, b))| *row += a + b);
+                row.iter_mut().zip(position).for_each(|(row, position)| *row += position);
             }
         }
         Ok(())

@@ -198,9 +198,23 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         layer: LayerIndex,
     ) -> Result<Option<B::Buffer>, W::Error> {
         let Vector { role, part, length, is_optional } = *vector;
-        match is_optional && !self.is_always_there(role, part) {
-            true => self.optional_vector(role, part, Some(layer), length),
+        match is_optional {
+            true => self.possible_vector(role, part, Some(layer), length),
             false => self.vector(role, part, Some(layer), length).map(Some),
+        }
+    }
+
+    /// A vector that some families have; of these the model must have it if all models do.
+    pub(super) fn possible_vector(
+        &self,
+        role: Role,
+        part: Part,
+        layer: Option<LayerIndex>,
+        length: usize,
+    ) -> Result<Option<B::Buffer>, W::Error> {
+        match self.is_always_there(role, part) {
+            true => self.vector(role, part, layer, length).map(Some),
+            false => self.optional_vector(role, part, layer, length),
         }
     }
 
@@ -275,7 +289,7 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         matrix.map_err(|source| self.failed(name, source).into())
     }
 
-    /// The norm before the output matrix.
+    /// The norm behind the layers.
     pub(super) fn output_norm(&self) -> Result<Option<Norm<B>>, W::Error> {
         let Some(epsilon) = self.graph.around.epsilon else { return Ok(None) };
         let (role, width) = (Role::OutputNorm, self.graph.hidden);

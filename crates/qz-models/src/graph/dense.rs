@@ -23,6 +23,10 @@ pub(super) enum Wiring {
     BesidePossiblyApart,
     /// A norm before each; both read the layer's input.
     BesideApart,
+    /// A norm of the sum of each and its input.
+    OfSums,
+    /// A norm before the network alone.
+    BeforeNetwork,
 }
 
 /// The network of a layer.
@@ -112,13 +116,14 @@ impl Dense {
         let mut layer = LayerBuilder::new(sizes.hidden);
         let hidden = Register::HIDDEN;
         match self.wiring {
-            Wiring::Before | Wiring::Around | Wiring::Behind => {
+            Wiring::Before | Wiring::Around | Wiring::Behind | Wiring::BeforeNetwork => {
                 let input = match self.wiring {
-                    Wiring::Behind => hidden,
+                    Wiring::Behind | Wiring::BeforeNetwork => hidden,
                     _ => self.norm(&mut layer, hidden, Role::AttentionNorm),
                 };
+                let has_norms_behind = matches!(self.wiring, Wiring::Around | Wiring::Behind);
                 let mut attended = attention.add_to(&mut layer, input);
-                if self.wiring != Wiring::Before {
+                if has_norms_behind {
                     attended = self.norm(&mut layer, attended, Role::PostAttentionNorm);
                 }
                 layer.add_times(attended, residual);
@@ -127,10 +132,18 @@ impl Dense {
                     _ => self.norm(&mut layer, hidden, Role::FeedForwardNorm),
                 };
                 let mut fed = self.feed(&mut layer, input);
-                if self.wiring != Wiring::Before {
+                if has_norms_behind {
                     fed = self.norm(&mut layer, fed, Role::PostFeedForwardNorm);
                 }
                 layer.add_times(fed, residual);
+            }
+            Wiring::OfSums => {
+                let attended = attention.add_to(&mut layer, hidden);
+                layer.add_times(attended, residual);
+                layer.layer_norm(hidden, Role::AttentionSumNorm, sizes.epsilon);
+                let fed = self.feed(&mut layer, hidden);
+                layer.add_times(fed, residual);
+                layer.layer_norm(hidden, Role::FeedForwardSumNorm, sizes.epsilon);
             }
             Wiring::Beside | Wiring::BesidePossiblyApart | Wiring::BesideApart => {
                 let normed = self.norm(&mut layer, hidden, Role::AttentionNorm);

@@ -67,6 +67,28 @@ pub(super) fn gemma3(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     model(keys, &sizes, layers.collect(), vec![Rotary::plain(rotated, base)])
 }
 
+/// EmbeddingGemma: Gemma 3 whose tokens see both sides, with half of a window on either, and
+/// that predicts nothing. Its file does not say so (`gemma-embedding.cpp`).
+pub(super) fn gemma_embedding(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    keys.flag("attention.causal")?;
+    let sizes = Sizes::read(keys)?;
+    let plain = SelfAttention { norms_heads: true, ..attention(keys, &sizes)? };
+    let full = Attention { is_causal: false, ..plain.attention };
+    let window = Attention { window: Some(keys.required("attention.sliding_window")?), ..full };
+    let rotated = sizes.rotated(keys)?;
+    let base = keys.factor("rope.freq_base_swa")?.unwrap_or(WINDOW_BASE);
+    let turned = Some((1, sizes.rotation(rotated, RotaryPairs::Halves)));
+    let layers = keys.windowed_layers(sizes.layers, 6)?.into_iter().map(|is_windowed| {
+        let own = match is_windowed {
+            true => SelfAttention { attention: window, rotary: turned, ..plain },
+            false => SelfAttention { attention: full, ..plain },
+        };
+        layer(&sizes, &own, true)
+    });
+    let graph = model(keys, &sizes, layers.collect(), vec![Rotary::plain(rotated, base)])?;
+    Ok(ModelGraph { around: Around { predicts: false, ..graph.around }, ..graph })
+}
+
 fn attention(keys: &Keys<'_>, sizes: &Sizes) -> Result<SelfAttention, Error> {
     let rotation = sizes.rotation(sizes.rotated(keys)?, RotaryPairs::Halves);
     Ok(SelfAttention { rotary: Some((0, rotation)), ..SelfAttention::plain(sizes) })

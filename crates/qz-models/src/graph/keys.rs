@@ -150,8 +150,26 @@ impl Keys<'_> {
     /// each layer or with a period whose last layer sees all; the family's period where it
     /// says nothing.
     pub(crate) fn windowed_layers(&self, layers: usize, period: usize) -> Result<Vec<bool>, Error> {
+        self.windows(layers, period, |layer, period| layer % period + 1 < period)
+    }
+
+    /// The same of a family in which the first layer of a period sees all.
+    pub(crate) fn windowed_after_first(
+        &self,
+        layers: usize,
+        period: usize,
+    ) -> Result<Vec<bool>, Error> {
+        self.windows(layers, period, |layer, period| layer % period > 0)
+    }
+
+    fn windows(
+        &self,
+        layers: usize,
+        period: usize,
+        is_windowed: fn(usize, usize) -> bool,
+    ) -> Result<Vec<bool>, Error> {
         const KEY: &str = "attention.sliding_window_pattern";
-        let pattern = |period: usize| (0..layers).map(move |layer| layer % period + 1 < period);
+        let pattern = |period: usize| (0..layers).map(move |layer| is_windowed(layer, period));
         match self.get(KEY) {
             None => Ok(pattern(period).collect()),
             Some(Value::Array(Array::Bool(flags))) if flags.len() == layers => Ok(flags.clone()),

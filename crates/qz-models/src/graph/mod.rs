@@ -10,7 +10,7 @@
 //! | `rotary.rs` | the angles of rotary position embedding, scaled or not |
 //! | `decoder.rs` | blocks that decoders share, and the decoder that most are |
 //! | `dense.rs` | decoders without experts, by what is unlike Llama |
-//! | `relatives.rs`, `layer_normed.rs` | families of these |
+//! | `relatives.rs`, `layer_normed.rs`, `encoders.rs` | families of these |
 //! | the others | a family each |
 //!
 //! What belongs here: everything that decides what is computed. What does not: weights,
@@ -18,11 +18,11 @@
 //!
 //! The graphs are llama.cpp's (`src/models/*.cpp`), with transformers' sliding window.
 
-mod bert;
 mod builder;
 mod decoder;
 mod deepseek;
 mod dense;
+mod encoders;
 mod gemma;
 mod gemma4;
 mod gpt_oss;
@@ -32,6 +32,7 @@ mod layer_normed;
 mod lfm2;
 mod mamba;
 mod mamba2;
+mod minicpm3;
 mod mixture;
 mod phi3;
 mod qwen_delta;
@@ -78,9 +79,17 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("gpt-oss", gpt_oss::gpt_oss),
     ("deepseek2", deepseek::deepseek2),
     ("mamba2", mamba2::mamba2),
-    ("bert", bert::bert),
+    ("bert", encoders::bert),
+    ("nomic-bert", encoders::nomic_bert),
+    ("modern-bert", encoders::modern_bert),
+    ("eurobert", encoders::eurobert),
+    ("gemma-embedding", gemma::gemma_embedding),
     ("smollm3", relatives::smollm3),
     ("seed_oss", relatives::seed_oss),
+    ("exaone", relatives::seed_oss),
+    ("internlm2", relatives::ernie4_5),
+    ("minicpm", relatives::minicpm),
+    ("minicpm3", minicpm3::minicpm3),
     ("arcee", relatives::arcee),
     ("granite", relatives::granite),
     ("granitehybrid", hybrid::granite),
@@ -202,7 +211,8 @@ pub(crate) enum Step {
     Linear { group: GroupIndex, from: Register, to: Vec<Register> },
     /// Some numbers of each row.
     Columns { from: Register, columns: Range<usize>, to: Register },
-    /// Head by head the numbers of all parts, one behind the other.
+    /// Head by head the numbers of all parts, one behind the other; those of a part with one head
+    /// are every head's.
     Join { parts: Vec<HeadColumns>, to: Register },
     /// The products of a group that has a matrix of its own for each head.
     Heads { group: GroupIndex, from: HeadColumns, to: Register },
@@ -517,13 +527,16 @@ pub struct ModelGraph {
 pub(crate) struct Around {
     /// What embeddings are multiplied with.
     pub(crate) embedding_scale: Option<f32>,
-    /// Each position has a vector that is added to the token's, and nothing else is.
+    /// Each position has a vector that is added to the token's.
     pub(crate) adds_positions: bool,
-    /// Epsilon of the norm of the sum of a token's embedding, its position's, and that of a
-    /// text's first kind of token; none if a token's embedding is all there is.
-    pub(crate) sum_epsilon: Option<f32>,
-    /// Epsilon of the norm before the output matrix; an encoder has neither.
+    /// The vector of a text's first kind of token is added to all of them.
+    pub(crate) adds_kind: bool,
+    /// Epsilon of the norm of what the layers begin with, if there is one.
+    pub(crate) first_epsilon: Option<f32>,
+    /// Epsilon of the norm behind the layers, if there is one.
     pub(crate) epsilon: Option<f32>,
+    /// An output matrix makes logits of what comes of that; an encoder has none.
+    pub(crate) predicts: bool,
     /// That norm.
     pub(crate) norm: NormKind,
     /// What logits are multiplied with.
@@ -538,8 +551,10 @@ impl Around {
         Self {
             embedding_scale: None,
             adds_positions: false,
-            sum_epsilon: None,
+            adds_kind: false,
+            first_epsilon: None,
             epsilon: Some(epsilon),
+            predicts: true,
             norm: NormKind::RootMeanSquare,
             logit_scale: None,
             logit_cap: None,
@@ -564,7 +579,7 @@ impl ModelGraph {
 
     /// Whether it ends in logits; an encoder ends in hidden states.
     pub fn predicts_tokens(&self) -> bool {
-        self.around.epsilon.is_some()
+        self.around.predicts
     }
 
     /// How many layers.

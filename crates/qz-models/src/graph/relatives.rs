@@ -18,14 +18,14 @@ pub(super) fn smollm3(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     Ok(dense.model(attention, vec![dense.rotary(keys)?], dense.around()))
 }
 
-/// Seed-OSS: Llama with pairs of another kind, and biases.
+/// Seed-OSS and EXAONE 3: Llama with pairs of another kind, and in the former biases.
 pub(super) fn seed_oss(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let dense = Dense::read(keys)?;
     let attention = dense.attention(keys, RotaryPairs::Halves)?;
     Ok(dense.alike(&attention, vec![dense.rotary(keys)?], dense.around()))
 }
 
-/// ERNIE 4.5: Llama.
+/// ERNIE 4.5 and InternLM 2: Llama.
 pub(super) fn ernie4_5(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let dense = Dense::read(keys)?;
     let attention = dense.attention(keys, RotaryPairs::Adjacent)?;
@@ -58,6 +58,22 @@ pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
         ..dense.around()
     };
     Ok(dense.alike(&attention, vec![dense.rotary(keys)?], around))
+}
+
+/// MiniCPM: factors on embeddings, sums and logits. Files without them are older than the keys;
+/// what llama.cpp takes then is not what their models compute.
+pub(super) fn minicpm(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let factor = |key: &str| keys.factor(key)?.ok_or_else(|| keys.fault(key, "is missing"));
+    let (embeddings, logits) = (factor("embedding_scale")?, factor("logit_scale")?);
+    let dense = Dense { residual: factor("residual_scale")?, ..Dense::read(keys)? };
+    let attention = dense.attention(keys, RotaryPairs::Adjacent)?;
+    let rotary = Rotary::read_long(keys, dense.sizes.rotated(keys)?)?;
+    let around = Around {
+        embedding_scale: Some(embeddings),
+        logit_scale: Some(logits.recip()),
+        ..dense.around()
+    };
+    Ok(dense.alike(&attention, vec![rotary], around))
 }
 
 /// OLMo 2 and 3: norms behind attention and network only, and of all heads' queries and keys

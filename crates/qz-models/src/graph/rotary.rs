@@ -89,6 +89,25 @@ impl Rotary {
         }
     }
 
+    /// The same of a family whose files say that the length of the text decides about
+    /// frequencies, and no context but the model's.
+    pub(crate) fn read_long(keys: &Keys<'_>, size: usize) -> Result<Self, Error> {
+        match keys.text("rope.scaling.type") {
+            Some("longrope") => Self::with_long_factors(keys, size),
+            _ => Self::read(keys, size),
+        }
+    }
+
+    /// The same of a family whose files have divisors of the frequencies, and say nothing of
+    /// them.
+    pub(crate) fn with_long_factors(keys: &Keys<'_>, size: usize) -> Result<Self, Error> {
+        let base = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
+        let magnitude = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        let original = keys.size("rope.scaling.original_context_length")?;
+        let most = original.map_or_else(|| keys.required("context_length"), Ok)?;
+        Ok(Self { magnitude, factors: Factors::ByLength(most), ..Self::plain(size, base) })
+    }
+
     /// The same with divisors of the frequencies for texts within the context of training
     /// and for longer ones, if the file speaks of that context (longrope). llama.cpp and
     /// transformers choose by the context that is computed, not by the position.

@@ -29,8 +29,14 @@ pub(super) fn rope_parameters(
         set("rope_type", json!("longrope"));
         set("short_factor", short);
         set("long_factor", long);
-        let context = key("original_context_length");
-        let context = keys.required_integer(&context, 1..=u64::from(u32::MAX))?;
+        let all = 1..=u64::from(u32::MAX);
+        let context = match keys.integer(&key("original_context_length"), all.clone())? {
+            Some(context) => context,
+            None => {
+                let whole = format!("{}.context_length", architecture.gguf_name());
+                keys.required_integer(&whole, all)?
+            }
+        };
         set("original_max_position_embeddings", json!(context));
         return Ok(parameters);
     }

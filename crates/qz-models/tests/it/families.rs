@@ -92,7 +92,42 @@ fn contradictions_name_the_key() {
     let wider = json!({"shared_intermediate_size": 64});
     check("granite-hybrid-dense", wider, "intermediate_size", "files say one");
     let positions = json!({"position_embedding_type": "relative_key"});
-    check("bert", positions, "position_embedding_type", "absolute only");
+    check("bert", positions.clone(), "position_embedding_type", "absolute only");
+    check("roberta", positions, "position_embedding_type", "absolute only");
+    check("modernbert", json!({"global_attn_every_n_layers": 2}), "layer_types", "of layer 2");
+    check("modernbert", json!({"hidden_activation": "relu"}), "hidden_activation", "gelu, silu");
+    check("nomic-bert", json!({"prenorm": true}), "prenorm", "does not compute");
+    check("nomic-bert", json!({"rotary_emb_fraction": 0.5}), "rotary_emb_fraction", "with 1");
+    let one_side = json!({"use_bidirectional_attention": false});
+    check("gemma-embedding", one_side, "use_bidirectional_attention", "see both sides");
+    check("minicpm", json!({"scale_depth": 0.0}), "scale_depth", "not above zero");
+    check("minicpm", json!({"max_position_embeddings": 128}), "rope_scaling", "is 64");
+}
+
+/// A reranker's layers behind the encoder, as the reference names them.
+#[test]
+fn rerankers_have_their_classifier() {
+    let mut checkpoint = with(
+        "roberta",
+        &json!({"architectures": ["RobertaForSequenceClassification"], "id2label": {"0": "yes"}}),
+    );
+    for (name, _) in &mut checkpoint.tensors {
+        name.insert_str(0, "roberta.");
+    }
+    let classifier: [(&str, &[u64]); 4] = [
+        ("classifier.dense.weight", &[32, 32]),
+        ("classifier.dense.bias", &[32]),
+        ("classifier.out_proj.weight", &[1, 32]),
+        ("classifier.out_proj.bias", &[1]),
+    ];
+    checkpoint.tensors.extend(classifier.map(|(name, sizes)| (name.to_owned(), sizes.to_vec())));
+    let described = checkpoint.describe().expect("a reranker");
+    let mut found: Vec<&str> = described.tensors.iter().map(|tensor| &*tensor.name).collect();
+    found.retain(|name| name.starts_with("cls."));
+    found.sort_unstable();
+    assert_eq!(found, ["cls.bias", "cls.output.bias", "cls.output.weight", "cls.weight"]);
+    let labels = described.metadata.get("bert.classifier.output_labels");
+    assert_eq!(labels, Some(&Entry::from(vec!["yes".to_owned()])));
 }
 
 #[test]

@@ -129,6 +129,22 @@ fn older_spellings_are_read() {
     let kinds = json!(["linear_attention", "full_attention", "mlp"]);
     check("nemotron-h", json!({"hybrid_override_pattern": null, "layers_block_type": kinds}));
     check("granite-hybrid", json!({"layer_types": ["linear_attention", "full_attention"]}));
+    // Of the code beside the weights, without transformers' own keys.
+    check(
+        "nomic-bert",
+        json!({
+            "hidden_size": null, "intermediate_size": null, "num_hidden_layers": null,
+            "num_attention_heads": null, "max_position_embeddings": null, "layer_norm_eps": null,
+            "rope_parameters": null, "head_dim": null, "hidden_act": null,
+        }),
+    );
+    check(
+        "modernbert",
+        json!({
+            "rope_parameters": null, "layer_types": null, "layer_norm_eps": null,
+            "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0,
+        }),
+    );
     let own = json!({
         "model_type": "RefinedWeb", "new_decoder_architecture": null, "num_kv_heads": null,
         "num_attention_heads": null, "num_hidden_layers": null, "n_head": 4, "n_head_kv": 2,

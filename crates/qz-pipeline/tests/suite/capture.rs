@@ -164,6 +164,7 @@ const MODELS: &[&str] = &[
     "granite-hybrid",
     "smollm3",
     "granite",
+    "minicpm3",
     "olmo3",
     "hunyuan-dense",
     "cohere2",

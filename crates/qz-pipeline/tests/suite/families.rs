@@ -133,12 +133,18 @@ fn error_feedback_loses_less_than_rounding() {
     check("nemotron-h-latent", 10);
     check("granite-hybrid", 18);
     check("bert", 12);
+    check("nomic-bert", 10);
+    check("modernbert", 16);
+    check("gemma-embedding", 42);
 }
 
 /// Families with blocks of their own.
 #[test]
 fn error_feedback_on_other_blocks() {
     check("granite", 14);
+    check("minicpm", 14);
+    check("minicpm3", 16);
+    check("internlm2", 14);
     check("olmo3", 28);
     check("glm4", 12);
     check("cohere2", 28);

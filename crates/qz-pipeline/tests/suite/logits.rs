@@ -195,6 +195,11 @@ fn relatives_of_llama() {
     check("arcee");
     check("granite");
     check("ernie4-5");
+    check("exaone");
+    check("internlm2");
+    check("internlm3");
+    check("minicpm");
+    check("minicpm3");
     check("hunyuan-dense");
     check("ministral3");
     check("glm4");
@@ -403,13 +408,24 @@ fn branches_give_the_logits_of_whole_sequences() {
     }
 }
 
-/// What an encoder makes of a text: its last hidden states.
 #[test]
-fn bert() {
-    let golden = json(&fixture("bert").join("golden-logits.json"));
+fn encoders() {
+    check_encoder("bert");
+    check_encoder("roberta");
+    check_encoder("xlm-roberta");
+    check_encoder("xlm-roberta-fast");
+    check_encoder("nomic-bert");
+    check_encoder("modernbert");
+    check_encoder("eurobert");
+    check_encoder("gemma-embedding");
+}
+
+/// What an encoder makes of a text: its last hidden states.
+fn check_encoder(name: &str) {
+    let golden = json(&fixture(name).join("golden-logits.json"));
     let tokens = numbers(&golden["tokens"], |value| u32::try_from(value.as_u64()?).ok());
     let positions = numbers(&golden["positions"], |value| usize::try_from(value.as_u64()?).ok());
-    let model = Model::open(&fixture("bert"), &OpenOptions::default()).expect("a model");
+    let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
     let backend = CpuBackend::new(&Workers::new(2).expect("threads"));
     let weights = ModelWeights::new(&model);
     let options = ForwardOptions {
@@ -439,8 +455,12 @@ fn bert() {
     for (position, expected) in positions.iter().zip(rows) {
         let expected = numbers(expected, Value::as_f64);
         let error = relative_error(&states[position * width..][..width], &expected);
-        assert!(error <= TOLERANCE, "relative error {error:e}");
+        assert!(error <= TOLERANCE, "{name}: relative error {error:e}");
     }
+    let plain = forward.run(&Chunks::new(tokens.clone(), tokens.len()), &mut |_| Ok(()));
+    let mut result = Vec::new();
+    plain.expect("a run").read(0..tokens.len(), &mut result).expect("hidden states");
+    assert_eq!(result, first, "{name}");
     let logits = stream.finish();
     assert_eq!(logits.err().expect("refused").diagnosis().rule, "no-logits");
 }

@@ -295,7 +295,11 @@ const LONGEST_INDENTATION: &str = "                               ";
 
 /// GPT-NeoX's vocabulary goes under OLMo's name in the reference.
 fn gpt_2(evidence: &Evidence<'_>) -> &'static str {
-    if evidence.has("<|padding|>") {
+    if evidence.has("[CLS]") {
+        "modern-bert"
+    } else if evidence.has("<mask>") {
+        "roberta-bpe"
+    } else if evidence.has("<|padding|>") {
         "olmo"
     } else if evidence.has("[|endofturn|]") {
         "exaone4"

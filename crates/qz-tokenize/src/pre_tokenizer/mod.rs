@@ -96,9 +96,9 @@ pub(crate) struct Definition {
 /// flags are llama.cpp's (`src/llama-vocab.cpp`).
 pub(crate) fn definition_of(name: &str) -> Option<Definition> {
     let family = FAMILIES.iter().find(|family| family.names.contains(&name))?;
-    // A vocabulary in GGUF does not say that text is normalized; Qwen's is.
+    // A vocabulary in GGUF does not say that text is normalized; these families' is.
     let normalizer = match name {
-        "qwen2" | "qwen35" => serde_json::json!({"type": "NFC"}),
+        "qwen2" | "qwen35" | "modern-bert" => serde_json::json!({"type": "NFC"}),
         _ => Value::Null,
     };
     let adds_beginning = WITH_BEGINNING.contains(&name);

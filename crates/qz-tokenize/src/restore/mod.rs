@@ -92,7 +92,13 @@ fn settings(table: &Table<'_>, metadata: &Metadata, options: RestoreOptions<'_>)
         }
         config.insert("added_tokens_decoder".to_owned(), table.declared_by_id());
     }
-    config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
+    let flag = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
+    let is_set = |key: &str| flag(key) == Some(&Value::Bool(true));
+    if table.kind == Kind::Unigram {
+        config.insert("add_prefix_space".to_owned(), json!(is_set("add_space_prefix")));
+    }
+    let cleans = table.kind == Kind::Unigram && is_set("remove_extra_whitespaces");
+    config.insert("clean_up_tokenization_spaces".to_owned(), json!(cleans));
     for (name, id) in table.special.named() {
         // Written out as null too: some tokenizer classes have defaults.
         config.insert(format!("{name}_token"), json!(id.map(|id| table.text(id))));

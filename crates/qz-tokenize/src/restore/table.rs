@@ -23,6 +23,8 @@ pub(super) enum Kind {
     MergedPieces,
     /// `bert`.
     WordPiece,
+    /// `t5`.
+    Unigram,
 }
 
 /// The token in front of a text, as all models with WordPiece vocabularies call it.
@@ -81,6 +83,7 @@ impl<'a> Table<'a> {
             "llama" => Kind::SentencePiece,
             "gemma4" => Kind::MergedPieces,
             "bert" => Kind::WordPiece,
+            "t5" => Kind::Unigram,
             "none" | "no_vocab" => {
                 return Err(Error::MissingKey { path: path.into(), key: "tokenizer.ggml.tokens" });
             }
@@ -97,7 +100,7 @@ impl<'a> Table<'a> {
         }
         let merges = match kind {
             Kind::ByteLevel | Kind::MergedPieces => keys.strings("tokenizer.ggml.merges")?,
-            Kind::SentencePiece | Kind::WordPiece => Vec::new(),
+            Kind::SentencePiece | Kind::WordPiece | Kind::Unigram => Vec::new(),
         };
         let mut table = Self {
             path,
@@ -147,7 +150,8 @@ impl<'a> Table<'a> {
         let is_model = |kind: &i32| matches!(*kind, NORMAL | BYTE | UNKNOWN);
         let end = self.types.iter().rposition(is_model).map_or(0, |last| last + 1);
         let used = self.types.iter().rposition(|kind| *kind != UNUSED).map_or(0, |last| last + 1);
-        if self.types[..used].contains(&UNUSED) { used } else { end }
+        // A unigram model knows all its tokens by their scores.
+        if self.kind == Kind::Unigram || self.types[..used].contains(&UNUSED) { used } else { end }
     }
 
     /// The tokens that stand for something, with their ids.
@@ -181,6 +185,8 @@ impl<'a> Table<'a> {
             CONTROL | UNKNOWN => Some(true),
             USER_DEFINED => Some(false),
             NORMAL if is_named() || is_unknown() => Some(true),
+            // The mask of XLM-RoBERTa's files has a job and no name.
+            UNUSED if self.kind == Kind::Unigram && is_named() => Some(true),
             _ => None,
         }
     }

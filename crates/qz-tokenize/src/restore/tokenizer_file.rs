@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use qz_tensor::{Metadata, Value as Entry, Warning};
+use qz_tensor::{Array, Metadata, Value as Entry, Warning};
 use serde_json::{Map, Value, json};
 
 use super::merges::merges_by_score;
 use super::table::{Kind, Table, fault};
 use super::{RestoreOptions, warning};
+use crate::base64;
 use crate::error::Error;
 use crate::pre_tokenizer::{self, Definition};
 use crate::token_types::BYTE;
@@ -44,6 +45,7 @@ pub(super) fn write(
                 pieces(table, metadata, model(vocab, &merges), warnings)
             }
             Kind::WordPiece => word_piece(table, metadata),
+            Kind::Unigram => unigram(table, metadata)?,
         };
     let adds = |kind: &str, default: bool| match metadata
         .get(&format!("tokenizer.ggml.add_{kind}_token"))
@@ -81,7 +83,7 @@ fn added_tokens(table: &Table<'_>) -> Vec<Value> {
             "normalized": false, "special": special,
         }))
     };
-    table.used().filter_map(entry).collect()
+    table.tokens.iter().copied().enumerate().filter_map(entry).collect()
 }
 
 /// The model's own tokens.
@@ -228,6 +230,50 @@ fn pieces(
         adds_beginning: true,
         model,
     }
+}
+
+/// A unigram model: its map of characters, words cut at spaces, and scores.
+fn unigram(table: &Table<'_>, metadata: &Metadata) -> Result<Parts, Error> {
+    const MAP: &str = "tokenizer.ggml.precompiled_charsmap";
+    let is_set =
+        |key: &str| metadata.get(&format!("tokenizer.ggml.{key}")) == Some(&Entry::Bool(true));
+    let normalizer = match metadata.get(MAP) {
+        None => Value::Null,
+        Some(Entry::Array(Array::U8(map))) => {
+            json!({"type": "Precompiled", "precompiled_charsmap": base64::encode(map)})
+        }
+        Some(_) => return Err(fault(table.path, MAP, "expected a list of bytes")),
+    };
+    let Some(scores) = table.scores else {
+        let key = "tokenizer.ggml.scores";
+        return Err(Error::MissingKey { path: table.path.into(), key });
+    };
+    let own = table.tokens.iter().zip(scores).take(table.model_tokens);
+    let vocab: Vec<Value> = own.map(|(token, score)| json!([token, f64::from(*score)])).collect();
+    let scheme = if is_set("add_space_prefix") { "always" } else { "never" };
+    let metaspace = json!({
+        "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": true,
+    });
+    let pre_tokenizer = match is_set("remove_extra_whitespaces") {
+        true => json!({
+            "type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace],
+        }),
+        false => metaspace.clone(),
+    };
+    let fields = [
+        ("type", json!("Unigram")),
+        ("unk_id", json!(table.unknown())),
+        ("vocab", Value::Array(vocab)),
+        ("byte_fallback", json!(false)),
+    ];
+    Ok(Parts {
+        normalizer,
+        pre_tokenizer,
+        decoder: metaspace,
+        before_template: Vec::new(),
+        adds_beginning: false,
+        model: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+    })
 }
 
 fn word_piece(table: &Table<'_>, metadata: &Metadata) -> Parts {

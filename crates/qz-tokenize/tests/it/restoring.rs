@@ -154,7 +154,11 @@ fn faults_have_rules() {
     };
     check("metadata-missing", &|metadata| _ = metadata.remove("tokenizer.ggml.model"));
     check("metadata-missing", &|metadata| _ = metadata.remove("tokenizer.ggml.tokens"));
-    check("unsupported-tokenizer", &|metadata| metadata.set("tokenizer.ggml.model", "t5"));
+    check("unsupported-tokenizer", &|metadata| metadata.set("tokenizer.ggml.model", "rwkv"));
+    check("metadata-missing", &|metadata| {
+        metadata.set("tokenizer.ggml.model", "t5");
+        metadata.remove("tokenizer.ggml.scores");
+    });
     check("bad-tokenizer-value", &|metadata| {
         metadata.set("tokenizer.ggml.scores", vec![0f32, 0.0, 0.0, f32::NAN]);
     });

@@ -340,10 +340,15 @@ impl Backend for CpuBackend {
     fn join(&self, parts: &[JoinedColumns<'_, HostBuffer>]) -> Result<HostBuffer, Error> {
         let width = shapes::join(parts)?;
         let Some(first) = parts.first() else { return Ok(HostBuffer::zeros(0, 0)) };
-        let mut joined = Vec::new();
-        for head in 0..first.buffer.len() / first.size.max(1) {
-            for JoinedColumns { buffer, size, columns } in parts {
-                joined.extend_from_slice(&buffer[head * size..][columns.clone()]);
+        let heads = shapes::joined_heads(parts);
+        let mut joined = Vec::with_capacity(first.buffer.rows() * width);
+        for row in 0..first.buffer.rows() {
+            for head in 0..heads {
+                for JoinedColumns { buffer, size, columns } in parts {
+                    let own = if buffer.columns() == *size { 0 } else { head * size };
+                    let start = row * buffer.columns() + own;
+                    joined.extend_from_slice(&buffer[start..][columns.clone()]);
+                }
             }
         }
         Ok(HostBuffer::new(width, joined))

@@ -272,13 +272,17 @@ impl Backend for ReferenceBackend {
 
     fn join(&self, parts: &[JoinedColumns<'_, HostBuffer>]) -> Result<HostBuffer, Error> {
         let width = shapes::join(parts)?;
-        let heads = parts.first().map_or(0, |part| part.buffer.len() / part.size);
-        let own = |head: usize| {
-            parts
-                .iter()
-                .flat_map(move |part| &part.buffer[head * part.size..][part.columns.clone()])
+        let heads = shapes::joined_heads(parts);
+        let rows = parts.first().map_or(0, |part| part.buffer.rows());
+        let own = |(row, head): (usize, usize)| {
+            parts.iter().flat_map(move |part| {
+                let heads_before = if part.buffer.columns() == part.size { 0 } else { head };
+                let start = row * part.buffer.columns() + heads_before * part.size;
+                &part.buffer[start..][part.columns.clone()]
+            })
         };
-        Ok(HostBuffer::new(width, (0..heads).flat_map(own).copied().collect()))
+        let all = (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head)));
+        Ok(HostBuffer::new(width, all.flat_map(own).copied().collect()))
     }
 
     fn times_sigmoid(&self, rows: &mut HostBuffer, scores: &HostBuffer) -> Result<(), Error> {
