@@ -93,7 +93,7 @@ fn is_padding(token: &str, score: f64) -> bool {
 
 fn unknown_id(file: &TokenizerFile, settings: &Settings, added: &AddedTokens) -> Option<u64> {
     let named = settings.tokenizer.get("unk_token").and_then(crate::json::token_content);
-    let named = named.and_then(|content| added.get(&content)).map(|token| u64::from(token.id.0));
+    let named = named.and_then(|content| added.get(content)).map(|token| u64::from(token.id.0));
     named.or(file.model.unk_id)
 }
 

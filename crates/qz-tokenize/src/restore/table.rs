@@ -147,11 +147,14 @@ impl<'a> Table<'a> {
     /// ids. So they may stay out of the model's vocabulary if they follow it
     /// without a gap; else all tokens belong to it.
     fn count_model_tokens(&self) -> usize {
+        // A unigram model has a score for each id.
+        if self.kind == Kind::Unigram {
+            return self.tokens.len();
+        }
         let is_model = |kind: &i32| matches!(*kind, NORMAL | BYTE | UNKNOWN);
         let end = self.types.iter().rposition(is_model).map_or(0, |last| last + 1);
         let used = self.types.iter().rposition(|kind| *kind != UNUSED).map_or(0, |last| last + 1);
-        // A unigram model knows all its tokens by their scores.
-        if self.kind == Kind::Unigram || self.types[..used].contains(&UNUSED) { used } else { end }
+        if self.types[..used].contains(&UNUSED) { used } else { end }
     }
 
     /// The tokens that stand for something, with their ids.
