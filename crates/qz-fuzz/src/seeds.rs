@@ -273,6 +273,10 @@ pub(crate) fn sentencepiece(_: &Scratch) -> Vec<Vec<u8>> {
     ]
 }
 
+pub(crate) fn tiktoken(_: &Scratch) -> Vec<Vec<u8>> {
+    vec![b"YQ== 0\nYg== 1\nYWI= 2\nYWJh 3\n".to_vec(), read("kimi-k2", "tiktoken.model")]
+}
+
 /// The committed checkpoints that have a tokenizer.json.
 const CHECKPOINTS: [&str; 6] =
     ["llama-tied", "llama3-rope", "mixtral", "qwen2", "qwen3", "mistral"];

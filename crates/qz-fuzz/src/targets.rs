@@ -165,6 +165,13 @@ pub static TARGETS: &[Target] = &[
         read: sentencepiece,
     },
     Target {
+        name: "tiktoken",
+        seeds: seeds::tiktoken,
+        words: &[b" ", b"\n", b"=", b"==", b"AA==", b"0", b"256", b"18446744073709551616"],
+        structure: Structure::Bytes,
+        read: tiktoken,
+    },
+    Target {
         name: "config",
         seeds: seeds::config,
         words: JSON,
@@ -343,6 +350,10 @@ fn tokenizer_json(bytes: &[u8], _: &Scratch) -> bool {
 
 fn sentencepiece(bytes: &[u8], _: &Scratch) -> bool {
     vocabulary(&Files { mutant: ("tokenizer.model", bytes), others: &[] })
+}
+
+fn tiktoken(bytes: &[u8], _: &Scratch) -> bool {
+    vocabulary(&Files { mutant: ("tiktoken.model", bytes), others: &[] })
 }
 
 /// Describes a checkpoint with the tensors and the vocabulary of one that has this class.

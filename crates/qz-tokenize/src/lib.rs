@@ -69,6 +69,7 @@ mod special_tokens;
     reason = "pieces are places in the list of them"
 )]
 mod splits;
+mod tiktoken;
 mod token_types;
 mod tokenizer_file;
 mod unigram_tokens;

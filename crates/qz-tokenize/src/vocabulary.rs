@@ -14,6 +14,7 @@ use crate::pre_tokenizer;
 use crate::scored_tokens::{AddedFrom, byte_fallback_tokens, merged_tokens, sentencepiece_tokens};
 use crate::sentencepiece::{self, Normalizer};
 use crate::special_tokens::{PastEnd, Search, SpecialTokens};
+use crate::tiktoken::tiktoken_tokens;
 use crate::token_types::{CONTROL, NORMAL, UNUSED, USER_DEFINED};
 use crate::tokenizer_file::{self, MOST_TOKENS, Surroundings, TokenId, TokenizerFile};
 use crate::unigram_tokens::{XLM_ROBERTA, unigram_tokens, xlm_roberta_tokens};
@@ -76,6 +77,9 @@ pub enum VocabularyRules {
     /// `tokenizer.model`; what ends a turn ends texts, if it is a control token
     /// (`InternLM3Model.set_vocab`).
     InternLm3,
+    /// A byte-level `tokenizer.json`, or ranks; a text begins with the token of this job
+    /// (`HunYuanMoEModel.set_vocab` in `conversion/hunyuan.py`).
+    Hunyuan,
 }
 
 impl VocabularyRules {
@@ -100,6 +104,7 @@ impl VocabularyRules {
         match self {
             Self::Glm4 => GLM_4_JOBS,
             Self::Glm4Experts => GLM_4_EXPERTS_JOBS,
+            Self::Hunyuan => HUNYUAN_JOBS,
             _ => &[],
         }
     }
@@ -112,6 +117,8 @@ const GLM_4_JOBS: &[(&str, &str)] = &[
     ("unk", "<|endoftext|>"),
     ("bos", "<|endoftext|>"),
 ];
+/// That of Hunyuan's: the reference has its number.
+const HUNYUAN_JOBS: &[(&str, &str)] = &[("bos", "<|bos|>")];
 /// Those of GLM 4.5 and its successors with experts.
 const GLM_4_EXPERTS_JOBS: &[(&str, &str)] = &[
     ("bos", "[gMASK]"),
@@ -353,6 +360,11 @@ fn token_table(
         if options.rules == VocabularyRules::InternLm2 {
             name_spare_pieces(&mut table);
         }
+        return Ok(table);
+    }
+    if files.read(tokenizer_file::NAME)?.is_none()
+        && let Some(table) = tiktoken_tokens(files, settings, options)?
+    {
         return Ok(table);
     }
     let file = TokenizerFile::read(files)?;

@@ -111,7 +111,7 @@ pub(super) static FAMILIES: &[Family] = &[
     Family {
         steps: &[Split(QWEN_2), Bytes],
         name: qwen_2,
-        names: &["qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "kormo", "f2llmv2"],
+        names: &["qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "kormo", "f2llmv2", "hunyuan"],
     },
     Family { steps: &[Split(QWEN_35), Bytes], name: |_| "qwen35", names: &["qwen35"] },
     Family { steps: &[Split(UFAKZEKA), Bytes], name: |_| "ufakzeka", names: &["ufakzeka"] },
@@ -126,6 +126,7 @@ pub(super) static FAMILIES: &[Family] = &[
         name: |_| "tiny_aya",
         names: &["tiny_aya", "cohere2moe"],
     },
+    Family { steps: &[Split(KIMI_K2), Bytes], name: |_| "kimi-k2", names: &["kimi-k2"] },
     Family { steps: &[Split(SEED_CODER), Bytes], name: |_| "seed-coder", names: &["seed-coder"] },
     Family {
         steps: &[Split(BAILING), Bytes],
@@ -247,6 +248,8 @@ fn qwen_2(evidence: &Evidence<'_>) -> &'static str {
         "megrez"
     } else if evidence.has("<|reg_extra|>") {
         "stablelm2"
+    } else if evidence.has("<|startoftext|>") && evidence.has("<|extra_0|>") {
+        "hunyuan"
     } else {
         "qwen2"
     }
