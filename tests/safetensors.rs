@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// The tensors of a model by name: type, shape, bytes.
-fn tensors(source: &dyn TensorSource) -> BTreeMap<String, (&'static str, Vec<u64>, Vec<u8>)> {
+fn tensors(source: &dyn TensorSource) -> BTreeMap<String, Tensor> {
     let read = |position: usize| {
         let info = &source.tensors()[position];
         let mut bytes = vec![0; info.bytes as usize];
@@ -27,7 +27,9 @@ fn tensors(source: &dyn TensorSource) -> BTreeMap<String, (&'static str, Vec<u64
     (0..source.tensors().len()).map(read).collect()
 }
 
-fn folder_tensors(folder: &Path) -> BTreeMap<String, (&'static str, Vec<u64>, Vec<u8>)> {
+type Tensor = (&'static str, Vec<u64>, Vec<u8>);
+
+fn folder_tensors(folder: &Path) -> BTreeMap<String, Tensor> {
     tensors(&SafetensorsModel::open_folder(folder).expect("opens"))
 }
 
@@ -63,7 +65,7 @@ fn checkpoints_come_back() {
 
 /// The tensors of the part of a checkpoint that reads and writes text, as those of a model
 /// that does nothing else, and without vectors that no position has.
-fn text_part(folder: &Path) -> BTreeMap<String, (&'static str, Vec<u64>, Vec<u8>)> {
+fn text_part(folder: &Path) -> BTreeMap<String, Tensor> {
     let mut tensors = text_tensors(folder);
     let skipped = skipped_positions(folder);
     if let Some((_, shape, bytes)) = tensors.get_mut("embeddings.position_embeddings.weight") {
@@ -83,12 +85,41 @@ fn skipped_positions(folder: &Path) -> u64 {
     if is_roberta { config["pad_token_id"].as_u64().expect("an id") + 1 } else { 0 }
 }
 
-fn text_tensors(folder: &Path) -> BTreeMap<String, (&'static str, Vec<u64>, Vec<u8>)> {
+fn text_tensors(folder: &Path) -> BTreeMap<String, Tensor> {
     let part = |(name, tensor): (String, _)| {
         let is_seeing = name.starts_with("visual.") || name.starts_with("model.visual.");
         (!is_seeing).then(|| (name.replace("model.language_model.", "model."), tensor))
     };
-    folder_tensors(folder).into_iter().filter_map(part).collect()
+    let tensors = folder_tensors(folder).into_iter().filter_map(part);
+    let config = read_json(folder.join("config.json"));
+    match config["model_type"].as_str() {
+        Some("qwen3_vl_moe") => tensors.flat_map(experts_apart).collect(),
+        _ => tensors.collect(),
+    }
+}
+
+/// Experts with inputs as rows, all in one tensor, as a tensor for each with outputs as rows.
+fn experts_apart((name, tensor): (String, Tensor)) -> Vec<(String, Tensor)> {
+    let Some((layer, which)) = name.split_once("experts.") else {
+        return vec![(name, tensor)];
+    };
+    let (kind, sizes, bytes) = tensor;
+    let [experts, rows, columns] = sizes[..] else { panic!("{name} has the sizes {sizes:?}") };
+    let parts: &[&str] = match which {
+        "gate_up_proj" => &["gate_proj", "up_proj"],
+        _ => &["down_proj"],
+    };
+    let (count, width) = (parts.len() as u64, columns / parts.len() as u64);
+    let part = |(expert, at): (u64, u64)| {
+        let places = (at * width..(at + 1) * width).flat_map(|column| {
+            (0..rows).map(move |row| ((expert * rows + row) * columns + column) as usize)
+        });
+        let values = places.flat_map(|place| bytes[2 * place..2 * place + 2].to_vec()).collect();
+        let name = format!("{layer}experts.{expert}.{}.weight", parts[at as usize]);
+        (name, (kind, vec![width, rows], values))
+    };
+    let places = (0..experts).flat_map(|expert| (0..count).map(move |at| (expert, at)));
+    places.map(part).collect()
 }
 
 /// What a configuration's `model_type` becomes that GGUF has no word for: Mistral without its
@@ -98,6 +129,7 @@ fn restored_type(stated: &str) -> &str {
         "mistral" => "llama",
         "qwen2_5_vl_text" => "qwen2",
         "qwen3_vl_text" => "qwen3",
+        "qwen3_vl_moe_text" => "qwen3_moe",
         "roberta" | "xlm-roberta" => "bert",
         "internlm3" => "llama",
         other => other,
@@ -120,6 +152,7 @@ const UNSAID: &[&str] = &[
     "decoder_bias",
     "embd_pdrop",
     "embedding_dropout",
+    "eod_token_id",
     "hidden_dropout",
     "hidden_dropout_prob",
     "initializer_cutoff_factor",
@@ -138,6 +171,7 @@ const UNSAID: &[&str] = &[
     "mamba_ssm_cache_dtype",
     "use_mamba_kernels",
     "num_logits_to_keep",
+    "moe_norm_min",
     "moe_shared_expert_overlap",
     "mtp_layers_block_type",
     "mamba_chunk_size",
@@ -173,6 +207,7 @@ const UNSAID: &[&str] = &[
     "rope_parameters",
     "rope_scaling",
     "pad_token_id",
+    "sep_token_id",
 ];
 
 fn check_config(checkpoint: &Path, back: &Path) {
@@ -193,7 +228,9 @@ fn check_config(checkpoint: &Path, back: &Path) {
         let is_off = *value == json!(false) && after.get(key).is_none();
         // What ends a turn of InternLM 2's chats ends texts in GGUF.
         let is_turned = key == "eos_token_id" && before["model_type"] == "internlm2";
-        let is_unsaid = UNSAID.contains(&key.as_str()) || is_turned;
+        // Texts of Hunyuan's begin with the token that has the name.
+        let is_begun = key == "bos_token_id" && before["model_type"] == "hunyuan_v1_moe";
+        let is_unsaid = UNSAID.contains(&key.as_str()) || is_turned || is_begun;
         let is_said = !is_unsaid && !value.is_null() && !is_off;
         assert!(!is_said || after[key] == *value, "{}: {key}", checkpoint.display());
     }
@@ -241,7 +278,14 @@ fn gguf_files_come_back() {
         for (key, value) in before.metadata().iter().filter(|(key, _)| !is_lost(key)) {
             assert_eq!(after.metadata().get(key), Some(value), "{name}: {key}");
         }
-        for (key, _) in after.metadata().iter().filter(|(key, _)| !is_lost(key)) {
+        // Ranks do not say whether tokens are added to a text; a definition does.
+        let has_ranks = !["tokenizer.json", "tokenizer.model"]
+            .map(|name| checkpoint.join(name))
+            .iter()
+            .any(|path| path.exists());
+        let is_told = |key: &str| has_ranks && key.starts_with("tokenizer.ggml.add_");
+        let new = after.metadata().iter().filter(|(key, _)| !is_lost(key) && !is_told(key));
+        for (key, _) in new {
             assert!(before.metadata().get(key).is_some(), "{name}: {key} is new");
         }
     }

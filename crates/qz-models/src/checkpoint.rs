@@ -58,7 +58,7 @@ pub(crate) fn match_tensors(
     let keeps_further = architecture.further_names().is_some() && !options.drops_further_layers;
     config.further = if keeps_further { further } else { 0 };
     let (config, names) = (&*config, &names);
-    let rules = layout_of(architecture, names);
+    let rules = layout_of(architecture, config, tensors, names);
     let mut matcher = Matcher {
         rules,
         config,
@@ -179,18 +179,38 @@ impl Others {
     }
 }
 
-/// The rules of the layout that knows most of the tensors.
-fn layout_of(architecture: &dyn Architecture, names: &[String]) -> &'static [TensorRule] {
+/// The rules of the layout that knows most of the tensors, and of those that know as many the
+/// one that has most in their shapes.
+fn layout_of(
+    architecture: &dyn Architecture,
+    config: &ModelConfig,
+    tensors: &[TensorInfo],
+    names: &[String],
+) -> &'static [TensorRule] {
     let known = |rules: &[TensorRule]| {
-        let is_known =
-            |name: &&String| rules.iter().any(|rule| rule.hugging_face.matches(name).is_some());
-        names.iter().filter(is_known).count()
+        let rule_of = |name: &String| {
+            rules.iter().find_map(|rule| Some((rule, rule.hugging_face.matches(name)?)))
+        };
+        let (mut known, mut fitting) = (0, 0);
+        for (name, tensor) in names.iter().zip(tensors) {
+            let Some((rule, numbers)) = rule_of(name) else { continue };
+            known += 1;
+            let stored = rule.sizes(config, numbers.layer).stored;
+            fitting += usize::from(tensor.shape.dimensions() == stored);
+        }
+        (known, fitting)
     };
     let mut best = architecture.tensor_rules();
-    let others = architecture.other_layouts().iter().copied();
-    for rules in others.chain(architecture.shown_layout()) {
-        if known(rules) > known(best) {
-            best = rules;
+    let others: Vec<_> =
+        architecture.other_layouts().iter().copied().chain(architecture.shown_layout()).collect();
+    if others.is_empty() {
+        return best;
+    }
+    let mut most = known(best);
+    for rules in others {
+        let own = known(rules);
+        if own > most {
+            (best, most) = (rules, own);
         }
     }
     best

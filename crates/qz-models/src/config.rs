@@ -93,12 +93,17 @@ impl JsonObject {
     /// The same with an architecture's own keys under their common names, and with what
     /// follows from them.
     pub(crate) fn of_architecture(mut self, architecture: &dyn Architecture) -> Self {
-        self.spellings = architecture.spellings();
-        for Spelling { own, common } in self.spellings {
+        for Spelling { own, common } in architecture.spellings() {
             if let Some(value) = self.values.shift_remove(*own) {
                 self.values.insert((*common).to_owned(), value);
             }
         }
+        self.filled(architecture)
+    }
+
+    /// The same of one that has the common names already.
+    pub(crate) fn filled(mut self, architecture: &dyn Architecture) -> Self {
+        self.spellings = architecture.spellings();
         architecture.fill_config(&mut self.values);
         self
     }

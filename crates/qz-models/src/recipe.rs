@@ -61,6 +61,8 @@ pub struct PickedColumns {
     pub first: u64,
     /// How far one is from the next; at least 1.
     pub step: u64,
+    /// How many there are.
+    pub count: u64,
     /// All columns of a stored row.
     pub of: u64,
 }
@@ -77,8 +79,7 @@ pub struct RowSlice {
 impl PickedColumns {
     /// The elements of a row, which take `size` bytes each, that are taken.
     pub fn of_row<'a>(&self, row: &'a [u8], size: usize) -> impl Iterator<Item = &'a [u8]> {
-        let (first, step) = (self.first as usize, self.step as usize);
-        row.chunks_exact(size).skip(first).step_by(step)
+        self.of_columns(row.chunks_exact(size))
     }
 
     /// The same, to be written to.
@@ -87,8 +88,16 @@ impl PickedColumns {
         row: &'a mut [u8],
         size: usize,
     ) -> impl Iterator<Item = &'a mut [u8]> {
+        self.of_columns(row.chunks_exact_mut(size))
+    }
+
+    /// Those of all columns' elements that are taken.
+    pub fn of_columns<Element>(
+        &self,
+        all: impl Iterator<Item = Element>,
+    ) -> impl Iterator<Item = Element> {
         let (first, step) = (self.first as usize, self.step as usize);
-        row.chunks_exact_mut(size).skip(first).step_by(step)
+        all.skip(first).step_by(step).take(self.count as usize)
     }
 }
 

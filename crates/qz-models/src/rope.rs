@@ -223,7 +223,7 @@ impl Llama3Scaling {
         let wavelength = (1.0 / frequency) * (std::f64::consts::TAU as f32);
         if wavelength < longest_high {
             1.0
-        } else if wavelength > longest_low {
+        } else if wavelength > longest_low || longest_high == longest_low {
             self.factor as f32
         } else {
             let periods = (1.0 / wavelength) * (context as f32);
@@ -341,9 +341,10 @@ impl Llama3Scaling {
             high_frequency_factor: rope.positive_number("high_freq_factor")?.unwrap_or(4.0),
             original_context,
         };
-        if scaling.high_frequency_factor <= scaling.low_frequency_factor {
+        // Llama 4 has no frequencies between.
+        if scaling.high_frequency_factor < scaling.low_frequency_factor {
             let problem = format!(
-                "is {}, expected more than low_freq_factor {}",
+                "is {}, expected at least low_freq_factor {}",
                 scaling.high_frequency_factor, scaling.low_frequency_factor
             );
             return Err(rope.fault("high_freq_factor", problem));

@@ -144,6 +144,11 @@ pub enum Columns {
     All,
     Even,
     Odd,
+    /// So many of them, from the one after `first` on.
+    Run {
+        first: Dimension,
+        columns: Dimension,
+    },
     /// Blocks of `width` columns, `outer` times `inner` of them, which change places.
     Turned {
         outer: Dimension,
@@ -382,7 +387,7 @@ impl TensorRule {
                 let [outer, inner, width] = [outer, inner, width].map(size);
                 Some(TurnedColumns { outer, inner, width })
             }
-            Columns::All | Columns::Even | Columns::Odd => None,
+            Columns::All | Columns::Even | Columns::Odd | Columns::Run { .. } => None,
         };
         // Where nothing changes places, none is said to.
         let columns = columns.filter(|columns| columns.outer > 1 && columns.inner > 1);
@@ -435,12 +440,13 @@ impl TensorRule {
             }
             Rows::All | Rows::StackExperts | Rows::Turned { .. } => StackedRows::whole(tensor),
         };
-        let first = match self.transform.columns {
+        let (first, step, count) = match self.transform.columns {
             Columns::All | Columns::Turned { .. } => return Some(rows),
-            Columns::Even => 0,
-            Columns::Odd => 1,
+            Columns::Even => (0, 2, columns / 2),
+            Columns::Odd => (1, 2, columns / 2),
+            Columns::Run { first, columns } => (size(first), 1, size(columns)),
         };
-        Some(rows.of_columns(PickedColumns { first, step: 2, of: columns }))
+        Some(rows.of_columns(PickedColumns { first, step, count, of: columns }))
     }
 }
 
@@ -494,10 +500,12 @@ impl Transform {
             }
             Rows::All | Rows::QueriesKeysValues | Rows::Turned { .. } => {}
         }
-        if matches!(self.columns, Columns::Even | Columns::Odd)
-            && let Some(last) = sizes.last_mut()
-        {
-            *last /= 2;
+        if let Some(last) = sizes.last_mut() {
+            match self.columns {
+                Columns::Even | Columns::Odd => *last /= 2,
+                Columns::Run { columns, .. } => *last = config.dimension_in(columns, layer),
+                Columns::All | Columns::Turned { .. } => {}
+            }
         }
         if let ([.., rows, columns], true) = (&mut sizes[..], self.is_transposed) {
             std::mem::swap(rows, columns);

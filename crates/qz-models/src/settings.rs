@@ -488,7 +488,7 @@ pub(crate) const fn joined<const COUNT: usize>(
 /// `gguf-py/gguf/constants.py`).
 pub(crate) const GATING_FUNCTIONS: &[(&str, u32)] = &[("softmax", 1), ("sigmoid", 2)];
 
-fn gating_function(config: &ModelConfig) -> Option<Entry> {
+pub(crate) fn gating_function(config: &ModelConfig) -> Option<Entry> {
     let word = config.word("scoring_func")?;
     let (_, number) = GATING_FUNCTIONS.iter().find(|(known, _)| *known == word)?;
     Some((*number).into())

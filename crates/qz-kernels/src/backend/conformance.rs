@@ -206,6 +206,8 @@ fn attentions<B: Backend>(backend: &B) -> Checked {
             }
         }
     }
+    let chunks = Attention { chunk: Some(11), ..Attention::plain(6, 2, 32) };
+    attention(backend, &chunks, false, DataType::F32)?;
     // Heads that fill no vector.
     let shape = Attention { scale: 1.0, ..Attention::plain(3, 1, 20) };
     attention(backend, &shape, false, DataType::F32)?;

@@ -73,6 +73,8 @@ pub struct Attention {
     /// How many positions back a query sees, itself among them; all if none. One that sees
     /// positions behind its own sees half as many on either side, and itself.
     pub window: Option<usize>,
+    /// Positions stand in chunks of so many, of which a query sees its own only; all if none.
+    pub chunk: Option<usize>,
     /// Scores `s` become `cap · tanh(s / cap)`.
     pub soft_cap: Option<f32>,
     /// A query sees no positions behind its own; if not, all of its sequence.
@@ -89,6 +91,7 @@ impl Attention {
             value_size: size,
             scale: 1.0 / (size as f32).sqrt(),
             window: None,
+            chunk: None,
             soft_cap: None,
             is_causal: true,
         }
@@ -116,13 +119,14 @@ impl Attention {
 
     /// The positions that a query at `position` of a sequence of `length` sees.
     pub fn visible(&self, position: usize, length: usize) -> Range<usize> {
+        let chunk = self.chunk.map_or(0, |chunk| position / chunk.max(1) * chunk);
         match (self.window, self.is_causal) {
-            (None, true) => 0..position + 1,
-            (None, false) => 0..length,
-            (Some(window), true) => (position + 1).saturating_sub(window)..position + 1,
+            (None, true) => chunk..position + 1,
+            (None, false) => chunk..length,
+            (Some(window), true) => chunk.max((position + 1).saturating_sub(window))..position + 1,
             (Some(window), false) => {
                 let half = window / 2;
-                position.saturating_sub(half)..length.min(position + half + 1)
+                chunk.max(position.saturating_sub(half))..length.min(position + half + 1)
             }
         }
     }

@@ -64,13 +64,14 @@ static DEFAULTS_OF_2: ConfigDefaults = ConfigDefaults {
 
 /// Of so many layers of Command R7B the last sees all positions.
 const PERIOD: u32 = 4;
-const SCALE: ConfigKey = ConfigKey::number("logit_scale", Default::Number(0.0625));
-const SCALE_STORED: MetadataKey = MetadataKey::setting("logit_scale", "logit_scale");
+pub(super) const SCALE: ConfigKey = ConfigKey::number("logit_scale", Default::Number(0.0625));
+pub(super) const SCALE_STORED: MetadataKey = MetadataKey::setting("logit_scale", "logit_scale");
 /// The reference says that nothing is scaled, whatever the configuration says.
-const UNSCALED: MetadataKey = MetadataKey::computed("rope.scaling.type", |_| Some("none".into()));
+pub(super) const UNSCALED: MetadataKey =
+    MetadataKey::computed("rope.scaling.type", |_| Some("none".into()));
 
 /// Embeddings are the output matrix unless the configuration denies it.
-fn fill(config: &mut Map<String, Value>) {
+pub(super) fn fill(config: &mut Map<String, Value>) {
     config.entry("tie_word_embeddings").or_insert(json!(true));
     config.entry("layer_norm_eps").or_insert(json!(1e-5));
 }

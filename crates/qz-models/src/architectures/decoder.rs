@@ -103,6 +103,21 @@ pub(super) const VALUE_BIAS: TensorRule =
 pub(super) const ATTENTION_OUTPUT_BIAS: TensorRule =
     layer_bias!(Role::AttentionOutput, "self_attn.o_proj", "attn_output", &[Hidden]);
 
+/// What stands before and behind the layers.
+pub(super) const AROUND: [TensorRule; 3] = [TOKEN_EMBEDDING, OUTPUT_NORM, OUTPUT];
+/// Attention whose queries, keys and values have a matrix each, and the norm in front of it.
+pub(super) const ATTENTION: [TensorRule; 5] = [ATTENTION_NORM, QUERY, KEY, VALUE, ATTENTION_OUTPUT];
+/// Norms of each head's queries and keys.
+pub(super) const HEAD_NORMS: [TensorRule; 2] = [QUERY_NORM, KEY_NORM];
+/// Norms of all heads' queries and keys together.
+pub(super) const ROW_NORMS: [TensorRule; 2] =
+    [QUERY_NORM.shaped(&[Queries]), KEY_NORM.shaped(&[KeyValues])];
+
+/// Biases of the three attention inputs.
+pub(super) const fn attention_biases(presence: Presence) -> [TensorRule; 3] {
+    [QUERY_BIAS.when(presence), KEY_BIAS.when(presence), VALUE_BIAS.when(presence)]
+}
+
 pub(super) const ATTENTION_NORM_BIAS: TensorRule =
     layer_bias!(Role::AttentionNorm, "input_layernorm", "attn_norm", NORM);
 pub(super) const FEED_FORWARD_NORM_BIAS: TensorRule =

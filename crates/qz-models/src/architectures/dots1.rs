@@ -3,14 +3,14 @@
 
 use serde_json::{Map, Value};
 
-use super::experts::{DENSE, DENSE_KEY, HAS_SHARED, MIXED, SHARED_KEY, SHARED_WIDTH};
+use super::decoder::rules;
+use super::experts::{DENSE_KEY, SHARED_KEY};
 use super::{decoder, experts};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{
     ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
 };
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::Hidden;
 use crate::rules::TensorRule;
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
@@ -20,39 +20,15 @@ pub(super) struct Dots1;
 const SCALE_KEY: &str = "routed_scaling_factor";
 const NORMALIZES_KEY: &str = "norm_topk_prob";
 
-/// The rules with these experts.
-macro_rules! rules {
-    ($gate:expr, $up:expr, $down:expr) => {
-        &[
-            decoder::TOKEN_EMBEDDING,
-            decoder::OUTPUT_NORM,
-            decoder::OUTPUT,
-            decoder::ATTENTION_NORM,
-            decoder::QUERY,
-            decoder::KEY,
-            decoder::VALUE,
-            decoder::ATTENTION_OUTPUT,
-            decoder::QUERY_NORM,
-            decoder::KEY_NORM,
-            decoder::FEED_FORWARD_NORM,
-            decoder::GATE.only(DENSE),
-            decoder::UP.only(DENSE),
-            decoder::DOWN.only(DENSE),
-            experts::ROUTER.only(MIXED),
-            experts::SELECTION_BIAS.only(MIXED),
-            $gate.only(MIXED),
-            $up.only(MIXED),
-            $down.only(MIXED),
-            experts::SHARED_GATES.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
-            experts::SHARED_UPS.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
-            experts::SHARED_DOWNS.shaped(&[Hidden, SHARED_WIDTH]).only(HAS_SHARED),
-        ]
-    };
-}
-
-static RULES: &[TensorRule] = rules!(experts::GATE, experts::UP, experts::DOWN);
-const FUSED_RULES: &[TensorRule] =
-    rules!(experts::FUSED_GATE, experts::FUSED_UP, experts::FUSED_DOWN);
+/// What is no expert.
+const OTHERS: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &decoder::ATTENTION,
+    &decoder::HEAD_NORMS,
+    &[decoder::FEED_FORWARD_NORM, experts::BIAS],
+];
+static RULES: &[TensorRule] = rules![OTHERS, &experts::behind_dense(experts::EACH)];
+const FUSED_RULES: &[TensorRule] = rules![OTHERS, &experts::behind_dense(experts::FUSED)];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
     model_type: "dots1",

@@ -48,10 +48,10 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     window: DefaultWindow::Never,
 };
 
-const WINDOW: &str = "sliding_window";
-const KINDS: &str = "layer_types";
+pub(super) const WINDOW: &str = "sliding_window";
+pub(super) const KINDS: &str = "layer_types";
 /// Which layers see all positions: a letter for each of a period's layers, or its length.
-const PATTERN: &str = "sliding_window_pattern";
+pub(super) const PATTERN: &str = "sliding_window_pattern";
 
 /// The kinds of layers that the pattern says.
 fn kinds(pattern: Option<&Value>, layers: u64) -> Option<Vec<&'static str>> {
@@ -64,6 +64,22 @@ fn kinds(pattern: Option<&Value>, layers: u64) -> Option<Vec<&'static str>> {
         _ => None,
     };
     (0..layers).map(|layer| Some(if is_windowed(layer)? { SLIDING } else { FULL })).collect()
+}
+
+/// Lists the kinds of layers where a pattern says them.
+pub(super) fn fill_kinds(config: &mut Map<String, Value>) {
+    let is_there = |key: &str| config.get(key).is_some_and(|value| !value.is_null());
+    if !is_there(WINDOW) {
+        // Without a window the kinds of layers say nothing.
+        config.shift_remove(KINDS);
+        return;
+    }
+    let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
+    if !is_there(KINDS)
+        && let Some(kinds) = kinds(config.get(PATTERN), layers)
+    {
+        config.insert(KINDS.to_owned(), json!(kinds));
+    }
 }
 
 impl Architecture for Exaone4 {
@@ -94,18 +110,7 @@ impl Architecture for Exaone4 {
     }
 
     fn fill_config(&self, config: &mut Map<String, Value>) {
-        let is_there = |key: &str| config.get(key).is_some_and(|value| !value.is_null());
-        if !is_there(WINDOW) {
-            // Without a window the kinds of layers say nothing.
-            config.shift_remove(KINDS);
-            return;
-        }
-        let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
-        if !is_there(KINDS)
-            && let Some(kinds) = kinds(config.get(PATTERN), layers)
-        {
-            config.insert(KINDS.to_owned(), json!(kinds));
-        }
+        fill_kinds(config);
     }
 
     /// transformers has no period of layers where none has a window, and asks for their kinds.

@@ -1,10 +1,13 @@
 //! Tensors of a mixture of experts, as Qwen and DeepSeek call them.
 
-use super::decoder::{layer_bias, layer_weight};
+use serde_json::{Map, Value, json};
+
+use super::decoder::{self, layer_bias, layer_weight};
 use crate::architecture::Contradiction;
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::{Experts, Hidden, Number, Product, Size};
-use crate::rules::{Condition, Dimension, Role, Rows, TensorRule, Transform};
+use crate::rules::Dimension::{Experts, GateAndUp, Hidden, Intermediate, Number, Product, Size};
+use crate::rules::{Columns, Condition, Dimension, LayerIndex, Role, Rows, TensorRule, Transform};
+use crate::settings::{GgufKeys, MetadataKey};
 
 /// Width of one expert.
 pub(super) const WIDTH_KEY: &str = "moe_intermediate_size";
@@ -13,20 +16,24 @@ const GATE_AND_UP: Dimension = Product(&[Number(2), WIDTH]);
 
 /// How many layers in front have a network and no experts.
 pub(super) const DENSE_KEY: &str = "first_k_dense_replace";
+/// The kinds of all layers' networks.
+const KINDS_KEY: &str = "mlp_layer_types";
+/// Of so many layers, counted from the first of the model, the last has experts.
+pub(super) const STEP_KEY: &str = "interleave_moe_layer_step";
 /// How many experts of the layer's every token is given to.
 pub(super) const SHARED_KEY: &str = "n_shared_experts";
 /// Width of these together.
 pub(super) const SHARED_WIDTH: Dimension = Product(&[Size(WIDTH_KEY), Size(SHARED_KEY)]);
-/// Layers in front, which have no experts.
-pub(super) const DENSE: Condition = Condition {
-    key: DENSE_KEY,
-    holds: |config, layer| u64::from(layer.0) < config.size(DENSE_KEY).unwrap_or(0),
-};
-/// The layers behind them.
-pub(super) const MIXED: Condition = Condition {
-    key: DENSE_KEY,
-    holds: |config, layer| u64::from(layer.0) >= config.size(DENSE_KEY).unwrap_or(0),
-};
+/// Layers without experts.
+pub(super) const DENSE: Condition =
+    Condition { key: DENSE_KEY, holds: |config, layer| !is_mixed(config, layer) };
+/// Layers with experts.
+pub(super) const MIXED: Condition = Condition { key: DENSE_KEY, holds: is_mixed };
+
+fn is_mixed(config: &ModelConfig, layer: LayerIndex) -> bool {
+    let (number, step) = (u64::from(layer.0), config.size(STEP_KEY).unwrap_or(1).max(1));
+    number >= config.size(DENSE_KEY).unwrap_or(0) && (number + 1).is_multiple_of(step)
+}
 /// Those of them that have experts for every token.
 pub(super) const HAS_SHARED: Condition = Condition {
     key: SHARED_KEY,
@@ -64,17 +71,83 @@ pub(super) const DOWN: TensorRule = layer_weight!(
 // All experts in one tensor, each with the rows of its gate before those of its up
 // projection: transformers 5's modules as they are in memory.
 const FUSED_NAME: &str = "model.layers.{layer}.mlp.experts.gate_up_proj";
-const FUSED: &[Dimension] = &[Experts, GATE_AND_UP, Hidden];
+const FUSED_SHAPE: &[Dimension] = &[Experts, GATE_AND_UP, Hidden];
 pub(super) const FUSED_GATE: TensorRule = GATE
     .named(FUSED_NAME)
-    .shaped(FUSED)
+    .shaped(FUSED_SHAPE)
     .transformed(Transform::part(GATE_AND_UP, Number(0), WIDTH));
-pub(super) const FUSED_UP: TensorRule =
-    UP.named(FUSED_NAME).shaped(FUSED).transformed(Transform::part(GATE_AND_UP, WIDTH, WIDTH));
+pub(super) const FUSED_UP: TensorRule = UP
+    .named(FUSED_NAME)
+    .shaped(FUSED_SHAPE)
+    .transformed(Transform::part(GATE_AND_UP, WIDTH, WIDTH));
 pub(super) const FUSED_DOWN: TensorRule = DOWN
     .named("model.layers.{layer}.mlp.experts.down_proj")
     .shaped(&[Experts, Hidden, WIDTH])
     .transformed(Transform::KEEP);
+
+/// Experts whose matrices are tensors of their own.
+pub(super) const EACH: [TensorRule; 3] = [GATE, UP, DOWN];
+/// Experts as transformers 5 has them in memory.
+pub(super) const FUSED: [TensorRule; 3] = [FUSED_GATE, FUSED_UP, FUSED_DOWN];
+/// Both where experts are as wide as a network would be.
+pub(super) const EACH_AS_NETWORK: [TensorRule; 3] = [
+    GATE.shaped(&[Intermediate, Hidden]),
+    UP.shaped(&[Intermediate, Hidden]),
+    DOWN.shaped(&[Hidden, Intermediate]),
+];
+pub(super) const FUSED_AS_NETWORK: [TensorRule; 3] = [
+    FUSED_GATE.shaped(&[Experts, GateAndUp, Hidden]).transformed(Transform::part(
+        GateAndUp,
+        Number(0),
+        Intermediate,
+    )),
+    FUSED_UP.shaped(&[Experts, GateAndUp, Hidden]).transformed(Transform::part(
+        GateAndUp,
+        Intermediate,
+        Intermediate,
+    )),
+    FUSED_DOWN.shaped(&[Experts, Hidden, Intermediate]),
+];
+/// Those in memory with inputs as rows: gate and up projection stand beside each other.
+pub(super) const FUSED_BY_INPUT: [TensorRule; 3] = by_input([FUSED_GATE, FUSED_UP, FUSED_DOWN]);
+
+/// Experts in one tensor, with inputs as rows.
+pub(super) const fn by_input([gate, up, down]: [TensorRule; 3]) -> [TensorRule; 3] {
+    const SHAPE: &[Dimension] = &[Experts, Hidden, GATE_AND_UP];
+    [
+        gate.shaped(SHAPE).transformed(columns(Number(0))),
+        up.shaped(SHAPE).transformed(columns(WIDTH)),
+        down.shaped(&[Experts, WIDTH, Hidden]).transformed(Transform::KEEP.transposed()),
+    ]
+}
+
+/// An expert's columns of two, as rows.
+const fn columns(first: Dimension) -> Transform {
+    let columns = Columns::Run { first, columns: WIDTH };
+    Transform { columns, ..Transform::KEEP }.transposed()
+}
+
+/// A router, and experts, of layers that all have some.
+pub(super) const fn of_all_layers([gate, up, down]: [TensorRule; 3]) -> [TensorRule; 4] {
+    [ROUTER, gate, up, down]
+}
+
+/// The network of layers in front, and of those behind them a router, experts, and one that
+/// every token is given to: DeepSeek's but for [`BIAS`].
+pub(super) const fn behind_dense([gate, up, down]: [TensorRule; 3]) -> [TensorRule; 10] {
+    [
+        decoder::GATE.only(DENSE),
+        decoder::UP.only(DENSE),
+        decoder::DOWN.only(DENSE),
+        ROUTER.only(MIXED),
+        gate.only(MIXED),
+        up.only(MIXED),
+        down.only(MIXED),
+        SHARED_GATES.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
+        SHARED_UPS.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
+        SHARED_DOWNS.shaped(&[Hidden, SHARED_WIDTH]).only(HAS_SHARED),
+    ]
+}
 
 /// An expert that every token is given to, as Qwen calls it. Families with such an expert
 /// say how wide it is.
@@ -107,6 +180,36 @@ pub(super) const SELECTION_BIAS: TensorRule = layer_bias!(
     &[Experts]
 )
 .named("model.layers.{layer}.mlp.gate.e_score_correction_bias");
+
+/// The same of layers behind some without experts.
+pub(super) const BIAS: TensorRule = SELECTION_BIAS.only(MIXED);
+
+/// Width of the experts that every token is given to, together; none if there are none.
+pub(super) const SHARED_LENGTH: MetadataKey =
+    MetadataKey::computed("expert_shared_feed_forward_length", |config| {
+        let count = config.size(SHARED_KEY).filter(|count| *count > 0)?;
+        Some(((config.size(WIDTH_KEY)? * count) as u32).into())
+    });
+
+/// Counts the layers in front without experts where a configuration lists the kinds of layers.
+pub(super) fn fill_dense(config: &mut Map<String, Value>) {
+    if config.get(DENSE_KEY).is_some_and(|count| !count.is_null()) {
+        return;
+    }
+    if let Some(Value::Array(kinds)) = config.get(KINDS_KEY) {
+        let dense = kinds.iter().take_while(|kind| **kind == "dense").count();
+        config.insert(DENSE_KEY.to_owned(), json!(dense));
+    }
+}
+
+/// Names each layer's kind of network, as transformers 5 does.
+pub(super) fn restore_kinds(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
+    let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
+    let dense = keys.size("leading_dense_block_count").unwrap_or(0);
+    let kinds: Vec<&str> =
+        (0..layers).map(|layer| if layer < dense { "dense" } else { "sparse" }).collect();
+    config.insert(KINDS_KEY.to_owned(), json!(kinds));
+}
 
 /// Groups that experts do not fill, or that have fewer than a token is given to.
 pub(super) fn wrong_groups(config: &ModelConfig) -> Option<Contradiction> {

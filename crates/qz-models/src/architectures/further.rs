@@ -47,6 +47,9 @@ pub(super) const OUTPUT: TensorRule = layer_weight!(
 )
 .only(FURTHER)
 .when(Presence::Optional);
+/// All of them.
+pub(super) const ALL: [TensorRule; 6] =
+    [PROJECTION, EMBEDDING_NORM, HIDDEN_NORM, OUTPUT_NORM, EMBEDDING, OUTPUT];
 /// Qwen's names, in a module of their own.
 pub(super) const MODULE: FurtherNames = FurtherNames::Module {
     prefix: "mtp.",

@@ -5,13 +5,13 @@
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value};
 
-use super::experts::{DENSE, DENSE_KEY, HAS_SHARED, MIXED, SHARED_KEY, SHARED_WIDTH};
+use super::decoder::rules;
+use super::experts::{DENSE_KEY, SHARED_KEY};
 use super::{decoder, experts, further, partial};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::further::FurtherNames;
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::Hidden;
 use crate::rules::{Presence, TensorRule};
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
@@ -23,49 +23,22 @@ const SCALE_KEY: &str = "routed_scaling_factor";
 const NORMALIZES_KEY: &str = "norm_topk_prob";
 const NORMS_HEADS: Presence = Presence::WhenTrue("use_qk_norm");
 
-/// The rules with these experts.
-macro_rules! rules {
-    ($gate:expr, $up:expr, $down:expr) => {
-        &[
-            decoder::TOKEN_EMBEDDING,
-            decoder::OUTPUT_NORM,
-            decoder::OUTPUT,
-            decoder::ATTENTION_NORM,
-            decoder::QUERY,
-            decoder::KEY,
-            decoder::VALUE,
-            decoder::ATTENTION_OUTPUT,
-            decoder::QUERY_BIAS.when(decoder::ATTENTION_BIAS),
-            decoder::KEY_BIAS.when(decoder::ATTENTION_BIAS),
-            decoder::VALUE_BIAS.when(decoder::ATTENTION_BIAS),
-            decoder::QUERY_NORM.when(NORMS_HEADS),
-            decoder::KEY_NORM.when(NORMS_HEADS),
-            // Named after its place behind attention; it is the one in front of the network.
-            decoder::FEED_FORWARD_NORM.gguf("blk.{layer}.post_attention_norm.weight"),
-            decoder::GATE.only(DENSE),
-            decoder::UP.only(DENSE),
-            decoder::DOWN.only(DENSE),
-            experts::ROUTER.only(MIXED),
-            experts::SELECTION_BIAS.only(MIXED),
-            $gate.only(MIXED),
-            $up.only(MIXED),
-            $down.only(MIXED),
-            experts::SHARED_GATES.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
-            experts::SHARED_UPS.shaped(&[SHARED_WIDTH, Hidden]).only(HAS_SHARED),
-            experts::SHARED_DOWNS.shaped(&[Hidden, SHARED_WIDTH]).only(HAS_SHARED),
-            further::PROJECTION,
-            further::EMBEDDING_NORM,
-            further::HIDDEN_NORM,
-            further::OUTPUT_NORM,
-            further::EMBEDDING,
-            further::OUTPUT,
-        ]
-    };
-}
-
-static RULES: &[TensorRule] = rules!(experts::GATE, experts::UP, experts::DOWN);
-const FUSED_RULES: &[TensorRule] =
-    rules!(experts::FUSED_GATE, experts::FUSED_UP, experts::FUSED_DOWN);
+/// What is no expert.
+const OTHERS: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &decoder::ATTENTION,
+    &decoder::attention_biases(decoder::ATTENTION_BIAS),
+    &[
+        decoder::QUERY_NORM.when(NORMS_HEADS),
+        decoder::KEY_NORM.when(NORMS_HEADS),
+        // Named after its place behind attention; it is the one in front of the network.
+        decoder::FEED_FORWARD_NORM.gguf("blk.{layer}.post_attention_norm.weight"),
+        experts::BIAS,
+    ],
+    &further::ALL,
+];
+static RULES: &[TensorRule] = rules![OTHERS, &experts::behind_dense(experts::EACH)];
+const FUSED_RULES: &[TensorRule] = rules![OTHERS, &experts::behind_dense(experts::FUSED)];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
     model_type: "glm4_moe",

@@ -3,7 +3,7 @@
 use qz_tensor::{Metadata, Value};
 use qz_tokenize::VocabularyRules;
 
-use super::decoder;
+use super::decoder::{self, rules};
 use crate::architecture::{Architecture, ComputedTensor, Model};
 use crate::config::{
     ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
@@ -17,11 +17,8 @@ use crate::settings::MetadataKey;
 /// Llama 1 to 3.
 pub(super) struct Llama;
 
-/// Tensors of Llama and of Mistral, which stores the same ones.
-pub(super) static RULES: &[TensorRule] = &[
-    decoder::TOKEN_EMBEDDING,
-    decoder::OUTPUT_NORM,
-    decoder::OUTPUT,
+/// Attention, whose halves are paired, and the norms in front of it and of the network.
+pub(super) const ATTENTION: [TensorRule; 10] = [
     decoder::ATTENTION_NORM,
     decoder::QUERY.paired(),
     decoder::KEY.paired(),
@@ -32,12 +29,19 @@ pub(super) static RULES: &[TensorRule] = &[
     decoder::VALUE_BIAS.when(decoder::ATTENTION_BIAS),
     decoder::ATTENTION_OUTPUT_BIAS.when(decoder::ATTENTION_OUTPUT_BIAS_ALLOWED),
     decoder::FEED_FORWARD_NORM,
-    decoder::GATE,
-    decoder::UP,
-    decoder::DOWN,
-    decoder::GATE_BIAS.when(decoder::MLP_BIAS),
-    decoder::UP_BIAS.when(decoder::MLP_BIAS),
-    decoder::DOWN_BIAS.when(decoder::MLP_BIAS),
+];
+/// Tensors of Llama and of Mistral, which stores the same ones.
+pub(super) static RULES: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &ATTENTION,
+    &[
+        decoder::GATE,
+        decoder::UP,
+        decoder::DOWN,
+        decoder::GATE_BIAS.when(decoder::MLP_BIAS),
+        decoder::UP_BIAS.when(decoder::MLP_BIAS),
+        decoder::DOWN_BIAS.when(decoder::MLP_BIAS),
+    ],
 ];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {

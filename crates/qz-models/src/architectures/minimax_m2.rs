@@ -3,40 +3,26 @@
 
 use serde_json::{Map, Value, json};
 
-use super::decoder::layer_weight;
-use super::{decoder, experts, partial};
+use super::decoder::rules;
+use super::{decoder, experts, mixtral, partial};
 use crate::architecture::Architecture;
 use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DefaultHeadSize, DefaultWindow};
-use crate::rules::Dimension::{Experts, Hidden, Intermediate, KeyValues, Queries};
-use crate::rules::{Role, TensorRule};
+use crate::rules::TensorRule;
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
 /// MiniMax M2.
 pub(super) struct MiniMaxM2;
 
-static RULES: &[TensorRule] = &[
-    decoder::TOKEN_EMBEDDING,
-    decoder::OUTPUT_NORM,
-    decoder::OUTPUT,
-    decoder::ATTENTION_NORM,
-    decoder::QUERY,
-    decoder::KEY,
-    decoder::VALUE,
-    decoder::ATTENTION_OUTPUT,
-    decoder::QUERY_NORM.shaped(&[Queries]),
-    decoder::KEY_NORM.shaped(&[KeyValues]),
-    decoder::FEED_FORWARD_NORM,
-    layer_weight!(Role::ExpertRouter, "block_sparse_moe.gate", "ffn_gate_inp", &[Experts, Hidden]),
-    experts::SELECTION_BIAS.named("model.layers.{layer}.block_sparse_moe.e_score_correction_bias"),
-    experts::GATE
-        .named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight")
-        .shaped(&[Intermediate, Hidden]),
-    experts::UP
-        .named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight")
-        .shaped(&[Intermediate, Hidden]),
-    experts::DOWN
-        .named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight")
-        .shaped(&[Hidden, Intermediate]),
+static RULES: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &decoder::ATTENTION,
+    &decoder::ROW_NORMS,
+    &[
+        decoder::FEED_FORWARD_NORM,
+        experts::SELECTION_BIAS
+            .named("model.layers.{layer}.block_sparse_moe.e_score_correction_bias"),
+    ],
+    &mixtral::EXPERTS,
 ];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {

@@ -4,94 +4,47 @@
 use qz_tensor::Metadata;
 use qz_tokenize::VocabularyRules;
 
-use super::decoder;
+use super::decoder::rules;
 use super::llama::{self, Llama};
+use super::{decoder, experts};
 use crate::architecture::{Architecture, ComputedTensor, Model};
 use crate::config::{ConfigDefaults, DefaultHeadSize, DefaultWindow};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::{Experts, GateAndUp, Hidden, Intermediate, Number};
-use crate::rules::{Role, Rows, TensorRule, Transform};
+use crate::rules::TensorRule;
 
 /// Mixtral.
 pub(super) struct Mixtral;
 
-const GATE: &str = "blk.{layer}.ffn_gate_exps.weight";
-const UP: &str = "blk.{layer}.ffn_up_exps.weight";
-const DOWN: &str = "blk.{layer}.ffn_down_exps.weight";
+/// A router, and experts as wide as a network would be, whose matrices are tensors of their
+/// own. So are the published checkpoints, and so transformers saves them to this day.
+pub(super) const EXPERTS: [TensorRule; 4] = {
+    let [gate, up, down] = experts::EACH_AS_NETWORK;
+    [
+        experts::ROUTER.named("model.layers.{layer}.block_sparse_moe.gate.weight"),
+        gate.named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight"),
+        down.named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight"),
+        up.named("model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight"),
+    ]
+};
 
-const STACKED: Transform = Transform::rows(Rows::StackExperts);
-
-/// The router: a weight for each expert.
-const fn router(hugging_face: &'static str) -> TensorRule {
-    let gguf = "blk.{layer}.ffn_gate_inp.weight";
-    TensorRule::weight(Role::ExpertRouter, hugging_face, gguf, &[Experts, Hidden])
-}
-
-/// Every expert's matrices are tensors of their own. So are the published
-/// checkpoints, and so transformers saves them to this day.
-static RULES: &[TensorRule] = &[
-    decoder::TOKEN_EMBEDDING,
-    decoder::OUTPUT_NORM,
-    decoder::OUTPUT,
-    decoder::ATTENTION_NORM,
-    decoder::QUERY.paired(),
-    decoder::KEY.paired(),
-    decoder::VALUE,
-    decoder::ATTENTION_OUTPUT,
-    decoder::FEED_FORWARD_NORM,
-    router("model.layers.{layer}.block_sparse_moe.gate.weight"),
-    TensorRule::weight(
-        Role::FeedForwardGate,
-        "model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight",
-        GATE,
-        &[Intermediate, Hidden],
-    )
-    .transformed(STACKED),
-    TensorRule::weight(
-        Role::FeedForwardDown,
-        "model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight",
-        DOWN,
-        &[Hidden, Intermediate],
-    )
-    .transformed(STACKED),
-    TensorRule::weight(
-        Role::FeedForwardUp,
-        "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight",
-        UP,
-        &[Intermediate, Hidden],
-    )
-    .transformed(STACKED),
+/// What is no expert.
+const OTHERS: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &[
+        decoder::ATTENTION_NORM,
+        decoder::QUERY.paired(),
+        decoder::KEY.paired(),
+        decoder::VALUE,
+        decoder::ATTENTION_OUTPUT,
+        decoder::FEED_FORWARD_NORM,
+    ],
 ];
-
-const GATE_AND_UP: &str = "model.layers.{layer}.mlp.experts.gate_up_proj";
-
+static RULES: &[TensorRule] = rules![OTHERS, &EXPERTS];
 /// The modules of transformers 5 as they are in memory (`MixtralExperts` in
-/// `models/mixtral/modeling_mixtral.py`): all experts in one tensor, each with
-/// the rows of its gate before those of its up projection. The reference does not
-/// read it.
-const FUSED_RULES: &[TensorRule] = &[
-    decoder::TOKEN_EMBEDDING,
-    decoder::OUTPUT_NORM,
-    decoder::OUTPUT,
-    decoder::ATTENTION_NORM,
-    decoder::QUERY.paired(),
-    decoder::KEY.paired(),
-    decoder::VALUE,
-    decoder::ATTENTION_OUTPUT,
-    decoder::FEED_FORWARD_NORM,
-    router("model.layers.{layer}.mlp.gate.weight"),
-    TensorRule::weight(Role::FeedForwardGate, GATE_AND_UP, GATE, &[Experts, GateAndUp, Hidden])
-        .transformed(Transform::part(GateAndUp, Number(0), Intermediate)),
-    TensorRule::weight(Role::FeedForwardUp, GATE_AND_UP, UP, &[Experts, GateAndUp, Hidden])
-        .transformed(Transform::part(GateAndUp, Intermediate, Intermediate)),
-    TensorRule::weight(
-        Role::FeedForwardDown,
-        "model.layers.{layer}.mlp.experts.down_proj",
-        DOWN,
-        &[Experts, Hidden, Intermediate],
-    ),
-];
+/// `models/mixtral/modeling_mixtral.py`). The reference does not read it.
+const FUSED_RULES: &[TensorRule] =
+    rules![OTHERS, &experts::of_all_layers(experts::FUSED_AS_NETWORK)];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
     model_type: "mixtral",

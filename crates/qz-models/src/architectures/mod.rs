@@ -1,15 +1,19 @@
 //! The architectures, one file each.
 
 mod arcee;
+mod bailing;
 mod bert;
 mod cohere;
+mod cohere2_moe;
 mod decoder;
 mod deepseek2;
 mod dots1;
 mod ernie4_5;
+mod ernie4_5_moe;
 mod eurobert;
 mod exaone;
 mod exaone4;
+mod exaone_moe;
 mod experts;
 mod falcon;
 mod further;
@@ -26,9 +30,12 @@ mod gpt_oss;
 mod granite;
 mod granite_hybrid;
 mod hunyuan;
+mod hunyuan_moe;
 mod internlm;
+mod latent;
 mod lfm2;
 mod llama;
+mod llama4;
 mod mamba;
 mod mamba2;
 mod minicpm;
@@ -66,6 +73,7 @@ use crate::architecture::Architecture;
 /// Every architecture. Tests, messages and the command line walk this list.
 pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &llama::Llama,
+    &llama4::Llama4,
     &mistral::Mistral,
     &mixtral::Mixtral,
     &qwen2::Qwen2,
@@ -82,10 +90,19 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &qwen35::Qwen35Moe,
     &qwen35::Qwen3Next,
     &gpt_oss::GptOss,
-    &deepseek2::DeepseekV3,
-    &deepseek2::DeepseekV2,
+    &deepseek2::V3,
+    &deepseek2::V2,
+    &deepseek2::GLM_FLASH,
     &dots1::Dots1,
     &glm4moe::Glm4Moe,
+    &ernie4_5_moe::ErnieMoe,
+    &granite::GraniteMoe,
+    &hunyuan_moe::HunyuanMoe,
+    &qwen_vl::Qwen3VlMoe,
+    &exaone_moe::ExaoneMoe,
+    &cohere2_moe::Cohere2Moe,
+    &bailing::Bailing,
+    &bailing::Bailing2,
     &olmoe::Olmoe,
     &minimax_m2::MiniMaxM2,
     &lfm2::Lfm2,

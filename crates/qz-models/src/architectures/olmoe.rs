@@ -3,60 +3,27 @@
 
 use serde_json::{Map, Value, json};
 
+use super::decoder::rules;
 use super::{decoder, experts, qwen2moe};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::{
-    Experts, GateAndUp, Hidden, Intermediate, KeyValues, Number, Queries,
-};
-use crate::rules::{TensorRule, Transform};
+use crate::rules::TensorRule;
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
 /// OLMoE.
 pub(super) struct Olmoe;
 
-/// The rules with these experts.
-macro_rules! rules {
-    ($gate:expr, $up:expr, $down:expr) => {
-        &[
-            decoder::TOKEN_EMBEDDING,
-            decoder::OUTPUT_NORM,
-            decoder::OUTPUT,
-            decoder::ATTENTION_NORM,
-            decoder::QUERY,
-            decoder::KEY,
-            decoder::VALUE,
-            decoder::ATTENTION_OUTPUT,
-            decoder::QUERY_NORM.shaped(&[Queries]),
-            decoder::KEY_NORM.shaped(&[KeyValues]),
-            decoder::FEED_FORWARD_NORM,
-            experts::ROUTER,
-            $gate,
-            $up,
-            $down,
-        ]
-    };
-}
-
-static RULES: &[TensorRule] = rules!(
-    experts::GATE.shaped(&[Intermediate, Hidden]),
-    experts::UP.shaped(&[Intermediate, Hidden]),
-    experts::DOWN.shaped(&[Hidden, Intermediate])
-);
-const FUSED_RULES: &[TensorRule] = rules!(
-    experts::FUSED_GATE.shaped(&[Experts, GateAndUp, Hidden]).transformed(Transform::part(
-        GateAndUp,
-        Number(0),
-        Intermediate
-    )),
-    experts::FUSED_UP.shaped(&[Experts, GateAndUp, Hidden]).transformed(Transform::part(
-        GateAndUp,
-        Intermediate,
-        Intermediate
-    )),
-    experts::FUSED_DOWN.shaped(&[Experts, Hidden, Intermediate])
-);
+/// What is no expert.
+const OTHERS: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &decoder::ATTENTION,
+    &decoder::ROW_NORMS,
+    &[decoder::FEED_FORWARD_NORM],
+];
+static RULES: &[TensorRule] = rules![OTHERS, &experts::of_all_layers(experts::EACH_AS_NETWORK)];
+const FUSED_RULES: &[TensorRule] =
+    rules![OTHERS, &experts::of_all_layers(experts::FUSED_AS_NETWORK)];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
     model_type: "olmoe",

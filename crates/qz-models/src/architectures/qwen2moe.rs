@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::decoder::rules;
 use super::{decoder, experts};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{
@@ -20,37 +21,21 @@ const SHARED_KEY: &str = "shared_expert_intermediate_size";
 const SHARED: Dimension = Size(SHARED_KEY);
 const BIAS: Presence = Presence::WhenTrue("qkv_bias");
 
-/// The tensors of `$gate`, `$up` and `$down` experts.
-macro_rules! rules {
-    ($gate:expr, $up:expr, $down:expr) => {
-        &[
-            decoder::TOKEN_EMBEDDING,
-            decoder::OUTPUT_NORM,
-            decoder::OUTPUT,
-            decoder::ATTENTION_NORM,
-            decoder::QUERY,
-            decoder::KEY,
-            decoder::VALUE,
-            decoder::ATTENTION_OUTPUT,
-            decoder::QUERY_BIAS.when(BIAS),
-            decoder::KEY_BIAS.when(BIAS),
-            decoder::VALUE_BIAS.when(BIAS),
-            decoder::FEED_FORWARD_NORM,
-            experts::ROUTER,
-            $gate,
-            $up,
-            $down,
-            experts::SHARED_GATE.shaped(&[SHARED, Hidden]),
-            experts::SHARED_UP.shaped(&[SHARED, Hidden]),
-            experts::SHARED_DOWN.shaped(&[Hidden, SHARED]),
-            experts::SHARED_ROUTER,
-        ]
-    };
-}
-
-static RULES: &[TensorRule] = rules!(experts::GATE, experts::UP, experts::DOWN);
-const FUSED_RULES: &[TensorRule] =
-    rules!(experts::FUSED_GATE, experts::FUSED_UP, experts::FUSED_DOWN);
+/// What is no expert that tokens are given to by a router.
+const OTHERS: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &decoder::ATTENTION,
+    &decoder::attention_biases(BIAS),
+    &[
+        decoder::FEED_FORWARD_NORM,
+        experts::SHARED_GATE.shaped(&[SHARED, Hidden]),
+        experts::SHARED_UP.shaped(&[SHARED, Hidden]),
+        experts::SHARED_DOWN.shaped(&[Hidden, SHARED]),
+        experts::SHARED_ROUTER,
+    ],
+];
+static RULES: &[TensorRule] = rules![OTHERS, &experts::of_all_layers(experts::EACH)];
+const FUSED_RULES: &[TensorRule] = rules![OTHERS, &experts::of_all_layers(experts::FUSED)];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
     model_type: "qwen2_moe",

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::decoder::rules;
 use super::{decoder, experts, qwen2moe};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{
@@ -14,36 +15,20 @@ use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 /// Qwen 3 with experts.
 pub(super) struct Qwen3Moe;
 
-/// The tensors of `$gate`, `$up` and `$down` experts.
-macro_rules! rules {
-    ($gate:expr, $up:expr, $down:expr) => {
-        &[
-            decoder::TOKEN_EMBEDDING,
-            decoder::OUTPUT_NORM,
-            decoder::OUTPUT,
-            decoder::ATTENTION_NORM,
-            decoder::QUERY,
-            decoder::KEY,
-            decoder::VALUE,
-            decoder::ATTENTION_OUTPUT,
-            decoder::QUERY_NORM,
-            decoder::KEY_NORM,
-            decoder::QUERY_BIAS.when(decoder::ATTENTION_BIAS),
-            decoder::KEY_BIAS.when(decoder::ATTENTION_BIAS),
-            decoder::VALUE_BIAS.when(decoder::ATTENTION_BIAS),
-            decoder::ATTENTION_OUTPUT_BIAS.when(decoder::ATTENTION_OUTPUT_BIAS_ALLOWED),
-            decoder::FEED_FORWARD_NORM,
-            experts::ROUTER,
-            $gate,
-            $up,
-            $down,
-        ]
-    };
-}
-
-static RULES: &[TensorRule] = rules!(experts::GATE, experts::UP, experts::DOWN);
-const FUSED_RULES: &[TensorRule] =
-    rules!(experts::FUSED_GATE, experts::FUSED_UP, experts::FUSED_DOWN);
+/// What is no expert.
+pub(super) const OTHERS: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &decoder::ATTENTION,
+    &decoder::HEAD_NORMS,
+    &decoder::attention_biases(decoder::ATTENTION_BIAS),
+    &[
+        decoder::ATTENTION_OUTPUT_BIAS.when(decoder::ATTENTION_OUTPUT_BIAS_ALLOWED),
+        decoder::FEED_FORWARD_NORM,
+    ],
+];
+pub(super) static RULES: &[TensorRule] = rules![OTHERS, &experts::of_all_layers(experts::EACH)];
+pub(super) const FUSED_RULES: &[TensorRule] =
+    rules![OTHERS, &experts::of_all_layers(experts::FUSED)];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
     model_type: "qwen3_moe",
@@ -107,10 +92,15 @@ impl Architecture for Qwen3Moe {
     }
 
     fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
-        config.insert(qwen2moe::NORMALIZES.to_owned(), json!(true));
-        qwen2moe::all_layers_alike(config);
-        // What transformers called it before version 5.
-        let experts = config.get("num_local_experts").cloned();
-        config.insert("num_experts".to_owned(), json!(experts));
+        complete(config);
     }
+}
+
+/// What is the same in all models of this family.
+pub(super) fn complete(config: &mut Map<String, Value>) {
+    config.insert(qwen2moe::NORMALIZES.to_owned(), json!(true));
+    qwen2moe::all_layers_alike(config);
+    // What transformers called it before version 5.
+    let experts = config.get("num_local_experts").cloned();
+    config.insert("num_experts".to_owned(), json!(experts));
 }

@@ -6,8 +6,9 @@
 use qz_tensor::{Array, Value as Entry};
 use serde_json::{Map, Value, json};
 
-use super::{qwen2, qwen3};
-use crate::architecture::{Architecture, Rename};
+use super::decoder::rules;
+use super::{experts, qwen2, qwen2moe, qwen3, qwen3moe};
+use crate::architecture::{Architecture, Contradiction, Rename};
 use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DefaultHeadSize, DefaultWindow};
 use crate::hyperparameters::ModelConfig;
 use crate::rules::TensorRule;
@@ -17,6 +18,8 @@ use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 pub(super) struct Qwen2Vl;
 /// Qwen 3 VL.
 pub(super) struct Qwen3Vl;
+/// Qwen 3 VL with experts.
+pub(super) struct Qwen3VlMoe;
 
 static DEFAULTS_OF_2: ConfigDefaults = ConfigDefaults {
     model_type: "qwen2_vl_text",
@@ -52,6 +55,29 @@ static DEFAULTS_OF_3: ConfigDefaults = ConfigDefaults {
     sliding_rope_theta: None,
     window: DefaultWindow::Never,
 };
+static DEFAULTS_OF_EXPERTS: ConfigDefaults = ConfigDefaults {
+    model_type: "qwen3_vl_moe_text",
+    numbers: &[
+        ("vocab_size", 151_936),
+        ("hidden_size", 2048),
+        ("intermediate_size", 5632),
+        ("num_hidden_layers", 24),
+        ("num_attention_heads", 16),
+        ("num_key_value_heads", 16),
+        ("max_position_embeddings", 128_000),
+        ("num_experts", 60),
+        ("num_experts_per_tok", 4),
+    ],
+    head_size: DefaultHeadSize::Implied,
+    rms_epsilon: DEFAULT_RMS_EPSILON,
+    rope_theta: 500_000.0,
+    sliding_rope_theta: None,
+    window: DefaultWindow::Never,
+};
+/// Published checkpoints have inputs as rows, those that transformers 5 saves have not; the way
+/// back gives Qwen 3's tensors.
+const RULES_BY_INPUT: &[TensorRule] =
+    rules![qwen3moe::OTHERS, &experts::of_all_layers(experts::FUSED_BY_INPUT)];
 
 /// How many of a head's pairs turn by each number of a position.
 const SECTIONS: &str = "mrope_section";
@@ -108,6 +134,15 @@ const CONFIG_KEYS: &[ConfigKey] = &[
     ConfigKey::count_or(DEEP_STACK, Default::Size(0)),
     ConfigKey::any("vision_config"),
     ConfigKey::any("video_token_id"),
+];
+
+const KEYS_OF_EXPERTS: &[ConfigKey] = &[
+    ConfigKey::list(SECTIONS_STORED),
+    ConfigKey::count_or(DEEP_STACK, Default::Size(0)),
+    ConfigKey::any("vision_config"),
+    ConfigKey::any("video_token_id"),
+    ConfigKey::size_or(experts::WIDTH_KEY, Default::Size(1408)),
+    ConfigKey::flag(qwen2moe::NORMALIZES, Default::Flag(true)),
 ];
 
 const RENAMES: &[Rename] = &[Rename::Prefix("model.language_model.", "model.")];
@@ -211,5 +246,74 @@ impl Architecture for Qwen3Vl {
     fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
         restore(config, "Qwen3ForCausalLM", "qwen3");
         config.shift_remove(DEEP_STACK);
+    }
+}
+
+impl Architecture for Qwen3VlMoe {
+    fn class_names(&self) -> &'static [&'static str] {
+        &["Qwen3VLMoeForConditionalGeneration"]
+    }
+
+    fn gguf_name(&self) -> &'static str {
+        "qwen3vlmoe"
+    }
+
+    fn defaults(&self) -> &'static ConfigDefaults {
+        &DEFAULTS_OF_EXPERTS
+    }
+
+    fn outer_model_types(&self) -> &'static [&'static str] {
+        &["qwen3_vl_moe"]
+    }
+
+    fn tensor_rules(&self) -> &'static [TensorRule] {
+        qwen3moe::RULES
+    }
+
+    fn other_layouts(&self) -> &'static [&'static [TensorRule]] {
+        &[RULES_BY_INPUT, qwen3moe::FUSED_RULES]
+    }
+
+    fn mixes_experts(&self) -> bool {
+        true
+    }
+
+    fn config_keys(&self) -> &'static [ConfigKey] {
+        KEYS_OF_EXPERTS
+    }
+
+    fn rope_keys(&self) -> &'static [&'static str] {
+        &["mrope_interleaved"]
+    }
+
+    fn fill_config(&self, config: &mut Map<String, Value>) {
+        fill(config);
+    }
+
+    fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {
+        qwen2moe::other_normalization(config, true)
+    }
+
+    fn renames(&self) -> &'static [Rename] {
+        RENAMES
+    }
+
+    fn towers(&self) -> &'static [&'static str] {
+        TOWERS
+    }
+
+    fn own_metadata(&self) -> &'static [MetadataKey] {
+        const {
+            &[
+                MetadataKey::setting("expert_feed_forward_length", experts::WIDTH_KEY),
+                MetadataKey::setting("n_deepstack_layers", DEEP_STACK),
+            ]
+        }
+    }
+
+    fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
+        restore(config, "Qwen3MoeForCausalLM", "qwen3_moe");
+        config.shift_remove(DEEP_STACK);
+        qwen3moe::complete(config);
     }
 }

@@ -302,6 +302,7 @@ pub(super) const HARMLESS: &[&str] = &[
     "router_aux_loss_coef",
     "router_jitter_noise",
     "router_z_loss_coef",
+    "seq_aux",
     "seq_length",
     "sep_token_id",
     "start_token_id",

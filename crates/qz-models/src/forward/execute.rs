@@ -457,12 +457,23 @@ impl<B: Backend> Pass<'_, B> {
             if tap.routing() == Routing::All {
                 let everyone = everyone(load, tokens);
                 let gated = Gated { layer, own, expert: number, load: Some(&everyone) };
+                let weighed = self.weighed(layer, own, input, &everyone)?;
+                let input = weighed.as_ref().unwrap_or(input);
                 self.gated(&gated, input, &mut InputsOnly(tap, last))?;
             }
             if load.tokens.is_empty() {
                 continue;
             }
-            let given = backend.gather(input, &load.tokens)?;
+            let mut given = backend.gather(input, &load.tokens)?;
+            let own_load = ExpertLoad {
+                tokens: (0..load.tokens.len()).collect(),
+                weights: load.weights.clone(),
+            };
+            if let Some(weighed) = self.weighed(layer, own, &given, &own_load)? {
+                given = weighed;
+            }
+            let unweighed = ExpertLoad { weights: vec![1.0; load.tokens.len()], ..load.clone() };
+            let load = if own.weighs_inputs { &unweighed } else { load };
             let gated = |load| Gated { layer, own, expert: number, load };
             self.checks.borrow_mut().set_tokens(Some(&load.tokens));
             let answer = match (tap.routing(), tap.last()) {
@@ -476,6 +487,22 @@ impl<B: Backend> Pass<'_, B> {
             }
         }
         Ok(tap.last().is_none().then_some(sum))
+    }
+
+    /// Rows times the weights of a load that has all of them, where experts are given such.
+    fn weighed(
+        &self,
+        layer: &Layer<'_, B>,
+        own: &Experts,
+        rows: &B::Buffer,
+        load: &ExpertLoad,
+    ) -> Result<Option<B::Buffer>, Error> {
+        if !own.weighs_inputs {
+            return Ok(None);
+        }
+        let mut out = self.backend.zeros(load.tokens.len(), layer.graph.width(own.from))?;
+        self.backend.scatter_add(&mut out, load, rows)?;
+        Ok(Some(out))
     }
 
     fn gated(

@@ -399,7 +399,25 @@ impl LayerBuilder {
             gate_up,
             down,
             activation,
+            weighs_inputs: false,
         }));
+        to
+    }
+
+    /// The same of experts that are given their tokens times these' weights.
+    pub(crate) fn experts_of_weighed(
+        &mut self,
+        from: Register,
+        routing: Router,
+        width: usize,
+        activation: Activation,
+    ) -> Register {
+        let to = self.experts(from, routing, None, width, activation);
+        if let Some(Step::Experts(step)) = self.steps.last_mut() {
+            step.weighs_inputs = true;
+            // Each expert sees other numbers than the router does.
+            self.groups[step.gate_up.0].inputs_of_all = None;
+        }
         to
     }
 

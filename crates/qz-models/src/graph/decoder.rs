@@ -107,6 +107,8 @@ pub(super) struct SelfAttention {
     pub(super) norms_heads: bool,
     /// The same after they turn.
     pub(super) norms_turned_heads: bool,
+    /// Each head of queries and keys is divided by its root mean square after it has turned.
+    pub(super) divides_turned_heads: bool,
     /// Queries and keys of all heads together are normed before they turn.
     pub(super) norms_rows: bool,
     pub(super) epsilon: f32,
@@ -130,6 +132,7 @@ impl SelfAttention {
             query_rotary: None,
             norms_heads: false,
             norms_turned_heads: false,
+            divides_turned_heads: false,
             norms_rows: false,
             epsilon,
             is_fused: false,
@@ -169,6 +172,9 @@ impl SelfAttention {
             }
             if self.norms_turned_heads {
                 layer.head_norm(rows, norm, attention.key_size, self.epsilon);
+            }
+            if self.divides_turned_heads {
+                layer.bare_head_norm(rows, attention.key_size, self.epsilon);
             }
         }
         let sinks = self.has_sinks.then(|| layer.vector(Role::AttentionSinks, attention.heads));

@@ -34,7 +34,9 @@ struct Latent {
 /// DeepSeek 2 and 3.
 pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let latent = Latent::read(keys)?;
-    let mixture = Mixture::read(keys, Gating::Softmax)?;
+    // Files of GLM 4.7 Flash do not say what its router makes.
+    let is_glm = keys.pre_tokenizer() == Some("glm4");
+    let mixture = Mixture::read(keys, if is_glm { Gating::Sigmoid } else { Gating::Softmax })?;
     let sizes = latent.sizes;
     let dense = mixture::dense_layers(keys, mixture.is_some())?;
     let layer = |number: usize| -> LayerGraph {

@@ -146,6 +146,11 @@ impl Keys<'_> {
         self.metadata.string(&self.full(key))
     }
 
+    /// The name of the file's pre-tokenizer.
+    pub(crate) fn pre_tokenizer(&self) -> Option<&str> {
+        self.metadata.string("tokenizer.ggml.pre")
+    }
+
     /// For each of `layers` layers whether it sees a window only: as the file says, for
     /// each layer or with a period whose last layer sees all; the family's period where it
     /// says nothing.

@@ -2,10 +2,11 @@
 //! groups, a bias that helps to choose, layers without experts in front; and the decoders
 //! that are Llama's but for these.
 
-use qz_kernels::backend::{Activation, Gating, RotaryPairs, Router};
+use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Router};
 
 use super::decoder::{self, SelfAttention, Sizes};
-use super::{Around, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, Rotary};
+use super::relatives::GraniteFactors;
+use super::{Around, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register, Rotary};
 use crate::error::Error;
 use crate::rules::Role;
 
@@ -14,8 +15,10 @@ use crate::rules::Role;
 pub(super) struct Mixture {
     pub(super) router: Router,
     /// Width of an expert, and of the one that every token is given to.
-    width: usize,
-    shared_width: usize,
+    pub(super) width: usize,
+    pub(super) shared_width: usize,
+    /// How many times what all of them give is added.
+    times: f32,
 }
 
 impl Mixture {
@@ -50,7 +53,18 @@ impl Mixture {
             scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
             groups,
         };
-        Ok(Some(Self { router, width, shared_width: shared * width }))
+        Ok(Some(Self { router, width, shared_width: shared * width, times: 1.0 }))
+    }
+
+    /// Experts as wide as a network would be, of a softmax whose weights are divided by their
+    /// sum.
+    pub(super) fn as_network(keys: &Keys<'_>) -> Result<Self, Error> {
+        let Some((experts, used)) = decoder::experts(keys)? else {
+            return Err(keys.fault("expert_count", "is missing"));
+        };
+        let width = keys.required("feed_forward_length")?;
+        let router = Router::plain(experts, used);
+        Ok(Self { router, width, shared_width: 0, times: 1.0 })
     }
 
     /// The same whose experts' weights are divided by their sum.
@@ -87,8 +101,16 @@ pub(super) struct Mixed<'k, 'm> {
     pub(super) sizes: Sizes,
     pub(super) attention: SelfAttention,
     mixture: Mixture,
+    norms: NormKind,
+    /// Attention and network read the same, behind one norm.
+    is_beside: bool,
     /// Layers in front without experts.
     dense: usize,
+    /// Of so many layers the last has experts.
+    step: usize,
+    /// How many times what attention and experts give is added.
+    pub(super) residual: f32,
+    pub(super) around: Around,
     rotated: usize,
 }
 
@@ -99,7 +121,17 @@ impl<'k, 'm> Mixed<'k, 'm> {
         pairs: RotaryPairs,
         mixture: Option<Mixture>,
     ) -> Result<Self, Error> {
-        let sizes = Sizes::read(keys)?;
+        Self::with_norms(keys, pairs, mixture, NormKind::RootMeanSquare)
+    }
+
+    /// The same with norms of another kind.
+    fn with_norms(
+        keys: &'k Keys<'m>,
+        pairs: RotaryPairs,
+        mixture: Option<Mixture>,
+        norms: NormKind,
+    ) -> Result<Self, Error> {
+        let sizes = Sizes::read_with(keys, norms)?;
         let rotated = sizes.rotated(keys)?;
         let Some(mixture) = mixture else {
             return Err(keys.fault("expert_count", "is missing"));
@@ -108,31 +140,73 @@ impl<'k, 'm> Mixed<'k, 'm> {
             rotary: Some((0, sizes.rotation(rotated, pairs))),
             ..SelfAttention::plain(&sizes)
         };
-        let dense = dense_layers(keys, true)?;
-        Ok(Self { keys, sizes, attention, mixture, dense, rotated })
+        Ok(Self {
+            keys,
+            sizes,
+            attention,
+            mixture,
+            norms,
+            is_beside: false,
+            dense: dense_layers(keys, true)?,
+            step: keys.size("interleave_moe_layer_step")?.unwrap_or(1).max(1),
+            residual: 1.0,
+            around: Around { norm: norms, ..Around::plain(sizes.epsilon) },
+            rotated,
+        })
     }
 
     /// The model.
     pub(super) fn model(self) -> Result<ModelGraph, Error> {
-        let Self { keys, sizes, attention, mixture, dense, rotated } = self;
-        let layer = |number: usize| -> LayerGraph {
-            let mut layer = LayerBuilder::new(sizes.hidden);
-            let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, sizes.epsilon);
-            let attended = attention.add_to(&mut layer, normed);
-            layer.add(attended);
-            let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, sizes.epsilon);
-            let fed = match number < dense {
-                true => decoder::gated(&mut layer, normed, sizes.intermediate, Activation::Silu),
-                false => mixture.add_to(&mut layer, normed),
-            };
-            layer.add(fed);
-            layer.finish()
-        };
+        let attention = self.attention;
+        self.model_with(|_| attention)
+    }
+
+    /// The model with the attention of each layer.
+    fn model_with(self, attention: impl Fn(usize) -> SelfAttention) -> Result<ModelGraph, Error> {
+        let layers = 0..self.keys.computed_layers()?;
         Ok(ModelGraph {
-            hidden: sizes.hidden,
-            layers: (0..keys.computed_layers()?).map(layer).collect(),
-            rotaries: vec![Rotary::read(keys, rotated)?],
-            around: Around::plain(sizes.epsilon),
+            hidden: self.sizes.hidden,
+            layers: layers.map(|number| self.layer(number, &attention(number))).collect(),
+            rotaries: vec![Rotary::read(self.keys, self.rotated)?],
+            around: self.around,
+        })
+    }
+
+    fn layer(&self, number: usize, attention: &SelfAttention) -> LayerGraph {
+        let Self { sizes, residual, norms, mixture, .. } = self;
+        let mut layer = LayerBuilder::new(sizes.hidden);
+        let hidden = Register::HIDDEN;
+        let mut normed = layer.norm_of(*norms, hidden, Role::AttentionNorm, sizes.epsilon);
+        let attended = attention.add_to(&mut layer, normed);
+        if !self.is_beside {
+            layer.add_times(attended, *residual);
+            normed = layer.norm_of(*norms, hidden, Role::FeedForwardNorm, sizes.epsilon);
+        }
+        let is_mixed = number >= self.dense && (number + 1).is_multiple_of(self.step);
+        let (fed, times) = match is_mixed {
+            true => (mixture.add_to(&mut layer, normed), mixture.times),
+            false => {
+                (decoder::gated(&mut layer, normed, sizes.intermediate, Activation::Silu), 1.0)
+            }
+        };
+        if self.is_beside {
+            layer.add_times(attended, *residual);
+        }
+        layer.add_times(fed, *residual * times);
+        layer.finish()
+    }
+
+    /// Attention whose layers without a window do not turn, but for so many in front.
+    fn windowed(self, period: usize, turning: usize) -> Result<ModelGraph, Error> {
+        let base = self.attention;
+        let attention = Attention { window: self.keys.window()?, ..base.attention };
+        let windowed = SelfAttention { attention, ..base };
+        let still = SelfAttention { rotary: None, ..base };
+        let windows = self.keys.windowed_layers(self.keys.computed_layers()?, period)?;
+        self.model_with(|layer| match windows[layer] {
+            true => windowed,
+            false if layer < turning => base,
+            false => still,
         })
     }
 }
@@ -154,16 +228,79 @@ pub(super) fn minimax_m2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     model.model()
 }
 
-/// OLMoE, whose experts are as wide as the network would be, and whose weights are not divided
-/// by their sum.
+/// OLMoE, whose weights are not divided by their sum.
 pub(super) fn olmoe(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
-    let Some((experts, used)) = decoder::experts(keys)? else {
-        return Err(keys.fault("expert_count", "is missing"));
-    };
-    let router = Router { normalize: false, ..Router::plain(experts, used) };
-    let width = keys.required("feed_forward_length")?;
-    let mixture = Mixture { router, width, shared_width: 0 };
+    let mut mixture = Mixture::as_network(keys)?;
+    mixture.router.normalize = false;
     let mut model = Mixed::read(keys, RotaryPairs::Halves, Some(mixture))?;
     model.attention.norms_rows = true;
+    model.model()
+}
+
+/// ERNIE 4.5 with experts.
+pub(super) fn ernie(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let mixture = Mixture::read(keys, Gating::Softmax)?.map(Mixture::normalized);
+    Mixed::read(keys, RotaryPairs::Adjacent, mixture)?.model()
+}
+
+/// Hunyuan with experts, whose heads are normed after they have turned.
+pub(super) fn hunyuan(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let mixture = Mixture::read(keys, Gating::Softmax)?.map(Mixture::normalized);
+    let mut model = Mixed::read(keys, RotaryPairs::Halves, mixture)?;
+    model.mixture.shared_width = keys.required("expert_shared_feed_forward_length")?;
+    model.attention.norms_turned_heads = true;
+    model.model()
+}
+
+/// Granite with experts: its factors, and one expert for every token where files speak of it.
+pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let shared_width = keys.size("expert_shared_feed_forward_length")?.unwrap_or(0);
+    let mixture = Mixture { shared_width, ..Mixture::as_network(keys)? };
+    let mut model = Mixed::read(keys, RotaryPairs::Adjacent, Some(mixture))?;
+    let factors = GraniteFactors::read(keys)?;
+    model.residual = factors.residual;
+    model.attention = factors.attention(model.attention);
+    model.around = factors.around(model.around);
+    model.model()
+}
+
+/// EXAONE with experts: layers with a window turn, and no others.
+pub(super) fn exaone(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    const PERIOD: usize = 4;
+    let mixture = Mixture::read(keys, Gating::Sigmoid)?;
+    let mut model = Mixed::read(keys, RotaryPairs::Halves, mixture)?;
+    model.attention.norms_heads = true;
+    model.windowed(PERIOD, 0)
+}
+
+/// Cohere 2 with experts: attention beside them, layers with a window and those without experts
+/// turn; where tokens have an expert of all, both are averaged.
+pub(super) fn cohere2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    const PERIOD: usize = 4;
+    let is_square = keys.number("attention.layer_norm_rms_epsilon")?.is_some();
+    let norms = if is_square { NormKind::RootMeanSquare } else { NormKind::Layer };
+    let mixture = Mixture::read(keys, Gating::Sigmoid)?.map(|mixture| Mixture {
+        times: if mixture.shared_width > 0 { 0.5 } else { 1.0 },
+        ..mixture
+    });
+    let mut model = Mixed::with_norms(keys, RotaryPairs::Adjacent, mixture, norms)?;
+    model.is_beside = true;
+    model.around.logit_scale = keys.factor("logit_scale")?;
+    let turning = model.dense;
+    model.windowed(PERIOD, turning)
+}
+
+/// Ling.
+pub(super) fn bailing(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let mixture = Mixture::read(keys, Gating::Softmax)?;
+    Mixed::read(keys, RotaryPairs::Adjacent, mixture)?.model()
+}
+
+/// Ling 2: queries, keys and values of one matrix, whose heads are normed.
+pub(super) fn bailing2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let mixture = Mixture::read(keys, Gating::Sigmoid)?;
+    let mut model = Mixed::read(keys, RotaryPairs::Halves, mixture)?;
+    model.attention.is_fused = true;
+    model.attention.norms_heads = true;
     model.model()
 }

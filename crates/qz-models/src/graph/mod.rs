@@ -30,6 +30,7 @@ mod hybrid;
 mod keys;
 mod layer_normed;
 mod lfm2;
+mod llama4;
 mod mamba;
 mod mamba2;
 mod minicpm3;
@@ -57,6 +58,7 @@ pub type GraphOf = fn(&Keys<'_>) -> Result<ModelGraph, Error>;
 /// What is known of models by `general.architecture`; of others nothing is computed.
 pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("llama", decoder::llama),
+    ("llama4", llama4::llama4),
     ("qwen2", decoder::qwen),
     ("qwen3", decoder::qwen),
     ("qwen2moe", qwen_moe::qwen2),
@@ -66,6 +68,14 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("qwen3next", qwen_delta::qwen3next),
     ("dots1", mixture::dots1),
     ("glm4moe", mixture::dots1),
+    ("ernie4_5-moe", mixture::ernie),
+    ("granitemoe", mixture::granite),
+    ("hunyuan-moe", mixture::hunyuan),
+    ("qwen3vlmoe", qwen_moe::qwen3),
+    ("exaone-moe", mixture::exaone),
+    ("cohere2moe", mixture::cohere2),
+    ("bailingmoe", mixture::bailing),
+    ("bailingmoe2", mixture::bailing2),
     ("olmoe", mixture::olmoe),
     ("minimax-m2", mixture::minimax_m2),
     ("lfm2", lfm2::lfm2),
@@ -322,6 +332,8 @@ pub(crate) struct Experts {
     pub(crate) gate_up: GroupIndex,
     pub(crate) down: GroupIndex,
     pub(crate) activation: Activation,
+    /// A token's weight multiplies what its experts are given, not what they make of it.
+    pub(crate) weighs_inputs: bool,
 }
 
 impl Step {

@@ -42,21 +42,10 @@ pub(super) fn arcee(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
 
 /// Granite: factors on embeddings, scores, sums and logits.
 pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
-    let residual = keys.factor("residual_scale")?.unwrap_or(1.0);
-    let dense = Dense { residual, ..Dense::read(keys)? };
-    let plain = dense.attention(keys, RotaryPairs::Adjacent)?;
-    let scale = keys.factor("attention.scale")?.unwrap_or(plain.attention.scale);
-    let turns = keys.flag("rope.scaling.finetuned")?.unwrap_or(true);
-    let attention = SelfAttention {
-        attention: Attention { scale, ..plain.attention },
-        rotary: plain.rotary.filter(|_| turns),
-        ..plain
-    };
-    let around = Around {
-        embedding_scale: keys.factor("embedding_scale")?,
-        logit_scale: keys.factor("logit_scale")?.map(f32::recip),
-        ..dense.around()
-    };
+    let factors = GraniteFactors::read(keys)?;
+    let dense = Dense { residual: factors.residual, ..Dense::read(keys)? };
+    let attention = factors.attention(dense.attention(keys, RotaryPairs::Adjacent)?);
+    let around = factors.around(dense.around());
     Ok(dense.alike(&attention, vec![dense.rotary(keys)?], around))
 }
 
@@ -74,6 +63,42 @@ pub(super) fn minicpm(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
         ..dense.around()
     };
     Ok(dense.alike(&attention, vec![rotary], around))
+}
+
+/// Granite's factors.
+pub(super) struct GraniteFactors {
+    pub(super) residual: f32,
+    scores: Option<f32>,
+    embeddings: Option<f32>,
+    logits: Option<f32>,
+    turns: bool,
+}
+
+impl GraniteFactors {
+    pub(super) fn read(keys: &Keys<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            residual: keys.factor("residual_scale")?.unwrap_or(1.0),
+            scores: keys.factor("attention.scale")?,
+            embeddings: keys.factor("embedding_scale")?,
+            logits: keys.factor("logit_scale")?.map(f32::recip),
+            turns: keys.flag("rope.scaling.finetuned")?.unwrap_or(true),
+        })
+    }
+
+    /// Attention with them.
+    pub(super) fn attention(&self, plain: SelfAttention) -> SelfAttention {
+        let scale = self.scores.unwrap_or(plain.attention.scale);
+        SelfAttention {
+            attention: Attention { scale, ..plain.attention },
+            rotary: plain.rotary.filter(|_| self.turns),
+            ..plain
+        }
+    }
+
+    /// What is before and behind the layers with them.
+    pub(super) fn around(&self, plain: Around) -> Around {
+        Around { embedding_scale: self.embeddings, logit_scale: self.logits, ..plain }
+    }
 }
 
 /// OLMo 2 and 3: norms behind attention and network only, and of all heads' queries and keys
@@ -121,7 +146,7 @@ pub(super) fn mistral3(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
             return Err(keys.fault("attention.temperature_scale", problem));
         }
         let length = keys.required("rope.scaling.original_context_length")?;
-        rotaries.push(rotary.with_temperature(Temperature { scale, length }));
+        rotaries.push(rotary.with_temperature(Temperature { scale, length, offset: 0 }));
         attention.query_rotary = Some(1);
     }
     Ok(dense.alike(&attention, rotaries, dense.around()))

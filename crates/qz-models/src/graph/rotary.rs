@@ -29,12 +29,14 @@ pub(crate) struct Temperature {
     pub(crate) scale: f32,
     /// Positions of that text.
     pub(crate) length: usize,
+    /// The first position is this one.
+    pub(crate) offset: usize,
 }
 
 impl Temperature {
     /// What queries at a position are multiplied with.
     fn at(self, position: usize) -> f32 {
-        ((position / self.length.max(1)) as f32 + 1.0).ln() * self.scale + 1.0
+        (((position + self.offset) / self.length.max(1)) as f32 + 1.0).ln() * self.scale + 1.0
     }
 }
 
@@ -141,6 +143,11 @@ impl Rotary {
         }
     }
 
+    /// Angles of zero.
+    pub(crate) fn still(size: usize) -> Self {
+        Self { scale: 0.0, ..Self::plain(size, 1.0) }
+    }
+
     /// The tensor with the divisors of the frequencies for texts of so many positions; a
     /// model without it has none.
     pub(crate) fn factors(&self, positions: usize) -> Option<&'static str> {
@@ -233,6 +240,22 @@ mod tests {
         check(&plain(), None, 3, &[3.0, 0.03]);
         check(&Rotary { scale: 0.25, ..plain() }, None, 3, &[0.75, 0.0075]);
         check(&plain(), Some(&[1.0, 8.0]), 16, &[16.0, 0.02]);
+    }
+
+    /// Llama 4 counts positions from 1.
+    #[test]
+    fn queries_grow_with_their_position() {
+        let check = |offset: usize, position: usize, steps: f32| {
+            let growth = Temperature { scale: 0.5, length: 8, offset };
+            assert_eq!(growth.at(position), (steps + 1.0).ln() * 0.5 + 1.0);
+            let still = Rotary::still(2).with_temperature(growth);
+            assert_eq!(still.table(position + 1, None)[2 * position..], [growth.at(position), 0.0]);
+        };
+        check(0, 7, 0.0);
+        check(1, 7, 1.0);
+        check(0, 8, 1.0);
+        check(1, 22, 2.0);
+        check(1, 23, 3.0);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn restore(
     let architecture = known_architecture(&keys)?;
     let tokens = tensors::rows_of_embedding(architecture, &keys, source.tensors())?;
     let values = config::config_of(architecture, &keys, source, tokens)?;
-    let json = JsonObject::new(path.to_owned(), values.clone()).of_architecture(architecture);
+    let json = JsonObject::new(path.to_owned(), values.clone()).filled(architecture);
     let defaults = Some(architecture.defaults());
     let mut config = ModelConfig::read(&json, defaults, architecture)?;
     config.further = config::further_layers(architecture, &keys)?;

@@ -172,17 +172,17 @@ fn llama3_scaling(
     })
 }
 
-/// Parameters that give these factors. Those of Llama 3.1 to 3.3 first; else from
+/// Parameters that give these factors. Those of Llama 3.1 to 3.3 and of Llama 4 first; else from
 /// two factors between the ends: between them the formula is linear in the
 /// frequency, and the parameters count only by their ratios.
 fn infer(factors: &[f32], head_size: u64, theta: f32) -> Option<Llama3Scaling> {
     let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
-    let published = Llama3Scaling {
+    let published = [4.0, 1.0].map(|high_frequency_factor| Llama3Scaling {
         factor,
         low_frequency_factor: 1.0,
-        high_frequency_factor: 4.0,
+        high_frequency_factor,
         original_context: 8192,
-    };
+    });
     let fitted = || fit(factors, factor, head_size, theta);
     let gives = |scaling: &Llama3Scaling| {
         let rope = Rope {
@@ -197,7 +197,7 @@ fn infer(factors: &[f32], head_size: u64, theta: f32) -> Option<Llama3Scaling> {
         let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= 2e-6 * b.abs();
         found.len() == factors.len() && found.iter().zip(factors).all(is_close)
     };
-    Some(published).filter(&gives).or_else(|| fitted().filter(&gives))
+    published.into_iter().find(&gives).or_else(|| fitted().filter(&gives))
 }
 
 /// With `p` the periods of a frequency in the trained context, a factor between 1
@@ -260,6 +260,7 @@ mod tests {
         check(16.0, 1.0, 8.0, 4096, 10_000.0, 128);
         check(4.0, 2.0, 3.0, 16_384, 1_000_000.0, 256);
         check(8.0, 1.0, 4.0, 8192, 500_000.0, 32);
+        check(16.0, 1.0, 1.0, 8192, 500_000.0, 128);
     }
 
     #[test]

@@ -91,6 +91,28 @@ fn contradictions_name_the_key() {
     check("granite-hybrid-attention", still, "position_embedding_type", "heads turn");
     let wider = json!({"shared_intermediate_size": 64});
     check("granite-hybrid-dense", wider, "intermediate_size", "files say one");
+    let end = "moe_layer_end_index";
+    check("ernie4-5-moe", json!({ end: 0 }), end, "without experts at the end");
+    check("ernie4-5-moe", json!({"moe_k": 5}), "moe_k", "from 1 to 4");
+    check("granitemoe", json!({"residual_multiplier": 0.0}), "residual_multiplier", "means none");
+    check("hunyuan-moe", json!({"moe_topk": [1, 2]}), "moe_topk", "expected an integer");
+    let shared = "num_shared_expert";
+    check("hunyuan-moe", json!({ shared: [1, 2] }), shared, "differs from layer to layer");
+    check("hunyuan-moe", json!({ shared: [2, 2] }), shared, "mean one");
+    let periods = json!({"prefix_dense_sliding_window_pattern": 4});
+    check("cohere2moe", periods, "prefix_dense_sliding_window_pattern", "is not 1");
+    let plain = json!({"expert_selection_fn": "softmax", "norm_topk_prob": false});
+    check("cohere2moe", plain, "norm_topk_prob", "has the sum 1");
+    let width = "prefix_dense_intermediate_size";
+    check("cohere2moe", json!({ width: null }), width, "is missing");
+    check("exaone-moe", json!({"sliding_window": null}), "sliding_window", "always have a window");
+    check("bailingmoe", json!({"norm_head": true}), "norm_head", "is not supported");
+    check("bailingmoe", json!({"first_k_dense_replace": 1}), "first_k_dense_replace", "everywhere");
+    check("bailingmoe2", json!({"n_group": 3}), "n_group", "does not divide 4 experts");
+    check("llama4", json!({"attention_chunk_size": 16}), "attention_chunk_size", "with 8192");
+    check("llama4", json!({"use_qk_norm": false}), "use_qk_norm", "unless there are 128");
+    check("llama4", json!({"no_rope_layers": [1, 0, 1, 1]}), "no_rope_layers", "");
+    check("qwen3vlmoe", json!({"norm_topk_prob": false}), "norm_topk_prob", "as with true");
     let positions = json!({"position_embedding_type": "relative_key"});
     check("bert", positions.clone(), "position_embedding_type", "absolute only");
     check("roberta", positions, "position_embedding_type", "absolute only");
@@ -247,6 +269,39 @@ fn fused_experts_are_the_same_tensors() {
         };
         assert_eq!(shapes(&fused.tensors), shapes(&apart.tensors), "{name}");
     }
+}
+
+/// Published checkpoints have inputs as rows, those of transformers 5 outputs; the shapes tell.
+#[test]
+fn experts_by_input_are_the_same_tensors() {
+    let shapes = |checkpoint: &Checkpoint| {
+        let description = checkpoint.describe().expect("described");
+        let shape = |tensor: &qz_models::TensorRecipe| {
+            (tensor.name.clone(), tensor.shape.dimensions().to_vec())
+        };
+        description.tensors.iter().map(shape).collect::<Vec<_>>()
+    };
+    let published = Checkpoint::fixture("qwen3vlmoe");
+    let mut turned = Checkpoint::fixture("qwen3vlmoe");
+    for (name, shape) in &mut turned.tensors {
+        if name.contains(".experts.") {
+            shape.swap(1, 2);
+        }
+    }
+    assert_ne!(published.tensors, turned.tensors);
+    assert_eq!(shapes(&published), shapes(&turned));
+}
+
+/// Of experts in every second layer only.
+#[test]
+fn layers_with_experts_may_take_turns() {
+    let step = json!({"moe_layer_interval": 2, "moe_layer_start_index": 0});
+    let described = with("ernie4-5-moe", &step).describe().expect("described");
+    let key = "ernie4_5-moe.interleave_moe_layer_step";
+    assert_eq!(described.metadata.unsigned(key), Some(2));
+    let three = json!({"moe_layer_interval": 3});
+    let error = with("ernie4-5-moe", &three).describe().err().expect("refused").to_string();
+    assert!(error.contains("model.layers.1.mlp.up_proj.weight is missing"), "{error}");
 }
 
 #[test]

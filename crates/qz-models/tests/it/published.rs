@@ -53,6 +53,20 @@ fn keys_that_change_nothing_are_passed_over() {
     check("mamba", json!({"rms_norm": true, "fused_add_norm": false}));
     check("falcon-mamba", json!({"rms_norm": true}));
     check("dots1", json!({"scoring_func": "noaux_tc", "topk_method": "noaux_tc"}));
+    // Kimi K2's own class of configurations is DeepSeek 3's.
+    check(
+        "kimi-k2",
+        json!({
+            "model_type": "kimi_k2", "moe_layer_freq": 1, "topk_method": "noaux_tc", "seq_aux": true,
+            "aux_loss_alpha": 0.001, "ep_size": 1,
+        }),
+    );
+    check("glm4flash", json!({"partial_rotary_factor": 1.0, "topk_method": "noaux_tc"}));
+    check(
+        "ernie4-5-moe",
+        json!({"moe_gate": "topk", "moe_capacity": [64, 64, 64], "moe_use_aux_free": true}),
+    );
+    check("hunyuan-moe", json!({"use_mixed_mlp_moe": true, "use_qk_norm": true, "use_cla": false}));
     check(
         "minimax-m2",
         json!({
@@ -106,6 +120,9 @@ fn older_spellings_are_read() {
     };
     let theta = json!({"rope_theta": 10000.0, "rope_type": "default"});
     let part = |key: &str, value: Value| json!({ key: value, "rope_parameters": theta.clone() });
+    check("hunyuan-moe", json!({"moe_topk": 2, "num_shared_expert": 1}));
+    check("ernie4-5-moe", json!({"moe_layer_end_index": -1}));
+    check("glm4flash", json!({"first_k_dense_replace": null}));
     check("stablelm", part("rope_pct", json!(0.5)));
     check("stablelm", json!({"norm_eps": 1e-5, "layer_norm_eps": null}));
     check("nemotron", part("rope_percent", json!(0.5)));

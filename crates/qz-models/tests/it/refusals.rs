@@ -69,8 +69,8 @@ fn rope_numbers_have_ranges() {
         "rope_scaling.original_max_position_embeddings: is 1.5, expected an integer",
     );
     check(
-        json!({"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
-        "rope_scaling.high_freq_factor: is 4, expected more than low_freq_factor 4",
+        json!({"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 3.0}),
+        "rope_scaling.high_freq_factor: is 3, expected at least low_freq_factor 4",
     );
 }
 

@@ -334,13 +334,10 @@ impl Writing<'_> {
             let every: Vec<f32> = padded(product, &every, own.rank).collect();
             let taken = match map.rows.columns() {
                 None => every,
-                Some(picked) => every
-                    .chunks_exact(to_usize(own.rank))
-                    .skip(to_usize(picked.first))
-                    .step_by(to_usize(picked.step))
-                    .flatten()
-                    .copied()
-                    .collect(),
+                Some(picked) => {
+                    let every = every.chunks_exact(to_usize(own.rank));
+                    picked.of_columns(every).flatten().copied().collect()
+                }
             };
             if sides.columns.is_empty() {
                 sides.columns = taken;

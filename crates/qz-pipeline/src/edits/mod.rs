@@ -62,18 +62,25 @@ pub struct Edit {
     pub operation: Operation,
 }
 
-/// Columns at a fixed distance, up to the last that there is.
+/// Columns at a fixed distance, at most up to the last that there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EditedColumns {
     /// The first.
     pub first: usize,
     /// How far one is from the next; at least 1.
     pub step: usize,
+    /// How many there are at most.
+    pub count: usize,
 }
 
 impl EditedColumns {
     /// All of them.
-    pub const ALL: Self = Self { first: 0, step: 1 };
+    pub const ALL: Self = Self { first: 0, step: 1, count: usize::MAX };
+
+    /// Those of a row's values.
+    pub(super) fn of(self, row: &mut [f32]) -> impl Iterator<Item = &mut f32> {
+        row.iter_mut().skip(self.first).step_by(self.step).take(self.count)
+    }
 }
 
 /// What an edit does.

@@ -97,6 +97,7 @@ impl Edits {
         let columns = stack.columns().map_or(EditedColumns::ALL, |picked| EditedColumns {
             first: to_usize(picked.first),
             step: to_usize(picked.step),
+            count: to_usize(picked.count),
         });
         let (first, end) = (matrix * stored_rows, (matrix + 1) * stored_rows);
         let mut row = first;

@@ -6,7 +6,7 @@ use qz_tensor::{DataType, FileError};
 
 use super::low_rank::Stack;
 use super::operand::Kept;
-use super::{Edit, EditedColumns, Operation};
+use super::{Edit, Operation};
 use crate::model::to_usize;
 
 /// Rows of a stored tensor, decoded.
@@ -29,19 +29,18 @@ impl DecodedRows<'_> {
         let columns = to_usize(self.stack.columns);
         let begin = to_usize(rows.start - self.rows.start) * columns;
         let values = &mut self.values[begin..][..to_usize(rows.end - rows.start) * columns];
-        let EditedColumns { first, step } = edit.columns;
         match &edit.operation {
             Operation::ScaleRows { factors, offset } => {
                 let factors = &factors[to_usize(rows.start - edit.rows.start)..];
                 for (row, factor) in values.chunks_exact_mut(columns).zip(factors) {
-                    for value in row.iter_mut().skip(first).step_by(step) {
+                    for value in edit.columns.of(row) {
                         *value = scaled(*value, *factor, *offset);
                     }
                 }
             }
             Operation::ScaleColumns { factors } => {
                 for row in values.chunks_exact_mut(columns) {
-                    let own = row.iter_mut().skip(first).step_by(step);
+                    let own = edit.columns.of(row);
                     own.zip(factors.iter()).for_each(|(value, factor)| *value *= factor);
                 }
             }

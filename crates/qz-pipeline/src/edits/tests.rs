@@ -64,13 +64,15 @@ fn operations_change_their_rows_and_columns() {
     };
     let rows = |factors: &[f32], offset| Operation::ScaleRows { factors: factors.into(), offset };
     let columns = |factors: &[f32]| Operation::ScaleColumns { factors: factors.into() };
-    let second = EditedColumns { first: 1, step: 2 };
+    let second = EditedColumns { first: 1, step: 2, ..EditedColumns::ALL };
     let all = EditedColumns::ALL;
     check(&[2, 3], 0..2, all, rows(&[2.0, 0.5], 0.0), &[2.0, 4.0, 6.0, 2.0, 2.5, 3.0]);
     check(&[2, 3], 1..2, all, rows(&[2.0], 0.0), &[1.0, 2.0, 3.0, 8.0, 10.0, 12.0]);
     check(&[2, 3], 0..2, second, rows(&[2.0, 3.0], 0.0), &[1.0, 4.0, 3.0, 4.0, 15.0, 6.0]);
     check(&[2, 3], 0..2, all, columns(&[1.0, 2.0, 3.0]), &[1.0, 4.0, 9.0, 4.0, 10.0, 18.0]);
     check(&[2, 3], 1..2, second, columns(&[2.0]), &[1.0, 2.0, 3.0, 4.0, 10.0, 6.0]);
+    let one = EditedColumns { first: 1, step: 1, count: 1 };
+    check(&[2, 3], 0..2, one, rows(&[2.0, 3.0], 0.0), &[1.0, 4.0, 3.0, 4.0, 15.0, 6.0]);
     let other = operand(&[2, 3], &[9.0, 8.0, 7.0, 6.0, 5.0, 4.0]);
     check(&[2, 3], 1..2, all, Operation::Set(other), &[1.0, 2.0, 3.0, 6.0, 5.0, 4.0]);
     let lengths = Operation::SetLengths { lengths: [10.0, 2.5].into() };

@@ -123,6 +123,14 @@ fn error_feedback_loses_less_than_rounding() {
     check("qwen3next", 20);
     check("dots1", 17);
     check("glm4moe", 17);
+    check("glm4flash", 21);
+    check("ernie4-5-moe", 17);
+    check("granitemoe-shared", 20);
+    check("hunyuan-moe", 20);
+    check("exaone-moe", 17);
+    check("cohere2moe", 27);
+    check("bailingmoe2", 13);
+    check("llama4", 34);
     check("olmoe", 14);
     check("minimax-m2", 14);
     check("lfm2", 12);

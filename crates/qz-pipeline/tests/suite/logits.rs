@@ -168,6 +168,19 @@ fn qwen_with_the_delta_rule() {
 fn experts_in_later_layers() {
     check("dots1");
     check("glm4moe");
+    check("ernie4-5-moe");
+    check("exaone-moe");
+    check("bailingmoe2");
+    check("llama4");
+}
+
+#[test]
+fn experts_in_all_layers() {
+    check("qwen3vlmoe");
+    check("granitemoe");
+    check("granitemoe-shared");
+    check("hunyuan-moe");
+    check("bailingmoe");
 }
 
 #[test]
@@ -186,6 +199,8 @@ fn short_convolutions() {
 fn deepseek() {
     check("deepseek2");
     check("deepseek3");
+    check("kimi-k2");
+    check("glm4flash");
 }
 
 #[test]
@@ -218,6 +233,7 @@ fn norms_behind() {
 fn norms_that_take_the_mean_away() {
     check("cohere");
     check("cohere2");
+    check("cohere2moe");
     check("stablelm");
     check("stablelm-parallel");
     check("nemotron");
