@@ -90,9 +90,21 @@ fn projectors_equal_the_reference_converter() {
                 expected["metadata"].as_array().expect("a list").iter().map(rounded).collect();
             assert_eq!(entries(file.metadata()), theirs, "{context}");
         }
+        let arguments = ["verify", text(&output), "--source", text(&checkpoint)];
+        quantize(&arguments).expect_success();
         let arguments = ["convert", text(&checkpoint), "--mmproj", "--to", "q4_k_m"];
         let run = quantize(&[&arguments[..], &["--json", "-o", text(&output), "--force"]].concat());
         assert_eq!((run.code, &run.json()["error"]["rule"]), (5, &"projector-type".into()));
+    }
+    // The part that reads text is no projector, of a checkpoint or of a file.
+    let checkpoint = crate::support::fixtures().join("tiny/qwen3");
+    let of_text = folder.path().join("text.gguf");
+    convert(&checkpoint, "f16", &of_text);
+    for source in [&checkpoint, &of_text] {
+        let refused = folder.path().join("refused.gguf");
+        let arguments = ["convert", text(source), "--mmproj", "--to", "f16", "-o", text(&refused)];
+        let run = quantize(&arguments);
+        assert!(run.code == 3 && !refused.exists(), "{}", run.stderr);
     }
 }
 

@@ -116,6 +116,9 @@ fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, Error> {
     let mut source = GgufModel::open(path)?;
     let (metadata, notes) = (source.take_metadata(), source.notes().to_vec());
     let mut model = Model::from_gguf(path, metadata, Box::new(source), options);
+    if options.projector && !model.is_projector() {
+        return Err(Error::NoProjector(path.to_owned()));
+    }
     model.warnings.extend(notes);
     if options.drops_further_layers && has_further_layers(&model.metadata) {
         model.warnings.push(format!(

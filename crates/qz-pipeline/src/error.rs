@@ -396,6 +396,9 @@ pub enum Error {
     /// A checkpoint of a class that nobody here knows, to be written as GGUF.
     #[error("{}: nobody here knows what GGUF calls this model's tensors; packed folders can be written, as fp8:block128", .0.display())]
     NoGgufNames(PathBuf),
+    /// The part that sees is asked of a file that has none.
+    #[error("{}: the file holds the part of a model that reads and writes text; the checkpoint has the one that sees", .0.display())]
+    NoProjector(PathBuf),
     /// A projector in a type that none is written in.
     #[error("{}: a projector is written to f32, f16, bf16 or q8_0", .0.display())]
     ProjectorType(PathBuf),

@@ -300,6 +300,11 @@ impl Model {
         model
     }
 
+    /// True for the part of a larger model that sees.
+    pub(crate) fn is_projector(&self) -> bool {
+        self.metadata.string("general.type") == Some("mmproj")
+    }
+
     /// The part of a checkpoint that sees.
     pub(crate) fn of_projector(
         path: &Path,

@@ -181,6 +181,7 @@ pub fn verify(
         }
         artifact => artifact?,
     };
+    let asked = OpenOptions { projector: artifact.is_projector(), ..asked };
     let open = |path| stoppable(cancel, || Model::open(path, &asked));
     let source = options.source.as_deref().map(open).transpose()?;
     let models = [Some(&artifact), source.as_ref()];
@@ -232,7 +233,12 @@ fn structure(artifact: &Model) -> Vec<Finding> {
         find("metadata-missing", "general.architecture", "the file names no architecture".into());
         return findings;
     };
-    for key in ["context_length", "embedding_length", "block_count", "attention.head_count"] {
+    let is_projector = artifact.is_projector();
+    let keys: &[&str] = match is_projector {
+        true => &["projector_type"],
+        false => &["context_length", "embedding_length", "block_count", "attention.head_count"],
+    };
+    for key in keys {
         let key = format!("{architecture}.{key}");
         if metadata.unsigned(&key).is_none() && metadata.get(&key).is_none() {
             find("metadata-missing", &key, format!("{key} is missing; engines refuse the file"));
@@ -278,7 +284,7 @@ fn structure(artifact: &Model) -> Vec<Finding> {
         None => Some("output_norm.weight"),
         Some(known) => known.tensor_rules().iter().find(is_norm).map(|rule| rule.gguf.0),
     };
-    for name in ["token_embd.weight"].into_iter().chain(ends) {
+    for name in ["token_embd.weight"].into_iter().chain(ends).filter(|_| !is_projector) {
         if !artifact.tensors.iter().any(|tensor| tensor.name == name) {
             find("tensor-missing", name, format!("{name} is missing"));
         }

@@ -134,6 +134,7 @@ impl Diagnose for Error {
             Self::NoGgufNames(path) => {
                 (FaultClass::BadInput, Location::file(path), "unsupported-architecture")
             }
+            Self::NoProjector(path) => (FaultClass::BadInput, Location::file(path), "no-projector"),
             Self::ProjectorType(path) => {
                 (FaultClass::Refused, Location::file(path), "projector-type")
             }

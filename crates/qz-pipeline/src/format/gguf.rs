@@ -237,8 +237,7 @@ impl Form {
 /// True for what the reference's converter writes itself: plain files from checkpoints, and
 /// all of projectors.
 fn is_converters(model: &Model, file_type: &FileType) -> bool {
-    let is_projector = model.tensors.iter().any(|tensor| tensor.precision.is_some());
-    model.is_checkpoint() && (!file_type.base.is_block() || is_projector)
+    model.is_checkpoint() && (!file_type.base.is_block() || model.is_projector())
 }
 
 /// Every tensor of the model, each as one tensor of the output.
