@@ -439,3 +439,41 @@ fn broken_gguf_files_are_refused_with_rule_key_and_byte() {
     // 96 bytes that declare a tensor of 1 TiB.
     check(Gguf { tensors: &w(&[1 << 38], 0), data: 32, ..GGUF }, "data-missing", Some("w"), 49);
 }
+
+/// A part that sees, whose configuration and tensors contradict each other.
+#[test]
+fn projectors_that_lack_tensors_or_have_them_twice() {
+    let check = |bend: &dyn Fn(&Path), expected: &str| {
+        let folder = scratch();
+        let checkpoint = copy_of("projectors/gemma3", folder.path());
+        bend(&checkpoint);
+        let output = folder.path().join("out.gguf");
+        let arguments = ["convert", text(&checkpoint), "--mmproj", "--to", "f16"];
+        let run = quantize(&[&arguments[..], &["-o", text(&output)]].concat());
+        assert_eq!(run.code, BAD_INPUT, "{}", run.stderr);
+        assert!(run.stderr.contains(expected) && !output.exists(), "{}", run.stderr);
+    };
+    let with_layers = |layers: u64| {
+        move |folder: &Path| {
+            edit_json(&folder.join("config.json"), |config| {
+                config["vision_config"]["num_hidden_layers"] = json!(layers);
+            });
+        }
+    };
+    check(&with_layers(3), "no tensor for v.blk.2.ln1.weight");
+    // So many are not counted one by one.
+    check(&with_layers(u64::from(u32::MAX)), "no tensor for v.blk.2.ln1.weight");
+    check(&with_layers(0), "num_hidden_layers");
+    check(
+        &|folder| fs::remove_file(folder.join("preprocessor_config.json")).expect("removed"),
+        "preprocessor_config.json",
+    );
+    let twice = |folder: &Path| {
+        let path = folder.join("model.safetensors");
+        let mut weights = Safetensors::read(&path);
+        let name = "model.multi_modal_projector.mm_soft_emb_norm.weight";
+        weights.add(name, "BF16", &[32], &[0; 64]);
+        weights.write(&path);
+    };
+    check(&twice, "is there twice");
+}

@@ -7,6 +7,8 @@
 mod families;
 mod metadata;
 
+use std::collections::HashSet;
+
 use qz_tensor::{Metadata, Shape, SideFiles, TensorIndex, TensorInfo, Warning};
 
 use crate::checkpoint::reference_order;
@@ -184,7 +186,7 @@ impl Matched {
         tensors: &[TensorInfo],
     ) -> Result<Self, Error> {
         let mut matched = Self { tensors: Vec::new(), ignored: Vec::new() };
-        let mut faults = Vec::new();
+        let (mut faults, mut seen) = (Vec::new(), HashSet::new());
         for position in reference_order(tensors) {
             let info = &tensors[position];
             let own = family.prefixes.iter().find_map(|prefix| info.name.strip_prefix(prefix));
@@ -193,12 +195,12 @@ impl Matched {
                 continue;
             };
             let found = matched.take(family, config, own, (TensorIndex(position), info))?;
+            let name = info.name.to_string();
             if found == 0 {
-                faults.push(TensorFault::Unknown {
-                    name: info.name.to_string(),
-                    shape: info.shape.clone(),
-                    reason: None,
-                });
+                let shape = info.shape.clone();
+                faults.push(TensorFault::Unknown { name, shape, reason: None });
+            } else if !seen.insert(own) {
+                faults.push(TensorFault::Duplicate { name });
             }
         }
         let missing = matched.missing(family, config)?;
@@ -260,17 +262,18 @@ impl Matched {
         family: &ProjectorFamily,
         config: &ProjectorConfig,
     ) -> Result<Vec<String>, Error> {
-        let layers = config.layers()?;
+        // No checkpoint has tensors for more: one layer too many is missing as well.
+        let layers = config.layers()?.min(self.tensors.len() as u64 + 1);
+        let names: HashSet<&str> =
+            self.tensors.iter().map(|(recipe, _)| recipe.name.as_str()).collect();
         let mut missing = Vec::new();
         for rule in family.rules.iter().filter(|rule| rule.is_required) {
             let numbers: Vec<Option<LayerIndex>> = match rule.target.has_layer() {
                 true => (0..layers as u32).map(|layer| Some(LayerIndex(layer))).collect(),
                 false => vec![None],
             };
-            let names = numbers.into_iter().map(|layer| rule.target.name(layer));
-            missing.extend(
-                names.filter(|name| !self.tensors.iter().any(|(own, _)| own.name == *name)),
-            );
+            let own = numbers.into_iter().map(|layer| rule.target.name(layer));
+            missing.extend(own.filter(|name| !names.contains(name.as_str())));
         }
         Ok(missing)
     }
