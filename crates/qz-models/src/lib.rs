@@ -36,6 +36,7 @@ mod general;
 pub mod graph;
 mod hyperparameters;
 mod linear_layers;
+mod lists;
 mod name_pattern;
 pub mod projector;
 mod recipe;

@@ -315,31 +315,6 @@ impl TensorRule {
         self
     }
 
-    /// How many rules lists have.
-    pub(crate) const fn count(lists: &[&[Self]]) -> usize {
-        let (mut count, mut list) = (0, 0);
-        while list < lists.len() {
-            count += lists[list].len();
-            list += 1;
-        }
-        count
-    }
-
-    /// Lists, one behind the other, which have so many rules.
-    pub(crate) const fn joined<const COUNT: usize>(lists: &[&[Self]]) -> [Self; COUNT] {
-        let mut all = [Self::dropped("", &[]); COUNT];
-        let (mut at, mut list) = (0, 0);
-        while list < lists.len() {
-            let mut own = 0;
-            while own < lists[list].len() {
-                all[at] = lists[list][own];
-                (at, own) = (at + 1, own + 1);
-            }
-            list += 1;
-        }
-        all
-    }
-
     /// True if a model has the tensor in this layer.
     pub fn applies(&self, config: &ModelConfig, layer: Option<LayerIndex>) -> bool {
         self.condition

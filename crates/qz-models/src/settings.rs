@@ -470,20 +470,6 @@ pub const STANDARD_METADATA: &[MetadataKey] = &[
     MetadataKey::FileType,
 ];
 
-/// Two lists, one behind the other.
-pub(crate) const fn joined<const COUNT: usize>(
-    first: &[MetadataKey],
-    second: &[MetadataKey],
-) -> [MetadataKey; COUNT] {
-    let mut all = [MetadataKey::Layers; COUNT];
-    let mut at = 0;
-    while at < COUNT {
-        all[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
-        at += 1;
-    }
-    all
-}
-
 /// How a router's logits become weights (`ExpertGatingFuncType` in
 /// `gguf-py/gguf/constants.py`).
 pub(crate) const GATING_FUNCTIONS: &[(&str, u32)] = &[("softmax", 1), ("sigmoid", 2)];

@@ -11,6 +11,7 @@ use crate::architecture::{Architecture, Contradiction, Spelling};
 use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DefaultHeadSize, DefaultWindow};
 use crate::further::FurtherNames;
 use crate::hyperparameters::ModelConfig;
+use crate::lists::joined;
 use crate::rules::Dimension::{Hidden, KeyValues, Number, Queries, Sum};
 use crate::rules::{Dimension, Presence, Role, TensorRule, Transform};
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
@@ -276,35 +277,7 @@ impl Architecture for Bailing2 {
 
 const SHARED_WIDTH_KEY: &str = "moe_shared_expert_intermediate_size";
 const KEYS_OF_2: &[ConfigKey] = {
-    let [
-        dense,
-        shared,
-        width,
-        normalizes,
-        bias,
-        input_bias,
-        head,
-        softmax,
-        norm,
-        gate,
-        dtype,
-        split,
-        kind,
-    ] = COMMON_KEYS;
-    &[
-        dense,
-        shared,
-        width,
-        normalizes,
-        bias,
-        input_bias,
-        head,
-        softmax,
-        norm,
-        gate,
-        dtype,
-        split,
-        kind,
+    const OWN: &[ConfigKey] = &[
         ConfigKey::size_or(SHARED_WIDTH_KEY, Default::Absent),
         ConfigKey::count_or("n_group", Default::Size(8)),
         ConfigKey::count_or("topk_group", Default::Size(4)),
@@ -314,5 +287,6 @@ const KEYS_OF_2: &[ConfigKey] = {
         ConfigKey::any(partial::KEY),
         ConfigKey::any("rotary_dim"),
         ConfigKey::any("moe_router_enable_expert_bias"),
-    ]
+    ];
+    &joined::<_, { COMMON_KEYS.len() + OWN.len() }>(&[&COMMON_KEYS, OWN])
 };

@@ -56,7 +56,7 @@ macro_rules! layer_module {
 macro_rules! rules {
     ($($list:expr),+ $(,)?) => {{
         const LISTS: &[&[TensorRule]] = &[$($list),+];
-        const ALL: [TensorRule; TensorRule::count(LISTS)] = TensorRule::joined(LISTS);
+        const ALL: [TensorRule; $crate::lists::count(LISTS)] = $crate::lists::joined(LISTS);
         &ALL
     }};
 }

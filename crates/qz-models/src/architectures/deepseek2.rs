@@ -12,9 +12,10 @@ use crate::architecture::{Architecture, Contradiction, Rename};
 use crate::config::ConfigDefaults;
 use crate::further::FurtherNames;
 use crate::hyperparameters::ModelConfig;
+use crate::lists::joined;
 use crate::rules::TensorRule;
 use crate::settings::{
-    ConfigKey, Default, GgufKeys, MetadataKey, STANDARD_METADATA, gating_function, joined,
+    ConfigKey, Default, GgufKeys, MetadataKey, STANDARD_METADATA, gating_function,
 };
 
 /// A family.
@@ -162,7 +163,8 @@ pub(super) static GLM_FLASH: Deepseek = Deepseek {
 };
 
 static GLM_RULES: &[TensorRule] = rules![latent::RULES, &further::ALL];
-const GLM_OWN_METADATA: &[MetadataKey] = &joined::<16>(latent::OWN_METADATA, &[further::COUNT]);
+const GLM_OWN_METADATA: &[MetadataKey] =
+    &joined::<_, 16>(&[latent::OWN_METADATA, &[further::COUNT]]);
 /// Its configurations do not state the size of a head.
 const GLM_METADATA: &[MetadataKey] = &[
     MetadataKey::Layers,

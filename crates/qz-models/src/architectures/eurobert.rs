@@ -9,9 +9,10 @@ use crate::architecture::{Architecture, Contradiction, Model, Rename};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
+use crate::lists::joined;
 use crate::rope::RopeScaling;
 use crate::rules::TensorRule;
-use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey, STANDARD_METADATA, joined};
+use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey, STANDARD_METADATA};
 
 /// EuroBERT.
 pub(super) struct EuroBert;
@@ -50,7 +51,8 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
 };
 
 const OWN: &[MetadataKey] = &[bert::NOT_CAUSAL, UNSCALED];
-const METADATA: &[MetadataKey] = &joined::<{ STANDARD_METADATA.len() + 2 }>(STANDARD_METADATA, OWN);
+const METADATA: &[MetadataKey] =
+    &joined::<_, { STANDARD_METADATA.len() + 2 }>(&[STANDARD_METADATA, OWN]);
 
 impl Architecture for EuroBert {
     fn class_names(&self) -> &'static [&'static str] {

@@ -6,6 +6,7 @@ use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
 
 use super::decoder::{self, rules};
+use super::state_space::only;
 use super::{experts, llama};
 use crate::architecture::{Architecture, ComputedTensor, Contradiction, Model};
 use crate::config::{
@@ -13,9 +14,10 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::hyperparameters::ModelConfig;
+use crate::lists::joined;
 use crate::rules::Dimension::{Hidden, Number, Product, Size};
 use crate::rules::{Condition, Dimension, TensorRule, Transform};
-use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey, joined};
+use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
 /// Granite without experts.
 pub(super) struct Granite;
@@ -23,7 +25,7 @@ pub(super) struct Granite;
 pub(super) struct GraniteMoe;
 
 /// Width of the expert that every token is given to; none if it is zero.
-const SHARED_KEY: &str = "shared_intermediate_size";
+pub(super) const SHARED_KEY: &str = "shared_intermediate_size";
 const SHARED: Dimension = Size(SHARED_KEY);
 const SHARED_TWICE: Dimension = Product(&[Number(2), SHARED]);
 const HAS_SHARED: Condition = Condition {
@@ -33,37 +35,40 @@ const HAS_SHARED: Condition = Condition {
 const GATE_AND_UP: &str = "model.layers.{layer}.block_sparse_moe.input_linear.weight";
 const SHARED_GATE_AND_UP: &str = "model.layers.{layer}.shared_mlp.input_linear.weight";
 
-static MIXED_RULES: &[TensorRule] = {
-    const EXPERTS: [TensorRule; 4] = {
-        let [gate, up, down] = experts::FUSED_AS_NETWORK;
-        [
-            experts::ROUTER.named("model.layers.{layer}.block_sparse_moe.router.layer.weight"),
-            gate.named(GATE_AND_UP),
-            up.named(GATE_AND_UP),
-            down.named("model.layers.{layer}.block_sparse_moe.output_linear.weight"),
-        ]
-    };
-    rules![
-        &decoder::AROUND,
-        &llama::ATTENTION,
-        &EXPERTS,
-        &[
-            experts::SHARED_GATE
-                .named(SHARED_GATE_AND_UP)
-                .shaped(&[SHARED_TWICE, Hidden])
-                .transformed(Transform::part(SHARED_TWICE, Number(0), SHARED))
-                .only(HAS_SHARED),
-            experts::SHARED_UP
-                .named(SHARED_GATE_AND_UP)
-                .shaped(&[SHARED_TWICE, Hidden])
-                .transformed(Transform::part(SHARED_TWICE, SHARED, SHARED))
-                .only(HAS_SHARED),
-            experts::SHARED_DOWN
-                .named("model.layers.{layer}.shared_mlp.output_linear.weight")
-                .shaped(&[Hidden, SHARED])
-                .only(HAS_SHARED),
-        ],
+/// A layer's experts; gate and up stand in one matrix.
+pub(super) const MIXTURE: [TensorRule; 4] = {
+    let [gate, up, down] = experts::FUSED_AS_NETWORK;
+    [
+        experts::ROUTER.named("model.layers.{layer}.block_sparse_moe.router.layer.weight"),
+        gate.named(GATE_AND_UP),
+        up.named(GATE_AND_UP),
+        down.named("model.layers.{layer}.block_sparse_moe.output_linear.weight"),
     ]
+};
+
+/// The matrices of the network that every token is given to, likewise.
+pub(super) const fn shared([gate, up, down]: [TensorRule; 3]) -> [TensorRule; 3] {
+    [
+        gate.named(SHARED_GATE_AND_UP)
+            .shaped(&[SHARED_TWICE, Hidden])
+            .transformed(Transform::part(SHARED_TWICE, Number(0), SHARED)),
+        up.named(SHARED_GATE_AND_UP).shaped(&[SHARED_TWICE, Hidden]).transformed(Transform::part(
+            SHARED_TWICE,
+            SHARED,
+            SHARED,
+        )),
+        down.named("model.layers.{layer}.shared_mlp.output_linear.weight")
+            .shaped(&[Hidden, SHARED]),
+    ]
+}
+
+/// The expert that every token is given to.
+pub(super) const SHARED_EXPERT: [TensorRule; 3] =
+    shared([experts::SHARED_GATE, experts::SHARED_UP, experts::SHARED_DOWN]);
+
+static MIXED_RULES: &[TensorRule] = {
+    const SHARED: [TensorRule; 3] = only(SHARED_EXPERT, HAS_SHARED);
+    rules![&decoder::AROUND, &llama::ATTENTION, &MIXTURE, &SHARED]
 };
 
 const DEFAULTS_OF_ALL: ConfigDefaults = ConfigDefaults {
@@ -247,7 +252,7 @@ impl Architecture for GraniteMoe {
     }
 
     fn own_metadata(&self) -> &'static [MetadataKey] {
-        const { &joined::<7>(&METADATA, &[SHARED_METADATA]) }
+        const { &joined::<_, 7>(&[&METADATA, &[SHARED_METADATA]]) }
     }
 
     fn complete_config(&self, keys: GgufKeys<'_>, config: &mut Map<String, Value>) {

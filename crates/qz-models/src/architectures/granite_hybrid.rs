@@ -6,16 +6,18 @@ use qz_tensor::{Array, Metadata, Value as Entry};
 use serde_json::{Map, Value, json};
 
 use super::decoder::rules;
+use super::granite::{self, SHARED_KEY};
 use super::state_space::{self, only};
-use super::{decoder, experts, llama};
+use super::{decoder, llama};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{
     ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
 };
 use crate::hyperparameters::ModelConfig;
-use crate::rules::Dimension::{Experts, GateAndUp, Hidden, Intermediate, Number, Product, Size};
-use crate::rules::{Condition, Dimension, Presence, Role, TensorRule, Transform};
-use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey, joined};
+use crate::lists::joined;
+use crate::rules::Dimension::{Hidden, Number};
+use crate::rules::{Condition, Presence, Role, TensorRule};
+use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 use crate::tensor_map::ValueChange;
 
 /// Granite 4 with state spaces and without experts.
@@ -32,8 +34,6 @@ const ATTENTION: &str = "attention";
 const OTHER_NAMES: &[(&str, &str)] = &[("linear_attention", MAMBA), ("full_attention", ATTENTION)];
 const EXPERTS_KEY: &str = "num_local_experts";
 const POSITIONS: &str = "position_embedding_type";
-/// Width of the network, or of the expert that every token is given to.
-const SHARED_KEY: &str = "shared_intermediate_size";
 
 state_space::sizes!(
     "mamba_n_heads",
@@ -43,8 +43,6 @@ state_space::sizes!(
     "mamba_d_conv"
 );
 
-const SHARED: Dimension = Size(SHARED_KEY);
-const SHARED_TWICE: Dimension = Product(&[Number(2), SHARED]);
 const SCANS: Condition =
     Condition { key: KINDS, holds: |config, layer| config.word_in(KINDS, layer) == Some(MAMBA) };
 const ATTENDS: Condition =
@@ -62,48 +60,11 @@ const LAYERS: [TensorRule; 6] = [
 const MIXER: [TensorRule; 8] =
     only(state_space::mixer!("model.layers.{layer}.mamba.", "mamba_conv_bias"), SCANS);
 
-/// Three rules for the matrices of a network that is called the expert of all tokens.
-const fn shared([gate, up, down]: [TensorRule; 3]) -> [TensorRule; 3] {
-    const GATE_AND_UP: &str = "model.layers.{layer}.shared_mlp.input_linear.weight";
-    [
-        gate.named(GATE_AND_UP).shaped(&[SHARED_TWICE, Hidden]).transformed(Transform::part(
-            SHARED_TWICE,
-            Number(0),
-            SHARED,
-        )),
-        up.named(GATE_AND_UP).shaped(&[SHARED_TWICE, Hidden]).transformed(Transform::part(
-            SHARED_TWICE,
-            SHARED,
-            SHARED,
-        )),
-        down.named("model.layers.{layer}.shared_mlp.output_linear.weight")
-            .shaped(&[Hidden, SHARED]),
-    ]
-}
-
-const NETWORK: [TensorRule; 3] = shared([decoder::GATE, decoder::UP, decoder::DOWN]);
-const MIXTURE: [TensorRule; 4] = {
-    const GATE_AND_UP: &str = "model.layers.{layer}.block_sparse_moe.input_linear.weight";
-    [
-        experts::ROUTER.named("model.layers.{layer}.block_sparse_moe.router.layer.weight"),
-        experts::FUSED_GATE
-            .named(GATE_AND_UP)
-            .shaped(&[Experts, GateAndUp, Hidden])
-            .transformed(Transform::part(GateAndUp, Number(0), Intermediate)),
-        experts::FUSED_UP
-            .named(GATE_AND_UP)
-            .shaped(&[Experts, GateAndUp, Hidden])
-            .transformed(Transform::part(GateAndUp, Intermediate, Intermediate)),
-        experts::FUSED_DOWN
-            .named("model.layers.{layer}.block_sparse_moe.output_linear.weight")
-            .shaped(&[Experts, Hidden, Intermediate]),
-    ]
-};
-const SHARED_EXPERT: [TensorRule; 3] =
-    shared([experts::SHARED_GATE, experts::SHARED_UP, experts::SHARED_DOWN]);
+const NETWORK: [TensorRule; 3] = granite::shared([decoder::GATE, decoder::UP, decoder::DOWN]);
 
 static DENSE_RULES: &[TensorRule] = rules![&AROUND, &LAYERS, &MIXER, &NETWORK];
-static MIXED_RULES: &[TensorRule] = rules![&AROUND, &LAYERS, &MIXER, &MIXTURE, &SHARED_EXPERT];
+static MIXED_RULES: &[TensorRule] =
+    rules![&AROUND, &LAYERS, &MIXER, &granite::MIXTURE, &granite::SHARED_EXPERT];
 static ATTENTION_RULES: &[TensorRule] = rules![&AROUND, &LAYERS, &NETWORK];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
@@ -242,7 +203,8 @@ const OF_STATES: &[MetadataKey] = &[
         Some((!has_state_space(config)).into())
     }),
 ];
-const OWN_METADATA: &[MetadataKey] = &joined::<{ OWN.len() + OF_STATES.len() }>(OWN, OF_STATES);
+const OWN_METADATA: &[MetadataKey] =
+    &joined::<_, { OWN.len() + OF_STATES.len() }>(&[OWN, OF_STATES]);
 
 const CONFIG_KEYS: &[ConfigKey] = &[
     ConfigKey::words_per_layer(KINDS, &[MAMBA, ATTENTION]),

@@ -317,9 +317,9 @@ const OF_EXPERTS: [MetadataKey; 6] = [
 ];
 
 const METADATA: &[MetadataKey] =
-    &crate::settings::joined::<{ BEGIN.len() + MIDDLE.len() }>(&BEGIN, &MIDDLE);
+    &crate::lists::joined::<_, { BEGIN.len() + MIDDLE.len() }>(&[&BEGIN, &MIDDLE]);
 const OWN_WITH_EXPERTS: &[MetadataKey] =
-    &crate::settings::joined::<{ END.len() + OF_EXPERTS.len() }>(&END, &OF_EXPERTS);
+    &crate::lists::joined::<_, { END.len() + OF_EXPERTS.len() }>(&[&END, &OF_EXPERTS]);
 
 macro_rules! config_keys {
     ($($more:expr),* $(,)?) => {

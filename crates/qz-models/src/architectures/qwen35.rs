@@ -541,9 +541,10 @@ macro_rules! mixture {
 }
 
 /// The standard metadata, and that of mixtures.
-const STANDARD_AND_MIXED: &[MetadataKey] = &crate::settings::joined::<
+const STANDARD_AND_MIXED: &[MetadataKey] = &crate::lists::joined::<
+    _,
     { STANDARD_METADATA.len() + MIXED_METADATA.len() },
->(STANDARD_METADATA, MIXED_METADATA);
+>(&[STANDARD_METADATA, MIXED_METADATA]);
 
 impl Architecture for Qwen35Moe {
     common!(

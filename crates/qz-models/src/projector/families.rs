@@ -6,6 +6,7 @@ use serde_json::json;
 use super::metadata::{first_integer, number};
 use super::{Precision, ProjectorConfig, ProjectorFamily, ProjectorRule, Take};
 use crate::error::Error;
+use crate::lists::{count, joined};
 use crate::rules::{LayerIndex, NamePattern};
 
 /// Every family.
@@ -48,30 +49,10 @@ macro_rules! module {
 
 /// Lists of rules, one behind the other.
 macro_rules! rules {
-    ($($part:expr),+ $(,)?) => {{
-        const PARTS: &[&[ProjectorRule]] = &[$(&$part),+];
-        const COUNT: usize = {
-            let (mut count, mut part) = (0, 0);
-            while part < PARTS.len() {
-                count += PARTS[part].len();
-                part += 1;
-            }
-            count
-        };
-        const RULES: [ProjectorRule; COUNT] = {
-            let mut rules = [PARTS[0][0]; COUNT];
-            let (mut at, mut part) = (0, 0);
-            while part < PARTS.len() {
-                let mut own = 0;
-                while own < PARTS[part].len() {
-                    rules[at] = PARTS[part][own];
-                    (at, own) = (at + 1, own + 1);
-                }
-                part += 1;
-            }
-            rules
-        };
-        &RULES
+    ($($list:expr),+ $(,)?) => {{
+        const LISTS: &[&[ProjectorRule]] = &[$(&$list),+];
+        const ALL: [ProjectorRule; count(LISTS)] = joined(LISTS);
+        &ALL
     }};
 }
 
@@ -227,15 +208,12 @@ const QWEN_2_VL: ProjectorFamily = ProjectorFamily {
 /// Qwen 2.5 VL, likewise; most of its layers see a window.
 const QWEN_2_5_VL: ProjectorFamily = ProjectorFamily {
     model_types: &["qwen2_5_vl"],
-    prefixes: VISUAL,
-    dropped: &[],
     rules: rules!(
         *QWEN_2_LAYERS,
         module!("blocks.{layer}.mlp.gate_proj", "v.blk.{layer}.ffn_gate"),
         module!("blocks.{layer}.mlp.up_proj", "v.blk.{layer}.ffn_up"),
         module!("blocks.{layer}.mlp.down_proj", "v.blk.{layer}.ffn_down"),
     ),
-    prepare: prepare_qwen_2,
     metadata: |config| {
         Ok(vec![
             ("projector_type", "qwen2.5vl_merger".into()),
@@ -244,7 +222,7 @@ const QWEN_2_5_VL: ProjectorFamily = ProjectorFamily {
             ("vision.attention.layer_norm_epsilon", epsilon_of_model(config)?),
         ])
     },
-    layer_of: same_layer,
+    ..QWEN_2_VL
 };
 
 /// The layers that see all of an image.
