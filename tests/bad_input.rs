@@ -248,12 +248,42 @@ fn a_tokenizer_nobody_knows_shows_its_definition() {
         });
     };
     check(LLAMA, bend, BAD_INPUT, &[regex, "--pre-tokenizer"]);
+    let unheard = |at: &Path| {
+        edit_json(&at.join("tokenizer.json"), |tokenizer| {
+            tokenizer["pre_tokenizer"] = json!({"type": "Unheard"});
+        });
+    };
+    check(LLAMA, unheard, BAD_INPUT, &["Unheard", "--pre-tokenizer"]);
     check(
         LLAMA,
         |at| fs::remove_file(at.join("tokenizer.json")).expect("removed"),
         BAD_INPUT,
         &["tokenizer.json"],
     );
+}
+
+/// Only a GGUF file has to name it.
+#[test]
+fn a_tokenizer_without_a_name_in_gguf_reads_text() {
+    let folder = scratch();
+    let checkpoint = copy_of(LLAMA, folder.path());
+    edit_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
+        tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"] =
+            json!({"Regex": r"\p{Lu}?\p{Ll}+|\s+(?!\S)|."});
+    });
+    let (data, output) = (folder.path().join("text.txt"), folder.path().join("out"));
+    fs::write(&data, "A river runs Past mills. ".repeat(40)).expect("written");
+    let reads = ["--data", text(&data), "--ctx", "32", "--chunks", "2"];
+    let eval = ["eval", text(&checkpoint)];
+    quantize(&[&eval[..], &reads].concat()).expect_success();
+    let to = |target: &'static str| {
+        let arguments = ["quantize", text(&checkpoint), "--to", target, "-o", text(&output)];
+        quantize(&[&arguments[..], &reads].concat())
+    };
+    to("gptq:w4g32").expect_success();
+    let refused = to("q4_0");
+    assert_eq!(refused.code, BAD_INPUT, "{}", refused.stderr);
+    assert!(refused.stderr.contains("--pre-tokenizer NAME"), "{}", refused.stderr);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use qz_tensor::{
     DataType, FileError, Location, Metadata, Shape, SideFiles, TensorIndex, TensorInfo, Warning,
 };
-use qz_tokenize::VocabularyOptions;
+use qz_tokenize::{UnknownPreTokenizer, VocabularyOptions};
 use serde_json::Value;
 
 use crate::architecture::{Architecture, Model};
@@ -65,6 +65,9 @@ pub struct ModelDescription {
     pub warnings: Vec<Warning>,
     /// What of its tokenizer the metadata cannot say: to be told where they are written.
     pub unsaid: Vec<Warning>,
+    /// There if the metadata are those of no GGUF file, because llama.cpp has no name for how
+    /// the tokenizer cuts text.
+    pub unnamed_pre_tokenizer: Option<UnknownPreTokenizer>,
 }
 
 /// The tensors that a checkpoint of plain numbers has, and where those of GGUF go.
@@ -139,7 +142,7 @@ pub fn describe(
     write_model(architecture, &model, &mut metadata)?;
     warnings.extend(architecture.warnings(&model)?);
     warn_of_missing_output(architecture, &json, &config, &tensors, &mut warnings);
-    let mut unsaid =
+    let (mut unsaid, unnamed_pre_tokenizer) =
         write_vocabulary(files, architecture, &config, options, &mut metadata, &mut warnings)?;
     unsaid.extend(unsaid_scaling(&json, &config));
     unsaid.extend(unsaid_window(&json, &config));
@@ -155,6 +158,7 @@ pub fn describe(
         names,
         warnings,
         unsaid,
+        unnamed_pre_tokenizer,
     })
 }
 
@@ -422,7 +426,7 @@ fn write_key(key: &MetadataKey, name: &str, config: &ModelConfig, metadata: &mut
     }
 }
 
-/// Gives what the metadata do not say.
+/// Gives what the metadata do not say, and what keeps them from a GGUF file.
 fn write_vocabulary(
     files: &dyn SideFiles,
     architecture: &dyn Architecture,
@@ -430,7 +434,7 @@ fn write_vocabulary(
     options: &ConvertOptions,
     metadata: &mut Metadata,
     warnings: &mut Vec<Warning>,
-) -> Result<Vec<Warning>, Error> {
+) -> Result<(Vec<Warning>, Option<UnknownPreTokenizer>), Error> {
     let options = VocabularyOptions {
         size: Some(config.vocabulary),
         pre_tokenizer: options.pre_tokenizer.as_deref(),
@@ -444,7 +448,7 @@ fn write_vocabulary(
         metadata.set(key, value);
     }
     architecture.adjust_vocabulary(&Model { config, files }, metadata)?;
-    Ok(vocabulary.unsaid)
+    Ok((vocabulary.unsaid, vocabulary.unnamed))
 }
 
 /// Weights stored quantized have names and shapes of their own; without this

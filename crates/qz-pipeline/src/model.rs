@@ -13,6 +13,7 @@ use qz_packed::PackedSize;
 use qz_tensor::{
     DataType, Metadata, Name, Shape, SourceFile, TensorIndex, TensorInfo, TensorSource,
 };
+use qz_tokenize::UnknownPreTokenizer;
 
 use crate::adapters::MergedAdapter;
 use crate::container::Container;
@@ -65,6 +66,8 @@ pub struct Model {
     pub(crate) warnings: Vec<String>,
     /// What a GGUF file of it cannot say.
     pub(crate) unsaid: Vec<String>,
+    /// Why no GGUF file of it can be written: llama.cpp has no name for its pre-tokenizer.
+    pub(crate) unnamed_pre_tokenizer: Option<UnknownPreTokenizer>,
     pub(crate) source: Box<dyn TensorSource>,
     /// What tells the edits of its stored tensors from others, if there are any.
     pub(crate) edits: Option<String>,
@@ -297,6 +300,7 @@ impl Model {
         model.names = description.names;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model.unsaid = description.unsaid.iter().map(ToString::to_string).collect();
+        model.unnamed_pre_tokenizer = description.unnamed_pre_tokenizer;
         model
     }
 
@@ -382,6 +386,7 @@ impl Model {
             names: Vec::new(),
             warnings: Vec::new(),
             unsaid: Vec::new(),
+            unnamed_pre_tokenizer: None,
             source,
             edits: None,
             adapters: Vec::new(),

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::added_tokens::{AddedToken, AddedTokens};
 use crate::byte_level::decode_token;
+use crate::definition::cuts::byte_level_cuts;
+use crate::definition::normalizer::normalizers;
 use crate::definition::{unsaid, unsaid_texts, warn_of_unknown};
 use crate::error::Error;
 use crate::json::Settings;
@@ -28,9 +30,14 @@ pub(crate) fn byte_level_tokens(
 ) -> Result<TokenTable, Error> {
     let added = AddedTokens::gather(files, &file, settings, options.size, warnings)?;
     let size = size_of(files, &file, &added, options.size)?;
-    let pre_tokenizer = match options.pre_tokenizer {
-        Some(name) => name,
-        None => pre_tokenizer::identify(files, &file, &Evidence::new(&file, &added))?,
+    let name = match options.pre_tokenizer {
+        Some(name) => Ok(name),
+        None => pre_tokenizer::identify(files, &file, &Evidence::new(&file, &added)),
+    };
+    let (pre_tokenizer, unnamed) = match name {
+        Ok(name) => (Some(name.to_owned()), None),
+        Err(unnamed) if is_carried_out(&file) => (None, Some(unnamed)),
+        Err(unnamed) => return Err(unnamed.into()),
     };
     warn_of_unknown(files, &file, true, warnings);
     let mut unsaid = unsaid(files, &file, &added, true);
@@ -42,7 +49,8 @@ pub(crate) fn byte_level_tokens(
     let (tokens, types) = contents_and_types(&file, &added, size);
     Ok(TokenTable {
         model: "gpt2",
-        pre_tokenizer: Some(pre_tokenizer.to_owned()),
+        pre_tokenizer,
+        unnamed,
         tokens,
         scores: None,
         types,
@@ -52,6 +60,12 @@ pub(crate) fn byte_level_tokens(
         surroundings: file.surroundings,
         unsaid,
     })
+}
+
+/// True if every step is known by which the tokenizers library cuts text.
+fn is_carried_out(file: &TokenizerFile) -> bool {
+    byte_level_cuts(&file.pre_tokenizer).is_some()
+        && normalizers(&file.surroundings.normalizer).unknown.is_empty()
 }
 
 /// Content and type of every id.

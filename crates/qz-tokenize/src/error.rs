@@ -4,6 +4,20 @@ use std::path::PathBuf;
 
 use qz_tensor::{Diagnose, Diagnosis, FaultClass, FileError, Location};
 
+/// A pre-tokenizer that llama.cpp has no known name for, so that no GGUF file can name it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "{}: pre_tokenizer: llama.cpp has no pre-tokenizer that is known to split text like this: {definition}; \
+     if one of its pre-tokenizers fits, name it with --pre-tokenizer NAME",
+    path.display()
+)]
+pub struct UnknownPreTokenizer {
+    /// The file.
+    pub path: PathBuf,
+    /// The definition, as JSON, shortened.
+    pub definition: String,
+}
+
 /// A fault of a checkpoint's tokenizer files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -67,17 +81,8 @@ pub enum Error {
         kind: String,
     },
     /// A pre-tokenizer that llama.cpp has no known name for.
-    #[error(
-        "{}: pre_tokenizer: llama.cpp has no pre-tokenizer that is known to split text like this: {definition}; \
-         if one of its pre-tokenizers fits, name it with --pre-tokenizer NAME",
-        path.display()
-    )]
-    UnknownPreTokenizer {
-        /// The file.
-        path: PathBuf,
-        /// The definition, as JSON, shortened.
-        definition: String,
-    },
+    #[error(transparent)]
+    UnknownPreTokenizer(#[from] UnknownPreTokenizer),
     /// A key that a vocabulary in GGUF must have is not there.
     #[error("{}: {key}: is missing; without it the tokenizer cannot be rebuilt", path.display())]
     MissingKey {
@@ -157,7 +162,7 @@ impl Diagnose for Error {
             Self::Unsupported { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "unsupported-tokenizer")
             }
-            Self::UnknownPreTokenizer { path, .. } => {
+            Self::UnknownPreTokenizer(UnknownPreTokenizer { path, .. }) => {
                 let location = Location::file(path).tensor("pre_tokenizer");
                 (FaultClass::BadInput, location, "unknown-pre-tokenizer")
             }

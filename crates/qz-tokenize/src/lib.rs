@@ -51,6 +51,7 @@ mod definition;
 mod encode;
 mod error;
 mod json;
+mod pattern;
 mod post_processor;
 mod pre_tokenizer;
 mod protobuf;
@@ -77,7 +78,7 @@ mod vocabulary;
 mod word_piece_tokens;
 
 pub use encode::{EncodeOptions, TextStream, Tokenizer, pre_tokenizer_names};
-pub use error::Error;
+pub use error::{Error, UnknownPreTokenizer};
 pub use restore::{RestoreOptions, RestoredTokenizer, restore_tokenizer};
 pub use tokenizer_file::TokenId;
 pub use vocabulary::{Vocabulary, VocabularyOptions, VocabularyRules, vocabulary};

@@ -109,6 +109,7 @@ impl Entries {
         TokenTable {
             model: "llama",
             pre_tokenizer: Some("default".to_owned()),
+            unnamed: None,
             tokens: self.tokens,
             scores: Some(self.scores),
             types: self.types,

@@ -102,6 +102,7 @@ impl Family {
             normalizer: None,
             surroundings: Surroundings::default(),
             unsaid: Vec::new(),
+            unnamed: None,
         })
     }
 

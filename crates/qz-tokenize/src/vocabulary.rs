@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::added_tokens::AddedTokens;
 use crate::byte_level_tokens::byte_level_tokens;
 use crate::chat_template::write_chat_templates;
-use crate::error::Error;
+use crate::error::{Error, UnknownPreTokenizer};
 use crate::json::{Settings, fault, read_bytes};
 use crate::pre_tokenizer;
 use crate::scored_tokens::{AddedFrom, byte_fallback_tokens, merged_tokens, sentencepiece_tokens};
@@ -147,6 +147,9 @@ pub struct Vocabulary {
     /// What the tokenizer does and the keys do not say: nothing to whoever reads the
     /// checkpoint's own definition.
     pub unsaid: Vec<Warning>,
+    /// There if llama.cpp has no name for the pre-tokenizer. The keys have none either then,
+    /// and no GGUF file may be made of them: the text would be cut otherwise.
+    pub unnamed: Option<UnknownPreTokenizer>,
 }
 
 /// A vocabulary's tokens, whatever file they came from. All lists are equally
@@ -156,6 +159,8 @@ pub(crate) struct TokenTable {
     pub(crate) model: &'static str,
     /// `tokenizer.ggml.pre`, if the model does not say it.
     pub(crate) pre_tokenizer: Option<String>,
+    /// What llama.cpp has no name for, in its place.
+    pub(crate) unnamed: Option<UnknownPreTokenizer>,
     pub(crate) tokens: Vec<String>,
     pub(crate) scores: Option<Vec<f32>>,
     pub(crate) types: Vec<i32>,
@@ -271,7 +276,7 @@ pub fn vocabulary(
     if let Some(types) = options.token_types.filter(|_| comes_last) {
         metadata.set(TOKEN_TYPES, types);
     }
-    Ok(Vocabulary { metadata, warnings, unsaid: table.unsaid })
+    Ok(Vocabulary { metadata, warnings, unsaid: table.unsaid, unnamed: table.unnamed })
 }
 
 /// Whether texts get a space in front, where InternLM's classes say so.

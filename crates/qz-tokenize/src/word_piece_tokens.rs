@@ -69,6 +69,7 @@ pub(crate) fn word_piece_tokens(
         normalizer: None,
         surroundings: file.surroundings,
         unsaid,
+        unnamed: None,
     })
 }
 

@@ -81,6 +81,10 @@ fn plan(model: &Model, scheme: &str, options: &PlanOptions) -> Result<TargetPlan
     if model.is_of_unknown_class {
         return Err(Error::NoGgufNames(model.path.clone()));
     }
+    if let Some(unnamed) = &model.unnamed_pre_tokenizer {
+        let error = qz_tokenize::Error::from(unnamed.clone());
+        return Err(qz_models::Error::from(error).into());
+    }
     match FileType::from_name(scheme) {
         Some(file_type) => quantized(model, file_type, options),
         None => copied(model, options),

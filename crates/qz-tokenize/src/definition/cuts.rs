@@ -1,5 +1,6 @@
-//! The `pre_tokenizer` of `tokenizer.json`, where it is not one of byte-level
-//! vocabularies: how a text is cut into pieces that merge alone.
+//! The `pre_tokenizer` of `tokenizer.json`, step by step: how a text is cut into pieces that
+//! merge alone. Byte-level vocabularies are cut by their name in llama.cpp where it has one,
+//! which is faster, and by these steps where it has none.
 
 use std::ops::Range;
 
@@ -7,12 +8,23 @@ use serde_json::Value;
 
 use super::Steps;
 use crate::encode::is_punctuation;
+use crate::pattern::Pattern;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    Metaspace { replacement: char, prefix: Prefix, splits: bool },
-    Split { matches: Matches, behavior: Behavior, inverted: bool },
+    Metaspace {
+        replacement: char,
+        prefix: Prefix,
+        splits: bool,
+    },
+    Split {
+        matches: Matches,
+        behavior: Behavior,
+        inverted: bool,
+    },
+    /// A space in front of a piece that begins without one.
+    PrefixSpace,
 }
 
 /// Which pieces get a space in front, if they have none.
@@ -29,6 +41,7 @@ pub(crate) enum Prefix {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Matches {
     Text(String),
+    Pattern(Pattern),
     Punctuation,
     Digits,
     WhiteSpace,
@@ -46,10 +59,41 @@ pub(crate) enum Behavior {
 
 /// The steps of a definition.
 pub(crate) fn cuts(definition: &Value) -> Steps<Cut> {
+    let read = |kind: &str, definition: &Value| read_cut(kind, definition).map(|cut| vec![cut]);
     Steps::read(definition, "pretokenizers", &read)
 }
 
-fn read(kind: &str, definition: &Value) -> Option<Cut> {
+/// The steps of a byte-level definition; `None` if one is not known, or if the bytes become
+/// letters before the last.
+pub(crate) fn byte_level_cuts(definition: &Value) -> Option<Vec<Cut>> {
+    let steps = Steps::read(definition, "pretokenizers", &read_byte_level);
+    let (last, cuts) = steps.known.split_last().filter(|_| steps.unknown.is_empty())?;
+    if last.is_some() {
+        return None;
+    }
+    cuts.iter().cloned().collect()
+}
+
+/// GPT-2's pattern, by which `ByteLevel` cuts.
+const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// The cuts of one step, and `None` where bytes become letters.
+fn read_byte_level(kind: &str, definition: &Value) -> Option<Vec<Option<Cut>>> {
+    let flag = |key: &str| definition.get(key).and_then(Value::as_bool).unwrap_or(true);
+    if kind != "ByteLevel" {
+        return read_cut(kind, definition).map(|cut| vec![Some(cut)]);
+    }
+    let mut cuts = Vec::new();
+    cuts.extend(flag("add_prefix_space").then_some(Some(Cut::PrefixSpace)));
+    if flag("use_regex") {
+        let matches = Matches::Pattern(Pattern::new(GPT_2)?);
+        cuts.push(Some(Cut::Split { matches, behavior: Behavior::Isolated, inverted: false }));
+    }
+    cuts.push(None);
+    Some(cuts)
+}
+
+fn read_cut(kind: &str, definition: &Value) -> Option<Cut> {
     let flag = |key: &str| definition.get(key).and_then(Value::as_bool);
     let behavior = || match definition.get("behavior").and_then(Value::as_str)? {
         "Removed" => Some(Behavior::Removed),
@@ -79,9 +123,12 @@ fn read(kind: &str, definition: &Value) -> Option<Cut> {
             Cut::Metaspace { replacement, prefix, splits: flag("split").unwrap_or(true) }
         }
         "Split" => {
-            let pattern = definition.pointer("/pattern/String")?.as_str()?;
-            let pattern = Some(pattern).filter(|pattern| !pattern.is_empty())?;
-            split(Matches::Text(pattern.to_owned()), behavior()?)
+            let text = |kind: &str| definition.get("pattern")?.get(kind)?.as_str();
+            let matches = match text("Regex") {
+                Some(pattern) => Matches::Pattern(Pattern::new(pattern)?),
+                None => Matches::Text(text("String").filter(|text| !text.is_empty())?.to_owned()),
+            };
+            split(matches, behavior()?)
         }
         "CharDelimiterSplit" => {
             let letter = definition.get("delimiter")?.as_str()?;
@@ -99,6 +146,11 @@ fn read(kind: &str, definition: &Value) -> Option<Cut> {
             split(Matches::Digits, Behavior::Isolated)
         }
         "Digits" => split(Matches::Digits, Behavior::Contiguous),
+        "Whitespace" => Cut::Split {
+            matches: Matches::Pattern(Pattern::new(r"\w+|[^\w\s]+")?),
+            behavior: Behavior::Removed,
+            inverted: true,
+        },
         "WhitespaceSplit" => split(Matches::WhiteSpace, Behavior::Removed),
         _ => return None,
     })
@@ -109,10 +161,11 @@ impl Cut {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Metaspace { .. } => "Metaspace",
-            Self::Split { matches: Matches::Text(_), .. } => "Split",
+            Self::Split { matches: Matches::Text(_) | Matches::Pattern(_), .. } => "Split",
             Self::Split { matches: Matches::Punctuation, .. } => "Punctuation",
             Self::Split { matches: Matches::Digits, .. } => "Digits",
             Self::Split { matches: Matches::WhiteSpace, .. } => "WhitespaceSplit",
+            Self::PrefixSpace => "ByteLevel's add_prefix_space",
         }
     }
 
@@ -139,6 +192,7 @@ impl Cut {
             Self::Split { matches, behavior, inverted } => {
                 let mut found = match matches {
                     Matches::Text(pattern) => texts(piece, pattern),
+                    Matches::Pattern(pattern) => parts(piece, pattern.matches(piece)),
                     Matches::Punctuation => letters(piece, is_punctuation),
                     Matches::Digits => letters(piece, char::is_numeric),
                     Matches::WhiteSpace => letters(piece, char::is_whitespace),
@@ -148,6 +202,8 @@ impl Cut {
                 }
                 pieces.split(piece, found, *behavior);
             }
+            Self::PrefixSpace if piece.starts_with(' ') => pieces.push(piece),
+            Self::PrefixSpace => pieces.push(&format!(" {piece}")),
         }
     }
 }
@@ -273,6 +329,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn bytes_become_letters_last() {
+        let check = |steps: &[Value], text: &str, expected: Option<&[&str]>| {
+            let definition = json!({"type": "Sequence", "pretokenizers": steps});
+            let cuts = byte_level_cuts(&definition);
+            let pieces = cuts.map(|cuts| Pieces::of(&cuts, text, true));
+            let found: Option<Vec<&str>> = pieces.as_ref().map(|pieces| pieces.iter().collect());
+            assert_eq!(found.as_deref(), expected, "{definition}");
+        };
+        let bytes = |prefix: bool, splits: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "use_regex": splits});
+        let digits = || json!({"type": "Digits", "individual_digits": true});
+        check(&[bytes(true, true)], "it's  1", Some(&[" it", "'s", " ", " 1"]));
+        check(&[bytes(false, false)], "it's 1", Some(&["it's 1"]));
+        check(&[digits(), bytes(true, false)], "a12", Some(&[" a", " 1", " 2"]));
+        check(&[bytes(false, true), digits()], "a12", None);
+        check(&[digits()], "a12", None);
+        check(&[json!({"type": "Unheard"}), bytes(false, false)], "a12", None);
+    }
+
+    #[test]
     fn texts_are_cut() {
         // From tokenizers 0.23.3, `pre_tokenizer.pre_tokenize_str`.
         let check = |definition: Value, text: &str, expected: &[&str]| {
@@ -298,6 +373,12 @@ mod tests {
         check(kind("Digits"), "a12b", &["a", "12", "b"]);
         check(json!({"type": "Digits", "individual_digits": true}), "a12", &["a", "1", "2"]);
         check(kind("WhitespaceSplit"), " a\tb", &["a", "b"]);
+        check(kind("Whitespace"), "Hey, you!? ", &["Hey", ",", "you", "!?"]);
+        let pattern = |pattern: &str, behavior: &str, invert: bool| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert});
+        check(pattern(r"\d{1,3}(?=(\d{3})*\b)", "Isolated", false), "a1234", &["a", "1", "234"]);
+        check(pattern(r"(?=(\d{3})+(?!\d))", "Isolated", false), "a1234567", &["a1", "234", "567"]);
+        check(pattern(r"\w+", "Removed", true), "a, b", &["a", "b"]);
+        check(pattern(r"[A-Z]", "MergedWithNext", false), "aBcD", &["a", "Bc", "D"]);
         let both = [split("Isolated"), metaspace("first", true)];
         check(json!({"type": "Sequence", "pretokenizers": both}), "a b", &["_a", "_", "b"]);
     }

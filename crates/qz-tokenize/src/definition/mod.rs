@@ -23,11 +23,11 @@ pub(crate) struct Steps<T> {
 
 impl<T> Steps<T> {
     /// Reads `definition`. The steps of a sequence stand under `list`; `read` is for
-    /// a single one, by its type.
+    /// a single one, by its type, and gives what it consists of.
     pub(crate) fn read(
         definition: &Value,
         list: &str,
-        read: &impl Fn(&str, &Value) -> Option<T>,
+        read: &impl Fn(&str, &Value) -> Option<Vec<T>>,
     ) -> Self {
         let mut steps = Self { known: Vec::new(), unknown: Vec::new() };
         steps.collect(definition, list, read);
@@ -38,7 +38,7 @@ impl<T> Steps<T> {
         &mut self,
         definition: &Value,
         list: &str,
-        read: &impl Fn(&str, &Value) -> Option<T>,
+        read: &impl Fn(&str, &Value) -> Option<Vec<T>>,
     ) {
         if definition.is_null() {
             return;
@@ -51,7 +51,7 @@ impl<T> Steps<T> {
                 inner.iter().for_each(|step| self.collect(step, list, read));
             }
             _ => match read(kind, definition) {
-                Some(step) => self.known.push(step),
+                Some(parts) => self.known.extend(parts),
                 None => self.unknown.push(kind.to_owned()),
             },
         }

@@ -24,6 +24,7 @@ pub(crate) enum Normalizer {
 
 /// The steps of a definition.
 pub(crate) fn normalizers(definition: &Value) -> Steps<Normalizer> {
+    let read = |kind: &str, definition: &Value| read(kind, definition).map(|step| vec![step]);
     Steps::read(definition, "normalizers", &read)
 }
 

@@ -27,6 +27,8 @@ mod unigram;
 mod word_piece;
 
 pub(crate) use letters::{Letters, ScoredLetters};
+#[cfg(test)]
+pub(crate) use pre_tokenizer::pieces_of;
 pub use pre_tokenizer::pre_tokenizer_names;
 pub use text_stream::TextStream;
 pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -55,6 +55,9 @@ const DEFAULT: PreTokenizer = PreTokenizer {
     bos: Bos::Stated,
 };
 
+/// What has no name: text is cut before.
+pub(super) static UNNAMED: PreTokenizer = PreTokenizer { names: &[], steps: &[], ..DEFAULT };
+
 /// Every name that llama.cpp knows (commit 0c1e57098).
 pub(crate) static PRE_TOKENIZERS: &[PreTokenizer] = &[
     DEFAULT,
@@ -270,6 +273,19 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 pub fn pre_tokenizer_names() -> impl Iterator<Item = &'static str> {
     let byte_level = PRE_TOKENIZERS.iter().filter(|entry| entry.alphabet == Alphabet::Bytes);
     byte_level.flat_map(|entry| entry.names).copied()
+}
+
+/// The pieces that `text` is cut into under a name.
+#[cfg(test)]
+pub(crate) fn pieces_of<'a>(name: &str, text: &'a str) -> Vec<&'a str> {
+    let mut rest = text;
+    let lengths = super::split::piece_lengths(text, find(name).expect("a known name").steps);
+    let cut = |length: usize| {
+        let (piece, after) = rest.split_at(length);
+        rest = after;
+        piece
+    };
+    lengths.into_iter().map(cut).collect()
 }
 
 #[cfg(test)]

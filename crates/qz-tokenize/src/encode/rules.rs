@@ -10,10 +10,11 @@ use super::letters::Letters;
 use super::partition::Fragment;
 use super::session::Session;
 use crate::added_tokens::{AddedToken, AddedTokens};
-use crate::definition::cuts::{Cut, Pieces, cuts};
+use crate::definition::cuts::{Cut, Pieces, byte_level_cuts, cuts};
 use crate::definition::normalizer::{Normalizer, keeps_start, normalized, normalizers};
 use crate::error::Error;
 use crate::json::fault;
+use crate::pre_tokenizer::is_scanned_as_published;
 use crate::tokenizer_file::{self, TokenId, TokenizerFile};
 
 /// The rules.
@@ -23,8 +24,10 @@ pub(super) struct Rules {
     normalizers: Vec<Normalizer>,
     /// Tokens in normalized text.
     normalized: Option<AddedFinder>,
+    /// How text is cut, where the model's own pre-tokenizer does not do it.
+    cuts: Vec<Cut>,
     /// How text merges, where it is not by bytes.
-    letters: Option<(Vec<Cut>, Letters)>,
+    letters: Option<Letters>,
 }
 
 /// Text between added tokens, normalized.
@@ -35,12 +38,14 @@ pub(super) struct Part<'a> {
 }
 
 impl Rules {
-    /// The rules of `file`, with ids below `count`.
+    /// The rules of `file`, with ids below `count`. `name` is llama.cpp's
+    /// for how text is cut, if it has one.
     pub(super) fn of(
         files: &dyn SideFiles,
         file: &TokenizerFile,
         added: &AddedTokens,
         count: usize,
+        name: Option<&str>,
     ) -> Result<Self, Error> {
         let normalizers = normalizers(&file.surroundings.normalizer).known;
         let wanted = |is_normalized: bool| {
@@ -60,13 +65,26 @@ impl Rules {
             AddedFinder::new(tokens.collect())
                 .map_err(|problem| fault(files, tokenizer_file::NAME, "added_tokens", problem))
         };
-        let letters = || (cuts(&file.pre_tokenizer).known, Letters::of(&file.model));
+        let has_letters = file.is_llama_with_byte_tokens();
+        let cuts = if has_letters {
+            cuts(&file.pre_tokenizer).known
+        } else if name.is_some_and(is_scanned_as_published) {
+            Vec::new()
+        } else {
+            byte_level_cuts(&file.pre_tokenizer).unwrap_or_default()
+        };
         Ok(Self {
             stated: wanted(false)?,
             normalized: wanted(true)?,
-            letters: file.is_llama_with_byte_tokens().then(letters),
+            cuts,
+            letters: has_letters.then(|| Letters::of(&file.model)),
             normalizers,
         })
+    }
+
+    /// True if text that merges by bytes is cut here.
+    pub(super) fn cuts_bytes(&self) -> bool {
+        self.letters.is_none() && !self.cuts.is_empty()
     }
 
     /// The added tokens of `text` and what is between them.
@@ -91,8 +109,7 @@ impl Rules {
 
     /// False if what the part begins with gets lost. Only cuts ask for it.
     fn keeps_start(&self, part: &str) -> bool {
-        let has_cuts = self.letters.as_ref().is_some_and(|(cuts, _)| !cuts.is_empty());
-        !has_cuts || keeps_start(&self.normalizers, part)
+        self.cuts.is_empty() || keeps_start(&self.normalizers, part)
     }
 
     fn push_normalized<'a>(
@@ -122,17 +139,27 @@ impl Rules {
         part: &'a Part<'_>,
         session: &mut Session<'a>,
         output: &mut Vec<TokenId>,
-        by_bytes: impl FnOnce(&'a str, &mut Session<'a>, &mut Vec<TokenId>),
+        by_bytes: impl for<'b> Fn(&'b str, &mut Session<'b>, &mut Vec<TokenId>),
     ) {
-        match &self.letters {
-            None => by_bytes(&part.text, session, output),
-            Some((cuts, letters)) if cuts.is_empty() => letters.encode(&part.text, session, output),
-            Some((cuts, letters)) => {
-                let pieces = Pieces::of(cuts, &part.text, part.is_start);
-                let mut session = Session::default();
-                pieces.iter().for_each(|piece| letters.encode(piece, &mut session, output));
+        fn merge<'b>(
+            letters: Option<&Letters>,
+            piece: &'b str,
+            session: &mut Session<'b>,
+            output: &mut Vec<TokenId>,
+            by_bytes: &impl Fn(&'b str, &mut Session<'b>, &mut Vec<TokenId>),
+        ) {
+            match letters {
+                Some(letters) => letters.encode(piece, session, output),
+                None => by_bytes(piece, session, output),
             }
         }
+        let letters = self.letters.as_ref();
+        if self.cuts.is_empty() {
+            return merge(letters, &part.text, session, output, &by_bytes);
+        }
+        let pieces = Pieces::of(&self.cuts, &part.text, part.is_start);
+        let mut session = Session::default();
+        pieces.iter().for_each(|piece| merge(letters, piece, &mut session, output, &by_bytes));
     }
 }
 

@@ -94,14 +94,15 @@ impl Tokenizer {
     /// As [`Tokenizer::from_metadata`], and if the files that count are broken.
     pub fn from_checkpoint(files: &dyn SideFiles, metadata: &Metadata) -> Result<Self, Error> {
         let mut tokenizer = Self::from_metadata(metadata)?;
-        match tokenizer.add_rules(files) {
+        match tokenizer.add_rules(files, metadata.string("tokenizer.ggml.pre")) {
             Err(_) if files.read(sentencepiece::NAME)?.is_some() => {}
             result => result?,
         }
         Ok(tokenizer)
     }
 
-    fn add_rules(&mut self, files: &dyn SideFiles) -> Result<(), Error> {
+    /// `name` is llama.cpp's for how the checkpoint's text is cut, if it has one.
+    fn add_rules(&mut self, files: &dyn SideFiles, name: Option<&str>) -> Result<(), Error> {
         let Some(file) = TokenizerFile::read_if_there(files)?.filter(TokenizerFile::is_bpe) else {
             return Ok(());
         };
@@ -113,11 +114,15 @@ impl Tokenizer {
         if !self.has_vocabulary_of(&file, &added) {
             return Ok(());
         }
-        self.rules = Some(Rules::of(files, &file, &added, count)?);
+        let rules = Rules::of(files, &file, &added, count, name)?;
         if let Model::BytePair(model) = &mut self.model {
+            if rules.cuts_bytes() {
+                model.pre_tokenizer = &pre_tokenizer::UNNAMED;
+            }
             let is_whole = file.model.ignore_merges == Some(true);
             model.whole = if is_whole { Whole::Always } else { Whole::Never };
         }
+        self.rules = Some(rules);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::added_tokens::AddedTokens;
 use crate::encode::pre_tokenizer_names;
-use crate::error::Error;
+use crate::error::{Error, UnknownPreTokenizer};
 use crate::json::shown;
 use crate::tokenizer_file::{self, TokenizerFile};
 
@@ -61,12 +61,12 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     Err(Error::UnknownPreTokenizerName { name: name.to_owned(), known })
 }
 
-/// The name for `tokenizer.json`'s own definition.
+/// llama.cpp's name for `tokenizer.json`'s own definition.
 pub(crate) fn identify(
     files: &dyn SideFiles,
     file: &TokenizerFile,
     evidence: &Evidence<'_>,
-) -> Result<&'static str, Error> {
+) -> Result<&'static str, UnknownPreTokenizer> {
     let known = steps_of(&file.pre_tokenizer)
         .filter(|_| is_known_normalizer(&file.surroundings.normalizer));
     known.and_then(|steps| name_of(&steps, evidence)).ok_or_else(|| {
@@ -74,7 +74,7 @@ pub(crate) fn identify(
             "pre_tokenizer": file.pre_tokenizer,
             "normalizer": file.surroundings.normalizer,
         });
-        Error::UnknownPreTokenizer {
+        UnknownPreTokenizer {
             path: files.path(tokenizer_file::NAME),
             definition: shown(&definition, LONGEST_DEFINITION),
         }
@@ -116,6 +116,29 @@ const WITH_BEGINNING: &[&str] =
 /// Further names with words looked up whole.
 const LOOKED_UP_WHOLE: &[&str] = &["minicpm5", "youtu", "glm4", "glm5"];
 
+/// Names under which llama.cpp cuts some texts otherwise than the family's own pattern does.
+/// Its engine knows one class of letters, so that upper case, accents and vowel signs of Indian
+/// scripts are cut elsewhere, and it groups other digits.
+const SCANNED_OTHERWISE: &[&str] = &[
+    "tekken",
+    "gpt-4o",
+    "llama4",
+    "minimax-m2",
+    "kanana2",
+    "talkie",
+    "tiny_aya",
+    "cohere2moe",
+    "kimi-k2",
+    "superbpe",
+];
+
+/// True if what a name means is known to cut all text as the family's own pattern does.
+pub(crate) fn is_scanned_as_published(name: &str) -> bool {
+    let has_definition =
+        |family: &families::Family| family.names.contains(&name) && family.definition().is_some();
+    !SCANNED_OTHERWISE.contains(&name) && FAMILIES.iter().any(has_definition)
+}
+
 /// Every name whose definition is known.
 pub(crate) fn restorable_names() -> Vec<&'static str> {
     let known = |family: &&families::Family| family.definition().is_some();
@@ -131,6 +154,30 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::definition::cuts::{Pieces, byte_level_cuts};
+    use crate::encode::pieces_of;
+
+    #[test]
+    fn scanners_cut_as_published_patterns_do() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tokenizers/golden.json");
+        let golden: Value =
+            serde_json::from_slice(&std::fs::read(path).expect("texts")).expect("JSON");
+        let texts = golden["texts"].as_array().expect("texts").iter().filter_map(Value::as_str);
+        let texts: Vec<&str> = texts.collect();
+        for family in FAMILIES {
+            let Some(definition) = family.definition() else { continue };
+            // Falcon's steps go on after bytes became letters.
+            let Some(cuts) = byte_level_cuts(&definition) else { continue };
+            for name in family.names {
+                let differs = |text: &&&str| {
+                    let published = Pieces::of(&cuts, text, true);
+                    !published.iter().eq(pieces_of(name, text))
+                };
+                let found = texts.iter().find(differs);
+                assert_eq!(found.is_some(), SCANNED_OTHERWISE.contains(name), "{name}: {found:?}");
+            }
+        }
+    }
 
     #[test]
     fn every_definition_is_recognised_again() {

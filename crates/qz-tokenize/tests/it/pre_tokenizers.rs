@@ -105,27 +105,41 @@ fn normal_forms_of_text_are_passed_over() {
     check(json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}]}));
 }
 
+/// `carried_out`: text is cut by the definition itself, and only a GGUF file cannot be had.
 #[test]
 fn unknown_definitions_are_shown() {
-    let check = |definition: Value, normalizer: Value, shown: &str| {
+    let check = |definition: Value, normalizer: Value, carried_out: bool, shown: &str| {
         let files = Files::small().tokenizer(|file| {
             file["pre_tokenizer"] = definition;
             file["normalizer"] = normalizer;
         });
-        let error = files.vocabulary(10).expect_err("refused");
+        let error = match files.vocabulary(10) {
+            Ok(vocabulary) => {
+                assert!(carried_out, "{shown}");
+                assert_eq!(vocabulary.metadata.get("tokenizer.ggml.pre"), None);
+                vocabulary.unnamed.expect("no name").into()
+            }
+            Err(error) => {
+                assert!(!carried_out, "{shown}");
+                error
+            }
+        };
         assert_eq!(error.diagnosis().rule, "unknown-pre-tokenizer");
         let message = error.to_string();
         assert!(message.contains(shown) && message.contains("--pre-tokenizer NAME"), "{message}");
         assert!(message.len() < 3000);
     };
-    check(split_then_bytes(r"\w+"), Value::Null, r#""Regex":"\\w+""#);
-    check(Value::Null, Value::Null, r#""pre_tokenizer":null"#);
-    check(split_then_bytes(&"x".repeat(100_000)), Value::Null, "xxx");
+    check(split_then_bytes(r"\w+"), Value::Null, true, r#""Regex":"\\w+""#);
+    check(Value::Null, Value::Null, false, r#""pre_tokenizer":null"#);
+    check(split_then_bytes(&"x".repeat(100_000)), Value::Null, false, "xxx");
+    check(split_then_bytes("(x"), Value::Null, false, "(x");
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
-    check(split_then_bytes(QWEN_2), replace, "Replace");
+    check(split_then_bytes(QWEN_2), replace, true, "Replace");
+    let unheard = json!({"type": "Unheard"});
+    check(split_then_bytes(QWEN_2), unheard, false, "Unheard");
     let prefix = json!({"type": "ByteLevel", "add_prefix_space": true});
-    check(prefix, Value::Null, "add_prefix_space");
+    check(prefix, Value::Null, true, "add_prefix_space");
     // A step less or more is another definition.
-    check(sequence(&[split(LLAMA_3)]), Value::Null, "Split");
-    check(sequence(&[split(LLAMA_3), digits(true), bytes(false)]), Value::Null, "Digits");
+    check(sequence(&[split(LLAMA_3)]), Value::Null, false, "Split");
+    check(sequence(&[split(LLAMA_3), digits(true), bytes(false)]), Value::Null, true, "Digits");
 }

@@ -12,6 +12,9 @@ pub(super) mod patterns;
 mod span;
 mod words;
 
+use std::sync::LazyLock;
+
+use crate::pattern::Pattern;
 use span::{Letters, Span};
 use words::{SpaceRun, Words};
 
@@ -21,6 +24,9 @@ pub(in crate::encode) enum Step {
     Matches(fn(Span<'_>, usize) -> Option<usize>),
     /// One of the patterns that split text into words.
     Words(Words),
+    /// Where a published pattern matches. Slower than a scanner by far: for what is rarely
+    /// used or new.
+    Pattern(LazyLock<Pattern>),
     /// What looks at the whole piece: adds the ends of its parts.
     Whole(fn(Span<'_>, &mut dyn FnMut(usize))),
 }
@@ -65,6 +71,18 @@ impl Step {
             Self::Words(words) => {
                 let mut spaces = SpaceRun::default();
                 split_at_matches(span, |span, at| words.end(span, at, &mut spaces), add);
+            }
+            Self::Pattern(pattern) => {
+                let text: String = span.text();
+                let mut letters = 0;
+                let mut end = 0;
+                for found in pattern.matches(&text) {
+                    for place in [found.start, found.end] {
+                        letters += text[end..place].chars().count();
+                        end = place;
+                        add(letters);
+                    }
+                }
             }
             Self::Whole(split) => split(span, add),
         }

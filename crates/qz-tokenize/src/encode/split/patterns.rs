@@ -1,10 +1,20 @@
 //! Every regular expression of llama.cpp's pre-tokenizers, as a step.
 
+use std::sync::LazyLock;
+
 use super::super::unicode::Class;
 use super::Step;
 use super::letter_lists::*;
 use super::span::{Span, Test};
 use super::words::*;
+use crate::pattern::Pattern;
+
+/// A step of one pattern as it is published.
+macro_rules! pattern {
+    ($source:expr) => {
+        Step::Pattern(LazyLock::new(|| Pattern::new($source).expect("a pattern of this program")))
+    };
+}
 
 /// GPT-2's: `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)`
 pub(crate) static GPT_2: Step = Step::Matches(|span, at| {
@@ -222,34 +232,11 @@ pub(crate) static BLOOM: Step = Step::Matches(|span, at| {
     longer(start, span.run(start, is_word))
 });
 
-/// Chameleon's: `<sentinel:[0-9]+>`
-pub(crate) static SENTINEL: Step = Step::Matches(|span, at| {
-    const START: &str = "<sentinel:";
-    let start = at + START.len();
-    let end = span.has_all(at, START).then(|| span.run(start, is_ascii_digit))?;
-    (end > start && span.has(end, '>')).then_some(end + 1)
-});
-/// `(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z`
-pub(crate) static IMAGE_TOKEN: Step = Step::Matches(|span, at| {
-    const START: &str = "IMGIMG";
-    let start = at + START.len();
-    let letters = |end: &usize| span.passes(*end, |letter, _| matches!(letter, 'A'..='I'));
-    let end = span.has_all(at, START).then(|| (start..start + 4).take_while(letters).count())?;
-    (end > 0 && span.has(start + end, 'Z')).then_some(start + end + 1)
-});
-/// `([\t\n]|    |  )`
-pub(crate) static INDENTATION: Step = Step::Matches(|span, at| {
-    if span.has(at, '\t') || span.has(at, '\n') {
-        return Some(at + 1);
-    }
-    ["    ", "  "].into_iter().find(|spaces| span.has_all(at, spaces)).map(|found| at + found.len())
-});
-/// ``[\p{P}!-/:-@\[-`{-~]``
-pub(crate) static PUNCTUATION_MARK: Step = Step::Matches(|span, at| {
-    let is_mark: Test =
-        |letter, class| class.is(Class::PUNCTUATION) || letter.is_ascii_punctuation();
-    span.passes(at, is_mark).then_some(at + 1)
-});
+/// Chameleon's four.
+pub(crate) static SENTINEL: Step = pattern!("<sentinel:[0-9]+>");
+pub(crate) static IMAGE_TOKEN: Step = pattern!("(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z");
+pub(crate) static INDENTATION: Step = pattern!(r"([\t\n]|    |  )");
+pub(crate) static PUNCTUATION_MARK: Step = pattern!(r"[\p{P}!-/:-@\[-`{-~]");
 
 fn is_ascii_digit(letter: char, _: Class) -> bool {
     letter.is_ascii_digit()

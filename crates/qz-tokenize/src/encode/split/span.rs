@@ -45,6 +45,11 @@ impl Span<'_> {
         self.letters.len()
     }
 
+    /// The letters as a text.
+    pub(super) fn text(self) -> String {
+        self.letters.iter().collect()
+    }
+
     /// The letter at `at`.
     pub(super) fn letter(self, at: usize) -> Option<char> {
         self.letters.get(at).copied()
@@ -53,11 +58,6 @@ impl Span<'_> {
     /// True if `letter` stands at `at`.
     pub(super) fn has(self, at: usize, letter: char) -> bool {
         self.letter(at) == Some(letter)
-    }
-
-    /// True if `letters` stand at `at`.
-    pub(super) fn has_all(self, at: usize, letters: &str) -> bool {
-        letters.chars().enumerate().all(|(place, letter)| self.has(at + place, letter))
     }
 
     /// True if the letter at `at` is of one of the classes.
