@@ -8,6 +8,7 @@ use crate::config::ConfigDefaults;
 use crate::error::Error;
 use crate::further::FurtherNames;
 use crate::hyperparameters::ModelConfig;
+use crate::layer_numbers::LayerNumber;
 use crate::rules::{LayerIndex, Part, Role, TensorRule};
 use crate::settings::{ConfigKey, GgufKeys, MetadataKey, STANDARD_METADATA};
 
@@ -234,6 +235,12 @@ pub trait Architecture: Send + Sync {
 
     /// The names of those tensors.
     fn computed_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Numbers that checkpoints have in a tensor of each layer, and files in lists, in the order in
+    /// which these come before all other metadata.
+    fn layer_numbers(&self) -> &'static [LayerNumber] {
         &[]
     }
 

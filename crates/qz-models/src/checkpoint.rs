@@ -12,6 +12,7 @@ use crate::error::{Error, TensorFault, TensorFaults};
 use crate::experts::FoundExperts;
 use crate::further;
 use crate::hyperparameters::ModelConfig;
+use crate::layer_numbers::{FoundNumbers, LayerNumber, StoredNumbers};
 use crate::recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
 use crate::rules::{
     Dimension, ExpertIndex, LayerIndex, NameNumbers, NamePattern, Presence, Rows, TensorRule,
@@ -34,6 +35,8 @@ pub(crate) struct MatchedTensors {
     pub(crate) ignored: Vec<String>,
     /// Those that belong to the checkpoint and have no place in GGUF.
     pub(crate) beside: Vec<TensorIndex>,
+    /// Those of them that GGUF has the numbers of.
+    pub(crate) numbers: Vec<StoredNumbers>,
     /// What is said of these.
     pub(crate) unsaid: Vec<Warning>,
     /// True if they are a packed form's, as it is shown.
@@ -74,6 +77,7 @@ pub(crate) fn match_tensors(
         recipes: Vec::new(),
         ignored: Vec::new(),
         beside: Vec::new(),
+        numbers: Vec::new(),
         unsaid: Vec::new(),
         is_shown: architecture.shown_layout().is_some_and(|shown| std::ptr::eq(shown, rules)),
         names: own,
@@ -86,6 +90,7 @@ pub(crate) fn match_tensors(
         .collect();
     let mut others = Others { left_out: further - config.further, ..Others::default() };
     let mut left_out: Vec<usize> = Vec::new();
+    let mut numbers = FoundNumbers::new(architecture, config.layers);
     for position in reference_order(tensors) {
         let tensor = &tensors[position];
         let is_buffer = IGNORED.iter().any(|ending| tensor.name.ends_with(ending));
@@ -99,6 +104,9 @@ pub(crate) fn match_tensors(
             && further::is_further(&names[position], config.layers, others.left_out);
         if is_unwanted {
             matched.ignored.push(tensor.name.to_string());
+        } else if let Some(number) = numbers.take(&names[position], TensorIndex(position)) {
+            matcher.check_number(number, tensor);
+            matched.beside.push(TensorIndex(position));
         } else if !is_outside && others.has(architecture, config, tensor, &names[position]) {
             matched.beside.push(TensorIndex(position));
         } else if is_buffer || is_outside || is_spare || matcher.is_tied_copy(position) {
@@ -108,6 +116,7 @@ pub(crate) fn match_tensors(
         }
     }
     matcher.find_missing()?;
+    matcher.find_missing_numbers(&numbers);
     if let (Some(first), Some(prefix)) = (left_out.first(), prefix) {
         let (count, tensor) = (left_out.len(), &tensors[*first]);
         warnings.push(Warning {
@@ -121,6 +130,7 @@ pub(crate) fn match_tensors(
     }
     if matcher.faults.is_empty() {
         matched.unsaid = others.warnings(json);
+        matched.numbers = numbers.finish();
         return Ok(matched);
     }
     Err(Error::Tensors(Box::new(TensorFaults {
@@ -267,6 +277,25 @@ impl Matcher<'_> {
             self.unknown(tensor, denied);
         }
         Ok(())
+    }
+
+    /// A number has one element, with whatever dimensions.
+    fn check_number(&mut self, number: &LayerNumber, tensor: &TensorInfo) {
+        if tensor.shape.elements() != 1 {
+            self.fault(|| TensorFault::Shape {
+                name: tensor.name.to_string(),
+                found: tensor.shape.clone(),
+                expected: number.shape(),
+                keys: number.key.to_owned(),
+            });
+        }
+    }
+
+    fn find_missing_numbers(&mut self, numbers: &FoundNumbers) {
+        for (name, expected) in numbers.missing() {
+            let keys = "num_hidden_layers".to_owned();
+            self.fault(|| TensorFault::Missing { name, expected, keys });
+        }
     }
 
     /// True for output weights that are the token embeddings under another name,

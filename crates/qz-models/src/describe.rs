@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use qz_tensor::{
-    DataType, FileError, Location, Metadata, Shape, SideFiles, TensorIndex, TensorInfo, Warning,
+    Array, DataType, FileError, Location, Metadata, Shape, SideFiles, TensorIndex, TensorInfo,
+    Warning,
 };
 use qz_tokenize::{UnknownPreTokenizer, VocabularyOptions};
 use serde_json::Value;
@@ -16,6 +17,7 @@ use crate::config_keys;
 use crate::error::Error;
 use crate::general::{Authorship, ParameterCount, is_generic_name, read_card, write_sampling};
 use crate::hyperparameters::ModelConfig;
+use crate::layer_numbers::StoredNumbers;
 use crate::recipe::{TensorOrigin, TensorRecipe};
 use crate::restore::{RestoredTensors, restore_tensors};
 use crate::rules::{Part, Presence, Role, TensorRule};
@@ -57,6 +59,8 @@ pub struct ModelDescription {
     /// Source tensors that belong to the checkpoint and have no place in a GGUF file: other
     /// parts of a larger model, layers that only predict further tokens.
     pub beside: Vec<TensorIndex>,
+    /// Those of them that the metadata have the numbers of.
+    pub numbers: Vec<StoredNumbers>,
     /// The checkpoint of plain numbers, where this one's tensors are named otherwise.
     pub plain: Option<PlainForm>,
     /// What the source's tensors are called without what was put around the model.
@@ -123,7 +127,7 @@ pub fn describe(
     let mut config = ModelConfig::read(&json, defaults, architecture)?;
     config_keys::check(&json, &config, defaults, architecture, &mut warnings)?;
 
-    let MatchedTensors { recipes, ignored, beside, unsaid: lost, is_shown, names } =
+    let MatchedTensors { recipes, ignored, beside, numbers, unsaid: lost, is_shown, names } =
         match_tensors(architecture, &mut config, &json, tensors, options, &mut warnings)?;
     let plain =
         is_shown.then(|| PlainForm::of(architecture, &config, &json, &recipes)).transpose()?;
@@ -133,6 +137,9 @@ pub fn describe(
 
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", architecture.gguf_name());
+    for number in architecture.layer_numbers() {
+        metadata.set(number.key, Array::F32(Vec::new()));
+    }
     for key in architecture.first_metadata() {
         write_key(key, architecture.gguf_name(), &config, &mut metadata);
     }
@@ -154,6 +161,7 @@ pub fn describe(
         tensors,
         ignored,
         beside,
+        numbers,
         plain,
         names,
         warnings,

@@ -7,13 +7,17 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use qz_gguf::GgufModel;
+use qz_kernels::backend::reference;
+use qz_models::{ModelDescription, StoredNumbers};
 use qz_packed::{PackedSource, Repack};
-use qz_tensor::{FileError, Location, Metadata, Presence, SideFiles, SourceFile, TensorSource};
+use qz_tensor::{
+    Array, FileError, Location, Metadata, Presence, SideFiles, SourceFile, TensorSource,
+};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::folder::Folder;
-use crate::model::{Model, OpenOptions};
+use crate::model::{Model, OpenOptions, to_usize};
 use qz_models::projector::describe_projector;
 
 pub(crate) use place::name_of;
@@ -174,7 +178,11 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         Err(qz_models::Error::UnsupportedArchitecture { .. }) if options.generic => {
             Model::of_unknown_class(path, source, folder, &unpacked)
         }
-        described => Model::from_description(path, source, folder, described?, &unpacked),
+        described => {
+            let mut description = described?;
+            read_numbers(&*source, &mut description)?;
+            Model::from_description(path, source, folder, description, &unpacked)
+        }
     };
     model.quantization = stated;
     model.warnings.extend(notes);
@@ -186,6 +194,24 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         ));
     }
     Ok(model)
+}
+
+/// Sets the metadata that tensors have the numbers of.
+fn read_numbers(
+    source: &dyn TensorSource,
+    description: &mut ModelDescription,
+) -> Result<(), Error> {
+    for StoredNumbers { key, tensors } in &description.numbers {
+        let mut numbers = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            let info = &source.tensors()[tensor.0];
+            let mut bytes = vec![0; to_usize(info.bytes)];
+            source.read(*tensor, 0, &mut bytes)?;
+            numbers.extend(reference::decode(info.data_type, &bytes)?);
+        }
+        description.metadata.set(*key, Array::F32(numbers));
+    }
+    Ok(())
 }
 
 const CONFIG: &str = "config.json";

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use qz_models::projector::{Precision, ProjectorDescription};
 use qz_models::{
-    Architecture, Change, LayerIndex, ModelDescription, Part, PlainForm, Role, StackedRows,
-    TensorMap, TensorOrigin,
+    Architecture, Change, LayerIndex, ModelDescription, Part, PlainForm, RestoredNumber, Role,
+    StackedRows, TensorMap, TensorOrigin, restored_numbers,
 };
 use qz_packed::PackedSize;
 use qz_tensor::{
@@ -142,6 +142,24 @@ impl ModelTensor {
 }
 
 impl ModelTensor {
+    /// A tensor of the checkpoint that a GGUF file has the number of.
+    fn of_number(number: RestoredNumber) -> Self {
+        Self {
+            name: number.name.into(),
+            shape: number.shape,
+            role: None,
+            part: Part::Weight,
+            layer: Some(number.layer),
+            source_type: DataType::F32,
+            stored_type: DataType::F32,
+            unquantized: DataType::F32,
+            packed: None,
+            is_beside: true,
+            precision: None,
+            origin: TensorOrigin::Computed(vec![number.value]),
+        }
+    }
+
     /// Rows and columns as they are moved and encoded: of a vector of plain
     /// elements each element is a row, since row orders move elements there.
     pub(crate) fn grid(&self) -> (u64, u64) {
@@ -227,6 +245,7 @@ impl Model {
         options: &OpenOptions,
     ) -> Self {
         let family = qz_models::architecture_of(&metadata);
+        let numbers = family.map_or_else(Vec::new, |known| restored_numbers(known, &metadata));
         let tensor = |(position, info): (usize, &TensorInfo)| {
             let mut tensor = ModelTensor::as_stored(position, info);
             if let Some((role, part, layer)) = family.and_then(|known| known.identity(&info.name)) {
@@ -234,7 +253,8 @@ impl Model {
             }
             tensor
         };
-        let tensors = source.tensors().iter().enumerate().map(tensor).collect();
+        let stored = source.tensors().iter().enumerate().map(tensor);
+        let tensors = stored.chain(numbers.into_iter().map(ModelTensor::of_number)).collect();
         let mut model = Self::ordered(path, "gguf", metadata, tensors, source);
         model.pre_tokenizer = options.pre_tokenizer.clone();
         model

@@ -8,7 +8,7 @@ use qz_tensor::DataType;
 
 use super::{
     Activation, Attention, Backend, Error, ExpertLoad, Gating, JoinedColumns, Queries, RotaryPairs,
-    Rotation, Rounding, Router, Scan, ScanWeights, Shaped, reference,
+    Rotation, Rounding, Router, Scan, ScanWeights, Shaped, Xielu, reference,
 };
 
 /// Differences allowed, relative to the largest number: sums in another order, and
@@ -341,6 +341,7 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
         Activation::Sigmoid,
         Activation::Identity,
         Activation::ReluSquared,
+        Activation::Xielu(Xielu { above: 0.8, below: 1.3, slope: 0.5, limit: -1e-6 }),
     ] {
         // Past the limits of what is clamped.
         let mut gate = backend.buffer(100, &a.iter().map(|x| x * 9.0).collect::<Vec<f32>>())?;
@@ -402,10 +403,12 @@ fn experts<B: Backend>(backend: &B) -> Checked {
         &Router { gating: Gating::SoftmaxOfChosen, normalize: false, ..plain },
         false,
     )?;
+    let sparse = Router { gating: Gating::SparseMixer, normalize: false, ..plain };
+    routing(backend, &sparse, false)?;
     routing(backend, &Router { gating: Gating::Sigmoid, groups: Some((3, 2)), ..plain }, true)
 }
 
-/// Experts as a router chooses them, whose weights sum up to 1.
+/// Experts as a router chooses them, and the sums of what they give.
 fn routing<B: Backend>(backend: &B, router: &Router, with_bias: bool) -> Checked {
     let (tokens, experts, width) = (7, router.experts, 3);
     let scores = made_up(tokens * experts, 12);
@@ -428,8 +431,15 @@ fn routing<B: Backend>(backend: &B, router: &Router, with_bias: bool) -> Checked
     if loads.len() != experts {
         return Err(format!("routing: {} experts instead of {experts}", loads.len()).into());
     }
-    // A token's weights sum up to 1.
-    compare_buffer(backend, "sums of experts", &sums, width, &input)
+    let mut weights = vec![0.0; tokens];
+    for load in &expected {
+        load.tokens.iter().zip(&load.weights).for_each(|(token, weight)| weights[*token] += weight);
+    }
+    if router.gating != Gating::SparseMixer {
+        compare("weights of tokens", &weights, &vec![1.0; tokens])?;
+    }
+    let given = input.iter().enumerate().map(|(at, number)| number * weights[at / width]);
+    compare_buffer(backend, "sums of experts", &sums, width, &given.collect::<Vec<f32>>())
 }
 
 fn non_finite<B: Backend>(backend: &B) -> Checked {

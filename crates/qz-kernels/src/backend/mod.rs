@@ -133,7 +133,7 @@ impl Attention {
 }
 
 /// What becomes of a gate before it is multiplied with up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `x · sigmoid(x)`.
     Silu,
@@ -153,6 +153,22 @@ pub enum Activation {
     Identity,
     /// The square of what is above zero.
     ReluSquared,
+    /// With learned numbers.
+    Xielu(Xielu),
+}
+
+/// xIELU (arXiv 2411.13010): `above · x² + slope · x` above zero, and
+/// `below · (exp(min(x, limit)) − 1 − x) + slope · x` elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Xielu {
+    /// What squares are multiplied with.
+    pub above: f32,
+    /// What exponentials are multiplied with.
+    pub below: f32,
+    /// The slope at zero.
+    pub slope: f32,
+    /// The largest argument of exponentials; below zero, and near it.
+    pub limit: f32,
 }
 
 /// The shape of one state space operation (Mamba 2): for each head a state of `head_size`
@@ -255,6 +271,9 @@ pub enum Gating {
     Sigmoid,
     /// The softmax over those that were chosen.
     SoftmaxOfChosen,
+    /// Of each that is chosen the softmax over those not chosen before it that come near it
+    /// (SparseMixer, arXiv 2409.12136, outside of training).
+    SparseMixer,
 }
 
 /// Numbers of each head of a buffer.

@@ -9,7 +9,7 @@ use qz_tensor::DataType;
 
 use super::{
     Activation, Attention, Error, ExpertLoad, Gating, RotaryPairs, Rotation, Rounding, Router,
-    Scan, ScanWeights,
+    Scan, ScanWeights, Xielu,
 };
 use crate::backend::activations::{activation_type, round_activations};
 
@@ -233,6 +233,13 @@ pub fn activate_times(activation: Activation, gate: f32, up: f32) -> f32 {
         Activation::Identity => gate * up,
         Activation::Sigmoid => up / (1.0 + (-gate).exp()),
         Activation::ReluSquared => gate.max(0.0).powi(2) * up,
+        Activation::Xielu(Xielu { above, below, slope, limit }) => {
+            let curve = match gate > 0.0 {
+                true => above * gate * gate,
+                false => (gate.min(limit).exp_m1() - gate) * below,
+            };
+            (curve + slope * gate) * up
+        }
     }
 }
 
@@ -248,15 +255,40 @@ pub fn route(router: &Router, scores: &[f32], bias: Option<&[f32]>) -> Vec<Exper
     loads
 }
 
+/// How far, relative to the larger of the two, a score may be below the best to come near it:
+/// twice `router_jitter_noise` of Phi 3.5 with experts.
+const NEAR: f32 = 0.02;
+
+/// The experts of one token that SparseMixer chooses, with their weights (`sparsemixer` in
+/// transformers' modeling_phimoe.py).
+fn mixed_sparsely(scores: &[f32], used: usize) -> Vec<(usize, f32)> {
+    let mut left = scores.to_vec();
+    let choose = |_| {
+        // Of equals the first.
+        let better = |best: usize, at: usize| if left[at] > left[best] { at } else { best };
+        let chosen = (0..left.len()).reduce(better).unwrap_or_default();
+        let best = left[chosen];
+        let is_far = |score: f32| (best - score) / score.abs().max(best) > NEAR;
+        let near = left.iter().filter(|score| !is_far(**score));
+        let sum: f32 = near.map(|score| (score - best).exp()).sum();
+        left[chosen] = f32::NEG_INFINITY;
+        (chosen, sum.recip())
+    };
+    (0..used.min(scores.len())).map(choose).collect()
+}
+
 /// The experts of one token, with their weights.
 fn route_token(router: &Router, scores: &[f32], bias: Option<&[f32]>) -> Vec<(usize, f32)> {
+    if router.gating == Gating::SparseMixer {
+        return mixed_sparsely(scores, router.used);
+    }
     let mut weights = scores.to_vec();
     match router.gating {
         Gating::Softmax => softmax(&mut weights),
         Gating::Sigmoid => {
             weights.iter_mut().for_each(|score| *score = 1.0 / (1.0 + (-*score).exp()));
         }
-        Gating::SoftmaxOfChosen => {}
+        Gating::SoftmaxOfChosen | Gating::SparseMixer => {}
     }
     let mut wanted = weights.clone();
     for (wanted, bias) in wanted.iter_mut().zip(bias.unwrap_or_default()) {
@@ -295,5 +327,24 @@ fn leave_groups(wanted: &mut [f32], groups: usize, used: usize) {
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (group, _) in order.into_iter().skip(used) {
         wanted[group * size..(group + 1) * size].fill(f32::NEG_INFINITY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scores whose experts and weights transformers' `sparsemixer` gives, too.
+    #[test]
+    fn a_sparse_mixer_leaves_out_what_is_far() {
+        let check = |scores: &[f32], expected: [(usize, f32); 2]| {
+            for (found, expected) in mixed_sparsely(scores, 2).iter().zip(expected) {
+                assert_eq!(found.0, expected.0);
+                assert!((found.1 - expected.1).abs() < 1e-6, "{scores:?}: {found:?}");
+            }
+        };
+        check(&[1.0, 3.0, 2.0, -4.0], [(1, 1.0), (2, 1.0)]);
+        check(&[3.0, 2.97, 1.0, 2.96], [(0, 0.341_153), (1, 0.502_5)]);
+        check(&[-1.0, -1.01, -3.0, -2.0], [(0, 0.502_5), (1, 1.0)]);
     }
 }

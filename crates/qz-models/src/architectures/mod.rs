@@ -1,5 +1,6 @@
 //! The architectures, one file each.
 
+mod apertus;
 mod arcee;
 mod bailing;
 mod bert;
@@ -51,9 +52,11 @@ mod nomic_bert;
 mod olmo;
 mod olmo2;
 mod olmoe;
+mod openelm;
 mod partial;
 mod phi2;
 mod phi3;
+mod phimoe;
 mod pooling;
 mod qwen2;
 mod qwen2moe;
@@ -104,6 +107,7 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &bailing::Bailing,
     &bailing::Bailing2,
     &olmoe::Olmoe,
+    &phimoe::PhiMoe,
     &minimax_m2::MiniMaxM2,
     &lfm2::Lfm2,
     &lfm2::Lfm2Moe,
@@ -120,6 +124,8 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &smollm3::SmolLm3,
     &seed_oss::SeedOss,
     &arcee::Arcee,
+    &apertus::Apertus,
+    &openelm::OpenElm,
     &granite_hybrid::GraniteAttention,
     &granite_hybrid::GraniteHybrid,
     &granite_hybrid::GraniteHybridMoe,

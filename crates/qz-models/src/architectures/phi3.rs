@@ -54,11 +54,11 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     window: DefaultWindow::Never,
 };
 
-const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
+pub(super) const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
 const WINDOW: &str = "sliding_window";
 
 /// By how much sines and cosines grow past the context of training.
-fn growth(config: &ModelConfig) -> Option<Entry> {
+pub(super) fn growth(config: &ModelConfig) -> Option<Entry> {
     let RopeScaling::Long(long) = &config.rope.scaling else { return None };
     let original = long.original_context as f64;
     let scale = config.context? as f64 / original;
@@ -87,6 +87,30 @@ pub(super) fn factors(config: &ModelConfig) -> Vec<ComputedTensor> {
         tensor(SHORT_FACTORS_NAME, Role::RopeFactorsShort, &long.short),
     ]
 }
+
+/// The window, if there is one.
+pub(super) fn restore_window(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
+    let window = keys.size("attention.sliding_window").filter(|window| *window > 0);
+    config.insert(WINDOW.to_owned(), json!(window));
+}
+
+pub(super) const METADATA: &[MetadataKey] = &[
+    MetadataKey::Context,
+    MetadataKey::setting("rope.scaling.original_context_length", ORIGINAL_CONTEXT),
+    MetadataKey::Hidden,
+    MetadataKey::Intermediate,
+    MetadataKey::Layers,
+    MetadataKey::Heads,
+    MetadataKey::KeyValueHeads,
+    MetadataKey::RmsEpsilon,
+    partial::TURNED,
+    MetadataKey::RopeBases,
+    MetadataKey::FileType,
+    // Zero is how llama.cpp tells Phi 4 from its elders.
+    MetadataKey::computed("attention.sliding_window", |config| {
+        Some((config.size(WINDOW).unwrap_or(0) as u32).into())
+    }),
+];
 
 impl Architecture for Phi3 {
     fn class_names(&self) -> &'static [&'static str] {
@@ -142,30 +166,11 @@ impl Architecture for Phi3 {
     }
 
     fn metadata(&self) -> &'static [MetadataKey] {
-        const {
-            &[
-                MetadataKey::Context,
-                MetadataKey::setting("rope.scaling.original_context_length", ORIGINAL_CONTEXT),
-                MetadataKey::Hidden,
-                MetadataKey::Intermediate,
-                MetadataKey::Layers,
-                MetadataKey::Heads,
-                MetadataKey::KeyValueHeads,
-                MetadataKey::RmsEpsilon,
-                partial::TURNED,
-                MetadataKey::RopeBases,
-                MetadataKey::FileType,
-                // Zero is how llama.cpp tells Phi 4 from its elders.
-                MetadataKey::computed("attention.sliding_window", |config| {
-                    Some((config.size(WINDOW).unwrap_or(0) as u32).into())
-                }),
-            ]
-        }
+        METADATA
     }
 
     fn complete_config(&self, keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
-        let window = keys.size("attention.sliding_window").filter(|window| *window > 0);
-        config.insert(WINDOW.to_owned(), json!(window));
+        restore_window(keys, config);
         partial::restore(keys, config);
     }
 

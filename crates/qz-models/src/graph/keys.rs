@@ -10,6 +10,7 @@ use super::{GRAPHS, ModelGraph};
 use crate::architecture::Architecture;
 use crate::architectures::ARCHITECTURES;
 use crate::error::Error;
+use crate::layer_numbers::list_of;
 
 /// Sizes past any model's; they keep products of sizes in range.
 const LARGEST: u64 = 1 << 24;
@@ -127,6 +128,20 @@ impl Keys<'_> {
             return Err(self.fault(key, "is negative or not finite"));
         }
         Ok(Some(number))
+    }
+
+    /// For each of `layers` layers a number: as a list says, or the same for all. The key is one that
+    /// no architecture's name precedes.
+    pub(crate) fn numbers(&self, key: &str, layers: usize) -> Result<Vec<f32>, Error> {
+        let numbers = match self.metadata.get(key) {
+            Some(Value::F32(number)) => Some(vec![*number; layers]),
+            _ => list_of(self.metadata, key).map(<[f32]>::to_vec),
+        };
+        let fits = |own: &Vec<f32>| own.len() == layers && own.iter().all(|own| own.is_finite());
+        numbers.filter(fits).ok_or_else(|| Error::Hyperparameter {
+            location: self.location.clone().tensor(key),
+            problem: format!("is no list of {layers} numbers, one for each layer"),
+        })
     }
 
     /// A number that is a factor or a cap: none where it is zero, which turns it off.
@@ -276,7 +291,7 @@ impl Keys<'_> {
         for (key, neutral) in COMPUTING.iter().filter(|(key, _)| !is_asked(key)) {
             self.refuse_unless_neutral(key, *neutral)?;
         }
-        if !is_asked("attention.scale") {
+        if !is_asked("attention.scale") && self.get("attention.scale").is_some() {
             // As it is without the key.
             let size = self.size("attention.key_length")?.unwrap_or_default();
             let implied = self.size("embedding_length")?.unwrap_or_default()

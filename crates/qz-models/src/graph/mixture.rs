@@ -237,6 +237,25 @@ pub(super) fn olmoe(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     model.model()
 }
 
+/// Phi 3.5 with experts: norms take the mean away, and two experts are chosen one after the other.
+/// So are transformers' class and the published code; llama.cpp's graph has norms without the
+/// mean, and weighs the experts of a softmax.
+pub(super) fn phimoe(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let mut mixture = Mixture::as_network(keys)?;
+    if mixture.router.used != 2 {
+        return Err(keys.fault("expert_used_count", "is not 2, as which its router is known"));
+    }
+    mixture.router.gating = Gating::SparseMixer;
+    mixture.router.normalize = false;
+    // The key of epsilon is that of the other kind.
+    let mut model = Mixed::read(keys, RotaryPairs::Halves, Some(mixture))?;
+    model.norms = NormKind::Layer;
+    model.around.norm = NormKind::Layer;
+    model.attention.attention.window = keys.window()?;
+    let rotary = Rotary::read(keys, model.rotated)?.by_length(keys)?;
+    Ok(ModelGraph { rotaries: vec![rotary], ..model.model()? })
+}
+
 /// ERNIE 4.5 with experts.
 pub(super) fn ernie(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let mixture = Mixture::read(keys, Gating::Softmax)?.map(Mixture::normalized);

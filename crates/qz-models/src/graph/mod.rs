@@ -35,6 +35,7 @@ mod mamba;
 mod mamba2;
 mod minicpm3;
 mod mixture;
+mod openelm;
 mod phi3;
 mod qwen_delta;
 mod qwen_moe;
@@ -77,6 +78,7 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("bailingmoe", mixture::bailing),
     ("bailingmoe2", mixture::bailing2),
     ("olmoe", mixture::olmoe),
+    ("phimoe", mixture::phimoe),
     ("minimax-m2", mixture::minimax_m2),
     ("lfm2", lfm2::lfm2),
     ("lfm2moe", lfm2::lfm2),
@@ -101,6 +103,8 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("minicpm", relatives::minicpm),
     ("minicpm3", minicpm3::minicpm3),
     ("arcee", relatives::arcee),
+    ("apertus", relatives::apertus),
+    ("openelm", openelm::openelm),
     ("granite", relatives::granite),
     ("granitehybrid", hybrid::granite),
     ("olmo2", relatives::olmo2),

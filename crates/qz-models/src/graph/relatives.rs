@@ -1,7 +1,7 @@
 //! Decoders that are Llama's but for a few things: where norms stand, which layers turn or see
 //! a window, factors, the network.
 
-use qz_kernels::backend::{Activation, Attention, RotaryPairs};
+use qz_kernels::backend::{Activation, Attention, RotaryPairs, Xielu};
 
 use super::decoder::SelfAttention;
 use super::dense::{Dense, Network, Wiring};
@@ -38,6 +38,35 @@ pub(super) fn arcee(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let dense = Dense { network, ..Dense::read(keys)? };
     let attention = dense.attention(keys, RotaryPairs::Adjacent)?;
     Ok(dense.alike(&attention, vec![dense.rotary(keys)?], dense.around()))
+}
+
+/// Apertus: norms of each head's queries and keys, and a network without a gate whose activation
+/// has numbers of its own in each layer.
+pub(super) fn apertus(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let dense = Dense::read(keys)?;
+    let (layers, plain) = (dense.sizes.layers, dense.attention(keys, RotaryPairs::Halves)?);
+    let attention = SelfAttention { norms_heads: true, ..plain };
+    let numbers = |key: &str| keys.numbers(key, layers);
+    let (above, below) = (numbers("xielu.alpha_p")?, numbers("xielu.alpha_n")?);
+    let (slopes, limits) = (numbers("xielu.beta")?, numbers("xielu.eps")?);
+    let layer = |layer: usize| {
+        let slope = slopes[layer];
+        let network = Network::Plain(Activation::Xielu(Xielu {
+            above: softplus(above[layer]),
+            below: slope + softplus(below[layer]),
+            slope,
+            limit: limits[layer],
+        }));
+        Dense { network, ..dense }.layer(&attention)
+    };
+    let layers = (0..layers).map(layer).collect();
+    let (rotaries, around) = (vec![dense.rotary(keys)?], dense.around());
+    Ok(ModelGraph { hidden: dense.sizes.hidden, layers, rotaries, around })
+}
+
+fn softplus(x: f32) -> f32 {
+    // Past 20 nothing is left of the logarithm (`ggml_compute_softplus_f32`).
+    if x > 20.0 { x } else { x.exp().ln_1p() }
 }
 
 /// Granite: factors on embeddings, scores, sums and logits.

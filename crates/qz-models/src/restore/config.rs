@@ -53,7 +53,8 @@ pub(super) fn config_of(
             let missing = || size("feed_forward_length");
             set("intermediate_size", json!(width.map_or_else(missing, Ok)?));
         }
-        let heads = size("attention.head_count")?;
+        let missing = || size("attention.head_count");
+        let heads = most(keys, &key("attention.head_count"))?.map_or_else(missing, Ok)?;
         set("num_attention_heads", json!(heads));
         let key_value_heads = most(keys, &key("attention.head_count_kv"))?;
         set("num_key_value_heads", json!(key_value_heads.unwrap_or(heads)));

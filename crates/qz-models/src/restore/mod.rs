@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::files::{CheckpointFiles, pretty};
 use crate::general::sampling_of;
 use crate::hyperparameters::ModelConfig;
+use crate::layer_numbers::list_of;
 
 use keys::Keys;
 pub(crate) use tensors::restore_tensors;
@@ -74,6 +75,12 @@ pub fn restore(
     config.further = config::further_layers(architecture, &keys)?;
     let RestoredTensors { tensors, places } =
         tensors::restore_tensors(architecture, &config, &json, source.tensors())?;
+    for number in architecture.layer_numbers() {
+        let layers = config.layers as usize;
+        if list_of(metadata, number.key).is_none_or(|list| list.len() != layers) {
+            return Err(keys.fault(number.key, format!("expected a list of {layers} floats")));
+        }
+    }
     let tokenizer = qz_tokenize::restore_tokenizer(
         metadata,
         qz_tokenize::RestoreOptions {

@@ -122,6 +122,14 @@ fn contradictions_name_the_key() {
     check("nomic-bert", json!({"rotary_emb_fraction": 0.5}), "rotary_emb_fraction", "with 1");
     let one_side = json!({"use_bidirectional_attention": false});
     check("gemma-embedding", one_side, "use_bidirectional_attention", "see both sides");
+    check("apertus", json!({"post_norm": true}), "post_norm", "stand in front");
+    check("phimoe", json!({"num_experts_per_tok": 1}), "num_experts_per_tok", "is not 2");
+    check("phimoe", json!({"router_jitter_noise": 0.1}), "router_jitter_noise", "with 0.01");
+    let growth = rope("phimoe", "long_mscale", json!(2.0));
+    check("phimoe", growth, "long_mscale", "one number for both");
+    check("openelm", json!({"num_kv_heads": [1, 2, 3]}), "num_kv_heads", "does not divide");
+    check("openelm", json!({"num_kv_heads": [1, 2]}), "num_kv_heads", "has 2 numbers");
+    check("openelm", json!({"ffn_with_glu": false}), "ffn_with_glu", "cannot say");
     check("minicpm", json!({"scale_depth": 0.0}), "scale_depth", "not above zero");
     check("minicpm", json!({"max_position_embeddings": 128}), "rope_scaling", "is 64");
 }

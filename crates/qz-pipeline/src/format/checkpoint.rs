@@ -88,7 +88,12 @@ fn restored(model: &Model) -> Result<Checkpoint, Error> {
         let Some(position) = of_source[place.tensor.0] else { continue };
         places[position] = Some(Placement::runs(place.rows, place.change));
     }
-    let tensors = restored.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
+    let tensors = restored.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape));
+    let mut tensors: Vec<(String, Shape)> = tensors.collect();
+    for (place, tensor) in places.iter_mut().zip(&model.tensors).filter(|(_, own)| own.is_beside) {
+        *place = Some(Placement::whole(TensorIndex(tensors.len()), Change::NONE));
+        tensors.push((tensor.name.to_string(), tensor.shape.clone()));
+    }
     let (files, warnings) = (restored.files, restored.warnings);
     Ok(Checkpoint { tensors, places, files, warnings, architecture: Some(restored.architecture) })
 }

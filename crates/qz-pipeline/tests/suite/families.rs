@@ -132,6 +132,7 @@ fn error_feedback_loses_less_than_rounding() {
     check("bailingmoe2", 13);
     check("llama4", 34);
     check("olmoe", 14);
+    check("phimoe", 14);
     check("minimax-m2", 14);
     check("lfm2", 12);
     check("lfm2moe", 12);
@@ -153,6 +154,8 @@ fn error_feedback_on_other_blocks() {
     check("minicpm", 14);
     check("minicpm3", 16);
     check("internlm2", 14);
+    check("apertus", 12);
+    check("openelm", 15);
     check("olmo3", 28);
     check("glm4", 12);
     check("cohere2", 28);

@@ -181,6 +181,7 @@ fn experts_in_all_layers() {
     check("granitemoe-shared");
     check("hunyuan-moe");
     check("bailingmoe");
+    check("phimoe");
 }
 
 #[test]
@@ -208,6 +209,8 @@ fn relatives_of_llama() {
     check("smollm3");
     check("seed-oss");
     check("arcee");
+    check("apertus");
+    check("openelm");
     check("granite");
     check("ernie4-5");
     check("exaone");

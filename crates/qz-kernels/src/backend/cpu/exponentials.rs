@@ -32,10 +32,10 @@ pub(super) fn gelu_erf_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// [`Activation::ReluSquared`].
-pub(super) fn relu_squared_times(_: Instructions, gate: &mut [f32], up: &[f32]) {
+/// An activation as it is defined: few networks have it.
+pub(super) fn defined_times(activation: Activation, gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
-        *gate = activate_times(Activation::ReluSquared, *gate, *up);
+        *gate = activate_times(activation, *gate, *up);
     }
 }
 

@@ -91,6 +91,9 @@ impl CpuBackend {
     }
 }
 
+/// A gate and what it is multiplied with.
+type ActivationKernel = fn(Instructions, &mut [f32], &[f32]);
+
 impl Backend for CpuBackend {
     type Buffer = HostBuffer;
     type Matrix = Matrix;
@@ -308,15 +311,19 @@ impl Backend for CpuBackend {
         gate: &mut HostBuffer,
         up: Option<&HostBuffer>,
     ) -> Result<(), Error> {
-        let activate = match activation {
-            Activation::Silu => exponentials::times::<exponentials::Silu>,
-            Activation::GeluTanh => exponentials::times::<exponentials::GeluTanh>,
-            Activation::GeluErf => exponentials::gelu_erf_times,
-            Activation::GeluHalf => exponentials::gelu_half_times,
-            Activation::ClampedSilu => exponentials::times::<exponentials::ClampedSilu>,
-            Activation::Identity => exponentials::times::<exponentials::Identity>,
-            Activation::Sigmoid => exponentials::times::<exponentials::Sigmoid>,
-            Activation::ReluSquared => exponentials::relu_squared_times,
+        let kernel: Option<ActivationKernel> = match activation {
+            Activation::Silu => Some(exponentials::times::<exponentials::Silu>),
+            Activation::GeluTanh => Some(exponentials::times::<exponentials::GeluTanh>),
+            Activation::GeluErf => Some(exponentials::gelu_erf_times),
+            Activation::GeluHalf => Some(exponentials::gelu_half_times),
+            Activation::ClampedSilu => Some(exponentials::times::<exponentials::ClampedSilu>),
+            Activation::Identity => Some(exponentials::times::<exponentials::Identity>),
+            Activation::Sigmoid => Some(exponentials::times::<exponentials::Sigmoid>),
+            Activation::ReluSquared | Activation::Xielu(_) => None,
+        };
+        let activate = |instructions: Instructions, gate: &mut [f32], up: &[f32]| match kernel {
+            Some(kernel) => kernel(instructions, gate, up),
+            None => exponentials::defined_times(activation, gate, up),
         };
         let Some(up) = up else {
             let ones = vec![1.0; PART.min(gate.len())];
