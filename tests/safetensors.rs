@@ -94,8 +94,47 @@ fn text_tensors(folder: &Path) -> BTreeMap<String, Tensor> {
     let config = read_json(folder.join("config.json"));
     match config["model_type"].as_str() {
         Some("qwen3_vl_moe") => tensors.flat_map(experts_apart).collect(),
+        Some("falcon_h1") => tensors.map(|own| multiplied(own, &config)).collect(),
         _ => tensors.collect(),
     }
+}
+
+/// Falcon-H1's weights times the factors of its configuration, which GGUF has no other place for.
+fn multiplied((name, tensor): (String, Tensor), config: &serde_json::Value) -> (String, Tensor) {
+    let (kind, shape, mut bytes) = tensor;
+    let number = |key: &str| config[key].as_f64().expect("a number") as f32;
+    let listed = |key: &str, at: usize| config[key][at].as_f64().expect("a number") as f32;
+    let size = |key: &str| config[key].as_u64().expect("a size");
+    let inner = size("mamba_d_ssm");
+    let state = size("mamba_n_groups") * size("mamba_d_state");
+    // Of each row what it is multiplied with.
+    let factors = |row: u64| -> Vec<f32> {
+        let input = number("attention_in_multiplier");
+        let starts = [0, inner, 2 * inner, 2 * inner + state, 2 * (inner + state)];
+        match name.rsplit_once(".weight").map_or("", |(stem, _)| stem.rsplit('.').next().unwrap()) {
+            "embed_tokens" => vec![number("embedding_multiplier")],
+            "lm_head" => vec![number("lm_head_multiplier")],
+            "q_proj" | "v_proj" => vec![input],
+            "k_proj" => vec![number("key_multiplier"), input],
+            "o_proj" => vec![number("attention_out_multiplier")],
+            "gate_proj" => vec![listed("mlp_multipliers", 0)],
+            "down_proj" => vec![listed("mlp_multipliers", 1)],
+            "out_proj" => vec![number("ssm_out_multiplier")],
+            "in_proj" => {
+                let part = starts.iter().rposition(|start| row >= *start).expect("a part");
+                vec![number("ssm_in_multiplier"), listed("ssm_multipliers", part)]
+            }
+            _ => Vec::new(),
+        }
+    };
+    let columns = *shape.last().expect("a dimension");
+    for (at, bytes) in (0u64..).zip(bytes.as_chunks_mut::<2>().0) {
+        let value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+        let bits = factors(at / columns).iter().fold(value, |own, by| own * by).to_bits();
+        // To the nearest, of two that are as near to the even one.
+        *bytes = (((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16).to_le_bytes();
+    }
+    (name, (kind, shape, bytes))
 }
 
 /// Experts with inputs as rows, all in one tensor, as a tensor for each with outputs as rows.
@@ -234,7 +273,9 @@ fn check_config(checkpoint: &Path, back: &Path) {
         // Texts of Hunyuan's begin with the token that has the name.
         let is_begun = key == "bos_token_id" && before["model_type"] == "hunyuan_v1_moe";
         let is_unsaid = UNSAID.contains(&key.as_str()) || is_turned || is_begun;
-        let is_said = !is_unsaid && !value.is_null() && !is_off;
+        // Falcon-H1's weights are what they are multiplied with.
+        let is_multiplied = before["model_type"] == "falcon_h1" && key.contains("_multiplier");
+        let is_said = !is_unsaid && !value.is_null() && !is_off && !is_multiplied;
         assert!(!is_said || after[key] == *value, "{}: {key}", checkpoint.display());
     }
     let rope = before.get("rope_parameters").or_else(|| before.get("rope_scaling"));

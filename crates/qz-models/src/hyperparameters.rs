@@ -180,6 +180,11 @@ impl ModelConfig {
         self.settings.number(key)
     }
 
+    /// A list of numbers of the family's own, if it is there.
+    pub fn numbers(&self, key: &str) -> Option<&[f64]> {
+        self.settings.numbers(key)
+    }
+
     /// A boolean of the family's own, if it is there.
     pub fn flag(&self, key: &str) -> Option<bool> {
         self.settings.flag(key)

@@ -72,8 +72,8 @@ pub use restore::{
 pub use rope::{Llama3Scaling, LongScaling, Rope, RopeScaling, YarnScaling};
 pub use row_order::RowOrder;
 pub use rules::{
-    Columns, Condition, Dimension, ExpertIndex, LayerIndex, NameNumbers, NamePattern, Part,
-    Presence, Role, Rows, TensorRule, Transform,
+    Columns, Condition, Dimension, ExpertIndex, FactorKey, LayerIndex, NameNumbers, NamePattern,
+    Part, Presence, Role, Rows, Scaling, TensorRule, Transform,
 };
 pub use settings::{ConfigKey, GgufKeys, MetadataKey, STANDARD_METADATA, SettingKind};
-pub use tensor_map::{Change, TensorMap, Transposed, TurnedColumns, ValueChange};
+pub use tensor_map::{Change, RowFactors, TensorMap, Transposed, TurnedColumns, ValueChange};

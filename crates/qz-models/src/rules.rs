@@ -8,7 +8,7 @@ use qz_tensor::TensorIndex;
 use crate::hyperparameters::ModelConfig;
 use crate::recipe::{PickedColumns, RowSlice, StackedRows};
 use crate::row_order::RowOrder;
-use crate::tensor_map::{Change, Transposed, TurnedColumns, ValueChange};
+use crate::tensor_map::{Change, RowFactors, Transposed, TurnedColumns, ValueChange};
 
 pub use crate::name_pattern::{ExpertIndex, LayerIndex, NameNumbers, NamePattern};
 pub use crate::role::{Part, Role};
@@ -157,6 +157,61 @@ pub enum Columns {
     },
 }
 
+/// What a tensor's rows are multiplied with: numbers of `config.json`, 1 where it has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scaling {
+    /// All rows, first.
+    pub all: Option<FactorKey>,
+    /// Then runs of rows, one behind the other: how many, and their number.
+    pub runs: &'static [(Dimension, FactorKey)],
+}
+
+/// A number, or one of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FactorKey {
+    /// The key.
+    pub key: &'static str,
+    /// Which of the list's, if it holds one.
+    pub at: Option<usize>,
+}
+
+impl FactorKey {
+    /// The number of a key.
+    pub const fn number(key: &'static str) -> Self {
+        Self { key, at: None }
+    }
+
+    /// One of a key's list.
+    pub const fn listed(key: &'static str, at: usize) -> Self {
+        Self { key, at: Some(at) }
+    }
+
+    fn value(self, config: &ModelConfig) -> f32 {
+        let stated = match self.at {
+            None => config.number(self.key),
+            Some(at) => config.numbers(self.key).and_then(|list| list.get(at).copied()),
+        };
+        stated.map_or(1.0, |number| number as f32)
+    }
+}
+
+impl Scaling {
+    /// One number for all rows.
+    pub const fn all(factor: FactorKey) -> Self {
+        Self { all: Some(factor), runs: &[] }
+    }
+
+    fn factors(&self, config: &ModelConfig) -> RowFactors {
+        let mut end = 0u64;
+        let run = |(rows, factor): &(Dimension, FactorKey)| {
+            end = end.saturating_add(config.dimension(*rows));
+            (end, factor.value(config))
+        };
+        let runs: Vec<(u64, f32)> = self.runs.iter().map(run).collect();
+        RowFactors::new(self.all.map_or(1.0, |factor| factor.value(config)), &runs)
+    }
+}
+
 /// How the tensor in a GGUF file follows from the one in the checkpoint, step by step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transform {
@@ -172,6 +227,8 @@ pub struct Transform {
     pub is_paired: bool,
     /// What becomes of each value.
     pub values: ValueChange,
+    /// What rows are multiplied with, where values do not change otherwise.
+    pub scaling: Option<Scaling>,
     /// Its dimensions in GGUF, where they do not follow from the rest.
     pub shape: Option<&'static [Dimension]>,
 }
@@ -184,6 +241,7 @@ impl Transform {
         is_transposed: false,
         is_paired: false,
         values: ValueChange::None,
+        scaling: None,
         shape: None,
     };
 
@@ -303,6 +361,12 @@ impl TensorRule {
         self
     }
 
+    /// The same rule with rows that are multiplied.
+    pub const fn scaled(mut self, scaling: Scaling) -> Self {
+        self.transform.scaling = Some(scaling);
+        self
+    }
+
     /// The same rule with other dimensions in GGUF.
     pub const fn reshaped(mut self, shape: &'static [Dimension]) -> Self {
         self.transform.shape = Some(shape);
@@ -366,7 +430,12 @@ impl TensorRule {
         };
         // Where nothing changes places, none is said to.
         let columns = columns.filter(|columns| columns.outer > 1 && columns.inner > 1);
-        Change { transposed, order, columns, values: self.transform.values }
+        let factors = self.transform.scaling.map(|scaling| scaling.factors(config));
+        let values = match factors.filter(|factors| !factors.is_one()) {
+            Some(factors) => ValueChange::Scaled(factors),
+            None => self.transform.values,
+        };
+        Change { transposed, order, columns, values }
     }
 
     /// The rows of one stored tensor that are taken.

@@ -40,6 +40,8 @@ pub enum SettingKind {
     Windows,
     /// A list of sizes.
     List,
+    /// A list of so many finite numbers.
+    Numbers(usize),
     /// One of these words.
     Word(&'static [&'static str]),
     /// This number, which the graph has built in; any other is refused.
@@ -110,6 +112,11 @@ impl ConfigKey {
         Self::new(name, SettingKind::Number, default)
     }
 
+    /// A list of so many numbers, that may be missing.
+    pub const fn numbers(name: &'static str, count: usize) -> Self {
+        Self::new(name, SettingKind::Numbers(count), Default::Absent)
+    }
+
     /// True or false.
     pub const fn flag(name: &'static str, default: Default) -> Self {
         Self::new(name, SettingKind::Flag, default)
@@ -150,6 +157,7 @@ impl ConfigKey {
             SettingKind::Words(words) => self.words(config, words, layers)?,
             SettingKind::Windows => self.windows_of(config, layers)?,
             SettingKind::List => self.list_of(config)?,
+            SettingKind::Numbers(count) => self.numbers_of(config, count)?,
             SettingKind::Flag => config.boolean(self.name)?.map(Setting::Flag),
             SettingKind::Word(words) => {
                 let stated = config.string(self.name)?;
@@ -233,6 +241,19 @@ impl ConfigKey {
         }
     }
 
+    fn numbers_of(&self, config: &JsonObject, count: usize) -> Result<Option<Setting>, Error> {
+        let Some(stated) = config.get(self.name) else { return Ok(None) };
+        let numbers = stated.as_array().filter(|numbers| numbers.len() == count);
+        let number = |number: &Value| number.as_f64().filter(|number| number.is_finite());
+        let numbers: Option<Vec<f64>> =
+            numbers.and_then(|numbers| numbers.iter().map(number).collect());
+        let problem = || format!("is {}, expected a list of {count} numbers", shown(stated));
+        match numbers {
+            Some(numbers) => Ok(Some(Setting::Numbers(numbers))),
+            None => Err(config.fault(self.name, problem())),
+        }
+    }
+
     fn windows_of(&self, config: &JsonObject, layers: u32) -> Result<Option<Setting>, Error> {
         let Some(stated) = config.get(self.name) else { return Ok(None) };
         let Value::Array(kinds) = stated else {
@@ -294,6 +315,7 @@ enum Setting {
     /// One for each layer.
     Sizes(Vec<u64>),
     Number(f64),
+    Numbers(Vec<f64>),
     Flag(bool),
     /// One for each layer.
     Flags(Vec<bool>),
@@ -354,6 +376,13 @@ impl Settings {
     pub(crate) fn number(&self, key: &str) -> Option<f64> {
         match self.get(key) {
             Some(Setting::Number(number)) => Some(*number),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn numbers(&self, key: &str) -> Option<&[f64]> {
+        match self.get(key) {
+            Some(Setting::Numbers(numbers)) => Some(numbers),
             _ => None,
         }
     }

@@ -91,6 +91,59 @@ pub enum ValueChange {
     NegativeExponential,
     /// ln(−x).
     LogarithmOfNegative,
+    /// Each times what its row has.
+    Scaled(RowFactors),
+    /// Each divided by that.
+    Divided(RowFactors),
+}
+
+/// What the rows of a matrix are multiplied with: all by one number, and then each by that of
+/// the run which it lies in. Products are rounded one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowFactors {
+    all: Factor,
+    /// The row behind a run, and what the run has; they are in order.
+    runs: [(u64, Factor); Self::MOST_RUNS],
+}
+
+/// A number, by its bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Factor(u32);
+
+impl Factor {
+    const ONE: Self = Self(1f32.to_bits());
+}
+
+impl RowFactors {
+    /// The runs that there may be.
+    pub const MOST_RUNS: usize = 5;
+
+    /// All rows times `all`, then the rows before the first run's end by its number, those
+    /// from there to the next end by the next, and so on. Rows behind the last run, and runs
+    /// past [`Self::MOST_RUNS`], have no number.
+    pub fn new(all: f32, runs: &[(u64, f32)]) -> Self {
+        let mut own = [(0, Factor::ONE); Self::MOST_RUNS];
+        for (own, (end, by)) in own.iter_mut().zip(runs) {
+            *own = (*end, Factor(by.to_bits()));
+        }
+        Self { all: Factor(all.to_bits()), runs: own }
+    }
+
+    /// True if nothing is multiplied.
+    pub fn is_one(&self) -> bool {
+        self.all == Factor::ONE && self.runs.iter().all(|(_, by)| *by == Factor::ONE)
+    }
+
+    /// What one row is multiplied with, in this order.
+    fn of_row(&self, row: u64) -> [f32; 2] {
+        let run = self.runs.iter().find(|(end, _)| row < *end);
+        [self.all, run.map_or(Factor::ONE, |(_, by)| *by)].map(|factor| f32::from_bits(factor.0))
+    }
+
+    /// The same in two steps, of which each multiplies once.
+    fn steps(self) -> [Self; 2] {
+        [Self::new(f32::from_bits(self.all.0), &[]), Self { all: Factor::ONE, ..self }]
+    }
 }
 
 impl Change {
@@ -141,17 +194,35 @@ impl ValueChange {
             Self::SubtractOne => Self::AddOne,
             Self::NegativeExponential => Self::LogarithmOfNegative,
             Self::LogarithmOfNegative => Self::NegativeExponential,
+            Self::Scaled(factors) => Self::Divided(factors),
+            Self::Divided(factors) => Self::Scaled(factors),
         }
     }
 
-    /// What becomes of a value. Exponentials are rounded from 64 bits.
-    pub fn of(self, value: f32) -> f32 {
+    /// The same in steps behind each of which values are rounded to their type.
+    pub fn steps(self) -> Vec<Self> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Scaled(factors) => factors.steps().map(Self::Scaled).into(),
+            Self::Divided(factors) => {
+                factors.steps().map(Self::Divided).into_iter().rev().collect()
+            }
+            own => vec![own],
+        }
+    }
+
+    /// What becomes of a value of a row. Exponentials are rounded from 64 bits.
+    pub fn of(self, value: f32, row: u64) -> f32 {
         match self {
             Self::None => value,
             Self::AddOne => value + 1.0,
             Self::SubtractOne => value - 1.0,
             Self::NegativeExponential => -(f64::from(value).exp() as f32),
             Self::LogarithmOfNegative => f64::from(-value).ln() as f32,
+            Self::Scaled(factors) => factors.of_row(row).iter().fold(value, |own, by| own * by),
+            Self::Divided(factors) => {
+                factors.of_row(row).iter().rev().fold(value, |own, by| own / by)
+            }
         }
     }
 }
@@ -178,12 +249,32 @@ mod tests {
 
     #[test]
     fn values_come_back() {
-        for change in [ValueChange::None, ValueChange::AddOne, ValueChange::NegativeExponential] {
-            for value in [0.0, 0.5, -0.25, 2.0] {
-                let back = change.inverse().of(change.of(value));
+        let scaled = ValueChange::Scaled(RowFactors::new(0.3, &[(1, 1.1), (4, 0.7)]));
+        let all =
+            [ValueChange::None, ValueChange::AddOne, ValueChange::NegativeExponential, scaled];
+        for change in all {
+            for (row, value) in [(0, 0.0), (1, 0.5), (3, -0.25), (4, 2.0)] {
+                let back = change.inverse().of(change.of(value, row), row);
                 assert!((back - value).abs() < 1e-6, "{change:?} {value}: {back}");
+                assert_eq!(change.inverse().inverse(), change);
+                let by_steps = |change: ValueChange, value| {
+                    change.steps().into_iter().fold(value, |own, step| step.of(own, row))
+                };
+                for change in [change, change.inverse()] {
+                    assert_eq!(by_steps(change, -0.75), change.of(-0.75, row), "{change:?}");
+                }
             }
         }
-        assert_eq!(ValueChange::NegativeExponential.of(0.0), -1.0);
+        assert_eq!(ValueChange::NegativeExponential.of(0.0, 0), -1.0);
+    }
+
+    #[test]
+    fn rows_have_the_factor_of_their_run() {
+        let factors = RowFactors::new(0.5, &[(2, 3.0), (5, 0.25)]);
+        let change = ValueChange::Scaled(factors);
+        let found: Vec<f32> = (0..7).map(|row| change.of(8.0, row)).collect();
+        assert_eq!(found, [12.0, 12.0, 1.0, 1.0, 1.0, 4.0, 4.0]);
+        assert!(!factors.is_one());
+        assert!(RowFactors::new(1.0, &[(2, 1.0)]).is_one());
     }
 }

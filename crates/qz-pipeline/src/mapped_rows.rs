@@ -67,13 +67,17 @@ impl RowsInChange {
         if let Some(columns) = change.columns {
             *out = turned(columns, data_type, row_bytes, out);
         }
-        if change.values != ValueChange::None {
+        let result_type = changed_type(data_type, change);
+        for step in change.values.steps() {
             let mut values = decoded(data_type, out)?;
-            for value in values.as_chunks_mut().0 {
-                *value = change.values.of(f32::from_le_bytes(*value)).to_le_bytes();
+            let rows = values.chunks_exact_mut(to_usize(columns).max(1) * size_of::<f32>());
+            for (row, values) in (first_row..).zip(rows) {
+                for value in values.as_chunks_mut().0 {
+                    *value = step.of(f32::from_le_bytes(*value), row).to_le_bytes();
+                }
             }
-            let is_half = changed_type(data_type, change) == DataType::F16;
-            *out = if is_half { halves(&values)? } else { values };
+            *out = if result_type == DataType::F16 { halves(&values)? } else { values };
+            data_type = result_type;
         }
         Some(())
     }
@@ -133,7 +137,7 @@ pub(crate) fn units_around(change: Change, rows: &Range<u64>, all: u64) -> Range
 
 #[cfg(test)]
 mod tests {
-    use qz_models::RowOrder;
+    use qz_models::{RowFactors, RowOrder};
 
     use super::*;
 
@@ -170,6 +174,23 @@ mod tests {
         check(Change::ordered(order), [1, 1], &values, &halves);
         let values_change = Change { values: ValueChange::AddOne, ..Change::NONE };
         check(values_change, [8, 8], &values, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        let factors = RowFactors::new(0.5, &[(1, 4.0), (3, 2.0)]);
+        let scaled = Change { values: ValueChange::Scaled(factors), ..Change::NONE };
+        check(scaled, [2, 2], &values, &[0.0, 2.0, 2.0, 3.0, 4.0, 5.0, 3.0, 3.5]);
+    }
+
+    /// torch rounds each product of halves.
+    #[test]
+    fn products_of_halves_are_rounded_one_by_one() {
+        let half = |value: f32| halves(&bytes(&[value])).expect("a half");
+        let factors = RowFactors::new(1.1, &[(9, 0.7)]);
+        let change = Change { values: ValueChange::Scaled(factors), ..Change::NONE };
+        let rows = RowsInChange { change, stored_type: DataType::F16, columns: 1, first_row: 8 };
+        let mut out = Vec::new();
+        rows.carry_out(&half(1.0), &mut out).expect("halves are decoded");
+        // numpy: float16(float32(float16(float32(1.1))) * float32(0.7)).
+        assert_eq!(out, half(0.769_531_25));
+        assert_ne!(out, half(1.1f32 * 0.7));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod exaone4;
 mod exaone_moe;
 mod experts;
 mod falcon;
+mod falcon_h1;
 mod further;
 mod gemma;
 mod gemma2;
@@ -126,6 +127,7 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &arcee::Arcee,
     &apertus::Apertus,
     &openelm::OpenElm,
+    &falcon_h1::FalconH1,
     &granite_hybrid::GraniteAttention,
     &granite_hybrid::GraniteHybrid,
     &granite_hybrid::GraniteHybridMoe,

@@ -18,8 +18,9 @@ macro_rules! sizes {
             pub(super) const INNER: Dimension = Product(&[HEADS, Size($head)]);
             /// Numbers of one group.
             pub(super) const OF_GROUP: Dimension = Quotient(&INNER, &GROUPS);
-            /// Numbers that go into the state, and as many that come out of it.
-            const STATES: Dimension = Product(&[Number(2), GROUPS, Size($state)]);
+            /// Numbers that the states of all groups are written with, or read with.
+            pub(super) const STATE: Dimension = Product(&[GROUPS, Size($state)]);
+            const STATES: Dimension = Product(&[Number(2), STATE]);
             pub(super) const CONVOLVED: Dimension = Sum(&[INNER, STATES]);
             pub(super) const ALL: Dimension = Sum(&[INNER, CONVOLVED, HEADS]);
         }

@@ -2,7 +2,7 @@
 
 use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Rotation, Router, Scan};
 
-use super::decoder::{self, SelfAttention};
+use super::decoder::{self, SelfAttention, Sizes};
 use super::mixture::Mixture;
 use super::{
     Around, ExpertForm, ExpertKind, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, Rotary,
@@ -82,6 +82,35 @@ pub(super) fn granite(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let layers = of_layers.iter().map(layer).collect();
     let rotaries = if turns { vec![Rotary::read(keys, size)?] } else { Vec::new() };
     Ok(ModelGraph { hidden, layers, rotaries, around })
+}
+
+/// Falcon-H1: attention and a state space, which read the same.
+pub(super) fn falcon_h1(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let sizes = Sizes::read(keys)?;
+    let rotated = sizes.rotated(keys)?;
+    let scan = mamba2::scan(keys)?;
+    let attention = SelfAttention {
+        rotary: Some((0, sizes.rotation(rotated, RotaryPairs::Halves))),
+        ..SelfAttention::plain(&sizes)
+    };
+    let layer = |_| -> LayerGraph {
+        let mut layer = LayerBuilder::new(sizes.hidden);
+        let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, sizes.epsilon);
+        let mixed = mamba2::scanned(&mut layer, normed, scan, sizes.epsilon);
+        let attended = attention.add_to(&mut layer, normed);
+        layer.add(mixed);
+        layer.add(attended);
+        let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, sizes.epsilon);
+        let fed = decoder::gated(&mut layer, normed, sizes.intermediate, Activation::Silu);
+        layer.add(fed);
+        layer.finish()
+    };
+    Ok(ModelGraph {
+        hidden: sizes.hidden,
+        layers: (0..sizes.layers).map(layer).collect(),
+        rotaries: vec![Rotary::read(keys, rotated)?],
+        around: Around::plain(sizes.epsilon),
+    })
 }
 
 /// What a layer of Nemotron-H does.

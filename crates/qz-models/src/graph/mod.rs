@@ -107,6 +107,7 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("openelm", openelm::openelm),
     ("granite", relatives::granite),
     ("granitehybrid", hybrid::granite),
+    ("falcon-h1", hybrid::falcon_h1),
     ("olmo2", relatives::olmo2),
     ("mistral3", relatives::mistral3),
     ("ernie4_5", relatives::ernie4_5),

@@ -85,6 +85,14 @@ fn contradictions_name_the_key() {
     check("nemotron-h", json!({"mlp_bias": true}), "mlp_bias", "not supported");
     let both = json!({"hybrid_override_pattern": "ME-"});
     check("nemotron-h-experts", both, "layers_block_type", "one only");
+    let first = json!({"mamba_norm_before_gate": true});
+    check("falcon-h1", first, "mamba_norm_before_gate", "the gate first");
+    check("falcon-h1", json!({"projectors_bias": true}), "projectors_bias", "not supported");
+    check("falcon-h1", json!({"mamba_d_ssm": 32}), "mamba_d_ssm", "mamba_n_heads x mamba_d_head");
+    check("falcon-h1", json!({"tie_word_embeddings": true}), "tie_word_embeddings", "differ");
+    check("falcon-h1", json!({"ssm_multipliers": [1.0]}), "ssm_multipliers", "a list of 5 numbers");
+    let scaled = json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}});
+    check("falcon-h1", scaled, "rope_scaling", "cannot say");
     let turning = json!({"position_embedding_type": "rope"});
     check("granite-hybrid", turning, "position_embedding_type", "nothing turns");
     let still = json!({"position_embedding_type": null});

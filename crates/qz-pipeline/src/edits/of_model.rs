@@ -40,7 +40,7 @@ impl Edits {
         };
         let change = map.change();
         let offset = match change.values {
-            ValueChange::None => 0.0,
+            ValueChange::None | ValueChange::Scaled(_) | ValueChange::Divided(_) => 0.0,
             ValueChange::AddOne => 1.0,
             ValueChange::SubtractOne => -1.0,
             _ => return Err(refused("its values are no multiples of what is stored".into())),

@@ -168,6 +168,7 @@ const MODELS: &[&str] = &[
     "nemotron-h-latent",
     "granite-hybrid",
     "phimoe",
+    "falcon-h1",
     "smollm3",
     "apertus",
     "openelm",

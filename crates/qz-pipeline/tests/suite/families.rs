@@ -141,6 +141,7 @@ fn error_feedback_loses_less_than_rounding() {
     check("nemotron-h", 8);
     check("nemotron-h-latent", 10);
     check("granite-hybrid", 18);
+    check("falcon-h1", 18);
     check("bert", 12);
     check("nomic-bert", 10);
     check("modernbert", 16);

@@ -263,6 +263,7 @@ fn state_spaces_beside_attention() {
     check("granite-hybrid");
     check("granite-hybrid-dense");
     check("granite-hybrid-attention");
+    check("falcon-h1");
 }
 
 #[test]
