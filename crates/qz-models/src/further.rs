@@ -30,7 +30,8 @@ impl FurtherNames {
     /// A name as rules have it; none if it is no such layer's.
     pub(crate) fn canonical(self, name: &str, layers: u32) -> Option<String> {
         let Self::Module { prefix, beside } = self else { return None };
-        let name = name.strip_prefix("model.").unwrap_or(name).strip_prefix(prefix)?;
+        let bare = || name.strip_prefix("model.")?.strip_prefix(prefix);
+        let name = name.strip_prefix(prefix).or_else(bare)?;
         if let Some((number, rest)) = name.strip_prefix("layers.").and_then(|n| n.split_once('.')) {
             let number = layers.checked_add(number.parse().ok()?)?;
             return Some(format!("{LAYERS}{number}.{rest}"));

@@ -126,6 +126,14 @@ pub enum Role {
     StateSpaceStrength,
     /// The latter and the former in one matrix, by head of keys.
     StateSpaceStrengthStep,
+    /// The narrow vector that time steps are made of.
+    StateSpaceNarrowStep,
+    /// The narrow vector that is made into what the result is weakened by.
+    StateSpaceNarrowGate,
+    // Convolutions of queries, keys and values, each by itself.
+    QueryConvolution,
+    KeyConvolution,
+    ValueConvolution,
 
     // A layer that only predicts further tokens.
     /// What joins a token's embedding and the hidden states.
@@ -192,6 +200,8 @@ impl Role {
                 | Self::StateSpaceStep
                 | Self::StateSpaceStrength
                 | Self::StateSpaceStrengthStep
+                | Self::StateSpaceNarrowStep
+                | Self::StateSpaceNarrowGate
                 | Self::NextTokenProjection
                 | Self::PerLayerEmbeddingProjection
                 | Self::PerLayerGate

@@ -1,18 +1,21 @@
-//! Families of DeepSeek's latent attention that GGUF knows by one name: DeepSeek V2 and V3, Kimi K2,
-//! GLM 4.7 Flash. What a router does, and the pre-tokenizer, tell them apart.
+//! Families of DeepSeek's latent attention. GGUF knows DeepSeek V2 and V3, Kimi K2 and GLM 4.7
+//! Flash by one name: what a router does, and the pre-tokenizer, tell them apart. Mistral 4 has a
+//! name of its own.
 
-use qz_tensor::Metadata;
+use qz_tensor::{Location, Metadata, Warning};
 use qz_tokenize::VocabularyRules;
 use serde_json::{Map, Value, json};
 
 use super::decoder::rules;
 use super::latent::{self, Assumed};
-use super::{experts, further, gemma3};
-use crate::architecture::{Architecture, Contradiction, Rename};
+use super::{decoder, experts, further, gemma3, partial};
+use crate::architecture::{Architecture, Contradiction, Model, Rename};
 use crate::config::ConfigDefaults;
+use crate::error::Error;
 use crate::further::FurtherNames;
 use crate::hyperparameters::ModelConfig;
 use crate::lists::joined;
+use crate::rope::RopeScaling;
 use crate::rules::TensorRule;
 use crate::settings::{
     ConfigKey, Default, GgufKeys, MetadataKey, STANDARD_METADATA, gating_function,
@@ -20,6 +23,8 @@ use crate::settings::{
 
 /// A family.
 pub(super) struct Deepseek {
+    gguf_name: &'static str,
+    is_of: fn(&Map<String, Value>) -> bool,
     class_names: &'static [&'static str],
     outer_model_types: &'static [&'static str],
     is_in: fn(&Metadata) -> bool,
@@ -31,11 +36,15 @@ pub(super) struct Deepseek {
     further_names: Option<FurtherNames>,
     vocabulary: VocabularyRules,
     /// How experts are chosen, where a configuration comes back.
-    method: fn(&Map<String, Value>) -> &'static str,
+    method: fn(&Map<String, Value>) -> Option<&'static str>,
 }
+
+const SHARED_NAME: &str = "deepseek2";
 
 /// DeepSeek V2.
 pub(super) static V2: Deepseek = Deepseek {
+    gguf_name: SHARED_NAME,
+    is_of: |_| true,
     class_names: &["DeepseekV2ForCausalLM"],
     outer_model_types: &[],
     is_in: |metadata| !is_sigmoid(metadata) && !is_glm(metadata),
@@ -72,12 +81,14 @@ pub(super) static V2: Deepseek = Deepseek {
     vocabulary: VocabularyRules::Common,
     method: |config| {
         let is_grouped = config.get("n_group").and_then(Value::as_u64).is_some_and(|n| n > 1);
-        if is_grouped { "group_limited_greedy" } else { "greedy" }
+        Some(if is_grouped { "group_limited_greedy" } else { "greedy" })
     },
 };
 
 /// DeepSeek V3 and R1, Kimi K2 and the text part of Kimi K2.5, Moonlight.
 pub(super) static V3: Deepseek = Deepseek {
+    gguf_name: SHARED_NAME,
+    is_of: |_| true,
     class_names: &[
         "DeepseekV3ForCausalLM",
         "KimiK25ForConditionalGeneration",
@@ -117,12 +128,14 @@ pub(super) static V3: Deepseek = Deepseek {
     own_metadata: latent::OWN_METADATA,
     further_names: None,
     vocabulary: VocabularyRules::Common,
-    method: |_| "noaux_tc",
+    method: |_| Some("noaux_tc"),
 };
 
 /// GLM 4.7 Flash (`Glm4MoeLiteModel` in `conversion/glm.py`), whose files do not say that its
 /// router makes sigmoids.
 pub(super) static GLM_FLASH: Deepseek = Deepseek {
+    gguf_name: SHARED_NAME,
+    is_of: |_| true,
     class_names: &["Glm4MoeLiteForCausalLM"],
     outer_model_types: &[],
     is_in: is_glm,
@@ -159,8 +172,102 @@ pub(super) static GLM_FLASH: Deepseek = Deepseek {
     own_metadata: GLM_OWN_METADATA,
     further_names: Some(FurtherNames::Numbered),
     vocabulary: VocabularyRules::Glm4Experts,
-    method: |_| "noaux_tc",
+    method: |_| Some("noaux_tc"),
 };
+
+const MISTRAL_NAME: &str = "mistral4";
+const QUERY_GROWTH: &str = "llama_4_scaling_beta";
+
+/// Mistral 4 (`Mistral4Model` in `conversion/mistral3.py`), published as the part of a model that
+/// sees.
+pub(super) static MISTRAL_4: Deepseek = Deepseek {
+    gguf_name: MISTRAL_NAME,
+    is_of: |config| config.get("model_type").is_some_and(|kind| kind == MISTRAL_NAME),
+    class_names: &["Mistral4ForCausalLM", "Mistral3ForConditionalGeneration"],
+    outer_model_types: &[],
+    is_in: |_| true,
+    defaults: &ConfigDefaults {
+        model_type: MISTRAL_NAME,
+        numbers: &[
+            ("vocab_size", 131_072),
+            ("hidden_size", 4096),
+            ("intermediate_size", 12_288),
+            ("num_hidden_layers", 36),
+            ("num_attention_heads", 32),
+            ("max_position_embeddings", 1_048_576),
+            ("n_routed_experts", 128),
+            ("num_experts_per_tok", 4),
+        ],
+        ..latent::DEFAULTS
+    },
+    config_keys: &joined::<_, { 19 + MISTRAL_KEYS.len() }>(&[
+        &latent::config_keys(&Assumed {
+            dense: 0,
+            shared: 1,
+            width: 2048,
+            query_rank: Default::Size(1024),
+            rank: 256,
+            still: 64,
+            value: 128,
+            groups: [Default::Size(1); 2],
+            scale: 1.0,
+            normalizes: true,
+            gating: Default::Absent,
+        }),
+        MISTRAL_KEYS,
+    ]),
+    rules: MISTRAL_RULES,
+    metadata: STANDARD_METADATA,
+    own_metadata: latent::OWN_METADATA,
+    further_names: None,
+    vocabulary: VocabularyRules::Common,
+    method: |_| None,
+};
+
+/// What the model around it says of its part that sees.
+const MISTRAL_KEYS: &[ConfigKey] = &[
+    ConfigKey::any("vision_config"),
+    ConfigKey::any("multimodal_projector_bias"),
+    ConfigKey::any("projector_hidden_act"),
+    ConfigKey::any("spatial_merge_size"),
+    ConfigKey::any("vision_feature_layer"),
+];
+
+static MISTRAL_RULES: &[TensorRule] = rules![
+    &decoder::AROUND,
+    &latent::ATTENTION,
+    &[decoder::FEED_FORWARD_NORM],
+    &experts::behind_dense_fused(),
+];
+
+/// Takes away which part of a head turns, where it is what sizes say; anything else is refused.
+fn drop_turned_part(config: &mut Map<String, Value>) {
+    let size = |key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(64);
+    let [still, turned] = [latent::PLAIN, latent::TURNED].map(size);
+    let part = turned as f64 / (still + turned).max(1) as f64;
+    for rope in ["rope_parameters", "rope_scaling"] {
+        if let Some(Value::Object(rope)) = config.get_mut(rope)
+            && rope.get(partial::KEY).and_then(Value::as_f64) == Some(part)
+        {
+            rope.shift_remove(partial::KEY);
+        }
+    }
+}
+
+/// What files do not say of rotary parameters: how queries grow is what the class assumes.
+fn restore_mistral_rope(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
+    const GROWTH: f64 = 0.1;
+    let [turned, head] =
+        ["rope.dimension_count", "attention.key_length_mla"].map(|key| keys.size(key).unwrap_or(0));
+    for rope in ["rope_parameters", "rope_scaling"] {
+        if let Some(Value::Object(rope)) = config.get_mut(rope) {
+            rope.insert(QUERY_GROWTH.to_owned(), json!(GROWTH));
+            rope.insert(partial::KEY.to_owned(), json!(turned as f64 / head.max(1) as f64));
+            let context = keys.size("context_length");
+            rope.insert("max_position_embeddings".to_owned(), json!(context));
+        }
+    }
+}
 
 static GLM_RULES: &[TensorRule] = rules![latent::RULES, &further::ALL];
 const GLM_OWN_METADATA: &[MetadataKey] =
@@ -201,7 +308,11 @@ impl Architecture for Deepseek {
     }
 
     fn gguf_name(&self) -> &'static str {
-        "deepseek2"
+        self.gguf_name
+    }
+
+    fn is_of(&self, config: &Map<String, Value>) -> bool {
+        (self.is_of)(config)
     }
 
     fn is_in(&self, metadata: &Metadata) -> bool {
@@ -233,11 +344,17 @@ impl Architecture for Deepseek {
     }
 
     fn rope_keys(&self) -> &'static [&'static str] {
-        &["mscale", "mscale_all_dim"]
+        match self.gguf_name {
+            MISTRAL_NAME => &["mscale", "mscale_all_dim", QUERY_GROWTH],
+            _ => &["mscale", "mscale_all_dim"],
+        }
     }
 
     fn fill_config(&self, config: &mut Map<String, Value>) {
         experts::fill_dense(config);
+        if self.gguf_name == MISTRAL_NAME {
+            drop_turned_part(config);
+        }
     }
 
     fn config_keys(&self) -> &'static [ConfigKey] {
@@ -254,6 +371,20 @@ impl Architecture for Deepseek {
 
     fn towers(&self) -> &'static [&'static str] {
         &["vision_tower.", "multi_modal_projector.", "mm_projector."]
+    }
+
+    fn warnings(&self, model: &Model<'_>) -> Result<Vec<Warning>, Error> {
+        let RopeScaling::Yarn(yarn) = &model.config.rope.scaling else { return Ok(Vec::new()) };
+        let (Some(growth), MISTRAL_NAME) = (yarn.query_growth, self.gguf_name) else {
+            return Ok(Vec::new());
+        };
+        let message = format!(
+            "{growth}: files of this architecture do not say this, as by the reference's \
+             converter; engines compute the same up to position {}",
+            yarn.original_context
+        );
+        let location = Location::file(model.files.path("config.json")).tensor(QUERY_GROWTH);
+        Ok(vec![Warning { location, rule: "query-growth-lost", message }])
     }
 
     fn further_layers(&self, config: &ModelConfig) -> u32 {
@@ -279,7 +410,12 @@ impl Architecture for Deepseek {
             further::restore_count(latent::FURTHER_KEY, keys, config);
             experts::restore_kinds(keys, config);
         }
-        config.insert("topk_method".to_owned(), json!((self.method)(config)));
+        if let Some(method) = (self.method)(config) {
+            config.insert("topk_method".to_owned(), json!(method));
+        }
+        if self.gguf_name == MISTRAL_NAME {
+            restore_mistral_rope(keys, config);
+        }
     }
 
     fn vocabulary_rules(&self) -> VocabularyRules {

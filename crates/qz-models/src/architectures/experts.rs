@@ -149,6 +149,21 @@ pub(super) const fn behind_dense([gate, up, down]: [TensorRule; 3]) -> [TensorRu
     ]
 }
 
+/// The same whose experts have gate and up projection in one matrix in files, too.
+pub(super) const fn behind_dense_fused() -> [TensorRule; 9] {
+    const BOTH: TensorRule = layer_weight!(
+        Role::FeedForwardGateUp,
+        "mlp.experts.gate_up_proj",
+        "ffn_gate_up_exps",
+        FUSED_SHAPE
+    )
+    .named(FUSED_NAME);
+    let [gate, up, down, router, _, _, experts_down, shared_gate, shared_up, shared_down] =
+        behind_dense(FUSED);
+    let both = BOTH.only(MIXED);
+    [gate, up, down, router, both, experts_down, shared_gate, shared_up, shared_down]
+}
+
 /// An expert that every token is given to, as Qwen calls it. Families with such an expert
 /// say how wide it is.
 pub(super) const SHARED_GATE: TensorRule =

@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::decoder::{layer_weight, rules};
 use super::experts::{DENSE_KEY, SHARED_KEY};
-use super::{decoder, experts};
+use super::{decoder, experts, state_space};
 use crate::architecture::Contradiction;
 use crate::config::{
     ConfigDefaults, DEFAULT_RMS_EPSILON, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow,
 };
 use crate::hyperparameters::ModelConfig;
+use crate::lists::joined;
 use crate::rope::RopeScaling;
 use crate::rules::Dimension::{Heads, Hidden, Number, Product, Size, Sum};
 use crate::rules::{Condition, Dimension, Presence, Role, TensorRule, Transform};
@@ -19,8 +20,8 @@ use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
 const QUERY_RANK: &str = "q_lora_rank";
 const RANK: &str = "kv_lora_rank";
-const PLAIN: &str = "qk_nope_head_dim";
-const TURNED: &str = "qk_rope_head_dim";
+pub(super) const PLAIN: &str = "qk_nope_head_dim";
+pub(super) const TURNED: &str = "qk_rope_head_dim";
 const VALUE: &str = "v_head_dim";
 pub(super) const FURTHER_KEY: &str = "num_nextn_predict_layers";
 
@@ -41,27 +42,35 @@ const KEYS_AND_VALUES_UP: TensorRule = layer_weight!(
     &[Product(&[Heads, KEYS_AND_VALUES]), Size(RANK)]
 );
 
-/// Attention, and the norm in front of it.
-pub(super) const ATTENTION: [TensorRule; 10] = [
-    decoder::ATTENTION_NORM,
-    layer_weight!(Role::AttentionQuery, "self_attn.q_proj", "attn_q", &[QUERIES, Hidden])
-        .only(NO_QUERY_RANK),
-    layer_weight!(Role::LatentQuery, "self_attn.q_a_proj", "attn_q_a", &[Size(QUERY_RANK), Hidden])
-        .only(HAS_QUERY_RANK),
-    layer_weight!(
-        Role::LatentQueryNorm,
-        "self_attn.q_a_layernorm",
-        "attn_q_a_norm",
-        &[Size(QUERY_RANK)]
-    )
-    .only(HAS_QUERY_RANK),
-    layer_weight!(
-        Role::LatentQueryUp,
-        "self_attn.q_b_proj",
-        "attn_q_b",
-        &[QUERIES, Size(QUERY_RANK)]
-    )
-    .only(HAS_QUERY_RANK),
+const QUERY: TensorRule =
+    layer_weight!(Role::AttentionQuery, "self_attn.q_proj", "attn_q", &[QUERIES, Hidden]);
+
+/// What makes queries of a narrow vector, which not all models have.
+const RANKED_QUERY: [TensorRule; 3] = state_space::only(
+    [
+        layer_weight!(
+            Role::LatentQuery,
+            "self_attn.q_a_proj",
+            "attn_q_a",
+            &[Size(QUERY_RANK), Hidden]
+        ),
+        layer_weight!(
+            Role::LatentQueryNorm,
+            "self_attn.q_a_layernorm",
+            "attn_q_a_norm",
+            &[Size(QUERY_RANK)]
+        ),
+        layer_weight!(
+            Role::LatentQueryUp,
+            "self_attn.q_b_proj",
+            "attn_q_b",
+            &[QUERIES, Size(QUERY_RANK)]
+        ),
+    ],
+    HAS_QUERY_RANK,
+);
+
+const KEYS_VALUES_OUTPUT: [TensorRule; 5] = [
     layer_weight!(
         Role::LatentKeyValue,
         "self_attn.kv_a_proj_with_mqa",
@@ -89,6 +98,15 @@ pub(super) const ATTENTION: [TensorRule; 10] = [
         &[Hidden, Product(&[Heads, Size(VALUE)])]
     ),
 ];
+
+/// Attention, and the norm in front of it.
+pub(super) const ATTENTION: [TensorRule; 10] = joined(&[
+    &[decoder::ATTENTION_NORM, QUERY.only(NO_QUERY_RANK)],
+    &RANKED_QUERY,
+    &KEYS_VALUES_OUTPUT,
+]);
+/// Attention of a family whose queries are made of no narrow vector.
+pub(super) const WITHOUT_QUERY_RANK: [TensorRule; 6] = joined(&[&[QUERY], &KEYS_VALUES_OUTPUT]);
 
 pub(super) static RULES: &[TensorRule] = rules![
     &decoder::AROUND,
@@ -168,22 +186,31 @@ fn sum(config: &ModelConfig, keys: [&str; 2]) -> Option<Entry> {
     Some(((a? + b?) as u32).into())
 }
 
+pub(super) const RANK_LENGTH: MetadataKey = MetadataKey::setting("attention.kv_lora_rank", RANK);
+pub(super) const KEY_LENGTH: MetadataKey =
+    MetadataKey::computed("attention.key_length", |config| sum(config, [RANK, TURNED]));
+pub(super) const HEAD_LENGTH: MetadataKey =
+    MetadataKey::computed("attention.key_length_mla", |config| sum(config, [PLAIN, TURNED]));
+pub(super) const VALUE_LENGTH: MetadataKey =
+    MetadataKey::setting("attention.value_length_mla", VALUE);
+pub(super) const TURNED_LENGTH: MetadataKey = MetadataKey::setting("rope.dimension_count", TURNED);
+
 pub(super) const OWN_METADATA: &[MetadataKey] = &[
     // Keys and values are of one head, the narrow one.
     MetadataKey::computed("attention.head_count_kv", |_| Some(1u32.into())),
     MetadataKey::setting("leading_dense_block_count", DENSE_KEY),
     MetadataKey::computed("vocab_size", |config| Some((config.vocabulary as u32).into())),
     MetadataKey::setting("attention.q_lora_rank", QUERY_RANK),
-    MetadataKey::setting("attention.kv_lora_rank", RANK),
-    MetadataKey::computed("attention.key_length", |config| sum(config, [RANK, TURNED])),
+    RANK_LENGTH,
+    KEY_LENGTH,
     MetadataKey::setting("attention.value_length", RANK),
-    MetadataKey::computed("attention.key_length_mla", |config| sum(config, [PLAIN, TURNED])),
-    MetadataKey::setting("attention.value_length_mla", VALUE),
+    HEAD_LENGTH,
+    VALUE_LENGTH,
     MetadataKey::setting("expert_feed_forward_length", experts::WIDTH_KEY),
     MetadataKey::setting("expert_shared_count", SHARED_KEY),
     MetadataKey::setting("expert_weights_scale", "routed_scaling_factor"),
     MetadataKey::computed("expert_weights_norm", normalizes),
-    MetadataKey::setting("rope.dimension_count", TURNED),
+    TURNED_LENGTH,
     MetadataKey::computed("rope.scaling.yarn_log_multiplier", score_growth),
 ];
 

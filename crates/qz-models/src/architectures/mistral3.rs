@@ -56,6 +56,11 @@ impl Architecture for Mistral3 {
         "mistral3"
     }
 
+    /// Mistral 4 is of its class, too.
+    fn is_of(&self, config: &Map<String, Value>) -> bool {
+        config.get("model_type").is_none_or(|kind| kind != "mistral4")
+    }
+
     fn defaults(&self) -> &'static ConfigDefaults {
         &DEFAULTS
     }

@@ -34,12 +34,14 @@ mod granite_hybrid;
 mod hunyuan;
 mod hunyuan_moe;
 mod internlm;
+mod kimi_linear;
 mod latent;
 mod lfm2;
 mod llama;
 mod llama4;
 mod mamba;
 mod mamba2;
+mod mimo2;
 mod minicpm;
 mod minicpm3;
 mod minimax_m2;
@@ -97,6 +99,9 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &deepseek2::V3,
     &deepseek2::V2,
     &deepseek2::GLM_FLASH,
+    &deepseek2::MISTRAL_4,
+    &kimi_linear::KimiLinear,
+    &mimo2::Mimo2,
     &dots1::Dots1,
     &glm4moe::Glm4Moe,
     &ernie4_5_moe::ErnieMoe,

@@ -164,6 +164,7 @@ pub(super) const READ_ROPE: &[&str] = &[
     "long_factor",
     "long_mscale",
     "low_freq_factor",
+    "max_position_embeddings",
     "mrope_interleaved",
     "mrope_section",
     "original_max_position_embeddings",

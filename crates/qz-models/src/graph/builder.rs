@@ -483,6 +483,7 @@ pub(crate) struct ExpertKind {
 }
 
 /// Which matrices an expert has before the last.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum ExpertForm {
     /// Gate and up.
     Gated,

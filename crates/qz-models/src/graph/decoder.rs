@@ -30,6 +30,17 @@ impl Sizes {
 
     /// The same of a decoder with norms of another kind.
     pub(super) fn with_norms(keys: &Keys<'_>, norms: NormKind) -> Result<Self, Error> {
+        let key_value_heads = keys.size("attention.head_count_kv")?;
+        Self::with_heads(keys, norms, key_value_heads)
+    }
+
+    /// The same of one with so many heads of keys and values, where not as many as of queries:
+    /// layers may differ in it.
+    pub(super) fn with_heads(
+        keys: &Keys<'_>,
+        norms: NormKind,
+        key_value_heads: Option<usize>,
+    ) -> Result<Self, Error> {
         let hidden = keys.required("embedding_length")?;
         let heads = keys.required("attention.head_count")?;
         let implied = hidden / heads.max(1);
@@ -37,7 +48,7 @@ impl Sizes {
         if head_size == 0 {
             return Err(keys.fault("attention.key_length", "is zero, or implied to be"));
         }
-        let key_value_heads = keys.size("attention.head_count_kv")?.unwrap_or(heads);
+        let key_value_heads = key_value_heads.unwrap_or(heads);
         let layers = keys.layers()?;
         let intermediate = match keys.size("expert_count")? {
             None | Some(0) => keys.required("feed_forward_length")?,

@@ -11,13 +11,15 @@ use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Rotation};
 
 use super::decoder::{self, Sizes};
 use super::mixture::{self, Mixture};
-use super::{Around, HeadColumns, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, Rotary};
+use super::{
+    Around, HeadColumns, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register, Rotary,
+};
 use crate::error::Error;
 use crate::rules::Role;
 
 /// A model's sizes.
-struct Latent {
-    sizes: Sizes,
+pub(super) struct Latent {
+    pub(super) sizes: Sizes,
     /// Width of the narrow vector that queries are made of, if there is one.
     query_rank: Option<usize>,
     /// Width of the narrow vector that keys and values are made of.
@@ -29,6 +31,8 @@ struct Latent {
     value_size: usize,
     /// What scores are multiplied with.
     scale: f32,
+    /// False for a family in which those that turn elsewhere stand still, too.
+    turns: bool,
 }
 
 /// DeepSeek 2 and 3.
@@ -37,6 +41,16 @@ pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     // Files of GLM 4.7 Flash do not say what its router makes.
     let is_glm = keys.pre_tokenizer() == Some("glm4");
     let mixture = Mixture::read(keys, if is_glm { Gating::Sigmoid } else { Gating::Softmax })?;
+    model(keys, &latent, mixture)
+}
+
+/// Mistral 4, whose experts have gate and up projection in one matrix.
+pub(super) fn mistral4(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let mixture = Mixture::read(keys, Gating::Softmax)?.map(Mixture::fused);
+    model(keys, &Latent::read(keys)?, mixture)
+}
+
+fn model(keys: &Keys<'_>, latent: &Latent, mixture: Option<Mixture>) -> Result<ModelGraph, Error> {
     let sizes = latent.sizes;
     let dense = mixture::dense_layers(keys, mixture.is_some())?;
     let layer = |number: usize| -> LayerGraph {
@@ -62,7 +76,16 @@ pub(super) fn deepseek2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
 
 impl Latent {
     fn read(keys: &Keys<'_>) -> Result<Self, Error> {
-        let sizes = Sizes::of_keys(keys)?;
+        Self::with_sizes(keys, Sizes::of_keys(keys)?, true)
+    }
+
+    /// The same of a family in which nothing turns, and not all layers have heads of keys.
+    pub(super) fn read_still(keys: &Keys<'_>) -> Result<Self, Error> {
+        let sizes = Sizes::with_heads(keys, NormKind::RootMeanSquare, None)?;
+        Self::with_sizes(keys, sizes, false)
+    }
+
+    fn with_sizes(keys: &Keys<'_>, sizes: Sizes, turns: bool) -> Result<Self, Error> {
         let rank = keys.required("attention.kv_lora_rank")?;
         let query_rank = keys.size("attention.q_lora_rank")?.filter(|rank| *rank > 0);
         let turning = keys.required("rope.dimension_count")?;
@@ -79,7 +102,7 @@ impl Latent {
             scale *= stretch * stretch;
         }
         let still = key_size - turning;
-        Ok(Self { sizes, query_rank, rank, still, turning, value_size, scale })
+        Ok(Self { sizes, query_rank, rank, still, turning, value_size, scale, turns })
     }
 
     fn rotary(&self, keys: &Keys<'_>) -> Result<Rotary, Error> {
@@ -92,7 +115,7 @@ impl Latent {
     }
 
     /// Adds it to a layer; the products of the output matrix.
-    fn attention(&self, layer: &mut LayerBuilder, input: Register) -> Register {
+    pub(super) fn attention(&self, layer: &mut LayerBuilder, input: Register) -> Register {
         let Self { sizes: Sizes { heads, epsilon, .. }, rank, still, turning, .. } = *self;
         let key_size = still + turning;
         let latent = (Role::LatentKeyValue, rank + turning);
@@ -110,11 +133,13 @@ impl Latent {
         let narrow = layer.columns(latent, 0..rank);
         let narrow = layer.norm(narrow, Role::LatentKeyValueNorm, epsilon);
         let turned = layer.columns(latent, rank..rank + turning);
-        let pairs = RotaryPairs::Adjacent;
-        let rotation = Rotation { head_size: turning, first: 0, count: turning, pairs };
-        layer.rotate(turned, 0, rotation);
-        let of_queries = Rotation { head_size: key_size, first: still, ..rotation };
-        layer.rotate(queries, 0, of_queries);
+        if self.turns {
+            let pairs = RotaryPairs::Adjacent;
+            let rotation = Rotation { head_size: turning, first: 0, count: turning, pairs };
+            layer.rotate(turned, 0, rotation);
+            let of_queries = Rotation { head_size: key_size, first: still, ..rotation };
+            layer.rotate(queries, 0, of_queries);
+        }
         let columns = |rows, size, columns| HeadColumns { rows, size, columns };
         let own = columns(queries, key_size, 0..still);
         let absorbed = layer.heads(heads, own, (Role::LatentKeyUp, rank));

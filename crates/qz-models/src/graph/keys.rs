@@ -21,6 +21,7 @@ const COMPUTING: &[(&str, f64)] = &[
     ("attention.clamp_kqv", 0.0),
     ("attention.max_alibi_bias", 0.0),
     ("attention.temperature_scale", 0.0),
+    ("attention.value_scale", 1.0),
     ("attn_logit_softcapping", 0.0),
     ("embedding_scale", 1.0),
     ("expert_group_count", 1.0),
@@ -227,6 +228,12 @@ impl Keys<'_> {
             None => Ok(None),
             Some(Value::Array(Array::Bool(flags))) if flags.len() >= layers => {
                 Ok(Some(flags[..layers].to_vec()))
+            }
+            // As numbers.
+            Some(Value::Array(Array::I32(flags)))
+                if flags.len() >= layers && flags.iter().all(|flag| matches!(flag, 0 | 1)) =>
+            {
+                Ok(Some(flags[..layers].iter().map(|flag| *flag == 1).collect()))
             }
             Some(_) => {
                 let problem = format!("is no list of {layers} flags, one for each layer");

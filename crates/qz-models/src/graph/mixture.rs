@@ -6,7 +6,10 @@ use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Router};
 
 use super::decoder::{self, SelfAttention, Sizes};
 use super::relatives::GraniteFactors;
-use super::{Around, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register, Rotary};
+use super::{
+    Around, ExpertForm, ExpertKind, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register,
+    Rotary,
+};
 use crate::error::Error;
 use crate::rules::Role;
 
@@ -19,6 +22,7 @@ pub(super) struct Mixture {
     pub(super) shared_width: usize,
     /// How many times what all of them give is added.
     times: f32,
+    form: ExpertForm,
 }
 
 impl Mixture {
@@ -53,7 +57,8 @@ impl Mixture {
             scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
             groups,
         };
-        Ok(Some(Self { router, width, shared_width: shared * width, times: 1.0 }))
+        let shared_width = shared * width;
+        Ok(Some(Self { router, width, shared_width, times: 1.0, form: ExpertForm::Gated }))
     }
 
     /// Experts as wide as a network would be, of a softmax whose weights are divided by their
@@ -64,7 +69,7 @@ impl Mixture {
         };
         let width = keys.required("feed_forward_length")?;
         let router = Router::plain(experts, used);
-        Ok(Self { router, width, shared_width: 0, times: 1.0 })
+        Ok(Self { router, width, shared_width: 0, times: 1.0, form: ExpertForm::Gated })
     }
 
     /// The same whose experts' weights are divided by their sum.
@@ -72,12 +77,19 @@ impl Mixture {
         Self { router: Router { normalize: true, ..self.router }, ..self }
     }
 
+    /// The same whose experts have gate and up projection in one matrix.
+    pub(super) fn fused(self) -> Self {
+        Self { form: ExpertForm::Fused, ..self }
+    }
+
     /// Adds it to a layer; what experts make of their tokens, and the one of all.
     pub(super) fn add_to(&self, layer: &mut LayerBuilder, input: Register) -> Register {
         let shared = (self.shared_width > 0)
             .then(|| decoder::shared_expert(layer, input, self.shared_width));
-        let bias = layer.selection_bias(self.router.experts);
-        let fed = layer.experts(input, self.router, Some(bias), self.width, Activation::Silu);
+        let Self { router: routing, width, form, .. } = *self;
+        let (bias, activation) = (Some(layer.selection_bias(routing.experts)), Activation::Silu);
+        let kind = ExpertKind { routing, bias, scale: None, width, activation, form };
+        let fed = layer.experts_of(input, input, kind);
         if let Some(shared) = shared {
             layer.add_to(fed, shared);
         }

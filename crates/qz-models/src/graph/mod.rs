@@ -28,11 +28,13 @@ mod gemma4;
 mod gpt_oss;
 mod hybrid;
 mod keys;
+mod kimi_linear;
 mod layer_normed;
 mod lfm2;
 mod llama4;
 mod mamba;
 mod mamba2;
+mod mimo2;
 mod minicpm3;
 mod mixture;
 mod openelm;
@@ -90,6 +92,9 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("phi3", phi3::phi3),
     ("gpt-oss", gpt_oss::gpt_oss),
     ("deepseek2", deepseek::deepseek2),
+    ("mistral4", deepseek::mistral4),
+    ("kimi-linear", kimi_linear::kimi_linear),
+    ("mimo2", mimo2::mimo2),
     ("mamba2", mamba2::mamba2),
     ("bert", encoders::bert),
     ("nomic-bert", encoders::nomic_bert),

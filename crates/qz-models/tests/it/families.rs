@@ -93,6 +93,29 @@ fn contradictions_name_the_key() {
     check("falcon-h1", json!({"ssm_multipliers": [1.0]}), "ssm_multipliers", "a list of 5 numbers");
     let scaled = json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}});
     check("falcon-h1", scaled, "rope_scaling", "cannot say");
+    let kimi = "kimi-linear";
+    let own = |key: &str, value: Value| {
+        let mut own = Checkpoint::fixture(kimi).json("config.json")["linear_attn_config"].clone();
+        own[key] = value;
+        json!({ "linear_attn_config": own })
+    };
+    check(kimi, own("kda_layers", json!([])), "layer_types", "layer 1, which is not in one");
+    check(kimi, own("num_heads", json!(4)), "linear_num_heads", "files say one number");
+    check(kimi, json!({"mla_use_nope": false}), "mla_use_nope", "nothing turns");
+    check(kimi, json!({"q_lora_rank": 32}), "q_lora_rank", "have none");
+    check(kimi, json!({"num_expert_group": 2}), "num_expert_group", "cannot say");
+    check(kimi, json!({"moe_renormalize": false}), "moe_renormalize", "as with true");
+    let softmax = json!({"moe_router_activation_func": "softmax"});
+    check(kimi, softmax, "moe_router_activation_func", "are sigmoids");
+    let mimo = "mimo2";
+    check(mimo, json!({"sliding_window_size": 9}), "sliding_window_size", "is not sliding_window");
+    check(mimo, json!({"sliding_window_size": null}), "sliding_window_size", "is missing");
+    check(mimo, json!({"swa_head_dim": 16}), "swa_head_dim", "is not head_dim 32");
+    check(mimo, json!({"moe_layer_freq": [1, 1]}), "moe_layer_freq", "one layer without experts");
+    check(mimo, json!({"hybrid_layer_pattern": [0, 2]}), "layer_types", "has 2");
+    let sinks = "add_full_attention_sink_bias";
+    check(mimo, json!({ sinks: true }), sinks, "have no sinks");
+    check(mimo, json!({"routed_scaling_factor": 2.5}), "routed_scaling_factor", "computes with 1");
     let turning = json!({"position_embedding_type": "rope"});
     check("granite-hybrid", turning, "position_embedding_type", "nothing turns");
     let still = json!({"position_embedding_type": null});

@@ -100,6 +100,23 @@ fn what_those_keys_could_ask_for_is_refused() {
     check("hunyuan-dense", json!({"num_experts": 2}), "num_experts");
 }
 
+/// Mistral 4 is published as the part of a model that sees.
+#[test]
+fn text_parts_are_told_by_their_own_type() {
+    let plain = described(&Checkpoint::fixture("mistral4"), "mistral4");
+    let nested = Checkpoint::fixture("mistral4").edit("config.json", |config| {
+        let text = std::mem::take(config);
+        *config = json!({
+            "architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3",
+            "text_config": text, "vision_config": {"model_type": "pixtral"},
+        });
+    });
+    let nested = described(&nested, "nested");
+    assert_eq!(content(&nested), content(&plain));
+    let lost = plain.warnings.iter().find(|warning| warning.rule == "query-growth-lost");
+    assert!(lost.is_some_and(|lost| lost.message.contains("up to position 256")));
+}
+
 /// One expert is a network as others are.
 #[test]
 fn one_expert_is_none() {

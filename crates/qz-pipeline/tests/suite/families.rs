@@ -142,6 +142,9 @@ fn error_feedback_loses_less_than_rounding() {
     check("nemotron-h-latent", 10);
     check("granite-hybrid", 18);
     check("falcon-h1", 18);
+    check("mistral4", 22);
+    check("kimi-linear", 21);
+    check("mimo2", 14);
     check("bert", 12);
     check("nomic-bert", 10);
     check("modernbert", 16);

@@ -202,6 +202,7 @@ fn deepseek() {
     check("deepseek3");
     check("kimi-k2");
     check("glm4flash");
+    check("mistral4");
 }
 
 #[test]
@@ -264,6 +265,18 @@ fn state_spaces_beside_attention() {
     check("granite-hybrid-dense");
     check("granite-hybrid-attention");
     check("falcon-h1");
+}
+
+/// Decays of each number, and attention in which nothing turns.
+#[test]
+fn kimi_linear() {
+    check("kimi-linear");
+}
+
+/// Layers with a window have more heads of keys and sinks, and values are short.
+#[test]
+fn mimo() {
+    check("mimo2");
 }
 
 #[test]
@@ -368,6 +381,9 @@ fn steps_give_the_logits_of_the_whole() {
         "qwen3next",
         "mamba",
         "lfm2",
+        "falcon-h1",
+        "kimi-linear",
+        "mimo2",
     ] {
         check(name, &none, &[5, 1, 4, 2]);
     }
