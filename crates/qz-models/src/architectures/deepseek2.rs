@@ -254,11 +254,13 @@ fn drop_turned_part(config: &mut Map<String, Value>) {
     }
 }
 
-/// What files do not say of rotary parameters: how queries grow is what the class assumes.
+/// The size of whole heads, and what files do not say of rotary parameters: how queries grow is
+/// what the class assumes.
 fn restore_mistral_rope(keys: GgufKeys<'_>, config: &mut Map<String, Value>) {
     const GROWTH: f64 = 0.1;
     let [turned, head] =
         ["rope.dimension_count", "attention.key_length_mla"].map(|key| keys.size(key).unwrap_or(0));
+    config.insert("head_dim".to_owned(), json!(head));
     for rope in ["rope_parameters", "rope_scaling"] {
         if let Some(Value::Object(rope)) = config.get_mut(rope) {
             rope.insert(QUERY_GROWTH.to_owned(), json!(GROWTH));
