@@ -1,10 +1,13 @@
-//! Decoders without experts: attention and a network in each layer, as all of them have, and
-//! what families decide about these.
+//! Decoders and encoders with attention and a network in each layer, and what families decide
+//! about these.
 
-use qz_kernels::backend::{Activation, RotaryPairs};
+use qz_kernels::backend::{Activation, RotaryPairs, Router};
 
 use super::decoder::{self, SelfAttention, Sizes};
-use super::{Around, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register, Rotary};
+use super::{
+    Around, ExpertForm, ExpertKind, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register,
+    Rotary,
+};
 use crate::error::Error;
 use crate::rules::Role;
 
@@ -38,6 +41,8 @@ pub(super) enum Network {
     GatedTogether(Activation),
     /// No gate.
     Plain(Activation),
+    /// Experts without gates.
+    PlainExperts(Router, Activation),
 }
 
 /// What a family's layers have in common.
@@ -182,6 +187,11 @@ impl Dense {
                 let up = layer.columns(both, width..2 * width);
                 layer.activate(activation, gate, up);
                 gate
+            }
+            Network::PlainExperts(routing, activation) => {
+                let form = ExpertForm::Plain;
+                let kind = ExpertKind { routing, bias: None, scale: None, width, activation, form };
+                return layer.experts_of(input, input, kind);
             }
             Network::Plain(activation) => {
                 let rows = layer.product(input, Role::FeedForwardUp, width);

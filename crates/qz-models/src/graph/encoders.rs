@@ -2,9 +2,9 @@
 //! what comes of them are the hidden states. Their GELU has the error function, as transformers';
 //! llama.cpp's has the hyperbolic tangent.
 
-use qz_kernels::backend::{Activation, Attention, RotaryPairs};
+use qz_kernels::backend::{Activation, Attention, RotaryPairs, Router};
 
-use super::decoder::SelfAttention;
+use super::decoder::{self, SelfAttention};
 use super::dense::{Dense, Network, Wiring};
 use super::{Around, Keys, ModelGraph, NormKind, Rotary};
 use crate::error::Error;
@@ -24,6 +24,29 @@ pub(super) fn nomic_bert(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let turning = dense.attention(keys, RotaryPairs::Halves)?;
     let attention = seeing(keys, SelfAttention { is_fused: true, ..turning })?;
     Ok(dense.alike(&attention, vec![dense.rotary(keys)?], behind_sums(&dense)))
+}
+
+/// Nomic's with experts in every few layers, which weigh as they are; no gates.
+pub(super) fn nomic_bert_moe(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    const ACTIVATION: Activation = Activation::GeluErf;
+    let dense = normed_sums(keys, Network::Plain(ACTIVATION))?;
+    let (experts, used) =
+        decoder::experts(keys)?.ok_or_else(|| keys.fault("expert_count", "is missing"))?;
+    let router = Router { normalize: false, ..Router::plain(experts, used) };
+    let mixed = Dense { network: Network::PlainExperts(router, ACTIVATION), ..dense };
+    let period = keys.required("moe_every_n_layers")?;
+    let turning = dense.attention(keys, RotaryPairs::Halves)?;
+    let attention = seeing(keys, SelfAttention { is_fused: true, ..turning })?;
+    let layer = |layer: usize| match layer % period {
+        1 => mixed.layer(&attention),
+        _ => dense.layer(&attention),
+    };
+    Ok(ModelGraph {
+        hidden: dense.sizes.hidden,
+        layers: (0..dense.sizes.layers).map(layer).collect(),
+        rotaries: vec![dense.rotary(keys)?],
+        around: Around { norm: dense.norms, ..behind_sums(&dense) },
+    })
 }
 
 /// ModernBERT: norms stand in front, but for the first layer's attention, which the norm of the

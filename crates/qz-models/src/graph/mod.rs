@@ -98,6 +98,7 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("mamba2", mamba2::mamba2),
     ("bert", encoders::bert),
     ("nomic-bert", encoders::nomic_bert),
+    ("nomic-bert-moe", encoders::nomic_bert_moe),
     ("modern-bert", encoders::modern_bert),
     ("eurobert", encoders::eurobert),
     ("gemma-embedding", gemma::gemma_embedding),

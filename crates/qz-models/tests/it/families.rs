@@ -150,6 +150,15 @@ fn contradictions_name_the_key() {
     check("modernbert", json!({"global_attn_every_n_layers": 2}), "layer_types", "of layer 2");
     check("modernbert", json!({"hidden_activation": "relu"}), "hidden_activation", "gelu, silu");
     check("nomic-bert", json!({"prenorm": true}), "prenorm", "does not compute");
+    let weights = "moe_normalize_expert_weights";
+    check("nomic-bert-moe", json!({ weights: true }), weights, "does not compute");
+    check(
+        "nomic-bert-moe",
+        json!({"activation_function": "swiglu"}),
+        "activation_function",
+        "gelu",
+    );
+    check("nomic-bert-moe", json!({"num_shared_experts": 1}), "num_shared_experts", "");
     check("nomic-bert", json!({"rotary_emb_fraction": 0.5}), "rotary_emb_fraction", "with 1");
     let one_side = json!({"use_bidirectional_attention": false});
     check("gemma-embedding", one_side, "use_bidirectional_attention", "see both sides");

@@ -52,6 +52,10 @@ fn keys_that_change_nothing_are_passed_over() {
     check("nemotron", json!({"rope_percent": 0.5, "kv_channels": 16}));
     check("mamba", json!({"rms_norm": true, "fused_add_norm": false}));
     check("falcon-mamba", json!({"rms_norm": true}));
+    check(
+        "nomic-bert-moe",
+        json!({"ffn_div": 1, "moe_impl": "megablocks", "moe_resid_pdrop": 0.0}),
+    );
     check("dots1", json!({"scoring_func": "noaux_tc", "topk_method": "noaux_tc"}));
     // Kimi K2's own class of configurations is DeepSeek 3's.
     check(

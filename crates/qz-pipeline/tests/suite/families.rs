@@ -147,6 +147,7 @@ fn error_feedback_loses_less_than_rounding() {
     check("mimo2", 14);
     check("bert", 12);
     check("nomic-bert", 10);
+    check("nomic-bert-moe", 8);
     check("modernbert", 16);
     check("gemma-embedding", 42);
 }

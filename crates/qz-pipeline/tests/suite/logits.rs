@@ -451,6 +451,7 @@ fn encoders() {
     check_encoder("xlm-roberta");
     check_encoder("xlm-roberta-fast");
     check_encoder("nomic-bert");
+    check_encoder("nomic-bert-moe");
     check_encoder("modernbert");
     check_encoder("eurobert");
     check_encoder("gemma-embedding");
