@@ -147,12 +147,19 @@ fn norms<B: Backend>(backend: &B) -> Checked {
     }
     let (input, weights, bias) = (made_up(300, 3), made_up(100, 4), made_up(100, 23));
     for bias in [None, Some(&bias)] {
-        let row = |row: &[f32]| reference::layer_norm(row, &weights, bias.map(|b| &b[..]), 1e-5);
-        let expected: Vec<f32> = input.chunks(100).flat_map(row).collect();
-        let there = [backend.buffer(100, &input)?, backend.buffer(100, &weights)?];
-        let bias = bias.map(|bias| backend.buffer(100, bias)).transpose()?;
-        let out = backend.layer_norm(&there[0], &there[1], bias.as_ref(), 1e-5)?;
-        compare_buffer(backend, "layer norm", &out, 100, &expected)?;
+        for groups in [1, 4] {
+            let width = 100 / groups;
+            let part = |(at, row): (usize, &[f32])| {
+                let own = at % groups * width..(at % groups + 1) * width;
+                let bias = bias.map(|bias| &bias[own.clone()]);
+                reference::layer_norm(row, &weights[own], bias, 1e-5)
+            };
+            let expected: Vec<f32> = input.chunks(width).enumerate().flat_map(part).collect();
+            let there = [backend.buffer(100, &input)?, backend.buffer(100, &weights)?];
+            let bias = bias.map(|bias| backend.buffer(100, bias)).transpose()?;
+            let out = backend.layer_norm(&there[0], &there[1], bias.as_ref(), groups, 1e-5)?;
+            compare_buffer(backend, "layer norm", &out, 100, &expected)?;
+        }
     }
     // Rows of several heads, and of several groups.
     let (input, weights) = (made_up(60, 3), made_up(20, 4));
@@ -464,7 +471,8 @@ fn mismatches<B: Backend>(backend: &B) -> Checked {
     refused(backend.buffer(4, &[0.0; 6]).map(drop))?;
     refused(backend.matmul(Rounding::Exact, &pair, &matrix).map(drop))?;
     refused(backend.rms_norm(&pair, &wide, 1, 1e-5).map(drop))?;
-    refused(backend.layer_norm(&pair, &buffer(1, 4)?, Some(&wide), 1e-5).map(drop))?;
+    refused(backend.layer_norm(&pair, &buffer(1, 4)?, Some(&wide), 1, 1e-5).map(drop))?;
+    refused(backend.layer_norm(&pair, &buffer(1, 4)?, None, 3, 1e-5).map(drop))?;
     let rotation = Rotation { head_size: 4, first: 0, count: 4, pairs: RotaryPairs::Halves };
     refused(backend.rotate(&mut pair, &rotation, &wide))?;
     refused(backend.rotate(&mut pair, &rotation, &tall))?;

@@ -70,7 +70,8 @@ impl<B: Backend> Backend for Failing<B> {
             input: &B::Buffer, weights: &B::Buffer, groups: usize, epsilon: f32
         ) -> B::Buffer;
         fn layer_norm(
-            input: &B::Buffer, weights: &B::Buffer, bias: Option<&B::Buffer>, epsilon: f32
+            input: &B::Buffer, weights: &B::Buffer, bias: Option<&B::Buffer>, groups: usize,
+            epsilon: f32
         ) -> B::Buffer;
         fn rotate(rows: &mut B::Buffer, rotation: &Rotation, table: &B::Buffer) -> ();
         fn cache(shape: &Attention, capacity: usize, data_type: DataType) -> B::Cache;

@@ -380,12 +380,13 @@ pub trait Backend: Send + Sync {
     ) -> Result<Self::Buffer, Error>;
 
     /// Each run of as many numbers as there are weights less its mean, divided by its standard deviation,
-    /// multiplied with the weights, and `bias` added.
+    /// multiplied with the weights, and `bias` added; of `groups` parts of a run each by its own.
     fn layer_norm(
         &self,
         input: &Self::Buffer,
         weights: &Self::Buffer,
         bias: Option<&Self::Buffer>,
+        groups: usize,
         epsilon: f32,
     ) -> Result<Self::Buffer, Error>;
 

@@ -4,10 +4,12 @@
 
 use serde_json::{Map, Value, json};
 
+use super::decoder::rules;
 use super::{decoder, llama};
 use crate::architecture::Architecture;
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
-use crate::rules::TensorRule;
+use crate::rules::Dimension::{HeadSize, Heads, KeyValues, Quotient};
+use crate::rules::{Presence, TensorRule};
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
 /// Command R.
@@ -15,19 +17,20 @@ pub(super) struct CommandR;
 /// Command R7B.
 pub(super) struct Cohere2;
 
-static RULES: &[TensorRule] = &[
-    decoder::TOKEN_EMBEDDING,
-    decoder::OUTPUT_NORM,
-    decoder::OUTPUT,
-    decoder::ATTENTION_NORM,
-    decoder::QUERY,
-    decoder::KEY,
-    decoder::VALUE,
-    decoder::ATTENTION_OUTPUT,
-    decoder::GATE,
-    decoder::UP,
-    decoder::DOWN,
+const NORMS_HEADS: &str = "use_qk_norm";
+
+/// Norms of heads with weights of their own, as Command R+ has them.
+const HEAD_NORMS: [TensorRule; 2] = [
+    decoder::QUERY_NORM.shaped(&[Heads, HeadSize]).when(Presence::WhenTrue(NORMS_HEADS)),
+    decoder::KEY_NORM
+        .shaped(&[Quotient(&KeyValues, &HeadSize), HeadSize])
+        .when(Presence::WhenTrue(NORMS_HEADS)),
 ];
+
+const NETWORK: [TensorRule; 3] = [decoder::GATE, decoder::UP, decoder::DOWN];
+static RULES: &[TensorRule] = rules![&decoder::AROUND, &decoder::ATTENTION, &NETWORK];
+static NORMED_RULES: &[TensorRule] =
+    rules![&decoder::AROUND, &decoder::ATTENTION, &HEAD_NORMS, &NETWORK];
 
 static DEFAULTS: ConfigDefaults = ConfigDefaults {
     model_type: "cohere",
@@ -90,11 +93,11 @@ impl Architecture for CommandR {
     }
 
     fn tensor_rules(&self) -> &'static [TensorRule] {
-        RULES
+        NORMED_RULES
     }
 
     fn config_keys(&self) -> &'static [ConfigKey] {
-        const { &[SCALE] }
+        const { &[SCALE, ConfigKey::flag(NORMS_HEADS, Default::Flag(false))] }
     }
 
     /// The context of training stands in a key of its own.

@@ -7,6 +7,7 @@ use super::{decoder, gemma, partial};
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::hyperparameters::ModelConfig;
+use crate::rules::Dimension::{HeadSize, Heads, KeyValues, Quotient};
 use crate::rules::{Condition, Presence, TensorRule};
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
@@ -18,6 +19,10 @@ const PARALLEL: &str = "use_parallel_residual";
 /// Keys of the first configurations.
 const OLD_PART: &str = "rope_pct";
 const OLD_EPSILON: &str = "norm_eps";
+
+/// Norms of heads. Files have those of all heads in one tensor; checkpoints, which have one for
+/// each, are refused by this key.
+const NORMS_HEADS: &str = "qk_layernorm";
 
 /// Layers whose network has a norm of its own.
 const IN_TURN: Condition =
@@ -37,6 +42,14 @@ static RULES: &[TensorRule] = &[
     decoder::QUERY_BIAS.when(Presence::WhenTrue(BIAS)),
     decoder::KEY_BIAS.when(Presence::WhenTrue(BIAS)),
     decoder::VALUE_BIAS.when(Presence::WhenTrue(BIAS)),
+    decoder::QUERY_NORM
+        .named("model.layers.{layer}.self_attn.q_layernorm.weight")
+        .shaped(&[Heads, HeadSize])
+        .when(Presence::WhenTrue(NORMS_HEADS)),
+    decoder::KEY_NORM
+        .named("model.layers.{layer}.self_attn.k_layernorm.weight")
+        .shaped(&[Quotient(&KeyValues, &HeadSize), HeadSize])
+        .when(Presence::WhenTrue(NORMS_HEADS)),
     decoder::FEED_FORWARD_NORM.only(IN_TURN),
     decoder::FEED_FORWARD_NORM_BIAS.only(IN_TURN),
     decoder::GATE,
@@ -84,6 +97,7 @@ impl Architecture for StableLm {
             &[
                 ConfigKey::flag(BIAS, Default::Flag(false)),
                 ConfigKey::flag(PARALLEL, Default::Flag(false)),
+                ConfigKey::flag(NORMS_HEADS, Default::Flag(false)),
                 ConfigKey::any(partial::KEY),
                 ConfigKey::any(OLD_PART),
                 ConfigKey::any(OLD_EPSILON),
@@ -104,6 +118,10 @@ impl Architecture for StableLm {
     }
 
     fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {
+        if config.flag(NORMS_HEADS) == Some(true) {
+            let problem = "is true, and norms that each head has as a tensor are not supported";
+            return Some(Contradiction { key: NORMS_HEADS, problem: problem.to_owned() });
+        }
         gemma::unsaid_rope(config)
     }
 

@@ -185,14 +185,14 @@ impl<B: Backend> Pass<'_, B> {
                 let normed = backend.rms_norm(registers.get(*rows), &ones, 1, *epsilon)?;
                 registers.set(*rows, normed);
             }
-            Step::LayerNorm { from, to, weights, bias, epsilon, .. } => {
+            Step::LayerNorm { from, to, weights, bias, groups, epsilon, .. } => {
                 let width = layer.graph.width(*from);
                 let ones = weights.is_none().then(|| backend.buffer(width, &vec![1.0; width]));
                 let ones = ones.transpose()?;
                 let own = weights.and_then(|weights| layer.vector(weights));
                 if let Some(weights) = own.or(ones.as_ref()) {
                     let (input, bias) = (registers.get(*from), layer.vector(*bias));
-                    let normed = backend.layer_norm(input, weights, bias, *epsilon)?;
+                    let normed = backend.layer_norm(input, weights, bias, *groups, *epsilon)?;
                     registers.set(*to, normed);
                 }
             }

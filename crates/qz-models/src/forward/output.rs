@@ -31,7 +31,7 @@ impl<B: Backend> Norm<B> {
         Ok(match kind {
             NormKind::RootMeanSquare => backend.rms_norm(hidden, weights, 1, *epsilon)?,
             NormKind::Layer | NormKind::Bare => {
-                backend.layer_norm(hidden, weights, bias.as_ref(), *epsilon)?
+                backend.layer_norm(hidden, weights, bias.as_ref(), 1, *epsilon)?
             }
         })
     }

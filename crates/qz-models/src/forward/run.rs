@@ -220,7 +220,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let weights = loader.vector(role, Part::Weight, None, width)?;
         let bias = loader.possible_vector(role, Part::Bias, None, width)?;
         let sums = self.backend.buffer(width, &embeddings)?;
-        Ok(self.backend.layer_norm(&sums, &weights, bias.as_ref(), epsilon)?)
+        Ok(self.backend.layer_norm(&sums, &weights, bias.as_ref(), 1, epsilon)?)
     }
 
     /// The embeddings of some tokens: their rows are read, not the whole matrix.

@@ -50,6 +50,11 @@ impl LayerBuilder {
         self.widths[Register::HIDDEN.0]
     }
 
+    /// Numbers of a row of a register.
+    pub(crate) fn row_width(&self, rows: Register) -> usize {
+        self.widths[rows.0]
+    }
+
     /// A vector that the model must have.
     pub(crate) fn vector(&mut self, role: Role, length: usize) -> VectorIndex {
         self.any_vector(Vector { role, part: Part::Weight, length, is_optional: false })
@@ -307,7 +312,24 @@ impl LayerBuilder {
         let weights = Some(self.vector(role, self.widths[from.0]));
         let bias = self.bias(role, self.widths[from.0]);
         let is_optional = false;
-        self.steps.push(Step::LayerNorm { from, to, weights, bias, epsilon, is_optional });
+        let groups = 1;
+        self.steps.push(Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional });
+    }
+
+    /// Norms so many parts of each row in their place, as [`Self::layer_norm`] does whole ones, if
+    /// the model has the weights.
+    pub(crate) fn group_layer_norm(
+        &mut self,
+        rows: Register,
+        role: Role,
+        groups: usize,
+        epsilon: f32,
+    ) {
+        let length = self.widths[rows.0];
+        let vector = Vector { role, part: Part::Weight, length, is_optional: true };
+        let (weights, bias) = (Some(self.any_vector(vector)), self.bias(role, length));
+        let (from, to, is_optional) = (rows, rows, true);
+        self.steps.push(Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional });
     }
 
     /// What is added, if the model has it.
@@ -323,7 +345,8 @@ impl LayerBuilder {
         let weights = Some(self.any_vector(vector));
         let bias = self.bias(role, length);
         let (from, is_optional) = (Register::HIDDEN, true);
-        self.steps.push(Step::LayerNorm { from, to, weights, bias, epsilon, is_optional });
+        let groups = 1;
+        self.steps.push(Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional });
     }
 
     /// A norm of whole rows, of either kind.
@@ -343,7 +366,9 @@ impl LayerBuilder {
                     self.layer_norm_to(from, to, role, epsilon);
                 } else {
                     let (weights, bias, is_optional) = (None, self.bias(role, width), false);
-                    let step = Step::LayerNorm { from, to, weights, bias, epsilon, is_optional };
+                    let groups = 1;
+                    let step =
+                        Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional };
                     self.steps.push(step);
                 }
                 to

@@ -122,6 +122,9 @@ pub(super) struct SelfAttention {
     pub(super) divides_turned_heads: bool,
     /// Queries and keys of all heads together are normed before they turn.
     pub(super) norms_rows: bool,
+    /// Each head of queries and keys is normed by weights of its own before it turns, and its
+    /// mean taken away, if the model has such weights.
+    pub(super) norms_heads_apart: bool,
     pub(super) epsilon: f32,
     /// Queries, keys and values are products of one matrix.
     pub(super) is_fused: bool,
@@ -145,6 +148,7 @@ impl SelfAttention {
             norms_turned_heads: false,
             divides_turned_heads: false,
             norms_rows: false,
+            norms_heads_apart: false,
             epsilon,
             is_fused: false,
             has_sinks: false,
@@ -177,6 +181,10 @@ impl SelfAttention {
             }
             if self.norms_heads {
                 layer.head_norm(rows, norm, attention.key_size, self.epsilon);
+            }
+            if self.norms_heads_apart {
+                let heads = layer.row_width(rows) / attention.key_size;
+                layer.group_layer_norm(rows, norm, heads, self.epsilon);
             }
             if let Some((rotary, rotation)) = self.rotary {
                 layer.rotate(rows, own.unwrap_or(rotary), rotation);

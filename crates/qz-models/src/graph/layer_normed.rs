@@ -8,10 +8,11 @@ use super::dense::{Dense, Network, Wiring};
 use super::{Around, Keys, ModelGraph, NormKind};
 use crate::error::Error;
 
-/// Command R: attention beside the network, and a factor on logits.
+/// Command R: attention beside the network, and a factor on logits; larger models norm heads.
 pub(super) fn command_r(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let dense = cohere(keys)?;
-    let attention = dense.attention(keys, RotaryPairs::Adjacent)?;
+    let plain = dense.attention(keys, RotaryPairs::Adjacent)?;
+    let attention = SelfAttention { norms_heads_apart: true, ..plain };
     Ok(dense.alike(&attention, vec![dense.rotary(keys)?], scaled(keys, &dense)?))
 }
 
@@ -37,12 +38,13 @@ fn scaled(keys: &Keys<'_>, dense: &Dense) -> Result<Around, Error> {
     Ok(Around { logit_scale: keys.factor("logit_scale")?, ..dense.around() })
 }
 
-/// StableLM: heads that turn in part; some compute attention beside the network.
+/// StableLM: heads that turn in part; some compute attention beside the network, and norm heads.
 pub(super) fn stablelm(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let is_parallel = keys.flag("use_parallel_residual")?.unwrap_or(false);
     let wiring = if is_parallel { Wiring::Beside } else { Wiring::Before };
     let dense = Dense { wiring, ..Dense::with_norms(keys, NormKind::Layer)? };
-    let attention = dense.attention(keys, RotaryPairs::Halves)?;
+    let plain = dense.attention(keys, RotaryPairs::Halves)?;
+    let attention = SelfAttention { norms_heads_apart: true, ..plain };
     Ok(dense.alike(&attention, vec![dense.rotary(keys)?], dense.around()))
 }
 

@@ -218,12 +218,14 @@ pub(crate) enum Step {
     /// Parts of rows, each of so many numbers, divided by their root mean square.
     BareNorm { rows: Register, size: usize, epsilon: f32 },
     /// Rows less their mean, divided by their standard deviation, times the weights, with a
-    /// bias if the model has it; without weights only the division.
+    /// bias if the model has it; of so many parts of a row each by its own. Without weights only
+    /// the division.
     LayerNorm {
         from: Register,
         to: Register,
         weights: Option<VectorIndex>,
         bias: VectorIndex,
+        groups: usize,
         epsilon: f32,
         /// Where the weights are not there, `to` stays as it is.
         is_optional: bool,

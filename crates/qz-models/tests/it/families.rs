@@ -93,6 +93,7 @@ fn contradictions_name_the_key() {
     check("falcon-h1", json!({"ssm_multipliers": [1.0]}), "ssm_multipliers", "a list of 5 numbers");
     let scaled = json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}});
     check("falcon-h1", scaled, "rope_scaling", "cannot say");
+    check("stablelm", json!({"qk_layernorm": true}), "qk_layernorm", "not supported");
     let kimi = "kimi-linear";
     let own = |key: &str, value: Value| {
         let mut own = Checkpoint::fixture(kimi).json("config.json")["linear_attn_config"].clone();

@@ -236,6 +236,7 @@ fn norms_behind() {
 #[test]
 fn norms_that_take_the_mean_away() {
     check("cohere");
+    check("cohere-norms");
     check("cohere2");
     check("cohere2moe");
     check("stablelm");

@@ -193,15 +193,18 @@ impl Backend for CpuBackend {
         input: &HostBuffer,
         weights: &HostBuffer,
         bias: Option<&HostBuffer>,
+        groups: usize,
         epsilon: f32,
     ) -> Result<HostBuffer, Error> {
-        shapes::norm("layer_norm", input, weights, bias, 1)?;
+        shapes::norm("layer_norm", input, weights, bias, groups)?;
         let mut out = HostBuffer::zeros(input.rows(), input.columns());
-        let (width, bias) = (weights.len(), bias.map(|bias| &bias[..]));
+        let width = weights.len() / groups;
+        let own = |group: usize| group % groups * width..(group % groups + 1) * width;
         self.workers.install(|| {
-            let rows = out.par_chunks_mut(width).zip(input.par_chunks(width));
-            rows.for_each(|(out, row)| {
-                out.copy_from_slice(&reference::layer_norm(row, weights, bias, epsilon));
+            let rows = out.par_chunks_mut(width).zip(input.par_chunks(width)).enumerate();
+            rows.for_each(|(at, (out, row))| {
+                let bias = bias.map(|bias| &bias[own(at)]);
+                out.copy_from_slice(&reference::layer_norm(row, &weights[own(at)], bias, epsilon));
             });
         });
         Ok(out)

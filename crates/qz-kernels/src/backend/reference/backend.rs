@@ -139,12 +139,18 @@ impl Backend for ReferenceBackend {
         input: &HostBuffer,
         weights: &HostBuffer,
         bias: Option<&HostBuffer>,
+        groups: usize,
         epsilon: f32,
     ) -> Result<HostBuffer, Error> {
-        shapes::norm("layer_norm", input, weights, bias, 1)?;
-        let bias = bias.map(|bias| &bias[..]);
-        let runs = input.chunks_exact(weights.len());
-        let normed = runs.flat_map(|run| layer_norm(run, weights, bias, epsilon)).collect();
+        shapes::norm("layer_norm", input, weights, bias, groups)?;
+        let width = weights.len() / groups;
+        let own = |group: usize| group % groups * width..(group % groups + 1) * width;
+        let runs = input.chunks_exact(width).enumerate();
+        let normed = runs.flat_map(|(at, run)| {
+            let bias = bias.map(|bias| &bias[own(at)]);
+            layer_norm(run, &weights[own(at)], bias, epsilon)
+        });
+        let normed = normed.collect();
         Ok(HostBuffer::new(input.columns(), normed))
     }
 
