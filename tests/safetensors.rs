@@ -73,6 +73,14 @@ fn text_part(folder: &Path) -> BTreeMap<String, Tensor> {
         bytes.drain(..skipped as usize * row);
         shape[0] -= skipped;
     }
+    // Tokens that have no rows of their own in layers get zeros.
+    let config = read_json(folder.join("config.json"));
+    let tokens = config["vocab_size"].as_u64().unwrap_or(0);
+    if let Some((_, shape, bytes)) = tensors.get_mut("model.embed_tokens_per_layer.weight") {
+        let row = bytes.len() / shape[0] as usize;
+        bytes.resize(tokens as usize * row, 0);
+        shape[0] = tokens;
+    }
     tensors
 }
 
@@ -82,7 +90,24 @@ fn skipped_positions(folder: &Path) -> u64 {
     let config = read_json(folder.join("config.json"));
     let is_roberta =
         config["model_type"].as_str().is_some_and(|model_type| model_type.ends_with("roberta"));
-    if is_roberta { config["pad_token_id"].as_u64().expect("an id") + 1 } else { 0 }
+    if is_roberta && !turns(&config) {
+        config["pad_token_id"].as_u64().expect("an id") + 1
+    } else {
+        0
+    }
+}
+
+/// True for a RoBERTa without learned positions, which is another family's.
+fn turns(config: &serde_json::Value) -> bool {
+    config["position_embedding_type"] == "rotary"
+}
+
+/// The name of a matrix that has adapters beside it, without these.
+fn without_adapters((name, tensor): (String, Tensor)) -> Option<(String, Tensor)> {
+    let name = name.replace(".parametrizations.weight.original", ".weight");
+    let is_adapter = name.ends_with(".lora_A") || name.ends_with(".lora_B");
+    let name = name.strip_prefix("roberta.").map_or(name.clone(), str::to_owned);
+    (!is_adapter).then_some((name, tensor))
 }
 
 fn text_tensors(folder: &Path) -> BTreeMap<String, Tensor> {
@@ -93,6 +118,7 @@ fn text_tensors(folder: &Path) -> BTreeMap<String, Tensor> {
     let tensors = folder_tensors(folder).into_iter().filter_map(part);
     let config = read_json(folder.join("config.json"));
     match config["model_type"].as_str() {
+        _ if turns(&config) => tensors.filter_map(without_adapters).collect(),
         Some("qwen3_vl_moe") => tensors.flat_map(experts_apart).collect(),
         Some("falcon_h1") => tensors.map(|own| multiplied(own, &config)).collect(),
         _ => tensors.collect(),
@@ -180,6 +206,7 @@ fn restored_type(stated: &str) -> &str {
 const UNSAID: &[&str] = &[
     "_name_or_path",
     "add_cross_attention",
+    "altup_coef_clip",
     "architectures",
     "attention_dropout",
     "attention_softmax_in_fp32",
@@ -189,16 +216,22 @@ const UNSAID: &[&str] = &[
     "classifier_activation",
     "classifier_dropout",
     "decoder_bias",
+    "dropout_rate",
     "embd_pdrop",
     "embedding_dropout",
     "eod_token_id",
     "hidden_dropout",
     "hidden_dropout_prob",
+    "emb_pooler",
     "initializer_cutoff_factor",
+    "initializer_factor",
     "initializer_range",
     "input_jitter_noise",
     "is_decoder",
     "layer_types",
+    "lora_adaptations",
+    "lora_alpha",
+    "lora_rank",
     "max_window_layers",
     "block_auto_adjust_ff_dim",
     "block_ffn_dim_multiplier",
@@ -231,6 +264,7 @@ const UNSAID: &[&str] = &[
     "router_jitter_noise",
     "scale_attention_softmax_in_fp32",
     "scale_attn_weights",
+    "scale_decoder_outputs",
     "sliding_window",
     "sparse_pred_ignore_index",
     "summary_first_dropout",
@@ -268,6 +302,15 @@ fn check_config(checkpoint: &Path, back: &Path) {
         }
         // What is off, and not said, is off.
         let is_off = *value == json!(false) && after.get(key).is_none();
+        // An encoder has no decoder, whatever its configuration says.
+        let is_of_decoder = matches!(&**key, "decoder_start_token_id" | "num_decoder_layers");
+        if is_of_decoder && before["architectures"] == json!(["T5EncoderModel"]) {
+            continue;
+        }
+        // Those without rows of their own have zeros.
+        if key == "vocab_size_per_layer_input" && after[key] == before["vocab_size"] {
+            continue;
+        }
         // What ends a turn of InternLM 2's chats ends texts in GGUF.
         let is_turned = key == "eos_token_id" && before["model_type"] == "internlm2";
         // Texts of Hunyuan's begin with the token that has the name.
@@ -285,7 +328,9 @@ fn check_config(checkpoint: &Path, back: &Path) {
         let found = &after["rope_parameters"][key];
         assert!(!is_said || found == value, "{}: {key}", checkpoint.display());
     }
-    assert_eq!(after["model_type"], restored_type(before["model_type"].as_str().expect("text")));
+    let stated = before["model_type"].as_str().expect("text");
+    let expected = if turns(before) { stated } else { restored_type(stated) };
+    assert_eq!(after["model_type"], expected);
     let tokenizer = read_json(back.join("tokenizer_config.json"));
     assert_eq!(tokenizer["tokenizer_class"], "PreTrainedTokenizerFast");
 }

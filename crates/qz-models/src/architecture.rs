@@ -200,6 +200,11 @@ pub trait Architecture: Send + Sync {
         &[]
     }
 
+    /// True for the name of a tensor that belongs to other parts.
+    fn is_apart(&self, name: &str) -> bool {
+        self.towers().iter().any(|tower| name.starts_with(tower))
+    }
+
     /// Layers behind the last that only predict further tokens.
     fn further_layers(&self, _config: &ModelConfig) -> u32 {
         0

@@ -1,6 +1,6 @@
 //! A checkpoint's tensors against an architecture's rules.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use qz_tensor::{Location, Shape, TensorIndex, TensorInfo, Warning};
 
@@ -70,6 +70,7 @@ pub(crate) fn match_tensors(
         names,
         seen: HashSet::new(),
         experts: FoundExperts::new(rules, config.dimension(Dimension::Experts)),
+        stacks: BTreeMap::new(),
         faults: Vec::new(),
         fault_count: 0,
     };
@@ -160,7 +161,7 @@ impl Others {
         tensor: &TensorInfo,
         name: &str,
     ) -> bool {
-        let kind = if architecture.towers().iter().any(|tower| name.starts_with(tower)) {
+        let kind = if architecture.is_apart(name) {
             &mut self.towers
         } else if further::is_further(name, config.layers, self.left_out) {
             &mut self.later
@@ -247,6 +248,8 @@ struct Matcher<'a> {
     /// Those that were placed.
     seen: HashSet<String>,
     experts: FoundExperts,
+    /// By rule, the matrices of stacks outside of layers.
+    stacks: BTreeMap<usize, BTreeMap<ExpertIndex, TensorIndex>>,
     faults: Vec<TensorFault>,
     fault_count: u64,
 }
@@ -377,7 +380,17 @@ impl Matcher<'_> {
                 return Ok(());
             };
             for (position, stack) in stacks {
-                recipes.extend(self.stack(&self.rules[position], layer, &stack)?);
+                recipes.extend(self.stack(&self.rules[position], Some(layer), &stack)?);
+                self.check_types(&stack);
+            }
+            return Ok(());
+        }
+        if let (Rows::Stack(count), Some(number)) = (rule.transform.rows, numbers.expert) {
+            let stack = self.stacks.entry(position).or_default();
+            stack.insert(number, index);
+            if stack.len() as u64 == count {
+                let stack: Vec<TensorIndex> = stack.values().copied().collect();
+                recipes.extend(self.stack(rule, None, &stack)?);
                 self.check_types(&stack);
             }
             return Ok(());
@@ -393,19 +406,19 @@ impl Matcher<'_> {
         Ok(())
     }
 
-    /// The tensor that a layer's experts make together.
+    /// The tensor that a layer's experts, or the matrices of a stack, make together.
     fn stack(
         &self,
         rule: &TensorRule,
-        layer: LayerIndex,
+        layer: Option<LayerIndex>,
         stack: &[TensorIndex],
     ) -> Result<Option<TensorRecipe>, Error> {
-        let sizes = rule.sizes(self.config, Some(layer));
+        let sizes = rule.sizes(self.config, layer);
         let shape = self.checked_shape(rule, sizes.gguf)?;
         let slices = stack.iter().map(|tensor| RowSlice { tensor: *tensor, first_row: 0 });
         let rows = sizes.stored.first().copied().unwrap_or(1);
         let stacked = StackedRows::new(rows, slices.collect()).map(TensorMap::of);
-        Ok(stacked.map(|map| recipe(rule, Some(layer), shape, TensorOrigin::Mapped(map))))
+        Ok(stacked.map(|map| recipe(rule, layer, shape, TensorOrigin::Mapped(map))))
     }
 
     /// The parts of a stack are read as one tensor, so they have one type.
@@ -427,7 +440,9 @@ impl Matcher<'_> {
         for (position, rule) in self.rules.iter().enumerate() {
             let wanted = match rule.presence {
                 Presence::Required => true,
-                Presence::WhenTrue(key) => self.config.switch(key) == Some(true),
+                Presence::WhenTrue(key) | Presence::BehindFirstWhenTrue(key) => {
+                    self.config.switch(key) == Some(true)
+                }
                 Presence::Optional | Presence::AllowedWhenTrue(_) | Presence::Dropped => false,
                 Presence::WhenFalse(key) => self.config.switch(key) == Some(false),
             };
@@ -445,6 +460,9 @@ impl Matcher<'_> {
                 match (rule.transform.rows, layer) {
                     (Rows::StackExperts, Some(layer)) => {
                         self.find_missing_experts(position, layer, &expected);
+                    }
+                    (Rows::Stack(count), None) => {
+                        self.find_missing_of_stack(position, count, &expected);
                     }
                     _ => self.find_missing_tensor(rule, layer, &expected),
                 }
@@ -466,7 +484,9 @@ impl Matcher<'_> {
         let layers = self.config.layers;
         self.fault(|| {
             let keys = match rule.presence {
-                Presence::WhenTrue(key) => format!("{key} is true"),
+                Presence::WhenTrue(key) | Presence::BehindFirstWhenTrue(key) => {
+                    format!("{key} is true")
+                }
                 Presence::WhenFalse(key) => format!("{key} is false"),
                 _ if rule.hugging_face.has_layer() => format!("num_hidden_layers is {layers}"),
                 _ => shape_keys(rule),
@@ -488,17 +508,33 @@ impl Matcher<'_> {
         }
     }
 
+    fn find_missing_of_stack(&mut self, position: usize, count: u64, expected: &Shape) {
+        let pattern = self.rules[position].hugging_face;
+        let name = |number: u64| pattern.name_of_expert(None, ExpertIndex(number as u32));
+        let missing: Vec<String> =
+            (0..count).map(name).filter(|name| !self.seen.contains(name)).collect();
+        for name in missing {
+            let (expected, keys) = (expected.clone(), format!("{count} of them"));
+            self.fault(|| TensorFault::Missing { name, expected, keys });
+        }
+    }
+
     /// Why the configuration does not allow a tensor that the rules know.
     fn contradiction(&self, rule: &TensorRule, numbers: NameNumbers) -> Option<String> {
-        let experts = self.config.dimension(Dimension::Experts);
+        let experts = match rule.transform.rows {
+            Rows::Stack(count) => count,
+            _ => self.config.dimension(Dimension::Experts),
+        };
         if numbers.layer.is_some_and(|layer| layer.0 >= self.config.all_layers()) {
             return Some(format!("num_hidden_layers is {}", self.config.layers));
         }
         if numbers.expert.is_some_and(|expert| u64::from(expert.0) >= experts) {
-            return Some(format!("num_local_experts is {experts}"));
+            return Some(format!("there are {experts}"));
         }
         match rule.presence {
-            Presence::WhenTrue(key) | Presence::AllowedWhenTrue(key) => {
+            Presence::WhenTrue(key)
+            | Presence::BehindFirstWhenTrue(key)
+            | Presence::AllowedWhenTrue(key) => {
                 (self.config.switch(key) == Some(false)).then(|| format!("{key} is false"))
             }
             Presence::Required

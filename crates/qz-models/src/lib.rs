@@ -33,6 +33,7 @@ mod files;
 pub mod forward;
 mod further;
 mod general;
+mod gguf_keys;
 pub mod graph;
 mod hyperparameters;
 mod layer_numbers;

@@ -26,7 +26,7 @@ pub struct NameNumbers {
 }
 
 /// A tensor name with at most one `{layer}` in it, and after that at most one
-/// `{expert}`.
+/// `{expert}`; without a layer that is the number of a matrix of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NamePattern(pub &'static str);
 
@@ -55,7 +55,12 @@ impl NamePattern {
     /// If `name` fits, the numbers in it.
     pub fn matches(self, name: &str) -> Option<NameNumbers> {
         let Some((before, rest)) = self.0.split_once(LAYER) else {
-            return (name == self.0).then(NameNumbers::default);
+            let Some((before, after)) = self.0.split_once(EXPERT) else {
+                return (name == self.0).then(NameNumbers::default);
+            };
+            let number = name.strip_prefix(before)?.strip_suffix(after)?;
+            let expert = Some(ExpertIndex(plain_number(number)?));
+            return Some(NameNumbers { layer: None, expert });
         };
         let name = name.strip_prefix(before)?;
         let Some((between, after)) = rest.split_once(EXPERT) else {

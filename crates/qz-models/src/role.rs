@@ -39,10 +39,33 @@ pub enum Role {
     AttentionKeyNorm,
     /// A logit for each head that joins the softmax and gives nothing.
     AttentionSinks,
+    /// Numbers that are added to scores by the distance of keys.
+    AttentionDistances,
     /// The norm of what attention gives, before it is added.
     PostAttentionNorm,
     /// The norm of the sum of attention and its input.
     AttentionSumNorm,
+
+    // A decoder's attention to what an encoder has made.
+    CrossAttentionNorm,
+    CrossAttentionQuery,
+    CrossAttentionKey,
+    CrossAttentionValue,
+    CrossAttentionOutput,
+    CrossAttentionDistances,
+
+    // An encoder beside a decoder, which has the plain roles.
+    EncoderOutputNorm,
+    EncoderAttentionNorm,
+    EncoderAttentionQuery,
+    EncoderAttentionKey,
+    EncoderAttentionValue,
+    EncoderAttentionOutput,
+    EncoderAttentionDistances,
+    EncoderFeedForwardNorm,
+    EncoderFeedForwardGate,
+    EncoderFeedForwardUp,
+    EncoderFeedForwardDown,
 
     // Multi-head latent attention: a narrow vector for each token, from which
     // queries, or keys and values, are made again.
@@ -160,6 +183,26 @@ pub enum Role {
     /// What a layer's hidden states are multiplied with at last.
     LayerScale,
 
+    // Several streams of hidden states (AltUp).
+    /// What makes the other streams of the first.
+    StreamProjection,
+    /// What of the other streams is added to the first at last.
+    StreamOutput,
+    /// The norm of what is routed.
+    StreamRouterNorm,
+    StreamRouter,
+    /// From what is routed to how streams make up what is predicted of each.
+    StreamPrediction,
+    /// From what is routed to how far each is corrected.
+    StreamCorrection,
+    /// What the first stream is multiplied with before a layer's own numbers of tokens.
+    StreamScale,
+
+    // A branch of low rank beside attention (Laurel).
+    LowRankDown,
+    LowRankUp,
+    LowRankNorm,
+
     RopeFrequencies,
     /// Divisors of the rotary frequencies past the context of training.
     RopeFactorsLong,
@@ -208,13 +251,27 @@ impl Role {
                 | Self::ExpertsInput
                 | Self::ExpertsOutput
                 | Self::PerLayerOutput
+                | Self::CrossAttentionQuery
+                | Self::CrossAttentionKey
+                | Self::CrossAttentionValue
+                | Self::CrossAttentionOutput
+                | Self::EncoderAttentionQuery
+                | Self::EncoderAttentionKey
+                | Self::EncoderAttentionValue
+                | Self::EncoderAttentionOutput
+                | Self::EncoderFeedForwardGate
+                | Self::EncoderFeedForwardUp
+                | Self::EncoderFeedForwardDown
         )
     }
 
-    /// True for matrices of layers that choose or weigh: they are small, and nobody rounds
-    /// them.
+    /// True for matrices of layers that choose or weigh, or are of low rank: they are small, and
+    /// nobody rounds them.
     pub fn is_router(self) -> bool {
-        matches!(self, Self::ExpertRouter | Self::SharedExpertRouter)
+        matches!(
+            self,
+            Self::ExpertRouter | Self::SharedExpertRouter | Self::LowRankDown | Self::LowRankUp
+        )
     }
 
     /// The first role of those that engines multiply by together: they make one matrix of
@@ -225,6 +282,9 @@ impl Role {
             Self::LatentKeyValue => Self::LatentQuery,
             Self::FeedForwardUp => Self::FeedForwardGate,
             Self::SharedExpertUp => Self::SharedExpertGate,
+            Self::CrossAttentionValue => Self::CrossAttentionKey,
+            Self::EncoderAttentionKey | Self::EncoderAttentionValue => Self::EncoderAttentionQuery,
+            Self::EncoderFeedForwardUp => Self::EncoderFeedForwardGate,
             own => own,
         }
     }

@@ -77,6 +77,8 @@ pub enum Presence {
     /// If this boolean of `config.json` is true; it must not be there if the
     /// config says false, and may be there if the config says nothing.
     WhenTrue(&'static str),
+    /// The same of layers behind the first, which has one in any case.
+    BehindFirstWhenTrue(&'static str),
     /// May be there unless this boolean of `config.json` is false.
     AllowedWhenTrue(&'static str),
     /// If this boolean of `config.json` is false; it may be there in any case.
@@ -103,6 +105,9 @@ pub enum Rows {
     /// The matrices of a layer's experts, each a tensor of its own in the
     /// checkpoint, one behind the other.
     StackExperts,
+    /// So many matrices outside of layers, each a tensor of its own in the checkpoint, one behind
+    /// the other.
+    Stack(u64),
     /// All queries, then all keys, then all values, of a matrix in which the queries that a key
     /// and a value serve stand before these.
     QueriesKeysValues,
@@ -417,6 +422,7 @@ impl TensorRule {
             }
             Rows::All
             | Rows::StackExperts
+            | Rows::Stack(_)
             | Rows::QueriesKeysValues
             | Rows::Runs { .. }
             | Rows::Gathered { .. } => RowOrder::AsStored,
@@ -482,7 +488,9 @@ impl TensorRule {
                 let heads = heads.chain(of(queries + 1..queries + 2));
                 StackedRows::new(head, heads.map(slice).collect())?
             }
-            Rows::All | Rows::StackExperts | Rows::Turned { .. } => StackedRows::whole(tensor),
+            Rows::All | Rows::StackExperts | Rows::Stack(_) | Rows::Turned { .. } => {
+                StackedRows::whole(tensor)
+            }
         };
         let (first, step, count) = match self.transform.columns {
             Columns::All | Columns::Turned { .. } => return Some(rows),
@@ -527,6 +535,7 @@ impl Transform {
         let mut sizes = stored.to_vec();
         match self.rows {
             Rows::StackExperts => sizes.insert(0, config.dimension(Dimension::Experts)),
+            Rows::Stack(count) => sizes.insert(0, count),
             Rows::Runs { block, rows, .. } => {
                 let size = |dimension| config.dimension_in(dimension, layer);
                 let at = sizes.len().saturating_sub(2);

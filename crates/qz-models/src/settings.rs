@@ -1,11 +1,12 @@
 //! What a family reads of `config.json` beside what every decoder has, and what it
 //! writes of it into GGUF metadata: lists that work in both directions.
 
-use qz_tensor::{Array, Metadata, Value as Entry};
+use qz_tensor::{Array, Value as Entry};
 use serde_json::{Value, json};
 
 use crate::config::{JsonObject, shortest, shown};
 use crate::error::Error;
+pub use crate::gguf_keys::GgufKeys;
 use crate::hyperparameters::ModelConfig;
 use crate::rules::LayerIndex;
 
@@ -42,6 +43,8 @@ pub enum SettingKind {
     List,
     /// A list of so many finite numbers.
     Numbers(usize),
+    /// A list with a finite number for each layer.
+    NumbersPerLayer,
     /// One of these words.
     Word(&'static [&'static str]),
     /// This number, which the graph has built in; any other is refused.
@@ -102,6 +105,11 @@ impl ConfigKey {
         Self::new(name, SettingKind::List, Default::Absent)
     }
 
+    /// A list with a number for each layer, that may be missing.
+    pub const fn numbers_per_layer(name: &'static str) -> Self {
+        Self::new(name, SettingKind::NumbersPerLayer, Default::Absent)
+    }
+
     /// A list of the kinds of layers: those that see a window, and others.
     pub const fn windows(name: &'static str) -> Self {
         Self::new(name, SettingKind::Windows, Default::Absent)
@@ -158,6 +166,7 @@ impl ConfigKey {
             SettingKind::Windows => self.windows_of(config, layers)?,
             SettingKind::List => self.list_of(config)?,
             SettingKind::Numbers(count) => self.numbers_of(config, count)?,
+            SettingKind::NumbersPerLayer => self.numbers_of(config, layers as usize)?,
             SettingKind::Flag => config.boolean(self.name)?.map(Setting::Flag),
             SettingKind::Word(words) => {
                 let stated = config.string(self.name)?;
@@ -521,55 +530,6 @@ impl ModelConfig {
         };
         let flags = || Some(Entry::Array(Array::Bool(self.flags(key)?.to_vec())));
         size().or_else(number).or_else(flag).or_else(sizes).or_else(flags)
-    }
-}
-
-/// A model's own keys in the metadata of a GGUF file.
-#[derive(Clone, Copy)]
-pub struct GgufKeys<'a> {
-    /// The metadata.
-    pub metadata: &'a Metadata,
-    /// The architecture's name, which they begin with.
-    pub prefix: &'a str,
-}
-
-impl GgufKeys<'_> {
-    fn get(&self, key: &str) -> Option<&Entry> {
-        self.metadata.get(&format!("{}.{key}", self.prefix))
-    }
-
-    /// A size.
-    pub fn size(&self, key: &str) -> Option<u64> {
-        self.metadata.unsigned(&format!("{}.{key}", self.prefix))
-    }
-
-    /// A number.
-    pub fn number(&self, key: &str) -> Option<f32> {
-        match self.get(key)? {
-            Entry::F32(number) => Some(*number),
-            _ => None,
-        }
-    }
-
-    /// Sizes, one for each layer.
-    pub fn sizes(&self, key: &str) -> Option<&[i32]> {
-        match self.get(key)? {
-            Entry::Array(Array::I32(sizes)) => Some(sizes),
-            _ => None,
-        }
-    }
-
-    /// Booleans, one for each layer.
-    pub fn flags(&self, key: &str) -> Option<&[bool]> {
-        match self.get(key)? {
-            Entry::Array(Array::Bool(flags)) => Some(flags),
-            _ => None,
-        }
-    }
-
-    /// True if a boolean is there and true.
-    pub fn is_set(&self, key: &str) -> bool {
-        self.get(key) == Some(&Entry::Bool(true))
     }
 }
 

@@ -171,6 +171,9 @@ impl Sinks {
         let (mut row, mut rest) = (first_row, bytes);
         while !rest.is_empty() {
             let (slice, left) = runs.locate(row);
+            if slice.first_row >= rows_of(&plans[output].tensors[slice.tensor.0], row_bytes) {
+                return Ok(false);
+            }
             let rows = left.clamp(1, (rest.len() / row_bytes).max(1) as u64);
             let length = (rows as usize * row_bytes).min(rest.len());
             let (run, after) = rest.split_at_mut(length);
@@ -249,7 +252,15 @@ impl Sinks {
         };
         let (mut row, mut rest) = (piece.first_row, bytes.as_slice());
         while !rest.is_empty() {
-            let (slice, left) = runs.locate(row);
+            let (slice, mut left) = runs.locate(row);
+            if runs.columns().is_none() {
+                let all = rows_of(&plans[piece.output].tensors[slice.tensor.0], row_bytes);
+                left = left.min(all.saturating_sub(slice.first_row));
+                if left == 0 {
+                    // The rest is padding, which this tensor has not.
+                    break;
+                }
+            }
             let rows = left.clamp(1, (rest.len() / row_bytes).max(1) as u64);
             // No more than the rest has, so the cast is exact.
             let (run, after) = rest.split_at((rows as usize * row_bytes).min(rest.len()));
@@ -299,6 +310,11 @@ impl IntoIterator for Sinks {
     fn into_iter(self) -> Self::IntoIter {
         self.outputs.into_iter()
     }
+}
+
+/// Rows of so many bytes that a tensor has.
+fn rows_of(SinkTensor { data_type, shape, .. }: &SinkTensor, row_bytes: usize) -> u64 {
+    shape.byte_size(*data_type).unwrap_or(u64::MAX) / row_bytes.max(1) as u64
 }
 
 /// Writes rows into some columns of longer ones, whose other columns come from elsewhere

@@ -63,6 +63,12 @@ impl Model {
         Ok(())
     }
 
+    /// Bytes of a tensor of the source.
+    pub(crate) fn stored_bytes(&self, tensor: TensorIndex) -> u64 {
+        let info = &self.source.tensors()[tensor.0];
+        info.shape.byte_size(info.data_type).unwrap_or(u64::MAX)
+    }
+
     /// Rows of one run. Where some columns are taken, all are read.
     fn read_run(
         &self,
@@ -73,7 +79,15 @@ impl Model {
         out: &mut [u8],
     ) -> Result<(), Error> {
         let Some(columns) = stack.columns() else {
-            return Ok(self.source.read(slice.tensor, slice.first_row * row_bytes, out)?);
+            let first = slice.first_row * row_bytes;
+            let there = self.stored_bytes(slice.tensor).saturating_sub(first);
+            // Rows that the tensor lacks are padding.
+            let (own, padding) = out.split_at_mut(to_usize(there).min(out.len()));
+            padding.fill(0);
+            return match own.is_empty() {
+                true => Ok(()),
+                false => Ok(self.source.read(slice.tensor, first, own)?),
+            };
         };
         let size = stored_type.block_bytes() as u64;
         let all_bytes = columns.of * size;

@@ -273,8 +273,9 @@ fn structure(artifact: &Model) -> Vec<Finding> {
     }
     let layers = metadata.unsigned(&format!("{architecture}.block_count")).unwrap_or(0);
     for layer in 0..layers.min(artifact.tensors.len() as u64 + 1) {
+        // An encoder beside a decoder has names of its own.
         let prefix = format!("blk.{layer}.");
-        if !artifact.tensors.iter().any(|tensor| tensor.name.starts_with(&prefix)) {
+        if !artifact.tensors.iter().any(|tensor| tensor.name.contains(&prefix)) {
             find("layer-missing", &prefix, format!("layer {layer} of {layers} has no tensors"));
         }
     }

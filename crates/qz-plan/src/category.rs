@@ -155,7 +155,14 @@ pub fn is_quantizable(architecture: &str, name: &str, shape: &Shape) -> bool {
 
 /// Those of [`NEVER_QUANTIZED`] that the reference's converter gives the file's type
 /// (`prepare_tensors` in `conversion/base.py`).
-const CONVERTED: &[&str] = &["laurel", "per_layer_model_proj"];
+const CONVERTED: &[&str] = &[
+    "laurel",
+    "per_layer_model_proj",
+    "altup_proj",
+    "altup_unembd_proj",
+    "altup_router",
+    "attn_rel_b",
+];
 
 /// True if the tensor has the file's type where a checkpoint is converted to it, although
 /// a mixture of types leaves it as it is.

@@ -80,6 +80,28 @@ impl Entries {
         self.put(place, piece.text.to_owned(), piece.score, kind);
     }
 
+    /// Pieces at their places, of a model that has room for so many; those past its end are left
+    /// out.
+    pub(crate) fn of_pieces(
+        files: &dyn SideFiles,
+        name: &'static str,
+        pieces: &[Piece<'_>],
+        stated: Option<u64>,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, Error> {
+        let size = check_size(files, stated.unwrap_or(pieces.len() as u64))?;
+        let mut entries = Self::padded(size);
+        let mut past_end = PastEnd::new(name);
+        for (id, piece) in (0u64..).zip(pieces) {
+            match entries.place(id) {
+                Some(place) => entries.put_piece(place, piece),
+                None => past_end.count(id),
+            }
+        }
+        past_end.warn(files, size, warnings);
+        Ok(entries)
+    }
+
     /// Puts what stands at `from` and behind it in another table to `to` and behind it.
     pub(crate) fn copy_from(&mut self, other: &Self, from: usize, to: usize) {
         let all = other.tokens.iter().zip(&other.scores).zip(&other.types).skip(from);
@@ -143,16 +165,7 @@ pub(crate) fn sentencepiece_tokens(
     warnings: &mut Vec<Warning>,
 ) -> Result<TokenTable, Error> {
     let pieces = read_pieces(files, sentencepiece::NAME, model)?;
-    let size = check_size(files, stated.unwrap_or(pieces.len() as u64))?;
-    let mut entries = Entries::padded(size);
-    let mut past_end = PastEnd::new(sentencepiece::NAME);
-    for (id, piece) in (0u64..).zip(&pieces) {
-        match entries.place(id) {
-            Some(place) => entries.put_piece(place, piece),
-            None => past_end.count(id),
-        }
-    }
-    past_end.warn(files, size, warnings);
+    let mut entries = Entries::of_pieces(files, sentencepiece::NAME, &pieces, stated, warnings)?;
     drop(pieces);
     add_tokens_file(files, &mut entries, warnings)?;
     add_tokens_decoder(files, settings, added, &mut entries, warnings)?;
@@ -171,7 +184,7 @@ pub(crate) fn sentencepiece_tokens(
 }
 
 /// `added_tokens.json`: ids by content.
-fn add_tokens_file(
+pub(crate) fn add_tokens_file(
     files: &dyn SideFiles,
     entries: &mut Entries,
     warnings: &mut Vec<Warning>,

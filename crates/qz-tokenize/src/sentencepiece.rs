@@ -42,7 +42,7 @@ pub(crate) mod fields {
 }
 
 use fields::{
-    ADD_DUMMY_PREFIX, BYTE_FALLBACK, CHARACTER_MAP, NORMALIZER_SPEC, PIECE, PIECES,
+    ADD_DUMMY_PREFIX, BYTE_FALLBACK, CHARACTER_MAP, MODEL_TYPE, NORMALIZER_SPEC, PIECE, PIECES,
     REMOVE_EXTRA_WHITESPACES, SCORE, TRAINER_SPEC, TYPE,
 };
 
@@ -93,6 +93,29 @@ pub(crate) fn read_normalizer(
     bytes: &[u8],
 ) -> Result<Normalizer, Error> {
     normalizer_of(bytes).map_err(|malformed| broken(files, name, malformed))
+}
+
+/// True for a unigram model, which pieces are of if nothing is said.
+pub(crate) fn is_unigram(files: &dyn SideFiles, name: &str, bytes: &[u8]) -> Result<bool, Error> {
+    unigram_kind(bytes).map_err(|malformed| broken(files, name, malformed))
+}
+
+fn unigram_kind(bytes: &[u8]) -> Result<bool, Malformed> {
+    const UNIGRAM: u64 = 1;
+    let mut kind = UNIGRAM;
+    for field in Message::whole(bytes) {
+        let field = field?;
+        if field.number != TRAINER_SPEC {
+            continue;
+        }
+        for field in field.message()? {
+            let field = field?;
+            if field.number == MODEL_TYPE {
+                kind = field.integer()?;
+            }
+        }
+    }
+    Ok(kind == UNIGRAM)
 }
 
 fn broken(files: &dyn SideFiles, name: &str, Malformed { offset, problem }: Malformed) -> Error {

@@ -10,15 +10,18 @@ use serde_json::Value;
 use crate::added_tokens::AddedTokens;
 use crate::base64;
 use crate::error::Error;
-use crate::json::{Settings, fault};
-use crate::scored_tokens::{Entries, PADDING_SCORE};
-use crate::sentencepiece::{Normalizer, read_normalizer, read_pieces};
+use crate::json::{Settings, fault, read_bytes};
+use crate::scored_tokens::{Entries, PADDING_SCORE, add_tokens_file};
+use crate::sentencepiece::{self, Normalizer, is_unigram, read_normalizer, read_pieces};
 use crate::token_types::{CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::tokenizer_file::{self, Surroundings, TokenizerFile};
 use crate::vocabulary::{TokenTable, check_size};
 
 /// What XLM-RoBERTa calls SentencePiece's model.
 pub(crate) const XLM_ROBERTA: &str = "sentencepiece.bpe.model";
+
+/// What T5 calls it: older models have the second name.
+const T5: [&str; 2] = [sentencepiece::NAME, "spiece.model"];
 
 /// The first tokens of XLM-RoBERTa's vocabulary. SentencePiece's own three stand in another
 /// order, and without the one for padding.
@@ -48,6 +51,29 @@ pub(crate) fn xlm_roberta_tokens(
     entries.check_unique(files, XLM_ROBERTA)?;
     let normalizer = read_normalizer(files, XLM_ROBERTA, model)?;
     Ok(entries.into_unigram_table(Surroundings::read(files)?, normalizer))
+}
+
+/// The table of a T5, with ids as SentencePiece has them and tokens that were added behind them
+/// (`T5Model.set_vocab` in `conversion/t5.py`); `None` if there is no unigram model.
+pub(crate) fn t5_tokens(
+    files: &dyn SideFiles,
+    stated: Option<u64>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<TokenTable>, Error> {
+    for name in T5 {
+        let Some(model) = read_bytes(files, name)? else { continue };
+        if !is_unigram(files, name, &model)? {
+            return Ok(None);
+        }
+        let pieces = read_pieces(files, name, &model)?;
+        let mut entries = Entries::of_pieces(files, name, &pieces, stated, warnings)?;
+        drop(pieces);
+        add_tokens_file(files, &mut entries, warnings)?;
+        entries.check_unique(files, name)?;
+        let normalizer = read_normalizer(files, name, &model)?;
+        return Ok(Some(entries.into_unigram_table(Surroundings::read(files)?, normalizer)));
+    }
+    Ok(None)
 }
 
 /// The table for `file`, which holds a unigram vocabulary. Tokens that are not the model's own

@@ -17,7 +17,7 @@ use crate::special_tokens::{PastEnd, Search, SpecialTokens};
 use crate::tiktoken::tiktoken_tokens;
 use crate::token_types::{CONTROL, NORMAL, UNUSED, USER_DEFINED};
 use crate::tokenizer_file::{self, MOST_TOKENS, Surroundings, TokenId, TokenizerFile};
-use crate::unigram_tokens::{XLM_ROBERTA, unigram_tokens, xlm_roberta_tokens};
+use crate::unigram_tokens::{XLM_ROBERTA, t5_tokens, unigram_tokens, xlm_roberta_tokens};
 use crate::word_piece_tokens::word_piece_tokens;
 
 /// What the caller knows beside the tokenizer's files.
@@ -77,6 +77,9 @@ pub enum VocabularyRules {
     /// `tokenizer.model`; what ends a turn ends texts, if it is a control token
     /// (`InternLM3Model.set_vocab`).
     InternLm3,
+    /// A unigram model in `tokenizer.model` or `spiece.model`, else in `tokenizer.json`
+    /// (`T5Model.set_vocab` in `conversion/t5.py`).
+    T5,
     /// A byte-level `tokenizer.json`, or ranks; a text begins with the token of this job
     /// (`HunYuanMoEModel.set_vocab` in `conversion/hunyuan.py`).
     Hunyuan,
@@ -349,6 +352,15 @@ fn token_table(
         } else {
             word_piece_tokens(files, file, settings, options, warnings)
         };
+    }
+    if options.rules == VocabularyRules::T5 {
+        if let Some(table) = t5_tokens(files, options.size, warnings)? {
+            return Ok(table);
+        }
+        let file = TokenizerFile::read(files);
+        if let Some(file) = file.ok().filter(|file| file.model.vocab.is_scored_list) {
+            return unigram_tokens(files, file, settings, options.size, warnings);
+        }
     }
     if options.rules == VocabularyRules::Gemma4 {
         let file = TokenizerFile::read(files)?;

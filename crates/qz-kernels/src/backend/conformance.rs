@@ -2,13 +2,14 @@
 //! numbers.
 
 mod recurrences;
+mod rowwise;
 
 use qz_codec::CODECS;
 use qz_tensor::DataType;
 
 use super::{
-    Activation, Attention, Backend, Error, ExpertLoad, Gating, JoinedColumns, Queries, RotaryPairs,
-    Rotation, Rounding, Router, Scan, ScanWeights, Shaped, Xielu, reference,
+    Activation, Attention, Backend, Distances, Error, ExpertLoad, Gating, JoinedColumns, Queries,
+    RotaryPairs, Rotation, Rounding, Router, Rowwise, Scan, ScanWeights, Shaped, Xielu, reference,
 };
 
 /// Differences allowed, relative to the largest number: sums in another order, and
@@ -33,6 +34,7 @@ fn operations<B: Backend>(backend: &B) -> Checked {
     attentions(backend)?;
     scans(backend)?;
     recurrences::check(backend)?;
+    rowwise::check(backend)?;
     elementwise(backend)?;
     experts(backend)?;
     copies(backend)?;
@@ -225,6 +227,16 @@ fn attentions<B: Backend>(backend: &B) -> Checked {
         let shape = Attention { is_causal: false, window, ..Attention::plain(2, 2, 32) };
         attention(backend, &shape, false, DataType::F32)?;
     }
+    let sloping = Distances::Slopes { least: 8.0 };
+    for (distances, is_causal) in [
+        (sloping, true),
+        (sloping, false),
+        (Distances::Ranges { count: 32 }, true),
+        (Distances::Ranges { count: 32 }, false),
+    ] {
+        let shape = Attention { is_causal, distances, ..Attention::plain(6, 2, 32) };
+        attention(backend, &shape, false, DataType::F32)?;
+    }
     match backend.cache(&Attention::plain(3, 1, 20), 4, DataType::Q8_0) {
         Err(_) => Ok(()),
         Ok(_) => Err("a cache of Q8_0 was made for heads of 20".into()),
@@ -246,6 +258,12 @@ fn attention<B: Backend>(
     let sinks = with_sinks.then(|| made_up(shape.heads, 15));
     let mut cache = backend.cache(shape, positions, data_type)?;
     let mut out = backend.zeros(rows, shape.result_width())?;
+    let learned = match shape.distances {
+        Distances::Ranges { count } => Some(made_up(count * shape.heads, 25)),
+        Distances::None | Distances::Slopes { .. } => None,
+    };
+    let learned_there =
+        learned.as_deref().map(|learned| backend.buffer(learned.len(), learned)).transpose()?;
     let sinks_there =
         sinks.as_deref().map(|sinks| backend.buffer(shape.heads, sinks)).transpose()?;
     let buffers = [
@@ -258,7 +276,7 @@ fn attention<B: Backend>(
         backend.store(&mut cache, part.start, &buffers[1], &buffers[2], rows.clone())?;
         let sinks = sinks_there.as_ref();
         let queries = Queries { buffer: &buffers[0], rows, position: part.start };
-        backend.attend(shape, sinks, &cache, queries, &mut out)?;
+        backend.attend(shape, sinks, learned_there.as_ref(), &cache, queries, &mut out)?;
     }
     super::round_activations(data_type, shape.key_size, &mut keys);
     super::round_activations(data_type, shape.value_size, &mut values);
@@ -277,6 +295,7 @@ fn attention<B: Backend>(
             let result = reference::attend(
                 shape,
                 sinks.as_ref().map(|sinks| sinks[head]),
+                &|key| shape.added(head, position, key, learned.as_deref()),
                 (position, if position < first_part { first_part } else { positions }),
                 &queries[own(shape.query_width(), shape.key_size)],
                 &of_head(&keys, shape.key_width(), shape.key_size),
@@ -348,6 +367,7 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
         Activation::Sigmoid,
         Activation::Identity,
         Activation::ReluSquared,
+        Activation::Tanh,
         Activation::Xielu(Xielu { above: 0.8, below: 1.3, slope: 0.5, limit: -1e-6 }),
     ] {
         // Past the limits of what is clamped.
@@ -482,8 +502,11 @@ fn mismatches<B: Backend>(backend: &B) -> Checked {
     refused(backend.store(&mut cache, 0, &keys, &pair, 0..2))?;
     refused(backend.store(&mut cache, 0, &keys, &keys, 0..3))?;
     let queries = |buffer, rows| Queries { buffer, rows, position: 0 };
-    refused(backend.attend(&shape, None, &cache, queries(&wide, 0..2), &mut out))?;
-    refused(backend.attend(&shape, Some(&pair), &cache, queries(&pair, 0..2), &mut out))?;
+    refused(backend.attend(&shape, None, None, &cache, queries(&wide, 0..2), &mut out))?;
+    refused(backend.attend(&shape, Some(&pair), None, &cache, queries(&pair, 0..2), &mut out))?;
+    let learned = Some(&pair);
+    refused(backend.attend(&shape, None, learned, &cache, queries(&pair, 0..2), &mut out))?;
+    refused(backend.rowwise(&Rowwise::Times, &[&pair, &wide]).map(drop))?;
     refused(backend.activate_times(Activation::Silu, &mut out, Some(&tall)))?;
     refused(backend.columns(&pair, 2..5).map(drop))?;
     refused(backend.join(&[JoinedColumns { buffer: &pair, size: 4, columns: 3..5 }]).map(drop))?;

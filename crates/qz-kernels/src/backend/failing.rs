@@ -8,7 +8,7 @@ use qz_tensor::DataType;
 
 use super::{
     Activation, Attention, Backend, Error, ExpertLoad, JoinedColumns, Queries, Recurrence,
-    Rotation, Rounding, Router, Scan, ScanWeights,
+    Rotation, Rounding, Router, Rowwise, Scan, ScanWeights,
 };
 
 /// Another backend, up to some operation. All operations from there on fail.
@@ -80,8 +80,8 @@ impl<B: Backend> Backend for Failing<B> {
             rows: Range<usize>
         ) -> ();
         fn attend(
-            shape: &Attention, sinks: Option<&B::Buffer>, cache: &B::Cache,
-            queries: Queries<'_, B::Buffer>, out: &mut B::Buffer
+            shape: &Attention, sinks: Option<&B::Buffer>, learned: Option<&B::Buffer>,
+            cache: &B::Cache, queries: Queries<'_, B::Buffer>, out: &mut B::Buffer
         ) -> ();
         fn scan(
             shape: &Scan, weights: &ScanWeights<'_, B::Buffer>, state: &mut B::Buffer,
@@ -91,6 +91,7 @@ impl<B: Backend> Backend for Failing<B> {
             shape: &Recurrence, weights: &[&B::Buffer], state: &mut B::Buffer,
             inputs: &[&B::Buffer], rows: Range<usize>, out: &mut B::Buffer
         ) -> ();
+        fn rowwise(operation: &Rowwise, inputs: &[&B::Buffer]) -> B::Buffer;
         fn activate_times(
             activation: Activation, gate: &mut B::Buffer, up: Option<&B::Buffer>
         ) -> ();

@@ -7,6 +7,7 @@
 //! | [`mod@reference`] | what they compute, one number after the other: the definition |
 //! | [`Shaped`] | rows and columns; `shapes.rs` has what each operation asks of them |
 //! | [`CpuBackend`] | the same with vector instructions on several threads |
+//! | [`rowwise`], [`recurrence`] | operations of few families |
 //! | [`conformance`] | compares any implementation with the reference |
 //! | [`failing`] | any implementation, whose device is lost at some operation |
 //!
@@ -17,10 +18,12 @@
 mod activations;
 pub mod conformance;
 mod cpu;
+mod distances;
 pub mod failing;
 mod host;
 pub mod recurrence;
 pub mod reference;
+pub mod rowwise;
 mod shapes;
 
 use std::borrow::Cow;
@@ -31,8 +34,10 @@ use qz_tensor::DataType;
 pub use crate::error::Error;
 pub use activations::{Rounding, activation_type, round_activations};
 pub use cpu::{CpuBackend, FewTokens};
+pub use distances::Distances;
 pub use host::HostBuffer;
 pub use recurrence::{Convolution, Delta, Recurrence, Selective};
+pub use rowwise::Rowwise;
 pub use shapes::Shaped;
 
 /// Which elements of a head turn together in rotary embedding.
@@ -79,6 +84,8 @@ pub struct Attention {
     pub soft_cap: Option<f32>,
     /// A query sees no positions behind its own; if not, all of its sequence.
     pub is_causal: bool,
+    /// What is added to scores by how far keys are.
+    pub distances: Distances,
 }
 
 impl Attention {
@@ -94,6 +101,22 @@ impl Attention {
             chunk: None,
             soft_cap: None,
             is_causal: true,
+            distances: Distances::None,
+        }
+    }
+
+    /// What is added to a head's score of a key. `learned` has the numbers of ranges, of all heads
+    /// range by range.
+    pub fn added(&self, head: usize, query: usize, key: usize, learned: Option<&[f32]>) -> f32 {
+        match (self.distances, learned) {
+            (Distances::Slopes { least }, _) => {
+                -Distances::slope(least, head, self.heads) * key.abs_diff(query) as f32
+            }
+            (Distances::Ranges { count }, Some(learned)) => {
+                let range = Distances::range(count, !self.is_causal, query, key);
+                learned[range * self.heads + head]
+            }
+            (Distances::None | Distances::Ranges { .. }, _) => 0.0,
         }
     }
 
@@ -153,6 +176,8 @@ pub enum Activation {
     Identity,
     /// The square of what is above zero.
     ReluSquared,
+    /// The hyperbolic tangent.
+    Tanh,
     /// With learned numbers.
     Xielu(Xielu),
 }
@@ -423,11 +448,13 @@ pub trait Backend: Send + Sync {
     ) -> Result<(), Error>;
 
     /// Attention of queries to the cache; writes the same rows of `out`. `sinks` has for each head a score of
-    /// nothing: it takes its part of the probability, and adds no value.
+    /// nothing: it takes its part of the probability, and adds no value. `learned` has the numbers of
+    /// [`Distances::Ranges`].
     fn attend(
         &self,
         shape: &Attention,
         sinks: Option<&Self::Buffer>,
+        learned: Option<&Self::Buffer>,
         cache: &Self::Cache,
         queries: Queries<'_, Self::Buffer>,
         out: &mut Self::Buffer,
@@ -474,6 +501,27 @@ pub trait Backend: Send + Sync {
         all[rows.start * width..rows.end * width].copy_from_slice(&results);
         (*state, *out) = (self.buffer(left.len(), &left)?, self.buffer(width, &all)?);
         Ok(())
+    }
+
+    /// An operation on each row by itself; vectors are one row. Without an own implementation it is
+    /// computed in the machine's memory.
+    fn rowwise(
+        &self,
+        operation: &Rowwise,
+        inputs: &[&Self::Buffer],
+    ) -> Result<Self::Buffer, Error> {
+        let (rows, width) = shapes::rowwise(operation, inputs)?;
+        let numbers = inputs.iter().map(|own| self.numbers(own));
+        let numbers = numbers.collect::<Result<Vec<_>, _>>()?;
+        let mut out = vec![0.0; rows * width];
+        for (row, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+            let own = inputs.iter().zip(&numbers).map(|(input, numbers)| {
+                let row = if input.rows() == 1 { 0 } else { row };
+                &numbers[row * input.columns()..(row + 1) * input.columns()]
+            });
+            operation.of_row(&own.collect::<Vec<_>>(), out);
+        }
+        self.buffer(width, &out)
     }
 
     /// `gate[i] = activation(gate[i]) · up[i]`, with ones in the place of an `up` that is not

@@ -65,7 +65,7 @@ pub fn rms_norm(row: &[f32], weights: &[f32], epsilon: f32) -> Vec<f32> {
 
 /// The error function: its series (Abramowitz and Stegun, 7.1.6), which does not cancel; past
 /// 6 it is 1 in any number that is stored.
-fn erf(x: f64) -> f64 {
+pub fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();
     }
@@ -156,10 +156,12 @@ pub fn rotate(head: &mut [f32], rotation: &Rotation, table: &[f32]) {
 }
 
 /// [`super::Backend::attend`] of one query head, given its keys and values of all
-/// positions, one behind the other. `length` is the sequence's.
+/// positions, one behind the other. `length` is the sequence's. `added` is what is added to the
+/// score of a key.
 pub fn attend(
     shape: &Attention,
     sink: Option<f32>,
+    added: &dyn Fn(usize) -> f32,
     (position, length): (usize, usize),
     query: &[f32],
     keys: &[f32],
@@ -168,7 +170,7 @@ pub fn attend(
     let visible = shape.visible(position, length);
     let score = |at: usize| {
         let score = dot(query, &keys[at * shape.key_size..][..shape.key_size]) * shape.scale;
-        shape.soft_cap.map_or(score, |cap| soft_capped(score, cap))
+        shape.soft_cap.map_or(score, |cap| soft_capped(score, cap)) + added(at)
     };
     let mut scores: Vec<f32> = visible.clone().map(score).chain(sink).collect();
     softmax(&mut scores);
@@ -233,6 +235,7 @@ pub fn activate_times(activation: Activation, gate: f32, up: f32) -> f32 {
         Activation::Identity => gate * up,
         Activation::Sigmoid => up / (1.0 + (-gate).exp()),
         Activation::ReluSquared => gate.max(0.0).powi(2) * up,
+        Activation::Tanh => gate.tanh() * up,
         Activation::Xielu(Xielu { above, below, slope, limit }) => {
             let curve = match gate > 0.0 {
                 true => above * gate * gate,

@@ -6,8 +6,8 @@ use std::ops::Range;
 use qz_tensor::DataType;
 
 use super::{
-    Attention, Error, ExpertLoad, JoinedColumns, Queries, Recurrence, Rotation, Router, Scan,
-    ScanWeights,
+    Attention, Distances, Error, ExpertLoad, JoinedColumns, Queries, Recurrence, Rotation, Router,
+    Rowwise, Scan, ScanWeights,
 };
 
 /// Rows of numbers of one width.
@@ -140,10 +140,16 @@ pub(super) fn store<B: Shaped>(
 pub(super) fn attend<B: Shaped>(
     shape: &Attention,
     sinks: Option<&B>,
+    learned: Option<&B>,
     queries: &Queries<'_, B>,
     out: &B,
 ) -> Result<(), Error> {
     let asked = asked("attend");
+    let ranges = match shape.distances {
+        Distances::Ranges { count } => count,
+        Distances::None | Distances::Slopes { .. } => 0,
+    };
+    asked.equal("numbers of distances", learned.map_or(0, count), ranges * shape.heads)?;
     asked.equal("columns of queries", queries.buffer.columns(), shape.query_width())?;
     asked.equal("columns of results", out.columns(), shape.result_width())?;
     asked.at_most("rows of queries", queries.rows.end, queries.buffer.rows())?;
@@ -202,6 +208,34 @@ pub(super) fn recur<B: Shaped>(
     asked.equal("numbers of the state", count(state), shape.state())?;
     asked.equal("columns of results", out.columns(), shape.width())?;
     asked.at_most("rows of results", rows.end, out.rows())
+}
+
+/// Of [`super::Backend::rowwise`]: the rows and the columns of what it makes.
+pub(super) fn rowwise<B: Shaped>(
+    operation: &Rowwise,
+    inputs: &[&B],
+) -> Result<(usize, usize), Error> {
+    let asked = asked("rowwise");
+    let width = |at: usize| inputs.get(at).map_or(0, |input| input.columns());
+    let (wanted, made) = operation.widths(width(0), width(1));
+    asked.equal("inputs", inputs.len(), wanted.len())?;
+    let rows = inputs.first().map_or(0, |input| input.rows());
+    for (input, (columns, is_vector)) in inputs.iter().zip(wanted) {
+        asked.equal("columns of inputs", input.columns(), columns)?;
+        asked.equal("rows of inputs", input.rows(), if is_vector { 1 } else { rows })?;
+    }
+    match *operation {
+        Rowwise::Project { count, columns, .. } if width(0) != columns => {
+            asked.equal("columns of all parts", width(0), count * columns)?;
+        }
+        Rowwise::Combine { size } => {
+            asked.multiple("columns", width(0), size)?;
+            asked.multiple("columns of the other row", width(1), size)?;
+        }
+        Rowwise::Match => asked.multiple("columns", width(0), width(1))?,
+        Rowwise::Project { .. } | Rowwise::Times | Rowwise::Exceed { .. } => {}
+    }
+    Ok((rows, made))
 }
 
 /// Of operations on numbers at the same places.

@@ -77,7 +77,7 @@ fn a_stop_is_heard() {
     });
     let rows = 0..tokens / 8;
     let queries = Queries { buffer: &queries, rows, position: tokens - tokens / 8 };
-    backend.attend(&shape, None, &cache, queries, &mut out).expect("computed");
+    backend.attend(&shape, None, None, &cache, queries, &mut out).expect("computed");
     let attended = Instant::now();
     let set = setter.join().expect("no panic");
     assert!(attended.saturating_duration_since(set) < Duration::from_secs(2));

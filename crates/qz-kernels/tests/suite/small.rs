@@ -73,7 +73,7 @@ fn attention() {
         let mut out = backend.zeros(7, 16).expect("a buffer");
         let queries = backend.buffer(16, &queries).expect("a buffer");
         let queries = Queries { buffer: &queries, rows: 0..7, position: 0 };
-        backend.attend(&shape, None, &cache, queries, &mut out).expect("computed");
+        backend.attend(&shape, None, None, &cache, queries, &mut out).expect("computed");
         out.to_vec()
     });
 }

@@ -27,12 +27,12 @@ pub(super) struct Roberta;
 /// XLM-RoBERTa.
 pub(super) struct XlmRoberta;
 
-const POSITIONS: &str = "max_position_embeddings";
+pub(super) const POSITIONS: &str = "max_position_embeddings";
 pub(super) const TOKEN_TYPES: &str = "type_vocab_size";
 /// Vectors of positions that RoBERTa stores, and how many of them come before the first
 /// position: filled in, not in any file.
-const STORED_POSITIONS: &str = "stored_positions";
-const SKIPPED_POSITIONS: &str = "skipped_positions";
+pub(super) const STORED_POSITIONS: &str = "stored_positions";
+pub(super) const SKIPPED_POSITIONS: &str = "skipped_positions";
 /// What a classifier tells apart.
 const LABELS: &str = "num_labels";
 
@@ -63,6 +63,19 @@ const OUTPUT_NORM: [TensorRule; 2] = module!(
     VECTOR,
     VECTOR
 );
+/// Attention, and the norm of the sum with it.
+pub(super) const ATTENTION: [TensorRule; 10] = [
+    QUERY[0],
+    QUERY[1],
+    KEY[0],
+    KEY[1],
+    VALUE[0],
+    VALUE[1],
+    OUTPUT[0],
+    OUTPUT[1],
+    OUTPUT_NORM[0],
+    OUTPUT_NORM[1],
+];
 const UP: [TensorRule; 2] =
     module!(Role::FeedForwardUp, "intermediate.dense", "ffn_up", WIDE, &[Intermediate]);
 const DOWN: [TensorRule; 2] =
@@ -203,7 +216,7 @@ const XLM_ROBERTA_NUMBERS: &[(&str, u64)] = &[
     ("num_attention_heads", 12),
 ];
 
-const METADATA: &[MetadataKey] = &[
+pub(super) const METADATA: &[MetadataKey] = &[
     MetadataKey::Layers,
     MetadataKey::Context,
     MetadataKey::Hidden,
@@ -219,8 +232,17 @@ pub(super) const NOT_CAUSAL: MetadataKey =
     MetadataKey::computed("attention.causal", |_| Some(Entry::Bool(false)));
 
 /// GELU, whichever of the two: files do not say.
-const GELU: Activation =
+pub(super) const GELU: Activation =
     Activation { key: "hidden_act", words: &["gelu", "gelu_new", "gelu_pytorch_tanh"] };
+
+pub(super) const RENAMES: &[Rename] = &[
+    Rename::Prefix("bert.", ""),
+    Rename::Suffix(".gamma", ".weight"),
+    Rename::Suffix(".beta", ".bias"),
+];
+
+pub(super) const TOWERS: &[&str] =
+    &["embeddings.position_ids", "pooler.", "cls.predictions", "cls.seq_relationship"];
 
 const ROBERTA_KEYS: &[ConfigKey] = &[
     ConfigKey::size_or(POSITIONS, Default::Required),
@@ -240,9 +262,14 @@ const ROBERTA_RENAMES: &[Rename] = &[
 
 const ROBERTA_TOWERS: &[&str] = &["embeddings.position_ids", "pooler.", "lm_head."];
 
+/// Queries and keys turn: another family's.
+pub(super) fn turns(config: &Map<String, Value>) -> bool {
+    config.get("position_embedding_type").and_then(Value::as_str) == Some("rotary")
+}
+
 /// Positions that count, and vectors that are stored: those up to the padding token's number
 /// are of none (`_xlmroberta_tokenizer_init`).
-fn fill_positions(config: &mut Map<String, Value>) {
+pub(super) fn fill_positions(config: &mut Map<String, Value>) {
     let stored = config.get(POSITIONS).and_then(Value::as_u64).unwrap_or(512);
     let skipped = match config.get("pad_token_id") {
         None => 2,
@@ -355,15 +382,11 @@ impl Architecture for Bert {
     }
 
     fn renames(&self) -> &'static [Rename] {
-        &[
-            Rename::Prefix("bert.", ""),
-            Rename::Suffix(".gamma", ".weight"),
-            Rename::Suffix(".beta", ".bias"),
-        ]
+        RENAMES
     }
 
     fn towers(&self) -> &'static [&'static str] {
-        &["embeddings.position_ids", "pooler.", "cls.predictions", "cls.seq_relationship"]
+        TOWERS
     }
 
     fn metadata(&self) -> &'static [MetadataKey] {
@@ -398,6 +421,10 @@ macro_rules! roberta {
 
             fn gguf_name(&self) -> &'static str {
                 Bert.gguf_name()
+            }
+
+            fn is_of(&self, config: &Map<String, Value>) -> bool {
+                !turns(config)
             }
 
             fn is_in(&self, _metadata: &Metadata) -> bool {

@@ -210,7 +210,7 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
 /// Of so many layers the last sees all positions, where nothing is said.
 const PERIOD: u64 = 6;
 /// More layers than any model has.
-const MOST_LAYERS: u64 = 1 << 16;
+pub(super) const MOST_LAYERS: u64 = 1 << 16;
 
 fn is_mixture(config: &Map<String, Value>) -> bool {
     config.get(EXPERTS).and_then(Value::as_bool) == Some(true)
@@ -325,6 +325,12 @@ fn contradiction(config: &ModelConfig) -> Option<Contradiction> {
     if has_own && config.size(PER_LAYER_TOKENS).is_some_and(|size| size != config.vocabulary) {
         return say(PER_LAYER_TOKENS, "is not vocab_size");
     }
+    wrong_sharing(config)
+}
+
+/// Layers that share keys and values of none.
+pub(super) fn wrong_sharing(config: &ModelConfig) -> Option<Contradiction> {
+    let say = |key, problem: &str| Some(Contradiction { key, problem: problem.to_owned() });
     let shared = config.size(SHARED).unwrap_or(0) as usize;
     let kinds = config.flags(KINDS).unwrap_or_default();
     let Some(first) = kinds.len().checked_sub(shared).filter(|first| *first > 0) else {

@@ -22,6 +22,7 @@ mod further;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
 mod gemma4;
 mod gemma_embedding;
 mod glm4;
@@ -34,6 +35,7 @@ mod granite_hybrid;
 mod hunyuan;
 mod hunyuan_moe;
 mod internlm;
+mod jina_bert;
 mod kimi_linear;
 mod latent;
 mod lfm2;
@@ -73,6 +75,7 @@ mod smollm3;
 mod stablelm;
 mod starcoder2;
 mod state_space;
+mod t5;
 
 use crate::architecture::Architecture;
 
@@ -86,6 +89,7 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &qwen3::Qwen3,
     &gemma4::Gemma4,
     &gemma4::Gemma4Moe,
+    &gemma3n::Gemma3n,
     &gemma3::Gemma3,
     &gemma2::Gemma2,
     &gemma::Gemma,
@@ -123,10 +127,14 @@ pub static ARCHITECTURES: &[&dyn Architecture] = &[
     &bert::Bert,
     &bert::Roberta,
     &bert::XlmRoberta,
+    &jina_bert::JinaBert2,
+    &jina_bert::JinaBert3,
     &modern_bert::ModernBert,
     &eurobert::EuroBert,
     &nomic_bert::PLAIN,
     &nomic_bert::MIXED,
+    &t5::T5,
+    &t5::T5Encoder,
     &gemma_embedding::GemmaEmbedding,
     &smollm3::SmolLm3,
     &seed_oss::SeedOss,

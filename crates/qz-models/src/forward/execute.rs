@@ -232,6 +232,12 @@ impl<B: Backend> Pass<'_, B> {
                 backend.rotate(&mut buffer, rotation, &self.rotaries[*rotary])?;
                 registers.set(*rows, buffer);
             }
+            Step::Rowwise { operation, from, vector, to } => {
+                let vector = vector.map(|vector| layer.vector(vector).expect("it must be there"));
+                let inputs = from.iter().map(|own| registers.get(*own)).chain(vector);
+                let result = backend.rowwise(operation, &inputs.collect::<Vec<_>>())?;
+                registers.set(*to, result);
+            }
             Step::Activate { activation, gate, up } => {
                 let mut buffer = registers.take(*gate);
                 let up = up.map(|up| registers.get(up));
@@ -319,12 +325,13 @@ impl<B: Backend> Pass<'_, B> {
         let [queries, keys, values] =
             [own.queries, own.keys, own.values].map(|register| registers.get(register));
         let sinks = own.sinks.and_then(|sinks| layer.vector(sinks));
+        let learned = own.learned.and_then(|learned| layer.vector(learned));
         let mut out = self.backend.zeros(self.tokens(), own.attention.result_width())?;
         for Span { rows, position } in self.spans {
             let (backend, rows) = (self.backend, rows.clone());
             backend.store(cache, *position, keys, values, rows.clone())?;
             let queries = Queries { buffer: queries, rows, position: *position };
-            backend.attend(&own.attention, sinks, cache, queries, &mut out)?;
+            backend.attend(&own.attention, sinks, learned, cache, queries, &mut out)?;
         }
         Ok(out)
     }

@@ -197,7 +197,11 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         vector: &Vector,
         layer: LayerIndex,
     ) -> Result<Option<B::Buffer>, W::Error> {
-        let Vector { role, part, length, is_optional } = *vector;
+        let Vector { role, part, length, is_optional, is_of_first } = *vector;
+        let is_there = |layer| {
+            self.name(role, part, Some(layer)).is_some_and(|name| self.source.find(&name).is_some())
+        };
+        let layer = if is_of_first && !is_there(layer) { LayerIndex(0) } else { layer };
         match is_optional {
             true => self.possible_vector(role, part, Some(layer), length),
             false => self.vector(role, part, Some(layer), length).map(Some),

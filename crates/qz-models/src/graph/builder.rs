@@ -1,10 +1,14 @@
 //! A layer, step by step, and what follows from its steps: where it can be stopped, and
 //! what has to be kept there.
 
+mod rowwise;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use qz_kernels::backend::{Activation, Attention, Convolution, Recurrence, Rotation, Router, Scan};
+use qz_kernels::backend::{
+    Activation, Attention, Convolution, Distances, Recurrence, Rotation, Router, Scan,
+};
 
 use super::{
     Attend, Experts, Factor, GroupIndex, HeadColumns, LayerGraph, LinearGroup, MatrixIndex, Member,
@@ -57,13 +61,13 @@ impl LayerBuilder {
 
     /// A vector that the model must have.
     pub(crate) fn vector(&mut self, role: Role, length: usize) -> VectorIndex {
-        self.any_vector(Vector { role, part: Part::Weight, length, is_optional: false })
+        self.any_vector(Vector::weight(role, length))
     }
 
     /// What is added when experts are chosen, if the model has it.
     pub(crate) fn selection_bias(&mut self, experts: usize) -> VectorIndex {
         let role = Role::ExpertSelectionBias;
-        self.any_vector(Vector { role, part: Part::Bias, length: experts, is_optional: true })
+        self.any_vector(Vector::bias(role, experts).optional())
     }
 
     fn any_vector(&mut self, vector: Vector) -> VectorIndex {
@@ -82,7 +86,7 @@ impl LayerBuilder {
 
     /// A norm of each head, if the model has one.
     pub(crate) fn head_norm(&mut self, rows: Register, role: Role, size: usize, epsilon: f32) {
-        let vector = Vector { role, part: Part::Weight, length: size, is_optional: true };
+        let vector = Vector::weight(role, size).optional();
         let weights = self.any_vector(vector);
         self.steps.push(Step::Norm { from: rows, to: rows, weights, groups: 1, epsilon });
     }
@@ -90,7 +94,7 @@ impl LayerBuilder {
     /// A norm of so many parts of each row, if the model has one.
     pub(crate) fn group_norm(&mut self, rows: Register, role: Role, groups: usize, epsilon: f32) {
         let length = self.widths[rows.0];
-        let vector = Vector { role, part: Part::Weight, length, is_optional: true };
+        let vector = Vector::weight(role, length).optional();
         let weights = self.any_vector(vector);
         self.steps.push(Step::Norm { from: rows, to: rows, weights, groups, epsilon });
     }
@@ -117,7 +121,7 @@ impl LayerBuilder {
 
     /// Multiplies a register with the one number of a tensor, if the model has it.
     pub(crate) fn scale_by(&mut self, rows: Register, role: Role) {
-        let vector = Vector { role, part: Part::Weight, length: 1, is_optional: true };
+        let vector = Vector::weight(role, 1).optional();
         let by = Factor::Vector(self.any_vector(vector));
         self.steps.push(Step::Scale { rows, by });
     }
@@ -144,8 +148,7 @@ impl LayerBuilder {
     /// What a state space makes of rows.
     pub(crate) fn scan(&mut self, from: Register, scan: Scan) -> Register {
         let [width, heads] = [scan.convolved(), scan.heads];
-        let mut vector =
-            |role, part, length| self.any_vector(Vector { role, part, length, is_optional: false });
+        let mut vector = |role, part, length| self.any_vector(Vector::of(role, part, length));
         let convolution = Role::StateSpaceConvolution;
         let (weight, bias) = (Part::Weight, Part::Bias);
         let (convolution, convolution_bias) =
@@ -178,7 +181,7 @@ impl LayerBuilder {
         let of = |(&(role, part), length): (&(Role, Part), usize)| {
             // A convolution may have no bias.
             let is_optional = matches!(shape, Recurrence::Convolution(_)) && part == Part::Bias;
-            self.any_vector(Vector { role, part, length, is_optional })
+            self.any_vector(Vector { is_optional, ..Vector::of(role, part, length) })
         };
         let weights = weights.iter().zip(lengths).map(of).collect();
         let to = self.register(shape.width(), None);
@@ -288,7 +291,13 @@ impl LayerBuilder {
         let to = self.register(attention.result_width(), None);
         let source =
             self.sources[keys.0].unwrap_or(MatrixIndex { group: GroupIndex(0), member: 0 });
-        let step = Attend { queries, keys, values, to, attention, sinks, source };
+        let learned = match attention.distances {
+            Distances::Ranges { count } => Some(self.any_vector(
+                Vector::weight(Role::AttentionDistances, count * attention.heads).of_first(),
+            )),
+            Distances::None | Distances::Slopes { .. } => None,
+        };
+        let step = Attend { queries, keys, values, to, attention, sinks, learned, source };
         self.steps.push(Step::Attend(step));
         to
     }
@@ -326,7 +335,7 @@ impl LayerBuilder {
         epsilon: f32,
     ) {
         let length = self.widths[rows.0];
-        let vector = Vector { role, part: Part::Weight, length, is_optional: true };
+        let vector = Vector::weight(role, length).optional();
         let (weights, bias) = (Some(self.any_vector(vector)), self.bias(role, length));
         let (from, to, is_optional) = (rows, rows, true);
         self.steps.push(Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional });
@@ -334,14 +343,14 @@ impl LayerBuilder {
 
     /// What is added, if the model has it.
     fn bias(&mut self, role: Role, length: usize) -> VectorIndex {
-        self.any_vector(Vector { role, part: Part::Bias, length, is_optional: true })
+        self.any_vector(Vector::bias(role, length).optional())
     }
 
     /// A norm of the hidden states in the place of what `to` holds, if the model has its
     /// weights.
     pub(crate) fn replace_by_layer_norm(&mut self, to: Register, role: Role, epsilon: f32) {
         let length = self.hidden();
-        let vector = Vector { role, part: Part::Weight, length, is_optional: true };
+        let vector = Vector::weight(role, length).optional();
         let weights = Some(self.any_vector(vector));
         let bias = self.bias(role, length);
         let (from, is_optional) = (Register::HIDDEN, true);

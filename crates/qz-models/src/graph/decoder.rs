@@ -41,6 +41,21 @@ impl Sizes {
         norms: NormKind,
         key_value_heads: Option<usize>,
     ) -> Result<Self, Error> {
+        let intermediate = match keys.size("expert_count")? {
+            None | Some(0) => keys.required("feed_forward_length")?,
+            // Layers may have nothing but experts.
+            Some(_) => keys.size("feed_forward_length")?.unwrap_or(0),
+        };
+        Self::with_widths(keys, norms, key_value_heads, intermediate)
+    }
+
+    /// The same of a decoder whose networks have widths of their own.
+    pub(super) fn with_widths(
+        keys: &Keys<'_>,
+        norms: NormKind,
+        key_value_heads: Option<usize>,
+        intermediate: usize,
+    ) -> Result<Self, Error> {
         let hidden = keys.required("embedding_length")?;
         let heads = keys.required("attention.head_count")?;
         let implied = hidden / heads.max(1);
@@ -50,11 +65,6 @@ impl Sizes {
         }
         let key_value_heads = key_value_heads.unwrap_or(heads);
         let layers = keys.layers()?;
-        let intermediate = match keys.size("expert_count")? {
-            None | Some(0) => keys.required("feed_forward_length")?,
-            // Layers may have nothing but experts.
-            Some(_) => keys.size("feed_forward_length")?.unwrap_or(0),
-        };
         let key = match norms {
             NormKind::RootMeanSquare => "attention.layer_norm_rms_epsilon",
             NormKind::Layer | NormKind::Bare => "attention.layer_norm_epsilon",
@@ -130,6 +140,8 @@ pub(super) struct SelfAttention {
     pub(super) is_fused: bool,
     /// A score of nothing joins each head's.
     pub(super) has_sinks: bool,
+    /// Roles of tensors with which it would be another one.
+    pub(super) without: &'static [Role],
 }
 
 impl SelfAttention {
@@ -152,6 +164,7 @@ impl SelfAttention {
             epsilon,
             is_fused: false,
             has_sinks: false,
+            without: &[],
         }
     }
 
@@ -196,6 +209,7 @@ impl SelfAttention {
                 layer.bare_head_norm(rows, attention.key_size, self.epsilon);
             }
         }
+        self.without.iter().for_each(|role| layer.without(*role));
         let sinks = self.has_sinks.then(|| layer.vector(Role::AttentionSinks, attention.heads));
         let attended = layer.attend(rows, attention, sinks);
         layer.product(attended, Role::AttentionOutput, layer.hidden())

@@ -2,12 +2,13 @@
 //! what comes of them are the hidden states. Their GELU has the error function, as transformers';
 //! llama.cpp's has the hyperbolic tangent.
 
-use qz_kernels::backend::{Activation, Attention, RotaryPairs, Router};
+use qz_kernels::backend::{Activation, Attention, Distances, RotaryPairs, Router};
 
 use super::decoder::{self, SelfAttention};
 use super::dense::{Dense, Network, Wiring};
 use super::{Around, Keys, ModelGraph, NormKind, Rotary};
 use crate::error::Error;
+use crate::rules::Role;
 
 /// BERT and RoBERTa: positions have learned vectors, norms follow sums, and the network has no
 /// gate.
@@ -47,6 +48,30 @@ pub(super) fn nomic_bert_moe(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
         rotaries: vec![dense.rotary(keys)?],
         around: Around { norm: dense.norms, ..behind_sums(&dense) },
     })
+}
+
+/// Jina's of the second generation: BERT whose scores fall with the distance instead of learned
+/// positions, and with a gate. Models for code norm queries and keys, which is not computed.
+pub(super) fn jina_bert_2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    // Files do not say it.
+    const LEAST: f32 = 8.0;
+    let dense = normed_sums(keys, Network::GatedTogether(Activation::GeluErf))?;
+    let plain = seeing(keys, SelfAttention::plain(&dense.sizes))?;
+    let distances = Distances::Slopes { least: LEAST };
+    let attention = SelfAttention {
+        attention: Attention { distances, ..plain.attention },
+        without: &[Role::AttentionQueryNorm, Role::AttentionKeyNorm, Role::AttentionOwnNorm],
+        ..plain
+    };
+    Ok(dense.alike(&attention, Vec::new(), behind_sums(&dense)))
+}
+
+/// Jina's of the third generation: BERT whose queries and keys turn.
+pub(super) fn jina_bert_3(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
+    let dense = normed_sums(keys, Network::Plain(Activation::GeluErf))?;
+    let turning = dense.attention(keys, RotaryPairs::Halves)?;
+    let attention = seeing(keys, SelfAttention { is_fused: true, ..turning })?;
+    Ok(dense.alike(&attention, vec![dense.rotary(keys)?], behind_sums(&dense)))
 }
 
 /// ModernBERT: norms stand in front, but for the first layer's attention, which the norm of the

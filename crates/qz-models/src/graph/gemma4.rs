@@ -21,13 +21,25 @@ struct Kind {
 
 /// Where keys and values of a layer come from.
 #[derive(Clone, Copy, PartialEq)]
-enum Source {
+pub(super) enum Source {
     /// From the layer.
     Own,
     /// From it, and later layers use them.
     Left,
     /// From an earlier one.
     Recalled,
+}
+
+/// Of layers of two kinds, of which those from `first_shared` on take keys and values of earlier
+/// ones.
+pub(super) fn source_of(windowed: &[bool], first_shared: usize, layer: usize) -> Source {
+    let is_like = |other: &bool| *other == windowed[layer];
+    let last = windowed[..first_shared].iter().rposition(is_like);
+    match layer >= first_shared {
+        true => Source::Recalled,
+        false if last == Some(layer) && first_shared < windowed.len() => Source::Left,
+        false => Source::Own,
+    }
 }
 
 /// Experts, how many a token is given to, and numbers between their products.
@@ -116,16 +128,6 @@ impl Model {
         })
     }
 
-    fn source(&self, layer: usize) -> Source {
-        let is_like = |other: &bool| *other == self.windowed[layer];
-        let last = self.windowed[..self.first_shared].iter().rposition(is_like);
-        match layer >= self.first_shared {
-            true => Source::Recalled,
-            false if last == Some(layer) && self.first_shared < self.windowed.len() => Source::Left,
-            false => Source::Own,
-        }
-    }
-
     fn layer(&self, number: usize) -> LayerGraph {
         let epsilon = self.epsilon;
         let mut layer = LayerBuilder::new(self.hidden);
@@ -159,7 +161,8 @@ impl Model {
             ..Attention::plain(self.heads[number], self.key_value_heads[number], size)
         };
         let slots = if is_windowed { [Slot(0), Slot(1)] } else { [Slot(2), Slot(3)] };
-        let (source, width) = (self.source(number), attention.key_width());
+        let (source, width) =
+            (source_of(&self.windowed, self.first_shared, number), attention.key_width());
         let takes_keys = self.keys_are_values && !is_windowed;
         let mut members = vec![(Role::AttentionQuery, attention.query_width())];
         if source != Source::Recalled {

@@ -145,6 +145,12 @@ impl Keys<'_> {
         })
     }
 
+    /// Numbers, one for each layer, if the file has them.
+    pub(crate) fn list(&self, key: &str) -> Option<&[f32]> {
+        self.asked.borrow_mut().insert(key.to_owned());
+        list_of(self.metadata, &self.full(key))
+    }
+
     /// A number that is a factor or a cap: none where it is zero, which turns it off.
     pub(crate) fn factor(&self, key: &str) -> Result<Option<f32>, Error> {
         Ok(self.number(key)?.filter(|number| *number != 0.0))

@@ -24,6 +24,7 @@ mod deepseek;
 mod dense;
 mod encoders;
 mod gemma;
+mod gemma3n;
 mod gemma4;
 mod gpt_oss;
 mod hybrid;
@@ -43,17 +44,20 @@ mod qwen_delta;
 mod qwen_moe;
 mod relatives;
 mod rotary;
+mod t5;
+mod vector;
 
 use std::ops::Range;
 
-use qz_kernels::backend::{Activation, Attention, Recurrence, Rotation, Router, Scan};
+use qz_kernels::backend::{Activation, Attention, Recurrence, Rotation, Router, Rowwise, Scan};
 
 pub(crate) use builder::{ExpertForm, ExpertKind, LayerBuilder};
 pub use keys::Keys;
 pub(crate) use rotary::{Rotary, Temperature};
+pub(crate) use vector::{Factor, Vector};
 
 use crate::error::Error;
-use crate::rules::{LayerIndex, Part, Role};
+use crate::rules::{LayerIndex, Role};
 
 /// Makes a model's graph of its metadata.
 pub type GraphOf = fn(&Keys<'_>) -> Result<ModelGraph, Error>;
@@ -89,6 +93,7 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("gemma2", gemma::gemma2),
     ("gemma3", gemma::gemma3),
     ("gemma4", gemma4::gemma4),
+    ("gemma3n", gemma3n::gemma3n),
     ("phi3", phi3::phi3),
     ("gpt-oss", gpt_oss::gpt_oss),
     ("deepseek2", deepseek::deepseek2),
@@ -99,6 +104,9 @@ pub static GRAPHS: &[(&str, GraphOf)] = &[
     ("bert", encoders::bert),
     ("nomic-bert", encoders::nomic_bert),
     ("nomic-bert-moe", encoders::nomic_bert_moe),
+    ("jina-bert-v2", encoders::jina_bert_2),
+    ("jina-bert-v3", encoders::jina_bert_3),
+    ("t5encoder", t5::t5_encoder),
     ("modern-bert", encoders::modern_bert),
     ("eurobert", encoders::eurobert),
     ("gemma-embedding", gemma::gemma_embedding),
@@ -198,16 +206,6 @@ pub struct LinearGroup {
     pub is_added: bool,
 }
 
-/// A vector of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Vector {
-    pub(crate) role: Role,
-    pub(crate) part: Part,
-    pub(crate) length: usize,
-    /// Models with and without are both known.
-    pub(crate) is_optional: bool,
-}
-
 /// One thing that a layer computes for all tokens of a batch.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -249,6 +247,8 @@ pub(crate) enum Step {
     Scan(ScanStep),
     /// What a recurrence makes of all that was before.
     Recur(RecurStep),
+    /// What becomes of each row by itself; a vector comes last among the inputs.
+    Rowwise { operation: Rowwise, from: Vec<Register>, vector: Option<VectorIndex>, to: Register },
     /// The gate, times up if there is one, in the gate's place.
     Activate { activation: Activation, gate: Register, up: Option<Register> },
     /// Experts, each with a gate, up and down.
@@ -263,14 +263,6 @@ pub(crate) enum Step {
     Recall { slot: Slot, to: Register },
     /// What the model has for each token in this layer, made of embeddings alone.
     OfToken { to: Register, epsilon: f32 },
-}
-
-/// What numbers are multiplied with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Factor {
-    Number(f32),
-    /// The one number of a vector, if the model has it.
-    Vector(VectorIndex),
 }
 
 /// A place for rows that one layer leaves, and later ones use.
@@ -305,6 +297,8 @@ pub(crate) struct Attend {
     pub(crate) to: Register,
     pub(crate) attention: Attention,
     pub(crate) sinks: Option<VectorIndex>,
+    /// Numbers of distances.
+    pub(crate) learned: Option<VectorIndex>,
     /// Where keys come from, for messages.
     pub(crate) source: MatrixIndex,
 }
@@ -369,6 +363,7 @@ impl Step {
                 ([*gate].into_iter().chain(*up).collect(), vec![*gate])
             }
             Self::Experts(own) => (vec![own.from, own.scored], vec![own.to]),
+            Self::Rowwise { from, to, .. } => (from.clone(), vec![*to]),
             Self::Scale { rows, .. } => (vec![*rows], vec![*rows]),
             Self::Leave { rows, .. } => (vec![*rows], Vec::new()),
             Self::Recall { to, .. } | Self::OfToken { to, .. } => (Vec::new(), vec![*to]),

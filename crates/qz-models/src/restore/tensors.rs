@@ -71,8 +71,13 @@ pub(super) fn switches(
     let mut switches: Vec<(&'static str, bool)> = Vec::new();
     for rule in architecture.tensor_rules() {
         let is_there = tensors.iter().any(|tensor| rule.gguf.matches(&tensor.name).is_some());
+        let is_behind_first = |tensor: &TensorInfo| {
+            let numbers = rule.gguf.matches(&tensor.name);
+            numbers.and_then(|numbers| numbers.layer).is_some_and(|layer| layer.0 > 0)
+        };
         let (key, value) = match rule.presence {
             Presence::WhenTrue(key) => (key, is_there),
+            Presence::BehindFirstWhenTrue(key) => (key, tensors.iter().any(is_behind_first)),
             Presence::WhenFalse(key) => (key, !is_there),
             Presence::Required
             | Presence::Optional
@@ -191,6 +196,10 @@ impl Matcher<'_> {
                 let name = |expert| rule.hugging_face.name_of_expert(layer, ExpertIndex(expert));
                 (0..self.experts()).map(name).map(named).collect()
             }
+            Rows::Stack(count) => {
+                let name = |number| rule.hugging_face.name_of_expert(None, ExpertIndex(number));
+                (0..count as u32).map(name).collect()
+            }
             _ => vec![named(rule.hugging_face.name(layer))],
         }
     }
@@ -221,7 +230,9 @@ impl Matcher<'_> {
         for rule in self.rules {
             let is_wanted = match rule.presence {
                 Presence::Required => true,
-                Presence::WhenTrue(key) => self.config.switch(key) == Some(true),
+                Presence::WhenTrue(key) | Presence::BehindFirstWhenTrue(key) => {
+                    self.config.switch(key) == Some(true)
+                }
                 Presence::Optional | Presence::AllowedWhenTrue(_) | Presence::Dropped => false,
                 Presence::WhenFalse(key) => self.config.switch(key) == Some(false),
             };

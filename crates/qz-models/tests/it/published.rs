@@ -56,6 +56,29 @@ fn keys_that_change_nothing_are_passed_over() {
         "nomic-bert-moe",
         json!({"ffn_div": 1, "moe_impl": "megablocks", "moe_resid_pdrop": 0.0}),
     );
+    check(
+        "jina-v2",
+        json!({
+            "attn_implementation": "torch", "emb_pooler": "mean", "model_max_length": 8192,
+            "gradient_checkpointing": false, "classifier_dropout": null,
+        }),
+    );
+    check(
+        "jina-v3",
+        json!({
+            "use_flash_attn": true, "matryoshka_dimensions": [32, 64], "truncate_dim": null,
+            "load_trained_adapters": true, "lora_dropout_p": 0.0, "output_past": true,
+            "lora_main_params_trainable": false, "use_reg_tokens": false,
+            "task_instructions": {"retrieval.query": "Query: ", "text-matching": ""},
+        }),
+    );
+    check(
+        "t5",
+        json!({
+            "task_specific_params": {"summarization": {"num_beams": 4}}, "output_past": true,
+            "relative_attention_max_distance": 128,
+        }),
+    );
     check("dots1", json!({"scoring_func": "noaux_tc", "topk_method": "noaux_tc"}));
     // Kimi K2's own class of configurations is DeepSeek 3's.
     check(
@@ -189,6 +212,14 @@ fn older_spellings_are_read() {
         "n_layer": 2,
     });
     check("falcon-groups", own);
+    check(
+        "gemma3n",
+        json!({
+            "rope_parameters": null, "rope_theta": 1e6, "rope_local_base_freq": 10_000.0,
+            "rope_scaling": null, "query_pre_attn_scalar": 16,
+        }),
+    );
+    check("t5", json!({"is_gated_act": null, "dense_act_fn": null, "n_positions": 64}));
 }
 
 /// YaRN goes by `mscale` beside `mscale_all_dim`; alone, 1 is what it assumes.

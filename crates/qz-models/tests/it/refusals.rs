@@ -88,9 +88,9 @@ fn files_that_are_missing_or_broken() {
         "weights quantized by \"gptq\" are not supported",
     );
     refused(
-        &with("architectures", json!(["T5ForConditionalGeneration"])),
+        &with("architectures", json!(["WhisperForAudioClassification"])),
         "unsupported-architecture",
-        "\"T5ForConditionalGeneration\" is not supported; no known class is called like it",
+        "\"WhisperForAudioClassification\" is not supported; no known class is called like it",
     );
     refused(
         &with("architectures", json!(["Starcoder3ForCausalLM"])),

@@ -146,6 +146,7 @@ const MODELS: &[&str] = &[
     "gemma3",
     "gemma4",
     "gemma4-experts",
+    "gemma3n",
     "phi3",
     "gpt-oss",
     "qwen2moe",

@@ -90,7 +90,7 @@ fn check(name: &str, tensors: usize) {
         let options = options(statistics);
         let reports = quantize(&model, outputs, &options, &Cancel::default(), &mut Silent);
         let report = &reports.expect("a file")[0];
-        let in_layers = || report.methods.iter().filter(|own| own.tensor.starts_with("blk."));
+        let in_layers = || report.methods.iter().filter(|own| own.tensor.contains("blk."));
         let named: BTreeSet<&str> = in_layers().map(|own| own.tensor.as_str()).collect();
         assert_eq!(named.len(), tensors, "{name}, {kind}: {named:?}");
         for own in in_layers() {
@@ -111,6 +111,7 @@ fn error_feedback_loses_less_than_rounding() {
     check("gemma3", 42);
     check("gemma4", 32);
     check("gemma4-experts", 17);
+    check("gemma3n", 32);
     check("phi3", 8);
     check("gpt-oss", 14);
     check("qwen2moe", 20);
@@ -148,6 +149,8 @@ fn error_feedback_loses_less_than_rounding() {
     check("bert", 12);
     check("nomic-bert", 10);
     check("nomic-bert-moe", 8);
+    check("t5-encoder", 14);
+    check("jina-v2", 2);
     check("modernbert", 16);
     check("gemma-embedding", 42);
 }

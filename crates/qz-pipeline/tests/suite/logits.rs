@@ -137,6 +137,7 @@ fn gemma() {
     check("gemma2");
     check("gemma3");
     check("gemma4");
+    check("gemma3n");
     check("gemma4-experts");
 }
 
@@ -291,7 +292,7 @@ fn mamba() {
 /// read again and again, and the same logits to the last bit.
 #[test]
 fn memory_changes_nothing() {
-    for name in ["llama-tied", "mixtral", "gemma4"] {
+    for name in ["llama-tied", "mixtral", "gemma4", "gemma3n"] {
         let model = Model::open(&fixture(name), &OpenOptions::default()).expect("a model");
         let tokens: Vec<u32> = (0..60).map(|i| i * 7 % 250).collect();
         let run = |memory| logits(&model, &tokens, 12, &[0, 5, 11], memory).expect("logits");
@@ -374,6 +375,7 @@ fn steps_give_the_logits_of_the_whole() {
     for name in [
         "gemma3",
         "gemma4",
+        "gemma3n",
         "gpt-oss",
         "deepseek3",
         "mamba2",
@@ -456,6 +458,9 @@ fn encoders() {
     check_encoder("modernbert");
     check_encoder("eurobert");
     check_encoder("gemma-embedding");
+    check_encoder("t5-encoder");
+    check_encoder("jina-v2");
+    check_encoder("jina-v3");
 }
 
 /// What an encoder makes of a text: its last hidden states.

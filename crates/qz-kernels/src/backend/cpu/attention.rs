@@ -6,7 +6,7 @@ use qz_tensor::DataType;
 use rayon::prelude::*;
 
 use super::super::reference::soft_capped;
-use super::super::{Attention, Error, activation_type, round_activations};
+use super::super::{Attention, Distances, Error, activation_type, round_activations};
 use super::tiles::{self, ROWS};
 use super::{Instructions, exponentials};
 use crate::gemm::{Destination, OwnBlock, ViewMut};
@@ -88,6 +88,8 @@ pub(super) struct Work<'a> {
     pub(super) instructions: Instructions,
     pub(super) shape: &'a Attention,
     pub(super) sinks: Option<&'a [f32]>,
+    /// Numbers of distances.
+    pub(super) learned: Option<&'a [f32]>,
     pub(super) cache: &'a Cache,
     /// Of the first query.
     pub(super) position: usize,
@@ -154,7 +156,7 @@ impl Head<'_> {
         scratch.queries.resize(count * key_size, 0.0);
         let visible = |row: usize| shape.visible(position + row, length);
         let seen = visible(rows.start).start..visible(rows.end - 1).end;
-        self.probabilities(count, &seen, scratch, |row| {
+        self.probabilities(count, &seen, position + rows.start, scratch, |row| {
             (rows.start + row < rows.end).then(|| visible(rows.start + row))
         });
         let served = self.head * shape.key_value_heads / shape.heads;
@@ -185,16 +187,17 @@ impl Head<'_> {
         }
     }
 
-    /// For each query the probabilities of the positions `seen` by any: zero for those
-    /// that it does not see itself.
+    /// For each query, the first of which is at `position`, the probabilities of the positions
+    /// `seen` by any: zero for those that it does not see itself.
     fn probabilities(
         &self,
         count: usize,
         seen: &Range<usize>,
+        position: usize,
         scratch: &mut Scratch,
         visible: impl Fn(usize) -> Option<Range<usize>>,
     ) {
-        let Work { instructions, shape, sinks, cache, .. } = self.work;
+        let Work { instructions, shape, sinks, learned, cache, .. } = self.work;
         let size = shape.key_size;
         let served = self.head * shape.key_value_heads / shape.heads;
         let keys = &cache.keys[served * cache.capacity * size..][..cache.capacity * size];
@@ -213,18 +216,24 @@ impl Head<'_> {
             let Some(visible) = visible(row) else { continue };
             let own = &mut own[visible.start - seen.start..visible.end - seen.start];
             let mut rest = own.iter_mut();
-            let mut position = visible.start;
-            while position < visible.end {
-                let (panel, place) = (position / cache.width - first_panel, position % cache.width);
+            let mut key = visible.start;
+            while key < visible.end {
+                let (panel, place) = (key / cache.width - first_panel, key % cache.width);
                 let scores = &scratch.scores[(panel * count + row) * cache.width..][..cache.width];
-                let scores = scores[place..].iter().take(visible.end - position);
-                position += scores.len();
+                let scores = scores[place..].iter().take(visible.end - key);
+                key += scores.len();
                 for (score, own) in scores.zip(&mut rest) {
                     *own = score * shape.scale;
                 }
             }
             if let Some(cap) = shape.soft_cap {
                 own.iter_mut().for_each(|score| *score = soft_capped(*score, cap));
+            }
+            if shape.distances != Distances::None {
+                let query = position + row;
+                for (key, score) in visible.clone().zip(own.iter_mut()) {
+                    *score += shape.added(self.head, query, key, learned);
+                }
             }
             let Some(sinks) = sinks else {
                 exponentials::softmax(instructions, own);

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use super::{
     Activation, Attention, Backend, Error, ExpertLoad, JoinedColumns, Queries, Recurrence,
-    Rotation, Rounding, Router, Scan, ScanWeights,
+    Rotation, Rounding, Router, Rowwise, Scan, ScanWeights,
 };
 use super::{HostBuffer, Shaped, reference, shapes};
 use crate::codec_for;
@@ -254,18 +254,20 @@ impl Backend for CpuBackend {
         &self,
         shape: &Attention,
         sinks: Option<&HostBuffer>,
+        learned: Option<&HostBuffer>,
         cache: &Cache,
         queries: Queries<'_, HostBuffer>,
         out: &mut HostBuffer,
     ) -> Result<(), Error> {
-        shapes::attend(shape, sinks, &queries, out)?;
+        shapes::attend(shape, sinks, learned, &queries, out)?;
         let Queries { buffer, rows, position } = queries;
         let elements = |width: usize| rows.start * width..rows.end * width;
         let queries = &buffer[elements(shape.query_width())];
         let out = &mut out[elements(shape.result_width())];
         let sinks = sinks.map(|sinks| &sinks[..]);
+        let learned = learned.map(|learned| &learned[..]);
         let (instructions, length) = (self.instructions, position + rows.len());
-        let work = attention::Work { instructions, shape, sinks, cache, position, length };
+        let work = attention::Work { instructions, shape, sinks, learned, cache, position, length };
         self.workers.install(|| work.attend(queries, out));
         Ok(())
     }
@@ -308,6 +310,20 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn rowwise(&self, operation: &Rowwise, inputs: &[&HostBuffer]) -> Result<HostBuffer, Error> {
+        let (rows, width) = shapes::rowwise(operation, inputs)?;
+        let mut out = HostBuffer::zeros(rows, width);
+        let compute = |(row, out): (usize, &mut [f32])| {
+            let own = inputs.iter().map(|input| {
+                let row = if input.rows() == 1 { 0 } else { row };
+                &input[row * input.columns()..(row + 1) * input.columns()]
+            });
+            operation.of_row(&own.collect::<Vec<_>>(), out);
+        };
+        self.workers.install(|| out.par_chunks_mut(width.max(1)).enumerate().for_each(compute));
+        Ok(out)
+    }
+
     fn activate_times(
         &self,
         activation: Activation,
@@ -322,7 +338,7 @@ impl Backend for CpuBackend {
             Activation::ClampedSilu => Some(exponentials::times::<exponentials::ClampedSilu>),
             Activation::Identity => Some(exponentials::times::<exponentials::Identity>),
             Activation::Sigmoid => Some(exponentials::times::<exponentials::Sigmoid>),
-            Activation::ReluSquared | Activation::Xielu(_) => None,
+            Activation::ReluSquared | Activation::Tanh | Activation::Xielu(_) => None,
         };
         let activate = |instructions: Instructions, gate: &mut [f32], up: &[f32]| match kernel {
             Some(kernel) => kernel(instructions, gate, up),

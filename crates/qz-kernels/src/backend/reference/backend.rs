@@ -212,11 +212,13 @@ impl Backend for ReferenceBackend {
         &self,
         shape: &Attention,
         sinks: Option<&HostBuffer>,
+        learned: Option<&HostBuffer>,
         cache: &Cache,
         queries: Queries<'_, HostBuffer>,
         out: &mut HostBuffer,
     ) -> Result<(), Error> {
-        shapes::attend(shape, sinks, &queries, out)?;
+        shapes::attend(shape, sinks, learned, &queries, out)?;
+        let learned = learned.map(|learned| &learned[..]);
         let Queries { buffer, rows, position } = queries;
         let length = position + rows.len();
         for head in 0..shape.heads {
@@ -233,7 +235,9 @@ impl Backend for ReferenceBackend {
                     let rounded = activation_type(cache.data_type);
                     round_activations(rounded, shape.key_size, &mut query);
                 }
-                let result = attend(shape, sink, (at, length), &query, &keys, &values);
+                let added = |key: usize| shape.added(head, at, key, learned);
+                let place = (at, length);
+                let result = attend(shape, sink, &added, place, &query, &keys, &values);
                 let first = row * shape.result_width() + head * shape.value_size;
                 out[first..first + shape.value_size].copy_from_slice(&result);
             }
