@@ -7,6 +7,7 @@
 //! | [`Target`] | the values that weights may take |
 //! | [`Statistics`] | what is known of a layer's inputs |
 //! | `rounding` | `rtn` and `imatrix` |
+//! | `awq` | factors of columns, before any of these |
 //! | `gptq/` | `gptq`: preparation, feedback, descent, refits |
 //!
 //! What does not belong here: which tensor gets which target (`qz-plan`), where the rows
@@ -22,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+mod awq;
 mod error;
 mod gptq;
 mod method;
@@ -30,6 +32,7 @@ mod rounding;
 mod statistics;
 mod target;
 
+pub use awq::{Channels, FoundFactors, ScaledMatrix, search_factors};
 pub use error::Error;
 pub use gptq::{GptqOptions, Order, Prepared, Shared, Weighing, weights_under_way};
 pub use method::{METHODS, Method, Needs, Options, Problem, RowSink, method_named};

@@ -66,6 +66,14 @@ pub enum Error {
         "{0} needs a text that the model reads: --data FILE (or --data default, the text that comes with this program), --tokens or --stats"
     )]
     NoCalibration(&'static str),
+    /// Nothing that factors could be searched with.
+    #[error(
+        "{0} needs a text that the full model reads: --data FILE (or --data default), or --tokens; --stats do not say enough"
+    )]
+    TransformWithoutText(&'static str),
+    /// Each target has a folded model of its own.
+    #[error("a folded model is saved of one target alone, not of {0}")]
+    FoldedModels(usize),
     /// Nothing to evaluate on.
     #[error("no text to evaluate the model on")]
     NoText,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use qz_tensor::{Array, Metadata, TensorSource, Value};
 use serde::{Serialize, Serializer};
@@ -89,7 +90,7 @@ pub struct InspectedTensor<'a> {
 pub struct InspectedTensors {
     tensors: Vec<ModelTensor>,
     /// Of packed matrices: how, and where their own names are.
-    packed: Option<(Quantization, Box<dyn TensorSource>)>,
+    packed: Option<(Quantization, Arc<dyn TensorSource>)>,
 }
 
 impl InspectedTensors {

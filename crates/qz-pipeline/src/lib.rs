@@ -90,7 +90,8 @@ pub use plan::{Measured, PlanReport, PlannedOutput, TensorPlan, plan};
 pub use planning::{PlanOptions, unknown_targets};
 pub use quantization::Quantization;
 pub use quantize::{
-    CalibrationSummary, MethodTensor, Propagation, QuantizeOptions, QuantizeReport, quantize,
+    CalibrationSummary, FoldingSummary, MethodTensor, Propagation, QuantizeOptions, QuantizeReport,
+    TRANSFORMS, Transform, quantize,
 };
 pub use qz_calib::ImportanceMatrix;
 pub use qz_calib::summary::{LayerSummary, TensorSummary};

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use qz_models::projector::{Precision, ProjectorDescription};
 use qz_models::{
@@ -54,6 +55,7 @@ impl OpenOptions {
 }
 
 /// An opened model. Its tensors are in the order they will be written.
+#[derive(Clone)]
 pub struct Model {
     pub(crate) path: PathBuf,
     pub(crate) container: &'static str,
@@ -68,13 +70,13 @@ pub struct Model {
     pub(crate) unsaid: Vec<String>,
     /// Why no GGUF file of it can be written: llama.cpp has no name for its pre-tokenizer.
     pub(crate) unnamed_pre_tokenizer: Option<UnknownPreTokenizer>,
-    pub(crate) source: Box<dyn TensorSource>,
+    pub(crate) source: Arc<dyn TensorSource>,
     /// What tells the edits of its stored tensors from others, if there are any.
     pub(crate) edits: Option<String>,
     /// The folders of the adapters that are merged into it.
-    pub(crate) adapters: Vec<Folder>,
+    pub(crate) adapters: Vec<Arc<Folder>>,
     /// The folder it is in, if it comes from a checkpoint.
-    pub(crate) folder: Option<Folder>,
+    pub(crate) folder: Option<Arc<Folder>>,
     /// Its architecture, as its configuration names it.
     pub(crate) architecture: Option<&'static dyn Architecture>,
     /// The pre-tokenizer's name, decided by a person.
@@ -86,7 +88,7 @@ pub struct Model {
     /// The kind of a rotary scaling past the trained context that is not computed.
     pub(crate) lost_scaling: Option<&'static str>,
     /// The checkpoint of plain numbers that a folder made of it is.
-    pub(crate) plain: Option<PlainForm>,
+    pub(crate) plain: Option<Arc<PlainForm>>,
     /// True if its tensors have the names of a class that nobody here knows.
     pub(crate) is_of_unknown_class: bool,
 }
@@ -311,9 +313,9 @@ impl Model {
         });
         let tensors = description.tensors.into_iter().map(tensor).chain(beside).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
-        model.folder = Some(folder);
+        model.folder = Some(Arc::new(folder));
         model.architecture = Some(description.architecture);
-        model.plain = description.plain;
+        model.plain = description.plain.map(Arc::new);
         model.sliding_window = description.config.sliding_window;
         model.lost_scaling = description.config.rope.lost_in_gguf();
         model.ignored = description.ignored;
@@ -322,6 +324,11 @@ impl Model {
         model.unsaid = description.unsaid.iter().map(ToString::to_string).collect();
         model.unnamed_pre_tokenizer = description.unnamed_pre_tokenizer;
         model
+    }
+
+    /// True if layers behind its last predict further tokens.
+    pub(crate) fn has_further_layers(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.role == Some(Role::NextTokenProjection))
     }
 
     /// True for the part of a larger model that sees.
@@ -358,7 +365,7 @@ impl Model {
         };
         let tensors = description.tensors.into_iter().map(tensor).collect();
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
-        model.folder = Some(folder);
+        model.folder = Some(Arc::new(folder));
         model.ignored = description.ignored;
         model.warnings = description.warnings.iter().map(ToString::to_string).collect();
         model
@@ -383,7 +390,7 @@ impl Model {
             "{}: its class is none of those known: tensors go by names and shapes alone",
             path.join("config.json").display()
         ));
-        model.folder = Some(folder);
+        model.folder = Some(Arc::new(folder));
         model.is_of_unknown_class = true;
         model
     }
@@ -407,7 +414,7 @@ impl Model {
             warnings: Vec::new(),
             unsaid: Vec::new(),
             unnamed_pre_tokenizer: None,
-            source,
+            source: source.into(),
             edits: None,
             adapters: Vec::new(),
             folder: None,
@@ -475,6 +482,6 @@ impl Model {
                 return Err(Error::InputChanged(file.path().to_path_buf()));
             }
         }
-        self.folder.iter().chain(&self.adapters).try_for_each(Folder::check_unchanged)
+        self.folder.iter().chain(&self.adapters).try_for_each(|folder| folder.check_unchanged())
     }
 }

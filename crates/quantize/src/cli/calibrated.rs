@@ -12,7 +12,7 @@ use qz_tensor::DataType;
 
 use super::calibration::{Experts, Reading};
 use super::heading::{COMPUTE, METHOD, TEXT};
-use super::values::{MethodParser, parse_amount, parse_size};
+use super::values::{MethodChoice, MethodParser, parse_amount, parse_size};
 use super::{Global, Recipe, Written};
 
 /// Quantize a model with calibration data (GPTQ, importance)
@@ -56,10 +56,15 @@ pub(crate) struct Quantize {
     ///
     /// gptq: error feedback on the Hessian XᵀX of the inputs, then coordinate descent. imatrix:
     /// llama.cpp's search, weighed by the importance of each column. rtn: round to nearest, as
-    /// `convert` does; needs no text.
+    /// `convert` does; needs no text. awq+METHOD, or awq for awq+imatrix: columns are scaled by
+    /// what their inputs are worth, and their factors folded into the tensors before them.
     #[arg(long, value_name = "METHOD", default_value = "gptq", value_parser = MethodParser)]
     #[arg(help_heading = METHOD)]
-    method: &'static str,
+    method: MethodChoice,
+    /// Write the model with the factors of `awq` folded in, in f32, before it is quantized
+    #[arg(long, value_name = "PATH", help_heading = METHOD, hide_short_help = true)]
+    #[arg(value_hint = ValueHint::AnyPath)]
+    save_folded: Option<PathBuf>,
     /// Damping: added to the Hessian's diagonal, in parts of its mean
     #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = parse_amount)]
     #[arg(help_heading = METHOD, hide_short_help = true)]
@@ -126,7 +131,9 @@ impl Quantize {
                 plan: self.recipe.options()?,
             },
             // The parser lets no other name pass.
-            method: method_named(self.method).unwrap_or(METHODS[0]),
+            transform: self.method.transform,
+            save_folded: self.save_folded.clone(),
+            method: method_named(self.method.method).unwrap_or(METHODS[0]),
             options,
             text,
             statistics: self.stats.clone(),

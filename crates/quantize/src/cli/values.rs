@@ -6,8 +6,10 @@ use std::path::Path;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Command};
-use qz_pipeline::qz_methods::{METHODS, Method, method_named};
-use qz_pipeline::{ENGINES, Engine, Isa, MergedAdapter, Target, element_type};
+use qz_pipeline::qz_methods::{METHODS, method_named};
+use qz_pipeline::{
+    ENGINES, Engine, Isa, MergedAdapter, TRANSFORMS, Target, Transform, element_type,
+};
 use qz_tensor::{DATA_TYPES, DataType};
 
 use crate::hub::model_path;
@@ -60,16 +62,45 @@ named!(
     ENGINES.iter().map(|engine| engine.name())
 );
 
+/// A method, and what is done to the model before it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MethodChoice {
+    pub(super) transform: Option<Transform>,
+    pub(super) method: &'static str,
+}
+
+/// The method that goes with a transform if none is named.
+const AFTER_TRANSFORM: &str = "imatrix";
+
+fn method_choices() -> impl Iterator<Item = String> {
+    let methods = || METHODS.iter().map(|method| method.name().to_owned());
+    let transformed = TRANSFORMS.iter().flat_map(move |transform| {
+        let name = transform.name();
+        let both = methods().map(move |method| format!("{name}+{method}"));
+        std::iter::once(name.to_owned()).chain(both)
+    });
+    METHODS.iter().map(|method| method.name().to_owned()).chain(transformed)
+}
+
 named!(
     /// Methods.
-    MethodParser: &'static str,
+    MethodParser: MethodChoice,
     |text: &str| {
-        method_named(text).map(Method::name).ok_or_else(|| {
-            let known: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
+        let is_named = |transform: &&Transform| {
+            text.strip_prefix(transform.name())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('+'))
+        };
+        let transform = TRANSFORMS.iter().copied().find(|transform| is_named(&transform));
+        let rest = transform.map_or(text, |transform| match &text[transform.name().len()..] {
+            "" => AFTER_TRANSFORM,
+            rest => &rest[1..],
+        });
+        method_named(rest).map(|method| MethodChoice { transform, method: method.name() }).ok_or_else(|| {
+            let known: Vec<String> = method_choices().collect();
             format!("no such method; there are: {}", known.join(", "))
         })
     },
-    METHODS.iter().map(|method| method.name())
+    method_choices()
 );
 
 /// The element types that GGUF has, as they are written in options.

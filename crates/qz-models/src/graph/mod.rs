@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `mod.rs` | steps, groups of matrices, a layer's and a model's graph |
 //! | `builder.rs` | a layer, step by step, and what follows from its steps |
+//! | `folds.rs` | factors that can move between a layer's tensors |
 //! | `keys.rs` | a model's own metadata keys |
 //! | `rotary.rs` | the angles of rotary position embedding, scaled or not |
 //! | `decoder.rs` | blocks that decoders share, and the decoder that most are |
@@ -23,6 +24,7 @@ mod decoder;
 mod deepseek;
 mod dense;
 mod encoders;
+mod folds;
 mod gemma;
 mod gemma3n;
 mod gemma4;
@@ -52,6 +54,7 @@ use std::ops::Range;
 use qz_kernels::backend::{Activation, Attention, Recurrence, Rotation, Router, Rowwise, Scan};
 
 pub(crate) use builder::{ExpertForm, ExpertKind, LayerBuilder};
+pub use folds::{Fold, FoldColumns, FoldSource};
 pub use keys::Keys;
 pub(crate) use rotary::{Rotary, Temperature};
 pub(crate) use vector::{Factor, Vector};
@@ -595,6 +598,12 @@ impl ModelGraph {
             }
         }
         widths
+    }
+
+    /// Whether the norm behind the layers has weights, and only an output matrix reads what it
+    /// makes: factors of the one can be folded into the other where it is no embedding.
+    pub fn folds_output(&self) -> bool {
+        self.around.predicts && self.around.epsilon.is_some() && self.around.norm != NormKind::Bare
     }
 
     /// Whether it ends in logits; an encoder ends in hidden states.

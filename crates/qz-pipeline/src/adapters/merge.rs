@@ -1,6 +1,7 @@
 //! What an adapter makes of its base.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use qz_models::Role;
 use qz_tensor::{Location, Shape, SideFiles, TensorIndex, TensorInfo};
@@ -66,7 +67,7 @@ impl Model {
         let warnings = self.warnings_of(&adapter, &tensors, &edits);
         let mut model = self.edited(edits)?;
         model.warnings.extend(warnings);
-        model.adapters.push(adapter.folder);
+        model.adapters.push(Arc::new(adapter.folder));
         Ok(model)
     }
 

@@ -159,6 +159,8 @@ fn jobs() -> Vec<Job> {
                     output: OutputOptions::default(),
                     plan: PlanOptions::default(),
                 },
+                transform: None,
+                save_folded: None,
                 method: qz_methods::method_named("imatrix").expect("a method"),
                 options: qz_methods::Options::default(),
                 text: Some(data()),

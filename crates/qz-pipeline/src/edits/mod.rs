@@ -13,9 +13,9 @@ mod operand;
 mod operations;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,6 +46,8 @@ pub enum EditedType {
 pub struct Edits {
     result: EditedType,
     of: BTreeMap<TensorIndex, Vec<Edit>>,
+    /// Tensors that become `F32` whatever the others do.
+    decoded: BTreeSet<TensorIndex>,
     /// Sources that edits take numbers from.
     operands: Vec<Arc<dyn TensorSource>>,
 }
@@ -113,7 +115,7 @@ pub enum Operation {
 impl Edits {
     /// No edits, of a model whose edited tensors get this type.
     pub fn new(result: EditedType) -> Self {
-        Self { result, of: BTreeMap::new(), operands: Vec::new() }
+        Self { result, of: BTreeMap::new(), decoded: BTreeSet::new(), operands: Vec::new() }
     }
 
     /// True if nothing is edited.
@@ -139,6 +141,12 @@ impl Edits {
         self.of.entry(tensor).or_default().push(edit);
     }
 
+    /// Has a tensor's edited numbers stay as they are: those that are rounded to something
+    /// else anyway.
+    pub fn decode(&mut self, tensor: TensorIndex) {
+        self.decoded.insert(tensor);
+    }
+
     /// Adds a source that edits take numbers from: one more file that the model is made of.
     pub fn add_operand(&mut self, source: Arc<dyn TensorSource>) {
         self.operands.push(source);
@@ -157,7 +165,7 @@ impl Edits {
     /// What tells these edits from others, but for the bytes of the files they read.
     pub(crate) fn digest(&self) -> String {
         let mut digest = Sha256::new();
-        digest.update(format!("{:?}", self.result));
+        digest.update(format!("{:?} {:?}", self.result, self.decoded));
         for (tensor, edits) in &self.of {
             digest.update(format!("{tensor:?}"));
             for Edit { rows, columns, operation } in edits {

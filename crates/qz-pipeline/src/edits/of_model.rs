@@ -140,7 +140,7 @@ impl Model {
             Some(earlier) => format!("{earlier} {}", source.digest()),
             None => source.digest(),
         });
-        self.source = Box::new(source);
+        self.source = Arc::new(source);
         for tensor in &mut self.tensors {
             let Some(first) = tensor.first_source() else { continue };
             let stored_type = self.source.tensors()[first.0].data_type;
@@ -160,11 +160,13 @@ impl Model {
     fn decoded_with(&self, edits: &Edits) -> BTreeSet<TensorIndex> {
         let is_widened = |tensor: &TensorIndex| {
             let stored = self.source.tensors()[tensor.0].data_type;
-            edits.of.contains_key(tensor) && edits.type_of(stored).is_some_and(|to| to != stored)
+            edits.decoded.contains(tensor)
+                || (edits.of.contains_key(tensor)
+                    && edits.type_of(stored).is_some_and(|to| to != stored))
         };
         let mut widened: BTreeSet<TensorIndex> =
             edits.of.keys().copied().filter(is_widened).collect();
-        let own = widened.clone();
+        let own = &widened - &edits.decoded;
         loop {
             let before = widened.len();
             for rows in self.tensors.iter().filter_map(ModelTensor::stored_rows) {

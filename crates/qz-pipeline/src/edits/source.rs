@@ -1,6 +1,7 @@
 //! The source that carries edits out while rows are read.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use qz_codec::Codec;
 use qz_tensor::{
@@ -16,7 +17,7 @@ use crate::model::to_usize;
 
 /// A source whose tensors are edited.
 pub(crate) struct EditedSource {
-    inner: Box<dyn TensorSource>,
+    inner: Arc<dyn TensorSource>,
     /// With the types that they have after their edits.
     tensors: Vec<TensorInfo>,
     edits: Edits,
@@ -29,7 +30,7 @@ impl EditedSource {
     /// # Errors
     /// If an edited tensor cannot be decoded, or would have to be rounded to blocks.
     pub(super) fn new(
-        inner: Box<dyn TensorSource>,
+        inner: Arc<dyn TensorSource>,
         mut edits: Edits,
         decoded: &[TensorIndex],
     ) -> Result<Self, Error> {

@@ -31,7 +31,7 @@ fn edited(
 ) -> Result<EditedSource, crate::Error> {
     let mut all = Edits::new(result);
     edits.into_iter().for_each(|edit| all.push(TensorIndex(0), edit));
-    EditedSource::new(Box::new(inner), all, &[])
+    EditedSource::new(Arc::new(inner), all, &[])
 }
 
 fn all_bytes(source: &EditedSource) -> Vec<u8> {
@@ -168,12 +168,12 @@ fn blocks_are_refused_or_decoded() {
     }
 }
 
-fn fixture(name: &str) -> Model {
+pub(crate) fn fixture(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny").join(name);
     Model::open(&folder, &OpenOptions::default()).expect("a model")
 }
 
-fn logits(model: &Model) -> Vec<f32> {
+pub(crate) fn logits(model: &Model) -> Vec<f32> {
     let weights = ModelWeights::new(model);
     let options = ForwardOptions {
         rounding: Rounding::Exact,
@@ -260,7 +260,7 @@ fn folded(model: Model, folds: &[&[Place]], result: EditedType, factor: fn(u64) 
     model.edited(edits).expect("edits")
 }
 
-fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     let square = |value: f32| f64::from(value) * f64::from(value);
     let difference: f64 = found.iter().zip(expected).map(|(a, b)| square(a - b)).sum();
     let length: f64 = expected.iter().copied().map(square).sum();

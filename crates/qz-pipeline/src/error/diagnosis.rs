@@ -27,9 +27,10 @@ impl Diagnose for Error {
             Self::TextEncoding { location } => {
                 (FaultClass::BadInput, location.clone(), "not-utf-8")
             }
-            Self::NoText | Self::NoCalibration(_) => {
+            Self::NoText | Self::NoCalibration(_) | Self::TransformWithoutText(_) => {
                 (FaultClass::Usage, Location::default(), "no-text")
             }
+            Self::FoldedModels(_) => (FaultClass::Usage, Location::default(), "folded-models"),
             Self::Encoder { path, .. } => (FaultClass::Usage, Location::file(path), "encoder"),
             Self::Decoder(path) => (FaultClass::Usage, Location::file(path), "encoder"),
             Self::NoEncoder { path, .. } => (FaultClass::BadInput, Location::file(path), "encoder"),

@@ -36,7 +36,7 @@ impl Subject {
     /// What makes tokens of text for a model.
     pub(crate) fn tokenizer_of(model: &Model) -> Result<Tokenizer, Error> {
         let tokenizer = match &model.folder {
-            Some(folder) => Tokenizer::from_checkpoint(folder, &model.metadata),
+            Some(folder) => Tokenizer::from_checkpoint(&**folder, &model.metadata),
             None => Tokenizer::from_metadata(&model.metadata),
         };
         Ok(tokenizer.map_err(qz_models::Error::from)?)

@@ -21,8 +21,8 @@ pub(super) struct Checkpoint {
 impl Checkpoint {
     pub(super) fn of(model: &Model) -> Result<Self, Error> {
         match (&model.folder, &model.plain) {
-            (Some(folder), Some(plain)) => as_plain(model, folder, plain),
-            (Some(folder), None) => as_it_was(model, folder),
+            (Some(folder), Some(plain)) => as_plain(model, &**folder, plain),
+            (Some(folder), None) => as_it_was(model, &**folder),
             (None, _) => restored(model),
         }
     }

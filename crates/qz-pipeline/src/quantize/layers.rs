@@ -42,6 +42,7 @@ pub(super) fn output_rows(matrix: &Matrix) -> usize {
 }
 
 /// Everything that stays the same from layer to layer.
+#[derive(Clone, Copy)]
 pub(super) struct Layers<'a> {
     pub(super) model: &'a Model,
     pub(super) plans: &'a [TargetPlan],
@@ -67,13 +68,13 @@ struct Quantized {
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
     /// The tensor it is, or is in.
-    position: usize,
-    expert: Option<usize>,
+    pub(super) position: usize,
+    pub(super) expert: Option<usize>,
     /// Its first row in the tensor.
-    first_row: u64,
-    rows: usize,
+    pub(super) first_row: u64,
+    pub(super) rows: usize,
     pub(super) columns: usize,
-    data_type: DataType,
+    pub(super) data_type: DataType,
 }
 
 impl Matrix {
@@ -312,7 +313,7 @@ impl Layers<'_> {
     }
 
     /// The matrices, one of each expert where each has its own, that are to be quantized.
-    fn matrices<B: Backend>(
+    pub(super) fn matrices<B: Backend>(
         &self,
         stream: &Stream<'_, B>,
         index: MatrixIndex,
@@ -343,7 +344,7 @@ impl Layers<'_> {
     }
 
     /// How the output stores a matrix, or rows of one.
-    fn storage(&self, matrix: &Matrix) -> Box<dyn Storage + '_> {
+    pub(super) fn storage(&self, matrix: &Matrix) -> Box<dyn Storage + '_> {
         let plan = &self.plans[0];
         let Some(place) = plan.packed(matrix.position) else {
             let Matrix { position, first_row, rows, columns, data_type, .. } = *matrix;
@@ -536,7 +537,12 @@ impl Layers<'_> {
     }
 
     /// Rows of a tensor outside of the layers.
-    fn read_rows(&self, position: usize, first: usize, count: usize) -> Result<Vec<f32>, Error> {
+    pub(super) fn read_rows(
+        &self,
+        position: usize,
+        first: usize,
+        count: usize,
+    ) -> Result<Vec<f32>, Error> {
         let tensor = &self.model.tensors[position];
         debug_assert!(matches!(tensor.row_order(), RowOrder::AsStored));
         let data_type = tensor.source_type;

@@ -12,6 +12,7 @@
 mod capture;
 mod captured;
 mod effort;
+mod folding;
 mod known;
 mod layers;
 mod memory;
@@ -30,6 +31,7 @@ use qz_methods::{Method, Needs, Options};
 use qz_tensor::StagedArtifact;
 
 pub use capture::CalibrationSummary;
+pub use folding::{FoldingSummary, TRANSFORMS, Transform};
 pub use report::{MethodTensor, QuantizeReport};
 
 use crate::calibrate::{DataOptions, ExpertOptions};
@@ -61,6 +63,10 @@ const NEAR: RangeInclusive<f64> = 0.9..=1.1;
 pub struct QuantizeOptions {
     /// How outputs are planned and written.
     pub convert: ConvertOptions,
+    /// What is done to the model before.
+    pub transform: Option<Transform>,
+    /// Where the model is written as the transform has left it, in f32.
+    pub save_folded: Option<PathBuf>,
     /// What chooses values.
     pub method: &'static dyn Method,
     /// What it is told.
@@ -114,6 +120,15 @@ impl QuantizeOptions {
         let mut own = self.clone();
         own.options.gptq.propagation = 0.0;
         Ok(own)
+    }
+
+    /// The method's name, behind that of the transform before it.
+    fn method_name(&self) -> String {
+        let method = self.method.name();
+        match self.transform {
+            Some(transform) => format!("{}+{method}", transform.name()),
+            None => method.to_owned(),
+        }
     }
 
     /// Whether matrices make up for what was lost before them.
@@ -172,6 +187,12 @@ impl Computation for Quantizing<'_> {
 /// What could end the job behind its first output: targets that do not fit, outputs that are
 /// there.
 fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Result<(), Error> {
+    if let Some(transform) = options.transform.filter(|_| options.text.is_none()) {
+        return Err(Error::TransformWithoutText(transform.name()));
+    }
+    if outputs.len() > 1 && options.save_folded.is_some() {
+        return Err(Error::FoldedModels(outputs.len()));
+    }
     if outputs.len() < 2 {
         return Ok(());
     }
@@ -186,6 +207,21 @@ struct Job<'a> {
     notes: Vec<String>,
 }
 
+/// Writes a folded model, whole.
+fn save_folded(
+    model: &Model,
+    path: &Path,
+    options: &QuantizeOptions,
+    cancel: &Cancel,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    let target: Target = "safetensors:f32".parse()?;
+    let output = Output { target, path: path.to_owned() };
+    let plan = PlanOptions::default();
+    let convert = ConvertOptions { plan, ..options.convert.clone() };
+    crate::convert::convert(model, &[output], &convert, cancel, observer).map(drop)
+}
+
 fn one<B: Backend>(
     (backend, workers): (&B, &Workers),
     model: &Model,
@@ -195,6 +231,18 @@ fn one<B: Backend>(
     cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<QuantizeReport, Error> {
+    let folded = match options.transform {
+        None => None,
+        Some(_) if options.statistics.is_some() => None,
+        Some(transform) => {
+            let of = (backend, workers);
+            Some(folding::folded(transform, of, model, output, options, cancel, observer)?)
+        }
+    };
+    let model = folded.as_ref().map_or(model, |(folded, _)| folded);
+    if let Some(path) = options.save_folded.as_deref().filter(|_| folded.is_some()) {
+        save_folded(model, path, options, cancel, observer)?;
+    }
     let known = options.statistics.as_deref().map(Known::open).transpose()?;
     let planning = plan_all(model, std::slice::from_ref(&output.target), &options.convert.plan)?;
     let fitting;
@@ -253,7 +301,8 @@ fn one<B: Backend>(
         job.notes.extend(notes);
         return Ok(QuantizeReport {
             artifact: artifacts.remove(0),
-            method: options.method.name(),
+            method: options.method_name(),
+            folding: None,
             calibration: calibration.map(|calibration| calibration.summary()),
             memory_bound_bytes: 0,
             experts: Vec::new(),
@@ -323,12 +372,14 @@ fn one<B: Backend>(
             let (mut artifacts, notes) = finish(sinks, model, outputs, plans, observer)?;
             let artifact = artifacts.remove(0);
             job.notes.extend(notes);
-            let method = options.method.name();
+            let method = options.method_name();
+            let folding = folded.map(|(_, summary)| summary);
             let calibration = calibration.map(|calibration| calibration.summary());
             let Reports { methods, experts } = reports;
             Ok(QuantizeReport {
                 artifact,
                 method,
+                folding,
                 calibration,
                 memory_bound_bytes,
                 experts,

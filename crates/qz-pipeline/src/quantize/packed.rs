@@ -7,7 +7,7 @@ use std::ops::Range;
 use qz_codec::grid::{Grid, RowBatch};
 use qz_methods::Target;
 use qz_models::RowOrder;
-use qz_packed::{ChosenRows, Measure, PartBytes, PartIndex, Whole};
+use qz_packed::{ChosenRows, Measure, PartBytes, PartIndex, Prepass, Whole};
 use qz_tensor::{DataType, FileError};
 
 use super::storage::{Numbers, Storage, Writer};
@@ -82,6 +82,12 @@ impl Storage for PackedMatrix<'_> {
         let (matrix, measure) = (self.place.matrix, self.measure);
         *grid = self.place.layout.grid(&Whole { matrix, weights: ordered, measure });
         grid.as_deref().map(Target::of_grid)
+    }
+
+    fn remeasure(&mut self, ordered: &[f32]) {
+        if self.place.layout.prepass() != Prepass::None {
+            self.measure = self.place.layout.measure(self.place.matrix, ordered);
+        }
     }
 
     fn writer(&self) -> Box<dyn Writer + '_> {

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::QuantizeOptions;
 use super::capture::{Calibration, CalibrationSummary};
+use super::folding::FoldingSummary;
 use super::known::Known;
 use crate::calibrate::ExpertCoverage;
 use crate::convert::ConvertReport;
@@ -22,7 +23,10 @@ pub struct QuantizeReport {
     #[serde(flatten)]
     pub artifact: ConvertReport,
     /// The method's name.
-    pub method: &'static str,
+    pub method: String,
+    /// What was folded into the model before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folding: Option<FoldingSummary>,
     /// What the model read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationSummary>,
@@ -74,7 +78,7 @@ pub(super) fn provenance(
     calibration: Option<&Calibration>,
     known: Option<&Known>,
 ) -> Provenance {
-    let mut provenance = Provenance::of(options.method.name());
+    let mut provenance = Provenance::of(&options.method_name());
     let details = &mut provenance.details;
     if options.method.needs() == Needs::Gram {
         let gptq = &options.options.gptq;
@@ -116,7 +120,7 @@ pub(super) fn recipe(
     calibration: Option<&Calibration>,
     known: Option<&Known>,
 ) -> String {
-    let mut text = format!("method {} {:?}\n", options.method.name(), options.options);
+    let mut text = format!("method {} {:?}\n", options.method_name(), options.options);
     if let Some(calibration) = calibration {
         let compute = &options.compute;
         let _ = writeln!(

@@ -22,7 +22,7 @@ pub(super) struct Numbers {
 }
 
 /// A matrix's place in an output.
-pub(super) trait Storage {
+pub(super) trait Storage: Send + Sync {
     /// Weights in the order in which they are written.
     fn in_order<'w>(&self, weights: &'w [f32]) -> Cow<'w, [f32]>;
 
@@ -33,6 +33,10 @@ pub(super) trait Storage {
         ordered: &[f32],
         grid: &'g mut Option<Box<dyn Grid>>,
     ) -> Option<Target<'g>>;
+
+    /// Looks at other weights in the order in which they are written, where the values that
+    /// they may take depend on all of them.
+    fn remeasure(&mut self, _ordered: &[f32]) {}
 
     /// Takes what a method chose.
     fn writer(&self) -> Box<dyn Writer + '_>;

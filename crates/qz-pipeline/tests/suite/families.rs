@@ -46,6 +46,8 @@ fn options(statistics: Option<PathBuf>) -> QuantizeOptions {
             output: OutputOptions::default(),
             plan: PlanOptions::default(),
         },
+        transform: None,
+        save_folded: None,
         method: method_named("gptq").expect("a method"),
         options,
         text: statistics.is_none().then(data),

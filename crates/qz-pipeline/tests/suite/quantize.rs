@@ -27,6 +27,8 @@ fn options(threads: usize) -> QuantizeOptions {
             output: OutputOptions::default(),
             plan: PlanOptions::default(),
         },
+        transform: None,
+        save_folded: None,
         method: method_named("gptq").expect("a method"),
         options,
         text: Some(DataOptions {
