@@ -7,7 +7,11 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Run, command, fixtures, names, quantize, scratch, survives_kills, text};
+use qz_tensor::TensorSource;
+
+use crate::support::{
+    Run, command, fixtures, names, quantize, scratch, survives_kills, tensor, text,
+};
 
 fn demo() -> PathBuf {
     fixtures().join("demo-llama")
@@ -72,6 +76,71 @@ fn packed_floats_lose_less_than_rounding() {
         // What was written is read, and is near the source.
         quantize(&["verify", text(&output), "--source", text(&demo())]).expect_success();
     }
+}
+
+/// The model with factors folded in, which is another checkpoint: what it computes is the same,
+/// and quantized without data it gives the same file.
+#[test]
+fn factors_are_folded_into_a_model_that_computes_the_same() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let (output, folded, again) = (at("out.gguf"), at("folded"), at("again.gguf"));
+    let transform = ["--to", "q4_0", "--method", "awq+rtn", "--save-folded", text(&folded)];
+    let report = run(&demo(), &output, &transform).expect_success().json();
+    let folding = &report["outputs"][0]["folding"];
+    assert_eq!(folding["transform"], "awq");
+    let ratio = folding["mean_loss_ratio"].as_f64().expect("a number");
+    assert!(folding["folds"].as_u64() > Some(0) && ratio < 1.0, "{folding}");
+    quantize(&["convert", text(&folded), "--to", "q4_0", "-o", text(&again)]).expect_success();
+    let [file, other] = [&output, &again].map(|path| qz_gguf::GgufFile::open(path).expect("opens"));
+    for info in other.tensors() {
+        let name = &info.name;
+        assert_eq!(tensor(&output, name), tensor(&again, name), "{name}");
+    }
+    assert_eq!(file.tensors().len(), other.tensors().len());
+    let data = prose(folder.path());
+    let reads = ["--data", text(&data), "--ctx", "64", "--chunks", "4", "--json"];
+    let source = demo();
+    let compared = ["compare", text(&source), text(&folded), "--activations", "f32"];
+    let compared = quantize(&[&compared[..], &reads].concat()).expect_success().json();
+    let divergence = compared["models"][0]["kld"]["mean"]["value"].as_f64().expect("a number");
+    assert!(divergence.abs() < 1e-6, "{divergence}");
+    quantize(&["verify", text(&output), "--source", text(&folded)]).expect_success();
+}
+
+#[test]
+fn factors_go_before_every_method_and_into_every_format() {
+    for (target, method) in
+        [("awq:w4g128", "awq"), ("ct:w4a16", "awq+gptq"), ("q2_k", "awq+imatrix")]
+    {
+        let folder = scratch();
+        let output = folder.path().join("out");
+        let report = run(&demo(), &output, &["--to", target, "--method", method]);
+        let report = report.expect_success().json();
+        let own = &report["outputs"][0];
+        let full = if method == "awq" { "awq+imatrix" } else { method };
+        assert_eq!(own["method"], full);
+        assert!(own["folding"]["folds"].as_u64() > Some(0), "{own}");
+        quantize(&["verify", text(&output)]).expect_success();
+    }
+}
+
+#[test]
+fn factors_ask_for_a_text_and_a_target_each() {
+    let folder = scratch();
+    let (output, demo) = (folder.path().join("out"), demo());
+    let check = |more: &[&str], expected: &str| {
+        let given = ["quantize", text(&demo), "-o", text(&output)];
+        let run = quantize(&[&given[..], more].concat());
+        assert_eq!(run.code, 2, "{}", run.stderr);
+        assert!(run.stderr.contains(expected), "{}", run.stderr);
+    };
+    check(&["--to", "q4_0", "--method", "awq+rtn"], "awq needs a text");
+    check(
+        &["--to", "q4_0,q5_0", "--method", "awq", "--data", "default", "--save-folded", "x"],
+        "of one target alone",
+    );
+    check(&["--to", "q4_0", "--method", "awq+awq", "--data", "default"], "no such method");
 }
 
 #[test]

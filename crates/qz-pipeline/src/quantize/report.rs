@@ -78,7 +78,7 @@ pub(super) fn provenance(
     calibration: Option<&Calibration>,
     known: Option<&Known>,
 ) -> Provenance {
-    let mut provenance = Provenance::of(&options.method_name());
+    let mut provenance = Provenance::of(options.method_name());
     let details = &mut provenance.details;
     if options.method.needs() == Needs::Gram {
         let gptq = &options.options.gptq;

@@ -13,7 +13,7 @@ use crate::statistics::{Stream, Sums};
 use crate::stream::check_cancelled;
 
 /// Rows that stand for all that read a fold's channels.
-const ROWS: usize = 256;
+const ROWS: usize = 128;
 /// Rows of one matrix, at least.
 const LEAST_ROWS: usize = 8;
 
