@@ -237,7 +237,8 @@ fn is_linear(activation: Activation) -> bool {
         | Activation::GeluHalf
         | Activation::Sigmoid
         | Activation::Identity
-        | Activation::ReluSquared => true,
+        | Activation::ReluSquared
+        | Activation::Xielu(_) => true,
         // Up has a least and a greatest value.
         Activation::ClampedSilu => false,
     }
