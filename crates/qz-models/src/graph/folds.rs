@@ -238,6 +238,7 @@ fn is_linear(activation: Activation) -> bool {
         | Activation::Sigmoid
         | Activation::Identity
         | Activation::ReluSquared
+        | Activation::Tanh
         | Activation::Xielu(_) => true,
         // Up has a least and a greatest value.
         Activation::ClampedSilu => false,
