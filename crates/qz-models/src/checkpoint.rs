@@ -521,15 +521,18 @@ impl Matcher<'_> {
 
     /// Why the configuration does not allow a tensor that the rules know.
     fn contradiction(&self, rule: &TensorRule, numbers: NameNumbers) -> Option<String> {
-        let experts = match rule.transform.rows {
-            Rows::Stack(count) => count,
-            _ => self.config.dimension(Dimension::Experts),
+        let (stacked, counted) = match rule.transform.rows {
+            Rows::Stack(count) => (count, format!("there are {count}")),
+            _ => {
+                let experts = self.config.dimension(Dimension::Experts);
+                (experts, format!("num_local_experts is {experts}"))
+            }
         };
         if numbers.layer.is_some_and(|layer| layer.0 >= self.config.all_layers()) {
             return Some(format!("num_hidden_layers is {}", self.config.layers));
         }
-        if numbers.expert.is_some_and(|expert| u64::from(expert.0) >= experts) {
-            return Some(format!("there are {experts}"));
+        if numbers.expert.is_some_and(|expert| u64::from(expert.0) >= stacked) {
+            return Some(counted);
         }
         match rule.presence {
             Presence::WhenTrue(key)
