@@ -188,7 +188,13 @@ impl Job<'_> {
         for items in collector.passes(items) {
             for collected in collector.collect(streams, items, &mut of_all)? {
                 let expert = collected.item.expert;
-                let found = readers.search(&self.layers, &fold, expert, collected.sums)?;
+                let found = readers.search(
+                    &self.layers,
+                    &streams.quantized,
+                    &fold,
+                    expert,
+                    collected.sums,
+                )?;
                 is_folded |= found.is_some();
                 let ones = || vec![1.0; fold.channels];
                 if let Some(found) = &found {

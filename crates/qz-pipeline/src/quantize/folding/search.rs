@@ -1,10 +1,12 @@
 //! The factors of one fold.
 
+use std::borrow::Cow;
+
 use qz_codec::grid::Rows;
 use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, Symmetric};
 use qz_methods::{Channels, FoundFactors, Needs, ScaledMatrix, search_factors};
-use qz_models::graph::{Fold, FoldColumns, FoldSource};
+use qz_models::graph::{Fold, FoldColumns, FoldSource, MatrixIndex};
 
 use super::super::layers::{Layers, Matrix};
 use super::super::storage::Storage;
@@ -17,12 +19,11 @@ const ROWS: usize = 128;
 /// Rows of one matrix, at least.
 const LEAST_ROWS: usize = 8;
 
+/// Experts that stand for all that read the same channels.
+const EXPERTS: usize = 8;
+
 /// The matrices that read a fold's channels and are rounded.
-pub(super) struct Readers {
-    matrices: Vec<Matrix>,
-    /// Their weights, each matrix' row by row.
-    weights: Vec<Vec<f32>>,
-}
+pub(super) struct Readers(Vec<(MatrixIndex, Matrix)>);
 
 impl Readers {
     /// Those of a fold of the loaded layer; none if there are none, or if what makes the
@@ -37,28 +38,35 @@ impl Readers {
         {
             return Ok(None);
         }
-        let (mut matrices, mut weights) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
         for reader in &fold.readers {
-            for matrix in layers.matrices(stream, *reader)? {
-                weights.push(stream.weights(*reader, matrix.expert)?);
-                matrices.push(matrix);
-            }
+            let own = layers.matrices(stream, *reader)?;
+            all.extend(own.into_iter().map(|matrix| (*reader, matrix)));
         }
-        Ok((!matrices.is_empty()).then_some(Self { matrices, weights }))
+        Ok((!all.is_empty()).then_some(Self(all)))
     }
 
     /// Searches factors of a fold's channels, or of those of one expert.
-    pub(super) fn search(
+    pub(super) fn search<B: Backend>(
         &self,
         layers: &Layers<'_>,
+        stream: &Stream<'_, B>,
         fold: &Fold,
         expert: Option<usize>,
         sums: Sums,
     ) -> Result<Option<FoundFactors>, Error> {
-        let all = self.matrices.iter().zip(&self.weights);
-        let own = all.filter(|(matrix, _)| expert.is_none() || matrix.expert == expert);
+        let count = self.0.iter().filter_map(|(_, matrix)| matrix.expert).max().unwrap_or(0) + 1;
+        let step = count.div_ceil(EXPERTS);
+        let is_wanted = |matrix: &Matrix| match expert {
+            Some(_) => matrix.expert == expert,
+            None => matrix.expert.is_none_or(|own| own.is_multiple_of(step)),
+        };
+        let mut weights = Vec::new();
+        for (index, matrix) in self.0.iter().filter(|(_, matrix)| is_wanted(matrix)) {
+            weights.push((matrix, stream.weights(*index, matrix.expert)?));
+        }
         let own: Vec<(&Matrix, &[f32])> =
-            own.map(|(matrix, weights)| (matrix, weights.as_slice())).collect();
+            weights.iter().map(|(matrix, weights)| (*matrix, weights.as_slice())).collect();
         search(layers, &own, fold.channels, fold.columns, sums)
     }
 }
@@ -125,7 +133,7 @@ fn search(
 struct Reader<'a> {
     storage: Box<dyn Storage + 'a>,
     /// Its weights, in the order in which they are written.
-    ordered: std::borrow::Cow<'a, [f32]>,
+    ordered: Cow<'a, [f32]>,
     /// Rows that stand for all.
     rows: Vec<usize>,
     /// For how many each of them stands.
@@ -136,7 +144,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(layers: &'a Layers<'_>, matrix: &Matrix, weights: &'a [f32], most: usize) -> Self {
         let storage = layers.storage(matrix);
-        let ordered = std::borrow::Cow::Owned(storage.in_order(weights).into_owned());
+        let ordered = Cow::Owned(storage.in_order(weights).into_owned());
         let count = most.min(matrix.rows).max(1);
         let rows = (0..count).map(|number| number * matrix.rows / count).collect();
         let weight = matrix.rows as f64 / count as f64;
