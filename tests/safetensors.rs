@@ -380,6 +380,44 @@ fn gguf_files_come_back() {
     }
 }
 
+/// A checkpoint that is written again has the same tensors, whole: rows that a GGUF file has no
+/// place for, too.
+#[test]
+fn every_checkpoint_keeps_its_tensors() {
+    for checkpoint in checkpoints() {
+        let folder = scratch();
+        let output = folder.path().join("out");
+        convert(&checkpoint, "safetensors:bf16", &output);
+        let (before, after) = (folder_tensors(&checkpoint), folder_tensors(&output));
+        let name = text(&checkpoint);
+        assert!(!after.is_empty() && after.keys().all(|own| before.contains_key(own)), "{name}");
+        for (tensor, own) in before.iter().filter(|(_, (data_type, ..))| *data_type == "BF16") {
+            let found = after.get(tensor).filter(|found| *found != own);
+            assert!(found.is_none(), "{name}: {tensor}");
+        }
+    }
+}
+
+/// llama-quantize forgets that a vector was a matrix of one row; a checkpoint has one.
+#[test]
+fn matrices_of_one_row_come_back() {
+    let folder = scratch();
+    for name in ["qwen2moe", "qwen35moe"] {
+        let source = fixtures().join("tiny").join(name);
+        let [gguf, back] =
+            [".gguf", "-back"].map(|ending| folder.path().join(format!("{name}{ending}")));
+        convert(&source, "q4_0", &gguf);
+        let forgotten = tensors(&GgufFile::open(&gguf).expect("opens"));
+        assert_eq!(forgotten["blk.0.ffn_gate_inp_shexp.weight"].1.len(), 1, "{name}");
+        convert(&gguf, "safetensors:bf16", &back);
+        let (before, after) = (text_tensors(&source), folder_tensors(&back));
+        let gate = before.keys().find(|own| own.ends_with("0.mlp.shared_expert_gate.weight"));
+        let gate = gate.expect("a gate");
+        assert!(before[gate] == after[gate], "{name}: {gate}");
+        assert!(before.keys().eq(after.keys()), "{name}");
+    }
+}
+
 #[test]
 fn a_checkpoint_keeps_its_files() {
     let folder = scratch();

@@ -48,6 +48,7 @@ mod stream;
 mod target;
 mod targets;
 mod unknown_target;
+mod unread_rows;
 mod verify;
 
 pub use adapters::{AdapterReport, MergedAdapter, convert_adapter};

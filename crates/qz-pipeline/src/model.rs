@@ -1,7 +1,7 @@
 //! A model as it will be written: GGUF names, shapes and metadata, whatever
 //! container it came in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use crate::container::Container;
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::mapped_rows::changed_type;
+use crate::unread_rows::unread_rows;
 
 /// How a model is to be read.
 #[derive(Clone, Debug, Default)]
@@ -125,7 +126,7 @@ pub struct ModelTensor {
 
 impl ModelTensor {
     /// A tensor as the source has it, under its name there.
-    fn as_stored(position: usize, info: &TensorInfo) -> Self {
+    pub(crate) fn as_stored(position: usize, info: &TensorInfo) -> Self {
         Self {
             name: info.name.clone(),
             shape: info.shape.clone(),
@@ -225,6 +226,28 @@ impl ModelTensor {
     }
 }
 
+/// The size of the packed tensors that a tensor's runs are taken from, in the share that it takes.
+fn packed_size(
+    map: &TensorMap,
+    shape: &Shape,
+    stored: &[TensorInfo],
+    packed: &HashMap<TensorIndex, PackedSize>,
+) -> Option<PackedSize> {
+    let mut runs: BTreeMap<TensorIndex, u64> = BTreeMap::new();
+    let slices = map.rows.slices();
+    slices.iter().for_each(|slice| *runs.entry(slice.tensor).or_default() += 1);
+    let of_run = shape.elements() / slices.len() as u64;
+    let share = |(tensor, runs): (TensorIndex, u64)| {
+        let size = *packed.get(&tensor)?;
+        let all = stored[tensor.0].shape.elements().max(1);
+        let bytes = u128::from(size.bytes) * u128::from(runs * of_run) / u128::from(all);
+        Some(PackedSize { bytes: bytes as u64, ..size })
+    };
+    let sum =
+        |sum: PackedSize, size: PackedSize| PackedSize { bytes: sum.bytes + size.bytes, ..sum };
+    runs.into_iter().filter_map(share).reduce(sum)
+}
+
 /// Sizes of buffers and tiles: they have been checked against a file or a limit.
 pub(crate) fn to_usize(size: u64) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
@@ -274,15 +297,8 @@ impl Model {
             TensorOrigin::Mapped(map) => source.tensors()[map.rows.locate(0).0.tensor.0].data_type,
             TensorOrigin::Computed(_) => DataType::F32,
         };
-        let size = |origin: &TensorOrigin| match origin {
-            TensorOrigin::Mapped(map) => {
-                let sizes = map.rows.slices().iter().map(|slice| packed.get(&slice.tensor));
-                let sum = |sum: PackedSize, size: PackedSize| PackedSize {
-                    bytes: sum.bytes + size.bytes,
-                    ..sum
-                };
-                sizes.flatten().copied().reduce(sum)
-            }
+        let size = |recipe: &qz_models::TensorRecipe| match &recipe.origin {
+            TensorOrigin::Mapped(map) => packed_size(map, &recipe.shape, source.tensors(), packed),
             TensorOrigin::Computed(_) => None,
         };
         let tensor = |recipe: qz_models::TensorRecipe| {
@@ -297,7 +313,7 @@ impl Model {
                 layer: recipe.layer,
                 source_type: changed_type(stored_type, change),
                 stored_type,
-                packed: size(&recipe.origin).map(Box::new),
+                packed: size(&recipe).map(Box::new),
                 is_beside: false,
                 precision: None,
                 name: recipe.name.into(),
@@ -311,7 +327,9 @@ impl Model {
             is_beside: true,
             ..ModelTensor::as_stored(tensor.0, &source.tensors()[tensor.0])
         });
-        let tensors = description.tensors.into_iter().map(tensor).chain(beside).collect();
+        let mut tensors: Vec<ModelTensor> =
+            description.tensors.into_iter().map(tensor).chain(beside).collect();
+        tensors.extend(unread_rows(&tensors, source.tensors()));
         let mut model = Self::ordered(path, "huggingface", description.metadata, tensors, source);
         model.folder = Some(Arc::new(folder));
         model.architecture = Some(description.architecture);
