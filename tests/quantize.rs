@@ -140,6 +140,10 @@ fn factors_ask_for_a_text_and_a_target_each() {
         &["--to", "q4_0,q5_0", "--method", "awq", "--data", "default", "--save-folded", "x"],
         "of one target alone",
     );
+    check(
+        &["--to", "q4_0", "--method", "gptq", "--data", "default", "--save-folded", "x"],
+        "where factors are folded in",
+    );
     check(&["--to", "q4_0", "--method", "awq+awq", "--data", "default"], "no such method");
 }
 

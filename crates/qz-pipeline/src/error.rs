@@ -74,6 +74,9 @@ pub enum Error {
     /// Each target has a folded model of its own.
     #[error("a folded model is saved of one target alone, not of {0}")]
     FoldedModels(usize),
+    /// Nothing is folded.
+    #[error("a folded model is saved where factors are folded in: --method awq")]
+    NothingFolded,
     /// Nothing to evaluate on.
     #[error("no text to evaluate the model on")]
     NoText,

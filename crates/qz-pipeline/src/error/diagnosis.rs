@@ -30,7 +30,9 @@ impl Diagnose for Error {
             Self::NoText | Self::NoCalibration(_) | Self::TransformWithoutText(_) => {
                 (FaultClass::Usage, Location::default(), "no-text")
             }
-            Self::FoldedModels(_) => (FaultClass::Usage, Location::default(), "folded-models"),
+            Self::FoldedModels(_) | Self::NothingFolded => {
+                (FaultClass::Usage, Location::default(), "folded-models")
+            }
             Self::Encoder { path, .. } => (FaultClass::Usage, Location::file(path), "encoder"),
             Self::Decoder(path) => (FaultClass::Usage, Location::file(path), "encoder"),
             Self::NoEncoder { path, .. } => (FaultClass::BadInput, Location::file(path), "encoder"),

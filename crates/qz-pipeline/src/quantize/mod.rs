@@ -190,6 +190,9 @@ fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Re
     if let Some(transform) = options.transform.filter(|_| options.text.is_none()) {
         return Err(Error::TransformWithoutText(transform.name()));
     }
+    if options.save_folded.is_some() && options.transform.is_none() {
+        return Err(Error::NothingFolded);
+    }
     if outputs.len() > 1 && options.save_folded.is_some() {
         return Err(Error::FoldedModels(outputs.len()));
     }
