@@ -8,7 +8,9 @@ use qz_safetensors::SafetensorsModel;
 use qz_tensor::{DataType, TensorIndex, TensorSource};
 use serde_json::{Value, json};
 
-use crate::support::{edit_json, fixtures, names, quantize, scratch, survives_kills, tensor, text};
+use crate::support::{
+    checkpoints, edit_json, fixtures, names, quantize, scratch, survives_kills, tensor, text,
+};
 
 fn demo() -> PathBuf {
     fixtures().join("demo-llama")
@@ -154,6 +156,41 @@ fn gguf_files_make_the_same_tensors() {
     check("tiny/mixtral", "ct:w4a16+g32");
     check("tiny/mixtral", "gptq:w4g32");
     check("tiny/qwen3", "awq:w4g64");
+}
+
+/// A folder of any family holds its weights, whatever becomes of the rows of its modules on
+/// their way to GGUF; families without a matrix that a module has for itself are refused.
+#[test]
+fn every_family_keeps_its_weights() {
+    let folder = scratch();
+    for checkpoint in checkpoints() {
+        let name = checkpoint.file_name().expect("a name").to_str().expect("UTF-8");
+        let output = folder.path().join(name);
+        let run =
+            quantize(&["convert", text(&checkpoint), "--to", "fp8:tensor", "-o", text(&output)]);
+        if ["gpt2", "jina-v3"].contains(&name) {
+            assert_eq!(run.code, 2, "{}", run.stderr);
+            assert!(run.stderr.contains("no linear layer with its rows"), "{}", run.stderr);
+            continue;
+        }
+        run.expect_success();
+        quantize(&["verify", text(&output), "--source", text(&checkpoint)]).expect_success();
+    }
+}
+
+#[test]
+fn what_no_module_has_for_itself_is_left_and_told() {
+    let folder = scratch();
+    let output = folder.path().join("out");
+    let source = fixtures().join("tiny/openelm");
+    let run = quantize(&["convert", text(&source), "--to", "gptq:w4g32", "-o", text(&output)]);
+    let run = run.expect_success();
+    let told = "6 of 15 matrices are not packed (blk.0.ffn_gate.weight and so on)";
+    assert!(run.stderr.contains(told), "{}", run.stderr);
+    let names: Vec<String> = tensors(&output).into_iter().map(|(name, ..)| name).collect();
+    let has = |name: &str| names.iter().any(|own| own == name);
+    assert!(has("transformer.layers.0.ffn.proj_1.weight"));
+    assert!(has("transformer.layers.0.ffn.proj_2.qweight"));
 }
 
 #[test]

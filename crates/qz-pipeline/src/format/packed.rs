@@ -11,7 +11,7 @@ use qz_models::{
 };
 use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily, Unfit};
 use qz_plan::{Assignment, Reason};
-use qz_tensor::{DataType, Metadata, Name, Shape, SinkTensor, TensorIndex};
+use qz_tensor::{DataType, Location, Metadata, Name, Shape, SinkTensor, TensorIndex};
 
 use super::checkpoint::Checkpoint;
 use super::demand::{self, Demand};
@@ -112,7 +112,7 @@ fn plan(
     let place_all = |scheme: &dyn Scheme| {
         Writer::new(model, options, format, scheme, model_type).place_all(&checkpoint)
     };
-    let Output { tensors, sources, places, assignments, modules, mut left } =
+    let Output { tensors, sources, places, assignments, modules, mut left, no_modules } =
         match place_all(&*scheme) {
             Err(Error::Unfit { location, target, why, .. }) => {
                 let fits = |scheme: &dyn Scheme| place_all(scheme).is_ok();
@@ -122,6 +122,7 @@ fn plan(
             }
             placed => placed?,
         };
+    let left_as_is = left_as_is(format, scheme.name(), model, &modules, &no_modules)?;
     if !left.iter().any(|module| module == OUTPUT) {
         left.push(OUTPUT.to_owned());
     }
@@ -135,6 +136,7 @@ fn plan(
         warnings.push(format!("--override-kv has no effect on {}", format.name));
     }
     warnings.extend(idle_types(format, options));
+    warnings.extend(left_as_is);
     Ok(TargetPlan {
         assignments,
         tensors,
@@ -144,6 +146,40 @@ fn plan(
         files: files.with_type(torch_name),
         warnings,
     })
+}
+
+/// What a person should know of matrices that no module has for itself.
+///
+/// # Errors
+/// If there are no others.
+fn left_as_is(
+    format: &Format,
+    scheme: String,
+    model: &Model,
+    modules: &[String],
+    no_modules: &[usize],
+) -> Result<Option<String>, Error> {
+    let Some(first) = no_modules.first().map(|position| &model.tensors[*position]) else {
+        return Ok(None);
+    };
+    let target = format!("{}:{scheme}", format.name);
+    if modules.is_empty() {
+        return Err(Error::Unfit {
+            location: Box::new(Location { offset: None, ..model.location(first, 0) }),
+            target,
+            why: "the checkpoint's class has no linear layer with its rows in their order, nor \
+                  for any other matrix"
+                .to_owned(),
+            fitting: Vec::new(),
+        });
+    }
+    Ok(Some(format!(
+        "{target}: {} of {} matrices are not packed ({} and so on): the checkpoint's class has \
+         no linear layers with their rows in their order",
+        no_modules.len(),
+        no_modules.len() + modules.len(),
+        first.name
+    )))
 }
 
 /// The types that a person wants for two tensors, where a packed folder cannot hold them.
@@ -188,6 +224,9 @@ struct Output {
     modules: Vec<String>,
     /// Modules that are multiplied by, and left.
     left: Vec<String>,
+    /// The model's matrices that are left because no module of the checkpoint has their rows,
+    /// and no others, in their order.
+    no_modules: Vec<usize>,
 }
 
 struct Writer<'a> {
@@ -267,11 +306,15 @@ impl<'a> Writer<'a> {
         let wish = plain_wish(tensor, self.options);
         if let Some(place) = place
             && wish.is_none()
-            && place.is_plain()
             && self.packs(tensor)
-            && let Some(names) = names(checkpoint, place, tensor, rule)
         {
-            return self.pack(position, tensor, place.change, names);
+            // What the class has inputs by outputs is no linear layer, either.
+            let is_plain = place.is_plain() && tensor.change().transposed.is_none();
+            let names = is_plain.then(|| names(checkpoint, place, tensor, rule)).flatten();
+            match names {
+                Some(names) => return self.pack(position, tensor, place.change, names),
+                None => self.output.no_modules.push(position),
+            }
         }
         self.leave(checkpoint, position, tensor, wish)
     }
@@ -307,7 +350,7 @@ impl<'a> Writer<'a> {
         let matrix = Matrix { rows, columns };
         let layout = self.scheme.layout(self.model_type);
         let unfit = |unfit: Unfit| Error::Unfit {
-            location: Box::new(qz_tensor::Location { offset: None, ..location() }),
+            location: Box::new(Location { offset: None, ..location() }),
             target: self.target.clone(),
             why: unfit.to_string(),
             fitting: Vec::new(),
@@ -354,11 +397,13 @@ impl<'a> Writer<'a> {
         let keeps = is_plain && self.model.is_checkpoint() && !tensor.is_quantized();
         let own = if keeps { tensor.stored_type } else { self.model_type };
         let (data_type, reason) = wish.unwrap_or((own, Reason::Base));
-        let is_multiplied = tensor.part == Part::Weight
-            && match tensor.role {
-                Some(role) => role == Role::Output || role.is_router() || role.is_rounded(),
-                None => tensor.shape.rank() == 2,
-            };
+        // Engines look for packed tensors of every matrix that is not named, but for embeddings.
+        let is_named = |shape: &Shape| {
+            let of_layers = |role: Role| role.is_rounded() || role.is_router();
+            tensor.part == Part::Weight
+                && tensor.role != Some(Role::TokenEmbedding)
+                && (shape.rank() == 2 || tensor.role.is_some_and(of_layers))
+        };
         check_codecs(self.model, tensor, data_type)?;
         let Destination::Runs(runs) = &place.destination else { return Ok(()) };
         let (numbers, output) = (&mut self.numbers, &mut self.output);
@@ -366,7 +411,7 @@ impl<'a> Writer<'a> {
             *numbers.entry(number).or_insert_with(|| {
                 let (name, shape) = &checkpoint.tensors[number.0];
                 if let Some(module) = name.strip_suffix(".weight")
-                    && is_multiplied
+                    && is_named(shape)
                 {
                     output.left.push(module.to_owned());
                 }
@@ -426,16 +471,24 @@ fn names(
             Some((0..experts).map(name).collect())
         }
         // Nobody has names for matrices that lie in one tensor.
-        _ if tensor.shape.rank() > 2 => None,
-        _ => Some(vec![rule.hugging_face.name(numbers.layer)]),
+        _ => None,
     };
-    own.or_else(|| rule.and_then(of_rule))
+    let found = own.or_else(|| rule.and_then(of_rule))?;
+    // What is no module's weight has no module to be packed in.
+    found.iter().all(|name| name.ends_with(".weight")).then_some(found)
 }
 
-/// The names of the tensors that the runs are, if each is all of one.
+/// The names of the tensors that the runs are, if each is all of one. Rows of several tensors
+/// in one, and those of one in another order, are none.
 fn own_names(checkpoint: &Checkpoint, runs: &StackedRows, rows: u64) -> Option<Vec<String>> {
-    let slices = runs.slices();
-    let of_run = rows / slices.len() as u64;
+    let mut slices = runs.slices();
+    let mut of_run = rows / slices.len() as u64;
+    let follows = |[before, after]: &[qz_models::RowSlice; 2]| {
+        after.tensor == before.tensor && after.first_row == before.first_row + of_run
+    };
+    if slices.array_windows().all(follows) {
+        (slices, of_run) = (&slices[..1], rows);
+    }
     let name = |slice: &qz_models::RowSlice| {
         let (name, shape) = &checkpoint.tensors[slice.tensor.0];
         (slice.first_row == 0 && shape.rows() == of_run && shape.rank() == 2).then(|| name.clone())

@@ -235,11 +235,15 @@ impl SideFiles for Planned<'_> {
     }
 }
 
+/// Names of embeddings that do not say so: GPT-2's of tokens and positions, T5's of tokens.
+const EMBEDDINGS: &[&str] = &["wte", "wpe", "shared"];
+
 /// A module whose matrix an engine multiplies by. Embeddings are looked up.
 fn plain_module(info: &TensorInfo) -> Option<String> {
     let module = info.name.strip_suffix(".weight")?;
     let is_float = [DataType::F32, DataType::F16, DataType::BF16].contains(&info.data_type);
     let last = module.rsplit('.').next().unwrap_or(module);
-    let is_linear = !last.contains("embed") && !last.contains("norm") && last != "wte";
+    let is_linear =
+        !last.contains("embed") && !last.contains("norm") && !EMBEDDINGS.contains(&last);
     (is_float && is_linear && info.shape.rank() == 2).then(|| module.to_owned())
 }
