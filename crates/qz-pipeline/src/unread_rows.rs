@@ -55,8 +55,11 @@ fn read_in_part(
         while row < all {
             let (slice, left) = rows.locate(row);
             let count = left.min(all - row).max(1);
+            let (stored_rows, stored_columns) = grid_of(&stored[slice.tensor.0]);
+            // A vector that is a matrix in GGUF is read whole, in longer rows.
+            let is_counted_alike = tensor.stored_columns() == stored_columns;
             // Most tensors are read whole, and need no entry.
-            if slice.first_row > 0 || count < grid_of(&stored[slice.tensor.0]).0 {
+            if is_counted_alike && (slice.first_row > 0 || count < stored_rows) {
                 let run = slice.first_row..slice.first_row + count;
                 read.entry(slice.tensor.0).or_default().push(run);
             }
