@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use qz_kernels::backend::Activation;
 
-use super::{Experts, GroupIndex, LayerGraph, MatrixIndex, Register, Step};
+use super::{Experts, GroupIndex, LayerGraph, MatrixIndex, ModelGraph, NormKind, Register, Step};
 use crate::rules::{Part, Role};
 
 /// Channels that can be divided by a factor each where they are made, and multiplied with it
@@ -225,6 +225,14 @@ impl LayerGraph {
             }
         }
         Some(readers)
+    }
+}
+
+impl ModelGraph {
+    /// Whether the norm behind the layers has weights, and only an output matrix reads what it
+    /// makes: factors of the one can be folded into the other where it is no embedding.
+    pub fn folds_output(&self) -> bool {
+        self.around.predicts && self.around.epsilon.is_some() && self.around.norm != NormKind::Bare
     }
 }
 

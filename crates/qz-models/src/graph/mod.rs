@@ -600,12 +600,6 @@ impl ModelGraph {
         widths
     }
 
-    /// Whether the norm behind the layers has weights, and only an output matrix reads what it
-    /// makes: factors of the one can be folded into the other where it is no embedding.
-    pub fn folds_output(&self) -> bool {
-        self.around.predicts && self.around.epsilon.is_some() && self.around.norm != NormKind::Bare
-    }
-
     /// Whether it ends in logits; an encoder ends in hidden states.
     pub fn predicts_tokens(&self) -> bool {
         self.around.predicts
