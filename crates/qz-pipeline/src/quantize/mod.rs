@@ -187,7 +187,9 @@ impl Computation for Quantizing<'_> {
 /// What could end the job behind its first output: targets that do not fit, outputs that are
 /// there.
 fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Result<(), Error> {
-    if let Some(transform) = options.transform.filter(|_| options.text.is_none()) {
+    // Statistics are of the model as it was, whose columns are not yet scaled.
+    let has_text = options.text.is_some() && options.statistics.is_none();
+    if let Some(transform) = options.transform.filter(|_| !has_text) {
         return Err(Error::TransformWithoutText(transform.name()));
     }
     if options.save_folded.is_some() && options.transform.is_none() {
@@ -236,7 +238,6 @@ fn one<B: Backend>(
 ) -> Result<QuantizeReport, Error> {
     let folded = match options.transform {
         None => None,
-        Some(_) if options.statistics.is_some() => None,
         Some(transform) => {
             let of = (backend, workers);
             Some(folding::folded(transform, of, model, output, options, cancel, observer)?)
