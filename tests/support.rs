@@ -102,8 +102,8 @@ pub(crate) fn stop(
             stop(&mut child);
         }
         let status = child.wait().expect("waited");
-        // A kill may come when the output is in place, and the journal not yet gone.
-        if !status.success() && is_recorded() && !output.exists() {
+        // A kill may come when all files are in place, and the journal not yet gone.
+        if !status.success() && is_recorded() && has_files(&partial.join("data")) {
             return status;
         }
         // What this run left would be taken for the next one's.
@@ -112,6 +112,10 @@ pub(crate) fn stop(
         }
     }
     panic!("no run was stopped in time");
+}
+
+fn has_files(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn remove(output: &Path) {
