@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::support::{Safetensors, copy_of, edit_json, names, quantize, scratch, text};
 
@@ -506,4 +506,53 @@ fn projectors_that_lack_tensors_or_have_them_twice() {
         weights.write(&path);
     };
     check(&twice, "is there twice");
+}
+
+/// Parts that see and hear, of whose configurations one key is missing or says something else.
+#[test]
+fn projectors_whose_configuration_is_wrong() {
+    let check = |name: &str, pointer: &str, value: Option<Json>, expected: &str| {
+        let folder = scratch();
+        let checkpoint = copy_of(&format!("projectors/{name}"), folder.path());
+        let file = match pointer.starts_with("/image_") {
+            true => "preprocessor_config.json",
+            false => "config.json",
+        };
+        edit_json(&checkpoint.join(file), |config| {
+            let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+            let parent = config.pointer_mut(parent).and_then(Json::as_object_mut);
+            let parent = parent.expect("an object");
+            match &value {
+                Some(value) => parent.insert(key.to_owned(), value.clone()),
+                None => parent.remove(key),
+            };
+        });
+        let output = folder.path().join("out.gguf");
+        let arguments = ["convert", text(&checkpoint), "--mmproj", "--to", "f16"];
+        let run = quantize(&[&arguments[..], &["-o", text(&output)]].concat());
+        let context = format!("{name} {pointer}: {}", run.stderr);
+        assert!(run.code == BAD_INPUT && !output.exists(), "{context}");
+        let key = pointer.trim_start_matches('/').replace('/', ".");
+        assert!(run.stderr.contains(&key) && run.stderr.contains(expected), "{context}");
+    };
+    let missing = "is missing";
+    check("mistral3", "/vision_config", None, missing);
+    check("mistral3", "/vision_config/hidden_size", Some(json!(48)), "v.blk.0.ln1.weight has");
+    check("mistral3", "/vision_config/intermediate_size", Some(json!(32)), "ffn_up.weight has");
+    check("mistral3", "/vision_config/num_hidden_layers", Some(json!(2)), "and there is");
+    check("mistral3", "/vision_config/hidden_act", Some(json!("relu")), "silu and gelu alone");
+    check("pixtral", "/vision_config/model_type", Some(json!("clip_vision_model")), "\"pixtral\"");
+    check("pixtral", "/vision_config", Some(json!({"model_type": "pixtral"})), "hidden_size");
+    check("llama4", "/vision_config/pixel_shuffle_ratio", Some(json!(0)), "above zero");
+    check("internvl", "/downsample_ratio", None, missing);
+    check("internvl", "/vision_config/hidden_size", None, missing);
+    check("lfm2-vl", "/vision_feature_layer", Some(json!(-5)), "of 3 layers");
+    check("kimi-vl", "/vision_config/patch_size", None, missing);
+    check("kimi-vl", "/image_mean", None, missing);
+    check("kimi-vl", "/image_std", Some(json!([0.5, "x"])), "a list of numbers");
+    check("gemma4", "/audio_config", None, "and there is model.audio_tower.");
+    check("gemma4", "/audio_config/hidden_size", Some(json!(48)), "has the shape");
+    check("ultravox", "/audio_config/num_mel_bins", None, missing);
+    check("ultravox", "/stack_factor", None, missing);
+    check("voxtral", "/model_type", Some(json!("voxtral_realtime")), "those of gemma3, gemma4,");
 }

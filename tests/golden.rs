@@ -72,7 +72,25 @@ fn tensors_equal_the_reference_converter() {
     }
 }
 
-/// The parts of models that see (`fixtures/make/projectors.py`).
+/// A projector's tensors as the reference has them, where it is known to be wrong (PARITY.md):
+/// without the row that llama.cpp asks for, and by the name under which it reads another norm.
+fn without_differences(
+    checkpoint: &Path,
+    tensors: BTreeMap<String, Json>,
+) -> BTreeMap<String, Json> {
+    let count = tensors.len();
+    let theirs = |(name, tensor): (String, Json)| match checkpoint.file_name()?.to_str()? {
+        "mistral3" if name == "v.token_embd.img_break" => None,
+        "llama4" => Some((name.replace(".ln2.", ".attn_post_norm."), tensor)),
+        _ => Some((name, tensor)),
+    };
+    let theirs: BTreeMap<String, Json> = tensors.into_iter().filter_map(theirs).collect();
+    let is_short = checkpoint.ends_with("mistral3");
+    assert_eq!(theirs.len() + usize::from(is_short), count, "{}", checkpoint.display());
+    theirs
+}
+
+/// The parts of models that see and hear (`fixtures/make/projectors.py`).
 #[test]
 fn projectors_equal_the_reference_converter() {
     let folder = scratch();
@@ -85,7 +103,11 @@ fn projectors_equal_the_reference_converter() {
                 .expect_success();
             let file = GgufFile::open(&output).expect("what we write opens");
             let context = format!("{} to {target}", checkpoint.display());
-            assert_eq!(tensors_of(&file), tensors_in(expected), "{context}");
+            assert_eq!(
+                without_differences(&checkpoint, tensors_of(&file)),
+                tensors_in(expected),
+                "{context}"
+            );
             let theirs: Vec<Json> =
                 expected["metadata"].as_array().expect("a list").iter().map(rounded).collect();
             assert_eq!(entries(file.metadata()), theirs, "{context}");

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use qz_models::graph::GRAPHS;
+use qz_models::projector::known_projectors;
 use qz_models::{ARCHITECTURES, Architecture};
 use serde_json::{Map, Value};
 
@@ -33,6 +34,17 @@ linear layers of each family. A checkpoint of another class can become a packed 
 | GGUF | classes | convert | compute | checkpoints |
 |---|---|---|---|---|
 ";
+
+const PROJECTORS: &str = "
+## Parts that see and hear
+
+`convert --mmproj` writes them to a file of their own; tensors and metadata equal those of `convert_hf_to_gguf.py
+--mmproj` (`tests/golden.rs`) for each checkpoint of `fixtures/projectors` named here. There is no forward pass.
+
+| `model_type` | sees | hears | checkpoints |
+|---|---|---|---|
+";
+const PROJECTOR_CHECKPOINTS: &str = "fixtures/projectors";
 
 /// A committed checkpoint.
 struct Checkpoint {
@@ -82,7 +94,35 @@ fn page(root: &Path) -> Result<String> {
             shown.join(", ")
         )?;
     }
+    write_projectors(&mut page, root)?;
     Ok(page)
+}
+
+/// The table of the parts that see and hear.
+fn write_projectors(page: &mut String, root: &Path) -> Result<()> {
+    let mut checkpoints = Vec::new();
+    let folder = root.join(PROJECTOR_CHECKPOINTS);
+    for entry in fs::read_dir(&folder).context(folder.display().to_string())? {
+        let path = entry?.path();
+        let config = fs::read(path.join("config.json")).context(path.display().to_string())?;
+        let config: Value = serde_json::from_slice(&config)?;
+        let model_type = config["model_type"].as_str().context("a model type")?.to_owned();
+        let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+        checkpoints.push((name, model_type));
+    }
+    checkpoints.sort();
+    page.push_str(PROJECTORS);
+    for known in known_projectors() {
+        let shown: Vec<String> = checkpoints
+            .iter()
+            .filter(|(_, model_type)| model_type == known.model_type)
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
+        let said = |is_so: bool| if is_so { "yes" } else { "no" };
+        let (sees, hears) = (said(known.sees), said(known.hears));
+        writeln!(page, "| `{}` | {sees} | {hears} | {} |", known.model_type, shown.join(", "))?;
+    }
+    Ok(())
 }
 
 /// The committed checkpoints, by name.

@@ -238,7 +238,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "MODEL", value_parser = crate::hub::models())]
     #[arg(help_heading = heading::SOURCE, value_hint = ValueHint::AnyPath)]
     pub(crate) base: Option<PathBuf>,
-    /// Write the part of SRC that sees, as llama.cpp loads it beside the text's file (mmproj)
+    /// Write the parts of SRC that see and hear, which llama.cpp loads beside the text's (mmproj)
     ///
     /// To f32, f16, bf16 or q8_0. `llama-server --mmproj` takes it.
     #[arg(long, help_heading = heading::SOURCE, conflicts_with = "base")]

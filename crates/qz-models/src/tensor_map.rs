@@ -91,6 +91,10 @@ pub enum ValueChange {
     NegativeExponential,
     /// ln(−x).
     LogarithmOfNegative,
+    /// ln(1 + exp(x)): factors of dimensions, which checkpoints have before that.
+    Softplus,
+    /// ln(exp(x) − 1).
+    InverseSoftplus,
     /// Each times what its row has.
     Scaled(RowFactors),
     /// Each divided by that.
@@ -179,9 +183,13 @@ impl Change {
             && self.values == ValueChange::None
     }
 
-    /// Rows that follow from the same stored rows, and those from no others. At least 1.
-    pub fn unit(self) -> u64 {
-        self.transposed.map_or(self.order.unit(), |matrix| matrix.rows.max(1))
+    /// Rows of so many columns that follow from the same stored rows, and those from no others.
+    /// At least 1.
+    pub fn unit(self, columns: u64) -> u64 {
+        let of_matrix = |matrix: Transposed| {
+            matrix.rows.saturating_mul(matrix.columns).div_ceil(columns.max(1)).max(1)
+        };
+        self.transposed.map_or(self.order.unit(), of_matrix)
     }
 }
 
@@ -194,6 +202,8 @@ impl ValueChange {
             Self::SubtractOne => Self::AddOne,
             Self::NegativeExponential => Self::LogarithmOfNegative,
             Self::LogarithmOfNegative => Self::NegativeExponential,
+            Self::Softplus => Self::InverseSoftplus,
+            Self::InverseSoftplus => Self::Softplus,
             Self::Scaled(factors) => Self::Divided(factors),
             Self::Divided(factors) => Self::Scaled(factors),
         }
@@ -219,6 +229,8 @@ impl ValueChange {
             Self::SubtractOne => value - 1.0,
             Self::NegativeExponential => -(f64::from(value).exp() as f32),
             Self::LogarithmOfNegative => f64::from(-value).ln() as f32,
+            Self::Softplus => f64::from(value).exp().ln_1p() as f32,
+            Self::InverseSoftplus => f64::from(value).exp_m1().ln() as f32,
             Self::Scaled(factors) => factors.of_row(row).iter().fold(value, |own, by| own * by),
             Self::Divided(factors) => {
                 factors.of_row(row).iter().rev().fold(value, |own, by| own / by)
@@ -240,8 +252,10 @@ mod tests {
             columns: Some(TurnedColumns { outer: 2, inner: 3, width: 4 }),
             values: ValueChange::AddOne,
         };
-        assert_eq!(change.unit(), 3);
-        assert_eq!(change.inverse().unit(), 5);
+        assert_eq!(change.unit(5), 3);
+        assert_eq!(change.inverse().unit(3), 5);
+        // A matrix of three rows in rows of one column each.
+        assert_eq!(change.unit(1), 15);
         assert_eq!(change.inverse().inverse(), change);
         assert!(!change.is_none());
         assert!(Change::NONE.inverse().is_none());
@@ -266,6 +280,9 @@ mod tests {
             }
         }
         assert_eq!(ValueChange::NegativeExponential.of(0.0, 0), -1.0);
+        assert_eq!(ValueChange::Softplus.of(0.0, 0), std::f32::consts::LN_2);
+        let back = ValueChange::Softplus.inverse().of(ValueChange::Softplus.of(-2.0, 0), 0);
+        assert!((back + 2.0).abs() < 1e-6, "{back}");
     }
 
     #[test]

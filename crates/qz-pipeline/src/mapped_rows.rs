@@ -129,9 +129,13 @@ fn transposed(matrix: Transposed, size: usize, stored: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The rows of whole units around `rows`.
-pub(crate) fn units_around(change: Change, rows: &Range<u64>, all: u64) -> Range<u64> {
-    let unit = change.unit();
+/// The rows of whole units around `rows`, of `all` rows of so many columns.
+pub(crate) fn units_around(
+    change: Change,
+    rows: &Range<u64>,
+    [all, columns]: [u64; 2],
+) -> Range<u64> {
+    let unit = change.unit(columns);
     rows.start / unit * unit..rows.end.next_multiple_of(unit).min(all)
 }
 

@@ -116,7 +116,7 @@ impl Model {
             return self.read_rows(tensor, rows, out);
         }
         let (all, columns) = tensor.grid();
-        let units = units_around(change, &rows, all);
+        let units = units_around(change, &rows, [all, columns]);
         let mut stored = vec![0; tensor.stored_bytes_of(units.end - units.start)];
         self.read_rows(tensor, units.clone(), &mut stored)?;
         let stored_type = tensor.stored_type;

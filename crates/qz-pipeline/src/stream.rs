@@ -110,7 +110,8 @@ impl Work<'_> {
     /// Rows that move among themselves, or are packed together, in some output.
     fn unit(&self) -> u64 {
         // A tile is read in whole units of the tensor's own.
-        let own = self.tensor.change().transposed.map_or(1, |matrix| matrix.rows);
+        let own = self.tensor.change();
+        let own = own.transposed.map_or(1, |_| self.unit_of(own));
         self.wanted.iter().flatten().fold(own, |unit, wanted| {
             let packed = wanted.encoding.place().map_or(1, |place| place.row_unit());
             common_multiple(common_multiple(unit, self.unit_of(wanted.change)), packed)
@@ -119,11 +120,7 @@ impl Work<'_> {
 
     /// The unit of a change, in rows of the tensor.
     fn unit_of(&self, change: Change) -> u64 {
-        let columns = self.tensor.grid().1.max(1);
-        match change.transposed {
-            Some(matrix) => (matrix.rows * matrix.columns).div_ceil(columns),
-            None => change.unit(),
-        }
+        change.unit(self.tensor.grid().1)
     }
 
     /// The types of the outputs that want its rows as they are.

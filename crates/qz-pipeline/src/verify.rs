@@ -235,6 +235,8 @@ fn structure(artifact: &Model) -> Vec<Finding> {
     };
     let is_projector = artifact.is_projector();
     let keys: &[&str] = match is_projector {
+        // One that sees and hears has a type for each.
+        true if metadata.get("clip.vision.projector_type").is_some() => &[],
         true => &["projector_type"],
         false => &["context_length", "embedding_length", "block_count", "attention.head_count"],
     };

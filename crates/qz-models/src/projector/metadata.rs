@@ -3,12 +3,116 @@
 
 use qz_tensor::{Array, Metadata, Value};
 
-use super::{ProjectorConfig, ProjectorFamily};
-use crate::config::JsonObject;
+use super::{LAYERS, ProjectorConfig, ProjectorFamily, TowerKind};
+use crate::config::{JsonObject, shown};
 use crate::error::Error;
 
-/// A key behind `clip.`, and its value.
-pub(super) type Entry = (&'static str, Value);
+/// A key behind `clip.`, and what its value follows from.
+#[derive(Clone, Copy)]
+pub(super) enum Entry {
+    Text(&'static str, &'static str),
+    Flag(&'static str),
+    Count(&'static str, u32),
+    /// An integer of a configuration, and what it is if it is absent.
+    Integer(&'static str, Of, &'static str, Absent<u64>),
+    /// A number of a configuration.
+    Number(&'static str, Of, &'static str, Absent<f64>),
+    /// The same, of models that hear alone.
+    OfAudio(&'static Entry),
+    /// Anything else; left out if it is none.
+    Computed(&'static str, fn(&ProjectorConfig) -> Result<Option<Value>, Error>),
+}
+
+/// A part of the configuration.
+#[derive(Clone, Copy)]
+pub(super) enum Of {
+    Model,
+    Text,
+    Vision,
+    Audio,
+}
+
+/// What a key is where it is absent.
+#[derive(Clone, Copy)]
+pub(super) enum Absent<T> {
+    /// This.
+    Default(T),
+    /// The file does not say it.
+    LeftOut,
+    /// An error.
+    Fault,
+}
+
+impl Entry {
+    fn key(&self) -> &'static str {
+        match self {
+            Self::Text(key, _)
+            | Self::Flag(key)
+            | Self::Count(key, _)
+            | Self::Integer(key, ..)
+            | Self::Number(key, ..)
+            | Self::Computed(key, _) => key,
+            Self::OfAudio(entry) => entry.key(),
+        }
+    }
+
+    fn value(&self, config: &ProjectorConfig) -> Result<Option<Value>, Error> {
+        match *self {
+            Self::Text(_, text) => Ok(Some(text.into())),
+            Self::Flag(_) => Ok(Some(true.into())),
+            Self::Count(_, count) => Ok(Some(count.into())),
+            Self::Integer(_, of, name, absent) => {
+                let object = of.object(config)?;
+                let found = object.integer(name, 0..=u32::MAX.into())?;
+                let value = absent.fill(found, &object, name)?;
+                value.map(|value| number(value, &object, name)).transpose()
+            }
+            Self::Number(_, of, name, absent) => {
+                let object = of.object(config)?;
+                let value = absent.fill(object.number(name)?, &object, name)?;
+                Ok(value.map(|value| (value as f32).into()))
+            }
+            Self::OfAudio(entry) if config.has(TowerKind::Audio) => entry.value(config),
+            Self::OfAudio(_) => Ok(None),
+            Self::Computed(_, value) => value(config),
+        }
+    }
+}
+
+impl Of {
+    fn object(self, config: &ProjectorConfig) -> Result<JsonObject, Error> {
+        const TEXT: &str = "text_config";
+        Ok(match self {
+            Self::Model => config.model.clone(),
+            Self::Text => match config.model.object(TEXT)? {
+                Some(text) => text,
+                None => config.model.empty_child(TEXT),
+            },
+            Self::Vision => config.vision.clone(),
+            Self::Audio => config.audio.clone(),
+        })
+    }
+}
+
+impl<T> Absent<T> {
+    fn fill(self, found: Option<T>, object: &JsonObject, key: &str) -> Result<Option<T>, Error> {
+        match (found, self) {
+            (Some(found), _) | (None, Self::Default(found)) => Ok(Some(found)),
+            (None, Self::LeftOut) => Ok(None),
+            (None, Self::Fault) => Err(object.fault(key, "is missing")),
+        }
+    }
+}
+
+/// The sizes of a tower: what the file calls them, and what configurations do.
+const SIZES_SEEN: &[(&str, &[&str])] =
+    &[("image_size", &["image_size"]), ("patch_size", &["patch_size"])];
+const SIZES: &[(&str, &[&str])] = &[
+    ("embedding_length", &["hidden_size", "width"]),
+    ("feed_forward_length", &["intermediate_size"]),
+    ("block_count", LAYERS),
+    ("attention.head_count", &["num_attention_heads", "num_heads", "heads"]),
+];
 
 /// Writes what all projectors have, and what the family has.
 pub(super) fn write(
@@ -17,25 +121,30 @@ pub(super) fn write(
     metadata: &mut Metadata,
 ) -> Result<(), Error> {
     metadata.set("general.file_type", 0u32);
-    let mut set = |key: &str, value: Value| metadata.set(format!("clip.{key}"), value);
-    let vision = &config.vision;
-    set("has_vision_encoder", true.into());
-    set("vision.projection_dim", number(text_width(config)?, vision, "hidden_size")?);
-    for (key, names) in [
-        ("vision.image_size", &["image_size"][..]),
-        ("vision.patch_size", &["patch_size"]),
-        ("vision.embedding_length", &["hidden_size"]),
-        ("vision.feed_forward_length", &["intermediate_size"]),
-        ("vision.block_count", &["num_hidden_layers", "depth"]),
-        ("vision.attention.head_count", &["num_attention_heads", "num_heads"]),
-    ] {
-        set(key, number(first_integer(vision, names)?, vision, names[0])?);
+    let mut set = |key: String, value: Value| metadata.set(format!("clip.{key}"), value);
+    for tower in TowerKind::ALL.into_iter().filter(|tower| config.has(*tower)) {
+        let part = config.part(tower);
+        let (name, seen) = match tower {
+            TowerKind::Vision => ("vision", SIZES_SEEN),
+            TowerKind::Audio => ("audio", &[][..]),
+        };
+        set(format!("has_{name}_encoder"), true.into());
+        set(format!("{name}.projection_dim"), number(text_width(config)?, part, "hidden_size")?);
+        for (key, names) in seen.iter().chain(SIZES) {
+            let value = number(first_integer(part, names)?, part, names[0])?;
+            set(format!("{name}.{key}"), value);
+        }
+        if tower == TowerKind::Vision {
+            for key in ["image_mean", "image_std"] {
+                let values = numbers(&config.preprocessor, key)?;
+                set(format!("vision.{key}"), Value::Array(Array::F32(values)));
+            }
+        }
     }
-    for (key, name) in [("vision.image_mean", "image_mean"), ("vision.image_std", "image_std")] {
-        set(key, Value::Array(Array::F32(numbers(&config.preprocessor, name)?)));
-    }
-    for (key, value) in (family.metadata)(config)? {
-        set(key, value);
+    for entry in family.metadata {
+        if let Some(value) = entry.value(config)? {
+            set(entry.key().to_owned(), value);
+        }
     }
     metadata.set("general.quantization_version", 2u32);
     Ok(())
@@ -43,12 +152,13 @@ pub(super) fn write(
 
 /// Numbers of a hidden state of the text's part.
 fn text_width(config: &ProjectorConfig) -> Result<u64, Error> {
-    let text = config.model.object("text_config")?;
-    let width = text.as_ref().map(|text| text.integer("hidden_size", 1..=u32::MAX.into()));
-    match width.transpose()?.flatten() {
-        Some(width) => Ok(width),
-        None => first_integer(&config.model, &["hidden_size"]),
+    for key in ["text_config", "llm_config"] {
+        let Some(text) = config.model.object(key)? else { continue };
+        if let Some(width) = text.integer("hidden_size", 1..=u32::MAX.into())? {
+            return Ok(width);
+        }
     }
+    first_integer(&config.model, &["hidden_size"])
 }
 
 /// The first of these keys that is there.
@@ -67,12 +177,38 @@ pub(super) fn number(value: u64, object: &JsonObject, key: &str) -> Result<Value
     Ok(value.into())
 }
 
+/// One over a fraction such as a half, as an integer: what several patches become one by.
+pub(super) fn reciprocal(object: &JsonObject, key: &str) -> Result<Value, Error> {
+    let fraction = object.positive_number(key)?;
+    let fraction = fraction.ok_or_else(|| object.fault(key, "is missing"))?;
+    number((1.0 / fraction) as u64, object, key)
+}
+
+/// The keys that say which activation a tower has.
+pub(super) const ACTIVATION: [Entry; 2] = [
+    Entry::Computed("use_silu", |config| has_activation(config, "silu")),
+    Entry::Computed("use_gelu", |config| has_activation(config, "gelu")),
+];
+
+/// True if it is this one; nothing if it is the other.
+fn has_activation(config: &ProjectorConfig, wanted: &str) -> Result<Option<Value>, Error> {
+    const KEY: &str = "hidden_act";
+    match config.vision.string(KEY)? {
+        Some(own @ ("silu" | "gelu")) => Ok((own == wanted).then_some(true.into())),
+        Some(other) => {
+            let problem = format!("is {other:?}, and files can say silu and gelu alone");
+            Err(config.vision.fault(KEY, problem))
+        }
+        None => Err(config.vision.fault(KEY, "is missing")),
+    }
+}
+
 fn numbers(object: &JsonObject, key: &str) -> Result<Vec<f32>, Error> {
-    let values = object.get(key).and_then(serde_json::Value::as_array);
-    let values = values.ok_or_else(|| object.fault(key, "expected a list of numbers"))?;
+    let value = object.get(key).ok_or_else(|| object.fault(key, "is missing"))?;
+    let wrong = || object.fault(key, format!("is {}, expected a list of numbers", shown(value)));
     let number = |value: &serde_json::Value| {
         let number = value.as_f64().filter(|number| number.is_finite());
-        number.map(|number| number as f32).ok_or_else(|| object.fault(key, "expected numbers"))
+        number.map(|number| number as f32).ok_or_else(wrong)
     };
-    values.iter().map(number).collect()
+    value.as_array().ok_or_else(wrong)?.iter().map(number).collect()
 }
