@@ -7,23 +7,39 @@
 //! LDLQ (arXiv 2307.13304) writes it: without an inverse.
 
 use qz_codec::grid::Rows;
-use qz_kernels::gemm::add_row_products_in_runs;
+use qz_kernels::backend::{Backend, Error};
 use qz_kernels::stop;
 use rayon::prelude::*;
 
 use crate::Symmetric;
 
-/// Columns that are factored at a time.
-const PANEL: usize = 128;
-/// Rows that one thread works on at a time.
-const TILE: usize = 128;
+/// What factors matrices: any backend, without its buffers' types.
+pub trait Factor: Sync {
+    /// As [`Backend::factor`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn factor(&self, size: usize, matrix: Vec<f32>) -> Result<Result<Vec<f32>, usize>, Error>;
+}
 
-/// The matrix has no factor: it is not positive definite, or not by enough for `f32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no factor: column {column} depends on later ones")]
-pub struct NotPositive {
-    /// Where that was seen.
-    pub column: usize,
+impl<B: Backend> Factor for B {
+    fn factor(&self, size: usize, matrix: Vec<f32>) -> Result<Result<Vec<f32>, usize>, Error> {
+        Backend::factor(self, size, matrix)
+    }
+}
+
+/// Why there is no factor.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum FactorError {
+    /// The matrix is not positive definite, or not by enough for `f32`.
+    #[error("no factor: column {column} depends on later ones")]
+    NotPositive {
+        /// Where that was seen.
+        column: usize,
+    },
+    /// The device has failed.
+    #[error(transparent)]
+    Device(#[from] Error),
 }
 
 /// What columns take up of the errors of earlier ones, and what the rest counts.
@@ -37,24 +53,16 @@ pub struct Feedback {
 }
 
 impl Feedback {
-    /// Factors a matrix in its own place. Runs of 256 products are summed in `f32`, these
-    /// sums in `f64`, and the result is stored in `f32`: so the factor is that of a matrix
-    /// whose entries differ from the given ones by a few times 1e-7 of `sqrt(H_ii H_jj)`,
-    /// as those of the sums over tokens do, however many there are.
+    /// Factors a matrix on a device.
     ///
     /// # Errors
-    /// If it is not positive definite.
-    pub fn of(matrix: Symmetric) -> Result<Self, NotPositive> {
+    /// If it is not positive definite, or the device fails.
+    pub fn of(device: &dyn Factor, matrix: Symmetric) -> Result<Self, FactorError> {
         let size = matrix.size();
-        let mut entries = matrix.into_entries();
-        for end in (1..=size).rev().step_by(PANEL) {
-            if stop::is_requested() {
-                return Err(NotPositive { column: 0 });
-            }
-            let first = end.saturating_sub(PANEL);
-            factor_panel(&mut entries, size, first, end)?;
+        match device.factor(size, matrix.into_entries())? {
+            Ok(entries) => Ok(Self::scaled(entries, size)),
+            Err(column) => Err(FactorError::NotPositive { column }),
         }
-        Ok(Self::scaled(entries, size))
     }
 
     /// From R, in the upper half.
@@ -142,98 +150,6 @@ impl Feedback {
     }
 }
 
-/// Columns `first..end` of R in rows `..end`, later columns being there.
-fn factor_panel(
-    entries: &mut [f32],
-    size: usize,
-    first: usize,
-    end: usize,
-) -> Result<(), NotPositive> {
-    let width = end - first;
-    let later = size - end;
-    let own: Vec<f32> = entries[first * size..end * size]
-        .chunks(size)
-        .flat_map(|row| row[end..].to_vec())
-        .collect();
-    let mut corner = rest(&entries[first * size..end * size], size, first, width, &own);
-    factor_corner(&mut corner, width).map_err(|column| NotPositive { column: first + column })?;
-    for (row, corner) in
-        entries[first * size..end * size].chunks_mut(size).zip(corner.chunks(width))
-    {
-        for (entry, value) in row[first..end].iter_mut().zip(corner) {
-            *entry = *value as f32;
-        }
-    }
-    // Columns of the corner as rows.
-    let mut turned = vec![0.0; width * width];
-    for row in 0..width {
-        for column in row..width {
-            turned[column * width + row] = corner[row * width + column];
-        }
-    }
-    debug_assert_eq!(own.len(), width * later);
-    entries[..first * size].par_chunks_mut(TILE * size).for_each(|rows| {
-        if stop::is_requested() {
-            return;
-        }
-        let mut rest = rest(rows, size, first, width, &own);
-        for (row, rest) in rows.chunks_mut(size).zip(rest.chunks_mut(width)) {
-            for column in (0..width).rev() {
-                let factors = &turned[column * width..][..column + 1];
-                rest[column] /= factors[column];
-                let value = rest[column];
-                for (earlier, factor) in rest[..column].iter_mut().zip(factors) {
-                    *earlier -= value * factor;
-                }
-            }
-            for (entry, value) in row[first..end].iter_mut().zip(rest) {
-                *entry = *value as f32;
-            }
-        }
-    });
-    Ok(())
-}
-
-/// `H_ij - Σ_k R_ik R_jk` over the later columns `k`, for the panel's columns `j`, whose
-/// later parts are `own`.
-fn rest(rows: &[f32], size: usize, first: usize, width: usize, own: &[f32]) -> Vec<f64> {
-    let count = rows.len() / size;
-    let later = own.len() / width;
-    let mut rest = vec![0.0; count * width];
-    if later > 0 {
-        let rows = Rows::dense(rows, size).slice(first + width, later);
-        add_row_products_in_runs(rows, Rows::dense(own, later), &mut rest);
-    }
-    for (rest, row) in rest.chunks_mut(width).zip(rows.chunks(size)) {
-        for (rest, entry) in rest.iter_mut().zip(&row[first..]) {
-            *rest = f64::from(*entry) - *rest;
-        }
-    }
-    rest
-}
-
-/// The upper factor of a small matrix in its upper half; `Err` names a column.
-fn factor_corner(corner: &mut [f64], width: usize) -> Result<(), usize> {
-    for column in (0..width).rev() {
-        let whole = corner[column * width + column];
-        let later = &corner[column * width..][column + 1..width];
-        let rest = whole - later.iter().map(|entry| entry * entry).sum::<f64>();
-        // Below this the stored factor would be rounding.
-        if rest.is_nan() || rest <= whole.abs() * 1e-9 || !rest.is_finite() {
-            return Err(column);
-        }
-        let root = rest.sqrt();
-        for row in 0..column {
-            let products: f64 = (column + 1..width)
-                .map(|k| corner[row * width + k] * corner[column * width + k])
-                .sum();
-            corner[row * width + column] = (corner[row * width + column] - products) / root;
-        }
-        corner[column * width + column] = root;
-    }
-    Ok(())
-}
-
 fn transpose(entries: &mut [f32], size: usize) {
     const BLOCK: usize = 32;
     for row in (0..size).step_by(BLOCK) {
@@ -250,20 +166,22 @@ fn transpose(entries: &mut [f32], size: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Gram;
     use crate::small::tests::numbers;
+    use crate::tests::{mean_of, processor};
 
     fn gram(size: usize) -> Symmetric {
-        let mut gram = Gram::new(size);
-        gram.add(&numbers(size * (size + 20), size as u32));
-        gram.finish()
+        mean_of(size, &numbers(size * (size + 20), size as u32))
+    }
+
+    fn factor(threads: usize, matrix: Symmetric) -> Result<Feedback, FactorError> {
+        Feedback::of(&processor(threads), matrix)
     }
 
     #[test]
     fn the_factor_gives_the_matrix() {
         for size in [1, 2, 127, 128, 129, 400] {
             let matrix = gram(size);
-            let factor = Feedback::of(matrix.clone()).expect("positive");
+            let factor = factor(2, matrix.clone()).expect("positive");
             for i in 0..size {
                 for j in i..size {
                     let sum: f64 = (j..size)
@@ -288,7 +206,7 @@ mod tests {
                 (0..size).map(|j| x.iter().zip(matrix.row(j)).map(|(x, h)| x * h).sum::<f32>())
             })
             .collect();
-        Feedback::of(matrix.clone()).expect("positive").solve_rows(&mut rows);
+        factor(2, matrix.clone()).expect("positive").solve_rows(&mut rows);
         for (found, expected) in rows.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-4, "{found} {expected}");
         }
@@ -296,19 +214,16 @@ mod tests {
 
     #[test]
     fn threads_change_no_bit() {
-        let factor = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-            pool.install(|| Feedback::of(gram(600)).expect("positive").weights)
-        };
-        assert_eq!(factor(1), factor(3));
+        let weights = |threads| factor(threads, gram(600)).expect("positive").weights;
+        assert_eq!(weights(1), weights(3));
     }
 
     #[test]
     fn what_is_not_positive_is_refused() {
         let check = |entries: &[f32], column: usize| {
             let size = entries.len().isqrt();
-            let found = Feedback::of(Symmetric::new(size, entries.to_vec())).map(|_| ());
-            assert_eq!(found, Err(NotPositive { column }), "{entries:?}");
+            let found = factor(1, Symmetric::new(size, entries.to_vec())).map(|_| ());
+            assert_eq!(found, Err(FactorError::NotPositive { column }), "{entries:?}");
         };
         check(&[0.0], 0);
         check(&[-1.0], 0);

@@ -2,65 +2,68 @@
 
 use std::ops::Range;
 
-use qz_kernels::gemm::{Into, View, ViewMut, add_gram, mirror_upper, multiply};
+use qz_kernels::backend::{Backend, Error, Shaped};
+use qz_kernels::gemm::{ViewMut, mirror_upper};
 
 use crate::Symmetric;
-use crate::runs::Runs;
+use crate::runs::{Runs, waiting_bytes};
 use crate::triangle::packed_start;
 
-/// The sum of `x xᵀ` over tokens, or some rows of its upper triangle, in the place it will
-/// stay in.
+/// The sum of `x xᵀ` over tokens, or some rows of its upper triangle, on a device and in the
+/// place it will stay in. `T` are that device's buffers.
 ///
-/// Products are summed in `f32`, 256 tokens at a time ([`qz_kernels::gemm`]), and the runs'
+/// Products are summed in `f32`, 256 tokens at a time ([`Backend::add_gram`]), and the runs'
 /// sums added to those before them. So the error of a sum over `T` tokens is at most
 /// `(256 + T/256) · 2⁻²⁴ · Σ|x_i x_j|`, and in practice a few times 1e-6 of it. The order
 /// of sums is that of the tokens, and the bits of an element depend on nothing else: not
 /// on threads, on the parts that tokens are handed over in, or on which rows are summed.
 #[derive(Clone, Debug)]
-pub struct Gram {
+pub struct Gram<T> {
     columns: usize,
     rows: Range<usize>,
     tokens: u64,
     /// `rows` of the columns from `rows.start` on; what is below the diagonal means nothing
     /// until the end.
-    sums: Vec<f32>,
-    runs: Runs,
+    sums: T,
+    runs: Runs<T>,
 }
 
-impl Gram {
-    /// A sum of nothing: all rows.
-    pub fn new(columns: usize) -> Self {
-        Self::of_rows(columns, 0..columns)
-    }
+/// Bytes that so many rows of a Gram matrix take, with what waits to be summed.
+pub fn gram_bytes(columns: usize, rows: &Range<usize>) -> u64 {
+    let sums = rows.len() as u64 * (columns - rows.start) as u64 * size_of::<f32>() as u64;
+    sums + waiting_bytes(columns)
+}
 
+/// All rows of a Gram matrix cut into parts of at most `limit` bytes each, of at least one row.
+pub fn gram_parts(columns: usize, limit: u64) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    while start < columns {
+        let row = ((columns - start) * size_of::<f32>()) as u64;
+        let count = limit.saturating_sub(waiting_bytes(columns)) / row;
+        let count = usize::try_from(count).unwrap_or(usize::MAX).clamp(1, columns - start);
+        parts.push(start..start + count);
+        start += count;
+    }
+    parts
+}
+
+impl<T: Shaped> Gram<T> {
     /// A sum of nothing: some rows of as many as there are columns.
+    ///
+    /// # Errors
+    /// If the device has no room.
     ///
     /// # Panics
     /// If there are no such rows.
-    pub fn of_rows(columns: usize, rows: Range<usize>) -> Self {
+    pub fn of_rows<B: Backend<Buffer = T>>(
+        backend: &B,
+        columns: usize,
+        rows: Range<usize>,
+    ) -> Result<Self, Error> {
         assert!(rows.start <= rows.end && rows.end <= columns, "rows of the matrix");
-        let sums = vec![0.0; rows.len() * (columns - rows.start)];
-        Self { columns, rows, tokens: 0, sums, runs: Runs::new(columns) }
-    }
-
-    /// Bytes that so many rows take, with what waits to be summed.
-    pub fn bytes(columns: usize, rows: &Range<usize>) -> u64 {
-        let sums = rows.len() as u64 * (columns - rows.start) as u64 * size_of::<f32>() as u64;
-        sums + Runs::bytes(columns)
-    }
-
-    /// All rows cut into parts of at most `limit` bytes each, of at least one row.
-    pub fn parts(columns: usize, limit: u64) -> Vec<Range<usize>> {
-        let mut parts = Vec::new();
-        let mut start = 0;
-        while start < columns {
-            let row = ((columns - start) * size_of::<f32>()) as u64;
-            let count = limit.saturating_sub(Runs::bytes(columns)) / row;
-            let count = usize::try_from(count).unwrap_or(usize::MAX).clamp(1, columns - start);
-            parts.push(start..start + count);
-            start += count;
-        }
-        parts
+        let sums = backend.zeros(rows.len(), columns - rows.start)?;
+        Ok(Self { columns, rows, tokens: 0, sums, runs: Runs::new() })
     }
 
     /// Columns of the inputs.
@@ -78,67 +81,95 @@ impl Gram {
         self.tokens
     }
 
-    /// Adds tokens' inputs, one row each, on the current pool's threads.
+    /// Adds tokens' inputs, one row each.
     ///
-    /// # Panics
-    /// If the last row is cut.
-    pub fn add(&mut self, inputs: &[f32]) {
-        let Self { columns, rows, sums, runs, .. } = self;
-        self.tokens += runs.add(inputs, |run| add_run(sums, *columns, rows, run)) as u64;
+    /// # Errors
+    /// If the device fails, or rows have another width.
+    pub fn add<B: Backend<Buffer = T>>(&mut self, backend: &B, inputs: &T) -> Result<(), Error> {
+        let Self { rows, sums, runs, .. } = self;
+        runs.add(backend, &[inputs], |run, which| {
+            backend.add_gram(sums, run[0], rows.start, which)
+        })?;
+        self.tokens += inputs.rows() as u64;
+        Ok(())
     }
 
     /// Sums what waits; tokens that come later begin a new run.
-    fn settle(&mut self) {
-        let Self { columns, rows, sums, runs, .. } = self;
-        runs.finish(|run| add_run(sums, *columns, rows, run));
+    fn settle<B: Backend<Buffer = T>>(&mut self, backend: &B) -> Result<(), Error> {
+        let Self { rows, sums, runs, .. } = self;
+        runs.finish(|run, which| backend.add_gram(sums, run[0], rows.start, which))
     }
 
     /// Makes of a sum over fewer than `prior` tokens one over `prior` of them: what is
     /// missing is taken from `mean`, of other tokens.
     ///
+    /// # Errors
+    /// If the device fails.
+    ///
     /// # Panics
     /// If `mean` is not of the same rows.
-    pub fn shrink(&mut self, prior: u64, mean: &mut Self) {
+    pub fn shrink<B: Backend<Buffer = T>>(
+        &mut self,
+        backend: &B,
+        prior: u64,
+        mean: &mut Self,
+    ) -> Result<(), Error> {
         assert_eq!((self.columns, &self.rows), (mean.columns, &mean.rows), "the same rows");
         let missing = prior.saturating_sub(self.tokens);
         if missing == 0 || mean.tokens == 0 {
-            return;
+            return Ok(());
         }
-        self.settle();
-        mean.settle();
+        self.settle(backend)?;
+        mean.settle(backend)?;
         let share = missing as f64 / mean.tokens as f64;
-        for (sum, mean) in self.sums.iter_mut().zip(&mean.sums) {
-            *sum = (f64::from(*sum) + share * f64::from(*mean)) as f32;
-        }
+        let filled: Vec<f32> = {
+            let (own, mean) = (backend.numbers(&self.sums)?, backend.numbers(&mean.sums)?);
+            let both = own.iter().zip(mean.iter());
+            both.map(|(sum, mean)| (f64::from(*sum) + share * f64::from(*mean)) as f32).collect()
+        };
+        self.sums = backend.buffer(self.sums.columns(), &filled)?;
         self.tokens = prior;
+        Ok(())
     }
 
     /// Adds what another has summed of the same rows.
     ///
+    /// # Errors
+    /// If the device fails.
+    ///
     /// # Panics
     /// If they are not the same.
-    pub fn merge(&mut self, mut other: Self) {
+    pub fn merge<B: Backend<Buffer = T>>(
+        &mut self,
+        backend: &B,
+        mut other: Self,
+    ) -> Result<(), Error> {
         assert_eq!((self.columns, &self.rows), (other.columns, &other.rows), "the same rows");
-        self.settle();
-        other.settle();
-        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, other)| *sum += other);
+        self.settle(backend)?;
+        other.settle(backend)?;
+        backend.add(&mut self.sums, &other.sums)?;
         self.tokens += other.tokens;
+        Ok(())
     }
 
     /// The mean over tokens, E[x xᵀ].
     ///
+    /// # Errors
+    /// If the device fails.
+    ///
     /// # Panics
     /// If these are not all rows.
-    pub fn finish(mut self) -> Symmetric {
+    pub fn finish<B: Backend<Buffer = T>>(mut self, backend: &B) -> Result<Symmetric, Error> {
         assert_eq!(self.rows, 0..self.columns, "all rows");
-        self.settle();
+        self.settle(backend)?;
         let factor = 1.0 / self.tokens.max(1) as f64;
         let columns = self.columns;
-        for sum in &mut self.sums {
+        let mut sums = backend.take_numbers(self.sums)?;
+        for sum in &mut sums {
             *sum = (f64::from(*sum) * factor) as f32;
         }
-        mirror_upper(ViewMut::dense(&mut self.sums, columns, columns));
-        Symmetric::new(columns, self.sums)
+        mirror_upper(ViewMut::dense(&mut sums, columns, columns));
+        Ok(Symmetric::new(columns, sums))
     }
 
     /// Where these rows are in the packed triangle ([`crate::unpack`]), in elements.
@@ -147,25 +178,17 @@ impl Gram {
     }
 
     /// The rows, each from its diagonal on, divided by nothing.
-    pub fn into_packed(mut self) -> impl Iterator<Item = f32> {
-        self.settle();
-        let width = self.columns - self.rows.start;
-        let rows = self.rows.len();
-        (0..rows).flat_map(move |row| self.sums[row * width + row..(row + 1) * width].to_vec())
-    }
-}
-
-/// Adds the products of some tokens.
-fn add_run(sums: &mut [f32], columns: usize, rows: &Range<usize>, inputs: &[f32]) {
-    let tokens = inputs.len() / columns;
-    let (count, width) = (rows.len(), columns - rows.start);
-    let inputs = View::dense(inputs, tokens, columns);
-    let own = inputs.block(0..tokens, rows.clone());
-    add_gram(1.0, own, ViewMut::new(sums, count, count, width));
-    if count < width {
-        let right = inputs.block(0..tokens, rows.end..columns);
-        let sums = ViewMut::new(&mut sums[count..], count, width - count, width);
-        multiply(Into::Add, 1.0, own.transposed(), right, sums);
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn into_packed<B: Backend<Buffer = T>>(
+        mut self,
+        backend: &B,
+    ) -> Result<impl Iterator<Item = f32> + use<B, T>, Error> {
+        self.settle(backend)?;
+        let (rows, width) = (self.rows.len(), self.columns - self.rows.start);
+        let sums = backend.take_numbers(self.sums)?;
+        Ok((0..rows).flat_map(move |row| sums[row * width + row..(row + 1) * width].to_vec()))
     }
 }
 
@@ -173,6 +196,7 @@ fn add_run(sums: &mut [f32], columns: usize, rows: &Range<usize>, inputs: &[f32]
 mod tests {
     use super::*;
     use crate::small::tests::numbers;
+    use crate::tests::{buffer, gram_of, processor};
     use crate::triangle::{packed_len, unpack};
 
     /// The definition, in f64.
@@ -190,11 +214,10 @@ mod tests {
     fn the_mean_of_products() {
         for (tokens, columns) in [(1, 1), (3, 2), (700, 5), (1030, 100)] {
             let inputs = numbers(tokens * columns, 3);
-            let mut gram = Gram::new(columns);
-            gram.add(&inputs[..tokens.min(500) * columns]);
-            gram.add(&inputs[tokens.min(500) * columns..]);
+            let backend = processor(2);
+            let gram = gram_of(&backend, columns, &inputs, 500);
             assert_eq!(gram.tokens(), tokens as u64);
-            let gram = gram.finish();
+            let gram = gram.finish(&backend).expect("finished");
             for (found, sum) in gram.entries().iter().zip(expected(&inputs, columns)) {
                 let error = sum / tokens as f64 - f64::from(*found);
                 assert!(error.abs() < 1e-6, "{tokens}x{columns}: {error}");
@@ -209,17 +232,20 @@ mod tests {
         {
             let inputs = numbers(tokens * columns, 5);
             let mut packed = vec![0.0; packed_len(columns)];
-            for rows in Gram::parts(columns, limit) {
-                let mut part = Gram::of_rows(columns, rows);
-                inputs.chunks(columns * 300).for_each(|inputs| part.add(inputs));
+            let backend = processor(2);
+            for rows in gram_parts(columns, limit) {
+                let mut part = Gram::of_rows(&backend, columns, rows).expect("room");
+                for inputs in inputs.chunks(columns * 300) {
+                    part.add(&backend, &buffer(columns, inputs)).expect("added");
+                }
                 assert_eq!(part.tokens(), tokens as u64);
                 let start = part.packed_start();
-                let own = packed[start..].iter_mut().zip(part.into_packed());
-                own.for_each(|(out, number)| *out = number);
+                let rows = part.into_packed(&backend).expect("rows");
+                packed[start..].iter_mut().zip(rows).for_each(|(out, number)| *out = number);
             }
-            let mut whole = Gram::new(columns);
-            whole.add(&inputs);
-            assert!(whole.into_packed().eq(packed.iter().copied()), "{tokens}x{columns}");
+            let whole = gram_of(&backend, columns, &inputs, tokens);
+            let whole = whole.into_packed(&backend).expect("rows");
+            assert!(whole.eq(packed.iter().copied()), "{tokens}x{columns}");
             let expected = expected(&inputs, columns);
             let scale = expected.iter().copied().fold(0.0, f64::max);
             for (found, expected) in unpack(columns, &packed).iter().zip(&expected) {
@@ -230,23 +256,23 @@ mod tests {
 
     #[test]
     fn rows_are_cut_into_parts() {
-        let waiting = Runs::bytes(4);
-        assert_eq!(Gram::parts(4, u64::MAX).first(), Some(&(0..4)));
-        assert_eq!(Gram::parts(4, 0), [0..1, 1..2, 2..3, 3..4]);
+        let waiting = waiting_bytes(4);
+        assert_eq!(gram_parts(4, u64::MAX).first(), Some(&(0..4)));
+        assert_eq!(gram_parts(4, 0), [0..1, 1..2, 2..3, 3..4]);
         // Rows of 16, 16, 8 and 8 bytes.
-        assert_eq!(Gram::parts(4, waiting + 32), [0..2, 2..4]);
-        assert_eq!(Gram::bytes(4, &(2..4)), waiting + 16);
+        assert_eq!(gram_parts(4, waiting + 32), [0..2, 2..4]);
+        assert_eq!(gram_bytes(4, &(2..4)), waiting + 16);
     }
 
     #[test]
     fn few_tokens_are_filled_up_with_the_mean() {
         let check = |rows: &[f32], prior: u64, expected: f32, count: u64| {
-            let (mut gram, mut mean) = (Gram::new(1), Gram::new(1));
-            gram.add(rows);
-            mean.add(&[1.0, 3.0]);
-            gram.shrink(prior, &mut mean);
+            let backend = processor(1);
+            let mut gram = gram_of(&backend, 1, rows, 1);
+            let mut mean = gram_of(&backend, 1, &[1.0, 3.0], 2);
+            gram.shrink(&backend, prior, &mut mean).expect("filled up");
             assert_eq!(gram.tokens(), count);
-            assert!(gram.into_packed().eq([expected]), "{rows:?}");
+            assert!(gram.into_packed(&backend).expect("rows").eq([expected]), "{rows:?}");
         };
         check(&[2.0], 0, 4.0, 1);
         check(&[2.0], 1, 4.0, 1);
@@ -259,12 +285,8 @@ mod tests {
         let columns = 130;
         let inputs = numbers(1500 * columns, 9);
         let sum = |threads: usize, part: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-            pool.install(|| {
-                let mut gram = Gram::new(columns);
-                inputs.chunks(part * columns).for_each(|inputs| gram.add(inputs));
-                gram.finish()
-            })
+            let backend = processor(threads);
+            gram_of(&backend, columns, &inputs, part).finish(&backend).expect("finished")
         };
         let expected = sum(1, 1500);
         for (threads, part) in [(3, 1500), (2, 512), (2, 1024), (2, 7), (1, 255), (3, 300)] {

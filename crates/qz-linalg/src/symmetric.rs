@@ -127,9 +127,7 @@ mod tests {
     #[test]
     fn losses_of_rows() {
         let size = 130;
-        let mut matrix = crate::Gram::new(size);
-        matrix.add(&numbers(40 * size, 1));
-        let matrix = matrix.finish();
+        let matrix = crate::tests::mean_of(size, &numbers(40 * size, 1));
         let errors = numbers(20 * size, 2);
         for (row, loss) in errors.chunks(size).zip(matrix.losses(&errors)) {
             let expected: f64 = (0..size * size)

@@ -150,10 +150,10 @@ impl ScaledMatrix<'_> {
 
 #[cfg(test)]
 mod tests {
-    use qz_linalg::Gram;
     use qz_tensor::DataType;
 
     use super::*;
+    use crate::testing::gram_of;
 
     /// Numbers that look drawn, from -1 to 1.
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -201,9 +201,7 @@ mod tests {
         let weights = numbers(rows * columns, 1);
         let mut inputs = numbers(tokens * columns, 2);
         inputs.chunks_mut(columns).for_each(|row| row[5] *= 30.0);
-        let mut gram = Gram::new(columns);
-        gram.add(&inputs);
-        let gram = gram.finish();
+        let gram = gram_of(columns, &inputs);
         let all: Vec<usize> = (0..rows).collect();
         let target = Target::of_type(DataType::Q4_0).expect("a grid");
         let matrix = ScaledMatrix {

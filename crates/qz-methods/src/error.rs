@@ -47,6 +47,9 @@ pub enum Error {
     /// The receiver of the rows wants no more.
     #[error("stopped")]
     Stopped,
+    /// The device that matrices are factored on has failed.
+    #[error(transparent)]
+    Device(#[from] qz_kernels::Error),
 }
 
 impl Diagnose for Error {
@@ -58,6 +61,7 @@ impl Diagnose for Error {
             Self::Statistics { .. } => (FaultClass::BadInput, "statistics-width"),
             Self::Needs { .. } => (FaultClass::Refused, "method-needs"),
             Self::Stopped => (FaultClass::Environment, "stopped"),
+            Self::Device(error) => return error.diagnosis(),
         };
         Diagnosis { class, location: Location::default(), rule }
     }

@@ -3,6 +3,7 @@
 use std::ops::{ControlFlow, Range};
 
 use qz_codec::grid::{RowBatch, Rows};
+use qz_linalg::Factor;
 
 use crate::error::Error;
 use crate::gptq::{Gptq, GptqOptions};
@@ -39,6 +40,8 @@ pub struct Problem<'a> {
     pub statistics: Statistics<'a>,
     /// The values that weights may take.
     pub target: Target<'a>,
+    /// Where matrices are factored.
+    pub device: &'a dyn Factor,
     /// How.
     pub options: &'a Options,
 }

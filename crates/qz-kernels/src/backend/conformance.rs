@@ -3,6 +3,7 @@
 
 mod recurrences;
 mod rowwise;
+mod sums;
 
 use qz_codec::CODECS;
 use qz_tensor::DataType;
@@ -38,6 +39,7 @@ fn operations<B: Backend>(backend: &B) -> Checked {
     elementwise(backend)?;
     experts(backend)?;
     copies(backend)?;
+    sums::check(backend)?;
     non_finite(backend)?;
     mismatches(backend)
 }
@@ -519,5 +521,9 @@ fn mismatches<B: Backend>(backend: &B) -> Checked {
     let load = ExpertLoad { tokens: vec![0], weights: vec![1.0] };
     refused(backend.scatter_add(&mut out, &load, &pair))?;
     refused(backend.check_finite(&pair, &mut out, 8))?;
+    refused(backend.add_products(&mut out, &pair, &pair, 0..2))?;
+    refused(backend.add_gram(&mut out, &wide, 0, 0..2))?;
+    refused(backend.add_gram(&mut out, &pair, 0, 1..3))?;
+    refused(backend.factor(2, vec![1.0; 3]).map(drop))?;
     Ok(())
 }

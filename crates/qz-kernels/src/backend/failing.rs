@@ -106,5 +106,12 @@ impl<B: Backend> Backend for Failing<B> {
         fn gather(from: &B::Buffer, rows: &[usize]) -> B::Buffer;
         fn stack(parts: &[&B::Buffer]) -> B::Buffer;
         fn scatter_add(to: &mut B::Buffer, load: &ExpertLoad, from: &B::Buffer) -> ();
+        fn add_products(
+            sums: &mut B::Buffer, left: &B::Buffer, right: &B::Buffer, rows: Range<usize>
+        ) -> ();
+        fn add_gram(
+            sums: &mut B::Buffer, inputs: &B::Buffer, first: usize, rows: Range<usize>
+        ) -> ();
+        fn factor(size: usize, matrix: Vec<f32>) -> Result<Vec<f32>, usize>;
     }
 }

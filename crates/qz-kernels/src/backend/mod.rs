@@ -571,4 +571,29 @@ pub trait Backend: Send + Sync {
         load: &ExpertLoad,
         from: &Self::Buffer,
     ) -> Result<(), Error>;
+
+    /// Adds `Σ left[t][i] · right[t][j]` over the rows `t` in `rows` to `sums[i][j]`. Products are
+    /// summed in f32, 256 rows at a time, and these sums added in the rows' order.
+    fn add_products(
+        &self,
+        sums: &mut Self::Buffer,
+        left: &Self::Buffer,
+        right: &Self::Buffer,
+        rows: Range<usize>,
+    ) -> Result<(), Error>;
+
+    /// The same of a buffer with itself, of its columns from `first` on: of the first of them as
+    /// many as `sums` has rows, with all of them. `sums[i][j]` with `j < i` means nothing.
+    fn add_gram(
+        &self,
+        sums: &mut Self::Buffer,
+        inputs: &Self::Buffer,
+        first: usize,
+        rows: Range<usize>,
+    ) -> Result<(), Error>;
+
+    /// The upper triangular R of a symmetric matrix `R Rᵀ`, with a positive diagonal; what is below
+    /// the diagonal of either means nothing. Where there is none, a column that depends on later
+    /// ones, or too nearly for f32.
+    fn factor(&self, size: usize, matrix: Vec<f32>) -> Result<Result<Vec<f32>, usize>, Error>;
 }

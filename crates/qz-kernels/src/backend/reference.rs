@@ -15,6 +15,10 @@ use crate::backend::activations::{activation_type, round_activations};
 
 pub use backend::ReferenceBackend;
 
+/// What columns must leave of their own, in parts of it: below this a stored factor would be
+/// rounding.
+pub(crate) const LEAST_REST: f64 = 1e-9;
+
 /// The smallest normal binary16: what the sum of chosen experts' probabilities is at
 /// least (`build_moe_ffn` in llama-graph.cpp).
 pub(crate) const LEAST_WEIGHT_SUM: f32 = 6.103_515_6e-5;
@@ -331,6 +335,28 @@ fn leave_groups(wanted: &mut [f32], groups: usize, used: usize) {
     for (group, _) in order.into_iter().skip(used) {
         wanted[group * size..(group + 1) * size].fill(f32::NEG_INFINITY);
     }
+}
+
+/// R of a symmetric matrix `R Rᵀ`, from its last column on; zeros below the diagonal.
+pub fn factor(size: usize, matrix: Vec<f32>) -> Result<Vec<f32>, usize> {
+    let mut factor = vec![0.0f64; size * size];
+    for column in (0..size).rev() {
+        for row in (0..=column).rev() {
+            let later = column + 1..size;
+            let known: f64 =
+                later.map(|k| factor[row * size + k] * factor[column * size + k]).sum();
+            let whole = f64::from(matrix[row * size + column]);
+            let rest = whole - known;
+            factor[row * size + column] = if row < column {
+                rest / factor[column * (size + 1)]
+            } else if rest > whole.abs() * LEAST_REST && rest.is_finite() {
+                rest.sqrt()
+            } else {
+                return Err(column);
+            };
+        }
+    }
+    Ok(factor.into_iter().map(|entry| entry as f32).collect())
 }
 
 #[cfg(test)]

@@ -311,3 +311,35 @@ pub(super) fn scatter_add<B: Shaped>(to: &B, load: &ExpertLoad, from: &B) -> Res
     asked.equal("rows of answers", from.rows(), load.tokens.len())?;
     asked.equal("weights", load.weights.len(), load.tokens.len())
 }
+
+/// Of [`super::Backend::add_products`].
+pub(super) fn add_products<B: Shaped>(
+    sums: &B,
+    left: &B,
+    right: &B,
+    rows: &Range<usize>,
+) -> Result<(), Error> {
+    let asked = asked("add_products");
+    asked.equal("rows of sums", sums.rows(), left.columns())?;
+    asked.equal("columns of sums", sums.columns(), right.columns())?;
+    asked.at_most("rows", rows.end, left.rows())?;
+    asked.at_most("rows of the other", rows.end, right.rows())
+}
+
+/// Of [`super::Backend::add_gram`].
+pub(super) fn add_gram<B: Shaped>(
+    sums: &B,
+    inputs: &B,
+    first: usize,
+    rows: &Range<usize>,
+) -> Result<(), Error> {
+    let asked = asked("add_gram");
+    asked.equal("the first column and columns of sums", first + sums.columns(), inputs.columns())?;
+    asked.at_most("rows of sums", sums.rows(), sums.columns())?;
+    asked.at_most("rows", rows.end, inputs.rows())
+}
+
+/// Of [`super::Backend::factor`].
+pub(super) fn factor(size: usize, matrix: &[f32]) -> Result<(), Error> {
+    asked("factor").equal("numbers", matrix.len(), size * size)
+}

@@ -21,7 +21,7 @@ use qz_kernels::tile::TILE_ROWS;
 use rayon::prelude::*;
 
 pub use order::Order;
-pub use prepare::{Prepared, Shared};
+pub use prepare::{Prepared, Shared, Unprepared};
 
 use crate::error::Error;
 use crate::method::{Method, Needs, Problem, RowSink, check};
@@ -104,15 +104,14 @@ impl Method for Gptq {
         let Some(gram) = problem.statistics.gram else {
             return Err(Error::Needs { method: self.name(), needs: "the inputs' Gram matrix" });
         };
-        let spec = problem.target.grid().spec();
-        let options = &problem.options.gptq;
-        let prepared = Prepared::new(gram, &problem.statistics, spec, options);
+        let prepared = Prepared::new(gram, problem);
         if stop::is_requested() {
             return Err(Error::Stopped);
         }
         match prepared {
             Ok(prepared) => prepared.quantize(problem, out),
-            Err(fallback) => {
+            Err(Unprepared::Device(error)) => Err(error.into()),
+            Err(Unprepared::Fallback(fallback)) => {
                 let importance = problem.statistics.importance();
                 let report = round_all(self.name(), problem, importance.as_deref(), out)?;
                 let dead_columns = prepare::dead_columns(gram);

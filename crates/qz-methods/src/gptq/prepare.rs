@@ -3,14 +3,13 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
-use qz_codec::grid::GridSpec;
-use qz_kernels::stop;
-use qz_linalg::{Feedback, Symmetric};
+use qz_kernels::{Error, stop};
+use qz_linalg::{Factor, FactorError, Feedback, Symmetric};
 
 use super::GptqOptions;
 use super::order::{Visits, block_columns};
+use crate::method::Problem;
 use crate::report::Fallback;
-use crate::statistics::Statistics;
 
 /// A layer's matrix and its factor: all that matrices with the same inputs can share.
 /// Memory: `columns²` times eight bytes, four more with cross statistics, and four for each
@@ -66,29 +65,29 @@ pub(super) fn dead_columns(gram: &Symmetric) -> usize {
 impl Factored {
     fn new(
         gram: &Symmetric,
-        statistics: &Statistics<'_>,
+        problem: &Problem<'_>,
         visits: Visits,
-        options: &GptqOptions,
-    ) -> Result<Self, Fallback> {
+    ) -> Result<Self, Unprepared> {
+        let (statistics, options) = (&problem.statistics, &problem.options.gptq);
         let mean = gram.mean_diagonal();
         let propagates = options.propagation != 0.0;
         let [cross, missing] =
             [statistics.cross, statistics.missing].map(|sums| sums.filter(|_| propagates));
         let mut sums = cross.into_iter().chain(missing).flatten();
         if !gram.is_finite() || !mean.is_finite() || !sums.all(|entry| entry.is_finite()) {
-            return Err(Fallback::NonFinite);
+            return Err(Fallback::NonFinite.into());
         }
         if mean <= 0.0 {
-            return Err(Fallback::NoInput);
+            return Err(Fallback::NoInput.into());
         }
         let (mut moves, mut additions) = (None, None);
         if cross.is_some() || missing.is_some() {
-            let (solver, _) = factor(gram, &visits, options.propagation_damping)?;
+            let (solver, _) = factor(problem.device, gram, &visits, options.propagation_damping)?;
             let part = options.propagation;
             moves = cross.map(|cross| self::moves(cross, &visits, &solver, part));
             additions = missing.map(|missing| self::additions(missing, &visits, &solver, part));
         }
-        let (feedback, damping) = factor(gram, &visits, options.damping)?;
+        let (feedback, damping) = factor(problem.device, gram, &visits, options.damping)?;
         let mut objective = gram.clone();
         objective.add_to_diagonal((mean * options.descent_damping) as f32);
         let importance = objective.diagonal();
@@ -107,25 +106,37 @@ impl Factored {
     }
 }
 
+/// Why nothing can be fed back.
+#[derive(Debug)]
+pub enum Unprepared {
+    /// The matrix does not allow it: rows are rounded with importance.
+    Fallback(Fallback),
+    /// The device has failed.
+    Device(Error),
+}
+
+impl From<Fallback> for Unprepared {
+    fn from(fallback: Fallback) -> Self {
+        Self::Fallback(fallback)
+    }
+}
+
 impl Prepared {
-    /// Prepares for units as `spec` says; takes what an earlier matrix left in the
+    /// Prepares for the units of a problem's target; takes what an earlier matrix left in the
     /// statistics' share, if that fits.
     ///
     /// # Errors
-    /// If nothing can be fed back by this matrix; rows are then rounded with importance.
-    pub fn new(
-        gram: &Symmetric,
-        statistics: &Statistics<'_>,
-        spec: &GridSpec,
-        options: &GptqOptions,
-    ) -> Result<Self, Fallback> {
+    /// If nothing can be fed back by this matrix.
+    pub fn new(gram: &Symmetric, problem: &Problem<'_>) -> Result<Self, Unprepared> {
+        let (statistics, options) = (&problem.statistics, &problem.options.gptq);
+        let spec = problem.target.grid().spec();
         let visits = Visits::new(options.order, spec, &gram.diagonal());
         let mut share = statistics.shared.map(|shared| shared.0.lock().expect("no panic"));
         let fits = |known: &&Arc<Factored>| known.visits == visits && known.options == *options;
         let known = share.as_ref().and_then(|share| share.as_ref().filter(fits).cloned());
         let factored = match known {
             Some(known) => known,
-            None => Arc::new(Factored::new(gram, statistics, visits, options)?),
+            None => Arc::new(Factored::new(gram, problem, visits)?),
         };
         if let Some(share) = &mut share {
             **share = Some(Arc::clone(&factored));
@@ -143,18 +154,25 @@ impl Prepared {
 
 /// Factors with the least damping that lets it: twice as much each time, up to the mean
 /// itself.
-fn factor(gram: &Symmetric, visits: &Visits, least: f64) -> Result<(Feedback, f64), Fallback> {
+fn factor(
+    device: &dyn Factor,
+    gram: &Symmetric,
+    visits: &Visits,
+    least: f64,
+) -> Result<(Feedback, f64), Unprepared> {
     let mean = gram.mean_diagonal();
     let mut damping = least;
     loop {
         let mut damped =
             if visits.is_natural() { gram.clone() } else { gram.reordered(&visits.columns) };
         damped.add_to_diagonal((mean * damping) as f32);
-        if let Ok(feedback) = Feedback::of(damped) {
-            return Ok((feedback, damping));
+        match Feedback::of(device, damped) {
+            Ok(feedback) => return Ok((feedback, damping)),
+            Err(FactorError::Device(error)) => return Err(Unprepared::Device(error)),
+            Err(FactorError::NotPositive { .. }) => {}
         }
         if damping >= 1.0 || stop::is_requested() {
-            return Err(Fallback::NoFactor);
+            return Err(Fallback::NoFactor.into());
         }
         damping = (damping * 2.0).clamp(1e-4, 1.0);
     }

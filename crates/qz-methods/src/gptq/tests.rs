@@ -7,11 +7,12 @@ use qz_codec::grid::{
     GRIDS, GivenScales, Grid, IntegerFormat, LevelFormat, RowBatch, Rows, StoredNumber, affine,
     given_scales, integers, listed_scales, scaled_levels,
 };
-use qz_linalg::{CrossGram, Gram, Symmetric};
+use qz_linalg::Symmetric;
 use qz_tensor::DataType;
 
 use super::*;
 use crate::report::Fallback;
+use crate::testing::{DEVICE, cross_of, gram_of};
 use crate::{METHODS, Options, Statistics, Target, method_named};
 
 /// Numbers with heavy tails, between -8 and 8.
@@ -47,9 +48,8 @@ struct Case {
 
 impl Case {
     fn new(rows: usize, columns: usize) -> Self {
-        let mut gram = Gram::new(columns);
-        gram.add(&inputs(2 * columns, columns));
-        Self { rows, columns, weights: numbers(rows * columns, 9), gram: gram.finish() }
+        let gram = gram_of(columns, &inputs(2 * columns, columns));
+        Self { rows, columns, weights: numbers(rows * columns, 9), gram }
     }
 
     fn statistics(&self) -> Statistics<'_> {
@@ -72,6 +72,7 @@ impl Case {
             weights: Rows::dense(&self.weights, self.columns),
             statistics: *statistics,
             target,
+            device: &*DEVICE,
             options: &options,
         };
         let grid = target.grid();
@@ -363,6 +364,7 @@ fn a_receiver_stops_the_method() {
             weights: Rows::dense(&case.weights, 256),
             statistics: case.statistics(),
             target: Target::of_type(DataType::Q8_0).expect("a grid"),
+            device: &*DEVICE,
             options: &options,
         };
         let mut calls = 0;
@@ -383,11 +385,9 @@ fn propagation_meets_the_full_output() {
     // The quantized model's inputs are weaker, and a little wrong.
     let behind: Vec<f32> =
         full.iter().zip(&noise).map(|(value, noise)| 0.9 * value + 0.01 * noise).collect();
-    let (mut gram, mut cross) = (Gram::new(columns), CrossGram::new(columns, columns));
-    gram.add(&behind);
-    cross.add(&full, &behind, &behind);
-    let cross = cross.finish();
-    let case = Case { rows, columns, weights: numbers(rows * columns, 9), gram: gram.finish() };
+    let cross = cross_of(columns, &full, &behind, &behind);
+    let gram = gram_of(columns, &behind);
+    let case = Case { rows, columns, weights: numbers(rows * columns, 9), gram };
     let target = Target::of_type(DataType::Q4_K).expect("a grid");
     let error = |cross: Option<&[f32]>, propagation: f64| {
         let statistics = Statistics { gram: Some(&case.gram), cross, ..Statistics::default() };
@@ -433,11 +433,9 @@ fn missing_results_are_made_up_for() {
     let inputs = inputs(tokens, columns);
     let told = numbers(rows * columns, 5);
     let lacking = products(&inputs, &told, columns);
-    let (mut gram, mut sums) = (Gram::new(columns), CrossGram::new(rows, columns));
-    gram.add(&inputs);
-    sums.add(&lacking, &vec![0.0; lacking.len()], &inputs);
-    let missing = sums.finish();
-    let case = Case { rows, columns, weights: numbers(rows * columns, 9), gram: gram.finish() };
+    let missing = cross_of(rows, &lacking, &vec![0.0; lacking.len()], &inputs);
+    let gram = gram_of(columns, &inputs);
+    let case = Case { rows, columns, weights: numbers(rows * columns, 9), gram };
     let target = Target::of_type(DataType::Q6_K).expect("a grid");
     let parts = [0.0, 0.5, 1.0];
     for propagation in parts {
@@ -486,11 +484,12 @@ fn a_stop_is_heard_at_every_stage() {
     use std::time::{Duration, Instant};
 
     use qz_kernels::Workers;
-    use qz_linalg::Feedback;
+    use qz_kernels::backend::{Backend, CpuBackend};
+    use qz_linalg::{Feedback, Gram};
 
     const COLUMNS: usize = 3072;
     let rows = numbers(1024 * COLUMNS, 3);
-    let check = |stage: &str, work: &(dyn Fn() + Sync)| {
+    let check = |stage: &str, work: &(dyn Fn(&CpuBackend) + Sync)| {
         let flag = stop::Flag::default();
         let workers = Workers::stopped_by(2, &flag).expect("threads");
         let setter = std::thread::spawn({
@@ -501,37 +500,38 @@ fn a_stop_is_heard_at_every_stage() {
                 Instant::now()
             }
         });
-        workers.install(work);
+        let device = CpuBackend::new(&workers);
+        workers.install(|| work(&device));
         let end = Instant::now();
         let set = setter.join().expect("no panic");
         // What would take seconds, on any machine, does not.
         assert!(end.saturating_duration_since(set) < Duration::from_secs(2), "{stage}");
     };
-    check("gram", &|| {
-        let mut gram = Gram::new(COLUMNS);
-        (0..16).for_each(|_| gram.add(&rows));
+    let inputs = DEVICE.buffer(COLUMNS, &rows).expect("whole rows");
+    check("gram", &|device| {
+        let mut gram = Gram::of_rows(device, COLUMNS, 0..COLUMNS).expect("room");
+        (0..16).for_each(|_| gram.add(device, &inputs).expect("added"));
     });
     let mut identity = vec![0.0; COLUMNS * COLUMNS];
     identity.iter_mut().step_by(COLUMNS + 1).for_each(|entry| *entry = 1.0);
     let gram = Symmetric::new(COLUMNS, identity);
-    check("factor", &|| {
-        let _ = Feedback::of(gram.clone());
+    check("factor", &|device| {
+        let _ = Feedback::of(device, gram.clone());
     });
-    check("losses", &|| {
+    check("losses", &|_| {
         let _ = gram.losses(&rows);
     });
     let statistics = Statistics { gram: Some(&gram), ..Statistics::default() };
     let options = Options::default();
     let target = Target::of_type(DataType::Q4_K).expect("a grid");
-    let spec = target.grid().spec();
-    let problem =
-        Problem { weights: Rows::dense(&rows, COLUMNS), statistics, target, options: &options };
-    let prepared = Prepared::new(&gram, &statistics, spec, &options.gptq).expect("positive");
-    check("feedback and descent", &|| {
+    let weights = Rows::dense(&rows, COLUMNS);
+    let problem = Problem { weights, statistics, target, device: &*DEVICE, options: &options };
+    let prepared = Prepared::new(&gram, &problem).expect("positive");
+    check("feedback and descent", &|_| {
         let given = prepared.quantize(&problem, &mut |_, _| ControlFlow::Continue(()));
         assert_eq!(given.map(|_| ()), Err(Error::Stopped));
     });
-    check("rounding", &|| {
+    check("rounding", &|_| {
         let mut all = |_: Range<usize>, _: &RowBatch| ControlFlow::Continue(());
         let importance = method_named("imatrix").expect("a method");
         let target = Target::of_type(DataType::IQ2_XS).expect("a grid");

@@ -2,6 +2,7 @@
 
 mod attention;
 mod exponentials;
+mod factor;
 mod floats;
 mod integers;
 mod matmul;
@@ -21,6 +22,7 @@ use super::{
 };
 use super::{HostBuffer, Shaped, reference, shapes};
 use crate::codec_for;
+use crate::gemm::{Into, View, ViewMut, add_gram, multiply};
 use crate::isa::Isa;
 use crate::memory::Bytes;
 use crate::vector::Instructions;
@@ -442,5 +444,48 @@ impl Backend for CpuBackend {
             to.iter_mut().zip(row).for_each(|(to, value)| *to += value * weight);
         }
         Ok(())
+    }
+
+    fn add_products(
+        &self,
+        sums: &mut HostBuffer,
+        left: &HostBuffer,
+        right: &HostBuffer,
+        rows: Range<usize>,
+    ) -> Result<(), Error> {
+        shapes::add_products(sums, left, right, &rows)?;
+        let (height, width) = (left.columns(), right.columns());
+        let left = View::dense(left, left.rows(), height).block(rows.clone(), 0..height);
+        let right = View::dense(right, right.rows(), width).block(rows, 0..width);
+        let sums = ViewMut::dense(sums, height, width);
+        self.workers.install(|| multiply(Into::Add, 1.0, left.transposed(), right, sums));
+        Ok(())
+    }
+
+    fn add_gram(
+        &self,
+        sums: &mut HostBuffer,
+        inputs: &HostBuffer,
+        first: usize,
+        rows: Range<usize>,
+    ) -> Result<(), Error> {
+        shapes::add_gram(sums, inputs, first, &rows)?;
+        let (count, width, columns) = (sums.rows(), sums.columns(), inputs.columns());
+        let inputs = View::dense(inputs, inputs.rows(), columns);
+        let own = inputs.block(rows.clone(), first..first + count);
+        self.workers.install(|| {
+            add_gram(1.0, own, ViewMut::new(sums, count, count, width));
+            if count < width {
+                let right = inputs.block(rows, first + count..columns);
+                let sums = ViewMut::new(&mut sums[count..], count, width - count, width);
+                multiply(Into::Add, 1.0, own.transposed(), right, sums);
+            }
+        });
+        Ok(())
+    }
+
+    fn factor(&self, size: usize, matrix: Vec<f32>) -> Result<Result<Vec<f32>, usize>, Error> {
+        shapes::factor(size, &matrix)?;
+        Ok(self.workers.install(|| factor::factor(size, matrix)))
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use qz_tensor::DataType;
 
-use super::{activate_times, attend, decode, layer_norm, matmul, rms_norm, rotate, route, scan};
+use super::{activate_times, attend, decode, factor, layer_norm, matmul, rms_norm, rotate, route, scan};
 use crate::backend::{
     Activation, Attention, Backend, Error, ExpertLoad, HostBuffer, JoinedColumns, Queries,
     Rotation, Rounding, Router, Scan, ScanWeights, Shaped, activation_type, round_activations,
@@ -352,5 +352,42 @@ impl Backend for ReferenceBackend {
             }
         }
         Ok(())
+    }
+
+    fn add_products(
+        &self,
+        sums: &mut HostBuffer,
+        left: &HostBuffer,
+        right: &HostBuffer,
+        rows: Range<usize>,
+    ) -> Result<(), Error> {
+        shapes::add_products(sums, left, right, &rows)?;
+        let (height, width) = (left.columns(), right.columns());
+        for (at, sum) in sums.iter_mut().enumerate() {
+            let (i, j) = (at / width, at % width);
+            let products = rows.clone().map(|row| {
+                f64::from(left[row * height + i]) * f64::from(right[row * width + j])
+            });
+            *sum = (f64::from(*sum) + products.sum::<f64>()) as f32;
+        }
+        Ok(())
+    }
+
+    fn add_gram(
+        &self,
+        sums: &mut HostBuffer,
+        inputs: &HostBuffer,
+        first: usize,
+        rows: Range<usize>,
+    ) -> Result<(), Error> {
+        shapes::add_gram(sums, inputs, first, &rows)?;
+        let left = self.columns(inputs, first..first + sums.rows())?;
+        let right = self.columns(inputs, first..inputs.columns())?;
+        self.add_products(sums, &left, &right, rows)
+    }
+
+    fn factor(&self, size: usize, matrix: Vec<f32>) -> Result<Result<Vec<f32>, usize>, Error> {
+        shapes::factor(size, &matrix)?;
+        Ok(factor(size, matrix))
     }
 }
