@@ -64,7 +64,8 @@ impl<T: Shaped> Runs<T> {
             0 => own,
             _ => {
                 let both = self.waiting.iter().zip(&own);
-                both.map(|(waiting, own)| backend.stack(&[waiting, own])).collect::<Result<_, _>>()?
+                both.map(|(waiting, own)| backend.stack(&[waiting, own]))
+                    .collect::<Result<_, _>>()?
             }
         };
         Ok(())

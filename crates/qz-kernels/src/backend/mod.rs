@@ -338,7 +338,7 @@ pub struct ExpertLoad {
 /// # Errors
 /// A device can be lost, or have no memory left, in any operation: [`Error::Device`]. Shapes
 /// that contradict each other are [`Error::Shape`].
-pub trait Backend: Send + Sync {
+pub trait Backend: Send + Sync + 'static {
     /// Numbers on the device.
     type Buffer: Shaped + Send + Sync;
     /// Weights on the device, in their own type.

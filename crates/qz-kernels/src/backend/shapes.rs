@@ -334,7 +334,11 @@ pub(super) fn add_gram<B: Shaped>(
     rows: &Range<usize>,
 ) -> Result<(), Error> {
     let asked = asked("add_gram");
-    asked.equal("the first column and columns of sums", first + sums.columns(), inputs.columns())?;
+    asked.equal(
+        "the first column and columns of sums",
+        first + sums.columns(),
+        inputs.columns(),
+    )?;
     asked.at_most("rows of sums", sums.rows(), sums.columns())?;
     asked.at_most("rows", rows.end, inputs.rows())
 }

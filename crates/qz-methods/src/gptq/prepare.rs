@@ -63,11 +63,7 @@ pub(super) fn dead_columns(gram: &Symmetric) -> usize {
 }
 
 impl Factored {
-    fn new(
-        gram: &Symmetric,
-        problem: &Problem<'_>,
-        visits: Visits,
-    ) -> Result<Self, Unprepared> {
+    fn new(gram: &Symmetric, problem: &Problem<'_>, visits: Visits) -> Result<Self, Unprepared> {
         let (statistics, options) = (&problem.statistics, &problem.options.gptq);
         let mean = gram.mean_diagonal();
         let propagates = options.propagation != 0.0;

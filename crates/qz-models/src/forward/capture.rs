@@ -1,6 +1,6 @@
 //! What products of a layer multiply, and who hears of it.
 
-use qz_kernels::backend::{Backend, ExpertLoad};
+use qz_kernels::backend::{Backend, ExpertLoad, Shaped};
 
 use crate::error::Error;
 use crate::graph::{GroupIndex, Stage};
@@ -17,26 +17,23 @@ pub enum Routing {
 }
 
 /// Inputs of one group's products: some rows, one token each, in the text's order.
-#[derive(Clone, Copy, Debug)]
-pub struct LinearInputs<'a> {
+pub struct LinearInputs<'a, B: Backend> {
     /// The layer.
     pub layer: LayerIndex,
     /// The matrices.
     pub group: GroupIndex,
     /// Whose matrices, where each expert has its own.
     pub expert: Option<usize>,
-    /// Numbers of a row: columns of the matrices.
-    pub width: usize,
-    /// The rows, one behind the other.
-    pub rows: &'a [f32],
+    /// The rows, on the device: of as many numbers as the matrices have columns.
+    pub rows: &'a B::Buffer,
     pub(super) first_token: usize,
     pub(super) load: Option<&'a ExpertLoad>,
 }
 
-impl LinearInputs<'_> {
+impl<B: Backend> LinearInputs<'_, B> {
     /// How many rows.
     pub fn count(&self) -> usize {
-        self.rows.len() / self.width.max(1)
+        self.rows.rows()
     }
 
     /// The token of a row, counted over all chunks.

@@ -63,6 +63,11 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         Ok(Self { backend, source, architecture, graph, options })
     }
 
+    /// Where it is computed.
+    pub fn backend(&self) -> &'a B {
+        self.backend
+    }
+
     /// What the model computes.
     pub fn graph(&self) -> &ModelGraph {
         &self.graph

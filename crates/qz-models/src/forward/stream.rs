@@ -227,7 +227,11 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     ///
     /// # Panics
     /// As [`Self::visit_batch`].
-    pub fn visit(&mut self, stage: Stage, visit: &mut Visit<'_, W::Error>) -> Result<(), W::Error> {
+    pub fn visit(
+        &mut self,
+        stage: Stage,
+        visit: &mut Visit<'_, B, W::Error>,
+    ) -> Result<(), W::Error> {
         (0..self.batches.len()).try_for_each(|batch| self.visit_batch(stage, batch, visit))
     }
 
@@ -243,7 +247,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         &mut self,
         stage: Stage,
         batch: usize,
-        visit: &mut Visit<'_, W::Error>,
+        visit: &mut Visit<'_, B, W::Error>,
     ) -> Result<(), W::Error> {
         let registers = self.run_to(stage, batch)?;
         self.show(stage, batch, &registers, visit)?;
@@ -282,14 +286,13 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If no layer is loaded, or a stage of it was visited.
     pub fn visit_and_advance(
         &mut self,
-        visit: &mut Visit<'_, W::Error>,
+        visit: &mut Visit<'_, B, W::Error>,
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
     ) -> Result<(), W::Error> {
         for batch in 0..self.batches.len() {
             let Batch { base, kept, .. } = &self.batches[batch];
             assert!(*base == 0 && kept.is_none(), "batch {batch} is past a stage");
             let mut tap = VisitorTap {
-                backend: self.forward.backend,
                 graph: self.graph(),
                 layer: self.layer(),
                 rows: self.batches[batch].rows.clone(),
@@ -323,7 +326,11 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// # Panics
     /// If not all layers are finished.
     pub fn visit_output(&mut self, visit: &mut VisitRows<'_, W::Error>) -> Result<(), W::Error> {
-        (0..self.batches.len()).try_for_each(|batch| visit(&self.output_inputs(batch)?))
+        let backend = self.forward.backend;
+        (0..self.batches.len()).try_for_each(|batch| {
+            let rows = self.output_inputs(batch)?;
+            visit(&backend.numbers(&rows)?)
+        })
     }
 
     /// What the output matrix multiplies in one batch.
@@ -333,16 +340,15 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     ///
     /// # Panics
     /// If not all layers are finished, or there is no such batch.
-    pub fn output_inputs(&mut self, batch: usize) -> Result<Vec<f32>, W::Error> {
+    pub fn output_inputs(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
         assert!(self.number >= self.layer_count(), "layers are left");
         let forward = self.forward;
         let backend = forward.backend;
         let hidden = self.states.copy(backend, batch)?;
-        let Some(norm) = forward.loader().output_norm()? else {
-            return Ok(backend.numbers(&hidden)?.into_owned());
-        };
-        let normed = norm.apply(backend, &hidden)?;
-        Ok(backend.numbers(&normed)?.into_owned())
+        match forward.loader().output_norm()? {
+            Some(norm) => Ok(norm.apply(backend, &hidden)?),
+            None => Ok(hidden),
+        }
     }
 
     /// What follows after all layers.
@@ -510,11 +516,10 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         stage: Stage,
         batch: usize,
         registers: &Registers<B>,
-        visit: &mut Visit<'_, W::Error>,
+        visit: &mut Visit<'_, B, W::Error>,
     ) -> Result<(), W::Error> {
         let graph = self.graph();
         let mut tap = VisitorTap {
-            backend: self.forward.backend,
             graph,
             layer: self.layer(),
             rows: self.batches[batch].rows.clone(),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use qz_kernels::backend::{Backend, ExpertLoad};
+use qz_kernels::backend::{Backend, ExpertLoad, Shaped};
 
 use super::capture::{LinearInputs, Routing, Tap};
 use crate::error::Error;
@@ -10,11 +10,10 @@ use crate::graph::{GroupIndex, LayerGraph, Stage};
 use crate::rules::LayerIndex;
 
 /// What is called with inputs; an error ends the run.
-pub type Visit<'v, E> = dyn FnMut(&LinearInputs<'_>) -> Result<(), E> + 'v;
+pub type Visit<'v, B, E> = dyn FnMut(&LinearInputs<'_, B>) -> Result<(), E> + 'v;
 
 /// Shows a visitor what a layer computes of one batch.
 pub(super) struct VisitorTap<'t, 'v, B: Backend, E> {
-    pub(super) backend: &'t B,
     pub(super) graph: &'t LayerGraph,
     pub(super) layer: LayerIndex,
     /// The batch's tokens.
@@ -22,7 +21,7 @@ pub(super) struct VisitorTap<'t, 'v, B: Backend, E> {
     /// The only stage that is shown, and the last one that is computed; all if none.
     pub(super) last: Option<Stage>,
     pub(super) routing: Routing,
-    pub(super) visit: &'t mut Visit<'v, E>,
+    pub(super) visit: &'t mut Visit<'v, B, E>,
     /// The visitor's first error; it hears nothing after that.
     pub(super) failure: Option<E>,
 }
@@ -45,16 +44,14 @@ impl<B: Backend, E> Tap<B> for VisitorTap<'_, '_, B, E> {
         if self.failure.is_some() || !is_wanted {
             return Ok(());
         }
-        let width = own.columns;
         let load = expert.map(|(_, load)| load);
         let count = load.map_or(self.rows.len(), |load| load.tokens.len());
-        let numbers = self.backend.numbers(rows)?;
+        assert_eq!((rows.rows(), rows.columns()), (count, own.columns), "inputs of {group:?}");
         let inputs = LinearInputs {
             layer: self.layer,
             group,
             expert: expert.map(|(number, _)| number),
-            width,
-            rows: &numbers[..count * width],
+            rows,
             first_token: self.rows.start,
             load,
         };

@@ -12,7 +12,7 @@ use super::layout::{File, Group};
 use crate::error::Error;
 use crate::eval::Steps;
 use crate::statistics::{Collected, Collector, Item, Lacking, OfAllExperts, Streams, Sums};
-use crate::stream::Cancel;
+use crate::stream::{Cancel, check_cancelled};
 
 /// A run, and what has come of it.
 pub(super) struct Job<'a> {
@@ -65,10 +65,11 @@ impl Job<'_> {
         }
         if let Some(group) = groups.iter().find(|group| group.layer.is_none()) {
             let mut moments = None;
+            let backend = streams.backend;
             collector.output(&mut streams, group.width, &mut |mut sums| {
                 progress.advance(0)?;
                 moments = moments.take().or(sums.take::<Moments>());
-                self.keep_large(group, 0, sums)
+                self.keep_large(backend, group, 0, sums)
             })?;
             self.keep_moments(group, moments.as_slice(), &[])?;
         }
@@ -91,7 +92,7 @@ impl Job<'_> {
         for items in passes {
             let collected = collector.collect(streams, items, &mut of_all)?;
             progress.advance(0)?;
-            self.keep(groups, collected, &mut known)?;
+            self.keep(streams.backend, groups, collected, &mut known)?;
         }
         let collected = if is_only {
             collector.collect_and_advance(streams, last, &mut |steps| progress.advance(steps))?
@@ -100,7 +101,7 @@ impl Job<'_> {
             streams.advance(&mut |steps| progress.advance(steps))?;
             collected
         };
-        self.keep(groups, collected, &mut known)?;
+        self.keep(streams.backend, groups, collected, &mut known)?;
         for (group, (moments, tokens)) in groups.iter().zip(known) {
             self.keep_moments(group, &moments, &tokens)?;
         }
@@ -123,7 +124,7 @@ impl Job<'_> {
             quantized.take_full(streams, group)?;
             for items in collector.passes(self.items(collector, streams, &[group])) {
                 let collected = collector.collect(streams, items, &mut of_all)?;
-                self.keep(&[group], collected, &mut known)?;
+                self.keep(streams.backend, &[group], collected, &mut known)?;
             }
             quantized.take_own(streams, group)?;
             progress.advance(0)?;
@@ -150,10 +151,11 @@ impl Job<'_> {
 
     /// Keeps what was collected: moments until all of a group's experts have theirs, the rest
     /// in the file.
-    fn keep(
+    fn keep<B: Backend>(
         &mut self,
+        backend: &B,
         groups: &[&Group],
-        collected: Vec<Collected>,
+        collected: Vec<Collected<B>>,
         known: &mut OfExperts,
     ) -> Result<(), Error> {
         for Collected { item, mut sums, tokens } in collected {
@@ -166,22 +168,35 @@ impl Job<'_> {
                 known[number].1.push(tokens);
             }
             if item.is_too_short(tokens, self.options.experts.prior) {
-                drop(sums.take::<Lacking>());
+                drop(sums.take::<Lacking<B::Buffer>>());
             }
-            self.keep_large(groups[number], item.expert.unwrap_or(0), sums)?;
+            self.keep_large(backend, groups[number], item.expert.unwrap_or(0), sums)?;
         }
         Ok(())
     }
 
     /// Writes one expert's sums of products.
-    fn keep_large(&mut self, group: &Group, expert: usize, mut sums: Sums) -> Result<(), Error> {
+    fn keep_large<B: Backend>(
+        &mut self,
+        backend: &B,
+        group: &Group,
+        expert: usize,
+        mut sums: Sums<B>,
+    ) -> Result<(), Error> {
         // Gram matrices are sums of as many tokens as experts with few of them count.
         let tokens = sums.tokens();
-        if let Some(gram) = sums.take::<Gram>() {
-            self.file.put_gram(group, expert, gram)?;
+        if let Some(gram) = sums.take::<Gram<B::Buffer>>() {
+            let (start, entries) = (gram.packed_start(), gram.into_packed(backend)?);
+            // The last run of a job that is to stop was not summed.
+            check_cancelled(self.cancel)?;
+            self.file.put_gram(group, expert, start, entries)?;
         }
-        match sums.take::<Lacking>() {
-            Some(lacking) => self.file.put_lacking(group, expert, lacking, tokens),
+        match sums.take::<Lacking<B::Buffer>>() {
+            Some(lacking) => {
+                let (kind, means) = (lacking.kind(), lacking.finish(backend)?);
+                check_cancelled(self.cancel)?;
+                self.file.put_lacking(group, expert, kind, means, tokens)
+            }
             None => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use qz_calib::{
 };
 use qz_gguf::{GgufLayout, GgufSink};
 use qz_kernels::backend::Backend;
-use qz_linalg::{Gram, packed_len};
+use qz_linalg::packed_len;
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward};
 use qz_models::graph::{GroupIndex, LinearGroup};
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::{CalibrateOptions, StatisticsFormat};
 use crate::error::Error;
 use crate::model_weights::ModelWeights;
-use crate::statistics::{Lacking, LackingKind, Statistic};
+use crate::statistics::LackingKind;
 
 /// Matrices that share inputs.
 #[derive(Clone, Debug, PartialEq)]
@@ -225,16 +225,17 @@ impl<'a> File<'a> {
             && group.names.iter().flat_map(own).all(|name| is_there(&name))
     }
 
-    /// Writes some rows of an expert's Gram matrix.
+    /// Writes some rows of an expert's Gram matrix, from entry `first` of its triangle on.
     pub(super) fn put_gram(
         &mut self,
         group: &Group,
         expert: usize,
-        rows: Gram,
+        first: usize,
+        entries: impl Iterator<Item = f32>,
     ) -> Result<(), Error> {
-        let name = format!("{}{}", group.names[0], rows.id());
-        let start = expert * packed_len(group.width) + rows.packed_start();
-        self.put(&name, (start * size_of::<f32>()) as u64, &to_bytes(rows.into_packed()))
+        let name = format!("{}{GRAM}", group.names[0]);
+        let start = expert * packed_len(group.width) + first;
+        self.put(&name, (start * size_of::<f32>()) as u64, &to_bytes(entries))
     }
 
     /// Writes an expert's sums of what is lacking, as sums over so many tokens.
@@ -242,12 +243,13 @@ impl<'a> File<'a> {
         &mut self,
         group: &Group,
         expert: usize,
-        lacking: Lacking,
+        kind: LackingKind,
+        means: Option<Vec<f32>>,
         tokens: u64,
     ) -> Result<(), Error> {
-        let name = format!("{}{}", group.names[0], lacking.id());
-        let entries = lacking.kind().rows(group.width) * group.width;
-        let means = lacking.finish().unwrap_or_else(|| vec![0.0; entries]);
+        let name = format!("{}{}", group.names[0], kind.id());
+        let entries = kind.rows(group.width) * group.width;
+        let means = means.unwrap_or_else(|| vec![0.0; entries]);
         let sums = means.into_iter().map(|mean| (f64::from(mean) * tokens as f64) as f32);
         let start = expert * entries * size_of::<f32>();
         self.put(&name, start as u64, &to_bytes(sums))

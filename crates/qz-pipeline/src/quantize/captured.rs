@@ -1,9 +1,11 @@
 //! What a method is told of a group's inputs.
 
 use qz_calib::Moments;
+use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, Symmetric};
 use qz_methods::{Shared, Statistics};
 
+use crate::error::Error;
 use crate::statistics::{Lacking, LackingKind, Sums};
 
 /// What is known of a group's inputs.
@@ -28,31 +30,40 @@ pub(super) struct Captured {
 impl Captured {
     /// What a method is told of sums over so many tokens, before those of few were filled up.
     /// `is_short` tells that they are too few to say what earlier layers lost.
-    pub(super) fn of(mut sums: Sums, tokens: u64, is_short: bool) -> Self {
+    ///
+    /// # Errors
+    /// If the device that they are on fails.
+    pub(super) fn of<B: Backend>(
+        backend: &B,
+        mut sums: Sums<B>,
+        tokens: u64,
+        is_short: bool,
+    ) -> Result<Self, Error> {
         let count = sums.tokens();
-        let lacking = sums.take::<Lacking>();
+        let lacking = sums.take::<Lacking<B::Buffer>>();
         let is_uncorrected = is_short && lacking.is_some();
         let (mut cross, mut missing) = (None, None);
         if let Some(lacking) = lacking.filter(|_| !is_uncorrected) {
             match lacking.kind() {
-                LackingKind::Inputs => cross = lacking.finish(),
-                LackingKind::Results(_) => missing = lacking.finish(),
+                LackingKind::Inputs => cross = lacking.finish(backend)?,
+                LackingKind::Results(_) => missing = lacking.finish(backend)?,
             }
         }
         let mean = |moments: Moments| {
             let count = count.max(1) as f64;
             moments.squares().map(|sum| (sum / count) as f32).collect()
         };
-        Self {
+        let gram = sums.take::<Gram<B::Buffer>>();
+        Ok(Self {
             tokens: Some(tokens),
             filled_up_to: (count > tokens).then_some(count),
-            gram: sums.take().map(Gram::finish),
+            gram: gram.map(|gram| gram.finish(backend)).transpose()?,
             importance: sums.take().map(mean),
             is_uncorrected,
             cross,
             missing,
             ..Self::default()
-        }
+        })
     }
 
     pub(super) fn statistics(&self) -> Statistics<'_> {

@@ -26,7 +26,7 @@ pub(super) struct Effort {
 impl Effort {
     /// Of a run in which the outputs have what `sinks` says.
     pub(super) fn of<B: Backend>(
-        layers: &Layers<'_>,
+        layers: &Layers<'_, B>,
         forward: &Forward<'_, B, ModelWeights<'_>>,
         chunks: &Chunks,
         sinks: &Sinks,

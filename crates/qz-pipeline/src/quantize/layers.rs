@@ -42,8 +42,8 @@ pub(super) fn output_rows(matrix: &Matrix) -> usize {
 }
 
 /// Everything that stays the same from layer to layer.
-#[derive(Clone, Copy)]
-pub(super) struct Layers<'a> {
+pub(super) struct Layers<'a, B> {
+    pub(super) backend: &'a B,
     pub(super) model: &'a Model,
     pub(super) plans: &'a [TargetPlan],
     pub(super) measures: &'a Measures,
@@ -83,10 +83,10 @@ impl Matrix {
     }
 }
 
-impl Layers<'_> {
+impl<B: Backend> Layers<'_, B> {
     /// Quantizes all matrices while a text goes through the layers: those of the full model,
     /// and those behind the token embedding that is written.
-    pub(super) fn run<B: Backend>(
+    pub(super) fn run(
         &self,
         (forward, embedded): (&Forward<'_, B, ModelWeights<'_>>, &Forward<'_, B, ModelWeights<'_>>),
         chunks: Chunks,
@@ -133,14 +133,14 @@ impl Layers<'_> {
         observer.observe(Event::At { part: "output matrix", number: 1, count: 1, steady: true });
         self.collector().output(&mut streams, columns, &mut |sums| {
             let tokens = sums.tokens();
-            let captured = Captured::of(sums, tokens, false);
+            let captured = Captured::of(self.backend, sums, tokens, false)?;
             self.output(&captured, sinks, reports, observer)
         })
     }
 
     /// Quantizes all matrices with statistics that are known; what a matrix became changes
     /// nothing for those that come after it.
-    pub(super) fn run_known<B: Backend>(
+    pub(super) fn run_known(
         &self,
         forward: &Forward<'_, B, ModelWeights<'_>>,
         known: &Known,
@@ -239,7 +239,7 @@ impl Layers<'_> {
     }
 
     /// Quantizes the matrices of a group.
-    fn group<B: Backend>(
+    fn group(
         &self,
         streams: &mut Streams<'_, B>,
         group: GroupIndex,
@@ -277,7 +277,7 @@ impl Layers<'_> {
                 let expert = item.expert;
                 tokens_of_experts.push(tokens);
                 let is_short = item.is_too_short(tokens, self.options.experts.prior);
-                let captured = Captured::of(sums, tokens, is_short);
+                let captured = Captured::of(self.backend, sums, tokens, is_short)?;
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (index, matrix) in own {
                     let weights = streams.quantized.weights(*index, matrix.expert)?;
@@ -313,7 +313,7 @@ impl Layers<'_> {
     }
 
     /// The matrices, one of each expert where each has its own, that are to be quantized.
-    pub(super) fn matrices<B: Backend>(
+    pub(super) fn matrices(
         &self,
         stream: &Stream<'_, B>,
         index: MatrixIndex,
@@ -328,7 +328,7 @@ impl Layers<'_> {
     }
 
     /// Replaces matrices by what an earlier run wrote; false if that cannot be read.
-    fn taken_back<B: Backend>(
+    fn taken_back(
         &self,
         stream: &mut Stream<'_, B>,
         index: MatrixIndex,
@@ -436,6 +436,7 @@ impl Layers<'_> {
             weights: WeightRows::dense(weights, matrix.columns),
             statistics: captured.statistics(),
             target,
+            device: self.backend,
             options: &self.options.options,
         };
         let mut take = |rows: Range<usize>, batch: &RowBatch| {

@@ -18,11 +18,11 @@ const PROGRAM: u64 = 64 << 20;
 /// and values.
 const WORKING: u64 = 20;
 
-impl Layers<'_> {
+impl<B: Backend> Layers<'_, B> {
     /// The most bytes that [`Self::run`] takes with a text, or [`Self::run_known`] without:
     /// a layer as it is stored and as it becomes, what is kept of the text, and for one
     /// group of matrices what is known of its inputs.
-    pub(super) fn memory_bound<B: Backend>(
+    pub(super) fn memory_bound(
         &self,
         forward: &Forward<'_, B, ModelWeights<'_>>,
         chunks: Option<&Chunks>,

@@ -329,7 +329,8 @@ fn one<B: Backend>(
         work.into_iter().zip(wanted.iter().copied()).filter(|(_, position)| !chosen.has(*position));
     let mut rest = Rest::new(rows, rest, !chosen.is_empty(), cancel);
     let measures = &measures;
-    let layers = Layers { model, plans, measures, chosen: &chosen, options, workers, cancel };
+    let layers =
+        Layers { backend, model, plans, measures, chosen: &chosen, options, workers, cancel };
     let [outside, in_layer] = rest.peak_memory();
     let mut memory_bound_bytes = outside;
     if let Some(forward) = forward.as_ref().filter(|_| !chosen.is_empty()) {

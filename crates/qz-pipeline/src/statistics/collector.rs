@@ -6,7 +6,7 @@ use std::ops::Range;
 use qz_calib::Moments;
 use qz_kernels::Workers;
 use qz_kernels::backend::Backend;
-use qz_linalg::Gram;
+use qz_linalg::gram_parts;
 use qz_models::LayerIndex;
 use qz_models::forward::LinearInputs;
 use qz_models::graph::{GroupIndex, LayerGraph, LinearGroup, Stage};
@@ -35,16 +35,21 @@ pub(crate) struct Collector<'a> {
 }
 
 /// What was summed for an item.
-pub(crate) struct Collected {
+pub(crate) struct Collected<B: Backend> {
     pub(crate) item: Item,
-    pub(crate) sums: Sums,
+    pub(crate) sums: Sums<B>,
     /// Tokens that were seen: sums of few count as more.
     pub(crate) tokens: u64,
 }
 
 /// The inputs of all experts together, kept for the next pass over the same group.
-#[derive(Default)]
-pub(crate) struct OfAllExperts(Option<(LayerIndex, GroupIndex, Range<usize>, Sums)>);
+pub(crate) struct OfAllExperts<B: Backend>(Option<(LayerIndex, GroupIndex, Range<usize>, Sums<B>)>);
+
+impl<B: Backend> Default for OfAllExperts<B> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
 
 impl Collector<'_> {
     /// Bytes of sums at a time.
@@ -109,7 +114,7 @@ impl Collector<'_> {
     fn in_parts(&self, wanted: &WantedSums) -> Vec<WantedSums> {
         let parts = match &wanted.gram {
             None if wanted.lacking.is_none() => return Vec::new(),
-            Some(_) if self.may_cut => Gram::parts(wanted.columns, self.limit()),
+            Some(_) if self.may_cut => gram_parts(wanted.columns, self.limit()),
             _ => return vec![wanted.clone()],
         };
         parts.into_iter().map(|rows| WantedSums { gram: Some(rows), ..wanted.clone() }).collect()
@@ -125,9 +130,9 @@ impl Collector<'_> {
         &self,
         streams: &mut Streams<'_, B>,
         items: Vec<Item>,
-        of_all: &mut OfAllExperts,
-    ) -> Result<Vec<Collected>, Error> {
-        let mut pass = Pass::of(self, items);
+        of_all: &mut OfAllExperts<B>,
+    ) -> Result<Vec<Collected<B>>, Error> {
+        let mut pass = Pass::of(self, streams.backend, items)?;
         // A pass does not go back.
         for (stage, groups) in pass.stages(streams.quantized.graph()) {
             let is_beside = |group: &GroupIndex| pass.is_beside(*group);
@@ -160,7 +165,7 @@ impl Collector<'_> {
         streams: &mut Streams<'_, B>,
         items: Vec<Item>,
         on_steps: &mut dyn FnMut(u64) -> Result<(), Error>,
-    ) -> Result<Vec<Collected>, Error> {
+    ) -> Result<Vec<Collected<B>>, Error> {
         let may_be_short = |item: &Item| item.expert.is_some() && item.wanted.gram.is_some();
         let is_once = self.experts.prior == 0 || !items.iter().any(may_be_short);
         if streams.full.is_some() || !is_once {
@@ -168,10 +173,10 @@ impl Collector<'_> {
             streams.advance(on_steps)?;
             return Ok(collected);
         }
-        let mut pass = Pass::of(self, items);
+        let mut pass = Pass::of(self, streams.backend, items)?;
         streams.quantized.visit_and_advance(&mut |inputs| pass.take(inputs), on_steps)?;
         let mut collected = pass.finish()?;
-        self.fill_up_moments(&mut collected);
+        self.fill_up_moments(streams.backend, &mut collected)?;
         Ok(collected)
     }
 
@@ -179,10 +184,10 @@ impl Collector<'_> {
     fn fill_up<B: Backend>(
         &self,
         streams: &mut Streams<'_, B>,
-        collected: &mut [Collected],
-        of_all: &mut OfAllExperts,
+        collected: &mut [Collected<B>],
+        of_all: &mut OfAllExperts<B>,
     ) -> Result<(), Error> {
-        self.fill_up_moments(collected);
+        self.fill_up_moments(streams.backend, collected)?;
         for Collected { item, sums, tokens } in collected {
             let Some(rows) = item.wanted.gram.clone() else { continue };
             if item.expert.is_none() || *tokens >= self.experts.prior {
@@ -196,23 +201,30 @@ impl Collector<'_> {
                 Some((.., all)) => all,
                 None => self.all_experts(streams, group, &item.wanted.alone())?,
             };
-            sums.shrink(self.experts.prior, &mut all);
+            sums.shrink(streams.backend, self.experts.prior, &mut all)?;
             of_all.0 = Some((layer, group, rows, all));
         }
         Ok(())
     }
 
     /// The same for moments: those of all of a group's experts are there at once.
-    fn fill_up_moments(&self, collected: &mut [Collected]) {
+    fn fill_up_moments<B: Backend>(
+        &self,
+        backend: &B,
+        collected: &mut [Collected<B>],
+    ) -> Result<(), Error> {
         let is_of_experts =
-            |one: &&mut Collected| one.item.expert.is_some() && one.item.wanted.moments;
-        let mut experts: Vec<&mut Collected> = collected.iter_mut().filter(is_of_experts).collect();
+            |one: &&mut Collected<B>| one.item.expert.is_some() && one.item.wanted.moments;
+        let mut experts: Vec<_> = collected.iter_mut().filter(is_of_experts).collect();
         for group in experts.chunk_by_mut(|one, next| one.item.group == next.item.group) {
             let mut all = Moments::new(group[0].item.wanted.columns);
             group.iter().filter_map(|one| one.sums.get::<Moments>()).for_each(|own| all.merge(own));
             let mut all = Sums::of(all);
-            group.iter_mut().for_each(|one| one.sums.shrink(self.experts.prior, &mut all));
+            for one in group {
+                one.sums.shrink(backend, self.experts.prior, &mut all)?;
+            }
         }
+        Ok(())
     }
 
     /// The inputs of all experts together, in an order that passes do not change: for gate
@@ -222,7 +234,7 @@ impl Collector<'_> {
         streams: &mut Streams<'_, B>,
         group: GroupIndex,
         wanted: &WantedSums,
-    ) -> Result<Sums, Error> {
+    ) -> Result<Sums<B>, Error> {
         let graph = streams.quantized.graph();
         let shown = inputs_of_all(graph, group);
         let stage = graph.group(shown).stage;
@@ -232,11 +244,14 @@ impl Collector<'_> {
         };
         let item =
             |expert: &Option<usize>| Item { group: shown, expert: *expert, wanted: wanted.clone() };
-        let mut all = wanted.sums();
+        let backend = streams.backend;
+        let mut all = wanted.sums(backend)?;
         for experts in experts.chunks(to_usize(at_once(wanted, self.limit(), true))) {
-            let mut pass = Pass::of(self, experts.iter().map(item).collect());
+            let mut pass = Pass::of(self, backend, experts.iter().map(item).collect())?;
             streams.quantized.visit(stage, &mut |inputs| pass.take(inputs))?;
-            pass.finish()?.into_iter().for_each(|own| all.merge(own.sums));
+            for own in pass.finish()? {
+                all.merge(backend, own.sums)?;
+            }
         }
         Ok(all)
     }
@@ -246,7 +261,7 @@ impl Collector<'_> {
         &self,
         streams: &mut Streams<'_, B>,
         columns: usize,
-        keep: &mut dyn FnMut(Sums) -> Result<(), Error>,
+        keep: &mut dyn FnMut(Sums<B>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let all = self.wanted_of_output(columns);
         let parts = self.in_parts(&all);
@@ -254,11 +269,11 @@ impl Collector<'_> {
         for (number, part) in parts.into_iter().enumerate() {
             let is_first = number == 0;
             let (moments, lacking) = (part.moments && is_first, part.lacking.filter(|_| is_first));
-            let mut sums = WantedSums { moments, lacking, ..part }.sums();
+            let backend = streams.backend;
+            let mut sums = WantedSums { moments, lacking, ..part }.sums(backend)?;
             streams.visit_output(&mut |_, rows, beside| {
                 check_cancelled(self.cancel)?;
-                self.workers.install(|| sums.add(rows, beside.as_ref()));
-                Ok(())
+                Ok(self.workers.install(|| sums.add(backend, rows, beside.as_ref()))?)
             })?;
             keep(sums)?;
         }
@@ -267,19 +282,21 @@ impl Collector<'_> {
 }
 
 /// The sums of a pass while tokens come in.
-struct Pass<'c, 'a> {
+struct Pass<'c, 'a, B: Backend> {
     collector: &'c Collector<'a>,
-    all: Vec<(Item, Sums)>,
+    backend: &'c B,
+    all: Vec<(Item, Sums<B>)>,
 }
 
-impl<'c, 'a> Pass<'c, 'a> {
-    fn of(collector: &'c Collector<'a>, items: Vec<Item>) -> Self {
+impl<'c, 'a, B: Backend> Pass<'c, 'a, B> {
+    fn of(collector: &'c Collector<'a>, backend: &'c B, items: Vec<Item>) -> Result<Self, Error> {
         let with_sums = |item: Item| {
-            let sums = item.wanted.sums();
+            let sums = item.wanted.sums(backend)?;
             debug_assert_eq!(sums.bytes(), item.wanted.bytes(), "what was planned");
-            (item, sums)
+            Ok((item, sums))
         };
-        Self { collector, all: items.into_iter().map(with_sums).collect() }
+        let all: Result<_, Error> = items.into_iter().map(with_sums).collect();
+        Ok(Self { collector, backend, all: all? })
     }
 
     /// The groups whose inputs are summed, by the stages at which these are known.
@@ -306,7 +323,7 @@ impl<'c, 'a> Pass<'c, 'a> {
     }
 
     /// Takes what a stream shows.
-    fn take(&mut self, inputs: &LinearInputs<'_>) -> Result<(), Error> {
+    fn take(&mut self, inputs: &LinearInputs<'_, B>) -> Result<(), Error> {
         self.add(inputs.group, inputs.expert, inputs.rows, None)
     }
 
@@ -314,21 +331,22 @@ impl<'c, 'a> Pass<'c, 'a> {
         &mut self,
         group: GroupIndex,
         expert: Option<usize>,
-        rows: &[f32],
-        beside: Option<&Beside>,
+        rows: &B::Buffer,
+        beside: Option<&Beside<B::Buffer>>,
     ) -> Result<(), Error> {
         check_cancelled(self.collector.cancel)?;
-        let is_own = |(item, _): &&mut (Item, Sums)| (item.group, item.expert) == (group, expert);
+        let is_own =
+            |(item, _): &&mut (Item, Sums<B>)| (item.group, item.expert) == (group, expert);
         for (_, sums) in self.all.iter_mut().filter(is_own) {
-            self.collector.workers.install(|| sums.add(rows, beside));
+            self.collector.workers.install(|| sums.add(self.backend, rows, beside))?;
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Vec<Collected>, Error> {
+    fn finish(self) -> Result<Vec<Collected<B>>, Error> {
         check_cancelled(self.collector.cancel)?;
         let collected =
-            |(item, sums): (Item, Sums)| Collected { tokens: sums.tokens(), item, sums };
+            |(item, sums): (Item, Sums<B>)| Collected { tokens: sums.tokens(), item, sums };
         Ok(self.all.into_iter().map(collected).collect())
     }
 }

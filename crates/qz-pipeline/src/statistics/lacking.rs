@@ -1,58 +1,62 @@
 //! What the quantized model lacks beside the full one.
 
 use qz_calib::{INPUT_CROSS, RESULT_CROSS};
-use qz_linalg::CrossGram;
+use qz_kernels::Error;
+use qz_kernels::backend::{Backend, ExpertLoad, Shaped};
+use qz_linalg::{CrossGram, cross_bytes};
 use qz_models::graph::LinearGroup;
 
-/// What the full model has of the tokens whose inputs are summed.
-pub(crate) enum Beside {
+/// What the full model has of the tokens whose inputs are summed; `T` are a device's buffers.
+pub(crate) enum Beside<T> {
     /// Its inputs of the same products.
-    Inputs(Vec<f32>),
+    Inputs(T),
     /// Where products are added to hidden states, the sums.
-    Results(Results),
+    Results(Results<T>),
 }
 
 /// Rows of hidden states behind a product.
-#[derive(Default)]
-pub(crate) struct Results {
+pub(crate) struct Results<T> {
     /// The full model's.
-    pub(crate) full: Vec<f32>,
+    pub(crate) full: T,
     /// The quantized model's, with the matrix as it was.
-    pub(crate) quantized: Vec<f32>,
+    pub(crate) quantized: T,
     /// What the product's rows are multiplied with before they are added: the weights of all
     /// of a token's experts together. Nothing where they are added as they are.
     pub(crate) weights: Vec<f32>,
 }
 
-impl Results {
+impl<T: Shaped> Results<T> {
     /// Those of some tokens, given by the numbers of their rows.
-    pub(crate) fn of(&self, tokens: &[usize], width: usize) -> Self {
-        Self {
-            full: gathered(&self.full, tokens, width),
-            quantized: gathered(&self.quantized, tokens, width),
-            weights: gathered(&self.weights, tokens, 1),
-        }
+    pub(crate) fn of<B: Backend<Buffer = T>>(
+        &self,
+        backend: &B,
+        tokens: &[usize],
+    ) -> Result<Self, Error> {
+        let weights = &self.weights;
+        Ok(Self {
+            full: backend.gather(&self.full, tokens)?,
+            quantized: backend.gather(&self.quantized, tokens)?,
+            weights: tokens.iter().filter_map(|token| weights.get(*token)).copied().collect(),
+        })
     }
 
     /// Both models' rows multiplied with their weights, for a regression in which a token
     /// counts the more the more of the product it gets.
-    fn weighed(&self) -> [Vec<f32>; 2] {
-        let width = self.full.len() / self.weights.len().max(1);
-        [&self.full, &self.quantized].map(|rows| {
-            let rows = rows.chunks(width.max(1)).zip(&self.weights);
-            rows.flat_map(|(row, weight)| row.iter().map(move |number| number * weight)).collect()
-        })
+    fn weighed<B: Backend<Buffer = T>>(&self, backend: &B) -> Result<[T; 2], Error> {
+        let tokens = (0..self.weights.len()).collect();
+        let load = ExpertLoad { tokens, weights: self.weights.clone() };
+        let weighed = |rows: &T| {
+            let mut weighed = backend.zeros(rows.rows(), rows.columns())?;
+            backend.scatter_add(&mut weighed, &load, rows)?;
+            Ok(weighed)
+        };
+        Ok([weighed(&self.full)?, weighed(&self.quantized)?])
     }
 
     /// The sum of the weights' squares.
     fn squares(&self) -> f64 {
         self.weights.iter().map(|weight| f64::from(*weight).powi(2)).sum()
     }
-}
-
-/// Some of rows.
-pub(crate) fn gathered(rows: &[f32], tokens: &[usize], width: usize) -> Vec<f32> {
-    tokens.iter().flat_map(|token| &rows[token * width..][..width]).copied().collect()
 }
 
 /// Of what differences between the full and the quantized model are.
@@ -87,7 +91,7 @@ impl LackingKind {
 
     /// Bytes of the sums, for matrices of so many columns.
     pub(crate) fn bytes(self, columns: usize) -> u64 {
-        CrossGram::bytes(self.rows(columns), columns)
+        cross_bytes(self.rows(columns), columns)
     }
 
     /// What the names of the sums end in, in a statistics file.
@@ -100,19 +104,23 @@ impl LackingKind {
 }
 
 /// Sums of what the quantized model lacks beside the full one.
-pub(crate) struct Lacking {
+pub(crate) struct Lacking<T> {
     kind: LackingKind,
     columns: usize,
-    sums: CrossGram,
+    sums: CrossGram<T>,
     /// The sum of the squares of the results' weights, where they have any.
     squares: Option<f64>,
 }
 
-impl Lacking {
+impl<T: Shaped> Lacking<T> {
     /// Of no token.
-    pub(super) fn new(kind: LackingKind, columns: usize) -> Self {
-        let sums = CrossGram::new(kind.rows(columns), columns);
-        Self { kind, columns, sums, squares: None }
+    pub(super) fn new<B: Backend<Buffer = T>>(
+        backend: &B,
+        kind: LackingKind,
+        columns: usize,
+    ) -> Result<Self, Error> {
+        let sums = CrossGram::new(backend, kind.rows(columns), columns)?;
+        Ok(Self { kind, columns, sums, squares: None })
     }
 
     pub(crate) fn kind(&self) -> LackingKind {
@@ -127,38 +135,51 @@ impl Lacking {
         self.sums.tokens()
     }
 
-    pub(super) fn add(&mut self, rows: &[f32], beside: &Beside) {
+    pub(super) fn add<B: Backend<Buffer = T>>(
+        &mut self,
+        backend: &B,
+        rows: &T,
+        beside: &Beside<T>,
+    ) -> Result<(), Error> {
         match (self.kind, beside) {
-            (LackingKind::Inputs, Beside::Inputs(full)) => self.sums.add(full, rows, rows),
+            (LackingKind::Inputs, Beside::Inputs(full)) => self.sums.add(backend, full, rows, rows),
             (LackingKind::Results(_), Beside::Results(results)) if results.weights.is_empty() => {
-                self.sums.add(&results.full, &results.quantized, rows);
+                self.sums.add(backend, &results.full, &results.quantized, rows)
             }
             (LackingKind::Results(_), Beside::Results(results)) => {
                 *self.squares.get_or_insert_default() += results.squares();
-                let [full, quantized] = results.weighed();
-                self.sums.add(&full, &quantized, rows);
+                let [full, quantized] = results.weighed(backend)?;
+                self.sums.add(backend, &full, &quantized, rows)
             }
             _ => unreachable!("a group is shown in one way"),
         }
     }
 
-    pub(super) fn merge(&mut self, other: Self) {
-        self.sums.merge(other.sums);
+    pub(super) fn merge<B: Backend<Buffer = T>>(
+        &mut self,
+        backend: &B,
+        other: Self,
+    ) -> Result<(), Error> {
+        self.sums.merge(backend, other.sums)?;
         if let Some(squares) = other.squares {
             *self.squares.get_or_insert_default() += squares;
         }
+        Ok(())
     }
 
     /// The mean over the tokens; nothing if there is no difference: before anything was
     /// quantized both models see the same.
-    pub(crate) fn finish(self) -> Option<Vec<f32>> {
+    pub(crate) fn finish<B: Backend<Buffer = T>>(
+        self,
+        backend: &B,
+    ) -> Result<Option<Vec<f32>>, Error> {
         let tokens = self.sums.tokens();
         let mean = self.squares.map_or(1.0, |sum| sum / tokens.max(1) as f64);
-        let mut means = self.sums.finish();
+        let mut means = self.sums.finish(backend)?;
         if mean <= 0.0 || means.iter().all(|entry| *entry == 0.0) {
-            return None;
+            return Ok(None);
         }
         means.iter_mut().for_each(|entry| *entry = (f64::from(*entry) / mean) as f32);
-        Some(means)
+        Ok(Some(means))
     }
 }

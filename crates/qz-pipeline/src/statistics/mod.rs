@@ -2,7 +2,7 @@
 //! model lacks beside the full one: for `quantize`, which uses the sums, and for `calibrate`,
 //! which keeps them.
 //!
-//! A [`Statistic`] is summed over the tokens of one matrix, or of one expert's. [`Collector`]
+//! A `Statistic` is summed over the tokens of one matrix, or of one expert's. [`Collector`]
 //! plans which of them fit memory at a time, and puts the text through the layer for them.
 
 mod collector;
@@ -15,6 +15,5 @@ mod sums;
 pub(crate) use collector::{Collected, Collector, OfAllExperts};
 pub(crate) use lacking::{Lacking, LackingKind};
 pub(crate) use passes::Item;
-pub(crate) use statistic::Statistic;
 pub(crate) use streams::{Stream, Streams};
 pub(crate) use sums::{Sums, WantedSums};

@@ -55,7 +55,7 @@ pub(super) fn passes(items: Vec<Item>, limit: u64, prior: u64) -> Vec<Vec<Item>>
 
 #[cfg(test)]
 mod tests {
-    use qz_linalg::Gram;
+    use qz_linalg::gram_bytes;
 
     use super::*;
 
@@ -86,8 +86,8 @@ mod tests {
     fn passes_hold_what_fits() {
         let dense = |number, columns| group(number, columns, &[None], true);
         let layer = [dense(0, 10), dense(1, 10), dense(2, 10), dense(3, 20)];
-        let one = Gram::bytes(10, &(0..10));
-        assert!(2 * one < Gram::bytes(20, &(0..20)));
+        let one = gram_bytes(10, &(0..10));
+        assert!(2 * one < gram_bytes(20, &(0..20)));
         check(&layer, u64::MAX, 64, &[&[0, 1, 2, 3]]);
         check(&layer, 3 * one, 64, &[&[0, 1, 2], &[3]]);
         check(&layer, 2 * one, 64, &[&[0, 1], &[2], &[3]]);
@@ -98,7 +98,7 @@ mod tests {
     fn the_sums_of_all_experts_have_room() {
         let experts = [Some(0), Some(1), Some(2)];
         let layer = [group(0, 10, &[None], false), group(1, 10, &experts, true)];
-        let one = Gram::bytes(10, &(0..10));
+        let one = gram_bytes(10, &(0..10));
         // The router's moments are summed with whatever is summed first.
         check(&layer, 3 * one, 0, &[&[0, 1, 1, 1]]);
         check(&layer, 3 * one, 64, &[&[0, 1, 1], &[1]]);

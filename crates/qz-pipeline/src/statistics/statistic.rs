@@ -3,13 +3,15 @@
 use std::any::Any;
 
 use qz_calib::{GRAM, Moments};
-use qz_linalg::Gram;
+use qz_kernels::Error;
+use qz_kernels::backend::Backend;
+use qz_linalg::{Gram, gram_bytes};
 
 use super::lacking::{Beside, Lacking};
 
-/// Something that is summed over tokens. Statistics of the same kind, over the same columns,
-/// can be added to each other; other kinds are never mixed.
-pub(crate) trait Statistic: Any + Send {
+/// Something that is summed over tokens, on a backend's device or beside it. Statistics of the
+/// same kind, over the same columns, can be added to each other; other kinds are never mixed.
+pub(crate) trait Statistic<B: Backend>: Any + Send {
     /// Tells the kind from others: what the names of its tensors in a statistics file end in.
     fn id(&self) -> &'static str;
 
@@ -21,37 +23,41 @@ pub(crate) trait Statistic: Any + Send {
 
     /// Adds the inputs of some tokens, one row each, on the current pool's threads. `beside`
     /// is what the full model has of the same tokens.
-    fn add(&mut self, rows: &[f32], beside: Option<&Beside>);
+    fn add(&mut self, backend: &B, rows: &B::Buffer, beside: OfFull<'_, B>) -> Result<(), Error>;
 
     /// Adds what another of the same kind has summed.
     ///
     /// # Panics
     /// If it is of another kind.
-    fn merge(&mut self, other: Box<dyn Statistic>);
+    fn merge(&mut self, backend: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error>;
 
     /// Makes of sums over fewer than `prior` tokens sums over `prior` of them: what is missing
     /// is taken from the mean that `mean`, of the same kind, is the sum of.
     ///
     /// # Panics
     /// If it is of another kind.
-    fn shrink(&mut self, prior: u64, mean: &mut dyn Statistic);
+    fn shrink(&mut self, backend: &B, prior: u64, mean: &mut dyn Statistic<B>)
+    -> Result<(), Error>;
 }
+
+/// What the full model has of the same tokens, if that is known.
+pub(super) type OfFull<'a, B> = Option<&'a Beside<<B as Backend>::Buffer>>;
 
 /// The same statistic as its own type.
 ///
 /// # Panics
 /// If it is of another kind.
-pub(super) fn as_own<S: Statistic>(statistic: Box<dyn Statistic>) -> S {
+pub(super) fn as_own<B: Backend, S: Statistic<B>>(statistic: Box<dyn Statistic<B>>) -> S {
     let own: Box<dyn Any> = statistic;
     *own.downcast().expect("statistics of the same kind")
 }
 
-fn as_own_mut<S: Statistic>(statistic: &mut dyn Statistic) -> &mut S {
+fn as_own_mut<B: Backend, S: Statistic<B>>(statistic: &mut dyn Statistic<B>) -> &mut S {
     let own: &mut dyn Any = statistic;
     own.downcast_mut().expect("statistics of the same kind")
 }
 
-impl Statistic for Moments {
+impl<B: Backend> Statistic<B> for Moments {
     fn id(&self) -> &'static str {
         ".in_sum2"
     }
@@ -64,20 +70,23 @@ impl Statistic for Moments {
         Self::bytes(self.width())
     }
 
-    fn add(&mut self, rows: &[f32], _: Option<&Beside>) {
-        Self::add(self, rows);
+    fn add(&mut self, backend: &B, rows: &B::Buffer, _: OfFull<'_, B>) -> Result<(), Error> {
+        Self::add(self, &backend.numbers(rows)?);
+        Ok(())
     }
 
-    fn merge(&mut self, other: Box<dyn Statistic>) {
+    fn merge(&mut self, _: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error> {
         Self::merge(self, &as_own(other));
+        Ok(())
     }
 
-    fn shrink(&mut self, prior: u64, mean: &mut dyn Statistic) {
+    fn shrink(&mut self, _: &B, prior: u64, mean: &mut dyn Statistic<B>) -> Result<(), Error> {
         Self::shrink(self, prior, as_own_mut(mean));
+        Ok(())
     }
 }
 
-impl Statistic for Gram {
+impl<B: Backend> Statistic<B> for Gram<B::Buffer> {
     fn id(&self) -> &'static str {
         GRAM
     }
@@ -87,23 +96,28 @@ impl Statistic for Gram {
     }
 
     fn bytes(&self) -> u64 {
-        Self::bytes(self.columns(), self.rows())
+        gram_bytes(self.columns(), self.rows())
     }
 
-    fn add(&mut self, rows: &[f32], _: Option<&Beside>) {
-        Self::add(self, rows);
+    fn add(&mut self, backend: &B, rows: &B::Buffer, _: OfFull<'_, B>) -> Result<(), Error> {
+        Self::add(self, backend, rows)
     }
 
-    fn merge(&mut self, other: Box<dyn Statistic>) {
-        Self::merge(self, as_own(other));
+    fn merge(&mut self, backend: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error> {
+        Self::merge(self, backend, as_own(other))
     }
 
-    fn shrink(&mut self, prior: u64, mean: &mut dyn Statistic) {
-        Self::shrink(self, prior, as_own_mut(mean));
+    fn shrink(
+        &mut self,
+        backend: &B,
+        prior: u64,
+        mean: &mut dyn Statistic<B>,
+    ) -> Result<(), Error> {
+        Self::shrink(self, backend, prior, as_own_mut(mean))
     }
 }
 
-impl Statistic for Lacking {
+impl<B: Backend> Statistic<B> for Lacking<B::Buffer> {
     fn id(&self) -> &'static str {
         self.kind().id()
     }
@@ -116,16 +130,19 @@ impl Statistic for Lacking {
         self.kind().bytes(self.columns())
     }
 
-    fn add(&mut self, rows: &[f32], beside: Option<&Beside>) {
-        if let Some(beside) = beside {
-            Self::add(self, rows, beside);
+    fn add(&mut self, backend: &B, rows: &B::Buffer, beside: OfFull<'_, B>) -> Result<(), Error> {
+        match beside {
+            Some(beside) => Self::add(self, backend, rows, beside),
+            None => Ok(()),
         }
     }
 
-    fn merge(&mut self, other: Box<dyn Statistic>) {
-        Self::merge(self, as_own(other));
+    fn merge(&mut self, backend: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error> {
+        Self::merge(self, backend, as_own(other))
     }
 
     /// Nothing: what one expert lacks says nothing of another.
-    fn shrink(&mut self, _: u64, _: &mut dyn Statistic) {}
+    fn shrink(&mut self, _: &B, _: u64, _: &mut dyn Statistic<B>) -> Result<(), Error> {
+        Ok(())
+    }
 }

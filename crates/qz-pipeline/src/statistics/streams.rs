@@ -5,7 +5,7 @@ use qz_kernels::backend::Backend;
 use qz_models::forward::{Chunks, Forward, LayerStream, LinearInputs, Routing};
 use qz_models::graph::GroupIndex;
 
-use super::lacking::{Beside, Results, gathered};
+use super::lacking::{Beside, Results};
 use crate::calibrate::inputs_of_all;
 use crate::error::Error;
 use crate::model_weights::ModelWeights;
@@ -14,18 +14,20 @@ pub(crate) type Stream<'a, B> = LayerStream<'a, B, ModelWeights<'a>>;
 
 /// What is called with the inputs of a group, or of one of its experts, and what the full
 /// model has beside them.
-type Visit<'v> = dyn FnMut(Option<usize>, &[f32], Option<Beside>) -> Result<(), Error> + 'v;
+type Visit<'v, T> = dyn FnMut(Option<usize>, &T, Option<Beside<T>>) -> Result<(), Error> + 'v;
 
 /// The tokens that an expert is given in a batch.
-struct Given {
+struct Given<T> {
     expert: Option<usize>,
     /// Their numbers in the batch.
     tokens: Vec<usize>,
-    rows: Vec<f32>,
+    rows: T,
 }
 
 /// The text's hidden states on their way through the layers.
 pub(crate) struct Streams<'a, B: Backend> {
+    /// Where they are computed.
+    pub(crate) backend: &'a B,
     /// Behind the matrices that are quantized already.
     pub(crate) quantized: Stream<'a, B>,
     /// The full model's, if matrices are to make up for what was lost before them.
@@ -46,7 +48,7 @@ impl<'a, B: Backend> Streams<'a, B> {
             Ok::<_, Error>(stream)
         };
         let full = full.map(begin).transpose()?;
-        Ok(Self { quantized: begin(quantized)?, full })
+        Ok(Self { backend: quantized.backend(), quantized: begin(quantized)?, full })
     }
 
     pub(crate) fn load_next(&mut self) -> Result<bool, Error> {
@@ -75,18 +77,19 @@ impl<'a, B: Backend> Streams<'a, B> {
         &mut self,
         group: GroupIndex,
         experts: &[Option<usize>],
-        visit: &mut Visit<'_>,
+        visit: &mut Visit<'_, B::Buffer>,
     ) -> Result<(), Error> {
-        let Self { quantized, full } = self;
+        let backend = self.backend;
+        let Self { quantized, full, .. } = self;
         let Some(full) = full else { unreachable!("a full model is beside") };
-        let (graph, hidden) = (quantized.graph(), quantized.hidden_width());
+        let graph = quantized.graph();
         let own = graph.group(group);
         for batch in 0..quantized.batches() {
             let (first, count) =
                 (quantized.tokens_of(batch).start, quantized.tokens_of(batch).len());
             let mut given = Vec::new();
             let mut weights = if own.experts.is_some() { vec![0.0; count] } else { Vec::new() };
-            let mut note = |inputs: &LinearInputs<'_>| {
+            let mut note = |inputs: &LinearInputs<'_, B>| {
                 if inputs.group != group {
                     return Ok(());
                 }
@@ -97,7 +100,7 @@ impl<'a, B: Backend> Streams<'a, B> {
                     own.for_each(|(row, token)| weights[*token] += inputs.weight(row));
                 }
                 if experts.contains(&inputs.expert) {
-                    let (expert, rows) = (inputs.expert, inputs.rows.to_vec());
+                    let (expert, rows) = (inputs.expert, backend.copy(inputs.rows)?);
                     given.push(Given { expert, tokens, rows });
                 }
                 Ok(())
@@ -105,21 +108,21 @@ impl<'a, B: Backend> Streams<'a, B> {
             if own.is_added {
                 let of_full = full.pass_results(group, batch)?;
                 let as_it_was = quantized.visit_results(group, batch, &mut note)?;
-                let mut all = Results { full: of_full, quantized: as_it_was, weights };
+                let mut all = Some(Results { full: of_full, quantized: as_it_was, weights });
                 for Given { expert, tokens, rows } in given {
-                    let beside = match expert {
-                        None => std::mem::take(&mut all),
-                        Some(_) => all.of(&tokens, hidden),
+                    let beside = match (expert, &all) {
+                        (Some(_), Some(all)) => all.of(backend, &tokens)?,
+                        _ => all.take().expect("a group without experts is shown once"),
                     };
                     visit(expert, &rows, Some(Beside::Results(beside)))?;
                 }
             } else {
-                let mut of_full = inputs_of(full, inputs_of_all(graph, group), batch)?;
+                let mut of_full = inputs_of(backend, full, inputs_of_all(graph, group), batch)?;
                 quantized.visit_batch(own.stage, batch, &mut note)?;
                 for Given { expert, tokens, rows } in given {
-                    let beside = match expert {
-                        None => std::mem::take(&mut of_full),
-                        Some(_) => gathered(&of_full, &tokens, own.columns),
+                    let beside = match (expert, &of_full) {
+                        (Some(_), Some(all)) => backend.gather(all, &tokens)?,
+                        _ => of_full.take().expect("a group without experts is shown once"),
                     };
                     visit(expert, &rows, Some(Beside::Inputs(beside)))?;
                 }
@@ -130,7 +133,7 @@ impl<'a, B: Backend> Streams<'a, B> {
 
     /// Shows the inputs of the output matrix, batch by batch, and the full model's beside
     /// them where there is one.
-    pub(super) fn visit_output(&mut self, visit: &mut Visit<'_>) -> Result<(), Error> {
+    pub(super) fn visit_output(&mut self, visit: &mut Visit<'_, B::Buffer>) -> Result<(), Error> {
         for batch in 0..self.quantized.batches() {
             let beside = self.full.as_mut().map(|full| full.output_inputs(batch)).transpose()?;
             visit(None, &self.quantized.output_inputs(batch)?, beside.map(Beside::Inputs))?;
@@ -141,15 +144,16 @@ impl<'a, B: Backend> Streams<'a, B> {
 
 /// The inputs of a group without experts.
 fn inputs_of<B: Backend>(
+    backend: &B,
     stream: &mut Stream<'_, B>,
     group: GroupIndex,
     batch: usize,
-) -> Result<Vec<f32>, Error> {
-    let mut own = Vec::new();
+) -> Result<Option<B::Buffer>, Error> {
+    let mut own = None;
     let stage = stream.graph().group(group).stage;
     stream.visit_batch(stage, batch, &mut |inputs| {
         if inputs.group == group {
-            own = inputs.rows.to_vec();
+            own = Some(backend.copy(inputs.rows)?);
         }
         Ok(())
     })?;

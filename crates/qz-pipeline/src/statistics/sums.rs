@@ -4,10 +4,12 @@ use std::any::Any;
 use std::ops::Range;
 
 use qz_calib::Moments;
-use qz_linalg::Gram;
+use qz_kernels::Error;
+use qz_kernels::backend::Backend;
+use qz_linalg::{Gram, gram_bytes};
 
-use super::lacking::{Beside, Lacking, LackingKind};
-use super::statistic::{Statistic, as_own};
+use super::lacking::{Lacking, LackingKind};
+use super::statistic::{OfFull, Statistic, as_own};
 
 /// Which statistics of a matrix's inputs are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,18 +29,18 @@ impl WantedSums {
     }
 
     /// Sums over no token.
-    pub(crate) fn sums(&self) -> Sums {
-        let mut all: Vec<Box<dyn Statistic>> = Vec::new();
+    pub(crate) fn sums<B: Backend>(&self, backend: &B) -> Result<Sums<B>, Error> {
+        let mut all: Vec<Box<dyn Statistic<B>>> = Vec::new();
         if self.moments {
             all.push(Box::new(Moments::new(self.columns)));
         }
         if let Some(rows) = &self.gram {
-            all.push(Box::new(Gram::of_rows(self.columns, rows.clone())));
+            all.push(Box::new(Gram::of_rows(backend, self.columns, rows.clone())?));
         }
         if let Some(kind) = self.lacking {
-            all.push(Box::new(Lacking::new(kind, self.columns)));
+            all.push(Box::new(Lacking::new(backend, kind, self.columns)?));
         }
-        Sums(all)
+        Ok(Sums(all))
     }
 
     /// Bytes of the sums over the model's own inputs.
@@ -49,7 +51,7 @@ impl WantedSums {
 
     /// Bytes of the Gram matrix.
     pub(crate) fn gram_bytes(&self) -> u64 {
-        self.gram.as_ref().map_or(0, |rows| Gram::bytes(self.columns, rows))
+        self.gram.as_ref().map_or(0, |rows| gram_bytes(self.columns, rows))
     }
 
     /// Bytes of the sums over what is lacking.
@@ -64,9 +66,9 @@ impl WantedSums {
 }
 
 /// Statistics of the inputs of one matrix, or of one expert's.
-pub(crate) struct Sums(Vec<Box<dyn Statistic>>);
+pub(crate) struct Sums<B: Backend>(Vec<Box<dyn Statistic<B>>>);
 
-impl Sums {
+impl<B: Backend> Sums<B> {
     /// Tokens so far, or as how many the sums count.
     pub(crate) fn tokens(&self) -> u64 {
         self.0.first().map_or(0, |first| first.tokens())
@@ -79,36 +81,43 @@ impl Sums {
 
     /// Adds tokens' inputs, and what the full model has of the same tokens where that is
     /// known, on the current pool's threads.
-    pub(crate) fn add(&mut self, rows: &[f32], beside: Option<&Beside>) {
-        self.0.iter_mut().for_each(|statistic| statistic.add(rows, beside));
+    pub(crate) fn add(
+        &mut self,
+        backend: &B,
+        rows: &B::Buffer,
+        beside: OfFull<'_, B>,
+    ) -> Result<(), Error> {
+        self.0.iter_mut().try_for_each(|statistic| statistic.add(backend, rows, beside))
     }
 
     /// Makes of sums over fewer than `prior` tokens sums over `prior` of them: what is missing
     /// is taken from the statistics of the same kind in `mean`.
-    pub(crate) fn shrink(&mut self, prior: u64, mean: &mut Self) {
+    pub(crate) fn shrink(&mut self, backend: &B, prior: u64, mean: &mut Self) -> Result<(), Error> {
         for own in &mut self.0 {
             if let Some(mean) = mean.0.iter_mut().find(|mean| mean.id() == own.id()) {
-                own.shrink(prior, &mut **mean);
+                own.shrink(backend, prior, &mut **mean)?;
             }
         }
+        Ok(())
     }
 
     /// Adds what another has summed, statistic by statistic.
-    pub(crate) fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, backend: &B, other: Self) -> Result<(), Error> {
         for other in other.0 {
             if let Some(own) = self.0.iter_mut().find(|own| own.id() == other.id()) {
-                own.merge(other);
+                own.merge(backend, other)?;
             }
         }
+        Ok(())
     }
 
     /// A statistic alone.
-    pub(crate) fn of(statistic: impl Statistic) -> Self {
+    pub(crate) fn of(statistic: impl Statistic<B>) -> Self {
         Self(vec![Box::new(statistic)])
     }
 
     /// One kind of statistic, if it is there.
-    pub(crate) fn get<S: Statistic>(&self) -> Option<&S> {
+    pub(crate) fn get<S: Statistic<B>>(&self) -> Option<&S> {
         self.0.iter().find_map(|statistic| {
             let any: &dyn Any = &**statistic;
             any.downcast_ref()
@@ -116,7 +125,7 @@ impl Sums {
     }
 
     /// Takes out one kind of statistic, if it is there.
-    pub(crate) fn take<S: Statistic>(&mut self) -> Option<S> {
+    pub(crate) fn take<S: Statistic<B>>(&mut self) -> Option<S> {
         let at = self.0.iter().position(|statistic| {
             let any: &dyn Any = &**statistic;
             any.is::<S>()

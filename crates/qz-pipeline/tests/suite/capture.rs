@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use qz_kernels::Workers;
-use qz_kernels::backend::{CpuBackend, Rounding};
+use qz_kernels::backend::{CpuBackend, Rounding, Shaped};
 use qz_models::Role;
 use qz_models::forward::{
     Chunks, Forward, ForwardOptions, LayerStream, LinearInputs, Logits, Routing,
@@ -63,9 +63,9 @@ fn plain(name: &str) -> Vec<f32> {
     })
 }
 
-fn note(seen: &mut Seen, inputs: &LinearInputs<'_>) {
+fn note(seen: &mut Seen, inputs: &LinearInputs<'_, CpuBackend>) {
     let rows = seen.entry((inputs.layer.0, inputs.group, inputs.expert)).or_default();
-    for (row, numbers) in inputs.rows.chunks_exact(inputs.width).enumerate() {
+    for (row, numbers) in inputs.rows.chunks_exact(inputs.rows.columns()).enumerate() {
         rows.push((inputs.token(row), inputs.weight(row), numbers.to_vec()));
     }
 }
@@ -77,7 +77,7 @@ fn in_one_go(name: &str, memory: u64, routing: Routing) -> (Seen, Vec<f32>) {
         let mut stream = forward.stream(chunks()).expect("a stream");
         stream.set_routing(routing);
         while stream.load_next().expect("a layer") {
-            let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
+            let mut visit = |inputs: &LinearInputs<'_, CpuBackend>| -> Result<(), Error> {
                 note(&mut seen, inputs);
                 Ok(())
             };
@@ -98,7 +98,7 @@ fn in_stages(
         let mut stream = forward.stream(chunks()).expect("a stream");
         while stream.load_next().expect("a layer") {
             for stage in stream.graph().stages() {
-                let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
+                let mut visit = |inputs: &LinearInputs<'_, CpuBackend>| -> Result<(), Error> {
                     note(&mut seen, inputs);
                     Ok(())
                 };
@@ -279,7 +279,7 @@ fn a_visitors_error_ends_the_run() {
         let mut stream = forward.stream(chunks()).expect("a stream");
         assert!(stream.load_next().expect("a layer"));
         let mut calls = 0;
-        let mut visit = |_: &LinearInputs<'_>| {
+        let mut visit = |_: &LinearInputs<'_, CpuBackend>| {
             calls += 1;
             if calls == 3 { Err(Error::Interrupted) } else { Ok(()) }
         };
@@ -312,11 +312,12 @@ fn results_are_those_of_the_run() {
                             continue;
                         }
                         let mut shown = Vec::new();
-                        let mut visit = |inputs: &LinearInputs<'_>| -> Result<(), Error> {
-                            let rows = 0..inputs.count();
-                            shown.extend(rows.map(|row| (inputs.group, inputs.token(row))));
-                            Ok(())
-                        };
+                        let mut visit =
+                            |inputs: &LinearInputs<'_, CpuBackend>| -> Result<(), Error> {
+                                let rows = 0..inputs.count();
+                                shown.extend(rows.map(|row| (inputs.group, inputs.token(row))));
+                                Ok(())
+                            };
                         let results = stopping.visit_results(group, batch, &mut visit);
                         let results = results.expect("results");
                         let width = stopping.hidden_width();
@@ -324,7 +325,7 @@ fn results_are_those_of_the_run() {
                         shown.sort_unstable();
                         shown.dedup();
                         let tokens = stopping.tokens_of(batch);
-                        assert_eq!(results.len(), tokens.len() * width);
+                        assert_eq!((results.rows(), results.columns()), (tokens.len(), width));
                         assert!(shown.into_iter().eq(tokens.map(|token| (group, token))));
                         let passed = passing.pass_results(group, batch).expect("results");
                         assert_eq!(results, passed, "{name}, {group:?}");

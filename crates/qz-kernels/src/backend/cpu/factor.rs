@@ -29,12 +29,7 @@ pub(super) fn factor(size: usize, mut entries: Vec<f32>) -> Result<Vec<f32>, usi
 }
 
 /// Columns `first..end` of R in rows `..end`, later columns being there.
-fn factor_panel(
-    entries: &mut [f32],
-    size: usize,
-    first: usize,
-    end: usize,
-) -> Result<(), usize> {
+fn factor_panel(entries: &mut [f32], size: usize, first: usize, end: usize) -> Result<(), usize> {
     let width = end - first;
     let later = size - end;
     let own: Vec<f32> = entries[first * size..end * size]

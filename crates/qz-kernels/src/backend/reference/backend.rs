@@ -6,7 +6,9 @@ use std::ops::Range;
 
 use qz_tensor::DataType;
 
-use super::{activate_times, attend, decode, factor, layer_norm, matmul, rms_norm, rotate, route, scan};
+use super::{
+    activate_times, attend, decode, factor, layer_norm, matmul, rms_norm, rotate, route, scan,
+};
 use crate::backend::{
     Activation, Attention, Backend, Error, ExpertLoad, HostBuffer, JoinedColumns, Queries,
     Rotation, Rounding, Router, Scan, ScanWeights, Shaped, activation_type, round_activations,
@@ -365,9 +367,9 @@ impl Backend for ReferenceBackend {
         let (height, width) = (left.columns(), right.columns());
         for (at, sum) in sums.iter_mut().enumerate() {
             let (i, j) = (at / width, at % width);
-            let products = rows.clone().map(|row| {
-                f64::from(left[row * height + i]) * f64::from(right[row * width + j])
-            });
+            let products = rows
+                .clone()
+                .map(|row| f64::from(left[row * height + i]) * f64::from(right[row * width + j]));
             *sum = (f64::from(*sum) + products.sum::<f64>()) as f32;
         }
         Ok(())

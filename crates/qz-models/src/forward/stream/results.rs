@@ -19,8 +19,8 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
         &mut self,
         group: GroupIndex,
         batch: usize,
-        visit: &mut Visit<'_, W::Error>,
-    ) -> Result<Vec<f32>, W::Error> {
+        visit: &mut Visit<'_, B, W::Error>,
+    ) -> Result<B::Buffer, W::Error> {
         let steps = self.added(group);
         let stage = self.graph().group(group).stage;
         let registers = self.run_to(stage, batch)?;
@@ -33,7 +33,7 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
         beside.set(inputs, copy(inputs)?);
         self.compute(batch, steps, &mut beside, &mut Untapped)?;
         self.keep(stage, batch, registers)?;
-        Ok(backend.numbers(beside.get(Register::HIDDEN))?.into_owned())
+        Ok(beside.take(Register::HIDDEN))
     }
 
     /// Puts a batch past a group whose products are added to hidden states, and gives the sums,
@@ -46,10 +46,10 @@ impl<B: Backend, W: WeightSource> LayerStream<'_, B, W> {
     /// # Panics
     /// If no layer is loaded, the batch is past the group, or the group's products are added
     /// to nothing.
-    pub fn pass_results(&mut self, group: GroupIndex, batch: usize) -> Result<Vec<f32>, W::Error> {
+    pub fn pass_results(&mut self, group: GroupIndex, batch: usize) -> Result<B::Buffer, W::Error> {
         let end = self.added(group).end;
         let registers = self.run_until(end, batch, &mut Untapped)?;
-        Ok(self.forward.backend.numbers(registers.get(Register::HIDDEN))?.into_owned())
+        Ok(self.forward.backend.copy(registers.get(Register::HIDDEN))?)
     }
 
     /// The group's product, and the step that adds it.

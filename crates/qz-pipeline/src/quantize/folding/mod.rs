@@ -105,8 +105,16 @@ pub(super) fn folded<B: Backend>(
     let calibration = Calibration::read(model, text, cancel, observer)?;
     let measures = Measures::default();
     let plans = &planning.targets;
-    let layers =
-        Layers { model, plans, measures: &measures, chosen: &chosen, options, workers, cancel };
+    let layers = Layers {
+        backend,
+        model,
+        plans,
+        measures: &measures,
+        chosen: &chosen,
+        options,
+        workers,
+        cancel,
+    };
     let graph = forward.graph();
     let all: usize = graph.layers.iter().map(|layer| layer.folds().len()).sum();
     let weights = chosen.positions().map(|at| model.tensors[at].shape.elements()).sum();
@@ -135,7 +143,7 @@ pub(super) fn folded<B: Backend>(
 }
 
 /// What sums the full model's inputs.
-fn collector<'a>(layers: &Layers<'a>) -> Collector<'a> {
+fn collector<'a, B: Backend>(layers: &Layers<'a, B>) -> Collector<'a> {
     Collector {
         moments: false,
         gram: true,
@@ -148,14 +156,14 @@ fn collector<'a>(layers: &Layers<'a>) -> Collector<'a> {
     }
 }
 
-struct Job<'a> {
-    layers: Layers<'a>,
+struct Job<'a, B> {
+    layers: Layers<'a, B>,
     found: Vec<Folded>,
     unfolded: usize,
     ratios: Vec<f64>,
 }
 
-impl Job<'_> {
+impl<B: Backend> Job<'_, B> {
     fn summary(&self, transform: Transform) -> FoldingSummary {
         FoldingSummary {
             transform: transform.name(),
@@ -166,7 +174,7 @@ impl Job<'_> {
     }
 
     /// Searches factors of a fold of the layer that is loaded.
-    fn fold<B: Backend>(&mut self, streams: &mut Streams<'_, B>, fold: Fold) -> Result<(), Error> {
+    fn fold(&mut self, streams: &mut Streams<'_, B>, fold: Fold) -> Result<(), Error> {
         let layer = streams.quantized.layer();
         let Some(readers) = Readers::of(&self.layers, &streams.quantized, &fold)? else {
             return Ok(());
@@ -214,11 +222,7 @@ impl Job<'_> {
     }
 
     /// Searches factors of what the output matrix reads.
-    fn fold_output<B: Backend>(
-        &mut self,
-        streams: &mut Streams<'_, B>,
-        position: usize,
-    ) -> Result<(), Error> {
+    fn fold_output(&mut self, streams: &mut Streams<'_, B>, position: usize) -> Result<(), Error> {
         let columns = streams.quantized.hidden_width();
         let mut found = None;
         let layers = &self.layers;

@@ -29,7 +29,7 @@ impl Readers {
     /// Those of a fold of the loaded layer; none if there are none, or if what makes the
     /// channels is a matrix that is not rounded, whose stored type could not hold the factors.
     pub(super) fn of<B: Backend>(
-        layers: &Layers<'_>,
+        layers: &Layers<'_, B>,
         stream: &Stream<'_, B>,
         fold: &Fold,
     ) -> Result<Option<Self>, Error> {
@@ -49,11 +49,11 @@ impl Readers {
     /// Searches factors of a fold's channels, or of those of one expert.
     pub(super) fn search<B: Backend>(
         &self,
-        layers: &Layers<'_>,
+        layers: &Layers<'_, B>,
         stream: &Stream<'_, B>,
         fold: &Fold,
         expert: Option<usize>,
-        sums: Sums,
+        sums: Sums<B>,
     ) -> Result<Option<FoundFactors>, Error> {
         let count = self.0.iter().filter_map(|(_, matrix)| matrix.expert).max().unwrap_or(0) + 1;
         let step = count.div_ceil(EXPERTS);
@@ -72,10 +72,10 @@ impl Readers {
 }
 
 /// Searches factors of what the output matrix reads.
-pub(super) fn of_output(
-    layers: &Layers<'_>,
+pub(super) fn of_output<B: Backend>(
+    layers: &Layers<'_, B>,
     position: usize,
-    sums: Sums,
+    sums: Sums<B>,
 ) -> Result<Option<FoundFactors>, Error> {
     let whole = layers.matrix(position, None);
     // Some rows are a matrix of their own: output matrices are never packed.
@@ -88,14 +88,16 @@ pub(super) fn of_output(
     search(layers, &[(&sample, &weights)], whole.columns, FoldColumns::SAME, sums)
 }
 
-fn search(
-    layers: &Layers<'_>,
+fn search<B: Backend>(
+    layers: &Layers<'_, B>,
     matrices: &[(&Matrix, &[f32])],
     channels: usize,
     columns: FoldColumns,
-    mut sums: Sums,
+    mut sums: Sums<B>,
 ) -> Result<Option<FoundFactors>, Error> {
-    let Some(gram) = sums.take().map(Gram::finish).filter(Symmetric::is_finite) else {
+    let gram =
+        sums.take::<Gram<B::Buffer>>().map(|gram| gram.finish(layers.backend)).transpose()?;
+    let Some(gram) = gram.filter(Symmetric::is_finite) else {
         return Ok(None);
     };
     let diagonal = gram.diagonal();
@@ -142,7 +144,12 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(layers: &'a Layers<'_>, matrix: &Matrix, weights: &'a [f32], most: usize) -> Self {
+    fn new<B: Backend>(
+        layers: &'a Layers<'_, B>,
+        matrix: &Matrix,
+        weights: &'a [f32],
+        most: usize,
+    ) -> Self {
         let storage = layers.storage(matrix);
         let ordered = Cow::Owned(storage.in_order(weights).into_owned());
         let count = most.min(matrix.rows).max(1);
