@@ -490,6 +490,27 @@ fn what_a_quantized_model_lacks_is_told_behind_its_first_error() {
     check("mixtral", r"blk\.1\.ffn_down", &last);
 }
 
+/// Of an expert with too few tokens nothing is known to be lacking: its sums are zeros.
+#[test]
+fn experts_that_are_short_of_tokens_lack_nothing() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let (model, quantized, stats) = (fixtures().join("tiny/mixtral"), at("q.gguf"), at("s.gguf"));
+    rounded(&model, &quantized, r"blk\.0\.attn_q");
+    let beside = ["--beside", text(&quantized), "--collect", "grams"];
+    let more = ["--ctx", "64", "--chunks", "8"];
+    let run = calibrate(&model, &stats, &[&beside[..], &more].concat()).expect_success();
+    let coverage = &run.json()["experts"][0]["tokens"];
+    let tokens: Vec<u64> = serde_json::from_value(coverage.clone()).expect("tokens of experts");
+    let name = "blk.0.ffn_gate_exps.weight.in_cross";
+    let (_, sums) = tensors(&stats).into_iter().find(|own| own.0 == name).expect("sums");
+    let of_experts = sums.chunks(sums.len() / tokens.len());
+    let is_lacking: Vec<bool> = of_experts.map(|own| own.iter().any(|sum| *sum != 0.0)).collect();
+    let has_enough: Vec<bool> = tokens.iter().map(|count| *count >= 64).collect();
+    assert_eq!(is_lacking, has_enough, "{tokens:?}");
+    assert!(has_enough.contains(&true) && has_enough.contains(&false), "{tokens:?}");
+}
+
 #[test]
 fn bad_statistics() {
     let (folder, model) = (scratch(), fixtures().join("tiny/mixtral"));

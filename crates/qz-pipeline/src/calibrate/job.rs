@@ -69,7 +69,7 @@ impl Job<'_> {
             collector.output(&mut streams, group.width, &mut |mut sums| {
                 progress.advance(0)?;
                 moments = moments.take().or(sums.take::<Moments>());
-                self.keep_large(backend, group, 0, sums)
+                self.keep_large(backend, group, 0, sums, false)
             })?;
             self.keep_moments(group, moments.as_slice(), &[])?;
         }
@@ -167,21 +167,22 @@ impl Job<'_> {
                 known[number].0.push(moments);
                 known[number].1.push(tokens);
             }
-            if item.is_too_short(tokens, self.options.experts.prior) {
-                drop(sums.take::<Lacking<B::Buffer>>());
-            }
-            self.keep_large(backend, groups[number], item.expert.unwrap_or(0), sums)?;
+            let is_short = item.is_too_short(tokens, self.options.experts.prior);
+            let expert = item.expert.unwrap_or(0);
+            self.keep_large(backend, groups[number], expert, sums, is_short)?;
         }
         Ok(())
     }
 
-    /// Writes one expert's sums of products.
+    /// Writes one expert's sums of products. Of one that is short of tokens nothing is known to be
+    /// lacking.
     fn keep_large<B: Backend>(
         &mut self,
         backend: &B,
         group: &Group,
         expert: usize,
         mut sums: Sums<B>,
+        is_short: bool,
     ) -> Result<(), Error> {
         // Gram matrices are sums of as many tokens as experts with few of them count.
         let tokens = sums.tokens();
@@ -194,6 +195,7 @@ impl Job<'_> {
         match sums.take::<Lacking<B::Buffer>>() {
             Some(lacking) => {
                 let (kind, means) = (lacking.kind(), lacking.finish(backend)?);
+                let means = means.filter(|_| !is_short);
                 check_cancelled(self.cancel)?;
                 self.file.put_lacking(group, expert, kind, means, tokens)
             }
