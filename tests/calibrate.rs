@@ -498,7 +498,7 @@ fn experts_that_are_short_of_tokens_lack_nothing() {
     let (model, quantized, stats) = (fixtures().join("tiny/mixtral"), at("q.gguf"), at("s.gguf"));
     rounded(&model, &quantized, r"blk\.0\.attn_q");
     let beside = ["--beside", text(&quantized), "--collect", "grams"];
-    let more = ["--ctx", "64", "--chunks", "8"];
+    let more = ["--ctx", "64", "--chunks", "6"];
     let run = calibrate(&model, &stats, &[&beside[..], &more].concat()).expect_success();
     let coverage = &run.json()["experts"][0]["tokens"];
     let tokens: Vec<u64> = serde_json::from_value(coverage.clone()).expect("tokens of experts");
