@@ -28,8 +28,11 @@ This page is made by `cargo xtask families`; a test holds it to the registry.
 | checkpoints | folders of `fixtures/tiny` | those in brackets have no record of logits |
 
 Calibration stops and error feedback go by the steps that layers have, and are shown for each kind of step
-(`capture.rs` and `families.rs` in the same folder). Packed folders (`ct:*`, `gptq:*`, `fp8:*` and so on) go by the
-linear layers of each family. A checkpoint of another class can become a packed folder with `--generic`.
+(`capture.rs` and `families.rs` in the same folder). Layers that only predict further tokens are calibrated, too: what
+they multiply equals what transformers' layers do (`further.rs` there); those of `exaone-moe` are rounded.
+
+Packed folders (`ct:*`, `gptq:*`, `fp8:*` and so on) go by the linear layers of each family. A checkpoint of another class
+can become a packed folder with `--generic`.
 
 | GGUF | classes | convert | compute | checkpoints |
 |---|---|---|---|---|

@@ -349,6 +349,24 @@ impl Model {
         self.tensors.iter().any(|tensor| tensor.role == Some(Role::NextTokenProjection))
     }
 
+    /// What is said of layers behind so many, which predict further tokens in a way that is not
+    /// known of their family.
+    pub(crate) fn uncomputed_layers(&self, layers: u32) -> Option<String> {
+        let further = self.tensors.iter().filter(|tensor| {
+            tensor.role == Some(Role::NextTokenProjection)
+                && tensor.layer.is_some_and(|layer| layer.0 >= layers)
+        });
+        let mut names = further.map(|tensor| tensor.name.trim_end_matches(".nextn.eh_proj.weight"));
+        let first = names.next()?;
+        let names = names.fold(first.to_owned(), |all, name| format!("{all}, {name}"));
+        let family = self.metadata.string("general.architecture").unwrap_or_default();
+        Some(format!(
+            "{}: {names} only predict further tokens, and how is not known of {family}: they are \
+             given no text, and their matrices are rounded",
+            self.path.display()
+        ))
+    }
+
     /// True for the part of a larger model that sees.
     pub(crate) fn is_projector(&self) -> bool {
         self.metadata.string("general.type") == Some("mmproj")

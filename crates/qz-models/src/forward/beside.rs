@@ -1,5 +1,5 @@
 //! What a layer's steps use beside the hidden states: rows that earlier layers have left for
-//! it, and what the model has for each token in this layer.
+//! it, what the model has for each token in this layer, and tokens further on.
 
 use std::ops::Range;
 
@@ -19,11 +19,13 @@ pub(super) struct Beside<B: Backend> {
     slots: Vec<Option<B::Buffer>>,
     /// What the model has for each token.
     of_token: Option<B::Buffer>,
+    /// The embeddings of tokens further on.
+    ahead: Option<B::Buffer>,
 }
 
 impl<B: Backend> Default for Beside<B> {
     fn default() -> Self {
-        Self { slots: Vec::new(), of_token: None }
+        Self { slots: Vec::new(), of_token: None, ahead: None }
     }
 }
 
@@ -46,8 +48,8 @@ impl<B: Backend> Beside<B> {
         self.of_token.as_ref().expect("it was made before the steps")
     }
 
-    pub(super) fn set_of_token(&mut self, rows: Option<B::Buffer>) {
-        self.of_token = rows;
+    pub(super) fn ahead(&self) -> &B::Buffer {
+        self.ahead.as_ref().expect("it was read before the steps")
     }
 }
 
@@ -101,12 +103,53 @@ impl<B: Backend, W: WeightSource> Forward<'_, B, W> {
         Ok(Slots(slots.collect::<Result<_, _>>()?))
     }
 
+    /// Puts what some steps of a layer use of a text's tokens into `beside`.
+    pub(super) fn bring_tokens(
+        &self,
+        steps: (LayerIndex, Range<usize>),
+        tokens: &[u32],
+        spans: &[Span],
+        beside: &mut Beside<B>,
+    ) -> Result<(), W::Error> {
+        beside.ahead = self.ahead(steps.clone(), tokens, spans)?;
+        beside.of_token = self.of_token(steps, tokens, spans)?;
+        Ok(())
+    }
+
+    /// The embeddings of tokens further on, if some of a layer's steps use them. Where a span
+    /// has none, its first tokens follow: no other row sees what is computed of these.
+    fn ahead(
+        &self,
+        (layer, steps): (LayerIndex, Range<usize>),
+        tokens: &[u32],
+        spans: &[Span],
+    ) -> Result<Option<B::Buffer>, W::Error> {
+        let graph = self.graph.layer(layer);
+        let used = graph.steps()[steps].iter().find_map(|step| match step {
+            Step::Ahead { tokens, .. } => Some(*tokens),
+            _ => None,
+        });
+        let Some(distance) = used else { return Ok(None) };
+        let mut further = tokens.to_vec();
+        for Span { rows, .. } in spans {
+            let span = &mut further[rows.clone()];
+            span.rotate_left(distance % span.len().max(1));
+        }
+        let loader = self.loader();
+        let (name, tensor) = match loader.has(Role::NextTokenEmbedding, layer) {
+            true => loader.required(Role::NextTokenEmbedding, Some(layer))?,
+            false => loader.embedding()?,
+        };
+        let embeddings = self.scaled_embeddings(&name, &tensor, &further)?;
+        Ok(Some(self.backend.buffer(self.graph.hidden, &embeddings)?))
+    }
+
     /// What the model has for each token in a layer, if some of its steps use that.
     ///
     /// Each token has a row with the numbers of all layers, and as many are made of its
     /// embedding. The latter are normed, and the mean of both, times the root of two, is what
     /// the layer gets (`project_per_layer_inputs` in transformers' modeling_gemma4.py).
-    pub(super) fn of_token(
+    fn of_token(
         &self,
         (layer, steps): (LayerIndex, Range<usize>),
         tokens: &[u32],

@@ -262,6 +262,9 @@ impl<B: Backend> Pass<'_, B> {
             Step::Recall { slot, to } => {
                 registers.set(*to, backend.copy(self.beside.borrow().recall(*slot))?);
             }
+            Step::Ahead { to, .. } => {
+                registers.set(*to, backend.copy(self.beside.borrow().ahead())?);
+            }
             Step::OfToken { to, .. } => {
                 registers.set(*to, backend.copy(self.beside.borrow().of_token())?);
             }

@@ -60,7 +60,14 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let location = source.location("");
         let location = Location { tensor: None, offset: None, ..location };
         let (architecture, graph) = ModelGraph::read(metadata, window, &location)?;
-        Ok(Self { backend, source, architecture, graph, options })
+        let mut forward = Self { backend, source, architecture, graph, options };
+        // Files count layers that predict further tokens also where they are without them.
+        let further = forward.graph.layers_to_output()..forward.graph.layer_count();
+        let is_there =
+            |layer: &u32| forward.loader().has(Role::NextTokenProjection, LayerIndex(*layer));
+        let there = further.take_while(is_there).count();
+        forward.graph = forward.graph.with_further(there);
+        Ok(forward)
     }
 
     /// Where it is computed.
@@ -84,6 +91,11 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
 
     /// Steps that [`Self::run`] reports.
     pub fn steps(&self, chunks: &Chunks) -> u64 {
+        u64::from(self.graph.layers_to_output()) * chunks.count() as u64
+    }
+
+    /// Steps that a run with stops through all layers reports.
+    pub fn stream_steps(&self, chunks: &Chunks) -> u64 {
         u64::from(self.graph.layer_count()) * chunks.count() as u64
     }
 
@@ -92,7 +104,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         Loader { backend: *backend, source: *source, architecture: *architecture, graph }
     }
 
-    /// Puts all chunks through all layers. `on_steps` hears of each layer that so many
+    /// Puts all chunks through all layers before the output. `on_steps` hears of each layer that so many
     /// chunks are through, and may end the run with an error.
     ///
     /// # Errors
@@ -107,7 +119,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let tables = self.rotaries(chunks.length())?;
         let batches: Vec<_> = self.batches(chunks).map(|(_, rows)| rows).collect();
         let mut slots = self.slots(&batches)?;
-        for index in (0..self.graph.layer_count()).map(LayerIndex) {
+        for index in (0..self.graph.layers_to_output()).map(LayerIndex) {
             let layer = Layer::load(&self.loader(), index)?;
             let steps = 0..layer.graph.steps().len();
             for (number, (batch, rows)) in self.batches(chunks).enumerate() {
@@ -117,7 +129,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
                 let mut pass = self.pass(&spans, &rotaries, &locate);
                 let beside = pass.beside.get_mut();
                 let tokens = &chunks.tokens()[rows.clone()];
-                beside.set_of_token(self.of_token((index, steps.clone()), tokens, &spans)?);
+                self.bring_tokens((index, steps.clone()), tokens, &spans, beside)?;
                 let own = || (layer.graph, steps.clone());
                 slots.bring(self.backend, own(), number, beside)?;
                 let hidden = states.take(self.backend, number)?;
@@ -231,7 +243,17 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
     /// The embeddings of some tokens: their rows are read, not the whole matrix.
     fn embeddings(&self, tokens: &[u32]) -> Result<Vec<f32>, W::Error> {
         let (name, tensor) = self.loader().embedding()?;
-        let mut numbers = self.rows_of_tokens(&name, &tensor, tokens, 0..self.graph.hidden)?;
+        self.scaled_embeddings(&name, &tensor, tokens)
+    }
+
+    /// The same of a matrix of embeddings.
+    pub(super) fn scaled_embeddings(
+        &self,
+        name: &str,
+        tensor: &StoredTensor,
+        tokens: &[u32],
+    ) -> Result<Vec<f32>, W::Error> {
+        let mut numbers = self.rows_of_tokens(name, tensor, tokens, 0..self.graph.hidden)?;
         if let Some(scale) = self.graph.around.embedding_scale {
             numbers.iter_mut().for_each(|number| *number *= scale);
         }

@@ -44,7 +44,7 @@ impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
         let locate = |name: &str| forward.source.location(name);
         let pass = forward.pass(&[], &[], &locate);
         let mut layers = Vec::new();
-        for layer in 0..forward.graph.layer_count() {
+        for layer in 0..forward.graph.layers_to_output() {
             let layer = Layer::load(&forward.loader(), LayerIndex(layer))?;
             let caches = pass.caches(&layer, 0..layer.graph.steps().len(), capacity)?;
             layers.push((layer, caches));
@@ -93,7 +93,7 @@ impl<'a, B: Backend, W: WeightSource> Session<'a, B, W> {
         let mut hidden = forward.embedded(tokens, &spans)?;
         for (index, (layer, caches)) in (0..).map(LayerIndex).zip(&mut self.layers) {
             let steps = (index, 0..layer.graph.steps().len());
-            pass.beside.get_mut().set_of_token(forward.of_token(steps, tokens, &spans)?);
+            forward.bring_tokens(steps, tokens, &spans, pass.beside.get_mut())?;
             let mut registers = Registers::new(layer, hidden);
             pass.run(layer, 0..layer.graph.steps().len(), caches, &mut registers, &mut Untapped)
                 .map_err(|error| error.of_token(|token| self.length + token))?;

@@ -80,6 +80,19 @@ impl<B: Backend> States<B> {
         }
     }
 
+    /// All rows once more, in another file where these are in one.
+    pub(super) fn copied(&mut self, backend: &B, folder: &Path) -> Result<Self, Error> {
+        let limit = match self.place {
+            Place::Device(_) => u64::MAX,
+            Place::File(_) => 0,
+        };
+        let mut copy = Self::new(self.batches.clone(), self.columns, limit, folder)?;
+        for batch in 0..self.batches.len() {
+            copy.put(backend, batch, self.copy(backend, batch)?)?;
+        }
+        Ok(copy)
+    }
+
     /// Some rows, counted over all batches, in any order.
     pub(super) fn gather(&mut self, backend: &B, rows: &[usize]) -> Result<B::Buffer, Error> {
         let of = |row: usize| self.batches.partition_point(|batch| batch.end <= row);
@@ -196,7 +209,9 @@ mod tests {
             check(states.gather(&backend, &[4]), rows[12..].to_vec());
             let some = [&rows[3..9], &rows[..3]].concat();
             check(states.gather(&backend, &[1, 2, 0]), some);
+            let mut copy = states.copied(&backend, folder.path()).expect("room");
             check(states.take(&backend, 0), rows[..6].to_vec());
+            check(copy.copy(&backend, 0), rows[..6].to_vec());
         }
     }
 }

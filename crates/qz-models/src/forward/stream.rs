@@ -45,6 +45,8 @@ pub struct LayerStream<'a, B: Backend, W: WeightSource> {
     forward: &'a Forward<'a, B, W>,
     chunks: Chunks,
     states: States<B>,
+    /// The hidden states before the output, once layers behind it have others.
+    before_output: Option<States<B>>,
     /// What layers have left for later ones.
     slots: Slots<B>,
     /// What is dear, beside the hidden states, where the device has no room for it.
@@ -129,8 +131,10 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
         let room = self.room(chunks);
         let cheap = tokens * room.cheap_width(&self.graph) as u64 * 4;
         let batch = self.batches(chunks).map(|(_, rows)| rows.len()).max().unwrap_or(0);
-        let states =
-            kept(self.graph.hidden) + kept(room.dear_width) + kept(self.graph.slots().iter().sum());
+        let is_kept = self.graph.layers_to_output() < self.graph.layer_count();
+        let before_output = if is_kept { kept(self.graph.hidden) } else { 0 };
+        let slots = kept(self.graph.slots().iter().sum());
+        let states = kept(self.graph.hidden) + before_output + kept(room.dear_width) + slots;
         states + cheap + batch as u64 * self.token_bytes()
     }
 
@@ -159,6 +163,7 @@ impl<'a, B: Backend, W: WeightSource> Forward<'a, B, W> {
             batches: self.batches(&chunks).map(batch).collect(),
             chunks,
             states,
+            before_output: None,
             spilled,
             room,
             layer: None,
@@ -271,8 +276,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             self.finish_batch(batch, &mut Untapped)?;
             on_steps(self.batches[batch].chunks.len() as u64)?;
         }
-        self.end_layer();
-        Ok(())
+        self.end_layer()
     }
 
     /// Puts all batches through the whole layer, shows the inputs of all groups on the
@@ -305,16 +309,21 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             tap.end()?;
             on_steps(self.batches[batch].chunks.len() as u64)?;
         }
-        self.end_layer();
-        Ok(())
+        self.end_layer()
     }
 
-    fn end_layer(&mut self) {
+    fn end_layer(&mut self) -> Result<(), W::Error> {
         self.layer = None;
         self.number += 1;
         for batch in &mut self.batches {
             (batch.base, batch.kept) = (0, None);
         }
+        let graph = &self.forward.graph;
+        if self.number == graph.layers_to_output() && self.number < graph.layer_count() {
+            let copy = self.states.copied(self.forward.backend, &self.forward.options.spill_folder);
+            self.before_output = Some(copy?);
+        }
+        Ok(())
     }
 
     /// Shows what the output matrix multiplies: the normed results of the last layer,
@@ -324,7 +333,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If the norm cannot be read, or `visit` fails.
     ///
     /// # Panics
-    /// If not all layers are finished.
+    /// If not all layers before the output are finished.
     pub fn visit_output(&mut self, visit: &mut VisitRows<'_, W::Error>) -> Result<(), W::Error> {
         let backend = self.forward.backend;
         (0..self.batches.len()).try_for_each(|batch| {
@@ -339,12 +348,13 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If the norm cannot be read.
     ///
     /// # Panics
-    /// If not all layers are finished, or there is no such batch.
+    /// If not all layers before the output are finished, or there is no such batch.
     pub fn output_inputs(&mut self, batch: usize) -> Result<B::Buffer, W::Error> {
-        assert!(self.number >= self.layer_count(), "layers are left");
         let forward = self.forward;
+        assert!(self.number >= forward.graph.layers_to_output(), "layers are left");
         let backend = forward.backend;
-        let hidden = self.states.copy(backend, batch)?;
+        let states = self.before_output.as_mut().unwrap_or(&mut self.states);
+        let hidden = states.copy(backend, batch)?;
         match forward.loader().output_norm()? {
             Some(norm) => Ok(norm.apply(backend, &hidden)?),
             None => Ok(hidden),
@@ -357,10 +367,11 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
     /// If the output's tensors are missing or cannot be read.
     ///
     /// # Panics
-    /// If not all layers are finished.
+    /// If not all layers before the output are finished.
     pub fn finish(self) -> Result<Logits<'a, B, W>, W::Error> {
-        assert!(self.number >= self.layer_count(), "layers are left");
-        HiddenStates::new(self.forward, &self.chunks, self.states).logits()
+        assert!(self.number >= self.forward.graph.layers_to_output(), "layers are left");
+        let states = self.before_output.unwrap_or(self.states);
+        HiddenStates::new(self.forward, &self.chunks, states).logits()
     }
 
     /// Gives a matrix of the loaded layer other weights, of any type and in GGUF's order
@@ -483,7 +494,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         let (tokens, spans) =
             (&self.chunks.tokens()[rows.clone()], self.chunks.spans(chunks.clone()));
         let mut beside = Beside::default();
-        beside.set_of_token(forward.of_token((index, steps.clone()), tokens, &spans)?);
+        forward.bring_tokens((index, steps.clone()), tokens, &spans, &mut beside)?;
         self.slots.bring(forward.backend, own(), batch, &mut beside)?;
         let mut beside = self.with_pass(batch, |pass, layer| {
             pass.beside.replace(beside);

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::rules::{LayerIndex, Part, Presence, Role};
 
 use crate::architecture::Architecture;
-use crate::graph::{ModelGraph, NormKind, Rotary, Vector};
+use crate::graph::{ModelGraph, NormKind, Otherwise, Rotary, Vector};
 
 /// A tensor of a [`WeightSource`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,12 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
             return Some(first);
         }
         Some(names.find(|name| self.source.find(name).is_some()).unwrap_or(first))
+    }
+
+    /// True if the source has a layer's tensor of a role.
+    pub(super) fn has(&self, role: Role, layer: LayerIndex) -> bool {
+        let name = self.name(role, Part::Weight, Some(layer));
+        name.is_some_and(|name| self.source.find(&name).is_some())
     }
 
     /// A weight with the name it must have.
@@ -197,11 +203,15 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         vector: &Vector,
         layer: LayerIndex,
     ) -> Result<Option<B::Buffer>, W::Error> {
-        let Vector { role, part, length, is_optional, is_of_first } = *vector;
-        let is_there = |layer| {
+        let Vector { role, part, length, is_optional, otherwise } = *vector;
+        let is_there = || {
             self.name(role, part, Some(layer)).is_some_and(|name| self.source.find(&name).is_some())
         };
-        let layer = if is_of_first && !is_there(layer) { LayerIndex(0) } else { layer };
+        let (role, layer) = match otherwise {
+            Otherwise::FirstLayer if !is_there() => (role, LayerIndex(0)),
+            Otherwise::Role(other) if !is_there() => (other, layer),
+            _ => (role, layer),
+        };
         match is_optional {
             true => self.possible_vector(role, part, Some(layer), length),
             false => self.vector(role, part, Some(layer), length).map(Some),

@@ -1,6 +1,7 @@
 //! A layer, step by step, and what follows from its steps: where it can be stopped, and
 //! what has to be kept there.
 
+mod norms;
 mod rowwise;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use qz_kernels::backend::{
 
 use super::{
     Attend, Experts, Factor, GroupIndex, HeadColumns, LayerGraph, LinearGroup, MatrixIndex, Member,
-    NormKind, RecurStep, Register, ScanStep, Slot, Stage, Step, Stop, Vector, VectorIndex,
+    Otherwise, RecurStep, Register, ScanStep, Slot, Stage, Step, Stop, Vector, VectorIndex,
     last_up_to,
 };
 use crate::rules::{Part, Role};
@@ -64,6 +65,11 @@ impl LayerBuilder {
         self.any_vector(Vector::weight(role, length))
     }
 
+    /// A vector, if the model has it.
+    pub(crate) fn optional_vector(&mut self, role: Role, length: usize) -> VectorIndex {
+        self.any_vector(Vector::weight(role, length).optional())
+    }
+
     /// What is added when experts are chosen, if the model has it.
     pub(crate) fn selection_bias(&mut self, experts: usize) -> VectorIndex {
         let role = Role::ExpertSelectionBias;
@@ -73,40 +79,6 @@ impl LayerBuilder {
     fn any_vector(&mut self, vector: Vector) -> VectorIndex {
         self.vectors.push(vector);
         VectorIndex(self.vectors.len() - 1)
-    }
-
-    /// A norm of whole rows.
-    pub(crate) fn norm(&mut self, from: Register, role: Role, epsilon: f32) -> Register {
-        let width = self.widths[from.0];
-        let weights = self.vector(role, width);
-        let to = self.register(width, self.sources[from.0]);
-        self.steps.push(Step::Norm { from, to, weights, groups: 1, epsilon });
-        to
-    }
-
-    /// A norm of each head, if the model has one.
-    pub(crate) fn head_norm(&mut self, rows: Register, role: Role, size: usize, epsilon: f32) {
-        let vector = Vector::weight(role, size).optional();
-        let weights = self.any_vector(vector);
-        self.steps.push(Step::Norm { from: rows, to: rows, weights, groups: 1, epsilon });
-    }
-
-    /// A norm of so many parts of each row, if the model has one.
-    pub(crate) fn group_norm(&mut self, rows: Register, role: Role, groups: usize, epsilon: f32) {
-        let length = self.widths[rows.0];
-        let vector = Vector::weight(role, length).optional();
-        let weights = self.any_vector(vector);
-        self.steps.push(Step::Norm { from: rows, to: rows, weights, groups, epsilon });
-    }
-
-    /// A norm of whole rows without weights, in their place.
-    pub(crate) fn bare_norm(&mut self, rows: Register, epsilon: f32) {
-        self.bare_head_norm(rows, self.widths[rows.0], epsilon);
-    }
-
-    /// The same of each head.
-    pub(crate) fn bare_head_norm(&mut self, rows: Register, size: usize, epsilon: f32) {
-        self.steps.push(Step::BareNorm { rows, size, epsilon });
     }
 
     /// Says that the layer has no tensor of a role: with it, it would compute something else.
@@ -143,6 +115,19 @@ impl LayerBuilder {
         let to = self.register(width, None);
         self.steps.push(Step::OfToken { to, epsilon });
         to
+    }
+
+    /// The embedding of the token so many positions further on.
+    pub(crate) fn ahead(&mut self, tokens: usize) -> Register {
+        let to = self.register(self.hidden(), None);
+        self.steps.push(Step::Ahead { to, tokens });
+        to
+    }
+
+    /// Puts rows in the place of the hidden states.
+    pub(crate) fn begin_with(&mut self, rows: Register) {
+        let (to, columns) = (Register::HIDDEN, 0..self.hidden());
+        self.steps.push(Step::Columns { from: rows, columns, to });
     }
 
     /// What a state space makes of rows.
@@ -292,9 +277,12 @@ impl LayerBuilder {
         let source =
             self.sources[keys.0].unwrap_or(MatrixIndex { group: GroupIndex(0), member: 0 });
         let learned = match attention.distances {
-            Distances::Ranges { count } => Some(self.any_vector(
-                Vector::weight(Role::AttentionDistances, count * attention.heads).of_first(),
-            )),
+            Distances::Ranges { count } => Some(
+                self.any_vector(
+                    Vector::weight(Role::AttentionDistances, count * attention.heads)
+                        .otherwise(Otherwise::FirstLayer),
+                ),
+            ),
             Distances::None | Distances::Slopes { .. } => None,
         };
         let step = Attend { queries, keys, values, to, attention, sinks, learned, source };
@@ -312,77 +300,9 @@ impl LayerBuilder {
         self.steps.push(Step::Activate { activation, gate: rows, up: None });
     }
 
-    /// Norms rows in their place: their mean is taken away, and a bias is added.
-    pub(crate) fn layer_norm(&mut self, rows: Register, role: Role, epsilon: f32) {
-        self.layer_norm_to(rows, rows, role, epsilon);
-    }
-
-    fn layer_norm_to(&mut self, from: Register, to: Register, role: Role, epsilon: f32) {
-        let weights = Some(self.vector(role, self.widths[from.0]));
-        let bias = self.bias(role, self.widths[from.0]);
-        let is_optional = false;
-        let groups = 1;
-        self.steps.push(Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional });
-    }
-
-    /// Norms so many parts of each row in their place, as [`Self::layer_norm`] does whole ones, if
-    /// the model has the weights.
-    pub(crate) fn group_layer_norm(
-        &mut self,
-        rows: Register,
-        role: Role,
-        groups: usize,
-        epsilon: f32,
-    ) {
-        let length = self.widths[rows.0];
-        let vector = Vector::weight(role, length).optional();
-        let (weights, bias) = (Some(self.any_vector(vector)), self.bias(role, length));
-        let (from, to, is_optional) = (rows, rows, true);
-        self.steps.push(Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional });
-    }
-
     /// What is added, if the model has it.
     fn bias(&mut self, role: Role, length: usize) -> VectorIndex {
         self.any_vector(Vector::bias(role, length).optional())
-    }
-
-    /// A norm of the hidden states in the place of what `to` holds, if the model has its
-    /// weights.
-    pub(crate) fn replace_by_layer_norm(&mut self, to: Register, role: Role, epsilon: f32) {
-        let length = self.hidden();
-        let vector = Vector::weight(role, length).optional();
-        let weights = Some(self.any_vector(vector));
-        let bias = self.bias(role, length);
-        let (from, is_optional) = (Register::HIDDEN, true);
-        let groups = 1;
-        self.steps.push(Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional });
-    }
-
-    /// A norm of whole rows, of either kind.
-    pub(crate) fn norm_of(
-        &mut self,
-        kind: NormKind,
-        from: Register,
-        role: Role,
-        epsilon: f32,
-    ) -> Register {
-        match kind {
-            NormKind::RootMeanSquare => self.norm(from, role, epsilon),
-            NormKind::Layer | NormKind::Bare => {
-                let width = self.widths[from.0];
-                let to = self.register(width, self.sources[from.0]);
-                if kind == NormKind::Layer {
-                    self.layer_norm_to(from, to, role, epsilon);
-                } else {
-                    let (weights, bias, is_optional) = (None, self.bias(role, width), false);
-                    let groups = 1;
-                    let step =
-                        Step::LayerNorm { from, to, weights, bias, groups, epsilon, is_optional };
-                    self.steps.push(step);
-                }
-                to
-            }
-        }
     }
 
     /// What experts of so many numbers make of their tokens.

@@ -140,6 +140,8 @@ pub(super) struct SelfAttention {
     pub(super) is_fused: bool,
     /// A score of nothing joins each head's.
     pub(super) has_sinks: bool,
+    /// The same, if the model has it.
+    pub(super) may_have_sinks: bool,
     /// Roles of tensors with which it would be another one.
     pub(super) without: &'static [Role],
 }
@@ -164,6 +166,7 @@ impl SelfAttention {
             epsilon,
             is_fused: false,
             has_sinks: false,
+            may_have_sinks: false,
             without: &[],
         }
     }
@@ -210,7 +213,11 @@ impl SelfAttention {
             }
         }
         self.without.iter().for_each(|role| layer.without(*role));
-        let sinks = self.has_sinks.then(|| layer.vector(Role::AttentionSinks, attention.heads));
+        let sinks = match (self.has_sinks, self.may_have_sinks) {
+            (true, _) => Some(layer.vector(Role::AttentionSinks, attention.heads)),
+            (false, true) => Some(layer.optional_vector(Role::AttentionSinks, attention.heads)),
+            (false, false) => None,
+        };
         let attended = layer.attend(rows, attention, sinks);
         layer.product(attended, Role::AttentionOutput, layer.hidden())
     }

@@ -10,10 +10,9 @@
 use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Rotation};
 
 use super::decoder::{self, Sizes};
+use super::further::Further;
 use super::mixture::{self, Mixture};
-use super::{
-    Around, HeadColumns, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register, Rotary,
-};
+use super::{Around, HeadColumns, Keys, LayerBuilder, ModelGraph, NormKind, Register, Rotary};
 use crate::error::Error;
 use crate::rules::Role;
 
@@ -53,22 +52,20 @@ pub(super) fn mistral4(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
 fn model(keys: &Keys<'_>, latent: &Latent, mixture: Option<Mixture>) -> Result<ModelGraph, Error> {
     let sizes = latent.sizes;
     let dense = mixture::dense_layers(keys, mixture.is_some())?;
-    let layer = |number: usize| -> LayerGraph {
-        let mut layer = LayerBuilder::new(sizes.hidden);
+    let block = |number: usize, layer: &mut LayerBuilder| {
         let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, sizes.epsilon);
-        let attended = latent.attention(&mut layer, normed);
+        let attended = latent.attention(layer, normed);
         layer.add(attended);
         let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, sizes.epsilon);
         let fed = match mixture.as_ref().filter(|_| number >= dense) {
-            None => decoder::gated(&mut layer, normed, sizes.intermediate, Activation::Silu),
-            Some(mixture) => mixture.add_to(&mut layer, normed),
+            None => decoder::gated(layer, normed, sizes.intermediate, Activation::Silu),
+            Some(mixture) => mixture.add_to(layer, normed),
         };
         layer.add(fed);
-        layer.finish()
     };
     Ok(ModelGraph {
         hidden: sizes.hidden,
-        layers: (0..keys.computed_layers()?).map(layer).collect(),
+        layers: Further::plain(sizes.epsilon).behind(keys, sizes.hidden, block)?,
         rotaries: vec![latent.rotary(keys)?],
         around: Around::plain(sizes.epsilon),
     })

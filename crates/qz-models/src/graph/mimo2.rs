@@ -4,8 +4,9 @@
 use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs};
 
 use super::decoder::{self, SelfAttention, Sizes};
+use super::further::{Further, Handed};
 use super::mixture::Mixture;
-use super::{Around, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register, Rotary};
+use super::{Around, Keys, LayerBuilder, ModelGraph, NormKind, Register, Rotary};
 use crate::error::Error;
 use crate::rules::Role;
 
@@ -14,7 +15,8 @@ pub(super) fn mimo2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     const HEADS: &str = "attention.head_count_kv";
     const KINDS: &str = "attention.sliding_window_pattern";
     const BASE: &str = "rope.freq_base_swa";
-    let layers = keys.computed_layers()?;
+    let layers = keys.layers()?;
+    let computed = keys.computed_layers()?;
     let sizes = Sizes::with_heads(keys, NormKind::RootMeanSquare, None)?;
     let of_layers = keys.sizes(HEADS, layers)?;
     if of_layers.iter().any(|own| *own == 0 || !sizes.heads.is_multiple_of(*own)) {
@@ -31,33 +33,35 @@ pub(super) fn mimo2(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let times = keys.factor("attention.value_scale")?.unwrap_or(1.0);
     let mixture = Mixture::read(keys, Gating::Sigmoid)?.map(Mixture::normalized);
     let mixture = mixture.ok_or_else(|| keys.fault("expert_count", "is missing"))?;
-    let layer = |(number, (own, is_windowed)): (usize, (&usize, &bool))| -> LayerGraph {
+    let block = |number: usize, layer: &mut LayerBuilder| {
+        let (is_windowed, is_further) = (windowed[number], number >= computed);
         let attention = Attention {
             value_size,
             window: is_windowed.then_some(window),
-            ..Attention::plain(sizes.heads, *own, sizes.head_size)
+            ..Attention::plain(sizes.heads, of_layers[number], sizes.head_size)
         };
         let attention = SelfAttention {
-            rotary: Some((usize::from(*is_windowed), rotation)),
-            has_sinks: *is_windowed,
+            rotary: Some((usize::from(is_windowed), rotation)),
+            has_sinks: is_windowed && !is_further,
+            may_have_sinks: is_further,
             ..SelfAttention::of(attention, sizes.epsilon)
         };
-        let mut layer = LayerBuilder::new(sizes.hidden);
         let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, sizes.epsilon);
-        let attended = attention.add_to(&mut layer, normed);
+        let attended = attention.add_to(layer, normed);
         // Of values, as transformers has it, the same.
         layer.add_times(attended, times);
         let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, sizes.epsilon);
-        let fed = match number {
-            0 => decoder::gated(&mut layer, normed, sizes.intermediate, Activation::Silu),
-            _ => mixture.add_to(&mut layer, normed),
+        let fed = match number == 0 || is_further {
+            true => decoder::gated(layer, normed, sizes.intermediate, Activation::Silu),
+            false => mixture.add_to(layer, normed),
         };
         layer.add(fed);
-        layer.finish()
     };
+    // As llama.cpp's graph has it, and SGLang's worker for several such layers.
+    let further = Further { handed: Handed::Plain, ..Further::plain(sizes.epsilon) };
     Ok(ModelGraph {
         hidden: sizes.hidden,
-        layers: of_layers.iter().zip(&windowed).enumerate().map(layer).collect(),
+        layers: further.behind(keys, sizes.hidden, block)?,
         rotaries: vec![full, sliding],
         around: Around::plain(sizes.epsilon),
     })

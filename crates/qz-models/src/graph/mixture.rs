@@ -5,10 +5,10 @@
 use qz_kernels::backend::{Activation, Attention, Gating, RotaryPairs, Router};
 
 use super::decoder::{self, SelfAttention, Sizes};
+use super::further::Further;
 use super::relatives::GraniteFactors;
 use super::{
-    Around, ExpertForm, ExpertKind, Keys, LayerBuilder, LayerGraph, ModelGraph, NormKind, Register,
-    Rotary,
+    Around, ExpertForm, ExpertKind, Keys, LayerBuilder, ModelGraph, NormKind, Register, Rotary,
 };
 use crate::error::Error;
 use crate::rules::Role;
@@ -175,37 +175,37 @@ impl<'k, 'm> Mixed<'k, 'm> {
 
     /// The model with the attention of each layer.
     fn model_with(self, attention: impl Fn(usize) -> SelfAttention) -> Result<ModelGraph, Error> {
-        let layers = 0..self.keys.computed_layers()?;
+        let further = Further { norms: self.norms, ..Further::plain(self.sizes.epsilon) };
+        let block = |number: usize, layer: &mut LayerBuilder| {
+            self.block(number, layer, &attention(number));
+        };
         Ok(ModelGraph {
             hidden: self.sizes.hidden,
-            layers: layers.map(|number| self.layer(number, &attention(number))).collect(),
+            layers: further.behind(self.keys, self.sizes.hidden, block)?,
             rotaries: vec![Rotary::read(self.keys, self.rotated)?],
             around: self.around,
         })
     }
 
-    fn layer(&self, number: usize, attention: &SelfAttention) -> LayerGraph {
+    /// What a layer computes of its hidden states.
+    fn block(&self, number: usize, layer: &mut LayerBuilder, attention: &SelfAttention) {
         let Self { sizes, residual, norms, mixture, .. } = self;
-        let mut layer = LayerBuilder::new(sizes.hidden);
         let hidden = Register::HIDDEN;
         let mut normed = layer.norm_of(*norms, hidden, Role::AttentionNorm, sizes.epsilon);
-        let attended = attention.add_to(&mut layer, normed);
+        let attended = attention.add_to(layer, normed);
         if !self.is_beside {
             layer.add_times(attended, *residual);
             normed = layer.norm_of(*norms, hidden, Role::FeedForwardNorm, sizes.epsilon);
         }
         let is_mixed = number >= self.dense && (number + 1).is_multiple_of(self.step);
         let (fed, times) = match is_mixed {
-            true => (mixture.add_to(&mut layer, normed), mixture.times),
-            false => {
-                (decoder::gated(&mut layer, normed, sizes.intermediate, Activation::Silu), 1.0)
-            }
+            true => (mixture.add_to(layer, normed), mixture.times),
+            false => (decoder::gated(layer, normed, sizes.intermediate, Activation::Silu), 1.0),
         };
         if self.is_beside {
             layer.add_times(attended, *residual);
         }
         layer.add_times(fed, *residual * times);
-        layer.finish()
     }
 
     /// Attention whose layers without a window do not turn, but for so many in front.
@@ -215,10 +215,12 @@ impl<'k, 'm> Mixed<'k, 'm> {
         let windowed = SelfAttention { attention, ..base };
         let still = SelfAttention { rotary: None, ..base };
         let windows = self.keys.windowed_layers(self.keys.computed_layers()?, period)?;
-        self.model_with(|layer| match windows[layer] {
-            true => windowed,
-            false if layer < turning => base,
-            false => still,
+        self.model_with(|layer| match windows.get(layer) {
+            Some(true) => windowed,
+            Some(false) if layer >= turning => still,
+            // Layers that predict further tokens see all, and turn (`graph_mtp` of Cohere 2 with
+            // experts in llama.cpp).
+            Some(false) | None => base,
         })
     }
 }
@@ -301,7 +303,8 @@ pub(super) fn exaone(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let mixture = Mixture::read(keys, Gating::Sigmoid)?;
     let mut model = Mixed::read(keys, RotaryPairs::Halves, mixture)?;
     model.attention.norms_heads = true;
-    model.windowed(PERIOD, 0)
+    // Files do not say whether its layers that predict further tokens have a window, and turn.
+    Ok(model.windowed(PERIOD, 0)?.with_further(0))
 }
 
 /// Cohere 2 with experts: attention beside them, layers with a window and those without experts

@@ -4,11 +4,13 @@
 //!
 //! | where | what |
 //! |---|---|
-//! | `mod.rs` | steps, groups of matrices, a layer's and a model's graph |
+//! | `mod.rs` | steps, groups of matrices, a layer's graph |
+//! | `model.rs` | a model's graph |
 //! | `builder.rs` | a layer, step by step, and what follows from its steps |
 //! | `folds.rs` | factors that can move between a layer's tensors |
 //! | `keys.rs` | a model's own metadata keys |
 //! | `rotary.rs` | the angles of rotary position embedding, scaled or not |
+//! | `further.rs` | layers that only predict further tokens |
 //! | `decoder.rs` | blocks that decoders share, and the decoder that most are |
 //! | `dense.rs` | decoders without experts, by what is unlike Llama |
 //! | `relatives.rs`, `layer_normed.rs`, `encoders.rs` | families of these |
@@ -25,6 +27,7 @@ mod deepseek;
 mod dense;
 mod encoders;
 mod folds;
+mod further;
 mod gemma;
 mod gemma3n;
 mod gemma4;
@@ -40,6 +43,7 @@ mod mamba2;
 mod mimo2;
 mod minicpm3;
 mod mixture;
+mod model;
 mod openelm;
 mod phi3;
 mod qwen_delta;
@@ -56,11 +60,13 @@ use qz_kernels::backend::{Activation, Attention, Recurrence, Rotation, Router, R
 pub(crate) use builder::{ExpertForm, ExpertKind, LayerBuilder};
 pub use folds::{Fold, FoldColumns, FoldSource};
 pub use keys::Keys;
+pub(crate) use model::Around;
+pub use model::ModelGraph;
 pub(crate) use rotary::{Rotary, Temperature};
-pub(crate) use vector::{Factor, Vector};
+pub(crate) use vector::{Factor, Otherwise, Vector};
 
 use crate::error::Error;
-use crate::rules::{LayerIndex, Role};
+use crate::rules::Role;
 
 /// Makes a model's graph of its metadata.
 pub type GraphOf = fn(&Keys<'_>) -> Result<ModelGraph, Error>;
@@ -266,6 +272,8 @@ pub(crate) enum Step {
     Recall { slot: Slot, to: Register },
     /// What the model has for each token in this layer, made of embeddings alone.
     OfToken { to: Register, epsilon: f32 },
+    /// The embedding of the token so many positions further on.
+    Ahead { to: Register, tokens: usize },
 }
 
 /// A place for rows that one layer leaves, and later ones use.
@@ -369,7 +377,9 @@ impl Step {
             Self::Rowwise { from, to, .. } => (from.clone(), vec![*to]),
             Self::Scale { rows, .. } => (vec![*rows], vec![*rows]),
             Self::Leave { rows, .. } => (vec![*rows], Vec::new()),
-            Self::Recall { to, .. } | Self::OfToken { to, .. } => (Vec::new(), vec![*to]),
+            Self::Recall { to, .. } | Self::OfToken { to, .. } | Self::Ahead { to, .. } => {
+                (Vec::new(), vec![*to])
+            }
             Self::Add { to, from, .. } => (vec![*to, *from], vec![*to]),
         }
     }
@@ -461,6 +471,11 @@ impl LayerGraph {
         self.steps.iter().any(is_windowed)
     }
 
+    /// True for a layer that only predicts further tokens.
+    pub fn is_further(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Ahead { .. }))
+    }
+
     /// Roles of which the layer must have no tensor.
     pub(crate) fn without(&self) -> &[Role] {
         &self.without
@@ -532,86 +547,4 @@ impl LayerGraph {
 /// The last of ascending numbers that is not past `most`; 0 if all are.
 fn last_up_to(numbers: &[usize], most: usize) -> usize {
     numbers.iter().rev().copied().find(|number| *number <= most).unwrap_or(0)
-}
-
-/// What a model computes.
-#[derive(Clone, Debug)]
-pub struct ModelGraph {
-    /// Width of the hidden states.
-    pub hidden: usize,
-    /// The layers.
-    pub layers: Vec<LayerGraph>,
-    pub(crate) rotaries: Vec<Rotary>,
-    pub(crate) around: Around,
-}
-
-/// What is before and behind the layers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Around {
-    /// What embeddings are multiplied with.
-    pub(crate) embedding_scale: Option<f32>,
-    /// Each position has a vector that is added to the token's.
-    pub(crate) adds_positions: bool,
-    /// The vector of a text's first kind of token is added to all of them.
-    pub(crate) adds_kind: bool,
-    /// Epsilon of the norm of what the layers begin with, if there is one.
-    pub(crate) first_epsilon: Option<f32>,
-    /// Epsilon of the norm behind the layers, if there is one.
-    pub(crate) epsilon: Option<f32>,
-    /// An output matrix makes logits of what comes of that; an encoder has none.
-    pub(crate) predicts: bool,
-    /// That norm.
-    pub(crate) norm: NormKind,
-    /// What logits are multiplied with.
-    pub(crate) logit_scale: Option<f32>,
-    /// Logits come near it, and no further.
-    pub(crate) logit_cap: Option<f32>,
-}
-
-impl Around {
-    /// A norm and an output matrix.
-    pub(crate) fn plain(epsilon: f32) -> Self {
-        Self {
-            embedding_scale: None,
-            adds_positions: false,
-            adds_kind: false,
-            first_epsilon: None,
-            epsilon: Some(epsilon),
-            predicts: true,
-            norm: NormKind::RootMeanSquare,
-            logit_scale: None,
-            logit_cap: None,
-        }
-    }
-}
-
-impl ModelGraph {
-    /// Numbers of a row of each slot.
-    pub(crate) fn slots(&self) -> Vec<usize> {
-        let mut widths = Vec::new();
-        for layer in &self.layers {
-            for step in layer.steps() {
-                if let Step::Leave { rows, slot } = step {
-                    widths.resize(widths.len().max(slot.0 + 1), 0);
-                    widths[slot.0] = layer.width(*rows);
-                }
-            }
-        }
-        widths
-    }
-
-    /// Whether it ends in logits; an encoder ends in hidden states.
-    pub fn predicts_tokens(&self) -> bool {
-        self.around.predicts
-    }
-
-    /// How many layers.
-    pub fn layer_count(&self) -> u32 {
-        u32::try_from(self.layers.len()).unwrap_or(u32::MAX)
-    }
-
-    /// A layer.
-    pub fn layer(&self, layer: LayerIndex) -> &LayerGraph {
-        &self.layers[layer.0 as usize]
-    }
 }

@@ -4,7 +4,8 @@
 use qz_kernels::backend::{Activation, Delta, Recurrence, RotaryPairs, Rotation, Router};
 
 use super::decoder::{self, Sizes};
-use super::{Around, HeadColumns, Keys, LayerBuilder, LayerGraph, ModelGraph, Register, Rotary};
+use super::further::Further;
+use super::{Around, HeadColumns, Keys, LayerBuilder, ModelGraph, Register, Rotary};
 use crate::error::Error;
 use crate::rules::{Part, Role};
 
@@ -57,22 +58,21 @@ fn model(keys: &Keys<'_>, form: Form, mixture: Option<Mixture>) -> Result<ModelG
     let sizes = Sizes::read(keys)?;
     let rotated = sizes.rotated(keys)?;
     let (delta, taps) = delta(keys, form)?;
-    let layers = keys.computed_layers()?;
-    let recurrent = recurrent_layers(keys, layers)?;
+    let recurrent = recurrent_layers(keys, keys.computed_layers()?)?;
     let rotation = sizes.rotation(rotated, RotaryPairs::Halves);
-    let layer = |number: usize| -> LayerGraph {
-        let mut layer = LayerBuilder::new(sizes.hidden);
+    let block = |number: usize, layer: &mut LayerBuilder| {
         let normed = layer.norm(Register::HIDDEN, Role::AttentionNorm, sizes.epsilon);
-        let mixed = match recurrent[number] {
-            true => corrected(&mut layer, normed, &delta, taps, form, sizes.epsilon),
-            false => attended(&mut layer, normed, &sizes, rotation),
+        // Layers that predict further tokens attend.
+        let mixed = match recurrent.get(number).copied().unwrap_or(false) {
+            true => corrected(layer, normed, &delta, taps, form, sizes.epsilon),
+            false => attended(layer, normed, &sizes, rotation),
         };
         layer.add(mixed);
         let normed = layer.norm(Register::HIDDEN, Role::FeedForwardNorm, sizes.epsilon);
         let fed = match &mixture {
-            None => decoder::gated(&mut layer, normed, sizes.intermediate, Activation::Silu),
+            None => decoder::gated(layer, normed, sizes.intermediate, Activation::Silu),
             Some(Mixture { router, width, shared }) => {
-                let common = decoder::shared_expert(&mut layer, normed, *shared);
+                let common = decoder::shared_expert(layer, normed, *shared);
                 let score = layer.product(normed, Role::SharedExpertRouter, 1);
                 layer.weigh(common, score);
                 let fed = layer.experts(normed, *router, None, *width, Activation::Silu);
@@ -81,11 +81,10 @@ fn model(keys: &Keys<'_>, form: Form, mixture: Option<Mixture>) -> Result<ModelG
             }
         };
         layer.add(fed);
-        layer.finish()
     };
     Ok(ModelGraph {
         hidden: sizes.hidden,
-        layers: (0..layers).map(layer).collect(),
+        layers: Further::plain(sizes.epsilon).behind(keys, sizes.hidden, block)?,
         rotaries: vec![Rotary::read(keys, rotated)?],
         around: Around::plain(sizes.epsilon),
     })

@@ -11,13 +11,13 @@ pub(crate) struct Vector {
     pub(crate) length: usize,
     /// Models with and without are both known.
     pub(crate) is_optional: bool,
-    /// A layer without one has the first layer's.
-    pub(crate) is_of_first: bool,
+    /// What a layer without one has.
+    pub(crate) otherwise: Otherwise,
 }
 
 impl Vector {
     pub(crate) fn of(role: Role, part: Part, length: usize) -> Self {
-        Self { role, part, length, is_optional: false, is_of_first: false }
+        Self { role, part, length, is_optional: false, otherwise: Otherwise::Nothing }
     }
 
     pub(crate) fn weight(role: Role, length: usize) -> Self {
@@ -32,9 +32,19 @@ impl Vector {
         Self { is_optional: true, ..self }
     }
 
-    pub(crate) fn of_first(self) -> Self {
-        Self { is_of_first: true, ..self }
+    pub(crate) fn otherwise(self, otherwise: Otherwise) -> Self {
+        Self { otherwise, ..self }
     }
+}
+
+/// What stands for a vector that a layer does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    Nothing,
+    /// The first layer's.
+    FirstLayer,
+    /// The vector of another role.
+    Role(Role),
 }
 
 /// What numbers are multiplied with.

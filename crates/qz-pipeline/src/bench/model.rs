@@ -105,7 +105,7 @@ impl Computation for Measuring<'_> {
         model.check_context(options.prompt.max(options.generated), observer);
         let weights = ModelWeights::new(&model);
         let forward = model.forward(backend, &weights, options.compute.share(1))?;
-        let layers = u64::from(forward.graph().layer_count());
+        let layers = u64::from(forward.graph().layers_to_output());
         let tests = [(options.prompt, 0), (0, options.generated)];
         let tests: Vec<(usize, usize)> = tests.into_iter().filter(|test| *test != (0, 0)).collect();
         // Each repetition, and the warm-up, as if it were a layer.

@@ -196,6 +196,7 @@ impl Computation for Calibrating<'_> {
         model.check_context(options.data.context, observer);
         let mut warnings = model.warnings.clone();
         warnings.extend(text.warnings);
+        warnings.extend(model.uncomputed_layers(forward.graph().layer_count()));
 
         let groups = Group::of_model(&forward, options.output_matrix)?;
         let identity = identity(model, beside.as_ref(), text.chunks.tokens());
@@ -218,7 +219,7 @@ impl Computation for Calibrating<'_> {
         };
         let (chunks, context) = (text.chunks.count(), text.chunks.length());
         observer.observe(Event::Reading { chunks, context });
-        let steps = forward.steps(&text.chunks);
+        let steps = forward.stream_steps(&text.chunks);
         if job.file.finished() > 0 {
             observer.observe(Event::Resumed { path: output, tensors: job.file.finished() });
         }

@@ -110,7 +110,7 @@ impl Computation for Sampling<'_> {
 
         let weights = ModelWeights::new(&subject.model);
         let forward = subject.model.forward(backend, &weights, options.compute.share(1))?;
-        let layers = u64::from(forward.graph().layer_count());
+        let layers = u64::from(forward.graph().layers_to_output());
         let mut progress = Steps::begin("sample", [&subject.model], layers + 1, cancel, observer);
         let mut session = Session::new(&forward, capacity, &mut || progress.advance(1))?;
         progress.advance(1)?;

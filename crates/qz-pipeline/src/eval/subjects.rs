@@ -229,7 +229,8 @@ impl<'a> Steps<'a> {
         forward: &'f Forward<'m, B, ModelWeights<'m>>,
         chunks: &Chunks,
     ) -> Result<HiddenStates<'f, B, ModelWeights<'m>>, Error> {
-        let (layers, of_layer) = (u64::from(forward.graph().layer_count()), chunks.count() as u64);
+        let (layers, of_layer) =
+            (u64::from(forward.graph().layers_to_output()), chunks.count() as u64);
         let mut done = 0;
         forward.run(chunks, &mut |steps| {
             self.advance(steps)?;

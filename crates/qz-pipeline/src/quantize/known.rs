@@ -47,6 +47,11 @@ impl Known {
         Ok(captured)
     }
 
+    /// True if it has anything of a matrix.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.importance.entry(name).is_some()
+    }
+
     /// What there is of that, be it nothing.
     pub(super) fn whatever(
         &self,

@@ -268,9 +268,17 @@ fn one<B: Backend>(
         _ => Some(model.forward(backend, &weights, options.compute.share(streams))?),
     };
     let chosen = match &forward {
-        Some(forward) => Chosen::of(forward, model, output, &planning.targets[0])?,
+        Some(forward) => {
+            let plan = &planning.targets[0];
+            Chosen::of(forward, model, output, plan, known.as_ref())?
+        }
         None => Chosen::default(),
     };
+    let layers = forward.as_ref().map(|forward| forward.graph().layer_count());
+    let uncomputed = layers.and_then(|layers| model.uncomputed_layers(layers));
+    for remark in uncomputed.into_iter().chain(chosen.remark(model)) {
+        observer.observe(Event::Warning(&remark));
+    }
     let uncovered: Vec<_> = planning
         .uncovered
         .iter()

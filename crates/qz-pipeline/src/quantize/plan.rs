@@ -10,6 +10,7 @@ use qz_models::forward::Forward;
 use qz_tensor::DataType;
 
 use super::QuantizeOptions;
+use super::known::Known;
 use crate::convert::Output;
 use crate::error::Error;
 use crate::format::TargetPlan;
@@ -29,6 +30,9 @@ pub(super) struct Chosen {
     /// The token embedding, where `convert` encodes it and it is no output matrix: one that is
     /// gets a finer type, and to begin with it did not help (QUALITY.md).
     embedding: Option<usize>,
+    /// Layers that only predict further tokens, of which the statistics have nothing: they are
+    /// rounded.
+    unseen: Vec<LayerIndex>,
 }
 
 impl Chosen {
@@ -37,6 +41,7 @@ impl Chosen {
         model: &Model,
         output: &Output,
         plan: &TargetPlan,
+        known: Option<&Known>,
     ) -> Result<Self, Error> {
         let mut chosen = Self::default();
         let by_name: HashMap<&str, usize> = model
@@ -55,6 +60,10 @@ impl Chosen {
             }
         };
         for layer in (0..forward.graph().layer_count()).map(LayerIndex) {
+            if Self::is_unseen(forward, layer, known)? {
+                chosen.unseen.push(layer);
+                continue;
+            }
             for matrix in forward.graph().layer(layer).rounded() {
                 let (name, _) = forward.stored(layer, matrix)?;
                 let position = by_name.get(name.as_str()).copied();
@@ -87,6 +96,36 @@ impl Chosen {
             return Err(Error::MethodFormat { target: output.target.to_string() });
         }
         Ok(chosen)
+    }
+
+    /// True for a layer that only predicts further tokens, and of which statistics have nothing:
+    /// other programs do not collect them.
+    fn is_unseen<B: Backend>(
+        forward: &Forward<'_, B, ModelWeights<'_>>,
+        layer: LayerIndex,
+        known: Option<&Known>,
+    ) -> Result<bool, Error> {
+        let Some(known) = known.filter(|_| forward.graph().layer(layer).is_further()) else {
+            return Ok(false);
+        };
+        for matrix in forward.graph().layer(layer).rounded() {
+            if known.has(&forward.stored(layer, matrix)?.0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is said of such layers.
+    pub(super) fn remark(&self, model: &Model) -> Option<String> {
+        let mut names = self.unseen.iter().map(|layer| format!("blk.{}", layer.0));
+        let first = names.next()?;
+        let names = names.fold(first, |all, name| format!("{all}, {name}"));
+        Some(format!(
+            "{}: {names} only predict further tokens, and the statistics have nothing of them: \
+             their matrices are rounded",
+            model.path.display()
+        ))
     }
 
     /// The model as its layers find it in an output: with the token embedding that is written.

@@ -4,6 +4,7 @@
 mod calibrate;
 mod capture;
 mod families;
+mod further;
 mod interrupted;
 mod logits;
 mod quantize;

@@ -101,7 +101,7 @@ pub(super) fn folded<B: Backend>(
     let planning = plan_all(model, std::slice::from_ref(&output.target), &options.convert.plan)?;
     let weights = ModelWeights::new(model);
     let forward = model.forward(backend, &weights, options.compute.share(1))?;
-    let chosen = Chosen::of(&forward, model, output, &planning.targets[0])?;
+    let chosen = Chosen::of(&forward, model, output, &planning.targets[0], None)?;
     let calibration = Calibration::read(model, text, cancel, observer)?;
     let measures = Measures::default();
     let plans = &planning.targets;

@@ -2,7 +2,7 @@
 
 use qz_kernels::backend::Rounding;
 use qz_kernels::backend::reference::ReferenceBackend;
-use qz_models::forward::ForwardOptions;
+use qz_models::forward::{Chunks, ForwardOptions, LinearInputs};
 use qz_models::graph::FoldSource;
 use qz_models::{LayerIndex, Part, Role};
 use qz_tensor::DataType;
@@ -65,6 +65,42 @@ fn every_family_computes_the_same() {
         assert_ne!(before, after, "{name}: numbers are other ones in between");
     }
     assert!(tried > 60, "decoders: {tried}");
+}
+
+/// Layers that predict further tokens are handed the same by those before them.
+#[test]
+fn further_layers_compute_the_same() {
+    let model = fixture("mimo2");
+    let (_, folded) = folded_all(&model).expect("a decoder");
+    let handed = |model: &Model| {
+        let weights = ModelWeights::new(model);
+        let options = ForwardOptions {
+            rounding: Rounding::Exact,
+            cache_type: DataType::F32,
+            max_memory: 1 << 30,
+            spill_folder: std::env::temp_dir(),
+        };
+        let forward = model.forward(&ReferenceBackend, &weights, options).expect("a graph");
+        let chunks = Chunks::new((0..40).collect(), 20);
+        let (mut stream, mut seen) = (forward.stream(chunks).expect("a stream"), Vec::new());
+        while stream.load_next().expect("a layer") {
+            let graph = stream.graph();
+            let mut visit = |inputs: &LinearInputs<'_, ReferenceBackend>| -> Result<(), Error> {
+                let role = graph.group(inputs.group).members[0].role;
+                if role == Role::NextTokenProjection {
+                    seen.extend_from_slice(&inputs.rows.to_vec());
+                }
+                Ok(())
+            };
+            stream.visit_and_advance(&mut visit, &mut |_| Ok(())).expect("a layer");
+        }
+        seen
+    };
+    let (before, after) = (handed(&model), handed(&folded));
+    assert_eq!(before.len(), 3 * 40 * 64);
+    let error = relative_error(&after, &before);
+    assert!(error <= 1e-4, "{error:e}");
+    assert_ne!(before, after, "numbers are other ones in between");
 }
 
 /// Norms stay in the type they are stored in; matrices wait in f32 for a method.
