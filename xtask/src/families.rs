@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use qz_models::graph::GRAPHS;
 use qz_models::projector::known_projectors;
-use qz_models::{ARCHITECTURES, Architecture};
+use qz_models::{ARCHITECTURES, Architecture, LARGER_CLASSES};
 use serde_json::{Map, Value};
 
 const PAGE: &str = "docs/families.md";
@@ -37,6 +37,10 @@ can become a packed folder with `--generic`.
 | GGUF | classes | convert | compute | checkpoints |
 |---|---|---|---|---|
 ";
+
+const LARGER: &str = "\
+The text of a larger model is converted as its own class, the one that `text_config.architectures` names or that of
+`text_config.model_type`, where `architectures` is";
 
 const PROJECTORS: &str = "
 ## Parts that see and hear
@@ -97,6 +101,8 @@ fn page(root: &Path) -> Result<String> {
             shown.join(", ")
         )?;
     }
+    let larger: Vec<String> = LARGER_CLASSES.iter().map(|class| format!("`{class}`")).collect();
+    writeln!(page, "\n{LARGER} {}.", larger.join(", "))?;
     write_projectors(&mut page, root)?;
     Ok(page)
 }

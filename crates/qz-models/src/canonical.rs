@@ -7,6 +7,7 @@ use qz_tensor::{Location, TensorInfo, Warning};
 use crate::architecture::{Architecture, Rename};
 use crate::config::JsonObject;
 use crate::error::Error;
+use crate::larger_models;
 use crate::rules::{Part, Role};
 
 /// What rules start with and checkpoints of a bare decoder leave out.
@@ -52,7 +53,7 @@ pub(crate) fn canonical_names(
         .iter_mut()
         .map(|name| {
             let spelled = name.clone();
-            rename(name, architecture.renames());
+            rename(name, larger_models::renames(architecture, json));
             (spelled != *name).then_some(spelled)
         })
         .collect();
@@ -214,7 +215,7 @@ fn unwrapped<'n>(name: &'n str, removed: &mut Vec<&'static str>) -> Cow<'n, str>
 
 /// Reads a name as the family's rules spell it. Each spelling is looked for once, in
 /// their order.
-fn rename(name: &mut String, renames: &[Rename]) {
+fn rename(name: &mut String, renames: impl Iterator<Item = Rename>) {
     for known in renames {
         match known {
             Rename::Prefix(from, to) => {

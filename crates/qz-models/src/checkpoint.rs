@@ -12,6 +12,7 @@ use crate::error::{Error, TensorFault, TensorFaults};
 use crate::experts::FoundExperts;
 use crate::further;
 use crate::hyperparameters::ModelConfig;
+use crate::larger_models;
 use crate::layer_numbers::{FoundNumbers, LayerNumber, StoredNumbers};
 use crate::recipe::{RowSlice, StackedRows, TensorOrigin, TensorRecipe};
 use crate::rules::{
@@ -108,7 +109,7 @@ pub(crate) fn match_tensors(
         } else if let Some(number) = numbers.take(&names[position], TensorIndex(position)) {
             matcher.check_number(number, tensor);
             matched.beside.push(TensorIndex(position));
-        } else if !is_outside && others.has(architecture, config, tensor, &names[position]) {
+        } else if !is_outside && others.has(architecture, json, config, tensor, &names[position]) {
             matched.beside.push(TensorIndex(position));
         } else if is_buffer || is_outside || is_spare || matcher.is_tied_copy(position) {
             matched.ignored.push(tensor.name.to_string());
@@ -157,11 +158,12 @@ impl Others {
     fn has(
         &mut self,
         architecture: &dyn Architecture,
+        json: &JsonObject,
         config: &ModelConfig,
         tensor: &TensorInfo,
         name: &str,
     ) -> bool {
-        let kind = if architecture.is_apart(name) {
+        let kind = if larger_models::is_apart(architecture, json, name) {
             &mut self.towers
         } else if further::is_further(name, config.layers, self.left_out) {
             &mut self.later

@@ -69,6 +69,8 @@ pub(crate) struct JsonObject {
     values: Map<String, Value>,
     /// Keys that the file calls otherwise.
     spellings: &'static [Spelling],
+    /// True if it is of a part of a larger model, and the file says more of the others.
+    is_part: bool,
 }
 
 impl JsonObject {
@@ -87,7 +89,7 @@ impl JsonObject {
 
     /// The values of a file that is not there yet.
     pub(crate) fn new(path: PathBuf, values: Map<String, Value>) -> Self {
-        Self { path, prefix: String::new(), values, spellings: &[] }
+        Self { path, prefix: String::new(), values, spellings: &[], is_part: false }
     }
 
     /// The same with an architecture's own keys under their common names, and with what
@@ -252,6 +254,7 @@ impl JsonObject {
                 prefix: format!("{}{key}.", self.prefix),
                 values: values.clone(),
                 spellings: &[],
+                is_part: false,
             })),
             Some(value) => Err(self.fault(key, format!("is {}, expected an object", shown(value)))),
         }
@@ -300,7 +303,18 @@ impl JsonObject {
             prefix: format!("{}{key}.", self.prefix),
             values: Map::new(),
             spellings: &[],
+            is_part: false,
         }
+    }
+
+    /// The values of a child as those of a part of the larger model that this is of.
+    pub(crate) fn part(&self, child: Self) -> Self {
+        Self { values: child.values, is_part: true, ..self.clone() }
+    }
+
+    /// True if it is of a part of a larger model whose class is not its own.
+    pub(crate) fn is_part(&self) -> bool {
+        self.is_part
     }
 }
 

@@ -17,6 +17,7 @@ use crate::config_keys;
 use crate::error::Error;
 use crate::general::{Authorship, ParameterCount, is_generic_name, read_card, write_sampling};
 use crate::hyperparameters::ModelConfig;
+use crate::larger_models;
 use crate::layer_numbers::StoredNumbers;
 use crate::recipe::{TensorOrigin, TensorRecipe};
 use crate::restore::{RestoredTensors, restore_tensors};
@@ -114,8 +115,8 @@ pub fn describe(
     options: &ConvertOptions,
 ) -> Result<ModelDescription, Error> {
     let json = read_object(files, "config.json")?
-        .ok_or_else(|| Error::MissingFile(files.path("config.json")))?
-        .with_text_config()?;
+        .ok_or_else(|| Error::MissingFile(files.path("config.json")))?;
+    let json = larger_models::text_config(json)?;
     let mut warnings = Vec::new();
     if !options.is_unpacked {
         refuse_quantized(&json)?;

@@ -312,6 +312,92 @@ fn a_part_of_a_larger_model_is_read() {
     }
 }
 
+/// The same where the class of the whole is not known by its text.
+#[test]
+fn the_text_of_a_larger_class_is_read() {
+    let check = |name: &str, class: &str, key: &str, prefix: [&str; 2], tower: &str| {
+        let alone = Checkpoint::fixture(name).describe().expect("described");
+        let mut whole = Checkpoint::fixture(name).edit("config.json", |config| {
+            let mut text = config.take();
+            text.as_object_mut().expect("an object").remove("architectures");
+            *config = json!({
+                "architectures": [class], "model_type": "larger", "projector_scale": 3.0,
+                key: text, "vision_config": {"hidden_size": 32},
+            });
+        });
+        for (name, _) in &mut whole.tensors {
+            *name = match name.strip_prefix("model.") {
+                Some(rest) => format!("{}{rest}", prefix[0]),
+                None => format!("{}{name}", prefix[1]),
+            };
+        }
+        whole.tensors.push((tower.to_owned(), vec![32]));
+        let context = format!("{name} in {class}");
+        let described = whole.describe().unwrap_or_else(|error| panic!("{context}: {error}"));
+        let mut names: Vec<&str> =
+            described.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let mut of_alone: Vec<&str> =
+            alone.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        names.sort_unstable();
+        of_alone.sort_unstable();
+        assert_eq!(names, of_alone, "{context}");
+        let entries = |metadata: &qz_tensor::Metadata| -> Vec<(String, Entry)> {
+            metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect()
+        };
+        assert_eq!(entries(&described.metadata), entries(&alone.metadata), "{context}");
+        assert_eq!(whole.names_of(&described.beside), [tower], "{context}");
+    };
+    let old = ["language_model.model.", "language_model."];
+    let new = ["model.language_model.", ""];
+    let text = "text_config";
+    check("llama3-rope", "LlavaForConditionalGeneration", text, old, "vision_tower.ln_pre.weight");
+    check(
+        "mistral",
+        "LlavaForConditionalGeneration",
+        text,
+        new,
+        "model.vision_tower.ln_pre.weight",
+    );
+    check(
+        "llama-tied",
+        "VoxtralForConditionalGeneration",
+        text,
+        old,
+        "audio_tower.layer_norm.weight",
+    );
+    check("qwen2", "Qwen2AudioForConditionalGeneration", text, old, "audio_tower.layer_norm.bias");
+    check(
+        "qwen3",
+        "InternVLForConditionalGeneration",
+        text,
+        old,
+        "vision_tower.embeddings.cls_token",
+    );
+    check("qwen2", "InternVLChatModel", "llm_config", old, "mlp1.0.weight");
+    check(
+        "lfm2",
+        "Lfm2VlForConditionalGeneration",
+        text,
+        new,
+        "model.vision_tower.post_layernorm.bias",
+    );
+    let smol = ["model.text_model.", ""];
+    check(
+        "llama-tied",
+        "SmolVLMForConditionalGeneration",
+        text,
+        smol,
+        "model.connector.proj.weight",
+    );
+
+    let unknown = Checkpoint::fixture("qwen2").edit("config.json", |config| {
+        *config =
+            json!({"architectures": ["InternVLChatModel"], "llm_config": {"model_type": "x"}});
+    });
+    let error = unknown.describe().err().expect("refused").to_string();
+    assert!(error.contains("llm_config.model_type") && error.contains("\"x\""), "{error}");
+}
+
 #[test]
 fn fused_experts_are_the_same_tensors() {
     for name in ["qwen2moe", "qwen3moe"] {
