@@ -88,7 +88,7 @@ fn further_layers_compute_the_same() {
             let mut visit = |inputs: &LinearInputs<'_, ReferenceBackend>| -> Result<(), Error> {
                 let role = graph.group(inputs.group).members[0].role;
                 if role == Role::NextTokenProjection {
-                    seen.extend_from_slice(&inputs.rows.to_vec());
+                    seen.extend_from_slice(inputs.rows);
                 }
                 Ok(())
             };
