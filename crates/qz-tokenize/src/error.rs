@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use qz_tensor::{Diagnose, Diagnosis, FaultClass, FileError, Location};
 
+use crate::pattern::GaveUp;
+
 /// A pre-tokenizer that llama.cpp has no known name for, so that no GGUF file can name it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
@@ -113,6 +115,19 @@ pub enum Error {
         /// The names that exist.
         known: String,
     },
+    /// A pattern that cuts text takes too many steps on some.
+    #[error(
+        "the pre-tokenizer's pattern {pattern:?} takes more than a million steps back on the text \
+         at byte {offset}: {excerpt:?}"
+    )]
+    PatternGaveUp {
+        /// The pattern.
+        pattern: String,
+        /// Bytes before the place, of the text between two special tokens.
+        offset: usize,
+        /// What stands there.
+        excerpt: String,
+    },
     /// An entry of a file's metadata that cannot be.
     #[error("{key}: {problem}")]
     Metadata {
@@ -139,10 +154,20 @@ pub enum Error {
     },
 }
 
+impl From<GaveUp> for Error {
+    fn from(failure: GaveUp) -> Self {
+        let GaveUp { pattern, offset, excerpt } = failure;
+        Self::PatternGaveUp { pattern, offset, excerpt }
+    }
+}
+
 impl Diagnose for Error {
     fn diagnosis(&self) -> Diagnosis {
         let (class, location, rule) = match self {
             Self::File(error) => return error.diagnosis(),
+            Self::PatternGaveUp { .. } => {
+                (FaultClass::BadInput, Location::default(), "pattern-gave-up")
+            }
             Self::MissingFile(path) => (FaultClass::BadInput, Location::file(path), "file-missing"),
             Self::OtherFile { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "another-file")

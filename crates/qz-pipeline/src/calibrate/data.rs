@@ -332,7 +332,8 @@ impl Reader<'_> {
                 let parse_special = self.options.parse_special;
                 let options = EncodeOptions { add_special: true, parse_special };
                 part.documents = usize::from(!text.is_empty());
-                part.tokens = ids(tokenizer.encode_first(text, options, self.wanted));
+                let tokens = tokenizer.encode_first(text, options, self.wanted);
+                part.tokens = ids(tokens.map_err(qz_models::Error::from)?);
             }
             TextKind::JsonLines => {
                 let mut start = 0;
@@ -358,7 +359,7 @@ impl Reader<'_> {
         let (tokenizer, parse_special) = (self.tokenizer, self.options.parse_special);
         let mut add = |text: &str, add_special: bool, parse_special: bool| {
             part.pay(text, location)?;
-            part.tokens.extend(encode(tokenizer, text, add_special, parse_special));
+            part.tokens.extend(encode(tokenizer, text, add_special, parse_special)?);
             part.documents += 1;
             Ok(())
         };
@@ -420,9 +421,14 @@ fn located(error: qz_calib::Error, place: &Location) -> Error {
     }
 }
 
-fn encode(tokenizer: &Tokenizer, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
+fn encode(
+    tokenizer: &Tokenizer,
+    text: &str,
+    add_special: bool,
+    parse_special: bool,
+) -> Result<Vec<u32>, Error> {
     let options = EncodeOptions { add_special, parse_special };
-    ids(tokenizer.encode(text, options))
+    Ok(ids(tokenizer.encode(text, options).map_err(qz_models::Error::from)?))
 }
 
 fn ids(tokens: Vec<TokenId>) -> Vec<u32> {

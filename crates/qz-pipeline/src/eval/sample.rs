@@ -96,6 +96,7 @@ impl Computation for Sampling<'_> {
         let subject = Subject::open(path, &options.open, cancel)?;
         let special = EncodeOptions { add_special: true, parse_special: true };
         let prompt = subject.tokenizer.encode(&options.prompt, special);
+        let prompt = prompt.map_err(qz_models::Error::from)?;
         let mut prompt: Vec<u32> = prompt.into_iter().map(|token| token.0).collect();
         // What ends a text does not belong before its continuation.
         if subject.tokenizer.adds_eos() {

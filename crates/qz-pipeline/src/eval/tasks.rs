@@ -196,6 +196,7 @@ impl Preparing<'_> {
         let special = EncodeOptions { add_special: true, parse_special: false };
         let most = self.context.saturating_add(1);
         let tokens = self.tokenizer.encode_first(text, special, most);
+        let tokens = tokens.map_err(qz_models::Error::from)?;
         if tokens.len() > self.context {
             let (location, context) = (Location::file(self.file), self.context);
             return Err(Error::TaskTooLong { location, task, context });

@@ -69,7 +69,7 @@ fn read_tokens(data: &EvalData, tokenizer: &Tokenizer, wanted: usize) -> Result<
         EvalData::Text(path) => {
             let options = EncodeOptions { add_special: true, parse_special: false };
             let ids = tokenizer.encode_first(&read_text(path)?, options, wanted);
-            Ok(ids.into_iter().map(|id| id.0).collect())
+            Ok(ids.map_err(qz_models::Error::from)?.into_iter().map(|id| id.0).collect())
         }
         EvalData::Tokens(path) => read_token_ids(path, tokenizer.token_count()),
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Steps;
 use crate::encode::is_punctuation;
-use crate::pattern::Pattern;
+use crate::pattern::{GaveUp, Pattern};
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl Cut {
     }
 
     /// Adds the parts of `piece` to `pieces`.
-    fn apply(&self, piece: &str, is_start: bool, pieces: &mut Pieces) {
+    fn apply(&self, piece: &str, is_start: bool, pieces: &mut Pieces) -> Result<(), GaveUp> {
         match self {
             Self::Metaspace { replacement, prefix, splits } => {
                 let mut text = piece.replace(' ', replacement.encode_utf8(&mut [0; 4]));
@@ -192,7 +192,7 @@ impl Cut {
             Self::Split { matches, behavior, inverted } => {
                 let mut found = match matches {
                     Matches::Text(pattern) => texts(piece, pattern),
-                    Matches::Pattern(pattern) => parts(piece, pattern.matches(piece)),
+                    Matches::Pattern(pattern) => parts(piece, pattern.matches(piece)?.into_iter()),
                     Matches::Punctuation => letters(piece, is_punctuation),
                     Matches::Digits => letters(piece, char::is_numeric),
                     Matches::WhiteSpace => letters(piece, char::is_whitespace),
@@ -205,6 +205,7 @@ impl Cut {
             Self::PrefixSpace if piece.starts_with(' ') => pieces.push(piece),
             Self::PrefixSpace => pieces.push(&format!(" {piece}")),
         }
+        Ok(())
     }
 }
 
@@ -250,17 +251,23 @@ pub(crate) struct Pieces {
 impl Pieces {
     /// The pieces of `text` after all steps. `is_start` says that the whole text begins
     /// with it.
-    pub(crate) fn of(steps: &[Cut], text: &str, is_start: bool) -> Self {
+    ///
+    /// # Errors
+    /// If a pattern takes too many steps.
+    pub(crate) fn of(steps: &[Cut], text: &str, is_start: bool) -> Result<Self, GaveUp> {
         let mut pieces = Self::default();
         pieces.push(text);
         for step in steps {
             let mut next = Self::default();
+            let mut before = 0usize;
             for (place, piece) in pieces.iter().enumerate() {
-                step.apply(piece, is_start && place == 0, &mut next);
+                let applied = step.apply(piece, is_start && place == 0, &mut next);
+                applied.map_err(|failure| failure.behind(before))?;
+                before = before.saturating_add(piece.len());
             }
             pieces = next;
         }
-        pieces
+        Ok(pieces)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
@@ -333,7 +340,7 @@ mod tests {
         let check = |steps: &[Value], text: &str, expected: Option<&[&str]>| {
             let definition = json!({"type": "Sequence", "pretokenizers": steps});
             let cuts = byte_level_cuts(&definition);
-            let pieces = cuts.map(|cuts| Pieces::of(&cuts, text, true));
+            let pieces = cuts.map(|cuts| Pieces::of(&cuts, text, true).expect("pieces"));
             let found: Option<Vec<&str>> = pieces.as_ref().map(|pieces| pieces.iter().collect());
             assert_eq!(found.as_deref(), expected, "{definition}");
         };
@@ -353,7 +360,7 @@ mod tests {
         let check = |definition: Value, text: &str, expected: &[&str]| {
             let steps = cuts(&definition);
             assert!(steps.unknown.is_empty(), "{definition}");
-            let pieces = Pieces::of(&steps.known, text, true);
+            let pieces = Pieces::of(&steps.known, text, true).expect("pieces");
             let found: Vec<String> =
                 pieces.iter().map(|piece| piece.replace('\u{2581}', "_")).collect();
             assert_eq!(found, expected, "{definition}");

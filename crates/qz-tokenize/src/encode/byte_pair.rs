@@ -16,6 +16,7 @@ use super::split::piece_lengths;
 use super::tokens::Tokens;
 use crate::byte_level::letter_of;
 use crate::error::Error;
+use crate::pattern::GaveUp;
 use crate::tokenizer_file::TokenId;
 
 /// What byte-pair encoding needs beside the tokens.
@@ -99,10 +100,10 @@ impl BytePair {
         text: &'a str,
         session: &mut Session<'a>,
         output: &mut Vec<TokenId>,
-    ) {
+    ) -> Result<(), GaveUp> {
         let Session { words, merger } = session;
         let mut rest = text;
-        for length in piece_lengths(text, self.pre_tokenizer.steps) {
+        for length in piece_lengths(text, self.pre_tokenizer.steps)? {
             let (piece, after) = rest.split_at(length);
             rest = after;
             if self.pre_tokenizer.alphabet == Alphabet::Bytes {
@@ -119,6 +120,7 @@ impl BytePair {
                 }
             }
         }
+        Ok(())
     }
 
     /// The piece as a token, where such pieces are not merged.

@@ -279,7 +279,8 @@ pub fn pre_tokenizer_names() -> impl Iterator<Item = &'static str> {
 #[cfg(test)]
 pub(crate) fn pieces_of<'a>(name: &str, text: &'a str) -> Vec<&'a str> {
     let mut rest = text;
-    let lengths = super::split::piece_lengths(text, find(name).expect("a known name").steps);
+    let lengths =
+        super::split::piece_lengths(text, find(name).expect("a known name").steps).expect("pieces");
     let cut = |length: usize| {
         let (piece, after) = rest.split_at(length);
         rest = after;

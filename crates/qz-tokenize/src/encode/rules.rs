@@ -14,6 +14,7 @@ use crate::definition::cuts::{Cut, Pieces, byte_level_cuts, cuts};
 use crate::definition::normalizer::{Normalizer, keeps_start, normalized, normalizers};
 use crate::error::Error;
 use crate::json::fault;
+use crate::pattern::GaveUp;
 use crate::pre_tokenizer::is_scanned_as_published;
 use crate::tokenizer_file::{self, TokenId, TokenizerFile};
 
@@ -139,17 +140,20 @@ impl Rules {
         part: &'a Part<'_>,
         session: &mut Session<'a>,
         output: &mut Vec<TokenId>,
-        by_bytes: impl for<'b> Fn(&'b str, &mut Session<'b>, &mut Vec<TokenId>),
-    ) {
+        by_bytes: impl for<'b> Fn(&'b str, &mut Session<'b>, &mut Vec<TokenId>) -> Result<(), GaveUp>,
+    ) -> Result<(), GaveUp> {
         fn merge<'b>(
             letters: Option<&Letters>,
             piece: &'b str,
             session: &mut Session<'b>,
             output: &mut Vec<TokenId>,
-            by_bytes: &impl Fn(&'b str, &mut Session<'b>, &mut Vec<TokenId>),
-        ) {
+            by_bytes: &impl Fn(&'b str, &mut Session<'b>, &mut Vec<TokenId>) -> Result<(), GaveUp>,
+        ) -> Result<(), GaveUp> {
             match letters {
-                Some(letters) => letters.encode(piece, session, output),
+                Some(letters) => {
+                    letters.encode(piece, session, output);
+                    Ok(())
+                }
                 None => by_bytes(piece, session, output),
             }
         }
@@ -157,9 +161,9 @@ impl Rules {
         if self.cuts.is_empty() {
             return merge(letters, &part.text, session, output, &by_bytes);
         }
-        let pieces = Pieces::of(&self.cuts, &part.text, part.is_start);
+        let pieces = Pieces::of(&self.cuts, &part.text, part.is_start)?;
         let mut session = Session::default();
-        pieces.iter().for_each(|piece| merge(letters, piece, &mut session, output, &by_bytes));
+        pieces.iter().try_for_each(|piece| merge(letters, piece, &mut session, output, &by_bytes))
     }
 }
 

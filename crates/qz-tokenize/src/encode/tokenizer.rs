@@ -20,6 +20,7 @@ use super::word_piece::WordPiece;
 use crate::added_tokens::AddedTokens;
 use crate::error::Error;
 use crate::json::Settings;
+use crate::pattern::GaveUp;
 use crate::sentencepiece;
 use crate::tokenizer_file::{TokenId, TokenizerFile};
 
@@ -239,7 +240,10 @@ impl Tokenizer {
 
     /// The token ids of `text`. Takes time and memory in proportion to its length,
     /// but for merging within a word, which takes n log n.
-    pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<TokenId> {
+    ///
+    /// # Errors
+    /// If a pattern that cuts text takes too many steps on it.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<TokenId>, Error> {
         let mut output = Vec::new();
         output.extend(self.first.filter(|_| options.add_special));
         match &self.rules {
@@ -247,19 +251,19 @@ impl Tokenizer {
                 let fragments = rules.fragments(text, options.parse_special);
                 encode_fragments(&fragments, &mut output, |part, session, output| {
                     rules.encode(part, session, output, |text, session, output| {
-                        self.encode_text(text, session, output);
-                    });
-                });
+                        self.encode_text(text, session, output)
+                    })
+                })?;
             }
             None => {
                 let fragments = self.prepared(text, options.parse_special);
                 encode_fragments(&fragments, &mut output, |text, session, output| {
-                    self.encode_text(text, session, output);
-                });
+                    self.encode_text(text, session, output)
+                })?;
             }
         }
         output.extend(self.last.filter(|_| options.add_special));
-        output
+        Ok(output)
     }
 
     /// The first `count` ids of [`Self::encode`], or all if there are fewer; reads little
@@ -268,7 +272,15 @@ impl Tokenizer {
     /// What is read ends somewhere in the text. That changes the tokens of the word, or the
     /// run of spaces, that is cut there: every model cuts or scores text within a few words.
     /// Tokens are given only if many more come before the cut.
-    pub fn encode_first(&self, text: &str, options: EncodeOptions, count: usize) -> Vec<TokenId> {
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_first(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        count: usize,
+    ) -> Result<Vec<TokenId>, Error> {
         /// Tokens before the cut that are not used.
         const MARGIN: usize = 4096;
         /// More than most tokens have.
@@ -277,16 +289,16 @@ impl Tokenizer {
         let mut length = wanted.saturating_mul(BYTES);
         while length < text.len() {
             let read = &text[..text.ceil_char_boundary(length)];
-            let mut tokens = self.encode(read, options);
+            let mut tokens = self.encode(read, options)?;
             if tokens.len() >= wanted {
                 tokens.truncate(count);
-                return tokens;
+                return Ok(tokens);
             }
             length = length.saturating_mul(2);
         }
-        let mut tokens = self.encode(text, options);
+        let mut tokens = self.encode(text, options)?;
         tokens.truncate(count);
-        tokens
+        Ok(tokens)
     }
 
     /// The special tokens in a text, and what is between them as the model wants it.
@@ -310,16 +322,22 @@ impl Tokenizer {
         fragments.into_iter().map(prepare).collect()
     }
 
-    fn encode_text<'a>(&self, text: &'a str, session: &mut Session<'a>, output: &mut Vec<TokenId>) {
+    fn encode_text<'a>(
+        &self,
+        text: &'a str,
+        session: &mut Session<'a>,
+        output: &mut Vec<TokenId>,
+    ) -> Result<(), GaveUp> {
         let tokens = &self.tokens;
         match &self.model {
-            Model::BytePair(model) => model.encode(tokens, text, session, output),
+            Model::BytePair(model) => return model.encode(tokens, text, session, output),
             Model::SentencePiece(model) => {
                 model.encode(tokens, text, self.special.unknown, session, output);
             }
             Model::WordPiece(model) => model.encode(tokens, text, output),
             Model::Unigram(model) => model.encode(text, output),
         }
+        Ok(())
     }
 
     /// The bytes of one token, of control tokens the name. Nothing for an id that
@@ -378,15 +396,16 @@ impl Tokenizer {
 fn encode_fragments<'a, T>(
     fragments: &'a [Fragment<T>],
     output: &mut Vec<TokenId>,
-    mut encode: impl FnMut(&'a T, &mut Session<'a>, &mut Vec<TokenId>),
-) {
+    mut encode: impl FnMut(&'a T, &mut Session<'a>, &mut Vec<TokenId>) -> Result<(), GaveUp>,
+) -> Result<(), GaveUp> {
     let mut session = Session::default();
     for fragment in fragments {
         match fragment {
             Fragment::Token(id) => output.push(*id),
-            Fragment::Text(text) => encode(text, &mut session, output),
+            Fragment::Text(text) => encode(text, &mut session, output)?,
         }
     }
+    Ok(())
 }
 
 fn needed(key: &str, token: Option<TokenId>) -> Result<TokenId, Error> {

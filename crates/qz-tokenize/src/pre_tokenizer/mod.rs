@@ -170,7 +170,7 @@ mod tests {
             let Some(cuts) = byte_level_cuts(&definition) else { continue };
             for name in family.names {
                 let differs = |text: &&&str| {
-                    let published = Pieces::of(&cuts, text, true);
+                    let published = Pieces::of(&cuts, text, true).expect("pieces");
                     !published.iter().eq(pieces_of(name, text))
                 };
                 let found = texts.iter().find(differs);

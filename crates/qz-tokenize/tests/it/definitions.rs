@@ -79,7 +79,25 @@ fn of_folder(files: &Files, metadata: &Metadata) -> Tokenizer {
 
 fn ids(tokenizer: &Tokenizer, text: &str, parse_special: bool) -> Vec<u32> {
     let options = EncodeOptions { add_special: false, parse_special };
-    tokenizer.encode(text, options).iter().map(|id| id.0).collect()
+    tokenizer.encode(text, options).expect("tokens").iter().map(|id| id.0).collect()
+}
+
+/// A text on which a pattern runs into the engine's limit is no text that is cut elsewhere.
+#[test]
+fn a_pattern_that_takes_too_many_steps_is_an_error() {
+    let mut definition = golden().bases["sentencepiece"].clone();
+    let pattern = r"x|(?:\w+\w+\w+\w+)+(?=!)";
+    definition["normalizer"] = Value::Null;
+    definition["pre_tokenizer"] = json!({
+        "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false,
+    });
+    let files = files(&definition);
+    let metadata = converted(&files).metadata;
+    let tokenizer = of_folder(&files, &metadata);
+    let encode = |text: &str| tokenizer.encode(text, EncodeOptions::default());
+    encode("xaaaa!x").expect("tokens");
+    let error = encode(&format!("x{}", "a".repeat(60))).expect_err("too many steps").to_string();
+    assert!(error.contains("at byte 1: \"aaaa") && error.contains(r"\w+"), "{error}");
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn tokenizer(metadata: &Metadata) -> Tokenizer {
 
 fn ids(tokenizer: &Tokenizer, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
     let options = EncodeOptions { add_special, parse_special };
-    tokenizer.encode(text, options).into_iter().map(|id| id.0).collect()
+    tokenizer.encode(text, options).expect("tokens").into_iter().map(|id| id.0).collect()
 }
 
 #[test]
@@ -62,9 +62,9 @@ fn the_first_ids_are_those_of_the_whole_text() {
         let tokenizer = tokenizer(&metadata(&set.vocabulary));
         for parse_special in [false, true] {
             let options = EncodeOptions { add_special: true, parse_special };
-            let all = tokenizer.encode(&text, options);
+            let all = tokenizer.encode(&text, options).expect("tokens");
             for count in [0, 1, 100, 5000, all.len(), usize::MAX] {
-                let first = tokenizer.encode_first(&text, options, count);
+                let first = tokenizer.encode_first(&text, options, count).expect("tokens");
                 assert_eq!(first, all[..count.min(all.len())], "{}: {count}", set.vocabulary);
             }
         }
@@ -109,7 +109,7 @@ fn byte_level_and_scored_text_comes_back() {
     for (vocabulary, prefix) in [("byte-level", ""), ("escaped", ""), ("scored", " ")] {
         let tokenizer = tokenizer(&metadata(vocabulary));
         for text in golden().texts.iter().filter(|text| !text.contains('\u{2581}')) {
-            let tokens = tokenizer.encode(text, EncodeOptions::default());
+            let tokens = tokenizer.encode(text, EncodeOptions::default()).expect("tokens");
             // A user's token ends the text before it, and a space follows it again.
             let decoded = tokenizer.decode(&tokens);
             if text.contains("<user>") && vocabulary == "scored" {
@@ -156,14 +156,14 @@ fn long_runs_take_no_quadratic_time() {
         let tokenizer = tokenizer(&byte_level);
         for letter in [" ", "a", "1", "\n", "A", "!"] {
             let text = letter.repeat(LENGTH);
-            let tokens = tokenizer.encode(&text, EncodeOptions::default());
+            let tokens = tokenizer.encode(&text, EncodeOptions::default()).expect("tokens");
             assert_eq!(tokenizer.decode(&tokens), text, "{name}");
         }
     }
     for vocabulary in ["escaped", "scored", "word-piece", "unigram"] {
         let tokenizer = tokenizer(&metadata(vocabulary));
         for letter in [" ", "a", "\n", "\u{1f680}"] {
-            tokenizer.encode(&letter.repeat(LENGTH), EncodeOptions::default());
+            tokenizer.encode(&letter.repeat(LENGTH), EncodeOptions::default()).expect("tokens");
         }
     }
 }
@@ -233,7 +233,7 @@ fn a_stop_is_heard() {
     let options = EncodeOptions::default();
     for vocabulary in ["byte-level", "escaped", "scored", "word-piece"] {
         let tokenizer = tokenizer(&metadata(vocabulary));
-        let count = || tokenizer.encode("one word and another", options).len();
+        let count = || tokenizer.encode("one word and another", options).expect("tokens").len();
         let own = stop::own(&flag);
         let whole = count();
         flag.store(true, Ordering::Relaxed);

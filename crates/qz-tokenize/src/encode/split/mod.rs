@@ -14,7 +14,7 @@ mod words;
 
 use std::sync::LazyLock;
 
-use crate::pattern::Pattern;
+use crate::pattern::{GaveUp, Pattern};
 use span::{Letters, Span};
 use words::{SpaceRun, Words};
 
@@ -32,40 +32,44 @@ pub(in crate::encode) enum Step {
 }
 
 /// The lengths in bytes of the pieces of `text`.
-pub(super) fn piece_lengths(text: &str, steps: &[&Step]) -> Vec<usize> {
+///
+/// # Errors
+/// If a pattern takes too many steps.
+pub(super) fn piece_lengths(text: &str, steps: &[&Step]) -> Result<Vec<usize>, GaveUp> {
     let letters = Letters::new(text);
     let mut ends = vec![letters.len()];
     for step in steps {
-        ends = step.split(&letters, &ends);
+        ends = step.split(&letters, &ends)?;
     }
     let mut start = 0;
     let length = |end: &usize| letters.bytes(std::mem::replace(&mut start, *end), *end);
-    ends.iter().map(length).collect()
+    Ok(ends.iter().map(length).collect())
 }
 
 impl Step {
     /// Cuts the pieces that end at `ends`.
-    fn split(&self, letters: &Letters, ends: &[usize]) -> Vec<usize> {
+    fn split(&self, letters: &Letters, ends: &[usize]) -> Result<Vec<usize>, GaveUp> {
         let mut parts = Vec::with_capacity(ends.len());
         let mut start = 0;
         for end in ends {
             let span = letters.span(start, *end);
             let mut previous = 0;
-            self.split_span(span, &mut |part| {
+            let split = self.split_span(span, &mut |part| {
                 if part > previous {
                     parts.push(start + part);
                     previous = part;
                 }
             });
+            split.map_err(|failure| failure.behind(letters.bytes(0, start)))?;
             if previous < span.len() {
                 parts.push(*end);
             }
             start = *end;
         }
-        parts
+        Ok(parts)
     }
 
-    fn split_span(&self, span: Span<'_>, add: &mut dyn FnMut(usize)) {
+    fn split_span(&self, span: Span<'_>, add: &mut dyn FnMut(usize)) -> Result<(), GaveUp> {
         match self {
             Self::Matches(end) => split_at_matches(span, *end, add),
             Self::Words(words) => {
@@ -76,7 +80,7 @@ impl Step {
                 let text: String = span.text();
                 let mut letters = 0;
                 let mut end = 0;
-                for found in pattern.matches(&text) {
+                for found in pattern.matches(&text)? {
                     for place in [found.start, found.end] {
                         letters += text[end..place].chars().count();
                         end = place;
@@ -86,6 +90,7 @@ impl Step {
             }
             Self::Whole(split) => split(span, add),
         }
+        Ok(())
     }
 }
 

@@ -264,7 +264,7 @@ mod tests {
     fn check(steps: &[&Step], text: &str, expected: &[&str]) {
         let mut rest = text;
         let mut pieces = Vec::new();
-        for length in piece_lengths(text, steps) {
+        for length in piece_lengths(text, steps).expect("pieces") {
             let (piece, after) = rest.split_at(length);
             pieces.push(piece);
             rest = after;
@@ -306,7 +306,7 @@ mod tests {
     fn runs_of_space_are_cut_in_powers_of_two() {
         let check = |spaces: usize, end: &str, expected: &[usize]| {
             let text = " ".repeat(spaces) + end;
-            assert_eq!(piece_lengths(&text, &[&JAIS_2]), expected, "{spaces}");
+            assert_eq!(piece_lengths(&text, &[&JAIS_2]).expect("pieces"), expected, "{spaces}");
         };
         check(7, "", &[4, 2, 1]);
         check(8, "", &[8]);
