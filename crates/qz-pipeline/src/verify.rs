@@ -533,11 +533,12 @@ fn error_limit(tensor: &ModelTensor) -> f64 {
     const EXACT: &[(DataType, f64)] =
         &[(DataType::F32, 0.0), (DataType::F16, 1.0 / 1024.0), (DataType::BF16, 1.0 / 256.0)];
     if let Some(packed) = &tensor.packed {
-        let bits = packed.bytes as f64 * 8.0 / tensor.shape.elements().max(1) as f64;
+        // Scales and shapes are most of what a small matrix takes, and hold nothing of it.
+        let bits = packed.codes as f64 * 8.0 / tensor.shape.elements().max(1) as f64;
         // E4M3 has three bits of mantissa, whatever the number of all bits: rounding leaves
         // 0.026, and errors that are fed back nearly twice as much.
         const EIGHT_BIT_FLOATS: f64 = 0.08;
-        return 2f64.powf(3.5 - bits).clamp(EIGHT_BIT_FLOATS, 1.0);
+        return 2f64.powf(3.0 - bits).clamp(EIGHT_BIT_FLOATS, 1.0);
     }
     let data_type = tensor.source_type;
     let known = EXACT.iter().find(|(known, _)| *known == data_type).map(|(_, limit)| *limit);

@@ -18,6 +18,8 @@ use crate::method::{METHODS, Method, OpenRequest, PackedTensor, StoredParts};
 pub struct PackedSize {
     /// Bytes of all its parts.
     pub bytes: u64,
+    /// Bytes of the largest of them, which holds the codes.
+    pub codes: u64,
     /// Weights of a row that share a scale.
     pub group: u64,
 }
@@ -143,7 +145,8 @@ impl PackedSource {
     /// Those that are packed matrices, and how large they are.
     pub fn packed_sizes(&self) -> impl Iterator<Item = (TensorIndex, PackedSize)> {
         let size = |packed: &PackedTensor| PackedSize {
-            bytes: self.stored_bytes(&packed.parts),
+            bytes: self.sizes(&packed.parts).sum(),
+            codes: self.sizes(&packed.parts).max().unwrap_or(0),
             group: packed.layout.group_columns(packed.matrix()),
         };
         self.origins.iter().enumerate().filter_map(move |(position, origin)| match origin {
@@ -152,12 +155,8 @@ impl PackedSource {
         })
     }
 
-    fn stored_bytes(&self, parts: &[TensorIndex]) -> u64 {
-        parts
-            .iter()
-            .filter_map(|part| self.stored.tensors().get(part.0))
-            .map(|info| info.bytes)
-            .sum()
+    fn sizes(&self, parts: &[TensorIndex]) -> impl Iterator<Item = u64> {
+        parts.iter().filter_map(|part| self.stored.tensors().get(part.0)).map(|info| info.bytes)
     }
 
     #[allow(
