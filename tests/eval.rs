@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use crate::support::{Safetensors, copy_of, edit_json, fixtures, names, quantize, scratch, text};
+use qz_tensor::TensorSource;
+
+use crate::support::{
+    Safetensors, copy_of, edit_json, fixtures, names, quantize, scratch, tensor, text, write_gguf,
+};
 
 /// Text enough for a few chunks of the tiny vocabularies.
 fn write_text(folder: &Path, words: usize) -> std::path::PathBuf {
@@ -10,6 +14,44 @@ fn write_text(folder: &Path, words: usize) -> std::path::PathBuf {
     std::fs::write(&path, "The weights are numbers, and we round them. ".repeat(words))
         .expect("written");
     path
+}
+
+/// A tensor that no rule of the architecture names is told of once, and copied.
+#[test]
+fn tensors_that_nothing_is_computed_with_are_told() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let (plain, more, copied) = (at("plain.gguf"), at("more.gguf"), at("copied.gguf"));
+    let source = fixtures().join("tiny/llama-spm");
+    quantize(&["convert", text(&source), "--to", "f32", "-o", text(&plain)]).expect_success();
+    let file = qz_gguf::GgufFile::open(&plain).expect("opens");
+    let numbers = |name: &str| -> Vec<f32> {
+        let (_, bytes) = tensor(&plain, name);
+        bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    let own = file.tensors().iter().map(|info| (info.name.to_string(), info.shape.clone()));
+    let mut all: Vec<(String, Vec<u64>, Vec<f32>)> = own
+        .map(|(name, shape)| (name.clone(), shape.dimensions().to_vec(), numbers(&name)))
+        .collect();
+    for name in ["blk.0.attn_extra.weight", "extra.weight"] {
+        all.push((name.to_owned(), vec![2, 32], vec![0.5; 64]));
+    }
+    let all: Vec<(&str, &[u64], &[f32])> =
+        all.iter().map(|(name, shape, own)| (&**name, &**shape, &**own)).collect();
+    write_gguf(&more, file.metadata(), &all);
+    let data = write_text(folder.path(), 40);
+    let evaluated = |model: &Path| {
+        let arguments = ["eval", text(model), "--data", text(&data), "--ctx", "32"];
+        quantize(&[&arguments[..], &["--chunks", "2"]].concat()).expect_success()
+    };
+    let expected = "2 tensors are none of llama, and nothing is computed with them: \
+                    extra.weight, blk.0.attn_extra.weight";
+    let [run, known] = [&more, &plain].map(|model| evaluated(model));
+    assert_eq!(run.stderr.matches(expected).count(), 1, "{}", run.stderr);
+    assert!(!known.stderr.contains("nothing is computed"), "{}", known.stderr);
+    assert_eq!(run.stdout.replace("more", "plain"), known.stdout);
+    quantize(&["convert", text(&more), "--to", "q8_0", "-o", text(&copied)]).expect_success();
+    assert_eq!(tensor(&copied, "extra.weight").1.len(), 2 * 34);
 }
 
 #[test]

@@ -357,6 +357,41 @@ fn sizes_that_do_not_fit_are_told() {
     assert_eq!(run.code, 2, "{}", run.stderr);
 }
 
+/// Few small matrices that do not fit: the message says how they are left as they are.
+#[test]
+fn few_matrices_that_do_not_fit_can_be_left() {
+    let folder = scratch();
+    let source = fixtures().join("tiny/kimi-linear");
+    let convert = |target: &str, more: &[&str]| {
+        let output = folder.path().join(target.replace(':', "-"));
+        let given = ["convert", text(&source), "--to", target, "-o", text(&output)];
+        quantize(&[&given[..], more].concat())
+    };
+    for (target, fitting, pattern) in [
+        ("ct:w4a16+g32", "; ct:w4a16+channel fits this model", r"\.(ssm_f_b|ssm_g_b)\.=bf16"),
+        ("gptq:w4g32", "", r"\.(ssm_beta|ssm_f_b|ssm_g_b)\.=bf16"),
+    ] {
+        let run = convert(target, &[]);
+        assert_eq!(run.code, 2, "{}", run.stderr);
+        let expected = format!("{fitting}; --tensor-type '{pattern}' leaves what does not fit");
+        assert!(run.stderr.contains(&expected), "{}", run.stderr);
+        convert(target, &["--tensor-type", pattern]).expect_success();
+    }
+    // Nearly all of a model: no pattern is the way.
+    let run = convert("gptq:w4g128", &[]);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(!run.stderr.contains("--tensor-type"), "{}", run.stderr);
+}
+
+/// Of a matrix of a few weights most bytes are scales and shapes, which hold no weights.
+#[test]
+fn small_matrices_lose_what_their_codes_lose() {
+    let folder = scratch();
+    let (source, output) = (fixtures().join("tiny/kimi-linear"), folder.path().join("out"));
+    convert(&source, "ct:w4a16+channel", &output);
+    quantize(&["verify", text(&output), "--source", text(&source)]).expect_success();
+}
+
 #[test]
 fn searches_are_better_than_rounding() {
     let folder = scratch();

@@ -145,6 +145,12 @@ fn factors_ask_for_a_text_and_a_target_each() {
         "where factors are folded in",
     );
     check(&["--to", "q4_0", "--method", "awq+awq", "--data", "default"], "no such method");
+    // Before any work: the model that is folded is saved before the output is.
+    let transform = ["--to", "q4_0", "--method", "awq", "--data", "default", "--save-folded"];
+    let own = folder.path().join(".").join("out");
+    for path in [output.clone(), own, output.join("in"), folder.path().to_owned()] {
+        check(&[&transform[..], &[text(&path)]].concat(), "needs a path of its own");
+    }
 }
 
 #[test]

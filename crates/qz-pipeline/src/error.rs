@@ -32,16 +32,20 @@ pub enum Error {
     #[error(transparent)]
     Packed(#[from] qz_packed::Error),
     /// A matrix that a packed layout has no room for.
-    #[error("{location}: {target} cannot hold it: {why}{}", fitting_targets(fitting))]
+    #[error("{location}: {target} cannot hold it: {why}{}{}", fitting_targets(fitting), left(leaving.as_deref()))]
     Unfit {
         /// File and tensor.
         location: Box<Location>,
         /// The target.
-        target: String,
+        target: Box<str>,
         /// Why it does not fit.
-        why: String,
+        why: Box<str>,
+        /// Its name in GGUF, which patterns go by.
+        name: Box<str>,
         /// The same target with other groups, where these fit the whole model.
         fitting: Vec<String>,
+        /// The value of `--tensor-type` that leaves the few matrices as they are that do not fit.
+        leaving: Option<Box<str>>,
     },
     /// A target that does not exist.
     #[error(transparent)]
@@ -74,6 +78,14 @@ pub enum Error {
     /// Each target has a folded model of its own.
     #[error("a folded model is saved of one target alone, not of {0}")]
     FoldedModels(usize),
+    /// The folded model and the output are the same, or one is in the other.
+    #[error("{}: the folded model needs a path of its own, not the output's {}", folded.display(), output.display())]
+    FoldedIsOutput {
+        /// The folded model.
+        folded: PathBuf,
+        /// The output.
+        output: PathBuf,
+    },
     /// Nothing is folded.
     #[error("a folded model is saved where factors are folded in: --method awq")]
     NothingFolded,
@@ -457,6 +469,13 @@ fn missing_importance(uncovered: &[Uncovered]) -> String {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let list = shortened(&names).unwrap_or_default();
     format!("the result is useless without importance weights (--imatrix) for {list}")
+}
+
+/// The rest of a message: how the few matrices that do not fit can be left as they are.
+fn left(pattern: Option<&str>) -> String {
+    pattern.map_or_else(String::new, |pattern| {
+        format!("; --tensor-type '{pattern}' leaves what does not fit as it is")
+    })
 }
 
 /// The rest of a message: what could be written instead.

@@ -87,6 +87,13 @@ impl Inputs {
         self
     }
 
+    /// Adds what is to be a file or a folder.
+    #[must_use]
+    pub(crate) fn with_output(mut self, path: &Path) -> Self {
+        self.folders.extend(names_of(path));
+        self.with_file(path)
+    }
+
     /// Adds files.
     #[must_use]
     pub fn with_files<'p>(self, paths: impl IntoIterator<Item = &'p Path>) -> Self {

@@ -21,6 +21,7 @@ use crate::container::Container;
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::mapped_rows::changed_type;
+use crate::planning::shortened;
 use crate::unread_rows::unread_rows;
 
 /// How a model is to be read.
@@ -240,11 +241,15 @@ fn packed_size(
     let share = |(tensor, runs): (TensorIndex, u64)| {
         let size = *packed.get(&tensor)?;
         let all = stored[tensor.0].shape.elements().max(1);
-        let bytes = u128::from(size.bytes) * u128::from(runs * of_run) / u128::from(all);
-        Some(PackedSize { bytes: bytes as u64, ..size })
+        let part =
+            |bytes: u64| (u128::from(bytes) * u128::from(runs * of_run) / u128::from(all)) as u64;
+        Some(PackedSize { bytes: part(size.bytes), codes: part(size.codes), ..size })
     };
-    let sum =
-        |sum: PackedSize, size: PackedSize| PackedSize { bytes: sum.bytes + size.bytes, ..sum };
+    let sum = |sum: PackedSize, size: PackedSize| PackedSize {
+        bytes: sum.bytes + size.bytes,
+        codes: sum.codes + size.codes,
+        ..sum
+    };
     runs.into_iter().filter_map(share).reduce(sum)
 }
 
@@ -282,7 +287,27 @@ impl Model {
         let tensors = stored.chain(numbers.into_iter().map(ModelTensor::of_number)).collect();
         let mut model = Self::ordered(path, "gguf", metadata, tensors, source);
         model.pre_tokenizer = options.pre_tokenizer.clone();
+        model.warnings.extend(family.and_then(|known| model.unknown_tensors(known)));
         model
+    }
+
+    /// What is said of tensors that no rule of the model's architecture names.
+    fn unknown_tensors(&self, known: &dyn Architecture) -> Option<String> {
+        let is_unknown = |tensor: &&ModelTensor| {
+            tensor.role.is_none() && !known.computed_names().contains(&tensor.name.as_str())
+        };
+        let stored = self.tensors.iter().filter(|tensor| tensor.stored_rows().is_some());
+        let names: Vec<&str> =
+            stored.filter(is_unknown).map(|tensor| tensor.name.as_str()).collect();
+        let list = shortened(&names)?;
+        let path = self.path.display();
+        let name = known.gguf_name();
+        Some(match names.len() {
+            1 => format!("{path}: {list} is no tensor of {name}, and nothing is computed with it"),
+            count => format!(
+                "{path}: {count} tensors are none of {name}, and nothing is computed with them: {list}"
+            ),
+        })
     }
 
     pub(crate) fn from_description(

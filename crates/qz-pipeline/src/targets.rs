@@ -74,7 +74,7 @@ fn fit(model: &Model, plan: Result<TargetPlan, Error>) -> ModelFit {
                 ..none
             }
         }
-        Err(Error::Unfit { why, .. }) => ModelFit { why_not: Some(why), ..none },
+        Err(Error::Unfit { why, .. }) => ModelFit { why_not: Some(why.into()), ..none },
         Err(error) => {
             // All reasons are about this model.
             let (why, model) = (error.to_string(), format!("{}: ", model.path.display()));

@@ -30,6 +30,9 @@ impl Diagnose for Error {
             Self::NoText | Self::NoCalibration(_) | Self::TransformWithoutText(_) => {
                 (FaultClass::Usage, Location::default(), "no-text")
             }
+            Self::FoldedIsOutput { folded, .. } => {
+                (FaultClass::Usage, Location::file(folded), "folded-models")
+            }
             Self::FoldedModels(_) | Self::NothingFolded => {
                 (FaultClass::Usage, Location::default(), "folded-models")
             }

@@ -10,7 +10,7 @@ use qz_models::{
     fused_module, is_linear_layer,
 };
 use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily, Unfit};
-use qz_plan::{Assignment, Reason};
+use qz_plan::{Assignment, Reason, TensorOverride};
 use qz_tensor::{DataType, Location, Metadata, Name, Shape, SinkTensor, TensorIndex};
 
 use super::checkpoint::Checkpoint;
@@ -109,16 +109,19 @@ fn plan(
         .stated_type()
         .and_then(safetensors::of_torch_name)
         .unwrap_or(DataType::BF16);
-    let place_all = |scheme: &dyn Scheme| {
+    let place_all = |scheme: &dyn Scheme, options: &PlanOptions| {
         Writer::new(model, options, format, scheme, model_type).place_all(&checkpoint)
     };
     let Output { tensors, sources, places, assignments, modules, mut left, no_modules } =
-        match place_all(&*scheme) {
-            Err(Error::Unfit { location, target, why, .. }) => {
-                let fits = |scheme: &dyn Scheme| place_all(scheme).is_ok();
+        match place_all(&*scheme, options) {
+            Err(Error::Unfit { location, target, why, name, .. }) => {
+                let fits = |scheme: &dyn Scheme| place_all(scheme, options).is_ok();
                 let fitting = with_other_groups(&*scheme).filter(|scheme| fits(&**scheme));
                 let fitting = fitting.map(|scheme| format!("{}:{}", format.name, scheme.name()));
-                return Err(Error::Unfit { location, target, why, fitting: fitting.collect() });
+                let fitting = fitting.collect();
+                let again = |options: &PlanOptions| place_all(&*scheme, options).map(drop);
+                let leaving = leaving(model, options, &name, model_type, &again).map(Into::into);
+                return Err(Error::Unfit { location, target, why, name, fitting, leaving });
             }
             placed => placed?,
         };
@@ -148,6 +151,41 @@ fn plan(
     })
 }
 
+/// Kinds of matrices that are left as they are at most where the others fit.
+const FEW: usize = 4;
+
+/// The value of `--tensor-type` with which all matrices fit, where those that do not are of few
+/// kinds, and less than half of the weights. `first` is the first that does not.
+fn leaving(
+    model: &Model,
+    options: &PlanOptions,
+    first: &str,
+    model_type: DataType,
+    again: &dyn Fn(&PlanOptions) -> Result<(), Error>,
+) -> Option<String> {
+    let mut tried = options.clone();
+    let (mut kinds, mut name) = (Vec::new(), first.to_owned());
+    while kinds.len() < FEW {
+        let (_, kind) = name.strip_prefix("blk.")?.split_once('.')?;
+        kinds.push(kind.strip_suffix(".weight")?.to_owned());
+        let text = format!(r"\.({})\.={}", kinds.join("|"), model_type.name().to_lowercase());
+        let wish: TensorOverride = text.parse().ok()?;
+        let is_left = |tensor: &&ModelTensor| wish.matches(&tensor.name);
+        let left: u64 = model.tensors.iter().filter(is_left).map(|own| own.shape.elements()).sum();
+        if left >= model.weights() / 2 {
+            return None;
+        }
+        tried.overrides.tensors.clone_from(&options.overrides.tensors);
+        tried.overrides.tensors.push(wish);
+        name = match again(&tried) {
+            Ok(()) => return Some(text),
+            Err(Error::Unfit { name, .. }) => name.into(),
+            Err(_) => return None,
+        };
+    }
+    None
+}
+
 /// What a person should know of matrices that no module has for itself.
 ///
 /// # Errors
@@ -166,11 +204,13 @@ fn left_as_is(
     if modules.is_empty() {
         return Err(Error::Unfit {
             location: Box::new(Location { offset: None, ..model.location(first, 0) }),
-            target,
+            target: target.into(),
             why: "the checkpoint's class has no linear layer with its rows in their order, nor \
                   for any other matrix"
-                .to_owned(),
+                .into(),
+            name: first.name.as_str().into(),
             fitting: Vec::new(),
+            leaving: None,
         });
     }
     Ok(Some(format!(
@@ -351,9 +391,11 @@ impl<'a> Writer<'a> {
         let layout = self.scheme.layout(self.model_type);
         let unfit = |unfit: Unfit| Error::Unfit {
             location: Box::new(Location { offset: None, ..location() }),
-            target: self.target.clone(),
-            why: unfit.to_string(),
+            target: self.target.as_str().into(),
+            why: unfit.to_string().into(),
+            name: tensor.name.as_str().into(),
             fitting: Vec::new(),
+            leaving: None,
         };
         let described = layout.parts(matrix).map_err(unfit)?;
         let data_type = described.first().map_or(DataType::U8, |part| part.data_type);

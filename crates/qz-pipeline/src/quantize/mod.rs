@@ -41,6 +41,7 @@ use crate::convert::{
 };
 use crate::error::Error;
 use crate::event::{Event, Observer};
+use crate::inputs::Inputs;
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
 use crate::planning::{PlanOptions, plan_all};
@@ -169,7 +170,9 @@ impl Computation for Quantizing<'_> {
         let texts = options.text.iter().flat_map(DataOptions::paths);
         let inputs =
             options.convert.inputs(model).with_files(texts.chain(options.statistics.as_deref()));
-        outputs.iter().try_for_each(|output| inputs.check(&output.path))?;
+        let folded = options.save_folded.as_deref();
+        let paths = outputs.iter().map(|output| output.path.as_path()).chain(folded);
+        paths.into_iter().try_for_each(|path| inputs.check(path))?;
         for warning in model.warnings() {
             observer.observe(Event::Warning(warning));
         }
@@ -197,6 +200,14 @@ fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Re
     }
     if outputs.len() > 1 && options.save_folded.is_some() {
         return Err(Error::FoldedModels(outputs.len()));
+    }
+    if let (Some(folded), [output]) = (&options.save_folded, outputs) {
+        // Neither may be in the other, whatever they are called.
+        let apart = Inputs::default().with_output(&output.path);
+        if apart.check(folded).is_err() {
+            let (folded, output) = (folded.clone(), output.path.clone());
+            return Err(Error::FoldedIsOutput { folded, output });
+        }
     }
     if outputs.len() < 2 {
         return Ok(());
