@@ -77,7 +77,7 @@ fn compare_set(tokenizer: &Tokenizer, path: &Path) -> Result<usize> {
     let mut differing = 0;
     for (text, line) in texts.iter().zip(&expected) {
         let wanted: Vec<u32> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-        let found = ids(&tokenizer.encode(text, EncodeOptions::default()));
+        let found = ids(&tokenizer.encode(text, EncodeOptions::default())?);
         if found != wanted {
             differing += 1;
             println!("    {text:?}: {found:?}, expected {wanted:?}");
@@ -121,7 +121,7 @@ fn compare_file(
         // added.
         let add_special = options.add_special && tokenizer.adds_bos();
         let start = Instant::now();
-        let found = ids(&tokenizer.encode(&content, EncodeOptions { add_special, ..options }));
+        let found = ids(&tokenizer.encode(&content, EncodeOptions { add_special, ..options })?);
         let time = start.elapsed();
         let count = found.len();
         match first_difference(&found, &wanted) {
