@@ -153,6 +153,39 @@ fn factors_ask_for_a_text_and_a_target_each() {
     }
 }
 
+/// Half-quadratic search asks for no text, and writes what `rtn` does not.
+#[test]
+fn without_data_values_are_searched_in_every_format() {
+    for (model, target) in [
+        ("demo-llama", "awq:w4g64"),
+        ("demo-llama", "ct:w4a16"),
+        ("demo-llama", "mlx:w4g64"),
+        ("demo-llama", "q4_k_m"),
+        ("tiny/mixtral", "awq:w4g32"),
+        ("tiny/mixtral", "q4_0"),
+    ] {
+        let (folder, source) = (scratch(), fixtures().join(model));
+        let file = |method: &str, threads: &str| {
+            let output = folder.path().join(format!("{method}-{threads}"));
+            let given = ["quantize", text(&source), "--to", target, "-o", text(&output)];
+            let more = ["--method", method, "--threads", threads, "--json"];
+            let report = quantize(&[&given[..], &more].concat()).expect_success().json();
+            assert_eq!(report["outputs"][0]["method"], method, "{target}");
+            let methods = report["outputs"][0]["methods"].as_array().expect("a list").clone();
+            quantize(&["verify", text(&output), "--source", text(&source)]).expect_success();
+            let weights = match output.is_dir() {
+                true => output.join("model.safetensors"),
+                false => output,
+            };
+            (methods.len(), fs::read(weights).expect("read"))
+        };
+        let (count, searched) = file("hqq", "2");
+        assert!(count >= 8, "{model} {target}: {count}");
+        assert!(searched == file("hqq", "1").1, "{model} {target}: threads");
+        assert!(searched != file("rtn", "1").1, "{model} {target}: is rtn");
+    }
+}
+
 #[test]
 fn threads_change_no_byte() {
     let folder = scratch();
@@ -428,5 +461,6 @@ fn refusals() {
     check(&["--to", "q4_k_m", "--damping", "nan"], 2, "not negative");
     check(&["--to", "q4_k_m", "--propagation=-1"], 2, "not negative");
     check(&["--to", "bnb:int8", "--data", text(&short)], 5, "bnb:int8 has no values");
-    check(&["--to", "q4_k_m", "--method", "magic"], 2, "rtn, imatrix, gptq");
+    check(&["--to", "q4_k_m", "--method", "magic"], 2, "rtn, imatrix, gptq, hqq");
+    check(&["--to", "fp8:tensor", "--method", "hqq"], 5, "the method hqq cannot write");
 }

@@ -1,5 +1,5 @@
-//! How weights become values of a grid: plain rounding, the reference program's search
-//! with importance, and error feedback with coordinate descent on any grid.
+//! How weights become values of a grid: plain rounding, half-quadratic descent, the reference
+//! program's search with importance, and error feedback with coordinate descent on any grid.
 //!
 //! | where | what |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | [`Statistics`] | what is known of a layer's inputs |
 //! | `rounding` | `rtn` and `imatrix` |
 //! | `awq` | factors of columns, before any of these |
+//! | `hqq` | without data, to a norm that forgives outliers |
 //! | `gptq/` | `gptq`: preparation, feedback, descent, refits |
 //!
 //! What does not belong here: which tensor gets which target (`qz-plan`), where the rows
@@ -26,6 +27,7 @@
 mod awq;
 mod error;
 mod gptq;
+mod hqq;
 mod method;
 mod report;
 mod rounding;

@@ -7,13 +7,14 @@ use qz_linalg::Factor;
 
 use crate::error::Error;
 use crate::gptq::{Gptq, GptqOptions};
+use crate::hqq::Hqq;
 use crate::report::TensorReport;
 use crate::rounding::{Importance, Plain};
 use crate::statistics::Statistics;
 use crate::target::Target;
 
 /// Every method. Command-line values, tables and tests walk this list.
-pub static METHODS: &[&dyn Method] = &[&Plain, &Importance, &Gptq];
+pub static METHODS: &[&dyn Method] = &[&Plain, &Importance, &Gptq, &Hqq];
 
 /// The method of a name.
 pub fn method_named(name: &str) -> Option<&'static dyn Method> {
@@ -63,6 +64,11 @@ pub trait Method: Send + Sync {
 
     /// What it wants to know.
     fn needs(&self) -> Needs;
+
+    /// True if it is what encoders do by themselves, so that it need not be asked.
+    fn is_encoding(&self) -> bool {
+        false
+    }
 
     /// Quantizes a matrix, in the threads of the current pool.
     ///

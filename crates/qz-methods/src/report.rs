@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use qz_codec::grid::Rows;
 use serde::Serialize;
 
 /// What became of one matrix.
@@ -24,6 +25,19 @@ pub struct TensorReport {
 }
 
 impl TensorReport {
+    /// Of a matrix of whose inputs nothing is known.
+    pub(crate) fn without_inputs(method: &'static str, weights: Rows<'_>) -> Self {
+        Self {
+            method,
+            rows: weights.count(),
+            columns: weights.columns(),
+            losses: None,
+            damping: None,
+            fallback: None,
+            dead_columns: 0,
+        }
+    }
+
     /// What became of a matrix, of what became of parts of its rows; nothing of no parts.
     pub fn of_parts(parts: Vec<Self>) -> Option<Self> {
         let rows: usize = parts.iter().map(|part| part.rows).sum();

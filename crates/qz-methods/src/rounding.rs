@@ -30,6 +30,10 @@ impl Method for Plain {
         Needs::Nothing
     }
 
+    fn is_encoding(&self) -> bool {
+        true
+    }
+
     fn quantize(
         &self,
         problem: &Problem<'_>,
@@ -67,6 +71,24 @@ pub(crate) fn round_all(
     importance: Option<&[f32]>,
     out: &mut RowSink<'_>,
 ) -> Result<TensorReport, Error> {
+    let round = |rows: Rows<'_>, first: usize| round_rows(problem.target, rows, first, importance);
+    round_tiles(problem, &round, out)?;
+    let errors = rounding_errors(problem, importance);
+    let losses = lost_parts(problem, [&errors]);
+    if stop::is_requested() {
+        return Err(Error::Stopped);
+    }
+    let losses = losses.map(|[loss]| Losses { rounding: loss, result: loss });
+    Ok(TensorReport { losses, ..TensorReport::without_inputs(method, problem.weights) })
+}
+
+/// Rounds all rows, some at a time: `round` gets those that follow each other, and the first
+/// one's number.
+pub(crate) fn round_tiles(
+    problem: &Problem<'_>,
+    round: &(dyn Fn(Rows<'_>, usize) -> RowBatch + Sync),
+    out: &mut RowSink<'_>,
+) -> Result<(), Error> {
     let (rows, columns) = (problem.weights.count(), problem.weights.columns());
     for first in (0..rows).step_by(TILE * TILES) {
         let end = rows.min(first + TILE * TILES);
@@ -79,7 +101,7 @@ pub(crate) fn round_all(
                 }
                 let own = (*start..end.min(start + TILE)).map(|row| problem.weights.row(row));
                 let weights: Vec<f32> = own.flatten().copied().collect();
-                round_rows(problem.target, Rows::dense(&weights, columns), *start, importance)
+                round(Rows::dense(&weights, columns), *start)
             })
             .collect();
         if stop::is_requested() {
@@ -91,20 +113,7 @@ pub(crate) fn round_all(
             }
         }
     }
-    let errors = rounding_errors(problem, importance);
-    let losses = lost_parts(problem, [&errors]);
-    if stop::is_requested() {
-        return Err(Error::Stopped);
-    }
-    Ok(TensorReport {
-        method,
-        rows,
-        columns,
-        losses: losses.map(|[loss]| Losses { rounding: loss, result: loss }),
-        damping: None,
-        fallback: None,
-        dead_columns: 0,
-    })
+    Ok(())
 }
 
 /// Rounds rows that follow each other, from number `first_row` on.

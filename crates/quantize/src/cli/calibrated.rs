@@ -56,7 +56,8 @@ pub(crate) struct Quantize {
     ///
     /// gptq: error feedback on the Hessian XᵀX of the inputs, then coordinate descent. imatrix:
     /// llama.cpp's search, weighed by the importance of each column. rtn: round to nearest, as
-    /// `convert` does; needs no text. awq+METHOD, or awq for awq+imatrix: columns are scaled by
+    /// `convert` does; needs no text. hqq: half-quadratic search of scales and zero points for a
+    /// norm that forgives outliers; needs no text. awq+METHOD, or awq for awq+imatrix: columns are scaled by
     /// what their inputs are worth, and their factors folded into the tensors before them.
     #[arg(long, value_name = "METHOD", default_value = "gptq", value_parser = MethodParser)]
     #[arg(help_heading = METHOD)]

@@ -7,7 +7,6 @@ use qz_codec::grid::{RowBatch, Rows as WeightRows};
 use qz_kernels::Workers;
 use qz_kernels::backend::Backend;
 use qz_methods::{Needs, Problem, Target, TensorReport};
-use qz_models::RowOrder;
 use qz_models::forward::{Chunks, Forward};
 use qz_models::graph::{GroupIndex, MatrixIndex};
 use qz_tensor::DataType;
@@ -173,9 +172,7 @@ impl<B: Backend> Layers<'_, B> {
                     let rows = first..first + matrix.rows as u64;
                     let name = &self.model.tensors[*position].name;
                     let weights = forward.numbers(name, rows)?;
-                    let Quantized { content, lost, report, .. } =
-                        self.quantized(&matrix, &weights, &captured)?;
-                    self.put(sinks, &matrix, content, lost)?;
+                    let report = self.written(&matrix, &weights, &captured, sinks)?;
                     reports.methods.push(self.described(&matrix, &captured, report));
                     observer.observe(Event::Advanced { weights: weights.len() as u64 });
                 }
@@ -390,6 +387,19 @@ impl<B: Backend> Layers<'_, B> {
         Ok(Quantized { content, numbers, lost, report })
     }
 
+    /// Quantizes a matrix, or rows of one, into the output.
+    pub(super) fn written(
+        &self,
+        matrix: &Matrix,
+        weights: &[f32],
+        captured: &Captured,
+        sinks: &mut Sinks,
+    ) -> Result<TensorReport, Error> {
+        let Quantized { content, lost, report, .. } = self.quantized(matrix, weights, captured)?;
+        self.put(sinks, matrix, content, lost)?;
+        Ok(report)
+    }
+
     /// Weights that the output cannot hold; `numbers` are what became of all.
     fn lost(
         &self,
@@ -476,7 +486,7 @@ impl<B: Backend> Layers<'_, B> {
         sinks.put(self.plans, matrix.position, &piece)
     }
 
-    fn described(
+    pub(super) fn described(
         &self,
         matrix: &Matrix,
         captured: &Captured,
@@ -493,7 +503,7 @@ impl<B: Backend> Layers<'_, B> {
         }
     }
 
-    fn complete(&self, sinks: &mut Sinks, position: usize, observer: &mut dyn Observer) {
+    pub(super) fn complete(&self, sinks: &mut Sinks, position: usize, observer: &mut dyn Observer) {
         sinks.complete(self.plans, position);
         sinks.checkpoint();
         let tensor = &self.model.tensors[position];
@@ -523,11 +533,9 @@ impl<B: Backend> Layers<'_, B> {
         let mut parts = Vec::new();
         for first in (0..whole.rows).step_by(output_rows(&whole)) {
             let count = output_rows(&whole).min(whole.rows - first);
-            let weights = self.read_rows(position, first, count)?;
+            let weights = self.read_rows(position, first as u64, count)?;
             let part = Matrix { first_row: first as u64, rows: count, ..whole };
-            let Quantized { content, lost, report, .. } =
-                layers.quantized(&part, &weights, captured)?;
-            self.put(sinks, &part, content, lost)?;
+            let report = layers.written(&part, &weights, captured, sinks)?;
             observer.observe(Event::Advanced { weights: weights.len() as u64 });
             parts.push(report);
         }
@@ -537,19 +545,17 @@ impl<B: Backend> Layers<'_, B> {
         Ok(())
     }
 
-    /// Rows of a tensor outside of the layers.
+    /// Rows of a tensor as numbers, in the order of GGUF.
     pub(super) fn read_rows(
         &self,
         position: usize,
-        first: usize,
+        first: u64,
         count: usize,
     ) -> Result<Vec<f32>, Error> {
         let tensor = &self.model.tensors[position];
-        debug_assert!(matches!(tensor.row_order(), RowOrder::AsStored));
         let data_type = tensor.source_type;
         let mut bytes = vec![0; count * tensor.row_bytes(data_type)];
-        let rows = first as u64..(first + count) as u64;
-        self.model.read_rows(tensor, rows, &mut bytes)?;
+        self.model.read_ordered_rows(tensor, first..first + count as u64, &mut bytes)?;
         let codec = qz_kernels::codec_for(data_type).ok_or_else(|| Error::NoCodec {
             location: self.model.location(tensor, 0),
             data_type,

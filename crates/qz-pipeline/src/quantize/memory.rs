@@ -5,7 +5,7 @@ use qz_methods::weights_under_way;
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward};
 
-use super::layers::{Layers, output_rows};
+use super::layers::{Layers, Matrix, output_rows};
 use crate::error::Error;
 use crate::model::to_usize;
 use crate::model_weights::ModelWeights;
@@ -73,6 +73,25 @@ impl<B: Backend> Layers<'_, B> {
         // Without a text there is no layer, only the matrix.
         let layers = if chunks.is_some() { layer_most } else { 0 };
         Ok(PROGRAM + text + (layers + group_most).max(self.output_bytes()))
+    }
+
+    /// The most bytes that [`Self::run_alone`] takes: a matrix, or some rows of one.
+    pub(super) fn bound_alone(&self) -> u64 {
+        let bytes = |position: usize| {
+            let matrix = self.matrix(position, None);
+            let tensor = &self.model.tensors[position];
+            let all = to_usize(tensor.rows_per_matrix()).min(matrix.rows);
+            let rows = self.rows_alone(&Matrix { rows: all, ..matrix });
+            let weights = (rows * matrix.columns) as u64;
+            let out = match self.plans[0].packed(position) {
+                Some(_) => weights * 9,
+                None => 2 * (rows * matrix.row_bytes()) as u64,
+            };
+            let stored = (rows * tensor.row_bytes(tensor.source_type)) as u64;
+            let working = weights_under_way(rows, matrix.columns, self.options.compute.threads);
+            weights * 4 + stored + out + working as u64 * WORKING
+        };
+        PROGRAM + self.chosen.positions().map(bytes).max().unwrap_or(0)
     }
 
     /// Some rows of the output matrix, and what is known of its inputs.

@@ -4,11 +4,13 @@
 //! The plan is that of `convert`. Matrices of decoder layers go layer by layer: their
 //! inputs are captured, behind the matrices that are quantized already; they are
 //! quantized, replaced in the stream of hidden states, and the next ones follow. Each
-//! target has its own stream. Everything else is encoded row by row, as `convert` does.
+//! target has its own stream. Everything else is encoded row by row, as `convert` does. Methods
+//! that know of weights alone take one matrix after the other.
 //!
 //! A run that was killed is continued: matrices that an output has are read back and
 //! replaced in the stream, so that the hidden states, and all later bytes, are the same.
 
+mod alone;
 mod capture;
 mod captured;
 mod effort;
@@ -283,7 +285,8 @@ fn one<B: Backend>(
             let plan = &planning.targets[0];
             Chosen::of(forward, model, output, plan, known.as_ref())?
         }
-        None => Chosen::default(),
+        None if options.method.is_encoding() => Chosen::default(),
+        None => Chosen::alone(model, output, &planning.targets[0])?,
     };
     let layers = forward.as_ref().map(|forward| forward.graph().layer_count());
     let uncomputed = layers.and_then(|layers| model.uncomputed_layers(layers));
@@ -293,16 +296,17 @@ fn one<B: Backend>(
     let uncovered: Vec<_> = planning
         .uncovered
         .iter()
-        .filter(|uncovered| !chosen.holds(model, &uncovered.tensor))
+        .filter(|uncovered| forward.is_none() || !chosen.holds(model, &uncovered.tensor))
         .cloned()
         .collect();
     if !uncovered.is_empty() {
         return Err(Error::MissingImportance(uncovered));
     }
     let mut calibration = None;
-    let known = known.filter(|_| !chosen.is_empty());
+    let asks = forward.is_some() && !chosen.is_empty();
+    let known = known.filter(|_| asks);
     match (&known, &options.text) {
-        _ if chosen.is_empty() => {}
+        _ if !asks => {}
         (Some(_), _) => {}
         (None, Some(text)) => calibration = Some(Calibration::read(model, text, cancel, observer)?),
         (None, None) => return Err(Error::NoCalibration(options.method.name())),
@@ -341,7 +345,7 @@ fn one<B: Backend>(
     let weights = wanted.iter().map(|position| model.tensors[*position].shape.elements()).sum();
     observer.observe(Event::Started { job: "quantize", tensors: wanted.len(), weights });
     // What is outside of the layers goes at another pace.
-    observer.observe(Event::At { part: "", number: 0, count: 0, steady: chosen.is_empty() });
+    observer.observe(Event::At { part: "", number: 0, count: 0, steady: !asks });
     let work = sinks.remaining_work(model, plans, &measures, &options.convert.plan);
     let rows = Rows { model, plans, threads: options.convert.threads };
     let rest =
@@ -352,17 +356,21 @@ fn one<B: Backend>(
         Layers { backend, model, plans, measures, chosen: &chosen, options, workers, cancel };
     let [outside, in_layer] = rest.peak_memory();
     let mut memory_bound_bytes = outside;
-    if let Some(forward) = forward.as_ref().filter(|_| !chosen.is_empty()) {
+    if let Some(forward) = forward.as_ref().filter(|_| asks) {
         let chunks = calibration.as_ref().map(|calibration| &calibration.chunks);
         let bound = layers.memory_bound(forward, chunks)? + in_layer;
         memory_bound_bytes = memory_bound_bytes.max(bound);
+    } else if !chosen.is_empty() {
+        memory_bound_bytes = memory_bound_bytes.max(layers.bound_alone() + in_layer);
     }
     observer.observe(Event::Memory { bound: memory_bound_bytes });
     let mut reports = Reports::default();
     let outcome = rest
         .encode(None, &mut sinks, observer)
         .and_then(|()| {
-            let Some(forward) = &forward else { return Ok(()) };
+            let Some(forward) = &forward else {
+                return layers.run_alone(&mut rest, &mut sinks, &mut reports, observer);
+            };
             match (&calibration, &known) {
                 (Some(calibration), _) => {
                     let chunks = calibration.chunks.clone();

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use qz_kernels::backend::Backend;
 use qz_kernels::codec_for;
 use qz_methods::Target;
-use qz_models::LayerIndex;
 use qz_models::forward::Forward;
+use qz_models::{LayerIndex, Role};
 use qz_tensor::DataType;
 
 use super::QuantizeOptions;
@@ -50,15 +50,7 @@ impl Chosen {
             .enumerate()
             .map(|(at, tensor)| (tensor.name.as_str(), at))
             .collect();
-        let is_chosen = |position: usize| match plan.packed(position) {
-            Some(place) => place.layout.has_grid(place.matrix),
-            None => {
-                let data_type = plan.assignments[position].data_type;
-                plan.places[position].is_some()
-                    && data_type != model.tensors[position].source_type
-                    && Target::of_type(data_type).is_some()
-            }
-        };
+        let is_chosen = |position: usize| has_values(model, plan, position);
         for layer in (0..forward.graph().layer_count()).map(LayerIndex) {
             if Self::is_unseen(forward, layer, known)? {
                 chosen.unseen.push(layer);
@@ -92,10 +84,30 @@ impl Chosen {
                 && data_type != model.tensors[*position].source_type
                 && codec_for(data_type).is_some()
         });
-        if chosen.is_empty() && output.target.format.name != "gguf" {
+        chosen.checked(output)
+    }
+
+    /// What a method chooses values for that knows nothing of inputs: whatever has values to
+    /// choose among. Of what is stored in parts embedding and output matrix are left: those are
+    /// looked at whole, and nothing else is as large.
+    pub(super) fn alone(model: &Model, output: &Output, plan: &TargetPlan) -> Result<Self, Error> {
+        let is_at_end = |position: usize| {
+            let role = model.tensors[position].role;
+            matches!(role, Some(Role::TokenEmbedding | Role::Output))
+        };
+        let positions = (0..model.tensors.len())
+            .filter(|at| has_values(model, plan, *at))
+            .filter(|at| plan.packed(*at).is_none() || !is_at_end(*at))
+            .collect();
+        Self { positions, ..Self::default() }.checked(output)
+    }
+
+    /// These, unless there is nothing that a method could be asked.
+    fn checked(self, output: &Output) -> Result<Self, Error> {
+        if self.is_empty() && output.target.format.name != "gguf" {
             return Err(Error::MethodFormat { target: output.target.to_string() });
         }
-        Ok(chosen)
+        Ok(self)
     }
 
     /// True for a layer that only predicts further tokens, and of which statistics have nothing:
@@ -170,6 +182,19 @@ impl Chosen {
     /// The position of a layer's matrix by name.
     pub(super) fn position(&self, name: &str) -> Option<usize> {
         self.names.get(name).copied()
+    }
+}
+
+/// Whether an output has values for a tensor that a method can choose among.
+fn has_values(model: &Model, plan: &TargetPlan, position: usize) -> bool {
+    match plan.packed(position) {
+        Some(place) => place.layout.has_grid(place.matrix),
+        None => {
+            let data_type = plan.assignments[position].data_type;
+            plan.places[position].is_some()
+                && data_type != model.tensors[position].source_type
+                && Target::of_type(data_type).is_some()
+        }
     }
 }
 

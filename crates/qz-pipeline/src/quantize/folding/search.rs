@@ -82,7 +82,7 @@ pub(super) fn of_output<B: Backend>(
     let count = ROWS.min(whole.rows);
     let mut weights = Vec::with_capacity(count * whole.columns);
     for number in 0..count {
-        weights.extend(layers.read_rows(position, number * whole.rows / count, 1)?);
+        weights.extend(layers.read_rows(position, (number * whole.rows / count) as u64, 1)?);
     }
     let sample = Matrix { rows: count, ..whole };
     search(layers, &[(&sample, &weights)], whole.columns, FoldColumns::SAME, sums)
