@@ -1,6 +1,7 @@
 //! `quantize quantize`: what a method makes of a model, and that nothing about the run but
 //! its inputs can be seen in the file.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -394,6 +395,29 @@ fn propagation_is_another_choice() {
     let whole = file(&["--threads", "1"]);
     assert!(half != plain && whole != half && file(&["--propagation", "1"]) == whole);
     assert!(file(&["--threads", "3", "--max-memory", "2M"]) == whole);
+}
+
+/// By `auto` each matrix has a damping and a strength of its own, and the report says which.
+#[test]
+fn corrections_are_told() {
+    let folder = scratch();
+    let (model, output) = (demo(), folder.path().join("out.gguf"));
+    let corrections = |damping: &str, threads: &str| {
+        let given = ["quantize", text(&model), "--data", "default", "-o", text(&output), "--force"];
+        let text = ["--ctx", "64", "--chunks", "24", "--to", "q3_k_s", "--json"];
+        let more = ["--propagation-damping", damping, "--threads", threads];
+        let report = quantize(&[&given[..], &text, &more].concat()).expect_success().json();
+        let methods = report["outputs"][0]["methods"].as_array().expect("a list").clone();
+        let told = methods.iter().map(|method| &method["correction"]);
+        let told = told.filter(|correction| !correction.is_null());
+        let told: BTreeSet<String> = told.map(ToString::to_string).collect();
+        (told, fs::read(&output).expect("read"))
+    };
+    let (told, _) = corrections("0.5", "2");
+    assert!(told.into_iter().eq([r#"{"damping":0.5,"strength":1.0}"#.to_owned()]));
+    let (told, bytes) = corrections("auto", "1");
+    assert!(told.len() > 5, "{told:?}");
+    assert!(corrections("auto", "3") == (told, bytes));
 }
 
 /// Statistics of a quantized model beside the full one correct as a text does; of a model

@@ -4,7 +4,7 @@
 //! | where | what |
 //! |---|---|
 //! | [`Gram`] | XᵀX or some of its rows, summed over any number of tokens on a device |
-//! | [`CrossGram`] | the cross sums of two models' inputs |
+//! | [`CrossGram`], [`CrossMean`] | the cross sums of two models' inputs |
 //! | `triangle.rs` | the upper half of a symmetric matrix as files have it |
 //! | [`Symmetric`] | the finished matrix of a layer's inputs |
 //! | [`Feedback`] | its factor as error feedback uses it |
@@ -28,7 +28,7 @@ mod small;
 mod symmetric;
 mod triangle;
 
-pub use cross::{CrossGram, cross_bytes};
+pub use cross::{CrossGram, CrossMean, cross_bytes};
 pub use factor::{Factor, FactorError, Feedback};
 pub use gram::{Gram, gram_bytes, gram_parts};
 pub use small::solve;

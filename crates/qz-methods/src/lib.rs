@@ -38,7 +38,9 @@ mod testing;
 
 pub use awq::{Channels, FoundFactors, ScaledMatrix, search_factors};
 pub use error::Error;
-pub use gptq::{GptqOptions, Order, Prepared, Shared, Unprepared, Weighing, weights_under_way};
+pub use gptq::{
+    Correction, GptqOptions, Order, Prepared, Shared, Unprepared, Weighing, weights_under_way,
+};
 pub use method::{METHODS, Method, Needs, Options, Problem, RowSink, method_named};
 pub use report::{Fallback, Losses, TensorReport};
 pub use statistics::Statistics;

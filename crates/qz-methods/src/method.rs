@@ -91,8 +91,8 @@ pub(crate) fn check(problem: &Problem<'_>) -> Result<(), Error> {
         return Err(Error::Statistics { columns, found });
     }
     let entries = problem.weights.count() * columns;
-    if let Some(missing) = problem.statistics.missing.filter(|own| own.len() != entries) {
-        let found = missing.len() / problem.weights.count().max(1);
+    if let Some(missing) = problem.statistics.missing.filter(|own| own.mean.len() != entries) {
+        let found = missing.mean.len() / problem.weights.count().max(1);
         return Err(Error::Statistics { columns, found });
     }
     check_finite(problem.weights)?;

@@ -5,6 +5,8 @@ use std::fmt;
 use qz_codec::grid::Rows;
 use serde::Serialize;
 
+use crate::gptq::Correction;
+
 /// What became of one matrix.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TensorReport {
@@ -18,6 +20,8 @@ pub struct TensorReport {
     pub losses: Option<Losses>,
     /// What was added to the diagonal before it was factored, in parts of its mean.
     pub damping: Option<f64>,
+    /// How what was lost before the matrix is made up for.
+    pub correction: Option<Correction>,
     /// What was done instead.
     pub fallback: Option<Fallback>,
     /// Columns whose input was always zero.
@@ -33,6 +37,7 @@ impl TensorReport {
             columns: weights.columns(),
             losses: None,
             damping: None,
+            correction: None,
             fallback: None,
             dead_columns: 0,
         }
@@ -101,6 +106,7 @@ mod tests {
             columns: 4,
             losses: losses.map(|(rounding, result)| Losses { rounding, result }),
             damping: Some(0.01),
+            correction: None,
             fallback: None,
             dead_columns: 1,
         };

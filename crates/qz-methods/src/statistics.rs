@@ -1,6 +1,6 @@
 //! What is known of the inputs of a layer.
 
-use qz_linalg::Symmetric;
+use qz_linalg::{CrossMean, Symmetric};
 
 use crate::gptq::Shared;
 
@@ -14,11 +14,11 @@ pub struct Statistics<'a> {
     pub importance: Option<&'a [f32]>,
     /// `E[(x̃ − x) xᵀ]`, row by row: x̃ is the full model's input where x is the quantized
     /// one's.
-    pub cross: Option<&'a [f32]>,
+    pub cross: Option<&'a CrossMean>,
     /// `E[(ỹ − y) xᵀ]`, a row for each row of the matrix, in place of `cross`: ỹ is the full
     /// model's result, y what the quantized model gets with the matrix as it was. A result may
     /// be the sum of the product and of what it is added to.
-    pub missing: Option<&'a [f32]>,
+    pub missing: Option<&'a CrossMean>,
     /// Where what is computed of these statistics is kept for the next matrix with the same.
     pub shared: Option<&'a Shared>,
 }
@@ -35,7 +35,7 @@ impl Statistics<'_> {
 
     /// The columns of what is given, if any.
     pub(crate) fn columns(&self) -> impl Iterator<Item = usize> {
-        let cross = self.cross.map(|cross| cross.len().isqrt());
+        let cross = self.cross.map(|cross| cross.mean.len().isqrt());
         [self.gram.map(Symmetric::size), self.importance.map(<[f32]>::len), cross]
             .into_iter()
             .flatten()

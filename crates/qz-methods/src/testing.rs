@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use qz_kernels::Workers;
 use qz_kernels::backend::{Backend, CpuBackend};
-use qz_linalg::{CrossGram, Gram, Symmetric};
+use qz_linalg::{CrossGram, CrossMean, Gram, Symmetric};
 
 /// Where tests factor matrices.
 pub(crate) static DEVICE: LazyLock<CpuBackend> =
@@ -19,11 +19,11 @@ pub(crate) fn gram_of(columns: usize, inputs: &[f32]) -> Symmetric {
 }
 
 /// The mean of `(r̃ − r) xᵀ`, of `rows` numbers that differ.
-pub(crate) fn cross_of(rows: usize, full: &[f32], quantized: &[f32], inputs: &[f32]) -> Vec<f32> {
+pub(crate) fn cross_of(rows: usize, full: &[f32], quantized: &[f32], inputs: &[f32]) -> CrossMean {
     let columns = inputs.len() * rows / full.len();
     let buffer = |width, numbers| DEVICE.buffer(width, numbers).expect("whole rows");
     let [full, quantized] = [full, quantized].map(|numbers| buffer(rows, numbers));
-    let mut cross = CrossGram::new(&*DEVICE, rows, columns).expect("room");
+    let mut cross = CrossGram::new(&*DEVICE, rows, columns, true).expect("room");
     cross.add(&*DEVICE, &full, &quantized, &buffer(columns, inputs)).expect("added");
     cross.finish(&*DEVICE).expect("finished")
 }

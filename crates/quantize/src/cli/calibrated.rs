@@ -12,7 +12,10 @@ use qz_tensor::DataType;
 
 use super::calibration::{Experts, Reading};
 use super::heading::{COMPUTE, METHOD, TEXT};
-use super::values::{MethodChoice, MethodParser, parse_amount, parse_size};
+use super::values::{
+    MethodChoice, MethodParser, PropagationDamping, parse_amount, parse_propagation_damping,
+    parse_size,
+};
 use super::{Global, Recipe, Written};
 
 /// Quantize a model with calibration data (GPTQ, importance)
@@ -86,10 +89,13 @@ pub(crate) struct Quantize {
     #[arg(long, value_name = "X", value_parser = parse_amount)]
     #[arg(help_heading = METHOD, hide_short_help = true)]
     propagation: Option<f64>,
-    /// Damping of that correction, in parts of the diagonal's mean
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = parse_amount)]
+    /// Damping of that correction, in parts of the diagonal's mean, or `auto`
+    ///
+    /// With `auto` each matrix gets the damping and the strength that fit best the half of the text
+    /// that they were not made of. That is worth a little on a short text.
+    #[arg(long, value_name = "X", default_value = "1", value_parser = parse_propagation_damping)]
     #[arg(help_heading = METHOD, hide_short_help = true)]
-    propagation_damping: f64,
+    propagation_damping: PropagationDamping,
     #[command(flatten)]
     experts: Experts,
 
@@ -119,7 +125,7 @@ impl Quantize {
         options.gptq.damping = self.damping;
         options.gptq.cycles = self.cycles;
         options.gptq.propagation = self.propagation.unwrap_or(1.0);
-        options.gptq.propagation_damping = self.propagation_damping;
+        options.gptq.propagation_damping = self.propagation_damping.0;
         options.gptq.order = match self.order {
             Visits::Natural => Order::Natural,
             Visits::Static => Order::Static,

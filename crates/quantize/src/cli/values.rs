@@ -138,6 +138,20 @@ pub(super) fn parse_amount(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number that is not negative".to_owned())
 }
 
+/// A damping, or none that is given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PropagationDamping(pub(super) Option<f64>);
+
+pub(super) fn parse_propagation_damping(text: &str) -> Result<PropagationDamping, String> {
+    match text {
+        "auto" => Ok(PropagationDamping(None)),
+        _ => match parse_amount(text) {
+            Ok(number) => Ok(PropagationDamping(Some(number))),
+            Err(error) => Err(format!("{error}, or auto")),
+        },
+    }
+}
+
 /// An adapter, with what its change is multiplied by behind it.
 pub(super) fn parse_adapter(text: &str) -> Result<MergedAdapter, String> {
     let adapter = |path: &str, weight| MergedAdapter { path: model_path(path.into()), weight };

@@ -10,6 +10,7 @@ mod feed;
 mod order;
 mod prepare;
 mod refit;
+mod regression;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use rayon::prelude::*;
 
 pub use order::Order;
 pub use prepare::{Prepared, Shared, Unprepared};
+pub use regression::Correction;
 
 use crate::error::Error;
 use crate::method::{Method, Needs, Problem, RowSink, check};
@@ -59,12 +61,14 @@ pub struct GptqOptions {
     /// Cycles after which units are fitted again, and steps of sub-scales are tried.
     pub refits: usize,
     /// How far the weights move to where they undo what earlier layers lost, if the
-    /// statistics say what that is: 0 not at all, 1 all the way.
+    /// statistics say what that is: 0 not at all, 1 as far as the regression is believed.
     pub propagation: f64,
     /// What is added to the diagonal for the regression that says where that is, in parts of
-    /// its mean. The differences between two models are small and noisy beside their inputs,
-    /// so it takes far more than the feedback.
-    pub propagation_damping: f64,
+    /// its mean, and all of it is believed. The differences between two models are small and
+    /// noisy beside their inputs, so it takes far more than the feedback. Nothing: as much, and
+    /// believed as far, as the other half of the text asks for, for each matrix; 1 where
+    /// statistics are not of two halves.
+    pub propagation_damping: Option<f64>,
 }
 
 impl Default for GptqOptions {
@@ -78,7 +82,7 @@ impl Default for GptqOptions {
             descent_damping: 0.001,
             refits: 2,
             propagation: 0.0,
-            propagation_damping: 1.0,
+            propagation_damping: Some(1.0),
         }
     }
 }
@@ -199,6 +203,7 @@ impl Prepared {
             columns,
             losses: losses.map(|[rounding, result]| Losses { rounding, result }),
             damping: Some(self.damping()),
+            correction: self.correction(),
             fallback: None,
             dead_columns: self.dead_columns,
         })

@@ -34,6 +34,12 @@ pub(crate) struct Visits {
 const WIDEST_BLOCK: usize = 512;
 
 impl Visits {
+    /// Rows with their columns in the order of visits.
+    pub(crate) fn of_rows(&self, rows: &[f32]) -> Vec<f32> {
+        let rows = rows.chunks(self.columns.len().max(1));
+        rows.flat_map(|row| self.columns.iter().map(|column| row[*column])).collect()
+    }
+
     pub(crate) fn new(order: Order, spec: &GridSpec, diagonal: &[f32]) -> Self {
         let lane = spec.lane_columns;
         let weight =

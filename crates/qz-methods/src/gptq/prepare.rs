@@ -8,6 +8,7 @@ use qz_linalg::{Factor, FactorError, Feedback, Symmetric};
 
 use super::GptqOptions;
 use super::order::{Visits, block_columns};
+use super::regression::{self, Correction};
 use crate::method::Problem;
 use crate::report::Fallback;
 
@@ -29,6 +30,7 @@ pub struct Factored {
     /// What is added to targets, row by row: [`additions`].
     pub(super) additions: Option<Vec<f32>>,
     damping: f64,
+    correction: Option<Correction>,
 }
 
 /// Keeps what is computed of a layer's inputs from one matrix with these inputs to the
@@ -69,18 +71,24 @@ impl Factored {
         let propagates = options.propagation != 0.0;
         let [cross, missing] =
             [statistics.cross, statistics.missing].map(|sums| sums.filter(|_| propagates));
-        let mut sums = cross.into_iter().chain(missing).flatten();
+        let mut sums = cross.into_iter().chain(missing).flat_map(|sums| &sums.mean);
         if !gram.is_finite() || !mean.is_finite() || !sums.all(|entry| entry.is_finite()) {
             return Err(Fallback::NonFinite.into());
         }
         if mean <= 0.0 {
             return Err(Fallback::NoInput.into());
         }
-        let (mut moves, mut additions) = (None, None);
-        if cross.is_some() || missing.is_some() {
-            let (solver, _) = factor(problem.device, gram, &visits, options.propagation_damping)?;
-            let part = options.propagation;
-            moves = cross.map(|cross| self::moves(cross, &visits, &solver, part));
+        let (mut moves, mut additions, mut correction) = (None, None, None);
+        if let Some(sums) = missing.or(cross) {
+            let own = match options.propagation_damping {
+                Some(damping) => Correction { damping, strength: 1.0 },
+                None => regression::correction(problem.device, gram, &visits, sums, 1.0)?,
+            };
+            let part = own.strength * options.propagation;
+            correction = Some(Correction { strength: part, ..own });
+            let (solver, _) = factor(problem.device, gram, &visits, own.damping)?;
+            moves = cross.map(|cross| self::moves(&cross.mean, &visits, &solver, part));
+            let missing = missing.map(|missing| &missing.mean);
             additions = missing.map(|missing| self::additions(missing, &visits, &solver, part));
         }
         let (feedback, damping) = factor(problem.device, gram, &visits, options.damping)?;
@@ -88,12 +96,27 @@ impl Factored {
         objective.add_to_diagonal((mean * options.descent_damping) as f32);
         let importance = objective.diagonal();
         let options = options.clone();
-        Ok(Self { options, objective, importance, visits, feedback, moves, additions, damping })
+        Ok(Self {
+            options,
+            objective,
+            importance,
+            visits,
+            feedback,
+            moves,
+            additions,
+            damping,
+            correction,
+        })
     }
 
     /// What the user asked for.
     pub(super) fn options(&self) -> &GptqOptions {
         &self.options
+    }
+
+    /// How what was lost before is made up for.
+    pub(crate) fn correction(&self) -> Option<Correction> {
+        self.correction
     }
 
     /// What was added to the diagonal, in parts of its mean.
@@ -150,7 +173,7 @@ impl Prepared {
 
 /// Factors with the least damping that lets it: twice as much each time, up to the mean
 /// itself.
-fn factor(
+pub(super) fn factor(
     device: &dyn Factor,
     gram: &Symmetric,
     visits: &Visits,
@@ -176,11 +199,8 @@ fn factor(
 
 /// Rows times the inverse of the damped matrix; the results' columns are in the order of
 /// visits.
-fn solved(rows: &[f32], visits: &Visits, solver: &Feedback) -> Vec<f32> {
-    let mut solved = Vec::with_capacity(rows.len());
-    for row in rows.chunks(solver.size()) {
-        solved.extend(visits.columns.iter().map(|column| row[*column]));
-    }
+pub(super) fn solved(rows: &[f32], visits: &Visits, solver: &Feedback) -> Vec<f32> {
+    let mut solved = visits.of_rows(rows);
     solver.solve_rows(&mut solved);
     solved
 }

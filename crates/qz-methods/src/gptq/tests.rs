@@ -7,7 +7,7 @@ use qz_codec::grid::{
     GRIDS, GivenScales, Grid, IntegerFormat, LevelFormat, RowBatch, Rows, StoredNumber, affine,
     given_scales, integers, listed_scales, scaled_levels,
 };
-use qz_linalg::Symmetric;
+use qz_linalg::{CrossMean, Symmetric};
 use qz_tensor::DataType;
 
 use super::*;
@@ -389,10 +389,10 @@ fn propagation_meets_the_full_output() {
     let gram = gram_of(columns, &behind);
     let case = Case { rows, columns, weights: numbers(rows * columns, 9), gram };
     let target = Target::of_type(DataType::Q4_K).expect("a grid");
-    let error = |cross: Option<&[f32]>, propagation: f64| {
+    let error = |cross: Option<&CrossMean>, propagation: f64| {
         let statistics = Statistics { gram: Some(&case.gram), cross, ..Statistics::default() };
         let options =
-            GptqOptions { propagation, propagation_damping: 0.01, ..GptqOptions::default() };
+            GptqOptions { propagation, propagation_damping: Some(0.01), ..GptqOptions::default() };
         let values = case.run_on("gptq", target, &statistics, &options).expect("done").values;
         let tokens = full.chunks(columns).zip(behind.chunks(columns)).take(50);
         tokens
@@ -439,10 +439,10 @@ fn missing_results_are_made_up_for() {
     let target = Target::of_type(DataType::Q6_K).expect("a grid");
     let parts = [0.0, 0.5, 1.0];
     for propagation in parts {
-        let (gram, missing) = (Some(&case.gram), Some(&missing[..]));
+        let (gram, missing) = (Some(&case.gram), Some(&missing));
         let statistics = Statistics { gram, missing, ..Statistics::default() };
         let options =
-            GptqOptions { propagation, propagation_damping: 0.001, ..GptqOptions::default() };
+            GptqOptions { propagation, propagation_damping: Some(0.001), ..GptqOptions::default() };
         let values = case.run_on("gptq", target, &statistics, &options).expect("done").values;
         // How far the results are from those with so much of what is lacking.
         let loss = |part: f64| -> f64 {

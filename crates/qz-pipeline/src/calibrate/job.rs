@@ -42,6 +42,7 @@ impl Job<'_> {
             gram: self.options.collect.grams,
             may_cut: true,
             is_beside: quantized.is_some(),
+            in_halves: false,
             experts: self.options.experts,
             max_memory: self.options.compute.max_memory,
             workers: self.workers,
@@ -195,7 +196,7 @@ impl Job<'_> {
         match sums.take::<Lacking<B::Buffer>>() {
             Some(lacking) => {
                 let (kind, means) = (lacking.kind(), lacking.finish(backend)?);
-                let means = means.filter(|_| !is_short);
+                let means = means.filter(|_| !is_short).map(|means| means.mean);
                 check_cancelled(self.cancel)?;
                 self.file.put_lacking(group, expert, kind, means, tokens)
             }

@@ -2,7 +2,7 @@
 
 use qz_calib::Moments;
 use qz_kernels::backend::Backend;
-use qz_linalg::{Gram, Symmetric};
+use qz_linalg::{CrossMean, Gram, Symmetric};
 use qz_methods::{Shared, Statistics};
 
 use crate::error::Error;
@@ -20,9 +20,9 @@ pub(super) struct Captured {
     /// There are too few of them to say what earlier layers lost.
     pub(super) is_uncorrected: bool,
     /// `E[(x̃ − x) xᵀ]`, with the full model's inputs x̃.
-    pub(super) cross: Option<Vec<f32>>,
+    pub(super) cross: Option<CrossMean>,
     /// `E[(ỹ − y) xᵀ]`, with the full model's results ỹ.
-    pub(super) missing: Option<Vec<f32>>,
+    pub(super) missing: Option<CrossMean>,
     /// What a method keeps between the group's matrices.
     pub(super) shared: Shared,
 }
@@ -70,8 +70,8 @@ impl Captured {
         Statistics {
             gram: self.gram.as_ref(),
             importance: self.importance.as_deref(),
-            cross: self.cross.as_deref(),
-            missing: self.missing.as_deref(),
+            cross: self.cross.as_ref(),
+            missing: self.missing.as_ref(),
             shared: Some(&self.shared),
         }
     }

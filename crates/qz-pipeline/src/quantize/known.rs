@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use qz_calib::{INPUT_CROSS, ImportanceMatrix, RESULT_CROSS, StatisticsFile};
-use qz_linalg::Symmetric;
+use qz_linalg::{CrossMean, Symmetric};
 use qz_methods::Needs;
 use qz_tensor::{FileStates, Location};
 
@@ -79,7 +79,8 @@ impl Known {
         let cross = self.grams.cross(name, suffix, shape)?;
         if let Some(entry) = cross.filter(|entry| expert < entry.experts) {
             let entries = self.grams.read_cross(entry, expert)?;
-            *place = Some(entries).filter(|entries| entries.iter().any(|entry| *entry != 0.0));
+            let entries = Some(entries).filter(|own| own.iter().any(|entry| *entry != 0.0));
+            *place = entries.map(CrossMean::from);
             captured.is_uncorrected = place.is_none() && group.experts > 1;
         }
         Ok(captured)

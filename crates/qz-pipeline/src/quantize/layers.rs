@@ -223,6 +223,7 @@ impl<B: Backend> Layers<'_, B> {
             gram,
             may_cut: false,
             is_beside: self.options.propagates(),
+            in_halves: self.options.options.gptq.propagation_damping.is_none(),
             experts: self.options.experts,
             max_memory: self.options.compute.max_memory,
             workers: self.workers,

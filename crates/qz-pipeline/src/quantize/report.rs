@@ -86,7 +86,8 @@ pub(super) fn provenance(
         details.insert("cycles".to_owned(), json!(gptq.cycles));
         if gptq.propagation != 0.0 {
             details.insert("propagation".to_owned(), json!(gptq.propagation));
-            details.insert("propagation_damping".to_owned(), json!(gptq.propagation_damping));
+            let damping = gptq.propagation_damping.map_or(json!("auto"), |own| json!(own));
+            details.insert("propagation_damping".to_owned(), damping);
         }
         provenance.feedback = Some(Feedback {
             damping: gptq.damping,

@@ -11,7 +11,7 @@ use qz_models::LayerIndex;
 use qz_models::forward::LinearInputs;
 use qz_models::graph::{GroupIndex, LayerGraph, LinearGroup, Stage};
 
-use super::lacking::{Beside, LackingKind};
+use super::lacking::{Beside, LackingKind, WantedLacking};
 use super::passes::{Item, at_once, passes};
 use super::streams::Streams;
 use super::sums::{Sums, WantedSums};
@@ -28,6 +28,8 @@ pub(crate) struct Collector<'a> {
     pub(crate) may_cut: bool,
     /// Whether what the quantized model lacks is summed, too.
     pub(crate) is_beside: bool,
+    /// Over two halves of the text, each for itself.
+    pub(crate) in_halves: bool,
     pub(crate) experts: ExpertOptions,
     pub(crate) max_memory: u64,
     pub(crate) workers: &'a Workers,
@@ -60,16 +62,21 @@ impl Collector<'_> {
     /// What a method is told of a group's inputs, all of it, in a model with hidden states of
     /// so many numbers.
     pub(crate) fn wanted(&self, group: &LinearGroup, hidden: usize) -> WantedSums {
-        let lacking = LackingKind::of(group, hidden).filter(|_| self.is_beside);
+        let lacking = self.wanted_lacking(LackingKind::of(group, hidden));
         // Routers are small, and nobody rounds them.
         let gram = self.gram && !group.is_router;
         let (columns, moments) = (group.columns, self.moments || !gram);
         WantedSums { columns, moments, gram: gram.then_some(0..columns), lacking }
     }
 
+    fn wanted_lacking(&self, kind: Option<LackingKind>) -> Option<WantedLacking> {
+        let kind = kind.filter(|_| self.is_beside)?;
+        Some(WantedLacking { kind, in_halves: self.in_halves })
+    }
+
     /// What is wanted of the output matrix's inputs.
     pub(crate) fn wanted_of_output(&self, columns: usize) -> WantedSums {
-        let lacking = self.is_beside.then_some(LackingKind::Inputs);
+        let lacking = self.wanted_lacking(Some(LackingKind::Inputs));
         WantedSums {
             columns,
             moments: self.moments,

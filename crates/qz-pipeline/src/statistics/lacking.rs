@@ -3,7 +3,7 @@
 use qz_calib::{INPUT_CROSS, RESULT_CROSS};
 use qz_kernels::Error;
 use qz_kernels::backend::{Backend, ExpertLoad, Shaped};
-use qz_linalg::{CrossGram, cross_bytes};
+use qz_linalg::{CrossGram, CrossMean, cross_bytes};
 use qz_models::graph::LinearGroup;
 
 /// What the full model has of the tokens whose inputs are summed; `T` are a device's buffers.
@@ -89,11 +89,6 @@ impl LackingKind {
         }
     }
 
-    /// Bytes of the sums, for matrices of so many columns.
-    pub(crate) fn bytes(self, columns: usize) -> u64 {
-        cross_bytes(self.rows(columns), columns)
-    }
-
     /// What the names of the sums end in, in a statistics file.
     pub(crate) fn id(self) -> &'static str {
         match self {
@@ -103,9 +98,24 @@ impl LackingKind {
     }
 }
 
+/// Which sums of what is lacking are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WantedLacking {
+    pub(crate) kind: LackingKind,
+    /// Over two halves of the text, each for itself.
+    pub(crate) in_halves: bool,
+}
+
+impl WantedLacking {
+    /// Bytes of the sums, for matrices of so many columns.
+    pub(crate) fn bytes(self, columns: usize) -> u64 {
+        cross_bytes(self.kind.rows(columns), columns, self.in_halves)
+    }
+}
+
 /// Sums of what the quantized model lacks beside the full one.
 pub(crate) struct Lacking<T> {
-    kind: LackingKind,
+    wanted: WantedLacking,
     columns: usize,
     sums: CrossGram<T>,
     /// The sum of the squares of the results' weights, where they have any.
@@ -116,19 +126,20 @@ impl<T: Shaped> Lacking<T> {
     /// Of no token.
     pub(super) fn new<B: Backend<Buffer = T>>(
         backend: &B,
-        kind: LackingKind,
+        wanted: WantedLacking,
         columns: usize,
     ) -> Result<Self, Error> {
-        let sums = CrossGram::new(backend, kind.rows(columns), columns)?;
-        Ok(Self { kind, columns, sums, squares: None })
+        let rows = wanted.kind.rows(columns);
+        let sums = CrossGram::new(backend, rows, columns, wanted.in_halves)?;
+        Ok(Self { wanted, columns, sums, squares: None })
     }
 
     pub(crate) fn kind(&self) -> LackingKind {
-        self.kind
+        self.wanted.kind
     }
 
-    pub(super) fn columns(&self) -> usize {
-        self.columns
+    pub(super) fn bytes(&self) -> u64 {
+        self.wanted.bytes(self.columns)
     }
 
     pub(super) fn tokens(&self) -> u64 {
@@ -141,7 +152,7 @@ impl<T: Shaped> Lacking<T> {
         rows: &T,
         beside: &Beside<T>,
     ) -> Result<(), Error> {
-        match (self.kind, beside) {
+        match (self.wanted.kind, beside) {
             (LackingKind::Inputs, Beside::Inputs(full)) => self.sums.add(backend, full, rows, rows),
             (LackingKind::Results(_), Beside::Results(results)) if results.weights.is_empty() => {
                 self.sums.add(backend, &results.full, &results.quantized, rows)
@@ -172,14 +183,17 @@ impl<T: Shaped> Lacking<T> {
     pub(crate) fn finish<B: Backend<Buffer = T>>(
         self,
         backend: &B,
-    ) -> Result<Option<Vec<f32>>, Error> {
+    ) -> Result<Option<CrossMean>, Error> {
         let tokens = self.sums.tokens();
         let mean = self.squares.map_or(1.0, |sum| sum / tokens.max(1) as f64);
         let mut means = self.sums.finish(backend)?;
-        if mean <= 0.0 || means.iter().all(|entry| *entry == 0.0) {
+        if mean <= 0.0 || means.mean.iter().all(|entry| *entry == 0.0) {
             return Ok(None);
         }
-        means.iter_mut().for_each(|entry| *entry = (f64::from(*entry) / mean) as f32);
+        let of_part = means.part.iter_mut().flat_map(|(part, _)| part);
+        for entry in means.mean.iter_mut().chain(of_part) {
+            *entry = (f64::from(*entry) / mean) as f32;
+        }
         Ok(Some(means))
     }
 }

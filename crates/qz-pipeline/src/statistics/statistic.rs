@@ -127,7 +127,7 @@ impl<B: Backend> Statistic<B> for Lacking<B::Buffer> {
     }
 
     fn bytes(&self) -> u64 {
-        self.kind().bytes(self.columns())
+        Self::bytes(self)
     }
 
     fn add(&mut self, backend: &B, rows: &B::Buffer, beside: OfFull<'_, B>) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use qz_kernels::Error;
 use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, gram_bytes};
 
-use super::lacking::{Lacking, LackingKind};
+use super::lacking::{Lacking, WantedLacking};
 use super::statistic::{OfFull, Statistic, as_own};
 
 /// Which statistics of a matrix's inputs are wanted.
@@ -19,7 +19,7 @@ pub(crate) struct WantedSums {
     /// Rows of the Gram matrix.
     pub(crate) gram: Option<Range<usize>>,
     /// Of what the quantized model lacks beside the full one.
-    pub(crate) lacking: Option<LackingKind>,
+    pub(crate) lacking: Option<WantedLacking>,
 }
 
 impl WantedSums {
@@ -37,8 +37,8 @@ impl WantedSums {
         if let Some(rows) = &self.gram {
             all.push(Box::new(Gram::of_rows(backend, self.columns, rows.clone())?));
         }
-        if let Some(kind) = self.lacking {
-            all.push(Box::new(Lacking::new(backend, kind, self.columns)?));
+        if let Some(wanted) = self.lacking {
+            all.push(Box::new(Lacking::new(backend, wanted, self.columns)?));
         }
         Ok(Sums(all))
     }
@@ -56,7 +56,7 @@ impl WantedSums {
 
     /// Bytes of the sums over what is lacking.
     pub(crate) fn lacking_bytes(&self) -> u64 {
-        self.lacking.map_or(0, |kind| kind.bytes(self.columns))
+        self.lacking.map_or(0, |wanted| wanted.bytes(self.columns))
     }
 
     /// Bytes of all sums.

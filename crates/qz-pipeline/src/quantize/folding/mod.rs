@@ -149,6 +149,7 @@ fn collector<'a, B: Backend>(layers: &Layers<'a, B>) -> Collector<'a> {
         gram: true,
         may_cut: false,
         is_beside: false,
+        in_halves: false,
         experts: layers.options.experts,
         max_memory: layers.options.compute.max_memory,
         workers: layers.workers,
