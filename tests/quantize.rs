@@ -83,46 +83,70 @@ fn packed_floats_lose_less_than_rounding() {
 /// and quantized without data it gives the same file.
 #[test]
 fn factors_are_folded_into_a_model_that_computes_the_same() {
-    let folder = scratch();
-    let at = |name: &str| folder.path().join(name);
-    let (output, folded, again) = (at("out.gguf"), at("folded"), at("again.gguf"));
-    let transform = ["--to", "q4_0", "--method", "awq+rtn", "--save-folded", text(&folded)];
-    let report = run(&demo(), &output, &transform).expect_success().json();
-    let folding = &report["outputs"][0]["folding"];
-    assert_eq!(folding["transform"], "awq");
-    let ratio = folding["mean_loss_ratio"].as_f64().expect("a number");
-    assert!(folding["folds"].as_u64() > Some(0) && ratio < 1.0, "{folding}");
-    quantize(&["convert", text(&folded), "--to", "q4_0", "-o", text(&again)]).expect_success();
-    let [file, other] = [&output, &again].map(|path| qz_gguf::GgufFile::open(path).expect("opens"));
-    for info in other.tensors() {
-        let name = &info.name;
-        assert_eq!(tensor(&output, name), tensor(&again, name), "{name}");
+    for (transform, target) in [("awq", "q4_0"), ("smoothquant", "ct:w8a8")] {
+        let folder = scratch();
+        let at = |name: &str| folder.path().join(name);
+        let (output, folded, again) = (at("out"), at("folded"), at("again"));
+        let method = format!("{transform}+rtn");
+        let given = ["--to", target, "--method", &method, "--save-folded", text(&folded)];
+        let report = run(&demo(), &output, &given).expect_success().json();
+        let folding = &report["outputs"][0]["folding"];
+        assert_eq!(folding["transform"], transform);
+        assert!(folding["folds"].as_u64() > Some(0), "{folding}");
+        // Only a search measures what is lost.
+        let ratio = folding["mean_loss_ratio"].as_f64();
+        assert_eq!(ratio.is_some(), transform == "awq", "{folding}");
+        assert!(ratio.is_none_or(|ratio| ratio < 1.0), "{folding}");
+        let data = prose(folder.path());
+        let reads = ["--data", text(&data), "--ctx", "64", "--chunks", "4", "--json"];
+        let source = demo();
+        let compared = ["compare", text(&source), text(&folded), "--activations", "f32"];
+        let compared = quantize(&[&compared[..], &reads].concat()).expect_success().json();
+        let mean = &compared["models"][0]["kld"]["mean"]["value"];
+        let divergence = mean.as_f64().expect("a number");
+        assert!(divergence.abs() < 1e-6, "{divergence}");
+        quantize(&["verify", text(&output), "--source", text(&folded)]).expect_success();
+        if output.is_dir() {
+            // The folded model is in f32, and so are the scales of its folder.
+            continue;
+        }
+        quantize(&["convert", text(&folded), "--to", target, "-o", text(&again)]).expect_success();
+        let [file, other] =
+            [&output, &again].map(|path| qz_gguf::GgufFile::open(path).expect("opens"));
+        for info in other.tensors() {
+            let name = &info.name;
+            assert_eq!(tensor(&output, name), tensor(&again, name), "{name}");
+        }
+        assert_eq!(file.tensors().len(), other.tensors().len());
     }
-    assert_eq!(file.tensors().len(), other.tensors().len());
-    let data = prose(folder.path());
-    let reads = ["--data", text(&data), "--ctx", "64", "--chunks", "4", "--json"];
-    let source = demo();
-    let compared = ["compare", text(&source), text(&folded), "--activations", "f32"];
-    let compared = quantize(&[&compared[..], &reads].concat()).expect_success().json();
-    let divergence = compared["models"][0]["kld"]["mean"]["value"].as_f64().expect("a number");
-    assert!(divergence.abs() < 1e-6, "{divergence}");
-    quantize(&["verify", text(&output), "--source", text(&folded)]).expect_success();
 }
 
 #[test]
 fn factors_go_before_every_method_and_into_every_format() {
-    for (target, method) in
-        [("awq:w4g128", "awq"), ("ct:w4a16", "awq+gptq"), ("q2_k", "awq+imatrix")]
-    {
+    for (target, method) in [
+        ("awq:w4g128", "awq"),
+        ("ct:w4a16", "awq+gptq"),
+        ("q2_k", "awq+imatrix"),
+        ("ct:w8a8", "smoothquant"),
+        ("ct:fp8", "smoothquant+gptq"),
+        ("mlx:w4g64", "awq+hqq"),
+    ] {
         let folder = scratch();
         let output = folder.path().join("out");
         let report = run(&demo(), &output, &["--to", target, "--method", method]);
         let report = report.expect_success().json();
         let own = &report["outputs"][0];
-        let full = if method == "awq" { "awq+imatrix" } else { method };
+        let full = match method {
+            "awq" => "awq+imatrix",
+            "smoothquant" => "smoothquant+rtn",
+            method => method,
+        };
         assert_eq!(own["method"], full);
         assert!(own["folding"]["folds"].as_u64() > Some(0), "{own}");
         quantize(&["verify", text(&output)]).expect_success();
+        if let Ok(config) = fs::read_to_string(output.join("config.json")) {
+            assert!(config.contains(full), "{config}");
+        }
     }
 }
 
@@ -486,5 +510,10 @@ fn refusals() {
     check(&["--to", "q4_k_m", "--propagation=-1"], 2, "not negative");
     check(&["--to", "bnb:int8", "--data", text(&short)], 5, "bnb:int8 has no values");
     check(&["--to", "q4_k_m", "--method", "magic"], 2, "rtn, imatrix, gptq, hqq");
+    for target in ["ct:w4a16", "q8_0", "bnb:int8"] {
+        let smoothing = ["--method", "smoothquant", "--data", "default", "--to", target];
+        check(&smoothing, 5, &format!("{target} rounds no activations"));
+    }
+    check(&["--to", "ct:w8a8", "--smoothing", "1.5"], 2, "from 0 to 1");
     check(&["--to", "fp8:tensor", "--method", "hqq"], 5, "the method hqq cannot write");
 }

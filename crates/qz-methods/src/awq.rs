@@ -21,19 +21,19 @@ const MOST: f64 = 1024.0;
 /// What is known of channels.
 #[derive(Clone, Copy, Debug)]
 pub struct Channels<'a> {
-    /// The mean square of each channel's numbers.
+    /// The mean square of each channel's numbers, or the square of the largest.
     pub energies: &'a [f64],
-    /// The mean square of the weights that each is multiplied with.
+    /// The same of the weights that each is multiplied with.
     pub weights: &'a [f64],
 }
 
 /// How the factors follow from what is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Candidate {
-    /// The exponent of the channel's root mean square.
-    inputs: f64,
+pub(crate) struct Candidate {
+    /// The exponent of the channel's magnitude.
+    pub(crate) inputs: f64,
     /// The exponent of the weights', by which it is divided.
-    weights: f64,
+    pub(crate) weights: f64,
 }
 
 impl Candidate {
@@ -49,7 +49,7 @@ impl Candidate {
 
     /// A factor for each channel, whose geometric mean is 1; channels that are always zero, or
     /// that nothing is multiplied with, have 1.
-    fn factors(self, channels: Channels<'_>) -> Vec<f32> {
+    pub(crate) fn factors(self, channels: Channels<'_>) -> Vec<f32> {
         let logarithms = channels.energies.iter().zip(channels.weights).map(|(energy, weights)| {
             let is_known = *energy > 0.0 && *weights > 0.0;
             let factor = 0.5 * (self.inputs * energy.ln() - self.weights * weights.ln());
@@ -70,6 +70,13 @@ pub struct FoundFactors {
     pub factors: Vec<f32>,
     /// What is lost without factors, and with them.
     pub losses: [f64; 2],
+}
+
+impl FoundFactors {
+    /// What is lost with factors, in parts of what is lost without.
+    pub fn ratio(&self) -> f64 {
+        self.losses[1] / self.losses[0]
+    }
 }
 
 /// The factors that lose least; none if no candidate loses less than none does. `loss` is told

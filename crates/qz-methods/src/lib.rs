@@ -7,7 +7,7 @@
 //! | [`Target`] | the values that weights may take |
 //! | [`Statistics`] | what is known of a layer's inputs |
 //! | `rounding` | `rtn` and `imatrix` |
-//! | `awq` | factors of columns, before any of these |
+//! | `awq`, `smooth_quant` | factors of columns, before any of these |
 //! | `hqq` | without data, to a norm that forgives outliers |
 //! | `gptq/` | `gptq`: preparation, feedback, descent, refits |
 //!
@@ -31,6 +31,7 @@ mod hqq;
 mod method;
 mod report;
 mod rounding;
+mod smooth_quant;
 mod statistics;
 mod target;
 #[cfg(test)]
@@ -43,5 +44,6 @@ pub use gptq::{
 };
 pub use method::{METHODS, Method, Needs, Options, Problem, RowSink, method_named};
 pub use report::{Fallback, Losses, TensorReport};
+pub use smooth_quant::smoothing_factors;
 pub use statistics::Statistics;
 pub use target::Target;

@@ -75,6 +75,16 @@ pub enum Error {
         "{0} needs a text that the full model reads: --data FILE (or --data default), or --tokens; --stats do not say enough"
     )]
     TransformWithoutText(&'static str),
+    /// Nothing is won where activations stay as they are.
+    #[error(
+        "{transform} makes activations easier to round and weights harder, and {target} rounds no activations: it is for ct:w8a8, ct:fp8 and fp8:*, awq for weights alone"
+    )]
+    ActivationsStay {
+        /// The transform's name.
+        transform: &'static str,
+        /// The target.
+        target: String,
+    },
     /// Each target has a folded model of its own.
     #[error("a folded model is saved of one target alone, not of {0}")]
     FoldedModels(usize),
@@ -87,7 +97,7 @@ pub enum Error {
         output: PathBuf,
     },
     /// Nothing is folded.
-    #[error("a folded model is saved where factors are folded in: --method awq")]
+    #[error("a folded model is saved where factors are folded in: --method awq or smoothquant")]
     NothingFolded,
     /// Nothing to evaluate on.
     #[error("no text to evaluate the model on")]

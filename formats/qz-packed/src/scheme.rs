@@ -59,6 +59,11 @@ pub trait Scheme: Send + Sync + fmt::Debug {
         false
     }
 
+    /// True if engines round the activations that the matrices multiply, too.
+    fn rounds_activations(&self) -> bool {
+        false
+    }
+
     /// What the configuration says.
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration;
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueHint};
 use qz_pipeline::qz_methods::{METHODS, Options, Order, method_named};
 use qz_pipeline::{
     CalibrationData, ComputeOptions, ConvertOptions, Propagation, QuantizeOptions, Rounding,
+    Transform,
 };
 use qz_tensor::DataType;
 
@@ -14,7 +15,7 @@ use super::calibration::{Experts, Reading};
 use super::heading::{COMPUTE, METHOD, TEXT};
 use super::values::{
     MethodChoice, MethodParser, PropagationDamping, parse_amount, parse_propagation_damping,
-    parse_size,
+    parse_share, parse_size,
 };
 use super::{Global, Recipe, Written};
 
@@ -62,10 +63,16 @@ pub(crate) struct Quantize {
     /// `convert` does; needs no text. hqq: half-quadratic search of scales and zero points for a
     /// norm that forgives outliers; needs no text. awq+METHOD, or awq for awq+imatrix: columns are scaled by
     /// what their inputs are worth, and their factors folded into the tensors before them.
+    /// smoothquant+METHOD, or smoothquant for smoothquant+rtn: the same for targets that round
+    /// activations, too (ct:w8a8, ct:fp8, fp8:*).
     #[arg(long, value_name = "METHOD", default_value = "gptq", value_parser = MethodParser)]
     #[arg(help_heading = METHOD)]
     method: MethodChoice,
-    /// Write the model with the factors of `awq` folded in, in f32, before it is quantized
+    /// How much of what makes activations hard to round `smoothquant` moves into weights
+    #[arg(long, value_name = "A", default_value = "0.5", value_parser = parse_share)]
+    #[arg(help_heading = METHOD, hide_short_help = true)]
+    smoothing: f64,
+    /// Write the model with the factors of a transform folded in, in f32, before it is quantized
     #[arg(long, value_name = "PATH", help_heading = METHOD, hide_short_help = true)]
     #[arg(value_hint = ValueHint::AnyPath)]
     save_folded: Option<PathBuf>,
@@ -137,9 +144,14 @@ impl Quantize {
                 output: global.output(self.written.force),
                 plan: self.recipe.options()?,
             },
-            // The parser lets no other name pass.
-            transform: self.method.transform,
+            transform: self.method.transform.map(|transform| match transform {
+                Transform::SmoothQuant { .. } => {
+                    Transform::SmoothQuant { strength: self.smoothing }
+                }
+                Transform::Awq => transform,
+            }),
             save_folded: self.save_folded.clone(),
+            // The parser lets no other name pass.
             method: method_named(self.method.method).unwrap_or(METHODS[0]),
             options,
             text,

@@ -69,9 +69,6 @@ pub(super) struct MethodChoice {
     pub(super) method: &'static str,
 }
 
-/// The method that goes with a transform if none is named.
-const AFTER_TRANSFORM: &str = "imatrix";
-
 fn method_choices() -> impl Iterator<Item = String> {
     let methods = || METHODS.iter().map(|method| method.name().to_owned());
     let transformed = TRANSFORMS.iter().flat_map(move |transform| {
@@ -92,7 +89,7 @@ named!(
         };
         let transform = TRANSFORMS.iter().copied().find(|transform| is_named(&transform));
         let rest = transform.map_or(text, |transform| match &text[transform.name().len()..] {
-            "" => AFTER_TRANSFORM,
+            "" => transform.usual_method(),
             rest => &rest[1..],
         });
         method_named(rest).map(|method| MethodChoice { transform, method: method.name() }).ok_or_else(|| {

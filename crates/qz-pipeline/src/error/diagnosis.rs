@@ -59,7 +59,7 @@ impl Diagnose for Error {
             Self::TaskTooLong { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "task-too-long")
             }
-            Self::MethodFormat { .. } => {
+            Self::MethodFormat { .. } | Self::ActivationsStay { .. } => {
                 (FaultClass::Refused, Location::default(), "method-target")
             }
             Self::MissingStatistics { location, .. } => {

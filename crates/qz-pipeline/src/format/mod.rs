@@ -74,6 +74,12 @@ impl Format {
         self.family.is_some()
     }
 
+    /// True if engines round the activations that a scheme's matrices multiply, too.
+    pub(crate) fn rounds_activations(&self, scheme: &str) -> bool {
+        let scheme = self.family.and_then(|family| (family.parse)(scheme));
+        scheme.is_some_and(|scheme| scheme.rounds_activations())
+    }
+
     /// True if it is called so, by its own name or by the one that configurations have.
     pub(crate) fn is_called(&self, name: &str) -> bool {
         let is_name = |known: &str| known.eq_ignore_ascii_case(name);

@@ -197,6 +197,9 @@ fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Re
     if let Some(transform) = options.transform.filter(|_| !has_text) {
         return Err(Error::TransformWithoutText(transform.name()));
     }
+    if let Some(transform) = options.transform {
+        outputs.iter().try_for_each(|output| transform.check(&output.target))?;
+    }
     if options.save_folded.is_some() && options.transform.is_none() {
         return Err(Error::NothingFolded);
     }
@@ -313,7 +316,7 @@ fn one<B: Backend>(
     }
     let recipe = report::recipe(options, calibration.as_ref(), known.as_ref());
     let mut plans = planning.targets;
-    if !chosen.is_empty() {
+    if !chosen.is_empty() || options.transform.is_some() {
         // Configurations say what the model read, which is known by now.
         let method = report::provenance(options, calibration.as_ref(), known.as_ref());
         let plan = PlanOptions { method: Some(method), ..options.convert.plan.clone() };

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::QuantizeOptions;
 use super::capture::{Calibration, CalibrationSummary};
-use super::folding::FoldingSummary;
+use super::folding::{FoldingSummary, Transform};
 use super::known::Known;
 use crate::calibrate::ExpertCoverage;
 use crate::convert::ConvertReport;
@@ -80,6 +80,9 @@ pub(super) fn provenance(
 ) -> Provenance {
     let mut provenance = Provenance::of(options.method_name());
     let details = &mut provenance.details;
+    if let Some(Transform::SmoothQuant { strength }) = options.transform {
+        details.insert("smoothing".to_owned(), json!(strength));
+    }
     if options.method.needs() == Needs::Gram {
         let gptq = &options.options.gptq;
         details.insert("order".to_owned(), json!(gptq.order));

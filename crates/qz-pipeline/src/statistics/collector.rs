@@ -66,7 +66,7 @@ impl Collector<'_> {
         // Routers are small, and nobody rounds them.
         let gram = self.gram && !group.is_router;
         let (columns, moments) = (group.columns, self.moments || !gram);
-        WantedSums { columns, moments, gram: gram.then_some(0..columns), lacking }
+        WantedSums { columns, moments, maxima: false, gram: gram.then_some(0..columns), lacking }
     }
 
     fn wanted_lacking(&self, kind: Option<LackingKind>) -> Option<WantedLacking> {
@@ -80,6 +80,7 @@ impl Collector<'_> {
         WantedSums {
             columns,
             moments: self.moments,
+            maxima: false,
             gram: self.gram.then_some(0..columns),
             lacking,
         }

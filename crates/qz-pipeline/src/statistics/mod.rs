@@ -7,6 +7,7 @@
 
 mod collector;
 mod lacking;
+mod maxima;
 mod passes;
 mod statistic;
 mod streams;
@@ -14,6 +15,7 @@ mod sums;
 
 pub(crate) use collector::{Collected, Collector, OfAllExperts};
 pub(crate) use lacking::{Lacking, LackingKind};
+pub(crate) use maxima::Maxima;
 pub(crate) use passes::Item;
 pub(crate) use streams::{Stream, Streams};
 pub(crate) use sums::{Sums, WantedSums};

@@ -67,6 +67,7 @@ mod tests {
             wanted: WantedSums {
                 columns,
                 moments: !gram,
+                maxima: false,
                 gram: gram.then_some(0..columns),
                 lacking: None,
             },

@@ -9,6 +9,7 @@ use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, gram_bytes};
 
 use super::lacking::{Lacking, WantedLacking};
+use super::maxima::Maxima;
 use super::statistic::{OfFull, Statistic, as_own};
 
 /// Which statistics of a matrix's inputs are wanted.
@@ -16,6 +17,8 @@ use super::statistic::{OfFull, Statistic, as_own};
 pub(crate) struct WantedSums {
     pub(crate) columns: usize,
     pub(crate) moments: bool,
+    /// The largest magnitudes.
+    pub(crate) maxima: bool,
     /// Rows of the Gram matrix.
     pub(crate) gram: Option<Range<usize>>,
     /// Of what the quantized model lacks beside the full one.
@@ -34,6 +37,9 @@ impl WantedSums {
         if self.moments {
             all.push(Box::new(Moments::new(self.columns)));
         }
+        if self.maxima {
+            all.push(Box::new(Maxima::new(self.columns)));
+        }
         if let Some(rows) = &self.gram {
             all.push(Box::new(Gram::of_rows(backend, self.columns, rows.clone())?));
         }
@@ -46,7 +52,8 @@ impl WantedSums {
     /// Bytes of the sums over the model's own inputs.
     pub(crate) fn input_bytes(&self) -> u64 {
         let moments = if self.moments { Moments::bytes(self.columns) } else { 0 };
-        moments + self.gram_bytes()
+        let maxima = if self.maxima { Maxima::bytes_of(self.columns) } else { 0 };
+        moments + maxima + self.gram_bytes()
     }
 
     /// Bytes of the Gram matrix.

@@ -87,6 +87,10 @@ impl Scheme for Fp8Scheme {
         Box::new(Float8 { code: DataType::F8_E4M3, spread, suffix, scale, rank: 0 })
     }
 
+    fn rounds_activations(&self) -> bool {
+        true
+    }
+
     #[allow(clippy::indexing_slicing, reason = "keys of an object that stands here")]
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
         let mut config = json!({

@@ -1,22 +1,27 @@
 //! Factors that are folded into a model's tensors before a method rounds them, so that rounding
-//! loses less: AWQ. The folded model computes what the model computed.
+//! loses less: AWQ and SmoothQuant. The folded model computes what the model computed.
 //!
 //! | where | what |
 //! |---|---|
 //! | `mod.rs` | the job: the full model reads the text, layer by layer |
-//! | `search.rs` | one fold's factors |
+//! | `readers.rs` | the matrices that read a fold's channels |
+//! | `search.rs` | one fold's factors for AWQ |
+//! | `smoothing.rs` | the same for SmoothQuant |
 //! | `apply.rs` | factors as edits of the model's tensors |
 //!
 //! What can be folded is a matter of what a layer computes (`qz_models::graph::Fold`), which
-//! factors are good one of methods (`qz_methods::search_factors`).
+//! factors are good one of methods (`qz_methods::search_factors`, `qz_methods::smoothing_factors`).
 
 mod apply;
+mod readers;
 mod search;
+mod smoothing;
 #[cfg(test)]
 mod tests;
 
 use qz_kernels::Workers;
 use qz_kernels::backend::Backend;
+use qz_methods::FoundFactors;
 use qz_models::LayerIndex;
 use qz_models::graph::Fold;
 
@@ -31,26 +36,51 @@ use crate::measuring::Measures;
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
 use crate::planning::plan_all;
-use crate::statistics::{Collector, Item, OfAllExperts, Streams, WantedSums};
+use crate::statistics::{Collector, Item, Maxima, OfAllExperts, Streams, WantedSums};
 use crate::stream::{Cancel, check_cancelled};
-use search::Readers;
+use crate::target::Target;
+use readers::Readers;
 
 /// What is done to a model before a method rounds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Transform {
     /// AWQ: columns are scaled by what their inputs are worth.
     Awq,
+    /// SmoothQuant: channels of activations are divided by what makes them hard to round.
+    SmoothQuant {
+        /// How much of that goes into weights: 0 nothing, 1 all.
+        strength: f64,
+    },
 }
 
 /// Every transform. Command-line values walk this list.
-pub static TRANSFORMS: &[Transform] = &[Transform::Awq];
+pub static TRANSFORMS: &[Transform] = &[Transform::Awq, Transform::SmoothQuant { strength: 0.5 }];
 
 impl Transform {
     /// As the command line calls it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Awq => "awq",
+            Self::SmoothQuant { .. } => "smoothquant",
         }
+    }
+
+    /// The method that goes with it if none is named: the one of its paper, told what is known
+    /// anyway.
+    pub fn usual_method(self) -> &'static str {
+        match self {
+            Self::Awq => "imatrix",
+            Self::SmoothQuant { .. } => "rtn",
+        }
+    }
+
+    /// Fails where it would do harm.
+    pub(super) fn check(self, target: &Target) -> Result<(), Error> {
+        let is_for_weights = self == Self::Awq;
+        if is_for_weights || target.format.rounds_activations(&target.scheme) {
+            return Ok(());
+        }
+        Err(Error::ActivationsStay { transform: self.name(), target: target.to_string() })
     }
 }
 
@@ -80,8 +110,9 @@ pub struct FoldingSummary {
     /// Those that were left alone, because no factors lose less.
     pub unfolded: usize,
     /// What the sampled rows lose with factors, in parts of what they lose without: the mean over
-    /// all folds.
-    pub mean_loss_ratio: f64,
+    /// all folds, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_loss_ratio: Option<f64>,
 }
 
 /// The model with factors folded in, which are good for one output.
@@ -119,7 +150,7 @@ pub(super) fn folded<B: Backend>(
     let all: usize = graph.layers.iter().map(|layer| layer.folds().len()).sum();
     let weights = chosen.positions().map(|at| model.tensors[at].shape.elements()).sum();
     observer.observe(Event::Started { job: transform.name(), tensors: all, weights });
-    let mut job = Job { layers, found: Vec::new(), unfolded: 0, ratios: Vec::new() };
+    let mut job = Job { transform, layers, found: Vec::new(), unfolded: 0, ratios: Vec::new() };
     let mut streams =
         Streams::begin(None, &forward, &calibration.chunks, options.experts.routing())?;
     let count = u64::from(graph.layer_count());
@@ -133,12 +164,14 @@ pub(super) fn folded<B: Backend>(
         observer.observe(Event::Advanced { weights: weights / count.max(1) });
         streams.advance(&mut |_| check_cancelled(cancel))?;
     }
-    // Layers that predict further tokens may read what the norm makes, too.
+    // Layers that predict further tokens may read what the norm makes, too. Engines that round
+    // activations leave those of the output matrix alone.
     let folds_output = graph.folds_output() && !model.has_further_layers();
+    let folds_output = folds_output && transform == Transform::Awq;
     if let Some((position, _)) = chosen.output.filter(|_| folds_output) {
         job.fold_output(&mut streams, position)?;
     }
-    let summary = job.summary(transform);
+    let summary = job.summary();
     Ok((apply::folded(model, &graph.layers, &job.found)?, summary))
 }
 
@@ -158,6 +191,7 @@ fn collector<'a, B: Backend>(layers: &Layers<'a, B>) -> Collector<'a> {
 }
 
 struct Job<'a, B> {
+    transform: Transform,
     layers: Layers<'a, B>,
     found: Vec<Folded>,
     unfolded: usize,
@@ -165,13 +199,21 @@ struct Job<'a, B> {
 }
 
 impl<B: Backend> Job<'_, B> {
-    fn summary(&self, transform: Transform) -> FoldingSummary {
+    fn summary(&self) -> FoldingSummary {
         FoldingSummary {
-            transform: transform.name(),
+            transform: self.transform.name(),
             folds: self.found.len(),
             unfolded: self.unfolded,
-            mean_loss_ratio: self.ratios.iter().sum::<f64>() / self.ratios.len().max(1) as f64,
+            mean_loss_ratio: (!self.ratios.is_empty())
+                .then(|| self.ratios.iter().sum::<f64>() / self.ratios.len() as f64),
         }
+    }
+
+    /// What a transform has to know of a fold's channels.
+    fn wanted(&self, columns: usize) -> WantedSums {
+        let is_awq = self.transform == Transform::Awq;
+        let (maxima, gram) = (!is_awq, is_awq.then_some(0..columns));
+        WantedSums { columns, moments: false, maxima, gram, lacking: None }
     }
 
     /// Searches factors of a fold of the layer that is loaded.
@@ -183,8 +225,7 @@ impl<B: Backend> Job<'_, B> {
         let graph = streams.quantized.graph();
         let own = graph.group(fold.group);
         let columns = own.columns;
-        let gram = Some(0..columns);
-        let wanted = WantedSums { columns, moments: false, gram, lacking: None };
+        let wanted = self.wanted(columns);
         let item = |expert| Item { group: fold.group, expert, wanted: wanted.clone() };
         let experts = match own.experts.filter(|_| fold.of_each_expert) {
             Some(count) => (0..count).map(Some).collect(),
@@ -197,19 +238,20 @@ impl<B: Backend> Job<'_, B> {
         for items in collector.passes(items) {
             for collected in collector.collect(streams, items, &mut of_all)? {
                 let expert = collected.item.expert;
-                let found = readers.search(
-                    &self.layers,
-                    &streams.quantized,
-                    &fold,
-                    expert,
-                    collected.sums,
-                )?;
+                let of = (&self.layers, &streams.quantized);
+                let found = match self.transform {
+                    Transform::Awq => {
+                        let found = search::of_fold(of, &readers, &fold, expert, collected.sums)?;
+                        self.ratios.extend(found.as_ref().map(FoundFactors::ratio));
+                        found.map(|found| found.factors)
+                    }
+                    Transform::SmoothQuant { strength } => {
+                        let maxima = collected.sums.get::<Maxima>();
+                        smoothing::of_fold(of, &readers, &fold, expert, maxima, strength)?
+                    }
+                };
                 is_folded |= found.is_some();
-                let ones = || vec![1.0; fold.channels];
-                if let Some(found) = &found {
-                    self.ratios.push(found.losses[1] / found.losses[0]);
-                }
-                factors.push(found.map_or_else(ones, |found| found.factors));
+                factors.push(found.unwrap_or_else(|| vec![1.0; fold.channels]));
             }
         }
         match is_folded {
@@ -233,7 +275,7 @@ impl<B: Backend> Job<'_, B> {
         })?;
         match found {
             Some(found) => {
-                self.ratios.push(found.losses[1] / found.losses[0]);
+                self.ratios.push(found.ratio());
                 let place = FoldPlace::Output;
                 self.found.push(Folded { layer: None, place, factors: vec![found.factors] });
             }

@@ -1,4 +1,4 @@
-//! The factors of one fold.
+//! The factors of one fold for AWQ.
 
 use std::borrow::Cow;
 
@@ -6,10 +6,11 @@ use qz_codec::grid::Rows;
 use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, Symmetric};
 use qz_methods::{Channels, FoundFactors, Needs, ScaledMatrix, search_factors};
-use qz_models::graph::{Fold, FoldColumns, FoldSource, MatrixIndex};
+use qz_models::graph::{Fold, FoldColumns};
 
 use super::super::layers::{Layers, Matrix};
 use super::super::storage::Storage;
+use super::readers::Readers;
 use crate::error::Error;
 use crate::statistics::{Stream, Sums};
 use crate::stream::check_cancelled;
@@ -22,53 +23,24 @@ const LEAST_ROWS: usize = 8;
 /// Experts that stand for all that read the same channels.
 const EXPERTS: usize = 8;
 
-/// The matrices that read a fold's channels and are rounded.
-pub(super) struct Readers(Vec<(MatrixIndex, Matrix)>);
-
-impl Readers {
-    /// Those of a fold of the loaded layer; none if there are none, or if what makes the
-    /// channels is a matrix that is not rounded, whose stored type could not hold the factors.
-    pub(super) fn of<B: Backend>(
-        layers: &Layers<'_, B>,
-        stream: &Stream<'_, B>,
-        fold: &Fold,
-    ) -> Result<Option<Self>, Error> {
-        if let FoldSource::Rows { matrix, .. } = fold.source
-            && layers.matrices(stream, matrix)?.is_empty()
-        {
-            return Ok(None);
+/// Searches factors of a fold's channels, or of those of one expert.
+pub(super) fn of_fold<B: Backend>(
+    (layers, stream): (&Layers<'_, B>, &Stream<'_, B>),
+    readers: &Readers,
+    fold: &Fold,
+    expert: Option<usize>,
+    sums: Sums<B>,
+) -> Result<Option<FoundFactors>, Error> {
+    let step = readers.experts().div_ceil(EXPERTS);
+    let mut weights = Vec::new();
+    for (index, matrix) in readers.of_expert(expert) {
+        if expert.is_some() || matrix.expert.is_none_or(|own| own.is_multiple_of(step)) {
+            weights.push((matrix, stream.weights(index, matrix.expert)?));
         }
-        let mut all = Vec::new();
-        for reader in &fold.readers {
-            let own = layers.matrices(stream, *reader)?;
-            all.extend(own.into_iter().map(|matrix| (*reader, matrix)));
-        }
-        Ok((!all.is_empty()).then_some(Self(all)))
     }
-
-    /// Searches factors of a fold's channels, or of those of one expert.
-    pub(super) fn search<B: Backend>(
-        &self,
-        layers: &Layers<'_, B>,
-        stream: &Stream<'_, B>,
-        fold: &Fold,
-        expert: Option<usize>,
-        sums: Sums<B>,
-    ) -> Result<Option<FoundFactors>, Error> {
-        let count = self.0.iter().filter_map(|(_, matrix)| matrix.expert).max().unwrap_or(0) + 1;
-        let step = count.div_ceil(EXPERTS);
-        let is_wanted = |matrix: &Matrix| match expert {
-            Some(_) => matrix.expert == expert,
-            None => matrix.expert.is_none_or(|own| own.is_multiple_of(step)),
-        };
-        let mut weights = Vec::new();
-        for (index, matrix) in self.0.iter().filter(|(_, matrix)| is_wanted(matrix)) {
-            weights.push((matrix, stream.weights(*index, matrix.expert)?));
-        }
-        let own: Vec<(&Matrix, &[f32])> =
-            weights.iter().map(|(matrix, weights)| (*matrix, weights.as_slice())).collect();
-        search(layers, &own, fold.channels, fold.columns, sums)
-    }
+    let own: Vec<(&Matrix, &[f32])> =
+        weights.iter().map(|(matrix, weights)| (*matrix, weights.as_slice())).collect();
+    search(layers, &own, fold.channels, fold.columns, sums)
 }
 
 /// Searches factors of what the output matrix reads.

@@ -38,6 +38,10 @@ impl Scheme for FloatScheme {
         Box::new(Float8 { code, spread, suffix: SUFFIX, scale, rank: 2 })
     }
 
+    fn rounds_activations(&self) -> bool {
+        true
+    }
+
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
         let number = |strategy: &str, dynamic: bool| {
             json!({

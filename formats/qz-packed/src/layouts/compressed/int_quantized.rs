@@ -50,6 +50,10 @@ impl Scheme for IntScheme {
         Box::new(IntQuantized { integers, whole_tensor: false })
     }
 
+    fn rounds_activations(&self) -> bool {
+        true
+    }
+
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
         let activations = json!({
             "num_bits": 8,
