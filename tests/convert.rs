@@ -162,6 +162,15 @@ fn layers_that_predict_further_tokens_are_kept_or_left_out() {
     assert!(kept == 15 && !told.contains("they stay"), "{kept} {told}");
     let (left, told, _) = convert(&checkpoint, "left.gguf", &["--no-mtp"]);
     assert!(left == 0 && !told.contains("they stay"), "{left} {told}");
+    // A checkpoint without them counts none.
+    for name in ["glm4moe", "qwen35"] {
+        let (source, out) = (fixtures().join("tiny").join(name), folder.path().join(name));
+        let arguments = ["convert", text(&source), "--to", "safetensors:bf16", "--no-mtp"];
+        quantize(&[&arguments[..], &["-o", text(&out)]].concat()).expect_success();
+        let config = std::fs::read_to_string(out.join("config.json")).expect("written");
+        let counts = ["num_nextn_predict_layers\": 0", "mtp_num_hidden_layers\": 0"];
+        assert!(counts.iter().any(|count| config.contains(count)), "{name}: {config}");
+    }
     // GGUF files are written as they are, and say so.
     let (kept, told, _) = convert(&file, "stays.gguf", &["--no-mtp"]);
     assert!(kept == 15 && told.contains("kept.gguf") && told.contains("they stay"), "{told}");

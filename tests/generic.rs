@@ -179,3 +179,24 @@ fn a_checkpoint_of_an_unknown_class_can_be_packed() {
     refused(&["--to", "q8_0", "--generic"], rule, "packed folders");
     refused(&["--to", "fp8:block128"], rule, "--generic");
 }
+
+/// What needs a forward pass says that there is none.
+#[test]
+fn a_checkpoint_of_an_unknown_class_is_rounded_only() {
+    let folder = scratch();
+    let source = copy_of("tiny/qwen3", folder.path());
+    edit_json(&source.join("config.json"), |config| config["architectures"] = ["Other"].into());
+    let output = folder.path().join("out");
+    let arguments = ["quantize", text(&source), "--generic", "--to", "ct:w4a16+g32", "--force"];
+    let run =
+        |options: &[&str]| quantize(&[&arguments[..], &["-o", text(&output)], options].concat());
+    run(&["--method", "rtn"]).expect_success();
+    for method in ["gptq", "imatrix", "awq"] {
+        let run = run(&["--method", method, "--data", "default", "--chunks", "1", "--json"]);
+        assert_eq!(
+            (run.code, &run.json()["error"]["rule"]),
+            (3, &"unsupported-architecture".into())
+        );
+        assert!(run.stderr.contains("nobody here knows how"), "{method}: {}", run.stderr);
+    }
+}

@@ -116,7 +116,11 @@ fn projectors_equal_the_reference_converter() {
         quantize(&arguments).expect_success();
         let arguments = ["convert", text(&checkpoint), "--mmproj", "--to", "q4_k_m"];
         let run = quantize(&[&arguments[..], &["--json", "-o", text(&output), "--force"]].concat());
-        assert_eq!((run.code, &run.json()["error"]["rule"]), (5, &"projector-type".into()));
+        assert_eq!((run.code, &run.json()["error"]["rule"]), (2, &"projector-type".into()));
+        let arguments = ["convert", text(&checkpoint), "--mmproj", "--to", "f16"];
+        let split = ["--split-max-tensors", "3", "-o", text(&output), "--force"];
+        let run = quantize(&[&arguments[..], &split].concat());
+        assert!(run.code == 2 && run.stderr.contains("is not split"), "{}", run.stderr);
     }
     // The part that reads text is no projector, of a checkpoint or of a file.
     let checkpoint = crate::support::fixtures().join("tiny/qwen3");

@@ -97,6 +97,9 @@ fn merged_models_are_those_of_peft() {
             assert_digests(&out, &golden(name)[key], &format!("{name} {key}"));
         }
     }
+    let base = base_as("latent", "f32", folder.path());
+    let out = merged(&base, &["latent"], "f32", folder.path());
+    assert_digests(&out, &golden("latent")["float32"], "latent");
 }
 
 #[test]
@@ -492,6 +495,21 @@ fn adapters_that_do_not_fit_are_errors_that_say_what() {
         |folder: &Path| fs::remove_file(folder.join("adapter_config.json")).expect("gone"),
         &["adapter_config.json", "no adapter of PEFT's"],
     );
+
+    // PEFT unties the output from an embedding that an adapter replaces.
+    let replaced = |folder: &Path| {
+        const EMBEDDING: &str = "model.embed_tokens.weight";
+        let base = Safetensors::read(&base_of("half").join("model.safetensors"));
+        let shape = base.header[EMBEDDING]["shape"].as_array().expect("a shape");
+        let size = |size: &Value| usize::try_from(size.as_u64()?).ok();
+        let shape: Vec<usize> = shape.iter().map(|one| size(one).expect("a size")).collect();
+        let bytes = vec![0; shape.iter().product::<usize>() * 2];
+        let path = folder.join("adapter_model.safetensors");
+        let mut file = Safetensors::read(&path);
+        file.add(&format!("base_model.model.{EMBEDDING}"), "BF16", &shape, &bytes);
+        file.write(&path);
+    };
+    check("half", replaced, &["model.embed_tokens.weight alone", "tie_word_embeddings"]);
 
     let (code, stderr) = changed("plain", |_| {}, &["--merge-lora", "nowhere"]);
     assert!(code != 0 && stderr.contains("nowhere"), "{stderr}");

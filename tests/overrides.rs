@@ -53,6 +53,23 @@ fn a_pattern_without_effect_is_told() {
 }
 
 #[test]
+fn an_option_of_other_targets_is_told() {
+    let run = check(&["--to", "q4_0", "--rounding", "mse", "--shard-size", "1M"], &[]);
+    for option in ["--rounding has no effect", "--shard-size has no effect"] {
+        assert!(run.stderr.contains(option), "{}", run.stderr);
+    }
+    let run = check(&["--to", "q4_0", "--split-max-size", "1G"], &[]);
+    assert!(!run.stderr.contains("no effect"), "{}", run.stderr);
+    let folder = scratch();
+    let (source, output) = (fixtures().join("demo-llama"), folder.path().join("out"));
+    let arguments = ["convert", text(&source), "--to", "ct:w4a16+g32", "-o", text(&output)];
+    let options = ["--rounding", "mse", "--shard-size", "1M", "--split-max-tensors", "9"];
+    let run = quantize(&[&arguments[..], &options].concat()).expect_success();
+    assert!(run.stderr.contains("--split-max-tensors has no effect"), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("no effect").count(), 1, "{}", run.stderr);
+}
+
+#[test]
 fn metadata_as_wished() {
     let folder = scratch();
     let (source, output) = (fixtures().join("demo-llama"), folder.path().join("out.gguf"));

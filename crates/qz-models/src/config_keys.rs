@@ -171,7 +171,7 @@ fn refuse(
             let is_empty = value.as_array().is_some_and(Vec::is_empty);
             (is_empty || value.is_null(), "an empty list".to_owned())
         }
-        One => (is_one(value), "1".to_owned()),
+        One => (is_one(value), if value.is_boolean() { "true" } else { "1" }.to_owned()),
         Word(words) => {
             let known = value.as_str().is_some_and(|text| words.contains(&text));
             (known, words.first().copied().unwrap_or_default().to_owned())

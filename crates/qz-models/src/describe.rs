@@ -21,6 +21,7 @@ use crate::larger_models;
 use crate::layer_numbers::StoredNumbers;
 use crate::recipe::{TensorOrigin, TensorRecipe};
 use crate::restore::{RestoredTensors, restore_tensors};
+use crate::rope::RopeScaling;
 use crate::rules::{Part, Presence, Role, TensorRule};
 use crate::settings::MetadataKey;
 
@@ -148,6 +149,7 @@ pub fn describe(
     write_general(files, &json, options, &parameters, &mut metadata, &mut warnings)?;
     let model = Model { config: &config, files };
     write_model(architecture, &model, &mut metadata)?;
+    check_scaling(&json, &config, &metadata)?;
     warnings.extend(architecture.warnings(&model)?);
     warn_of_missing_output(architecture, &json, &config, &tensors, &mut warnings);
     let (mut unsaid, unnamed_pre_tokenizer) =
@@ -514,6 +516,26 @@ fn unsaid_window(json: &JsonObject, config: &ModelConfig) -> Option<Warning> {
              positions before"
         ),
     })
+}
+
+/// Refuses scaled positions that the metadata does not say: they would be computed as if nothing
+/// were scaled.
+fn check_scaling(
+    json: &JsonObject,
+    config: &ModelConfig,
+    metadata: &Metadata,
+) -> Result<(), Error> {
+    let kind = match config.rope.scaling {
+        RopeScaling::Linear { .. } => "linear",
+        RopeScaling::Yarn(_) => "yarn",
+        _ => return Ok(()),
+    };
+    let architecture = metadata.string("general.architecture").unwrap_or_default();
+    if metadata.string(&format!("{architecture}.rope.scaling.type")) == Some(kind) {
+        return Ok(());
+    }
+    let problem = format!("is {kind:?}, which files of this architecture cannot say");
+    Err(json.fault("rope_scaling", problem))
 }
 
 fn unsaid_scaling(json: &JsonObject, config: &ModelConfig) -> Option<Warning> {

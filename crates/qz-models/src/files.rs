@@ -13,6 +13,10 @@ const CONFIG: &str = "config.json";
 /// 5, and that of the versions before.
 const TYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
+/// How many layers only predict further tokens, in the words of several families.
+const FURTHER_KEYS: [&str; 3] =
+    ["num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers"];
+
 /// What a checkpoint with quantized weights says of them; it does not go with others.
 const QUANTIZATION_KEYS: [&str; 3] = ["quantization_config", "quantization", "compression_config"];
 const QUANTIZATION_FILES: [&str; 4] = [
@@ -69,6 +73,16 @@ impl CheckpointFiles {
         TYPE_KEYS.iter().find_map(|key| self.config.get(*key)?.as_str())
     }
 
+    /// The same of a checkpoint without layers that only predict further tokens: readers look
+    /// for as many as `config.json` states.
+    pub fn without_further_layers(mut self) -> Self {
+        set_to_none(&mut self.config);
+        if let Some(Value::Object(text)) = self.config.get_mut("text_config") {
+            set_to_none(text);
+        }
+        self
+    }
+
     /// The same with another entry in `config.json`, and files of these names
     /// replaced.
     pub fn with_entries(
@@ -98,6 +112,15 @@ impl CheckpointFiles {
         }
         let config = SideFile { name: CONFIG.to_owned(), content: pretty(&config) };
         std::iter::once(config).chain(self.others.iter().cloned()).collect()
+    }
+}
+
+/// No layers that only predict further tokens, where a number of them is stated.
+fn set_to_none(config: &mut Map<String, Value>) {
+    for key in FURTHER_KEYS {
+        if let Some(count) = config.get_mut(key).filter(|count| !count.is_null()) {
+            *count = 0.into();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::architecture::{Architecture, Contradiction};
 use crate::config::{ConfigDefaults, DefaultHeadSize, DefaultWindow, JsonObject, shown};
 use crate::error::Error;
-use crate::rope::Rope;
+use crate::rope::{FACTORS_NAME, Rope, RopeScaling};
 use crate::rules::{Dimension, LayerIndex};
 use crate::settings::{LARGEST_SIZE, Settings};
 
@@ -142,6 +142,13 @@ impl ModelConfig {
         if let Some(part) = model.rope.part.filter(|part| *part > 1.0) {
             let problem = format!("is {part}: more of a head than there is cannot be turned");
             return Err(config.fault("partial_rotary_factor", problem));
+        }
+        // The reference writes such a model as if nothing were scaled.
+        let is_llama3 = matches!(model.rope.scaling, RopeScaling::Llama3(_));
+        if is_llama3 && !architecture.computed_names().contains(&FACTORS_NAME) {
+            let problem = "is \"llama3\", and files of this architecture have no place for its \
+                           factors";
+            return Err(rope.fault("rope_type", problem));
         }
         match architecture.contradiction(&model) {
             Some(Contradiction { key, problem }) => Err(config.fault(key, problem)),

@@ -267,6 +267,14 @@ const LONGEST_CONTEXT: u64 = u32::MAX as u64;
 
 impl YarnScaling {
     fn read(rope: &JsonObject, factor: f64) -> Result<Self, Error> {
+        let growths = [rope.number("mscale")?, rope.number("mscale_all_dim")?];
+        if let [Some(one), Some(all)] = growths
+            && one != all
+        {
+            let problem =
+                format!("is {one}, but only the same as mscale_all_dim is supported, {all}");
+            return Err(rope.fault("mscale", problem));
+        }
         let attention_key =
             if rope.has("attention_factor") { "attention_factor" } else { "attn_factor" };
         Ok(Self {
@@ -288,10 +296,23 @@ impl LongScaling {
     fn read(config: &JsonObject, rope: &JsonObject) -> Result<Self, Error> {
         let key = "original_max_position_embeddings";
         let outer = config.integer(key, 1..=LONGEST_CONTEXT)?;
-        let original_context = match outer {
+        let inner = rope.integer(key, 1..=LONGEST_CONTEXT)?;
+        if let (Some(outer), Some(inner)) = (outer, inner)
+            && outer != inner
+        {
+            return Err(rope.fault(key, format!("is {inner}, but outside of it {outer}")));
+        }
+        let original_context = match outer.or(inner) {
             Some(context) => context,
             None => rope.required_integer(key, 1..=LONGEST_CONTEXT)?,
         };
+        let context = config.integer("max_position_embeddings", 1..=LONGEST_CONTEXT)?;
+        let growth = long_growth(context.unwrap_or(original_context), original_context);
+        let key = "attention_factor";
+        if let Some(stated) = rope.number(key)?.filter(|stated| (stated - growth).abs() > 1e-4) {
+            let problem = format!("is {stated}, but this architecture computes with {growth}");
+            return Err(rope.fault(key, problem));
+        }
         let (short, long) = (factors(rope, "short_factor")?, factors(rope, "long_factor")?);
         if short.len() != long.len() {
             let problem = format!("has {} numbers, but long_factor {}", short.len(), long.len());
@@ -299,6 +320,13 @@ impl LongScaling {
         }
         Ok(Self { short, long, original_context })
     }
+}
+
+/// By how much LongRoPE's sines and cosines grow past the context of training.
+pub(crate) fn long_growth(context: u64, original: u64) -> f64 {
+    let original = original as f64;
+    let scale = context as f64 / original;
+    if scale > 1.0 { (1.0 + scale.ln() / original.ln()).sqrt() } else { 1.0 }
 }
 
 /// The sections of a head: four of them, the last ones of nothing.

@@ -181,7 +181,9 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         described => {
             let mut description = described?;
             read_numbers(&*source, &mut description)?;
-            Model::from_description(path, source, folder, description, &unpacked)
+            let mut model = Model::from_description(path, source, folder, description, &unpacked);
+            model.drops_further_layers = options.drops_further_layers;
+            model
         }
     };
     model.quantization = stated;

@@ -429,6 +429,9 @@ pub enum Error {
     /// A checkpoint of a class that nobody here knows, to be written as GGUF.
     #[error("{}: nobody here knows what GGUF calls this model's tensors; packed folders can be written, as fp8:block128", .0.display())]
     NoGgufNames(PathBuf),
+    /// A checkpoint of a class that nobody here knows, to be computed with.
+    #[error("{}: architectures: nobody here knows how a model of this class computes, so no text can be given to it; its matrices can be rounded (rtn), which needs none", .0.join("config.json").display())]
+    NoKnownClass(PathBuf),
     /// The part that sees is asked of a file that has none.
     #[error("{}: the file holds the part of a model that reads and writes text; the checkpoint has the one that sees", .0.display())]
     NoProjector(PathBuf),

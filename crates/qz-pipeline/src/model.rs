@@ -91,6 +91,8 @@ pub struct Model {
     pub(crate) lost_scaling: Option<&'static str>,
     /// The checkpoint of plain numbers that a folder made of it is.
     pub(crate) plain: Option<Arc<PlainForm>>,
+    /// True if its layers that only predict further tokens, if there were any, are left out.
+    pub(crate) drops_further_layers: bool,
     /// True if its tensors have the names of a class that nobody here knows.
     pub(crate) is_of_unknown_class: bool,
 }
@@ -485,6 +487,7 @@ impl Model {
             lost_scaling: None,
             quantization: None,
             plain: None,
+            drops_further_layers: false,
             is_of_unknown_class: false,
         }
     }

@@ -42,6 +42,9 @@ impl Model {
         weights: &'a ModelWeights<'m>,
         options: ForwardOptions,
     ) -> Result<Forward<'a, B, ModelWeights<'m>>, Error> {
+        if self.is_of_unknown_class {
+            return Err(Error::NoKnownClass(self.path.clone()));
+        }
         Forward::new(backend, weights, &self.metadata, self.sliding_window, options)
     }
 

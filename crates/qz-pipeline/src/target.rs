@@ -43,6 +43,11 @@ impl Target {
         self.format.is_folder()
     }
 
+    /// True if its matrices are packed as a layout of its own says.
+    pub fn is_packed(&self) -> bool {
+        self.format.is_packed()
+    }
+
     /// True for a name of one of the format's targets.
     pub(crate) fn is_of(name: &str, format: &Format) -> bool {
         match name.split_once(':') {

@@ -126,6 +126,11 @@ pub(crate) struct SplitArguments {
 }
 
 impl SplitArguments {
+    /// True if an output may become several files.
+    pub(crate) fn is_set(self) -> bool {
+        self.options().is_some()
+    }
+
     fn options(self) -> Option<SplitOptions> {
         let options = SplitOptions {
             max_bytes: self.split_max_size,

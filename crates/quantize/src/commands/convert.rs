@@ -42,6 +42,10 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
             format!("{other} is a folder; a projector is written to f32, f16, bf16 or q8_0");
         return Err(UsageError(message).into());
     }
+    if arguments.mmproj && recipe.split.is_set() {
+        let message = "llama.cpp loads a projector from one file; it is not split".to_owned();
+        return Err(UsageError(message).into());
+    }
     // As llama.cpp's tools look for it.
     let prefix = if arguments.mmproj { "mmproj-" } else { "" };
     let outputs = outputs(&recipe.source, prefix, &targets, written)?;

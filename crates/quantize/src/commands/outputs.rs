@@ -8,6 +8,7 @@ use qz_pipeline::{Model, OpenOptions, Output, PlanOptions, Target, stem_of, unkn
 
 use crate::cli::{Recipe, Written};
 use crate::exit::UsageError;
+use crate::messages::warning;
 
 /// A model, and what it is to become.
 pub(super) struct Job {
@@ -29,11 +30,35 @@ pub(super) fn open(
             Err(error) => unknown.push(error),
         }
     }
+    idle_options(recipe, &targets).for_each(|text| warning(&text));
     let model = Model::open(&recipe.source, read);
     match unknown_targets(unknown, &targets, model.as_ref().ok(), options) {
         Some(error) => Err(error.into()),
         None => Ok(Job { model: model?, targets }),
     }
+}
+
+/// What is said of options that only other kinds of targets have a use for.
+fn idle_options<'a>(
+    recipe: &'a Recipe,
+    targets: &'a [Target],
+) -> impl Iterator<Item = String> + 'a {
+    let has_folder = targets.iter().any(Target::is_folder);
+    let has_file = targets.iter().any(|target| !target.is_folder());
+    let has_packed = targets.iter().any(Target::is_packed);
+    let options = [
+        ("--rounding", recipe.rounding.is_some() && !has_packed, "packed layouts"),
+        ("--shard-size", recipe.shard_size.is_some() && !has_folder, "safetensors files"),
+        (
+            "--split-max-size or --split-max-tensors",
+            recipe.split.is_set() && !has_file,
+            "GGUF files",
+        ),
+    ];
+    let is_idle = |(_, is_idle, _): &(&str, bool, &str)| *is_idle && !targets.is_empty();
+    let text =
+        |(option, _, of): (&str, bool, &str)| format!("{option} has no effect: it is for {of}");
+    options.into_iter().filter(is_idle).map(text)
 }
 
 /// The path of each target's artifact.
@@ -95,7 +120,7 @@ fn has_extension(path: &Path) -> bool {
 
 fn warn_of_extension(target: &Target, path: &Path) {
     if !target.is_folder() && !has_extension(path) {
-        crate::messages::warning(&format!(
+        warning(&format!(
             "{}: a GGUF file whose name does not end in .gguf; most programs look for that",
             path.display()
         ));

@@ -8,10 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::decoder::layer_weight;
 use super::{decoder, llama};
-use crate::architecture::{Architecture, ComputedTensor, Contradiction, Spelling};
+use crate::architecture::{Architecture, ComputedTensor, Spelling};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::hyperparameters::ModelConfig;
-use crate::rope::RopeScaling;
 use crate::rules::Dimension::{
     HeadSize, Hidden, KeyValues, Number, Product, Queries, Quotient, Sum,
 };
@@ -106,14 +105,6 @@ impl Architecture for InternLm2 {
 
     fn tensor_rules(&self) -> &'static [TensorRule] {
         RULES
-    }
-
-    /// The reference has no place for factors of frequencies.
-    fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {
-        matches!(config.rope.scaling, RopeScaling::Llama3(_)).then(|| Contradiction {
-            key: "rope_scaling",
-            problem: "files of this architecture cannot say it".to_owned(),
-        })
     }
 
     fn complete_config(&self, _keys: GgufKeys<'_>, config: &mut Map<String, Value>) {

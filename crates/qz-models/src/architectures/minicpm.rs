@@ -126,10 +126,6 @@ impl Architecture for MiniCpm {
                 );
                 Some(Contradiction { key: "rope_scaling", problem })
             }
-            RopeScaling::Llama3(_) => Some(Contradiction {
-                key: "rope_scaling",
-                problem: "files of this architecture cannot say it".to_owned(),
-            }),
             _ => phi3::wrong_count(config),
         }
     }

@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::decoder::rules;
 use super::{decoder, experts, mixtral, partial};
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, Contradiction};
 use crate::config::{ConfigDefaults, DEFAULT_RMS_EPSILON, DefaultHeadSize, DefaultWindow};
+use crate::hyperparameters::ModelConfig;
 use crate::rules::TensorRule;
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
 
@@ -45,6 +46,9 @@ static DEFAULTS: ConfigDefaults = ConfigDefaults {
     window: DefaultWindow::Never,
 };
 
+/// How many elements of a head turn.
+const TURNED: &str = "rotary_dim";
+
 impl Architecture for MiniMaxM2 {
     fn class_names(&self) -> &'static [&'static str] {
         &["MiniMaxM2ForCausalLM"]
@@ -73,7 +77,7 @@ impl Architecture for MiniMaxM2 {
     fn config_keys(&self) -> &'static [ConfigKey] {
         const {
             &[
-                ConfigKey::size_or("rotary_dim", Default::Required),
+                ConfigKey::size_or(TURNED, Default::Required),
                 ConfigKey::word("scoring_func", &["sigmoid"], Default::Absent),
                 ConfigKey::any(partial::KEY),
                 ConfigKey::any("use_routing_bias"),
@@ -92,13 +96,22 @@ impl Architecture for MiniMaxM2 {
         }
     }
 
+    fn contradiction(&self, config: &ModelConfig) -> Option<Contradiction> {
+        config.rope.part?;
+        let (stated, implied) = (config.size(TURNED)?, config.rope.turned(config.head_size));
+        (stated != implied).then(|| Contradiction {
+            key: TURNED,
+            problem: format!("is {stated}, but partial_rotary_factor means {implied}"),
+        })
+    }
+
     fn own_metadata(&self) -> &'static [MetadataKey] {
         const {
             &[
                 MetadataKey::computed("expert_feed_forward_length", |config| {
                     Some((config.intermediate as u32).into())
                 }),
-                MetadataKey::setting("rope.dimension_count", "rotary_dim"),
+                MetadataKey::setting("rope.dimension_count", TURNED),
             ]
         }
     }

@@ -11,7 +11,7 @@ use super::{decoder, partial};
 use crate::architecture::{Architecture, ComputedTensor, Contradiction};
 use crate::config::{ConfigDefaults, DEFAULT_ROPE_THETA, DefaultHeadSize, DefaultWindow};
 use crate::hyperparameters::ModelConfig;
-use crate::rope::{LONG_FACTORS_NAME, RopeScaling, SHORT_FACTORS_NAME};
+use crate::rope::{LONG_FACTORS_NAME, RopeScaling, SHORT_FACTORS_NAME, long_growth};
 use crate::rules::Dimension::{GateAndUp, Hidden, KeyValues, Queries, Sum};
 use crate::rules::{Role, TensorRule};
 use crate::settings::{ConfigKey, Default, GgufKeys, MetadataKey};
@@ -60,10 +60,7 @@ const WINDOW: &str = "sliding_window";
 /// By how much sines and cosines grow past the context of training.
 pub(super) fn growth(config: &ModelConfig) -> Option<Entry> {
     let RopeScaling::Long(long) = &config.rope.scaling else { return None };
-    let original = long.original_context as f64;
-    let scale = config.context? as f64 / original;
-    let growth = if scale > 1.0 { (1.0 + scale.ln() / original.ln()).sqrt() } else { 1.0 };
-    Some((growth as f32).into())
+    Some((long_growth(config.context?, long.original_context) as f32).into())
 }
 
 /// A list of factors with another length than there are frequencies.

@@ -36,6 +36,33 @@ fn contradictions_name_the_key() {
         rope[key] = value;
         json!({ "rope_parameters": rope })
     };
+    let llama3 = json!({"rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+    }});
+    for name in ["qwen2", "qwen3", "lfm2", "minimax-m2"] {
+        check(name, llama3.clone(), "rope_parameters.rope_type", "no place for its factors");
+    }
+    let yarn = |more: Value| {
+        let mut rope = json!({
+            "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
+            "original_max_position_embeddings": 16,
+        });
+        for (key, value) in more.as_object().expect("an object") {
+            rope[key] = value.clone();
+        }
+        json!({ "rope_parameters": rope })
+    };
+    for name in ["nemotron", "cohere", "cohere2", "exaone-moe"] {
+        check(name, yarn(json!({})), "rope_scaling", "files of this architecture cannot say");
+    }
+    let growths = yarn(json!({"mscale": 0.7, "mscale_all_dim": 1.3}));
+    check("deepseek3", growths, "rope_parameters.mscale", "is 0.7");
+    check("minimax-m2", json!({"rotary_dim": 2}), "rotary_dim", "partial_rotary_factor means");
+    let growth = rope("phi3", "attention_factor", json!(1.7));
+    check("phi3", growth, "rope_parameters.attention_factor", "is 1.7");
+    let original = rope("phi3", "original_max_position_embeddings", json!(17));
+    check("phi3", original, "rope_parameters.original_max_position_embeddings", "outside of it");
     let part = rope("phi3", "partial_rotary_factor", json!(0.5));
     check("phi3", part, "rope_scaling.long_factor", "has 12 numbers for 8 frequencies");
     let part = rope("phi4", "partial_rotary_factor", json!(1.5));

@@ -90,11 +90,9 @@ impl Model {
                 ));
             }
         }
-        let has_output = self.tensors.iter().any(|tensor| tensor.role == Some(Role::Output));
         let has_embedding = self.tensors.iter().any(|it| it.role == Some(Role::TokenEmbedding));
-        let is_embedded = tensors.factors.values().any(|factors| factors.is_embedding)
-            || tensors.whole.keys().any(|name| name.ends_with("embed_tokens.weight"));
-        if is_embedded && has_embedding && !has_output {
+        let is_embedded = tensors.factors.values().any(|factors| factors.is_embedding);
+        if is_embedded && has_embedding && !self.has_output() {
             warnings.push(format!(
                 "{}: the adapter changes the embedding, which is the output matrix, too: both \
                  change, as in PEFT's merge",
@@ -112,12 +110,27 @@ impl Model {
         }
         warnings
     }
+
+    fn has_output(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.role == Some(Role::Output))
+    }
+
+    /// True for a stored embedding that is the output matrix, too.
+    fn is_tied_embedding(&self, stored: TensorIndex) -> bool {
+        let is_embedding = |tensor: &ModelTensor| {
+            tensor.role == Some(Role::TokenEmbedding)
+                && tensor
+                    .stored_rows()
+                    .is_some_and(|rows| rows.slices().iter().any(|slice| slice.tensor == stored))
+        };
+        self.tensors.iter().any(is_embedding) && !self.has_output()
+    }
 }
 
 /// The base's tensors by their names.
 struct BaseNames<'a> {
     indices: HashMap<&'a str, TensorIndex>,
-    /// Tensors that are stored with their rows as columns.
+    /// Tensors that are stored with their rows as columns, all of them.
     turned: HashSet<TensorIndex>,
 }
 
@@ -128,10 +141,16 @@ impl<'a> BaseNames<'a> {
         // The stored name counts, where both are there.
         let indices = (0..).map(TensorIndex);
         let named = own.zip(indices.clone()).chain(stored.zip(indices)).collect();
-        let is_turned = |tensor: &&ModelTensor| tensor.change().transposed.is_some();
-        let stacks = model.tensors.iter().filter(is_turned).filter_map(ModelTensor::stored_rows);
-        let turned = stacks.flat_map(|rows| rows.slices().iter().map(|slice| slice.tensor));
-        Self { indices: named, turned: turned.collect() }
+        let read_by = |is_turned: bool| {
+            let own =
+                move |tensor: &&ModelTensor| tensor.change().transposed.is_some() == is_turned;
+            let stacks = model.tensors.iter().filter(own).filter_map(ModelTensor::stored_rows);
+            stacks.flat_map(|rows| rows.slices().iter().map(|slice| slice.tensor))
+        };
+        // Of a matrix with keys and values only the keys' heads are turned.
+        let upright: HashSet<TensorIndex> = read_by(false).collect();
+        let turned = read_by(true).filter(|tensor| !upright.contains(tensor)).collect();
+        Self { indices: named, turned }
     }
 
     /// The tensor that the trained model called `name`. Checkpoints leave out a decoder's
@@ -227,6 +246,15 @@ impl Merge<'_> {
             let problem = format!(
                 "takes the place of {name}, so the adapter cannot be merged with a weight of {}",
                 self.weight
+            );
+            return Err(self.adapter.fault(index, problem));
+        }
+        // What lies under factors is the base's own.
+        let is_base = self.adapter.source.tensors()[index.0].name.contains(".base_layer.");
+        if !is_base && self.model.is_tied_embedding(tensor) {
+            let problem = format!(
+                "takes the place of {name} alone, and the base's output, which is the same matrix \
+                 (tie_word_embeddings), stays as it was; merge it with PEFT, which unties them"
             );
             return Err(self.adapter.fault(index, problem));
         }

@@ -140,9 +140,12 @@ impl Diagnose for Error {
             Self::NoGgufNames(path) => {
                 (FaultClass::BadInput, Location::file(path), "unsupported-architecture")
             }
+            Self::NoKnownClass(path) => {
+                (FaultClass::BadInput, Location::file(path), "unsupported-architecture")
+            }
             Self::NoProjector(path) => (FaultClass::BadInput, Location::file(path), "no-projector"),
             Self::ProjectorType(path) => {
-                (FaultClass::Refused, Location::file(path), "projector-type")
+                (FaultClass::Usage, Location::file(path), "projector-type")
             }
             Self::CopyOfCheckpoint(path) => {
                 (FaultClass::Refused, Location::file(path), "copy-of-checkpoint")

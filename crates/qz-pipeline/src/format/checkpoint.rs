@@ -32,7 +32,7 @@ impl Checkpoint {
 /// rows go where they were read.
 fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpoint, Error> {
     let mut warnings = Vec::new();
-    let files = CheckpointFiles::read(folder, &mut warnings)?;
+    let files = files_of(model, folder, &mut warnings)?;
     let source = model.source.tensors();
     let mut numbers: Vec<Option<TensorIndex>> = vec![None; source.len()];
     let mut tensors = Vec::new();
@@ -51,6 +51,16 @@ fn as_it_was(model: &Model, folder: &dyn qz_tensor::SideFiles) -> Result<Checkpo
     Ok(Checkpoint { tensors, places, files, warnings, architecture })
 }
 
+/// The files beside the weights, which say what weights there are.
+fn files_of(
+    model: &Model,
+    folder: &dyn qz_tensor::SideFiles,
+    warnings: &mut Vec<Warning>,
+) -> Result<CheckpointFiles, Error> {
+    let files = CheckpointFiles::read(folder, warnings)?;
+    Ok(if model.drops_further_layers { files.without_further_layers() } else { files })
+}
+
 /// The tensors of plain numbers that a checkpoint has whose packed form is named otherwise.
 fn as_plain(
     model: &Model,
@@ -58,7 +68,7 @@ fn as_plain(
     plain: &PlainForm,
 ) -> Result<Checkpoint, Error> {
     let mut warnings = Vec::new();
-    let files = CheckpointFiles::read(folder, &mut warnings)?;
+    let files = files_of(model, folder, &mut warnings)?;
     let mut places: Vec<Option<Placement>> = vec![None; model.tensors.len()];
     for (name, place) in plain.names.iter().zip(&plain.restored.places) {
         let is_own = |tensor: &ModelTensor| tensor.name == *name;
