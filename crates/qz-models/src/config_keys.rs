@@ -241,8 +241,8 @@ fn check_layers(
     let is_limit =
         |window: &u64| *window > 0 && config.context.is_none_or(|context| *window < context);
     let windowed = window.filter(is_limit).is_some();
-    match json.get("layer_types") {
-        Some(Value::Array(kinds)) => {
+    match kinds_of_layers(json, config)? {
+        Some(kinds) => {
             let other = kinds.iter().find(|kind| *kind != FULL && *kind != SLIDING);
             if let Some(kind) = other {
                 let problem =
@@ -254,10 +254,6 @@ fn check_layers(
             if sliding > 0 && windowed && !all_alike {
                 return Err(json.fault("layer_types", MIXED_WINDOWS));
             }
-        }
-        Some(value) => {
-            let problem = format!("is {}, expected a list of kinds of layers", shown(value));
-            return Err(json.fault("layer_types", problem));
         }
         None if windowed && config.sliding_window.is_none() => {
             // Layers from this one on have the window.
@@ -271,21 +267,30 @@ fn check_layers(
     Ok(())
 }
 
+/// `layer_types`, a kind for each layer, if it is there.
+fn kinds_of_layers<'a>(
+    json: &'a JsonObject,
+    config: &ModelConfig,
+) -> Result<Option<&'a [Value]>, Error> {
+    const KEY: &str = "layer_types";
+    match json.get(KEY) {
+        None => Ok(None),
+        Some(Value::Array(kinds)) if kinds.len() == config.layers as usize => Ok(Some(kinds)),
+        Some(Value::Array(kinds)) => {
+            let problem = format!("has {} kinds for {} layers", kinds.len(), config.layers);
+            Err(json.fault(KEY, problem))
+        }
+        Some(value) => {
+            let problem = format!("is {}, expected a list of kinds of layers", shown(value));
+            Err(json.fault(KEY, problem))
+        }
+    }
+}
+
 /// The kinds of layers are those of the family's graph.
 fn check_pattern(json: &JsonObject, config: &ModelConfig, pattern: u32) -> Result<(), Error> {
     const KEY: &str = "layer_types";
-    let kinds = match json.get(KEY) {
-        None => return Ok(()),
-        Some(Value::Array(kinds)) => kinds,
-        Some(value) => {
-            let problem = format!("is {}, expected a list of kinds of layers", shown(value));
-            return Err(json.fault(KEY, problem));
-        }
-    };
-    if kinds.len() != config.layers as usize {
-        let problem = format!("has {} kinds for {} layers", kinds.len(), config.layers);
-        return Err(json.fault(KEY, problem));
-    }
+    let Some(kinds) = kinds_of_layers(json, config)? else { return Ok(()) };
     for (layer, kind) in (0u32..).zip(kinds) {
         let expected = if (layer + 1).is_multiple_of(pattern) { FULL } else { SLIDING };
         if kind != expected {

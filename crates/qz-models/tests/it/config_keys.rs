@@ -65,6 +65,7 @@ fn computations_that_are_not_ours_are_refused() {
         ("use_qk_norm", json!(true)),
         ("layer_types", json!(["linear_attention", "full_attention"])),
         ("layer_types", json!("full_attention")),
+        ("layer_types", json!(["full_attention"])),
     ] {
         check(LLAMA, json!({ key: value }), key);
     }
