@@ -160,17 +160,7 @@ mod tests {
     use qz_tensor::DataType;
 
     use super::*;
-    use crate::testing::gram_of;
-
-    /// Numbers that look drawn, from -1 to 1.
-    fn numbers(count: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
+    use crate::testing::{gram_of, numbers};
 
     #[test]
     fn factors_have_a_geometric_mean_of_one() {

@@ -1,4 +1,4 @@
-//! Sums on the processor, for tests.
+//! Numbers, and sums of them on the processor, for tests.
 
 use std::sync::LazyLock;
 
@@ -9,6 +9,16 @@ use qz_linalg::{CrossGram, CrossMean, Gram, Symmetric};
 /// Where tests factor matrices.
 pub(crate) static DEVICE: LazyLock<CpuBackend> =
     LazyLock::new(|| CpuBackend::new(&Workers::new(2).expect("threads")));
+
+/// Numbers that look drawn, from -1 to 1.
+pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
 
 /// The mean of `x xᵀ`.
 pub(crate) fn gram_of(columns: usize, inputs: &[f32]) -> Symmetric {

@@ -118,17 +118,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{DEVICE, cross_of, gram_of};
-
-    /// Numbers that look drawn, from -1 to 1.
-    fn numbers(count: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
+    use crate::testing::{DEVICE, cross_of, gram_of, numbers};
 
     /// What is lacking is `told` of the inputs, and noise `loud` times as large as it.
     fn check(loud: f32, is_expected: &dyn Fn(Correction) -> bool) {
