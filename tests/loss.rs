@@ -37,6 +37,8 @@ const TARGETS: &[&str] = &[
     "ct:fp8",
     "ct:nvfp4",
     "ct:mxfp4",
+    "ct:mxfp6a16",
+    "ct:mxfp8",
     "fp8:block128",
     "fp8:block128+ue8m0",
     "fp8:tensor",

@@ -79,7 +79,9 @@ fn broken_parts_are_told() {
     check("fp8:block128", |at| patch(at, "weight_scale_inv", not_a_number), 6, &[MODULE]);
     check("fp8:tensor", |at| patch(at, "weight_scale", not_a_number), 6, &[MODULE]);
     check("ct:nvfp4", |at| patch(at, "weight_global_scale", not_a_number), 6, &[MODULE]);
-    check("ct:mxfp4", |at| patch(at, "weight_scale", |bytes| bytes[0] = 255), 6, &[MODULE]);
+    for target in ["ct:mxfp4", "ct:mxfp6a16", "ct:mxfp8"] {
+        check(target, |at| patch(at, "weight_scale", |bytes| bytes[0] = 255), 6, &[MODULE]);
+    }
     check(
         "ct:fp8",
         |at| patch(at, "weight_scale", |bytes| bytes[..2].copy_from_slice(&[0xc0, 0x7f])),
@@ -116,11 +118,17 @@ fn loaders_rules_of_floats() {
         assert_eq!(findings(&output, engine), expected, "{target} {engine:?}");
     };
     let nothing = |_: &Path| {};
-    for target in ["ct:fp8", "ct:nvfp4", "ct:mxfp4", "fp8:block128", "fp8:tensor"] {
+    let floats = ["ct:fp8", "ct:fp8a16", "ct:nvfp4", "ct:mxfp4", "ct:mxfp8", "ct:mxfp6a16"];
+    for target in floats.into_iter().chain(["fp8:block128", "fp8:tensor"]) {
         for engine in [None, Some("vllm"), Some("sglang"), Some("transformers")] {
-            // transformers has another name for the scale of a tensor.
-            let is_read = (target, engine) != ("fp8:tensor", Some("transformers"));
-            check(target, engine, nothing, if is_read { &[] } else { &["scale-name"] });
+            let expected: &[&str] = match (target, engine) {
+                // Another name for the scale of a tensor.
+                ("fp8:tensor", Some("transformers")) => &["scale-name"],
+                ("ct:mxfp6a16", Some("vllm" | "sglang")) => &["ct-floats"],
+                ("ct:mxfp4" | "ct:mxfp8", Some("sglang")) => &["ct-floats"],
+                _ => &[],
+            };
+            check(target, engine, nothing, expected);
         }
     }
     for target in ["bnb:nf4", "bnb:nf4+double", "bnb:fp4", "bnb:int8"] {

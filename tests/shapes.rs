@@ -180,7 +180,7 @@ fn heads_that_no_cut_divides() {
     check(
         ODD_HEADS,
         "q8_0,safetensors:f32,gptq:w4g32,gptq:w3g32+v2+asym,awq:w4g32,ct:w4a16+g32,ct:w5a16+asym+g32,\
-         ct:w8a8,ct:fp8,ct:nvfp4,ct:mxfp4,fp8:block128,fp8:block100,fp8:tensor,bnb:nf4+double,bnb:int8,\
+         ct:w8a8,ct:fp8,ct:nvfp4,ct:mxfp4,ct:mxfp6a16,ct:mxfp8,fp8:block128,fp8:block100,fp8:tensor,bnb:nf4+double,bnb:int8,\
          mlx:w4g32",
     );
 }

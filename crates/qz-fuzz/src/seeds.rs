@@ -399,6 +399,7 @@ pub(crate) fn quantization(_: &Scratch) -> Vec<Vec<u8>> {
         r#"{"quant_method":"awq","bits":4,"group_size":32,"zero_point":true,"version":"gemm","modules_to_not_convert":["lm_head"]}"#,
         r#"{"quant_method":"compressed-tensors","format":"pack-quantized","ignore":["lm_head"],"config_groups":{"group_0":{"targets":["Linear","re:.*up.*"],"weights":{"num_bits":4,"type":"int","symmetric":true,"strategy":"group","group_size":32,"actorder":null},"input_activations":null}}}"#,
         r#"{"quant_method":"compressed-tensors","format":"float-quantized","config_groups":{"g":{"targets":["Linear"],"weights":{"num_bits":8,"type":"float","symmetric":true,"strategy":"channel"}}}}"#,
+        r#"{"quant_method":"compressed-tensors","format":"mixed-precision","config_groups":{"g":{"targets":["re:.*layers.2.*"],"format":"pack-quantized","weights":{"num_bits":4,"type":"int","strategy":"group","group_size":32}},"h":{"targets":["model.layers.3.mlp.up_proj"],"format":"mxfp6-pack-quantized","weights":{"num_bits":6,"type":"float","strategy":"group","group_size":32}}}}"#,
         r#"{"quant_method":"fp8","activation_scheme":"dynamic","fmt":"e4m3","weight_block_size":[128,128]}"#,
         r#"{"quant_method":"bitsandbytes","load_in_4bit":true,"load_in_8bit":false,"bnb_4bit_quant_type":"nf4","bnb_4bit_use_double_quant":true}"#,
         r#"{"quant_method":"modelopt","quant_algo":"NVFP4","kv_cache_quant_algo":"FP8","group_size":16,"exclude_modules":["lm_head"]}"#,

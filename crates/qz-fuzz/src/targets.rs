@@ -453,6 +453,7 @@ fn ones() -> Option<MemorySource> {
             ("weight_scale", DataType::BF16, &[64, 2]),
             ("weight_shape", DataType::I64, &[2]),
         ],
+        &[("weight_packed", DataType::U8, &[64, 48]), ("weight_scale", DataType::U8, &[64, 2])],
         &[
             ("weight", DataType::F8_E4M3, &[64, 64]),
             ("weight_scale", DataType::F32, &[64, 1]),

@@ -242,6 +242,8 @@ fn compressed(config: &Map<String, Value>) -> Vec<Words> {
         let kind = match (text(group, "format").or(whole), text(weights, "type")) {
             (Some("nvfp4-pack-quantized"), _) => "NVFP4".to_owned(),
             (Some("mxfp4-pack-quantized"), _) => "MXFP4".to_owned(),
+            (Some("mxfp6-pack-quantized"), _) => "MXFP6".to_owned(),
+            (Some("mxfp8-quantized"), _) => "MXFP8".to_owned(),
             (_, Some("float")) if bits == 8 => "FP8".to_owned(),
             (_, Some("float")) => format!("{bits}-bit float"),
             _ => format!("{bits}-bit"),

@@ -120,6 +120,8 @@ mod tests {
         check("gptq:w4g128+asym", &["transformers"]);
         check("gptq:w3g128", &["transformers"]);
         check("ct:w4a16", &["vllm", "sglang", "transformers"]);
+        check("ct:mxfp8", &["vllm", "transformers"]);
+        check("ct:mxfp6a16", &["transformers"]);
         check("fp8:tensor", &["vllm", "sglang"]);
         check("bnb:nf4", &["sglang", "transformers"]);
         check("mlx:w4g64", &["mlx"]);

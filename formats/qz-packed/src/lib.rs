@@ -47,6 +47,7 @@ pub use layout::{
     ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding,
     RowBlock, Unfit, Whole,
 };
+pub use layouts::compressed::GONE as GONE_FORMATS;
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use scheme::{Configuration, Feedback, Provenance, Quantized, SCHEMES, Scheme, SchemeFamily};
 pub use source::{PackedSize, PackedSource, Repack, recognise};

@@ -39,6 +39,16 @@ fn e4m3() -> Vec<f32> {
     (0..=255).map(number).collect()
 }
 
+/// Six-bit floats: the upper bit is the sign.
+fn e2m3() -> Vec<f32> {
+    let magnitude = |code: u8| match (code >> 3 & 3, f32::from(code & 7)) {
+        (0, mantissa) => mantissa / 8.0,
+        (exponent, mantissa) => (1.0 + mantissa / 8.0) * 2f32.powi(i32::from(exponent) - 1),
+    };
+    let sign = |code: u8| if code < 32 { 1.0 } else { -1.0 };
+    (0..64).map(|code| sign(code) * magnitude(code)).collect()
+}
+
 /// NVFP4 whose groups' scales are all multiplied by one of the tensor.
 pub(crate) fn nvfp4_scaled(tensor_scale: f32) -> Box<dyn Grid> {
     let format = LevelFormat { name: "NVFP4 scaled", levels: &E2M1, unit_columns: 16 };
@@ -84,6 +94,11 @@ static OWN: LazyLock<Vec<Box<dyn Grid>>> = LazyLock::new(|| {
         Box::new(scaled_levels(fp4, StoredNumber::F32)),
         // The scales below 0.03 are too few for other than ordinary weights.
         Box::new(listed_scales(nf4("NF4 listed"), listed(), 28..=255)),
+        Box::new(listed_scales(
+            LevelFormat { name: "E2M3 listed", levels: &e2m3(), unit_columns: 32 },
+            listed().into_iter().map(|scale| scale / 4.0).collect(),
+            28..=255,
+        )),
         Box::new(affine(2, 64, StoredNumber::F32)),
         Box::new(affine(4, 64, StoredNumber::BF16)),
         Box::new(affine(6, 32, StoredNumber::F16)),
@@ -116,12 +131,17 @@ pub(crate) fn decode(grid: &dyn Grid, bytes: &[u8], out: &mut [f32]) {
         codec.decode(bytes, out);
         return;
     }
-    let (e4m3, listed) = (e4m3(), listed());
+    let (e4m3, e2m3, listed) = (e4m3(), e2m3(), listed());
     let decode_block: &dyn Fn(&[u8], usize) -> f32 = match &*spec.name {
         "NVFP4 scaled" => &|block, at| nvfp4(block, at, TENSOR_SCALE),
         "NF4 f32" => &|block, at| NF4[bits_at(&block[4..], at, 4)] * full(block),
         "FP4 f32" => &|block, at| FP4[bits_at(&block[4..], at, 4)] * full(block),
-        "NF4 listed" => &|block, at| NF4[half_code(block, at)] * listed[usize::from(block[0])],
+        "NF4 listed" => {
+            &|block, at| NF4[bits_at(&block[1..], at, 4)] * listed[usize::from(block[0])]
+        }
+        "E2M3 listed" => {
+            &|block, at| e2m3[bits_at(&block[1..], at, 6)] * (listed[usize::from(block[0])] / 4.0)
+        }
         "FP8 bf16" => &|block, at| e4m3[bits_at(&block[2..], at, 8)] * brief(block, 0),
         "FP8 given" => &|block, at| e4m3[bits_at(&block[4..], at, 8)] * full(block),
         "affine2 64" => {
@@ -162,12 +182,6 @@ fn full(block: &[u8]) -> f32 {
     f32::from_le_bytes(*block.first_chunk().expect("four bytes"))
 }
 
-/// The code at a position behind a scale, the first half of them in the low nibbles.
-fn half_code(block: &[u8], at: usize) -> usize {
-    let half = block.len() - 1;
-    usize::from(block[1 + at % half] >> (4 * (at / half)) & 15)
-}
-
 /// The code at a position of a stream whose first code is in the lowest bits.
 fn bits_at(stream: &[u8], at: usize, bits: usize) -> usize {
     let bit = |number: usize| usize::from(stream[number / 8] >> (number % 8) & 1);
@@ -183,7 +197,7 @@ pub(crate) fn nvfp4(block: &[u8], at: usize, tensor_scale: f32) -> f32 {
         exponent => (1.0 + mantissa / 8.0) * 2f64.powi(i32::from(exponent) - 7),
     };
     let sign = if byte < 0x80 { 1.0 } else { -1.0 };
-    E2M1[half_code(block, at)] * ((sign * scale) as f32 * tensor_scale)
+    E2M1[bits_at(&block[1..], at, 4)] * ((sign * scale) as f32 * tensor_scale)
 }
 
 pub(crate) fn integer(block: &[u8], at: usize, bits: usize) -> f32 {

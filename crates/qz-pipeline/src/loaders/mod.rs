@@ -2,7 +2,7 @@
 //! silent garbage. Each demand is an entry of [`LOADER_RULES`].
 //!
 //! Sources: vLLM 0.33 (`layers/quantization/`), SGLang 0.5.23 (`srt/layers/quantization/`),
-//! transformers 5.24 (`quantizers/`), compressed-tensors 0.19, GPTQModel 7.7, mlx-lm 0.32.
+//! transformers 5.24 (`quantizers/`), compressed-tensors 0.20, GPTQModel 7.7, mlx-lm 0.32.
 
 mod advice;
 mod facts;

@@ -1,5 +1,6 @@
 //! The rules of configurations, and the list of all.
 
+use qz_packed::GONE_FORMATS;
 use serde_json::Value;
 
 use super::facts::Facts;
@@ -57,6 +58,7 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("act-order", &[Vllm, Sglang], CT, act_order_tensor),
     rule("unknown-key", &[], CT, unknown_keys),
     rule("format", &[], CT, known_format),
+    rule("ct-floats", &[Vllm, Sglang], CT, group_floats),
     rule("global-scale", &[Vllm, Sglang], CT, global_scales),
     rule("static-blocks", &[Vllm, Sglang], FP8, static_blocks),
     rule("block-divides", &[Vllm, Sglang], FP8, block_divides),
@@ -265,11 +267,16 @@ fn known_format(facts: &Facts<'_>, find: &mut Findings<'_>) {
         "naive-quantized",
         "nvfp4-pack-quantized",
         "mxfp4-pack-quantized",
+        "mxfp6-pack-quantized",
         "mxfp8-quantized",
         "mixed-precision",
     ];
     match facts.text("format") {
         None => find("quantization_config.format", "is missing".to_owned()),
+        Some(format) if GONE_FORMATS.contains(&format) => {
+            let message = format!("{format}: compressed-tensors 0.20 has no more than its name");
+            find("quantization_config.format", message);
+        }
         Some(format) if !KNOWN.contains(&format) => {
             find("quantization_config.format", format!("{format} is no format"));
         }
@@ -277,6 +284,29 @@ fn known_format(facts: &Facts<'_>, find: &mut Findings<'_>) {
     }
     if facts.groups().next().is_none() {
         find("quantization_config.config_groups", "is missing or empty".to_owned());
+    }
+}
+
+/// Small floats with a scale for a group. vLLM has those of four and eight bits
+/// (`compressed_tensors.py`, `_get_scheme_from_parts`); SGLang NVFP4, and MXFP4 of experts alone
+/// (`_is_mxfp4_moe`).
+fn group_floats(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    for (name, group) in facts.groups() {
+        let Some(weights) = weights(group) else { continue };
+        let is = |key: &str, value: &str| weights.get(key).and_then(Value::as_str) == Some(value);
+        let Some(bits) = weights.get("num_bits").and_then(Value::as_u64) else { continue };
+        if !is("type", "float") || !is("strategy", "group") {
+            continue;
+        }
+        let of_experts = || facts.packed.iter().all(|module| module.contains(".experts."));
+        let message = match facts.engine {
+            Some(Vllm) if bits == 6 => "floats of six bits are not loaded".to_owned(),
+            Some(Sglang) if bits != 4 || !of_experts() => {
+                format!("floats of {bits} bits in groups are not loaded, but of experts those of 4")
+            }
+            _ => continue,
+        };
+        find(&format!("config_groups.{name}.weights.num_bits"), message);
     }
 }
 

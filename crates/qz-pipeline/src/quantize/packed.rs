@@ -224,6 +224,8 @@ mod tests {
             "bnb:nf4+double",
             "ct:nvfp4",
             "ct:mxfp4",
+            "ct:mxfp6a16",
+            "ct:mxfp8",
             "ct:fp8",
             "fp8:block128",
             "fp8:block128+ue8m0",

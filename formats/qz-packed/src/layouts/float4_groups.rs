@@ -12,6 +12,7 @@
 use super::eight_bit_float::{LARGEST_E4M3, e4m3_from_f32, f32_from_e4m3, f32_from_e8m0};
 use super::float8_rounding::largest_magnitude;
 use super::four_bit_float::{LARGEST, code_of, decode_low_first, pack_low_first};
+use super::microscaling::ExponentRule;
 use super::numbers::{ScaleType, number_over_tensor};
 
 /// Weights that share a scale in NVFP4.
@@ -74,22 +75,9 @@ pub(crate) fn encode_mxfp4(
     assert!(rest.is_empty() && groups.len() == exponents.len(), "groups are not whole");
     let packed = packed.as_chunks_mut::<{ MXFP4_GROUP / 2 }>().0;
     for ((weights, packed), exponent) in groups.iter().zip(packed).zip(exponents) {
-        *exponent = mxfp4_exponent(largest_magnitude(weights), precision);
+        *exponent = ExponentRule::E2M1.exponent(largest_magnitude(weights), precision);
         *packed = encode_group(weights, f32_from_e8m0(*exponent));
     }
-}
-
-/// The exponent of the largest magnitude, rounded up where its mantissa is in the upper
-/// half of E2M1's last step, less that of E2M1's largest number (`generate_mx_scales`).
-/// Where binary16 has no such power for nothing but zeros, the package takes one; where it
-/// has none for tiny weights, it does so too, and loses them, which we do not follow.
-fn mxfp4_exponent(largest: f32, precision: ScaleType) -> u8 {
-    const LARGEST_EXPONENT: u32 = 2;
-    if largest == 0.0 && precision == ScaleType::F16 {
-        return 127;
-    }
-    let exponent = (largest.to_bits() + (1 << 21)) >> 23;
-    exponent.saturating_sub(LARGEST_EXPONENT).min(254) as u8
 }
 
 #[inline(always)]

@@ -5,6 +5,7 @@
 use qz_tensor::DataType;
 use serde_json::Value;
 
+use super::compressed::microscaled;
 use super::float4::{Float4, Global, Kind, Picked};
 use super::fp8::open_module;
 use super::numbers::ScaleType;
@@ -43,8 +44,11 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
 
 fn open_one(request: &OpenRequest<'_>, module: &str) -> Result<PackedTensor, Error> {
     let weight = request.part(module, "weight")?;
+    if let Some((element, codes)) = microscaled::element(request, module) {
+        return microscaled::open_module(request, module, element, codes);
+    }
     if request.data_type(weight) != DataType::U8 {
-        return open_module(request, module, SCALES, Some((1, 32)));
+        return open_module(request, module, SCALES, None);
     }
     let [rows, bytes] = *request.matrix_dimensions(weight)?;
     let layout = Float4 {

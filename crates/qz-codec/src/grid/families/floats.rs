@@ -6,8 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::super::level_grid::{Family, LevelGrid};
 use super::super::levels::{Levels, Line};
-use super::super::packing::dense::Dense;
-use super::super::packing::float_scaled::FloatScales;
+use super::super::packing::dense::{Dense, ListedScale};
 use super::super::search::{Group, Signs};
 use super::super::stored::StoredNumber;
 use super::super::{EmphasisRule, Grid, GridSpec, Unit, UnitPlace};
@@ -19,8 +18,7 @@ use super::plain::Plain;
 pub struct LevelFormat<'a> {
     /// As people call it.
     pub name: &'a str,
-    /// The levels by code, sixteen or 256 of them. Codes of what is no number are not
-    /// chosen.
+    /// The levels by code: 16, 64 or 256 of them. Codes of what is no number are not chosen.
     pub levels: &'a [f32],
     /// Columns of a unit.
     pub unit_columns: usize,
@@ -34,6 +32,7 @@ impl LevelFormat<'_> {
     fn bits(&self) -> usize {
         match self.levels.len() {
             16 => 4,
+            64 => 6,
             256 => 8,
             count => panic!("{count} levels"),
         }
@@ -60,7 +59,7 @@ fn spec(name: &str, columns: usize, parameters: usize, unit_bytes: usize) -> Gri
 /// `value = scale · level`, a positive scale for each unit, stored as `scale` says.
 ///
 /// # Panics
-/// If there are neither 16 nor 256 levels.
+/// If there are not 16, 64 or 256 levels.
 pub fn scaled_levels(format: LevelFormat<'_>, scale: StoredNumber) -> impl Grid + use<> {
     let packing = Dense { bits: format.bits(), scale, offset: false };
     LevelGrid {
@@ -92,18 +91,19 @@ pub fn affine(bits: u8, group_columns: usize, stored: StoredNumber) -> impl Grid
 /// ascend and are not negative, and only they are chosen.
 ///
 /// # Panics
-/// If there are not 16 levels or not 256 scales.
+/// If there are not 16, 64 or 256 levels, or not 256 scales.
 pub fn listed_scales(
     format: LevelFormat<'_>,
     scales: Vec<f32>,
     usable: RangeInclusive<u8>,
 ) -> impl Grid + use<> {
-    assert_eq!((format.levels.len(), scales.len()), (16, 256), "levels and scales");
+    assert_eq!(scales.len(), 256, "a scale for each byte");
+    let packing = ListedScale { bits: format.bits() };
     LevelGrid {
-        spec: format.spec(0, 1 + format.unit_columns / 2),
+        spec: format.spec(0, packing.unit_bytes(format.unit_columns)),
         levels: Levels::floats(format.levels),
         family: FloatScaled::listed(scales, usable),
-        packing: FloatScales { groups: 1 },
+        packing,
     }
 }
 
@@ -153,7 +153,7 @@ impl Family for Given {
 /// changes. A unit is so many columns that none has two scales.
 ///
 /// # Panics
-/// If there are neither 16 nor 256 levels, or units cross rectangles.
+/// If there are not 16, 64 or 256 levels, or units cross rectangles.
 pub fn given_scales(format: LevelFormat<'_>, scales: GivenScales) -> impl Grid + use<> {
     let crosses = !scales.columns.is_multiple_of(format.unit_columns);
     assert!(!crosses && scales.rows > 0, "units cross rectangles");

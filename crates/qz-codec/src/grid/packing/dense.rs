@@ -1,6 +1,6 @@
 //! Units of layouts that are no element type: scale and perhaps offset as numbers of some
-//! type, then the codes, lowest bit first and without gaps. The containers that hold such
-//! units spread them over several tensors, and take them from here.
+//! type, or a byte that names a scale; then the codes, lowest bit first and without gaps. The
+//! containers that hold such units spread them over several tensors, and take them from here.
 
 use super::super::Unit;
 use super::super::level_grid::Packing;
@@ -39,6 +39,33 @@ impl Packing for Dense {
         unpack_codes(&bytes[self.begin()..], self.bits, codes);
         let offset = self.offset.then(|| self.scale.read(&bytes[self.scale.bytes()..]));
         Unit { parameters: [self.scale.read(bytes), offset.unwrap_or(0.0)], ..Unit::default() }
+    }
+}
+
+/// A byte that names the scale, and codes.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct ListedScale {
+    pub bits: usize,
+}
+
+impl ListedScale {
+    /// Bytes of a unit.
+    pub(in super::super) fn unit_bytes(&self, columns: usize) -> usize {
+        1 + code_bytes(self.bits, columns)
+    }
+}
+
+impl Packing for ListedScale {
+    fn pack(&self, unit: &Unit, codes: &[u8], out: &mut [u8]) {
+        out[0] = unit.scales[0] as u8;
+        pack_codes(codes, self.bits, &mut out[1..]);
+    }
+
+    fn unpack(&self, bytes: &[u8], codes: &mut [u8]) -> Unit {
+        unpack_codes(&bytes[1..], self.bits, codes);
+        let mut unit = Unit::default();
+        unit.scales[0] = i16::from(bytes[0]);
+        unit
     }
 }
 

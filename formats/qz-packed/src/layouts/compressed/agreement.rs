@@ -1,15 +1,17 @@
 //! What the configuration's groups say of weights, held against the tensors: the package, and
 //! engines with it, make room for what is said, and fail on what is there. Sources:
-//! compressed-tensors 0.19 (`quantization/quant_args.py`, `quantization/lifecycle`,
+//! compressed-tensors 0.20 (`quantization/quant_args.py`, `quantization/lifecycle`,
 //! `compressors/*`).
 
 use qz_tensor::{DataType, TensorIndex};
 use serde_json::{Map, Value};
 
+use super::microscaled;
 use crate::bits;
 use crate::error::Error;
 use crate::exceptions::Patterns;
 use crate::layout::Matrix;
+use crate::layouts::microscaling::Element;
 use crate::method::{OpenRequest, PackedTensor};
 
 /// How weights are stored, as their tensors show it.
@@ -35,11 +37,21 @@ static INTEGERS: Stored = Stored {
 };
 
 static EIGHT_BIT_FLOATS: Stored = Stored {
-    formats: &["float-quantized", "naive-quantized", "mxfp8-quantized"],
+    formats: &["float-quantized", "naive-quantized"],
     number: "float",
     bits: Some(8),
     group: None,
 };
+
+static MXFP8: Stored = Stored {
+    formats: &["mxfp8-quantized", "float-quantized", "naive-quantized"],
+    number: "float",
+    bits: Some(8),
+    group: Some(32),
+};
+
+static MXFP6: Stored =
+    Stored { formats: &["mxfp6-pack-quantized"], number: "float", bits: Some(6), group: Some(32) };
 
 static NVFP4: Stored =
     Stored { formats: &["nvfp4-pack-quantized"], number: "float", bits: Some(4), group: Some(16) };
@@ -116,6 +128,10 @@ impl<'a> Module<'a> {
         let name = packed.name.strip_suffix(".weight")?;
         let scales = request.tensor(name, "weight_scale")?;
         let is_bytes = |tensor: TensorIndex| request.data_type(tensor) == DataType::U8;
+        if let Some((element, codes)) = microscaled::element(request, name) {
+            let stored = if element == Element::E2m3 { &MXFP6 } else { &MXFP8 };
+            return Some(Self { request, name, stored, codes, scales, matrix: packed.matrix() });
+        }
         let (codes, stored) = match request.tensor(name, "weight_packed") {
             Some(codes) if !is_bytes(codes) => (codes, &WORDS),
             Some(codes) => (codes, if is_bytes(scales) { &MXFP4 } else { &NVFP4 }),
@@ -308,6 +324,20 @@ mod tests {
                 ],
                 number(4, "float", "tensor_group", Some(16)),
             ),
+            "mxfp6-pack-quantized" => (
+                vec![
+                    ("a.weight_packed", DataType::U8, &[2, 48][..], vec![0x22; 96]),
+                    ("a.weight_scale", DataType::U8, &[2, 2], vec![127; 4]),
+                ],
+                number(6, "float", "group", Some(32)),
+            ),
+            "mxfp8-quantized" => (
+                vec![
+                    ("a.weight", DataType::F8_E4M3, &[2, 64][..], vec![0x38; 128]),
+                    ("a.weight_scale", DataType::U8, &[2, 2], vec![127; 4]),
+                ],
+                number(8, "float", "group", Some(32)),
+            ),
             _ => (
                 vec![
                     ("a.weight_packed", DataType::U8, &[2, 32][..], vec![0x22; 64]),
@@ -324,12 +354,14 @@ mod tests {
         (tensors, group)
     }
 
-    const FORMATS: [&str; 5] = [
+    const FORMATS: [&str; 7] = [
         "pack-quantized",
         "int-quantized",
         "float-quantized",
         "nvfp4-pack-quantized",
         "mxfp4-pack-quantized",
+        "mxfp6-pack-quantized",
+        "mxfp8-quantized",
     ];
 
     fn opened(tensors: Vec<Tensor<'_>>, groups: Value) -> Option<String> {
@@ -347,7 +379,7 @@ mod tests {
                 format!("config.json: quantization_config.config_groups.g.{key}: {expected}");
             assert_eq!(opened(tensors, json!({"g": group})), Some(expected));
         };
-        let [words, integers, floats, nvfp4, mxfp4] = FORMATS;
+        let [words, integers, floats, nvfp4, mxfp4, mxfp6, mxfp8] = FORMATS;
         let packed = "a.weight_packed is";
         for format in ["naive-quantized", "float-quantized", "dense"] {
             let expected =
@@ -397,6 +429,27 @@ mod tests {
             "weights.group_size",
             json!(16),
             "says 16, but a.weight_scale has groups of 32",
+        );
+        for (format, bits) in [(mxfp6, 6), (mxfp8, 8)] {
+            check(
+                format,
+                "weights.group_size",
+                json!(16),
+                "says 16, but a.weight_scale has groups of 32",
+            );
+            let codes = if format == mxfp6 { "weight_packed" } else { "weight" };
+            check(
+                format,
+                "weights.num_bits",
+                json!(4),
+                &format!("says 4, but a.{codes} has codes of {bits} bits"),
+            );
+        }
+        check(
+            mxfp6,
+            "format",
+            json!("mxfp4-pack-quantized"),
+            &format!("says mxfp4-pack-quantized, but {packed} U8 [2, 48], as {mxfp6} has it"),
         );
         for strategy in ["tensor", "channel"] {
             let expected = format!("says {strategy}, but a.weight_scale is F32 [2, 2]");

@@ -5,7 +5,7 @@
 use qz_tensor::DataType;
 use serde_json::{Value, json};
 
-use super::{Format, configuration, scale_type};
+use super::{Format, configuration, microscaled, scale_type};
 use crate::error::Error;
 use crate::layout::{Layout, Matrix};
 use crate::layouts::float4::{Float4, Global, Kind, Picked};
@@ -87,7 +87,9 @@ fn layout(kind: Kind, precision: ScaleType) -> Float4 {
 fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     let mut packed = Vec::new();
     for (module, weight) in request.modules_with(WEIGHT) {
-        if request.data_type(weight) != DataType::U8 {
+        if request.data_type(weight) != DataType::U8
+            || microscaled::element(request, module).is_some()
+        {
             continue;
         }
         let [rows, bytes] = *request.matrix_dimensions(weight)?;

@@ -1,10 +1,10 @@
-//! `float-quantized` and what looks like it: E4M3 numbers, a byte each, with scales of
-//! rows, of blocks, or of the tensor (`compressors/naive_quantized`, `compressors/mxfp8`).
+//! `float-quantized` and, for weights alone, `naive-quantized`: E4M3 numbers, a byte each, with
+//! scales of rows, of blocks, or of the tensor (`compressors/naive_quantized`).
 
 use qz_tensor::DataType;
 use serde_json::{Value, json};
 
-use super::{Format, configuration, scale_type, stated};
+use super::{Format, configuration, microscaled, scale_type, stated};
 use crate::error::Error;
 use crate::layout::Layout;
 use crate::layouts::float8::{Float8, Spread, StoredScale};
@@ -15,21 +15,26 @@ use crate::schemes::Words;
 
 pub(super) const FORMAT: Format = Format { parse, open };
 
-const NAME: &str = "float-quantized";
 const SUFFIX: &str = "weight_scale";
 
-/// A scale for each row, activations by the token.
+/// A scale for each row; activations by the token, or as they are.
 #[derive(Clone, Copy, Debug)]
-struct FloatScheme;
+struct FloatScheme {
+    activations: bool,
+}
 
 fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
-    (words.head() == "fp8" && words.flags_are(&[]))
-        .then(|| Box::new(FloatScheme) as Box<dyn Scheme>)
+    let activations = match words.head() {
+        "fp8" => true,
+        "fp8a16" => false,
+        _ => return None,
+    };
+    words.flags_are(&[]).then(|| Box::new(FloatScheme { activations }) as Box<dyn Scheme>)
 }
 
 impl Scheme for FloatScheme {
     fn name(&self) -> String {
-        "fp8".to_owned()
+        if self.activations { "fp8" } else { "fp8a16" }.to_owned()
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
@@ -39,7 +44,7 @@ impl Scheme for FloatScheme {
     }
 
     fn rounds_activations(&self) -> bool {
-        true
+        self.activations
     }
 
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
@@ -52,7 +57,11 @@ impl Scheme for FloatScheme {
                 "dynamic": dynamic,
             })
         };
-        configuration(NAME, &number("channel", false), &number("token", true), quantized)
+        let (format, activations) = match self.activations {
+            true => ("float-quantized", number("token", true)),
+            false => ("naive-quantized", Value::Null),
+        };
+        configuration(format, &number("channel", false), &activations, quantized)
     }
 }
 
@@ -61,6 +70,7 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     let is_ours = |module: &str| {
         let weight = request.tensor(module, "weight");
         weight.is_some_and(|weight| request.data_type(weight) == DataType::F8_E4M3)
+            && microscaled::element(request, module).is_none()
     };
     let modules = request.modules_with(SUFFIX).into_iter();
     let modules = modules.filter(|(module, _)| is_ours(module));
@@ -68,7 +78,7 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
 }
 
 /// The block that weights share a scale in, if the configuration has such: a structure of
-/// its own, or a group of a row (MXFP8).
+/// its own, or a group of a row.
 fn block(request: &OpenRequest<'_>) -> Option<(u64, u64)> {
     if let Some([rows, columns]) =
         stated(request, "block_structure").and_then(Value::as_array).map(Vec::as_slice)

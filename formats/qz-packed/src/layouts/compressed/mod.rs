@@ -1,5 +1,5 @@
 //! compressed-tensors: a family of formats under one `quant_method`. Source:
-//! compressed-tensors 0.19 (`quantization/quant_config.py`, `compressors/*`).
+//! compressed-tensors 0.20 (`quantization/quant_config.py`, `compressors/*`).
 //!
 //! Each format is a file: what it is called, how a scheme's name becomes one of its
 //! layouts, and how it finds its modules in a checkpoint.
@@ -9,6 +9,7 @@ mod float4;
 mod float_quantized;
 mod int_quantized;
 mod integer;
+pub(crate) mod microscaled;
 mod pack_quantized;
 
 use qz_tensor::{DataType, TensorIndex};
@@ -28,11 +29,16 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
         "w8a16+channel",
         "w8a8",
         "fp8",
+        "fp8a16",
         "nvfp4",
         "mxfp4",
+        "mxfp8",
+        "mxfp8a16",
+        "mxfp6a16",
+        "mxfp6a8",
     ],
-    form: "a scheme: ct:w4a16 (2 to 8 bits; +g32, +channel, +asym), ct:w8a8, ct:fp8, ct:nvfp4 \
-           or ct:mxfp4",
+    form: "a scheme: ct:w4a16 (2 to 8 bits; +g32, +channel, +asym), ct:w8a8, ct:fp8, ct:fp8a16, \
+           ct:nvfp4, ct:mxfp4, ct:mxfp8, ct:mxfp8a16, ct:mxfp6a16 or ct:mxfp6a8",
     method: "compressed-tensors",
     parse,
 };
@@ -62,8 +68,13 @@ struct Format {
     open: fn(&OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error>,
 }
 
-static FORMATS: &[Format] =
-    &[pack_quantized::FORMAT, int_quantized::FORMAT, float_quantized::FORMAT, float4::FORMAT];
+static FORMATS: &[Format] = &[
+    pack_quantized::FORMAT,
+    int_quantized::FORMAT,
+    float_quantized::FORMAT,
+    float4::FORMAT,
+    microscaled::FORMAT,
+];
 
 fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     let words = Words::of(text)?;
@@ -82,14 +93,17 @@ pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error
     Ok(packed)
 }
 
-/// Formats whose tensors have the names of others, or stand in other places.
-const UNREADABLE: &[&str] =
-    &["sparse-bitmask", "sparse-24-bitmask", "marlin-24", "mxfp6-pack-quantized"];
+/// Formats of older releases, which the package knows by name alone. Their tensors have the names
+/// of others, or stand in other places.
+pub const GONE: &[&str] = &["sparse-bitmask", "sparse-24-bitmask", "marlin-24"];
 
 fn check_formats(request: &OpenRequest<'_>) -> Result<(), Error> {
     let check = |key: &str, format: Option<&Value>| match format.and_then(Value::as_str) {
-        Some(format) if UNREADABLE.contains(&format) => {
-            Err(request.config_fault(key, format!("the format {format} is not supported")))
+        Some(format) if GONE.contains(&format) => {
+            let detail = format!(
+                "the format {format} is not supported: compressed-tensors 0.20 has no more than its name"
+            );
+            Err(request.config_fault(key, detail))
         }
         _ => Ok(()),
     };
@@ -107,7 +121,10 @@ fn check_sparsity(request: &OpenRequest<'_>) -> Result<(), Error> {
     match format.and_then(Value::as_str) {
         None | Some("dense") => Ok(()),
         Some(format) => {
-            let detail = format!("weights stored as {format} are not supported");
+            let detail = format!(
+                "weights stored as {format} are not supported: compressed-tensors 0.20 reads no \
+                 sparse ones"
+            );
             Err(request.config_fault("sparsity_config.format", detail))
         }
     }
