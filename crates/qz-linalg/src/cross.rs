@@ -107,25 +107,6 @@ impl<T: Shaped> CrossGram<T> {
         runs.finish(|run, which| add_runs(backend, halves, count, run, which))
     }
 
-    /// Adds what another has summed of as many numbers.
-    ///
-    /// # Errors
-    /// If the device fails, or it is of others.
-    pub fn merge<B: Backend<Buffer = T>>(
-        &mut self,
-        backend: &B,
-        mut other: Self,
-    ) -> Result<(), Error> {
-        self.settle(backend)?;
-        other.settle(backend)?;
-        for (own, other) in self.halves.iter_mut().zip(&other.halves) {
-            backend.add(&mut own.sums, &other.sums)?;
-            own.tokens += other.tokens;
-        }
-        self.tokens += other.tokens;
-        Ok(())
-    }
-
     /// The means over the tokens.
     ///
     /// # Errors
@@ -201,12 +182,6 @@ mod tests {
             let sum = |part| of(0..tokens, part).finish(&backend).expect("finished");
             let cross = sum(tokens);
             assert!(sum(77) == cross && sum(300) == cross);
-            let (mut merged, half) = (of(0..tokens / 2, tokens), tokens / 2);
-            merged.merge(&backend, of(half..tokens, tokens)).expect("merged");
-            assert_eq!(merged.tokens(), tokens as u64);
-            let near = |(own, other): (&f32, &f32)| (own - other).abs() < 1e-6;
-            let merged = merged.finish(&backend).expect("finished");
-            assert!(merged.mean.iter().zip(&cross.mean).all(near));
             let part = cross.part.map(|(mean, share)| (mean, (share * tokens as f64).round()));
             assert_eq!(part.as_ref().map(|own| own.1), (tokens > 1024).then_some(1576.0));
             let own: Vec<usize> = (0..tokens).filter(|token| token / 1024 % 2 == 0).collect();

@@ -100,35 +100,46 @@ impl<T: Shaped> Gram<T> {
         runs.finish(|run, which| backend.add_gram(sums, run[0], rows.start, which))
     }
 
-    /// Makes of a sum over fewer than `prior` tokens one over `prior` of them: what is
-    /// missing is taken from `mean`, of other tokens.
+    /// The sum of the entries on the diagonal, as far as these rows have it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn trace<B: Backend<Buffer = T>>(&mut self, backend: &B) -> Result<f64, Error> {
+        self.settle(backend)?;
+        let width = self.sums.columns();
+        let sums = backend.numbers(&self.sums)?;
+        Ok((0..self.rows.len()).map(|row| f64::from(sums[row * width + row])).sum())
+    }
+
+    /// Adds so many tokens that are like those of `mean`, but `factor` times as large in
+    /// squares.
     ///
     /// # Errors
     /// If the device fails.
     ///
     /// # Panics
     /// If `mean` is not of the same rows.
-    pub fn shrink<B: Backend<Buffer = T>>(
+    pub fn add_mean<B: Backend<Buffer = T>>(
         &mut self,
         backend: &B,
-        prior: u64,
+        tokens: u64,
         mean: &mut Self,
+        factor: f64,
     ) -> Result<(), Error> {
         assert_eq!((self.columns, &self.rows), (mean.columns, &mean.rows), "the same rows");
-        let missing = prior.saturating_sub(self.tokens);
-        if missing == 0 || mean.tokens == 0 {
+        if tokens == 0 || mean.tokens == 0 {
             return Ok(());
         }
         self.settle(backend)?;
         mean.settle(backend)?;
-        let share = missing as f64 / mean.tokens as f64;
-        let filled: Vec<f32> = {
+        let share = factor * tokens as f64 / mean.tokens as f64;
+        let mixed: Vec<f32> = {
             let (own, mean) = (backend.numbers(&self.sums)?, backend.numbers(&mean.sums)?);
             let both = own.iter().zip(mean.iter());
             both.map(|(sum, mean)| (f64::from(*sum) + share * f64::from(*mean)) as f32).collect()
         };
-        self.sums = backend.buffer(self.sums.columns(), &filled)?;
-        self.tokens = prior;
+        self.sums = backend.buffer(self.sums.columns(), &mixed)?;
+        self.tokens += tokens;
         Ok(())
     }
 
@@ -142,7 +153,7 @@ impl<T: Shaped> Gram<T> {
     pub fn merge<B: Backend<Buffer = T>>(
         &mut self,
         backend: &B,
-        mut other: Self,
+        other: &mut Self,
     ) -> Result<(), Error> {
         assert_eq!((self.columns, &self.rows), (other.columns, &other.rows), "the same rows");
         self.settle(backend)?;
@@ -265,19 +276,20 @@ mod tests {
     }
 
     #[test]
-    fn few_tokens_are_filled_up_with_the_mean() {
-        let check = |rows: &[f32], prior: u64, expected: f32, count: u64| {
+    fn tokens_like_others_are_added() {
+        let check = |rows: &[f32], tokens: u64, factor: f64, expected: f32, count: u64| {
             let backend = processor(1);
             let mut gram = gram_of(&backend, 1, rows, 1);
             let mut mean = gram_of(&backend, 1, &[1.0, 3.0], 2);
-            gram.shrink(&backend, prior, &mut mean).expect("filled up");
-            assert_eq!(gram.tokens(), count);
+            gram.add_mean(&backend, tokens, &mut mean, factor).expect("added");
+            assert_eq!((gram.tokens(), mean.tokens()), (count, 2));
+            assert_eq!(gram.trace(&backend).expect("a number"), f64::from(expected));
             assert!(gram.into_packed(&backend).expect("rows").eq([expected]), "{rows:?}");
         };
-        check(&[2.0], 0, 4.0, 1);
-        check(&[2.0], 1, 4.0, 1);
-        check(&[2.0], 3, 4.0 + 2.0 * 5.0, 3);
-        check(&[], 4, 20.0, 4);
+        check(&[2.0], 0, 1.0, 4.0, 1);
+        check(&[2.0], 2, 1.0, 4.0 + 2.0 * 5.0, 3);
+        check(&[2.0], 2, 0.5, 4.0 + 5.0, 3);
+        check(&[], 4, 1.0, 20.0, 4);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use qz_codec::grid::Rows;
-use qz_kernels::gemm::add_row_products_in_runs;
+use qz_kernels::gemm::{View, ViewMut, add_gram, add_row_products_in_runs, mirror_upper};
 use qz_kernels::stop;
 use rayon::prelude::*;
 
@@ -73,6 +73,28 @@ impl Symmetric {
         }
     }
 
+    /// Of the mean of `x xᵀ` over so many inputs the mean over all but these, which are given one
+    /// after the other. Nothing if no others are left.
+    ///
+    /// # Panics
+    /// If the last input is cut.
+    #[must_use]
+    pub fn without(&self, tokens: u64, inputs: &[f32]) -> Option<Self> {
+        let size = self.size.max(1);
+        assert!(inputs.len().is_multiple_of(size), "whole inputs");
+        let count = inputs.len() / size;
+        let left = tokens.checked_sub(count as u64).filter(|left| *left > 0)?;
+        let mut entries = vec![0.0; size * size];
+        let view = View::dense(inputs, count, size);
+        add_gram(1.0, view, ViewMut::dense(&mut entries, size, size));
+        mirror_upper(ViewMut::dense(&mut entries, size, size));
+        let (all, left) = (tokens as f64, left as f64);
+        entries.par_iter_mut().zip(&self.entries).for_each(|(entry, mean)| {
+            *entry = ((f64::from(*mean) * all - f64::from(*entry)) / left) as f32;
+        });
+        Some(Self { size: self.size, entries })
+    }
+
     /// The matrix with rows and columns in another order: at position `p` what is at
     /// `order[p]` now.
     ///
@@ -123,6 +145,21 @@ impl Symmetric {
 #[cfg(test)]
 mod tests {
     use crate::small::tests::numbers;
+
+    #[test]
+    fn inputs_are_taken_out_of_a_mean() {
+        let (size, tokens) = (7, 40);
+        let inputs = numbers(tokens * size, 1);
+        let all = crate::tests::mean_of(size, &inputs);
+        let (first, rest) = inputs.split_at(15 * size);
+        let expected = crate::tests::mean_of(size, rest);
+        let found = all.without(tokens as u64, first).expect("others are left");
+        for (found, expected) in found.entries().iter().zip(expected.entries()) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+        assert_eq!(all.without(40, &inputs), None);
+        assert_eq!(all.without(14, first), None);
+    }
 
     #[test]
     fn losses_of_rows() {

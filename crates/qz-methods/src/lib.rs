@@ -45,5 +45,5 @@ pub use gptq::{
 pub use method::{METHODS, Method, Needs, Options, Problem, RowSink, method_named};
 pub use report::{Fallback, Losses, TensorReport};
 pub use smooth_quant::smoothing_factors;
-pub use statistics::Statistics;
+pub use statistics::{HeldOut, Statistics};
 pub use target::Target;

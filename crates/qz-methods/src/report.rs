@@ -77,6 +77,7 @@ impl fmt::Display for Fallback {
             Self::NoInput => "all inputs were zero",
             Self::NonFinite => "a statistic is not finite",
             Self::NoFactor => "no damping made the Gram matrix positive definite",
+            Self::HeldOut => "on tokens kept apart error feedback lost more than rounding",
         })
     }
 }
@@ -92,6 +93,8 @@ pub enum Fallback {
     NonFinite,
     /// No damping made the matrix positive definite.
     NoFactor,
+    /// Error feedback lost more than rounding on inputs that it was not made of.
+    HeldOut,
 }
 
 #[cfg(test)]

@@ -19,8 +19,21 @@ pub struct Statistics<'a> {
     /// model's result, y what the quantized model gets with the matrix as it was. A result may
     /// be the sum of the product and of what it is added to.
     pub missing: Option<&'a CrossMean>,
+    /// Some of the inputs, to see whether error feedback pays on inputs that it was not made of.
+    pub held_out: Option<HeldOut<'a>>,
     /// Where what is computed of these statistics is kept for the next matrix with the same.
     pub shared: Option<&'a Shared>,
+}
+
+/// Some of the inputs that a Gram matrix is of.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldOut<'a> {
+    /// The inputs, one after the other.
+    pub inputs: &'a [f32],
+    /// As how many tokens all inputs count.
+    pub tokens: u64,
+    /// Where what is computed without these inputs is kept for the next matrix.
+    pub shared: &'a Shared,
 }
 
 impl Statistics<'_> {

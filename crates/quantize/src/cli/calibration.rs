@@ -132,13 +132,13 @@ pub(crate) struct Experts {
     /// Show every token to every expert
     #[arg(long, help_heading = EXPERTS, hide_short_help = true)]
     all_experts: bool,
-    /// Shrink the statistics of experts with few tokens toward their layer's mean
+    /// Draw the statistics of experts toward their layer's mean, which counts as N tokens
     ///
-    /// An expert with fewer than N tokens counts as if that mean were the rest of N. 0 leaves
-    /// them as they are, as llama-imatrix does.
-    #[arg(long, value_name = "N", default_value_t = ExpertOptions::default().prior)]
-    #[arg(help_heading = EXPERTS, hide_short_help = true)]
-    expert_prior: u64,
+    /// Gram matrices are mixed with that mean, scaled to their size, as if it were N tokens more
+    /// [default: a quarter of the columns]. Importance is filled up to N tokens where there are
+    /// fewer [default: 64]. 0 leaves both as they are, as llama-imatrix does.
+    #[arg(long, value_name = "N", help_heading = EXPERTS, hide_short_help = true)]
+    expert_prior: Option<u64>,
 }
 
 impl Experts {

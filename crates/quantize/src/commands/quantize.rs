@@ -119,10 +119,17 @@ fn per_mille(value: f64) -> String {
 fn remarks(tensor: &MethodTensor) -> Vec<String> {
     let mut remarks = Vec::new();
     if let (Some(tokens), Some(_)) = (tensor.tokens, tensor.filled_up_to) {
-        remarks.push(match tokens {
-            0 => "no token: the mean of all experts stands in".to_owned(),
-            _ => format!("{}: shrunk toward the mean of all experts", many(tokens, "token")),
-        });
+        let columns = tensor.report.columns as u64;
+        remarks.extend(
+            match tokens {
+                0 => Some("no token: the mean of all experts stands in"),
+                few if few < columns => {
+                    Some("fewer tokens than columns: near the mean of all experts")
+                }
+                _ => None,
+            }
+            .map(str::to_owned),
+        );
     }
     if tensor.is_uncorrected {
         remarks.push("too few tokens to correct for earlier layers".to_owned());

@@ -7,6 +7,7 @@
 
 mod descend;
 mod feed;
+mod held_out;
 mod order;
 mod prepare;
 mod refit;
@@ -27,7 +28,7 @@ pub use regression::Correction;
 
 use crate::error::Error;
 use crate::method::{Method, Needs, Problem, RowSink, check};
-use crate::report::{Losses, TensorReport};
+use crate::report::{Fallback, Losses, TensorReport};
 use crate::rounding::{differences, lost_parts, round_all, rounding_errors, sampled_rows};
 use tile::Tile;
 
@@ -108,7 +109,11 @@ impl Method for Gptq {
         let Some(gram) = problem.statistics.gram else {
             return Err(Error::Needs { method: self.name(), needs: "the inputs' Gram matrix" });
         };
-        let prepared = Prepared::new(gram, problem);
+        let prepared = match held_out::is_worth_it(gram, problem) {
+            Ok(true) => Prepared::new(gram, problem),
+            Ok(false) => Err(Fallback::HeldOut.into()),
+            Err(unprepared) => Err(unprepared),
+        };
         if stop::is_requested() {
             return Err(Error::Stopped);
         }

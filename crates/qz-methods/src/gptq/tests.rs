@@ -13,7 +13,7 @@ use qz_tensor::DataType;
 use super::*;
 use crate::report::Fallback;
 use crate::testing::{DEVICE, cross_of, gram_of};
-use crate::{METHODS, Options, Statistics, Target, method_named};
+use crate::{HeldOut, METHODS, Options, Statistics, Target, method_named};
 
 /// Numbers with heavy tails, between -8 and 8.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -538,4 +538,30 @@ fn a_stop_is_heard_at_every_stage() {
         let given = importance.quantize(&Problem { target, ..problem }, &mut all);
         assert_eq!(given.map(|_| ()), Err(Error::Stopped));
     });
+}
+
+#[test]
+fn feedback_has_to_pay_on_inputs_that_it_was_not_made_of() {
+    const COLUMNS: usize = 64;
+    let check = |all: &[f32], expected: Option<Fallback>| {
+        let (rows, held_out) = (24, &all[..all.len() / 4 / COLUMNS * COLUMNS]);
+        let gram = gram_of(COLUMNS, all);
+        let case = Case { rows, columns: COLUMNS, weights: numbers(rows * COLUMNS, 9), gram };
+        let tokens = (all.len() / COLUMNS) as u64;
+        let held_out = HeldOut { inputs: held_out, tokens, shared: &Shared::default() };
+        let statistics = Statistics { held_out: Some(held_out), ..case.statistics() };
+        let grid = int(3, true, 64);
+        let run = |method: &str, statistics: &Statistics<'_>| {
+            let options = GptqOptions::default();
+            case.run_on(method, Target::of_grid(&*grid), statistics, &options).expect("quantized")
+        };
+        let found = run("gptq", &statistics);
+        assert_eq!(found.report.fallback, expected);
+        let method = if expected.is_some() { "imatrix" } else { "gptq" };
+        assert!(found.bytes == run(method, &case.statistics()).bytes);
+    };
+    // What these have in common holds for others, too.
+    check(&inputs(4 * COLUMNS, COLUMNS), None);
+    // What these have in common is chance.
+    check(&numbers(COLUMNS * COLUMNS, 5), Some(Fallback::HeldOut));
 }

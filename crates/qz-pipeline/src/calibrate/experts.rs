@@ -4,22 +4,37 @@ use qz_models::forward::Routing;
 use qz_models::graph::{GroupIndex, LayerGraph};
 
 /// Which inputs count as an expert's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpertOptions {
     /// Show every token to every expert.
     pub all: bool,
-    /// An expert with fewer tokens gets this many: what is missing is the mean over the
-    /// layer's experts. 0 leaves the sums as they are.
-    pub prior: u64,
+    /// As how many tokens the mean over the layer's experts counts; 0 leaves the sums as they
+    /// are. Nothing: [`Self::tokens_of_mean`] and [`Self::least_tokens`] say.
+    pub prior: Option<u64>,
 }
 
-impl Default for ExpertOptions {
-    fn default() -> Self {
-        Self { all: false, prior: 64 }
-    }
-}
+/// Moments of experts with fewer tokens are filled up.
+const LEAST_TOKENS: u64 = 64;
+
+/// Columns for each token that the mean over a layer's experts counts as in their Gram matrices.
+/// On a trained mixture twice and half as many were as good, a Gram matrix without the mean lost
+/// two to three times as much with fewer tokens than columns, and the same above eight times as
+/// many (QUALITY.md).
+const COLUMNS_PER_TOKEN: u64 = 4;
 
 impl ExpertOptions {
+    /// As how many tokens the mean over the layer's experts counts, beside an expert's own, in a
+    /// Gram matrix.
+    pub(crate) fn tokens_of_mean(self, columns: usize) -> u64 {
+        self.prior.unwrap_or(columns as u64 / COLUMNS_PER_TOKEN)
+    }
+
+    /// The tokens that moments are filled up to with the mean over the layer's experts. An
+    /// importance matrix of experts with more is that of llama-imatrix.
+    pub(crate) fn least_tokens(self) -> u64 {
+        self.prior.unwrap_or(LEAST_TOKENS)
+    }
+
     pub(crate) fn routing(self) -> Routing {
         if self.all { Routing::All } else { Routing::Chosen }
     }

@@ -11,7 +11,7 @@ use super::experts::ExpertCoverage;
 use super::layout::{File, Group};
 use crate::error::Error;
 use crate::eval::Steps;
-use crate::statistics::{Collected, Collector, Item, Lacking, OfAllExperts, Streams, Sums};
+use crate::statistics::{Collected, Collector, Item, Lacking, MeanOfExperts, Streams, Sums};
 use crate::stream::{Cancel, check_cancelled};
 
 /// A run, and what has come of it.
@@ -43,6 +43,7 @@ impl Job<'_> {
             may_cut: true,
             is_beside: quantized.is_some(),
             in_halves: false,
+            samples: false,
             experts: self.options.experts,
             max_memory: self.options.compute.max_memory,
             workers: self.workers,
@@ -89,16 +90,16 @@ impl Job<'_> {
         let mut known = vec![(Vec::new(), Vec::new()); groups.len()];
         let last = passes.pop().unwrap_or_default();
         let is_only = passes.is_empty();
-        let mut of_all = OfAllExperts::default();
+        let mut mean = MeanOfExperts::default();
         for items in passes {
-            let collected = collector.collect(streams, items, &mut of_all)?;
+            let collected = collector.collect(streams, items, &mut mean)?;
             progress.advance(0)?;
             self.keep(streams.backend, groups, collected, &mut known)?;
         }
         let collected = if is_only {
             collector.collect_and_advance(streams, last, &mut |steps| progress.advance(steps))?
         } else {
-            let collected = collector.collect(streams, last, &mut of_all)?;
+            let collected = collector.collect(streams, last, &mut mean)?;
             streams.advance(&mut |steps| progress.advance(steps))?;
             collected
         };
@@ -121,10 +122,10 @@ impl Job<'_> {
     ) -> Result<(), Error> {
         for group in groups {
             let mut known = vec![(Vec::new(), Vec::new())];
-            let mut of_all = OfAllExperts::default();
+            let mut mean = MeanOfExperts::default();
             quantized.take_full(streams, group)?;
             for items in collector.passes(self.items(collector, streams, &[group])) {
-                let collected = collector.collect(streams, items, &mut of_all)?;
+                let collected = collector.collect(streams, items, &mut mean)?;
                 self.keep(streams.backend, &[group], collected, &mut known)?;
             }
             quantized.take_own(streams, group)?;
@@ -168,7 +169,7 @@ impl Job<'_> {
                 known[number].0.push(moments);
                 known[number].1.push(tokens);
             }
-            let is_short = item.is_too_short(tokens, self.options.experts.prior);
+            let is_short = item.is_too_short(tokens);
             let expert = item.expert.unwrap_or(0);
             self.keep_large(backend, groups[number], expert, sums, is_short)?;
         }
@@ -221,7 +222,7 @@ impl Job<'_> {
         }
         if let Some(layer) = group.layer.filter(|_| group.is_first_of_experts()) {
             let coverage = ExpertCoverage { layer: layer.0, tokens: tokens.to_vec() };
-            self.warnings.extend(coverage.warnings(self.options.experts.prior));
+            self.warnings.extend(coverage.warnings(self.options.experts.least_tokens()));
             self.coverage.push(coverage);
         }
         self.file.put_moments(group, experts)

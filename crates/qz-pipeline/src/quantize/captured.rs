@@ -3,10 +3,10 @@
 use qz_calib::Moments;
 use qz_kernels::backend::Backend;
 use qz_linalg::{CrossMean, Gram, Symmetric};
-use qz_methods::{Shared, Statistics};
+use qz_methods::{HeldOut, Shared, Statistics};
 
 use crate::error::Error;
-use crate::statistics::{Lacking, LackingKind, Sums};
+use crate::statistics::{Lacking, LackingKind, Samples, Sums};
 
 /// What is known of a group's inputs.
 #[derive(Default)]
@@ -23,8 +23,12 @@ pub(super) struct Captured {
     pub(super) cross: Option<CrossMean>,
     /// `E[(ỹ − y) xᵀ]`, with the full model's results ỹ.
     pub(super) missing: Option<CrossMean>,
+    /// Some of the inputs that the Gram matrix is of.
+    pub(super) samples: Option<Vec<f32>>,
     /// What a method keeps between the group's matrices.
     pub(super) shared: Shared,
+    /// The same of what it learns without the samples.
+    pub(super) shared_without: Shared,
 }
 
 impl Captured {
@@ -60,10 +64,18 @@ impl Captured {
             gram: gram.map(|gram| gram.finish(backend)).transpose()?,
             importance: sums.take().map(mean),
             is_uncorrected,
+            samples: sums.take().map(Samples::into_rows),
             cross,
             missing,
             ..Self::default()
         })
+    }
+
+    /// Inputs that say whether what was learnt from the others holds for them.
+    fn held_out(&self) -> Option<HeldOut<'_>> {
+        let inputs = self.samples.as_deref().filter(|inputs| !inputs.is_empty())?;
+        let tokens = self.filled_up_to.or(self.tokens)?;
+        Some(HeldOut { inputs, tokens, shared: &self.shared_without })
     }
 
     pub(super) fn statistics(&self) -> Statistics<'_> {
@@ -72,6 +84,7 @@ impl Captured {
             importance: self.importance.as_deref(),
             cross: self.cross.as_ref(),
             missing: self.missing.as_ref(),
+            held_out: self.held_out(),
             shared: Some(&self.shared),
         }
     }

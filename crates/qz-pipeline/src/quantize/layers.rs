@@ -29,7 +29,7 @@ use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
 use crate::model_weights::ModelWeights;
 use crate::sinks::Sinks;
-use crate::statistics::{Collected, Collector, OfAllExperts, Stream, Streams};
+use crate::statistics::{Collected, Collector, MeanOfExperts, Stream, Streams};
 use crate::stream::{Cancel, Content, Piece, check_cancelled};
 
 /// Weights of the output matrix that are quantized at a time.
@@ -223,6 +223,7 @@ impl<B: Backend> Layers<'_, B> {
             gram,
             may_cut: false,
             is_beside: self.options.propagates(),
+            samples: gram,
             in_halves: self.options.options.gptq.propagation_damping.is_none(),
             experts: self.options.experts,
             max_memory: self.options.compute.max_memory,
@@ -263,18 +264,18 @@ impl<B: Backend> Layers<'_, B> {
         experts.sort_unstable();
         experts.dedup();
         let collector = self.collector();
-        let (mut of_all, mut tokens_of_experts) = (OfAllExperts::default(), Vec::new());
+        let (mut mean, mut tokens_of_experts) = (MeanOfExperts::default(), Vec::new());
         let (width, all) = (graph.group(group).columns, experts.len().max(1) as f64);
         let items = collector.items(graph, group, streams.quantized.hidden_width(), &experts);
         let mut replacements = Vec::new();
         for items in collector.passes(items) {
             let share = items.len() as f64 / all;
-            let collected = collector.collect(streams, items, &mut of_all)?;
+            let collected = collector.collect(streams, items, &mut mean)?;
             effort.advance(effort.of_inputs(width) * share, observer);
             for Collected { item, sums, tokens } in collected {
                 let expert = item.expert;
                 tokens_of_experts.push(tokens);
-                let is_short = item.is_too_short(tokens, self.options.experts.prior);
+                let is_short = item.is_too_short(tokens);
                 let captured = Captured::of(self.backend, sums, tokens, is_short)?;
                 let own = open.iter().filter(|(_, matrix)| matrix.expert == expert);
                 for (index, matrix) in own {
@@ -300,7 +301,7 @@ impl<B: Backend> Layers<'_, B> {
         if graph.group(group).inputs_of_all.is_some() && !tokens_of_experts.is_empty() {
             let layer = streams.quantized.layer().0;
             let coverage = ExpertCoverage { layer, tokens: tokens_of_experts };
-            let warnings = coverage.warnings(self.options.experts.prior);
+            let warnings = coverage.warnings(self.options.experts.least_tokens());
             warnings.iter().for_each(|warning| observer.observe(Event::Warning(warning)));
             reports.experts.push(coverage);
         }

@@ -129,8 +129,9 @@ impl<B: Backend> Layers<'_, B> {
         let prepared = 2 * wanted.gram_bytes();
         // What the sums of what is lacking make of targets, in two orders.
         let targets = 2 * wanted.lacking_bytes();
-        let of_all = u64::from(experts > 1 && self.options.experts.prior > 0);
+        let is_mixed = self.collector().adds_mean(wanted);
+        let of_all = if experts > 1 && is_mixed { wanted.of_mean().bytes() } else { 0 };
         let count = self.collector().experts_at_once(wanted).min(experts as u64);
-        wanted.bytes() * count + wanted.input_bytes() * of_all + prepared + targets
+        wanted.bytes() * count + of_all + prepared + targets
     }
 }

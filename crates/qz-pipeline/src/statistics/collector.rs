@@ -1,23 +1,20 @@
 //! The one that sums inputs, in as many passes over a layer as memory asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
-use qz_calib::Moments;
 use qz_kernels::Workers;
 use qz_kernels::backend::Backend;
 use qz_linalg::gram_parts;
-use qz_models::LayerIndex;
 use qz_models::forward::LinearInputs;
 use qz_models::graph::{GroupIndex, LayerGraph, LinearGroup, Stage};
 
 use super::lacking::{Beside, LackingKind, WantedLacking};
+use super::mean_of_experts::MeanOfExperts;
 use super::passes::{Item, at_once, passes};
 use super::streams::Streams;
 use super::sums::{Sums, WantedSums};
-use crate::calibrate::{ExpertOptions, inputs_of_all};
+use crate::calibrate::ExpertOptions;
 use crate::error::Error;
-use crate::model::to_usize;
 use crate::stream::{Cancel, check_cancelled};
 
 /// Which statistics there are of inputs, and how they are summed.
@@ -30,6 +27,8 @@ pub(crate) struct Collector<'a> {
     pub(crate) is_beside: bool,
     /// Over two halves of the text, each for itself.
     pub(crate) in_halves: bool,
+    /// Whether some inputs of experts are kept as they are.
+    pub(crate) samples: bool,
     pub(crate) experts: ExpertOptions,
     pub(crate) max_memory: u64,
     pub(crate) workers: &'a Workers,
@@ -44,18 +43,9 @@ pub(crate) struct Collected<B: Backend> {
     pub(crate) tokens: u64,
 }
 
-/// The inputs of all experts together, kept for the next pass over the same group.
-pub(crate) struct OfAllExperts<B: Backend>(Option<(LayerIndex, GroupIndex, Range<usize>, Sums<B>)>);
-
-impl<B: Backend> Default for OfAllExperts<B> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
 impl Collector<'_> {
     /// Bytes of sums at a time.
-    fn limit(&self) -> u64 {
+    pub(super) fn limit(&self) -> u64 {
         self.max_memory / 4
     }
 
@@ -66,7 +56,9 @@ impl Collector<'_> {
         // Routers are small, and nobody rounds them.
         let gram = self.gram && !group.is_router;
         let (columns, moments) = (group.columns, self.moments || !gram);
-        WantedSums { columns, moments, maxima: false, gram: gram.then_some(0..columns), lacking }
+        let gram = gram.then_some(0..columns);
+        let samples = self.samples && group.experts.is_some() && gram.is_some();
+        WantedSums { columns, moments, maxima: false, gram, lacking, samples }
     }
 
     fn wanted_lacking(&self, kind: Option<LackingKind>) -> Option<WantedLacking> {
@@ -83,12 +75,13 @@ impl Collector<'_> {
             maxima: false,
             gram: self.gram.then_some(0..columns),
             lacking,
+            samples: false,
         }
     }
 
     /// How many experts' sums are there at once, at most.
     pub(crate) fn experts_at_once(&self, wanted: &WantedSums) -> u64 {
-        at_once(wanted, self.limit(), self.experts.prior > 0)
+        at_once(wanted, self.limit(), self.adds_mean(wanted))
     }
 
     /// The statistics of a group, or of some of its experts, as they are summed: moments first,
@@ -103,7 +96,7 @@ impl Collector<'_> {
         let all = self.wanted(graph.group(group), hidden);
         let mut items = Vec::new();
         if all.moments {
-            let moments = WantedSums { gram: None, lacking: None, ..all.clone() };
+            let moments = WantedSums { gram: None, lacking: None, samples: false, ..all.clone() };
             let item =
                 |expert: &Option<usize>| Item { group, expert: *expert, wanted: moments.clone() };
             items.extend(experts.iter().map(item));
@@ -130,7 +123,7 @@ impl Collector<'_> {
 
     /// Cuts items of a layer into passes.
     pub(crate) fn passes(&self, items: Vec<Item>) -> Vec<Vec<Item>> {
-        passes(items, self.limit(), self.experts.prior)
+        passes(items, self.limit(), self.experts.prior != Some(0))
     }
 
     /// Sums what items ask for, in one pass over the layer's stages.
@@ -138,7 +131,7 @@ impl Collector<'_> {
         &self,
         streams: &mut Streams<'_, B>,
         items: Vec<Item>,
-        of_all: &mut OfAllExperts<B>,
+        mean: &mut MeanOfExperts<B>,
     ) -> Result<Vec<Collected<B>>, Error> {
         let mut pass = Pass::of(self, streams.backend, items)?;
         // A pass does not go back.
@@ -162,106 +155,29 @@ impl Collector<'_> {
             }
         }
         let mut collected = pass.finish()?;
-        self.fill_up(streams, &mut collected, of_all)?;
+        self.mix_experts(streams, &mut collected, mean)?;
         Ok(collected)
     }
 
     /// As [`Self::collect`], and finishes the layer: the text is put through it only once,
-    /// unless an expert may have too few tokens.
+    /// unless experts' sums are mixed with those of all.
     pub(crate) fn collect_and_advance<B: Backend>(
         &self,
         streams: &mut Streams<'_, B>,
         items: Vec<Item>,
         on_steps: &mut dyn FnMut(u64) -> Result<(), Error>,
     ) -> Result<Vec<Collected<B>>, Error> {
-        let may_be_short = |item: &Item| item.expert.is_some() && item.wanted.gram.is_some();
-        let is_once = self.experts.prior == 0 || !items.iter().any(may_be_short);
-        if streams.full.is_some() || !is_once {
-            let collected = self.collect(streams, items, &mut OfAllExperts::default())?;
+        let is_mixed = |item: &Item| item.expert.is_some() && self.adds_mean(&item.wanted);
+        if streams.full.is_some() || items.iter().any(is_mixed) {
+            let collected = self.collect(streams, items, &mut MeanOfExperts::default())?;
             streams.advance(on_steps)?;
             return Ok(collected);
         }
         let mut pass = Pass::of(self, streams.backend, items)?;
         streams.quantized.visit_and_advance(&mut |inputs| pass.take(inputs), on_steps)?;
         let mut collected = pass.finish()?;
-        self.fill_up_moments(streams.backend, &mut collected)?;
+        self.fill_up_moments(&mut collected, &mut MeanOfExperts::default());
         Ok(collected)
-    }
-
-    /// Draws the sums of experts with few tokens toward those of all.
-    fn fill_up<B: Backend>(
-        &self,
-        streams: &mut Streams<'_, B>,
-        collected: &mut [Collected<B>],
-        of_all: &mut OfAllExperts<B>,
-    ) -> Result<(), Error> {
-        self.fill_up_moments(streams.backend, collected)?;
-        for Collected { item, sums, tokens } in collected {
-            let Some(rows) = item.wanted.gram.clone() else { continue };
-            if item.expert.is_none() || *tokens >= self.experts.prior {
-                continue;
-            }
-            let (layer, group) = (streams.quantized.layer(), item.group);
-            let known = of_all.0.take();
-            let known =
-                known.filter(|(of, own, part, _)| (*of, *own, part) == (layer, group, &rows));
-            let mut all = match known {
-                Some((.., all)) => all,
-                None => self.all_experts(streams, group, &item.wanted.alone())?,
-            };
-            sums.shrink(streams.backend, self.experts.prior, &mut all)?;
-            of_all.0 = Some((layer, group, rows, all));
-        }
-        Ok(())
-    }
-
-    /// The same for moments: those of all of a group's experts are there at once.
-    fn fill_up_moments<B: Backend>(
-        &self,
-        backend: &B,
-        collected: &mut [Collected<B>],
-    ) -> Result<(), Error> {
-        let is_of_experts =
-            |one: &&mut Collected<B>| one.item.expert.is_some() && one.item.wanted.moments;
-        let mut experts: Vec<_> = collected.iter_mut().filter(is_of_experts).collect();
-        for group in experts.chunk_by_mut(|one, next| one.item.group == next.item.group) {
-            let mut all = Moments::new(group[0].item.wanted.columns);
-            group.iter().filter_map(|one| one.sums.get::<Moments>()).for_each(|own| all.merge(own));
-            let mut all = Sums::of(all);
-            for one in group {
-                one.sums.shrink(backend, self.experts.prior, &mut all)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The inputs of all experts together, in an order that passes do not change: for gate
-    /// and up those of the router, else one expert's after the other's.
-    fn all_experts<B: Backend>(
-        &self,
-        streams: &mut Streams<'_, B>,
-        group: GroupIndex,
-        wanted: &WantedSums,
-    ) -> Result<Sums<B>, Error> {
-        let graph = streams.quantized.graph();
-        let shown = inputs_of_all(graph, group);
-        let stage = graph.group(shown).stage;
-        let experts: Vec<_> = match (shown == group, graph.group(group).experts) {
-            (true, Some(count)) => (0..count).map(Some).collect(),
-            _ => vec![None],
-        };
-        let item =
-            |expert: &Option<usize>| Item { group: shown, expert: *expert, wanted: wanted.clone() };
-        let backend = streams.backend;
-        let mut all = wanted.sums(backend)?;
-        for experts in experts.chunks(to_usize(at_once(wanted, self.limit(), true))) {
-            let mut pass = Pass::of(self, backend, experts.iter().map(item).collect())?;
-            streams.quantized.visit(stage, &mut |inputs| pass.take(inputs))?;
-            for own in pass.finish()? {
-                all.merge(backend, own.sums)?;
-            }
-        }
-        Ok(all)
     }
 
     /// Sums the inputs of the output matrix, and gives what is complete to `keep`.
@@ -290,14 +206,18 @@ impl Collector<'_> {
 }
 
 /// The sums of a pass while tokens come in.
-struct Pass<'c, 'a, B: Backend> {
+pub(super) struct Pass<'c, 'a, B: Backend> {
     collector: &'c Collector<'a>,
     backend: &'c B,
     all: Vec<(Item, Sums<B>)>,
 }
 
 impl<'c, 'a, B: Backend> Pass<'c, 'a, B> {
-    fn of(collector: &'c Collector<'a>, backend: &'c B, items: Vec<Item>) -> Result<Self, Error> {
+    pub(super) fn of(
+        collector: &'c Collector<'a>,
+        backend: &'c B,
+        items: Vec<Item>,
+    ) -> Result<Self, Error> {
         let with_sums = |item: Item| {
             let sums = item.wanted.sums(backend)?;
             debug_assert_eq!(sums.bytes(), item.wanted.bytes(), "what was planned");
@@ -331,7 +251,7 @@ impl<'c, 'a, B: Backend> Pass<'c, 'a, B> {
     }
 
     /// Takes what a stream shows.
-    fn take(&mut self, inputs: &LinearInputs<'_, B>) -> Result<(), Error> {
+    pub(super) fn take(&mut self, inputs: &LinearInputs<'_, B>) -> Result<(), Error> {
         self.add(inputs.group, inputs.expert, inputs.rows, None)
     }
 
@@ -351,7 +271,7 @@ impl<'c, 'a, B: Backend> Pass<'c, 'a, B> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Vec<Collected<B>>, Error> {
+    pub(super) fn finish(self) -> Result<Vec<Collected<B>>, Error> {
         check_cancelled(self.collector.cancel)?;
         let collected =
             |(item, sums): (Item, Sums<B>)| Collected { tokens: sums.tokens(), item, sums };

@@ -166,18 +166,6 @@ impl<T: Shaped> Lacking<T> {
         }
     }
 
-    pub(super) fn merge<B: Backend<Buffer = T>>(
-        &mut self,
-        backend: &B,
-        other: Self,
-    ) -> Result<(), Error> {
-        self.sums.merge(backend, other.sums)?;
-        if let Some(squares) = other.squares {
-            *self.squares.get_or_insert_default() += squares;
-        }
-        Ok(())
-    }
-
     /// The mean over the tokens; nothing if there is no difference: before anything was
     /// quantized both models see the same.
     pub(crate) fn finish<B: Backend<Buffer = T>>(

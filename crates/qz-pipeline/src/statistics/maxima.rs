@@ -4,7 +4,7 @@ use qz_kernels::Error;
 use qz_kernels::backend::Backend;
 use rayon::prelude::*;
 
-use super::statistic::{OfFull, Statistic, as_own};
+use super::statistic::{OfFull, Statistic};
 
 /// Columns that a thread takes at a time.
 const COLUMNS: usize = 128;
@@ -45,10 +45,6 @@ impl Maxima {
 }
 
 impl<B: Backend> Statistic<B> for Maxima {
-    fn id(&self) -> &'static str {
-        ".in_max"
-    }
-
     fn tokens(&self) -> u64 {
         self.tokens
     }
@@ -59,20 +55,6 @@ impl<B: Backend> Statistic<B> for Maxima {
 
     fn add(&mut self, backend: &B, rows: &B::Buffer, _: OfFull<'_, B>) -> Result<(), Error> {
         self.add_rows(&backend.numbers(rows)?);
-        Ok(())
-    }
-
-    fn merge(&mut self, _: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error> {
-        let other: Self = as_own(other);
-        for (own, other) in self.columns.iter_mut().zip(&other.columns) {
-            *own = own.max(*other);
-        }
-        self.tokens += other.tokens;
-        Ok(())
-    }
-
-    /// Nothing: more tokens of others make no largest magnitude of this one's.
-    fn shrink(&mut self, _: &B, _: u64, _: &mut dyn Statistic<B>) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -93,10 +75,8 @@ mod tests {
             .collect();
         let mut all = Maxima::new(columns);
         for part in rows.chunks(3 * columns) {
-            let mut own = Maxima::new(columns);
             let buffer = ReferenceBackend.buffer(columns, part).expect("whole rows");
-            own.add(&ReferenceBackend, &buffer, None).expect("added");
-            all.merge(&ReferenceBackend, Box::new(own)).expect("merged");
+            all.add(&ReferenceBackend, &buffer, None).expect("added");
         }
         assert_eq!((all.columns(), all.tokens), (&expected[..], 9));
     }

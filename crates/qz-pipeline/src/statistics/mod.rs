@@ -8,14 +8,18 @@
 mod collector;
 mod lacking;
 mod maxima;
+mod mean_of_experts;
 mod passes;
+mod samples;
 mod statistic;
 mod streams;
 mod sums;
 
-pub(crate) use collector::{Collected, Collector, OfAllExperts};
+pub(crate) use collector::{Collected, Collector};
 pub(crate) use lacking::{Lacking, LackingKind};
 pub(crate) use maxima::Maxima;
+pub(crate) use mean_of_experts::MeanOfExperts;
 pub(crate) use passes::Item;
+pub(crate) use samples::Samples;
 pub(crate) use streams::{Stream, Streams};
 pub(crate) use sums::{Sums, WantedSums};

@@ -14,34 +14,28 @@ pub(crate) struct Item {
 
 impl Item {
     /// True if an expert saw too few tokens to make up for what others lost: a regression on
-    /// as many inputs needs as many, and as many as sums are filled up to.
-    pub(crate) fn is_too_short(&self, tokens: u64, prior: u64) -> bool {
-        self.expert.is_some() && tokens < prior.max(self.wanted.columns as u64)
-    }
-
-    /// Bytes that count: moments are small, and those of all experts are there at once.
-    fn bytes(&self) -> u64 {
-        self.wanted.gram_bytes() + self.wanted.lacking_bytes()
+    /// as many inputs needs as many.
+    pub(crate) fn is_too_short(&self, tokens: u64) -> bool {
+        self.expert.is_some() && tokens < self.wanted.columns as u64
     }
 }
 
 /// How many such sums fit `limit` bytes beside those of all experts, if they are wanted.
 pub(super) fn at_once(wanted: &WantedSums, limit: u64, with_all: bool) -> u64 {
     let all = if with_all { wanted.gram_bytes() } else { 0 };
-    let each = wanted.gram_bytes() + wanted.lacking_bytes();
-    (limit.saturating_sub(all) / each.max(1)).max(1)
+    (limit.saturating_sub(all) / wanted.large_bytes().max(1)).max(1)
 }
 
 /// Cuts items, which are in the order of their stages, into passes of at most `limit` bytes
-/// each, of at least one item that counts. `prior` tells that experts may ask for the sums of
+/// each, of at least one item that counts. `with_all` tells that experts ask for the sums of
 /// all of them.
-pub(super) fn passes(items: Vec<Item>, limit: u64, prior: u64) -> Vec<Vec<Item>> {
+pub(super) fn passes(items: Vec<Item>, limit: u64, with_all: bool) -> Vec<Vec<Item>> {
     let mut passes: Vec<Vec<Item>> = vec![Vec::new()];
     let (mut used, mut of_all) = (0u64, 0u64);
     for item in items {
-        let bytes = item.bytes();
-        let may_ask = prior > 0 && item.expert.is_some();
-        let asked = if may_ask { item.wanted.gram_bytes() } else { 0 };
+        let bytes = item.wanted.large_bytes();
+        let asks = with_all && item.expert.is_some();
+        let asked = if asks { item.wanted.gram_bytes() } else { 0 };
         if bytes > 0 && used > 0 && used + bytes + of_all.max(asked) > limit {
             passes.push(Vec::new());
             (used, of_all) = (0, 0);
@@ -70,14 +64,15 @@ mod tests {
                 maxima: false,
                 gram: gram.then_some(0..columns),
                 lacking: None,
+                samples: false,
             },
         };
         experts.iter().map(item).collect()
     }
 
     /// For each pass the groups of its items.
-    fn check(items: &[Vec<Item>], limit: u64, prior: u64, expected: &[&[usize]]) {
-        let found = passes(items.concat(), limit, prior);
+    fn check(items: &[Vec<Item>], limit: u64, with_all: bool, expected: &[&[usize]]) {
+        let found = passes(items.concat(), limit, with_all);
         let groups =
             |pass: &Vec<Item>| -> Vec<usize> { pass.iter().map(|item| item.group.0).collect() };
         assert_eq!(found.iter().map(groups).collect::<Vec<_>>(), expected);
@@ -89,10 +84,10 @@ mod tests {
         let layer = [dense(0, 10), dense(1, 10), dense(2, 10), dense(3, 20)];
         let one = gram_bytes(10, &(0..10));
         assert!(2 * one < gram_bytes(20, &(0..20)));
-        check(&layer, u64::MAX, 64, &[&[0, 1, 2, 3]]);
-        check(&layer, 3 * one, 64, &[&[0, 1, 2], &[3]]);
-        check(&layer, 2 * one, 64, &[&[0, 1], &[2], &[3]]);
-        check(&layer, 1, 64, &[&[0], &[1], &[2], &[3]]);
+        check(&layer, u64::MAX, true, &[&[0, 1, 2, 3]]);
+        check(&layer, 3 * one, true, &[&[0, 1, 2], &[3]]);
+        check(&layer, 2 * one, true, &[&[0, 1], &[2], &[3]]);
+        check(&layer, 1, true, &[&[0], &[1], &[2], &[3]]);
     }
 
     #[test]
@@ -101,9 +96,9 @@ mod tests {
         let layer = [group(0, 10, &[None], false), group(1, 10, &experts, true)];
         let one = gram_bytes(10, &(0..10));
         // The router's moments are summed with whatever is summed first.
-        check(&layer, 3 * one, 0, &[&[0, 1, 1, 1]]);
-        check(&layer, 3 * one, 64, &[&[0, 1, 1], &[1]]);
-        check(&layer, one, 64, &[&[0, 1], &[1], &[1]]);
+        check(&layer, 3 * one, false, &[&[0, 1, 1, 1]]);
+        check(&layer, 3 * one, true, &[&[0, 1, 1], &[1]]);
+        check(&layer, one, true, &[&[0, 1], &[1], &[1]]);
         let wanted = &layer[1][0].wanted;
         assert_eq!([at_once(wanted, 3 * one, false), at_once(wanted, 3 * one, true)], [3, 2]);
     }

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use qz_calib::{GRAM, Moments};
+use qz_calib::Moments;
 use qz_kernels::Error;
 use qz_kernels::backend::Backend;
 use qz_linalg::{Gram, gram_bytes};
@@ -12,9 +12,6 @@ use super::lacking::{Beside, Lacking};
 /// Something that is summed over tokens, on a backend's device or beside it. Statistics of the
 /// same kind, over the same columns, can be added to each other; other kinds are never mixed.
 pub(crate) trait Statistic<B: Backend>: Any + Send {
-    /// Tells the kind from others: what the names of its tensors in a statistics file end in.
-    fn id(&self) -> &'static str;
-
     /// Tokens that are summed, or that the sums count as.
     fn tokens(&self) -> u64;
 
@@ -24,20 +21,6 @@ pub(crate) trait Statistic<B: Backend>: Any + Send {
     /// Adds the inputs of some tokens, one row each, on the current pool's threads. `beside`
     /// is what the full model has of the same tokens.
     fn add(&mut self, backend: &B, rows: &B::Buffer, beside: OfFull<'_, B>) -> Result<(), Error>;
-
-    /// Adds what another of the same kind has summed.
-    ///
-    /// # Panics
-    /// If it is of another kind.
-    fn merge(&mut self, backend: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error>;
-
-    /// Makes of sums over fewer than `prior` tokens sums over `prior` of them: what is missing
-    /// is taken from the mean that `mean`, of the same kind, is the sum of.
-    ///
-    /// # Panics
-    /// If it is of another kind.
-    fn shrink(&mut self, backend: &B, prior: u64, mean: &mut dyn Statistic<B>)
-    -> Result<(), Error>;
 }
 
 /// What the full model has of the same tokens, if that is known.
@@ -52,16 +35,7 @@ pub(super) fn as_own<B: Backend, S: Statistic<B>>(statistic: Box<dyn Statistic<B
     *own.downcast().expect("statistics of the same kind")
 }
 
-fn as_own_mut<B: Backend, S: Statistic<B>>(statistic: &mut dyn Statistic<B>) -> &mut S {
-    let own: &mut dyn Any = statistic;
-    own.downcast_mut().expect("statistics of the same kind")
-}
-
 impl<B: Backend> Statistic<B> for Moments {
-    fn id(&self) -> &'static str {
-        ".in_sum2"
-    }
-
     fn tokens(&self) -> u64 {
         self.rows()
     }
@@ -74,23 +48,9 @@ impl<B: Backend> Statistic<B> for Moments {
         Self::add(self, &backend.numbers(rows)?);
         Ok(())
     }
-
-    fn merge(&mut self, _: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error> {
-        Self::merge(self, &as_own(other));
-        Ok(())
-    }
-
-    fn shrink(&mut self, _: &B, prior: u64, mean: &mut dyn Statistic<B>) -> Result<(), Error> {
-        Self::shrink(self, prior, as_own_mut(mean));
-        Ok(())
-    }
 }
 
 impl<B: Backend> Statistic<B> for Gram<B::Buffer> {
-    fn id(&self) -> &'static str {
-        GRAM
-    }
-
     fn tokens(&self) -> u64 {
         Self::tokens(self)
     }
@@ -102,26 +62,9 @@ impl<B: Backend> Statistic<B> for Gram<B::Buffer> {
     fn add(&mut self, backend: &B, rows: &B::Buffer, _: OfFull<'_, B>) -> Result<(), Error> {
         Self::add(self, backend, rows)
     }
-
-    fn merge(&mut self, backend: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error> {
-        Self::merge(self, backend, as_own(other))
-    }
-
-    fn shrink(
-        &mut self,
-        backend: &B,
-        prior: u64,
-        mean: &mut dyn Statistic<B>,
-    ) -> Result<(), Error> {
-        Self::shrink(self, backend, prior, as_own_mut(mean))
-    }
 }
 
 impl<B: Backend> Statistic<B> for Lacking<B::Buffer> {
-    fn id(&self) -> &'static str {
-        self.kind().id()
-    }
-
     fn tokens(&self) -> u64 {
         Self::tokens(self)
     }
@@ -135,14 +78,5 @@ impl<B: Backend> Statistic<B> for Lacking<B::Buffer> {
             Some(beside) => Self::add(self, backend, rows, beside),
             None => Ok(()),
         }
-    }
-
-    fn merge(&mut self, backend: &B, other: Box<dyn Statistic<B>>) -> Result<(), Error> {
-        Self::merge(self, backend, as_own(other))
-    }
-
-    /// Nothing: what one expert lacks says nothing of another.
-    fn shrink(&mut self, _: &B, _: u64, _: &mut dyn Statistic<B>) -> Result<(), Error> {
-        Ok(())
     }
 }

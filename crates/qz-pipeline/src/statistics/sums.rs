@@ -10,6 +10,7 @@ use qz_linalg::{Gram, gram_bytes};
 
 use super::lacking::{Lacking, WantedLacking};
 use super::maxima::Maxima;
+use super::samples::Samples;
 use super::statistic::{OfFull, Statistic, as_own};
 
 /// Which statistics of a matrix's inputs are wanted.
@@ -23,12 +24,14 @@ pub(crate) struct WantedSums {
     pub(crate) gram: Option<Range<usize>>,
     /// Of what the quantized model lacks beside the full one.
     pub(crate) lacking: Option<WantedLacking>,
+    /// Some of the inputs themselves.
+    pub(crate) samples: bool,
 }
 
 impl WantedSums {
-    /// What is wanted of the model's own inputs alone.
-    pub(crate) fn alone(&self) -> Self {
-        Self { lacking: None, ..self.clone() }
+    /// As many rows of the Gram matrix, and nothing else.
+    pub(crate) fn of_mean(&self) -> Self {
+        Self { moments: false, lacking: None, samples: false, ..self.clone() }
     }
 
     /// Sums over no token.
@@ -43,17 +46,26 @@ impl WantedSums {
         if let Some(rows) = &self.gram {
             all.push(Box::new(Gram::of_rows(backend, self.columns, rows.clone())?));
         }
+        if self.samples {
+            all.push(Box::new(Samples::new(self.columns)));
+        }
         if let Some(wanted) = self.lacking {
             all.push(Box::new(Lacking::new(backend, wanted, self.columns)?));
         }
         Ok(Sums(all))
     }
 
-    /// Bytes of the sums over the model's own inputs.
-    pub(crate) fn input_bytes(&self) -> u64 {
+    /// Bytes of what is small: so much of all matrices of a layer is there at once.
+    fn small_bytes(&self) -> u64 {
         let moments = if self.moments { Moments::bytes(self.columns) } else { 0 };
         let maxima = if self.maxima { Maxima::bytes_of(self.columns) } else { 0 };
-        moments + maxima + self.gram_bytes()
+        moments + maxima
+    }
+
+    /// Bytes of everything else.
+    pub(crate) fn large_bytes(&self) -> u64 {
+        let samples = if self.samples { Samples::bytes_of(self.columns) } else { 0 };
+        samples + self.gram_bytes() + self.lacking_bytes()
     }
 
     /// Bytes of the Gram matrix.
@@ -68,7 +80,7 @@ impl WantedSums {
 
     /// Bytes of all sums.
     pub(crate) fn bytes(&self) -> u64 {
-        self.input_bytes() + self.lacking_bytes()
+        self.small_bytes() + self.large_bytes()
     }
 }
 
@@ -97,37 +109,19 @@ impl<B: Backend> Sums<B> {
         self.0.iter_mut().try_for_each(|statistic| statistic.add(backend, rows, beside))
     }
 
-    /// Makes of sums over fewer than `prior` tokens sums over `prior` of them: what is missing
-    /// is taken from the statistics of the same kind in `mean`.
-    pub(crate) fn shrink(&mut self, backend: &B, prior: u64, mean: &mut Self) -> Result<(), Error> {
-        for own in &mut self.0 {
-            if let Some(mean) = mean.0.iter_mut().find(|mean| mean.id() == own.id()) {
-                own.shrink(backend, prior, &mut **mean)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds what another has summed, statistic by statistic.
-    pub(crate) fn merge(&mut self, backend: &B, other: Self) -> Result<(), Error> {
-        for other in other.0 {
-            if let Some(own) = self.0.iter_mut().find(|own| own.id() == other.id()) {
-                own.merge(backend, other)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A statistic alone.
-    pub(crate) fn of(statistic: impl Statistic<B>) -> Self {
-        Self(vec![Box::new(statistic)])
-    }
-
     /// One kind of statistic, if it is there.
     pub(crate) fn get<S: Statistic<B>>(&self) -> Option<&S> {
         self.0.iter().find_map(|statistic| {
             let any: &dyn Any = &**statistic;
             any.downcast_ref()
+        })
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn get_mut<S: Statistic<B>>(&mut self) -> Option<&mut S> {
+        self.0.iter_mut().find_map(|statistic| {
+            let any: &mut dyn Any = &mut **statistic;
+            any.downcast_mut()
         })
     }
 

@@ -36,7 +36,7 @@ use crate::measuring::Measures;
 use crate::model::Model;
 use crate::model_weights::ModelWeights;
 use crate::planning::plan_all;
-use crate::statistics::{Collector, Item, Maxima, OfAllExperts, Streams, WantedSums};
+use crate::statistics::{Collector, Item, Maxima, MeanOfExperts, Streams, WantedSums};
 use crate::stream::{Cancel, check_cancelled};
 use crate::target::Target;
 use readers::Readers;
@@ -182,6 +182,7 @@ fn collector<'a, B: Backend>(layers: &Layers<'a, B>) -> Collector<'a> {
         gram: true,
         may_cut: false,
         is_beside: false,
+        samples: false,
         in_halves: false,
         experts: layers.options.experts,
         max_memory: layers.options.compute.max_memory,
@@ -213,7 +214,7 @@ impl<B: Backend> Job<'_, B> {
     fn wanted(&self, columns: usize) -> WantedSums {
         let is_awq = self.transform == Transform::Awq;
         let (maxima, gram) = (!is_awq, is_awq.then_some(0..columns));
-        WantedSums { columns, moments: false, maxima, gram, lacking: None }
+        WantedSums { columns, moments: false, maxima, gram, lacking: None, samples: false }
     }
 
     /// Searches factors of a fold of the layer that is loaded.
@@ -234,7 +235,7 @@ impl<B: Backend> Job<'_, B> {
         let collector = collector(&self.layers);
         let items: Vec<Item> = experts.into_iter().map(item).collect();
         let mut factors = Vec::with_capacity(items.len());
-        let (mut of_all, mut is_folded) = (OfAllExperts::default(), false);
+        let (mut of_all, mut is_folded) = (MeanOfExperts::default(), false);
         for items in collector.passes(items) {
             for collected in collector.collect(streams, items, &mut of_all)? {
                 let expert = collected.item.expert;
