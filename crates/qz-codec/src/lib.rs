@@ -11,7 +11,8 @@
 //! | `codecs/` | a file per codec: its blocks' layout, how they are made and read |
 //! | [`search`] | the searches for scales, one sub-block at a time: the definition |
 //! | [`lanes`] | the same searches on sixteen sub-blocks: what the encoders run |
-//! | [`number`] | rounding and number formats, down to what overflows do |
+//! | [`number`], [`small_float`] | rounding and number formats, down to what overflows do |
+//! | [`activations`] | what engines round the inputs of matrices to |
 //! | [`body`] | encoders and decoders to compile for more instructions |
 //! | `golden/` | what the reference library wrote, and the inputs it was given |
 //!
@@ -29,6 +30,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod activations;
 mod affine_fits;
 mod block;
 mod codebook;
@@ -43,6 +45,7 @@ pub mod pack;
 pub mod search;
 mod short_block;
 mod six_bit;
+pub mod small_float;
 mod ternary;
 mod three_levels;
 mod words;

@@ -1,11 +1,12 @@
-//! What the packages made of the same weights (`fixtures/make/golden_packed.py`, which names
-//! their versions), for tests.
+//! What the packages made of the same weights (`fixtures/make/golden_packed.py` and
+//! `golden_inputs.py`, which name their versions), for tests.
 
 use std::fmt::Write;
 
 use crate::layouts::numbers::ScaleType;
 
-static RECORDS: &str = include_str!("../golden/floats.txt");
+static RECORDS: [&str; 2] =
+    [include_str!("../golden/floats.txt"), include_str!("../golden/inputs.txt")];
 
 fn record(case: &str, part: &str) -> &'static str {
     let find = |line: &'static str| {
@@ -13,7 +14,11 @@ fn record(case: &str, part: &str) -> &'static str {
         let same = words.next() == Some(case) && words.next() == Some(part);
         same.then(|| words.next()).flatten()
     };
-    RECORDS.lines().find_map(find).unwrap_or_else(|| panic!("no golden {case} {part}"))
+    RECORDS
+        .iter()
+        .flat_map(|records| records.lines())
+        .find_map(find)
+        .unwrap_or_else(|| panic!("no golden {case} {part}"))
 }
 
 /// A short record's bytes.

@@ -6,6 +6,7 @@
 //! | [`Layout`] | how one matrix is stored: its parts, rows into them and out of them |
 //! | [`SCHEMES`] | what can be written: how a name like `gptq:w4g128` becomes a layout and a configuration |
 //! | [`METHODS`] | what can be read: how a configuration and tensor names become layouts |
+//! | [`Inputs`] | what engines round the inputs of a matrix to |
 //! | [`PackedSource`] | a source of packed tensors, seen as one of plain matrices |
 //! | [`bits`] | the dense bit stream that several layouts share |
 //! | `layouts/` | a file per layout |
@@ -32,6 +33,7 @@ mod error;
 mod exceptions;
 #[cfg(test)]
 mod golden;
+mod inputs;
 mod layout;
 pub mod layouts;
 mod method;
@@ -43,11 +45,13 @@ mod testing;
 
 pub use error::{Error, Fault};
 pub use exceptions::{Exception, FUSED, Patterns, fused_name};
+pub use inputs::{InputPart, Inputs};
 pub use layout::{
     ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding,
     RowBlock, Unfit, Whole,
 };
 pub use layouts::compressed::GONE as GONE_FORMATS;
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
+pub use qz_codec::activations::{Activations, InputRounding, Number};
 pub use scheme::{Configuration, Feedback, Provenance, Quantized, SCHEMES, Scheme, SchemeFamily};
 pub use source::{PackedSize, PackedSource, Repack, recognise};

@@ -8,6 +8,7 @@ use qz_tensor::{DataType, Shape, TensorIndex, TensorInfo, TensorSource};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault};
+use crate::inputs::Inputs;
 use crate::layout::{Layout, Matrix, PartBytes, PartIndex};
 use crate::layouts;
 use crate::layouts::numbers::ScaleType;
@@ -80,6 +81,10 @@ pub struct PackedTensor {
     pub parts: Vec<TensorIndex>,
     /// Tensors of the source that belong to it and are not read: scales of activations.
     pub unused: Vec<TensorIndex>,
+    /// Bits of a code, where fewer are used than are stored.
+    pub code_bits: Option<u32>,
+    /// What engines round its inputs to.
+    pub inputs: Inputs,
     /// What a person should know of how it is read, for all matrices with the same.
     pub remark: Option<String>,
 }
@@ -250,7 +255,16 @@ impl<'a> OpenRequest<'a> {
             }
             parts.push(tensor);
         }
-        Ok(PackedTensor { name, shape, layout, parts, unused: Vec::new(), remark: None })
+        Ok(PackedTensor {
+            name,
+            shape,
+            layout,
+            parts,
+            unused: Vec::new(),
+            code_bits: None,
+            inputs: Inputs::default(),
+            remark: None,
+        })
     }
 
     /// A fault of a module.

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use qz_codec::activations::Activations;
 use qz_tensor::{DataType, SideFile};
 use serde_json::{Map, Value, json};
 
+use crate::inputs::InputPart;
 use crate::layout::Layout;
 use crate::layouts;
 
@@ -59,9 +61,15 @@ pub trait Scheme: Send + Sync + fmt::Debug {
         false
     }
 
-    /// True if engines round the activations that the matrices multiply, too.
-    fn rounds_activations(&self) -> bool {
-        false
+    /// What engines round the inputs of the matrices to.
+    fn activations(&self) -> Activations {
+        Activations::Full
+    }
+
+    /// Where a checkpoint has the number that these need of each matrix, if they need one
+    /// ([`Activations::is_stored`]).
+    fn input_part(&self, _model_type: DataType) -> Option<InputPart> {
+        None
     }
 
     /// What the configuration says.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault};
 use crate::exceptions::Patterns;
+use crate::inputs::Inputs;
 use crate::method::{METHODS, Method, OpenRequest, PackedTensor, StoredParts};
 
 /// How large a packed matrix is.
@@ -18,7 +19,7 @@ use crate::method::{METHODS, Method, OpenRequest, PackedTensor, StoredParts};
 pub struct PackedSize {
     /// Bytes of all its parts.
     pub bytes: u64,
-    /// Bytes of the largest of them, which holds the codes.
+    /// Bytes of the largest of them, which holds the codes, as far as codes use its bits.
     pub codes: u64,
     /// Weights of a row that share a scale.
     pub group: u64,
@@ -146,11 +147,22 @@ impl PackedSource {
     pub fn packed_sizes(&self) -> impl Iterator<Item = (TensorIndex, PackedSize)> {
         let size = |packed: &PackedTensor| PackedSize {
             bytes: self.sizes(&packed.parts).sum(),
-            codes: self.sizes(&packed.parts).max().unwrap_or(0),
+            codes: match packed.code_bits {
+                Some(bits) => packed.shape.elements().saturating_mul(bits.into()).div_ceil(8),
+                None => self.sizes(&packed.parts).max().unwrap_or(0),
+            },
             group: packed.layout.group_columns(packed.matrix()),
         };
         self.origins.iter().enumerate().filter_map(move |(position, origin)| match origin {
             Origin::Packed(packed) => Some((TensorIndex(position), size(packed))),
+            Origin::Stored(_) => None,
+        })
+    }
+
+    /// Those that are packed matrices, and what engines round their inputs to.
+    pub fn inputs(&self) -> impl Iterator<Item = (TensorIndex, &Inputs)> {
+        self.origins.iter().enumerate().filter_map(|(position, origin)| match origin {
+            Origin::Packed(packed) => Some((TensorIndex(position), &packed.inputs)),
             Origin::Stored(_) => None,
         })
     }

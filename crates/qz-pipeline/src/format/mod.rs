@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use qz_models::{Change, RowOrder, StackedRows};
-use qz_packed::{Matrix, SCHEMES, SchemeFamily};
+use qz_packed::{Activations, Matrix, SCHEMES, SchemeFamily};
 use qz_plan::Assignment;
 use qz_tensor::{DataType, Metadata, OutputOptions, SideFile, SinkTensor, TensorIndex, TensorSink};
 
@@ -74,10 +74,10 @@ impl Format {
         self.family.is_some()
     }
 
-    /// True if engines round the activations that a scheme's matrices multiply, too.
-    pub(crate) fn rounds_activations(&self, scheme: &str) -> bool {
+    /// What engines round the inputs of a scheme's matrices to.
+    pub(crate) fn activations(&self, scheme: &str) -> Activations {
         let scheme = self.family.and_then(|family| (family.parse)(scheme));
-        scheme.is_some_and(|scheme| scheme.rounds_activations())
+        scheme.map_or(Activations::Full, |scheme| scheme.activations())
     }
 
     /// True if it is called so, by its own name or by the one that configurations have.

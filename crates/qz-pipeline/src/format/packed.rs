@@ -39,7 +39,7 @@ pub(super) fn format(family: &'static SchemeFamily) -> Format {
 }
 
 fn find(format: &Format, name: &str) -> Option<Box<dyn Scheme>> {
-    (format.family?.parse)(name)
+    (format.family?.parse)(name).filter(|scheme| !scheme.activations().is_stored())
 }
 
 /// The usual scheme of the family, with the groups that fit a model.

@@ -6,28 +6,9 @@
     reason = "arithmetic on the bits of one number, and loops over slices whose lengths are asserted"
 )]
 
-/// The largest number.
-pub(crate) const LARGEST: f32 = 6.0;
-
-/// The numbers by code; the upper bit is the sign.
-pub(crate) const VALUES: [f32; 16] =
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
-
-/// The nearest number, halves to the even code; beyond the largest, that
-/// (compressed-tensors, `cast_to_fp4`). A number below zero keeps its sign when it
-/// becomes zero.
-#[inline(always)]
-pub(crate) fn code_of(value: f32) -> u8 {
-    let magnitude = value.abs();
-    let code = u8::from(magnitude > 0.25)
-        + u8::from(magnitude >= 0.75)
-        + u8::from(magnitude > 1.25)
-        + u8::from(magnitude >= 1.75)
-        + u8::from(magnitude > 2.5)
-        + u8::from(magnitude >= 3.5)
-        + u8::from(magnitude > 5.0);
-    code | u8::from(value < 0.0) << 3
-}
+pub(crate) use qz_codec::small_float::{
+    E2M1 as VALUES, LARGEST_E2M1 as LARGEST, e2m1_from_f32 as code_of,
+};
 
 /// Two codes in a byte, the first in the low half.
 ///

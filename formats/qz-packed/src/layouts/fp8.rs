@@ -4,12 +4,14 @@
 //!
 //! The blocks' scale is called `weight_scale_inv`, and yet weights are multiplied by it.
 
+use qz_codec::activations::{Activations, Number};
 use qz_tensor::{DataType, TensorIndex};
 use serde_json::{Value, json};
 
 use super::float8::{Float8, Spread, StoredScale};
 use super::numbers::ScaleType;
 use crate::error::{Error, Fault};
+use crate::inputs::{self, InputPart, Inputs};
 use crate::layout::{Layout, Matrix};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
@@ -18,7 +20,7 @@ use crate::schemes::{Words, number};
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "fp8",
     examples: &["block128", "block128+ue8m0", "tensor", "tensor+fused"],
-    form: "blocks or a tensor: fp8:block128 (any side; +ue8m0) or fp8:tensor (+fused)",
+    form: "blocks or a tensor: fp8:block128 (any side; +ue8m0) or fp8:tensor (+fused, +static)",
     method: "fp8",
     parse,
 };
@@ -33,6 +35,7 @@ pub(crate) const METHOD: Method = Method {
 
 const BLOCK_SUFFIX: &str = "weight_scale_inv";
 const TENSOR_SUFFIX: &str = "weight_scale";
+const INPUT_SCALE: &str = "input_scale";
 
 /// What weights may be.
 const CODES: [DataType; 2] = [DataType::F8_E4M3, DataType::F8_E5M2];
@@ -48,13 +51,15 @@ fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
 #[derive(Clone, Copy, Debug)]
 enum Fp8Scheme {
     Block { side: u64, powers: bool },
-    Tensor { fused: bool },
+    Tensor { fused: bool, is_static: bool },
 }
 
 fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     let words = Words::of(text)?;
     let scheme = match words.head() {
-        "tensor" if words.flags_are(&["fused"]) => Fp8Scheme::Tensor { fused: words.has("fused") },
+        "tensor" if words.flags_are(&["fused", "static"]) => {
+            Fp8Scheme::Tensor { fused: words.has("fused"), is_static: words.has("static") }
+        }
         head if words.flags_are(&["ue8m0"]) => {
             let side = number(head.strip_prefix("block")?)?;
             Fp8Scheme::Block { side, powers: words.has("ue8m0") }
@@ -67,10 +72,13 @@ fn parse(text: &str) -> Option<Box<dyn Scheme>> {
 impl Scheme for Fp8Scheme {
     fn name(&self) -> String {
         match self {
-            Self::Block { side, powers: false } => format!("block{side}"),
-            Self::Block { side, powers: true } => format!("block{side}+ue8m0"),
-            Self::Tensor { fused: false } => "tensor".to_owned(),
-            Self::Tensor { fused: true } => "tensor+fused".to_owned(),
+            Self::Block { side, powers } => {
+                format!("block{side}{}", if *powers { "+ue8m0" } else { "" })
+            }
+            Self::Tensor { fused, is_static } => {
+                let fused = if *fused { "+fused" } else { "" };
+                format!("tensor{fused}{}", if *is_static { "+static" } else { "" })
+            }
         }
     }
 
@@ -82,13 +90,23 @@ impl Scheme for Fp8Scheme {
                 BLOCK_SUFFIX,
                 if powers { StoredScale::Power(DataType::F8_E8M0) } else { number },
             ),
-            Self::Tensor { fused } => (Spread::Tensor { fused }, TENSOR_SUFFIX, number),
+            Self::Tensor { fused, .. } => (Spread::Tensor { fused }, TENSOR_SUFFIX, number),
         };
         Box::new(Float8 { code: DataType::F8_E4M3, spread, suffix, scale, rank: 0 })
     }
 
-    fn rounds_activations(&self) -> bool {
-        true
+    fn activations(&self) -> Activations {
+        match *self {
+            Self::Block { side, .. } => Activations::Group(Number::E4M3, side as usize),
+            Self::Tensor { is_static: true, .. } => Activations::Tensor(Number::E4M3),
+            Self::Tensor { is_static: false, .. } => Activations::Token(Number::E4M3),
+        }
+    }
+
+    fn input_part(&self, _model_type: DataType) -> Option<InputPart> {
+        let part =
+            InputPart { suffix: INPUT_SCALE, scale: ScaleType::F32, rank: 0, is_reciprocal: false };
+        self.activations().is_stored().then_some(part)
     }
 
     #[allow(clippy::indexing_slicing, reason = "keys of an object that stands here")]
@@ -96,7 +114,7 @@ impl Scheme for Fp8Scheme {
         let mut config = json!({
             "quant_method": "fp8",
             "fmt": "e4m3",
-            "activation_scheme": "dynamic",
+            "activation_scheme": if self.activations().is_stored() { "static" } else { "dynamic" },
             "weight_block_size": null,
             "modules_to_not_convert": quantized.left,
             "meta": quantized.provenance.meta(),
@@ -113,13 +131,39 @@ impl Scheme for Fp8Scheme {
 
 pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     let stated = block_size(request)?;
+    let scheme = request.config.get("activation_scheme").filter(|scheme| !scheme.is_null());
     let mut packed = Vec::new();
     for suffix in [BLOCK_SUFFIX, TENSOR_SUFFIX] {
         for (module, _) in request.modules_with(suffix) {
-            packed.push(open_module(request, module, suffix, stated)?);
+            let mut tensor = open_module(request, module, suffix, stated)?;
+            tensor.inputs = inputs_of(request, module, scheme, stated)?;
+            packed.push(tensor);
         }
     }
     Ok(packed)
+}
+
+/// What engines round a module's inputs to; to nothing where the configuration does not say.
+fn inputs_of(
+    request: &OpenRequest<'_>,
+    module: &str,
+    scheme: Option<&Value>,
+    block: Option<(u64, u64)>,
+) -> Result<Inputs, Error> {
+    let activations = match (scheme.map(Value::as_str), block) {
+        (None, _) => Activations::Full,
+        (Some(Some("static")), _) => Activations::Tensor(Number::E4M3),
+        (Some(Some("dynamic")), Some((_, columns))) => {
+            Activations::Group(Number::E4M3, columns as usize)
+        }
+        (Some(Some("dynamic")), None) => Activations::Token(Number::E4M3),
+        (Some(_), _) => {
+            let says = scheme.map(Value::to_string).unwrap_or_default();
+            let unknown = format!("quantization_config.activation_scheme: says {says}");
+            return Ok(Inputs::Unknown(unknown.into()));
+        }
+    };
+    inputs::of_module(request, module, activations, (INPUT_SCALE, false))
 }
 
 /// `weight_block_size`, if there is one.
@@ -305,6 +349,8 @@ mod tests {
         check("Block64+UE8M0", Some("block64+ue8m0"));
         check("tensor", Some("tensor"));
         check("tensor+fused", Some("tensor+fused"));
+        check("tensor+static+fused", Some("tensor+fused+static"));
+        check("block128+static", None);
         check("tensor+ue8m0", None);
         check("block", None);
         check("block0", None);

@@ -10,6 +10,7 @@ use qz_tensor::{DataType, Shape, TensorIndex};
 use super::float4::{Float4, Kind, Picked};
 use super::numbers::ScaleType;
 use crate::error::{Error, Fault};
+use crate::inputs::Inputs;
 use crate::method::{Method, OpenRequest, PackedTensor};
 
 pub(crate) const METHOD: Method = Method {
@@ -116,7 +117,9 @@ impl Stack {
         };
         let parts = vec![self.blocks, self.scales];
         let (unused, remark) = (Vec::new(), None);
-        Ok(PackedTensor { name, shape, layout: Box::new(layout), parts, unused, remark })
+        let (layout, inputs) = (Box::new(layout), Inputs::default());
+        let code_bits = None;
+        Ok(PackedTensor { name, shape, layout, parts, unused, code_bits, inputs, remark })
     }
 }
 

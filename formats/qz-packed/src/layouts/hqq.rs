@@ -13,6 +13,7 @@ use qz_tensor::{DataType, FileError, Shape, TensorIndex};
 use super::numbers::ScaleType;
 use super::words::WeightReader;
 use crate::error::{Error, Fault};
+use crate::inputs::Inputs;
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
 
@@ -292,6 +293,8 @@ fn open_module(
         layout: Box::new(layout),
         parts: vec![codes, scales, zeros],
         unused: request.tensors(module, SETTINGS),
+        code_bits: None,
+        inputs: Inputs::default(),
         remark: None,
     })
 }

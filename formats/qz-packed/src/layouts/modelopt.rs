@@ -2,6 +2,7 @@
 //! FP8. Sources: ModelOpt 0.47 (`torch/export/quant_utils.py`), vLLM 0.33
 //! (`layers/quantization/modelopt.py`).
 
+use qz_codec::activations::{Activations, Number};
 use qz_tensor::DataType;
 use serde_json::Value;
 
@@ -10,6 +11,7 @@ use super::float4::{Float4, Global, Kind, Picked};
 use super::fp8::open_module;
 use super::numbers::ScaleType;
 use crate::error::Error;
+use crate::inputs::{self, Inputs};
 use crate::layout::Matrix;
 use crate::method::{Method, OpenRequest, PackedTensor};
 
@@ -23,6 +25,7 @@ pub(crate) const METHOD: Method = Method {
 
 const SCALES: &str = "weight_scale";
 const GLOBAL: &str = "weight_scale_2";
+const INPUT_SCALE: &str = "input_scale";
 
 /// The algorithms whose weights are one of the two.
 const ALGORITHMS: &[&str] =
@@ -38,8 +41,40 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
         );
         return Err(request.config_fault("quant_algo", detail));
     }
-    let modules = request.modules_with(SCALES).into_iter();
-    modules.map(|(module, _)| open_one(request, module)).collect()
+    let mut packed = Vec::new();
+    for (module, _) in request.modules_with(SCALES) {
+        let mut tensor = open_one(request, module)?;
+        tensor.inputs = inputs_of(request, module, algorithm.unwrap_or_default())?;
+        packed.push(tensor);
+    }
+    Ok(packed)
+}
+
+/// What engines round a module's inputs to. In mixtures of algorithms its tensors tell.
+fn inputs_of(request: &OpenRequest<'_>, module: &str, algorithm: &str) -> Result<Inputs, Error> {
+    let is_nvfp4 = request.tensor(module, GLOBAL).is_some();
+    let is_static = request.tensor(module, INPUT_SCALE).is_some();
+    let activations = match algorithm {
+        "W4A16_NVFP4" | "FP8_PB_WO" => Activations::Full,
+        "FP8_PER_CHANNEL_PER_TOKEN" => Activations::Token(Number::E4M3),
+        "MXFP8" => Activations::Micro(Number::E4M3),
+        _ if is_static && is_nvfp4 => Activations::Nvfp4,
+        _ if is_static => Activations::Tensor(Number::E4M3),
+        algorithm => {
+            let unknown = format!(
+                "quantization_config.quant_algo: says {algorithm}, but there is no tensor \
+                 {module}.{INPUT_SCALE}"
+            );
+            return Ok(Inputs::Unknown(unknown.into()));
+        }
+    };
+    // Theirs is multiplied, that of NVFP4 here divided by.
+    inputs::of_module(
+        request,
+        module,
+        activations,
+        (INPUT_SCALE, activations == Activations::Nvfp4),
+    )
 }
 
 fn open_one(request: &OpenRequest<'_>, module: &str) -> Result<PackedTensor, Error> {

@@ -3,13 +3,15 @@
 //! compressed-tensors 0.20 (`quantization/quant_args.py`, `quantization/lifecycle`,
 //! `compressors/*`).
 
+use qz_codec::activations::Activations;
 use qz_tensor::{DataType, TensorIndex};
 use serde_json::{Map, Value};
 
-use super::microscaled;
+use super::{activations, microscaled};
 use crate::bits;
 use crate::error::Error;
 use crate::exceptions::Patterns;
+use crate::inputs::{self, Inputs};
 use crate::layout::Matrix;
 use crate::layouts::microscaling::Element;
 use crate::method::{OpenRequest, PackedTensor};
@@ -69,25 +71,15 @@ struct Group<'a> {
 /// A key, and how it contradicts a tensor.
 type Contradiction = (String, String);
 
-/// Fails with a matrix that no group about it describes.
-pub(super) fn check(request: &OpenRequest<'_>, packed: &[PackedTensor]) -> Result<(), Error> {
+/// Fails with a matrix that no group about it describes; of the others it notes what the first
+/// group that does says of their inputs.
+pub(super) fn check(request: &OpenRequest<'_>, packed: &mut [PackedTensor]) -> Result<(), Error> {
     let (groups, patterns) = (groups(request), Patterns::default());
     for packed in packed {
         let Some(module) = Module::of(request, packed) else { continue };
-        let mut about = groups.iter().filter(|group| group.is_about(module.name, &patterns));
-        let first = match about.next() {
-            Some(first) => module.contradiction(first)?,
-            None if groups.is_empty() => module.of_format("format", request.config.get("format")),
-            None => None,
-        };
-        let Some((key, detail)) = first else { continue };
-        let mut fits = false;
-        for other in about {
-            fits |= module.contradiction(other)?.is_none();
-        }
-        if !fits {
-            return Err(request.config_fault(&key, detail));
-        }
+        let Some(group) = module.group(&groups, &patterns)? else { continue };
+        let (inputs, code_bits) = (module.inputs(group)?, module.bits_in_bytes(group));
+        (packed.inputs, packed.code_bits) = (inputs, code_bits);
     }
     Ok(())
 }
@@ -124,6 +116,57 @@ struct Module<'a> {
 }
 
 impl<'a> Module<'a> {
+    /// The first group about it that describes it; none if there are no groups about it.
+    fn group<'g>(
+        &self,
+        groups: &'g [Group<'a>],
+        patterns: &Patterns,
+    ) -> Result<Option<&'g Group<'a>>, Error> {
+        let mut first = None;
+        for group in groups.iter().filter(|group| group.is_about(self.name, patterns)) {
+            match self.contradiction(group)? {
+                None => return Ok(Some(group)),
+                Some(contradiction) => first = first.or(Some(contradiction)),
+            }
+        }
+        if groups.is_empty() {
+            first = self.of_format("format", self.request.config.get("format"));
+        }
+        match first {
+            Some((key, detail)) => Err(self.request.config_fault(&key, detail)),
+            None => Ok(None),
+        }
+    }
+
+    /// Bits of integers that a group says, where each has a byte.
+    fn bits_in_bytes(&self, group: &Group<'_>) -> Option<u32> {
+        let bits = group.weights.get("num_bits").and_then(Value::as_u64)?;
+        (self.request.data_type(self.codes) == DataType::I8).then_some(bits.min(8) as u32)
+    }
+
+    /// What a group says of its inputs.
+    fn inputs(&self, group: &Group<'_>) -> Result<Inputs, Error> {
+        let unknown = |key: &str, says: String| {
+            Inputs::Unknown(format!("quantization_config.{}.{key}: says {says}", group.key).into())
+        };
+        let stated = |key: &str| group.all.get(key).filter(|value| !value.is_null());
+        if let Some(results) = stated("output_activations") {
+            return Ok(unknown("output_activations", results.to_string()));
+        }
+        let Some(stated) = stated("input_activations") else { return Ok(Inputs::default()) };
+        let Some(arguments) = stated.as_object() else {
+            return Ok(unknown("input_activations", stated.to_string()));
+        };
+        match activations::read(arguments) {
+            Ok(found) => {
+                let is_nvfp4 = found == Activations::Nvfp4;
+                let suffix = if is_nvfp4 { "input_global_scale" } else { "input_scale" };
+                inputs::of_module(self.request, self.name, found, (suffix, false))
+            }
+            Err((key, says)) => Ok(unknown(&format!("input_activations.{key}"), says)),
+        }
+    }
+
     fn of(request: &'a OpenRequest<'_>, packed: &'a PackedTensor) -> Option<Self> {
         let name = packed.name.strip_suffix(".weight")?;
         let scales = request.tensor(name, "weight_scale")?;

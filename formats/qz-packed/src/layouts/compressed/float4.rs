@@ -1,12 +1,15 @@
 //! `nvfp4-pack-quantized` and `mxfp4-pack-quantized`: E2M1 numbers, two in a byte
-//! (`compressors/nvfp4`, `compressors/mxfp4`). Activations stay as they are: what engines
-//! call A16.
+//! (`compressors/nvfp4`, `compressors/mxfp4`). Inputs stay as they are, which engines call A16,
+//! or become such numbers, too.
 
+use qz_codec::activations::{Activations, Number};
 use qz_tensor::DataType;
 use serde_json::{Value, json};
 
-use super::{Format, configuration, microscaled, scale_type};
+use super::integer::input_scale;
+use super::{Format, activations, configuration, microscaled, scale_type};
 use crate::error::Error;
+use crate::inputs::InputPart;
 use crate::layout::{Layout, Matrix};
 use crate::layouts::float4::{Float4, Global, Kind, Picked};
 use crate::layouts::numbers::ScaleType;
@@ -21,20 +24,28 @@ const SCALES: &str = "weight_scale";
 const GLOBAL: &str = "weight_global_scale";
 
 #[derive(Clone, Copy, Debug)]
-struct Float4Scheme(Kind);
+struct Float4Scheme {
+    kind: Kind,
+    /// What becomes of inputs.
+    inputs: Activations,
+}
 
 fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
-    let kind = match words.head() {
-        "nvfp4" => Kind::Nvfp4,
-        "mxfp4" => Kind::Mxfp4,
+    let (kind, inputs) = match words.head() {
+        "nvfp4" => (Kind::Nvfp4, Activations::Full),
+        "nvfp4a4" => (Kind::Nvfp4, Activations::Nvfp4),
+        "mxfp4" => (Kind::Mxfp4, Activations::Full),
+        "mxfp4a4" => (Kind::Mxfp4, Activations::Micro(Number::E2M1)),
+        "mxfp4xfp8" => (Kind::Mxfp4, Activations::Group(Number::E4M3, 128)),
         _ => return None,
     };
-    words.flags_are(&[]).then(|| Box::new(Float4Scheme(kind)) as Box<dyn Scheme>)
+    let scheme = Float4Scheme { kind, inputs };
+    words.flags_are(&[]).then(|| Box::new(scheme) as Box<dyn Scheme>)
 }
 
 impl Float4Scheme {
     fn weights(self) -> Value {
-        let (strategy, group, scale) = match self.0 {
+        let (strategy, group, scale) = match self.kind {
             Kind::Nvfp4 => ("tensor_group", 16, "torch.float8_e4m3fn"),
             Kind::Mxfp4 => ("group", 32, "torch.uint8"),
         };
@@ -53,22 +64,36 @@ impl Float4Scheme {
 
 impl Scheme for Float4Scheme {
     fn name(&self) -> String {
-        match self.0 {
-            Kind::Nvfp4 => "nvfp4".to_owned(),
-            Kind::Mxfp4 => "mxfp4".to_owned(),
+        let inputs = match self.inputs {
+            Activations::Full => "",
+            Activations::Group(..) => "xfp8",
+            _ => "a4",
+        };
+        match self.kind {
+            Kind::Nvfp4 => format!("nvfp4{inputs}"),
+            Kind::Mxfp4 => format!("mxfp4{inputs}"),
         }
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
-        Box::new(layout(self.0, scale_type(model_type)))
+        Box::new(layout(self.kind, scale_type(model_type)))
+    }
+
+    fn activations(&self) -> Activations {
+        self.inputs
+    }
+
+    fn input_part(&self, model_type: DataType) -> Option<InputPart> {
+        input_scale(self.inputs, model_type)
     }
 
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
-        let format = match self.0 {
+        let format = match self.kind {
             Kind::Nvfp4 => "nvfp4-pack-quantized",
             Kind::Mxfp4 => "mxfp4-pack-quantized",
         };
-        configuration(format, &self.weights(), &Value::Null, quantized)
+        let inputs = activations::arguments(self.inputs);
+        configuration(format, &self.weights(), &inputs, quantized)
     }
 }
 

@@ -1,11 +1,14 @@
 //! `float-quantized` and, for weights alone, `naive-quantized`: E4M3 numbers, a byte each, with
 //! scales of rows, of blocks, or of the tensor (`compressors/naive_quantized`).
 
+use qz_codec::activations::{Activations, Number};
 use qz_tensor::DataType;
 use serde_json::{Value, json};
 
-use super::{Format, configuration, microscaled, scale_type, stated};
+use super::integer::input_scale;
+use super::{Format, activations, configuration, microscaled, scale_type, stated};
 use crate::error::Error;
+use crate::inputs::InputPart;
 use crate::layout::Layout;
 use crate::layouts::float8::{Float8, Spread, StoredScale};
 use crate::layouts::fp8::open_module;
@@ -17,51 +20,60 @@ pub(super) const FORMAT: Format = Format { parse, open };
 
 const SUFFIX: &str = "weight_scale";
 
-/// A scale for each row; activations by the token, or as they are.
+/// A scale for each row or the tensor; inputs by the token, by the tensor, or as they are.
 #[derive(Clone, Copy, Debug)]
 struct FloatScheme {
-    activations: bool,
+    /// One scale for all weights: with static inputs the package's preset `FP8`.
+    is_of_tensor: bool,
+    inputs: Activations,
 }
 
 fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
-    let activations = match words.head() {
-        "fp8" => true,
-        "fp8a16" => false,
+    let inputs = match (words.head(), words.has("static")) {
+        ("fp8", false) => Activations::Token(Number::E4M3),
+        ("fp8", true) => Activations::Tensor(Number::E4M3),
+        ("fp8a16", false) => Activations::Full,
         _ => return None,
     };
-    words.flags_are(&[]).then(|| Box::new(FloatScheme { activations }) as Box<dyn Scheme>)
+    let scheme = FloatScheme { is_of_tensor: words.has("tensor"), inputs };
+    words.flags_are(&["tensor", "static"]).then(|| Box::new(scheme) as Box<dyn Scheme>)
 }
 
 impl Scheme for FloatScheme {
     fn name(&self) -> String {
-        if self.activations { "fp8" } else { "fp8a16" }.to_owned()
+        let inputs = if self.inputs.rounds() { "" } else { "a16" };
+        let tensor = if self.is_of_tensor { "+tensor" } else { "" };
+        let fixed = if self.inputs.is_stored() { "+static" } else { "" };
+        format!("fp8{inputs}{tensor}{fixed}")
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
         let scale = StoredScale::Number(scale_type(model_type));
-        let (code, spread) = (DataType::F8_E4M3, Spread::Row);
-        Box::new(Float8 { code, spread, suffix: SUFFIX, scale, rank: 2 })
+        let (spread, rank) = match self.is_of_tensor {
+            true => (Spread::Tensor { fused: false }, 1),
+            false => (Spread::Row, 2),
+        };
+        Box::new(Float8 { code: DataType::F8_E4M3, spread, suffix: SUFFIX, scale, rank })
     }
 
-    fn rounds_activations(&self) -> bool {
-        self.activations
+    fn activations(&self) -> Activations {
+        self.inputs
+    }
+
+    fn input_part(&self, model_type: DataType) -> Option<InputPart> {
+        input_scale(self.inputs, model_type)
     }
 
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
-        let number = |strategy: &str, dynamic: bool| {
-            json!({
-                "num_bits": 8,
-                "type": "float",
-                "symmetric": true,
-                "strategy": strategy,
-                "dynamic": dynamic,
-            })
-        };
-        let (format, activations) = match self.activations {
-            true => ("float-quantized", number("token", true)),
-            false => ("naive-quantized", Value::Null),
-        };
-        configuration(format, &number("channel", false), &activations, quantized)
+        let weights = json!({
+            "num_bits": 8,
+            "type": "float",
+            "symmetric": true,
+            "strategy": if self.is_of_tensor { "tensor" } else { "channel" },
+            "dynamic": false,
+        });
+        let format = if self.inputs.rounds() { "float-quantized" } else { "naive-quantized" };
+        configuration(format, &weights, &activations::arguments(self.inputs), quantized)
     }
 }
 

@@ -1,10 +1,11 @@
 //! `mxfp8-quantized` and `mxfp6-pack-quantized`: small floats in groups of 32, scaled by powers
 //! of two (`compressors/mxfp8`, `compressors/mxfp6`). MXFP4 is `float4.rs`.
 
+use qz_codec::activations::{Activations, Number};
 use qz_tensor::{DataType, TensorIndex};
 use serde_json::{Value, json};
 
-use super::{Format, configuration, scale_type};
+use super::{Format, activations, configuration, scale_type};
 use crate::error::Error;
 use crate::layout::{Layout, Matrix};
 use crate::layouts::microscaling::{Element, Microscaled};
@@ -22,30 +23,31 @@ const SCALES: &str = "weight_scale";
 #[derive(Clone, Copy, Debug)]
 struct MicroScheme {
     element: Element,
-    activations: bool,
+    inputs: Activations,
 }
 
 fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
-    let (element, activations) = match words.head() {
-        "mxfp8" => (Element::E4m3, true),
-        "mxfp8a16" => (Element::E4m3, false),
-        "mxfp6a8" => (Element::E2m3, true),
-        "mxfp6a16" => (Element::E2m3, false),
+    const EIGHT: Activations = Activations::Micro(Number::E4M3);
+    let (element, inputs) = match words.head() {
+        "mxfp8" => (Element::E4m3, EIGHT),
+        "mxfp8a16" => (Element::E4m3, Activations::Full),
+        "mxfp6a8" => (Element::E2m3, EIGHT),
+        "mxfp6a16" => (Element::E2m3, Activations::Full),
         _ => return None,
     };
-    let scheme = MicroScheme { element, activations };
+    let scheme = MicroScheme { element, inputs };
     words.flags_are(&[]).then(|| Box::new(scheme) as Box<dyn Scheme>)
 }
 
-/// What a configuration says of such numbers.
-fn arguments(bits: u32, dynamic: bool) -> Value {
+/// What a configuration says of such weights.
+fn arguments(bits: u32) -> Value {
     json!({
         "num_bits": bits,
         "type": "float",
         "symmetric": true,
         "strategy": "group",
         "group_size": 32,
-        "dynamic": dynamic,
+        "dynamic": false,
         "scale_dtype": "torch.uint8",
         "zp_dtype": "torch.uint8",
     })
@@ -53,7 +55,7 @@ fn arguments(bits: u32, dynamic: bool) -> Value {
 
 impl Scheme for MicroScheme {
     fn name(&self) -> String {
-        let name = match (self.element, self.activations) {
+        let name = match (self.element, self.inputs.rounds()) {
             (Element::E4m3, true) => "mxfp8",
             (Element::E4m3, false) => "mxfp8a16",
             (Element::E2m3, true) => "mxfp6a8",
@@ -66,8 +68,8 @@ impl Scheme for MicroScheme {
         Box::new(Microscaled { element: self.element, precision: scale_type(model_type) })
     }
 
-    fn rounds_activations(&self) -> bool {
-        self.activations
+    fn activations(&self) -> Activations {
+        self.inputs
     }
 
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
@@ -75,8 +77,7 @@ impl Scheme for MicroScheme {
             Element::E4m3 => ("mxfp8-quantized", 8),
             Element::E2m3 => ("mxfp6-pack-quantized", 6),
         };
-        let activations = if self.activations { arguments(8, true) } else { Value::Null };
-        configuration(format, &arguments(bits, false), &activations, quantized)
+        configuration(format, &arguments(bits), &activations::arguments(self.inputs), quantized)
     }
 }
 
@@ -155,7 +156,7 @@ mod tests {
         for name in ["mxfp8", "mxfp8a16", "mxfp6a8", "mxfp6a16"] {
             let scheme = Words::of(name).and_then(|words| parse(&words)).expect("known");
             assert_eq!(scheme.name(), name);
-            assert_eq!(scheme.rounds_activations(), !name.ends_with("a16"));
+            assert_eq!(scheme.activations().rounds(), !name.ends_with("a16"));
         }
         assert!(Words::of("mxfp6").and_then(|words| parse(&words)).is_none());
     }

@@ -4,6 +4,7 @@
 //! Each format is a file: what it is called, how a scheme's name becomes one of its
 //! layouts, and how it finds its modules in a checkpoint.
 
+mod activations;
 mod agreement;
 mod float4;
 mod float_quantized;
@@ -28,17 +29,24 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
         "w4a16+g32",
         "w8a16+channel",
         "w8a8",
+        "w4a8",
+        "w4a4",
+        "w4afp8",
         "fp8",
         "fp8a16",
         "nvfp4",
         "mxfp4",
+        "mxfp4a4",
+        "mxfp4xfp8",
         "mxfp8",
         "mxfp8a16",
         "mxfp6a16",
         "mxfp6a8",
     ],
-    form: "a scheme: ct:w4a16 (2 to 8 bits; +g32, +channel, +asym), ct:w8a8, ct:fp8, ct:fp8a16, \
-           ct:nvfp4, ct:mxfp4, ct:mxfp8, ct:mxfp8a16, ct:mxfp6a16 or ct:mxfp6a8",
+    form: "a scheme: ct:w4a16 (2 to 8 bits; +g32, +channel, +asym), ct:w8a8, ct:w4a8 (2 to 7 bits; \
+           +g32, +channel, +packed), ct:w4a4 (2 to 4 bits), ct:w4afp8, ct:fp8 (+tensor), ct:fp8a16, \
+           ct:nvfp4, ct:mxfp4, ct:mxfp4a4, ct:mxfp4xfp8, ct:mxfp8, ct:mxfp8a16, ct:mxfp6a16 or \
+           ct:mxfp6a8",
     method: "compressed-tensors",
     parse,
 };
@@ -89,7 +97,7 @@ pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error
     for format in FORMATS {
         packed.extend((format.open)(request)?);
     }
-    agreement::check(request, &packed)?;
+    agreement::check(request, &mut packed)?;
     Ok(packed)
 }
 

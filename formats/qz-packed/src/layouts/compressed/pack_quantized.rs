@@ -4,10 +4,11 @@
 use std::ops::Range;
 
 use qz_tensor::{DataType, FileError};
-use serde_json::Value;
+
+use qz_codec::activations::Activations;
 
 use super::integer::IntegerScheme;
-use super::{Format, configuration, scale_type, stated_by_all};
+use super::{Format, activations, configuration, scale_type, stated_by_all};
 use crate::bits;
 use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
@@ -41,7 +42,7 @@ struct PackScheme(IntegerScheme);
 
 fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
     let scheme = IntegerScheme::parse(words)?;
-    (scheme.activations == 16).then(|| Box::new(PackScheme(scheme)) as Box<dyn Scheme>)
+    scheme.packed.then(|| Box::new(PackScheme(scheme)) as Box<dyn Scheme>)
 }
 
 impl Scheme for PackScheme {
@@ -50,7 +51,7 @@ impl Scheme for PackScheme {
     }
 
     fn with_group(&self, group: Option<u64>) -> Option<Box<dyn Scheme>> {
-        Some(Box::new(Self(IntegerScheme { group, ..self.0 })))
+        Some(Box::new(Self(self.0.with_group(group)?)))
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
@@ -58,8 +59,13 @@ impl Scheme for PackScheme {
         Box::new(PackQuantized { integers, index: GroupIndex::Absent })
     }
 
+    fn activations(&self) -> Activations {
+        self.0.activations
+    }
+
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
-        configuration(NAME, &self.0.weights(), &Value::Null, quantized)
+        let inputs = activations::arguments(self.0.activations);
+        configuration(NAME, &self.0.weights(), &inputs, quantized)
     }
 }
 
@@ -217,7 +223,8 @@ fn open_module(
     };
     let symmetric = request.tensor(module, "weight_zero_point").is_none();
     let scale = request.scale_type(scales)?;
-    let scheme = IntegerScheme { bits, activations: 16, group, symmetric };
+    let activations = Activations::Full;
+    let scheme = IntegerScheme { bits, activations, group, symmetric, packed: true };
     let layout = PackQuantized { integers: scheme.integers(scale), index };
     let mut packed = request.packed(module, matrix, Box::new(layout))?;
     packed.unused = request
