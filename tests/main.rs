@@ -20,6 +20,7 @@ mod loaders;
 mod lora;
 mod loss;
 mod messages;
+mod mixed_schemes;
 mod output_paths;
 mod overrides;
 mod packed;

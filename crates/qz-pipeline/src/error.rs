@@ -216,6 +216,14 @@ pub enum Error {
         /// Tokens of the model's vocabulary.
         vocabulary: Option<usize>,
     },
+    /// Schemes of a packed folder that cannot be in one.
+    #[error("{location}: {why}")]
+    Mixed {
+        /// The tensor with the other scheme.
+        location: Box<Location>,
+        /// Why they cannot.
+        why: Box<str>,
+    },
     /// A method chooses among a grid's values, and the target is not stored as such.
     #[error("{target} has no values that a method could choose among")]
     MethodFormat {

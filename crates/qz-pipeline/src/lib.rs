@@ -106,7 +106,7 @@ pub use qz_kernels::backend::Rounding;
 pub use qz_kernels::{Error as IsaError, Isa};
 pub use qz_methods;
 pub use qz_packed::Rounding as PackedRounding;
-pub use qz_plan::{Fallback, Overrides, TensorOverride, element_type};
+pub use qz_plan::{Fallback, InvalidOverride, Overrides, TensorOverride, Wish, element_type};
 pub use qz_safetensors::DEFAULT_SHARD_SIZE;
 pub use stream::Cancel;
 pub use target::Target;

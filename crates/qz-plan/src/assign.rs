@@ -208,7 +208,7 @@ fn decide(
     }
     // The per-layer embedding is a large table of its own: a pattern that names
     // it goes before the wish for embeddings in general.
-    let is_named = || name != "token_embd.weight" && overrides.first_match(name).is_some();
+    let is_named = || name != "token_embd.weight" && overrides.first_type(name).is_some();
     match (category, overrides.token_embedding, overrides.output) {
         (TensorCategory::TokenEmbedding, Some(data_type), _) if !is_named() => {
             return (data_type, Reason::TokenEmbeddingOption);
@@ -219,7 +219,7 @@ fn decide(
     if !file_type.base.is_block() {
         return (file_type.base, Reason::Base);
     }
-    match overrides.first_match(name) {
+    match overrides.first_type(name) {
         Some((position, data_type)) => (data_type, Reason::Override(position)),
         None if overrides.pure => (file_type.base, Reason::Pure),
         None => mixture.data_type(tensor),

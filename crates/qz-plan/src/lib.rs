@@ -28,6 +28,6 @@ pub use category::{TensorCategory, is_quantizable};
 pub use facts::ModelFacts;
 pub use file_type::{FILE_TYPES, FileType};
 pub use order::layer_then_name;
-pub use overrides::{InvalidOverride, Overrides, TensorOverride, UnknownType, element_type};
+pub use overrides::{InvalidOverride, Overrides, TensorOverride, UnknownType, Wish, element_type};
 pub use rule::{Condition, Rule};
 pub use suggestion::{did_you_mean, is_alike, nearest};

@@ -13,8 +13,9 @@ use crate::suggestion::{did_you_mean, nearest};
 /// Wishes over a file type's rules.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// The first whose pattern is found in a tensor's name decides, instead of the
-    /// rules. Without effect on file types that are not made of blocks.
+    /// The first whose pattern is found in a tensor's name, and whose wish the format can
+    /// fulfil, decides instead of the rules. Without effect on file types that are not made of
+    /// blocks.
     pub tensors: Vec<TensorOverride>,
     /// The output matrix's type, or that of a token embedding standing for it.
     pub output: Option<DataType>,
@@ -27,18 +28,57 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// The first pattern found in `name`: its position and its type.
-    pub fn first_match(&self, name: &str) -> Option<(usize, DataType)> {
-        let position = self.tensors.iter().position(|tensor| tensor.pattern.is_match(name))?;
-        Some((position, self.tensors[position].data_type))
+    /// The first pattern found in `name` whose wish is one of those that `wanted` takes: its
+    /// position, and what that makes of it.
+    pub fn first_match<'a, T>(
+        &'a self,
+        name: &str,
+        wanted: impl Fn(&'a Wish) -> Option<T>,
+    ) -> Option<(usize, T)> {
+        let matching = self.tensors.iter().enumerate();
+        let mut matching = matching.filter(|(_, tensor)| tensor.matches(name));
+        matching.find_map(|(position, tensor)| Some((position, wanted(&tensor.wish)?)))
+    }
+
+    /// The first pattern found in `name` that wishes an element type.
+    pub fn first_type(&self, name: &str) -> Option<(usize, DataType)> {
+        self.first_match(name, Wish::data_type)
     }
 }
 
-/// `REGEX=TYPE`: tensors in whose name the pattern is found get the type.
+/// What a tensor is to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// An element type of GGUF.
+    Type(DataType),
+    /// A scheme of a packed family, as targets are called: `gptq:w8g128`.
+    Scheme(String),
+}
+
+impl Wish {
+    /// The element type, if it is one.
+    pub fn data_type(&self) -> Option<DataType> {
+        match self {
+            Self::Type(data_type) => Some(*data_type),
+            Self::Scheme(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Type(data_type) => data_type.fmt(f),
+            Self::Scheme(scheme) => f.write_str(scheme),
+        }
+    }
+}
+
+/// `REGEX=TYPE`: tensors in whose name the pattern is found get the type, or the scheme.
 #[derive(Clone, Debug)]
 pub struct TensorOverride {
     pattern: Regex,
-    data_type: DataType,
+    wish: Wish,
 }
 
 impl TensorOverride {
@@ -46,11 +86,16 @@ impl TensorOverride {
     pub fn matches(&self, name: &str) -> bool {
         self.pattern.is_match(name)
     }
+
+    /// What they get.
+    pub fn wish(&self) -> &Wish {
+        &self.wish
+    }
 }
 
 impl fmt::Display for TensorOverride {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.pattern, self.data_type)
+        write!(f, "{}={}", self.pattern, self.wish)
     }
 }
 
@@ -113,7 +158,12 @@ impl FromStr for TensorOverride {
         if pattern.is_empty() {
             return Err(InvalidOverride::Form);
         }
-        Ok(Self { pattern: Regex::new(pattern)?, data_type: element_type(name)? })
+        // No element type has a colon in its name. Which schemes there are is not known here.
+        let wish = match name.contains(':') {
+            true => Wish::Scheme(name.to_owned()),
+            false => Wish::Type(element_type(name)?),
+        };
+        Ok(Self { pattern: Regex::new(pattern)?, wish })
     }
 }
 
@@ -136,6 +186,7 @@ mod tests {
         check("attn_v=q8_0", Ok("attn_v=Q8_0"));
         check(r"^blk\.(\d+)\.ffn=IQ4_XS", Ok(r"^blk\.(\d+)\.ffn=IQ4_XS"));
         check("a=b=q4_k", Ok("a=b=Q4_K"));
+        check("ffn_down=gptq:w8g128", Ok("ffn_down=gptq:w8g128"));
         check("attn_v", Err("REGEX=TYPE"));
         check("=q8_0", Err("REGEX=TYPE"));
         check("attn_v=q4_k_m", Err("file type"));
@@ -148,14 +199,14 @@ mod tests {
     #[test]
     fn patterns_are_searched_for_and_the_first_wins() {
         let overrides = Overrides {
-            tensors: ["attn_v=q8_0", "attn=q6_k", "V=q2_k"]
+            tensors: ["attn_v=ct:w8a8", "attn_v=q8_0", "attn=q6_k", "V=q2_k"]
                 .map(|text| text.parse().expect("parses"))
                 .into(),
             ..Overrides::default()
         };
-        let check = |name: &str, expected| assert_eq!(overrides.first_match(name), expected);
-        check("blk.0.attn_v.weight", Some((0, DataType::Q8_0)));
-        check("blk.0.attn_q.weight", Some((1, DataType::Q6_K)));
+        let check = |name: &str, expected| assert_eq!(overrides.first_type(name), expected);
+        check("blk.0.attn_v.weight", Some((1, DataType::Q8_0)));
+        check("blk.0.attn_q.weight", Some((2, DataType::Q6_K)));
         check("blk.0.ffn_up.weight", None);
     }
 }

@@ -86,6 +86,64 @@ pub fn fused_name<'a>(module: &'a str, is_there: impl Fn(&str) -> bool) -> Cow<'
     }
 }
 
+/// Patterns that fit these names and no others: names that differ in numbers alone share one.
+pub(crate) fn patterns_of(names: &[String]) -> Vec<String> {
+    /// Numbers by their places, of names that are alike in all else.
+    type Numbers<'a> = Vec<Vec<&'a str>>;
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut alike: Vec<(Vec<Option<&str>>, Numbers<'_>)> = Vec::new();
+    for name in names {
+        let parts = name.split('.');
+        let form = parts.clone().map(|part| (!is_number(part)).then_some(part)).collect();
+        let numbers = parts.filter(|part| is_number(part)).collect();
+        match alike.iter_mut().find(|(known, _)| *known == form) {
+            Some((_, known)) => known.push(numbers),
+            None => alike.push((form, vec![numbers])),
+        }
+    }
+    let pattern = |form: &[Option<&str>], product: Vec<Vec<&str>>| {
+        let mut choices = product.into_iter();
+        let part =
+            |part: &Option<&str>| match (part, part.is_none().then(|| choices.next()).flatten()) {
+                (Some(part), _) => (*part).to_owned(),
+                (None, Some(numbers)) if numbers.len() > 1 => format!("(?:{})", numbers.join("|")),
+                (None, numbers) => numbers.unwrap_or_default().join(""),
+            };
+        let parts: Vec<String> = form.iter().map(part).collect();
+        format!("^{}$", parts.join("\\."))
+    };
+    let of_form = |(form, numbers): &(Vec<Option<&str>>, Numbers<'_>)| {
+        let tuples: Vec<&[&str]> = numbers.iter().map(Vec::as_slice).collect();
+        let patterns = products(&tuples).into_iter().map(|product| pattern(form, product));
+        patterns.collect::<Vec<String>>()
+    };
+    alike.iter().flat_map(of_form).collect()
+}
+
+/// Tuples as products of alternatives: those with the same rest behind them go together.
+fn products<'a>(tuples: &[&[&'a str]]) -> Vec<Vec<Vec<&'a str>>> {
+    let mut rests: Vec<(&str, Vec<&[&'a str]>)> = Vec::new();
+    for tuple in tuples {
+        let Some((first, rest)) = tuple.split_first() else { return vec![Vec::new()] };
+        match rests.iter_mut().find(|(known, _)| known == first) {
+            Some((_, known)) => known.push(rest),
+            None => rests.push((first, vec![rest])),
+        }
+    }
+    let mut merged: Vec<(Vec<&'a str>, Vec<&[&'a str]>)> = Vec::new();
+    for (first, rest) in rests {
+        match merged.iter_mut().find(|(_, known)| *known == rest) {
+            Some((firsts, _)) => firsts.push(first),
+            None => merged.push((vec![first], rest)),
+        }
+    }
+    let with_rests = |(firsts, rests): (Vec<&'a str>, Vec<&[&'a str]>)| {
+        let rests = products(&rests).into_iter();
+        rests.map(move |rest| std::iter::once(firsts.clone()).chain(rest).collect::<Vec<_>>())
+    };
+    merged.into_iter().flat_map(with_rests).collect()
+}
+
 /// What is said of one module.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Exception<'a> {
@@ -172,6 +230,30 @@ mod tests {
         check("a.33.up", false, None);
         check("b.1", false, Some(4));
         check("c.b.1", false, None);
+    }
+
+    #[test]
+    fn patterns_fit_the_names_and_no_others() {
+        let check = |names: &[&str], expected: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let found = patterns_of(&names);
+            assert_eq!(found, expected);
+            let patterns = Patterns::default();
+            let fits = |name: &str| {
+                found.iter().any(|pattern| patterns.begins(pattern, "", name) == Some(true))
+            };
+            assert!(names.iter().all(|name| fits(name)));
+            for other in ["m.3.a", "m.11.a", "m.1.ab", "m.1.e.2.b", "m.1xa"] {
+                assert!(!fits(other), "{other}");
+            }
+        };
+        check(&["lm_head"], &["^lm_head$"]);
+        check(&["m.1.a", "m.1.b", "m.2.a"], &[r"^m\.(?:1|2)\.a$", r"^m\.1\.b$"]);
+        check(
+            &["m.1.e.0.b", "m.1.e.1.b", "m.2.e.0.b", "m.2.e.1.b", "m.5.e.0.b"],
+            &[r"^m\.(?:1|2)\.e\.(?:0|1)\.b$", r"^m\.5\.e\.0\.b$"],
+        );
+        check(&[], &[]);
     }
 
     #[test]

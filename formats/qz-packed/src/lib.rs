@@ -53,5 +53,8 @@ pub use layout::{
 pub use layouts::compressed::GONE as GONE_FORMATS;
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use qz_codec::activations::{Activations, InputRounding, Number};
-pub use scheme::{Configuration, Feedback, Provenance, Quantized, SCHEMES, Scheme, SchemeFamily};
+pub use scheme::{
+    Configuration, Feedback, Mixing, OtherScheme, Provenance, Quantized, SCHEMES, Scheme,
+    SchemeFamily,
+};
 pub use source::{PackedSize, PackedSource, Repack, recognise};

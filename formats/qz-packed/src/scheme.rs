@@ -21,8 +21,21 @@ pub struct SchemeFamily {
     pub form: &'static str,
     /// What configurations call it: `quant_method`.
     pub method: &'static str,
+    /// Whether a checkpoint may have several of its schemes.
+    pub mixing: Mixing,
     /// The scheme of this name, if it is one.
     pub parse: fn(&str) -> Option<Box<dyn Scheme>>,
+}
+
+/// Whether the matrices of a checkpoint may have different schemes of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mixing {
+    /// No: the configuration speaks of all of them at once.
+    None,
+    /// Yes, but for those that engines multiply by together, and a layer's experts.
+    Fused,
+    /// Any of them.
+    Free,
 }
 
 /// Every family that can be written.
@@ -72,6 +85,18 @@ pub trait Scheme: Send + Sync + fmt::Debug {
         None
     }
 
+    /// What the configuration says of modules with this scheme where others have another one.
+    /// Null where the family's schemes do not mix.
+    fn entry(&self) -> Value {
+        Value::Null
+    }
+
+    /// A key that the configuration has but once, and its value: schemes that differ in it do
+    /// not mix.
+    fn common(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
     /// What the configuration says.
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration;
 }
@@ -79,8 +104,10 @@ pub trait Scheme: Send + Sync + fmt::Debug {
 /// What a configuration has to know of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct Quantized<'a> {
-    /// Modules (tensor names without `.weight`) whose matrix is stored in this way.
+    /// Modules (tensor names without `.weight`) whose matrix is packed.
     pub modules: &'a [String],
+    /// Those among them that have other schemes than the one which is asked.
+    pub others: &'a [OtherScheme],
     /// Modules with a matrix that an engine multiplies by, left as it is: the output
     /// matrix, routers. Not the token embedding, which is looked up.
     pub left: &'a [String],
@@ -88,6 +115,15 @@ pub struct Quantized<'a> {
     pub model_type: DataType,
     /// How the matrices' values were chosen.
     pub provenance: &'a Provenance,
+}
+
+/// Modules that have a scheme of their own.
+#[derive(Clone, Debug)]
+pub struct OtherScheme {
+    /// [`Scheme::entry`].
+    pub entry: Value,
+    /// The modules.
+    pub modules: Vec<String>,
 }
 
 /// How values were chosen, and by which program: what a configuration says of it.

@@ -13,7 +13,7 @@ use qz_tensor::DataType;
 
 use super::Source;
 use super::heading::{METHOD, OUTPUT, TYPES};
-use super::values::{TargetParser, TypeParser, parse_size};
+use super::values::{TargetParser, TypeParser, parse_size, parse_tensor_override};
 
 /// What is to be written, and how its types are decided.
 #[derive(Debug, Args)]
@@ -47,8 +47,11 @@ pub(crate) struct Recipe {
 
     /// Type of the tensors whose names match (repeatable)
     ///
-    /// The first pattern that matches decides: --tensor-type 'attn_v=q8_0'. GGUF targets only.
+    /// Names are those of GGUF. The first pattern that matches, and whose type the target can
+    /// have, decides: --tensor-type 'attn_v=q8_0'. For packed folders (ct, gptq, mlx) a scheme of
+    /// the same family, 'ffn_down=ct:w8a16', or a float type, which leaves a matrix as it is.
     #[arg(long, value_name = "REGEX=TYPE", help_heading = TYPES, allow_hyphen_values = true)]
+    #[arg(value_parser = parse_tensor_override)]
     pub(crate) tensor_type: Vec<TensorOverride>,
     /// Type of the output matrix
     #[arg(long, value_name = "TYPE", value_parser = TypeParser, help_heading = TYPES)]

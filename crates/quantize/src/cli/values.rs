@@ -8,7 +8,8 @@ use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Command};
 use qz_pipeline::qz_methods::{METHODS, method_named};
 use qz_pipeline::{
-    ENGINES, Engine, Isa, MergedAdapter, TRANSFORMS, Target, Transform, element_type,
+    ENGINES, Engine, InvalidOverride, Isa, MergedAdapter, TRANSFORMS, Target, TensorOverride,
+    Transform, UnknownTarget, Wish, element_type,
 };
 use qz_tensor::{DATA_TYPES, DataType};
 
@@ -61,6 +62,18 @@ named!(
     str::parse::<Engine>,
     ENGINES.iter().map(|engine| engine.name())
 );
+
+/// Types of single tensors: types of GGUF, or schemes of packed targets.
+pub(super) fn parse_tensor_override(text: &str) -> Result<TensorOverride, String> {
+    let wish: TensorOverride = text.parse().map_err(|error: InvalidOverride| error.to_string())?;
+    if let Wish::Scheme(scheme) = wish.wish() {
+        let target: Target = scheme.parse().map_err(|error: UnknownTarget| error.to_string())?;
+        if !target.is_packed() {
+            return Err(format!("{scheme} is no scheme of packed matrices"));
+        }
+    }
+    Ok(wish)
+}
 
 /// A method, and what is done to the model before it.
 #[derive(Clone, Copy, Debug)]

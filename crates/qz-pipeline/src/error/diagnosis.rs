@@ -16,6 +16,9 @@ impl Diagnose for Error {
             Self::Unfit { location, .. } => {
                 (FaultClass::Usage, Location::clone(location), "unfit-shape")
             }
+            Self::Mixed { location, .. } => {
+                (FaultClass::Usage, Location::clone(location), "mixed-schemes")
+            }
             Self::UnknownTarget(_) => (FaultClass::Usage, Location::default(), "unknown-target"),
             // They end the run together: the command line has to change.
             Self::Targets(_) => (FaultClass::Usage, Location::default(), "targets"),

@@ -6,6 +6,7 @@ mod demand;
 mod gguf;
 mod packed;
 mod safetensors;
+mod schemes;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -2,19 +2,19 @@
 //! files in which each of those matrices is several tensors, and a configuration that
 //! says so.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use qz_models::{
-    Change, ExpertIndex, LayerIndex, NameNumbers, Part, Role, Rows, StackedRows, TensorRule,
-    fused_module, is_linear_layer,
+    Change, ExpertIndex, NameNumbers, Part, Role, Rows, StackedRows, TensorRule, is_linear_layer,
 };
 use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily, Unfit};
 use qz_plan::{Assignment, Reason, TensorOverride};
-use qz_tensor::{DataType, Location, Metadata, Name, Shape, SinkTensor, TensorIndex};
+use qz_tensor::{DataType, Location, Metadata, Shape, SinkTensor, TensorIndex};
 
 use super::checkpoint::Checkpoint;
 use super::demand::{self, Demand};
+use super::schemes::{FusedSchemes, Fusion, Schemes, Wanted};
 use super::{Destination, Format, PackedPlace, Placement, TargetPlan, safetensors};
 use crate::error::Error;
 use crate::model::{Model, ModelTensor};
@@ -110,9 +110,10 @@ fn plan(
         .and_then(safetensors::of_torch_name)
         .unwrap_or(DataType::BF16);
     let place_all = |scheme: &dyn Scheme, options: &PlanOptions| {
-        Writer::new(model, options, format, scheme, model_type).place_all(&checkpoint)
+        let schemes = Schemes::new(format, scheme, &options.overrides)?;
+        Writer::new(model, options, schemes, model_type).place_all(&checkpoint)
     };
-    let Output { tensors, sources, places, assignments, modules, mut left, no_modules } =
+    let Output { tensors, sources, places, assignments, modules, others, mut left, no_modules } =
         match place_all(&*scheme, options) {
             Err(Error::Unfit { location, target, why, name, .. }) => {
                 let fits = |scheme: &dyn Scheme| place_all(scheme, options).is_ok();
@@ -130,7 +131,9 @@ fn plan(
         left.push(OUTPUT.to_owned());
     }
     let provenance = &options.provenance();
-    let quantized = Quantized { modules: &modules, left: &left, model_type, provenance };
+    let others = Schemes::new(format, &*scheme, &options.overrides)?.others(others);
+    let quantized =
+        Quantized { modules: &modules, others: &others, left: &left, model_type, provenance };
     let configuration = scheme.configuration(&quantized);
     let torch_name = safetensors::torch_name(model_type).unwrap_or_default();
     let files = checkpoint.files.with_entries(configuration.entries, configuration.files);
@@ -236,23 +239,6 @@ fn idle_types(format: &Format, options: &PlanOptions) -> Vec<String> {
     wishes.into_iter().filter_map(idle).collect()
 }
 
-/// The plain type that a person wants for a tensor, and what says so.
-fn plain_wish(tensor: &ModelTensor, options: &PlanOptions) -> Option<(DataType, Reason)> {
-    let overrides = &options.overrides;
-    let of_role = match tensor.role {
-        Some(Role::TokenEmbedding) => overrides.token_embedding,
-        Some(Role::Output) if overrides.leave_output => Some(tensor.stored_type),
-        Some(Role::Output) => overrides.output,
-        _ => None,
-    };
-    let of_role = of_role.map(|data_type| (data_type, Reason::Base));
-    let wish = of_role.or_else(|| {
-        let (position, data_type) = overrides.first_match(&tensor.name)?;
-        Some((data_type, Reason::Override(position)))
-    });
-    wish.filter(|(data_type, _)| safetensors::torch_name(*data_type).is_some())
-}
-
 /// What is decided, tensor by tensor.
 #[derive(Default)]
 struct Output {
@@ -262,6 +248,8 @@ struct Output {
     assignments: Vec<Assignment>,
     /// Modules that are packed.
     modules: Vec<String>,
+    /// Those of them that a wish is for, by its position.
+    others: BTreeMap<usize, Vec<String>>,
     /// Modules that are multiplied by, and left.
     left: Vec<String>,
     /// The model's matrices that are left because no module of the checkpoint has their rows,
@@ -272,33 +260,14 @@ struct Output {
 struct Writer<'a> {
     model: &'a Model,
     options: &'a PlanOptions,
-    target: String,
-    scheme: &'a dyn Scheme,
+    schemes: Schemes<'a>,
     model_type: DataType,
     output: Output,
     /// The output's number of a checkpoint's tensor that is left as it is.
     numbers: HashMap<TensorIndex, TensorIndex>,
     /// Numbers of what engines multiply by together.
     fused: HashMap<Fusion, usize>,
-}
-
-/// What engines multiply by together.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Fusion {
-    OfRole(Option<LayerIndex>, Role),
-    /// Of a model that nobody here knows.
-    OfModule(String, &'static str),
-    Alone(Name),
-}
-
-impl Fusion {
-    fn of(tensor: &ModelTensor) -> Self {
-        match (tensor.role, fused_module(&tensor.name)) {
-            (Some(role), _) => Self::OfRole(tensor.layer, role.multiplied_with()),
-            (None, Some((module, kind))) => Self::OfModule(module.to_owned(), kind),
-            (None, None) => Self::Alone(tensor.name.clone()),
-        }
-    }
+    fused_schemes: FusedSchemes,
 }
 
 /// The same scheme with the usual groups, from the largest on.
@@ -311,19 +280,18 @@ impl<'a> Writer<'a> {
     fn new(
         model: &'a Model,
         options: &'a PlanOptions,
-        format: &Format,
-        scheme: &'a dyn Scheme,
+        schemes: Schemes<'a>,
         model_type: DataType,
     ) -> Self {
         Self {
             model,
             options,
-            target: format!("{}:{}", format.name, scheme.name()),
-            scheme,
+            schemes,
             model_type,
             output: Output::default(),
             numbers: HashMap::new(),
             fused: HashMap::new(),
+            fused_schemes: FusedSchemes::default(),
         }
     }
 
@@ -343,16 +311,20 @@ impl<'a> Writer<'a> {
         let place = checkpoint.places[position].as_ref();
         let rules = checkpoint.architecture.map_or(&[][..], |known| known.tensor_rules());
         let rule = rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&tensor.name)?)));
-        let wish = plain_wish(tensor, self.options);
+        let (wish, own) = match self.schemes.wanted(tensor, &self.options.overrides) {
+            Some(Wanted::Plain(data_type, reason)) => (Some((data_type, reason)), None),
+            Some(Wanted::Packed(own)) => (None, Some(own)),
+            None => (None, None),
+        };
         if let Some(place) = place
             && wish.is_none()
-            && self.packs(tensor)
+            && self.packs(tensor, self.schemes.scheme(own))
         {
             // What the class has inputs by outputs is no linear layer, either.
             let is_plain = place.is_plain() && tensor.change().transposed.is_none();
             let names = is_plain.then(|| names(checkpoint, place, tensor, rule)).flatten();
             match names {
-                Some(names) => return self.pack(position, tensor, place.change, names),
+                Some(names) => return self.pack(position, tensor, place.change, names, own),
                 None => self.output.no_modules.push(position),
             }
         }
@@ -360,23 +332,25 @@ impl<'a> Writer<'a> {
     }
 
     /// Whether a tensor is stored in parts. An embedding that the layout cannot hold stays.
-    fn packs(&self, tensor: &ModelTensor) -> bool {
+    fn packs(&self, tensor: &ModelTensor, scheme: &dyn Scheme) -> bool {
         let Some(role) = tensor.role else {
             return self.model.is_of_unknown_class && is_linear_layer(&tensor.name, &tensor.shape);
         };
         let size = Matrix { rows: tensor.shape.rows(), columns: tensor.shape.columns() };
-        let holds = || self.scheme.layout(self.model_type).parts(size).is_ok();
-        let is_embedding = EMBEDDINGS.contains(&role) && self.scheme.packs_embeddings();
+        let holds = || scheme.layout(self.model_type).parts(size).is_ok();
+        let is_embedding = EMBEDDINGS.contains(&role) && scheme.packs_embeddings();
         tensor.part == Part::Weight && (role.is_rounded() || (is_embedding && holds()))
     }
 
-    /// The tensor in its parts, which stand in the output one after the other.
+    /// The tensor in its parts, which stand in the output one after the other; with the scheme of
+    /// a wish, if there is one.
     fn pack(
         &mut self,
         position: usize,
         tensor: &ModelTensor,
         change: Change,
         names: Vec<String>,
+        own: Option<usize>,
     ) -> Result<(), Error> {
         let location = || self.model.location(tensor, 0);
         if tensor.is_quantized() && !self.options.allow_requantize {
@@ -388,10 +362,12 @@ impl<'a> Writer<'a> {
         let columns = tensor.shape.columns();
         let rows = tensor.shape.rows() / (names.len() as u64).max(1);
         let matrix = Matrix { rows, columns };
-        let layout = self.scheme.layout(self.model_type);
+        let is_of_experts = names.len() > 1;
+        self.fused_schemes.note(&self.schemes, self.model, tensor, own, is_of_experts)?;
+        let layout = self.schemes.scheme(own).layout(self.model_type);
         let unfit = |unfit: Unfit| Error::Unfit {
             location: Box::new(Location { offset: None, ..location() }),
-            target: self.target.as_str().into(),
+            target: self.schemes.target(own).into(),
             why: unfit.to_string().into(),
             name: tensor.name.as_str().into(),
             fitting: Vec::new(),
@@ -402,23 +378,28 @@ impl<'a> Writer<'a> {
         let mut parts = Vec::with_capacity(names.len());
         for name in names {
             let module = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
-            let mut own = Vec::with_capacity(described.len());
+            let mut own_parts = Vec::with_capacity(described.len());
             for part in &described {
-                own.push(self.output.add(
+                own_parts.push(self.output.add(
                     format!("{module}.{}", part.suffix),
                     part.data_type,
                     part.shape.clone(),
                     position,
                 ));
             }
-            parts.push(own);
+            parts.push(own_parts);
             self.output.modules.push(module);
+        }
+        if let Some(wish) = own {
+            let modules = self.output.modules.iter().rev().take(parts.len()).rev().cloned();
+            self.output.others.entry(wish).or_default().extend(modules);
         }
         let next = self.fused.len();
         let fused = *self.fused.entry(Fusion::of(tensor)).or_insert(next);
         let place = Arc::new(PackedPlace { layout, matrix, parts, fused });
         let destination = Destination::Packed(place);
-        self.output.push(data_type, Reason::Base, Some(Placement { change, destination }));
+        let reason = own.map_or(Reason::Base, Reason::Override);
+        self.output.push(data_type, reason, Some(Placement { change, destination }));
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::bits;
 use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
-use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
+use crate::scheme::{Configuration, Mixing, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
@@ -26,6 +26,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     examples: &["w4g128", "w4g64", "w4g32"],
     form: "4 bits and a group: awq:w4g128 (without g one group for each row)",
     method: "awq",
+    mixing: Mixing::None,
     parse,
 };
 

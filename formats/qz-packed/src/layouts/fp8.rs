@@ -14,7 +14,7 @@ use crate::error::{Error, Fault};
 use crate::inputs::{self, InputPart, Inputs};
 use crate::layout::{Layout, Matrix};
 use crate::method::{Method, OpenRequest, PackedTensor};
-use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
+use crate::scheme::{Configuration, Mixing, Quantized, Scheme, SchemeFamily};
 use crate::schemes::{Words, number};
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
@@ -22,6 +22,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     examples: &["block128", "block128+ue8m0", "tensor", "tensor+fused"],
     form: "blocks or a tensor: fp8:block128 (any side; +ue8m0) or fp8:tensor (+fused, +static)",
     method: "fp8",
+    mixing: Mixing::None,
     parse,
 };
 

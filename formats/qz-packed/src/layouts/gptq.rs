@@ -15,10 +15,10 @@ use super::numbers::ScaleType;
 use super::words::{GroupIndex, WeightReader, WholeRuns};
 use crate::bits;
 use crate::error::{Error, Fault};
-use crate::exceptions::{Exception, Patterns, fused_name};
+use crate::exceptions::{Exception, Patterns, fused_name, patterns_of};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
-use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
+use crate::scheme::{Configuration, Mixing, OtherScheme, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
@@ -27,6 +27,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     form: "bits and group: gptq:w4g128 (2, 3, 4 or 8 bits; without g one group for each row; \
            +v2, +asym)",
     method: "gptq",
+    mixing: Mixing::Fused,
     parse,
 };
 
@@ -108,26 +109,40 @@ impl Scheme for GptqScheme {
         })
     }
 
-    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+    fn entry(&self) -> Value {
+        json!({
+            "bits": self.bits,
+            "group_size": group_size(self.group),
+            "sym": self.symmetric,
+        })
+    }
+
+    fn common(&self) -> Option<(&'static str, &'static str)> {
         let format = if self.version == Version::V2 { "gptq_v2" } else { "gptq" };
+        Some(("checkpoint_format", format))
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        let format = self.common().map(|(_, format)| format);
         // Every module that stays as it is, as GPTQModel leaves modules out. Engines
         // know of the output matrix by `lm_head`.
         let rule = |module: &str| (format!("-:^{}$", module.replace('.', "\\.")), json!({}));
         let left = quantized.left.iter().map(String::as_str).filter(|module| *module != "lm_head");
         let fused = fused_left(quantized);
-        let left: Map<String, Value> =
-            left.chain(fused.iter().map(|name| &**name)).map(rule).collect();
+        let left = left.chain(fused.iter().map(|name| &**name)).map(rule);
+        let others = quantized.others.iter().flat_map(|other| own_rules(other, quantized));
+        let rules: Map<String, Value> = left.chain(others).collect();
         let mut config = json!({
             "quant_method": "gptq",
             "bits": self.bits,
-            "group_size": self.group.map_or(json!(-1), |group| json!(group)),
+            "group_size": group_size(self.group),
             "desc_act": false,
             "sym": self.symmetric,
             "lm_head": false,
             "checkpoint_format": format,
             "format": format,
             "pack_dtype": "int32",
-            "dynamic": if left.is_empty() { Value::Null } else { Value::Object(left) },
+            "dynamic": if rules.is_empty() { Value::Null } else { Value::Object(rules) },
             "meta": quantized.provenance.meta(),
         });
         if let (Some(feedback), Value::Object(config)) =
@@ -140,6 +155,27 @@ impl Scheme for GptqScheme {
         let file = SideFile { name: "quantize_config.json".to_owned(), content: pretty(&config) };
         Configuration { entries: vec![("quantization_config", config)], files: vec![file] }
     }
+}
+
+/// As configurations say it.
+fn group_size(group: Option<u64>) -> Value {
+    group.map_or(json!(-1), |group| json!(group))
+}
+
+/// The rules for modules with a scheme of their own: by their names, and by those of what engines
+/// make of several, since they hold rules to these alone.
+fn own_rules<'a>(
+    other: &'a OtherScheme,
+    quantized: &Quantized<'a>,
+) -> impl Iterator<Item = (String, Value)> + use<'a> {
+    let (left, packed) = (quantized.left, quantized.modules);
+    let known: HashSet<&str> = left.iter().chain(packed).map(String::as_str).collect();
+    let fused = |module: &'a String| fused_name(module, |name| known.contains(name)).into_owned();
+    let fused: BTreeSet<String> = other.modules.iter().map(fused).collect();
+    let fused = fused.into_iter().filter(|name| !known.contains(&**name));
+    let names: Vec<String> = other.modules.iter().cloned().chain(fused).collect();
+    let rule = |pattern: String| (format!("+:{pattern}"), other.entry.clone());
+    patterns_of(&names).into_iter().map(rule)
 }
 
 /// What engines call modules that are several of the checkpoint, where all of these stay as they

@@ -17,7 +17,7 @@ use crate::layout::{
     ChosenRows, Layout, Matrix, Part, PartBytes, PartIndex, Put, RowBlock, Unfit, Whole,
 };
 use crate::method::{Method, OpenRequest, PackedTensor};
-use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
+use crate::scheme::{Configuration, Mixing, OtherScheme, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
@@ -26,6 +26,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     form: "bits and group: mlx:w4g64 (2, 3, 4, 5, 6 or 8 bits; groups of 32, 64 or 128, 64 \
            without g)",
     method: "mlx",
+    mixing: Mixing::Free,
     parse,
 };
 
@@ -84,16 +85,37 @@ impl Scheme for MlxScheme {
         true
     }
 
+    fn entry(&self) -> Value {
+        json!({"group_size": self.0.group, "bits": self.0.bits, "mode": "affine"})
+    }
+
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
         // mlx-lm quantizes the modules that have scales, whatever their names.
-        let config = json!({
-            "group_size": self.0.group,
-            "bits": self.0.bits,
-            "mode": "affine",
-            "meta": quantized.provenance.meta(),
-        });
+        let mut config = self.entry();
+        if let Value::Object(config) = &mut config {
+            config.insert("meta".to_owned(), quantized.provenance.meta());
+            for OtherScheme { entry, modules } in quantized.others {
+                let names = modules.iter().flat_map(|module| names(module));
+                config.extend(names.map(|name| (name, entry.clone())));
+            }
+        }
         Configuration { entries: vec![("quantization", config)], files: Vec::new() }
     }
+}
+
+/// What a module is called here, and in mlx-lm, which stacks a layer's experts
+/// (`mlx_lm/models/*.py`, `sanitize`).
+fn names(module: &str) -> Vec<String> {
+    let stacked = module.split_once(".experts.").and_then(|(before, own)| {
+        let last = match own.split_once('.')?.1 {
+            "w1" => "gate_proj",
+            "w2" => "down_proj",
+            "w3" => "up_proj",
+            last => last,
+        };
+        Some(format!("{before}.switch_mlp.{last}"))
+    });
+    std::iter::once(module.to_owned()).chain(stacked).collect()
 }
 
 /// The layout.

@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::method::{Method, OpenRequest, PackedTensor};
-use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
+use crate::scheme::{Configuration, Mixing, Quantized, Scheme, SchemeFamily};
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "bnb",
     examples: &["nf4", "nf4+double", "fp4", "fp4+double", "int8"],
     form: "a type: bnb:nf4, bnb:fp4 (both: +double) or bnb:int8",
     method: "bitsandbytes",
+    mixing: Mixing::None,
     parse,
 };
 

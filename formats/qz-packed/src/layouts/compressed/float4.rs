@@ -7,7 +7,7 @@ use qz_tensor::DataType;
 use serde_json::{Value, json};
 
 use super::integer::input_scale;
-use super::{Format, activations, configuration, microscaled, scale_type};
+use super::{Format, activations, configuration, entry, microscaled, scale_type};
 use crate::error::Error;
 use crate::inputs::InputPart;
 use crate::layout::{Layout, Matrix};
@@ -87,13 +87,17 @@ impl Scheme for Float4Scheme {
         input_scale(self.inputs, model_type)
     }
 
-    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+    fn entry(&self) -> Value {
         let format = match self.kind {
             Kind::Nvfp4 => "nvfp4-pack-quantized",
             Kind::Mxfp4 => "mxfp4-pack-quantized",
         };
         let inputs = activations::arguments(self.inputs);
-        configuration(format, &self.weights(), &inputs, quantized)
+        entry(format, &self.weights(), &inputs)
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        configuration(&self.entry(), quantized)
     }
 }
 

@@ -6,7 +6,7 @@ use qz_tensor::DataType;
 use serde_json::{Value, json};
 
 use super::integer::input_scale;
-use super::{Format, activations, configuration, microscaled, scale_type, stated};
+use super::{Format, activations, configuration, entry, microscaled, scale_type, stated};
 use crate::error::Error;
 use crate::inputs::InputPart;
 use crate::layout::Layout;
@@ -64,7 +64,7 @@ impl Scheme for FloatScheme {
         input_scale(self.inputs, model_type)
     }
 
-    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+    fn entry(&self) -> Value {
         let weights = json!({
             "num_bits": 8,
             "type": "float",
@@ -73,7 +73,11 @@ impl Scheme for FloatScheme {
             "dynamic": false,
         });
         let format = if self.inputs.rounds() { "float-quantized" } else { "naive-quantized" };
-        configuration(format, &weights, &activations::arguments(self.inputs), quantized)
+        entry(format, &weights, &activations::arguments(self.inputs))
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        configuration(&self.entry(), quantized)
     }
 }
 

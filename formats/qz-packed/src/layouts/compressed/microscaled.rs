@@ -5,7 +5,7 @@ use qz_codec::activations::{Activations, Number};
 use qz_tensor::{DataType, TensorIndex};
 use serde_json::{Value, json};
 
-use super::{Format, activations, configuration, scale_type};
+use super::{Format, activations, configuration, entry, scale_type};
 use crate::error::Error;
 use crate::layout::{Layout, Matrix};
 use crate::layouts::microscaling::{Element, Microscaled};
@@ -72,12 +72,16 @@ impl Scheme for MicroScheme {
         self.inputs
     }
 
-    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+    fn entry(&self) -> Value {
         let (format, bits) = match self.element {
             Element::E4m3 => ("mxfp8-quantized", 8),
             Element::E2m3 => ("mxfp6-pack-quantized", 6),
         };
-        configuration(format, &arguments(bits), &activations::arguments(self.inputs), quantized)
+        entry(format, &arguments(bits), &activations::arguments(self.inputs))
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        configuration(&self.entry(), quantized)
     }
 }
 

@@ -13,12 +13,14 @@ mod integer;
 pub(crate) mod microscaled;
 mod pack_quantized;
 
+use std::collections::BTreeSet;
+
 use qz_tensor::{DataType, TensorIndex};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::method::{Method, OpenRequest, PackedTensor};
-use crate::scheme::{Configuration, Quantized, Scheme, SchemeFamily};
+use crate::scheme::{Configuration, Mixing, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
@@ -48,6 +50,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
            ct:nvfp4, ct:mxfp4, ct:mxfp4a4, ct:mxfp4xfp8, ct:mxfp8, ct:mxfp8a16, ct:mxfp6a16 or \
            ct:mxfp6a8",
     method: "compressed-tensors",
+    mixing: Mixing::Fused,
     parse,
 };
 
@@ -187,14 +190,34 @@ fn stated_by_all(request: &OpenRequest<'_>, number: impl Fn(&Value) -> Option<i6
     weights.map(number).collect::<Option<Vec<i64>>>().unwrap_or_default()
 }
 
-/// The configuration of a checkpoint with one format. In groups nothing that is not needed:
-/// the package refuses keys there that it does not know.
-fn configuration(
-    format: &str,
-    weights: &Value,
-    input_activations: &Value,
-    quantized: &Quantized<'_>,
-) -> Configuration {
+/// What a configuration says of a group of modules. Nothing that is not needed: the package
+/// refuses keys that it does not know.
+fn entry(format: &str, weights: &Value, input_activations: &Value) -> Value {
+    json!({
+        "weights": weights,
+        "input_activations": input_activations,
+        "output_activations": null,
+        "format": format,
+    })
+}
+
+/// The configuration of a checkpoint: a group of all linear modules, and one for each scheme that
+/// some of them have instead, by their names. A name goes before a class.
+fn configuration(own: &Value, quantized: &Quantized<'_>) -> Configuration {
+    let own = (own, vec!["Linear".to_owned()]);
+    let others = quantized.others.iter().map(|other| (&other.entry, targets(&other.modules)));
+    let (mut groups, mut formats) = (Map::new(), BTreeSet::new());
+    for (number, (entry, targets)) in std::iter::once(own).chain(others).enumerate() {
+        let mut group = entry.as_object().cloned().unwrap_or_default();
+        formats.extend(group.get("format").and_then(Value::as_str).map(str::to_owned));
+        group.insert("targets".to_owned(), json!(targets));
+        groups.insert(format!("group_{number}"), Value::Object(group));
+    }
+    let mut formats = formats.into_iter();
+    let format = match (formats.next(), formats.next()) {
+        (Some(format), None) => format,
+        _ => "mixed-precision".to_owned(),
+    };
     let config = json!({
         "quant_method": "compressed-tensors",
         "format": format,
@@ -203,17 +226,32 @@ fn configuration(
         "kv_cache_scheme": null,
         "ignore": quantized.left,
         "meta": quantized.provenance.meta(),
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": weights,
-                "input_activations": input_activations,
-                "output_activations": null,
-                "format": format,
-            },
-        },
+        "config_groups": groups,
     });
     Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
+}
+
+/// Modules as targets of a group: names, which engines translate where theirs differ; of experts,
+/// which are many, one pattern for all of a layer.
+fn targets(modules: &[String]) -> Vec<String> {
+    const EXPERTS: &str = ".experts.";
+    let target = |module: &String| {
+        let expert = module.split_once(EXPERTS).and_then(|(before, own)| {
+            // What stands before the layer may be called otherwise.
+            let layer = before.find(".layers.").map_or(0, |at| at.saturating_add(1));
+            Some((before.get(layer..)?, own.split_once('.')?.1))
+        });
+        match expert {
+            Some((before, last)) => {
+                let escaped = |name: &str| name.replace('.', "\\.");
+                format!("re:(.*\\.)?{}\\.experts\\.\\d+\\.{}$", escaped(before), escaped(last))
+            }
+            None => module.clone(),
+        }
+    };
+    let mut targets: Vec<String> = modules.iter().map(target).collect();
+    targets.dedup();
+    targets
 }
 
 /// What `weights` of a configuration's group say, if it has but one group or all say

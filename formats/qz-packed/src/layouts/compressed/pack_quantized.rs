@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use qz_tensor::{DataType, FileError};
+use serde_json::Value;
 
 use qz_codec::activations::Activations;
 
 use super::integer::IntegerScheme;
-use super::{Format, activations, configuration, scale_type, stated_by_all};
+use super::{Format, activations, configuration, entry, scale_type, stated_by_all};
 use crate::bits;
 use crate::error::{Error, Fault};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
@@ -63,9 +64,13 @@ impl Scheme for PackScheme {
         self.0.activations
     }
 
-    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+    fn entry(&self) -> Value {
         let inputs = activations::arguments(self.0.activations);
-        configuration(NAME, &self.0.weights(), &inputs, quantized)
+        entry(NAME, &self.0.weights(), &inputs)
+    }
+
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        configuration(&self.entry(), quantized)
     }
 }
 
