@@ -38,7 +38,7 @@ pub(super) fn format(family: &'static SchemeFamily) -> Format {
     }
 }
 
-fn find(format: &Format, name: &str) -> Option<Box<dyn Scheme>> {
+pub(super) fn find(format: &Format, name: &str) -> Option<Box<dyn Scheme>> {
     (format.family?.parse)(name).filter(|scheme| !scheme.activations().is_stored())
 }
 

@@ -9,7 +9,7 @@ use qz_packed::{Mixing, OtherScheme, Scheme};
 use qz_plan::{Overrides, Reason, Wish};
 use qz_tensor::{DataType, Location, Name};
 
-use super::{Format, safetensors};
+use super::{Format, packed, safetensors};
 use crate::error::Error;
 use crate::model::{Model, ModelTensor};
 use crate::unknown_target::UnknownTarget;
@@ -45,8 +45,7 @@ impl<'a> Schemes<'a> {
         let mut others = HashMap::new();
         for (position, wish) in overrides.tensors.iter().enumerate() {
             let Some(name) = own_scheme(format, wish.wish()) else { continue };
-            let found = format.family.and_then(|family| (family.parse)(name));
-            let Some(scheme) = found else {
+            let Some(scheme) = packed::find(format, name) else {
                 return Err(UnknownTarget::new(&wish.wish().to_string()).into());
             };
             if scheme.name() != usual.name() {
