@@ -45,10 +45,8 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
         "mxfp6a16",
         "mxfp6a8",
     ],
-    form: "a scheme: ct:w4a16 (2 to 8 bits; +g32, +channel, +asym), ct:w8a8, ct:w4a8 (2 to 7 bits; \
-           +g32, +channel, +packed), ct:w4a4 (2 to 4 bits), ct:w4afp8, ct:fp8 (+tensor), ct:fp8a16, \
-           ct:nvfp4, ct:mxfp4, ct:mxfp4a4, ct:mxfp4xfp8, ct:mxfp8, ct:mxfp8a16, ct:mxfp6a16 or \
-           ct:mxfp6a8",
+    form: "a scheme: ct:w4a16 (2 to 8 bits, inputs of 4, 8 or 16; +g32, +channel, +asym), ct:w8a8, \
+           ct:fp8, ct:nvfp4, ct:mxfp4, ct:mxfp8 or others that `quantize targets` lists",
     method: "compressed-tensors",
     mixing: Mixing::Fused,
     parse,
