@@ -1,6 +1,7 @@
 //! The binary as its users see it: real commands on the committed checkpoints.
 //! One test binary; each module is one question.
 
+mod activations;
 mod bad_input;
 mod bench;
 mod calibrate;

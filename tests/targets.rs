@@ -1,5 +1,6 @@
 //! What can be written, and what is said where it cannot.
 
+use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
@@ -70,7 +71,7 @@ fn targets_are_listed() {
     for line in shown.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }
-    for expected in ["q4_k_m", "4.89", "gptq:w4g128", "128s", "vllm, sglang"] {
+    for expected in ["q4_k_m", "4.89", "gptq:w4g128", "128s", "16s, --data", "vllm, sglang"] {
         assert!(shown.contains(expected), "{expected} is not in\n{shown}");
     }
     let source = narrow();
@@ -108,8 +109,12 @@ fn who_is_listed_is_who_verify_passes() {
         let targets: Vec<&Value> = targets.iter().filter(is_written).collect();
         let names: Vec<&str> = targets.iter().filter_map(|one| one["target"].as_str()).collect();
         let to = names.join(",");
-        let arguments = ["convert", text(source), "--to", &to, "-o", text(&output), "--json"];
-        let written = quantize(&arguments).expect_success().json();
+        let tokens = folder.path().join("tokens");
+        fs::write(&tokens, "3 1 4 1 5 9").expect("written");
+        // Some store what a text tells.
+        let reads = ["--tokens", text(&tokens), "--ctx", "3", "--method", "rtn", "--json"];
+        let given = ["quantize", text(source), "--to", &to, "-o", text(&output)];
+        let written = quantize(&[&given[..], &reads].concat()).expect_success().json();
         let written = written["outputs"].as_array().expect("a list");
         assert_eq!(written.len(), targets.len());
         for (target, written) in targets.iter().zip(written) {

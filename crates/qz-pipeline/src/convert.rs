@@ -118,6 +118,7 @@ pub fn convert(
         observer.observe(Event::Warning(warning));
     }
     planning.check_importance()?;
+    check_static(&targets, &planning.targets)?;
     let plans = &planning.targets;
     let paths: Vec<&Path> = outputs.iter().map(|output| output.path.as_path()).collect();
     let sinks = Sinks::create(model, outputs, plans, options, "", &paths, observer)?;
@@ -136,6 +137,15 @@ pub fn convert(
             Err(Error::Interrupted)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Fails for targets that store what only a text tells.
+pub(crate) fn check_static(targets: &[Target], plans: &[TargetPlan]) -> Result<(), Error> {
+    let mut all = targets.iter().zip(plans);
+    match all.find(|(_, plan)| !plan.numbers.is_empty()) {
+        Some((target, _)) => Err(Error::StaticWithoutText(target.to_string())),
+        None => Ok(()),
     }
 }
 

@@ -70,6 +70,21 @@ pub enum Error {
         "{0} needs a text that the model reads: --data FILE (or --data default, the text that comes with this program), --tokens or --stats"
     )]
     NoCalibration(&'static str),
+    /// Nothing that tells what a matrix multiplies.
+    #[error(
+        "{0} stores the largest inputs of its matrices, which a text has to tell: `quantize quantize` with --data FILE (or --data default, the text that comes with this program) or --tokens"
+    )]
+    StaticWithoutText(String),
+    /// A matrix whose inputs nobody sees.
+    #[error(
+        "{tensor}: {target} stores its largest input, and the forward pass does not multiply by it"
+    )]
+    UnseenMatrix {
+        /// The target.
+        target: Box<str>,
+        /// The matrix.
+        tensor: Box<str>,
+    },
     /// Nothing that factors could be searched with.
     #[error(
         "{0} needs a text that the full model reads: --data FILE (or --data default), or --tokens; --stats do not say enough"

@@ -92,7 +92,7 @@ pub use planning::{PlanOptions, unknown_targets};
 pub use quantization::Quantization;
 pub use quantize::{
     CalibrationSummary, FoldingSummary, MethodTensor, Propagation, QuantizeOptions, QuantizeReport,
-    TRANSFORMS, Transform, quantize,
+    TRANSFORMS, Transform, UnseenInputs, quantize,
 };
 pub use qz_calib::ImportanceMatrix;
 pub use qz_calib::summary::{LayerSummary, TensorSummary};

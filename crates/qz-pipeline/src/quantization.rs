@@ -229,6 +229,15 @@ fn bitsandbytes(config: &Map<String, Value>) -> Words {
     Words { rest, bits: Some(4), name: format!("bitsandbytes {kind}"), ..Words::default() }
 }
 
+/// What becomes of inputs.
+fn inputs(activations: &Map<String, Value>) -> Option<String> {
+    let bits = number(activations, "num_bits")?;
+    let float = if text(activations, "type") == Some("float") { " float" } else { "" };
+    let is_static = activations.get("dynamic") == Some(&Value::Bool(false));
+    let fixed = if is_static { "static " } else { "" };
+    Some(format!("{fixed}{bits}-bit{float} activations"))
+}
+
 /// A kind for each group of modules.
 fn compressed(config: &Map<String, Value>) -> Vec<Words> {
     let whole = text(config, "format");
@@ -238,7 +247,6 @@ fn compressed(config: &Map<String, Value>) -> Vec<Words> {
         let weights = group.get("weights")?.as_object()?;
         let bits = number(weights, "num_bits")?;
         let activations = group.get("input_activations").and_then(Value::as_object);
-        let activation_bits = activations.and_then(|inputs| number(inputs, "num_bits"));
         let kind = match (text(group, "format").or(whole), text(weights, "type")) {
             (Some("nvfp4-pack-quantized"), _) => "NVFP4".to_owned(),
             (Some("mxfp4-pack-quantized"), _) => "MXFP4".to_owned(),
@@ -258,7 +266,7 @@ fn compressed(config: &Map<String, Value>) -> Vec<Words> {
             Some("tensor") => words.rest.push("per tensor".to_owned()),
             _ => {}
         }
-        words.rest.extend(activation_bits.map(|bits| format!("{bits}-bit activations")));
+        words.rest.extend(activations.and_then(inputs));
         Some(words)
     };
     let known: Vec<Words> =

@@ -103,15 +103,12 @@ impl Sinks {
             }
             let damaged = sink.damaged().iter().map(|tensor| &*plan.tensors[tensor.0].name);
             warn_of_damage(&output.path, &damaged.collect::<Vec<_>>(), observer);
-            let is_done = |place: &Option<_>| match place {
-                Some(place) => tensors_of(place).is_subset(&finished),
-                None => true,
-            };
-            let done: Vec<bool> = plan.places.iter().map(is_done).collect();
+            let positions = 0..plan.places.len();
+            let is_done = |position: usize| plan.tensors_of(position).is_subset(&finished);
+            let done: Vec<bool> = positions.clone().map(is_done).collect();
             let mut awaited = vec![0; plan.tensors.len()];
-            for (place, _) in plan.places.iter().zip(&done).filter(|(_, done)| !**done) {
-                let tensors = place.iter().flat_map(tensors_of);
-                tensors.for_each(|tensor| awaited[tensor.0] += 1);
+            for position in positions.filter(|position| !done[*position]) {
+                plan.tensors_of(position).iter().for_each(|tensor| awaited[tensor.0] += 1);
             }
             let lost = earlier_losses(&*sink, plan, &done);
             let noted = vec![0; plan.tensors.len()];
@@ -226,6 +223,16 @@ impl Sinks {
             .collect()
     }
 
+    /// Writes all of one of an output's own tensors.
+    pub(crate) fn put_tensor(
+        &mut self,
+        output: usize,
+        tensor: TensorIndex,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        self.outputs[output].sink.put(tensor, 0, bytes)
+    }
+
     /// Writes encoded rows of the model's tensor at `position` to where they go.
     pub(crate) fn put(
         &mut self,
@@ -279,9 +286,11 @@ impl Sinks {
     /// Notes that all rows of the model's tensor at `position` have been put.
     pub(crate) fn complete(&mut self, plans: &[TargetPlan], position: usize) {
         for (output, plan) in self.outputs.iter_mut().zip(plans) {
-            let place = plan.places[position].as_ref().filter(|_| !output.done[position]);
+            if output.done[position] {
+                continue;
+            }
             let lost = output.lost.get(&position).copied().unwrap_or(0);
-            for tensor in place.into_iter().flat_map(tensors_of) {
+            for tensor in plan.tensors_of(position) {
                 let (awaited, noted) = (&mut output.awaited[tensor.0], &mut output.noted[tensor.0]);
                 *awaited -= 1;
                 *noted += lost;
@@ -427,16 +436,12 @@ pub(crate) fn warn_of_damage(output: &Path, tensors: &[&str], observer: &mut dyn
 /// What an interrupted run noted of the model's tensors that it finished. Each of several
 /// tensors that hold one notes all of it.
 fn earlier_losses(sink: &dyn Sink, plan: &TargetPlan, done: &[bool]) -> BTreeMap<usize, u64> {
-    let places = plan.places.iter().zip(done).enumerate().filter(|(_, (_, done))| **done);
-    let lost = places.filter_map(|(position, (place, _))| {
-        let lost = place.iter().flat_map(tensors_of).map(|tensor| sink.lost(tensor)).max()?;
+    let finished = done.iter().enumerate().filter(|(_, done)| **done);
+    let lost = finished.filter_map(|(position, _)| {
+        let lost = plan.tensors_of(position).into_iter().map(|tensor| sink.lost(tensor)).max()?;
         (lost > 0).then_some((position, lost))
     });
     lost.collect()
-}
-
-fn tensors_of(place: &crate::format::Placement) -> HashSet<TensorIndex> {
-    place.tensors().collect()
 }
 
 impl TargetPlan {

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use qz_packed::Activations;
+
 use crate::error::Error;
 use crate::format::{FORMATS, Format, TargetPlan};
 use crate::model::Model;
@@ -46,6 +48,11 @@ impl Target {
     /// True if its matrices are packed as a layout of its own says.
     pub fn is_packed(&self) -> bool {
         self.format.is_packed()
+    }
+
+    /// What engines round the inputs of its matrices to.
+    pub fn activations(&self) -> Activations {
+        self.format.activations(&self.scheme)
     }
 
     /// True for a name of one of the format's targets.

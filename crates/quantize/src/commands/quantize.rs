@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use qz_pipeline::qz_methods::TensorReport;
-use qz_pipeline::{MethodTensor, QuantizeOptions, QuantizeReport, quantize};
+use qz_pipeline::{MethodTensor, QuantizeOptions, QuantizeReport, UnseenInputs, quantize};
 use serde::Serialize;
 
 use super::calibrate::{coverage, coverage_in_short};
@@ -50,6 +50,8 @@ pub(crate) fn run(arguments: &Quantize, global: &Global) -> anyhow::Result<Outco
 /// What the method did, with each matrix where details are wanted; the outputs last.
 fn text(reports: &[QuantizeReport], global: &Global) -> String {
     let mut parts: Vec<String> = Vec::new();
+    let asked = reports.iter().filter(|_| !global.quiet);
+    parts.extend(asked.filter_map(unseen_inputs));
     for report in reports.iter().filter(|report| !report.methods.is_empty() && !global.quiet) {
         parts.push(if global.verbose { matrices(report) } else { in_short(report) });
         match report.experts.is_empty() {
@@ -66,6 +68,20 @@ fn text(reports: &[QuantizeReport], global: &Global) -> String {
     parts.push(summary(&artifacts, global));
     let separator = if global.verbose { "\n\n" } else { "\n" };
     parts.join(separator)
+}
+
+/// Experts that were given no token, where the target has numbers of what they are given.
+fn unseen_inputs(report: &QuantizeReport) -> Option<String> {
+    let name = |own: &UnseenInputs| format!("{} [{}]", own.tensor, own.expert);
+    let names: Vec<String> = report.unseen_inputs.iter().map(name).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{}: {} saw no token, and got the largest input of their siblings: {}",
+            report.artifact.target,
+            many(names.len(), "matrix"),
+            names.join(", ")
+        )
+    })
 }
 
 /// Every matrix.

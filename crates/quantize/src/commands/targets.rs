@@ -61,6 +61,7 @@ fn text(targets: &[TargetInfo], of_model: bool) -> String {
     if !of_model {
         text.push_str(
             "\ninputs in: rows are multiples of this; *: others fall back to another type\n\
+             --data: `quantize quantize` alone writes them, with a text\n\
              packed targets take other numbers: gptq:w3g64+asym, ct:w4a16+g64, mlx:w6g128",
         );
     }
@@ -91,7 +92,8 @@ fn rows(info: &TargetInfo) -> String {
     let rows =
         if demand.rows > 1 { format!(", outputs of {}", demand.rows) } else { String::new() };
     let importance = if demand.needs_importance { ", --imatrix" } else { "" };
-    format!("{columns}{rows}{importance}")
+    let text = if demand.needs_text { ", --data" } else { "" };
+    format!("{columns}{rows}{importance}{text}")
 }
 
 fn fit(info: &TargetInfo, reasons: &[&str]) -> String {
@@ -102,6 +104,7 @@ fn fit(info: &TargetInfo, reasons: &[&str]) -> String {
             format!("no ({})", number + 1)
         }
         (None, _) if info.demand.needs_importance => "needs --imatrix".to_owned(),
+        (None, _) if info.demand.needs_text => "needs --data".to_owned(),
         (None, 0) => "fits".to_owned(),
         (None, fallbacks) => format!("fits, {fallbacks} fall back"),
     }

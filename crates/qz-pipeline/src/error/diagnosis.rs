@@ -30,8 +30,12 @@ impl Diagnose for Error {
             Self::TextEncoding { location } => {
                 (FaultClass::BadInput, location.clone(), "not-utf-8")
             }
-            Self::NoText | Self::NoCalibration(_) | Self::TransformWithoutText(_) => {
-                (FaultClass::Usage, Location::default(), "no-text")
+            Self::NoText
+            | Self::NoCalibration(_)
+            | Self::StaticWithoutText(_)
+            | Self::TransformWithoutText(_) => (FaultClass::Usage, Location::default(), "no-text"),
+            Self::UnseenMatrix { tensor, .. } => {
+                (FaultClass::BadInput, Location::default().tensor(&**tensor), "unseen-matrix")
             }
             Self::FoldedIsOutput { folded, .. } => {
                 (FaultClass::Usage, Location::file(folded), "folded-models")

@@ -19,6 +19,8 @@ pub struct Demand {
     pub has_stand_in: bool,
     /// True if the result is useless without an importance matrix.
     pub needs_importance: bool,
+    /// True if it stores what only a text tells: the largest inputs of matrices.
+    pub needs_text: bool,
 }
 
 impl Default for Demand {
@@ -29,6 +31,7 @@ impl Default for Demand {
             rows: 1,
             has_stand_in: false,
             needs_importance: false,
+            needs_text: false,
         }
     }
 }
@@ -99,7 +102,8 @@ pub(super) fn checkpoint(scheme: &dyn Scheme) -> (Vec<SinkTensor>, Vec<SideFile>
         let is_packed = shape.rank() == 2 && (layer.is_some() || scheme.packs_embeddings());
         let parts = is_packed.then(|| layout.parts(matrix).ok()).flatten();
         if let Some(parts) = parts {
-            tensors.extend(parts.into_iter().map(|part| SinkTensor {
+            let input = scheme.input_part(DataType::BF16).and_then(|part| part.part().ok());
+            tensors.extend(parts.into_iter().chain(input).map(|part| SinkTensor {
                 name: format!("{module}.{}", part.suffix),
                 data_type: part.data_type,
                 shape: part.shape,

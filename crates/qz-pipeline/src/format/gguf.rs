@@ -74,6 +74,7 @@ fn demand(scheme: &str) -> Demand {
         rows: 1,
         has_stand_in: true,
         needs_importance: assignments.iter().any(|assignment| assignment.requires_importance),
+        needs_text: false,
     }
 }
 
@@ -272,7 +273,8 @@ fn whole(
         places[*position] = Some(Placement::whole(TensorIndex(place), change));
     }
     let (files, warnings) = (Vec::new(), model.unsaid.clone());
-    Ok(TargetPlan { assignments, tensors, sources, places, metadata, files, warnings })
+    let numbers = Vec::new();
+    Ok(TargetPlan { assignments, tensors, sources, places, numbers, metadata, files, warnings })
 }
 
 fn planned(tensor: &ModelTensor) -> PlannedTensor {

@@ -9,12 +9,13 @@ mod safetensors;
 mod schemes;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use qz_models::{Change, RowOrder, StackedRows};
-use qz_packed::{Activations, Matrix, SCHEMES, SchemeFamily};
+use qz_packed::{Activations, InputPart, Matrix, SCHEMES, SchemeFamily};
 use qz_plan::Assignment;
 use qz_tensor::{DataType, Metadata, OutputOptions, SideFile, SinkTensor, TensorIndex, TensorSink};
 
@@ -155,6 +156,8 @@ pub(crate) struct TargetPlan {
     pub(crate) sources: Vec<usize>,
     /// Of each tensor of the model, where its rows go.
     pub(crate) places: Vec<Option<Placement>>,
+    /// The output's tensors that follow from what the model computes, not from its weights.
+    pub(crate) numbers: Vec<StoredNumber>,
     /// The metadata, if the format has such a thing.
     pub(crate) metadata: Metadata,
     /// The files beside the weights.
@@ -167,6 +170,13 @@ impl TargetPlan {
     /// The folder, as loaders' rules look at it.
     pub(crate) fn checkpoint(&self) -> Planned<'_> {
         Planned { is_gguf: false, tensors: &self.tensors, files: &self.files }
+    }
+
+    /// The output's tensors that are finished with the model's tensor at `position`.
+    pub(crate) fn tensors_of(&self, position: usize) -> HashSet<TensorIndex> {
+        let rows = self.places[position].iter().flat_map(Placement::tensors);
+        let numbers = self.numbers.iter().filter(|number| number.position == position);
+        rows.chain(numbers.map(|number| number.tensor)).collect()
     }
 
     /// Where the packed rows of the model's tensor at `position` go, if it is packed.
@@ -187,6 +197,22 @@ impl TargetPlan {
         let held = model.tensors.iter().zip(&self.places).filter(|(_, place)| place.is_some());
         held.map(|(tensor, _)| tensor.shape.elements()).sum()
     }
+}
+
+/// A tensor of an output whose numbers a text tells.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredNumber {
+    pub(crate) tensor: TensorIndex,
+    /// The model's tensor that it is finished with.
+    pub(crate) position: usize,
+    pub(crate) of: Measured,
+}
+
+/// What such numbers follow from.
+#[derive(Clone, Debug)]
+pub(crate) enum Measured {
+    /// The largest input of a packed matrix, by its number among those stacked in the tensor.
+    Inputs { matrix: usize, part: InputPart },
 }
 
 /// Where the rows of a tensor go: changed, then encoded and cut into runs, each of
@@ -215,6 +241,8 @@ pub(crate) struct PackedPlace {
     /// Matrices with the same number are multiplied together by engines, and measured
     /// together.
     pub(crate) fused: usize,
+    /// What engines round the inputs of these matrices to.
+    pub(crate) activations: Activations,
 }
 
 impl PackedPlace {

@@ -15,7 +15,9 @@ use qz_tensor::{DataType, Location, Metadata, Shape, SinkTensor, TensorIndex};
 use super::checkpoint::Checkpoint;
 use super::demand::{self, Demand};
 use super::schemes::{FusedSchemes, Fusion, Schemes, Wanted};
-use super::{Destination, Format, PackedPlace, Placement, TargetPlan, safetensors};
+use super::{
+    Destination, Format, Measured, PackedPlace, Placement, StoredNumber, TargetPlan, safetensors,
+};
 use crate::error::Error;
 use crate::model::{Model, ModelTensor};
 use crate::planning::{PlanOptions, check_codecs};
@@ -39,7 +41,7 @@ pub(super) fn format(family: &'static SchemeFamily) -> Format {
 }
 
 pub(super) fn find(format: &Format, name: &str) -> Option<Box<dyn Scheme>> {
-    (format.family?.parse)(name).filter(|scheme| !scheme.activations().is_stored())
+    (format.family?.parse)(name)
 }
 
 /// The usual scheme of the family, with the groups that fit a model.
@@ -82,6 +84,7 @@ fn demand(format: &Format, scheme: &str) -> Demand {
         bits_per_weight: Some(bytes as f64 * 8.0 / weights.max(1) as f64),
         columns: least(&|columns| fits(4096, columns)),
         rows: least(&|rows| fits(rows, 4096)),
+        needs_text: scheme.activations().is_stored(),
         ..Demand::default()
     }
 }
@@ -113,19 +116,28 @@ fn plan(
         let schemes = Schemes::new(format, scheme, &options.overrides)?;
         Writer::new(model, options, schemes, model_type).place_all(&checkpoint)
     };
-    let Output { tensors, sources, places, assignments, modules, others, mut left, no_modules } =
-        match place_all(&*scheme, options) {
-            Err(Error::Unfit { location, target, why, name, .. }) => {
-                let fits = |scheme: &dyn Scheme| place_all(scheme, options).is_ok();
-                let fitting = with_other_groups(&*scheme).filter(|scheme| fits(&**scheme));
-                let fitting = fitting.map(|scheme| format!("{}:{}", format.name, scheme.name()));
-                let fitting = fitting.collect();
-                let again = |options: &PlanOptions| place_all(&*scheme, options).map(drop);
-                let leaving = leaving(model, options, &name, model_type, &again).map(Into::into);
-                return Err(Error::Unfit { location, target, why, name, fitting, leaving });
-            }
-            placed => placed?,
-        };
+    let Output {
+        tensors,
+        sources,
+        places,
+        numbers,
+        assignments,
+        modules,
+        others,
+        mut left,
+        no_modules,
+    } = match place_all(&*scheme, options) {
+        Err(Error::Unfit { location, target, why, name, .. }) => {
+            let fits = |scheme: &dyn Scheme| place_all(scheme, options).is_ok();
+            let fitting = with_other_groups(&*scheme).filter(|scheme| fits(&**scheme));
+            let fitting = fitting.map(|scheme| format!("{}:{}", format.name, scheme.name()));
+            let fitting = fitting.collect();
+            let again = |options: &PlanOptions| place_all(&*scheme, options).map(drop);
+            let leaving = leaving(model, options, &name, model_type, &again).map(Into::into);
+            return Err(Error::Unfit { location, target, why, name, fitting, leaving });
+        }
+        placed => placed?,
+    };
     let left_as_is = left_as_is(format, scheme.name(), model, &modules, &no_modules)?;
     if !left.iter().any(|module| module == OUTPUT) {
         left.push(OUTPUT.to_owned());
@@ -148,6 +160,7 @@ fn plan(
         tensors,
         sources,
         places,
+        numbers,
         metadata: Metadata::new(),
         files: files.with_type(torch_name),
         warnings,
@@ -245,6 +258,7 @@ struct Output {
     tensors: Vec<SinkTensor>,
     sources: Vec<usize>,
     places: Vec<Option<Placement>>,
+    numbers: Vec<StoredNumber>,
     assignments: Vec<Assignment>,
     /// Modules that are packed.
     modules: Vec<String>,
@@ -364,7 +378,9 @@ impl<'a> Writer<'a> {
         let matrix = Matrix { rows, columns };
         let is_of_experts = names.len() > 1;
         self.fused_schemes.note(&self.schemes, self.model, tensor, own, is_of_experts)?;
-        let layout = self.schemes.scheme(own).layout(self.model_type);
+        let scheme = self.schemes.scheme(own);
+        let layout = scheme.layout(self.model_type);
+        let (activations, input) = (scheme.activations(), scheme.input_part(self.model_type));
         let unfit = |unfit: Unfit| Error::Unfit {
             location: Box::new(Location { offset: None, ..location() }),
             target: self.schemes.target(own).into(),
@@ -376,7 +392,7 @@ impl<'a> Writer<'a> {
         let described = layout.parts(matrix).map_err(unfit)?;
         let data_type = described.first().map_or(DataType::U8, |part| part.data_type);
         let mut parts = Vec::with_capacity(names.len());
-        for name in names {
+        for (number, name) in names.into_iter().enumerate() {
             let module = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
             let mut own_parts = Vec::with_capacity(described.len());
             for part in &described {
@@ -388,6 +404,17 @@ impl<'a> Writer<'a> {
                 ));
             }
             parts.push(own_parts);
+            if let Some(part) = input {
+                let described = part.part().map_err(unfit)?;
+                let tensor = self.output.add(
+                    format!("{module}.{}", described.suffix),
+                    described.data_type,
+                    described.shape,
+                    position,
+                );
+                let of = Measured::Inputs { matrix: number, part };
+                self.output.numbers.push(StoredNumber { tensor, position, of });
+            }
             self.output.modules.push(module);
         }
         if let Some(wish) = own {
@@ -396,7 +423,7 @@ impl<'a> Writer<'a> {
         }
         let next = self.fused.len();
         let fused = *self.fused.entry(Fusion::of(tensor)).or_insert(next);
-        let place = Arc::new(PackedPlace { layout, matrix, parts, fused });
+        let place = Arc::new(PackedPlace { layout, matrix, parts, fused, activations });
         let destination = Destination::Packed(place);
         let reason = own.map_or(Reason::Base, Reason::Override);
         self.output.push(data_type, reason, Some(Placement { change, destination }));

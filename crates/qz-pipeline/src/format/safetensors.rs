@@ -115,6 +115,7 @@ fn plan(model: &Model, scheme: &str, options: &PlanOptions) -> Result<TargetPlan
         tensors: tensors.into_iter().map(sink_tensor).collect(),
         sources,
         places,
+        numbers: Vec::new(),
         metadata: Metadata::new(),
         files: files.with_type(scheme.torch_name),
         warnings,

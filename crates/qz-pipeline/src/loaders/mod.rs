@@ -7,6 +7,7 @@
 mod advice;
 mod facts;
 mod ignoring;
+mod input_rules;
 mod layout_rules;
 mod rules;
 

@@ -18,6 +18,26 @@ const PROGRAM: u64 = 64 << 20;
 /// and values.
 const WORKING: u64 = 20;
 
+/// The most bytes that a text on its way through the full model takes.
+pub(super) fn bound_reading<B: Backend>(
+    forward: &Forward<'_, B, ModelWeights<'_>>,
+    chunks: &Chunks,
+) -> Result<u64, Error> {
+    let mut most = 0;
+    for layer in (0..forward.graph().layer_count()).map(LayerIndex) {
+        let graph = forward.graph().layer(layer);
+        let mut bytes = 0;
+        for (index, _) in graph.numbered() {
+            for matrix in graph.matrices(index) {
+                let (_, stored) = forward.stored(layer, matrix)?;
+                bytes += stored.shape.byte_size(stored.data_type).unwrap_or(u64::MAX);
+            }
+        }
+        most = most.max(bytes);
+    }
+    Ok(PROGRAM + forward.stream_bytes(chunks) + most)
+}
+
 impl<B: Backend> Layers<'_, B> {
     /// The most bytes that [`Self::run`] takes with a text, or [`Self::run_known`] without:
     /// a layer as it is stored and as it becomes, what is kept of the text, and for one

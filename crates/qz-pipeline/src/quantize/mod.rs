@@ -20,6 +20,7 @@ mod layers;
 mod memory;
 mod packed;
 mod plan;
+mod ranges;
 mod report;
 mod rest;
 mod storage;
@@ -34,12 +35,13 @@ use qz_tensor::StagedArtifact;
 
 pub use capture::CalibrationSummary;
 pub use folding::{FoldingSummary, TRANSFORMS, Transform};
+pub use ranges::UnseenInputs;
 pub use report::{MethodTensor, QuantizeReport};
 
 use crate::calibrate::{DataOptions, ExpertOptions};
 use crate::compute::{Computation, ComputeOptions};
 use crate::convert::{
-    ConvertOptions, Output, Rows, check_states, check_unchanged, finish, measured,
+    ConvertOptions, Output, Rows, check_states, check_static, check_unchanged, finish, measured,
 };
 use crate::error::Error;
 use crate::event::{Event, Observer};
@@ -54,6 +56,7 @@ use capture::Calibration;
 use known::Known;
 use layers::Layers;
 use plan::Chosen;
+use ranges::{Measurements, Ranges};
 use report::Reports;
 use rest::Rest;
 
@@ -214,11 +217,12 @@ fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Re
             return Err(Error::FoldedIsOutput { folded, output });
         }
     }
-    if outputs.len() < 2 {
+    if outputs.len() < 2 && has_text {
         return Ok(());
     }
     let targets: Vec<Target> = outputs.iter().map(|output| output.target.clone()).collect();
-    plan_all(model, &targets, &options.convert.plan).map(drop)
+    let planning = plan_all(model, &targets, &options.convert.plan)?;
+    if has_text { Ok(()) } else { check_static(&targets, &planning.targets) }
 }
 
 /// What one output has to know of the others.
@@ -283,6 +287,10 @@ fn one<B: Backend>(
         Needs::Nothing => None,
         _ => Some(model.forward(backend, &weights, options.compute.share(streams))?),
     };
+    let full = match planning.targets[0].numbers.is_empty() {
+        true => None,
+        false => Some(model.forward(backend, &weights, options.compute.share(1))?),
+    };
     let chosen = match &forward {
         Some(forward) => {
             let plan = &planning.targets[0];
@@ -309,7 +317,7 @@ fn one<B: Backend>(
     let asks = forward.is_some() && !chosen.is_empty();
     let known = known.filter(|_| asks);
     match (&known, &options.text) {
-        _ if !asks => {}
+        _ if !asks && full.is_none() => {}
         (Some(_), _) => {}
         (None, Some(text)) => calibration = Some(Calibration::read(model, text, cancel, observer)?),
         (None, None) => return Err(Error::NoCalibration(options.method.name())),
@@ -323,6 +331,8 @@ fn one<B: Backend>(
         plans = vec![output.target.plan(model, &plan)?];
     }
     let plans = &plans;
+    let ranges = full.as_ref().map(|full| Ranges::of(full, model, &output.target, &plans[0]));
+    let ranges = ranges.transpose()?;
     let outputs = std::slice::from_ref(output);
     let paths: Vec<&Path> = job.outputs.iter().map(|output| output.path.as_path()).collect();
     let sinks = Sinks::create(model, outputs, plans, &options.convert, &recipe, &paths, observer)?;
@@ -336,6 +346,7 @@ fn one<B: Backend>(
             calibration: calibration.map(|calibration| calibration.summary()),
             memory_bound_bytes: 0,
             experts: Vec::new(),
+            unseen_inputs: Vec::new(),
             methods: Vec::new(),
         });
     }
@@ -343,6 +354,18 @@ fn one<B: Backend>(
     let threads = options.convert.threads;
     let (mut sinks, measures) = measured(model, plans, sinks, threads, cancel, observer)?;
 
+    let mut measurements = Measurements::default();
+    if let (Some(ranges), Some(full), Some(text)) = (&ranges, &full, &calibration) {
+        let read = (model, &text.chunks, options.experts);
+        measurements = match ranges.take(full, read, workers, cancel, observer) {
+            Err(Error::Interrupted) => {
+                sinks.keep()?;
+                return Err(Error::Interrupted);
+            }
+            taken => taken?,
+        };
+        measurements.put(&plans[0], &mut sinks)?;
+    }
     let wanted: Vec<usize> =
         (0..model.tensors.len()).filter(|position| sinks.is_wanted(*position)).collect();
     let weights = wanted.iter().map(|position| model.tensors[*position].shape.elements()).sum();
@@ -365,6 +388,9 @@ fn one<B: Backend>(
         memory_bound_bytes = memory_bound_bytes.max(bound);
     } else if !chosen.is_empty() {
         memory_bound_bytes = memory_bound_bytes.max(layers.bound_alone() + in_layer);
+    }
+    if let (Some(full), Some(text)) = (&full, &calibration) {
+        memory_bound_bytes = memory_bound_bytes.max(memory::bound_reading(full, &text.chunks)?);
     }
     observer.observe(Event::Memory { bound: memory_bound_bytes });
     let mut reports = Reports::default();
@@ -418,6 +444,7 @@ fn one<B: Backend>(
                 calibration,
                 memory_bound_bytes,
                 experts,
+                unseen_inputs: measurements.unseen,
                 methods,
             })
         }

@@ -194,7 +194,7 @@ impl PackedWriter<'_> {
 #[cfg(test)]
 mod tests {
     use qz_codec::grid::{Rows, rounding};
-    use qz_packed::{Matrix, SCHEMES};
+    use qz_packed::{Activations, Matrix, SCHEMES};
     use qz_tensor::TensorIndex;
 
     use super::*;
@@ -209,7 +209,7 @@ mod tests {
         let matrix = Matrix { rows: ROWS as u64, columns: COLUMNS as u64 };
         let count = layout.parts(matrix).expect("fits").len();
         let parts = vec![(0..count).map(TensorIndex).collect()];
-        PackedPlace { layout, matrix, parts, fused: 0 }
+        PackedPlace { layout, matrix, parts, fused: 0, activations: Activations::Full }
     }
 
     /// What is written decodes to what the method gave, whatever the order of rows.

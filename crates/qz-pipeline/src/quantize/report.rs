@@ -12,6 +12,7 @@ use super::QuantizeOptions;
 use super::capture::{Calibration, CalibrationSummary};
 use super::folding::{FoldingSummary, Transform};
 use super::known::Known;
+use super::ranges::UnseenInputs;
 use crate::calibrate::ExpertCoverage;
 use crate::convert::ConvertReport;
 use crate::planning::file_name;
@@ -33,6 +34,10 @@ pub struct QuantizeReport {
     /// How many tokens each expert was given, layer by layer, where that was seen in this run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<ExpertCoverage>,
+    /// Experts that were given no token: what the target stores of their inputs is the largest of
+    /// their siblings'.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unseen_inputs: Vec<UnseenInputs>,
     /// What the run takes of memory at most, as it was told before it began.
     pub memory_bound_bytes: u64,
     /// The matrices that the method was used on in this run.

@@ -19,7 +19,7 @@ use crate::schemes::{Words, number};
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "fp8",
-    examples: &["block128", "block128+ue8m0", "tensor", "tensor+fused"],
+    examples: &["block128", "block128+ue8m0", "tensor", "tensor+fused", "tensor+static"],
     form: "blocks or a tensor: fp8:block128 (any side; +ue8m0) or fp8:tensor (+fused, +static)",
     method: "fp8",
     mixing: Mixing::None,

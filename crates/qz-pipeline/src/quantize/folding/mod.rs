@@ -77,7 +77,7 @@ impl Transform {
     /// Fails where it would do harm.
     pub(super) fn check(self, target: &Target) -> Result<(), Error> {
         let is_for_weights = self == Self::Awq;
-        if is_for_weights || target.format.activations(&target.scheme).rounds() {
+        if is_for_weights || target.activations().rounds() {
             return Ok(());
         }
         Err(Error::ActivationsStay { transform: self.name(), target: target.to_string() })

@@ -96,12 +96,21 @@ fn groups<'a>(request: &OpenRequest<'a>) -> Vec<Group<'a>> {
 impl Group<'_> {
     /// Whether it may be about a module. What classes modules are of is not known here.
     fn is_about(&self, module: &str, patterns: &Patterns) -> bool {
-        let Some(targets) = self.all.get("targets").and_then(Value::as_array) else { return true };
+        let Some(mut targets) = self.targets() else { return true };
         let is_class = |name: &str| name.starts_with(|first: char| first.is_ascii_uppercase());
-        targets.iter().filter_map(Value::as_str).any(|name| match name.strip_prefix("re:") {
+        self.names(module, patterns) || targets.any(is_class)
+    }
+
+    /// Whether one of its targets is the module's name, or a pattern that may be.
+    fn names(&self, module: &str, patterns: &Patterns) -> bool {
+        self.targets().into_iter().flatten().any(|name| match name.strip_prefix("re:") {
             Some(pattern) => patterns.begins(pattern, "", module).unwrap_or(true),
-            None => name == module || is_class(name),
+            None => name == module,
         })
+    }
+
+    fn targets(&self) -> Option<impl Iterator<Item = &str>> {
+        Some(self.all.get("targets")?.as_array()?.iter().filter_map(Value::as_str))
     }
 }
 
@@ -123,7 +132,11 @@ impl<'a> Module<'a> {
         patterns: &Patterns,
     ) -> Result<Option<&'g Group<'a>>, Error> {
         let mut first = None;
-        for group in groups.iter().filter(|group| group.is_about(self.name, patterns)) {
+        let about = groups.iter().filter(|group| group.is_about(self.name, patterns));
+        let mut about: Vec<_> = about.collect();
+        // Names go before classes.
+        about.sort_by_key(|group| !group.names(self.name, patterns));
+        for group in about {
             match self.contradiction(group)? {
                 None => return Ok(Some(group)),
                 Some(contradiction) => first = first.or(Some(contradiction)),
