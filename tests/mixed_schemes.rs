@@ -122,6 +122,23 @@ fn modules_of_mlx() {
     check_sound(&output, &experts(), &["mlx"]);
 }
 
+#[test]
+fn layers_of_modelopt() {
+    let folder = scratch();
+    let output = folder.path().join("out");
+    let wishes = ["ffn_down=modelopt:mxfp8", "attn_output=bf16"];
+    convert(&demo(), "modelopt:nvfp4a16", &wishes, &output).expect_success();
+    let config = quantization(&output, "quantization_config");
+    let layers = &config["quantized_layers"];
+    assert_eq!(config["quant_algo"], "MIXED_PRECISION");
+    let of = |module: &str| layers[format!("model.layers.2.{module}")].clone();
+    assert_eq!(of("mlp.down_proj"), json!({"quant_algo": "MXFP8", "group_size": 32}));
+    assert_eq!(of("mlp.up_proj"), json!({"quant_algo": "W4A16_NVFP4", "group_size": 16}));
+    assert_eq!(of("self_attn.o_proj"), Value::Null);
+    assert_eq!(layers.as_object().expect("layers").len(), 24);
+    check_sound(&output, &demo(), &["vllm", "sglang"]);
+}
+
 /// A method works on the values of each matrix' own scheme.
 #[test]
 fn methods_work_on_each_scheme() {

@@ -119,13 +119,17 @@ fn loaders_rules_of_floats() {
     };
     let nothing = |_: &Path| {};
     let floats = ["ct:fp8", "ct:fp8a16", "ct:nvfp4", "ct:mxfp4", "ct:mxfp8", "ct:mxfp6a16"];
-    for target in floats.into_iter().chain(["fp8:block128", "fp8:tensor"]) {
+    let others = ["fp8:block128", "fp8:tensor", "modelopt:nvfp4a16", "modelopt:mxfp8"];
+    for target in floats.into_iter().chain(others) {
         for engine in [None, Some("vllm"), Some("sglang"), Some("transformers")] {
             let expected: &[&str] = match (target, engine) {
                 // Another name for the scale of a tensor.
                 ("fp8:tensor", Some("transformers")) => &["scale-name"],
                 ("ct:mxfp6a16", Some("vllm" | "sglang")) => &["ct-floats"],
                 ("ct:mxfp4" | "ct:mxfp8", Some("sglang")) => &["ct-floats"],
+                ("modelopt:nvfp4a16" | "modelopt:mxfp8", Some("transformers")) => {
+                    &["engine-method"]
+                }
                 _ => &[],
             };
             check(target, engine, nothing, expected);
@@ -155,6 +159,12 @@ fn loaders_rules_of_floats() {
     };
     check("ct:nvfp4", Some("vllm"), other, &["global-scale"]);
     check("ct:nvfp4", Some("transformers"), other, &[]);
+    let other = |at: &Path| {
+        patch(at, "weight_scale_2", |bytes| bytes[..4].copy_from_slice(&7f32.to_le_bytes()));
+    };
+    check("modelopt:nvfp4a16", Some("vllm"), other, &["global-scale"]);
+    check("modelopt:fp8+channel", Some("vllm"), nothing, &[]);
+    check("modelopt:fp8+channel", Some("sglang"), nothing, &["modelopt-algorithm"]);
     packed("bnb:nf4", &output);
     edit(&output, |config| {
         config["quantization_config"]["llm_int8_skip_modules"] = json!([]);

@@ -123,6 +123,7 @@ mod tests {
         check("ct:mxfp8", &["vllm", "transformers"]);
         check("ct:mxfp6a16", &["transformers"]);
         check("fp8:tensor", &["vllm", "sglang"]);
+        check("modelopt:nvfp4a16", &["vllm", "sglang"]);
         check("bnb:nf4", &["sglang", "transformers"]);
         check("mlx:w4g64", &["mlx"]);
         check("q8_0", &["llama.cpp"]);

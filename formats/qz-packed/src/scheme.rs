@@ -44,6 +44,7 @@ pub static SCHEMES: &[SchemeFamily] = &[
     layouts::awq::FAMILY,
     layouts::compressed::FAMILY,
     layouts::fp8::FAMILY,
+    layouts::modelopt::FAMILY,
     layouts::bitsandbytes::FAMILY,
     layouts::mlx::FAMILY,
 ];

@@ -19,6 +19,8 @@ const BESIDE: &[(&str, &str, &[&str])] = &[
     ("compressed-tensors", "weight_global_scale", &["weight_packed"]),
     ("fp8", "weight_scale_inv", &["weight"]),
     ("fp8", "weight_scale", &["weight"]),
+    ("modelopt", "weight_scale", &["weight"]),
+    ("modelopt", "weight_scale_2", &["weight", "weight_scale"]),
     ("bitsandbytes", "weight.absmax", &["weight", "weight.quant_map"]),
     ("bitsandbytes", "SCB", &["weight"]),
     ("mlx", "scales", &["weight"]),
@@ -384,7 +386,9 @@ pub(super) fn fused_alike(facts: &Facts<'_>, find: &mut Findings<'_>) {
 /// vLLM takes the largest, and loses accuracy where they differ.
 pub(super) fn global_scales(facts: &Facts<'_>, find: &mut Findings<'_>) {
     for group in facts.fused() {
-        let scale = |module: &str| facts.bytes(module, "weight_global_scale", 4);
+        let part =
+            if facts.method == "modelopt" { "weight_scale_2" } else { "weight_global_scale" };
+        let scale = |module: &str| facts.bytes(module, part, 4);
         let first = scale(group[0]);
         if let Some(other) = group.iter().find(|module| scale(module) != first) {
             let message =

@@ -19,6 +19,7 @@ const GPTQ: &[&str] = &["gptq"];
 const AWQ: &[&str] = &["awq"];
 const CT: &[&str] = &["compressed-tensors"];
 const FP8: &[&str] = &["fp8"];
+const MODELOPT: &[&str] = &["modelopt"];
 const WORDS: &[&str] = &["gptq", "awq"];
 /// Integers of a group: vLLM chooses a kernel for both in one place.
 const INTEGERS: &[&str] = &["gptq", "compressed-tensors"];
@@ -67,7 +68,9 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("static-blocks", &[Vllm, Sglang], FP8, static_blocks),
     rule("block-divides", &[Vllm, Sglang], FP8, block_divides),
     rule("scale-name", &[Transformers], FP8, scale_name),
-    rule("modelopt-keys", &[Vllm, Sglang], &["modelopt"], modelopt_keys),
+    rule("global-scale", &[Vllm, Sglang], MODELOPT, global_scales),
+    rule("modelopt-algorithm", &[Vllm, Sglang], MODELOPT, modelopt_algorithm),
+    rule("modelopt-keys", &[Vllm, Sglang], MODELOPT, modelopt_keys),
     rule("fused-alike", &[Vllm, Sglang], &[], fused_alike),
     rule("fused-rule", &[Vllm, Sglang], GPTQ, fused_rules),
     rule("ignore", &[], &["compressed-tensors", "awq", "bitsandbytes", "fp8", "modelopt"], ignored),
@@ -331,6 +334,26 @@ fn modelopt_keys(facts: &Facts<'_>, find: &mut Findings<'_>) {
     let needed = ["quant_algo"].iter().chain(own.iter().filter(|_| is_own_file));
     for key in needed.filter(|key| !facts.config.contains_key(**key)) {
         find(&format!("quantization.{key}"), "is missing".to_owned());
+    }
+}
+
+/// vLLM `modelopt.py`, `QUANT_ALGOS`; SGLang `modelopt_quant.py`, whose mixtures are those with
+/// NVFP4 (`model_config.py`, `_parse_modelopt_quant_config`).
+fn modelopt_algorithm(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    const BOTH: &[&str] = &["FP8", "NVFP4", "W4A16_NVFP4", "MXFP8"];
+    const VLLM: &[&str] = &["FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "MIXED_PRECISION"];
+    let Some(algorithm) = facts.text("quant_algo") else { return };
+    let layers = facts.config.get("quantized_layers").and_then(Value::as_object);
+    let mut of_layers = layers.into_iter().flatten().map(|(_, layer)| layer.get("quant_algo"));
+    let has_nvfp4 =
+        of_layers.any(|own| own.and_then(Value::as_str).is_some_and(|own| own.ends_with("NVFP4")));
+    let is_read = match facts.engine {
+        Some(Sglang) if algorithm == "MIXED_PRECISION" => has_nvfp4,
+        Some(Sglang) => BOTH.contains(&algorithm),
+        _ => BOTH.contains(&algorithm) || VLLM.contains(&algorithm),
+    };
+    if !is_read {
+        find("quantization_config.quant_algo", format!("{algorithm} is not loaded"));
     }
 }
 

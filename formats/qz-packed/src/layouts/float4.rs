@@ -83,10 +83,16 @@ impl Float4 {
         matrix.columns / self.kind.group() as u64
     }
 
-    fn global(&self, measure: Measure) -> f32 {
-        match self.kind {
-            Kind::Nvfp4 => groups::global_scale(measure.largest, self.precision),
-            Kind::Mxfp4 => 1.0,
+    /// The tensor's scale, as the package makes it of the weights.
+    fn new_tensor_scale(&self, measure: Measure) -> TensorScale {
+        match self.global {
+            Some(Global { is_divisor: true, .. }) => {
+                TensorScale::Divisor(groups::global_scale(measure.largest, self.precision))
+            }
+            Some(Global { is_divisor: false, .. }) => {
+                TensorScale::Factor(groups::global_factor(measure.largest))
+            }
+            None => TensorScale::Factor(1.0),
         }
     }
 
@@ -94,8 +100,8 @@ impl Float4 {
     fn nearest(&self, rows: &RowBlock<'_>, packed: &mut [u8], scales: &mut [u8]) {
         match self.kind {
             Kind::Nvfp4 => {
-                let global = self.global(rows.measure);
-                groups::encode_nvfp4(rows.weights, global, self.precision, packed, scales);
+                let tensor = self.new_tensor_scale(rows.measure);
+                groups::encode_nvfp4(rows.weights, tensor, self.precision, packed, scales);
             }
             Kind::Mxfp4 => groups::encode_mxfp4(rows.weights, self.precision, packed, scales),
         }
@@ -187,7 +193,9 @@ impl Layout for Float4 {
 
     fn write_constants(&self, _matrix: Matrix, measure: Measure, put: &mut Put<'_>) {
         if self.global.is_some() {
-            put(GLOBAL, 0, &self.global(measure).to_le_bytes());
+            let (TensorScale::Divisor(number) | TensorScale::Factor(number)) =
+                self.new_tensor_scale(measure);
+            put(GLOBAL, 0, &number.to_le_bytes());
         }
     }
 
@@ -205,7 +213,7 @@ impl Layout for Float4 {
 
     /// The tensor's scale is that of the weights before any is rounded.
     fn grid(&self, whole: &Whole<'_>) -> Option<Box<dyn Grid>> {
-        let tensor = TensorScale::Divisor(self.global(whole.measure));
+        let tensor = self.new_tensor_scale(whole.measure);
         let (name, usable) = match self.kind {
             // Zero is no scale: the package takes another one.
             Kind::Nvfp4 => ("NVFP4", 1..=0x7e),

@@ -32,13 +32,20 @@ pub(crate) fn global_scale(largest: f32, precision: ScaleType) -> f32 {
     if scale.is_finite() { scale } else { 1.0 }
 }
 
+/// The same for ModelOpt, which multiplies with it (`get_weights_scaling_factor_2`). Of nothing but
+/// zeros it would be no scale.
+pub(crate) fn global_factor(largest: f32) -> f32 {
+    let factor = largest / (LARGEST * LARGEST_E4M3);
+    if factor > 0.0 && factor.is_finite() { factor } else { 1.0 }
+}
+
 /// Encodes whole groups: one byte for two weights, one E4M3 scale for each group.
 ///
 /// # Panics
 /// If the groups are not whole, or the lengths do not fit.
 pub(crate) fn encode_nvfp4(
     weights: &[f32],
-    global_scale: f32,
+    tensor: TensorScale,
     precision: ScaleType,
     packed: &mut [u8],
     scales: &mut [u8],
@@ -47,18 +54,28 @@ pub(crate) fn encode_nvfp4(
     assert!(rest.is_empty() && groups.len() == scales.len(), "groups are not whole");
     let packed = packed.as_chunks_mut::<{ NVFP4_GROUP / 2 }>().0;
     for ((weights, packed), stored) in groups.iter().zip(packed).zip(scales) {
-        *stored = nvfp4_scale(largest_magnitude(weights), global_scale, precision);
-        let scale = f32_from_e4m3(*stored) / global_scale;
-        *packed = encode_group(weights, scale);
+        *stored = nvfp4_scale(largest_magnitude(weights), tensor, precision);
+        *packed = encode_group(weights, nvfp4_factor(*stored, tensor));
     }
 }
 
 /// The stored scale of a group whose largest weight has this magnitude.
-fn nvfp4_scale(largest: f32, global_scale: f32, precision: ScaleType) -> u8 {
+fn nvfp4_scale(largest: f32, tensor: TensorScale, precision: ScaleType) -> u8 {
     /// What compressed-tensors takes instead of zero, the type's epsilon.
     const EPSILON: f32 = 0.125;
-    let scale = e4m3_from_f32(precision.rounded(largest / LARGEST) * global_scale);
-    if scale == 0 { e4m3_from_f32(EPSILON) } else { scale }
+    /// The least number of E4M3, 2^-9.
+    const LEAST: f32 = 0.001_953_125;
+    match tensor {
+        TensorScale::Divisor(divisor) => {
+            let scale = e4m3_from_f32(precision.rounded(largest / LARGEST) * divisor);
+            if scale == 0 { e4m3_from_f32(EPSILON) } else { scale }
+        }
+        TensorScale::Factor(factor) => {
+            let scale = largest / (LARGEST * factor);
+            let scale = if scale == 0.0 { 1.0 } else { scale };
+            e4m3_from_f32(scale.max(LEAST))
+        }
+    }
 }
 
 /// Encodes whole groups: one byte for two weights, one exponent for each group.
@@ -185,7 +202,8 @@ mod tests {
             let weights = weights(13, 8, 128, precision);
             let global = global_scale(largest_magnitude(&weights), precision);
             let (mut packed, mut scales) = (vec![0; 512], vec![0; 64]);
-            encode_nvfp4(&weights, global, precision, &mut packed, &mut scales);
+            let tensor = TensorScale::Divisor(global);
+            encode_nvfp4(&weights, tensor, precision, &mut packed, &mut scales);
             assert_golden(&case, "global", &global.to_le_bytes());
             assert_golden(&case, "scales", &scales);
             assert_golden(&case, "packed", &packed);
@@ -248,7 +266,8 @@ mod tests {
         assert_eq!(ours, theirs);
 
         let mut scales = vec![0; 64];
-        encode_nvfp4(&weights, 1.0, ScaleType::F32, &mut packed, &mut scales);
+        let one = TensorScale::Divisor(1.0);
+        encode_nvfp4(&weights, one, ScaleType::F32, &mut packed, &mut scales);
         assert!(scales.iter().all(|scale| is_ggml_scale(*scale)));
         let mut blocks = vec![0; 16 * 36];
         nvfp4_to_ggml(&packed, &scales, &mut blocks);

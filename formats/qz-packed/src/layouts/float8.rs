@@ -99,6 +99,9 @@ pub(crate) struct Float8 {
     /// How many dimensions the scales' tensor has, where there is a choice: one or none
     /// for a tensor's, one or two for those of rows.
     pub(crate) rank: usize,
+    /// What weights divided by their scale are rounded to before they become codes; the scale's
+    /// own type where nothing is said.
+    pub(crate) quotient: Option<ScaleType>,
 }
 
 #[allow(
@@ -176,7 +179,8 @@ impl Float8 {
         match self.spread {
             Spread::Tensor { .. } => {
                 let scale = rounding::scale(rows.measure.largest, precision);
-                rounding::encode(rows.weights, scale, precision, &mut codes);
+                let quotient = self.quotient.unwrap_or(precision);
+                rounding::encode(rows.weights, scale, quotient, &mut codes);
             }
             Spread::Row => {
                 let mut scales = Vec::with_capacity(rows.rows());
@@ -360,7 +364,8 @@ mod tests {
 
     fn layout(spread: Spread, scale: StoredScale) -> Float8 {
         let rank = if spread == Spread::Row { 2 } else { 0 };
-        Float8 { code: DataType::F8_E4M3, spread, suffix: "weight_scale", scale, rank }
+        let (code, suffix) = (DataType::F8_E4M3, "weight_scale");
+        Float8 { code, spread, suffix, scale, rank, quotient: None }
     }
 
     #[test]

@@ -93,7 +93,8 @@ impl Scheme for Fp8Scheme {
             ),
             Self::Tensor { fused, .. } => (Spread::Tensor { fused }, TENSOR_SUFFIX, number),
         };
-        Box::new(Float8 { code: DataType::F8_E4M3, spread, suffix, scale, rank: 0 })
+        let code = DataType::F8_E4M3;
+        Box::new(Float8 { code, spread, suffix, scale, rank: 0, quotient: None })
     }
 
     fn activations(&self) -> Activations {
@@ -220,7 +221,8 @@ pub(crate) fn open_module(
             return Err(request.tensor_fault(scales, Fault::Part { found, expected }));
         }
     };
-    let layout = Float8 { code, spread, suffix, scale, rank: dimensions.len() };
+    let rank = dimensions.len();
+    let layout = Float8 { code, spread, suffix, scale, rank, quotient: None };
     let mut tensor = request.packed(module, Matrix { rows, columns }, Box::new(layout))?;
     tensor.unused = request.tensors(module, &["input_scale", "activation_scale", "output_scale"]);
     Ok(tensor)

@@ -30,24 +30,29 @@ pub(crate) struct ExponentRule {
     mantissa: u32,
     /// The exponent of the element's largest number.
     largest: u32,
+    /// Whether a mantissa right in the middle rounds up.
+    up: bool,
 }
 
 impl ExponentRule {
-    pub(crate) const E2M1: Self = Self { mantissa: 1, largest: 2 };
+    pub(crate) const E2M1: Self = Self { mantissa: 1, largest: 2, up: true };
     /// Its largest mantissa is all ones.
-    const E2M3: Self = Self { mantissa: 3, largest: 2 };
+    const E2M3: Self = Self { mantissa: 3, largest: 2, up: true };
     /// That of E2M1, though there are three bits.
-    const E4M3: Self = Self { mantissa: 1, largest: 8 };
+    const E4M3: Self = Self { mantissa: 1, largest: 8, up: true };
+    /// The least power of two with which no weight is beyond the largest number, 1¾ · 2^8
+    /// (ModelOpt 0.47, `MXFP8QTensor`).
+    const E4M3_WHOLE: Self = Self { mantissa: 1, largest: 8, up: false };
 
     /// The stored exponent of a group whose largest weight has this magnitude.
     ///
     /// Where binary16 has no such power for nothing but zeros, the package takes one; where it
     /// has none for tiny weights, it does so too, and loses them, which we do not follow.
     pub(crate) fn exponent(self, largest: f32, precision: ScaleType) -> u8 {
-        if largest == 0.0 && precision == ScaleType::F16 {
+        if largest == 0.0 && precision == ScaleType::F16 && self.up {
             return 127;
         }
-        let half = (1u32 << 22) >> self.mantissa;
+        let half = ((1u32 << 22) >> self.mantissa).saturating_sub(u32::from(!self.up));
         let exponent = largest.to_bits().saturating_add(half) >> 23;
         exponent.saturating_sub(self.largest).min(254) as u8
     }
@@ -67,13 +72,6 @@ impl Element {
         match self {
             Self::E2m3 => 6,
             Self::E4m3 => 8,
-        }
-    }
-
-    fn rule(self) -> ExponentRule {
-        match self {
-            Self::E2m3 => ExponentRule::E2M3,
-            Self::E4m3 => ExponentRule::E4M3,
         }
     }
 
@@ -106,6 +104,8 @@ pub(crate) struct Microscaled {
     pub(crate) element: Element,
     /// The checkpoint's type, which scales are computed in.
     pub(crate) precision: ScaleType,
+    /// Whether all weights are within the codes' range, as ModelOpt has it.
+    pub(crate) is_whole: bool,
 }
 
 #[allow(
@@ -114,6 +114,14 @@ pub(crate) struct Microscaled {
     reason = "rows, columns and places are a matrix', whose size was checked, and its parts' with it"
 )]
 impl Microscaled {
+    fn rule(&self) -> ExponentRule {
+        match (self.element, self.is_whole) {
+            (Element::E2m3, _) => ExponentRule::E2M3,
+            (Element::E4m3, false) => ExponentRule::E4M3,
+            (Element::E4m3, true) => ExponentRule::E4M3_WHOLE,
+        }
+    }
+
     /// Inputs of rows of so many bytes.
     pub(crate) fn columns(element: Element, bytes: u64) -> u64 {
         bytes.saturating_mul(8) / u64::from(element.bits())
@@ -165,7 +173,7 @@ impl Layout for Microscaled {
         let mut codes = vec![0; rows.weights.len()];
         let mut scales = Vec::with_capacity(rows.weights.len() / GROUP);
         for (weights, codes) in rows.weights.chunks(GROUP).zip(codes.chunks_mut(GROUP)) {
-            let exponent = self.element.rule().exponent(largest_magnitude(weights), self.precision);
+            let exponent = self.rule().exponent(largest_magnitude(weights), self.precision);
             let scale = f32_from_e8m0(exponent);
             for (weight, code) in weights.iter().zip(codes) {
                 *code = self.element.code_of(weight / scale);

@@ -53,7 +53,8 @@ impl Scheme for FloatScheme {
             true => (Spread::Tensor { fused: false }, 1),
             false => (Spread::Row, 2),
         };
-        Box::new(Float8 { code: DataType::F8_E4M3, spread, suffix: SUFFIX, scale, rank })
+        let (code, suffix) = (DataType::F8_E4M3, SUFFIX);
+        Box::new(Float8 { code, spread, suffix, scale, rank, quotient: None })
     }
 
     fn activations(&self) -> Activations {

@@ -65,7 +65,8 @@ impl Scheme for MicroScheme {
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
-        Box::new(Microscaled { element: self.element, precision: scale_type(model_type) })
+        let (element, precision) = (self.element, scale_type(model_type));
+        Box::new(Microscaled { element, precision, is_whole: false })
     }
 
     fn activations(&self) -> Activations {
@@ -121,7 +122,7 @@ pub(crate) fn open_module(
 ) -> Result<PackedTensor, Error> {
     let [rows, bytes] = *request.matrix_dimensions(codes)?;
     let matrix = Matrix { rows, columns: Microscaled::columns(element, bytes) };
-    let layout = Microscaled { element, precision: ScaleType::F32 };
+    let layout = Microscaled { element, precision: ScaleType::F32, is_whole: false };
     let mut tensor = request.packed(module, matrix, Box::new(layout))?;
     tensor.unused = request.tensors(module, &["input_scale", "output_scale"]);
     Ok(tensor)
@@ -141,7 +142,7 @@ mod tests {
             for (name, precision) in
                 [("f32", ScaleType::F32), ("bf16", ScaleType::BF16), ("f16", ScaleType::F16)]
             {
-                let layout = Microscaled { element, precision };
+                let layout = Microscaled { element, precision, is_whole: false };
                 let weights = weights(13, 8, 128, precision);
                 for tile in [1, 3, 8] {
                     let written = stored(&layout, 8, 128, &weights, tile);
