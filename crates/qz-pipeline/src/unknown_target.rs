@@ -114,7 +114,7 @@ mod tests {
         check("int4", &["did you mean q4_k_m, gptq:w4g128, awq:w4g128 or ct:w4a16?"]);
         check("fp16", &["f16 or safetensors:f16"]);
         check("nf4", &["did you mean bnb:nf4?"]);
-        check("nvfp4", &["did you mean ct:nvfp4?"]);
+        check("nvfp4", &["did you mean ct:nvfp4 or modelopt:nvfp4?"]);
         check("w4g128", &["gptq:w4g128 or awq:w4g128?"]);
         check("gptq", &["gptq needs bits and group: gptq:w4g128"]);
         check("awq", &["awq needs 4 bits", "awq:w4g128"]);
