@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Safetensors, fixtures, quantize, scratch, text};
+use crate::support::{Safetensors, edit_json, fixtures, quantize, scratch, text};
 
 /// The exit code of what was asked for wrongly.
 const USAGE: i32 = 2;
@@ -90,4 +90,100 @@ fn experts_without_tokens_get_the_largest_of_their_siblings() {
         }
         quantize(&["verify", text(&output), "--source", text(&source)]).expect_success();
     }
+}
+
+/// The first begins texts, as `eval` puts it there (`fixtures/make/golden_activations.py`).
+fn golden_tokens() -> String {
+    let others = (1..192u64).map(|number| 3 + (number * number * 7919 + number * 31) % 1000);
+    std::iter::once(1150).chain(others).map(|token| format!("{token} ")).collect()
+}
+
+/// How well models predict whose inputs are rounded, beside what compressed-tensors computes.
+#[test]
+fn models_with_rounded_inputs_predict_as_the_package_says() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let (plain, packed, tokens) = (at("plain"), at("packed"), at("tokens"));
+    fs::write(&tokens, golden_tokens()).expect("written");
+    let demo = fixtures().join("demo-llama");
+    quantize(&["convert", text(&demo), "--to", "safetensors:f32", "-o", text(&plain)])
+        .expect_success();
+    let eval = |path: &Path, activations: &str| {
+        let reads = ["--tokens", text(&tokens), "--ctx", "96", "--chunks", "1", "--json"];
+        let given = ["eval", text(path), "--activations", activations];
+        let report = quantize(&[&given[..], &reads].concat()).expect_success().json();
+        let perplexity = report["perplexity"]["value"].as_f64().expect("a number");
+        (perplexity.ln(), report)
+    };
+    let golden = fs::read(fixtures().join("golden-activations.json")).expect("read");
+    let golden: BTreeMap<String, Value> = serde_json::from_slice(&golden).expect("JSON");
+    let is_near =
+        |found: f64, expected: &Value| (found - expected.as_f64().expect("a number")).abs() < 2e-5;
+    assert!(is_near(eval(&plain, "scheme").0, &golden["plain"]));
+    for (case, expected) in golden.iter().filter(|(case, _)| case.contains(':')) {
+        let (target, matrices) = case.split_once(' ').expect("two words");
+        let given = ["quantize", text(&plain), "--to", target, "-o", text(&packed), "--force"];
+        let mut reads = vec!["--tokens", text(&tokens), "--ctx", "96", "--method", "rtn"];
+        if matrices == "first" {
+            reads.extend(["--tensor-type", r"(blk\.[1-9]|attn_output|ffn)=f32"]);
+        }
+        quantize(&[&given[..], &reads].concat()).expect_success();
+        let (rounded, report) = eval(&packed, "scheme");
+        assert!(is_near(rounded, &expected["rounded"]), "{case}: {rounded} {expected}");
+        let count = if matrices == "first" { 3 } else { 28 };
+        assert_eq!(report["rounded_inputs"][0]["matrices"], count, "{report}");
+        let (as_they_are, report) = eval(&packed, "f32");
+        assert!(is_near(as_they_are, &expected["plain"]), "{case}: {as_they_are} {expected}");
+        assert!(report["rounded_inputs"].is_null(), "{report}");
+    }
+}
+
+/// Inputs that become something unknown are no figure, unless they are left as they are.
+#[test]
+fn unknown_inputs_are_refused() {
+    let folder = scratch();
+    let (packed, tokens) = (folder.path().join("packed"), folder.path().join("tokens"));
+    fs::write(&tokens, golden_tokens()).expect("written");
+    let demo = fixtures().join("demo-llama");
+    quantize(&["convert", text(&demo), "--to", "ct:w8a8", "-o", text(&packed)]).expect_success();
+    edit_json(&packed.join("config.json"), |config| {
+        config["quantization_config"]["config_groups"]["group_0"]["input_activations"]["symmetric"] =
+            false.into();
+    });
+    let eval = |activations: &str| {
+        let reads = ["--tokens", text(&tokens), "--ctx", "96", "--chunks", "1"];
+        quantize(&[&["eval", text(&packed), "--activations", activations], &reads[..]].concat())
+    };
+    for activations in ["engine", "scheme"] {
+        let run = eval(activations);
+        assert_eq!(run.code, 5, "{}", run.stderr);
+        let key = "quantization_config.config_groups.group_0.input_activations.symmetric";
+        for expected in [key, "says false", "--activations f32"] {
+            assert!(run.stderr.contains(expected), "{}", run.stderr);
+        }
+    }
+    eval("f32").expect_success();
+}
+
+/// Error feedback is told what the engine multiplies: it loses less there than rounding does.
+#[test]
+fn feedback_sees_rounded_inputs() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let (rounded, chosen, tokens) = (at("rtn"), at("gptq"), at("tokens"));
+    fs::write(&tokens, golden_tokens().repeat(8)).expect("written");
+    let demo = fixtures().join("demo-llama");
+    for (method, output) in [("rtn", &rounded), ("gptq", &chosen)] {
+        let given = ["quantize", text(&demo), "--to", "ct:nvfp4a4", "-o", text(output)];
+        let reads = ["--tokens", text(&tokens), "--ctx", "64", "--method", method];
+        quantize(&[&given[..], &reads].concat()).expect_success();
+    }
+    // Both have the same numbers of inputs: those of the full model.
+    let [before, after] = [&rounded, &chosen].map(|at| numbers(at, ".input_global_scale"));
+    assert_eq!(before, after);
+    let given = ["compare", text(&demo), text(&rounded), text(&chosen), "--activations", "scheme"];
+    let reads = ["--tokens", text(&tokens), "--ctx", "64", "--json"];
+    let report = quantize(&[&given[..], &reads].concat()).expect_success().json();
+    let loss = |at: usize| report["models"][at]["kld"]["mean"]["value"].as_f64().expect("a number");
+    assert!(loss(1) < 0.8 * loss(0), "{} {}", loss(0), loss(1));
 }

@@ -5,6 +5,8 @@
 //! A scale is found for each token, or for each run of a token's numbers (dynamic), or the
 //! checkpoint has a number for the whole tensor (static; NVFP4 has one beside its dynamic scales).
 
+use std::fmt;
+
 use crate::small_float::{
     E2M1, LARGEST_E2M1, LARGEST_E4M3, e2m1_from_f32, e4m3_from_f32, f32_from_e4m3, f32_from_e8m0,
 };
@@ -104,6 +106,29 @@ impl Number {
         };
         let exponent = (largest.to_bits() + (1 << 21)) >> 23;
         f32_from_e8m0(exponent.saturating_sub(largest_exponent).min(254) as u8)
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(bits) => write!(f, "{bits}-bit integers"),
+            Self::E4M3 => f.write_str("E4M3"),
+            Self::E2M1 => f.write_str("E2M1"),
+        }
+    }
+}
+
+impl fmt::Display for Activations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("what they are"),
+            Self::Token(number) => write!(f, "{number}, a scale for each token"),
+            Self::Group(number, run) => write!(f, "{number}, a scale for each {run}"),
+            Self::Micro(number) => write!(f, "{number}, a power of two for each {MICRO_RUN}"),
+            Self::Nvfp4 => f.write_str("NVFP4"),
+            Self::Tensor(number) => write!(f, "{number}, a stored scale"),
+        }
     }
 }
 

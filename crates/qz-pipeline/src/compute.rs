@@ -12,6 +12,9 @@ use qz_models::forward::ForwardOptions;
 use qz_tensor::DataType;
 
 use crate::error::Error;
+use crate::model::Model;
+use crate::model_weights::ModelWeights;
+use crate::rounded_inputs::RoundedInputs;
 use crate::stream::Cancel;
 
 /// How forward passes compute, and within what.
@@ -19,6 +22,9 @@ use crate::stream::Cancel;
 pub struct ComputeOptions {
     /// What becomes of activations before products.
     pub rounding: Rounding,
+    /// Whether inputs of packed matrices become what their checkpoint's configuration says that
+    /// engines round them to.
+    pub rounds_inputs: bool,
     /// The type keys and values are kept in.
     pub cache_type: DataType,
     /// Memory for everything whose size can be chosen, in bytes.
@@ -60,7 +66,30 @@ impl ComputeOptions {
 
     /// The same in f32, without any rounding of what products see.
     pub fn exact(self) -> Self {
-        Self { rounding: Rounding::Exact, cache_type: DataType::F32, ..self }
+        Self { rounding: Rounding::Exact, rounds_inputs: false, cache_type: DataType::F32, ..self }
+    }
+
+    /// A model's weights, with inputs as they are wanted.
+    ///
+    /// # Errors
+    /// If its configuration asks for something that is not computed here.
+    pub(crate) fn weights<'m>(&self, model: &'m Model) -> Result<ModelWeights<'m>, Error> {
+        let weights = ModelWeights::new(model);
+        match self.rounds_inputs {
+            true => Ok(weights.with_inputs(model.stored_inputs()?)),
+            false => Ok(weights),
+        }
+    }
+
+    /// What is said of inputs that are rounded, of some models.
+    pub(crate) fn rounded_inputs<'m>(
+        &self,
+        models: impl IntoIterator<Item = &'m Model>,
+    ) -> Vec<RoundedInputs> {
+        match self.rounds_inputs {
+            true => models.into_iter().flat_map(Model::rounded_inputs).collect(),
+            false => Vec::new(),
+        }
     }
 
     /// What one of so many models may use.

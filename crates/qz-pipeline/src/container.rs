@@ -3,8 +3,9 @@
 mod place;
 mod weights;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use qz_gguf::GgufModel;
 use qz_kernels::backend::reference;
@@ -146,7 +147,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
     let (source, mut notes) = open_weights(path)?;
     let folder = Folder::new(&folder_of(path)?.unwrap_or_else(|| path.to_owned()))?;
     let mut rounded = (0, 0.0);
-    let (mut spare, mut stated) = (HashSet::new(), None);
+    let (mut spare, mut stated, mut inputs) = (HashSet::new(), None, HashMap::new());
     let (source, unpacked): (Box<dyn TensorSource>, _) = match quantization(&folder, &*source)? {
         Some(QuantizationConfig { config, path }) => {
             stated = Some(config.clone());
@@ -155,6 +156,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
             rounded = source.rounded();
             notes.extend_from_slice(source.warnings());
             spare.clone_from(source.zero_biases());
+            inputs = source.inputs().map(|(tensor, own)| (tensor, own.clone())).collect();
             let packed = source.packed_sizes().collect();
             (Box::new(source), Some(packed))
         }
@@ -187,6 +189,7 @@ fn open_hugging_face(path: &Path, options: &OpenOptions) -> Result<Model, Error>
         }
     };
     model.quantization = stated;
+    model.inputs = Arc::new(inputs);
     model.warnings.extend(notes);
     if let (count @ 1.., steps) = rounded {
         model.warnings.push(format!(

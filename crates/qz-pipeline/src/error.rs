@@ -85,6 +85,18 @@ pub enum Error {
         /// The matrix.
         tensor: Box<str>,
     },
+    /// Inputs that become something that is not computed here.
+    #[error(
+        "{}: {tensor}: {what}, which is not computed here: --activations f32 leaves all inputs as they are", .path.display()
+    )]
+    UnknownInputs {
+        /// The model.
+        path: PathBuf,
+        /// The matrix.
+        tensor: Box<str>,
+        /// What says so.
+        what: Box<str>,
+    },
     /// Nothing that factors could be searched with.
     #[error(
         "{0} needs a text that the full model reads: --data FILE (or --data default), or --tokens; --stats do not say enough"

@@ -10,7 +10,7 @@ use qz_models::{
     Architecture, Change, LayerIndex, ModelDescription, Part, PlainForm, RestoredNumber, Role,
     StackedRows, TensorMap, TensorOrigin, restored_numbers,
 };
-use qz_packed::PackedSize;
+use qz_packed::{Inputs, PackedSize};
 use qz_tensor::{
     DataType, Metadata, Name, Shape, SourceFile, TensorIndex, TensorInfo, TensorSource,
 };
@@ -85,6 +85,8 @@ pub struct Model {
     pub(crate) pre_tokenizer: Option<String>,
     /// What its configuration says of how its weights are packed, with the method's name.
     pub(crate) quantization: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Of the source's packed matrices: what engines round their inputs to.
+    pub(crate) inputs: Arc<HashMap<TensorIndex, Inputs>>,
     /// The sliding window that a checkpoint's configuration states.
     pub(crate) sliding_window: Option<u64>,
     /// The kind of a rotary scaling past the trained context that is not computed.
@@ -486,6 +488,7 @@ impl Model {
             sliding_window: None,
             lost_scaling: None,
             quantization: None,
+            inputs: Arc::default(),
             plain: None,
             drops_further_layers: false,
             is_of_unknown_class: false,

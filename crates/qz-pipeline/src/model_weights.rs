@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use qz_kernels::backend::Backend;
+use qz_kernels::backend::{Backend, InputRounding};
 use qz_kernels::codec_for;
 use qz_models::forward::{Forward, ForwardOptions, StoredTensor, WeightSource};
 use qz_tensor::{DataType, Location};
@@ -11,6 +11,7 @@ use qz_tensor::{DataType, Location};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::model::{Model, ModelTensor, to_usize};
+use crate::rounded_inputs::TensorInputs;
 
 /// The tensors of a model, by name.
 pub struct ModelWeights<'a> {
@@ -18,19 +19,27 @@ pub struct ModelWeights<'a> {
     tensors: HashMap<&'a str, &'a ModelTensor>,
     /// Tensors that are seen as they come back from another type.
     rounded: HashMap<String, DataType>,
+    /// What becomes of the inputs of matrices.
+    inputs: TensorInputs,
 }
 
 impl<'a> ModelWeights<'a> {
     /// The tensors of `model`.
     pub fn new(model: &'a Model) -> Self {
         let tensors = model.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
-        Self { model, tensors: tensors.collect(), rounded: HashMap::new() }
+        let tensors = tensors.collect();
+        Self { model, tensors, rounded: HashMap::new(), inputs: HashMap::new() }
     }
 
     /// The same with a tensor as a conversion to a type that has an encoder makes it.
     pub(crate) fn with_rounded(mut self, name: &str, to: DataType) -> Self {
         self.rounded.insert(name.to_owned(), to);
         self
+    }
+
+    /// The same with what becomes of the inputs of matrices.
+    pub(crate) fn with_inputs(self, inputs: TensorInputs) -> Self {
+        Self { inputs, ..self }
     }
 }
 
@@ -101,6 +110,10 @@ impl WeightSource for ModelWeights<'_> {
         decoder.decode(&bytes, &mut numbers);
         encoder.encode(&numbers, columns, None, out);
         Ok(())
+    }
+
+    fn inputs(&self, name: &str, matrix: usize) -> Option<InputRounding> {
+        *self.inputs.get(name)?.get(matrix)?
     }
 
     fn location(&self, name: &str) -> Location {

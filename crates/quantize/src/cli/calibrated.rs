@@ -163,6 +163,7 @@ impl Quantize {
             experts: self.experts.options(),
             compute: ComputeOptions {
                 rounding: Rounding::Exact,
+                rounds_inputs: false,
                 cache_type: DataType::F32,
                 max_memory: self.max_memory.get(),
                 spill_folder: std::env::temp_dir(),

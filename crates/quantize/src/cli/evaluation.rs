@@ -231,10 +231,13 @@ struct Text {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Arithmetic {
     /// How activations are rounded before products
+    ///
+    /// Inputs of packed matrices become what their folder's configuration says (ct:w8a8, ct:nvfp4a4
+    /// and others), unless it is f32.
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Activations::Engine)]
     #[arg(help_heading = COMPUTE, hide_short_help = true)]
     activations: Activations,
-    /// Type of the KV cache [default: f16; f32 with --activations f32]
+    /// Type of the KV cache [default: f16 with --activations engine, else f32]
     #[arg(long, value_name = "TYPE", value_enum, help_heading = COMPUTE, hide_short_help = true)]
     kv_type: Option<KvType>,
 }
@@ -259,8 +262,10 @@ take another one, such as the test part of wikitext-2:
 /// What becomes of activations before products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Activations {
-    /// As llama.cpp rounds them for each weight type
+    /// As llama.cpp rounds them for each weight type, other engines for packed matrices
     Engine,
+    /// As other engines round them for packed matrices, and else not at all
+    Scheme,
     /// Not at all
     F32,
 }
@@ -309,11 +314,12 @@ impl Arithmetic {
     pub(super) fn options(&self, global: &Global, max_memory: u64) -> ComputeOptions {
         let rounding = match self.activations {
             Activations::Engine => Rounding::Engine,
-            Activations::F32 => Rounding::Exact,
+            Activations::Scheme | Activations::F32 => Rounding::Exact,
         };
         let default = if rounding == Rounding::Exact { KvType::F32 } else { KvType::F16 };
         ComputeOptions {
             rounding,
+            rounds_inputs: self.activations != Activations::F32,
             cache_type: match self.kv_type.unwrap_or(default) {
                 KvType::F32 => DataType::F32,
                 KvType::F16 => DataType::F16,

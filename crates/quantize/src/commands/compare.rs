@@ -146,6 +146,7 @@ impl Shown<'_> {
             ),
             "* Pareto front: no other model is both smaller and nearer to the reference".to_owned(),
         ];
+        lines.extend(self.report.rounded_inputs.iter().map(super::eval::rounded_inputs));
         let differences = self.differences();
         if differences.is_empty() && self.report.models.len() > 1 {
             lines.push(format!(

@@ -1,6 +1,6 @@
 //! `quantize eval`
 
-use qz_pipeline::{Estimate, Evaluation, Figures, Spread, eval};
+use qz_pipeline::{Estimate, Evaluation, Figures, RoundedInputs, Spread, eval};
 
 use super::{print_json, print_line, sample, tasks, warn};
 use crate::cli::{Eval, Global};
@@ -51,8 +51,16 @@ fn text(evaluation: &Evaluation, markdown: bool) -> String {
         draw(&header, &figures),
         format!("\n{} {verb} in {} of {context}", many(tokens, "token"), many(chunks, "chunk")),
     ];
+    lines.extend(evaluation.rounded_inputs.iter().map(rounded_inputs));
     lines.extend(evaluation.failures.iter().map(|failure| format!("FAILED: {failure}")));
     lines.join("\n")
+}
+
+/// `DIR: inputs of 28 matrices are rounded as engines do: to NVFP4`
+pub(super) fn rounded_inputs(found: &RoundedInputs) -> String {
+    let name = found.path.file_name().unwrap_or(found.path.as_os_str()).to_string_lossy();
+    let (count, to) = (many(found.matrices, "matrix"), &found.activations);
+    format!("{name}: inputs of {count} are rounded, as its configuration says: {to}")
 }
 
 /// So few values have no standard error, as in llama.cpp.

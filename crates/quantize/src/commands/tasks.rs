@@ -37,7 +37,9 @@ fn text(evaluation: &TaskEvaluation, markdown: bool) -> String {
         chance,
     ];
     let draw = if markdown { markdown_table } else { table };
-    format!("{}\n\n{}", draw(&header, &rows), many(score.tasks, "task"))
+    let mut lines = vec![format!("{}\n\n{}", draw(&header, &rows), many(score.tasks, "task"))];
+    lines.extend(evaluation.rounded_inputs.iter().map(super::eval::rounded_inputs));
+    lines.join("\n")
 }
 
 fn share(name: &str, share: &Share) -> Vec<String> {

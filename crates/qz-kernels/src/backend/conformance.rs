@@ -1,6 +1,7 @@
 //! What every backend must compute: its operations beside the reference's, on made-up
 //! numbers.
 
+mod inputs;
 mod recurrences;
 mod rowwise;
 mod sums;
@@ -9,8 +10,9 @@ use qz_codec::CODECS;
 use qz_tensor::DataType;
 
 use super::{
-    Activation, Attention, Backend, Distances, Error, ExpertLoad, Gating, JoinedColumns, Queries,
-    RotaryPairs, Rotation, Rounding, Router, Rowwise, Scan, ScanWeights, Shaped, Xielu, reference,
+    Activation, Activations, Attention, Backend, Distances, Error, ExpertLoad, Gating,
+    JoinedColumns, Number, Queries, RotaryPairs, Rotation, Rounding, Router, Rowwise, Scan,
+    ScanWeights, Shaped, Xielu, reference,
 };
 
 /// Differences allowed, relative to the largest number: sums in another order, and
@@ -36,6 +38,7 @@ fn operations<B: Backend>(backend: &B) -> Checked {
     scans(backend)?;
     recurrences::check(backend)?;
     rowwise::check(backend)?;
+    inputs::check(backend)?;
     elementwise(backend)?;
     experts(backend)?;
     copies(backend)?;
@@ -492,6 +495,8 @@ fn mismatches<B: Backend>(backend: &B) -> Checked {
     let (mut pair, wide, tall) = (buffer(2, 4)?, buffer(2, 5)?, buffer(3, 4)?);
     refused(backend.buffer(4, &[0.0; 6]).map(drop))?;
     refused(backend.matmul(Rounding::Exact, &pair, &matrix).map(drop))?;
+    let micro = Activations::Micro(Number::E2M1).with(1.0);
+    refused(backend.round_inputs(&pair, &micro).map(drop))?;
     refused(backend.rms_norm(&pair, &wide, 1, 1e-5).map(drop))?;
     refused(backend.layer_norm(&pair, &buffer(1, 4)?, Some(&wide), 1, 1e-5).map(drop))?;
     refused(backend.layer_norm(&pair, &buffer(1, 4)?, None, 3, 1e-5).map(drop))?;

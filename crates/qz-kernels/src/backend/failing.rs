@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use qz_tensor::DataType;
 
 use super::{
-    Activation, Attention, Backend, Error, ExpertLoad, JoinedColumns, Queries, Recurrence,
-    Rotation, Rounding, Router, Rowwise, Scan, ScanWeights,
+    Activation, Attention, Backend, Error, ExpertLoad, InputRounding, JoinedColumns, Queries,
+    Recurrence, Rotation, Rounding, Router, Rowwise, Scan, ScanWeights,
 };
 
 /// Another backend, up to some operation. All operations from there on fail.
@@ -66,6 +66,7 @@ impl<B: Backend> Backend for Failing<B> {
         fn take_numbers(buffer: B::Buffer) -> Vec<f32>;
         fn check_finite(buffer: &B::Buffer, found: &mut B::Buffer, at: usize) -> ();
         fn matmul(rounding: Rounding, activations: &B::Buffer, matrix: &B::Matrix) -> B::Buffer;
+        fn round_inputs(inputs: &B::Buffer, rounding: &InputRounding) -> B::Buffer;
         fn rms_norm(
             input: &B::Buffer, weights: &B::Buffer, groups: usize, epsilon: f32
         ) -> B::Buffer;

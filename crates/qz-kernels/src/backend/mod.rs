@@ -23,6 +23,7 @@ pub mod failing;
 mod host;
 pub mod recurrence;
 pub mod reference;
+mod routing;
 pub mod rowwise;
 mod shapes;
 
@@ -36,7 +37,9 @@ pub use activations::{Rounding, activation_type, round_activations};
 pub use cpu::{CpuBackend, FewTokens};
 pub use distances::Distances;
 pub use host::HostBuffer;
+pub use qz_codec::activations::{Activations, InputRounding, Number};
 pub use recurrence::{Convolution, Delta, Recurrence, Selective};
+pub use routing::{ExpertLoad, Gating, Router};
 pub use rowwise::Rowwise;
 pub use shapes::Shaped;
 
@@ -261,46 +264,6 @@ impl Activation {
     }
 }
 
-/// How tokens are given to experts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Router {
-    /// Experts there are.
-    pub experts: usize,
-    /// Experts that a token is given to.
-    pub used: usize,
-    /// What becomes of a token's scores.
-    pub gating: Gating,
-    /// The weights of a token's experts are divided by their sum.
-    pub normalize: bool,
-    /// What weights are multiplied with at last.
-    pub scale: f32,
-    /// Experts stand in so many groups, of which the best so many are chosen from; a group
-    /// is as good as its two best experts are together.
-    pub groups: Option<(usize, usize)>,
-}
-
-impl Router {
-    /// Mixtral's.
-    pub fn plain(experts: usize, used: usize) -> Self {
-        let gating = Gating::Softmax;
-        Self { experts, used, gating, normalize: true, scale: 1.0, groups: None }
-    }
-}
-
-/// What becomes of a token's scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gating {
-    /// The softmax over all experts.
-    Softmax,
-    /// Each score's sigmoid.
-    Sigmoid,
-    /// The softmax over those that were chosen.
-    SoftmaxOfChosen,
-    /// Of each that is chosen the softmax over those not chosen before it that come near it
-    /// (SparseMixer, arXiv 2409.12136, outside of training).
-    SparseMixer,
-}
-
 /// Numbers of each head of a buffer.
 #[derive(Clone, Debug)]
 pub struct JoinedColumns<'a, Buffer> {
@@ -321,15 +284,6 @@ pub struct Queries<'a, Buffer> {
     pub rows: Range<usize>,
     /// The position of the first of them; the last is at the end of the sequence.
     pub position: usize,
-}
-
-/// An expert's tokens, with the weight of its answer for each.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ExpertLoad {
-    /// Row numbers, in order.
-    pub tokens: Vec<usize>,
-    /// One for each token.
-    pub weights: Vec<f32>,
 }
 
 /// The operations of a decoder's forward pass. A buffer holds rows of f32 numbers; a vector is
@@ -392,6 +346,13 @@ pub trait Backend: Send + Sync + 'static {
         rounding: Rounding,
         activations: &Self::Buffer,
         matrix: &Self::Matrix,
+    ) -> Result<Self::Buffer, Error>;
+
+    /// Each row as an engine rounds a matrix' inputs.
+    fn round_inputs(
+        &self,
+        inputs: &Self::Buffer,
+        rounding: &InputRounding,
     ) -> Result<Self::Buffer, Error>;
 
     /// Each run of as many numbers as there are weights divided by its root mean square and

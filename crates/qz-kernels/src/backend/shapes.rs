@@ -6,8 +6,8 @@ use std::ops::Range;
 use qz_tensor::DataType;
 
 use super::{
-    Attention, Distances, Error, ExpertLoad, JoinedColumns, Queries, Recurrence, Rotation, Router,
-    Rowwise, Scan, ScanWeights,
+    Attention, Distances, Error, ExpertLoad, InputRounding, JoinedColumns, Queries, Recurrence,
+    Rotation, Router, Rowwise, Scan, ScanWeights,
 };
 
 /// Rows of numbers of one width.
@@ -90,6 +90,12 @@ pub(super) fn check_finite(found: &impl Shaped, at: usize) -> Result<(), Error> 
 /// Of [`super::Backend::matmul`].
 pub(super) fn matmul(activations: &impl Shaped, matrix: &impl Shaped) -> Result<(), Error> {
     asked("matmul").equal("columns of activations", activations.columns(), matrix.columns())
+}
+
+/// Of [`super::Backend::round_inputs`].
+pub(super) fn round_inputs(inputs: &impl Shaped, rounding: &InputRounding) -> Result<(), Error> {
+    let run = rounding.activations.run().unwrap_or(1);
+    asked("round_inputs").multiple("columns of inputs", inputs.columns(), run)
 }
 
 /// Of [`super::Backend::rms_norm`] and [`super::Backend::layer_norm`].

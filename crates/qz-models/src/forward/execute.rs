@@ -15,6 +15,7 @@ use super::beside::Beside;
 use super::capture::{InputsOnly, Routing, Tap, Untapped};
 use super::checks::Checks;
 use super::chunks::Span;
+use super::inputs::Inputs;
 use super::layer::Layer;
 use super::weights::Linear;
 use crate::error::Error;
@@ -197,10 +198,10 @@ impl<B: Backend> Pass<'_, B> {
                 }
             }
             Step::Linear { group, from, to } => {
-                let input = registers.get(*from);
-                tap.see(*group, input, None)?;
+                let inputs = self.inputs(layer, (*group, None), registers.get(*from))?;
+                tap.see(*group, inputs.shown(), None)?;
                 let matrices = layer.matrices(*group, None).iter();
-                let products = matrices.map(|matrix| self.product(matrix, input));
+                let products = matrices.map(|matrix| self.product_of(matrix, &inputs));
                 let products = products.collect::<Result<Vec<_>, Error>>()?;
                 to.iter().zip(products).for_each(|(to, product)| registers.set(*to, product));
             }
@@ -308,9 +309,15 @@ impl<B: Backend> Pass<'_, B> {
         Ok(Some(scaled))
     }
 
-    /// A product with its bias; whether it is finite is noted.
-    fn product(&self, linear: &Linear<B>, input: &B::Buffer) -> Result<B::Buffer, Error> {
-        let mut out = self.backend.matmul(self.rounding, input, &linear.matrix)?;
+    /// A product with its bias, of inputs that are rounded already where they have to be; whether
+    /// it is finite is noted.
+    pub(super) fn product(
+        &self,
+        linear: &Linear<B>,
+        input: &B::Buffer,
+    ) -> Result<B::Buffer, Error> {
+        let rounding = linear.inputs.map_or(self.rounding, |_| Rounding::Exact);
+        let mut out = self.backend.matmul(rounding, input, &linear.matrix)?;
         if let Some(bias) = &linear.bias {
             self.backend.add_bias(&mut out, bias)?;
         }
@@ -524,17 +531,19 @@ impl<B: Backend> Pass<'_, B> {
         let Gated { layer, own, expert, load } = *gated;
         let is_last = |stage: Stage, tap: &dyn Tap<B>| tap.last() == Some(stage);
         let seen = load.map(|load| (expert, load));
-        tap.see(own.gate_up, input, seen)?;
+        let inputs = self.inputs(layer, (own.gate_up, Some(expert)), input)?;
+        tap.see(own.gate_up, inputs.shown(), seen)?;
         if is_last(layer.graph.group(own.gate_up).stage, tap) {
             return Ok(None);
         }
-        let product = self.between(layer, own, expert, input)?;
-        tap.see(own.down, &product, seen)?;
+        let product = self.between(layer, own, expert, &inputs)?;
+        let inputs = self.inputs(layer, (own.down, Some(expert)), &product)?;
+        tap.see(own.down, inputs.shown(), seen)?;
         if is_last(layer.graph.group(own.down).stage, tap) {
             return Ok(None);
         }
         let down = &layer.matrices(own.down, Some(expert))[0];
-        self.product(down, &product).map(Some)
+        self.product_of(down, &inputs).map(Some)
     }
 }
 
@@ -545,10 +554,10 @@ impl<B: Backend> Pass<'_, B> {
         layer: &Layer<'_, B>,
         own: &Experts,
         expert: usize,
-        input: &B::Buffer,
+        inputs: &Inputs<'_, B>,
     ) -> Result<B::Buffer, Error> {
         let matrices = layer.matrices(own.gate_up, Some(expert)).iter();
-        let products = matrices.map(|matrix| self.product(matrix, input));
+        let products = matrices.map(|matrix| self.product_of(matrix, inputs));
         let mut products = products.collect::<Result<Vec<_>, Error>>()?;
         let (all, width) = (products[0].columns(), layer.graph.group(own.down).columns);
         if products.len() == 1 && all > width {

@@ -1,6 +1,6 @@
 //! One layer's weights on the backend.
 
-use qz_kernels::backend::Backend;
+use qz_kernels::backend::{Backend, InputRounding};
 
 use super::weights::{Linear, Loader, WeightSource};
 use crate::graph::{GroupIndex, LayerGraph, LinearGroup, MatrixIndex, VectorIndex};
@@ -32,6 +32,16 @@ impl<'a, B: Backend> Layer<'a, B> {
     pub(super) fn matrices(&self, group: GroupIndex, expert: Option<usize>) -> &[Linear<B>] {
         let count = self.graph.group(group).members.len();
         &self.groups[group.0][expert.unwrap_or(0) * count..][..count]
+    }
+
+    /// What becomes of the inputs of a group, or of one of its experts: of the first of its
+    /// matrices that rounds them.
+    pub(super) fn rounding(
+        &self,
+        group: GroupIndex,
+        expert: Option<usize>,
+    ) -> Option<InputRounding> {
+        self.matrices(group, expert).iter().find_map(|matrix| matrix.inputs)
     }
 
     pub(super) fn matrix(&self, matrix: MatrixIndex) -> &Linear<B> {

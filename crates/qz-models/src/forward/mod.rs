@@ -15,6 +15,7 @@
 //! | [`Chunks`] | which tokens belong together |
 //! | `layer.rs` | a layer's weights |
 //! | `execute.rs` | what runs a layer's steps ([`crate::graph`]) |
+//! | `inputs.rs` | what matrices multiply, as engines round it |
 //! | `checks.rs` | whether products are finite, asked once a layer |
 //! | `states.rs` | the hidden states of all tokens |
 //! | `beside.rs` | what layers leave for later ones, and what the model has for each token in a layer |
@@ -32,6 +33,7 @@ mod checks;
 mod chunks;
 mod execute;
 mod hidden;
+mod inputs;
 mod layer;
 mod logits;
 mod output;

@@ -541,7 +541,12 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         };
         match &graph.steps()[graph.stop(stage).step] {
             Step::Linear { group, from, .. } => {
-                Tap::<B>::see(&mut tap, *group, registers.get(*from), None)?;
+                let layer = self.layer.as_ref().expect("a layer is loaded");
+                let rounding = layer.rounding(*group, None);
+                let backend = self.forward.backend;
+                let plain = registers.get(*from);
+                let rounded = rounding.map(|own| backend.round_inputs(plain, &own)).transpose()?;
+                Tap::<B>::see(&mut tap, *group, rounded.as_ref().unwrap_or(plain), None)?;
             }
             Step::Experts(own) => {
                 self.with_pass(batch, |pass, layer| {

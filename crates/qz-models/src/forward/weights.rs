@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use qz_kernels::backend::{Backend, reference};
+use qz_kernels::backend::{Backend, InputRounding, reference};
 use qz_tensor::{DataType, Location, Shape};
 
 use super::output::Norm;
@@ -37,6 +37,12 @@ pub trait WeightSource {
     /// If they cannot be read.
     fn read(&self, name: &str, rows: Range<u64>, out: &mut [u8]) -> Result<(), Self::Error>;
 
+    /// What becomes of a matrix' inputs before they are multiplied: of one of those stacked in a
+    /// tensor, by its number.
+    fn inputs(&self, _name: &str, _matrix: usize) -> Option<InputRounding> {
+        None
+    }
+
     /// Where the tensor is, for messages.
     fn location(&self, name: &str) -> Location;
 }
@@ -46,6 +52,8 @@ pub(super) struct Linear<B: Backend> {
     pub(super) name: Arc<str>,
     pub(super) matrix: B::Matrix,
     pub(super) bias: Option<B::Buffer>,
+    /// What becomes of its inputs.
+    pub(super) inputs: Option<InputRounding>,
 }
 
 /// Puts a model's tensors on a backend.
@@ -253,7 +261,8 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         self.expect(&name, &tensor.shape, &[rows, columns])?;
         let matrix = self.rows(&name, &tensor, 0..rows as u64)?;
         let bias = self.optional_vector(role, Part::Bias, Some(layer), rows)?;
-        Ok(Linear { name: name.into(), matrix, bias })
+        let inputs = self.source.inputs(&name, 0);
+        Ok(Linear { name: name.into(), matrix, bias, inputs })
     }
 
     /// One expert's matrix of a stack.
@@ -269,7 +278,8 @@ impl<B: Backend, W: WeightSource> Loader<'_, B, W> {
         let first = (expert * rows) as u64;
         let matrix = self.rows(&name, &tensor, first..first + rows as u64)?;
         let bias = self.expert_bias(role, layer, (expert, experts), rows)?;
-        Ok(Linear { name: name.into(), matrix, bias })
+        let inputs = self.source.inputs(&name, expert);
+        Ok(Linear { name: name.into(), matrix, bias, inputs })
     }
 
     /// One expert's bias of a stack, if there is one.

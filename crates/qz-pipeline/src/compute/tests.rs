@@ -50,6 +50,7 @@ fn model() -> PathBuf {
 
 fn compute() -> ComputeOptions {
     ComputeOptions {
+        rounds_inputs: false,
         rounding: Rounding::Exact,
         cache_type: DataType::F32,
         max_memory: 1 << 30,

@@ -34,6 +34,9 @@ impl Diagnose for Error {
             | Self::NoCalibration(_)
             | Self::StaticWithoutText(_)
             | Self::TransformWithoutText(_) => (FaultClass::Usage, Location::default(), "no-text"),
+            Self::UnknownInputs { path, tensor, .. } => {
+                (FaultClass::Refused, Location::file(path).tensor(&**tensor), "unknown-inputs")
+            }
             Self::UnseenMatrix { tensor, .. } => {
                 (FaultClass::BadInput, Location::default().tensor(&**tensor), "unseen-matrix")
             }

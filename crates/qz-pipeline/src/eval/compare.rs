@@ -14,6 +14,7 @@ use crate::compute::{Computation, ComputeOptions};
 use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
+use crate::rounded_inputs::RoundedInputs;
 use crate::stream::{Cancel, stoppable, unless_cancelled};
 
 /// How models are compared.
@@ -42,6 +43,9 @@ pub struct CompareReport {
     pub pairs: Vec<Pair>,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Matrices whose inputs were rounded, as engines do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounded_inputs: Vec<RoundedInputs>,
 }
 
 /// One model.
@@ -149,6 +153,7 @@ impl Computation for Comparing<'_> {
             reference,
             models: compared,
             pairs,
+            rounded_inputs: options.compute.rounded_inputs(subjects.iter().map(|own| &own.model)),
             warnings: subjects.into_iter().flat_map(|subject| subject.model.warnings).collect(),
         })
     }

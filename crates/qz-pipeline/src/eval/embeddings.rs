@@ -58,8 +58,8 @@ impl<B: Backend> Pass<'_, B> {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Option<Similarity>, Error> {
-        let weights: Vec<ModelWeights> =
-            subjects.iter().map(|subject| ModelWeights::new(&subject.model)).collect();
+        let weights = subjects.iter().map(|subject| self.compute.weights(&subject.model));
+        let weights: Vec<ModelWeights> = weights.collect::<Result<_, _>>()?;
         let forwards = self.forwards(subjects, &weights)?;
         let of_encoder = subjects.iter().zip(&forwards);
         let mut of_encoder = of_encoder.filter(|(_, forward)| !forward.graph().predicts_tokens());

@@ -33,6 +33,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::inputs::Inputs;
 use crate::model::OpenOptions;
+use crate::rounded_inputs::RoundedInputs;
 use crate::stream::{Cancel, stoppable, unless_cancelled};
 use reference::{ReferenceFile, Saving};
 use subjects::Pass;
@@ -110,6 +111,9 @@ pub struct Evaluation {
     /// The figures.
     #[serde(flatten)]
     pub figures: Figures,
+    /// Matrices whose inputs were rounded, as engines do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounded_inputs: Vec<RoundedInputs>,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -208,6 +212,7 @@ impl Computation for Evaluating<'_> {
             passed: failures.is_empty(),
             failures,
             figures,
+            rounded_inputs: compute.rounded_inputs(subjects.iter().map(|own| &own.model)),
             warnings: subjects.into_iter().flat_map(|subject| subject.model.warnings).collect(),
         })
     }

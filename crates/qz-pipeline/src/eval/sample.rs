@@ -13,7 +13,6 @@ use crate::compute::{Computation, ComputeOptions};
 use crate::error::Error;
 use crate::event::{Event, Observer};
 use crate::model::OpenOptions;
-use crate::model_weights::ModelWeights;
 use crate::stream::{Cancel, check_cancelled, unless_cancelled};
 
 /// What is to be written.
@@ -109,7 +108,7 @@ impl Computation for Sampling<'_> {
         }
         let capacity = prompt.len().saturating_add(options.tokens).min(context);
 
-        let weights = ModelWeights::new(&subject.model);
+        let weights = options.compute.weights(&subject.model)?;
         let forward = subject.model.forward(backend, &weights, options.compute.share(1))?;
         let layers = u64::from(forward.graph().layers_to_output());
         let mut progress = Steps::begin("sample", [&subject.model], layers + 1, cancel, observer);

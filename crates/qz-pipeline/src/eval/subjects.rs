@@ -107,8 +107,8 @@ impl<B: Backend> Pass<'_, B> {
         mut visit: impl FnMut(&[LogitsTile]) -> Result<(), Error>,
     ) -> Result<Vec<Duration>, Error> {
         let text = self.text;
-        let weights: Vec<ModelWeights> =
-            subjects.iter().map(|subject| ModelWeights::new(&subject.model)).collect();
+        let weights = subjects.iter().map(|subject| self.compute.weights(&subject.model));
+        let weights: Vec<ModelWeights> = weights.collect::<Result<_, _>>()?;
         let forwards = self.forwards(subjects, &weights)?;
         let chunks: Vec<Chunks> =
             subjects.iter().map(|subject| subject.seen(text, self.overlapping)).collect();

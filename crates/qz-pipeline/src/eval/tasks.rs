@@ -17,7 +17,7 @@ use crate::compute::{Computation, ComputeOptions};
 use crate::error::Error;
 use crate::event::Observer;
 use crate::model::OpenOptions;
-use crate::model_weights::ModelWeights;
+use crate::rounded_inputs::RoundedInputs;
 use crate::stream::{Cancel, stoppable, unless_cancelled};
 
 /// What is to be scored.
@@ -57,6 +57,9 @@ pub struct TaskEvaluation {
     pub score: Score,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Matrices whose inputs were rounded, as engines do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounded_inputs: Vec<RoundedInputs>,
 }
 
 /// Scores the model at `path` on tasks.
@@ -100,7 +103,7 @@ impl Computation for Scoring<'_> {
         let branches: Vec<Branches> = prepared.iter().map(Prepared::branches).collect();
         let chunks = Chunks::branching(&branches);
 
-        let weights = ModelWeights::new(&subject.model);
+        let weights = options.compute.weights(&subject.model)?;
         let forward = subject.model.forward(backend, &weights, options.compute.share(1))?;
         // The end of the pass counts as a layer.
         let steps = forward.steps(&chunks) + chunks.count() as u64;
@@ -138,6 +141,7 @@ impl Computation for Scoring<'_> {
             path: path.to_owned(),
             data: options.file.clone(),
             score: stoppable(cancel, || Ok(Score::of(&tasks, &likelihoods)))?,
+            rounded_inputs: options.compute.rounded_inputs([&subject.model]),
             warnings: subject.model.warnings,
         })
     }

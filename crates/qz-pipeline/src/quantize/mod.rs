@@ -405,6 +405,7 @@ fn one<B: Backend>(
                     let chunks = calibration.chunks.clone();
                     let share = options.compute.share(streams);
                     let embedded = chosen.embedded(model, &plans[0], options);
+                    let embedded = embedded.with_inputs(measurements.inputs(model, &plans[0]));
                     let embedded = model.forward(backend, &embedded, share)?;
                     layers.run(
                         (forward, &embedded),

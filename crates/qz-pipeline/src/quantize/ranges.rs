@@ -15,8 +15,9 @@ use crate::error::Error;
 use crate::eval::Steps;
 use crate::event::Observer;
 use crate::format::{Measured, StoredNumber, TargetPlan};
-use crate::model::Model;
+use crate::model::{Model, ModelTensor, to_usize};
 use crate::model_weights::ModelWeights;
+use crate::rounded_inputs::TensorInputs;
 use crate::sinks::Sinks;
 use crate::stream::{Cancel, check_cancelled};
 use crate::target::Target;
@@ -166,6 +167,21 @@ impl<'a> Ranges<'a> {
 }
 
 impl Measurements {
+    /// What becomes of the inputs of an output's matrices.
+    pub(super) fn inputs(&self, model: &Model, plan: &TargetPlan) -> TensorInputs {
+        let of_tensor = |(position, tensor): (usize, &ModelTensor)| {
+            let place = plan.packed(position).filter(|place| place.activations.rounds())?;
+            let of = |matrix: usize| {
+                let stored = self.stored.get(&(position, matrix)).copied();
+                Some(place.activations.with(stored.unwrap_or(1.0)))
+            };
+            // Several modules may be one matrix of the model.
+            let matrices = to_usize(tensor.shape.rows().div_ceil(tensor.rows_per_matrix()));
+            Some((tensor.name.to_string(), (0..matrices).map(of).collect()))
+        };
+        model.tensors.iter().enumerate().filter_map(of_tensor).collect()
+    }
+
     /// Writes what an output still wants.
     pub(super) fn put(&self, plan: &TargetPlan, sinks: &mut Sinks) -> Result<(), Error> {
         for (number, bytes) in plan.numbers.iter().zip(&self.bytes) {

@@ -25,6 +25,7 @@ fn options() -> CalibrateOptions {
             conversations: Conversations::Either,
         },
         compute: ComputeOptions {
+            rounds_inputs: false,
             rounding: Rounding::Engine,
             cache_type: DataType::F16,
             max_memory: 1 << 30,

@@ -28,6 +28,7 @@ fn data() -> DataOptions {
 
 fn compute() -> ComputeOptions {
     ComputeOptions {
+        rounds_inputs: false,
         rounding: Rounding::Exact,
         cache_type: DataType::F32,
         max_memory: 1 << 30,

@@ -42,6 +42,7 @@ fn options(threads: usize) -> QuantizeOptions {
         propagation: Propagation::default(),
         experts: ExpertOptions::default(),
         compute: ComputeOptions {
+            rounds_inputs: false,
             rounding: Rounding::Exact,
             cache_type: DataType::F32,
             max_memory: 1 << 30,

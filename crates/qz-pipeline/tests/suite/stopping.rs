@@ -31,6 +31,7 @@ fn while_text_becomes_tokens() {
         reference: None,
         save: None,
         compute: ComputeOptions {
+            rounds_inputs: false,
             rounding: Rounding::Engine,
             cache_type: DataType::F16,
             threads: 2,

@@ -17,8 +17,8 @@ use qz_tensor::DataType;
 use rayon::prelude::*;
 
 use super::{
-    Activation, Attention, Backend, Error, ExpertLoad, JoinedColumns, Queries, Recurrence,
-    Rotation, Rounding, Router, Rowwise, Scan, ScanWeights,
+    Activation, Attention, Backend, Error, ExpertLoad, InputRounding, JoinedColumns, Queries,
+    Recurrence, Rotation, Rounding, Router, Rowwise, Scan, ScanWeights,
 };
 use super::{HostBuffer, Shaped, reference, shapes};
 use crate::codec_for;
@@ -170,6 +170,20 @@ impl Backend for CpuBackend {
             products.multiply(rounding, activations, matrix, &mut out);
         });
         Ok(out)
+    }
+
+    fn round_inputs(
+        &self,
+        inputs: &HostBuffer,
+        rounding: &InputRounding,
+    ) -> Result<HostBuffer, Error> {
+        shapes::round_inputs(inputs, rounding)?;
+        let mut rounded = inputs.clone();
+        let width = inputs.columns().max(1);
+        self.workers.install(|| {
+            rounded.par_chunks_exact_mut(width).for_each(|row| rounding.round_row(row));
+        });
+        Ok(rounded)
     }
 
     fn rms_norm(

@@ -10,9 +10,9 @@ use super::{
     activate_times, attend, decode, factor, layer_norm, matmul, rms_norm, rotate, route, scan,
 };
 use crate::backend::{
-    Activation, Attention, Backend, Error, ExpertLoad, HostBuffer, JoinedColumns, Queries,
-    Rotation, Rounding, Router, Scan, ScanWeights, Shaped, activation_type, round_activations,
-    shapes,
+    Activation, Attention, Backend, Error, ExpertLoad, HostBuffer, InputRounding, JoinedColumns,
+    Queries, Rotation, Rounding, Router, Scan, ScanWeights, Shaped, activation_type,
+    round_activations, shapes,
 };
 
 /// Computes what the definitions say.
@@ -120,6 +120,18 @@ impl Backend for ReferenceBackend {
         let Matrix { data_type, columns, bytes, .. } = matrix;
         let products = matmul(rounding, activations, *columns, *data_type, bytes)?;
         Ok(HostBuffer::new(matrix.rows, products))
+    }
+
+    fn round_inputs(
+        &self,
+        inputs: &HostBuffer,
+        rounding: &InputRounding,
+    ) -> Result<HostBuffer, Error> {
+        shapes::round_inputs(inputs, rounding)?;
+        let mut rounded = inputs.clone();
+        let width = inputs.columns().max(1);
+        rounded.chunks_exact_mut(width).for_each(|row| rounding.round_row(row));
+        Ok(rounded)
     }
 
     fn rms_norm(
