@@ -22,6 +22,7 @@ mod lora;
 mod loss;
 mod messages;
 mod mixed_schemes;
+mod native_mxfp4;
 mod output_paths;
 mod overrides;
 mod packed;

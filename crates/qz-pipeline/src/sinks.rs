@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::convert::{ConvertOptions, Output, importance};
 use crate::error::Error;
 use crate::event::{Event, Observer};
-use crate::format::{Destination, Placement, Sink, TargetPlan};
+use crate::format::{Destination, PartPlace, Placement, Sink, TargetPlan};
 use crate::loss;
 use crate::measuring::Measures;
 use crate::model::{Model, to_usize};
@@ -182,17 +182,17 @@ impl Sinks {
         Ok(true)
     }
 
-    /// The bytes of one of an output's own tensors, if it can give them back.
-    pub(crate) fn read_tensor(
+    /// Some bytes of an output's tensor; none if it is not complete.
+    pub(crate) fn read_part(
         &self,
-        plans: &[TargetPlan],
         output: usize,
-        tensor: TensorIndex,
+        part: PartPlace,
+        bytes: u64,
     ) -> Result<Option<Vec<u8>>, Error> {
-        let SinkTensor { data_type, shape, .. } = &plans[output].tensors[tensor.0];
-        let mut bytes = vec![0; shape.byte_size(*data_type).map_or(0, to_usize)];
-        let is_there = self.outputs[output].sink.read_back(tensor, 0, &mut bytes)?;
-        Ok(is_there.then_some(bytes))
+        let mut read = vec![0; to_usize(bytes)];
+        let is_there =
+            self.outputs[output].sink.read_back(part.tensor, part.first_byte, &mut read)?;
+        Ok(is_there.then_some(read))
     }
 
     pub(crate) fn remaining_work<'a>(

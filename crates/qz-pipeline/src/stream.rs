@@ -24,7 +24,7 @@ use qz_packed::{Measure, PartBytes, PartIndex, Rounding};
 use qz_tensor::{DataType, FileError, TensorIndex, stop};
 
 use crate::error::Error;
-use crate::format::PackedPlace;
+use crate::format::{PackedPlace, PartPlace};
 use crate::model::{Model, ModelTensor, to_usize};
 use tile_rows::{Packing, Scratch, TileRows};
 
@@ -202,7 +202,8 @@ struct Strip {
 }
 
 impl Packed {
-    pub(crate) fn put(&mut self, tensor: TensorIndex, offset: u64, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, part: PartPlace, offset: u64, bytes: &[u8]) {
+        let (tensor, offset) = (part.tensor, part.first_byte + offset);
         self.bytes.extend_from_slice(bytes);
         if let Some(last) = self.strips.last_mut()
             && last.tensor == tensor
@@ -225,17 +226,17 @@ impl Packed {
     }
 }
 
-/// A layout's parts, which are tensors of these numbers, as far as they were put.
+/// A layout's parts, which are in these places, as far as they were put.
 struct PutParts<'a> {
-    tensors: &'a [TensorIndex],
+    parts: &'a [PartPlace],
     strips: BTreeMap<(TensorIndex, u64), &'a [u8]>,
 }
 
 impl<'a> PutParts<'a> {
-    fn of(tensors: &'a [TensorIndex], all: &[&'a Packed]) -> Self {
+    fn of(parts: &'a [PartPlace], all: &[&'a Packed]) -> Self {
         let strips = all.iter().flat_map(|packed| packed.strips());
         let strips = strips.map(|(tensor, offset, bytes)| ((tensor, offset), bytes)).collect();
-        Self { tensors, strips }
+        Self { parts, strips }
     }
 }
 
@@ -243,7 +244,9 @@ impl PartBytes for PutParts<'_> {
     /// What was not put reads as zeros.
     fn read(&self, part: PartIndex, offset: u64, out: &mut [u8]) -> Result<(), FileError> {
         out.fill(0);
-        let (tensor, end) = (self.tensors[part.0], offset + out.len() as u64);
+        let PartPlace { tensor, first_byte } = self.parts[part.0];
+        let offset = first_byte + offset;
+        let end = offset + out.len() as u64;
         let first = self.strips.range(..=(tensor, offset)).next_back();
         let next =
             self.strips.range((Bound::Excluded((tensor, offset)), Bound::Excluded((tensor, end))));

@@ -270,6 +270,19 @@ pub trait Layout: Send + Sync + fmt::Debug {
         unreachable!("a batch of rows for a layout without a grid")
     }
 
+    /// True if blocks of this element type can be stored with the very same values.
+    fn takes(&self, _data_type: DataType) -> bool {
+        false
+    }
+
+    /// Writes rows that are blocks of a type that it takes.
+    ///
+    /// # Panics
+    /// If it takes none.
+    fn put_blocks(&self, _matrix: Matrix, _first_row: u64, _blocks: &[u8], _put: &mut Put<'_>) {
+        unreachable!("blocks for a layout that takes none")
+    }
+
     /// Decodes any rows. `out` holds exactly their weights.
     ///
     /// # Errors

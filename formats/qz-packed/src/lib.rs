@@ -55,6 +55,6 @@ pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use qz_codec::activations::{Activations, InputRounding, Number};
 pub use scheme::{
     Configuration, Feedback, Mixing, OtherScheme, Provenance, Quantized, SCHEMES, Scheme,
-    SchemeFamily,
+    SchemeFamily, Stacked,
 };
 pub use source::{PackedSize, PackedSource, Repack, recognise};

@@ -47,6 +47,7 @@ pub static SCHEMES: &[SchemeFamily] = &[
     layouts::modelopt::FAMILY,
     layouts::bitsandbytes::FAMILY,
     layouts::mlx::FAMILY,
+    layouts::gpt_oss::FAMILY,
 ];
 
 impl fmt::Debug for SchemeFamily {
@@ -68,6 +69,18 @@ pub trait Scheme: Send + Sync + fmt::Debug {
 
     /// How a matrix is stored in a checkpoint whose other weights are of `model_type`.
     fn layout(&self, model_type: DataType) -> Box<dyn Layout>;
+
+    /// True if nothing but experts is packed, those of a layer in tensors that they share: see
+    /// [`Scheme::stacked`].
+    fn packs_stacks(&self) -> bool {
+        false
+    }
+
+    /// How the experts are stored that are called so where they are shown as stacks of plain
+    /// matrices; none of a name that has no such place.
+    fn stacked(&self, _shown_name: &str, _model_type: DataType) -> Option<Stacked> {
+        None
+    }
 
     /// True if the token embedding and the output matrix are stored like the matrices of
     /// layers, as the package stores them.
@@ -100,6 +113,16 @@ pub trait Scheme: Send + Sync + fmt::Debug {
 
     /// What the configuration says.
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration;
+}
+
+/// Experts whose parts are in tensors that they share.
+#[derive(Debug)]
+pub struct Stacked {
+    /// What stands before the suffixes of parts.
+    pub stem: String,
+    /// How the matrix of one expert is stored. Tensors have a dimension more, for experts, and
+    /// other matrices may have rows between these.
+    pub layout: Box<dyn Layout>,
 }
 
 /// What a configuration has to know of a checkpoint.

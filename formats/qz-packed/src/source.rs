@@ -145,8 +145,20 @@ impl PackedSource {
 
     /// Those that are packed matrices, and how large they are.
     pub fn packed_sizes(&self) -> impl Iterator<Item = (TensorIndex, PackedSize)> {
-        let size = |packed: &PackedTensor| PackedSize {
-            bytes: self.sizes(&packed.parts).sum(),
+        // How many matrices are in a part.
+        let mut shares: HashMap<TensorIndex, u64> = HashMap::new();
+        for origin in &self.origins {
+            let Origin::Packed(packed) = origin else { continue };
+            for part in &packed.parts {
+                let share = shares.entry(*part).or_default();
+                *share = share.saturating_add(1);
+            }
+        }
+        let share = move |(part, bytes): (&TensorIndex, u64)| {
+            bytes.checked_div(shares.get(part).copied().unwrap_or(1)).unwrap_or(bytes)
+        };
+        let size = move |packed: &PackedTensor| PackedSize {
+            bytes: packed.parts.iter().zip(self.sizes(&packed.parts)).map(&share).sum(),
             codes: match packed.code_bits {
                 Some(bits) => packed.shape.elements().saturating_mul(bits.into()).div_ceil(8),
                 None => self.sizes(&packed.parts).max().unwrap_or(0),

@@ -99,7 +99,9 @@ pub(super) fn checkpoint(scheme: &dyn Scheme) -> (Vec<SinkTensor>, Vec<SideFile>
         let name = rule.hugging_face.name(layer);
         let module = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
         let matrix = Matrix { rows: shape.rows(), columns: shape.columns() };
-        let is_packed = shape.rank() == 2 && (layer.is_some() || scheme.packs_embeddings());
+        let is_packed = shape.rank() == 2
+            && !scheme.packs_stacks()
+            && (layer.is_some() || scheme.packs_embeddings());
         let parts = is_packed.then(|| layout.parts(matrix).ok()).flatten();
         if let Some(parts) = parts {
             let input = scheme.input_part(DataType::BF16).and_then(|part| part.part().ok());

@@ -7,6 +7,7 @@ mod gguf;
 mod packed;
 mod safetensors;
 mod schemes;
+mod unpacked;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -230,14 +231,21 @@ pub(crate) enum Destination {
     Packed(Arc<PackedPlace>),
 }
 
+/// Where a part of a matrix is: in which of an output's tensors, and from which byte on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PartPlace {
+    pub(crate) tensor: TensorIndex,
+    pub(crate) first_byte: u64,
+}
+
 /// Where packed rows go.
 #[derive(Debug)]
 pub(crate) struct PackedPlace {
     pub(crate) layout: Box<dyn qz_packed::Layout>,
     /// One of the matrices stacked in the tensor.
     pub(crate) matrix: Matrix,
-    /// Of each matrix, the tensors that its parts are.
-    pub(crate) parts: Vec<Vec<TensorIndex>>,
+    /// Of each matrix, where its parts are.
+    pub(crate) parts: Vec<Vec<PartPlace>>,
     /// Matrices with the same number are multiplied together by engines, and measured
     /// together.
     pub(crate) fused: usize,
@@ -298,7 +306,7 @@ impl Placement {
             Destination::Packed(place) => (None, Some(&place.parts)),
         };
         let runs = runs.into_iter().flat_map(|runs| runs.slices()).map(|slice| slice.tensor);
-        runs.chain(parts.into_iter().flatten().flatten().copied())
+        runs.chain(parts.into_iter().flatten().flatten().map(|part| part.tensor))
     }
 }
 

@@ -8,18 +8,20 @@ use std::sync::Arc;
 use qz_models::{
     Change, ExpertIndex, NameNumbers, Part, Role, Rows, StackedRows, TensorRule, is_linear_layer,
 };
-use qz_packed::{Matrix, Quantized, Scheme, SchemeFamily, Unfit};
-use qz_plan::{Assignment, Reason, TensorOverride};
+use qz_packed::{Layout, Matrix, Quantized, Scheme, SchemeFamily, Stacked, Unfit};
+use qz_plan::{Assignment, Reason};
 use qz_tensor::{DataType, Location, Metadata, Shape, SinkTensor, TensorIndex};
 
 use super::checkpoint::Checkpoint;
 use super::demand::{self, Demand};
 use super::schemes::{FusedSchemes, Fusion, Schemes, Wanted};
+use super::unpacked::{idle_types, leaving, left_as_is, not_stacked};
 use super::{
-    Destination, Format, Measured, PackedPlace, Placement, StoredNumber, TargetPlan, safetensors,
+    Destination, Format, Measured, PackedPlace, PartPlace, Placement, StoredNumber, TargetPlan,
+    safetensors,
 };
 use crate::error::Error;
-use crate::model::{Model, ModelTensor};
+use crate::model::{Model, ModelTensor, to_usize};
 use crate::planning::{PlanOptions, check_codecs};
 
 /// The format of a family of schemes.
@@ -66,7 +68,9 @@ fn demand(format: &Format, scheme: &str) -> Demand {
         let shape = &tensor.shape;
         let matrix = Matrix { rows: shape.rows(), columns: shape.columns() };
         let is_in_layer = tensor.name.starts_with("blk.");
-        let is_packed = shape.rank() == 2 && (is_in_layer || scheme.packs_embeddings());
+        let is_packed = shape.rank() == 2
+            && !scheme.packs_stacks()
+            && (is_in_layer || scheme.packs_embeddings());
         let parts = is_packed.then(|| layout.parts(matrix).ok()).flatten();
         let bytes = match parts {
             Some(parts) => {
@@ -81,7 +85,9 @@ fn demand(format: &Format, scheme: &str) -> Demand {
         .map(bits_of)
         .fold((0u64, 0u64), |sum, next| (sum.0 + next.0, sum.1 + next.1));
     Demand {
-        bits_per_weight: Some(bytes as f64 * 8.0 / weights.max(1) as f64),
+        // The model that stands for all has no experts.
+        bits_per_weight: (!scheme.packs_stacks())
+            .then(|| bytes as f64 * 8.0 / weights.max(1) as f64),
         columns: least(&|columns| fits(4096, columns)),
         rows: least(&|rows| fits(rows, 4096)),
         needs_text: scheme.activations().is_stored(),
@@ -138,6 +144,9 @@ fn plan(
         }
         placed => placed?,
     };
+    if scheme.packs_stacks() && modules.is_empty() {
+        return Err(not_stacked(format, &*scheme, model));
+    }
     let left_as_is = left_as_is(format, scheme.name(), model, &modules, &no_modules)?;
     if !left.iter().any(|module| module == OUTPUT) {
         left.push(OUTPUT.to_owned());
@@ -165,91 +174,6 @@ fn plan(
         files: files.with_type(torch_name),
         warnings,
     })
-}
-
-/// Kinds of matrices that are left as they are at most where the others fit.
-const FEW: usize = 4;
-
-/// The value of `--tensor-type` with which all matrices fit, where those that do not are of few
-/// kinds, and less than half of the weights. `first` is the first that does not.
-fn leaving(
-    model: &Model,
-    options: &PlanOptions,
-    first: &str,
-    model_type: DataType,
-    again: &dyn Fn(&PlanOptions) -> Result<(), Error>,
-) -> Option<String> {
-    let mut tried = options.clone();
-    let (mut kinds, mut name) = (Vec::new(), first.to_owned());
-    while kinds.len() < FEW {
-        let (_, kind) = name.strip_prefix("blk.")?.split_once('.')?;
-        kinds.push(kind.strip_suffix(".weight")?.to_owned());
-        let text = format!(r"\.({})\.={}", kinds.join("|"), model_type.name().to_lowercase());
-        let wish: TensorOverride = text.parse().ok()?;
-        let is_left = |tensor: &&ModelTensor| wish.matches(&tensor.name);
-        let left: u64 = model.tensors.iter().filter(is_left).map(|own| own.shape.elements()).sum();
-        if left >= model.weights() / 2 {
-            return None;
-        }
-        tried.overrides.tensors.clone_from(&options.overrides.tensors);
-        tried.overrides.tensors.push(wish);
-        name = match again(&tried) {
-            Ok(()) => return Some(text),
-            Err(Error::Unfit { name, .. }) => name.into(),
-            Err(_) => return None,
-        };
-    }
-    None
-}
-
-/// What a person should know of matrices that no module has for itself.
-///
-/// # Errors
-/// If there are no others.
-fn left_as_is(
-    format: &Format,
-    scheme: String,
-    model: &Model,
-    modules: &[String],
-    no_modules: &[usize],
-) -> Result<Option<String>, Error> {
-    let Some(first) = no_modules.first().map(|position| &model.tensors[*position]) else {
-        return Ok(None);
-    };
-    let target = format!("{}:{scheme}", format.name);
-    if modules.is_empty() {
-        return Err(Error::Unfit {
-            location: Box::new(Location { offset: None, ..model.location(first, 0) }),
-            target: target.into(),
-            why: "the checkpoint's class has no linear layer with its rows in their order, nor \
-                  for any other matrix"
-                .into(),
-            name: first.name.as_str().into(),
-            fitting: Vec::new(),
-            leaving: None,
-        });
-    }
-    Ok(Some(format!(
-        "{target}: {} of {} matrices are not packed ({} and so on): the checkpoint's class has \
-         no linear layers with their rows in their order",
-        no_modules.len(),
-        no_modules.len() + modules.len(),
-        first.name
-    )))
-}
-
-/// The types that a person wants for two tensors, where a packed folder cannot hold them.
-fn idle_types(format: &Format, options: &PlanOptions) -> Vec<String> {
-    let overrides = &options.overrides;
-    let wishes = [
-        ("--token-embedding-type", overrides.token_embedding),
-        ("--output-tensor-type", overrides.output),
-    ];
-    let idle = |(option, wish): (&str, Option<DataType>)| {
-        let data_type = wish.filter(|wish| safetensors::torch_name(*wish).is_none())?;
-        Some(format!("{option} {data_type} has no effect on {}", format.name))
-    };
-    wishes.into_iter().filter_map(idle).collect()
 }
 
 /// What is decided, tensor by tensor.
@@ -330,6 +254,14 @@ impl<'a> Writer<'a> {
             Some(Wanted::Packed(own)) => (None, Some(own)),
             None => (None, None),
         };
+        if self.schemes.scheme(None).packs_stacks() {
+            let shown = wish.is_none().then(|| shown_name(checkpoint, tensor)).flatten();
+            let scheme = self.schemes.scheme(None);
+            return match shown.and_then(|name| scheme.stacked(&name, self.model_type)) {
+                Some(stacked) => self.pack_stack(position, tensor, stacked),
+                None => self.leave(checkpoint, position, tensor, wish),
+            };
+        }
         if let Some(place) = place
             && wish.is_none()
             && self.packs(tensor, self.schemes.scheme(own))
@@ -366,13 +298,6 @@ impl<'a> Writer<'a> {
         names: Vec<String>,
         own: Option<usize>,
     ) -> Result<(), Error> {
-        let location = || self.model.location(tensor, 0);
-        if tensor.is_quantized() && !self.options.allow_requantize {
-            let (location, data_type) = (location(), tensor.source_type);
-            return Err(Error::Requantize { location, data_type });
-        }
-        // Any type that is no block, to find that this one can be read.
-        check_codecs(self.model, tensor, DataType::F32)?;
         let columns = tensor.shape.columns();
         let rows = tensor.shape.rows() / (names.len() as u64).max(1);
         let matrix = Matrix { rows, columns };
@@ -381,31 +306,21 @@ impl<'a> Writer<'a> {
         let scheme = self.schemes.scheme(own);
         let layout = scheme.layout(self.model_type);
         let (activations, input) = (scheme.activations(), scheme.input_part(self.model_type));
-        let unfit = |unfit: Unfit| Error::Unfit {
-            location: Box::new(Location { offset: None, ..location() }),
-            target: self.schemes.target(own).into(),
-            why: unfit.to_string().into(),
-            name: tensor.name.as_str().into(),
-            fitting: Vec::new(),
-            leaving: None,
-        };
-        let described = layout.parts(matrix).map_err(unfit)?;
+        let described = self.described(tensor, &*layout, matrix, own)?;
         let data_type = described.first().map_or(DataType::U8, |part| part.data_type);
         let mut parts = Vec::with_capacity(names.len());
         for (number, name) in names.into_iter().enumerate() {
             let module = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
             let mut own_parts = Vec::with_capacity(described.len());
             for part in &described {
-                own_parts.push(self.output.add(
-                    format!("{module}.{}", part.suffix),
-                    part.data_type,
-                    part.shape.clone(),
-                    position,
-                ));
+                let name = format!("{module}.{}", part.suffix);
+                let shape = part.shape.clone();
+                let tensor = self.output.add(name, part.data_type, shape, position);
+                own_parts.push(PartPlace { tensor, first_byte: 0 });
             }
             parts.push(own_parts);
             if let Some(part) = input {
-                let described = part.part().map_err(unfit)?;
+                let described = part.part().map_err(|unfit| self.unfit(tensor, unfit, own))?;
                 let tensor = self.output.add(
                     format!("{module}.{}", described.suffix),
                     described.data_type,
@@ -428,6 +343,84 @@ impl<'a> Writer<'a> {
         let reason = own.map_or(Reason::Base, Reason::Override);
         self.output.push(data_type, reason, Some(Placement { change, destination }));
         Ok(())
+    }
+
+    /// The experts of a tensor, in parts that they share with each other, and perhaps with those
+    /// of another tensor.
+    fn pack_stack(
+        &mut self,
+        position: usize,
+        tensor: &ModelTensor,
+        stacked: Stacked,
+    ) -> Result<(), Error> {
+        let Stacked { stem, layout } = stacked;
+        let &[experts, rows, columns] = tensor.shape.dimensions() else {
+            let why = format!("{} is no stack of matrices", tensor.shape);
+            return Err(self.unfit(tensor, Unfit(why), None));
+        };
+        let matrix = Matrix { rows, columns };
+        let described = self.described(tensor, &*layout, matrix, None)?;
+        let data_type = described.first().map_or(DataType::U8, |part| part.data_type);
+        let mut parts = vec![Vec::with_capacity(described.len()); to_usize(experts)];
+        for part in &described {
+            let name = format!("{stem}{}", part.suffix);
+            let dimensions = [&[experts], part.shape.dimensions()].concat();
+            let size = part.shape.byte_size(part.data_type);
+            let shape = Shape::new(dimensions);
+            let (Ok(size), Ok(shape)) = (size, shape) else {
+                let why = Unfit(format!("{name} would be too large to count"));
+                return Err(self.unfit(tensor, why, None));
+            };
+            let known = self.output.tensors.iter().position(|other| other.name == name);
+            let tensor = match known {
+                Some(known) => TensorIndex(known),
+                None => self.output.add(name, part.data_type, shape, position),
+            };
+            for (expert, own) in (0..).zip(&mut parts) {
+                own.push(PartPlace { tensor, first_byte: expert * size });
+            }
+        }
+        self.output.modules.push(stem);
+        let next = self.fused.len();
+        let fused = *self.fused.entry(Fusion::of(tensor)).or_insert(next);
+        let activations = self.schemes.scheme(None).activations();
+        let place = Arc::new(PackedPlace { layout, matrix, parts, fused, activations });
+        let destination = Destination::Packed(place);
+        let placement = Placement { change: tensor.change(), destination };
+        self.output.push(data_type, Reason::Base, Some(placement));
+        Ok(())
+    }
+
+    /// The parts of one of a tensor's matrices.
+    ///
+    /// # Errors
+    /// If it cannot be stored so.
+    fn described(
+        &self,
+        tensor: &ModelTensor,
+        layout: &dyn Layout,
+        matrix: Matrix,
+        own: Option<usize>,
+    ) -> Result<Vec<qz_packed::Part>, Error> {
+        let takes = layout.takes(tensor.source_type);
+        if tensor.is_quantized() && !takes && !self.options.allow_requantize {
+            let location = self.model.location(tensor, 0);
+            return Err(Error::Requantize { location, data_type: tensor.source_type });
+        }
+        // Any type that is no block, to find that this one can be read.
+        check_codecs(self.model, tensor, DataType::F32)?;
+        layout.parts(matrix).map_err(|unfit| self.unfit(tensor, unfit, own))
+    }
+
+    fn unfit(&self, tensor: &ModelTensor, unfit: Unfit, own: Option<usize>) -> Error {
+        Error::Unfit {
+            location: Box::new(Location { offset: None, ..self.model.location(tensor, 0) }),
+            target: self.schemes.target(own).into(),
+            why: unfit.to_string().into(),
+            name: tensor.name.as_str().into(),
+            fitting: Vec::new(),
+            leaving: None,
+        }
     }
 
     /// The tensor as it is, or in the model's type where it is quantized, or in one that is
@@ -497,6 +490,16 @@ impl Output {
             requires_importance: false,
         });
     }
+}
+
+/// What a tensor of experts is called where those of a packed form are shown as plain matrices;
+/// none if the family has no such form.
+fn shown_name(checkpoint: &Checkpoint, tensor: &ModelTensor) -> Option<String> {
+    let rules = checkpoint.architecture?.shown_layout()?;
+    let rule = rules.iter().find_map(|rule| Some((rule, rule.gguf.matches(&tensor.name)?)));
+    let (rule, numbers) = rule?;
+    let is_stack = tensor.part == Part::Weight && tensor.shape.rank() == 3;
+    is_stack.then(|| rule.hugging_face.name(numbers.layer))
 }
 
 /// The names of the matrices in a tensor: the checkpoint's own where it has one tensor

@@ -108,10 +108,12 @@ impl Storage for PackedMatrix<'_> {
         Suspicion::of_groups(columns, layout.faint(self.measure), largest)
     }
 
-    fn read_back(&self, plans: &[TargetPlan], sinks: &Sinks) -> Result<Option<Numbers>, Error> {
+    fn read_back(&self, _plans: &[TargetPlan], sinks: &Sinks) -> Result<Option<Numbers>, Error> {
         let mut parts = Vec::new();
-        for part in &self.place.parts[self.number] {
-            let Some(bytes) = sinks.read_tensor(plans, 0, *part)? else { return Ok(None) };
+        let described = self.place.layout.parts(self.place.matrix).unwrap_or_default();
+        for (part, place) in described.iter().zip(&self.place.parts[self.number]) {
+            let size = part.shape.byte_size(part.data_type).unwrap_or_default();
+            let Some(bytes) = sinks.read_part(0, *place, size)? else { return Ok(None) };
             parts.push(bytes);
         }
         let bytes = self.decoded(InMemory(parts))?;
@@ -197,6 +199,8 @@ mod tests {
     use qz_packed::{Activations, Matrix, SCHEMES};
     use qz_tensor::TensorIndex;
 
+    use crate::format::PartPlace;
+
     use super::*;
 
     const ROWS: usize = 384;
@@ -208,7 +212,8 @@ mod tests {
         let layout = (family.parse)(name).expect("a scheme").layout(DataType::BF16);
         let matrix = Matrix { rows: ROWS as u64, columns: COLUMNS as u64 };
         let count = layout.parts(matrix).expect("fits").len();
-        let parts = vec![(0..count).map(TensorIndex).collect()];
+        let part = |number| PartPlace { tensor: TensorIndex(number), first_byte: 0 };
+        let parts = vec![(0..count).map(part).collect()];
         PackedPlace { layout, matrix, parts, fused: 0, activations: Activations::Full }
     }
 

@@ -188,7 +188,11 @@ impl Chosen {
 /// Whether an output has values for a tensor that a method can choose among.
 fn has_values(model: &Model, plan: &TargetPlan, position: usize) -> bool {
     match plan.packed(position) {
-        Some(place) => place.layout.has_grid(place.matrix),
+        // Blocks that are kept as they are have their values.
+        Some(place) => {
+            place.layout.has_grid(place.matrix)
+                && !place.layout.takes(model.tensors[position].source_type)
+        }
         None => {
             let data_type = plan.assignments[position].data_type;
             plan.places[position].is_some()

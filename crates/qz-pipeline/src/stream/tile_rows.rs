@@ -5,11 +5,11 @@ use std::ops::Range;
 use qz_codec::Codec;
 use qz_models::Change;
 use qz_packed::{Measure, PartIndex, Rounding, RowBlock};
-use qz_tensor::{DataType, Location, TensorIndex};
+use qz_tensor::{DataType, Location};
 
 use super::{CHUNK_WEIGHTS, Cancel, Importance, Packed, PutParts, Work, check_cancelled};
 use crate::error::Error;
-use crate::format::PackedPlace;
+use crate::format::{PackedPlace, PartPlace};
 use crate::loss::{self, Suspicion};
 use crate::mapped_rows::{RowsInChange, changed_type};
 use crate::model::{Model, ModelTensor, to_usize};
@@ -187,6 +187,15 @@ impl<'a> TileRows<'a> {
     ) -> Result<Packed, Error> {
         let place = packing.place;
         let matrix = self.rows.start / place.matrix.rows.max(1);
+        if place.layout.takes(self.data_type) {
+            let (parts, mut packed) = (&place.parts[to_usize(matrix)], Packed::default());
+            let mut put = |part: PartIndex, offset: u64, bytes: &[u8]| {
+                packed.put(parts[part.0], offset, bytes);
+            };
+            let first_row = self.rows.start % place.matrix.rows.max(1);
+            place.layout.put_blocks(place.matrix, first_row, stored, &mut put);
+            return Ok(packed);
+        }
         self.decode_all(stored, &mut scratch.weights)?;
         if self.importance.is_some() {
             self.read_importance(matrix, &mut scratch.importance)?;
@@ -302,7 +311,7 @@ impl<'a> TileRows<'a> {
 struct Written<'a> {
     place: &'a PackedPlace,
     block: &'a RowBlock<'a>,
-    tensors: &'a [TensorIndex],
+    parts: &'a [PartPlace],
     packed: &'a Packed,
     /// What is written with the matrix' first rows.
     constants: Packed,
@@ -312,17 +321,17 @@ impl<'a> Written<'a> {
     fn of(
         place: &'a PackedPlace,
         block: &'a RowBlock<'a>,
-        tensors: &'a [TensorIndex],
+        parts: &'a [PartPlace],
         packed: &'a Packed,
     ) -> Self {
         let mut constants = Packed::default();
         if block.first_row > 0 {
             let mut put = |part: PartIndex, offset: u64, bytes: &[u8]| {
-                constants.put(tensors[part.0], offset, bytes);
+                constants.put(parts[part.0], offset, bytes);
             };
             place.layout.write_constants(block.matrix, block.measure, &mut put);
         }
-        Self { place, block, tensors, packed, constants }
+        Self { place, block, parts, packed, constants }
     }
 
     /// Decodes them, a chunk at a time; how many weights are lost.
@@ -333,7 +342,7 @@ impl<'a> Written<'a> {
         overflow: impl Fn(usize) -> Error,
     ) -> Result<u64, Error> {
         let RowBlock { matrix, first_row, weights, .. } = *self.block;
-        let parts = PutParts::of(self.tensors, &[self.packed, &self.constants]);
+        let parts = PutParts::of(self.parts, &[self.packed, &self.constants]);
         let columns = self.block.columns().max(1);
         let step = (CHUNK_WEIGHTS / columns).max(1);
         let mut lost = 0;

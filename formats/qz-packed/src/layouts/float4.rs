@@ -51,7 +51,7 @@ pub(crate) struct Global {
     pub(crate) rank: usize,
 }
 
-/// Which of the stored rows the matrix has; only read.
+/// Which of the stored rows the matrix has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Picked {
     All,
@@ -71,6 +71,8 @@ pub(crate) struct Float4 {
     /// What scales are computed in.
     pub(crate) precision: ScaleType,
     pub(crate) picked: Picked,
+    /// Whether a row's codes are blocks of sixteen bytes, a dimension more.
+    pub(crate) in_blocks: bool,
 }
 
 #[allow(
@@ -139,6 +141,35 @@ impl Float4 {
         Ok(chosen.flatten().copied().collect())
     }
 
+    /// Writes rows of a part, so many bytes each, where they belong.
+    fn put_rows(
+        &self,
+        part: PartIndex,
+        row_bytes: u64,
+        first_row: u64,
+        bytes: &[u8],
+        put: &mut Put<'_>,
+    ) {
+        let Picked::Every2nd { first } = self.picked else {
+            put(part, first_row * row_bytes, bytes);
+            return;
+        };
+        for (row, bytes) in (first_row..).zip(bytes.chunks(row_bytes.max(1) as usize)) {
+            put(part, (row * 2 + first) * row_bytes, bytes);
+        }
+    }
+
+    fn put_codes_and_scales(
+        &self,
+        matrix: Matrix,
+        first_row: u64,
+        [packed, scales]: [&[u8]; 2],
+        put: &mut Put<'_>,
+    ) {
+        self.put_rows(WEIGHT, matrix.columns / 2, first_row, packed, put);
+        self.put_rows(SCALES, self.groups(matrix), first_row, scales, put);
+    }
+
     fn codes_and_scales(
         &self,
         matrix: Matrix,
@@ -164,8 +195,14 @@ impl Layout for Float4 {
             Kind::Nvfp4 => DataType::F8_E4M3,
             Kind::Mxfp4 => DataType::U8,
         };
+        let rows = match self.picked {
+            Picked::All => rows,
+            Picked::Every2nd { .. } => rows.saturating_mul(2),
+        };
+        let blocks = [rows, columns / group, group / 2];
+        let codes = if self.in_blocks { &blocks[..] } else { &[rows, columns / 2] };
         let mut parts = vec![
-            Part::new(self.weight, DataType::U8, &[rows, columns / 2])?,
+            Part::new(self.weight, DataType::U8, codes)?,
             Part::new(self.scales, scale, &[rows, columns / group])?,
         ];
         if let Some(global) = self.global {
@@ -206,8 +243,7 @@ impl Layout for Float4 {
         let mut packed = vec![0; rows.weights.len() / 2];
         let mut scales = vec![0; rows.weights.len() / self.kind.group()];
         self.nearest(rows, &mut packed, &mut scales);
-        put(WEIGHT, rows.first_row * (rows.matrix.columns / 2), &packed);
-        put(SCALES, rows.first_row * self.groups(rows.matrix), &scales);
+        self.put_codes_and_scales(rows.matrix, rows.first_row, [&packed, &scales], put);
         Ok(())
     }
 
@@ -233,8 +269,21 @@ impl Layout for Float4 {
         let codes = batches::codes(batch);
         let mut packed = vec![0; codes.len() / 2];
         pack_low_first(&codes, &mut packed);
-        put(WEIGHT, first_row * (matrix.columns / 2), &packed);
-        put(SCALES, first_row * self.groups(matrix), &batches::scale_bytes(batch));
+        let scales = batches::scale_bytes(batch);
+        self.put_codes_and_scales(matrix, first_row, [&packed, &scales], put);
+    }
+
+    fn is_strided(&self) -> bool {
+        self.picked != Picked::All
+    }
+
+    fn takes(&self, data_type: DataType) -> bool {
+        self.kind == Kind::Mxfp4 && data_type == DataType::MXFP4
+    }
+
+    fn put_blocks(&self, matrix: Matrix, first_row: u64, blocks: &[u8], put: &mut Put<'_>) {
+        let (packed, scales) = groups::mxfp4_from_ggml(blocks);
+        self.put_codes_and_scales(matrix, first_row, [&packed, &scales], put);
     }
 
     fn decode(

@@ -154,6 +154,19 @@ pub(crate) fn mxfp4_to_ggml(packed: &[u8], exponents: &[u8], out: &mut [u8]) {
     }
 }
 
+/// Undoes [`mxfp4_to_ggml`]: codes, and exponents.
+pub(crate) fn mxfp4_from_ggml(blocks: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (mut packed, mut exponents) = (Vec::new(), Vec::new());
+    for block in blocks.as_chunks::<17>().0 {
+        exponents.push(block[0]);
+        for halves in [0, 4] {
+            let codes = block[1..].as_chunks::<2>().0.iter();
+            packed.extend(codes.map(|pair| pair[0] >> halves & 15 | (pair[1] >> halves & 15) << 4));
+        }
+    }
+    (packed, exponents)
+}
+
 /// The code at a position, the low half of a byte first.
 #[inline(always)]
 fn nibble(packed: &[u8], position: usize) -> u8 {
@@ -261,6 +274,7 @@ mod tests {
         mxfp4_to_ggml(&packed, &exponents, &mut blocks);
         let (mut ours, mut theirs) = (vec![0.0; 1024], vec![0.0; 1024]);
         decode_mxfp4(&packed, &exponents, &mut ours);
+        assert_eq!(mxfp4_from_ggml(&blocks), (packed.clone(), exponents.clone()));
         let codec = |data_type| qz_codec::codec_for(data_type).expect("a codec");
         codec(DataType::MXFP4).decode(&blocks, &mut theirs);
         assert_eq!(ours, theirs);

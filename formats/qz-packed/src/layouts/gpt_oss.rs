@@ -1,17 +1,29 @@
-//! gpt-oss (`quant_method: "mxfp4"`), read: the experts of a layer in one tensor of blocks and
-//! one of scales, rows of gate and up projection taking turns. Source: transformers 5.17
+//! gpt-oss (`quant_method: "mxfp4"`): the experts of a layer in one tensor of blocks and one of
+//! scales, rows of gate and up projection taking turns. Source: transformers 5.17
 //! (`integrations/mxfp4.py`).
 //!
 //! They are seen as stacks of plain matrices, `….gate_proj.weight`, `….up_proj.weight` and
 //! `….down_proj.weight`, of experts, outputs and inputs; the biases stay as they are stored.
 
 use qz_tensor::{DataType, Shape, TensorIndex};
+use serde_json::json;
 
 use super::float4::{Float4, Kind, Picked};
 use super::numbers::ScaleType;
 use crate::error::{Error, Fault};
 use crate::inputs::Inputs;
+use crate::layout::Layout;
 use crate::method::{Method, OpenRequest, PackedTensor};
+use crate::scheme::{Configuration, Mixing, Quantized, Scheme, SchemeFamily, Stacked};
+
+pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
+    name: "mxfp4",
+    examples: &["native"],
+    form: "mxfp4:native, as gpt-oss is published; other models have ct:mxfp4",
+    method: "mxfp4",
+    mixing: Mixing::None,
+    parse: |text| (text.eq_ignore_ascii_case("native")).then(|| Box::new(NativeScheme) as _),
+};
 
 pub(crate) const METHOD: Method = Method {
     name: "mxfp4",
@@ -24,11 +36,73 @@ pub(crate) const METHOD: Method = Method {
 const BLOCKS: &str = "_blocks";
 const SCALES: &str = "_scales";
 const FUSED: &str = "gate_up_proj";
+const DOWN: &str = "down_proj";
+/// Whose rows take turns.
+const TURNS: [&str; 2] = ["gate_proj", "up_proj"];
 
 /// Bytes of a block.
 const BLOCK_BYTES: u64 = 16;
 /// Weights of a block.
 const BLOCK: u64 = 32;
+
+/// The experts as they are published, and nothing else.
+#[derive(Clone, Copy, Debug)]
+struct NativeScheme;
+
+impl Scheme for NativeScheme {
+    fn name(&self) -> String {
+        "native".to_owned()
+    }
+
+    fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
+        let precision = ScaleType::of(model_type).unwrap_or(ScaleType::BF16);
+        Box::new(layout(Picked::All, precision))
+    }
+
+    fn packs_stacks(&self) -> bool {
+        true
+    }
+
+    fn stacked(&self, shown_name: &str, model_type: DataType) -> Option<Stacked> {
+        let precision = ScaleType::of(model_type).unwrap_or(ScaleType::BF16);
+        let (prefix, own) = shown_name.strip_suffix(".weight")?.rsplit_once('.')?;
+        let turn = TURNS.iter().position(|name| *name == own);
+        let (stem, picked) = match (turn, own) {
+            (Some(first), _) => (FUSED, Picked::Every2nd { first: first as u64 }),
+            (None, DOWN) => (DOWN, Picked::All),
+            (None, _) => return None,
+        };
+        let layout = Box::new(layout(picked, precision));
+        Some(Stacked { stem: format!("{prefix}.{stem}"), layout })
+    }
+
+    /// As it is published, whatever else is plain.
+    fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
+        let config = json!({
+            "quant_method": METHOD.name,
+            "modules_to_not_convert": [
+                "model.layers.*.self_attn",
+                "model.layers.*.mlp.router",
+                "model.embed_tokens",
+                "lm_head",
+            ],
+            "meta": quantized.provenance.meta(),
+        });
+        Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
+    }
+}
+
+fn layout(picked: Picked, precision: ScaleType) -> Float4 {
+    Float4 {
+        kind: Kind::Mxfp4,
+        weight: BLOCKS,
+        scales: SCALES,
+        global: None,
+        precision,
+        picked,
+        in_blocks: true,
+    }
+}
 
 fn recognise(request: &OpenRequest<'_>) -> Option<TensorIndex> {
     let tensors = request.source.tensors().iter();
@@ -46,7 +120,7 @@ fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
         let stack = Stack::of(request, stem, TensorIndex(position))?;
         match stem.strip_suffix(FUSED) {
             Some(prefix) => {
-                for (first, name) in [(0, "gate_proj"), (1, "up_proj")] {
+                for (first, name) in (0..).zip(TURNS) {
                     let name = format!("{prefix}{name}.weight");
                     packed.push(stack.seen(request, name, Picked::Every2nd { first })?);
                 }
@@ -107,18 +181,11 @@ impl Stack {
         };
         let shape = Shape::new([self.experts, rows, self.columns])
             .map_err(|error| request.tensor_fault(self.blocks, Fault::Unfit(error.to_string())))?;
-        let layout = Float4 {
-            kind: Kind::Mxfp4,
-            weight: BLOCKS,
-            scales: SCALES,
-            global: None,
-            precision: ScaleType::F32,
-            picked,
-        };
+        let layout = layout(picked, ScaleType::F32);
         let parts = vec![self.blocks, self.scales];
         let (unused, remark) = (Vec::new(), None);
         let (layout, inputs) = (Box::new(layout), Inputs::default());
-        let code_bits = None;
+        let code_bits = Some(4);
         Ok(PackedTensor { name, shape, layout, parts, unused, code_bits, inputs, remark })
     }
 }

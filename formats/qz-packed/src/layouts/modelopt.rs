@@ -293,6 +293,7 @@ fn nvfp4() -> Float4 {
         global: Some(Global { suffix: GLOBAL, is_divisor: false, rank: 0 }),
         precision: ScaleType::F32,
         picked: Picked::All,
+        in_blocks: false,
     }
 }
 

@@ -110,6 +110,7 @@ fn layout(kind: Kind, precision: ScaleType) -> Float4 {
         global: (kind == Kind::Nvfp4).then_some(global),
         precision,
         picked: Picked::All,
+        in_blocks: false,
     }
 }
 
