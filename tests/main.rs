@@ -29,6 +29,7 @@ mod packed;
 mod packed_floats;
 mod packed_odd;
 mod plan;
+mod pruning;
 mod pytorch;
 mod quantize;
 mod reports;

@@ -20,7 +20,7 @@ pub(crate) use calibration::Calibrate;
 pub(crate) use evaluation::{Compare, Eval};
 pub(crate) use recipe::{Recipe, Written};
 pub(crate) use usage::parse;
-use values::{EngineParser, parse_adapter, parse_instruction_set};
+use values::{EngineParser, Layers, parse_adapter, parse_instruction_set, parse_layers};
 
 /// Headings of help texts.
 pub(crate) mod heading {
@@ -212,6 +212,7 @@ impl Source {
             strip_prefix: self.strip_prefix.clone(),
             drops_further_layers: self.no_mtp,
             adapters: self.merge_lora.clone(),
+            pruned_layers: Vec::new(),
         }
     }
 }
@@ -243,6 +244,15 @@ pub(crate) struct Convert {
     /// To f32, f16, bf16 or q8_0. `llama-server --mmproj` takes it.
     #[arg(long, help_heading = heading::SOURCE, conflicts_with = "base")]
     pub(crate) mmproj: bool,
+    /// Leave out layers, by their numbers from 0 on: 3,7-9
+    ///
+    /// The others move up. Statistics of the whole model (--imatrix) are read by its numbers. GGUF
+    /// targets only; a model in which a layer would compute something else in its new place is
+    /// refused.
+    #[arg(long, value_name = "LAYERS", value_parser = parse_layers, value_delimiter = ',')]
+    #[arg(help_heading = heading::SOURCE, hide_short_help = true)]
+    #[arg(conflicts_with_all = ["base", "mmproj"])]
+    pub(crate) prune_layers: Vec<Layers>,
     #[command(flatten)]
     pub(crate) written: Written,
 }

@@ -126,6 +126,19 @@ pub enum Error {
     /// Nothing is folded.
     #[error("a folded model is saved where factors are folded in: --method awq or smoothquant")]
     NothingFolded,
+    /// Layers that cannot be left out.
+    #[error("{}: {detail}", .path.display())]
+    Pruning {
+        /// The model.
+        path: PathBuf,
+        /// Why.
+        detail: Box<str>,
+    },
+    /// Only GGUF says what is left of a model.
+    #[error(
+        "{}: layers are left out of GGUF files alone: write one (--to f16 --prune-layers ...), and convert that", .0.display()
+    )]
+    PrunedFolder(PathBuf),
     /// Nothing to evaluate on.
     #[error("no text to evaluate the model on")]
     NoText,

@@ -39,6 +39,7 @@ mod model;
 mod model_weights;
 mod plan;
 mod planning;
+mod pruning;
 mod quantization;
 mod quantize;
 mod rounded_inputs;

@@ -46,6 +46,8 @@ pub struct OpenOptions {
     pub projector: bool,
     /// Adapters that are merged into the model's weights, one after the other.
     pub adapters: Vec<MergedAdapter>,
+    /// Layers that are left out then, by their numbers.
+    pub pruned_layers: Vec<u32>,
 }
 
 impl OpenOptions {
@@ -95,6 +97,8 @@ pub struct Model {
     pub(crate) plain: Option<Arc<PlainForm>>,
     /// True if its layers that only predict further tokens, if there were any, are left out.
     pub(crate) drops_further_layers: bool,
+    /// True if some of its layers are left out.
+    pub(crate) is_pruned: bool,
     /// True if its tensors have the names of a class that nobody here knows.
     pub(crate) is_of_unknown_class: bool,
 }
@@ -104,6 +108,8 @@ pub struct Model {
 pub struct ModelTensor {
     /// Its GGUF name.
     pub name: Name,
+    /// What it was called before layers were left out, where statistics were collected.
+    pub(crate) unpruned: Option<Name>,
     /// Its dimensions, outermost first.
     pub shape: Shape,
     /// What it does, if its family is known.
@@ -134,6 +140,7 @@ impl ModelTensor {
     pub(crate) fn as_stored(position: usize, info: &TensorInfo) -> Self {
         Self {
             name: info.name.clone(),
+            unpruned: None,
             shape: info.shape.clone(),
             role: None,
             part: Part::Weight,
@@ -153,6 +160,7 @@ impl ModelTensor {
     /// A tensor of the checkpoint that a GGUF file has the number of.
     fn of_number(number: RestoredNumber) -> Self {
         Self {
+            unpruned: None,
             name: number.name.into(),
             shape: number.shape,
             role: None,
@@ -166,6 +174,11 @@ impl ModelTensor {
             precision: None,
             origin: TensorOrigin::Computed(vec![number.value]),
         }
+    }
+
+    /// What statistics of the model's inputs call it.
+    pub(crate) fn measured_name(&self) -> &str {
+        self.unpruned.as_ref().unwrap_or(&self.name)
     }
 
     /// Rows and columns as they are moved and encoded: of a vector of plain
@@ -269,7 +282,8 @@ impl Model {
     /// If nothing is there, nothing recognises it, or it is malformed.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, Error> {
         let model = Container::open_any(path, options)?;
-        options.adapters.iter().try_fold(model, Self::with_adapter)
+        let model = options.adapters.iter().try_fold(model, Self::with_adapter)?;
+        model.without_layers(&options.pruned_layers)
     }
 
     pub(crate) fn from_gguf(
@@ -346,6 +360,7 @@ impl Model {
                 is_beside: false,
                 precision: None,
                 name: recipe.name.into(),
+                unpruned: None,
                 shape: recipe.shape,
                 unquantized: DataType::F32,
                 origin: recipe.origin,
@@ -415,6 +430,7 @@ impl Model {
             let stored_type = source.tensors()[map.rows.locate(0).0.tensor.0].data_type;
             ModelTensor {
                 name: recipe.name.into(),
+                unpruned: None,
                 shape: recipe.shape,
                 role: Some(recipe.role),
                 part: recipe.part,
@@ -491,6 +507,7 @@ impl Model {
             inputs: Arc::default(),
             plain: None,
             drops_further_layers: false,
+            is_pruned: false,
             is_of_unknown_class: false,
         }
     }

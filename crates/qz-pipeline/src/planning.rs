@@ -247,7 +247,7 @@ pub(crate) fn importance_of<'a>(
     options: &'a PlanOptions,
     tensor: &ModelTensor,
 ) -> Option<&'a Entry> {
-    let entry = options.importance.as_ref()?.entry(&tensor.name)?;
+    let entry = options.importance.as_ref()?.entry(tensor.measured_name())?;
     (entry.len() == importance_width(tensor)).then_some(entry)
 }
 
@@ -277,7 +277,8 @@ fn check_coverage(
         if encoded.is_empty() || importance_of(options, tensor).is_some() {
             continue;
         }
-        let unfit = options.importance.as_ref().and_then(|matrix| matrix.entry(&tensor.name));
+        let unfit =
+            options.importance.as_ref().and_then(|matrix| matrix.entry(tensor.measured_name()));
         if let (Some(entry), Some(matrix)) = (unfit, &options.importance) {
             let (found, expected) = (entry.len(), importance_width(tensor));
             if !is_embedding(&tensor.name) {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use clap::builder::{PossibleValue, TypedValueParser};
@@ -159,6 +160,22 @@ pub(super) fn parse_propagation_damping(text: &str) -> Result<PropagationDamping
             Ok(number) => Ok(PropagationDamping(Some(number))),
             Err(error) => Err(format!("{error}, or auto")),
         },
+    }
+}
+
+/// Layers that follow each other.
+pub(crate) type Layers = RangeInclusive<u32>;
+
+/// A layer, or the first and the last of some: `7-9`.
+pub(super) fn parse_layers(text: &str) -> Result<Layers, String> {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let range = match text.split_once('-') {
+        Some((first, last)) => number(first).zip(number(last)),
+        None => number(text).map(|layer| (layer, layer)),
+    };
+    match range {
+        Some((first, last)) if first <= last => Ok(first..=last),
+        _ => Err("not the number of a layer, nor of the first and the last of some".to_owned()),
     }
 }
 

@@ -35,7 +35,11 @@ pub(crate) fn run(arguments: &Convert, global: &Global) -> anyhow::Result<Outcom
         plan: recipe.options()?,
     };
     let cancel = interrupt::install()?;
-    let open_options = OpenOptions { projector: arguments.mmproj, ..recipe.open_options() };
+    let open_options = OpenOptions {
+        projector: arguments.mmproj,
+        pruned_layers: arguments.prune_layers.iter().cloned().flatten().collect(),
+        ..recipe.open_options()
+    };
     let Job { model, targets } = open(recipe, &open_options, &options.plan)?;
     if let Some(other) = targets.iter().find(|target| arguments.mmproj && target.is_folder()) {
         let message =

@@ -216,7 +216,7 @@ pub struct LinearGroup {
 }
 
 /// One thing that a layer computes for all tokens of a batch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     /// Rows as long as the weights, divided by their root mean square and multiplied with
     /// the weights; of so many parts of a row each by its own. Where the weights are not
@@ -292,7 +292,7 @@ pub(crate) enum NormKind {
 }
 
 /// Some numbers of each head of a register.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HeadColumns {
     pub(crate) rows: Register,
     /// Numbers of a head.
@@ -300,7 +300,7 @@ pub(crate) struct HeadColumns {
     pub(crate) columns: Range<usize>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Attend {
     pub(crate) queries: Register,
     pub(crate) keys: Register,
@@ -314,7 +314,7 @@ pub(crate) struct Attend {
     pub(crate) source: MatrixIndex,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ScanStep {
     pub(crate) from: Register,
     pub(crate) to: Register,
@@ -326,7 +326,7 @@ pub(crate) struct ScanStep {
     pub(crate) skip: VectorIndex,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RecurStep {
     pub(crate) shape: Recurrence,
     pub(crate) from: Vec<Register>,
@@ -335,7 +335,7 @@ pub(crate) struct RecurStep {
     pub(crate) weights: Vec<VectorIndex>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Experts {
     pub(crate) from: Register,
     /// What the router multiplies.
@@ -410,7 +410,7 @@ pub(crate) struct Stop {
 }
 
 /// What a layer computes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LayerGraph {
     groups: Vec<LinearGroup>,
     vectors: Vec<Vector>,

@@ -75,6 +75,12 @@ impl Diagnose for Error {
             Self::MissingStatistics { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "missing-statistics")
             }
+            Self::Pruning { path, .. } => {
+                (FaultClass::Refused, Location::file(path), "pruned-layers")
+            }
+            Self::PrunedFolder(path) => {
+                (FaultClass::Refused, Location::file(path), "pruned-folder")
+            }
             Self::BesideWithoutGrams => (FaultClass::Usage, Location::default(), "no-grams"),
             Self::OtherLayers { path, .. } => {
                 (FaultClass::BadInput, Location::file(path), "other-layers")

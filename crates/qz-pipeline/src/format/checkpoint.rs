@@ -20,6 +20,9 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     pub(super) fn of(model: &Model) -> Result<Self, Error> {
+        if model.is_pruned {
+            return Err(Error::PrunedFolder(model.path.clone()));
+        }
         match (&model.folder, &model.plain) {
             (Some(folder), Some(plain)) => as_plain(model, &**folder, plain),
             (Some(folder), None) => as_it_was(model, &**folder),
