@@ -125,7 +125,7 @@ fn weights_that_vanish_are_told_of_or_held() {
 #[test]
 fn few_lost_weights_are_reported() {
     let weight =
-        |faint: usize| move |at: usize| if at < faint { 1e-9 } else { 0.1 * (at as f32).sin() };
+        |faint: usize| move |at: usize| if at < faint { 1e-9 } else { 0.1 * libm::sinf(at as f32) };
     let check = |faint: usize, lost: u64| {
         let folder = scratch();
         let output = folder.path().join("out");
@@ -148,7 +148,7 @@ fn few_lost_weights_are_reported() {
     // Too few bits for a finding.
     let folder = scratch();
     let output = folder.path().join("out");
-    let model = checkpoint(folder.path(), |at| 0.05 + 0.3 * (at as f32).sin().abs());
+    let model = checkpoint(folder.path(), |at| 0.05 + 0.3 * libm::sinf(at as f32).abs());
     let written = run("convert", &model, "gptq:w2g64", &output, &[]).expect_success();
     let report = quantize(&["verify", text(&output), "--source", text(&model)]);
     let told = |text: &str| text.contains("blk.0.ffn_up.weight (") && text.contains("lost");
@@ -197,15 +197,15 @@ fn cut_groups_and_coarse_scales() {
         let is_found = report["findings"].to_string().contains("lost-weights");
         assert_eq!((told, code, is_found), (1, 1, true), "{target}: {} {report}", run.stderr);
     };
-    let positive = |at: usize| 0.3 + 0.1 * (at as f32).sin();
+    let positive = |at: usize| 0.3 + 0.1 * libm::sinf(at as f32);
     for target in ["gptq:w4g128", "gptq:w8", "gptq:w3g128"] {
         check(target, &positive);
     }
-    check("awq:w4g64", &|at| -0.5 + 1e-3 * (at as f32).sin());
+    check("awq:w4g64", &|at| -0.5 + 1e-3 * libm::sinf(at as f32));
     for (target, size) in
         [("gptq:w4g128", 1e-7), ("q8_0", 1e-6), ("q2_k", 3e-7), ("q6_k", 3e-5), ("iq4_xs", 5e-5)]
     {
-        check(target, &|at| size * (at as f32).sin());
+        check(target, &|at| size * libm::sinf(at as f32));
     }
 }
 
@@ -225,7 +225,7 @@ fn methods_tell_it_too() {
 fn numbers_that_become_infinite_are_an_error() {
     let folder = scratch();
     let output = folder.path().join("out");
-    let weight = |at| if at == 500 { f32::MAX } else { 0.02 * (at as f32).sin() };
+    let weight = |at| if at == 500 { f32::MAX } else { 0.02 * libm::sinf(at as f32) };
     let model = checkpoint(folder.path(), weight);
     for target in ["ct:mxfp4", "ct:nvfp4", "fp8:block128", "q8_0", "bf16"] {
         let run = run("convert", &model, target, &output, &[]);
@@ -268,7 +268,7 @@ fn a_continued_run_tells_of_what_the_killed_one_lost() {
 fn ordinary_weights_are_not_warned_of() {
     let folder = scratch();
     let output = folder.path().join("out");
-    let weight = |at| if at < 256 { 1e-30 } else { 0.02 * (at as f32 * 0.7).sin() };
+    let weight = |at| if at < 256 { 1e-30 } else { 0.02 * libm::sinf(at as f32 * 0.7) };
     let model = checkpoint(folder.path(), weight);
     for target in ["q8_0", "tq2_0", "iq3_s", "gptq:w4g128", "ct:mxfp4", "fp8:tensor"] {
         let run = run("convert", &model, target, &output, &[]).expect_success();

@@ -55,7 +55,7 @@ pub struct LayerSummary {
 impl TensorSummary {
     /// Entropy, divided by that of equal columns.
     pub fn relative_entropy(&self) -> f64 {
-        if self.columns > 1 { self.entropy / (self.columns as f64).log2() } else { 0.0 }
+        if self.columns > 1 { self.entropy / libm::log2(self.columns as f64) } else { 0.0 }
     }
 }
 
@@ -136,7 +136,7 @@ fn summarize_one(name: &str, sums: &TensorSums) -> Option<TensorSummary> {
         mean,
         deviation,
         active: share(&|value| value > INACTIVE),
-        entropy: if sum > 0.0 { probabilities.map(|p| -p * p.log2()).sum() } else { 0.0 },
+        entropy: if sum > 0.0 { probabilities.map(|p| -p * libm::log2(p)).sum() } else { 0.0 },
         outstanding: share(&|value| deviation > 0.0 && (value - mean) / deviation > 1.0),
         cosine: 0.0,
     })

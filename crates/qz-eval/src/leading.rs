@@ -41,8 +41,8 @@ impl Leading {
         let (mut rest, mut rest_entropy) = (0.0f64, 0.0f64);
         for token in others {
             let log_p = softmax.log_probability(logits[*token as usize]);
-            rest += log_p.exp();
-            rest_entropy += log_p.exp() * log_p;
+            rest += libm::exp(log_p);
+            rest_entropy += libm::exp(log_p) * log_p;
         }
         let log_probability = |token: u32| softmax.log_probability(logits[token as usize]) as f32;
         Self {
@@ -71,22 +71,22 @@ impl Leading {
         let mut leading_q = 0.0;
         for &(token, log_p) in &self.tokens {
             let log_q = softmax.log_probability(logits[token as usize]);
-            known += f64::from(log_p).exp() * (f64::from(log_p) - log_q);
-            leading_q += log_q.exp();
+            known += libm::exp(f64::from(log_p)) * (f64::from(log_p) - log_q);
+            leading_q += libm::exp(log_q);
             is_leading[token as usize] = true;
         }
         let rest = f64::from(self.rest);
         if rest <= 0.0 || self.tokens.len() == logits.len() {
             return Bounds::exactly(known);
         }
-        let lower = known + rest * (rest / (1.0 - leading_q).max(f64::MIN_POSITIVE)).ln();
+        let lower = known + rest * libm::log(rest / (1.0 - leading_q).max(f64::MIN_POSITIVE));
         let mut others: Vec<f32> = logits
             .iter()
             .zip(&is_leading)
             .filter(|(_, leading)| !**leading)
             .map(|(l, _)| *l)
             .collect();
-        let most = f64::from(self.tokens[self.tokens.len() - 1].1).exp();
+        let most = libm::exp(f64::from(self.tokens[self.tokens.len() - 1].1));
         let upper = known
             + f64::from(self.rest_entropy)
             + worst_cross_entropy(&mut others, softmax, rest, most);

@@ -21,8 +21,8 @@ impl LogSoftmax {
                 (maximum, top) = (logit, token);
             }
         }
-        let sum: f64 = logits.iter().map(|logit| f64::from((logit - maximum).exp())).sum();
-        Self { maximum, top, log_sum: sum.ln() }
+        let sum: f64 = logits.iter().map(|logit| f64::from(libm::expf(logit - maximum))).sum();
+        Self { maximum, top, log_sum: libm::log(sum) }
     }
 
     /// The logarithm of the probability of a token with this logit.
@@ -39,7 +39,8 @@ mod tests {
     fn probabilities_sum_to_one() {
         let check = |logits: &[f32]| {
             let softmax = LogSoftmax::of(logits);
-            let sum: f64 = logits.iter().map(|logit| softmax.log_probability(*logit).exp()).sum();
+            let sum: f64 =
+                logits.iter().map(|logit| libm::exp(softmax.log_probability(*logit))).sum();
             assert!((sum - 1.0).abs() < 1e-6, "{logits:?}: {sum}");
         };
         check(&[0.0]);

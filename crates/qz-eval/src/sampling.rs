@@ -41,7 +41,8 @@ impl Sampler {
         }
         let candidates = self.options.candidates(logits);
         let largest = f64::from(candidates[0].1);
-        let weight = |logit: f32| ((f64::from(logit) - largest) / self.options.temperature).exp();
+        let weight =
+            |logit: f32| libm::exp((f64::from(logit) - largest) / self.options.temperature);
         let weights: Vec<f64> = candidates.iter().map(|(_, logit)| weight(*logit)).collect();
         let mut left = self.random.unit() * weights.iter().sum::<f64>();
         for ((token, _), weight) in candidates.iter().zip(&weights) {
@@ -86,7 +87,7 @@ impl SamplingOptions {
 /// Probabilities as shares of the first one's.
 fn weights(candidates: &[(u32, f32)]) -> Vec<f64> {
     let largest = f64::from(candidates[0].1);
-    candidates.iter().map(|(_, logit)| (f64::from(*logit) - largest).exp()).collect()
+    candidates.iter().map(|(_, logit)| libm::exp(f64::from(*logit) - largest)).collect()
 }
 
 fn first_largest(logits: &[f32]) -> u32 {
@@ -108,7 +109,7 @@ mod tests {
 
     /// Logits of these probabilities.
     fn logits(probabilities: &[f64]) -> Vec<f32> {
-        probabilities.iter().map(|probability| probability.ln() as f32).collect()
+        probabilities.iter().map(|probability| libm::log(*probability) as f32).collect()
     }
 
     #[test]

@@ -133,9 +133,9 @@ impl Comparison {
             interval: bootstrap.interval(ratio_of),
         };
         let perplexity_ratio = Estimate {
-            value: log_ratio.exp(),
-            stderr: log_ratio.exp() * log_ratio_stderr,
-            interval: bootstrap.interval(|drawn| ratio_of(drawn).exp()),
+            value: libm::exp(log_ratio),
+            stderr: libm::exp(log_ratio) * log_ratio_stderr,
+            interval: bootstrap.interval(|drawn| libm::exp(ratio_of(drawn))),
         };
         let (value, base) = (perplexity.value, reference_perplexity.value);
         let difference_variance = perplexity.stderr.powi(2) + reference_perplexity.stderr.powi(2)
@@ -144,8 +144,8 @@ impl Comparison {
             value: value - base,
             stderr: root(difference_variance),
             interval: bootstrap.interval(|drawn| {
-                weighted_mean(&model_chunks, drawn).exp()
-                    - weighted_mean(&reference_chunks, drawn).exp()
+                libm::exp(weighted_mean(&model_chunks, drawn))
+                    - libm::exp(weighted_mean(&reference_chunks, drawn))
             }),
         };
 
@@ -265,8 +265,8 @@ fn root(square: f64) -> f64 {
 }
 
 fn exponential(mean: Estimate, bootstrap: &Bootstrap, chunk_means: &[f64]) -> Estimate {
-    let value = mean.value.exp();
-    let interval = bootstrap.interval(|drawn| weighted_mean(chunk_means, drawn).exp());
+    let value = libm::exp(mean.value);
+    let interval = bootstrap.interval(|drawn| libm::exp(weighted_mean(chunk_means, drawn)));
     Estimate { value, stderr: value * mean.stderr, interval }
 }
 
@@ -310,7 +310,7 @@ mod tests {
                     nll,
                     reference_nll,
                     divergence: Bounds::exactly(divergence * (0.5 + random.unit())),
-                    probability_change: (-nll).exp() - (-reference_nll).exp(),
+                    probability_change: libm::exp(-nll) - libm::exp(-reference_nll),
                     same_top: random.unit() < 0.9,
                 }
             })
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn perplexity_of_a_fair_die() {
-        let perplexity = Perplexity::of(&[6.0f64.ln(); 600], 20).perplexity;
+        let perplexity = Perplexity::of(&[libm::log(6.0f64); 600], 20).perplexity;
         assert!((perplexity.value - 6.0).abs() < 1e-12);
         assert!(perplexity.stderr < 1e-6);
         let interval = perplexity.interval.expect("enough chunks");

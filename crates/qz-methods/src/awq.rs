@@ -52,13 +52,14 @@ impl Candidate {
     pub(crate) fn factors(self, channels: Channels<'_>) -> Vec<f32> {
         let logarithms = channels.energies.iter().zip(channels.weights).map(|(energy, weights)| {
             let is_known = *energy > 0.0 && *weights > 0.0;
-            let factor = 0.5 * (self.inputs * energy.ln() - self.weights * weights.ln());
+            let factor =
+                0.5 * (self.inputs * libm::log(*energy) - self.weights * libm::log(*weights));
             (is_known && factor.is_finite()).then_some(factor)
         });
         let logarithms: Vec<Option<f64>> = logarithms.collect();
         let known = logarithms.iter().flatten();
         let mean = known.clone().sum::<f64>() / known.count().max(1) as f64;
-        let factor = |own: &Option<f64>| own.map_or(1.0, |own| (own - mean).exp());
+        let factor = |own: &Option<f64>| own.map_or(1.0, |own| libm::exp(own - mean));
         logarithms.iter().map(|own| factor(own).clamp(1.0 / MOST, MOST) as f32).collect()
     }
 }
@@ -173,7 +174,7 @@ mod tests {
         };
         check(Candidate::of_inputs(1.0), [0.5, 2.0, 1.0, 1.0]);
         // Roots of 1, 4 and 2 / 2.
-        let mean = 2.0f64.powf(1.0 / 3.0);
+        let mean = libm::pow(2.0f64, 1.0 / 3.0);
         check(Candidate::of_both(0.5), [1.0 / mean, 2.0 / mean, 1.0, 1.0 / mean]);
     }
 
@@ -183,12 +184,12 @@ mod tests {
         // The least is at factors of 2 and 1/2: an exponent of one.
         let away = |wanted: f32| {
             let mut loss =
-                |factors: &[f32]| Ok::<_, ()>(f64::from((factors[1] / wanted).ln().abs()));
+                |factors: &[f32]| Ok::<_, ()>(f64::from(libm::logf(factors[1] / wanted).abs()));
             search_factors(channels, &mut loss).expect("no error")
         };
         assert_eq!(away(2.0).expect("factors").factors, [0.5, 2.0]);
-        let found = away(2.0f32.powf(0.55)).expect("factors").factors;
-        assert!((found[1] - 2.0f32.powf(0.55)).abs() < 1e-5, "half steps: {found:?}");
+        let found = away(libm::powf(2.0f32, 0.55)).expect("factors").factors;
+        assert!((found[1] - libm::powf(2.0f32, 0.55)).abs() < 1e-5, "half steps: {found:?}");
         assert!(away(1.0).is_none(), "nothing is better than nothing");
     }
 

@@ -273,7 +273,7 @@ impl<'a> UnitRows<'a> {
     fn loss(&self, row: usize, columns: Range<usize>, values: &[f32]) -> f64 {
         let (weights, step) = (&self.weights.row(row)[columns], self.steps[row]);
         let pairs = weights.iter().zip(values);
-        pairs.map(|(own, value)| f64::from(((own - value) / step).abs().powf(NORM))).sum()
+        pairs.map(|(own, value)| f64::from(libm::powf(((own - value) / step).abs(), NORM))).sum()
     }
 }
 
@@ -287,7 +287,7 @@ fn step(weights: &[f32], values: &[f32]) -> f32 {
 /// What is forgiven of an error: the generalized soft threshold for the norm.
 fn shrunk(error: f32, weight: f32) -> f32 {
     let size = error.abs();
-    let threshold = size.powf(NORM - 1.0) / weight;
+    let threshold = libm::powf(size, NORM - 1.0) / weight;
     // At zero the threshold is infinite.
     if size > threshold { (size - threshold).copysign(error) } else { 0.0 }
 }
@@ -382,7 +382,7 @@ mod tests {
         units
             .map(|(weights, values)| {
                 let pairs = weights.iter().zip(values);
-                pairs.map(|(own, value)| f64::from((own - value).abs()).powf(0.7)).sum()
+                pairs.map(|(own, value)| libm::pow(f64::from((own - value).abs()), 0.7)).sum()
             })
             .collect()
     }
@@ -444,7 +444,8 @@ mod tests {
     #[test]
     fn shrinking_finds_the_least() {
         let cost = |rest: f32, error: f32, weight: f32| {
-            f64::from(rest.abs().powf(NORM)) + f64::from(weight / 2.0 * (rest - error).powi(2))
+            f64::from(libm::powf(rest.abs(), NORM))
+                + f64::from(weight / 2.0 * (rest - error).powi(2))
         };
         for weight in [10.0, 12.0] {
             assert_eq!(shrunk(0.0, weight), 0.0);

@@ -207,7 +207,7 @@ impl Rope {
         let base = f64::from(self.theta.unwrap_or(DEFAULT_ROPE_THETA) as f32);
         let factors = (0..head_size.div_ceil(2)).map(|pair| {
             let exponent = (2 * pair) as f32 / head_size as f32;
-            let frequency = 1.0 / (base.powf(f64::from(exponent)) as f32);
+            let frequency = 1.0 / (libm::pow(base, f64::from(exponent)) as f32);
             scaling.factor_of(frequency)
         });
         Some(factors.collect())
@@ -326,7 +326,7 @@ impl LongScaling {
 pub(crate) fn long_growth(context: u64, original: u64) -> f64 {
     let original = original as f64;
     let scale = context as f64 / original;
-    if scale > 1.0 { (1.0 + scale.ln() / original.ln()).sqrt() } else { 1.0 }
+    if scale > 1.0 { (1.0 + libm::log(scale) / libm::log(original)).sqrt() } else { 1.0 }
 }
 
 /// The sections of a head: four of them, the last ones of nothing.

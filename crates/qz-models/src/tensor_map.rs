@@ -227,10 +227,10 @@ impl ValueChange {
             Self::None => value,
             Self::AddOne => value + 1.0,
             Self::SubtractOne => value - 1.0,
-            Self::NegativeExponential => -(f64::from(value).exp() as f32),
-            Self::LogarithmOfNegative => f64::from(-value).ln() as f32,
-            Self::Softplus => f64::from(value).exp().ln_1p() as f32,
-            Self::InverseSoftplus => f64::from(value).exp_m1().ln() as f32,
+            Self::NegativeExponential => -(libm::exp(f64::from(value)) as f32),
+            Self::LogarithmOfNegative => libm::log(f64::from(-value)) as f32,
+            Self::Softplus => libm::log1p(libm::exp(f64::from(value))) as f32,
+            Self::InverseSoftplus => libm::log(libm::expm1(f64::from(value))) as f32,
             Self::Scaled(factors) => factors.of_row(row).iter().fold(value, |own, by| own * by),
             Self::Divided(factors) => {
                 factors.of_row(row).iter().rev().fold(value, |own, by| own / by)

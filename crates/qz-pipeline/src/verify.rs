@@ -538,9 +538,9 @@ fn error_limit(tensor: &ModelTensor) -> f64 {
         // E4M3 has three bits of mantissa, whatever the number of all bits: rounding leaves
         // 0.026, and errors that are fed back nearly twice as much.
         const EIGHT_BIT_FLOATS: f64 = 0.08;
-        return 2f64.powf(3.0 - bits).clamp(EIGHT_BIT_FLOATS, 1.0);
+        return libm::pow(2f64, 3.0 - bits).clamp(EIGHT_BIT_FLOATS, 1.0);
     }
     let data_type = tensor.source_type;
     let known = EXACT.iter().find(|(known, _)| *known == data_type).map(|(_, limit)| *limit);
-    known.unwrap_or_else(|| 2f64.powf(2.5 - data_type.bits_per_weight()))
+    known.unwrap_or_else(|| libm::pow(2f64, 2.5 - data_type.bits_per_weight()))
 }

@@ -48,7 +48,7 @@ struct Scale {
 impl Scale {
     fn of(points: &[&Point]) -> Self {
         let largest_x = points.iter().map(|point| point.x).fold(0.0, f64::max);
-        let logarithms = points.iter().map(|point| point.y.log10());
+        let logarithms = points.iter().map(|point| libm::log10(point.y));
         let lowest = logarithms.clone().fold(f64::INFINITY, f64::min);
         let highest = logarithms.fold(f64::NEG_INFINITY, f64::max);
         if points.is_empty() {
@@ -65,7 +65,7 @@ impl Scale {
 
     fn y(&self, value: f64) -> f64 {
         let range = f64::from(self.highest - self.lowest);
-        let part = (value.log10() - f64::from(self.lowest)) / range;
+        let part = (libm::log10(value) - f64::from(self.lowest)) / range;
         BOTTOM - (BOTTOM - TOP) * part.clamp(0.0, 1.0)
     }
 }

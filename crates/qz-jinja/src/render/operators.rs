@@ -135,7 +135,7 @@ fn floats(operator: Operator, left: f64, right: f64) -> Result<Value> {
         Operator::Divide => left / right,
         Operator::FloorDivide => (left / right).floor(),
         Operator::Remainder => left - right * (left / right).floor(),
-        Operator::Power => left.powf(right),
+        Operator::Power => libm::pow(left, right),
     }))
 }
 

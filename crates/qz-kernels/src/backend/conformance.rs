@@ -193,7 +193,7 @@ fn rotations<B: Backend>(backend: &B) -> Checked {
         let rotation = Rotation { head_size, first, count, pairs };
         let table: Vec<f32> = made_up(positions * count / 2, 5)
             .iter()
-            .flat_map(|angle| [angle.cos(), angle.sin()])
+            .flat_map(|angle: &f32| [libm::cosf(*angle), libm::sinf(*angle)])
             .collect();
         let input = made_up(2 * positions * heads * head_size, 6);
         let mut expected = input.clone();
@@ -401,7 +401,7 @@ fn elementwise<B: Backend>(backend: &B) -> Checked {
     compare_buffer(backend, "join", &backend.join(&parts)?, 166, &joined)?;
     let mut rows = backend.buffer(100, &a)?;
     backend.times_sigmoid(&mut rows, &backend.buffer(1, &b[..count / 100])?)?;
-    let weighed = a.iter().enumerate().map(|(i, a)| a / (1.0 + (-b[i / 100]).exp()));
+    let weighed = a.iter().enumerate().map(|(i, a)| a / (1.0 + libm::expf(-b[i / 100])));
     compare_buffer(backend, "sigmoid", &rows, 100, &weighed.collect::<Vec<f32>>())?;
     let columns = backend.columns(&backend.buffer(100, &a)?, 20..50)?;
     let expected: Vec<f32> = a.chunks(100).flat_map(|row| &row[20..50]).copied().collect();

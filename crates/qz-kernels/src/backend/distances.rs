@@ -28,10 +28,10 @@ impl Distances {
     pub(super) fn slope(least: f32, head: usize, heads: usize) -> f32 {
         // The largest power of two that is not more than all heads.
         let even = 1usize << heads.max(1).ilog2();
-        let base = (-least / even as f32).exp2();
+        let base = libm::exp2f(-least / even as f32);
         match head < even {
             true => base.powi(head as i32 + 1),
-            false => (-least / 2.0 / even as f32).exp2().powi(2 * (head - even) as i32 + 1),
+            false => libm::exp2f(-least / 2.0 / even as f32).powi(2 * (head - even) as i32 + 1),
         }
     }
 
@@ -45,8 +45,8 @@ impl Distances {
         if distance < exact {
             return first + distance;
         }
-        let all = (FARTHEST / exact as f64).ln() as f32;
-        let along = (distance as f32 / exact as f32).ln() / all * (count - exact) as f32;
+        let all = libm::log(FARTHEST / exact as f64) as f32;
+        let along = libm::logf(distance as f32 / exact as f32) / all * (count - exact) as f32;
         first + (exact + along as usize).min(count - 1)
     }
 }

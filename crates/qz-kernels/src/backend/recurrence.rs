@@ -153,7 +153,7 @@ pub fn recur(
 }
 
 fn silu(x: f64) -> f64 {
-    x / (1.0 + (-x).exp())
+    x / (1.0 + libm::exp(-x))
 }
 
 /// The state is the last rows, the oldest first.
@@ -190,11 +190,11 @@ fn corrected(shape: &Delta, weights: &[&[f32]], state: &mut [f32], rows: &[Vec<f
         };
         let (query, key) = (unit(&rows[0]), unit(&rows[1]));
         let value = &rows[2][head * value_size..][..value_size];
-        let strength = 1.0 / (1.0 + (-rows[4][head]).exp());
+        let strength = 1.0 / (1.0 + libm::exp(-rows[4][head]));
         let decay = |number: usize| {
             let at = head * steps + number % steps;
-            let step = (rows[3][at] + f64::from(weights[0][at])).exp().ln_1p();
-            (step * f64::from(weights[1][head])).exp()
+            let step = libm::log1p(libm::exp(rows[3][at] + f64::from(weights[0][at])));
+            libm::exp(step * f64::from(weights[1][head]))
         };
         let mut matrix: Vec<f64> = state.iter().copied().map(f64::from).collect();
         for (number, row) in matrix.chunks_exact_mut(value_size).enumerate() {
@@ -224,10 +224,10 @@ fn scanned(
 ) -> Vec<f64> {
     let size = shape.state_size;
     let result = |(number, state): (usize, &mut [f32])| {
-        let (own, step) = (rows[0][number], rows[1][number].exp().ln_1p());
+        let (own, step) = (rows[0][number], libm::log1p(libm::exp(rows[1][number])));
         let mut sum = f64::from(weights[1][number]) * own;
         for (at, state) in state.iter_mut().enumerate() {
-            let kept = (step * f64::from(weights[0][number * size + at])).exp();
+            let kept = libm::exp(step * f64::from(weights[0][number * size + at]));
             let now = f64::from(*state) * kept + step * own * rows[2][at];
             *state = now as f32;
             sum += now * rows[3][at];

@@ -78,7 +78,7 @@ pub fn erf(x: f64) -> f64 {
         term *= 2.0 * x * x / (2.0 * f64::from(n) + 1.0);
         sum += term;
     }
-    std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
+    std::f64::consts::FRAC_2_SQRT_PI * libm::exp(-x * x) * sum
 }
 
 /// [`super::Backend::layer_norm`] of one row.
@@ -103,7 +103,7 @@ pub fn scan(
     state: &mut [f32],
     input: &[f32],
 ) -> Vec<f32> {
-    let silu = |x: f64| x / (1.0 + (-x).exp());
+    let silu = |x: f64| x / (1.0 + libm::exp(-x));
     let (inner, convolved, size) = (shape.inner(), shape.convolved(), shape.state_size);
     let rows: Vec<&[f32]> = input.chunks_exact(shape.width()).collect();
     let (last, states) = state.split_at_mut((shape.taps - 1) * convolved);
@@ -127,8 +127,8 @@ pub fn scan(
             let write = &seen[inner + group * size..][..size];
             let read = &seen[inner + (shape.groups + group) * size..][..size];
             let step = f64::from(row[inner + convolved + head] + weights.time_step[head]);
-            let step = step.exp().ln_1p();
-            let kept = (step * f64::from(weights.decay[head])).exp();
+            let step = libm::log1p(libm::exp(step));
+            let kept = libm::exp(step * f64::from(weights.decay[head]));
             let state = &mut sums[number * size..][..size];
             let mut sum = f64::from(weights.skip[head]) * seen[number];
             for ((state, write), read) in state.iter_mut().zip(write).zip(read) {
@@ -191,7 +191,7 @@ pub fn attend(
 /// A number that comes near `cap`, and no further.
 #[inline]
 pub fn soft_capped(number: f32, cap: f32) -> f32 {
-    cap * (number / cap).tanh()
+    cap * libm::tanhf(number / cap)
 }
 
 /// Exponentials of the distance to the largest, divided by their sum.
@@ -199,7 +199,7 @@ pub fn softmax(scores: &mut [f32]) {
     let largest = scores.iter().fold(f32::NEG_INFINITY, |largest, score| largest.max(*score));
     let mut sum = 0.0f64;
     for score in scores.iter_mut() {
-        *score = (*score - largest).exp();
+        *score = libm::expf(*score - largest);
         sum += f64::from(*score);
     }
     let inverse = (1.0 / sum) as f32;
@@ -215,10 +215,10 @@ pub(crate) const CLAMPED_SILU: [f32; 2] = [7.0, 1.702];
 /// [`super::Backend::activate_times`] of one number.
 pub fn activate_times(activation: Activation, gate: f32, up: f32) -> f32 {
     match activation {
-        Activation::Silu => gate / (1.0 + (-gate).exp()) * up,
+        Activation::Silu => gate / (1.0 + libm::expf(-gate)) * up,
         Activation::GeluTanh => {
             let along = GELU[0] * (gate + GELU[1] * gate * gate * gate);
-            0.5 * gate * (1.0 + along.tanh()) * up
+            0.5 * gate * (1.0 + libm::tanhf(along)) * up
         }
         Activation::GeluHalf if gate <= -10.0 => 0.0,
         Activation::GeluHalf if gate >= 10.0 => gate * up,
@@ -234,16 +234,16 @@ pub fn activate_times(activation: Activation, gate: f32, up: f32) -> f32 {
         Activation::ClampedSilu => {
             let [limit, slope] = CLAMPED_SILU;
             let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
-            gate / (1.0 + (-slope * gate).exp()) * (up + 1.0)
+            gate / (1.0 + libm::expf(-slope * gate)) * (up + 1.0)
         }
         Activation::Identity => gate * up,
-        Activation::Sigmoid => up / (1.0 + (-gate).exp()),
+        Activation::Sigmoid => up / (1.0 + libm::expf(-gate)),
         Activation::ReluSquared => gate.max(0.0).powi(2) * up,
-        Activation::Tanh => gate.tanh() * up,
+        Activation::Tanh => libm::tanhf(gate) * up,
         Activation::Xielu(Xielu { above, below, slope, limit }) => {
             let curve = match gate > 0.0 {
                 true => above * gate * gate,
-                false => (gate.min(limit).exp_m1() - gate) * below,
+                false => (libm::expm1f(gate.min(limit)) - gate) * below,
             };
             (curve + slope * gate) * up
         }
@@ -277,7 +277,7 @@ fn mixed_sparsely(scores: &[f32], used: usize) -> Vec<(usize, f32)> {
         let best = left[chosen];
         let is_far = |score: f32| (best - score) / score.abs().max(best) > NEAR;
         let near = left.iter().filter(|score| !is_far(**score));
-        let sum: f32 = near.map(|score| (score - best).exp()).sum();
+        let sum: f32 = near.map(|score| libm::expf(score - best)).sum();
         left[chosen] = f32::NEG_INFINITY;
         (chosen, sum.recip())
     };
@@ -293,7 +293,7 @@ fn route_token(router: &Router, scores: &[f32], bias: Option<&[f32]>) -> Vec<(us
     match router.gating {
         Gating::Softmax => softmax(&mut weights),
         Gating::Sigmoid => {
-            weights.iter_mut().for_each(|score| *score = 1.0 / (1.0 + (-*score).exp()));
+            weights.iter_mut().for_each(|score| *score = 1.0 / (1.0 + libm::expf(-*score)));
         }
         Gating::SoftmaxOfChosen | Gating::SparseMixer => {}
     }

@@ -78,7 +78,7 @@ pub(super) fn fold(config: &mut Map<String, Value>, assumed: f64) {
         let (Some("dynamic"), Some(head @ 3..)) = (kind, head) else { continue };
         let alpha = alpha.unwrap_or(assumed);
         let base = rope.get("rope_theta").and_then(Value::as_f64).or(theta).unwrap_or(10_000.0);
-        let grown = base * alpha.powf(head as f64 / (head - 2) as f64);
+        let grown = base * libm::pow(alpha, head as f64 / (head - 2) as f64);
         *rope = Map::new();
         rope.insert("rope_type".to_owned(), json!("default"));
         rope.insert("rope_theta".to_owned(), json!(grown));

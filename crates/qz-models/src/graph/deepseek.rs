@@ -163,5 +163,5 @@ impl Latent {
 fn stretch(keys: &Keys<'_>) -> Result<Option<f32>, Error> {
     let factor = keys.factor("rope.scaling.factor")?.unwrap_or(1.0);
     let own = keys.factor("rope.scaling.yarn_log_multiplier")?;
-    Ok(own.map(|own| if factor <= 1.0 { 1.0 } else { own * factor.ln() + 1.0 }))
+    Ok(own.map(|own| if factor <= 1.0 { 1.0 } else { own * libm::logf(factor) + 1.0 }))
 }

@@ -66,7 +66,7 @@ pub(super) fn apertus(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
 
 fn softplus(x: f32) -> f32 {
     // Past 20 nothing is left of the logarithm (`ggml_compute_softplus_f32`).
-    if x > 20.0 { x } else { x.exp().ln_1p() }
+    if x > 20.0 { x } else { libm::log1pf(libm::expf(x)) }
 }
 
 /// Granite: factors on embeddings, scores, sums and logits.
@@ -165,7 +165,8 @@ pub(super) fn mistral3(keys: &Keys<'_>) -> Result<ModelGraph, Error> {
     let mut rotary = dense.rotary(keys)?;
     if let Some(growth) = keys.factor("rope.scaling.yarn_log_multiplier")? {
         let factor = keys.number("rope.scaling.factor")?.unwrap_or(1.0);
-        let stretched = |by: f32| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+        let stretched =
+            |by: f32| if factor <= 1.0 { 1.0 } else { 0.1 * by * libm::logf(factor) + 1.0 };
         rotary = rotary.with_magnitude(stretched(1.0) / stretched(growth));
     }
     let mut rotaries = vec![rotary.clone()];

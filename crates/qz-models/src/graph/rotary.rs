@@ -36,7 +36,7 @@ pub(crate) struct Temperature {
 impl Temperature {
     /// What queries at a position are multiplied with.
     fn at(self, position: usize) -> f32 {
-        (((position + self.offset) / self.length.max(1)) as f32 + 1.0).ln() * self.scale + 1.0
+        libm::logf(((position + self.offset) / self.length.max(1)) as f32 + 1.0) * self.scale + 1.0
     }
 }
 
@@ -174,7 +174,7 @@ impl Rotary {
         let slow = beta("rope.scaling.yarn_beta_slow", BETA_SLOW)?;
         let pair_with = |rotations: f32| {
             let periods = context / (rotations * 2.0 * std::f32::consts::PI);
-            self.size as f32 * periods.ln() / (2.0 * self.base.ln())
+            self.size as f32 * libm::logf(periods) / (2.0 * libm::logf(self.base))
         };
         let (low, high) = (pair_with(fast).floor(), pair_with(slow).ceil());
         self.yarn = Some(Yarn {
@@ -182,7 +182,7 @@ impl Rotary {
             low: low.max(0.0),
             high: high.min(self.size as f32 - 1.0),
         });
-        let stretched = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+        let stretched = if factor <= 1.0 { 1.0 } else { 0.1 * libm::logf(factor) + 1.0 };
         self.magnitude *= keys.number("rope.scaling.yarn_attn_factor")?.unwrap_or(stretched);
         Ok(self)
     }
@@ -190,7 +190,7 @@ impl Rotary {
     /// Cosine and sine of each pair, for each position from 0 on. `factors` are the
     /// frequencies' divisors, one for each pair.
     pub(crate) fn table(&self, positions: usize, factors: Option<&[f32]>) -> Vec<f32> {
-        let step = self.base.powf(-2.0 / self.size as f32);
+        let step = libm::powf(self.base, -2.0 / self.size as f32);
         let mut table = Vec::with_capacity(positions * self.size);
         for position in 0..positions {
             let growth = self.temperature.map_or(1.0, |own| own.at(position));
@@ -199,8 +199,8 @@ impl Rotary {
             for pair in 0..self.size / 2 {
                 let factor = factors.map_or(1.0, |factors| factors[pair]);
                 let turned = self.scaled(angle / factor, pair);
-                table.push(turned.cos() * magnitude);
-                table.push(turned.sin() * magnitude);
+                table.push(libm::cosf(turned) * magnitude);
+                table.push(libm::sinf(turned) * magnitude);
                 angle *= step;
             }
         }
@@ -225,7 +225,7 @@ mod tests {
         let row = &table[position * rotary.size..];
         for (pair, angle) in expected.iter().enumerate() {
             let found = [row[2 * pair], row[2 * pair + 1]].map(f64::from);
-            for (found, expected) in found.iter().zip([angle.cos(), angle.sin()]) {
+            for (found, expected) in found.iter().zip([libm::cos(*angle), libm::sin(*angle)]) {
                 assert!((found - expected).abs() < 1e-5, "pair {pair}: {found}, {expected}");
             }
         }
@@ -247,7 +247,7 @@ mod tests {
     fn queries_grow_with_their_position() {
         let check = |offset: usize, position: usize, steps: f32| {
             let growth = Temperature { scale: 0.5, length: 8, offset };
-            assert_eq!(growth.at(position), (steps + 1.0).ln() * 0.5 + 1.0);
+            assert_eq!(growth.at(position), libm::logf(steps + 1.0) * 0.5 + 1.0);
             let still = Rotary::still(2).with_temperature(growth);
             assert_eq!(still.table(position + 1, None)[2 * position..], [growth.at(position), 0.0]);
         };

@@ -206,7 +206,7 @@ fn infer(factors: &[f32], head_size: u64, theta: f32) -> Option<Llama3Scaling> {
 fn fit(factors: &[f32], factor: f64, head_size: u64, theta: f32) -> Option<Llama3Scaling> {
     let point = |(pair, found): (usize, &f32)| {
         let exponent = 2.0 * pair as f64 / head_size as f64;
-        let turns = f64::from(theta).powf(-exponent) / std::f64::consts::TAU;
+        let turns = libm::pow(f64::from(theta), -exponent) / std::f64::consts::TAU;
         let smooth = (1.0 / f64::from(*found) - 1.0 / factor) / (1.0 - 1.0 / factor);
         (0.0 < smooth && smooth < 1.0).then_some((turns, smooth))
     };

@@ -17,7 +17,7 @@ fn types() -> [Suspicion; 2] {
 
 #[test]
 fn ordinary_blocks_raise_none() {
-    let weights: Vec<f32> = (0..256).map(|at| (at as f32 * 0.7).sin() * 0.02).collect();
+    let weights: Vec<f32> = (0..256).map(|at| libm::sinf(at as f32 * 0.7) * 0.02).collect();
     for suspicion in types() {
         assert!(!suspicion.is_raised(&weights));
         assert!(!suspicion.is_raised(&[0.0; 64]));
@@ -110,7 +110,7 @@ fn normal(at: usize) -> f32 {
         bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         ((bits ^ bits >> 27) >> 40) as f32 / (1 << 24) as f32
     };
-    (-2.0 * (1.0 - part(2 * at)).ln()).sqrt() * (TAU * part(2 * at + 1)).cos()
+    (-2.0 * libm::logf(1.0 - part(2 * at))).sqrt() * libm::cosf(TAU * part(2 * at + 1))
 }
 
 /// A name, and what a weight is.

@@ -400,7 +400,7 @@ impl Backend for CpuBackend {
         shapes::times_sigmoid(rows, scores)?;
         let width = rows.columns();
         for (row, score) in rows.chunks_exact_mut(width).zip(scores.iter()) {
-            let weight = 1.0 / (1.0 + (-score).exp());
+            let weight = 1.0 / (1.0 + libm::expf(-score));
             row.iter_mut().for_each(|number| *number *= weight);
         }
         Ok(())

@@ -106,7 +106,7 @@ impl Head<'_> {
                     *correction -= *state * key;
                 }
             }
-            let strength = 1.0 / (1.0 + (-inputs[4][token * value_heads + head]).exp());
+            let strength = 1.0 / (1.0 + libm::expf(-inputs[4][token * value_heads + head]));
             correction.iter_mut().for_each(|own| *own *= strength);
             let at = out.len();
             out.resize(at + value_size, 0.0);
@@ -129,7 +129,7 @@ impl Head<'_> {
         let decay = |number: usize| {
             let at = head * steps + number;
             let step = soft_plus(inputs[3][token * width + at] + weights[0][at]);
-            (step * weights[1][head]).exp()
+            libm::expf(step * weights[1][head])
         };
         match steps {
             1 => decays.fill(decay(0)),
@@ -165,7 +165,7 @@ fn scan(
             for (((state, decay), write), read) in
                 state.iter_mut().zip(decays).zip(rows[0]).zip(rows[1])
             {
-                *state = *state * (step * decay).exp() + added * write;
+                *state = *state * libm::expf(step * decay) + added * write;
                 sum += *state * read;
             }
             sum

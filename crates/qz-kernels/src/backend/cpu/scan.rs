@@ -29,7 +29,7 @@ pub(super) fn scan(
 }
 
 pub(super) fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
+    x / (1.0 + libm::expf(-x))
 }
 
 /// What the convolution makes of each row; `seen` are the last rows before them, and become
@@ -79,7 +79,7 @@ impl Head<'_> {
             let write = &seen[inner + group * size..][..size];
             let read = &seen[inner + (shape.groups + group) * size..][..size];
             let step = soft_plus(row[inner + width + head] + weights.time_step[head]);
-            let kept = (step * weights.decay[head]).exp();
+            let kept = libm::expf(step * weights.decay[head]);
             let numbers = seen[own.clone()].iter().zip(&row[own.clone()]);
             for ((number, gate), states) in numbers.zip(states.chunks_exact_mut(size)) {
                 let added = step * number;
@@ -97,5 +97,5 @@ impl Head<'_> {
 
 /// The logarithm of one and an exponential; past 20 that is the number itself.
 pub(super) fn soft_plus(x: f32) -> f32 {
-    if x > 20.0 { x } else { x.exp().ln_1p() }
+    if x > 20.0 { x } else { libm::log1pf(libm::expf(x)) }
 }

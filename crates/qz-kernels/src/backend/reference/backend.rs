@@ -313,7 +313,7 @@ impl Backend for ReferenceBackend {
         shapes::times_sigmoid(rows, scores)?;
         let width = rows.columns();
         for (at, number) in rows.iter_mut().enumerate() {
-            *number *= 1.0 / (1.0 + (-scores[at / width]).exp());
+            *number *= 1.0 / (1.0 + libm::expf(-scores[at / width]));
         }
         Ok(())
     }
