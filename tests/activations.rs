@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Safetensors, edit_json, fixtures, quantize, scratch, text};
 
@@ -190,4 +190,88 @@ fn feedback_sees_rounded_inputs() {
     let report = quantize(&[&given[..], &reads].concat()).expect_success().json();
     let loss = |at: usize| report["models"][at]["kld"]["mean"]["value"].as_f64().expect("a number");
     assert!(loss(1) < 0.8 * loss(0), "{} {}", loss(0), loss(1));
+}
+
+/// All numbers of a tensor of a packed folder whose scales are in f32.
+fn scales(folder: &Path, name: &str) -> (Value, Vec<f32>) {
+    let file = Safetensors::read(&folder.join("model.safetensors"));
+    let shape = file.header[name]["shape"].clone();
+    let end = file.header[name]["data_offsets"][1].as_u64().expect("an offset") as usize;
+    let numbers = file.data[file.start(name)..end].as_chunks().0.iter();
+    (shape, numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}
+
+#[test]
+fn scales_of_the_cache_are_what_transformers_caches() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let (plain, packed, tokens, back) = (at("plain"), at("packed"), at("tokens"), at("back.gguf"));
+    fs::write(&tokens, golden_tokens()).expect("written");
+    let demo = fixtures().join("demo-llama");
+    quantize(&["convert", text(&demo), "--to", "safetensors:f32", "-o", text(&plain)])
+        .expect_success();
+    let golden = fs::read(fixtures().join("golden-activations.json")).expect("read");
+    let golden: Value = serde_json::from_slice(&golden).expect("JSON");
+    let layers = golden["cached"].as_array().expect("a list").clone();
+    for (target, kind, strategy) in [
+        ("ct:w8a8", "fp8", json!("tensor")),
+        ("ct:w4a16", "fp8+head", json!("attn_head")),
+        ("fp8:block128", "fp8", Value::Null),
+    ] {
+        let given = ["quantize", text(&plain), "--to", target, "-o", text(&packed), "--force"];
+        let reads = ["--tokens", text(&tokens), "--ctx", "96", "--method", "rtn"];
+        quantize(&[&given[..], &reads, &["--kv-scales", kind]].concat()).expect_success();
+        for (number, layer) in layers.iter().enumerate() {
+            for (at, name) in ["k_scale", "v_scale"].into_iter().enumerate() {
+                let heads = layer[at].as_array().expect("heads");
+                let heads: Vec<f64> = heads.iter().filter_map(Value::as_f64).collect();
+                let name = format!("model.layers.{number}.self_attn.{name}");
+                let (shape, found) = scales(&packed, &name);
+                let (expected, dimensions) = match kind {
+                    "fp8" => (vec![heads.iter().copied().fold(0.0, f64::max)], json!([1])),
+                    _ => (heads.clone(), json!([heads.len(), 1, 1])),
+                };
+                let dimensions = if target.starts_with("fp8") { json!([]) } else { dimensions };
+                assert_eq!(shape, dimensions, "{target} {name}");
+                assert_eq!(found.len(), expected.len(), "{target} {name}");
+                for (found, expected) in found.iter().zip(&expected) {
+                    let distance = (f64::from(*found) * 448.0 / expected - 1.0).abs();
+                    assert!(distance < 1e-5, "{target} {name}: {found} {expected}");
+                }
+            }
+        }
+        let config = fs::read(packed.join("config.json")).expect("read");
+        let config: Value = serde_json::from_slice(&config).expect("JSON");
+        let stated = &config["quantization_config"]["kv_cache_scheme"];
+        match target.starts_with("fp8") {
+            true => assert_eq!(stated, "static"),
+            false => assert_eq!(stated["strategy"], strategy),
+        }
+        let run = quantize(&["verify", text(&packed), "--source", text(&plain)]);
+        assert_eq!(run.code, 0, "{}", run.stdout);
+        let converted = ["convert", text(&packed), "--to", "f16", "-o", text(&back), "--force"];
+        let run = quantize(&converted).expect_success();
+        assert!(run.stderr.contains("changes no weight"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn what_caches_no_keys_and_values_is_refused_by_name() {
+    let folder = scratch();
+    let tokens = folder.path().join("tokens");
+    fs::write(&tokens, "3 1 4 1 5 9").expect("written");
+    let check = |source: &str, target: &str, kind: &str, expected: &str| {
+        let source = fixtures().join(source);
+        let output = folder.path().join("out");
+        let given = ["quantize", text(&source), "--to", target, "-o", text(&output)];
+        let reads = ["--tokens", text(&tokens), "--ctx", "3", "--method", "rtn"];
+        let run = quantize(&[&given[..], &reads, &["--kv-scales", kind]].concat());
+        assert_eq!(run.code, USAGE, "{source:?}: {}", run.stderr);
+        assert!(run.stderr.contains(expected), "{source:?}: {}", run.stderr);
+    };
+    check("tiny/deepseek2", "ct:w8a8", "fp8", "deepseek2 has latent attention");
+    check("tiny/mamba", "ct:w8a8", "fp8", "mamba keeps no keys and values");
+    check("demo-llama", "fp8:tensor", "fp8+head", "has no place for a scale of each head");
+    check("demo-llama", "gptq:w4g128", "fp8", "has no place for scales of keys and values");
+    check("demo-llama", "q4_0", "fp8", "q4_0: it has no place for them");
 }

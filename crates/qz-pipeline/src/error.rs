@@ -72,7 +72,7 @@ pub enum Error {
     NoCalibration(&'static str),
     /// Nothing that tells what a matrix multiplies.
     #[error(
-        "{0} stores the largest inputs of its matrices, which a text has to tell: `quantize quantize` with --data FILE (or --data default, the text that comes with this program) or --tokens"
+        "{0} stores the largest inputs of its matrices, or the largest keys and values, which a text has to tell: `quantize quantize` with --data FILE (or --data default, the text that comes with this program) or --tokens"
     )]
     StaticWithoutText(String),
     /// A matrix whose inputs nobody sees.
@@ -96,6 +96,14 @@ pub enum Error {
         tensor: Box<str>,
         /// What says so.
         what: Box<str>,
+    },
+    /// Nothing that scales of cached keys and values could be stored for, or in.
+    #[error("--kv-scales: {target}: {why}")]
+    NoCacheScales {
+        /// The target.
+        target: Box<str>,
+        /// Why.
+        why: Box<str>,
     },
     /// Nothing that factors could be searched with.
     #[error(

@@ -107,7 +107,7 @@ pub use qz_gguf::{SplitOptions, base_name};
 pub use qz_kernels::backend::Rounding;
 pub use qz_kernels::{Error as IsaError, Isa};
 pub use qz_methods;
-pub use qz_packed::Rounding as PackedRounding;
+pub use qz_packed::{CacheScales, Rounding as PackedRounding};
 pub use qz_plan::{Fallback, InvalidOverride, Overrides, TensorOverride, Wish, element_type};
 pub use qz_safetensors::DEFAULT_SHARD_SIZE;
 pub use rounded_inputs::RoundedInputs;

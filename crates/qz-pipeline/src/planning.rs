@@ -8,7 +8,7 @@ use std::sync::Arc;
 use qz_calib::{Entry, ImportanceMatrix};
 use qz_codec::{ImportanceUse, encoder_for};
 use qz_gguf::SplitOptions;
-use qz_packed::{Provenance, Rounding};
+use qz_packed::{CacheScales, Provenance, Rounding};
 use qz_plan::{Assignment, Fallback, Overrides, Reason};
 use qz_tensor::{DataType, Location};
 
@@ -41,6 +41,8 @@ pub struct PlanOptions {
     pub shard_size: u64,
     /// How weights are rounded to the grids of packed layouts.
     pub rounding: Rounding,
+    /// Scales of cached keys and values that are stored.
+    pub cache_scales: Option<CacheScales>,
     /// What a method has done instead, for configurations.
     pub method: Option<Provenance>,
 }
@@ -57,6 +59,7 @@ impl Default for PlanOptions {
             split: None,
             shard_size: qz_safetensors::DEFAULT_SHARD_SIZE,
             rounding: Rounding::default(),
+            cache_scales: None,
             method: None,
         }
     }

@@ -54,7 +54,7 @@ pub use layouts::compressed::GONE as GONE_FORMATS;
 pub use method::{METHODS, Method, OpenRequest, PackedTensor};
 pub use qz_codec::activations::{Activations, InputRounding, Number};
 pub use scheme::{
-    Configuration, Feedback, Mixing, OtherScheme, Provenance, Quantized, SCHEMES, Scheme,
-    SchemeFamily, Stacked,
+    CachePart, CacheScales, Configuration, Feedback, Mixing, OtherScheme, Provenance, Quantized,
+    SCHEMES, Scheme, SchemeFamily, Stacked,
 };
 pub use source::{PackedSize, PackedSource, Repack, recognise};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use qz_codec::activations::Activations;
-use qz_tensor::{DataType, SideFile};
+use qz_tensor::{DataType, Shape, SideFile};
 use serde_json::{Map, Value, json};
 
 use crate::inputs::InputPart;
@@ -23,9 +23,16 @@ pub struct SchemeFamily {
     pub method: &'static str,
     /// Whether a checkpoint may have several of its schemes.
     pub mixing: Mixing,
+    /// How scales of cached keys and values are stored, if configurations can say that there are
+    /// such.
+    pub cache_part: Option<CachePart>,
     /// The scheme of this name, if it is one.
     pub parse: fn(&str) -> Option<Box<dyn Scheme>>,
 }
+
+/// How a scale of cached keys or values is stored in a checkpoint of an element type: one, or one
+/// of each of so many heads; none where that is not known.
+pub type CachePart = fn(DataType, Option<u64>) -> Option<(DataType, Shape)>;
 
 /// Whether the matrices of a checkpoint may have different schemes of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +146,17 @@ pub struct Quantized<'a> {
     pub model_type: DataType,
     /// How the matrices' values were chosen.
     pub provenance: &'a Provenance,
+    /// The scales of cached keys and values that are stored, if there are any.
+    pub cache: Option<CacheScales>,
+}
+
+/// Scales of cached keys and values, with which they fit eight bits (E4M3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheScales {
+    /// One for a layer's keys, one for its values.
+    Tensor,
+    /// One for each head.
+    Head,
 }
 
 /// Modules that have a scheme of their own.

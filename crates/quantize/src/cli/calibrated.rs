@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use qz_pipeline::qz_methods::{METHODS, Options, Order, method_named};
 use qz_pipeline::{
-    CalibrationData, ComputeOptions, ConvertOptions, Propagation, QuantizeOptions, Rounding,
-    Transform,
+    CacheScales, CalibrationData, ComputeOptions, ConvertOptions, PlanOptions, Propagation,
+    QuantizeOptions, Rounding, Transform,
 };
 use qz_tensor::DataType;
 
@@ -56,6 +56,12 @@ pub(crate) struct Quantize {
     #[command(flatten)]
     reading: Reading,
 
+    /// Store scales of cached keys and values: engines keep these in eight bits then
+    ///
+    /// From the largest of the text: of a layer's keys and values each one, or one of each head.
+    /// Targets ct:*, and fp8:* without those of heads.
+    #[arg(long, value_name = "TYPE", value_enum, help_heading = METHOD, hide_short_help = true)]
+    kv_scales: Option<KvScales>,
     /// How values are chosen
     ///
     /// gptq: error feedback on the Hessian XᵀX of the inputs, then coordinate descent. imatrix:
@@ -112,6 +118,17 @@ pub(crate) struct Quantize {
     max_memory: NonZeroU64,
 }
 
+/// Scales of cached keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum KvScales {
+    /// FP8 (E4M3), a scale of a layer's keys and one of its values
+    #[value(name = "fp8")]
+    Tensor,
+    /// The same with scales of each head
+    #[value(name = "fp8+head")]
+    Head,
+}
+
 /// The order in which columns are quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Visits {
@@ -142,7 +159,13 @@ impl Quantize {
             convert: ConvertOptions {
                 threads: global.thread_count(),
                 output: global.output(self.written.force),
-                plan: self.recipe.options()?,
+                plan: PlanOptions {
+                    cache_scales: self.kv_scales.map(|scales| match scales {
+                        KvScales::Tensor => CacheScales::Tensor,
+                        KvScales::Head => CacheScales::Head,
+                    }),
+                    ..self.recipe.options()?
+                },
             },
             transform: self.method.transform.map(|transform| match transform {
                 Transform::SmoothQuant { .. } => {

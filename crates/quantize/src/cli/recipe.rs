@@ -163,6 +163,7 @@ impl Recipe {
     pub(crate) fn options(&self) -> Result<PlanOptions, qz_pipeline::Error> {
         let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
         Ok(PlanOptions {
+            cache_scales: None,
             allow_requantize: self.allow_requantize,
             fallback: self.fallback(),
             overrides: Overrides {

@@ -59,6 +59,14 @@ pub(super) trait Tap<B: Backend> {
         expert: Option<(usize, &ExpertLoad)>,
     ) -> Result<(), Error>;
 
+    /// Hears of keys and values before they are cached.
+    ///
+    /// # Errors
+    /// If the device does not give the rows.
+    fn see_cached(&mut self, _keys: &B::Buffer, _values: &B::Buffer) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The last stage that is wanted; none if the layer's result is.
     fn last(&self) -> Option<Stage> {
         None

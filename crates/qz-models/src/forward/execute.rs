@@ -127,6 +127,7 @@ impl<B: Backend> Pass<'_, B> {
                     let Some(Cache::Attention(cache)) = caches.next() else {
                         unreachable!("a cache for each")
                     };
+                    tap.see_cached(registers.get(own.keys), registers.get(own.values))?;
                     let attended = self.attend(layer, own, cache, registers)?;
                     registers.set(own.to, attended);
                 }

@@ -51,5 +51,5 @@ pub use logits::{Logits, LogitsTile};
 pub use run::{Forward, ForwardOptions};
 pub use session::Session;
 pub use stream::{LayerStream, VisitRows};
-pub use visitor::Visit;
+pub use visitor::{Visit, VisitCached};
 pub use weights::{StoredTensor, WeightSource};

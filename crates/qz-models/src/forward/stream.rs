@@ -18,7 +18,7 @@ use super::layer::Layer;
 use super::logits::Logits;
 use super::run::Forward;
 use super::states::{Spill, States};
-use super::visitor::{Visit, VisitorTap};
+use super::visitor::{Visit, VisitCached, VisitorTap};
 use super::weights::{StoredTensor, WeightSource};
 use crate::error::Error;
 use crate::graph::{GroupIndex, LayerGraph, MatrixIndex, Register, Stage, Step};
@@ -293,6 +293,22 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
         visit: &mut Visit<'_, B, W::Error>,
         on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
     ) -> Result<(), W::Error> {
+        self.visit_all_and_advance(visit, &mut |_, _, _| Ok(()), on_steps)
+    }
+
+    /// The same, and shows keys and values before they are cached.
+    ///
+    /// # Errors
+    /// As those.
+    ///
+    /// # Panics
+    /// As those.
+    pub fn visit_all_and_advance(
+        &mut self,
+        visit: &mut Visit<'_, B, W::Error>,
+        cached: &mut VisitCached<'_, B, W::Error>,
+        on_steps: &mut dyn FnMut(u64) -> Result<(), W::Error>,
+    ) -> Result<(), W::Error> {
         for batch in 0..self.batches.len() {
             let Batch { base, kept, .. } = &self.batches[batch];
             assert!(*base == 0 && kept.is_none(), "batch {batch} is past a stage");
@@ -303,6 +319,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
                 last: None,
                 routing: self.routing,
                 visit: &mut *visit,
+                cached: Some(&mut *cached),
                 failure: None,
             };
             self.finish_batch(batch, &mut tap)?;
@@ -537,6 +554,7 @@ impl<'a, B: Backend, W: WeightSource> LayerStream<'a, B, W> {
             last: Some(stage),
             routing: self.routing,
             visit,
+            cached: None,
             failure: None,
         };
         match &graph.steps()[graph.stop(stage).step] {

@@ -12,6 +12,10 @@ use crate::rules::LayerIndex;
 /// What is called with inputs; an error ends the run.
 pub type Visit<'v, B, E> = dyn FnMut(&LinearInputs<'_, B>) -> Result<(), E> + 'v;
 
+/// What is called with a layer's keys and values before they are cached; an error ends the run.
+pub type VisitCached<'v, B, E> =
+    dyn FnMut(LayerIndex, &<B as Backend>::Buffer, &<B as Backend>::Buffer) -> Result<(), E> + 'v;
+
 /// Shows a visitor what a layer computes of one batch.
 pub(super) struct VisitorTap<'t, 'v, B: Backend, E> {
     pub(super) graph: &'t LayerGraph,
@@ -22,6 +26,8 @@ pub(super) struct VisitorTap<'t, 'v, B: Backend, E> {
     pub(super) last: Option<Stage>,
     pub(super) routing: Routing,
     pub(super) visit: &'t mut Visit<'v, B, E>,
+    /// Hears of keys and values, if it is asked for.
+    pub(super) cached: Option<&'t mut VisitCached<'v, B, E>>,
     /// The visitor's first error; it hears nothing after that.
     pub(super) failure: Option<E>,
 }
@@ -56,6 +62,13 @@ impl<B: Backend, E> Tap<B> for VisitorTap<'_, '_, B, E> {
             load,
         };
         self.failure = (self.visit)(&inputs).err();
+        Ok(())
+    }
+
+    fn see_cached(&mut self, keys: &B::Buffer, values: &B::Buffer) -> Result<(), Error> {
+        if let (Some(cached), None) = (&mut self.cached, &self.failure) {
+            self.failure = cached(self.layer, keys, values).err();
+        }
         Ok(())
     }
 

@@ -443,6 +443,14 @@ impl LayerGraph {
         &self.groups[index.0]
     }
 
+    /// Heads of the keys and values that it caches, if it attends to any.
+    pub fn cached_heads(&self) -> Option<usize> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Attend(own) => Some(own.attention.key_value_heads),
+            _ => None,
+        })
+    }
+
     /// The stages, in order.
     pub fn stages(&self) -> impl Iterator<Item = Stage> + use<> {
         (0..self.stops.len()).map(Stage)

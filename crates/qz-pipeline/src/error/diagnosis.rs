@@ -40,6 +40,9 @@ impl Diagnose for Error {
             Self::UnseenMatrix { tensor, .. } => {
                 (FaultClass::BadInput, Location::default().tensor(&**tensor), "unseen-matrix")
             }
+            Self::NoCacheScales { .. } => {
+                (FaultClass::Usage, Location::default(), "no-cache-scales")
+            }
             Self::FoldedIsOutput { folded, .. } => {
                 (FaultClass::Usage, Location::file(folded), "folded-models")
             }

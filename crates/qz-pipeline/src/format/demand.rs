@@ -120,8 +120,14 @@ pub(super) fn checkpoint(scheme: &dyn Scheme) -> (Vec<SinkTensor>, Vec<SideFile>
     }
     let provenance = &Provenance::of("rtn");
     let model_type = DataType::BF16;
-    let quantized =
-        Quantized { modules: &modules, others: &[], left: &left, model_type, provenance };
+    let quantized = Quantized {
+        modules: &modules,
+        others: &[],
+        left: &left,
+        model_type,
+        provenance,
+        cache: None,
+    };
     let configuration = scheme.configuration(&quantized);
     let entries = configuration.entries.into_iter();
     let config: Map<String, Value> = entries.map(|(key, value)| (key.to_owned(), value)).collect();

@@ -1,6 +1,7 @@
 //! What a model can be written as, as a list to walk; and how a format says where
 //! the model's tensors go.
 
+mod cache_scales;
 mod checkpoint;
 mod demand;
 mod gguf;
@@ -15,8 +16,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use qz_models::{Change, RowOrder, StackedRows};
-use qz_packed::{Activations, InputPart, Matrix, SCHEMES, SchemeFamily};
+use qz_models::{Change, LayerIndex, RowOrder, StackedRows};
+use qz_packed::layouts::numbers::ScaleType;
+use qz_packed::{Activations, InputPart, Matrix, Number, SCHEMES, SchemeFamily};
 use qz_plan::Assignment;
 use qz_tensor::{DataType, Metadata, OutputOptions, SideFile, SinkTensor, TensorIndex, TensorSink};
 
@@ -214,6 +216,30 @@ pub(crate) struct StoredNumber {
 pub(crate) enum Measured {
     /// The largest input of a packed matrix, by its number among those stacked in the tensor.
     Inputs { matrix: usize, part: InputPart },
+    /// The largest cached keys or values.
+    Cache(Cached),
+}
+
+/// Keys or values of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cached {
+    pub(crate) layer: LayerIndex,
+    pub(crate) is_of_values: bool,
+    /// Heads, where each has a scale of its own.
+    pub(crate) heads: Option<u64>,
+    /// The scales' element type.
+    pub(crate) data_type: DataType,
+}
+
+impl Cached {
+    /// The scales' bytes, by the largest magnitudes: with them these are the largest of E4M3.
+    pub(crate) fn bytes(&self, largest: &[f32]) -> Vec<u8> {
+        let stored = Activations::Tensor(Number::E4M3);
+        let scales: Vec<f32> = largest.iter().map(|largest| stored.stored(*largest)).collect();
+        let mut bytes = Vec::new();
+        ScaleType::of(self.data_type).unwrap_or(ScaleType::F32).write(&scales, &mut bytes);
+        bytes
+    }
 }
 
 /// Where the rows of a tensor go: changed, then encoded and cut into runs, each of

@@ -12,6 +12,7 @@ use qz_packed::{Layout, Matrix, Quantized, Scheme, SchemeFamily, Stacked, Unfit}
 use qz_plan::{Assignment, Reason};
 use qz_tensor::{DataType, Location, Metadata, Shape, SinkTensor, TensorIndex};
 
+use super::cache_scales::{self, CacheScale};
 use super::checkpoint::Checkpoint;
 use super::demand::{self, Demand};
 use super::schemes::{FusedSchemes, Fusion, Schemes, Wanted};
@@ -123,10 +124,10 @@ fn plan(
         Writer::new(model, options, schemes, model_type).place_all(&checkpoint)
     };
     let Output {
-        tensors,
-        sources,
+        mut tensors,
+        mut sources,
         places,
-        numbers,
+        mut numbers,
         assignments,
         modules,
         others,
@@ -147,14 +148,31 @@ fn plan(
     if scheme.packs_stacks() && modules.is_empty() {
         return Err(not_stacked(format, &*scheme, model));
     }
+    if let Some(kind) = options.cache_scales {
+        let target = format!("{}:{}", format.name, scheme.name());
+        let part = format.family.and_then(|family| family.cache_part);
+        let of = (kind, model_type);
+        for scale in cache_scales::of_model(model, &checkpoint, &target, part, of)? {
+            numbers.push(scale.number(TensorIndex(tensors.len())));
+            sources.push(scale.position);
+            let CacheScale { name, data_type, shape, .. } = scale;
+            tensors.push(SinkTensor { name, data_type, shape });
+        }
+    }
     let left_as_is = left_as_is(format, scheme.name(), model, &modules, &no_modules)?;
     if !left.iter().any(|module| module == OUTPUT) {
         left.push(OUTPUT.to_owned());
     }
     let provenance = &options.provenance();
     let others = Schemes::new(format, &*scheme, &options.overrides)?.others(others);
-    let quantized =
-        Quantized { modules: &modules, others: &others, left: &left, model_type, provenance };
+    let quantized = Quantized {
+        modules: &modules,
+        others: &others,
+        left: &left,
+        model_type,
+        provenance,
+        cache: options.cache_scales,
+    };
     let configuration = scheme.configuration(&quantized);
     let torch_name = safetensors::torch_name(model_type).unwrap_or_default();
     let files = checkpoint.files.with_entries(configuration.entries, configuration.files);

@@ -203,6 +203,12 @@ fn check_all(model: &Model, outputs: &[Output], options: &QuantizeOptions) -> Re
     if let Some(transform) = options.transform {
         outputs.iter().try_for_each(|output| transform.check(&output.target))?;
     }
+    if let Some(output) = outputs.iter().find(|output| !output.target.is_packed())
+        && options.convert.plan.cache_scales.is_some()
+    {
+        let (target, why) = (output.target.to_string().into(), "it has no place for them".into());
+        return Err(Error::NoCacheScales { target, why });
+    }
     if options.save_folded.is_some() && options.transform.is_none() {
         return Err(Error::NothingFolded);
     }

@@ -1,10 +1,12 @@
-//! The largest inputs of matrices, for checkpoints that have numbers of them: what the full model
-//! multiplies while it reads the text, before anything is quantized.
+//! The largest inputs of matrices, and the largest keys and values, for checkpoints that have
+//! numbers of them: what the full model computes while it reads the text, before anything is
+//! quantized.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use qz_kernels::Workers;
-use qz_kernels::backend::Backend;
+use qz_kernels::backend::{Backend, Shaped};
 use qz_models::LayerIndex;
 use qz_models::forward::{Chunks, Forward, LinearInputs};
 use qz_models::graph::GroupIndex;
@@ -14,7 +16,7 @@ use crate::calibrate::ExpertOptions;
 use crate::error::Error;
 use crate::eval::Steps;
 use crate::event::Observer;
-use crate::format::{Measured, StoredNumber, TargetPlan};
+use crate::format::{Cached, Measured, StoredNumber, TargetPlan};
 use crate::model::{Model, ModelTensor, to_usize};
 use crate::model_weights::ModelWeights;
 use crate::rounded_inputs::TensorInputs;
@@ -31,15 +33,26 @@ pub struct UnseenInputs {
     pub expert: usize,
 }
 
-/// Whose inputs: those of a group, or of one of its experts.
-type Place = (LayerIndex, GroupIndex, Option<usize>);
+/// Whose numbers are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// The inputs of a group, or of one of its experts.
+    Inputs(LayerIndex, GroupIndex, Option<usize>),
+    /// The keys of a layer, or its values.
+    Cache { layer: LayerIndex, is_of_values: bool },
+}
 
 /// What a target has to be told.
 pub(super) struct Ranges<'a> {
     plan: &'a TargetPlan,
     /// Of each number of the plan.
     places: Vec<Place>,
+    /// Heads that layers' keys and values have, where each gets a scale of its own.
+    heads: BTreeMap<LayerIndex, usize>,
 }
+
+/// The largest magnitudes of a place: one, or one of each head.
+type Largest = BTreeMap<Place, Vec<f32>>;
 
 /// The numbers themselves.
 #[derive(Default)]
@@ -53,10 +66,10 @@ pub(super) struct Measurements {
 }
 
 impl<'a> Ranges<'a> {
-    /// Finds whose inputs are asked for.
+    /// Finds whose numbers are asked for.
     ///
     /// # Errors
-    /// If the model multiplies by a matrix that its forward pass does not know.
+    /// If the model's forward pass does not compute them.
     pub(super) fn of<B: Backend>(
         forward: &Forward<'_, B, ModelWeights<'_>>,
         model: &Model,
@@ -73,22 +86,30 @@ impl<'a> Ranges<'a> {
                 }
             }
         }
-        let place = |number: &StoredNumber| {
-            let Measured::Inputs { matrix, .. } = number.of;
-            let name = model.tensors[number.position].name.as_str();
-            let (layer, group, has_experts) = groups.get(name).copied().ok_or_else(|| {
-                let (target, tensor) = (target.to_string().into(), name.into());
-                Error::UnseenMatrix { target, tensor }
-            })?;
-            Ok((layer, group, has_experts.then_some(matrix)))
+        let unseen = |position: usize| {
+            let tensor = model.tensors[position].name.as_str();
+            Error::UnseenMatrix { target: target.to_string().into(), tensor: tensor.into() }
         };
-        let places = plan.numbers.iter().map(place).collect::<Result<_, Error>>()?;
-        Ok(Self { plan, places })
-    }
-
-    /// True if nothing is asked for.
-    pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        let mut heads = BTreeMap::new();
+        let mut place = |number: &StoredNumber| match number.of {
+            Measured::Inputs { matrix, .. } => {
+                let name = model.tensors[number.position].name.as_str();
+                let found = groups.get(name).copied().ok_or_else(|| unseen(number.position));
+                let (layer, group, has_experts) = found?;
+                Ok(Place::Inputs(layer, group, has_experts.then_some(matrix)))
+            }
+            Measured::Cache(Cached { layer, is_of_values, heads: own, .. }) => {
+                let cached = forward.graph().layer(layer).cached_heads();
+                let cached = cached.ok_or_else(|| unseen(number.position))?;
+                if own.is_some_and(|own| own != cached as u64) {
+                    return Err(unseen(number.position));
+                }
+                heads.extend(own.map(|_| (layer, cached)));
+                Ok(Place::Cache { layer, is_of_values })
+            }
+        };
+        let places = plan.numbers.iter().map(&mut place).collect::<Result<_, _>>()?;
+        Ok(Self { plan, places, heads })
     }
 
     /// Has the full model read the text.
@@ -100,70 +121,97 @@ impl<'a> Ranges<'a> {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Measurements, Error> {
-        if self.is_empty() {
-            return Ok(Measurements::default());
-        }
-        let mut largest: BTreeMap<Place, f32> = BTreeMap::new();
+        let largest = RefCell::new(Largest::new());
         let backend = forward.backend();
-        let mut note = |inputs: &LinearInputs<'_, B>| {
+        let note = |place: Place, rows: &B::Buffer, heads: usize| -> Result<(), Error> {
             check_cancelled(cancel)?;
-            let numbers = backend.numbers(inputs.rows)?;
-            let magnitude = |most: f32, number: &f32| most.max(number.abs());
-            let own = workers.install(|| {
-                let parts = numbers.par_chunks(1 << 14);
-                let of_parts = parts.map(|part| part.iter().fold(0.0, magnitude));
-                of_parts.reduce(|| 0.0, f32::max)
-            });
-            let place = (inputs.layer, inputs.group, inputs.expert);
-            let most = largest.entry(place).or_default();
-            *most = most.max(own);
+            let numbers = backend.numbers(rows)?;
+            let own = workers.install(|| magnitudes(&numbers, rows.columns(), heads));
+            let mut largest = largest.borrow_mut();
+            let most = largest.entry(place).or_insert_with(|| vec![0.0; heads]);
+            most.iter_mut().zip(own).for_each(|(most, own)| *most = most.max(own));
             Ok(())
+        };
+        let mut see = |inputs: &LinearInputs<'_, B>| {
+            note(Place::Inputs(inputs.layer, inputs.group, inputs.expert), inputs.rows, 1)
+        };
+        let mut cached = |layer: LayerIndex, keys: &B::Buffer, values: &B::Buffer| {
+            let heads = self.heads.get(&layer).copied().unwrap_or(1);
+            note(Place::Cache { layer, is_of_values: false }, keys, heads)?;
+            note(Place::Cache { layer, is_of_values: true }, values, heads)
         };
         let steps = forward.stream_steps(chunks);
         let mut progress = Steps::begin("inputs", [model], steps, cancel, observer);
         let mut stream = forward.stream(chunks.clone())?;
         stream.set_routing(experts.routing());
         while stream.load_next()? {
-            stream.visit_and_advance(&mut note, &mut |steps| progress.advance(steps))?;
+            let mut on_steps = |steps| progress.advance(steps);
+            stream.visit_all_and_advance(&mut see, &mut cached, &mut on_steps)?;
         }
-        Ok(self.measurements(model, &largest))
+        Ok(self.measurements(model, &largest.into_inner()))
     }
 
-    fn measurements(&self, model: &Model, largest: &BTreeMap<Place, f32>) -> Measurements {
+    fn measurements(&self, model: &Model, largest: &Largest) -> Measurements {
         let mut found = Measurements::default();
-        let of_group = |(layer, group, _): &Place| {
-            let own = largest.iter().filter(|((a, b, _), _)| (a, b) == (layer, group));
-            own.fold(0.0f32, |most, (_, own)| most.max(*own))
+        let of_group = |layer: LayerIndex, group: GroupIndex| {
+            let is_own = |place: &Place| matches!(place, Place::Inputs(own, of, _) if (*own, *of) == (layer, group));
+            let own = largest.iter().filter(|(place, _)| is_own(place));
+            own.flat_map(|(_, own)| own).copied().fold(0.0f32, f32::max)
         };
-        let mut own = Vec::with_capacity(self.places.len());
-        for (number, place) in self.plan.numbers.iter().zip(&self.places) {
-            let Measured::Inputs { matrix, .. } = number.of;
-            own.push(largest.get(place).copied().unwrap_or_else(|| {
-                let tensor = model.tensors[number.position].name.to_string();
-                found.unseen.push(UnseenInputs { tensor, expert: matrix });
-                of_group(place)
-            }));
-        }
         // What engines multiply by together has one number.
-        let fused = |number: &StoredNumber| {
-            let Measured::Inputs { matrix, .. } = number.of;
-            (self.plan.packed(number.position).map(|place| place.fused), matrix)
+        let mut together: HashMap<(Option<usize>, usize), f32> = HashMap::new();
+        let fused = |position: usize, matrix: usize| {
+            (self.plan.packed(position).map(|place| place.fused), matrix)
         };
-        let mut together: HashMap<_, f32> = HashMap::new();
-        for (number, own) in self.plan.numbers.iter().zip(&own) {
-            let most = together.entry(fused(number)).or_default();
-            *most = most.max(*own);
+        for (number, place) in self.plan.numbers.iter().zip(&self.places) {
+            let (Measured::Inputs { matrix, .. }, Place::Inputs(layer, group, _)) =
+                (&number.of, *place)
+            else {
+                continue;
+            };
+            let seen = largest.get(place).and_then(|own| own.first().copied());
+            let own = seen.unwrap_or_else(|| {
+                let tensor = model.tensors[number.position].name.to_string();
+                found.unseen.push(UnseenInputs { tensor, expert: *matrix });
+                of_group(layer, group)
+            });
+            let most = together.entry(fused(number.position, *matrix)).or_default();
+            *most = most.max(own);
         }
-        for number in &self.plan.numbers {
-            let Measured::Inputs { matrix, part } = number.of;
-            let place = self.plan.packed(number.position);
-            let activations = place.map(|place| place.activations).unwrap_or_default();
-            let stored = activations.stored(together[&fused(number)]);
-            found.bytes.push(part.bytes(stored));
-            found.stored.insert((number.position, matrix), part.rounded(stored));
+        for (number, place) in self.plan.numbers.iter().zip(&self.places) {
+            found.bytes.push(match &number.of {
+                Measured::Inputs { matrix, part } => {
+                    let activations = self.plan.packed(number.position);
+                    let activations = activations.map(|own| own.activations).unwrap_or_default();
+                    let stored = activations.stored(together[&fused(number.position, *matrix)]);
+                    found.stored.insert((number.position, *matrix), part.rounded(stored));
+                    part.bytes(stored)
+                }
+                Measured::Cache(own) => own.bytes(&largest[place]),
+            });
         }
         found
     }
+}
+
+/// The largest magnitude of each of so many parts of all rows.
+fn magnitudes(numbers: &[f32], columns: usize, parts: usize) -> Vec<f32> {
+    let width = (columns / parts.max(1)).max(1);
+    let of_rows = |rows: &[f32]| {
+        let mut most = vec![0.0f32; parts];
+        for row in rows.chunks(columns.max(1)) {
+            for (most, part) in most.iter_mut().zip(row.chunks(width)) {
+                *most = part.iter().fold(*most, |most, number| most.max(number.abs()));
+            }
+        }
+        most
+    };
+    let larger = |mut most: Vec<f32>, other: Vec<f32>| {
+        most.iter_mut().zip(other).for_each(|(most, own)| *most = most.max(own));
+        most
+    };
+    let rows = numbers.par_chunks((64 * columns).max(1));
+    rows.map(of_rows).reduce(|| vec![0.0; parts], larger)
 }
 
 impl Measurements {

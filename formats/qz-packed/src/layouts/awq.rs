@@ -27,6 +27,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     form: "4 bits and a group: awq:w4g128 (without g one group for each row)",
     method: "awq",
     mixing: Mixing::None,
+    cache_part: None,
     parse,
 };
 

@@ -5,7 +5,7 @@
 //! The blocks' scale is called `weight_scale_inv`, and yet weights are multiplied by it.
 
 use qz_codec::activations::{Activations, Number};
-use qz_tensor::{DataType, TensorIndex};
+use qz_tensor::{DataType, Shape, TensorIndex};
 use serde_json::{Value, json};
 
 use super::float8::{Float8, Spread, StoredScale};
@@ -23,6 +23,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     form: "blocks or a tensor: fp8:block128 (any side; +ue8m0) or fp8:tensor (+fused, +static)",
     method: "fp8",
     mixing: Mixing::None,
+    cache_part: Some(cache_part),
     parse,
 };
 
@@ -127,8 +128,18 @@ impl Scheme for Fp8Scheme {
                 config["scale_fmt"] = json!("ue8m0");
             }
         }
+        // AutoFP8's word for scales that are stored.
+        if quantized.cache.is_some() {
+            config["kv_cache_scheme"] = json!("static");
+        }
         Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
     }
+}
+
+/// A scale of cached keys or values; engines have none of heads here.
+fn cache_part(_model_type: DataType, heads: Option<u64>) -> Option<(DataType, Shape)> {
+    let one = Shape::new([]).ok()?;
+    heads.is_none().then_some((DataType::F32, one))
 }
 
 pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {

@@ -22,6 +22,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     form: "mxfp4:native, as gpt-oss is published; other models have ct:mxfp4",
     method: "mxfp4",
     mixing: Mixing::None,
+    cache_part: None,
     parse: |text| (text.eq_ignore_ascii_case("native")).then(|| Box::new(NativeScheme) as _),
 };
 

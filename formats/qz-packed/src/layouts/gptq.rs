@@ -28,6 +28,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
            +v2, +asym)",
     method: "gptq",
     mixing: Mixing::Fused,
+    cache_part: None,
     parse,
 };
 

@@ -27,6 +27,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
            without g)",
     method: "mlx",
     mixing: Mixing::Free,
+    cache_part: None,
     parse,
 };
 

@@ -27,6 +27,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
            modelopt:mxfp8",
     method: "modelopt",
     mixing: Mixing::Fused,
+    cache_part: None,
     parse,
 };
 

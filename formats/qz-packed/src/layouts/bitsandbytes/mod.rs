@@ -21,6 +21,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     form: "a type: bnb:nf4, bnb:fp4 (both: +double) or bnb:int8",
     method: "bitsandbytes",
     mixing: Mixing::None,
+    cache_part: None,
     parse,
 };
 

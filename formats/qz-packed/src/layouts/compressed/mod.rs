@@ -15,12 +15,12 @@ mod pack_quantized;
 
 use std::collections::BTreeSet;
 
-use qz_tensor::{DataType, TensorIndex};
+use qz_tensor::{DataType, Shape, TensorIndex};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::method::{Method, OpenRequest, PackedTensor};
-use crate::scheme::{Configuration, Mixing, Quantized, Scheme, SchemeFamily};
+use crate::scheme::{CacheScales, Configuration, Mixing, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
@@ -52,6 +52,7 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
            ct:fp8, ct:nvfp4, ct:mxfp4, ct:mxfp8 or others that `quantize targets` lists",
     method: "compressed-tensors",
     mixing: Mixing::Fused,
+    cache_part: Some(cache_part),
     parse,
 };
 
@@ -224,12 +225,36 @@ fn configuration(own: &Value, quantized: &Quantized<'_>) -> Configuration {
         "format": format,
         "quantization_status": "compressed",
         "global_compression_ratio": null,
-        "kv_cache_scheme": null,
+        "kv_cache_scheme": quantized.cache.map(cache_scheme),
         "ignore": quantized.left,
         "meta": quantized.provenance.meta(),
         "config_groups": groups,
     });
     Configuration { entries: vec![("quantization_config", config)], files: Vec::new() }
+}
+
+/// What the configuration says of cached keys and values.
+fn cache_scheme(scales: CacheScales) -> Value {
+    let strategy = match scales {
+        CacheScales::Tensor => "tensor",
+        CacheScales::Head => "attn_head",
+    };
+    json!({
+        "num_bits": 8,
+        "type": "float",
+        "symmetric": true,
+        "strategy": strategy,
+        "dynamic": false,
+    })
+}
+
+/// A scale of cached keys or values (`initialize_attn_qparams`).
+fn cache_part(model_type: DataType, heads: Option<u64>) -> Option<(DataType, Shape)> {
+    let shape = match heads {
+        None => Shape::new([1]),
+        Some(heads) => Shape::new([heads, 1, 1]),
+    };
+    Some((scale_type(model_type).data_type(), shape.ok()?))
 }
 
 /// Modules as targets of a group: names, which engines translate where theirs differ; of experts,
