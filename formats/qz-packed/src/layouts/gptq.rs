@@ -2,23 +2,22 @@
 //! per group and output. Sources: GPTQModel 7.7 (`nn_modules/qlinear/__init__.py`,
 //! `utils/model.py`), vLLM 0.33 (`layers/quantization/auto_gptq.py`).
 
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use qz_tensor::{DataType, FileError, SideFile, TensorIndex};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::gptq_rules::rules;
 use super::integer_layout::{IntegerLayout, put_scales_by_group, read_scales_by_group};
 use super::integers::{Convention, GroupedCodes, IntegerGroups};
 use super::numbers::ScaleType;
 use super::words::{GroupIndex, WeightReader, WholeRuns};
 use crate::bits;
 use crate::error::{Error, Fault};
-use crate::exceptions::{Exception, Patterns, fused_name, patterns_of};
+use crate::exceptions::{Exception, Patterns};
 use crate::layout::{Layout, Matrix, Part, PartBytes, PartIndex, Put, Unfit};
 use crate::method::{Method, OpenRequest, PackedTensor};
-use crate::scheme::{Configuration, Mixing, OtherScheme, Quantized, Scheme, SchemeFamily};
+use crate::scheme::{Configuration, Mixing, Quantized, Scheme, SchemeFamily};
 use crate::schemes::Words;
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
@@ -125,14 +124,7 @@ impl Scheme for GptqScheme {
 
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
         let format = self.common().map(|(_, format)| format);
-        // Every module that stays as it is, as GPTQModel leaves modules out. Engines
-        // know of the output matrix by `lm_head`.
-        let rule = |module: &str| (format!("-:^{}$", module.replace('.', "\\.")), json!({}));
-        let left = quantized.left.iter().map(String::as_str).filter(|module| *module != "lm_head");
-        let fused = fused_left(quantized);
-        let left = left.chain(fused.iter().map(|name| &**name)).map(rule);
-        let others = quantized.others.iter().flat_map(|other| own_rules(other, quantized));
-        let rules: Map<String, Value> = left.chain(others).collect();
+        let rules = rules(quantized);
         let mut config = json!({
             "quant_method": "gptq",
             "bits": self.bits,
@@ -161,37 +153,6 @@ impl Scheme for GptqScheme {
 /// As configurations say it.
 fn group_size(group: Option<u64>) -> Value {
     group.map_or(json!(-1), |group| json!(group))
-}
-
-/// The rules for modules with a scheme of their own: by their names, and by those of what engines
-/// make of several, since they hold rules to these alone.
-fn own_rules<'a>(
-    other: &'a OtherScheme,
-    quantized: &Quantized<'a>,
-) -> impl Iterator<Item = (String, Value)> + use<'a> {
-    let (left, packed) = (quantized.left, quantized.modules);
-    let known: HashSet<&str> = left.iter().chain(packed).map(String::as_str).collect();
-    let fused = |module: &'a String| fused_name(module, |name| known.contains(name)).into_owned();
-    let fused: BTreeSet<String> = other.modules.iter().map(fused).collect();
-    let fused = fused.into_iter().filter(|name| !known.contains(&**name));
-    let names: Vec<String> = other.modules.iter().cloned().chain(fused).collect();
-    let rule = |pattern: String| (format!("+:{pattern}"), other.entry.clone());
-    patterns_of(&names).into_iter().map(rule)
-}
-
-/// What engines call modules that are several of the checkpoint, where all of these stay as they
-/// are: they hold rules to that name alone.
-fn fused_left<'a>(quantized: &Quantized<'a>) -> BTreeSet<Cow<'a, str>> {
-    let (left, packed) = (quantized.left, quantized.modules);
-    let known: HashSet<&str> = left.iter().chain(packed).map(String::as_str).collect();
-    let names = |modules: &'a [String]| {
-        let name = |module: &'a String| fused_name(module, |name| known.contains(name));
-        modules.iter().map(name).collect::<BTreeSet<_>>()
-    };
-    let mut fused = names(left);
-    let packed = names(packed);
-    fused.retain(|name| !packed.contains(name) && !known.contains(&**name));
-    fused
 }
 
 /// JSON as people read it.

@@ -17,6 +17,7 @@ mod four_bit_float;
 pub mod fp8;
 pub mod gpt_oss;
 pub mod gptq;
+mod gptq_rules;
 pub mod hqq;
 mod integer_layout;
 mod integers;
