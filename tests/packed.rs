@@ -70,6 +70,7 @@ fn every_layout_is_written_and_read() {
         "ct:fp8+tensor",
         "ct:fp8a16",
         "ct:nvfp4",
+        "ct:nvfp4+4over6",
         "ct:mxfp4",
         "ct:mxfp4a4",
         "ct:mxfp4xfp8",

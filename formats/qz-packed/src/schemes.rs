@@ -1,5 +1,8 @@
 //! The words of a scheme's name: `w4g128+v2+asym`.
 
+/// The flag of NVFP4 whose groups may end at four.
+pub(crate) const FOUR_OVER_SIX: &str = "4over6";
+
 /// A scheme's name, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Words {

@@ -9,7 +9,7 @@ use qz_tensor::{DataType, FileError};
 use super::batches;
 use super::eight_bit_float::f32_from_e8m0;
 use super::float4_groups as groups;
-use super::float4_groups::{MXFP4_GROUP, NVFP4_GROUP, TensorScale};
+use super::float4_groups::{Edge, MXFP4_GROUP, NVFP4_GROUP, TensorScale};
 use super::four_bit_float::{VALUES, pack_low_first};
 use super::numbers::ScaleType;
 use crate::layout::{
@@ -70,6 +70,8 @@ pub(crate) struct Float4 {
     pub(crate) global: Option<Global>,
     /// What scales are computed in.
     pub(crate) precision: ScaleType,
+    /// Of NVFP4, how a group's scale is chosen.
+    pub(crate) edge: Edge,
     pub(crate) picked: Picked,
     /// Whether a row's codes are blocks of sixteen bytes, a dimension more.
     pub(crate) in_blocks: bool,
@@ -88,11 +90,13 @@ impl Float4 {
     /// The tensor's scale, as the package makes it of the weights.
     fn new_tensor_scale(&self, measure: Measure) -> TensorScale {
         match self.global {
-            Some(Global { is_divisor: true, .. }) => {
-                TensorScale::Divisor(groups::global_scale(measure.largest, self.precision))
-            }
+            Some(Global { is_divisor: true, .. }) => TensorScale::Divisor(groups::global_scale(
+                measure.largest,
+                self.precision,
+                self.edge,
+            )),
             Some(Global { is_divisor: false, .. }) => {
-                TensorScale::Factor(groups::global_factor(measure.largest))
+                TensorScale::Factor(groups::global_factor(measure.largest, self.edge))
             }
             None => TensorScale::Factor(1.0),
         }
@@ -103,7 +107,13 @@ impl Float4 {
         match self.kind {
             Kind::Nvfp4 => {
                 let tensor = self.new_tensor_scale(rows.measure);
-                groups::encode_nvfp4(rows.weights, tensor, self.precision, packed, scales);
+                groups::encode_nvfp4(
+                    rows.weights,
+                    (tensor, self.edge),
+                    self.precision,
+                    packed,
+                    scales,
+                );
             }
             Kind::Mxfp4 => groups::encode_mxfp4(rows.weights, self.precision, packed, scales),
         }

@@ -20,22 +20,42 @@ pub(crate) const NVFP4_GROUP: usize = 16;
 /// Weights that share a scale in MXFP4.
 pub(crate) const MXFP4_GROUP: usize = 32;
 
+/// What a group's largest weight may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edge {
+    /// Six, the largest number.
+    Six,
+    /// Six or four, whatever leaves less error: between four and six there is no number (Four
+    /// Over Six, arXiv 2512.02010).
+    SixOrFour,
+}
+
+impl Edge {
+    /// The stored scale of a tensor's largest weight: one and a half times it is one, too.
+    fn top(self) -> f32 {
+        match self {
+            Self::Six => LARGEST_E4M3,
+            Self::SixOrFour => 256.0,
+        }
+    }
+}
+
 /// The scale of a tensor that group scales are multiplied by before they are stored, from
 /// its largest magnitude (compressed-tensors, `generate_gparam`). Tensors that an engine
 /// multiplies as one share it.
-pub(crate) fn global_scale(largest: f32, precision: ScaleType) -> f32 {
+pub(crate) fn global_scale(largest: f32, precision: ScaleType, edge: Edge) -> f32 {
     let least = match precision {
         ScaleType::F16 => 1.0 / 16_384.0,
         ScaleType::F32 | ScaleType::BF16 => f32::MIN_POSITIVE,
     };
-    let scale = number_over_tensor(precision, LARGEST_E4M3 * LARGEST, largest.max(least));
+    let scale = number_over_tensor(precision, edge.top() * LARGEST, largest.max(least));
     if scale.is_finite() { scale } else { 1.0 }
 }
 
 /// The same for ModelOpt, which multiplies with it (`get_weights_scaling_factor_2`). Of nothing but
 /// zeros it would be no scale.
-pub(crate) fn global_factor(largest: f32) -> f32 {
-    let factor = largest / (LARGEST * LARGEST_E4M3);
+pub(crate) fn global_factor(largest: f32, edge: Edge) -> f32 {
+    let factor = largest / (LARGEST * edge.top());
     if factor > 0.0 && factor.is_finite() { factor } else { 1.0 }
 }
 
@@ -45,7 +65,7 @@ pub(crate) fn global_factor(largest: f32) -> f32 {
 /// If the groups are not whole, or the lengths do not fit.
 pub(crate) fn encode_nvfp4(
     weights: &[f32],
-    tensor: TensorScale,
+    (tensor, edge): (TensorScale, Edge),
     precision: ScaleType,
     packed: &mut [u8],
     scales: &mut [u8],
@@ -54,9 +74,30 @@ pub(crate) fn encode_nvfp4(
     assert!(rest.is_empty() && groups.len() == scales.len(), "groups are not whole");
     let packed = packed.as_chunks_mut::<{ NVFP4_GROUP / 2 }>().0;
     for ((weights, packed), stored) in groups.iter().zip(packed).zip(scales) {
-        *stored = nvfp4_scale(largest_magnitude(weights), tensor, precision);
+        let largest = largest_magnitude(weights);
+        *stored = nvfp4_scale(largest, tensor, precision);
         *packed = encode_group(weights, nvfp4_factor(*stored, tensor));
+        if edge == Edge::SixOrFour {
+            let wider = nvfp4_scale(largest * (LARGEST / 4.0), tensor, precision);
+            let other = encode_group(weights, nvfp4_factor(wider, tensor));
+            let error = |packed: &[u8], scale| squared_error(weights, packed, scale, tensor);
+            if error(&other, wider) < error(packed, *stored) {
+                (*stored, *packed) = (wider, other);
+            }
+        }
     }
+}
+
+/// What a group's codes leave of its weights, squared.
+fn squared_error(
+    weights: &[f32; NVFP4_GROUP],
+    packed: &[u8],
+    scale: u8,
+    tensor: TensorScale,
+) -> f32 {
+    let mut numbers = [0.0; NVFP4_GROUP];
+    decode_low_first(packed, nvfp4_factor(scale, tensor), &mut numbers);
+    numbers.iter().zip(weights).map(|(number, weight)| (number - weight).powi(2)).sum()
 }
 
 /// The stored scale of a group whose largest weight has this magnitude.
@@ -213,10 +254,10 @@ mod tests {
         for (name, precision) in PRECISIONS {
             let case = format!("ct-nvfp4a16-{name}");
             let weights = weights(13, 8, 128, precision);
-            let global = global_scale(largest_magnitude(&weights), precision);
+            let global = global_scale(largest_magnitude(&weights), precision, Edge::Six);
             let (mut packed, mut scales) = (vec![0; 512], vec![0; 64]);
             let tensor = TensorScale::Divisor(global);
-            encode_nvfp4(&weights, tensor, precision, &mut packed, &mut scales);
+            encode_nvfp4(&weights, (tensor, Edge::Six), precision, &mut packed, &mut scales);
             assert_golden(&case, "global", &global.to_le_bytes());
             assert_golden(&case, "scales", &scales);
             assert_golden(&case, "packed", &packed);
@@ -281,7 +322,7 @@ mod tests {
 
         let mut scales = vec![0; 64];
         let one = TensorScale::Divisor(1.0);
-        encode_nvfp4(&weights, one, ScaleType::F32, &mut packed, &mut scales);
+        encode_nvfp4(&weights, (one, Edge::Six), ScaleType::F32, &mut packed, &mut scales);
         assert!(scales.iter().all(|scale| is_ggml_scale(*scale)));
         let mut blocks = vec![0; 16 * 36];
         nvfp4_to_ggml(&packed, &scales, &mut blocks);

@@ -9,6 +9,7 @@ use qz_tensor::{DataType, Shape, TensorIndex};
 use serde_json::json;
 
 use super::float4::{Float4, Kind, Picked};
+use super::float4_groups::Edge;
 use super::numbers::ScaleType;
 use crate::error::{Error, Fault};
 use crate::inputs::Inputs;
@@ -100,6 +101,7 @@ fn layout(picked: Picked, precision: ScaleType) -> Float4 {
         scales: SCALES,
         global: None,
         precision,
+        edge: Edge::Six,
         picked,
         in_blocks: true,
     }

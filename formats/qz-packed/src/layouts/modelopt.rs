@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::compressed::microscaled;
 use super::float4::{Float4, Global, Kind, Picked};
-use super::float4_groups::NVFP4_GROUP;
+use super::float4_groups::{Edge, NVFP4_GROUP};
 use super::float8::{Float8, Spread, StoredScale};
 use super::fp8::open_module;
 use super::microscaling::{self, Element, Microscaled};
@@ -18,12 +18,12 @@ use crate::inputs::{self, InputPart, Inputs};
 use crate::layout::{Layout, Matrix};
 use crate::method::{Method, OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Mixing, OtherScheme, Quantized, Scheme, SchemeFamily};
-use crate::schemes::Words;
+use crate::schemes::{FOUR_OVER_SIX, Words};
 
 pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
     name: "modelopt",
     examples: &["nvfp4a16", "mxfp8", "nvfp4", "fp8"],
-    form: "an algorithm: modelopt:nvfp4, modelopt:nvfp4a16, modelopt:fp8 (+channel, +fused) or \
+    form: "an algorithm: modelopt:nvfp4, modelopt:nvfp4a16 (+4over6), modelopt:fp8 (+channel, +fused) or \
            modelopt:mxfp8",
     method: "modelopt",
     mixing: Mixing::Fused,
@@ -106,7 +106,7 @@ fn open_one(request: &OpenRequest<'_>, module: &str) -> Result<PackedTensor, Err
     }
     let [rows, bytes] = *request.matrix_dimensions(weight)?;
     let matrix = Matrix { rows, columns: bytes.saturating_mul(2) };
-    let mut tensor = request.packed(module, matrix, Box::new(nvfp4()))?;
+    let mut tensor = request.packed(module, matrix, Box::new(nvfp4(Edge::Six)))?;
     tensor.unused = request.tensors(module, &["input_scale", "output_scale"]);
     Ok(tensor)
 }
@@ -117,6 +117,7 @@ enum Algorithm {
     /// Four bits; with inputs of four bits, too.
     Nvfp4 {
         inputs: bool,
+        edge: Edge,
     },
     /// A scale for the tensor, or one for those that are multiplied together; inputs as well.
     Fp8 {
@@ -133,9 +134,15 @@ struct ModelOptScheme(Algorithm);
 fn parse(text: &str) -> Option<Box<dyn Scheme>> {
     let words = Words::of(text)?;
     let (has_fused, has_channel) = (words.has("fused"), words.has("channel"));
+    let has_edge = words.has(FOUR_OVER_SIX);
+    let edge = if has_edge { Edge::SixOrFour } else { Edge::Six };
     let algorithm = match (words.head(), words.flags().len()) {
-        ("nvfp4", 0) => Algorithm::Nvfp4 { inputs: true },
-        ("nvfp4a16", 0) => Algorithm::Nvfp4 { inputs: false },
+        ("nvfp4", count) if count == usize::from(has_edge) => {
+            Algorithm::Nvfp4 { inputs: true, edge }
+        }
+        ("nvfp4a16", count) if count == usize::from(has_edge) => {
+            Algorithm::Nvfp4 { inputs: false, edge }
+        }
         ("fp8", 1) if has_channel => Algorithm::Fp8Channel,
         ("fp8", count) if count == usize::from(has_fused) => Algorithm::Fp8 { fused: has_fused },
         ("mxfp8", 0) => Algorithm::Mxfp8,
@@ -148,8 +155,8 @@ impl ModelOptScheme {
     /// As ModelOpt calls it.
     fn algorithm(self) -> &'static str {
         match self.0 {
-            Algorithm::Nvfp4 { inputs: true } => "NVFP4",
-            Algorithm::Nvfp4 { inputs: false } => "W4A16_NVFP4",
+            Algorithm::Nvfp4 { inputs: true, .. } => "NVFP4",
+            Algorithm::Nvfp4 { inputs: false, .. } => "W4A16_NVFP4",
             Algorithm::Fp8 { .. } => "FP8",
             Algorithm::Fp8Channel => "FP8_PER_CHANNEL_PER_TOKEN",
             Algorithm::Mxfp8 => "MXFP8",
@@ -174,10 +181,10 @@ impl ModelOptScheme {
             number
         };
         match self.0 {
-            Algorithm::Nvfp4 { inputs: true } => {
+            Algorithm::Nvfp4 { inputs: true, .. } => {
                 Some(json!({"input_activations": number(4), "weights": number(4)}))
             }
-            Algorithm::Nvfp4 { inputs: false } => Some(json!({"weights": number(4)})),
+            Algorithm::Nvfp4 { inputs: false, .. } => Some(json!({"weights": number(4)})),
             Algorithm::Fp8 { .. } => {
                 Some(json!({"input_activations": number(8), "weights": number(8)}))
             }
@@ -189,14 +196,17 @@ impl ModelOptScheme {
 impl Scheme for ModelOptScheme {
     fn name(&self) -> String {
         let name = match self.0 {
-            Algorithm::Nvfp4 { inputs: true } => "nvfp4",
-            Algorithm::Nvfp4 { inputs: false } => "nvfp4a16",
+            Algorithm::Nvfp4 { inputs: true, .. } => "nvfp4",
+            Algorithm::Nvfp4 { inputs: false, .. } => "nvfp4a16",
             Algorithm::Fp8 { fused: false } => "fp8",
             Algorithm::Fp8 { fused: true } => "fp8+fused",
             Algorithm::Fp8Channel => "fp8+channel",
             Algorithm::Mxfp8 => "mxfp8",
         };
-        name.to_owned()
+        match self.0 {
+            Algorithm::Nvfp4 { edge: Edge::SixOrFour, .. } => format!("{name}+{FOUR_OVER_SIX}"),
+            _ => name.to_owned(),
+        }
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
@@ -205,7 +215,7 @@ impl Scheme for ModelOptScheme {
             Box::new(Float8 { code, spread, suffix: SCALES, scale, rank, quotient })
         };
         match self.0 {
-            Algorithm::Nvfp4 { .. } => Box::new(nvfp4()),
+            Algorithm::Nvfp4 { edge, .. } => Box::new(nvfp4(edge)),
             // torch divides in the tensor's type where the scale is but a number.
             Algorithm::Fp8 { fused } => {
                 float8(Spread::Tensor { fused }, 0, ScaleType::of(model_type))
@@ -221,8 +231,8 @@ impl Scheme for ModelOptScheme {
 
     fn activations(&self) -> Activations {
         match self.0 {
-            Algorithm::Nvfp4 { inputs: true } => Activations::Nvfp4,
-            Algorithm::Nvfp4 { inputs: false } => Activations::Full,
+            Algorithm::Nvfp4 { inputs: true, .. } => Activations::Nvfp4,
+            Algorithm::Nvfp4 { inputs: false, .. } => Activations::Full,
             Algorithm::Fp8 { .. } => Activations::Tensor(Number::E4M3),
             Algorithm::Fp8Channel => Activations::Token(Number::E4M3),
             Algorithm::Mxfp8 => Activations::Micro(Number::E4M3),
@@ -286,13 +296,14 @@ impl ModelOptScheme {
 }
 
 /// NVFP4 with a scale of the tensor that is multiplied.
-fn nvfp4() -> Float4 {
+fn nvfp4(edge: Edge) -> Float4 {
     Float4 {
         kind: Kind::Nvfp4,
         weight: "weight",
         scales: SCALES,
         global: Some(Global { suffix: GLOBAL, is_divisor: false, rank: 0 }),
         precision: ScaleType::F32,
+        edge,
         picked: Picked::All,
         in_blocks: false,
     }
@@ -352,7 +363,9 @@ mod tests {
             let found = parse(text).map(|scheme| scheme.name());
             assert_eq!(found.as_deref(), expected, "{text}");
         };
-        for name in ["nvfp4", "nvfp4a16", "fp8", "fp8+channel", "fp8+fused", "mxfp8"] {
+        for name in
+            ["nvfp4", "nvfp4a16", "nvfp4a16+4over6", "fp8", "fp8+channel", "fp8+fused", "mxfp8"]
+        {
             check(name, Some(name));
         }
         check("fp8+channel+fused", None);

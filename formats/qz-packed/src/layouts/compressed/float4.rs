@@ -12,10 +12,11 @@ use crate::error::Error;
 use crate::inputs::InputPart;
 use crate::layout::{Layout, Matrix};
 use crate::layouts::float4::{Float4, Global, Kind, Picked};
+use crate::layouts::float4_groups::Edge;
 use crate::layouts::numbers::ScaleType;
 use crate::method::{OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme};
-use crate::schemes::Words;
+use crate::schemes::{FOUR_OVER_SIX, Words};
 
 pub(super) const FORMAT: Format = Format { parse, open };
 
@@ -28,6 +29,7 @@ struct Float4Scheme {
     kind: Kind,
     /// What becomes of inputs.
     inputs: Activations,
+    edge: Edge,
 }
 
 fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
@@ -39,8 +41,10 @@ fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
         "mxfp4xfp8" => (Kind::Mxfp4, Activations::Group(Number::E4M3, 128)),
         _ => return None,
     };
-    let scheme = Float4Scheme { kind, inputs };
-    words.flags_are(&[]).then(|| Box::new(scheme) as Box<dyn Scheme>)
+    let edge = if words.has(FOUR_OVER_SIX) { Edge::SixOrFour } else { Edge::Six };
+    let scheme = Float4Scheme { kind, inputs, edge };
+    let known: &[&str] = if kind == Kind::Nvfp4 { &[FOUR_OVER_SIX] } else { &[] };
+    words.flags_are(known).then(|| Box::new(scheme) as Box<dyn Scheme>)
 }
 
 impl Float4Scheme {
@@ -69,14 +73,15 @@ impl Scheme for Float4Scheme {
             Activations::Group(..) => "xfp8",
             _ => "a4",
         };
-        match self.kind {
-            Kind::Nvfp4 => format!("nvfp4{inputs}"),
-            Kind::Mxfp4 => format!("mxfp4{inputs}"),
+        match (self.kind, self.edge) {
+            (Kind::Nvfp4, Edge::Six) => format!("nvfp4{inputs}"),
+            (Kind::Nvfp4, Edge::SixOrFour) => format!("nvfp4{inputs}+{FOUR_OVER_SIX}"),
+            (Kind::Mxfp4, _) => format!("mxfp4{inputs}"),
         }
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
-        Box::new(layout(self.kind, scale_type(model_type)))
+        Box::new(Float4 { edge: self.edge, ..layout(self.kind, scale_type(model_type)) })
     }
 
     fn activations(&self) -> Activations {
@@ -109,6 +114,7 @@ fn layout(kind: Kind, precision: ScaleType) -> Float4 {
         scales: SCALES,
         global: (kind == Kind::Nvfp4).then_some(global),
         precision,
+        edge: Edge::Six,
         picked: Picked::All,
         in_blocks: false,
     }
@@ -203,6 +209,27 @@ mod tests {
             assert!(searched <= nearest * gain, "{kind:?}: {searched} {nearest}");
             assert!(weighed <= least, "{kind:?}: {weighed} {least}");
         }
+    }
+
+    /// Most groups lose less; few lose more, since the tensor's scale leaves theirs fewer steps.
+    #[test]
+    fn groups_may_end_at_four() {
+        let weights = weights(13, 8, 128, ScaleType::F32);
+        let errors = |edge: Edge| -> Vec<f64> {
+            let layout = Float4 { edge, ..layout(Kind::Nvfp4, ScaleType::F32) };
+            let back = stored(&layout, 8, 128, &weights, 3).decoded(&layout);
+            let groups = back.chunks(16).zip(weights.chunks(16));
+            let error = |(back, weight): (&f32, &f32)| f64::from(back - weight).powi(2);
+            let error_of = |(back, weights): (&[f32], &[f32])| -> f64 {
+                back.iter().zip(weights).map(error).sum::<f64>().sqrt()
+            };
+            groups.map(error_of).collect()
+        };
+        let (six, either) = (errors(Edge::Six), errors(Edge::SixOrFour));
+        let less = six.iter().zip(&either).filter(|(six, either)| either < six).count();
+        let more = six.iter().zip(&either).filter(|(six, either)| either > six).count();
+        assert!(less > 2 * more, "{less} {more}");
+        assert!(either.iter().sum::<f64>() < 0.95 * six.iter().sum::<f64>(), "{six:?} {either:?}");
     }
 
     fn tensors(global: f32) -> Vec<Tensor<'static>> {
