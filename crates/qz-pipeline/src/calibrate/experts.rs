@@ -9,7 +9,7 @@ pub struct ExpertOptions {
     /// Show every token to every expert.
     pub all: bool,
     /// As how many tokens the mean over the layer's experts counts; 0 leaves the sums as they
-    /// are. Nothing: [`Self::tokens_of_mean`] and [`Self::least_tokens`] say.
+    /// are. Nothing: a quarter of the columns in Gram matrices, and moments are filled up to 64.
     pub prior: Option<u64>,
 }
 
