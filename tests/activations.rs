@@ -133,7 +133,7 @@ fn models_with_rounded_inputs_predict_as_the_package_says() {
         let (rounded, report) = eval(&packed, "scheme");
         // A last bit decides which way a number at the middle of two goes, and with inputs that
         // are rounded again and again the difference grows.
-        let (count, most) = if matrices == "first" { (3, 2e-5) } else { (28, 1e-3) };
+        let (count, most) = if matrices == "first" { (3, 1e-4) } else { (28, 1e-2) };
         assert!(is_within(rounded, &expected["rounded"], most), "{case}: {rounded} {expected}");
         assert_eq!(report["rounded_inputs"][0]["matrices"], count, "{report}");
         let (as_they_are, report) = eval(&packed, "f32");
