@@ -108,8 +108,9 @@ pub struct Model {
 pub struct ModelTensor {
     /// Its GGUF name.
     pub name: Name,
-    /// What it was called before layers were left out, where statistics were collected.
-    pub(crate) unpruned: Option<Name>,
+    /// What it was called before layers were left out, where statistics were collected. In a box:
+    /// few models have it, and some files a million tensors.
+    pub(crate) unpruned: Option<Box<Name>>,
     /// Its dimensions, outermost first.
     pub shape: Shape,
     /// What it does, if its family is known.
@@ -178,7 +179,7 @@ impl ModelTensor {
 
     /// What statistics of the model's inputs call it.
     pub(crate) fn measured_name(&self) -> &str {
-        self.unpruned.as_ref().unwrap_or(&self.name)
+        self.unpruned.as_deref().unwrap_or(&self.name)
     }
 
     /// Rows and columns as they are moved and encoded: of a vector of plain

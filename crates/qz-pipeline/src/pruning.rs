@@ -54,7 +54,7 @@ impl Model {
             let Some(new) = places.get(&layer.0) else { return false };
             if let Some(rest) = tensor.name.strip_prefix(&prefix(layer.0)) {
                 let name = Name::from(prefix(*new) + rest);
-                tensor.unpruned = Some(std::mem::replace(&mut tensor.name, name));
+                tensor.unpruned = Some(Box::new(std::mem::replace(&mut tensor.name, name)));
             }
             tensor.layer = Some(LayerIndex(*new));
             true
