@@ -33,6 +33,7 @@ mod pruning;
 mod pytorch;
 mod quantize;
 mod reports;
+mod rotated_inputs;
 mod row_order;
 mod safetensors;
 mod shapes;

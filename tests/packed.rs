@@ -72,6 +72,7 @@ fn every_layout_is_written_and_read() {
         "ct:nvfp4",
         "ct:nvfp4+4over6",
         "ct:mxfp4",
+        "ct:mxfp4+hadamard32",
         "ct:mxfp4a4",
         "ct:mxfp4xfp8",
         "ct:mxfp8",

@@ -62,7 +62,8 @@ fn feedback_loses_less_than_rounding() {
 
 #[test]
 fn packed_floats_lose_less_than_rounding() {
-    let fours = ["bnb:nf4", "bnb:fp4+double", "ct:nvfp4", "ct:mxfp4", "mlx:w4g64"];
+    let fours =
+        ["bnb:nf4", "bnb:fp4+double", "ct:nvfp4", "ct:mxfp4", "ct:mxfp4+hadamard32", "mlx:w4g64"];
     for target in fours.into_iter().chain(["ct:mxfp6a16", "ct:mxfp8", "fp8:block128"]) {
         let folder = scratch();
         let output = folder.path().join("out");

@@ -26,7 +26,7 @@ enum Expected {
 
 /// A target of each kind of order: plain rows, blocks of a row, words down the inputs, along
 /// the outputs and along the inputs, scales of rows, of blocks of rows and of whole tensors.
-const TARGETS: [(&str, Expected); 15] = [
+const TARGETS: [(&str, Expected); 16] = [
     ("bf16", Expected::Values(DataType::BF16)),
     ("q8_0", Expected::Values(DataType::Q8_0)),
     ("q4_0", Expected::Values(DataType::Q4_0)),
@@ -37,6 +37,7 @@ const TARGETS: [(&str, Expected); 15] = [
     ("ct:w5a16+asym+g32", Expected::Near),
     ("ct:w8a8", Expected::Near),
     ("ct:nvfp4", Expected::Near),
+    ("ct:mxfp4+hadamard32", Expected::Near),
     ("ct:mxfp6a16", Expected::Near),
     ("fp8:block128", Expected::Near),
     ("fp8:tensor", Expected::Near),

@@ -120,6 +120,14 @@ pub enum Error {
         /// The target.
         target: String,
     },
+    /// Factors are searched for columns that stay columns.
+    #[error("{transform} scales columns, and {target} mixes them: use one of both")]
+    ColumnsMix {
+        /// The transform's name.
+        transform: &'static str,
+        /// The target.
+        target: String,
+    },
     /// Each target has a folded model of its own.
     #[error("a folded model is saved of one target alone, not of {0}")]
     FoldedModels(usize),

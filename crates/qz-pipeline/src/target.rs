@@ -55,6 +55,11 @@ impl Target {
         self.format.activations(&self.scheme)
     }
 
+    /// True if engines rotate the inputs of its matrices.
+    pub(crate) fn rotates(&self) -> bool {
+        self.format.rotates(&self.scheme)
+    }
+
     /// True for a name of one of the format's targets.
     pub(crate) fn is_of(name: &str, format: &Format) -> bool {
         match name.split_once(':') {

@@ -7,6 +7,8 @@ use std::ops::Range;
 use qz_codec::grid::{Grid, RowBatch};
 use qz_tensor::{DataType, FileError, Shape};
 
+use crate::hadamard::Hadamard;
+
 /// A weight matrix: `rows` outputs of `columns` inputs, row after row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrix {
@@ -249,6 +251,12 @@ pub trait Layout: Send + Sync + fmt::Debug {
     /// The position in `rows.weights` of a weight whose scale does not fit the type
     /// that stores it.
     fn encode(&self, rows: &RowBlock<'_>, put: &mut Put<'_>) -> Result<(), usize>;
+
+    /// What rows are multiplied by before they are stored: [`Layout::grid`] and
+    /// [`Layout::write`] know rotated ones alone.
+    fn rotation(&self) -> Option<Hadamard> {
+        None
+    }
 
     /// The values that a matrix can have, for methods that choose among them. None if there
     /// is no such grid, as [`Layout::has_grid`] says.

@@ -33,6 +33,7 @@ mod error;
 mod exceptions;
 #[cfg(test)]
 mod golden;
+mod hadamard;
 mod inputs;
 mod layout;
 pub mod layouts;
@@ -45,6 +46,7 @@ mod testing;
 
 pub use error::{Error, Fault};
 pub use exceptions::{Exception, FUSED, Patterns, fused_name};
+pub use hadamard::Hadamard;
 pub use inputs::{InputPart, Inputs};
 pub use layout::{
     ChosenRows, Layout, Matrix, Measure, Part, PartBytes, PartIndex, Prepass, Put, Rounding,

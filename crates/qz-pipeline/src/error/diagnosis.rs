@@ -72,7 +72,7 @@ impl Diagnose for Error {
             Self::TaskTooLong { location, .. } => {
                 (FaultClass::BadInput, location.clone(), "task-too-long")
             }
-            Self::MethodFormat { .. } | Self::ActivationsStay { .. } => {
+            Self::MethodFormat { .. } | Self::ActivationsStay { .. } | Self::ColumnsMix { .. } => {
                 (FaultClass::Refused, Location::default(), "method-target")
             }
             Self::MissingStatistics { location, .. } => {

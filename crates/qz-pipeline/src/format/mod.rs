@@ -85,6 +85,12 @@ impl Format {
         scheme.map_or(Activations::Full, |scheme| scheme.activations())
     }
 
+    /// True if a scheme's matrices have inputs that engines rotate.
+    pub(crate) fn rotates(&self, scheme: &str) -> bool {
+        let scheme = self.family.and_then(|family| (family.parse)(scheme));
+        scheme.is_some_and(|scheme| scheme.layout(DataType::BF16).rotation().is_some())
+    }
+
     /// True if it is called so, by its own name or by the one that configurations have.
     pub(crate) fn is_called(&self, name: &str) -> bool {
         let is_name = |known: &str| known.eq_ignore_ascii_case(name);

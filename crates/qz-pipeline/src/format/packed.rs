@@ -323,6 +323,10 @@ impl<'a> Writer<'a> {
         self.fused_schemes.note(&self.schemes, self.model, tensor, own, is_of_experts)?;
         let scheme = self.schemes.scheme(own);
         let layout = scheme.layout(self.model_type);
+        if layout.rotation().is_some() && (is_of_experts || tensor.name.contains(".experts.")) {
+            let why = "engines rotate no inputs of experts; --tensor-type REGEX=bf16 leaves them";
+            return Err(self.unfit(tensor, Unfit(why.to_owned()), own));
+        }
         let (activations, input) = (scheme.activations(), scheme.input_part(self.model_type));
         let described = self.described(tensor, &*layout, matrix, own)?;
         let data_type = described.first().map_or(DataType::U8, |part| part.data_type);

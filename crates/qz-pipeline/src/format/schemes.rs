@@ -113,8 +113,9 @@ impl<'a> Schemes<'a> {
                 self.format.name
             ));
         }
-        match (scheme.common(), self.usual.common()) {
-            (Some((key, own)), Some((_, other))) if own != other => fault(format!(
+        let (own, other) = (scheme.common(), self.usual.common());
+        match own.or(other) {
+            Some((key, _)) if own != other => fault(format!(
                 "cannot become {target} beside {usual}: the configuration's {key} holds for all \
                  matrices"
             )),

@@ -67,3 +67,33 @@ pub(super) fn static_scales(facts: &Facts<'_>, find: &mut Findings<'_>) {
         }
     }
 }
+
+/// Inputs that are multiplied by a matrix while the model runs. vLLM does that in linear layers
+/// (`transform/linear.py`, `apply`), none of experts; SGLang and transformers know no such thing.
+pub(super) fn transformed_inputs(facts: &Facts<'_>, find: &mut Findings<'_>) {
+    let Some(engine) = facts.engine else { return };
+    let transforms = facts.config.get("transform_config");
+    let groups = transforms.and_then(|all| all.get("config_groups")?.as_object());
+    for (name, group) in groups.into_iter().flatten() {
+        let places = group.get("apply").and_then(Value::as_array).into_iter().flatten();
+        let mut locations = places.filter_map(|place| place.get("location")?.as_str());
+        if !locations.any(|location| !location.starts_with("weight_")) {
+            continue;
+        }
+        if engine != Engine::Vllm {
+            let version = engine.version();
+            let message =
+                format!("{version} passes over transforms of inputs and computes garbage");
+            find(&format!("transform_config.config_groups.{name}"), message);
+            continue;
+        }
+        for module in &facts.packed {
+            if module.contains(".experts.") {
+                find(module, "is of experts, whose inputs are not transformed".to_owned());
+            } else if facts.tensor(module, "bias").is_some() {
+                let message = "has a bias, which is refused where inputs are transformed";
+                find(module, message.to_owned());
+            }
+        }
+    }
+}

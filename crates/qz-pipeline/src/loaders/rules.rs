@@ -4,7 +4,9 @@ use qz_packed::GONE_FORMATS;
 use serde_json::Value;
 
 use super::facts::Facts;
-use super::input_rules::{global_scales_of_inputs, integers_and_inputs, static_scales};
+use super::input_rules::{
+    global_scales_of_inputs, integers_and_inputs, static_scales, transformed_inputs,
+};
 use super::layout_rules::{
     act_order_tensor, alignment, awq_alignment, block_divides, fused_alike, fused_in_order,
     fused_rules, global_scales, group_divides, groups_in_order, ignored, integer_bits,
@@ -61,6 +63,7 @@ pub static LOADER_RULES: &[LoaderRule] = &[
     rule("unknown-key", &[], CT, unknown_keys),
     rule("format", &[], CT, known_format),
     rule("ct-floats", &[Vllm, Sglang], CT, group_floats),
+    rule("transformed-inputs", &[Vllm, Sglang, Transformers], CT, transformed_inputs),
     rule("ct-inputs", &[Vllm, Sglang], CT, integers_and_inputs),
     rule("global-scale", &[Vllm, Sglang], CT, global_scales),
     rule("global-scale", &[Vllm, Sglang], CT, global_scales_of_inputs),

@@ -1,9 +1,12 @@
 //! What a method is told of a group's inputs.
 
+use std::sync::OnceLock;
+
 use qz_calib::Moments;
 use qz_kernels::backend::Backend;
 use qz_linalg::{CrossMean, Gram, Symmetric};
 use qz_methods::{HeldOut, Shared, Statistics};
+use qz_packed::Hadamard;
 
 use crate::error::Error;
 use crate::statistics::{Lacking, LackingKind, Samples, Sums};
@@ -29,6 +32,8 @@ pub(super) struct Captured {
     pub(super) shared: Shared,
     /// The same of what it learns without the samples.
     pub(super) shared_without: Shared,
+    /// The same of inputs that are multiplied by the one matrix that an output has.
+    pub(super) rotated: OnceLock<Box<Captured>>,
 }
 
 impl Captured {
@@ -78,6 +83,40 @@ impl Captured {
         Some(HeldOut { inputs, tokens, shared: &self.shared_without })
     }
 
+    /// What would be known of the inputs, multiplied by a matrix.
+    pub(super) fn rotated(&self, rotation: Hadamard) -> &Self {
+        self.rotated.get_or_init(|| {
+            let mean = |cross: &CrossMean, rotate: &dyn Fn(&[f32]) -> Vec<f32>| CrossMean {
+                mean: rotate(&cross.mean),
+                part: cross.part.as_ref().map(|(mean, part)| (rotate(mean), *part)),
+            };
+            let rows = |rows: &[f32]| {
+                let mut rows = rows.to_vec();
+                rotation.rotate(&mut rows);
+                rows
+            };
+            let square = |square: &[f32]| {
+                let size = square.len().isqrt();
+                transposed(&rows(&transposed(&rows(square), size)), size)
+            };
+            let gram =
+                self.gram.as_ref().map(|gram| symmetric(gram.size(), square(gram.entries())));
+            // The Gram matrix has the importance on its diagonal.
+            let importance = self.importance.as_ref().filter(|_| gram.is_none());
+            Box::new(Self {
+                tokens: self.tokens,
+                filled_up_to: self.filled_up_to,
+                gram,
+                importance: importance.map(|all| rotation.importance(all)),
+                is_uncorrected: self.is_uncorrected,
+                cross: self.cross.as_ref().map(|cross| mean(cross, &square)),
+                missing: self.missing.as_ref().map(|missing| mean(missing, &rows)),
+                samples: self.samples.as_deref().map(rows),
+                ..Self::default()
+            })
+        })
+    }
+
     pub(super) fn statistics(&self) -> Statistics<'_> {
         Statistics {
             gram: self.gram.as_ref(),
@@ -88,4 +127,18 @@ impl Captured {
             shared: Some(&self.shared),
         }
     }
+}
+
+fn transposed(square: &[f32], size: usize) -> Vec<f32> {
+    (0..square.len()).map(|at| square[at % size * size + at / size]).collect()
+}
+
+/// Entries that are the same on both sides but for rounding.
+fn symmetric(size: usize, mut entries: Vec<f32>) -> Symmetric {
+    for row in 0..size {
+        for column in 0..row {
+            entries[row * size + column] = entries[column * size + row];
+        }
+    }
+    Symmetric::new(size, entries)
 }

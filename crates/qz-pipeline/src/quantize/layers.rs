@@ -374,6 +374,7 @@ impl<B: Backend> Layers<'_, B> {
         captured: &Captured,
     ) -> Result<Quantized, Error> {
         let storage = self.storage(matrix);
+        let captured = storage.rotation().map_or(captured, |rotation| captured.rotated(rotation));
         let ordered = storage.in_order(weights);
         let mut grid = None;
         let target = storage

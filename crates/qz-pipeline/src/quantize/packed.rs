@@ -7,7 +7,7 @@ use std::ops::Range;
 use qz_codec::grid::{Grid, RowBatch};
 use qz_methods::Target;
 use qz_models::RowOrder;
-use qz_packed::{ChosenRows, Measure, PartBytes, PartIndex, Prepass, Whole};
+use qz_packed::{ChosenRows, Hadamard, Measure, PartBytes, PartIndex, Prepass, Whole};
 use qz_tensor::{DataType, FileError};
 
 use super::storage::{Numbers, Storage, Writer};
@@ -69,9 +69,18 @@ impl<'a> PackedMatrix<'a> {
 }
 
 impl Storage for PackedMatrix<'_> {
+    fn rotation(&self) -> Option<Hadamard> {
+        self.place.layout.rotation()
+    }
+
     fn in_order<'w>(&self, weights: &'w [f32]) -> Cow<'w, [f32]> {
         let columns = self.columns();
-        self.rows.iter().flat_map(|row| &weights[row * columns..][..columns]).copied().collect()
+        let rows = self.rows.iter().flat_map(|row| &weights[row * columns..][..columns]);
+        let mut ordered: Vec<f32> = rows.copied().collect();
+        if let Some(rotation) = self.rotation() {
+            rotation.rotate(&mut ordered);
+        }
+        Cow::Owned(ordered)
     }
 
     fn target<'g>(
@@ -155,7 +164,11 @@ struct PackedWriter<'a> {
 impl Writer for PackedWriter<'_> {
     fn take(&mut self, rows: Range<usize>, batch: &RowBatch) {
         for (own, row) in self.matrix.rows[rows.clone()].iter().enumerate() {
-            store(&mut self.values, *row, batch.values(own));
+            let mut values = Cow::Borrowed(batch.values(own));
+            if let Some(rotation) = self.matrix.rotation() {
+                rotation.rotate(values.to_mut());
+            }
+            store(&mut self.values, *row, &values);
         }
         self.waiting.push(batch.clone());
         self.taken = rows.end;
@@ -229,6 +242,7 @@ mod tests {
             "bnb:nf4+double",
             "ct:nvfp4",
             "ct:mxfp4",
+            "ct:mxfp4+hadamard64",
             "ct:mxfp6a16",
             "ct:mxfp8",
             "ct:fp8",
@@ -259,7 +273,9 @@ mod tests {
                 let batch = rounding::round(grid, own, first, &[1.0; COLUMNS]);
                 writer.take(rows.clone(), &batch);
                 for (own, row) in rows.enumerate() {
-                    store(&mut values, matrix.rows[row], batch.values(own));
+                    let mut own = batch.values(own).to_vec();
+                    matrix.rotation().iter().for_each(|rotation| rotation.rotate(&mut own));
+                    store(&mut values, matrix.rows[row], &own);
                 }
             }
             let (Content::Packed(packed), kept) = writer.finish() else { panic!("packed") };

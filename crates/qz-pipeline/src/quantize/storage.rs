@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use qz_codec::grid::{Grid, RowBatch};
 use qz_methods::Target;
+use qz_packed::Hadamard;
 use qz_tensor::DataType;
 
 use crate::error::Error;
@@ -23,7 +24,13 @@ pub(super) struct Numbers {
 
 /// A matrix's place in an output.
 pub(super) trait Storage: Send + Sync {
-    /// Weights in the order in which they are written.
+    /// What inputs are multiplied by, which weights in the order in which they are written have
+    /// been, too.
+    fn rotation(&self) -> Option<Hadamard> {
+        None
+    }
+
+    /// Weights in the order in which they are written, and as they are.
     fn in_order<'w>(&self, weights: &'w [f32]) -> Cow<'w, [f32]>;
 
     /// The values that weights, which are in the order in which they are written, may take;

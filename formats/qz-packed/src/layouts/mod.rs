@@ -25,5 +25,6 @@ mod microscaling;
 pub mod mlx;
 pub mod modelopt;
 pub mod numbers;
+mod rotated;
 mod six_bit_float;
 mod words;

@@ -76,6 +76,9 @@ impl Transform {
 
     /// Fails where it would do harm.
     pub(super) fn check(self, target: &Target) -> Result<(), Error> {
+        if target.rotates() {
+            return Err(Error::ColumnsMix { transform: self.name(), target: target.to_string() });
+        }
         let is_for_weights = self == Self::Awq;
         if is_for_weights || target.activations().rounds() {
             return Ok(());

@@ -7,13 +7,15 @@ use qz_tensor::DataType;
 use serde_json::{Value, json};
 
 use super::integer::input_scale;
-use super::{Format, activations, configuration, entry, microscaled, scale_type};
+use super::{Format, activations, configuration, entry, microscaled, scale_type, transforms};
 use crate::error::Error;
+use crate::hadamard::Hadamard;
 use crate::inputs::InputPart;
 use crate::layout::{Layout, Matrix};
 use crate::layouts::float4::{Float4, Global, Kind, Picked};
 use crate::layouts::float4_groups::Edge;
 use crate::layouts::numbers::ScaleType;
+use crate::layouts::rotated::Rotated;
 use crate::method::{OpenRequest, PackedTensor};
 use crate::scheme::{Configuration, Quantized, Scheme};
 use crate::schemes::{FOUR_OVER_SIX, Words};
@@ -24,12 +26,17 @@ const WEIGHT: &str = "weight_packed";
 const SCALES: &str = "weight_scale";
 const GLOBAL: &str = "weight_global_scale";
 
+/// The flag of inputs that are multiplied by a matrix of so many columns.
+const HADAMARD: &str = "hadamard";
+
 #[derive(Clone, Copy, Debug)]
 struct Float4Scheme {
     kind: Kind,
     /// What becomes of inputs.
     inputs: Activations,
     edge: Edge,
+    /// What inputs are multiplied by.
+    rotation: Option<Hadamard>,
 }
 
 fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
@@ -42,9 +49,17 @@ fn parse(words: &Words) -> Option<Box<dyn Scheme>> {
         _ => return None,
     };
     let edge = if words.has(FOUR_OVER_SIX) { Edge::SixOrFour } else { Edge::Six };
-    let scheme = Float4Scheme { kind, inputs, edge };
-    let known: &[&str] = if kind == Kind::Nvfp4 { &[FOUR_OVER_SIX] } else { &[] };
-    words.flags_are(known).then(|| Box::new(scheme) as Box<dyn Scheme>)
+    let rotations = [32, 64, 128].map(|size| (format!("{HADAMARD}{size}"), size));
+    let rotation = rotations.iter().find(|(flag, _)| words.has(flag));
+    let known: Vec<&str> = match (kind, inputs) {
+        (Kind::Nvfp4, _) => vec![FOUR_OVER_SIX],
+        (Kind::Mxfp4, Activations::Full) => rotations.iter().map(|(flag, _)| &**flag).collect(),
+        (Kind::Mxfp4, _) => Vec::new(),
+    };
+    let rotation = rotation.and_then(|(_, size)| Hadamard::of(*size));
+    let scheme = Float4Scheme { kind, inputs, edge, rotation };
+    let fits = words.flags_are(&known) && words.flags().len() <= 1;
+    fits.then(|| Box::new(scheme) as Box<dyn Scheme>)
 }
 
 impl Float4Scheme {
@@ -76,12 +91,30 @@ impl Scheme for Float4Scheme {
         match (self.kind, self.edge) {
             (Kind::Nvfp4, Edge::Six) => format!("nvfp4{inputs}"),
             (Kind::Nvfp4, Edge::SixOrFour) => format!("nvfp4{inputs}+{FOUR_OVER_SIX}"),
-            (Kind::Mxfp4, _) => format!("mxfp4{inputs}"),
+            (Kind::Mxfp4, _) => match self.rotation {
+                Some(rotation) => format!("mxfp4{inputs}+{HADAMARD}{}", rotation.size()),
+                None => format!("mxfp4{inputs}"),
+            },
         }
     }
 
     fn layout(&self, model_type: DataType) -> Box<dyn Layout> {
-        Box::new(Float4 { edge: self.edge, ..layout(self.kind, scale_type(model_type)) })
+        let precision = scale_type(model_type);
+        let inner = Box::new(Float4 { edge: self.edge, ..layout(self.kind, precision) });
+        match self.rotation {
+            Some(rotation) => Box::new(Rotated { inner, rotation, precision }),
+            None => inner,
+        }
+    }
+
+    /// The transforms of inputs are those of all matrices.
+    fn common(&self) -> Option<(&'static str, &'static str)> {
+        let rotation = match self.rotation?.size() {
+            32 => "hadamard of 32",
+            64 => "hadamard of 64",
+            _ => "hadamard of 128",
+        };
+        Some((transforms::KEY, rotation))
     }
 
     fn activations(&self) -> Activations {
@@ -102,7 +135,14 @@ impl Scheme for Float4Scheme {
     }
 
     fn configuration(&self, quantized: &Quantized<'_>) -> Configuration {
-        configuration(&self.entry(), quantized)
+        let mut configuration = configuration(&self.entry(), quantized);
+        if let (Some(rotation), [(_, Value::Object(config))]) =
+            (self.rotation, &mut configuration.entries[..])
+        {
+            let transforms = transforms::configuration(rotation, quantized.left);
+            config.insert(transforms::KEY.to_owned(), transforms);
+        }
+        configuration
     }
 }
 
@@ -172,6 +212,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rotated_parts_are_the_packages() {
+        for (name, model_type) in
+            [("f32", DataType::F32), ("bf16", DataType::BF16), ("f16", DataType::F16)]
+        {
+            let case = format!("ct-mxfp4-hadamard32-{name}");
+            let scheme = parse(&Words::of("mxfp4+hadamard32").expect("words")).expect("a scheme");
+            let layout = scheme.layout(model_type);
+            let weights = weights(13, 8, 128, scale_type(model_type));
+            for tile in [1, 3, 8] {
+                let written = stored(&*layout, 8, 128, &weights, tile);
+                assert_golden(&case, "packed", &written.parts[0]);
+                assert_golden(&case, "scales", &written.parts[1]);
+                assert_golden(&case, "decoded", &bytes_of(&written.decoded(&*layout)));
+            }
+        }
+    }
+
+    #[test]
+    fn flags_are_those_that_a_kind_has() {
+        let check = |text: &str, expected: Option<&str>| {
+            let scheme = Words::of(text).as_ref().and_then(parse);
+            assert_eq!(scheme.map(|scheme| scheme.name()).as_deref(), expected, "{text}");
+        };
+        for name in ["nvfp4", "nvfp4a4+4over6", "mxfp4+hadamard64", "mxfp4a4", "mxfp4xfp8"] {
+            check(name, Some(name));
+        }
+        check("mxfp4+4over6", None);
+        check("mxfp4+hadamard16", None);
+        check("mxfp4+hadamard32+hadamard64", None);
+        check("mxfp4a4+hadamard32", None);
+        check("nvfp4+hadamard32", None);
     }
 
     /// The squared errors of all weights, each column's weighed.

@@ -12,6 +12,7 @@ mod int_quantized;
 mod integer;
 pub(crate) mod microscaled;
 mod pack_quantized;
+mod transforms;
 
 use std::collections::BTreeSet;
 
@@ -49,7 +50,8 @@ pub(crate) const FAMILY: SchemeFamily = SchemeFamily {
         "mxfp6a8",
     ],
     form: "a scheme: ct:w4a16 (2 to 8 bits, inputs of 4, 8 or 16; +g32, +channel, +asym), ct:w8a8, \
-           ct:fp8, ct:nvfp4, ct:mxfp4, ct:mxfp8 or others that `quantize targets` lists",
+           ct:fp8, ct:nvfp4 (+4over6), ct:mxfp4 (+hadamard32), ct:mxfp8 or others that `quantize \
+           targets` lists",
     method: "compressed-tensors",
     mixing: Mixing::Fused,
     cache_part: Some(cache_part),
@@ -97,13 +99,12 @@ fn parse(text: &str) -> Option<Box<dyn Scheme>> {
 pub(super) fn open(request: &OpenRequest<'_>) -> Result<Vec<PackedTensor>, Error> {
     check_formats(request)?;
     check_sparsity(request)?;
-    check_transforms(request)?;
     let mut packed = Vec::new();
     for format in FORMATS {
         packed.extend((format.open)(request)?);
     }
     agreement::check(request, &mut packed)?;
-    Ok(packed)
+    transforms::undo(request, packed)
 }
 
 /// Formats of older releases, which the package knows by name alone. Their tensors have the names
@@ -141,46 +142,6 @@ fn check_sparsity(request: &OpenRequest<'_>) -> Result<(), Error> {
             Err(request.config_fault("sparsity_config.format", detail))
         }
     }
-}
-
-/// Transforms of activations happen while the model runs, so the weights alone are not the
-/// model's. Those of weights have happened.
-fn check_transforms(request: &OpenRequest<'_>) -> Result<(), Error> {
-    const KEY: &str = "transform_config";
-    let Some(config) = request.config.get(KEY).filter(|config| !config.is_null()) else {
-        return Ok(());
-    };
-    let unknown = |key: &str| {
-        let detail = "says what is not known: transforms may have to be applied while it runs";
-        request.config_fault(key, detail)
-    };
-    let config = config.as_object().ok_or_else(|| unknown(KEY))?;
-    if let Some(key) = config.keys().find(|key| *key != "config_groups") {
-        return Err(unknown(&format!("{KEY}.{key}")));
-    }
-    let groups = match config.get("config_groups") {
-        None | Some(Value::Null) => return Ok(()),
-        Some(groups) => groups.as_object().ok_or_else(|| unknown(KEY))?,
-    };
-    for (name, group) in groups {
-        let key = format!("{KEY}.config_groups.{name}");
-        let places = group.get("apply").and_then(Value::as_array).ok_or_else(|| unknown(&key))?;
-        for place in places {
-            let location = place.get("location").and_then(Value::as_str);
-            match location.ok_or_else(|| unknown(&key))? {
-                "weight_input" | "weight_output" => {}
-                online => {
-                    let kind = group.get("type").and_then(Value::as_str).unwrap_or("a matrix");
-                    let detail = format!(
-                        "transforms ({kind}) the {online} of layers while the model runs, which \
-                         is not supported: the weights alone are not the model's"
-                    );
-                    return Err(request.config_fault(&key, detail));
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What `weights` of all the configuration's groups say, as numbers; empty if one says
@@ -344,6 +305,57 @@ mod tests {
         check("kv_cache_scheme", json!({"num_bits": 8, "type": "float"}));
     }
 
+    /// All of a row of twos goes into the first column, times the root of eight.
+    #[test]
+    fn rotated_inputs_are_undone() {
+        let check = |size: Value, expected: [f32; 8]| {
+            let mut transform = transform("input");
+            transform["config_groups"]["R1"]["head_dim"] = size;
+            let mut tensors = tensors();
+            // The package keeps the matrix beside the first module, and embeddings are not linear.
+            tensors.push(("a.R1_input.weight", DataType::F32, &[1, 1], bytes_of(&[1.0])));
+            tensors.push(("embed_tokens.weight", DataType::F32, &[1, 2], bytes_of(&[3.0, 4.0])));
+            let config = config("transform_config", transform);
+            let source = Checkpoint::new(tensors).open(config).expect("opens");
+            let seen = seen(&source);
+            assert_eq!(seen["a.weight"].2, expected);
+            assert_eq!((seen.len(), &seen["embed_tokens.weight"].2[..]), (2, &[3.0, 4.0][..]));
+        };
+        let root = 2.0 * 8.0f64.sqrt() as f32;
+        check(Value::Null, [root, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        check(json!(4), [4.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0]);
+        check(json!(1), [2.0; 8]);
+    }
+
+    #[test]
+    fn rotations_that_are_not_known_are_named() {
+        let check = |change: &dyn Fn(&mut Value), expected: &str| {
+            let mut transform = transform("input");
+            change(&mut transform["config_groups"]["R1"]);
+            let mut tensors = tensors();
+            tensors.push(("lm_head.weight", DataType::F32, &[1, 1], bytes_of(&[3.0])));
+            let found = Checkpoint::new(tensors).refusal(config("transform_config", transform));
+            let start = format!(
+                "config.json: quantization_config.transform_config.config_groups.R1{expected}"
+            );
+            assert!(found.starts_with(&start), "{found}");
+        };
+        check(&|_| {}, ": transforms the inputs of lm_head, which is not packed");
+        check(&|group| group["head_dim"] = json!(3), ".head_dim: 3: no power of two that divides");
+        check(&|group| group["head_dim"] = json!(16), ".head_dim: 16: no power of two that");
+        check(&|group| group["head_dim"] = json!("4"), ".head_dim: says what is not known");
+        check(&|group| group["randomize"] = json!(true), ": transforms (hadamard) the input");
+        check(&|group| group["type"] = json!("random-matrix"), ": transforms (random-matrix) the");
+        let name_class = |group: &mut Value| group["apply"][0]["targets"] = json!(["Embedding"]);
+        check(&name_class, ": names the class Embedding");
+        let say_twice = |group: &mut Value| {
+            group["apply"] = json!([group["apply"][0], group["apply"][0]]);
+        };
+        check(&say_twice, ": transforms the inputs of a once more");
+        let look_ahead = |group: &mut Value| group["apply"][0]["ignore"] = json!(["re:(?!a)"]);
+        check(&look_ahead, ": says what is not known");
+    }
+
     #[test]
     fn what_would_be_read_wrongly_is_named() {
         let check = |key: &str, value: Value, expected: &str| {
@@ -351,7 +363,7 @@ mod tests {
             let start = format!("config.json: quantization_config.{expected}");
             assert!(found.starts_with(&start), "{found}");
         };
-        for location in ["input", "output", "k_cache", "q_attn"] {
+        for location in ["output", "k_cache", "q_attn"] {
             let expected = format!(
                 "transform_config.config_groups.R1: transforms (hadamard) the {location} of layers"
             );
